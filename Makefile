@@ -1,0 +1,65 @@
+# Everything a contributor or CI runs. `make demo` and `make test` work on a
+# machine that has only Python 3.11+ and make: each sets up .venv by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check format cover fuzz bench proto clean
+
+help:
+	@echo "make demo    two processes, real traffic, under 20 s"
+	@echo "make test    the whole test suite"
+	@echo "make check   ruff, mypy --strict, import arrows"
+	@echo "make bench   speed beside other software, as ratios"
+	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
+	@echo "make cover   branch coverage of wire/ and delivery/"
+	@echo "make proto   regenerate the protobuf code"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "signedwire needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV) (once; about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP)
+
+demo: setup
+	@$(BIN)/signedwire demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_architecture.py
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+cover: setup
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*' --show-missing --fail-under=100
+
+SECONDS ?= 60
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+bench: setup
+	@$(BIN)/python -m benches
+
+# The generated code is checked in, so only someone who changes v1.proto needs this.
+# It has a venv inside ours, because this grpcio-tools wants an older protobuf than
+# the tests run with: see the `proto` extra.
+proto: setup
+	@$(BIN)/python -m venv $(VENV)/proto
+	@$(VENV)/proto/bin/python -m pip install --quiet --disable-pip-version-check '.[proto]'
+	@cd src && ../$(VENV)/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. signedwire/payloads/v1.proto
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

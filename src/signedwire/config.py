@@ -1,0 +1,455 @@
+"""`TransportConfig`: every option of a node, each with its unit, bound and default.
+
+Start from a preset and name what differs:
+
+    TransportConfig.production(listen="0.0.0.0:9001", v1_peers=["did:key:z6Mk…"])
+
+A configuration is checked as a whole when it is made and never changes; whatever
+holds one may rely on every value in it. `settings` reads one from a file and from
+the environment, guided by the annotations below, so an option is written only here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.types import Address, Did
+
+__all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
+
+# A v1 frame around an empty payload: a 106-byte header and a 64-byte signature.
+_V1_OVERHEAD: Final = 170
+
+
+class SignaturePolicy(enum.StrEnum):
+    """What becomes of an envelope that carries no signature.
+
+    One whose signature is present and wrong is always dropped.
+    """
+
+    REQUIRED = "required"
+    """It is dropped and counted."""
+    IF_PRESENT = "if-present"
+    """It is delivered, its sender shown as unproven."""
+
+
+class Range(NamedTuple):
+    """The bounds of a number, both allowed, and its unit for messages."""
+
+    least: float
+    most: float
+    unit: str = ""
+
+    def __str__(self) -> str:
+        # Underscores as in Python and TOML, so that the text can be pasted.
+        return f"{self.least:_} to {self.most:_}"
+
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Given(Generic[_In, _Out]):
+    """The type of a field that is given as one type and read as another.
+
+    A descriptor-typed field as the `dataclasses` documentation has it: type checkers
+    take the argument's type from `__set__` and the attribute's from `__get__`. At run
+    time it yields the default, then `slots=True` puts a plain slot in its place and
+    `__post_init__` converts.
+    """
+
+    def __init__(self, default: _Out) -> None:
+        self._default = default
+
+    def __get__(self, instance: object, owner: type | None = None) -> _Out:
+        return self._default
+
+    def __set__(self, instance: object, value: _In) -> NoReturn:
+        raise AttributeError("a configuration is immutable; use replace()")
+
+
+Count: TypeAlias = Annotated[int, Range(1, 65_535)]
+Slots: TypeAlias = Annotated[int, Range(1, 1_000_000)]
+Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransportConfig:
+    """How a node listens, dials, retries, and whom it believes. Immutable.
+
+    Durations are float seconds; `None` means no limit.
+
+    Raises:
+        ConfigError: with the field, its value and what is allowed.
+    """
+
+    listen: Given[Address | str | None, Address | None] = Given(Address("127.0.0.1", 0))
+    """Where to accept connections: an `Address` or "host:port"; port 0 takes a free one.
+    None accepts nothing and only dials. Default 127.0.0.1:0."""
+
+    fallback: Given[Address | str | None, Address | None] = Given(None)
+    """Where to send for a DID that has no route, as for `listen` but with a real port.
+    Default None: a message to an unknown DID is refused."""
+
+    carrier: Literal["tcp", "memory"] = "tcp"
+    """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
+
+    signatures: SignaturePolicy = SignaturePolicy.REQUIRED
+    """What becomes of unsigned envelopes. Default "required": they are dropped."""
+
+    v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
+        "all"
+    )
+    """Which DIDs may speak the v1 wire, of those that reach us and those that we dial.
+    Default "all", since v1 is the only wire today."""
+
+    max_connections: Count = 10
+    """Outbound connections at once, 1 to 65_535. Default 10."""
+
+    max_inbound_connections: Count = 1000
+    """Accepted connections that have proven their sender, 1 to 65_535. Default 1000."""
+
+    max_unproven_connections: Count = 128
+    """Accepted connections that have not yet, 1 to 65_535. Default 128."""
+
+    max_unproven_per_host: Count = 8
+    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt.
+    Default 8."""
+
+    send_queue_limit: Slots = 1000
+    """Messages queued per peer, 1 to 1_000_000; one more is refused. Default 1000."""
+
+    critical_reserve: Annotated[int, Range(0, 1_000_000)] = 64
+    """Further slots per peer for Critical messages alone, 0 to 1_000_000, so that an
+    emergency stop gets into a full queue. Default 64."""
+
+    inbox_limit: Slots = 1000
+    """Messages received and not yet taken by the application, 1 to 1_000_000; when it is
+    full, reading pauses. Default 1000."""
+
+    max_frame_size: Annotated[int, Range(_V1_OVERHEAD, 2**24 - 1, "bytes")] = 2048
+    """The largest v1 frame, in bytes without its length prefix, 170 to 16_777_215: the
+    first byte of a v1 length must be zero. A larger one closes its connection.
+    Default 2048."""
+
+    max_v1_payload_size: Annotated[int, Range(0, 2**24 - 1 - _V1_OVERHEAD, "bytes")] = 1024
+    """The largest payload to a v1 peer in bytes, 0 to 16_777_045 and at most
+    `max_frame_size` - 170. Live v1 peers drop a larger one without a word, so sending it
+    is refused. Default 1024."""
+
+    max_attempts: Count = 3
+    """Connections or writes tried per message before it is given up, 1 to 65_535.
+    Default 3."""
+
+    retry_base_delay: Seconds = 0.1
+    """The pause after attempt n, counted from 1, is this times 2ⁿ; 0.001 to 86_400
+    seconds. Default 0.1, so the pauses are 0.2 and 0.4 s."""
+
+    retry_max_delay: Seconds = 5.0
+    """No pause is longer, 0.001 to 86_400 seconds. Default 5.0."""
+
+    retry_jitter: Annotated[float, Range(0, 1)] = 0.25
+    """Each pause is scaled by a random factor of 1 ± this, 0 to 1. Default 0.25."""
+
+    connect_timeout: Seconds | None = 5.0
+    """For one connection attempt, 0.001 to 86_400 seconds or None. Default 5.0."""
+
+    handshake_timeout: Seconds | None = 10.0
+    """An accepted connection must bring its first acceptable envelope in this time,
+    0.001 to 86_400 seconds or None. Default 10.0."""
+
+    frame_timeout: Seconds | None = 30.0
+    """From the first to the last byte of one frame, 0.001 to 86_400 seconds or None;
+    absolute, so trickling bytes do not extend it. Default 30.0."""
+
+    close_timeout: Seconds = 2.0
+    """`close()` returns within this whatever a peer does, 0.001 to 86_400 seconds.
+    Default 2.0."""
+
+    replay_memory: Annotated[int, Range(1, 2**24)] = 131_072
+    """Signed envelopes remembered so that a replay is not delivered again,
+    1 to 16_777_216. Default 131_072."""
+
+    verify_threads: Annotated[int, Range(1, 256)] | None = None
+    """Threads that verify signatures, 1 to 256. Default None: one per core, at most 4."""
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.read(getattr(self, name)))
+        if self.max_v1_payload_size > self.max_frame_size - _V1_OVERHEAD:
+            raise ConfigError(
+                f"max_v1_payload_size={self.max_v1_payload_size} does not fit into a frame of "
+                f"max_frame_size={self.max_frame_size}",
+                f"Expected at most {self.max_frame_size - _V1_OVERHEAD}, "
+                f"which is max_frame_size - {_V1_OVERHEAD}",
+            )
+        if self.fallback is not None and self.fallback.port == 0:
+            raise ConfigError(
+                f"fallback={str(self.fallback)!r} is not allowed: nobody listens on port 0",
+                "Expected a port from 1 to 65_535",
+            )
+        if self.fallback is not None and self.fallback == self.listen:
+            raise ConfigError(
+                f"fallback={str(self.fallback)!r} is not allowed: "
+                "it is `listen`, so messages would come back to this node",
+                "Expected another node's host:port, or None",
+            )
+
+    @classmethod
+    def development(cls, **changes: Any) -> Self:
+        """Inside one process: the memory carrier, unsigned envelopes accepted."""
+        return cls.preset("development", **changes)
+
+    @classmethod
+    def lightweight(cls, **changes: Any) -> Self:
+        """On a trusted network: TCP, v1 from every DID, a signature verified if present."""
+        return cls.preset("lightweight", **changes)
+
+    @classmethod
+    def production(cls, **changes: Any) -> Self:
+        """Signatures required; the v1 wire only for the DIDs named in `v1_peers`.
+
+        Without `v1_peers` that is nobody.
+        """
+        return cls.preset("production", **changes)
+
+    @classmethod
+    def preset(cls, name: str, /, **changes: Any) -> Self:
+        """The preset called `name` with `changes` made to it.
+
+        Raises:
+            ConfigError: for an unknown preset or field, naming the nearest, or a bad value.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}", did_you_mean(name, PRESETS))
+        return cls(**{**PRESETS[name], **_known(changes)})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with `changes` made to it, checked as a whole.
+
+        Raises:
+            ConfigError: for an unknown field, naming the nearest, or a bad value.
+        """
+        return dataclasses.replace(self, **_known(changes))
+
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
+    {
+        "development": {"carrier": "memory", "signatures": SignaturePolicy.IF_PRESENT},
+        "lightweight": {
+            "carrier": "tcp",
+            "signatures": SignaturePolicy.IF_PRESENT,
+            "v1_peers": "all",
+        },
+        "production": {
+            "carrier": "tcp",
+            "signatures": SignaturePolicy.REQUIRED,
+            "v1_peers": frozenset(),
+        },
+    }
+)
+"""What each preset sets; the rest are the defaults."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """A hint for an unknown `name`: the nearest of `known`, else all of them.
+
+    `prefix` is put before each that is shown.
+    """
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f"Did you mean {prefix}{nearest[0]}?"
+    return f"Known are {', '.join(prefix + each for each in known)}"
+
+
+def read_did(value: object) -> Did:
+    """A `Did`, or text that `Did.parse` reads. Raises DidError for anything else."""
+    if isinstance(value, Did):
+        return value
+    if isinstance(value, str):
+        return Did.parse(value)
+    raise DidError(f"{value!r} is not a DID", "Expected a Did or its text")
+
+
+def read_address(value: object) -> Address:
+    """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
+    if isinstance(value, (Address, str)):
+        # An Address is a plain tuple that anybody can fill, so it is read like its text.
+        return Address.parse(str(value))
+    raise AddressError(f"{value!r} is not an address", "Expected an Address or host:port")
+
+
+def _known(changes: dict[str, Any]) -> dict[str, Any]:
+    for name in changes:
+        if name not in OPTIONS:
+            raise ConfigError(f"unknown option {name!r}", did_you_mean(name, OPTIONS))
+    return changes
+
+
+# --- From an annotation to a checked value ---------------------------------------------
+# An annotation is a union of alternatives, None perhaps among them. An alternative is
+# Annotated[number, Range], Literal[words], an enum of words, Address or frozenset[Did].
+# The three functions below say what each expects, reads and makes of text.
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as its field is annotated."""
+
+    name: str
+    default: object
+    alternatives: tuple[Any, ...]
+    is_optional: bool
+
+    @classmethod
+    def of(cls, name: str, default: object, annotation: Any) -> Option:
+        if get_origin(annotation) is Given:
+            annotation = get_args(annotation)[1]
+        is_union = get_origin(annotation) in (Union, types.UnionType)
+        parts = get_args(annotation) if is_union else (annotation,)
+        alternatives = tuple(part for part in parts if part is not types.NoneType)
+        return cls(name, default, alternatives, types.NoneType in parts)
+
+    @property
+    def expected(self) -> str:
+        """What is allowed, for people, such as `a whole number from 1 to 256, or None`."""
+        parts = [_expected(alternative) for alternative in self.alternatives]
+        return ", or ".join(parts + ["None"] * self.is_optional)
+
+    def read(self, value: object) -> object:
+        """`value` as the field holds it.
+
+        Raises:
+            ConfigError: with the name, the value and what is allowed.
+        """
+        if value is None and self.is_optional:
+            return None
+        reason = ""
+        for alternative in self.alternatives:
+            try:
+                return _read(alternative, value)
+            except SignedWireError as error:
+                reason = f": {error.fact}"
+            except (TypeError, ValueError):
+                pass
+        raise self._refusal(value, reason)
+
+    def read_text(self, text: str) -> object:
+        """The same from the text of an environment variable; a list has commas.
+
+        Raises:
+            ConfigError: with the name, the text and what is allowed.
+        """
+        if self.is_none(text):
+            return None
+        for alternative in self.alternatives:
+            try:
+                value = _from_text(alternative, text.strip())
+            except ValueError:
+                continue
+            return self.read(value)
+        raise self._refusal(text)
+
+    def is_none(self, value: object) -> bool:
+        """Whether `value` is the word that stands for None where there is no null."""
+        return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
+
+    def _refusal(self, value: object, reason: str = "") -> ConfigError:
+        shown = repr(value)
+        shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
+        return ConfigError(
+            f"{self.name}={shown} is not allowed{reason}", f"Expected {self.expected}"
+        )
+
+
+def _expected(alternative: Any) -> str:
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, bounds = get_args(alternative)
+        noun = "a whole number" if number is int else "a number"
+        return f"{noun}{f' of {bounds.unit}' * bool(bounds.unit)} from {bounds}"
+    if kind is Literal:
+        return " or ".join(get_args(alternative))
+    if kind is frozenset:
+        return "a list of DIDs"
+    return "host:port" if alternative is Address else " or ".join(alternative)
+
+
+def _read(alternative: Any, value: Any) -> object:
+    """`value` as `alternative` has it.
+
+    Raises:
+        TypeError, ValueError, SignedWireError: where it is no such thing.
+    """
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, bounds = get_args(alternative)
+        # bool is an int to Python, but `max_attempts=True` is a mistake.
+        if isinstance(value, bool) or not isinstance(value, (int, number)):
+            raise TypeError
+        # Written so that NaN, which compares false, is refused.
+        if not bounds.least <= value <= bounds.most:
+            raise ValueError
+        return number(value)
+    if kind is Literal:
+        if value not in get_args(alternative):
+            raise ValueError
+        return value
+    if kind is frozenset:
+        # A str is an iterable too, but its characters are no DIDs.
+        if isinstance(value, str):
+            raise TypeError
+        return frozenset(read_did(item) for item in value)
+    if alternative is Address:
+        return read_address(value)
+    return alternative(value)
+
+
+def _from_text(alternative: Any, text: str) -> object:
+    """`text` as what `_read` takes. Raises ValueError where it cannot be."""
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, _ = get_args(alternative)
+        return number(text)
+    if kind is Literal:
+        return _read(alternative, text)
+    if kind is frozenset:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text
+
+
+_ANNOTATIONS: Final = get_type_hints(TransportConfig, include_extras=True)
+
+OPTIONS: Final[Mapping[str, Option]] = types.MappingProxyType(
+    {
+        field.name: Option.of(field.name, field.default, _ANNOTATIONS[field.name])
+        for field in dataclasses.fields(TransportConfig)
+    }
+)
+"""Every option by name, read off the dataclass."""
+
+PRESET_OPTION: Final = Option("preset", None, (Literal[tuple(PRESETS)],), False)
+"""The key that names a preset in a file or in the environment."""

@@ -1,0 +1,134 @@
+"""A bounded FIFO per priority; the higher lane is always taken first.
+
+`limit` items fit in all, whatever their lane. `reserve` further slots are for
+Critical alone, so that an emergency stop finds room when every queue is full.
+
+Threads: any thread may `put()`; `take()` and `put_back()` belong to the one
+consumer. Items leave in the order in which they entered their lane.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from signedwire.types import Priority
+
+__all__ = ["Lanes"]
+
+T = TypeVar("T")
+_CRITICAL = int(Priority.CRITICAL)
+_TOP_DOWN = sorted((int(p) for p in Priority), reverse=True)
+
+
+class Lanes(Generic[T]):
+    """Four bounded lanes; see the module's text.
+
+    Args:
+        limit: Items in all lanes together, at least 1.
+        reserve: Further items that only Critical may use.
+    """
+
+    __slots__ = ("_lanes", "_limit", "_lock", "_reserve", "_room_wakes", "_top_down")
+
+    def __init__(self, limit: int, reserve: int = 0) -> None:
+        self._limit = limit
+        self._reserve = reserve
+        self._lanes: tuple[deque[T], ...] = tuple(deque() for _ in Priority)
+        self._top_down = tuple(self._lanes[priority] for priority in _TOP_DOWN)
+        self._lock = threading.Lock()
+        self._room_wakes: list[Callable[[], None]] = []
+
+    def put(self, item: T, priority: int) -> bool:
+        """Append to the lane of `priority`; `False`, and nothing done, when there is no room."""
+        with self._lock:
+            if not self.has_room(priority):
+                return False
+            self._lanes[priority].append(item)
+            return True
+
+    def has_room(self, priority: int = Priority.NORMAL) -> bool:
+        """Whether an item of this priority would fit now."""
+        low, normal, high, critical = self._lanes
+        waiting = len(low) + len(normal) + len(high)
+        if priority == _CRITICAL:
+            # Critical may use the reserve and whatever the others leave free.
+            return len(critical) + waiting < self._limit + self._reserve
+        # What Critical holds beyond its reserve takes room from the others.
+        return waiting + max(0, len(critical) - self._reserve) < self._limit
+
+    def take(self) -> T | None:
+        """Remove and return the oldest item of the highest lane; `None` when empty."""
+        for lane in self._top_down:
+            if lane:
+                item = lane.popleft()
+                if self._room_wakes:
+                    self._tell_room()
+                return item
+        return None
+
+    def put_back(self, items: Iterable[tuple[T, int]]) -> None:
+        """Return items with their priority, in the order taken, to the heads of their lanes.
+
+        Never refused: they had their place before.
+        """
+        with self._lock:
+            for item, priority in reversed(list(items)):
+                self._lanes[priority].appendleft(item)
+
+    def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
+        """Remove and return every item that `is_unwanted` picks; the others keep their order."""
+        removed: list[T] = []
+        with self._lock:
+            for lane in self._lanes:
+                for _ in range(len(lane)):
+                    item = lane.popleft()
+                    if is_unwanted(item):
+                        removed.append(item)
+                    else:
+                        lane.append(item)
+        self._tell_room()
+        return removed
+
+    def when_room(self, wake: Callable[[], None]) -> bool:
+        """Have `wake` called, once, when half is empty; `False` where it is already.
+
+        Half, not one slot: so a waiting producer fills many at a time.
+        """
+        with self._lock:
+            if self._is_half_empty:
+                return False
+            self._room_wakes.append(wake)
+            return True
+
+    @property
+    def _is_half_empty(self) -> bool:
+        return len(self) <= self._limit // 2
+
+    def _tell_room(self) -> None:
+        if self._is_half_empty:
+            self.wake_all()
+
+    def wake_all(self) -> None:
+        """Call everybody who waits for room: there will be none, the queue has closed."""
+        with self._lock:
+            wakes, self._room_wakes = self._room_wakes, []
+        for wake in wakes:
+            wake()
+
+    def sizes(self) -> dict[Priority, int]:
+        """Items waiting in each lane."""
+        return {priority: len(self._lanes[priority]) for priority in Priority}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes))
+
+    def __bool__(self) -> bool:
+        return any(self._lanes)
+
+    def __iter__(self) -> Iterator[T]:
+        """A snapshot, in the order in which the items would be taken."""
+        for lane in self._top_down:
+            yield from tuple(lane)

@@ -1,0 +1,85 @@
+"""What a received v1 frame must pass before anything else sees it.
+
+In this order, cheapest first: it decodes; it is for us; its sender may speak
+v1 to us; it was not delivered before; it is signed, where that is required;
+the signature proves the sender. The first test it fails is the reason it is
+dropped with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.delivery.replay import ReplayMemory
+from signedwire.errors import EnvelopeError
+from signedwire.identity import verify_digest
+from signedwire.types import Did, Reason
+from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
+
+__all__ = ["Passed", "Screen"]
+
+
+class Passed(NamedTuple):
+    """An envelope that may be delivered, unless the same one overtakes it."""
+
+    envelope: SignedEnvelope
+    replay_key: bytes
+    is_proven: bool
+
+
+class Screen:
+    """Decides about received frames.
+
+    `check_all()` may run in any thread, several at once. `admit()` belongs to
+    the thread that delivers.
+
+    Args:
+        us: Our DID: envelopes for another are refused; `None` takes them all.
+    """
+
+    def __init__(self, config: TransportConfig, us: Did | None) -> None:
+        self._us = None if us is None else bytes(us)
+        self._requires_signature = config.signatures is SignaturePolicy.REQUIRED
+        self._senders = (
+            None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
+        )
+        self._replays = ReplayMemory(config.replay_memory)
+
+    def check_all(self, frames: Iterable[bytes]) -> list[Passed | Reason]:
+        """The verdict on each frame, in order."""
+        return [self.check(frame) for frame in frames]
+
+    def check(self, frame: bytes) -> Passed | Reason:
+        """The verdict on one frame. Costs about 45 µs, nearly all of it the signature."""
+        try:
+            envelope = SignedEnvelope.decode(frame)
+        except EnvelopeError:
+            return Reason.MALFORMED
+        if self._us is not None and frame[64:96] != self._us:
+            return Reason.NOT_FOR_US
+        if self._senders is not None and frame[32:64] not in self._senders:
+            return Reason.NOT_ALLOWED
+        digest = blake3(memoryview(frame)[:-SIGNATURE_SIZE]).digest()
+        signature = frame[-SIGNATURE_SIZE:]
+        if signature == UNSIGNED:
+            if self._requires_signature:
+                return Reason.UNSIGNED
+            # A key of its own: an unsigned copy must not pass for the signed
+            # envelope with the same digest and have that one dropped.
+            return Passed(envelope, b"unsigned" + digest, is_proven=False)
+        if digest in self._replays:
+            return Reason.DUPLICATE
+        if not verify_digest(frame[32:64], digest, signature):
+            return Reason.BAD_SIGNATURE
+        return Passed(envelope, digest, is_proven=True)
+
+    def admit(self, passed: Passed) -> bool:
+        """Remember it as delivered; `False` where it already was.
+
+        Asked again at delivery, since two copies can be in check at once.
+        """
+        return self._replays.add(passed.replay_key)

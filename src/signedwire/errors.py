@@ -1,0 +1,175 @@
+"""Every exception that signedwire raises, in one tree.
+
+    SignedWireError
+    ├── ConfigError (ValueError)            a configuration that cannot be used
+    ├── DidError (ValueError)               text or bytes that are no usable DID
+    ├── AddressError (ValueError)           text that is no host:port
+    ├── IdentityError (ValueError)          a key file that cannot be read or written
+    ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
+    ├── SignatureError                      a signature that does not prove its sender
+    ├── RemoteProtocolError                 a peer broke the rules of the wire
+    ├── TransportError
+    │   ├── ListenError (OSError)           the listener cannot start
+    │   ├── DialError (OSError)             a peer cannot be reached
+    │   │   └── ConnectTimeout (TimeoutError)
+    │   └── ClosedError                     used after close()
+    └── DeliveryError                       one message, and what became of it
+        ├── UnknownPeerError (LookupError)  no address is known for the DID
+        ├── NotAllowedError                 the configuration forbids this peer
+        ├── PayloadTooLargeError (ValueError)
+        ├── BackpressureError               the queue to the peer is full
+        ├── DeliveryFailedError             given up, with the reason
+        └── MessageExpiredError (TimeoutError)
+
+The data of an error are its attributes; the text is composed from them and
+says what happened, to which peer or message, what became of it, and what to
+do now. Catch `SignedWireError` to catch them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signedwire.delivery.receipt import Receipt
+    from signedwire.types import Address, Did, Reason
+
+__all__ = [
+    "SignedWireError",
+    "ConfigError",
+    "DidError",
+    "AddressError",
+    "IdentityError",
+    "EnvelopeError",
+    "SignatureError",
+    "RemoteProtocolError",
+    "TransportError",
+    "ListenError",
+    "DialError",
+    "ConnectTimeout",
+    "ClosedError",
+    "DeliveryError",
+    "UnknownPeerError",
+    "NotAllowedError",
+    "PayloadTooLargeError",
+    "BackpressureError",
+    "DeliveryFailedError",
+    "MessageExpiredError",
+]
+
+
+class SignedWireError(Exception):
+    """Root of the tree.
+
+    `hint` is one sentence that says what to do now; it may be empty.
+    `str()` gives the fact and the hint together.
+    """
+
+    def __init__(self, fact: str, hint: str = "") -> None:
+        super().__init__(fact, hint)
+        self.fact = fact
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.fact}. {self.hint}" if self.hint else self.fact
+
+
+class ConfigError(SignedWireError, ValueError):
+    """A configuration value, key or file that cannot be used."""
+
+
+class DidError(SignedWireError, ValueError):
+    """Text or bytes that are not a usable DID."""
+
+
+class AddressError(SignedWireError, ValueError):
+    """Text that is not a `host:port` address."""
+
+
+class IdentityError(SignedWireError, ValueError):
+    """A key file that cannot be read, written, decrypted or trusted."""
+
+
+class EnvelopeError(SignedWireError, ValueError):
+    """Bytes that do not decode as an envelope, or fields that cannot be encoded."""
+
+
+class SignatureError(SignedWireError):
+    """An envelope whose signature does not prove its sender, or that has none."""
+
+
+class RemoteProtocolError(SignedWireError):
+    """A peer broke the rules of the wire; its connection is closed."""
+
+    def __init__(self, reason: Reason, fact: str) -> None:
+        super().__init__(fact)
+        self.reason = reason
+
+
+class TransportError(SignedWireError):
+    """Sockets and links; see the subclasses."""
+
+
+class ListenError(TransportError, OSError):
+    """The listener cannot start, most often because the port is in use."""
+
+    def __init__(self, address: Address, cause: str, hint: str = "") -> None:
+        super().__init__(f"cannot listen on {address}: {cause}", hint)
+        self.address = address
+
+
+class DialError(TransportError, OSError):
+    """A peer cannot be reached at its address."""
+
+    def __init__(self, address: Address, cause: str, hint: str = "") -> None:
+        super().__init__(f"cannot connect to {address}: {cause}", hint)
+        self.address = address
+        self.cause = cause
+
+
+class ConnectTimeout(DialError, TimeoutError):
+    """A peer did not answer within `connect_timeout`."""
+
+
+class ClosedError(TransportError):
+    """The node or transport has been closed."""
+
+
+class DeliveryError(SignedWireError):
+    """One message to one peer, and what became of it.
+
+    `recipient` is the peer's DID and `reason` the named cause.
+    """
+
+    def __init__(self, recipient: Did, reason: Reason, fact: str, hint: str = "") -> None:
+        super().__init__(fact, hint)
+        self.recipient = recipient
+        self.reason = reason
+
+
+class UnknownPeerError(DeliveryError, LookupError):
+    """No address is known for the recipient; the message was not queued."""
+
+
+class NotAllowedError(DeliveryError):
+    """The configuration forbids to speak to this peer; the message was not queued."""
+
+
+class PayloadTooLargeError(DeliveryError, ValueError):
+    """The payload is larger than the peer accepts; the message was not queued."""
+
+
+class BackpressureError(DeliveryError):
+    """The queue to the peer is full; the message was not queued."""
+
+
+class DeliveryFailedError(DeliveryError):
+    """A queued message was given up. `receipt` has its history."""
+
+    def __init__(self, receipt: Receipt, reason: Reason, fact: str, hint: str = "") -> None:
+        super().__init__(receipt.recipient, reason, fact, hint)
+        self.receipt = receipt
+
+
+class MessageExpiredError(DeliveryFailedError, TimeoutError):
+    """The deadline of a message passed before it was written; it never will be."""

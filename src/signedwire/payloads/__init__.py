@@ -1,0 +1,152 @@
+"""The typed payloads of the v1 network, as protobuf messages.
+
+The payload bytes of a v1 envelope are one `EnvelopePayload` holding one of
+eight kinds. `encode` wraps a message and gives those bytes, `decode` takes them
+apart again, `kind` names what came out:
+
+    >>> from signedwire import payloads
+    >>> data = payloads.encode(payloads.AgentCommand(command_type="pick", payload=b"A12"))
+    >>> data.hex()
+    '0a0b0a047069636b2203413132'
+    >>> message = payloads.decode(data)
+    >>> payloads.kind(message)
+    'agent_command'
+    >>> message.command_type, message.payload
+    ('pick', b'A12')
+
+A field with its default value takes no bytes, but a sub-message that was set
+does: `MotionCommand()` and `MotionCommand(linear=Vector3())` are different bytes.
+Fields of newer versions that we do not know survive a decode and an encode.
+
+Live v1 peers accept at most 1024 bytes of payload. Nothing here checks that:
+the limit belongs to the envelope.
+
+Needs protobuf, the extra `signedwire[payloads]`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+try:
+    import google.protobuf
+
+    # An older one is refused by the generated code, with an error that is no ImportError.
+    if tuple(map(int, google.protobuf.__version__.split(".")[:2])) < (6, 30):
+        raise ImportError(f"protobuf {google.protobuf.__version__} is too old")
+
+    from google.protobuf.message import DecodeError
+
+    from signedwire.payloads.v1_pb2 import (
+        AgentCommand,
+        BoundingBox,
+        Detection,
+        EnvelopePayload,
+        Heartbeat,
+        InferenceResult,
+        LlmQuery,
+        LlmResponse,
+        ModelWeights,
+        MotionCommand,
+        SensorFusionFrame,
+        Transform,
+        Vector3,
+    )
+except ImportError as error:
+    raise ImportError(
+        "signedwire.payloads needs protobuf 6.30 or newer: pip install 'signedwire[payloads]'",
+        name=error.name,
+    ) from error
+
+from signedwire.errors import SignedWireError
+
+__all__ = [
+    "encode",
+    "decode",
+    "kind",
+    "Payload",
+    "PayloadError",
+    "AgentCommand",
+    "MotionCommand",
+    "Vector3",
+    "InferenceResult",
+    "Heartbeat",
+    "ModelWeights",
+    "SensorFusionFrame",
+    "Detection",
+    "BoundingBox",
+    "Transform",
+    "LlmQuery",
+    "LlmResponse",
+]
+
+Payload = (
+    AgentCommand
+    | MotionCommand
+    | InferenceResult
+    | Heartbeat
+    | ModelWeights
+    | SensorFusionFrame
+    | LlmQuery
+    | LlmResponse
+)
+"""The eight messages that can be a payload; the others are parts of them."""
+
+_KINDS: Final[dict[type[object], str]] = {
+    AgentCommand: "agent_command",
+    MotionCommand: "motion_command",
+    InferenceResult: "inference_result",
+    Heartbeat: "heartbeat",
+    ModelWeights: "model_weights",
+    SensorFusionFrame: "sensor_fusion_frame",
+    LlmQuery: "llm_query",
+    LlmResponse: "llm_response",
+}
+
+
+class PayloadError(SignedWireError, ValueError):
+    """Bytes that are no payload of the v1 network."""
+
+
+def encode(message: Payload) -> bytes:
+    """Give the payload bytes of `message`, byte for byte as a live v1 peer writes them.
+
+    Raises:
+        TypeError: `message` is none of the eight kinds of `Payload`.
+    """
+    envelope = EnvelopePayload(**{kind(message): message})
+    return envelope.SerializeToString()
+
+
+def decode(data: bytes) -> Payload:
+    """Read the payload bytes of an envelope from a v1 peer.
+
+    Raises:
+        PayloadError: `data` is not an EnvelopePayload, or holds none of its eight kinds.
+    """
+    envelope = EnvelopePayload()
+    try:
+        envelope.ParseFromString(data)
+    # The pure-Python protobuf lets bad UTF-8 out as it is.
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise PayloadError(
+            f"{len(data)} bytes of payload are not a protobuf EnvelopePayload: {error}"
+        ) from error
+    name = envelope.WhichOneof("payload")
+    if name is None:
+        raise PayloadError(f"{len(data)} bytes of payload hold none of the eight v1 payload kinds")
+    return cast(Payload, getattr(envelope, name))
+
+
+def kind(message: Payload) -> str:
+    """Name the kind of `message` as live v1 peers do: `"agent_command"`, `"heartbeat"` …
+
+    Raises:
+        TypeError: `message` is none of the eight kinds of `Payload`.
+    """
+    name = _KINDS.get(type(message))
+    if name is None:
+        raise TypeError(
+            f"a {type(message).__name__} is no payload: use one of {', '.join(_KINDS.values())}"
+        )
+    return name

@@ -1,0 +1,77 @@
+"""A thread with an event loop, and blocking calls into it.
+
+The blocking classes are the asyncio ones behind such a portal, so that there
+is one implementation of everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from signedwire.errors import ClosedError
+
+__all__ = ["Portal", "new_event_loop"]
+
+T = TypeVar("T")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed (the `fast` extra), else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Portal:
+    """One background thread that runs one event loop until `close()`.
+
+    The thread is a daemon: a program that forgets to close still ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._loop = new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, for `call_soon_threadsafe`."""
+        return self._loop
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine in the loop and return its result, or raise what it raised.
+
+        Ctrl-C while waiting cancels the coroutine before KeyboardInterrupt goes on.
+
+        Raises:
+            ClosedError: the portal is closed.
+            RuntimeError: called from the loop's own thread, where it would wait for ever.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "a blocking call in the event loop's own thread would wait for ever; use signedwire.Node"
+            )
+        if not self._thread.is_alive():
+            raise ClosedError("this node is closed")
+        future = asyncio.run_coroutine_threadsafe(function(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and wait for its thread to end. Safe to call twice."""
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()

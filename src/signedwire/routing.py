@@ -1,0 +1,168 @@
+"""Which address a DID is reached at: `RoutingTable`, and the peers file it is kept in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from signedwire.config import did_you_mean, read_address, read_did
+from signedwire.errors import AddressError, ConfigError, DidError
+from signedwire.settings import read_toml
+from signedwire.types import Address, Did
+
+__all__ = ["RoutingTable"]
+
+
+class RoutingTable:
+    """A map from DID to `Address` that any number of threads may read and change.
+
+    A DID is given as a `Did` or as text that `Did.parse` reads, an address as an
+    `Address` or "host:port". Port 0 is refused, since nobody listens there.
+
+    `version` grows with every change, so who remembers it sees without a search whether
+    a peer may have moved.
+
+    Raises:
+        DidError, AddressError: with the text, from every method that takes such a thing;
+            only `in` answers False.
+    """
+
+    def __init__(
+        self, routes: Mapping[Any, Address | str] | Iterable[tuple[Did | str, Address | str]] = ()
+    ) -> None:
+        self._lock = threading.Lock()
+        self._routes: dict[Did, Address] = {}
+        self._version = 0
+        for did, address in routes.items() if isinstance(routes, Mapping) else routes:
+            self.update(did, address)
+
+    @property
+    def version(self) -> int:
+        """How many changes there were; an update to the same address is none."""
+        return self._version
+
+    def update(self, did: Did | str, address: Address | str) -> None:
+        """From now on `did` is reached at `address`."""
+        did, address = read_did(did), _read_route(address)
+        with self._lock:
+            if self._routes.get(did) != address:
+                self._routes[did] = address
+                self._version += 1
+
+    def remove(self, did: Did | str) -> bool:
+        """Forget the route to `did`; whether there was one."""
+        did = read_did(did)
+        with self._lock:
+            if self._routes.pop(did, None) is None:
+                return False
+            self._version += 1
+            return True
+
+    def resolve(self, did: Did | str) -> Address | None:
+        """Where `did` is reached, or None."""
+        did = read_did(did)
+        with self._lock:
+            return self._routes.get(did)
+
+    def __iter__(self) -> Iterator[tuple[Did, Address]]:
+        """The routes of this instant; later changes do not show."""
+        with self._lock:
+            return iter(list(self._routes.items()))
+
+    def __contains__(self, did: object) -> bool:
+        try:
+            return isinstance(did, (Did, str)) and self.resolve(did) is not None
+        except DidError:
+            return False
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def __repr__(self) -> str:
+        return f"<RoutingTable routes={len(self)} version={self.version}>"
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each.
+
+        Raises:
+            ConfigError: with the file, the key and the reason.
+        """
+        path = Path(path)
+        document = read_toml(path)
+        for key in document:
+            if key != "peers":
+                raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, ["peers"]))
+        peers = document.get("peers", {})
+        if not isinstance(peers, dict):
+            raise ConfigError(
+                f"{path}: peers={peers!r} is no table", 'Expected [peers], then "DID" = "host:port"'
+            )
+        table = cls()
+        for key, value in peers.items():
+            try:
+                did, address = read_did(key), _read_route(value)
+            except (DidError, AddressError) as error:
+                raise ConfigError(f"{path}: peers.{key}: {error.fact}", error.hint) from None
+            if did in table:
+                raise ConfigError(
+                    f"{path}: peers.{key}: this DID has a route already, in another spelling",
+                    "Keep one of them",
+                )
+            table.update(did, address)
+        return table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what `load` reads, sorted by DID.
+
+        The file is replaced in one step: whoever reads it, also after a crash, finds the
+        old routes or the new. An existing file keeps its permissions.
+
+        Raises:
+            ConfigError: with the path and the reason; the old file is then untouched.
+        """
+        # JSON's escapes are a subset of those of a TOML basic string.
+        lines = [
+            f'"{did}" = {json.dumps(str(address), ensure_ascii=False)}\n'
+            for did, address in sorted(self)
+        ]
+        try:
+            _replace_file(Path(os.path.realpath(path)), "".join(["[peers]\n", *lines]).encode())
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror or error}",
+                "Does the folder exist, and may this user write to it?",
+            ) from None
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    # In the same folder, because os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_route(value: object) -> Address:
+    address = read_address(value)
+    if address.port == 0:
+        raise AddressError(
+            f"'{address}' cannot be a route: nobody listens on port 0",
+            "Write the port that the peer listens on",
+        )
+    return address

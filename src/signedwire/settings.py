@@ -1,0 +1,150 @@
+"""Reads a `TransportConfig` from a TOML file and from environment variables.
+
+A later source wins: defaults, then the preset that `preset` names, then the file, then
+the environment. The file has the options of `TransportConfig` as top-level keys; the
+variable of an option is its name in capitals after `SIGNEDWIRE_`:
+
+    preset = "production"                     SIGNEDWIRE_PRESET=production
+    listen = "0.0.0.0:9001"                   SIGNEDWIRE_LISTEN=0.0.0.0:9001
+    v1_peers = ["did:key:z6Mk…"]              SIGNEDWIRE_V1_PEERS=did:key:z6Mk…,did:key:z6Mk…
+    connect_timeout = "none"                  SIGNEDWIRE_CONNECT_TIMEOUT=none
+
+"none" stands for None. A key or a variable that is not known is an error, never ignored,
+and every value is checked, also one that a later source replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from signedwire.config import OPTIONS, PRESET_OPTION, PRESETS, Option, TransportConfig, did_you_mean
+from signedwire.errors import ConfigError
+
+__all__ = ["COMMAND_LINE_VARIABLES", "Setting", "explain_config", "load_config", "read_toml"]
+
+_PREFIX: Final = "SIGNEDWIRE_"
+_KEYS: Final[Mapping[str, Option]] = {PRESET_OPTION.name: PRESET_OPTION, **OPTIONS}
+_VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
+
+COMMAND_LINE_VARIABLES: Final = frozenset(
+    {"SIGNEDWIRE_IDENTITY", "SIGNEDWIRE_PASSWORD", "SIGNEDWIRE_CONFIG", "SIGNEDWIRE_PEERS"}
+)
+"""Variables that belong to the command line and are passed over here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option as loaded, and where its value came from."""
+
+    name: str
+    """The field of `TransportConfig`."""
+    value: object
+    """Its value, as the field holds it."""
+    origin: str
+    """"default", "preset …", the path of the file, or "environment SIGNEDWIRE_…"."""
+
+
+def load_config(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> TransportConfig:
+    """The configuration from the file at `path` (None: no file) and from `environ`.
+
+    `environ` None means `os.environ`.
+
+    Raises:
+        ConfigError: with the file or variable, the key, the value and what is expected.
+    """
+    settings = explain_config(path, environ)
+    values: dict[str, Any] = {setting.name: setting.value for setting in settings}
+    try:
+        return TransportConfig(**values)
+    except ConfigError as error:
+        # Each value is fine by itself, so two do not fit together: say who set any.
+        origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
+        raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
+
+
+def explain_config(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> list[Setting]:
+    """Every option in the order of `TransportConfig`, with its value and its origin.
+
+    Takes and raises what `load_config` does, except that each value is checked by itself
+    only: values that do not fit together can be looked at here.
+    """
+    given = {} if path is None else _from_file(Path(path))
+    given |= _from_environment(os.environ if environ is None else environ)
+    preset = given.pop(PRESET_OPTION.name, None)
+    settings = {name: Setting(name, option.default, "default") for name, option in OPTIONS.items()}
+    if preset is not None:
+        for name, value in PRESETS[str(preset.value)].items():
+            settings[name] = Setting(name, value, f"preset {preset.value}")
+    return list((settings | given).values())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The TOML document in the file at `path`.
+
+    Raises:
+        ConfigError: with the path, and the line where it is no TOML.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror or error}",
+            "Does the file exist, and may this user read it?",
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path} is not TOML: not UTF-8 (at line {line})") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+        if "at line" not in reason:
+            # An unclosed string or bracket is noticed at the end only.
+            reason = f"{reason} (line {text.count(chr(10)) + 1} is the last)"
+        raise ConfigError(f"{path} is not TOML: {reason}") from None
+
+
+def _from_file(path: Path) -> dict[str, Setting]:
+    found = {}
+    for key, value in read_toml(path).items():
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, _KEYS))
+        option = _KEYS[key]
+        # TOML has no null, so there too the word "none" stands for None.
+        found[key] = _setting(
+            option, str(path), option.read, None if option.is_none(value) else value
+        )
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
+    found = {}
+    for variable, text in environ.items():
+        if not variable.startswith(_PREFIX) or variable in COMMAND_LINE_VARIABLES:
+            continue
+        suffix = variable.removeprefix(_PREFIX)
+        if suffix not in _VARIABLES:
+            known = [*_VARIABLES, *(name.removeprefix(_PREFIX) for name in COMMAND_LINE_VARIABLES)]
+            raise ConfigError(
+                f"unknown environment variable {variable}",
+                did_you_mean(suffix, sorted(known), prefix=_PREFIX),
+            )
+        option = _VARIABLES[suffix]
+        found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
+    return found
+
+
+def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
+    try:
+        return Setting(option.name, read(value), origin)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error.fact}", error.hint) from None

@@ -1,0 +1,142 @@
+"""Counters and snapshots.
+
+`Counters` is what the transport counts in; the frozen dataclasses are what a
+user gets. Counters only rise for the life of a transport; gauges say what is
+the case now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from signedwire.types import Address, Did, PeerState, Priority, Reason
+
+__all__ = ["Counters", "PeerStatus", "PoolStats", "TransportStats"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransportStats:
+    """What a node or transport has done since it started."""
+
+    messages_sent: int = 0
+    """Messages handed to the operating system, on a connection the peer had not closed."""
+    messages_received: int = 0
+    """Messages that passed every check and were queued for the application."""
+    bytes_sent: int = 0
+    """Bytes of those frames, lengths included; a frame that is written twice counts twice."""
+    bytes_received: int = 0
+    """Bytes read from sockets, whatever became of them."""
+    send_failures: int = 0
+    """Messages given up: attempts exhausted, expired, or closed while queued."""
+    backpressure_events: int = 0
+    """Messages refused at once because the queue to their peer was full."""
+    rewritten: int = 0
+    """Messages queued again because their connection broke before the peer's host had them."""
+    dial_failures: int = 0
+    """Attempts to connect that failed."""
+    reconnections: int = 0
+    """Connections made to an address that had been connected before."""
+    evictions: int = 0
+    """Idle connections closed to make room for another peer's."""
+    connections_accepted: int = 0
+    """Inbound connections admitted."""
+    inbound_connections: int = 0
+    """Gauge: inbound connections now."""
+    inbox_messages: int = 0
+    """Gauge: messages received and not yet taken by the application."""
+    dropped: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Everything that was dropped, by reason: messages of ours, envelopes and connections
+    of others. A reason that never occurred is absent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolStats:
+    """The pool of outbound connections."""
+
+    active: int
+    """Connections open or being opened now."""
+    limit: int
+    """`max_connections`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerStatus:
+    """The health of one peer that we send to."""
+
+    did: Did
+    """Who."""
+    address: Address | None
+    """Where its link goes; `None` until the first message found a route."""
+    state: PeerState
+    """What the link is doing."""
+    since: float
+    """When it entered this state: Unix time, seconds."""
+    last_error: str | None
+    """The last failure of this link in words; kept after it recovered."""
+    last_error_at: float | None
+    """When that was: Unix time, seconds."""
+    retry_at: float | None
+    """While backing off: when the next attempt is due, Unix time, seconds."""
+    round_trip: float | None
+    """Seconds, as the kernel measures it on the connection; `None` where unknown."""
+    queued: Mapping[Priority, int]
+    """Messages waiting, by lane."""
+    failed_attempts: int
+    """Attempts to reach it that failed, ever."""
+    dropped: Mapping[Reason, int]
+    """Messages to it that were given up or refused, by reason."""
+
+    @property
+    def wire(self) -> str:
+        """The wire it is spoken to with."""
+        return "v1"
+
+
+class Counters:
+    """The live numbers behind `TransportStats`. One thread writes, but for `dropped`."""
+
+    __slots__ = (
+        "backpressure_events",
+        "bytes_received",
+        "bytes_sent",
+        "connections_accepted",
+        "dial_failures",
+        "dropped",
+        "evictions",
+        "messages_received",
+        "messages_sent",
+        "reconnections",
+        "rewritten",
+        "send_failures",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+        self.dropped: Counter[Reason] = Counter()
+
+    # The slots above, for readers and type checkers.
+    backpressure_events: int
+    bytes_received: int
+    bytes_sent: int
+    connections_accepted: int
+    dial_failures: int
+    evictions: int
+    messages_received: int
+    messages_sent: int
+    reconnections: int
+    rewritten: int
+    send_failures: int
+
+    def snapshot(self, *, inbound_connections: int, inbox_messages: int) -> TransportStats:
+        """The numbers now, frozen."""
+        numbers = {name: getattr(self, name) for name in self.__slots__ if name != "dropped"}
+        return TransportStats(
+            **numbers,
+            dropped=MappingProxyType(dict(self.dropped)),
+            inbound_connections=inbound_connections,
+            inbox_messages=inbox_messages,
+        )

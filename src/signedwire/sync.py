@@ -1,0 +1,168 @@
+"""`Node` for programs without asyncio: the same node in a background thread.
+
+    with Node(identity, config, routing) as node:
+        node.send(did, b"hello")
+        for message in node.messages():
+            ...
+
+Every call is the asyncio `signedwire.Node`'s, run in one event loop thread of
+this node's own; arguments, results and errors are described there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, overload
+
+from signedwire import node as aio
+from signedwire.config import TransportConfig
+from signedwire.delivery.message import Message
+from signedwire.delivery.receipt import Receipt
+from signedwire.errors import ClosedError
+from signedwire.identity import Identity
+from signedwire.node import Deadline
+from signedwire.portal import Portal
+from signedwire.routing import RoutingTable
+from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.transport.memory import MemoryNetwork
+from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
+
+__all__ = ["Node"]
+
+
+class Node:
+    """A blocking `signedwire.Node`, usable from any thread. It listens once made.
+
+    Use it as a context manager, or call `close()`. Ctrl-C ends a waiting call and
+    leaves the node usable.
+
+    Raises:
+        ListenError: the address to listen on cannot be had.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: TransportConfig | None = None,
+        routing: RoutingTable | None = None,
+        *,
+        network: MemoryNetwork | None = None,
+    ) -> None:
+        self._node = aio.Node(identity, config, routing, network=network)
+        self._portal = Portal(f"signedwire-{identity.did.short}")
+        try:
+            self._portal.call(self._node.start)
+        except BaseException:
+            self._portal.close()
+            raise
+
+    def close(self) -> None:
+        """See `signedwire.Node.close`; the thread ends too."""
+        try:
+            self._portal.call(self._node.close)
+        except ClosedError:
+            pass  # closed before
+        finally:
+            self._portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def did(self) -> Did:
+        """See `signedwire.Node.did`."""
+        return self._node.did
+
+    @property
+    def address(self) -> Address | None:
+        """See `signedwire.Node.address`."""
+        return self._node.address
+
+    @property
+    def routing(self) -> RoutingTable:
+        """See `signedwire.Node.routing`."""
+        return self._node.routing
+
+    @property
+    def config(self) -> TransportConfig:
+        """See `signedwire.Node.config`."""
+        return self._node.config
+
+    def send(
+        self,
+        to: Did | str,
+        payload: bytes,
+        *,
+        priority: Priority = Priority.NORMAL,
+        payload_type: PayloadType = PayloadType.RAW,
+        deadline: Deadline = None,
+        until: DeliveryState | str = DeliveryState.WRITTEN,
+    ) -> Receipt:
+        """See `signedwire.Node.send`."""
+        return self._portal.call(
+            lambda: self._node.send(
+                to,
+                payload,
+                priority=priority,
+                payload_type=payload_type,
+                deadline=deadline,
+                until=until,
+            )
+        )
+
+    def send_nowait(
+        self,
+        to: Did | str,
+        payload: bytes,
+        *,
+        priority: Priority = Priority.NORMAL,
+        payload_type: PayloadType = PayloadType.RAW,
+        deadline: Deadline = None,
+    ) -> Receipt:
+        """See `signedwire.Node.send_nowait`; `receipt.result()` waits for its fate."""
+        return self._node.send_nowait(
+            to, payload, priority=priority, payload_type=payload_type, deadline=deadline
+        )
+
+    @overload
+    def receive(self, timeout: None = None) -> Message: ...
+
+    @overload
+    def receive(self, timeout: float) -> Message | None: ...
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """See `signedwire.Node.receive`."""
+        return self._portal.call(lambda: self._node.receive(timeout))
+
+    def messages(self) -> Iterator[Message]:
+        """See `signedwire.Node.messages`."""
+        while True:
+            try:
+                message = self.receive()
+            except ClosedError:
+                return
+            yield message
+
+    def stats(self) -> TransportStats:
+        """See `signedwire.Node.stats`."""
+        return self._node.stats()
+
+    def pool_stats(self) -> PoolStats:
+        """See `signedwire.Node.pool_stats`."""
+        return self._node.pool_stats()
+
+    def peers(self) -> dict[Did, PeerStatus]:
+        """See `signedwire.Node.peers`."""
+        return self._node.peers()
+
+    def __repr__(self) -> str:
+        return repr(self._node)

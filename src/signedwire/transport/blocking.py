@@ -1,0 +1,173 @@
+"""`TcpTransport` and `MemoryTransport`: signed envelopes in and out, for threads.
+
+The level below `Node`: whoever uses it makes the envelopes. It has no identity,
+so it takes what comes for any DID unless told which one it serves.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from signedwire.config import TransportConfig
+from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.receipt import Receipt
+from signedwire.errors import ClosedError
+from signedwire.portal import Portal
+from signedwire.routing import RoutingTable
+from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.transport.carrier import Carrier
+from signedwire.transport.core import Core
+from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.tcp import TcpCarrier
+from signedwire.types import Address, Did
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
+
+__all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
+
+
+class BlockingTransport:
+    """What the two transports share; usable from any thread. It listens once made.
+
+    Use it as a context manager, or call `close()`.
+
+    Args:
+        did: Whom it serves: envelopes for others are dropped and counted. `None`
+            takes them all.
+
+    Raises:
+        ListenError: the address to listen on cannot be had.
+    """
+
+    kind = "transport"
+    """What it is, in words."""
+
+    def __init__(
+        self, config: TransportConfig, routing: RoutingTable, carrier: Carrier, did: Did | None
+    ) -> None:
+        self._core = Core(config, routing, carrier, did)
+        self._portal = Portal(f"signedwire-{self.kind.replace(' ', '-')}")
+        try:
+            self._portal.call(self._core.start)
+        except BaseException:
+            self._portal.close()
+            raise
+
+    def send(self, envelope: SignedEnvelope) -> Receipt:
+        """Queue an envelope to its recipient and return at once.
+
+        The receipt follows it: `receipt.state` at any time, `receipt.result()` to wait.
+
+        Raises:
+            BackpressureError: the queue to the recipient is full.
+            UnknownPeerError: there is no route to it and no fallback.
+            NotAllowedError, PayloadTooLargeError: it may not be sent.
+            ClosedError: the transport is closed.
+        """
+        receipt = Receipt(envelope.recipient, envelope.sequence_number)
+        message = OutgoingMessage(receipt, envelope.priority, None, envelope=envelope)
+        self._core.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
+        return receipt
+
+    def receive(self, timeout: float | None = 0.0) -> SignedEnvelope | None:
+        """The next envelope that passed every check, or `None` after `timeout` seconds.
+
+        0, the default, takes what is there; `None` waits as long as it takes.
+
+        Raises:
+            ClosedError: the transport is closed and nothing is left.
+        """
+        message = self._core.inbox.take()
+        if message is None and (timeout is None or timeout > 0):
+            message = self._wait(timeout)
+        if message is not None:
+            return message.envelope
+        if not self._core.is_open:
+            raise ClosedError("this transport is closed")
+        return None
+
+    def _wait(self, timeout: float | None) -> Message | None:
+        inbox = self._core.inbox
+        deadline = None if timeout is None else monotonic() + timeout
+        while self._core.is_open:
+            arrived = threading.Event()
+            if inbox.when_filled(arrived.set):
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                is_late = not arrived.wait(left)
+                inbox.forget(arrived.set)
+            else:
+                is_late = False
+            message = inbox.take()
+            if message is not None or is_late:
+                return message
+        return None
+
+    def close(self) -> None:
+        """Give queued envelopes `close_timeout` to leave, then end everything. Once is enough."""
+        try:
+            self._portal.call(self._core.close)
+        except ClosedError:
+            pass  # closed before
+        finally:
+            self._portal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def address(self) -> Address | None:
+        """Where it listens, with the real port; `None` without a listener."""
+        return self._core.address
+
+    def stats(self) -> TransportStats:
+        """The counters now."""
+        return self._core.stats()
+
+    def pool_stats(self) -> PoolStats:
+        """Outbound connections now."""
+        return self._core.pool_stats()
+
+    def peers(self) -> dict[Did, PeerStatus]:
+        """The health of every peer that was sent to."""
+        return self._core.peer_status()
+
+    def __repr__(self) -> str:
+        state = f"on {self.address}" if self._core.is_open else "closed"
+        return f"<{type(self).__name__} {state}>"
+
+
+class TcpTransport(BlockingTransport):
+    """Signed envelopes over TCP."""
+
+    kind = "tcp transport"
+
+    def __init__(
+        self, config: TransportConfig, routing: RoutingTable, *, did: Did | None = None
+    ) -> None:
+        super().__init__(config, routing, TcpCarrier(), did)
+
+
+class MemoryTransport(BlockingTransport):
+    """Signed envelopes over a `MemoryNetwork`, for tests: faults on demand, no socket."""
+
+    kind = "memory transport"
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        routing: RoutingTable,
+        network: MemoryNetwork,
+        *,
+        did: Did | None = None,
+    ) -> None:
+        super().__init__(config, routing, network, did)

@@ -1,0 +1,233 @@
+"""Receiving: accepted connections, their deadlines, and the order of their messages.
+
+What a stranger can cost us is bounded: a connection must bring an acceptable
+envelope within `handshake_timeout` and any frame it begins within
+`frame_timeout`, both counted from the start, so that trickling bytes buy no
+time. It is read from only while its last chunk is worked on or done, and the
+application has room.
+
+Signatures of a lone message are checked right here, in 45 µs. Those of a chunk
+of many are checked in threads, on all cores, and delivered in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from signedwire.delivery.message import Message
+from signedwire.delivery.screen import Passed
+from signedwire.transport.tcp import set_accepted_options
+from signedwire.types import Reason
+from signedwire.wire.frames import FrameDecoder
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["InboundLink"]
+
+# Handing work to a thread and back costs about as much as two verifications.
+_MAX_INLINE: Final = 2
+_MIN_SLICE: Final = 8
+_MAX_SLICE: Final = 64
+_MAX_PENDING_BYTES: Final = 256 * 1024
+
+
+class InboundLink(asyncio.Protocol):
+    """One connection that we accepted. It only reads."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._decoder = FrameDecoder(core.config.max_frame_size)
+        self._transport: asyncio.Transport | None = None
+        self._frames: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._worker: asyncio.Task[None] | None = None
+        self._is_paused = False
+        self._is_at_end = False
+        self._is_refused = False
+        self._proof_timer: asyncio.TimerHandle | None = None
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self.host = ""
+
+    # -- the connection -----------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peername = transport.get_extra_info("peername")
+        self.host = peername[0] if peername else "unknown"
+        if not self._core.admit(self):
+            self._refuse(Reason.CONNECTION_LIMIT, "too many connections")
+            return
+        set_accepted_options(transport)
+        timeout = self._core.config.handshake_timeout
+        if timeout is not None:
+            self._proof_timer = asyncio.get_running_loop().call_later(
+                timeout, self._refuse, Reason.TOO_SLOW, "no acceptable envelope in time"
+            )
+
+    def data_received(self, data: bytes) -> None:
+        self._core.counters.bytes_received += len(data)
+        had_partial = self._decoder.has_partial_frame
+        frames = self._decoder.receive_data(data)
+        if frames:
+            self._frames.extend(frames)
+            self._pending_bytes += len(data)
+            self._work()
+        if self._decoder.error is not None:
+            self._finish()
+        else:
+            self._watch_frame(is_new=bool(frames) or not had_partial)
+
+    def eof_received(self) -> bool:
+        self._decoder.receive_eof()
+        self._is_at_end = True
+        self._finish()
+        return True  # _finish() closes, once what has arrived is delivered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timers()
+        self._core.forget(self)
+        self._decoder.receive_eof()
+        self._is_at_end = True
+        self._finish()
+
+    def close(self) -> None:
+        """End the connection and what is being done for it."""
+        self._cancel_timers()
+        self._is_refused = True
+        if self._worker is not None:
+            self._worker.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def evict(self) -> None:
+        """Make room for another stranger."""
+        self._refuse(Reason.CONNECTION_LIMIT, "made room for a newer connection")
+
+    @property
+    def worker(self) -> asyncio.Task[None] | None:
+        """The task that checks and delivers, while there is one."""
+        return self._worker
+
+    def _finish(self) -> None:
+        """Once all that arrived is delivered, close a stream that ended or went wrong."""
+        if self._worker is not None:
+            return
+        if self._decoder.error is not None:
+            self._refuse(self._decoder.error.reason, self._decoder.error.fact)
+        elif self._is_at_end and self._transport is not None:
+            self._transport.close()
+
+    def _refuse(self, reason: Reason, fact: str) -> None:
+        assert self._transport is not None
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._core.drop(reason)
+        self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
+        self._cancel_timers()
+        self._transport.abort()
+
+    # -- deadlines ----------------------------------------------------------
+
+    def _watch_frame(self, *, is_new: bool) -> None:
+        """Keep one timer for the frame that the peer owes, from that frame's first byte."""
+        if not self._decoder.has_partial_frame:
+            if self._frame_timer is not None:
+                self._frame_timer.cancel()
+                self._frame_timer = None
+            return
+        timeout = self._core.config.frame_timeout
+        if timeout is None or not (is_new or self._frame_timer is None):
+            return
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
+        self._frame_timer = asyncio.get_running_loop().call_later(
+            timeout, self._refuse, Reason.TOO_SLOW, "a frame was not complete in time"
+        )
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._proof_timer, self._frame_timer):
+            if timer is not None:
+                timer.cancel()
+        self._proof_timer = self._frame_timer = None
+
+    def _pause(self) -> None:
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            if self._frame_timer is not None:
+                # The peer cannot be late with bytes that we do not read.
+                self._frame_timer.cancel()
+                self._frame_timer = None
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._is_paused and self._transport is not None and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
+            self._watch_frame(is_new=True)
+
+    # -- checking and delivering, in order ------------------------------------
+
+    def _work(self) -> None:
+        if self._worker is None:
+            if len(self._frames) <= _MAX_INLINE:
+                self._work_inline()
+            if not self._frames:
+                return
+            self._worker = asyncio.create_task(self._work_in_threads())
+        if self._pending_bytes > _MAX_PENDING_BYTES:
+            self._pause()
+
+    def _work_inline(self) -> None:
+        check = self._core.screen.check
+        while self._frames and self._core.inbox.has_room():
+            self._deliver(check(self._frames.popleft()))
+        if not self._frames:
+            self._pending_bytes = 0
+
+    async def _work_in_threads(self) -> None:
+        core = self._core
+        try:
+            while self._frames:
+                frames = list(self._frames)
+                self._frames.clear()
+                self._pending_bytes = 0
+                size = min(_MAX_SLICE, max(_MIN_SLICE, -(-len(frames) // core.threads)))
+                slices = [
+                    core.run_in_thread(core.screen.check_all, frames[start : start + size])
+                    for start in range(0, len(frames), size)
+                ]
+                for verdicts in slices:
+                    for verdict in await verdicts:
+                        while not core.has_inbox_room(verdict):
+                            # Its proof must not wait for the application, as it does.
+                            self._prove(verdict)
+                            self._pause()
+                            await core.inbox_room()
+                        self._deliver(verdict)
+                self._resume()
+        finally:
+            self._worker = None
+        self._finish()
+
+    def _prove(self, verdict: Passed | Reason) -> None:
+        """The first acceptable envelope ends the time for a first envelope."""
+        if self._proof_timer is not None and isinstance(verdict, Passed):
+            self._proof_timer.cancel()
+            self._proof_timer = None
+            if not self._core.prove(self):
+                self._refuse(Reason.CONNECTION_LIMIT, "too many connections")
+
+    def _deliver(self, verdict: Passed | Reason) -> None:
+        if isinstance(verdict, Reason):
+            self._core.drop(verdict, self.host)
+            return
+        self._prove(verdict)
+        if self._core.screen.admit(verdict):
+            self._core.deliver(Message(verdict.envelope, verdict.is_proven))
+        else:
+            self._core.drop(Reason.DUPLICATE, self.host)

@@ -1,0 +1,285 @@
+"""A network in memory, for tests: byte streams with seeded delay, loss and cuts.
+
+    network = MemoryNetwork(seed=7, delay=(0.001, 0.02), cut=0.01)
+    async with Node(alice, config, network=network) as a, \\
+               Node(bob, config, network=network) as b: ...
+
+Everything above the byte stream, from queues to signatures, is what runs over
+TCP. Nodes meet at any `host:port` they listen on; port 0 gets a free one. They
+may live in different event loops and threads. Within one loop, the same seed
+and the same calls give the same faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from signedwire.errors import DialError, ListenError
+from signedwire.types import Address
+
+__all__ = ["MemoryNetwork"]
+
+# What a stream holds for a reader that has paused, as a socket's buffers do.
+_WINDOW: Final = 64 * 1024
+_FIRST_FREE_PORT: Final = 49152
+
+
+class MemoryNetwork:
+    """A carrier and the net behind it; give one to every node that shall meet.
+
+    Args:
+        seed: Of everything random here.
+        delay: Shortest and longest time, in seconds, that a write travels. Order is kept.
+        loss: Probability, 0 to 1, that a write vanishes while its stream goes on.
+            TCP does not do this; it shows what a layer above must survive.
+        cut: Probability, 0 to 1, that a write breaks its connection instead of arriving.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        delay: tuple[float, float] = (0.0, 0.0),
+        loss: float = 0.0,
+        cut: float = 0.0,
+    ) -> None:
+        if not (0 <= loss <= 1 and 0 <= cut <= 1):
+            raise ValueError(f"loss {loss} and cut {cut} are probabilities, 0 to 1")
+        if not 0 <= delay[0] <= delay[1]:
+            raise ValueError(f"delay {delay} is not (shortest, longest) in seconds")
+        self.seed = seed
+        self.delay = delay
+        self.loss = loss
+        self.cut = cut
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._listeners: dict[Address, _MemoryListener] = {}
+        self._streams: set[_Stream] = set()
+        self._next_port = _FIRST_FREE_PORT
+
+    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """See `Carrier.dial`."""
+        listener = self._listeners.get(address)
+        if listener is None:
+            raise DialError(address, "connection refused")
+        loop = asyncio.get_running_loop()
+        here = _Stream(self, loop, protocol, peername=address)
+        there = _Stream(self, listener.loop, listener.accept(), peername=Address("127.0.0.1", 0))
+        here.other, there.other = there, here
+        with self._lock:
+            self._streams |= {here, there}
+        protocol.connection_made(here)
+        listener.loop.call_soon_threadsafe(there.begin)
+        return here
+
+    async def listen(
+        self, address: Address, accept: Callable[[], asyncio.Protocol]
+    ) -> _MemoryListener:
+        """See `Carrier.listen`."""
+        with self._lock:
+            if address.port == 0:
+                while Address(address.host, self._next_port) in self._listeners:
+                    self._next_port += 1
+                address = Address(address.host, self._next_port)
+                self._next_port += 1
+            if address in self._listeners:
+                raise ListenError(address, "the port is in use", "Choose another, or use port 0")
+            listener = _MemoryListener(self, address, asyncio.get_running_loop(), accept)
+            self._listeners[address] = listener
+            return listener
+
+    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
+        """See `Carrier`: what the other end has not read."""
+        assert isinstance(transport, _Stream)
+        return transport.in_transit
+
+    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
+        """See `Carrier`."""
+        assert isinstance(transport, _Stream)
+        return transport.has_arrivals
+
+    def round_trip(self, transport: asyncio.Transport) -> float | None:
+        """See `Carrier`: there is nothing that measures it here."""
+        return None
+
+    def cut_all(self) -> int:
+        """Break every connection there is now; returns how many."""
+        with self._lock:
+            streams = tuple(self._streams)
+        for stream in streams:
+            stream.break_off()
+        return len(streams) // 2
+
+    def fate(self) -> tuple[float, bool, bool]:
+        """What happens to the next write: (delay, is_lost, is_cut)."""
+        with self._lock:
+            draw = self._random
+            return (
+                draw.uniform(*self.delay),
+                draw.random() < self.loss,
+                draw.random() < self.cut,
+            )
+
+    def remove_listener(self, listener: _MemoryListener) -> None:
+        """Its address is free again."""
+        with self._lock:
+            self._listeners.pop(listener.address, None)
+
+    def remove_stream(self, stream: _Stream) -> None:
+        """It has ended."""
+        with self._lock:
+            self._streams.discard(stream)
+
+
+class _MemoryListener:
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        address: Address,
+        loop: asyncio.AbstractEventLoop,
+        accept: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self._network = network
+        self.address = address
+        self.loop = loop
+        self.accept = accept
+
+    def close(self) -> None:
+        self._network.remove_listener(self)
+
+
+class _Stream(asyncio.Transport):
+    """One end. Its protocol is called in its own loop; `write` reaches into the other's."""
+
+    other: _Stream
+
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        peername: Address,
+    ) -> None:
+        super().__init__({"peername": tuple(peername)})
+        self._network = network
+        self._loop = loop
+        self._protocol = protocol
+        self._lock = threading.Lock()
+        self._arriving: deque[tuple[float, bytes | None]] = deque()  # None: end of stream
+        self.in_transit = 0  # bytes written here that the other end has not read
+        self._last_due = 0.0
+        self._is_reading = True
+        self._is_closing = False
+        self._is_gone = False
+        self._is_writer_paused = False
+        self._high_water = _WINDOW
+
+    def begin(self) -> None:
+        self._protocol.connection_made(self)
+
+    # -- writing: our loop ----------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if self._is_closing or not data:
+            return
+        delay, is_lost, is_cut = self._network.fate()
+        if is_cut:
+            self.break_off()
+            return
+        if is_lost:
+            return
+        with self._lock:
+            self.in_transit += len(data)
+        self.other._arrive(bytes(data), delay)
+        if not self._is_writer_paused and self.get_write_buffer_size() > self._high_water:
+            self._is_writer_paused = True
+            self._protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return max(0, self.in_transit - _WINDOW)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high_water = _WINDOW if high is None else high
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self.other._arrive(None, 0.0)
+            self._loop.call_soon_threadsafe(self._end, None)
+
+    def abort(self) -> None:
+        self.close()
+
+    def break_off(self) -> None:
+        """Both ends lose the connection; what was under way is gone."""
+        for end in (self, self.other):
+            end._is_closing = True
+            end._call(end._end, ConnectionResetError("the connection was cut"))
+
+    @property
+    def has_arrivals(self) -> bool:
+        """Whether something waits to be read, or the end of the stream."""
+        return bool(self._arriving)
+
+    # -- reading: called from the other end's loop, runs in ours -----------------------
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
+        self._call(self._read)
+
+    def is_reading(self) -> bool:
+        return self._is_reading
+
+    def _arrive(self, data: bytes | None, delay: float) -> None:
+        with self._lock:
+            # The loops' clocks are one clock: time.monotonic().
+            self._last_due = max(self._last_due, self._loop.time() + delay)
+            self._arriving.append((self._last_due, data))
+        self._call(self._read)
+
+    def _call(self, callback: Callable[..., None], *args: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _read(self) -> None:
+        while self._arriving and self._is_reading and not self._is_gone:
+            due, data = self._arriving[0]
+            now = self._loop.time()
+            if due > now:
+                self._loop.call_at(due, self._read)
+                return
+            self._arriving.popleft()
+            if data is None:
+                if not self._protocol.eof_received():
+                    self.close()
+            elif not self._is_closing:
+                self.other._on_read(len(data))
+                self._protocol.data_received(data)
+
+    def _on_read(self, size: int) -> None:
+        with self._lock:
+            self.in_transit -= size
+        if self._is_writer_paused and self.get_write_buffer_size() == 0:
+            self._is_writer_paused = False
+            self._call(self._resume_writing)
+
+    def _resume_writing(self) -> None:
+        if not self._is_gone:
+            self._protocol.resume_writing()
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            self._network.remove_stream(self)
+            self._protocol.connection_lost(error)

@@ -1,0 +1,320 @@
+"""The words of the system: DIDs, addresses, priorities, reasons and states.
+
+Nothing here does I/O or knows of a key's secret half. Everything is immutable.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import time
+from functools import lru_cache
+from typing import Final, NamedTuple, Self
+
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+
+from signedwire.errors import AddressError, DidError
+
+__all__ = [
+    "Did",
+    "Address",
+    "Priority",
+    "PayloadType",
+    "Reason",
+    "DeliveryState",
+    "PeerState",
+    "parse_peer",
+]
+
+_BASE58_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_BASE58_VALUES: Final = {c: i for i, c in enumerate(_BASE58_ALPHABET)}
+# The multicodec prefix of an Ed25519 public key, as did:key has it.
+_ED25519_MULTICODEC: Final = b"\xed\x01"
+
+
+class Did:
+    """A node's name: its Ed25519 public key. Immutable, hashable, 32 bytes.
+
+    `Did.parse(text)` reads the three usual spellings; `str(did)` gives
+    `did:key:z6Mk…`, `did.hex()` 64 hex digits and `bytes(did)` the key itself.
+
+    A DID is a canonical encoding of a point of prime order. The 14 encodings of
+    small-order points, non-canonical encodings and points with a torsion
+    component are refused with `DidError`: for those, one signature can verify
+    under several keys or for several messages ("Taming the many EdDSAs",
+    Chalkias et al. 2020), so they name nobody.
+    """
+
+    __slots__ = ("_hash", "_raw")
+    _raw: bytes
+    _hash: int
+
+    def __init__(self, public_key: bytes) -> None:
+        raw = bytes(public_key)
+        if len(raw) != 32:
+            raise DidError(
+                f"a DID is 32 bytes, got {len(raw)}",
+                "Pass the raw Ed25519 public key, or use Did.parse() for text",
+            )
+        if not crypto_core_ed25519_is_valid_point(raw):
+            raise DidError(
+                f"{raw.hex()} is not a usable Ed25519 public key "
+                "(small order, not canonical, or not on the curve)",
+                "Ask the peer for its DID again: no honest key looks like this",
+            )
+        object.__setattr__(self, "_raw", raw)
+        object.__setattr__(self, "_hash", hash(raw))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `did:key:z6Mk…`, bare `z6Mk…` or 64 hex digits.
+
+        Raises:
+            DidError: with the text and what is wrong with it.
+        """
+        stripped = text.strip()
+        if len(stripped) == 64:
+            try:
+                return cls(bytes.fromhex(stripped))
+            except DidError:
+                raise
+            except ValueError:
+                raise DidError(
+                    f"{stripped!r} is not a DID: 64 characters, but not all are hex digits"
+                ) from None
+        multibase = stripped.removeprefix("did:key:")
+        if not multibase.startswith("z6Mk"):
+            raise DidError(
+                f"{_shorten(text)!r} is not a DID",
+                "A DID is did:key:z6Mk…, z6Mk… or 64 hex digits; `signedwire id show` prints yours",
+            )
+        if len(multibase) > 64:
+            raise DidError(f"{_shorten(text)!r} is not a DID: {len(multibase)} characters long")
+        return cls(_decode_multibase(multibase, stripped))
+
+    def hex(self) -> str:
+        """64 lower-case hex digits, as v1 peers write a DID."""
+        return self._raw.hex()
+
+    @property
+    def short(self) -> str:
+        """A form for people and logs, such as `z6MkhaXg…2doK`. Not unique."""
+        text = _encode_multibase(self._raw)
+        return f"{text[:8]}…{text[-4:]}"
+
+    def __bytes__(self) -> bytes:
+        return self._raw
+
+    def __str__(self) -> str:
+        return f"did:key:{_encode_multibase(self._raw)}"
+
+    def __repr__(self) -> str:
+        return f"Did('{self}')"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Did):
+            return self._raw == other._raw
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __lt__(self, other: object) -> bool:
+        if isinstance(other, Did):
+            return self._raw < other._raw
+        return NotImplemented
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Did is immutable")
+
+    def __reduce__(self) -> tuple[type[Did], tuple[bytes]]:
+        return Did, (self._raw,)
+
+
+@lru_cache(maxsize=4096)
+def known_did(raw: bytes) -> Did:
+    """`Did(raw)`, remembering the last 4096, since checking a point costs 50 µs."""
+    return Did(raw)
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _encode_multibase(raw: bytes) -> str:
+    number = int.from_bytes(_ED25519_MULTICODEC + raw, "big")
+    digits: list[str] = []
+    while number:
+        number, digit = divmod(number, 58)
+        digits.append(_BASE58_ALPHABET[digit])
+    return "z" + "".join(reversed(digits))
+
+
+def _decode_multibase(multibase: str, text: str) -> bytes:
+    number = 0
+    for character in multibase[1:]:
+        digit = _BASE58_VALUES.get(character)
+        if digit is None:
+            raise DidError(
+                f"{text!r} is not a DID: {character!r} is not a base58 character",
+                "Base58 has no 0, O, I or l: check for a typing error",
+            )
+        number = number * 58 + digit
+    decoded = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    if len(decoded) != 34 or not decoded.startswith(_ED25519_MULTICODEC):
+        raise DidError(
+            f"{text!r} is not a DID: it does not hold an Ed25519 public key",
+            "Was a character lost when it was copied?",
+        )
+    return decoded[2:]
+
+
+class Address(NamedTuple):
+    """Where a peer listens: host (name or IP) and TCP port. `str()` gives `host:port`."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `host:port` or `[ipv6]:port`; the port is 0 to 65535.
+
+        Raises:
+            AddressError: with the text and what is wrong with it.
+        """
+        host, separator, port_text = text.strip().rpartition(":")
+        if not separator or not host:
+            raise AddressError(
+                f"{_shorten(text)!r} is not an address",
+                "Write host:port, for example 127.0.0.1:9001 or [::1]:9001",
+            )
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            try:
+                ipaddress.IPv6Address(host.partition("%")[0])
+            except ValueError:
+                raise AddressError(
+                    f"{_shorten(text)!r} is not an address: {_shorten(host)!r} is not IPv6"
+                ) from None
+        elif ":" in host:
+            raise AddressError(
+                f"{_shorten(text)!r} is not an address: put an IPv6 host in brackets",
+                "For example [::1]:9001",
+            )
+        if any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253:
+            raise AddressError(f"{_shorten(text)!r} is not an address: bad host name")
+        # The length first: int() raises on more than 4300 digits.
+        is_number = len(port_text) <= 5 and port_text.isascii() and port_text.isdigit()
+        if not is_number or int(port_text) > 65535:
+            raise AddressError(
+                f"{_shorten(text)!r} is not an address: "
+                f"{_shorten(port_text)!r} is no port (0 to 65535)"
+            )
+        return cls(host, int(port_text))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_peer(text: str) -> tuple[Did, Address | None]:
+    """Read `DID` or `DID@host:port`, as the command line takes a peer.
+
+    Raises:
+        DidError, AddressError: with the part that is wrong.
+    """
+    did_text, separator, address_text = text.strip().partition("@")
+    did = Did.parse(did_text)
+    return did, Address.parse(address_text) if separator else None
+
+
+class Priority(enum.IntEnum):
+    """Which lane a message takes. A higher lane is always written first."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+class PayloadType(enum.IntEnum):
+    """What the sender says the payload is (wire-v1: offset 105)."""
+
+    RAW = 0
+    ROBOT_COMMAND = 1
+    MODEL_WEIGHTS = 2
+    INFERENCE_RESULT = 3
+    SENSOR_FUSION = 4
+
+
+class Reason(enum.StrEnum):
+    """Why a message, an envelope or a connection was dropped. Keys of `stats().dropped`."""
+
+    # what becomes of our own messages
+    UNKNOWN_PEER = "unknown peer"
+    """No address is known for the DID."""
+    TOO_LARGE = "too large"
+    """The payload is over the limit of the peer's wire."""
+    QUEUE_FULL = "queue full"
+    """The queue to the peer was full; the sender was told at once."""
+    ATTEMPTS_EXHAUSTED = "attempts exhausted"
+    """`max_attempts` connections or writes failed."""
+    EXPIRED = "expired"
+    """The deadline passed first."""
+    CLOSED = "closed"
+    """The node was closed before the message was written."""
+    # what becomes of others' envelopes
+    MALFORMED = "malformed"
+    """A frame of legal length that does not decode; the connection stays up."""
+    NOT_FOR_US = "not for us"
+    """Addressed to another DID."""
+    UNSIGNED = "unsigned"
+    """Carries no signature, and the policy requires one."""
+    BAD_SIGNATURE = "bad signature"
+    """The signature does not prove the sender."""
+    DUPLICATE = "duplicate"
+    """The same signed bytes were delivered before."""
+    NOT_ALLOWED = "not allowed"
+    """The sender may not speak this wire to us."""
+    # what becomes of others' connections
+    ILLEGAL_LENGTH = "illegal length"
+    """A frame of length zero or over the limit; the connection was closed."""
+    WRONG_PROTOCOL = "wrong protocol"
+    """The first byte is of no wire that we accept; the connection was closed."""
+    TRUNCATED = "truncated"
+    """The connection ended inside a frame."""
+    TOO_SLOW = "too slow"
+    """A deadline for a first envelope or for a whole frame passed."""
+    CONNECTION_LIMIT = "connection limit"
+    """Too many connections, in all or from one address."""
+    INBOX_CLOSED = "inbox closed"
+    """Received, but the node was closed before the application took it."""
+
+
+def unix_time_us() -> int:
+    """The wall clock in microseconds since 1970, as envelopes carry it."""
+    return time.time_ns() // 1000
+
+
+class DeliveryState(enum.StrEnum):
+    """The ladder that a message climbs; the last three end it.
+
+    Towards v1 peers it ends at `WRITTEN`, unconfirmed: they never answer.
+    """
+
+    QUEUED = "queued"
+    WRITTEN = "written"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+class PeerState(enum.StrEnum):
+    """What the link to a peer is doing."""
+
+    IDLE = "idle"
+    """No connection, and nothing that needs one."""
+    DIALING = "dialing"
+    """Connecting, or waiting for a place in the pool."""
+    CONNECTED = "connected"
+    BACKING_OFF = "backing off"
+    """Waiting before the next attempt; see `retry_at` and `last_error`."""
+    CLOSED = "closed"

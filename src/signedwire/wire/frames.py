@@ -1,0 +1,91 @@
+"""v1 frames: `u32 big-endian length ‖ envelope`.
+
+A length of zero or over the limit is a broken or hostile peer: the connection
+is closed. A frame of legal length with senseless content is the peer's mistake
+alone: it is skipped and the connection stays up. v1 limits are far under 2^24,
+so the first byte of a v1 connection is always zero; any other first byte (0x16
+is TLS) is another protocol, and is refused at that byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from signedwire.errors import RemoteProtocolError
+from signedwire.types import Reason
+
+__all__ = ["LENGTH_SIZE", "FrameDecoder", "encode_frame"]
+
+LENGTH_SIZE: Final = 4
+_LENGTH: Final = struct.Struct(">I")
+
+
+def encode_frame(body: bytes) -> bytes:
+    """`body` behind its length."""
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames; holds at most one unfinished frame.
+
+    Feed it with `receive_data()`. After a protocol error, `error` is set, the
+    frames before it have been returned, and all further bytes are ignored.
+
+    Args:
+        max_frame_size: Largest legal body, in bytes, without the length.
+    """
+
+    __slots__ = ("_buffer", "_is_fresh", "_max_frame_size", "error")
+
+    def __init__(self, max_frame_size: int) -> None:
+        self._max_frame_size = max_frame_size
+        self._buffer = b""
+        self._is_fresh = True
+        self.error: RemoteProtocolError | None = None
+
+    @property
+    def has_partial_frame(self) -> bool:
+        """Whether the peer owes the rest of a frame."""
+        return bool(self._buffer)
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Take bytes as they came and return the frames that are now whole, in order."""
+        if self.error is not None or not data:
+            return []
+        if self._is_fresh:
+            self._is_fresh = False
+            if data[0] != 0:
+                self._fail(
+                    Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}, v1 frames begin 0x00"
+                )
+                return []
+        if self._buffer:
+            data = self._buffer + data
+        frames: list[bytes] = []
+        position, end = 0, len(data)
+        limit = self._max_frame_size
+        while end - position >= LENGTH_SIZE:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if not 0 < length <= limit:
+                self._fail(
+                    Reason.ILLEGAL_LENGTH, f"a frame of {length} bytes, legal are 1 to {limit}"
+                )
+                return frames
+            stop = position + LENGTH_SIZE + length
+            if stop > end:
+                break
+            frames.append(data[position + LENGTH_SIZE : stop])
+            position = stop
+        # A copy of the rest alone, so that no larger chunk stays in memory.
+        self._buffer = data[position:]
+        return frames
+
+    def receive_eof(self) -> None:
+        """The stream has ended; inside a frame that is an error."""
+        if self.error is None and self._buffer:
+            self._fail(Reason.TRUNCATED, f"the stream ended {len(self._buffer)} bytes into a frame")
+
+    def _fail(self, reason: Reason, fact: str) -> None:
+        self._buffer = b""
+        self.error = RemoteProtocolError(reason, fact)
