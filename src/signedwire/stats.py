@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from signedwire.types import Address, Did, PeerState, Priority, Reason
 
@@ -47,7 +46,7 @@ class TransportStats:
     """Gauge: inbound connections now."""
     inbox_messages: int = 0
     """Gauge: messages received and not yet taken by the application."""
-    dropped: Mapping[Reason, int] = field(default_factory=lambda: MappingProxyType({}))
+    dropped: Mapping[Reason, int] = field(default_factory=dict)
     """Everything that was dropped, by reason: messages of ours, envelopes and connections
     of others. A reason that never occurred is absent."""
 
@@ -136,7 +135,7 @@ class Counters:
         numbers = {name: getattr(self, name) for name in self.__slots__ if name != "dropped"}
         return TransportStats(
             **numbers,
-            dropped=MappingProxyType(dict(self.dropped)),
+            dropped=dict(self.dropped),
             inbound_connections=inbound_connections,
             inbox_messages=inbox_messages,
         )

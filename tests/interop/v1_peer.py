@@ -41,8 +41,9 @@ Sending
 - A dead address costs each message 3 attempts over 0.6 s, then it is dropped. All
   peers wait meanwhile: behind 3 such messages one to a live peer took 1.8 s.
 - A receiver that stops reading blocks the sender once the socket buffers and its
-  queue are full, without limit and *holding the GIL*: no thread or signal handler
-  of that process runs any more. 20,000 to a fast reader arrived whole and in order.
+  queue are full (3,575 messages of 900 bytes in the former), for as long as watched
+  (20 s), and *holding the GIL*: no thread or signal handler of that process runs any
+  more. 20,000 to a fast reader arrived whole and in order.
 
 Receiving
 - The inbox holds 1024 messages; what arrives beyond is dropped without a word, so

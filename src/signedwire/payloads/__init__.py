@@ -16,7 +16,9 @@ apart again, `kind` names what came out:
 
 A field with its default value takes no bytes, but a sub-message that was set
 does: `MotionCommand()` and `MotionCommand(linear=Vector3())` are different bytes.
-Fields of newer versions that we do not know survive a decode and an encode.
+Set both vectors of a MotionCommand, as live v1 peers do: one that gets it without
+a vector hands it on without that velocity, not with zero. Fields of newer
+versions that we do not know survive a decode and an encode.
 
 Live v1 peers accept at most 1024 bytes of payload. Nothing here checks that:
 the limit belongs to the envelope.
@@ -26,7 +28,7 @@ Needs protobuf, the extra `signedwire[payloads]`.
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 try:
     import google.protobuf
@@ -114,8 +116,8 @@ def encode(message: Payload) -> bytes:
     Raises:
         TypeError: `message` is none of the eight kinds of `Payload`.
     """
-    envelope = EnvelopePayload(**{kind(message): message})
-    return envelope.SerializeToString()
+    fields: dict[str, Any] = {kind(message): message}
+    return EnvelopePayload(**fields).SerializeToString()
 
 
 def decode(data: bytes) -> Payload:

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 from typing import TypeVar
 
 from signedwire.config import TransportConfig
@@ -474,7 +473,7 @@ class Core:
             last_error_at=None if link is None else link.last_error_at,
             retry_at=None if link is None else link.retry_at,
             round_trip=None if link is None else link.round_trip,
-            queued=MappingProxyType(peer.lanes.sizes()),
+            queued=peer.lanes.sizes(),
             failed_attempts=peer.failures,
-            dropped=MappingProxyType(dict(peer.dropped)),
+            dropped=dict(peer.dropped),
         )

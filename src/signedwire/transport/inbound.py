@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.message import Message
 from signedwire.delivery.screen import Passed
@@ -54,8 +54,8 @@ class InboundLink(asyncio.Protocol):
     # -- the connection -----------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not isinstance(): uvloop's transports are of no asyncio class.
+        self._transport = transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
         self.host = peername[0] if peername else "unknown"
         if not self._core.admit(self):

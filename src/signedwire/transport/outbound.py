@@ -21,7 +21,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.lanes import Lanes
@@ -77,8 +77,8 @@ class OutboundLink(asyncio.Protocol):
         self._unacknowledged: deque[tuple[int, OutgoingMessage]] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not isinstance(): uvloop's transports are of no asyncio class.
+        self._transport = transport = cast(asyncio.Transport, transport)
         # Zero: any byte that the kernel leaves to us pauses the writing.
         transport.set_write_buffer_limits(high=0)
 

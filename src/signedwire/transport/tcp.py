@@ -45,7 +45,7 @@ class TcpCarrier:
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_connection(
-                lambda: protocol, address.host, address.port, happy_eyeballs_delay=0.25
+                lambda: protocol, address.host, address.port
             )
         except OSError as error:
             raise DialError(address, describe_os_error(error)) from error
