@@ -34,6 +34,7 @@ __all__ = ["Deadline", "Node"]
 Deadline = float | timedelta | datetime | None
 """Seconds from now, or a `timedelta`, or an instant with a time zone; `None`: no deadline."""
 
+_LEVELS = (DeliveryState.QUEUED, DeliveryState.WRITTEN)
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -164,7 +165,8 @@ class Node:
             DeliveryFailedError: it was given up; `.reason` says why, `.receipt` has the story.
             ClosedError: the node is closed.
         """
-        until = DeliveryState(until)
+        if until not in _LEVELS:
+            raise ValueError(f"until {until!r} is unknown; known are {', '.join(_LEVELS)}")
         message = self._message(to, payload, priority, payload_type, deadline)
         while True:
             try:
@@ -172,8 +174,8 @@ class Node:
                 break
             except BackpressureError:
                 await self._wait_for_room(message)
-        if until is not DeliveryState.QUEUED:
-            await message.receipt.wait(until)
+        if until != DeliveryState.QUEUED:
+            await message.receipt.wait(DeliveryState(until))
         return message.receipt
 
     def send_nowait(
@@ -210,11 +212,13 @@ class Node:
         did = Did.parse(to) if isinstance(to, str) else to
         return OutgoingMessage(
             Receipt(did, next(self._sequence)),
-            Priority(priority),
-            _expires_at(deadline),
+            priority if type(priority) is Priority else Priority(priority),
+            None if deadline is None else _expires_at(deadline),
             identity=self._identity,
             payload=bytes(payload),
-            payload_type=PayloadType(payload_type),
+            payload_type=payload_type
+            if type(payload_type) is PayloadType
+            else PayloadType(payload_type),
         )
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
@@ -307,9 +311,7 @@ class Node:
         return f"<Node {self.did.short} {where}>"
 
 
-def _expires_at(deadline: Deadline) -> float | None:
-    if deadline is None:
-        return None
+def _expires_at(deadline: float | timedelta | datetime) -> float:
     if isinstance(deadline, datetime):
         if deadline.tzinfo is None:
             raise ValueError(

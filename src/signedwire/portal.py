@@ -59,7 +59,7 @@ class Portal:
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError(
-                "a blocking call in the event loop's own thread would wait for ever; use signedwire.Node"
+                "a blocking call in the event loop's own thread waits for ever; use signedwire.Node"
             )
         if not self._thread.is_alive():
             raise ClosedError("this node is closed")

@@ -45,9 +45,9 @@ class Inbox:
         """Whether a message of this priority would fit now."""
         return self._lanes.has_room(priority)
 
-    def put(self, message: Message) -> bool:
+    def put(self, message: Message, priority: int) -> bool:
         """Append; `False`, and nothing done, when there is no room."""
-        if not self._lanes.put(message, message.priority):
+        if not self._lanes.put(message, priority):
             return False
         if self._waiters:
             with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signedwire.delivery.receipt import Receipt
 from signedwire.identity import Identity
-from signedwire.types import Did, PayloadType, Priority, unix_time_us
+from signedwire.types import Did, PayloadType, Priority
 from signedwire.wire.envelope import SignedEnvelope
 
 __all__ = ["Message", "OutgoingMessage"]
@@ -76,7 +76,6 @@ class OutgoingMessage:
         "_identity",
         "_payload",
         "_payload_type",
-        "_timestamp_us",
         "envelope",
         "expires_at",
         "failures_before",
@@ -87,7 +86,7 @@ class OutgoingMessage:
     def __init__(
         self,
         receipt: Receipt,
-        priority: int,
+        priority: Priority,
         expires_at: float | None,
         *,
         envelope: SignedEnvelope | None = None,
@@ -105,7 +104,6 @@ class OutgoingMessage:
         self._identity = identity
         self._payload = payload
         self._payload_type = payload_type
-        self._timestamp_us = unix_time_us()
 
     def seal(self) -> SignedEnvelope:
         """The signed envelope; the same one however often it is asked for."""
@@ -117,8 +115,8 @@ class OutgoingMessage:
                 self.receipt.recipient,
                 self._payload,
                 sequence_number=self.receipt.sequence_number,
-                priority=Priority(self.priority),
+                priority=self.priority,
                 payload_type=self._payload_type,
-                timestamp_us=self._timestamp_us,
+                timestamp_us=self.receipt.queued_at_us,
             )
         return envelope

@@ -25,6 +25,7 @@ from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 __all__ = ["Receipt", "Step", "future_waker"]
 
 _RANK = {DeliveryState.QUEUED: 0, DeliveryState.WRITTEN: 1}
+_FINAL = frozenset({DeliveryState.FAILED, DeliveryState.EXPIRED})
 
 
 class Step(NamedTuple):
@@ -40,14 +41,27 @@ class Receipt:
     Attributes may be read from any thread. The transport alone moves it on.
     """
 
-    __slots__ = ("_changed", "_recipient", "_steps", "detail", "reason", "sequence_number")
+    __slots__ = (
+        "_changed",
+        "_recipient",
+        "_steps",
+        "detail",
+        "is_final",
+        "reason",
+        "sequence_number",
+        "state",
+    )
 
     def __init__(self, recipient: Did, sequence_number: int) -> None:
         self._recipient = recipient
-        self._steps = [Step(DeliveryState.QUEUED, unix_time_us())]
+        self._steps: list[tuple[DeliveryState, int]] = [(DeliveryState.QUEUED, unix_time_us())]
         self._changed: list[Callable[[], None]] | None = None
         self.sequence_number = sequence_number
         """The number that the envelope carries."""
+        self.state = DeliveryState.QUEUED
+        """Where the message is now."""
+        self.is_final = False
+        """Whether nothing more can happen to the message."""
         self.reason: Reason | None = None
         """Why it failed or expired; `None` otherwise."""
         self.detail = ""
@@ -59,19 +73,14 @@ class Receipt:
         return self._recipient
 
     @property
-    def state(self) -> DeliveryState:
-        """Where the message is now."""
-        return self._steps[-1].state
-
-    @property
     def history(self) -> tuple[Step, ...]:
         """Every state with the time it was reached, oldest first."""
-        return tuple(self._steps)
+        return tuple(Step(*step) for step in self._steps)
 
     @property
-    def is_final(self) -> bool:
-        """Whether nothing more can happen to the message."""
-        return self.state in (DeliveryState.FAILED, DeliveryState.EXPIRED)
+    def queued_at_us(self) -> int:
+        """When it was queued: Unix time, microseconds. The envelope carries it."""
+        return self._steps[0][1]
 
     @property
     def is_confirmed(self) -> bool:
@@ -151,13 +160,23 @@ class Receipt:
             self._unsubscribe(changed.set)
         return self
 
-    def advance(self, state: DeliveryState, reason: Reason | None = None, detail: str = "") -> None:
+    def advance(
+        self,
+        state: DeliveryState,
+        reason: Reason | None = None,
+        detail: str = "",
+        *,
+        at_us: int | None = None,
+    ) -> None:
         """Move on. For the transport alone; a final receipt does not move."""
         if self.is_final:
             return
         self.reason = reason
         self.detail = detail
-        self._steps.append(Step(state, unix_time_us()))
+        self._steps.append((state, at_us or unix_time_us()))
+        self.is_final = state in _FINAL
+        # Last: who sees the state sees the rest.
+        self.state = state
         if self._changed is not None:
             for wake in tuple(self._changed):
                 wake()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.delivery.message import Message
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
@@ -24,18 +25,18 @@ __all__ = ["Passed", "Screen"]
 
 
 class Passed(NamedTuple):
-    """An envelope that may be delivered, unless the same one overtakes it."""
+    """A message that may be delivered, unless its double overtakes it."""
 
-    envelope: SignedEnvelope
+    message: Message
+    priority: int
     replay_key: bytes
-    is_proven: bool
 
 
 class Screen:
     """Decides about received frames.
 
-    `check_all()` may run in any thread, several at once. `admit()` belongs to
-    the thread that delivers.
+    `check_all()` may run in any thread, several at once. `is_replay()` and
+    `remember()` belong to the thread that delivers.
 
     Args:
         us: Our DID: envelopes for another are refused; `None` takes them all.
@@ -70,16 +71,17 @@ class Screen:
                 return Reason.UNSIGNED
             # A key of its own: an unsigned copy must not pass for the signed
             # envelope with the same digest and have that one dropped.
-            return Passed(envelope, b"unsigned" + digest, is_proven=False)
+            return Passed(Message(envelope, False), frame[104], b"unsigned" + digest)
         if digest in self._replays:
             return Reason.DUPLICATE
         if not verify_digest(frame[32:64], digest, signature):
             return Reason.BAD_SIGNATURE
-        return Passed(envelope, digest, is_proven=True)
+        return Passed(Message(envelope, True), frame[104], digest)
 
-    def admit(self, passed: Passed) -> bool:
-        """Remember it as delivered; `False` where it already was.
+    def is_replay(self, passed: Passed) -> bool:
+        """Whether it was delivered since it was checked: two copies can be in check at once."""
+        return passed.replay_key in self._replays
 
-        Asked again at delivery, since two copies can be in check at once.
-        """
-        return self._replays.add(passed.replay_key)
+    def remember(self, passed: Passed) -> None:
+        """It has been delivered."""
+        self._replays.add(passed.replay_key)

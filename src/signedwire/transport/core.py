@@ -19,9 +19,9 @@ from typing import TypeVar
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import future_waker
-from signedwire.delivery.screen import Passed, Screen
+from signedwire.delivery.screen import Screen
 from signedwire.errors import (
     BackpressureError,
     ClosedError,
@@ -172,7 +172,8 @@ class Core:
                 "Start it with `async with`, and send before it is closed",
             )
         self._check_allowed(did, payload_size)
-        if self._route(did) is None:
+        peer = self._peers.get(did)
+        if (self._resolve(did) if peer is None else self._route(peer)) is None:
             self.counters.dropped[Reason.UNKNOWN_PEER] += 1
             raise UnknownPeerError(
                 did,
@@ -180,7 +181,8 @@ class Core:
                 f"no address is known for {did}; the message was not queued",
                 'Add one with routing.update(did, "host:port"), or set `fallback`',
             )
-        peer = self._peer(did)
+        if peer is None:
+            peer = self._peer(did)
         message.failures_before = peer.failures
         if not peer.lanes.put(message, message.priority):
             self.counters.backpressure_events += 1
@@ -269,7 +271,7 @@ class Core:
 
     def _assign(self, peer: Peer) -> None:
         """Hand a peer with messages to the connection for its address of today."""
-        address = self._route(peer.did)
+        address = self._route(peer)
         if address is None:
             while (message := peer.lanes.take()) is not None:
                 self.give_up(message, Reason.UNKNOWN_PEER)
@@ -283,13 +285,21 @@ class Core:
             peer.outbound = outbound
         outbound.add(peer)
 
-    def _route(self, did: Did) -> Address | None:
+    def _route(self, peer: Peer) -> Address | None:
+        """Where the peer is reached; looked up again only when the table has changed."""
+        version = self.routing.version
+        if peer.route_version != version:
+            peer.route = self._resolve(peer.did)
+            peer.route_version = version
+        return peer.route
+
+    def _resolve(self, did: Did) -> Address | None:
         return self.routing.resolve(did) or self.config.fallback
 
     def reroute(self, peers: Iterable[Peer]) -> None:
         """Move peers whose address has changed to the connection for their new one."""
         for peer in tuple(peers):
-            if peer.outbound is None or self._route(peer.did) != peer.outbound.address:
+            if peer.outbound is None or self._route(peer) != peer.outbound.address:
                 if peer.outbound is not None:
                     peer.outbound.remove(peer)
                 self._assign(peer)
@@ -422,23 +432,12 @@ class Core:
         assert self._loop is not None
         return self._loop.run_in_executor(self._executor, function, argument)
 
-    def has_inbox_room(self, verdict: Passed | Reason) -> bool:
-        """Whether what became of a frame can be dealt with now. Critical has slots of its own."""
-        return isinstance(verdict, Reason) or self.inbox.has_room(verdict.envelope.priority)
-
     async def inbox_room(self) -> None:
         """Wait until the application has taken half of what waits."""
         assert self._loop is not None
         room = self._loop.create_future()
         if self.inbox.when_room(future_waker(self._loop, room)):
             await room
-
-    def deliver(self, message: Message) -> None:
-        """Queue a checked message for the application."""
-        if self.inbox.put(message):
-            self.counters.messages_received += 1
-        else:
-            self.drop(Reason.INBOX_CLOSED)
 
     def drop(self, reason: Reason, host: str = "") -> None:
         """Count an envelope or connection of others that was dropped."""

@@ -16,7 +16,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
-from signedwire.delivery.message import Message
 from signedwire.delivery.screen import Passed
 from signedwire.transport.tcp import set_accepted_options
 from signedwire.types import Reason
@@ -183,9 +182,8 @@ class InboundLink(asyncio.Protocol):
             self._pause()
 
     def _work_inline(self) -> None:
-        check = self._core.screen.check
         while self._frames and self._core.inbox.has_room():
-            self._deliver(check(self._frames.popleft()))
+            self._deliver([self._core.screen.check(self._frames.popleft())])
         if not self._frames:
             self._pending_bytes = 0
 
@@ -202,32 +200,43 @@ class InboundLink(asyncio.Protocol):
                     for start in range(0, len(frames), size)
                 ]
                 for verdicts in slices:
-                    for verdict in await verdicts:
-                        while not core.has_inbox_room(verdict):
-                            # Its proof must not wait for the application, as it does.
-                            self._prove(verdict)
-                            self._pause()
-                            await core.inbox_room()
-                        self._deliver(verdict)
+                    await self._deliver_all(await verdicts)
                 self._resume()
         finally:
             self._worker = None
         self._finish()
 
-    def _prove(self, verdict: Passed | Reason) -> None:
-        """The first acceptable envelope ends the time for a first envelope."""
-        if self._proof_timer is not None and isinstance(verdict, Passed):
-            self._proof_timer.cancel()
-            self._proof_timer = None
-            if not self._core.prove(self):
-                self._refuse(Reason.CONNECTION_LIMIT, "too many connections")
+    async def _deliver_all(self, verdicts: list[Passed | Reason]) -> None:
+        done = self._deliver(verdicts)
+        while done < len(verdicts):
+            self._pause()
+            await self._core.inbox_room()
+            done += self._deliver(verdicts[done:])
 
-    def _deliver(self, verdict: Passed | Reason) -> None:
-        if isinstance(verdict, Reason):
-            self._core.drop(verdict, self.host)
-            return
-        self._prove(verdict)
-        if self._core.screen.admit(verdict):
-            self._core.deliver(Message(verdict.envelope, verdict.is_proven))
-        else:
-            self._core.drop(Reason.DUPLICATE, self.host)
+    def _deliver(self, verdicts: list[Passed | Reason]) -> int:
+        """Deliver for as long as the application has room; returns how many were dealt with."""
+        core = self._core
+        inbox, screen = core.inbox, core.screen
+        for done, verdict in enumerate(verdicts):
+            if isinstance(verdict, Reason):
+                core.drop(verdict, self.host)
+                continue
+            if self._proof_timer is not None:
+                # Even where it has to wait for the application: the peer does not.
+                self._prove()
+            if screen.is_replay(verdict):
+                core.drop(Reason.DUPLICATE, self.host)
+            elif inbox.put(verdict.message, verdict.priority):
+                screen.remember(verdict)
+                core.counters.messages_received += 1
+            else:
+                return done
+        return len(verdicts)
+
+    def _prove(self) -> None:
+        """The first acceptable envelope ends the time for a first envelope."""
+        assert self._proof_timer is not None
+        self._proof_timer.cancel()
+        self._proof_timer = None
+        if not self._core.prove(self):
+            self._refuse(Reason.CONNECTION_LIMIT, "too many connections")

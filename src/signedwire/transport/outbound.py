@@ -29,7 +29,7 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import ConnectTimeout, DialError
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 from signedwire.wire.frames import encode_frame
 
 if TYPE_CHECKING:
@@ -46,12 +46,24 @@ _STABLE_AFTER: Final = 5.0
 class Peer:
     """The queue to one DID."""
 
-    __slots__ = ("did", "dropped", "failures", "is_ready", "lanes", "outbound")
+    __slots__ = (
+        "did",
+        "dropped",
+        "failures",
+        "is_ready",
+        "lanes",
+        "outbound",
+        "route",
+        "route_version",
+    )
 
     def __init__(self, did: Did, limit: int, reserve: int) -> None:
         self.did = did
         self.lanes: Lanes[OutgoingMessage] = Lanes(limit, reserve)
         self.outbound: Outbound | None = None
+        self.route: Address | None = None
+        self.route_version = -1
+        """Which state of the routing table `route` is from."""
         self.failures = 0
         """Attempts to reach the peer that failed, ever."""
         self.is_ready = False
@@ -103,16 +115,18 @@ class OutboundLink(asyncio.Protocol):
         assert self._transport is not None
         return self._transport.is_closing() or self._carrier.peer_has_closed(self._transport)
 
-    def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> None:
-        """Write frames. `Outbound.on_written` follows, at once or when all was taken."""
+    def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> int:
+        """Write frames; returns their bytes. `on_written` follows, when they are taken."""
         assert self._transport is not None
         offset = self._offset
         for frame, message in batch:
             offset += len(frame)
             self._unwritten.append((offset, message))
         self._offset = offset
-        self._transport.write(b"".join([frame for frame, _ in batch]))
+        data = b"".join([frame for frame, _ in batch])
+        self._transport.write(data)
         self._settle()
+        return len(data)
 
     def _settle(self) -> None:
         """Move messages on that the kernel, and then the peer's host, has taken."""
@@ -277,7 +291,7 @@ class Outbound:
         batch = self._next_batch()
         if batch:
             self._core.pool.touch(self)
-            link.write(batch)
+            self._core.counters.bytes_sent += link.write(batch)
         if self._ready:
             self._pump_soon()
         elif self._core.pool.has_queue:
@@ -310,9 +324,9 @@ class Outbound:
         """The link has handed these to the operating system."""
         counters = self._core.counters
         counters.messages_sent += len(messages)
+        now = unix_time_us()
         for message in messages:
-            counters.bytes_sent += len(message.seal().encode()) + 4
-            message.receipt.advance(DeliveryState.WRITTEN)
+            message.receipt.advance(DeliveryState.WRITTEN, at_us=now)
 
     # -- connecting ---------------------------------------------------------
 
@@ -352,14 +366,15 @@ class Outbound:
                         raise DialError(self.address, "the peer closed the connection at once")
             except TimeoutError:
                 raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
-        except BaseException as error:
-            link.abort()
+        except DialError as error:
             self._core.leave_pool(self)
-            if not isinstance(error, DialError):
-                raise
             self._core.counters.dial_failures += 1
             self._fail_attempt(str(error))
             return False
+        except BaseException:
+            link.abort()
+            self._core.leave_pool(self)
+            raise
         finally:
             self._place = None
         self._on_connected(link)
