@@ -49,6 +49,8 @@ class TcpCarrier:
             )
         except OSError as error:
             raise DialError(address, describe_os_error(error)) from error
+        except UnicodeError as error:  # a label that no domain name can have
+            raise DialError(address, "the host name is malformed") from error
         if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
             # Dialing a free port of the ephemeral range can meet itself (RFC 9293,
             # 3.5, simultaneous open): a connection, but nobody is there.
@@ -74,6 +76,8 @@ class TcpCarrier:
             else:
                 cause, hint = describe_os_error(error), "Is it an address of this machine?"
             raise ListenError(address, cause, hint) from error
+        except UnicodeError as error:
+            raise ListenError(address, "the host name is malformed") from error
         return _TcpListener(server)
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
