@@ -309,7 +309,7 @@ def _decode_key_file(data: bytes, name: str, password: bytes | None) -> bytes:
 
 def _decode_pem(data: bytes, name: str, password: bytes | None) -> bytes:
     """The seed in a PKCS#8 PEM or OpenSSH file."""
-    from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -339,7 +339,8 @@ def _decode_pem(data: bytes, name: str, password: bytes | None) -> bytes:
             "it uses an algorithm that is not supported",
             "Use an Ed25519 key, in PKCS#8 PEM or OpenSSH format",
         ) from None
-    except (ValueError, InvalidTag):
+    # InternalError: a key of 32 bytes under the identifier of another kind.
+    except (ValueError, InvalidTag, InternalError):
         if password is not None:
             raise _unusable(
                 name,

@@ -296,7 +296,7 @@ def unix_time_us() -> int:
 
 
 class DeliveryState(enum.StrEnum):
-    """The ladder that a message climbs; the last three end it.
+    """The ladder that a message climbs; the last two end it.
 
     Towards v1 peers it ends at `WRITTEN`, unconfirmed: they never answer.
     """

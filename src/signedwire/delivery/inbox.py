@@ -64,9 +64,12 @@ class Inbox:
     def when_filled(self, wake: Wake) -> bool:
         """Have `wake` called at the next message; `False` where one waits or none will come."""
         with self._lock:
-            if self._lanes or self.is_closed:
-                return False
+            # Enter, then look. put() fills first and looks for waiters then, without
+            # the lock, so one of the two sees the other whenever threads change places.
             self._waiters.append(wake)
+            if self._lanes or self.is_closed:
+                self._waiters.pop()
+                return False
             return True
 
     def forget(self, wake: Wake) -> None:

@@ -98,9 +98,12 @@ class Lanes(Generic[T]):
         Half, not one slot: so a waiting producer fills many at a time.
         """
         with self._lock:
-            if self._is_half_empty:
-                return False
+            # Enter, then look. take() needs no lock: it removes, then looks for who
+            # entered, so one of the two sees the other whenever threads change places.
             self._room_wakes.append(wake)
+            if self._is_half_empty:
+                self._room_wakes.pop()
+                return False
             return True
 
     @property

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import NamedTuple
 
 from signedwire.errors import DeliveryFailedError, MessageExpiredError
@@ -88,8 +89,11 @@ class Receipt:
         return False
 
     def has_reached(self, state: DeliveryState) -> bool:
-        """Whether the message stands at `state` or above."""
-        return not self.is_final and _RANK[self.state] >= _RANK[state]
+        """Whether the message stands at `state` or above; a final state has nothing above it."""
+        now = self.state  # once: another thread may move it on
+        if now in _FINAL or state in _FINAL:
+            return now == state
+        return _RANK[now] >= _RANK[state]
 
     def raise_if_failed(self) -> None:
         """Raise what the message failed with, if it did.
@@ -128,33 +132,37 @@ class Receipt:
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout):
-            while not self.has_reached(until):
-                self.raise_if_failed()
-                changed = loop.create_future()
-                wake = future_waker(loop, changed)
-                self._subscribe(wake)
-                try:
-                    if not self.has_reached(until) and not self.is_final:
-                        await changed
-                finally:
-                    self._unsubscribe(wake)
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.has_reached(until):
+                    self.raise_if_failed()
+                    changed = loop.create_future()
+                    wake = future_waker(loop, changed)
+                    self._subscribe(wake)
+                    try:
+                        if not self.has_reached(until) and not self.is_final:
+                            await changed
+                    finally:
+                        self._unsubscribe(wake)
+        except TimeoutError as error:
+            if isinstance(error, MessageExpiredError):
+                raise
+            raise self._still_on_its_way(timeout) from None
         return self
 
     def result(
         self, timeout: float | None = None, until: DeliveryState = DeliveryState.WRITTEN
     ) -> Receipt:
         """What `wait()` does, blocking the calling thread. Not for the event loop's thread."""
+        deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
         self._subscribe(changed.set)
         try:
             while not self.has_reached(until):
                 self.raise_if_failed()
-                if not changed.wait(timeout):
-                    raise TimeoutError(
-                        f"message #{self.sequence_number} to {self._recipient} is still "
-                        f"{self.state} after {timeout} s"
-                    )
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                if not changed.wait(left):
+                    raise self._still_on_its_way(timeout)
                 changed.clear()
         finally:
             self._unsubscribe(changed.set)
@@ -187,8 +195,14 @@ class Receipt:
         self._changed.append(wake)
 
     def _unsubscribe(self, wake: Callable[[], None]) -> None:
-        if self._changed is not None and wake in self._changed:
-            self._changed.remove(wake)
+        assert self._changed is not None
+        self._changed.remove(wake)
+
+    def _still_on_its_way(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(
+            f"message #{self.sequence_number} to {self._recipient} is still "
+            f"{self.state} after {timeout} s"
+        )
 
     def _detail_text(self) -> str:
         return f" ({self.detail})" if self.detail else ""

@@ -48,7 +48,10 @@ class Screen:
         self._senders = (
             None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
         )
+        # Two memories: unsigned envelopes, which anyone can make, must not push
+        # signed ones out of theirs.
         self._replays = ReplayMemory(config.replay_memory)
+        self._unsigned_replays = ReplayMemory(config.replay_memory)
 
     def check_all(self, frames: Iterable[bytes]) -> list[Passed | Reason]:
         """The verdict on each frame, in order."""
@@ -69,9 +72,7 @@ class Screen:
         if signature == UNSIGNED:
             if self._requires_signature:
                 return Reason.UNSIGNED
-            # A key of its own: an unsigned copy must not pass for the signed
-            # envelope with the same digest and have that one dropped.
-            return Passed(Message(envelope, False), frame[104], b"unsigned" + digest)
+            return Passed(Message(envelope, False), frame[104], digest)
         if digest in self._replays:
             return Reason.DUPLICATE
         if not verify_digest(frame[32:64], digest, signature):
@@ -80,8 +81,11 @@ class Screen:
 
     def is_replay(self, passed: Passed) -> bool:
         """Whether it was delivered since it was checked: two copies can be in check at once."""
-        return passed.replay_key in self._replays
+        return passed.replay_key in self._memory(passed)
 
     def remember(self, passed: Passed) -> None:
         """It has been delivered."""
-        self._replays.add(passed.replay_key)
+        self._memory(passed).add(passed.replay_key)
+
+    def _memory(self, passed: Passed) -> ReplayMemory:
+        return self._replays if passed.message.is_proven else self._unsigned_replays

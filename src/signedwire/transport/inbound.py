@@ -46,6 +46,7 @@ class InboundLink(asyncio.Protocol):
         self._is_paused = False
         self._is_at_end = False
         self._is_refused = False
+        self._is_proven = False
         self._proof_timer: asyncio.TimerHandle | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
         self.host = ""
@@ -221,7 +222,7 @@ class InboundLink(asyncio.Protocol):
             if isinstance(verdict, Reason):
                 core.drop(verdict, self.host)
                 continue
-            if self._proof_timer is not None:
+            if not self._is_proven:
                 # Even where it has to wait for the application: the peer does not.
                 self._prove()
             if screen.is_replay(verdict):
@@ -235,8 +236,9 @@ class InboundLink(asyncio.Protocol):
 
     def _prove(self) -> None:
         """The first acceptable envelope ends the time for a first envelope."""
-        assert self._proof_timer is not None
-        self._proof_timer.cancel()
-        self._proof_timer = None
+        self._is_proven = True
+        if self._proof_timer is not None:
+            self._proof_timer.cancel()
+            self._proof_timer = None
         if not self._core.prove(self):
             self._refuse(Reason.CONNECTION_LIMIT, "too many connections")

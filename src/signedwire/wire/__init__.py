@@ -2,7 +2,8 @@
 
 Nothing in this folder opens a socket, reads a clock, draws a random number or
 starts a thread: bytes and instants are arguments, so that every case can be
-tested by calling a function.
+tested by calling a function. (One convenience for users: an envelope that is
+signed without a timestamp takes the present one.)
 
 - `envelope`: `SignedEnvelope`, the signed, DID-addressed unit. Its 106-byte
   header, payload and signature are the v1 format, byte for byte.

@@ -36,11 +36,12 @@ class FrameDecoder:
         max_frame_size: Largest legal body, in bytes, without the length.
     """
 
-    __slots__ = ("_buffer", "_is_fresh", "_max_frame_size", "error")
+    __slots__ = ("_buffer", "_is_fresh", "_max_frame_size", "_needed", "error")
 
     def __init__(self, max_frame_size: int) -> None:
         self._max_frame_size = max_frame_size
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._needed = LENGTH_SIZE  # below which no frame can be whole
         self._is_fresh = True
         self.error: RemoteProtocolError | None = None
 
@@ -61,9 +62,13 @@ class FrameDecoder:
                 )
                 return []
         if self._buffer:
-            data = self._buffer + data
+            self._buffer += data
+            if len(self._buffer) < self._needed:  # in drops: looked at when it is whole
+                return []
+            data = bytes(self._buffer)
         frames: list[bytes] = []
         position, end = 0, len(data)
+        self._needed = LENGTH_SIZE
         limit = self._max_frame_size
         while end - position >= LENGTH_SIZE:
             (length,) = _LENGTH.unpack_from(data, position)
@@ -74,11 +79,12 @@ class FrameDecoder:
                 return frames
             stop = position + LENGTH_SIZE + length
             if stop > end:
+                self._needed = stop - position
                 break
             frames.append(data[position + LENGTH_SIZE : stop])
             position = stop
         # A copy of the rest alone, so that no larger chunk stays in memory.
-        self._buffer = data[position:]
+        self._buffer = bytearray(data[position:])
         return frames
 
     def receive_eof(self) -> None:
@@ -87,5 +93,5 @@ class FrameDecoder:
             self._fail(Reason.TRUNCATED, f"the stream ended {len(self._buffer)} bytes into a frame")
 
     def _fail(self, reason: Reason, fact: str) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self.error = RemoteProtocolError(reason, fact)

@@ -1,0 +1,366 @@
+"""`Receipt`: every transition, every way to wait for one, every text."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from signedwire.delivery.receipt import Receipt, Step, future_waker
+from signedwire.errors import DeliveryFailedError, MessageExpiredError, SignedWireError
+from signedwire.identity import Identity
+from signedwire.types import DeliveryState, Reason
+
+BOB = Identity.from_seed(bytes(32)).did
+QUEUED, WRITTEN, FAILED, EXPIRED = DeliveryState
+FINAL = (FAILED, EXPIRED)
+
+
+def receipt_at(state: DeliveryState, reason: Reason | None = None, detail: str = "") -> Receipt:
+    receipt = Receipt(BOB, 7)
+    if state is not QUEUED:
+        receipt.advance(state, reason, detail)
+    return receipt
+
+
+def expect_no_waiter(receipt: Receipt) -> None:
+    assert not receipt._changed
+
+
+async def settled() -> None:
+    """Let everything that can run, run."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class TestStates:
+    def test_a_new_one_is_queued(self) -> None:
+        before = time.time_ns() // 1000
+        receipt = Receipt(BOB, 7)
+        assert (receipt.recipient, receipt.sequence_number) == (BOB, 7)
+        assert (receipt.state, receipt.reason, receipt.detail) == (QUEUED, None, "")
+        assert not receipt.is_final
+        assert not receipt.is_confirmed
+        (step,) = receipt.history
+        assert isinstance(step, Step)
+        assert step.state is QUEUED
+        assert before <= step.at_us == receipt.queued_at_us <= time.time_ns() // 1000
+
+    @pytest.mark.parametrize(("first", "then"), list(itertools.product(DeliveryState, repeat=2)))
+    def test_every_transition(self, first: DeliveryState, then: DeliveryState) -> None:
+        receipt = receipt_at(first, Reason.CLOSED, "one")
+        before = receipt.history
+        receipt.advance(then, Reason.EXPIRED, "two")
+        if first in FINAL:
+            assert (receipt.state, receipt.reason, receipt.detail) == (first, Reason.CLOSED, "one")
+            assert receipt.history == before
+        else:
+            assert (receipt.state, receipt.reason, receipt.detail) == (then, Reason.EXPIRED, "two")
+            assert receipt.history[:-1] == before
+            assert receipt.history[-1].state is then
+        assert receipt.is_final == (first in FINAL or then in FINAL)
+        assert not receipt.is_confirmed
+
+    def test_the_instant_may_be_given(self) -> None:
+        receipt = Receipt(BOB, 7)
+        receipt.advance(WRITTEN, at_us=123)
+        assert receipt.history[-1] == Step(WRITTEN, 123) == (WRITTEN, 123)
+
+    def test_written_again_after_a_broken_connection(self) -> None:
+        receipt = Receipt(BOB, 7)
+        for state in (WRITTEN, QUEUED, WRITTEN):
+            receipt.advance(state)
+        assert [step.state for step in receipt.history] == [QUEUED, WRITTEN, QUEUED, WRITTEN]
+        instants = [step.at_us for step in receipt.history]
+        assert instants == sorted(instants)
+        assert receipt.queued_at_us == instants[0]
+
+    @pytest.mark.parametrize(("now", "asked"), list(itertools.product(DeliveryState, repeat=2)))
+    def test_has_reached(self, now: DeliveryState, asked: DeliveryState) -> None:
+        # A final state is no rung: nothing else stands above or below it.
+        expected = (now, asked) == (WRITTEN, QUEUED) or now is asked
+        assert receipt_at(now).has_reached(asked) is expected
+
+    @pytest.mark.parametrize(
+        ("state", "reason", "text"),
+        [
+            (QUEUED, None, "queued"),
+            (WRITTEN, None, "written"),
+            (FAILED, Reason.ATTEMPTS_EXHAUSTED, "failed (attempts exhausted)"),
+            (EXPIRED, Reason.EXPIRED, "expired (expired)"),
+        ],
+    )
+    def test_repr(self, state: DeliveryState, reason: Reason | None, text: str) -> None:
+        assert repr(receipt_at(state, reason)) == f"<Receipt #7 to {BOB.short} {text}>"
+
+
+class TestErrors:
+    @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
+    def test_none_while_it_is_on_its_way(self, state: DeliveryState) -> None:
+        receipt_at(state).raise_if_failed()
+
+    @pytest.mark.parametrize(("detail", "shown"), [("", ""), ("no answer", " (no answer)")])
+    def test_expired(self, detail: str, shown: str) -> None:
+        receipt = receipt_at(EXPIRED, Reason.EXPIRED, detail)
+        with pytest.raises(MessageExpiredError) as caught:
+            receipt.raise_if_failed()
+        error = caught.value
+        assert isinstance(error, TimeoutError)
+        assert isinstance(error, SignedWireError)
+        assert (error.receipt, error.recipient, error.reason) == (receipt, BOB, Reason.EXPIRED)
+        assert str(error) == (
+            f"message #7 to {BOB} expired before it could be written{shown}; it will not be sent. "
+            "Give it a later deadline, or check node.peers() for what holds the peer up"
+        )
+
+    @pytest.mark.parametrize(
+        ("reason", "detail", "said", "hint"),
+        [
+            (
+                Reason.ATTEMPTS_EXHAUSTED,
+                "refused",
+                "attempts exhausted (refused)",
+                ". Is the peer running, and is its address right? "
+                "`signedwire ping DID@host:port` tries it",
+            ),
+            (Reason.CLOSED, "", "closed", ". It was still queued when the node was closed"),
+            (
+                Reason.UNKNOWN_PEER,
+                "",
+                "unknown peer",
+                ". Its route was removed: add it again with routing.update(did, address)",
+            ),
+            (Reason.TOO_LARGE, "", "too large", ""),
+            (None, "", "closed", ". It was still queued when the node was closed"),
+        ],
+    )
+    def test_failed(self, reason: Reason | None, detail: str, said: str, hint: str) -> None:
+        receipt = receipt_at(FAILED, reason, detail)
+        with pytest.raises(DeliveryFailedError) as caught:
+            receipt.raise_if_failed()
+        error = caught.value
+        assert not isinstance(error, TimeoutError)
+        assert (error.receipt, error.recipient) == (receipt, BOB)
+        assert error.reason is (reason or Reason.CLOSED)
+        assert str(error) == f"message #7 to {BOB} was not delivered: {said}{hint}"
+
+
+class TestWait:
+    @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
+    async def test_what_is_reached_does_not_wait(self, state: DeliveryState) -> None:
+        receipt = receipt_at(WRITTEN)
+        assert await receipt.wait(state, timeout=0) is receipt
+        assert receipt.result(0, state) is receipt
+        expect_no_waiter(receipt)
+
+    async def test_until_written(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait())
+        await settled()
+        assert not waiting.done()
+        receipt.advance(QUEUED)
+        await settled()
+        assert not waiting.done()
+        receipt.advance(WRITTEN)
+        assert await waiting is receipt
+        expect_no_waiter(receipt)
+
+    async def test_several_at_once(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = [asyncio.create_task(receipt.wait()) for _ in range(3)]
+        await settled()
+        receipt.advance(WRITTEN)
+        assert await asyncio.gather(*waiting) == [receipt] * 3
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("state", FINAL)
+    async def test_a_failure_is_raised_before_and_while_waiting(self, state: DeliveryState) -> None:
+        kind = MessageExpiredError if state is EXPIRED else DeliveryFailedError
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait())
+        await settled()
+        receipt.advance(state)
+        with pytest.raises(kind) as caught:
+            await waiting
+        assert type(caught.value) is kind
+        with pytest.raises(kind):
+            await receipt.wait()
+        with pytest.raises(kind):
+            receipt.result()
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("state", FINAL)
+    async def test_until_it_has_ended(self, state: DeliveryState) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait(state))
+        await settled()
+        receipt.advance(WRITTEN)
+        await settled()
+        assert not waiting.done()
+        receipt.advance(state)
+        assert await waiting is receipt
+        assert receipt.result(0, state) is receipt
+        other = EXPIRED if state is FAILED else FAILED
+        with pytest.raises(DeliveryFailedError):
+            await receipt.wait(other)
+
+    async def test_timeout_leaves_the_message_on_its_way(self) -> None:
+        receipt = Receipt(BOB, 7)
+        with pytest.raises(TimeoutError) as caught:
+            await receipt.wait(timeout=0.01)
+        assert not isinstance(caught.value, SignedWireError)
+        assert receipt.state is QUEUED
+        expect_no_waiter(receipt)
+        receipt.advance(WRITTEN)
+        assert await receipt.wait() is receipt
+
+    async def test_cancelling_leaves_the_message_on_its_way(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait())
+        await settled()
+        assert waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert receipt.state is QUEUED
+        expect_no_waiter(receipt)
+        receipt.advance(WRITTEN)
+
+    async def test_the_transport_may_live_in_another_thread(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait(timeout=30))
+        await settled()
+        thread = threading.Thread(target=receipt.advance, args=(WRITTEN,))
+        thread.start()
+        assert await waiting is receipt
+        thread.join()
+
+    @pytest.mark.parametrize("state", [WRITTEN, FAILED])
+    async def test_a_change_while_the_waiter_enters_is_not_missed(
+        self, monkeypatch: pytest.MonkeyPatch, state: DeliveryState
+    ) -> None:
+        subscribe = Receipt._subscribe
+
+        def change_and_subscribe(receipt: Receipt, wake: Callable[[], None]) -> None:
+            # From another thread, just before the waiter would be told.
+            thread = threading.Thread(target=receipt.advance, args=(state,))
+            thread.start()
+            thread.join()
+            subscribe(receipt, wake)
+
+        monkeypatch.setattr(Receipt, "_subscribe", change_and_subscribe)
+        receipt = Receipt(BOB, 7)
+        if state is WRITTEN:
+            assert await receipt.wait(timeout=30) is receipt
+        else:
+            with pytest.raises(DeliveryFailedError):
+                await receipt.wait(timeout=30)
+
+
+class TestResult:
+    def test_until_written(self) -> None:
+        receipt = Receipt(BOB, 7)
+        results: list[Receipt] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(receipt.result(30)), daemon=True)
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        while len(receipt._changed or ()) < 3:
+            time.sleep(0)
+        receipt.advance(QUEUED)
+        receipt.advance(WRITTEN)
+        for thread in threads:
+            thread.join(30)
+        assert results == [receipt] * 3
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("state", FINAL)
+    def test_a_failure_is_raised_while_waiting(self, state: DeliveryState) -> None:
+        receipt = Receipt(BOB, 7)
+
+        def fail() -> None:
+            while not receipt._changed:
+                time.sleep(0)
+            receipt.advance(state, Reason.CLOSED)
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        with pytest.raises(DeliveryFailedError):
+            receipt.result(30)
+        thread.join()
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
+    def test_timeout(self, state: DeliveryState) -> None:
+        receipt = receipt_at(state)
+        with pytest.raises(TimeoutError) as caught:
+            receipt.result(0.01, FAILED)
+        assert not isinstance(caught.value, SignedWireError)
+        assert str(caught.value) == f"message #7 to {BOB} is still {state} after 0.01 s"
+        expect_no_waiter(receipt)
+
+    def test_changes_do_not_extend_the_timeout(self) -> None:
+        receipt = Receipt(BOB, 7)
+        stop = threading.Event()
+        ticks = 0
+
+        def flap() -> None:
+            nonlocal ticks
+            # A connection that breaks again and again; it gives up after 2.5 s.
+            while not stop.wait(0.005) and ticks < 500:
+                ticks += 1
+                receipt.advance(QUEUED)
+
+        thread = threading.Thread(target=flap)
+        thread.start()
+        try:
+            with pytest.raises(TimeoutError, match=r"is still queued after 0\.1 s"):
+                receipt.result(0.1)
+            assert ticks < 500
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_a_state_read_in_the_middle_of_a_change(self) -> None:
+        # The message ends, in another thread, between two looks of one has_reached().
+        class Ending(Receipt):
+            looks = 0
+
+            def __getattribute__(self, name: str) -> object:
+                value = super().__getattribute__(name)
+                if name in ("state", "is_final"):
+                    self.looks += 1
+                    if self.looks == 1:
+                        self.advance(FAILED)
+                return value
+
+        receipt = Ending(BOB, 7)
+        assert receipt.has_reached(WRITTEN) is False
+        assert receipt.is_final
+
+
+class TestFutureWaker:
+    async def test_may_be_called_often_and_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        wake = future_waker(loop, future)
+        wake()
+        wake()
+        await future
+        await settled()
+        wake()
+        await settled()
+
+    async def test_a_cancelled_future_is_left_alone(self) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        wake = future_waker(loop, future)
+        future.cancel()
+        wake()
+        await settled()
+        assert future.cancelled()

@@ -1,0 +1,152 @@
+"""`python -m tests.fuzz`: every target, each in a process of its own.
+
+Prints a line per target with its seed and how many inputs it had. After a crash the exit
+code is 1, and the input is in the file that is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .mutator import CrashError, run_randomly
+from .targets import TARGETS, Target, clean_up
+
+_EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)|^executions: (\d+)", re.MULTILINE)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the arguments name; 0 where nothing crashed."""
+    options = read_arguments(argv)
+    options.artifacts.mkdir(parents=True, exist_ok=True)
+    if options.child:
+        target = TARGETS[options.target[0]]
+        if options.engine == "atheris":
+            return run_with_atheris(target, options)
+        try:
+            return run_with_mutator(target, options.seed, options.seconds, options.artifacts)
+        finally:
+            clean_up()
+    names = options.target or list(TARGETS)
+    say(f"{len(names)} targets, {options.seconds:g} s each, with {options.engine}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(lambda name: run_child(name, options), names))
+    return max(results, default=0)
+
+
+def read_arguments(argv: list[str] | None) -> argparse.Namespace:
+    has_atheris = importlib.util.find_spec("atheris") is not None
+    parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="for each target")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this one")
+    parser.add_argument("--seed", type=int, help="for all targets; default: a new one for each")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at once")
+    parser.add_argument(
+        "--engine",
+        choices=["atheris", "random"],
+        default="atheris" if has_atheris else "random",
+    )
+    parser.add_argument(
+        "--artifacts", type=Path, default=Path("build/fuzz"), help="where crashing inputs go"
+    )
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def run_child(name: str, options: argparse.Namespace) -> int:
+    """Fuzz one target in a process of its own and say how it went."""
+    seed = options.seed if options.seed is not None else random.randrange(1, 2**31)
+    # In memory where there is such a place. The child's files go there too, since
+    # libFuzzer ends a process without giving it time to tidy up.
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="signedwire-fuzz-", dir=place) as folder:
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        for number, data in enumerate(TARGETS[name].seeds):
+            (corpus / f"seed-{number}").write_bytes(data)
+        command = [sys.executable, "-m", __package__ or "tests.fuzz", "--child"]
+        command += ["--target", name, "--seconds", f"{options.seconds}", "--seed", f"{seed}"]
+        command += ["--engine", options.engine, "--artifacts", f"{options.artifacts}"]
+        try:
+            done = subprocess.run(
+                [*command, "--corpus", str(corpus)],
+                env={**os.environ, "TMPDIR": folder},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=options.seconds + 90,
+                check=False,
+            )
+            code, output = done.returncode, done.stdout.decode(errors="replace")
+        except subprocess.TimeoutExpired as error:
+            code, output = 124, (error.stdout or b"").decode(errors="replace") + "\nit hung"
+    counts = [int(a or b) for a, b in _EXECUTIONS.findall(output)]
+    executions = counts[-1] if counts else 0
+    if code == 0 and executions == 0:
+        code, output = 1, output + "\nno input was tried"
+    verdict = "ok" if code == 0 else "CRASHED"
+    say(f"{name:12} {verdict:8} seed={seed} executions={executions}")
+    if code != 0:
+        say("\n".join(f"    {line}" for line in output.splitlines()[-40:]))
+    return 1 if code else 0
+
+
+def run_with_mutator(target: Target, seed: int, seconds: float, artifacts: Path) -> int:
+    """Feed `target` random changes of its seeds; a crashing input is saved."""
+    try:
+        executions = run_randomly(target, seed, seconds)
+    except CrashError as crash:
+        traceback.print_exception(crash.__cause__, file=sys.stdout)
+        path = artifacts / f"{target.name}-crash-{seed}"
+        path.write_bytes(crash.data)
+        say(f"seed {seed}: {crash}\nthe input is saved in {path}")
+        return 1
+    say(f"executions: {executions}")
+    return 0
+
+
+def run_with_atheris(target: Target, options: argparse.Namespace) -> int:
+    """The same, guided by coverage. libFuzzer ends the process itself."""
+    import atheris
+
+    # What `targets` imported is replaced by instrumented copies.
+    ours = ("signedwire", "tomllib", f"{__package__}.targets")
+    for name in [name for name in sys.modules if name.startswith(ours)]:
+        if not name.endswith("_pb2"):  # a protobuf file can be registered only once
+            del sys.modules[name]
+    with atheris.instrument_imports(include=["signedwire", "tomllib"]):
+        targets = importlib.import_module(f"{__package__}.targets")
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-max_total_time={max(1, round(options.seconds))}",
+            f"-seed={options.seed}",
+            f"-max_len={target.max_size}",
+            f"-artifact_prefix={options.artifacts}/{target.name}-",
+            "-timeout=20",
+            "-print_final_stats=1",
+            str(options.corpus),
+        ],
+        targets.TARGETS[target.name].run,
+    )
+    atheris.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,371 @@
+"""The house as design.md draws it: who imports whom, how large a room is, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import signedwire
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "signedwire"
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if path.is_file()]
+
+# What each room may import of ours, beside itself.
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "types": {"errors"},
+    "portal": {"errors"},
+    "payloads": {"errors", "types"},
+    "identity": {"errors", "types"},
+    "config": {"errors", "types"},
+    "stats": {"errors", "types"},
+    "settings": {"errors", "types", "config"},
+    "routing": {"errors", "types", "config", "settings"},
+    "wire": {"errors", "types", "identity"},
+    "delivery": {"errors", "types", "identity", "config", "stats", "wire"},
+    "transport": {
+        *("errors", "types", "identity", "config", "routing", "stats", "portal"),
+        *("wire", "delivery"),
+    },
+    "node": {
+        *("errors", "types", "identity", "config", "settings", "routing", "stats"),
+        *("wire", "delivery", "transport"),
+    },
+    "sync": {
+        *("errors", "types", "identity", "config", "settings", "routing", "stats", "portal"),
+        *("wire", "delivery", "transport", "node"),
+    },
+}
+# These stand on the roof: they may import everything, and nothing below imports them.
+ROOF = {"__init__", "cli", "demo", "bench"}
+
+# Sans-I/O: bytes and instants are arguments there.
+FORBIDDEN_IN_WIRE = {
+    *("asyncio", "socket", "ssl", "selectors", "select", "sqlite3", "threading", "_thread"),
+    *("concurrent", "multiprocessing", "subprocess", "signal", "time", "datetime"),
+    *("random", "secrets", "uuid", "os", "io", "pathlib", "logging"),
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Full names that are imported when the code runs, wherever it does, with their lines."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import at line {node.lineno}"
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        else:
+            yield from imports_of(node)
+
+
+def imported_rooms(path: Path) -> Iterator[tuple[str, int]]:
+    for full_name, line in imports_of(parse(path)):
+        package, *rest = full_name.split(".")
+        if package == "signedwire":
+            # `from signedwire import Did` takes it from the roof.
+            known = rest and (rest[0] in ROOMS or rest[0] in ROOF)
+            yield rest[0] if known else "__init__", line
+
+
+def each_module(test: Callable[..., None]) -> Any:
+    return pytest.mark.parametrize("path", MODULES, ids=name_of)(test)
+
+
+class TestArrows:
+    @each_module
+    def test_every_room_is_on_the_plan(self, path: Path) -> None:
+        assert room_of(path) in {*ROOMS, *ROOF}, (
+            f"{name_of(path)} is in no room: say in ROOMS what it may import"
+        )
+
+    @each_module
+    def test_imports_go_one_way(self, path: Path) -> None:
+        room = room_of(path)
+        if room in ROOF:
+            return
+        wrong = {
+            f"line {line}: {other}"
+            for other, line in imported_rooms(path)
+            if other != room and other not in ROOMS[room]
+        }
+        assert not wrong, f"{room} may import {sorted(ROOMS[room])}"
+
+    def test_the_plan_has_no_circle(self) -> None:
+        done: set[str] = set()
+        while len(done) < len(ROOMS):
+            ready = {room for room, below in ROOMS.items() if below <= done} - done
+            assert ready, f"a circle among {sorted(set(ROOMS) - done)}"
+            done |= ready
+
+    @pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) == "wire"], ids=name_of)
+    def test_wire_does_no_io(self, path: Path) -> None:
+        packages = {name.partition(".")[0] for name, _ in imports_of(parse(path))}
+        assert not packages & FORBIDDEN_IN_WIRE
+
+    @each_module
+    def test_one_place_signs_and_verifies(self, path: Path) -> None:
+        packages = {name.partition(".")[0] for name, _ in imports_of(parse(path))}
+        allowed = {"identity": {"nacl", "cryptography"}, "types": {"nacl"}}
+        found = packages & {"nacl", "cryptography", "hmac"}
+        assert found <= allowed.get(room_of(path), set())
+
+    def test_the_check_sees_what_it_should(self) -> None:
+        code = (
+            "from __future__ import annotations\n"
+            "import os.path\n"
+            "if TYPE_CHECKING:\n    from signedwire.node import Node\n"
+            "if typing.TYPE_CHECKING:\n    import signedwire.cli\n"
+            "def f():\n    from signedwire.node import Node\n"
+            "try:\n    import socket\nexcept ImportError:\n    pass\n"
+        )
+        assert [name for name, _ in imports_of(ast.parse(code))] == [
+            "__future__.annotations",
+            "os.path",
+            "signedwire.node.Node",
+            "socket",
+        ]
+
+
+class TestSize:
+    @each_module
+    def test_no_module_over_600_lines(self, path: Path) -> None:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
+
+    @each_module
+    def test_no_function_over_60_lines(self, path: Path) -> None:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if ast.get_docstring(node) is not None:
+                    docstring = node.body[0]
+                    lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+                assert lines <= 60, f"{node.name}, line {node.lineno}"
+
+
+class TestDocstrings:
+    @each_module
+    def test_every_module_says_what_it_is(self, path: Path) -> None:
+        assert ast.get_docstring(parse(path))
+
+    @pytest.mark.parametrize("name", sorted(set(signedwire.__all__) - {"__version__"}))
+    def test_every_public_name_and_its_methods(self, name: str) -> None:
+        value = getattr(signedwire, name)
+        # Its own, not one inherited.
+        assert vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
+        if inspect.isclass(value):
+            for method, member in vars(value).items():
+                is_method = isinstance(member, (property, classmethod, staticmethod))
+                if (is_method or inspect.isfunction(member)) and not method.startswith("_"):
+                    assert inspect.getdoc(member), f"{name}.{method}"
+
+    def test_no_public_name_twice(self) -> None:
+        assert len(set(signedwire.__all__)) == len(signedwire.__all__)
+
+
+# --- Names in the documentation ---------------------------------------------------------
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_DOTTED = re.compile(r"([A-Za-z_]\w*)\.([A-Za-z_]\w*)(?:$|[(.\[ =])")
+_PATH = re.compile(r"[a-z0-9_]+(?:/[a-z0-9_]+)+\.py")
+_CLASS = re.compile(
+    r"[A-Z]\w*(?:Error|Timeout|Config|Stats|Status|Transport|Network|Table|Envelope|Policy)"
+)
+# What a variable of this name is in the documentation.
+_INSTANCES: dict[str, tuple[type, ...]] = {
+    "node": (signedwire.Node,),
+    "receipt": (signedwire.Receipt,),
+    "message": (signedwire.Message,),
+    "envelope": (signedwire.SignedEnvelope,),
+    "routing": (signedwire.RoutingTable,),
+    "transport": (signedwire.TcpTransport, signedwire.MemoryTransport),
+}
+
+
+def submodule(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"signedwire.{name}")
+    except ModuleNotFoundError:
+        return None
+
+
+def has_name(owner: Any, name: str) -> bool:
+    fields = getattr(owner, "__dataclass_fields__", {})
+    if hasattr(owner, name) or name in fields or name in getattr(owner, "__annotations__", {}):
+        return True
+    package = getattr(owner, "__name__", "")
+    return isinstance(owner, ModuleType) and submodule(f"{package}.{name}"[11:]) is not None
+
+
+def complaint(span: str) -> str | None:
+    """Why the code span cannot be ours although it looks so; `None` where nothing is wrong."""
+    if _PATH.fullmatch(span):
+        places = (ROOT, SOURCE, ROOT / "src", ROOT / "tests")
+        return (
+            None if any((place / span).is_file() for place in places) else "there is no such file"
+        )
+    dotted = _DOTTED.match(span)
+    if dotted:
+        first, second = dotted.groups()
+        if first == "signedwire":
+            owners: list[Any] = [signedwire]
+        elif first in signedwire.__all__:
+            owners = [getattr(signedwire, first)]
+        else:
+            owners = [*_INSTANCES.get(first, ()), submodule(first)]
+        owners = [owner for owner in owners if owner is not None]
+        if owners and not any(has_name(owner, second) for owner in owners):
+            return f"{first} has no {second}"
+        return None
+    bare = span.partition("(")[0]
+    if _CLASS.fullmatch(bare) and not hasattr(signedwire, bare) and not hasattr(builtins, bare):
+        modules = (info.name for info in pkgutil.iter_modules(signedwire.__path__))
+        if not any(hasattr(submodule(name), bare) for name in modules):
+            return f"signedwire has no {bare}"
+    return None
+
+
+def code_of(block: str) -> str:
+    """The statements of a block, also where it is a session with a prompt."""
+    if ">>>" in block:
+        return "".join(example.source for example in doctest.DocTestParser().get_examples(block))
+    return block
+
+
+def check_code(code: str, where: str) -> None:
+    """Compile it, import what it imports of ours, and look up what it takes from that."""
+    tree = compile(
+        code, where, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+    )
+    ours: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "signedwire":
+                    module = importlib.import_module(alias.name)
+                    ours[alias.asname or "signedwire"] = module if alias.asname else signedwire
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("signedwire"):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert has_name(module, alias.name), f"{where}: {node.module} has no {alias.name}"
+                found = getattr(module, alias.name, None)
+                ours[alias.asname or alias.name] = found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = ours.get(node.value.id)
+            if owner is not None:
+                assert has_name(owner, node.attr), f"{where}: {node.value.id} has no {node.attr}"
+            kinds = _INSTANCES.get(node.value.id) if owner is None else None
+            if kinds is not None:
+                assert any(has_name(kind, node.attr) for kind in kinds), (
+                    f"{where}: {node.value.id} has no {node.attr}"
+                )
+
+
+class TestPages:
+    @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+    def test_names_in_code_font_exist(self, page: Path) -> None:
+        prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
+        wrong = {span: why for span in _SPAN.findall(prose) if (why := complaint(span))}
+        assert not wrong
+
+    def test_python_blocks_compile_and_their_names_exist(self) -> None:
+        blocks = [
+            (match[2], f"{page.name}, block at line {text.count(chr(10), 0, match.start()) + 1}")
+            for page in PAGES
+            for text in [page.read_text(encoding="utf-8")]
+            for match in _FENCE.finditer(text)
+            if match[1] in ("python", "py", "pycon")
+        ]
+        if not blocks:
+            pytest.skip("README.md and docs/ have no Python block yet")
+        for body, where in blocks:
+            check_code(code_of(body), where)
+
+
+class TestPageChecks:
+    """The checks above find what they should."""
+
+    @pytest.mark.parametrize(
+        "span",
+        [
+            "signedwire.Node",
+            "signedwire.wire.frames",
+            "Node.send()",
+            "node.send(…)",
+            "receipt.state",
+            "identity.verify_digest",
+            "routing.update(did, address)",
+            "wire/envelope.py",
+            "BackpressureError",
+            "TimeoutError",
+            "PayloadError",
+            "z.B",
+            "127.0.0.1:9001",
+            "TransportStats.dropped",
+            "Receipt.detail",
+        ],
+    )
+    def test_right(self, span: str) -> None:
+        assert complaint(span) is None
+
+    @pytest.mark.parametrize(
+        "span",
+        [
+            "signedwire.Noode",
+            "signedwire.wiring",
+            "Node.shout()",
+            "node.shout()",
+            "receipt.status",
+            "identity.sign_anything",
+            "wire/envelop.py",
+            "BackPressureError",
+            "TransportStats.dropt",
+        ],
+    )
+    def test_wrong(self, span: str) -> None:
+        assert complaint(span) is not None
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "from signedwire import Noode",
+            "import signedwire\nsignedwire.shout()",
+            "from signedwire import Identity\nIdentity.invent()",
+            "await node.shout()",
+        ],
+    )
+    def test_wrong_code(self, code: str) -> None:
+        with pytest.raises(AssertionError, match="has no"):
+            check_code(code, "here")
+
+    def test_right_code(self) -> None:
+        check_code("from signedwire import Node\nawait node.send(did, b'')\n", "here")
+        check_code(code_of(">>> from signedwire import wire\n>>> 1 + 1\n2\n"), "here")

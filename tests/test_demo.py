@@ -1,0 +1,122 @@
+"""The demo: it ends in time, shows what it says, and a false check is an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from signedwire.demo.checks import Checks
+
+COMMAND = "from signedwire.demo import run_demo; raise SystemExit(run_demo({}))"
+LIMIT = 20.0
+
+
+def run(arguments: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND.format(arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "80"},
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def test_it_shows_plain_lines_without_a_terminal() -> None:
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in (
+        "did:key:z6Mk",
+        "refused 1x: bad signature",
+        "refused 1x: unsigned",
+        "refused 3x: duplicate",
+        "1x, and nothing else",
+        "sent after his return, arrived",
+        "overtook waiting Low",
+        "All 12 checks were true",
+    ):
+        assert words in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in done.stdout
+
+
+def test_json_is_one_document() -> None:
+    done = run("json=True")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    assert all(check["ok"] for check in document["checks"])
+    assert document["counters"]["bob, until he was killed"]["dropped"] == {
+        "bad signature": 1,
+        "unsigned": 1,
+        "duplicate": 3,
+    }
+
+
+@pytest.mark.skipif(
+    not os.path.exists(f"/proc/self/task/{os.getpid()}/children"),
+    reason="children are looked up in Linux's /proc",
+)
+def test_no_child_outlives_a_killed_demo() -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format("json=True")], stdout=subprocess.DEVNULL
+    )
+    children: list[int] = []
+    deadline = time.monotonic() + LIMIT
+    while len(children) < 2 and time.monotonic() < deadline:
+        children = _children(demo.pid)
+        time.sleep(0.05)
+    demo.kill()
+    demo.wait()
+    assert len(children) == 2
+    while any(_is_ours(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in children if _is_ours(pid)]
+
+
+def _children(pid: int) -> list[int]:
+    # Of its main thread, which starts them.
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split() if _is_ours(int(child))]
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"signedwire.demo.node" in file.read()
+    except OSError:
+        return False
+
+
+class TestChecks:
+    def test_all_true(self) -> None:
+        checks = Checks()
+        assert checks.add("two and two", 4, 4).ok
+        assert checks.add("some arrived", "7", "at least one", True).ok
+        assert checks.exit_code == 0
+
+    def test_one_false_is_enough(self) -> None:
+        checks = Checks()
+        checks.add("two and two", 4, 4)
+        check = checks.add("refused", "0x", "1x")
+        checks.add("arrived", 3, 3)
+        assert not check.ok
+        assert (check.seen, check.expected) == ("0x", "1x")
+        assert checks.exit_code == 1
+
+    def test_equal_values_do_not_outvote_a_false_verdict(self) -> None:
+        checks = Checks()
+        checks.add("the same text, and yet", "x", "x", False)
+        assert checks.exit_code == 1
+
+    def test_nothing_checked_is_nothing_shown(self) -> None:
+        assert Checks().exit_code == 1
