@@ -1,0 +1,1 @@
+"""`python -m benches`, which is `make bench`. The bench itself is `signedwire.bench`."""

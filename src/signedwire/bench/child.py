@@ -1,0 +1,277 @@
+"""One benched peer in a process of its own: `python -m signedwire.bench.child LIMIT SYSTEM`.
+
+Whatever the system, it answers the same requests:
+
+    open                      → {"did", "address"}
+    route did address         from now on `did` is reached there
+    send size seconds         send in a loop for so long → {"sent"}
+    receive                   count until `expect` is fulfilled → {"received", "in_time", "seconds"}
+    expect count              the sender has stopped after so many; answered at once
+    echo                      send messages back until one has only zeros
+    ping size seconds         there and back, one at a time → {"times": [seconds, …]}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from signedwire import Did, Identity, Node
+from signedwire.bench.children import Channel, Request
+from signedwire.bench.payload import COMMAND, v1_data_size
+
+__all__ = ["main"]
+
+_QUIET: Final = 0.5
+"""Seconds without an arrival after which what is missing counts as lost."""
+_ANSWER_TIMEOUT: Final = 1.0
+_MAX_PINGS: Final = 20_000
+
+
+class Arrivals:
+    """Counts messages, and knows when no more will come."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.expected: int | None = None
+        self.first_at = self.last_at = time.perf_counter()
+        # While the sender was sending: what comes later had both cores for itself.
+        self.in_time = 0
+        self.in_time_at = self.first_at
+
+    def add(self) -> None:
+        self.last_at = time.perf_counter()
+        if not self.count:
+            self.first_at = self.last_at
+        self.count += 1
+
+    def expect(self, count: int) -> None:
+        """The sender has stopped, and has sent so many."""
+        self.in_time, self.in_time_at = self.count, time.perf_counter()
+        self.expected = count
+
+    @property
+    def is_over(self) -> bool:
+        if self.expected is None:
+            return False
+        return self.count >= self.expected or time.perf_counter() - self.last_at > _QUIET
+
+    def report(self) -> dict[str, float]:
+        return {
+            "received": self.count,
+            "in_time": self.in_time,
+            "seconds": self.in_time_at - self.first_at,
+        }
+
+
+# -- signedwire ---------------------------------------------------------------
+
+
+class SignedwirePeer:
+    """`signedwire.Node` with its defaults, in one event loop."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._peer = node.did
+        self._arrivals = Arrivals()
+
+    async def open(self) -> dict[str, str]:
+        return {"did": self._node.did.hex(), "address": str(self._node.address)}
+
+    async def route(self, did: str, address: str) -> None:
+        self._peer = Did.parse(did)
+        self._node.routing.update(self._peer, address)
+
+    async def send(self, size: int, seconds: float) -> dict[str, int]:
+        node, peer, payload = self._node, self._peer, bytes(size)
+        sent = 0
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            await node.send(peer, payload, until="queued")
+            sent += 1
+        return {"sent": sent}
+
+    async def receive(self) -> dict[str, float]:
+        self._arrivals = arrivals = Arrivals()
+        counting = asyncio.create_task(self._count(arrivals))
+        while not arrivals.is_over:  # noqa: ASYNC110 - the end is a silence, not an event
+            await asyncio.sleep(0.01)
+        counting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await counting
+        return arrivals.report()
+
+    async def _count(self, arrivals: Arrivals) -> None:
+        node = self._node
+        while True:
+            message = await node.receive()
+            len(message.payload)
+            arrivals.add()
+
+    async def expect(self, count: int) -> None:
+        self._arrivals.expect(count)
+
+    async def echo(self) -> None:
+        node, peer = self._node, self._peer
+        while True:
+            message = await node.receive()
+            if not message.payload.strip(b"\0"):
+                return
+            await node.send(peer, message.payload, until="queued")
+
+    async def ping(self, size: int, seconds: float) -> dict[str, list[float]]:
+        node, peer, payload = self._node, self._peer, b"\1" + bytes(size - 1)
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end and len(times) < _MAX_PINGS:
+            started_at = time.perf_counter()
+            await node.send(peer, payload, until="queued")
+            if await node.receive(_ANSWER_TIMEOUT) is None:
+                raise TimeoutError("a message did not come back")
+            times.append(time.perf_counter() - started_at)
+        await node.send(peer, bytes(size), until="written")
+        return {"times": times}
+
+
+async def _serve_signedwire(limit: float) -> None:
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(peer: SignedwirePeer, request: Request) -> None:
+        try:
+            request.answer(await getattr(peer, request.what)(**request.arguments))
+        except Exception as error:  # noqa: BLE001 - the parent is told
+            request.fail(error)
+
+    async with Node(Identity.generate()) as node:
+        peer = SignedwirePeer(node)
+
+        def start(request: Request) -> None:
+            task = loop.create_task(handle(peer, request))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        Channel(limit, lambda request: loop.call_soon_threadsafe(start, request)).listen()
+        await asyncio.Event().wait()
+
+
+# -- omnimesh -----------------------------------------------------------------
+
+
+class OmnimeshPeer:
+    """`omnimesh.Client`, which blocks, and is therefore driven from the main thread."""
+
+    def __init__(self) -> None:
+        # Only here: the package exists for Linux on x86_64 alone, and prints as it starts.
+        import omnimesh
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._client = omnimesh.Client(mode="production", listen_port=port)
+        self._address = f"127.0.0.1:{port}"
+        self._peer = ""
+        self._arrivals = Arrivals()
+
+    def open(self) -> dict[str, str]:
+        return {"did": self._client.did, "address": self._address}
+
+    def route(self, did: str, address: str) -> None:
+        self._peer = did
+        self._client.register_peer(did, address)
+
+    def send(self, size: int, seconds: float) -> dict[str, int]:
+        client, peer, data = self._client, self._peer, bytes(v1_data_size(size))
+        sent = 0
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            client.send_agent_command(peer, COMMAND, b"", data)
+            sent += 1
+        return {"sent": sent}
+
+    def receive(self) -> dict[str, float]:
+        client = self._client
+        self._arrivals = arrivals = Arrivals()
+        while not arrivals.is_over:
+            message = client.receive(20)
+            if message is not None:
+                len(message["payload"])
+                arrivals.add()
+        return arrivals.report()
+
+    def expect(self, count: int) -> None:
+        """From the channel's thread, while `receive()` runs."""
+        self._arrivals.expect(count)
+
+    def echo(self) -> None:
+        client, peer = self._client, self._peer
+        while True:
+            message = client.receive(1000)
+            if message is None:
+                continue
+            data = bytes(message["payload"])
+            if not data.strip(b"\0"):
+                return
+            client.send_agent_command(peer, COMMAND, b"", data)
+
+    def ping(self, size: int, seconds: float) -> dict[str, list[float]]:
+        client, peer, data = self._client, self._peer, b"\1" + bytes(v1_data_size(size) - 1)
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end and len(times) < _MAX_PINGS:
+            started_at = time.perf_counter()
+            client.send_agent_command(peer, COMMAND, b"", data)
+            if client.receive(int(_ANSWER_TIMEOUT * 1000)) is None:
+                raise TimeoutError("a message did not come back")
+            times.append(time.perf_counter() - started_at)
+        client.send_agent_command(peer, COMMAND, b"", bytes(len(data)))
+        return {"times": times}
+
+
+def _serve_omnimesh(limit: float) -> None:
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    peer: OmnimeshPeer | None = None
+
+    def take(request: Request) -> None:
+        if request.what == "expect" and peer is not None:
+            peer.expect(**request.arguments)
+            request.answer(None)
+        else:
+            requests.put(request)
+
+    channel = Channel(limit, take)  # before the import: it prints
+    channel.listen()
+    try:
+        peer = OmnimeshPeer()
+    except Exception as error:  # noqa: BLE001 - the parent is told
+        requests.get().fail(error)
+        return
+    while True:
+        request = requests.get()
+        handler: Callable[..., Any] = getattr(peer, request.what)
+        try:
+            request.answer(handler(**request.arguments))
+        except Exception as error:  # noqa: BLE001 - the parent is told
+            request.fail(error)
+
+
+def main(limit: float, system: str) -> None:
+    """Serve until the parent is gone."""
+    if system == "omnimesh":
+        _serve_omnimesh(limit)
+    elif system == "uvloop":
+        import uvloop
+
+        uvloop.run(_serve_signedwire(limit))
+    else:
+        asyncio.run(_serve_signedwire(limit))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,154 @@
+"""Two processes, real traffic, under 20 s: `signedwire demo`, `make demo`.
+
+- `scenes`: what is shown. `checks`: every line shown as a result is one; the exit
+  code is 0 only if all were true.
+- `cast`, `node`: Alice and Bob, each a process with an ordinary `signedwire.Node`.
+- `stage`: the screen, plain lines, or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json as jsonlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from signedwire.bench.children import ChildGone
+from signedwire.demo import scenes
+from signedwire.demo.cast import Actor
+from signedwire.demo.stage import Screen, Stage
+
+__all__ = ["run_demo"]
+
+_LIMIT: Final = 18.0
+"""Seconds after which the demo ends, whatever hangs."""
+
+
+def run_demo(json: bool = False) -> int:
+    """Show signedwire at work, for about 10 s and never more than 20.
+
+    Returns:
+        0 if every check was true, 1 if one was not, 2 where it cannot run.
+    """
+    try:
+        stage = _stage(json)
+    except ImportError:
+        sys.stderr.write("signedwire demo: it needs rich: pip install 'signedwire[cli]'\n")
+        return 2
+    cast = [Actor(name, _LIMIT) for name in ("alice", "bob")]
+    watchdog = threading.Timer(_LIMIT, _end_now, (cast,))
+    watchdog.daemon = True
+    watchdog.start()
+    counters: dict[str, Any] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(stage.close)
+            for actor in cast:
+                stack.callback(actor.close)
+            stage.open()
+            counters = _play(stage, *cast)
+    except KeyboardInterrupt:
+        return 130
+    except (ChildGone, OSError) as error:
+        stage.check("the demo ran to its end", f"no: {error}", "yes")
+    finally:
+        watchdog.cancel()
+    seconds = time.monotonic() - stage.started_at
+    if json:
+        document = {
+            "ok": stage.checks.exit_code == 0,
+            "seconds": round(seconds, 1),
+            "checks": [dataclasses.asdict(check) for check in stage.checks],
+            "counters": counters,
+        }
+        sys.stdout.write(jsonlib.dumps(document, indent=2) + "\n")
+    else:
+        _show_verdict(stage, seconds)
+    return stage.checks.exit_code
+
+
+def _stage(json: bool) -> Stage:
+    if json:
+        return Stage()
+    from rich.console import Console
+
+    return Screen(Console())
+
+
+def _play(stage: Stage, alice: Actor, bob: Actor) -> dict[str, Any]:
+    """The whole piece; returns the counters of everybody at the end."""
+    stage.show(
+        "[bold]signedwire demo[/]  two nodes, two processes. A node's name, its DID, is its key:"
+    )
+    for actor in (alice, bob):
+        actor.start()
+        stage.show(f"  [bold]{actor.name:<5}[/] [cyan]{actor.did}[/]  process {actor.child.pid}")
+    alice.meet(bob)
+    bob.meet(alice)
+    stage.pause()
+    scenes.traffic(stage, alice, bob)
+    stage.pause()
+    scenes.forgeries(stage, alice, bob)
+    stage.pause()
+    before = scenes.restart(stage, alice, bob)
+    stage.pause()
+    scenes.emergency(stage, alice, bob)
+    stage.pause()
+    counters = {
+        "alice": alice.ask("stats"),
+        "bob, until he was killed": before,
+        "bob, since": bob.ask("stats"),
+    }
+    _show_counters(stage, counters)
+    return counters
+
+
+def _show_counters(stage: Stage, counters: dict[str, Any]) -> None:
+    head = ("sent", "received", "refused", "reconnected", "given up")
+    stage.show("", f"[bold]{'the counters at the end':<25}{_columns(head)}[/]")
+    for name, counter in counters.items():
+        refused = sum(counter["dropped"].get(reason, 0) for reason in _REFUSALS)
+        numbers = (
+            counter["sent"],
+            counter["received"],
+            refused,
+            counter["reconnections"],
+            counter["send_failures"],
+        )
+        stage.show(f"  {name:<23}{_columns([f'{number:,}' for number in numbers])}")
+
+
+def _columns(cells: Sequence[str]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+
+
+_WIDTHS: Final = (9, 10, 9, 13, 10)
+_REFUSALS: Final[Sequence[str]] = ("bad signature", "unsigned", "duplicate")
+
+
+def _show_verdict(stage: Stage, seconds: float) -> None:
+    total = len(stage.checks)
+    wrong = sum(not check.ok for check in stage.checks)
+    if stage.checks.exit_code == 0:
+        verdict = f"[bold green]All {total} checks were true[/]"
+    else:
+        verdict = f"[bold red]{wrong} of {total} checks were not true[/]"
+    stage.show("", f"{verdict}, in {seconds:.1f} s. Next: README.md, or `signedwire --help`.")
+
+
+def _end_now(cast: Sequence[Actor]) -> None:
+    """The watchdog: whatever hangs, end the children and then ourselves."""
+    for actor in cast:
+        with contextlib.suppress(Exception):
+            actor.close()
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h")  # the live display hides the cursor
+    sys.stdout.flush()
+    sys.stderr.write(f"signedwire demo: stopped after {_LIMIT:g} s, something hung\n")
+    sys.stderr.flush()
+    os._exit(1)
