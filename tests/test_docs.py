@@ -1,0 +1,157 @@
+"""What README and docs show is run: Python blocks as programs, shell blocks in terminals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TIMEOUT = 30.0
+# Long enough to hold a port, and to be found by its own prefix.
+SEND_LINE = re.compile(r"signedwire send (\S+)@127\.0\.0\.1:\d+")
+
+
+@dataclass(frozen=True)
+class Block:
+    document: str
+    line: int
+    language: str
+    info: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for path in DOCUMENTS:
+        lines = path.read_text().splitlines()
+        start = None
+        for number, line in enumerate(lines, 1):
+            if not line.startswith("```"):
+                continue
+            if start is None:
+                start = number
+                continue
+            language, _, info = lines[start - 1].removeprefix("```").partition(" ")
+            text = "\n".join(lines[start : number - 1]) + "\n"
+            found.append(Block(path.name, start + 1, language, info, text))
+            start = None
+        assert start is None, f"{path.name}: a block that begins at line {start} does not end"
+    return found
+
+
+ALL = blocks()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A fresh home, and the commands of this environment first."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SIGNEDWIRE")},
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if b.language == "python" and not b.info], ids=str
+)
+def test_python_blocks_run(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    program = tmp_path / "block.py"
+    program.write_text(block.text)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(program)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, f"{block}:\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language == "sh" and not b.info], ids=str)
+def test_shell_blocks_run(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["bash", "-euc", block.text],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, f"{block}:\n{done.stdout}{done.stderr}"
+    assert done.stdout
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "2"), ("3", "4")])
+def test_two_terminals(
+    first: str, second: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The first terminal prints the line that the reader pastes into the second."""
+    if first == "3":
+        omnimesh = pytest.importorskip("omnimesh", reason="omnimesh is not installed here")
+        assert omnimesh
+    for block in ALL:
+        if block.language == "python" and block.info.startswith("file="):
+            (tmp_path / block.info.removeprefix("file=")).write_text(block.text)
+    (listening,) = [b for b in ALL if b.info == f"terminal {first}"]
+    (sending,) = [b for b in ALL if b.info == f"terminal {second}"]
+    listener = subprocess.Popen(
+        ["bash", "-euc", f"exec {listening.text}"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    watchdog = threading.Timer(TIMEOUT, listener.kill)
+    watchdog.start()
+    try:
+        assert listener.stdout is not None
+        seen = []
+        for line in listener.stdout:
+            seen.append(line)
+            if (match := SEND_LINE.search(line)) is not None:
+                break
+        else:
+            pytest.fail(f"no line to paste in: {''.join(seen)}")
+        done = subprocess.run(
+            ["bash", "-euc", sending.text.replace("DID@", f"{match[1]}@")],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        rest = listener.stdout.read()
+        assert listener.wait() == 0, rest
+        assert ("hello" if first == "1" else "agent_command") in rest
+    finally:
+        watchdog.cancel()
+        listener.kill()
+        listener.wait()
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    for block in ALL:
+        known = (
+            {"python", "sh"} if block.document == "README.md" else {"python", "sh", "toml", "text"}
+        )
+        assert block.language in known, f"{block} is {block.language!r}"
+    assert {b.info for b in ALL if b.language == "sh"} >= {"", "install", "terminal 1"}
