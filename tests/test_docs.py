@@ -145,7 +145,7 @@ def test_two_terminals(
     finally:
         watchdog.cancel()
         listener.kill()
-        listener.wait()
+        listener.communicate()
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:

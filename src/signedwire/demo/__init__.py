@@ -39,7 +39,7 @@ def run_demo(json: bool = False) -> int:
         stage = _stage(json)
     except ImportError:
         sys.stderr.write("signedwire demo: it needs rich: pip install 'signedwire[cli]'\n")
-        return 2
+        return 1
     cast = [Actor(name, _LIMIT) for name in ("alice", "bob")]
     watchdog = threading.Timer(_LIMIT, _end_now, (cast,))
     watchdog.daemon = True

@@ -1,0 +1,48 @@
+"""The command line, `signedwire`: identities, listening, sending, checking.
+
+Results go to stdout; logs and prose go to stderr. With `--json` each result is one JSON
+object on a line of its own on stdout. An error is one sentence on stderr, with `--json`
+one JSON object on stderr, `{"error": class, "message": …, "hint": …, "exit_code": …}`,
+so that stdout holds nothing but results. Text that came from the network or from a file
+is escaped before it is shown: it can neither colour nor move anything.
+
+Exit codes:
+
+    0    done
+    1    it failed: not delivered, not reachable, a bad signature, a port in use
+    2    bad usage or bad input: an option, a file, a configuration, a DID, a payload
+    130  Ctrl-C; 143 where `listen` was ended by SIGTERM
+    141  whoever read our output stopped reading; nothing is said
+
+How it is made: `surface` has one dataclass per command, whose fields are its options and
+whose `run()` calls the module that does the work, imported only then. `app` turns those
+into a typer application; `errors` is the one place where an exception becomes a sentence
+and an exit code; `output` is the only module that writes. Typer's rich mode is off: help
+is plain text, starts faster, and brackets in it are brackets.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+__all__ = ["main"]
+
+_MISSING = 'the command line needs typer and rich: pip install "signedwire[cli]"'
+
+
+def main() -> None:
+    """The entry point of the script `signedwire`; ends the process with an exit code."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ImportError:
+        print(_MISSING, file=sys.stderr)
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Where the encoding lacks a character, show its escape instead of failing.
+            stream.reconfigure(errors="backslashreplace")
+    from signedwire.cli.app import app
+
+    app(prog_name="signedwire")

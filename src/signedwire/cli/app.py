@@ -1,0 +1,155 @@
+"""The typer application, made from the dataclasses of `surface`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from signedwire.cli import surface
+from signedwire.cli.errors import BAD_INPUT, report
+from signedwire.cli.output import escape, silence_stdout
+
+__all__ = ["app"]
+
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 it failed (not delivered, not reachable, a bad signature); "
+    "2 bad usage or bad input; 130 Ctrl-C. Results go to stdout, prose and errors to stderr, "
+    "with --json both as JSON."
+)
+
+
+class _Group(TyperGroup):
+    """The root command: every exception of every command ends here."""
+
+    _as_json = False
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        given: Sequence[str] | None = args[0] if args else kwargs.get("args")
+        self._as_json = "--json" in (sys.argv[1:] if given is None else given)
+        try:
+            outcome = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except Exception as error:  # noqa: BLE001 - report() is where all of them go
+            outcome = report(error, as_json=self._as_json)
+        code = outcome if isinstance(outcome, int) else 0
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = code or report(error, as_json=self._as_json)
+            silence_stdout()
+        sys.exit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+            # Here, because typer has its own way with Ctrl-C and broken pipes.
+            return report(error, as_json=self._as_json)
+
+
+class _LogFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.exc_info else escape(text)
+
+
+def _start_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("signedwire")
+    # Set, not added to: one process may run several commands, as tests do.
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG)
+
+
+def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
+    """Make a typer command whose parameters are the fields of `command`."""
+    hints = get_type_hints(command, include_extras=True)
+    fields = dataclasses.fields(command)
+    common = {field.name for field in dataclasses.fields(surface.Command)}
+    # A command's own options first, then those that all have.
+    fields = tuple(sorted(fields, key=lambda field: field.name in common))
+
+    def call(**values: Any) -> int:
+        chosen = command(**values)
+        if chosen.verbose:
+            _start_logging()
+        return chosen.run()
+
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty
+            if field.default is dataclasses.MISSING
+            else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields
+    ]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {field.name: hints[field.name] for field in fields}
+    call.__doc__ = command.__doc__
+    group.command(name, epilog=_EXIT_CODES)(call)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from signedwire import __version__
+
+        typer.echo(f"signedwire {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Signed messages delivered to a key: no broker, no accounts.
+
+    Start with `signedwire listen` in one terminal, and paste the `signedwire send` line
+    that it prints into another. Options come after the command.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+def _group() -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def _build() -> typer.Typer:
+    root = typer.Typer(
+        cls=_Group,
+        epilog=_EXIT_CODES,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback(invoke_without_command=True)(_root)
+    identity, configuration = _group(), _group()
+    root.add_typer(identity, name="id", help="Make an identity, or show its DID.")
+    _add(identity, "new", surface.IdNew)
+    _add(identity, "show", surface.IdShow)
+    for name, command in surface.COMMANDS.items():
+        _add(root, name, command)
+    root.add_typer(configuration, name="config", help="Show or check the configuration.")
+    _add(configuration, "show", surface.ConfigShow)
+    _add(configuration, "check", surface.ConfigCheck)
+    return root
+
+
+app: Final = _build()

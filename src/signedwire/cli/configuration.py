@@ -1,0 +1,67 @@
+"""`signedwire config`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from signedwire.cli.output import emit, escape, result, say
+from signedwire.routing import RoutingTable
+from signedwire.settings import explain_config, load_config
+from signedwire.types import Address
+
+if TYPE_CHECKING:
+    from signedwire.cli.surface import ConfigCheck, ConfigShow
+
+__all__ = ["check", "show"]
+
+
+def show(options: ConfigShow) -> int:
+    """`signedwire config show`: TOML, the origins as comments."""
+    settings = explain_config(options.config)
+    if options.json:
+        for setting in settings:
+            value = _plain(setting.value)
+            emit({"name": setting.name, "value": value, "origin": setting.origin})
+        return 0
+    # TOML has no null; the settings read "none" as None.
+    lines = [
+        (f"{s.name} = {json.dumps('none' if s.value is None else _plain(s.value))}", s.origin)
+        for s in settings
+    ]
+    width = min(44, max(len(text) for text, _ in lines))
+    for text, origin in lines:
+        result(f"{text:<{width}}  # {escape(origin)}")
+    return 0
+
+
+def check(options: ConfigCheck) -> int:
+    """`signedwire config check`."""
+    config = load_config(options.config)
+    routes = None if options.peers is None else len(RoutingTable.load(options.peers))
+    if options.json:
+        emit(
+            {
+                "ok": True,
+                "config": None if options.config is None else str(options.config),
+                "peers": None if options.peers is None else str(options.peers),
+                "routes": routes,
+            }
+        )
+        return 0
+    source = "the defaults" if options.config is None else escape(str(options.config))
+    peers = "" if routes is None else f", {routes} peers in {escape(str(options.peers))}"
+    result(f"ok: {source} with the environment{peers}")
+    if config.carrier == "memory":
+        say("carrier = memory stays inside one process: `listen` and `send` will refuse it")
+    return 0
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON and TOML both have it."""
+    if isinstance(value, Address):
+        return str(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return sorted(str(item) for item in value)
+    return value

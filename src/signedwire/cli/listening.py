@@ -1,0 +1,170 @@
+"""`signedwire listen`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.output import emit, paint, result, say
+from signedwire.cli.render import (
+    UNPROVEN,
+    at_utc,
+    decoded_fields,
+    envelope_fields,
+    payload_text,
+    word,
+)
+from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.delivery.message import Message
+from signedwire.node import Node
+from signedwire.portal import new_event_loop
+from signedwire.types import Address, PayloadType, unix_time_us
+
+if TYPE_CHECKING:
+    from signedwire.cli.surface import Listen
+
+__all__ = ["listen"]
+
+_TERMINATED: Final = 143
+_WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
+# Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
+# the kernel chooses the address that we are reached at.
+_SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+
+
+def listen(options: Listen) -> int:
+    """Receive and print until the count, the time or a signal ends it."""
+    config = _config(options)
+    node = Node(options.load_identity(), config)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_Listening(options, node).run())
+
+
+def _config(options: Listen) -> TransportConfig:
+    config = options.load_config()
+    if options.listen is not None:
+        config = config.replace(listen=options.listen)
+    if config.listen is None:
+        raise BadInput(
+            "the configuration says listen = none, so there is nothing to listen on",
+            "Give --listen HOST:PORT",
+        )
+    if options.allow_unsigned:
+        config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
+    return config
+
+
+class _Listening:
+    """One run of `signedwire listen`."""
+
+    def __init__(self, options: Listen, node: Node) -> None:
+        self._options = options
+        self._node = node
+        self._printed = 0
+        self._is_terminated = False
+        self._is_announced = False
+
+    async def run(self) -> int:
+        self._end_on_sigterm()
+        try:
+            async with self._node:
+                self._announce()
+                # The time is this command's, not that of one message.
+                async with asyncio.timeout(self._options.timeout):
+                    await self._print_all()
+        except TimeoutError:
+            if self._options.count is not None:
+                raise NotDone(
+                    f"{self._printed} of {self._options.count} messages came within "
+                    f"{self._options.timeout:g} s",
+                    "Give it a longer --timeout, or see with -v what was dropped",
+                ) from None
+        except asyncio.CancelledError:
+            if not self._is_terminated:
+                raise  # Ctrl-C
+            return _TERMINATED
+        finally:
+            # After the close, which counts what nobody took.
+            if self._is_announced:
+                with contextlib.suppress(OSError):  # nobody reads any more: told elsewhere
+                    self._summarise()
+        return 0
+
+    def _end_on_sigterm(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            self._is_terminated = True
+            task.cancel()
+
+        with contextlib.suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+
+    async def _print_all(self) -> None:
+        async for message in self._node.messages():
+            if self._options.json:
+                emit(_fields(message))
+            else:
+                result(_line(message))
+            self._printed += 1
+            if self._printed == self._options.count:
+                return
+
+    def _announce(self) -> None:
+        assert self._node.address is not None
+        address = _reachable(self._node.address)
+        peer = f"{self._node.did}@{address}"
+        self._is_announced = True
+        say("listening; send to it with")
+        say(f'  signedwire send {peer} "hello"')
+        if self._options.json:
+            did = str(self._node.did)
+            emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
+
+    def _summarise(self) -> None:
+        dropped = {str(reason): n for reason, n in self._node.stats().dropped.items()}
+        if self._options.json:
+            emit({"event": "summary", "messages": self._printed, "dropped": dropped})
+            return
+        causes = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
+        messages = "1 message" if self._printed == 1 else f"{self._printed} messages"
+        say(f"received {messages}{f'; dropped: {causes}' if causes else ''}")
+
+
+def _fields(message: Message) -> dict[str, object]:
+    return {
+        "event": "message",
+        "received_at": at_utc(unix_time_us()),
+        **envelope_fields(message.envelope, is_proven=message.is_proven),
+        "decoded": decoded_fields(message.payload),
+        "envelope": message.envelope.encode().hex(),
+    }
+
+
+def _line(message: Message) -> str:
+    sender = message.sender
+    # Padded before it is coloured, so that columns stay columns.
+    who = f"{UNPROVEN if sender is None else sender.short:<13}"
+    if sender is None:
+        who = paint(who, "yellow")
+    kind = message.payload_type
+    label = "" if kind is PayloadType.RAW else f"[{word(kind)}] "
+    clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"
+    return f"{clock}  {who}  {word(message.priority):<8}  {label}{payload_text(message.payload)}"
+
+
+def _reachable(address: Address) -> Address:
+    """An address that others can dial, where we listen on all of this machine's."""
+    family = _WILDCARDS.get(address.host)
+    if family is None:
+        return address
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((_SOMEWHERE[family], 9))
+        return Address(probe.getsockname()[0], address.port)
+    return Address("127.0.0.1" if family is socket.AF_INET else "::1", address.port)

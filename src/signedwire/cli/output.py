@@ -1,0 +1,66 @@
+"""What goes in and out of the process, and the escaping of what others wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+import typer
+
+from signedwire.errors import ConfigError
+
+__all__ = ["emit", "escape", "paint", "result", "say", "silence_stdout", "standard_input"]
+
+
+def escape(text: str) -> str:
+    """`text` on one line, with every character that is not printable as its Python escape.
+
+    Not printable are control characters, so also terminal sequences, line ends, invisible
+    and direction-changing characters, surrogates and unassigned code points.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def result(line: str) -> None:
+    """One line of a result for people, at once. The line must be escaped where it has to be."""
+    print(line, flush=True)
+
+
+def emit(value: Mapping[str, object]) -> None:
+    """One JSON object on a line of stdout, at once; all of it ASCII."""
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def say(line: str) -> None:
+    """One line of prose on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def paint(text: str, colour: str) -> str:
+    """`text` in a colour where stdout is a terminal and NO_COLOR is not set."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return typer.style(text, fg=colour)
+    return text
+
+
+def silence_stdout() -> None:
+    """Send whatever is still buffered nowhere, so that the interpreter's exit says nothing."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # a stdout without a descriptor, as in tests
+        return
+    os.close(nowhere)
+
+
+def standard_input() -> TextIO:
+    """`sys.stdin`, which is None where the process was started without."""
+    stdin: TextIO | None = sys.stdin
+    if stdin is None:
+        raise ConfigError("standard input is closed", "Give a file instead of -, or a pipe")
+    return stdin

@@ -1,0 +1,412 @@
+"""Every command and its options, one dataclass each.
+
+The fields are the options, the docstring is the help, `run()` does the work and returns
+the exit code. An option that all commands have is written once, in `Command`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from signedwire.cli.errors import BadInput
+from signedwire.types import PayloadType, Priority
+
+if TYPE_CHECKING:
+    from signedwire.config import TransportConfig
+    from signedwire.identity import Identity
+
+__all__ = [
+    "COMMANDS",
+    "Bench",
+    "Command",
+    "ConfigCheck",
+    "ConfigShow",
+    "Demo",
+    "IdNew",
+    "IdShow",
+    "Listen",
+    "Motion",
+    "Ping",
+    "Send",
+    "Verify",
+]
+
+
+def _word(member: Priority | PayloadType) -> str:
+    """`Priority.LOW` as the command line has it."""
+    return member.name.lower().replace("_", "-")
+
+
+def _words(kind: type[Priority] | type[PayloadType]) -> str:
+    return "|".join(map(_word, kind))
+
+
+def _read_word(kind: type[Priority] | type[PayloadType], text: object) -> Any:
+    # typer may hand over a default, which is a member already.
+    for member in kind:
+        if text in (member, _word(member)):
+            return member
+    raise typer.BadParameter(f"{text!r} is none of {_words(kind).replace('|', ', ')}")
+
+
+def _read_priority(text: str) -> Priority:
+    return Priority(_read_word(Priority, text))
+
+
+def _read_payload_type(text: str) -> PayloadType:
+    return PayloadType(_read_word(PayloadType, text))
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    # Written so that NaN is refused too; a century is more than anybody waits.
+    if not 0 < seconds <= 3.2e9:
+        raise typer.BadParameter(f"{str(text)!r} is not a positive number of seconds")
+    return seconds
+
+
+def _read_whole(text: str, least: int) -> int:
+    # The length first: int() raises on more than 4300 digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
+        raise typer.BadParameter(f"{text!r} is not a whole number from {least} on")
+    return int(text)
+
+
+def _read_count(text: object) -> int:
+    return _read_whole(str(text), 1)
+
+
+def _read_size(text: object) -> int:
+    return _read_whole(str(text), 0)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Two velocities, x, y and z each: m/s and rad/s."""
+
+    linear: tuple[float, float, float]
+    angular: tuple[float, float, float]
+
+
+def _read_motion(text: str) -> Motion:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 6 or not all(map(math.isfinite, values)):
+        raise typer.BadParameter(f"{text!r} is not six numbers with commas between them")
+    x, y, z, roll, pitch, yaw = values
+    return Motion((x, y, z), (roll, pitch, yaw))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command has."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="SIGNEDWIRE_CONFIG", help="TOML file with options of the transport."),
+    ] = None
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SIGNEDWIRE_IDENTITY",
+            help="Key file; by default identity.pem in the application's folder. "
+            "SIGNEDWIRE_PASSWORD opens an encrypted one.",
+        ),
+    ] = None
+    peers: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SIGNEDWIRE_PEERS", help='TOML file with a table [peers]: "DID" = "host:port".'
+        ),
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False
+
+    def run(self) -> int:
+        """Do it and return the exit code."""
+        raise NotImplementedError
+
+    def load_config(self) -> TransportConfig:
+        """The configuration from --config and the environment; for use between processes."""
+        from signedwire.settings import load_config
+
+        config = load_config(self.config)
+        if config.carrier == "memory":
+            raise BadInput(
+                "carrier='memory' stays inside one process, so the command line cannot use it",
+                'Set carrier = "tcp", or another preset than development',
+            )
+        return config
+
+    def load_identity(self) -> Identity:
+        """The identity of this user; made at first use."""
+        from signedwire.cli import keys
+
+        return keys.load_or_create(self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _IdCommand(Command):
+    path: Annotated[
+        Path | None, typer.Argument(help="Key file; by default what --identity says.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdNew(_IdCommand):
+    """Make a new identity, write its key file, and print its DID.
+
+    A file that exists is never overwritten. Without one of the password options the
+    file is encrypted where SIGNEDWIRE_PASSWORD is set, as that will be used to open it.
+    """
+
+    password_env: Annotated[
+        str | None,
+        typer.Option(metavar="VAR", help="Encrypt with the password in this variable."),
+    ] = None
+    ask_password: Annotated[
+        bool, typer.Option("--ask-password", help="Encrypt; ask for the password.")
+    ] = False
+
+    def run(self) -> int:
+        from signedwire.cli import keys
+
+        return keys.new(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdShow(_IdCommand):
+    """Print the DID of an identity."""
+
+    def run(self) -> int:
+        from signedwire.cli import keys
+
+        return keys.show(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen(Command):
+    """Receive messages and print them until Ctrl-C.
+
+    First, on stderr, comes the `signedwire send` line that reaches this listener; then
+    each message on a line of stdout. An identity is made at first use.
+
+    With --json the first line is {"event": "listening", "peer": "DID@host:port", …}, then
+    one {"event": "message", …} per message, at the end {"event": "summary", …}.
+    `signedwire verify` checks what was so saved.
+    """
+
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one."),
+    ] = None
+    count: Annotated[
+        int | None,
+        typer.Option(parser=_read_count, metavar="N", help="End after so many messages."),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=_read_seconds,
+            metavar="SECONDS",
+            help="End after this time; a failure if --count was not reached.",
+        ),
+    ] = None
+    allow_unsigned: Annotated[
+        bool,
+        typer.Option("--allow-unsigned", help="Take unsigned messages too, shown as unproven."),
+    ] = False
+
+    def run(self) -> int:
+        from signedwire.cli.listening import listen
+
+        return listen(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Send(Command):
+    """Send one message, or every line of standard input.
+
+    TEXT, `-` or --file is the payload; the options of v1 payloads wrap it into what v1
+    peers understand. With `-` lines go out as they come, without their line ends; a peer
+    that does not keep up pauses the reading; at the first line that is too long or cannot
+    be delivered it stops, naming the line, with exit code 1.
+
+    "written" means that the operating system has it on a connection to the peer's
+    address. v1 peers do not confirm, so nobody can say more.
+    """
+
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="DID[@HOST:PORT]", help="Whom; without an address, --peers has to know it."
+        ),
+    ]
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT|-]", help="The payload; - reads stdin.")
+    ] = None
+    file: Annotated[Path | None, typer.Option(help="Send what is in this file.")] = None
+    priority: Annotated[
+        Priority,
+        typer.Option(parser=_read_priority, metavar=_words(Priority), show_default="normal"),
+    ] = Priority.NORMAL
+    payload_type: Annotated[
+        PayloadType,
+        typer.Option(parser=_read_payload_type, metavar=_words(PayloadType), show_default="raw"),
+    ] = PayloadType.RAW
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            parser=_read_seconds,
+            metavar="SECONDS",
+            help="Give a message up that could not be written in this time.",
+        ),
+    ] = None
+    agent_command: Annotated[
+        str | None, typer.Option(metavar="NAME", help="v1 AgentCommand; TEXT is its payload.")
+    ] = None
+    target: Annotated[str, typer.Option(help="The target of --agent-command.")] = ""
+    heartbeat: Annotated[
+        bool, typer.Option("--heartbeat", help="v1 Heartbeat: our DID and this host's uptime.")
+    ] = False
+    motion: Annotated[
+        Motion | None,
+        typer.Option(
+            parser=_read_motion,
+            metavar="LX,LY,LZ,AX,AY,AZ",
+            help="v1 MotionCommand, in m/s and rad/s.",
+        ),
+    ] = None
+    llm_query: Annotated[
+        bool, typer.Option("--llm-query", help="v1 LlmQuery; TEXT is the prompt.")
+    ] = False
+    system_prompt: Annotated[str, typer.Option(help="For --llm-query.")] = ""
+    model: Annotated[str, typer.Option(help="For --llm-query.")] = ""
+
+    def run(self) -> int:
+        from signedwire.cli.sending import send
+
+        return send(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping(Command):
+    """Try whether somebody listens at a peer's address.
+
+    It connects with TCP, and looks whether the other side keeps the connection. v1 peers
+    never answer, so this proves a listener, not the DID. No message is sent.
+    """
+
+    to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="Whom.")]
+    count: Annotated[
+        int, typer.Option(parser=_read_count, metavar="N", help="How often, one second apart.")
+    ] = 1
+
+    def run(self) -> int:
+        from signedwire.cli.pinging import ping
+
+        return ping(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Check the signatures of saved envelopes.
+
+    FILE holds one envelope (raw or hex, also over several lines), one in hex per line,
+    v1 frames, or what `signedwire listen --json` printed; there, what a line says is also
+    compared with the envelope in it. Exit code 1: one is invalid, 2: there is none.
+    """
+
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]
+
+    def run(self) -> int:
+        from signedwire.cli.verifying import verify
+
+        return verify(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigShow(Command):
+    """Show every option, its value, and where that came from.
+
+    What is printed can be used as a configuration file.
+    """
+
+    def run(self) -> int:
+        from signedwire.cli.configuration import show
+
+        return show(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigCheck(Command):
+    """Check the configuration, and the peers file where there is one."""
+
+    def run(self) -> int:
+        from signedwire.cli.configuration import check
+
+        return check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """See two processes exchange real messages."""
+
+    def run(self) -> int:
+        from signedwire.demo import run_demo
+
+        return run_demo(json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure this machine: messages per second, by payload size."""
+
+    seconds: Annotated[
+        float,
+        typer.Option(parser=_read_seconds, metavar="SECONDS", help="How long for each figure."),
+    ] = 2.0
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=_read_size,
+            metavar="BYTES",
+            help="A payload size; may be given often.",
+            show_default="64, 1000",
+        ),
+    ] = None
+    compare: Annotated[
+        bool,
+        typer.Option("--compare/--no-compare", help="Beside other software on this machine."),
+    ] = True
+
+    def run(self) -> int:
+        from signedwire.bench import run_bench
+
+        return run_bench(
+            seconds=self.seconds,
+            sizes=self.size or [64, 1000],
+            compare=self.compare,
+            json=self.json,
+        )
+
+
+COMMANDS: Final[dict[str, type[Command]]] = {
+    "listen": Listen,
+    "send": Send,
+    "ping": Ping,
+    "verify": Verify,
+    "demo": Demo,
+    "bench": Bench,
+}
+"""The commands of the first level, in the order of the help."""

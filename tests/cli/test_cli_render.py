@@ -1,0 +1,133 @@
+"""How payloads are shown: escaped, decoded, cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from signedwire import Identity, PayloadType, Priority, SignedEnvelope, payloads
+from signedwire.cli.output import escape
+from signedwire.cli.render import at_utc, decoded_fields, envelope_fields, payload_text
+from signedwire.cli.surface import _read_payload_type, _read_priority
+
+HOSTILE = [
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "\x9b2J",
+    "over\rwritten",
+    "two\nlines",
+    "bell\x07",
+    "\x7f\x08\x08",
+    "right\u202eto left",
+    "in\u200bvisible",
+    "line\u2028separator",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_escaped_text_is_printable_and_one_line(text: str) -> None:
+    assert escape(text).isprintable()
+    assert escape(text) != text
+
+
+@pytest.mark.parametrize("text", HOSTILE[:-1], ids=ascii)
+def test_a_hostile_payload_is_harmless(text: str) -> None:
+    assert payload_text(text.encode()).isprintable()
+
+
+def test_printable_text_stays_as_it_is() -> None:
+    for text in ("hello", "[bold]not bold[/bold]", "grüße, 世界 🚀", r"C:\new", " "):
+        assert escape(text) == text
+        assert payload_text(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [
+        (b"", "(empty)"),
+        (b"a\tb\n", r"a\tb\n"),
+        (b"\x1b[1m", "hex 1b5b316d"),
+        (b"\xff\xfe", "hex fffe"),
+        (b"x" * 500, f"{'x' * 400}… (500 bytes)"),
+        (b"\xff" * 250, f"hex {'ff' * 198}… (250 bytes)"),
+        (
+            payloads.encode(payloads.AgentCommand(command_type="pick", payload=b"A12")),
+            'agent_command command_type="pick" payload="A12"',
+        ),
+        (
+            payloads.encode(payloads.AgentCommand(command_type="\x1b[2J", payload=b"\xff")),
+            r'agent_command command_type="\x1b[2J" payload="0xff"',
+        ),
+        (
+            payloads.encode(payloads.MotionCommand(linear=payloads.Vector3(x=0.1, z=-2))),
+            "motion_command linear=(x=0.1 z=-2)",
+        ),
+        (
+            payloads.encode(
+                payloads.SensorFusionFrame(detections=[payloads.Detection(class_name="cat")])
+            ),
+            'sensor_fusion_frame detections=[(class_name="cat")]',
+        ),
+    ],
+)
+def test_payloads_are_shown_as_what_they_are(payload: bytes, shown: str) -> None:
+    assert payload_text(payload) == shown
+
+
+def test_only_what_is_a_v1_payload_through_and_through_is_decoded() -> None:
+    heartbeat = payloads.encode(payloads.Heartbeat(uptime_ms=5))
+    assert decoded_fields(heartbeat) == {"kind": "heartbeat", "uptime_ms": 5}
+    # An unknown field, a second payload, a longer encoding of the same number.
+    for other in (heartbeat + b"\x78\x01", heartbeat + heartbeat, b"\x22\x03\x10\x85\x00"):
+        assert decoded_fields(other) is None
+        assert payload_text(other).startswith("hex ")
+
+
+def test_numbers_that_json_lacks_become_text() -> None:
+    nan = payloads.MotionCommand(linear=payloads.Vector3(x=float("nan"), y=float("inf")))
+    fields = decoded_fields(payloads.encode(nan))
+    assert json.dumps(fields, allow_nan=False)
+    assert fields == {"kind": "motion_command", "linear": {"x": "nan", "y": "inf"}}
+
+
+def test_the_fields_of_an_envelope() -> None:
+    alice, bob = Identity.generate(), Identity.generate()
+    envelope = SignedEnvelope.sign(
+        alice,
+        bob.did,
+        b"\xff",
+        sequence_number=9,
+        priority=Priority.CRITICAL,
+        payload_type=PayloadType.SENSOR_FUSION,
+        timestamp_us=1_700_000_000_000_001,
+    )
+    fields = envelope_fields(envelope, is_proven=True)
+    assert fields == {
+        "sender": str(alice.did),
+        "is_proven": True,
+        "recipient": str(bob.did),
+        "sequence_number": 9,
+        "message_id": envelope.message_id.hex(),
+        "timestamp_us": 1_700_000_000_000_001,
+        "version": 7,
+        "priority": "critical",
+        "payload_type": "sensor-fusion",
+        "size": 1,
+        "encoding": "base64",
+        "payload": "/w==",
+    }
+    assert envelope_fields(envelope, is_proven=False)["sender"] is None
+
+
+def test_times() -> None:
+    assert at_utc(1_700_000_000_000_001) == "2023-11-14T22:13:20.000001Z"
+    assert at_utc(2**64 - 1)  # any number that an envelope can carry
+
+
+def test_the_words_of_the_options_are_the_names_of_the_members() -> None:
+    for priority in Priority:
+        assert _read_priority(priority.name.lower()) is priority
+    for kind in PayloadType:
+        assert _read_payload_type(kind.name.lower().replace("_", "-")) is kind

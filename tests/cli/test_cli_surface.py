@@ -1,0 +1,207 @@
+"""Help, usage, the translation of exceptions, and starting without the extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clikit import expect_one_sentence, isolate, run, run_python
+
+import signedwire
+from signedwire import Identity, SignedWireError
+from signedwire.cli import surface
+
+COMMANDS = [*([name] for name in surface.COMMANDS), ["id", "new"], ["id", "show"]]
+COMMANDS += [["config", "show"], ["config", "check"]]
+BOB = str(Identity.from_seed(bytes(range(32))).did)
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return isolate(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_exit_codes_and_the_common_options(command: list[str]) -> None:
+    ran = run(*command, "--help")
+    assert ran.exit_code == 0
+    assert "Exit codes: 0 done; 1 it failed" in ran.stdout
+    for option in ("--config", "--identity", "--peers", "--json", "--verbose"):
+        assert option in ran.stdout
+
+
+def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
+    assert run("--version").stdout == f"signedwire {signedwire.__version__}\n"
+    ran = run()
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "Commands:" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["sing"], ["no such command 'sing'", "`signedwire --help`"]),
+        (["--jsn"], ["no such option", "--jsn"]),
+        (["id"], ["missing command", "`signedwire id --help`"]),
+        (["send"], ["missing argument 'DID[@HOST:PORT]'", "`signedwire send --help`"]),
+        (["send", "bob@h:1", "x"], ["'bob' is not a DID", "64 hex digits"]),
+        (["send", f"{BOB}@h", "x"], ["'h' is not an address", "host:port"]),
+        (["send", f"{BOB}@h:0", "x"], ["nobody listens on port 0"]),
+        (["send", BOB, "x"], [f"no address is known for {BOB}", "Write DID@host:port", "--peers"]),
+        (["send", f"{BOB}@h:1"], ["there is nothing to send", "--file FILE"]),
+        (["send", f"{BOB}@h:1", "x", "--file", "f"], ["TEXT and --file exclude each other"]),
+        (["send", f"{BOB}@h:1", "--file", "/no/f"], ["cannot read /no/f: No such file"]),
+        (["send", f"{BOB}@h:1", "x", "--heartbeat"], ["--heartbeat takes no TEXT"]),
+        (
+            ["send", f"{BOB}@h:1", "--heartbeat", "--llm-query"],
+            ["--heartbeat and --llm-query exclude each other"],
+        ),
+        (["send", f"{BOB}@h:1", "x", "--target", "t"], ["--target is the target of --agent-co"]),
+        (["send", f"{BOB}@h:1", "x", "--model", "m"], ["belong to --llm-query"]),
+        (["send", f"{BOB}@h:1", "x", "--priority", "top"], ["'top' is none of low, normal, high"]),
+        (["send", f"{BOB}@h:1", "x", "--payload-type", "z"], ["'z' is none of raw, robot-command"]),
+        (["send", f"{BOB}@h:1", "x", "--deadline", "nan"], ["'nan' is not a positive number of s"]),
+        (["send", f"{BOB}@h:1", "--motion", "1,2"], ["'1,2' is not six numbers"]),
+        (["send", f"{BOB}@h:1", "--motion", "1,2,3,4,5,inf"], ["is not six numbers"]),
+        (["send", f"{BOB}@h:1", "\udcff", "--llm-query"], ["a prompt is UTF-8 text, and byte 0"]),
+        (["send", f"{BOB}@h:1", "x" * 1025], ["a payload of 1025 bytes", "limit of 1024", "Split"]),
+        (["listen", "--listen", "nowhere"], ["listen='nowhere' is not allowed", "host:port"]),
+        (["listen", "--count", "0"], ["'--count': '0' is not a whole number from 1 on"]),
+        (["ping", f"{BOB}@h:1", "--count", "many"], ["'many' is not a whole number from 1 on"]),
+        (["bench", "--size", "-1"], ["'-1' is not a whole number from 0 on"]),
+        (["ping", BOB], [f"no address is known for {BOB}"]),
+        (["verify", "/no/f"], ["cannot read /no/f: No such file or directory"]),
+        (["config", "show", "--config", "/no/f"], ["cannot read /no/f", "Does the file exist"]),
+        (["listen", "--identity", "/proc/x/y"], ["/proc/x", "Name another file with --identity"]),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_bad_input_is_told_in_one_sentence_with_exit_code_2(
+    args: list[str], parts: list[str]
+) -> None:
+    ran = run(*args)
+    # What the first use of an identity says is no part of the error.
+    ran.stderr = "".join(
+        line for line in ran.stderr.splitlines(True) if not line.startswith("made a new identity")
+    )
+    expect_one_sentence(ran, 2, *parts)
+
+
+def test_the_carrier_of_one_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_PRESET", "development")
+    for args in (["listen"], ["send", f"{BOB}@h:1", "x"], ["ping", f"{BOB}@h:1"]):
+        expect_one_sentence(run(*args), 2, "stays inside one process", 'carrier = "tcp"')
+
+
+def test_a_peer_that_the_configuration_forbids_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, key: Path
+) -> None:
+    run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_PRESET", "production")
+    expect_one_sentence(run("send", f"{BOB}@h:1", "x"), 2, "is not among v1_peers", "Name it in")
+
+
+def test_nothing_to_listen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_LISTEN", "none")
+    expect_one_sentence(run("listen"), 2, "nothing to listen on", "Give --listen HOST:PORT")
+
+
+def test_errors_are_json_where_results_are() -> None:
+    for args in (["send", "bob", "x", "--json"], ["send", "--json", "--nonsense"]):
+        ran = run(*args)
+        assert (ran.exit_code, ran.stdout) == (2, "")
+        told = json.loads(ran.stderr)
+        assert set(told) == {"error", "message", "hint", "exit_code"}
+        assert told["exit_code"] == 2
+        assert told["error"] in ("DidError", "UsageError")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (RuntimeError("boom"), 1, "signedwire: internal error: RuntimeError: boom. This is a bug"),
+        (KeyboardInterrupt(), 130, "signedwire: interrupted.\n"),
+        (BrokenPipeError(), 141, ""),
+        (SignedWireError("it failed", "Mend it"), 1, "signedwire: it failed. Mend it.\n"),
+        (SignedWireError("so \x1b[31mred\nand more"), 1, r"so \x1b[31mred\nand more."),
+        (OSError(28, "No space left on device"), 1, "signedwire: No space left on device. Ch"),
+        (PermissionError(13, "Permission denied", "/f"), 1, "/f: Permission denied. Check the"),
+        (ImportError("it needs that: pip install that"), 1, "it needs that: pip install that."),
+    ],
+)
+def test_one_place_makes_a_sentence_and_an_exit_code_of_each_exception(
+    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object) -> int:
+        raise error
+
+    monkeypatch.setattr(surface.ConfigCheck, "run", fail)
+    ran = run("config", "check")
+    assert ran.exit_code == code
+    assert text in ran.stderr
+    assert ran.stderr.count("\n") == bool(text)
+    if code == 1 and isinstance(error, RuntimeError):
+        assert "Traceback" in run("config", "check", "-v").stderr
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    for missing in ("typer", "rich"):
+        ran = run_python(
+            f"import sys; sys.modules[{missing!r}] = None; import signedwire.cli as c; c.main()"
+        )
+        assert (ran.exit_code, ran.stdout) == (1, "")
+        assert ran.stderr.endswith('pip install "signedwire[cli]"\n')
+        assert ran.stderr.count("\n") == 1
+
+
+def test_help_loads_neither_rich_nor_what_only_some_commands_need() -> None:
+    ran = run_python(
+        "import sys\n"
+        "from signedwire.cli.app import app\n"
+        "sys.argv = ['signedwire', '--help']\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "unwanted = {'rich.console', 'google.protobuf', 'signedwire.cli.sending'}\n"
+        "print(sorted(unwanted & set(sys.modules)), file=sys.stderr)"
+    )
+    assert ran.stderr == "[]\n"
+
+
+def test_demo_and_bench_are_called_with_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, object]] = []
+
+    def record(**given: object) -> int:
+        calls.append(given)
+        return 3
+
+    monkeypatch.setattr("signedwire.demo.run_demo", record)
+    monkeypatch.setattr("signedwire.bench.run_bench", record)
+    assert run("demo", "--json").exit_code == 3
+    args = ["bench", "--seconds", "0.5", "--size", "1", "--size", "2", "--no-compare"]
+    assert run(*args).exit_code == 3
+    assert run("bench", "--json").exit_code == 3
+    assert calls == [
+        {"json": True},
+        {"seconds": 0.5, "sizes": [1, 2], "compare": False, "json": False},
+        {"seconds": 2.0, "sizes": [64, 1000], "compare": True, "json": True},
+    ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "signedwire.cli", "config", "show"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=15,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "signedwire: No space left on device. Check the path, its permissions and the disk.\n"
+    )

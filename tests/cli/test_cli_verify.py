@@ -1,0 +1,136 @@
+"""`signedwire verify`: every form in which an envelope is saved, and every way to be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from clikit import Ran, expect_one_sentence, isolate, run
+
+from signedwire import Identity, SignedEnvelope, payloads
+from signedwire.cli.render import decoded_fields, envelope_fields
+from signedwire.wire.frames import encode_frame
+
+ALICE, BOB = Identity.from_seed(bytes(range(32))), Identity.from_seed(bytes(32))
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return isolate(tmp_path, monkeypatch)
+
+
+def envelope(number: int = 1, payload: bytes = b"hello") -> SignedEnvelope:
+    return SignedEnvelope.sign(ALICE, BOB.did, payload, sequence_number=number)
+
+
+def json_line(saved: SignedEnvelope, **changes: object) -> str:
+    """A line as `listen --json` prints it."""
+    fields = {
+        "event": "message",
+        "received_at": "2026-01-01T00:00:00.000000Z",
+        **envelope_fields(saved, is_proven=saved.is_signed),
+        "decoded": decoded_fields(saved.payload),
+        "envelope": saved.encode().hex(),
+    }
+    return json.dumps({**fields, **changes})
+
+
+def verify_bytes(folder: Path, data: bytes, *args: str) -> Ran:
+    path = folder / "saved"
+    path.write_bytes(data)
+    return run("verify", path, *args)
+
+
+def wrapped(text: str) -> bytes:
+    return "\n".join(text[at : at + 60] for at in range(0, len(text), 60)).encode()
+
+
+ONE, TWO = envelope(1), envelope(2, b"x" * 100)
+FORMS = {
+    "raw": (ONE.encode(), 1),
+    "hex": (ONE.encode().hex().encode(), 1),
+    "hex over several lines": (wrapped(ONE.encode().hex()), 1),
+    "hex, one per line": (f"{ONE.encode().hex()}\n{TWO.encode().hex()}\n".encode(), 2),
+    "frames": (encode_frame(ONE.encode()) + encode_frame(TWO.encode()), 2),
+    "frames in hex": (wrapped((encode_frame(ONE.encode()) * 2).hex()), 2),
+    "json lines": (
+        f'{{"event": "listening"}}\n{json_line(ONE)}\n\n{json_line(TWO)}\n'
+        '{"event": "summary"}\n'.encode(),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read(tmp_path: Path, form: str) -> None:
+    data, count = FORMS[form]
+    ran = verify_bytes(tmp_path, data)
+    assert ran.exit_code == 0, ran
+    lines = ran.stdout.splitlines()
+    assert len(lines) == count
+    assert all(line.startswith("valid ") for line in lines)
+    assert f"from {ALICE.did}  to {BOB.did}  #1 " in lines[0]
+    assert lines[0].endswith("5 bytes")
+    assert ran.stderr == f"{count} valid, 0 invalid\n"
+
+
+def test_standard_input_and_json() -> None:
+    ran = run("verify", "-", "--json", given=ONE.encode().hex())
+    assert ran.exit_code == 0
+    (fields,) = ran.objects
+    assert fields["is_valid"] is True
+    assert fields["problem"] is None
+    assert fields["sender"] == str(ALICE.did)
+    assert fields["payload"] == "hello"
+
+
+FORGED = ONE.encode()[:-65] + b"!" + ONE.encode()[-64:]
+UNSIGNED = SignedEnvelope.unsigned(ALICE.did, BOB.did, b"hello", sequence_number=1)
+MOTION = envelope(3, payloads.encode(payloads.Heartbeat(uptime_ms=1)))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (FORGED, "bad signature"),
+        (UNSIGNED.encode(), "unsigned envelope"),
+        (ONE.encode()[:100], "100 bytes, the smallest has 170"),
+        (encode_frame(ONE.encode()) + b"\0\0\0\xff", "ended 4 bytes into a frame"),
+        (encode_frame(b"x" * 200), "begins with 78 78 78 78"),
+        (encode_frame(ONE.encode()) + b"\0\0\0\0", "a frame of 0 bytes"),
+        (json_line(ONE, sequence_number=2).encode(), "its sequence_number is not that of the env"),
+        (json_line(ONE, payload="goodbye").encode(), "its payload is not that of the envelope"),
+        (json_line(ONE, sender=str(BOB.did)).encode(), "its sender is not that of the envelope"),
+        (json_line(ONE, decoded={"kind": "heartbeat"}).encode(), "its decoded is not that of"),
+        (json_line(MOTION, decoded={"kind": "llm_query"}).encode(), "its decoded is not that of"),
+        (json_line(ONE, envelope="zz").encode(), 'no "envelope" in hex digits'),
+        (json_line(ONE, envelope=5).encode(), 'no "envelope" in hex digits'),
+        (json_line(UNSIGNED).encode(), "unsigned envelope"),
+        (f"{json_line(ONE)}\n{json_line(TWO)[:-9]}".encode(), "not JSON; was the end cut off?"),
+        (f"{ONE.encode().hex()}\n{TWO.encode().hex()}\nzz".encode(), "not hex digits"),
+    ],
+)
+def test_what_is_invalid_is_told_with_the_reason(tmp_path: Path, data: bytes, problem: str) -> None:
+    ran = verify_bytes(tmp_path, data)
+    assert ran.exit_code == 1, ran
+    last = ran.stdout.splitlines()[-1]
+    assert last.startswith("invalid ")
+    assert problem in last
+    assert f"from {ALICE.did}" not in last
+    assert ran.stderr.endswith("1 invalid\n")
+    assert verify_bytes(tmp_path, data, "--json").objects[-1]["is_valid"] is False
+
+
+def test_a_recipient_that_is_no_did_is_shown_as_it_is(tmp_path: Path) -> None:
+    data = ONE.encode()[:64] + bytes(32) + ONE.encode()[96:]
+    ran = verify_bytes(tmp_path, data)
+    assert ran.exit_code == 1
+    assert f"to {'00' * 32}" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"hello\n", b"\0\0", b"\xff\xfe", b"[1]\n", b"deadbeef", b"I\n"]
+)
+def test_a_file_without_envelopes_is_bad_input(tmp_path: Path, data: bytes) -> None:
+    expect_one_sentence(verify_bytes(tmp_path, data), 2, "there is no envelope in", "v1 frames")
