@@ -170,7 +170,7 @@ class Node:
         message = self._message(to, payload, priority, payload_type, deadline)
         while True:
             try:
-                self._core.submit(message, len(payload))
+                self._core.submit(message, len(payload), is_patient=True)
                 break
             except BackpressureError:
                 await self._wait_for_room(message)

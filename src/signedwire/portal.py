@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from signedwire.errors import ClosedError
@@ -28,6 +29,13 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+class _Resolvers(ThreadPoolExecutor):
+    """The loop's threads for name lookups, which nothing can stop: their end is not awaited."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
 class Portal:
     """One background thread that runs one event loop until `close()`.
 
@@ -36,6 +44,9 @@ class Portal:
 
     def __init__(self, name: str) -> None:
         self._loop = new_event_loop()
+        self._loop.set_default_executor(_Resolvers(thread_name_prefix="resolver"))
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -61,17 +72,27 @@ class Portal:
             raise RuntimeError(
                 "a blocking call in the event loop's own thread waits for ever; use signedwire.Node"
             )
-        if not self._thread.is_alive():
-            raise ClosedError("this node is closed")
-        future = asyncio.run_coroutine_threadsafe(function(), self._loop)
+        with self._lock:
+            # Whatever enters before the stop is cancelled by it, and so gets an answer.
+            if self._is_closed:
+                raise ClosedError("this node is closed")
+            future = asyncio.run_coroutine_threadsafe(function(), self._loop)
         try:
             return future.result()
+        except CancelledError:
+            if not self._is_closed:
+                raise
+            raise ClosedError("this node was closed meanwhile") from None
         except BaseException:
             future.cancel()
             raise
 
     def close(self) -> None:
         """Stop the loop and wait for its thread to end. Safe to call twice."""
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        if threading.current_thread() is self._thread:
+            return
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

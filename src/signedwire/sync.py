@@ -141,7 +141,8 @@ class Node:
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """See `signedwire.Node.receive`."""
-        return self._portal.call(lambda: self._node.receive(timeout))
+        # Not through the portal: an interrupt could lose what the loop has just taken.
+        return self._node._core.receive(timeout)
 
     def messages(self) -> Iterator[Message]:
         """See `signedwire.Node.messages`."""

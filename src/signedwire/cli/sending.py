@@ -40,11 +40,11 @@ def send(options: Send) -> int:
     did, address = find_peer(options.to, options, config.fallback)
     identity = options.load_identity()
     wrap = _wrapper(options, identity.did)
+    # Before the node: it begins when it is made, and has to be closed.
+    payload = None if options.text == "-" else wrap(_given(options))
     node = Node(identity, config, RoutingTable({did: address}))
     sending = _Sending(options, node, did, address)
-    if options.text == "-":
-        return sending.send_lines(wrap)
-    return sending.send_one(wrap(_given(options)))
+    return sending.send_lines(wrap) if payload is None else sending.send_one(payload)
 
 
 # -- what is sent -----------------------------------------------------------------

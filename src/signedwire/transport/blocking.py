@@ -6,13 +6,11 @@ so it takes what comes for any DID unless told which one it serves.
 
 from __future__ import annotations
 
-import threading
-from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import ClosedError
 from signedwire.portal import Portal
@@ -79,30 +77,8 @@ class BlockingTransport:
         Raises:
             ClosedError: the transport is closed and nothing is left.
         """
-        message = self._core.inbox.take()
-        if message is None and (timeout is None or timeout > 0):
-            message = self._wait(timeout)
-        if message is not None:
-            return message.envelope
-        if not self._core.is_open:
-            raise ClosedError("this transport is closed")
-        return None
-
-    def _wait(self, timeout: float | None) -> Message | None:
-        inbox = self._core.inbox
-        deadline = None if timeout is None else monotonic() + timeout
-        while self._core.is_open:
-            arrived = threading.Event()
-            if inbox.when_filled(arrived.set):
-                left = None if deadline is None else max(0.0, deadline - monotonic())
-                is_late = not arrived.wait(left)
-                inbox.forget(arrived.set)
-            else:
-                is_late = False
-            message = inbox.take()
-            if message is not None or is_late:
-                return message
-        return None
+        message = self._core.receive(timeout)
+        return None if message is None else message.envelope
 
     def close(self) -> None:
         """Give queued envelopes `close_timeout` to leave, then end everything. Once is enough."""

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
 from signedwire.errors import (
@@ -82,6 +82,9 @@ class Core:
         self._loop_thread = 0
         self._listener: Listener | None = None
         self._is_open = False
+        self._is_ending = False
+        self._are_queues_ended = False
+        self._ended = asyncio.Event()
 
     # -- life -----------------------------------------------------------------
 
@@ -103,9 +106,12 @@ class Core:
     async def close(self) -> None:
         """Take no more in, give what is queued `close_timeout` to leave, then end everything.
 
-        What could not be written fails with `Reason.CLOSED`. Safe to call twice.
+        What could not be written fails with `Reason.CLOSED`. Safe to call twice; a
+        second call, too, returns when all has ended.
         """
         if not self._is_open:
+            if self._executor is not None:
+                await self._ended.wait()
             return
         self._is_open = False
         if self._listener is not None:
@@ -114,7 +120,10 @@ class Core:
             await self._drain()
         finally:
             # Also when cancelled: from here on nothing waits for a peer.
-            await self._end()
+            try:
+                await self._end()
+            finally:
+                self._ended.set()
 
     async def _drain(self) -> None:
         assert self._loop is not None
@@ -131,11 +140,12 @@ class Core:
         workers = [link.worker for link in self._inbound if link.worker is not None]
         for link in tuple(self._inbound):
             link.close()
+        self._is_ending = True
         for outbound in self._outbounds.values():
             await outbound.close()
-        for peer in self._peers.values():
-            while (message := peer.lanes.take()) is not None:
-                self.give_up(message, Reason.CLOSED)
+        self._are_queues_ended = True
+        for peer in tuple(self._peers.values()):
+            self._give_up_all(peer, Reason.CLOSED)
             peer.lanes.wake_all()
         await asyncio.gather(*workers, return_exceptions=True)
         untaken = self.inbox.close()
@@ -158,8 +168,13 @@ class Core:
 
     # -- sending: any thread ----------------------------------------------------
 
-    def submit(self, message: OutgoingMessage, payload_size: int) -> None:
+    def submit(
+        self, message: OutgoingMessage, payload_size: int, *, is_patient: bool = False
+    ) -> None:
         """Queue a message. Any thread; returns at once.
+
+        Where a patient one finds the queue full, nothing is dropped and so nothing is
+        counted: it comes again.
 
         Raises:
             ClosedError, UnknownPeerError, PayloadTooLargeError, BackpressureError:
@@ -185,9 +200,10 @@ class Core:
             peer = self._peer(did)
         message.failures_before = peer.failures
         if not peer.lanes.put(message, message.priority):
-            self.counters.backpressure_events += 1
-            self.counters.dropped[Reason.QUEUE_FULL] += 1
-            peer.dropped[Reason.QUEUE_FULL] += 1
+            if not is_patient:
+                self.counters.backpressure_events += 1
+                self.counters.dropped[Reason.QUEUE_FULL] += 1
+                peer.dropped[Reason.QUEUE_FULL] += 1
             raise BackpressureError(
                 did,
                 Reason.QUEUE_FULL,
@@ -197,6 +213,9 @@ class Core:
             )
         if message.expires_at is not None or not peer.is_ready:
             self._tell_loop(peer, message)
+        if self._are_queues_ended:
+            # Closed since we looked, by another thread, and perhaps past this peer.
+            self._give_up_all(peer, Reason.CLOSED)
 
     def _check_allowed(self, did: Did, payload_size: int) -> None:
         if self.config.v1_peers != "all" and did not in self.config.v1_peers:
@@ -223,12 +242,15 @@ class Core:
     async def room(self, did: Did, priority: int) -> None:
         """Wait until a message of this priority can be queued, or the node is closed."""
         loop = asyncio.get_running_loop()
-        lanes = self._peer(did).lanes
-        while self._is_open and not lanes.has_room(priority):
-            room = loop.create_future()
-            if not lanes.when_room(future_waker(loop, room)):
-                return
-            await room
+        peer = self._peer(did)
+        while self._is_open and not peer.lanes.has_room(priority):
+            # One wake-up for all who wait: those who give up leave none behind.
+            if peer.room is None or peer.room.done():
+                room = loop.create_future()
+                if not peer.lanes.when_room(future_waker(loop, room)):
+                    return
+                peer.room = room
+            await asyncio.wait({peer.room})
 
     def _peer(self, did: Did) -> Peer:
         peer = self._peers.get(did)
@@ -256,8 +278,12 @@ class Core:
         assert self._loop is not None
         if threading.get_ident() == self._loop_thread:
             self._loop.call_soon(callback, *args)
-        else:
+            return
+        try:
             self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            if not self._is_ending:  # then the loop may be closed
+                raise
 
     # -- sending: the loop --------------------------------------------------------
 
@@ -271,10 +297,11 @@ class Core:
 
     def _assign(self, peer: Peer) -> None:
         """Hand a peer with messages to the connection for its address of today."""
+        if self._is_ending:
+            return  # _end() comes to it
         address = self._route(peer)
         if address is None:
-            while (message := peer.lanes.take()) is not None:
-                self.give_up(message, Reason.UNKNOWN_PEER)
+            self._give_up_all(peer, Reason.UNKNOWN_PEER)
             return
         outbound = self._outbounds.get(address)
         if outbound is None:
@@ -288,10 +315,11 @@ class Core:
     def _route(self, peer: Peer) -> Address | None:
         """Where the peer is reached; looked up again only when the table has changed."""
         version = self.routing.version
-        if peer.route_version != version:
-            peer.route = self._resolve(peer.did)
-            peer.route_version = version
-        return peer.route
+        known, address = peer.route
+        if known != version:
+            address = self._resolve(peer.did)
+            peer.route = version, address
+        return address
 
     def _resolve(self, did: Did) -> Address | None:
         return self.routing.resolve(did) or self.config.fallback
@@ -311,6 +339,8 @@ class Core:
             peer = self._peer(message.receipt.recipient)
             message.failures_before -= 1
             message.receipt.advance(DeliveryState.QUEUED)
+            if message.expires_at is not None:
+                self._arm_expiry(peer, message)
             by_peer.setdefault(peer, []).append((message, message.priority))
         for peer, items in by_peer.items():
             peer.lanes.put_back(items)
@@ -324,6 +354,10 @@ class Core:
             lambda message: peer.failures - message.failures_before >= limit
         ):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
+
+    def _give_up_all(self, peer: Peer, reason: Reason) -> None:
+        for message in peer.lanes.remove_if(lambda _: True):
+            self.give_up(message, reason)
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End a message: counted, and its receipt tells the sender."""
@@ -364,8 +398,14 @@ class Core:
     def _on_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         """Tell the sender in time; a message on its way is left alone."""
         self._expiries.pop(message, None)
-        if peer.lanes.remove_if(lambda other: other is message):
-            self.give_up(message, Reason.EXPIRED)
+        now = time.time()
+        # All that are due in one pass: each for itself would cost the square of the queue.
+        for late in peer.lanes.remove_if(
+            lambda other: (
+                other is message or (other.expires_at is not None and other.expires_at <= now)
+            )
+        ):
+            self.give_up(late, Reason.EXPIRED)
 
     def _disarm_expiry(self, message: OutgoingMessage) -> None:
         timer = self._expiries.pop(message, None)
@@ -438,6 +478,34 @@ class Core:
         room = self._loop.create_future()
         if self.inbox.when_room(future_waker(self._loop, room)):
             await room
+
+    def receive(self, timeout: float | None) -> Message | None:
+        """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
+
+        The message is taken in the thread that asks, so an interrupt of it loses none.
+
+        Raises:
+            ClosedError: closed, and nothing is left.
+        """
+        inbox = self.inbox
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            message = inbox.take()
+            if message is not None:
+                return message
+            if not self._is_open:
+                raise ClosedError("closed, and no message is left")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            if threading.get_ident() == self._loop_thread:
+                raise RuntimeError("waiting here in the event loop's own thread has no end")
+            arrived = threading.Event()
+            if inbox.when_filled(arrived.set):
+                try:
+                    arrived.wait(left)
+                finally:
+                    inbox.forget(arrived.set)
 
     def drop(self, reason: Reason, host: str = "") -> None:
         """Count an envelope or connection of others that was dropped."""

@@ -42,6 +42,7 @@ class InboundLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._frames: deque[bytes] = deque()
         self._pending_bytes = 0
+        self._in_check = 0  # frames that the worker has taken and not dealt with
         self._worker: asyncio.Task[None] | None = None
         self._is_paused = False
         self._is_at_end = False
@@ -100,6 +101,7 @@ class InboundLink(asyncio.Protocol):
         self._is_refused = True
         if self._worker is not None:
             self._worker.cancel()
+            self._core.counters.dropped[Reason.INBOX_CLOSED] += self._in_check + len(self._frames)
         if self._transport is not None:
             self._transport.abort()
 
@@ -141,7 +143,8 @@ class InboundLink(asyncio.Protocol):
                 self._frame_timer = None
             return
         timeout = self._core.config.frame_timeout
-        if timeout is None or not (is_new or self._frame_timer is None):
+        # Paused: the peer cannot be late with bytes that we do not read. _resume() asks again.
+        if timeout is None or self._is_paused or not (is_new or self._frame_timer is None):
             return
         if self._frame_timer is not None:
             self._frame_timer.cancel()
@@ -159,7 +162,6 @@ class InboundLink(asyncio.Protocol):
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
             if self._frame_timer is not None:
-                # The peer cannot be late with bytes that we do not read.
                 self._frame_timer.cancel()
                 self._frame_timer = None
             self._transport.pause_reading()
@@ -195,6 +197,7 @@ class InboundLink(asyncio.Protocol):
                 frames = list(self._frames)
                 self._frames.clear()
                 self._pending_bytes = 0
+                self._in_check = len(frames)
                 size = min(_MAX_SLICE, max(_MIN_SLICE, -(-len(frames) // core.threads)))
                 slices = [
                     core.run_in_thread(core.screen.check_all, frames[start : start + size])
@@ -208,11 +211,13 @@ class InboundLink(asyncio.Protocol):
         self._finish()
 
     async def _deliver_all(self, verdicts: list[Passed | Reason]) -> None:
-        done = self._deliver(verdicts)
-        while done < len(verdicts):
-            self._pause()
-            await self._core.inbox_room()
-            done += self._deliver(verdicts[done:])
+        while verdicts:
+            done = self._deliver(verdicts)
+            self._in_check -= done
+            verdicts = verdicts[done:]
+            if verdicts:
+                self._pause()
+                await self._core.inbox_room()
 
     def _deliver(self, verdicts: list[Passed | Reason]) -> int:
         """Deliver for as long as the application has room; returns how many were dealt with."""

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbound", "OutboundLink", "Peer"]
 
+ORDERLY_CLOSE: Final = "the peer closed it"
+"""How the error of a connection ends that was not reset."""
+
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
@@ -53,17 +56,18 @@ class Peer:
         "is_ready",
         "lanes",
         "outbound",
+        "room",
         "route",
-        "route_version",
     )
 
     def __init__(self, did: Did, limit: int, reserve: int) -> None:
         self.did = did
         self.lanes: Lanes[OutgoingMessage] = Lanes(limit, reserve)
         self.outbound: Outbound | None = None
-        self.route: Address | None = None
-        self.route_version = -1
-        """Which state of the routing table `route` is from."""
+        self.route: tuple[int, Address | None] = -1, None
+        """The version of the routing table, and what it said. One value: threads share it."""
+        self.room: asyncio.Future[None] | None = None
+        """Resolved when a full queue has room again; shared by all who wait for it."""
         self.failures = 0
         """Attempts to reach the peer that failed, ever."""
         self.is_ready = False
@@ -98,6 +102,11 @@ class OutboundLink(asyncio.Protocol):
     def can_write(self) -> bool:
         """Whether the operating system has taken everything so far."""
         return not self._is_paused and self._transport is not None
+
+    @property
+    def has_written(self) -> bool:
+        """Whether the connection was of any use."""
+        return self._offset > 0
 
     @property
     def is_drained(self) -> bool:
@@ -161,6 +170,8 @@ class OutboundLink(asyncio.Protocol):
         self.abort()
 
     def eof_received(self) -> bool:
+        # Gone. Closing would wait until it has taken what is buffered, perhaps for ever.
+        self.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -171,7 +182,7 @@ class OutboundLink(asyncio.Protocol):
         self._unwritten.clear()
         cause = self._cause
         if not cause:
-            cause = describe_os_error(exc) if isinstance(exc, OSError) else "the peer closed it"
+            cause = describe_os_error(exc) if isinstance(exc, OSError) else ORDERLY_CLOSE
         self._owner.on_lost(self, lost, cause)
 
     def close(self) -> list[OutgoingMessage]:
@@ -396,16 +407,20 @@ class Outbound:
             return
         self._link = None
         self._core.leave_pool(self)
-        self.note_error(f"connection to {self.address} ended: {cause}")
+        cause = f"connection to {self.address} ended: {cause}"
+        self.note_error(cause)
         self._core.counters.rewritten += len(lost)
         self._core.put_back(lost)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= _STABLE_AFTER:
             self._delays = self._new_delays()
             self._next_dial_at = now
-        else:
+        elif link.has_written:
             # Accepted and dropped at once: a connect alone is no recovery.
             self._next_dial_at = now + next(self._delays)
+        else:
+            # Dropped before it could be used: no better than a failed dial.
+            self._fail_attempt(cause)
         self._set_state(PeerState.IDLE)
         self.pump()
 

@@ -106,7 +106,7 @@ class TcpCarrier:
             return None
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        except OSError:
+        except (OSError, ValueError):  # closed meanwhile, in its own thread; uvloop's own words
             return None
         (microseconds,) = struct.unpack_from("=I", info, _TCP_INFO_RTT_OFFSET)
         return microseconds / 1e6 if microseconds else None

@@ -1,0 +1,291 @@
+"""The network in memory: a carrier like TCP's, with seeded faults."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from signedwire import (
+    Address,
+    DeliveryState,
+    DialError,
+    ListenError,
+    MemoryNetwork,
+    Node,
+    TransportConfig,
+)
+from wirekit import (
+    ALICE,
+    BOB,
+    LIMIT,
+    OpenCore,
+    eventually,
+    no_leaks,
+    on_asyncio,
+    on_both_loops,
+    quick,
+)
+
+
+class End(asyncio.Protocol):
+    """One end of a stream: notes what happens."""
+
+    def __init__(self, *, is_reading: bool = True) -> None:
+        self.events: list[object] = []
+        self.received = b""
+        self.is_reading = is_reading
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        if not self.is_reading:
+            self.transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def eof_received(self) -> bool:
+        self.events.append("eof")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append(exc)
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+
+async def connect(network: MemoryNetwork, theirs: End | None = None) -> tuple[End, End]:
+    here, there = End(), theirs or End()
+    listener = await network.listen(Address("host", 0), lambda: there)
+    await network.dial(listener.address, here)
+    await eventually(lambda: there.transport)
+    listener.close()
+    return here, there
+
+
+# -- a carrier ------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_bytes_in_order_then_the_end() -> None:
+    here, there = await connect(MemoryNetwork(delay=(0, 0.003)))
+    for index in range(100):
+        here.transport.write(bytes([index]))
+    here.transport.write(b"")
+    here.transport.close()
+    here.transport.close()
+    here.transport.write(b"too late")
+    await eventually(lambda: there.events)
+    assert there.received == bytes(range(100))
+    await eventually(lambda: len(there.events) == 2)
+    assert there.events == ["eof", None]
+    assert here.events == [None]
+    assert here.transport.is_closing()
+
+
+@on_asyncio
+async def test_a_reader_that_pauses_stops_the_writer() -> None:
+    network = MemoryNetwork()
+    here, there = await connect(network, End(is_reading=False))
+    here.transport.set_write_buffer_limits(high=0)
+    here.transport.write(bytes(64 * 1024))
+    assert here.events == []
+    here.transport.write(b"x")
+    assert here.events == ["pause"]
+    assert here.transport.get_write_buffer_size() == 1
+    assert network.unacknowledged_bytes(here.transport) == 64 * 1024 + 1
+    assert not there.transport.is_reading()
+    there.transport.resume_reading()
+    await eventually(lambda: here.events == ["pause", "resume"])
+    assert network.unacknowledged_bytes(here.transport) == 0
+    here.transport.set_write_buffer_limits()
+    here.transport.abort()
+    await eventually(lambda: there.events)
+
+
+@on_asyncio
+async def test_what_the_other_has_not_read_when_it_closes() -> None:
+    network = MemoryNetwork()
+    here, there = await connect(network, End(is_reading=False))
+    here.transport.write(b"unread")
+    there.transport.close()
+    assert network.peer_has_closed(here.transport)
+    await eventually(lambda: here.events)
+    assert network.unacknowledged_bytes(here.transport) == 6
+    assert network.round_trip(here.transport) is None
+
+
+@on_asyncio
+async def test_nobody_listens() -> None:
+    network = MemoryNetwork()
+    with pytest.raises(DialError, match="connection refused"):
+        await network.dial(Address("host", 1), End())
+
+
+@on_asyncio
+async def test_ports() -> None:
+    network = MemoryNetwork()
+    first = await network.listen(Address("host", 7), End)
+    with pytest.raises(ListenError, match="host:7: the port is in use"):
+        await network.listen(Address("host", 7), End)
+    await network.listen(Address("other", 7), End)
+    await network.listen(Address("host", 49152), End)
+    free = [(await network.listen(Address("host", 0), End)).address.port for _ in range(3)]
+    assert free == [49153, 49154, 49155]
+    first.close()
+    first.close()
+    await network.listen(Address("host", 7), End)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"loss": 1.1}, {"cut": -0.1}, {"delay": (2.0, 1.0)}, {"delay": (-1.0, 1.0)}]
+)
+def test_misuse(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"probabilities|shortest"):
+        MemoryNetwork(**wrong)
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_everything_lost() -> None:
+    here, there = await connect(MemoryNetwork(loss=1))
+    here.transport.write(b"x")
+    here.transport.close()
+    await eventually(lambda: there.events)
+    assert there.received == b""
+
+
+@on_both_loops
+async def test_a_cut_takes_what_was_under_way() -> None:
+    network = MemoryNetwork(delay=(0.01, 0.01))
+    here, there = await connect(network)
+    here.transport.write(b"x")
+    assert network.cut_all() == 1
+    await eventually(lambda: here.events and there.events)
+    assert there.received == b""
+    for end in (here, there):
+        assert isinstance(end.events[-1], ConnectionResetError)
+    assert network.cut_all() == 0
+
+
+async def trace(seed: int) -> tuple[list[int], list[tuple[str, ...]], dict[str, int]]:
+    """What is received, each message's history, and the counters, over a bad network."""
+    network = MemoryNetwork(seed, cut=0.2, loss=0.1)
+    config = quick(max_attempts=50, retry_base_delay=0.001, retry_max_delay=0.002)
+    async with OpenCore(config, network, BOB.did) as bob, OpenCore(config, network) as alice:
+        alice.routing.update(BOB.did, bob.address)
+        receipts = []
+        for _ in range(60):
+            receipts.append(alice.post())
+            await receipts[-1].wait(timeout=LIMIT)
+            # One at a time: how many go into one write must not depend on the clock.
+            await eventually(lambda: alice.core._outbounds[bob.address].is_settled)
+        numbers = []
+        while (message := bob.core.inbox.take()) is not None:
+            numbers.append(message.sequence_number)
+        stats = alice.core.stats()
+        return (
+            numbers,
+            [tuple(str(step.state) for step in receipt.history) for receipt in receipts],
+            {"rewritten": stats.rewritten, "reconnections": stats.reconnections},
+        )
+
+
+@on_asyncio
+async def test_the_same_seed_gives_the_same_faults() -> None:
+    fates = [[MemoryNetwork(seed, loss=0.5, cut=0.5).fate() for _ in range(1)] for seed in (1, 1)]
+    assert fates[0] == fates[1]
+    networks = [MemoryNetwork(seed, delay=(0, 1), loss=0.3, cut=0.3) for seed in (5, 5, 6)]
+    drawn = [[network.fate() for _ in range(100)] for network in networks]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@on_asyncio
+async def test_the_same_seed_gives_the_same_trace() -> None:
+    first, again = await trace(11), await trace(11)
+    assert first == again
+    assert first[2]["rewritten"] > 0
+    assert len(first[0]) < 60, "some were lost without a word, as asked"
+
+
+@on_both_loops
+async def test_cuts_lose_and_double_nothing() -> None:
+    """What was under way when a connection was cut is written again, and delivered once."""
+    network = MemoryNetwork(3, delay=(0, 0.002), cut=0.3)
+    config = quick(max_attempts=1000, retry_base_delay=0.001, retry_max_delay=0.002)
+    async with OpenCore(config, network, BOB.did) as bob, OpenCore(config, network) as alice:
+        alice.routing.update(BOB.did, bob.address)
+        numbers: list[int] = []
+
+        def has_all() -> bool:
+            while (message := bob.core.inbox.take()) is not None:
+                numbers.append(message.sequence_number)
+            return len(numbers) == 200
+
+        for _ in range(200):
+            alice.post()
+            await asyncio.sleep(0)
+        await eventually(has_all)
+        # Not in order: see test_order_holds_over_a_reconnection in test_inbound.
+        assert sorted(numbers) == list(range(1, 201))
+        assert alice.core.stats().rewritten > 0
+
+
+@on_both_loops
+async def test_two_loops_and_a_node_that_goes_away() -> None:
+    """Nodes of one network may live in different threads."""
+    network = MemoryNetwork(delay=(0, 0.001))
+    ready, done = threading.Event(), threading.Event()
+    address: list[Address] = []
+    numbers: list[int] = []
+
+    async def receive() -> None:
+        async with Node(BOB, TransportConfig(), network=network) as bob:
+            assert bob.address is not None
+            address.append(bob.address)
+            ready.set()
+            for _ in range(300):
+                message = await bob.receive()
+                numbers.append(message.sequence_number)
+            await asyncio.to_thread(done.wait, LIMIT)
+
+    thread = threading.Thread(target=asyncio.run, args=(receive(),))
+    async with no_leaks():
+        thread.start()
+        await asyncio.to_thread(ready.wait, LIMIT)
+        async with Node(ALICE, quick(), network=network) as alice:
+            alice.routing.update(BOB.did, address[0])
+            for _ in range(300):
+                await alice.send(BOB.did, b"x")
+            await eventually(lambda: len(numbers) == 300)
+            done.set()
+            await asyncio.to_thread(thread.join)
+            receipt = alice.send_nowait(BOB.did, b"x")
+            await eventually(lambda: receipt.state is DeliveryState.FAILED)
+    assert numbers == list(range(1, 301))
+
+
+@on_asyncio
+async def test_ends_whose_other_end_is_gone_are_quiet() -> None:
+    here, there = await connect(MemoryNetwork(delay=(0.001, 0.001)))
+    calls: list[Callable[[], None]] = [
+        lambda: here.transport.write(b"x"),
+        there.transport.close,
+        here.transport.break_off,
+        here.transport.resume_reading,
+    ]
+    for call in calls:
+        call()
+    await eventually(lambda: here.events and there.events)
+    await asyncio.sleep(0.005)
+    assert there.received == b""

@@ -1,0 +1,267 @@
+"""The TCP carrier: socket options, errors in words, and what the kernel can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from signedwire import Address, DialError, ListenError
+from signedwire.transport import tcp as tcp_module
+from signedwire.transport.tcp import TcpCarrier, describe_os_error
+from wirekit import RawServer, eventually, on_asyncio, on_both_loops, refusing_address
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux says this")
+
+
+class Recorder(asyncio.Protocol):
+    """Notes what happens to a connection."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.transport: Any = None
+        self.has_ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.has_ended = True
+
+
+async def close(*protocols: Recorder) -> None:
+    for protocol in protocols:
+        protocol.transport.abort()
+    await eventually(lambda: all(protocol.has_ended for protocol in protocols))
+
+
+# -- listening ----------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_port_in_use_is_named_with_its_address() -> None:
+    with RawServer() as server:
+        with pytest.raises(ListenError, match=f"{server.address}: the port is in use") as caught:
+            await TcpCarrier().listen(server.address, Recorder)
+        assert caught.value.address == server.address
+        assert isinstance(caught.value, OSError)
+
+
+@on_both_loops
+async def test_an_address_of_another_machine() -> None:
+    with pytest.raises(ListenError, match=r"Is it an address of this machine\?"):
+        await TcpCarrier().listen(Address("192.0.2.1", 0), Recorder)
+
+
+@on_both_loops
+async def test_a_malformed_name() -> None:
+    address = Address("robot..local", 9)
+    with pytest.raises(ListenError, match=r"the host name is malformed"):
+        await TcpCarrier().listen(address, Recorder)
+    with pytest.raises(DialError, match=r"the host name is malformed"):
+        await TcpCarrier().dial(address, Recorder())
+
+
+@on_asyncio
+async def test_a_port_that_needs_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "x")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_server", refuse)
+    with pytest.raises(ListenError, match=r"permission denied. Ports under 1024"):
+        await TcpCarrier().listen(Address("127.0.0.1", 80), Recorder)
+
+
+@on_both_loops
+async def test_accepted_connections_stay_when_the_listener_closes() -> None:
+    theirs = Recorder()
+    listener = await TcpCarrier().listen(Address("127.0.0.1", 0), lambda: theirs)
+    assert listener.address.port != 0
+    ours = Recorder()
+    transport = await TcpCarrier().dial(listener.address, ours)
+    await eventually(lambda: theirs.transport)
+    listener.close()
+    transport.write(b"hello")
+    await eventually(lambda: theirs.received == b"hello")
+    await close(ours, theirs)
+
+
+# -- dialing ------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_refused() -> None:
+    with refusing_address() as address:
+        with pytest.raises(DialError) as caught:
+            await TcpCarrier().dial(address, Recorder())
+        assert caught.value.cause == "connection refused"
+        assert caught.value.address == address
+
+
+@on_asyncio
+async def test_a_connection_to_itself_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    original = loop.create_connection
+
+    async def from_its_own_port(factory: Any, host: str, port: int) -> Any:
+        return await original(factory, host, port, local_addr=(host, port))
+
+    monkeypatch.setattr(loop, "create_connection", from_its_own_port)
+    with refusing_address() as address:
+        pass
+    recorder = Recorder()
+    with pytest.raises(DialError, match="connected to itself"):
+        await TcpCarrier().dial(address, recorder)
+    await eventually(lambda: recorder.has_ended)
+
+
+@on_both_loops
+async def test_cancelling_a_dial_leaves_nothing_open() -> None:
+    with RawServer() as server:
+        for delay in range(6):
+            dialing = asyncio.create_task(TcpCarrier().dial(server.address, Recorder()))
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            if not dialing.cancel():
+                (await dialing).abort()
+            await asyncio.gather(dialing, return_exceptions=True)
+            if not dialing.cancelled():
+                dialing.result().abort()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), "connection refused"),
+        (OSError("Multiple exceptions: [Errno 111] a, [Errno 113] b, [Errno 111] c"), None),
+        (socket.gaierror(-2, "Name or service not known"), "the host name is unknown"),
+        (OSError("in its own words"), "in its own words"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_errors_in_words(error: OSError, words: str | None) -> None:
+    described = describe_os_error(error)
+    assert described == words or (words is None and described.count(",") == 1)
+    assert "Errno" not in described
+
+
+# -- options and questions ---------------------------------------------------------------
+
+
+@LINUX
+@on_both_loops
+async def test_both_ends_notice_a_peer_that_vanished() -> None:
+    with RawServer() as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        sock = transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        with await server.accept():
+            pass
+        await close(ours)
+
+
+@on_asyncio
+async def test_options_that_a_platform_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "TCP_KEEPINTVL")
+    with RawServer() as server:
+        ours = Recorder()
+        await TcpCarrier().dial(server.address, ours)
+        await close(ours)
+
+
+@LINUX
+@on_both_loops
+async def test_unacknowledged_bytes() -> None:
+    with RawServer(receive_buffer=4096) as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        with await server.accept() as link:
+            assert TcpCarrier().unacknowledged_bytes(transport) == 0
+            transport.write(b"x" * 1000)
+            await eventually(lambda: TcpCarrier().unacknowledged_bytes(transport) == 0)
+            transport.write(b"x" * 1_000_000)
+            await asyncio.sleep(0.01)
+            unacknowledged = TcpCarrier().unacknowledged_bytes(transport)
+            assert unacknowledged is not None
+            assert unacknowledged > 10_000
+            link.reset()
+        await close(ours)
+
+
+@on_asyncio
+async def test_where_the_kernel_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer() as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        with monkeypatch.context() as patch:
+            patch.setattr(tcp_module, "fcntl", None)
+            assert TcpCarrier().unacknowledged_bytes(transport) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "platform", "win32")
+            assert TcpCarrier().round_trip(transport) is None
+        with monkeypatch.context() as patch:
+            patch.delattr(select, "poll")
+            ours.transport.pause_reading()
+            assert not TcpCarrier().peer_has_closed(transport)
+            (await server.accept()).close()
+            await eventually(lambda: TcpCarrier().peer_has_closed(transport))
+        with socket.socket(socket.AF_UNIX) as other, monkeypatch.context() as patch:
+            patch.setattr(transport, "get_extra_info", lambda name: other)
+            assert TcpCarrier().round_trip(transport) is None
+            assert TcpCarrier().unacknowledged_bytes(transport) in (0, None)
+        pipe = os.pipe()
+        with (
+            os.fdopen(pipe[0]) as no_socket,
+            os.fdopen(pipe[1], "w"),
+            monkeypatch.context() as patch,
+        ):
+            patch.setattr(transport, "get_extra_info", lambda name: no_socket)
+            assert TcpCarrier().unacknowledged_bytes(transport) is None
+        await close(ours)
+
+
+@LINUX
+@on_both_loops
+async def test_the_round_trip_is_the_kernels() -> None:
+    with RawServer() as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        round_trip = TcpCarrier().round_trip(transport)
+        assert round_trip is not None
+        assert 0 < round_trip < 0.1
+        await close(ours)
+
+
+@on_both_loops
+async def test_asked_by_another_thread_while_it_closes() -> None:
+    """`sync.Node.peers()` asks from its caller's thread; the socket may be gone by then."""
+    with RawServer() as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        await close(ours)
+        await asyncio.sleep(0)
+        assert TcpCarrier().round_trip(transport) is None
+
+
+@on_both_loops
+async def test_the_close_of_the_peer_is_seen_at_once() -> None:
+    with RawServer() as server:
+        ours = Recorder()
+        transport = await TcpCarrier().dial(server.address, ours)
+        link = await server.accept()
+        assert not TcpCarrier().peer_has_closed(transport)
+        link.close()
+        assert TcpCarrier().peer_has_closed(transport)
+        await close(ours)
