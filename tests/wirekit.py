@@ -59,6 +59,8 @@ LOOPS: Final = [
         marks=pytest.mark.skipif(uvloop is None, reason="needs uvloop"),
     ),
 ]
+SLACK: Final = 1.0
+"""Seconds that a busy machine may add to a time that a test has an upper bound for."""
 LIMIT: Final = 10.0
 """Seconds after which a wait for an event is a failure. Never waited out by a passing test."""
 

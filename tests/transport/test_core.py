@@ -209,13 +209,13 @@ async def test_a_peer_that_moves_during_the_end_makes_no_new_connection() -> Non
             try:
                 await asyncio.sleep(60)
             finally:
-                for _ in range(40):
+                for _ in range(100):
                     await asyncio.sleep(0.001)
             raise AssertionError
 
     with RawServer() as server, refusing_address() as refused:
         async with no_leaks():
-            config = quick(close_timeout=0.001, retry_base_delay=0.005, max_attempts=1000)
+            config = quick(close_timeout=0.001, retry_max_delay=0.01, max_attempts=1000)
             sender = OpenCore(config, Clinging())
             await sender.core.start()
             sender.routing.update(BOB.did, "10.0.0.1:1")

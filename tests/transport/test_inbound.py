@@ -21,6 +21,7 @@ from wirekit import (
     BOB,
     CAROL,
     LIMIT,
+    SLACK,
     OpenCore,
     RawLink,
     eventually,
@@ -324,7 +325,7 @@ async def test_a_silent_client_is_closed_at_the_deadline() -> None:
         started_at = time.monotonic()
         with await RawLink.dial(bob.address) as link:
             await link.wait_closed()
-        assert 0.09 <= time.monotonic() - started_at < 0.4
+        assert 0.09 <= time.monotonic() - started_at < SLACK
         assert dropped(bob) == {Reason.TOO_SLOW: 1}
 
 
@@ -346,7 +347,7 @@ async def test_trickling_bytes_and_useless_frames_buy_no_time() -> None:
         started_at = time.monotonic()
         with await RawLink.dial(bob.address) as link:
             await trickle(link, useless * 4)
-        assert 0.14 <= time.monotonic() - started_at < 0.6
+        assert 0.14 <= time.monotonic() - started_at < SLACK
         assert dropped(bob)[Reason.TOO_SLOW] == 1
 
 
@@ -362,18 +363,18 @@ async def test_a_proven_client_that_trickles_a_frame() -> None:
             assert await numbers(bob, 1) == [2]
             started_at = time.monotonic()
             await trickle(link, frame)
-            assert 0.09 <= time.monotonic() - started_at < 0.4
+            assert 0.09 <= time.monotonic() - started_at < SLACK
         assert dropped(bob) == {Reason.TOO_SLOW: 1}
 
 
-@on_both_loops
+@on_asyncio
 async def test_the_time_of_a_frame_begins_with_its_own_first_byte() -> None:
-    async with receiver(frame_timeout=0.15) as bob:
+    async with receiver(frame_timeout=0.5) as bob:
         with await RawLink.dial(bob.address) as link:
             stream = b"".join(framed(sealed(number)) for number in range(6))
-            for start in range(0, len(stream), 100):  # each takes 0.1 s, together more
+            for start in range(0, len(stream), 100):  # each takes 0.2 s, together more
                 await link.write(stream[start : start + 100])
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
             assert await numbers(bob, 6) == list(range(6))
         assert dropped(bob) == {}
 
@@ -602,7 +603,7 @@ async def test_close_does_not_wait_for_senders() -> None:
         # More than the kernels hold.
         writing = asyncio.create_task(busy.write(stream + 50_000_000 * b"\0"))
         await eventually(lambda: bob.core.stats().inbox_messages == 2)
-        await within(0.3, bob.core.close())
+        await within(SLACK, bob.core.close())
         await silent.wait_closed()
         with pytest.raises(ConnectionError):
             await writing

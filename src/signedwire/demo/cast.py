@@ -47,7 +47,7 @@ class Actor:
         assert self._child is not None
         return self._child
 
-    def ask(self, what: str, /, *, timeout: float = 4.0, **arguments: object) -> Any:
+    def ask(self, what: str, /, *, timeout: float = 10.0, **arguments: object) -> Any:
         """Ask the process; see `Child.ask`."""
         return self.child.ask(what, timeout=timeout, **arguments)
 

@@ -21,7 +21,7 @@ _REPLAYS: Final = 3
 _EMERGENCY_SECONDS: Final = 1.5
 _QUEUE_LIMIT: Final = 1000  # the default of TransportConfig
 _ARRIVAL_TIMEOUT: Final = 2.0
-_BACKLOG_TIMEOUT: Final = 4.0
+_BACKLOG_TIMEOUT: Final = 10.0
 
 
 def traffic(stage: Stage, alice: Actor, bob: Actor) -> None:

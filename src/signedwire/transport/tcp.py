@@ -30,7 +30,10 @@ __all__ = ["TcpCarrier", "describe_os_error", "set_accepted_options"]
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
 _KEEPALIVE_PROBES: Final = 3
-_USER_TIMEOUT_MS: Final = 15_000
+# Linux counts the time in which a peer's window is closed, too: a receiver whose
+# application pauses is not dead, so this is long. (Seen: at 1 s, such a peer lost
+# its connection each second.)
+_USER_TIMEOUT_MS: Final = 600_000
 _LISTEN_BACKLOG: Final = 1024
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _TCP_INFO_SIZE: Final = 104
