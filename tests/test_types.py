@@ -124,9 +124,8 @@ class TestDidRefusals:
     @pytest.mark.parametrize("text", SMALL_ORDER)
     def test_small_order(self, text: str) -> None:
         assert did_error(text) == (
-            f"{text} is not a usable Ed25519 public key "
-            "(small order, not canonical, or not on the curve). "
-            "Ask the peer for its DID again: no honest key looks like this"
+            f"{text!r} is not a DID: no honest key looks like this. "
+            "Was it mistyped or cut off? Copy it again, whole"
         )
         with pytest.raises(DidError):
             known_did(bytes.fromhex(text))
@@ -216,8 +215,8 @@ class TestDidRefusals:
         )
 
     def test_64_characters_with_spaces_inside(self) -> None:
-        # bytes.fromhex() skips white space, so the length is what is wrong here.
-        assert "a DID is 32 bytes, got 31" in did_error("ab" * 16 + "  " + "cd" * 15)
+        # bytes.fromhex() skips white space, so it is the length that is wrong here.
+        assert "is not a DID" in did_error("ab" * 16 + "  " + "cd" * 15)
 
     @pytest.mark.parametrize(
         "text", ["a" * 100_000, "z6Mk" + "a" * 100_000, "did:key:z6Mk" + "0" * 100_000]

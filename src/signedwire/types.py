@@ -75,13 +75,12 @@ class Did:
         stripped = text.strip()
         if len(stripped) == 64:
             try:
-                return cls(bytes.fromhex(stripped))
-            except DidError:
-                raise
+                raw = bytes.fromhex(stripped)
             except ValueError:
                 raise DidError(
                     f"{stripped!r} is not a DID: 64 characters, but not all are hex digits"
                 ) from None
+            return cls._read(raw, stripped)
         multibase = stripped.removeprefix("did:key:")
         if not multibase.startswith("z6Mk"):
             raise DidError(
@@ -90,7 +89,18 @@ class Did:
             )
         if len(multibase) > 64:
             raise DidError(f"{_shorten(text)!r} is not a DID: {len(multibase)} characters long")
-        return cls(_decode_multibase(multibase, stripped))
+        return cls._read(_decode_multibase(multibase, stripped), stripped)
+
+    @classmethod
+    def _read(cls, raw: bytes, text: str) -> Self:
+        """`Did(raw)`, but an error is about the text that somebody typed."""
+        try:
+            return cls(raw)
+        except DidError:
+            raise DidError(
+                f"{text!r} is not a DID: no honest key looks like this",
+                "Was it mistyped or cut off? Copy it again, whole",
+            ) from None
 
     def hex(self) -> str:
         """64 lower-case hex digits, as v1 peers write a DID."""

@@ -66,7 +66,9 @@ def run_bench(
 
         from signedwire.bench.table import show
     except ImportError:
-        return _refuse("the bench needs rich: pip install 'signedwire[cli]'")
+        return _refuse(
+            "the bench needs rich: pip install 'signedwire[cli]', or '.[cli]' in a checkout"
+        )
     started_at = time.monotonic()
     results = Results(machine=_machine(), settings=_settings(seconds, sizes, rounds))
     turns = 3 * (rounds + 1) * (len(sizes) + 1)

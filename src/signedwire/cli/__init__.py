@@ -28,7 +28,10 @@ import sys
 
 __all__ = ["main"]
 
-_MISSING = 'the command line needs typer and rich: pip install "signedwire[cli]"'
+_MISSING = (
+    "the command line needs typer and rich: "
+    "pip install 'signedwire[cli]', or '.[cli]' in a checkout"
+)
 
 
 def main() -> None:

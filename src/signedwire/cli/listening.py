@@ -23,7 +23,7 @@ from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
-from signedwire.types import Address, PayloadType, unix_time_us
+from signedwire.types import Address, PayloadType, Reason, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Listen
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["listen"]
 
 _TERMINATED: Final = 143
+_LOOK_INTERVAL: Final = 0.25
+_WHY: Final = {
+    Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
+    Reason.UNSIGNED: "--allow-unsigned takes such",
+    Reason.BAD_SIGNATURE: "changed on the way, or not signed by who it claims",
+    Reason.NOT_ALLOWED: "its sender is not among v1_peers",
+    Reason.DUPLICATE: "delivered before",
+    Reason.WRONG_PROTOCOL: "a connection of something that does not speak v1",
+}
 _WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 # Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
 # the kernel chooses the address that we are reached at.
@@ -75,8 +84,10 @@ class _Listening:
             async with self._node:
                 self._announce()
                 # The time is this command's, not that of one message.
-                async with asyncio.timeout(self._options.timeout):
+                async with asyncio.timeout(self._options.timeout), asyncio.TaskGroup() as group:
+                    watching = group.create_task(self._tell_drops())
                     await self._print_all()
+                    watching.cancel()
         except TimeoutError:
             if self._options.count is not None:
                 raise NotDone(
@@ -116,14 +127,25 @@ class _Listening:
             if self._printed == self._options.count:
                 return
 
+    async def _tell_drops(self) -> None:
+        """Say it once for each reason, when it happens: else a wrong DID looks like silence."""
+        told: set[Reason] = set()
+        while not self._options.json:
+            for reason in self._node.stats().dropped.keys() - told:
+                told.add(reason)
+                why = _WHY.get(reason, "see docs/operations.md")
+                say(f"dropped: {reason} ({why.format(did=self._node.did)})")
+            await asyncio.sleep(_LOOK_INTERVAL)
+
     def _announce(self) -> None:
         assert self._node.address is not None
         address = _reachable(self._node.address)
         peer = f"{self._node.did}@{address}"
         self._is_announced = True
-        say("listening; send to it with")
-        say(f'  signedwire send {peer} "hello"')
-        if self._options.json:
+        if not self._options.json:
+            say("listening; send to it with")
+            say(f'  signedwire send {peer} "hello"')
+        else:
             did = str(self._node.did)
             emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
 

@@ -69,7 +69,8 @@ def ping(options: Ping) -> int:
             )
         else:
             result(f"{address}: {attempt.words}")
-    _conclude(did, address, options.count, failures)
+    if not options.json:
+        _conclude(did, address, options.count, failures)
     return FAILED if failures else 0
 
 

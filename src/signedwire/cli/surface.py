@@ -129,7 +129,9 @@ class Command:
             envvar="SIGNEDWIRE_PEERS", help='TOML file with a table [peers]: "DID" = "host:port".'
         ),
     ] = None
-    json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines.")] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Results and errors as JSON lines, and no prose.")
+    ] = False
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False
 
     def run(self) -> int:
@@ -208,7 +210,11 @@ class Listen(Command):
 
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to listen; port 0 takes a free one, 0.0.0.0 is for other machines "
+            "too. By default 127.0.0.1:0, this machine alone.",
+        ),
     ] = None
     count: Annotated[
         int | None,

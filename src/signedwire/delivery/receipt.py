@@ -25,6 +25,8 @@ from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
 __all__ = ["Receipt", "Step", "future_waker"]
 
+# One for all: waiting is rare, and a lock in each receipt is not.
+_SUBSCRIBING = threading.Lock()
 _RANK = {DeliveryState.QUEUED: 0, DeliveryState.WRITTEN: 1}
 _FINAL = frozenset({DeliveryState.FAILED, DeliveryState.EXPIRED})
 
@@ -190,9 +192,10 @@ class Receipt:
                 wake()
 
     def _subscribe(self, wake: Callable[[], None]) -> None:
-        if self._changed is None:
-            self._changed = []
-        self._changed.append(wake)
+        with _SUBSCRIBING:
+            if self._changed is None:
+                self._changed = []
+            self._changed.append(wake)
 
     def _unsubscribe(self, wake: Callable[[], None]) -> None:
         assert self._changed is not None

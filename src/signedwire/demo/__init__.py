@@ -38,7 +38,10 @@ def run_demo(json: bool = False) -> int:
     try:
         stage = _stage(json)
     except ImportError:
-        sys.stderr.write("signedwire demo: it needs rich: pip install 'signedwire[cli]'\n")
+        sys.stderr.write(
+            "signedwire demo: it needs rich: "
+            "pip install 'signedwire[cli]', or '.[cli]' in a checkout\n"
+        )
         return 1
     cast = [Actor(name, _LIMIT) for name in ("alice", "bob")]
     watchdog = threading.Timer(_LIMIT, _end_now, (cast,))
@@ -66,7 +69,7 @@ def run_demo(json: bool = False) -> int:
             "checks": [dataclasses.asdict(check) for check in stage.checks],
             "counters": counters,
         }
-        sys.stdout.write(jsonlib.dumps(document, indent=2) + "\n")
+        sys.stdout.write(jsonlib.dumps(document) + "\n")
     else:
         _show_verdict(stage, seconds)
     return stage.checks.exit_code

@@ -56,7 +56,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "signedwire.payloads needs protobuf 6.30 or newer: pip install 'signedwire[payloads]'",
+        "signedwire.payloads needs protobuf 6.30 or newer: pip install 'signedwire[payloads]', "
+        "or '.[payloads]' in a checkout",
         name=error.name,
     ) from error
 

@@ -382,6 +382,15 @@ class Outbound:
             self._core.counters.dial_failures += 1
             self._fail_attempt(str(error))
             return False
+        except Exception as error:
+            # A fault of a carrier, or ours: told, counted as an attempt, and not the
+            # end of dialing, which would leave messages waiting for ever.
+            link.abort()
+            self._core.log.exception("dialing %s failed in a way that it must not", self.address)
+            self._core.leave_pool(self)
+            self._core.counters.dial_failures += 1
+            self._fail_attempt(f"cannot connect to {self.address}: {error!r}")
+            return False
         except BaseException:
             link.abort()
             self._core.leave_pool(self)

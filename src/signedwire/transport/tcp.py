@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -59,7 +60,11 @@ class TcpCarrier:
             # 3.5, simultaneous open): a connection, but nobody is there.
             transport.abort()
             raise DialError(address, "nobody listens there (connected to itself)")
-        _set_options(transport.get_extra_info("socket"))
+        try:
+            _set_options(transport.get_extra_info("socket"))
+        except OSError as error:  # it is gone already
+            transport.abort()
+            raise DialError(address, describe_os_error(error)) from error
         return transport
 
     async def listen(
@@ -127,7 +132,8 @@ class _TcpListener:
 
 def set_accepted_options(transport: asyncio.BaseTransport) -> None:
     """Give an accepted connection the same options as a dialed one."""
-    _set_options(transport.get_extra_info("socket"))
+    with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+        _set_options(transport.get_extra_info("socket"))
 
 
 def _set_options(sock: socket.socket | None) -> None:
