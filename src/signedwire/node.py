@@ -170,7 +170,7 @@ class Node:
         message = self._message(to, payload, priority, payload_type, deadline)
         while True:
             try:
-                self._core.submit(message, len(payload), is_patient=True)
+                self._core.submit(message, message.payload_size, is_patient=True)
                 break
             except BackpressureError:
                 await self._wait_for_room(message)
@@ -194,7 +194,7 @@ class Node:
                 for a message that was not queued.
         """
         message = self._message(to, payload, priority, payload_type, deadline)
-        self._core.submit(message, len(payload))
+        self._core.submit(message, message.payload_size)
         return message.receipt
 
     def _message(
@@ -224,7 +224,7 @@ class Node:
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
         """Until the queue has room; the deadline goes on meanwhile."""
         receipt = message.receipt
-        left = None if message.expires_at is None else message.expires_at - time.time()
+        left = None if message.expires_at is None else message.expires_at - time.monotonic()
         try:
             async with asyncio.timeout(left):
                 await self._core.room(receipt.recipient, message.priority)
@@ -312,13 +312,14 @@ class Node:
 
 
 def _expires_at(deadline: float | timedelta | datetime) -> float:
+    """The instant by `time.monotonic()`; an instant of the clock is compared with it once."""
     if isinstance(deadline, datetime):
         if deadline.tzinfo is None:
             raise ValueError(
                 f"deadline {deadline.isoformat()} has no time zone; use datetime.now(timezone.utc)"
             )
-        return deadline.timestamp()
+        return time.monotonic() + deadline.timestamp() - time.time()
     seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else float(deadline)
     if not 0 < seconds < float("inf"):
         raise ValueError(f"deadline {deadline!r} is not a positive number of seconds")
-    return time.time() + seconds
+    return time.monotonic() + seconds

@@ -7,6 +7,7 @@ is one implementation of everything.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -47,6 +48,7 @@ class Portal:
         self._loop.set_default_executor(_Resolvers(thread_name_prefix="resolver"))
         self._lock = threading.Lock()
         self._is_closed = False
+        self._process_id = os.getpid()  # a fork has our objects, but not our thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -72,6 +74,10 @@ class Portal:
             raise RuntimeError(
                 "a blocking call in the event loop's own thread waits for ever; use signedwire.Node"
             )
+        if os.getpid() != self._process_id:
+            raise ClosedError(
+                "this node belongs to the process that was forked", "Make a new one after the fork"
+            )
         with self._lock:
             # Whatever enters before the stop is cancelled by it, and so gets an answer.
             if self._is_closed:
@@ -89,7 +95,7 @@ class Portal:
 
     def close(self) -> None:
         """Stop the loop and wait for its thread to end. Safe to call twice."""
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is self._thread or os.getpid() != self._process_id:
             return
         with self._lock:
             if not self._is_closed:

@@ -21,7 +21,8 @@ class TransportStats:
     """What a node or transport has done since it started."""
 
     messages_sent: int = 0
-    """Messages handed to the operating system, on a connection the peer had not closed."""
+    """Messages handed to the operating system, on a connection the peer had not closed;
+    one that had to be written twice counts twice."""
     messages_received: int = 0
     """Messages that passed every check and were queued for the application."""
     bytes_sent: int = 0

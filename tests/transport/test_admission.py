@@ -94,28 +94,36 @@ class TestProven:
     def test_a_proven_one_counts_for_its_host_no_more(self) -> None:
         doors = admission(per_host=1)
         assert doors.admit(0, "192.0.2.1") == (True, None)
-        assert doors.prove(0)
-        assert doors.prove(0)
+        assert doors.prove(0) is None
+        assert doors.prove(0) is None
         assert doors.admit(1, "192.0.2.1") == (True, None)
         assert len(doors) == 2
 
-    def test_a_proven_one_never_makes_room(self) -> None:
+    def test_a_stranger_never_takes_the_place_of_a_proven_one(self) -> None:
         doors = admission(unproven=1)
         assert doors.admit(0, "192.0.2.1") == (True, None)
-        assert doors.prove(0)
+        assert doors.prove(0) is None
         assert doors.admit(1, "192.0.2.2") == (True, None)
         assert doors.admit(2, "192.0.2.3") == (True, 1)
 
-    def test_no_place_is_left(self) -> None:
-        doors = admission(proven=1)
-        assert doors.admit(0, "192.0.2.1") == (True, None)
-        assert doors.admit(1, "192.0.2.2") == (True, None)
-        assert doors.prove(0)
-        assert not doors.prove(1)
-        assert doors.prove(0)
-        assert doors.admit(2, "192.0.2.3") == (False, None)
-        doors.leave(0)
-        assert doors.prove(1)
+    def test_one_host_cannot_keep_all_places(self) -> None:
+        doors = admission(proven=3, unproven=9, per_host=3)
+        for key, host in enumerate(["192.0.2.1", "192.0.2.9", "192.0.2.1", "192.0.2.2"]):
+            assert doors.admit(key, host) == (True, None)
+        assert [doors.prove(key) for key in (0, 1, 2)] == [None, None, None]
+        doors.touch(0)
+        assert doors.prove(3) == 2, "the least recently used of the host with most places"
+        assert len(doors) == 3
+
+    def test_the_least_recently_used_makes_room(self) -> None:
+        doors = admission(proven=2)
+        for key in range(3):
+            assert doors.admit(key, f"192.0.2.{key}") == (True, None)
+        assert [doors.prove(0), doors.prove(1)] == [None, None]
+        doors.touch(0)
+        doors.touch(9)  # nobody
+        assert doors.prove(2) == 1
+        assert doors.prove(9) is None
 
     def test_leaving_twice_or_as_a_stranger(self) -> None:
         doors = admission()
@@ -136,15 +144,15 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.doors = admission(proven, unproven, per_host)
         self.limits = (proven, unproven, per_host)
         self.unproven: list[tuple[int, str | None]] = []
-        self.proven: set[int] = set()
+        self.proven: dict[int, str | None] = {}  # least recently used first
         self.count = 0
 
     @rule(host=st.sampled_from(HOSTS))
     def admit(self, host: str) -> None:
-        proven, unproven, per_host = self.limits
+        _, unproven, per_host = self.limits
         group = host_group(host)
         share = sum(other == group for _, other in self.unproven)
-        is_refused = len(self.proven) >= proven or (group is not None and share >= per_host)
+        is_refused = group is not None and share >= per_host
         is_admitted, evicted = self.doors.admit(self.count, host)
         assert is_admitted == (not is_refused)
         if is_admitted:
@@ -161,18 +169,30 @@ class AdmissionMachine(RuleBasedStateMachine):
         if not known:
             return
         key = data.draw(st.sampled_from(known))
-        fits = key in self.proven or len(self.proven) < self.limits[0]
-        assert self.doors.prove(key) == fits
-        if fits:
+        expected = None
+        if key not in self.proven:
+            if len(self.proven) >= self.limits[0]:
+                hosts = list(self.proven.values())
+                most = max(map(hosts.count, hosts))
+                expected = next(k for k, h in self.proven.items() if hosts.count(h) == most)
+                del self.proven[expected]
+            self.proven[key] = dict(self.unproven)[key]
             self.unproven = [entry for entry in self.unproven if entry[0] != key]
-            self.proven.add(key)
+        assert self.doors.prove(key) == expected
+
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        key = data.draw(st.integers(0, self.count))
+        self.doors.touch(key)
+        if key in self.proven:
+            self.proven[key] = self.proven.pop(key)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         key = data.draw(st.integers(0, self.count))
         self.doors.leave(key)
         self.unproven = [entry for entry in self.unproven if entry[0] != key]
-        self.proven.discard(key)
+        self.proven.pop(key, None)
 
     @invariant()
     def agrees_with_the_model(self) -> None:

@@ -192,7 +192,7 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
     with blackhole() as hole:
         async with OpenCore(quick(close_timeout=0.01)) as sender:
             sender.routing.update(BOB.did, hole)
-            receipts = [sender.post(expires_at=time.time() + 60) for _ in range(3)]
+            receipts = [sender.post(expires_at=time.monotonic() + 60) for _ in range(3)]
             await eventually(lambda: len(sender.core._expiries) == 3)
         assert not sender.core._expiries
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
@@ -243,7 +243,9 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
         assert may_go_on.wait(LIMIT)
 
     sender.core._check_allowed = check_slowly  # type: ignore[method-assign]
-    posting = asyncio.create_task(asyncio.to_thread(sender.post, b"", expires_at=time.time() + 60))
+    posting = asyncio.create_task(
+        asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
+    )
     await asyncio.to_thread(has_passed.wait, LIMIT)
     await sender.core.close()
     may_go_on.set()

@@ -413,23 +413,49 @@ async def test_a_crowd_of_silent_strangers_keeps_nobody_out() -> None:
 
 @on_both_loops
 async def test_more_proven_connections_than_places() -> None:
+    """The least recently used one goes: keys cost nothing, so a proof is no right to stay."""
     async with receiver(max_inbound_connections=2) as bob:
         links = [await RawLink.dial(bob.address) for _ in range(3)]
-        for number, link in enumerate(links[:2]):
+        for number, link in enumerate(links):
             await link.write(framed(sealed(number)))
             assert await numbers(bob, 1) == [number]
-        await links[2].write(framed(sealed(2)))
-        await links[2].wait_closed()
-        with await RawLink.dial(bob.address) as late:
-            await late.wait_closed()
-        assert dropped(bob)[Reason.CONNECTION_LIMIT] == 2
-        links[0].close()
-        await eventually(lambda: bob.core.stats().inbound_connections == 1)
-        while bob.core.inbox.take() is not None:
-            pass
+        await links[0].wait_closed()
+        assert dropped(bob)[Reason.CONNECTION_LIMIT] == 1
+        await links[1].write(framed(sealed(3)))
+        assert await numbers(bob, 1) == [3]
         await works(bob)
-        for link in links[1:]:
+        await links[2].wait_closed()
+        for link in links:
             link.close()
+
+
+@on_both_loops
+async def test_a_flood_of_frames_too_short_for_an_envelope_costs_its_sender_the_connection() -> (
+    None
+):
+    async with receiver() as bob:
+        with await RawLink.dial(bob.address) as flood:
+            await flood.write(b"\0\0\0\1\0" * 1000)
+            await eventually(lambda: dropped(bob).get(Reason.MALFORMED) == 1000)
+            await flood.write(b"\0\0\0\1\0")
+            await flood.wait_closed()
+        await works(bob)
+        with await RawLink.dial(bob.address) as link:  # proven ones are only counted
+            await link.write(framed(sealed(50)) + b"\0\0\0\1\0" * 2000 + framed(sealed(51)))
+            assert await numbers(bob, 2) == [50, 51]
+
+
+@on_asyncio
+async def test_what_arrived_before_the_time_was_over_is_looked_at_after_it() -> None:
+    """A stall of our loop makes the timer and the bytes due together."""
+    async with receiver(handshake_timeout=0.2) as bob:
+        with await RawLink.dial(bob.address) as link:
+            await eventually(lambda: bob.core.stats().inbound_connections == 1)
+            link.sock.setblocking(True)
+            link.sock.sendall(b"".join(framed(sealed(number)) for number in range(100)))
+            time.sleep(0.4)  # noqa: ASYNC251  the stall
+            assert await numbers(bob, 100) == list(range(100))
+            assert dropped(bob) == {}
 
 
 class FakeTransport(asyncio.Transport):

@@ -305,12 +305,12 @@ async def test_a_message_to_a_dead_peer_expires_at_its_deadline_and_is_never_wri
     with blackhole() as hole, RawServer() as server:
         async with OpenCore(quick(connect_timeout=30)) as sender:
             sender.routing.update(BOB.did, hole)
-            deadline = time.time() + 0.1
+            deadline = time.monotonic() + 0.1
             expiring = sender.post(expires_at=deadline)
             lasting = sender.post()
             with pytest.raises(MessageExpiredError):
                 await expiring.wait(timeout=LIMIT)
-            assert -0.002 < time.time() - deadline < SLACK, "uvloop counts in milliseconds"
+            assert -0.002 < time.monotonic() - deadline < SLACK, "uvloop counts in milliseconds"
             assert expiring.state is DeliveryState.EXPIRED
             assert sender.core.stats().dropped == {Reason.EXPIRED: 1}
 
@@ -332,7 +332,7 @@ async def test_a_deadline_that_has_passed_before_the_write() -> None:
             with await server.accept() as link:
                 assert await link.read_numbers(1) == [1]
                 await first.wait()
-                late = sender.post(expires_at=time.time() + 0.005)
+                late = sender.post(expires_at=time.monotonic() + 0.005)
                 last = sender.post()
                 select.select([], [], [], 0.01)  # the loop is held up
                 await last.wait()
@@ -345,7 +345,7 @@ async def test_a_message_in_time_is_not_expired_afterwards() -> None:
     with RawServer() as server:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
-            receipt = sender.post(expires_at=time.time() + 0.05)
+            receipt = sender.post(expires_at=time.monotonic() + 0.05)
             with await server.accept() as link:
                 assert await link.read_numbers(1) == [1]
                 await receipt.wait()
@@ -360,10 +360,10 @@ async def test_many_deadlines_at_once_do_not_hold_the_loop_up() -> None:
     async with OpenCore(quick(send_queue_limit=8_000, connect_timeout=30)) as sender:
         with blackhole() as hole:
             sender.routing.update(BOB.did, hole)
-            deadline = time.time() + 0.5
+            deadline = time.monotonic() + 0.5
             receipts = [sender.post(expires_at=deadline) for _ in range(8_000)]
             await eventually(lambda: receipts[-1].is_final)
-            assert time.time() - deadline < SLACK, "not as the square of the queue"
+            assert time.monotonic() - deadline < SLACK, "not as the square of the queue"
             assert sender.core.stats().dropped == {Reason.EXPIRED: 8_000}
 
 
@@ -373,15 +373,15 @@ async def test_a_deadline_holds_after_the_connection_broke() -> None:
     with blackhole() as hole, RawServer(receive_buffer=4096) as server:
         async with OpenCore(roomy(connect_timeout=30, max_attempts=100)) as sender:
             sender.routing.update(BOB.did, server.address)
-            deadline = time.time() + 1.0
+            deadline = time.monotonic() + 1.0
             receipts = [sender.post(BIG, expires_at=deadline) for _ in range(900)]
             link = await stalled(server, sender, receipts)
             sender.routing.update(BOB.did, hole)
             link.reset()
             await eventually(lambda: sender.core.stats().rewritten)
-            assert time.time() < deadline
+            assert time.monotonic() < deadline
             await eventually(lambda: all(r.state is not DeliveryState.QUEUED for r in receipts), 2)
-            assert -0.002 < time.time() - deadline < SLACK, "uvloop counts in milliseconds"
+            assert -0.002 < time.monotonic() - deadline < SLACK, "uvloop counts in milliseconds"
             assert receipts[-1].state is DeliveryState.EXPIRED
 
 
@@ -817,7 +817,7 @@ async def test_a_queue_of_another_that_is_empty_is_passed_over() -> None:
         async with OpenCore(quick(connect_timeout=30), carrier) as sender:
             for did in (BOB.did, CAROL.did):
                 sender.routing.update(did, server.address)
-            expired = sender.post(to=BOB.did, expires_at=time.time() + 0.01)
+            expired = sender.post(to=BOB.did, expires_at=time.monotonic() + 0.01)
             kept = sender.post(to=CAROL.did)
             await eventually(lambda: expired.is_final)
             carrier.gate.set()
@@ -832,7 +832,7 @@ async def test_nothing_left_to_send_ends_the_dialing() -> None:
     carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
     async with OpenCore(quick(retry_base_delay=0.05, retry_max_delay=1), carrier) as sender:
         sender.routing.update(BOB.did, "10.0.0.1:9")
-        expired = sender.post(expires_at=time.time() + 0.02)
+        expired = sender.post(expires_at=time.monotonic() + 0.02)
         await eventually(lambda: expired.is_final)
         await eventually(lambda: sender.core.peer_status()[BOB.did].state is PeerState.IDLE)
         assert len(carrier.dialed_at) == 1

@@ -46,6 +46,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # Where the encoding lacks a character, show its escape instead of failing.
             stream.reconfigure(errors="backslashreplace")
-    from signedwire.cli.app import app
-
+    try:
+        from signedwire.cli.app import app
+    except KeyboardInterrupt:  # in the quarter second that the imports take
+        sys.exit(130)
     app(prog_name="signedwire")

@@ -97,13 +97,18 @@ class OutgoingMessage:
         self.receipt = receipt
         self.priority = priority
         self.expires_at = expires_at
-        """Unix time in seconds, or `None`."""
+        """By `time.monotonic()`, so that a clock that is set moves no deadline; or `None`."""
         self.failures_before = 0
         """How many attempts to reach the peer had failed when this was queued."""
         self.envelope = envelope
         self._identity = identity
         self._payload = payload
         self._payload_type = payload_type
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes of the payload."""
+        return len(self._payload if self.envelope is None else self.envelope.payload)
 
     def seal(self) -> SignedEnvelope:
         """The signed envelope; the same one however often it is asked for."""

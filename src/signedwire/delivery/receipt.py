@@ -15,6 +15,7 @@ receipt may leave `written` once more; `failed` and `expired` are final.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -233,7 +234,9 @@ def future_waker(
             future.set_result(None)
 
     def wake() -> None:
-        # The transport may live in another thread's loop.
-        loop.call_soon_threadsafe(resolve)
+        # The transport may live in another thread's loop; and one that has closed has
+        # nobody waiting, while whoever wakes us has others to wake.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(resolve)
 
     return wake

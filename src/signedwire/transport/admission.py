@@ -10,7 +10,7 @@ milliseconds.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -53,7 +53,7 @@ class Admission(Generic[K]):
         self._max_unproven = config.max_unproven_connections
         self._max_unproven_per_host = config.max_unproven_per_host
         self._unproven: dict[K, str | None] = {}
-        self._proven: set[K] = set()
+        self._proven: OrderedDict[K, str | None] = OrderedDict()  # least recently used first
         self._per_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -62,8 +62,6 @@ class Admission(Generic[K]):
     def admit(self, key: K, host: str) -> tuple[bool, K | None]:
         """Whether `key` may stay, and which connection must be closed for it."""
         group = host_group(host)
-        if len(self._proven) >= self._max_proven:
-            return False, None
         if group is not None and self._per_host[group] >= self._max_unproven_per_host:
             return False, None
         evicted: K | None = None
@@ -75,19 +73,33 @@ class Admission(Generic[K]):
             self._per_host[group] += 1
         return True, evicted
 
-    def prove(self, key: K) -> bool:
-        """The connection brought an acceptable envelope; `False` where no place is left."""
-        if key in self._proven:
-            return True
+    def prove(self, key: K) -> K | None:
+        """The connection brought an acceptable envelope; returns which must be closed for it.
+
+        Anyone can make keys, so a proof is no right to stay: when all places are
+        taken, the host that holds most of them gives up its least recently used.
+        """
+        if key in self._proven or key not in self._unproven:
+            return None
+        evicted: K | None = None
         if len(self._proven) >= self._max_proven:
-            return False
+            held = Counter(self._proven.values())
+            most = max(held.values())
+            evicted = next(one for one, group in self._proven.items() if held[group] == most)
+            del self._proven[evicted]
+        group = self._unproven[key]
         self.leave(key)
-        self._proven.add(key)
-        return True
+        self._proven[key] = group
+        return evicted
+
+    def touch(self, key: K) -> None:
+        """The connection was used just now."""
+        if key in self._proven:
+            self._proven.move_to_end(key)
 
     def leave(self, key: K) -> None:
         """The connection is gone; nothing happens where it was not admitted."""
-        self._proven.discard(key)
+        self._proven.pop(key, None)
         group = self._unproven.pop(key, None)
         if group is not None:
             self._per_host[group] -= 1

@@ -381,7 +381,7 @@ class Core:
         """Whether the deadline of a message has passed; then it is given up."""
         if message.expires_at is None:
             return False
-        if time.time() < message.expires_at:
+        if time.monotonic() < message.expires_at:
             self._disarm_expiry(message)  # it is being written
             return False
         self.give_up(message, Reason.EXPIRED)
@@ -392,13 +392,13 @@ class Core:
         assert message.expires_at is not None
         if message.receipt.state is DeliveryState.QUEUED:
             self._expiries[message] = self._loop.call_later(
-                max(0.0, message.expires_at - time.time()), self._on_expiry, peer, message
+                max(0.0, message.expires_at - time.monotonic()), self._on_expiry, peer, message
             )
 
     def _on_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         """Tell the sender in time; a message on its way is left alone."""
         self._expiries.pop(message, None)
-        now = time.time()
+        now = time.monotonic()
         # All that are due in one pass: each for itself would cost the square of the queue.
         for late in peer.lanes.remove_if(
             lambda other: (
@@ -458,9 +458,15 @@ class Core:
             self.counters.connections_accepted += 1
         return is_admitted
 
-    def prove(self, link: InboundLink) -> bool:
+    def prove(self, link: InboundLink) -> None:
         """The connection brought its first acceptable envelope."""
-        return self._admission.prove(link)
+        evicted = self._admission.prove(link)
+        if evicted is not None:
+            evicted.evict()
+
+    def touch(self, link: InboundLink) -> None:
+        """The connection brought something."""
+        self._admission.touch(link)
 
     def forget(self, link: InboundLink) -> None:
         """The connection is gone."""
@@ -507,9 +513,9 @@ class Core:
                 finally:
                     inbox.forget(arrived.set)
 
-    def drop(self, reason: Reason, host: str = "") -> None:
-        """Count an envelope or connection of others that was dropped."""
-        self.counters.dropped[reason] += 1
+    def drop(self, reason: Reason, host: str = "", *, count: int = 1) -> None:
+        """Count envelopes or a connection of others that were dropped."""
+        self.counters.dropped[reason] += count
         if host:
             self.log.debug("dropped an envelope from %s: %s", host, reason)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.delivery.screen import Passed
 from signedwire.transport.tcp import set_accepted_options
 from signedwire.types import Reason
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ __all__ = ["InboundLink"]
 # Handing work to a thread and back costs about as much as two verifications.
 _MAX_INLINE: Final = 2
 _MIN_SLICE: Final = 8
-_MAX_SLICE: Final = 64
+_MAX_SLICE: Final = 32
+_SLICES_AHEAD: Final = 2
+# From a connection that has brought nothing acceptable yet.
+_MAX_UNACCEPTABLE: Final = 1000
+_LOOK_AGAIN: Final = 0.05
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
@@ -48,6 +53,7 @@ class InboundLink(asyncio.Protocol):
         self._is_at_end = False
         self._is_refused = False
         self._is_proven = False
+        self._unacceptable = 0
         self._proof_timer: asyncio.TimerHandle | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
         self.host = ""
@@ -66,21 +72,37 @@ class InboundLink(asyncio.Protocol):
         timeout = self._core.config.handshake_timeout
         if timeout is not None:
             self._proof_timer = asyncio.get_running_loop().call_later(
-                timeout, self._refuse, Reason.TOO_SLOW, "no acceptable envelope in time"
+                timeout, self._on_unproven, False
             )
 
     def data_received(self, data: bytes) -> None:
         self._core.counters.bytes_received += len(data)
+        if self._is_refused:
+            return
+        self._core.touch(self)
         had_partial = self._decoder.has_partial_frame
-        frames = self._decoder.receive_data(data)
+        frames = self._without_stubs(self._decoder.receive_data(data))
         if frames:
             self._frames.extend(frames)
-            self._pending_bytes += len(data)
+            self._pending_bytes += sum(map(len, frames))
             self._work()
         if self._decoder.error is not None:
             self._finish()
         else:
             self._watch_frame(is_new=bool(frames) or not had_partial)
+
+    def _without_stubs(self, frames: list[bytes]) -> list[bytes]:
+        """Drop, and count, what is too short for an envelope: 50,000 of them fit in one read."""
+        whole = [frame for frame in frames if len(frame) >= ENVELOPE_OVERHEAD]
+        if len(whole) < len(frames):
+            self._drop(Reason.MALFORMED, len(frames) - len(whole))
+        return whole
+
+    def _drop(self, reason: Reason, count: int = 1) -> None:
+        self._core.drop(reason, self.host, count=count)
+        self._unacceptable += count
+        if not self._is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
+            self._refuse(reason, "nothing acceptable came, and much else")
 
     def eof_received(self) -> bool:
         self._decoder.receive_eof()
@@ -128,10 +150,24 @@ class InboundLink(asyncio.Protocol):
         if self._is_refused:
             return
         self._is_refused = True
+        self._frames.clear()
         self._core.drop(reason)
         self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
         self._cancel_timers()
         self._transport.abort()
+
+    def _on_unproven(self, was_seen: bool) -> None:
+        """The time for a first acceptable envelope is over, but for what has arrived already.
+
+        After a stall of our own loop, its timers can be due before its reads.
+        """
+        is_working = self._worker is not None or bool(self._frames)
+        if was_seen and not is_working:
+            self._refuse(Reason.TOO_SLOW, "no acceptable envelope in time")
+        else:
+            self._proof_timer = asyncio.get_running_loop().call_later(
+                _LOOK_AGAIN, self._on_unproven, True
+            )
 
     # -- deadlines ----------------------------------------------------------
 
@@ -186,29 +222,35 @@ class InboundLink(asyncio.Protocol):
 
     def _work_inline(self) -> None:
         while self._frames and self._core.inbox.has_room():
-            self._deliver([self._core.screen.check(self._frames.popleft())])
-        if not self._frames:
-            self._pending_bytes = 0
+            frame = self._frames.popleft()
+            self._pending_bytes -= len(frame)
+            self._deliver([self._core.screen.check(frame)])
 
     async def _work_in_threads(self) -> None:
         core = self._core
+        checks: deque[asyncio.Future[list[Passed | Reason]]] = deque()
         try:
-            while self._frames:
-                frames = list(self._frames)
-                self._frames.clear()
-                self._pending_bytes = 0
-                self._in_check = len(frames)
-                size = min(_MAX_SLICE, max(_MIN_SLICE, -(-len(frames) // core.threads)))
-                slices = [
-                    core.run_in_thread(core.screen.check_all, frames[start : start + size])
-                    for start in range(0, len(frames), size)
-                ]
-                for verdicts in slices:
-                    await self._deliver_all(await verdicts)
-                self._resume()
+            while self._frames or checks:
+                # Some slices ahead, so that no core waits for what the loop does, and
+                # no more, so that nobody's burst is ahead of everybody else.
+                while self._frames and len(checks) < _SLICES_AHEAD * core.threads:
+                    checks.append(core.run_in_thread(core.screen.check_all, self._take_slice()))
+                await self._deliver_all(await checks.popleft())
+                if self._pending_bytes < _MAX_PENDING_BYTES // 2:
+                    self._resume()
         finally:
             self._worker = None
+            for check in checks:
+                check.cancel()
         self._finish()
+
+    def _take_slice(self) -> list[bytes]:
+        waiting = len(self._frames)
+        share = max(_MIN_SLICE, -(-waiting // self._core.threads))
+        frames = [self._frames.popleft() for _ in range(min(waiting, _MAX_SLICE, share))]
+        self._pending_bytes -= sum(map(len, frames))
+        self._in_check += len(frames)
+        return frames
 
     async def _deliver_all(self, verdicts: list[Passed | Reason]) -> None:
         while verdicts:
@@ -225,7 +267,7 @@ class InboundLink(asyncio.Protocol):
         inbox, screen = core.inbox, core.screen
         for done, verdict in enumerate(verdicts):
             if isinstance(verdict, Reason):
-                core.drop(verdict, self.host)
+                self._drop(verdict)
                 continue
             if not self._is_proven:
                 # Even where it has to wait for the application: the peer does not.
@@ -245,5 +287,4 @@ class InboundLink(asyncio.Protocol):
         if self._proof_timer is not None:
             self._proof_timer.cancel()
             self._proof_timer = None
-        if not self._core.prove(self):
-            self._refuse(Reason.CONNECTION_LIMIT, "too many connections")
+        self._core.prove(self)

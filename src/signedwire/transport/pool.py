@@ -8,7 +8,7 @@ that falls idle makes room.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -31,7 +31,7 @@ class Pool(Generic[K]):
         self._limit = limit
         self._is_idle = is_idle
         self._members: OrderedDict[K, None] = OrderedDict()
-        self._queue: deque[K] = deque()
+        self._queue: OrderedDict[K, None] = OrderedDict()
 
     @property
     def active(self) -> int:
@@ -52,7 +52,7 @@ class Pool(Generic[K]):
         """Join the queue. Then call `admit()` until it has nothing more to say."""
         assert key not in self._members
         assert key not in self._queue
-        self._queue.append(key)
+        self._queue[key] = None
 
     def admit(self) -> tuple[K | None, K | None]:
         """One step: `(whose place was taken, who has it now)`, or `(None, None)`.
@@ -67,7 +67,7 @@ class Pool(Generic[K]):
             if evicted is None:
                 return None, None
             del self._members[evicted]
-        admitted = self._queue.popleft()
+        admitted, _ = self._queue.popitem(last=False)
         self._members[admitted] = None
         return evicted, admitted
 
@@ -79,5 +79,4 @@ class Pool(Generic[K]):
     def leave(self, key: K) -> None:
         """Give the place or the turn in the queue up; nothing happens where there is none."""
         self._members.pop(key, None)
-        if key in self._queue:
-            self._queue.remove(key)
+        self._queue.pop(key, None)

@@ -36,6 +36,9 @@ _KEEPALIVE_PROBES: Final = 3
 # its connection each second.)
 _USER_TIMEOUT_MS: Final = 600_000
 _LISTEN_BACKLOG: Final = 1024
+# asyncio accepts as many at once as the backlog it is given, and when descriptors
+# run out it reports each of those attempts: 8,192 lines in seven seconds.
+_ACCEPTS_AT_ONCE: Final = 16
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
@@ -74,8 +77,10 @@ class TcpCarrier:
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(
-                accept, address.host, address.port, backlog=_LISTEN_BACKLOG
+                accept, address.host, address.port, backlog=_ACCEPTS_AT_ONCE
             )
+            for sock in server.sockets:
+                _set_backlog(sock.fileno())
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -160,6 +165,12 @@ def describe_os_error(error: OSError) -> str:
     if codes:  # asyncio packs the errors of several addresses into one text
         return ", ".join(os.strerror(code).lower() for code in sorted(codes))
     return str(error) or type(error).__name__
+
+
+def _set_backlog(fd: int) -> None:
+    """Let more connections wait in the kernel than are accepted at once."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.listen(_LISTEN_BACKLOG)
 
 
 def _fileno(transport: asyncio.Transport) -> int:
