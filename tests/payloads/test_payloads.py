@@ -385,7 +385,10 @@ def not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
-SENTENCE = "signedwire.payloads needs protobuf 6.30 or newer: pip install 'signedwire[payloads]'"
+SENTENCE = (
+    "signedwire.payloads needs protobuf 6.30 or newer: pip install 'signedwire[payloads]', "
+    "or '.[payloads]' in a checkout"
+)
 
 
 @pytest.mark.usefixtures("not_imported")

@@ -142,10 +142,9 @@ class _Listening:
         address = _reachable(self._node.address)
         peer = f"{self._node.did}@{address}"
         self._is_announced = True
-        if not self._options.json:
-            say("listening; send to it with")
-            say(f'  signedwire send {peer} "hello"')
-        else:
+        say("listening; send to it with")
+        say(f'  signedwire send {peer} "hello"')
+        if self._options.json:
             did = str(self._node.did)
             emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
 

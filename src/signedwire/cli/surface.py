@@ -129,9 +129,7 @@ class Command:
             envvar="SIGNEDWIRE_PEERS", help='TOML file with a table [peers]: "DID" = "host:port".'
         ),
     ] = None
-    json: Annotated[
-        bool, typer.Option("--json", help="Results and errors as JSON lines, and no prose.")
-    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines.")] = False
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False
 
     def run(self) -> int:
