@@ -210,3 +210,15 @@ def test_it_ends_soon_while_messages_pour_in(alice: Node) -> None:
         assert process.wait() == 130
         assert time.monotonic() - began < 5
         assert '"event": "summary"' in process.rest("stdout")[-1]
+
+
+def test_it_says_at_once_why_it_drops(alice: Node) -> None:
+    """A message to a wrong DID at the right address looks like silence otherwise."""
+    process, peer = start_listening()
+    with process, alice:
+        wrong = Identity.generate().did
+        alice.routing.update(wrong, address_of(peer))
+        alice.send(wrong, b"to whom?")
+        line = process.line("stderr")
+        did, _ = parse_peer(peer)
+        assert line == f"dropped: not for us (addressed to another DID; ours is {did})"

@@ -84,10 +84,13 @@ class _Listening:
             async with self._node:
                 self._announce()
                 # The time is this command's, not that of one message.
-                async with asyncio.timeout(self._options.timeout), asyncio.TaskGroup() as group:
-                    watching = group.create_task(self._tell_drops())
-                    await self._print_all()
-                    watching.cancel()
+                async with asyncio.timeout(self._options.timeout):
+                    watching = asyncio.create_task(self._tell_drops())
+                    try:
+                        await self._print_all()
+                    finally:
+                        watching.cancel()
+                        await asyncio.gather(watching, return_exceptions=True)
         except TimeoutError:
             if self._options.count is not None:
                 raise NotDone(
