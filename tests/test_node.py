@@ -557,3 +557,23 @@ async def test_both_restart_on_their_ports_and_go_on() -> None:
         assert alice.stats().reconnections == 9
         assert alice.peers()[BOB.did].state in PeerState
     await bob.close()
+
+
+@on_asyncio
+async def test_a_payload_is_measured_in_bytes_whatever_its_items_are() -> None:
+    async with Node(ALICE, quick()) as node:
+        node.routing.update(BOB.did, "127.0.0.1:9")
+        with pytest.raises(PayloadTooLargeError, match="4096 bytes"):
+            node.send_nowait(BOB.did, memoryview(bytes(4096)).cast("Q"))  # type: ignore[arg-type]
+
+
+@on_asyncio
+async def test_a_clock_that_is_set_moves_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Node(BOB, quick()) as bob, Node(ALICE, quick()) as alice:
+        assert bob.address is not None
+        alice.routing.update(BOB.did, bob.address)
+        queued = alice.send_nowait(BOB.did, b"in an hour at the latest", deadline=3600)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        await queued.wait(timeout=LIMIT)
+        assert (await bob.receive()).payload == b"in an hour at the latest"

@@ -79,3 +79,11 @@ class TestOutgoingMessage:
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
         message = OutgoingMessage(Receipt(BOB.did, 7), ENVELOPE.priority, None, envelope=ENVELOPE)
         assert message.seal() is ENVELOPE
+
+
+def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:
+    receipt = Receipt(BOB.did, 1)
+    queued = OutgoingMessage(receipt, Priority.LOW, None, identity=ALICE, payload=b"12345")
+    assert queued.payload_size == 5
+    sealed = OutgoingMessage(receipt, Priority.LOW, None, envelope=queued.seal())
+    assert sealed.payload_size == 5

@@ -364,3 +364,14 @@ class TestFutureWaker:
         wake()
         await settled()
         assert future.cancelled()
+
+
+def test_a_waiter_whose_loop_has_closed_does_not_stop_the_others() -> None:
+    receipt = Receipt(Identity.from_seed(bytes(32)).did, 1)
+    loop = asyncio.new_event_loop()
+    receipt._subscribe(future_waker(loop, loop.create_future()))
+    loop.close()
+    woken: list[bool] = []
+    receipt._subscribe(lambda: woken.append(True))
+    receipt.advance(DeliveryState.WRITTEN)
+    assert woken == [True]
