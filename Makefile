@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz bench proto clean
+.PHONY: help setup demo test check format cover fuzz sim bench proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy --strict, import arrows"
 	@echo "make bench   speed beside other software, as ratios"
+	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"
@@ -45,6 +46,10 @@ format: setup
 cover: setup
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*' --show-missing --fail-under=100
+
+SEEDS ?= 500
+sim: setup
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
 
 SECONDS ?= 60
 fuzz: setup

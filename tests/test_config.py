@@ -27,6 +27,14 @@ DIDS = [
     Did.parse("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025"),
 ]
 
+# More than any number that is allowed anywhere.
+BEYOND = 1 + max(
+    int(get_args(alternative)[1].most)
+    for option in OPTIONS.values()
+    for alternative in option.alternatives
+    if get_origin(alternative) is Annotated
+)
+
 addresses = st.builds(
     Address,
     st.sampled_from(["127.0.0.1", "robot-7.local", "::1", "0.0.0.0"]),
@@ -58,6 +66,10 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
     drawn = st.fixed_dictionaries({}, optional={o.name: valid(o) for o in OPTIONS.values()})
 
     def fit(changes: dict[str, Any]) -> dict[str, Any]:
+        if "ping_interval" in changes or "dead_timeout" in changes:
+            dead = max(changes.get("dead_timeout", 15.0), 0.002)
+            changes["dead_timeout"] = dead
+            changes["ping_interval"] = min(changes.get("ping_interval", 5.0), dead / 2)
         if "max_v1_payload_size" in changes or "max_frame_size" in changes:
             frame = changes.setdefault("max_frame_size", 2048)
             changes["max_v1_payload_size"] = min(
@@ -83,11 +95,15 @@ def test_the_defaults_are_allowed_and_are_those_of_the_design() -> None:
     config = TransportConfig()
     assert config.listen == Address("127.0.0.1", 0)
     assert (config.fallback, config.verify_threads) == (None, None)
-    assert (config.carrier, config.signatures, config.v1_peers) == ("tcp", "required", "all")
+    assert (config.carrier, config.signatures) == ("tcp", "required")
+    assert (config.wire, config.v1_peers) == ("auto", frozenset())
     assert (config.max_connections, config.send_queue_limit, config.critical_reserve) == (
         (10, 1000, 64)
     )
     assert (config.max_frame_size, config.max_v1_payload_size) == (2048, 1024)
+    assert (config.max_payload_size, config.credit_messages) == (2**20, 4096)
+    assert (config.credit_bytes, config.inbox_bytes) == (2 * 2**20, 64 * 2**20)
+    assert (config.ping_interval, config.dead_timeout) == (5.0, 15.0)
     assert (config.max_attempts, config.retry_base_delay) == (3, 0.1)
 
 
@@ -112,7 +128,7 @@ def test_any_other_value_is_refused_by_name_value_and_range(
         st.just(math.inf),
         st.just(-math.inf),
         st.integers(max_value=-1),
-        st.integers(min_value=2**25),
+        st.integers(min_value=BEYOND),
         st.booleans(),
         st.binary(min_size=1),
         st.just(object),
@@ -189,6 +205,16 @@ def test_any_other_value_is_refused_by_name_value_and_range(
             {"max_v1_payload_size": 1024, "max_frame_size": 1000},
             "max_v1_payload_size=1024 does not fit into a frame of max_frame_size=1000. "
             "Expected at most 830, which is max_frame_size - 170",
+        ),
+        (
+            {"credit_bytes": 1023},
+            "credit_bytes=1023 is not allowed. "
+            "Expected a whole number of bytes from 1_024 to 17_179_869_184",
+        ),
+        (
+            {"ping_interval": 2, "dead_timeout": 2},
+            "dead_timeout=2.0 is not more than ping_interval=2.0, "
+            "so a silent peer would never be asked. Expected about three times ping_interval",
         ),
         (
             {"fallback": "10.0.0.9:0"},
@@ -315,15 +341,27 @@ def field_docs() -> dict[str, str]:
     return docs
 
 
+def plain(number: float) -> str:
+    """A number as prose has it: short ones without underscores."""
+    return str(number) if number < 10_000 else f"{number:_}"
+
+
+def written(default: object) -> str:
+    """A default as prose has it."""
+    if default == frozenset():
+        return "nobody"
+    if not isinstance(default, int):
+        return str(default)
+    is_mib = default and default % 2**20 == 0
+    return f"{default // 2**20} MiB" if is_mib else plain(default)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_docstring_under_a_field_states_its_default_and_bounds(name: str) -> None:
     option, doc = OPTIONS[name], field_docs()[name]
-    default = f"{option.default:_}" if isinstance(option.default, int) else str(option.default)
-    if isinstance(option.default, int) and option.default < 10_000:
-        default = str(option.default)
-    assert re.search(rf'Default "?{re.escape(default)}\b', doc), doc
+    assert re.search(rf'Default:? "?{re.escape(written(option.default))}\b', doc), doc
     for alternative in option.alternatives:
         if get_origin(alternative) is Annotated:
             bounds = get_args(alternative)[1]
-            assert str(bounds) in doc
-            assert bounds.unit in doc
+            assert f"{plain(bounds.least)} to {plain(bounds.most)}" in doc
+            assert bounds.unit in doc.lower()

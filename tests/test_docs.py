@@ -150,8 +150,6 @@ def test_two_terminals(
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     for block in ALL:
-        known = (
-            {"python", "sh"} if block.document == "README.md" else {"python", "sh", "toml", "text"}
-        )
+        known = {"python", "sh", "toml", "text"}
         assert block.language in known, f"{block} is {block.language!r}"
     assert {b.info for b in ALL if b.language == "sh"} >= {"", "install", "terminal 1"}

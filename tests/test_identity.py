@@ -169,13 +169,13 @@ class TestIdentity:
     def test_public_names_are_exactly_these_so_none_signs(self) -> None:
         public = {name for name in dir(Identity) if not name.startswith("_")}
         assert public == {"generate", "from_seed", "load", "save", "did"}
-        assert identity_module.__all__ == ["Identity", "verify_digest"]
+        assert identity_module.__all__ == ["Identity", "Label", "verify_digest", "verify_labelled"]
         defined_here = {
             name
             for name, value in vars(identity_module).items()
             if not name.startswith("_") and inspect.getmodule(value) is identity_module
         }
-        assert defined_here == {"Identity", "verify_digest"}
+        assert defined_here == set(identity_module.__all__)
 
     @given(st.binary(min_size=32, max_size=32))
     @settings(deadline=None, max_examples=30)

@@ -197,8 +197,10 @@ async def test_arguments_that_make_no_message() -> None:
             (ValueError, {"deadline": float("inf")}),
             (ValueError, {"deadline": timedelta(seconds=-1)}),
             (ValueError, {"deadline": datetime.now()}),  # no time zone
-            (ValueError, {"until": "handled"}),
+            (ValueError, {"until": "done"}),
+            (ValueError, {"until": "refused"}),
             (ValueError, {"until": "failed"}),
+            (ValueError, {"until": "expired"}),
             (PayloadTooLargeError, {"payload": bytes(1025)}),
             (UnknownPeerError, {"to": CAROL.did}),
         ]

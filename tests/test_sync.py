@@ -20,9 +20,13 @@ from signedwire import (
     ClosedError,
     DeliveryFailedError,
     DeliveryState,
+    Event,
     ListenError,
     MemoryNetwork,
     Message,
+    NotAllowedError,
+    PeerConnected,
+    PeerDisconnected,
     PeerState,
     Priority,
     Reason,
@@ -65,6 +69,15 @@ def two() -> Iterator[tuple[sync.Node, sync.Node]]:
         for node in (alice, bob):
             assert node.address is not None
             routing.update(node.did, node.address)
+        yield alice, bob
+
+
+@pytest.fixture
+def linked() -> Iterator[tuple[sync.Node, sync.Node]]:
+    """Alice and Bob over v2."""
+    with sync.Node(ALICE) as alice, sync.Node(BOB) as bob:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
         yield alice, bob
 
 
@@ -122,6 +135,43 @@ def test_there_and_back(two: tuple[sync.Node, sync.Node]) -> None:
     assert alice.config.max_attempts == 3
     assert bob.did in alice.routing
     assert repr(alice) == f"<Node {ALICE.did.short} listening on {alice.address}>"
+
+
+def test_many_at_once_and_who_is_turned_away(linked: tuple[sync.Node, sync.Node]) -> None:
+    alice, bob = linked
+    receipts = alice.send_many(bob.did, (b"%d" % number for number in range(50)))
+    assert all(receipt.state is DeliveryState.ACCEPTED for receipt in receipts)
+    assert [bob.receive().payload for _ in range(50)] == [b"%d" % number for number in range(50)]
+    bob.access.deny(alice.did)
+    assert bob.access.is_denied(alice.did)
+    with pytest.raises(NotAllowedError):
+        bob.send(alice.did, b"x")
+
+
+def test_events_until_it_is_closed(linked: tuple[sync.Node, sync.Node]) -> None:
+    alice, bob = linked
+    seen: list[Event] = []
+    came = threading.Event()
+
+    def watch() -> None:
+        for event in bob.events():
+            seen.append(event)
+            came.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        while not came.is_set():  # it sees what happens after its first step
+            alice.send(bob.did, b"x")
+            bob.access.deny(alice.did)
+            bob.access.undeny(alice.did)
+            came.wait(0.05)
+    finally:
+        bob.close()
+        watcher.join(LIMIT)
+    assert not watcher.is_alive()
+    assert any(isinstance(event, PeerConnected | PeerDisconnected) for event in seen)
+    assert list(bob.events()) == []
 
 
 def test_errors_are_those_of_the_node(two: tuple[sync.Node, sync.Node]) -> None:
@@ -277,13 +327,13 @@ import sys, threading
 from signedwire import Identity
 from signedwire.sync import Node
 
-with Node(Identity.generate()) as node:
+with Node(Identity.generate()) as node, Node(Identity.generate()) as other:
     print("ready", flush=True)
     try:
         node.receive()
     except KeyboardInterrupt:
-        node.routing.update(node.did, node.address)
-        node.send(node.did, b"still usable")
+        other.routing.update(node.did, node.address)
+        other.send(node.did, b"still usable")
         print(node.receive().payload.decode(), flush=True)
 print("threads", [t.name for t in threading.enumerate() if t.name.startswith("signedwire")])
 sys.exit(7)

@@ -173,8 +173,10 @@ CAROL: Final = identity(3)
 
 
 def quick(**changes: Any) -> TransportConfig:
-    """A configuration whose pauses and limits are a tenth or less of the defaults."""
+    """v1, with pauses and limits of a tenth or less of the defaults."""
     values: dict[str, Any] = {
+        "wire": "v1",
+        "v1_peers": "all",
         "retry_base_delay": 0.005,
         "retry_max_delay": 0.05,
         "connect_timeout": 1.0,
@@ -238,15 +240,15 @@ class OpenCore:
         """Submit the next message; they are numbered from 1."""
         receipt = Receipt(to, self._next_number)
         message = OutgoingMessage(receipt, priority, expires_at, identity=ALICE, payload=payload)
-        self.core.submit(message, len(payload))
+        self.core.outgoing.submit(message, len(payload))
         self._next_number += 1
         return receipt
 
     @property
     def address(self) -> Address:
         """Where it listens."""
-        assert self.core.address is not None
-        return self.core.address
+        assert self.core.incoming.address is not None
+        return self.core.incoming.address
 
 
 # -- raw sockets -----------------------------------------------------------------

@@ -1,7 +1,9 @@
 """signedwire delivers signed messages to a key.
 
 A node is an Ed25519 key; its DID is the public key. You send bytes to a DID;
-they travel over TCP, with no broker between, and arrive verified and in order.
+they travel over TCP, with no broker between, encrypted, and arrive verified, in
+order and once; the peer's signed receipt says so. Live v1 peers are spoken to in
+their wire, where the configuration allows it.
 
     import asyncio
     from signedwire import Identity, Node
@@ -21,10 +23,11 @@ Data goes one way through the house, down to send and up to receive:
 
 - `node`, `sync`: the public object, for asyncio and for threads.
 - `delivery`: queues, receipts, backoff, what a received envelope must pass.
-- `transport`: connections; the pool of them; the listener; TCP and memory.
-- `wire`: envelopes and frames. No I/O.
+- `transport`: connections; the pool of them; the listener; TLS, TCP and memory.
+- `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
 - `identity`: keys; the only place that signs and verifies.
-- `config`, `settings`, `routing`, `stats`, `types`, `errors`: what their names say.
+- `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
+  names say.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """
@@ -46,19 +49,31 @@ from signedwire.errors import (
     IdentityError,
     ListenError,
     MessageExpiredError,
+    MessageRefusedError,
     NotAllowedError,
     PayloadTooLargeError,
+    ProofError,
     RemoteProtocolError,
     SignatureError,
     SignedWireError,
     TransportError,
     UnknownPeerError,
 )
+from signedwire.events import (
+    Dropped,
+    Event,
+    EventsMissed,
+    LoopStalled,
+    MessageRefused,
+    PeerConnected,
+    PeerDisconnected,
+)
 from signedwire.identity import Identity
 from signedwire.node import Node
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.transport.access import AccessList
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import (
@@ -71,10 +86,12 @@ from signedwire.types import (
     Reason,
 )
 from signedwire.wire.envelope import SignedEnvelope
+from signedwire.wire.evidence import ProvenDelivery, verify_receipt
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessList",
     "Address",
     "AddressError",
     "BackpressureError",
@@ -87,22 +104,32 @@ __all__ = [
     "DialError",
     "Did",
     "DidError",
+    "Dropped",
     "EnvelopeError",
+    "Event",
+    "EventsMissed",
     "Identity",
     "IdentityError",
     "ListenError",
+    "LoopStalled",
     "MemoryNetwork",
     "MemoryTransport",
     "Message",
     "MessageExpiredError",
+    "MessageRefused",
+    "MessageRefusedError",
     "Node",
     "NotAllowedError",
     "PayloadTooLargeError",
     "PayloadType",
+    "PeerConnected",
+    "PeerDisconnected",
     "PeerState",
     "PeerStatus",
     "PoolStats",
     "Priority",
+    "ProofError",
+    "ProvenDelivery",
     "Reason",
     "Receipt",
     "RemoteProtocolError",
@@ -118,4 +145,5 @@ __all__ = [
     "UnknownPeerError",
     "__version__",
     "load_config",
+    "verify_receipt",
 ]

@@ -120,10 +120,40 @@ class TransportConfig:
     """What becomes of unsigned envelopes. Default "required": they are dropped."""
 
     v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
-        "all"
+        frozenset()
     )
-    """Which DIDs may speak the v1 wire, of those that reach us and those that we dial.
-    Default "all", since v1 is the only wire today."""
+    """Which DIDs may speak the v1 wire, of those that reach us and those that we dial:
+    "all", or those named. One that has spoken v2 never may again. Default: nobody; but
+    everybody where v1 is the only wire, with `wire` "v1" and in `TcpTransport`."""
+
+    wire: Literal["auto", "v1"] = "auto"
+    """"auto": the v2 link, and v1 with the DIDs in `v1_peers`. "v1": nothing but v1 frames.
+    Default "auto"."""
+
+    max_payload_size: Annotated[int, Range(1, 256 * 2**20, "bytes")] = 2**20
+    """The largest payload sent and accepted over v2, 1 to 268_435_456 bytes. Default 1 MiB."""
+
+    credit_messages: Slots = 4096
+    """Messages that a v2 peer may have sent us and our application not yet taken,
+    1 to 1_000_000. Default 4096."""
+
+    credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
+    """The same in bytes of envelopes, 1024 to 17_179_869_184; one message of
+    `max_payload_size` is always granted. No more than this is on its way ahead of a
+    Critical message. Default 2 MiB."""
+
+    inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
+    """Bytes of v2 envelopes of all peers together that our application has not yet taken,
+    1024 to 1_099_511_627_776, and at least one message of `max_payload_size`. When they
+    are this many, nobody is granted more credit until half of them are taken; what was
+    granted before may still come. Default 64 MiB."""
+
+    ping_interval: Seconds = 5.0
+    """Ask a silent v2 peer after this, 0.001 to 86_400 seconds. Default 5.0."""
+
+    dead_timeout: Seconds = 15.0
+    """Give a v2 peer up that has sent not a byte for this, 0.001 to 86_400 seconds and
+    more than `ping_interval`. Default 15.0."""
 
     max_connections: Count = 10
     """Outbound connections at once, 1 to 65_535. Default 10."""
@@ -204,6 +234,12 @@ class TransportConfig:
                 f"max_frame_size={self.max_frame_size}",
                 f"Expected at most {self.max_frame_size - _V1_OVERHEAD}, "
                 f"which is max_frame_size - {_V1_OVERHEAD}",
+            )
+        if self.dead_timeout <= self.ping_interval:
+            raise ConfigError(
+                f"dead_timeout={self.dead_timeout} is not more than "
+                f"ping_interval={self.ping_interval}, so a silent peer would never be asked",
+                "Expected about three times ping_interval",
             )
         if self.fallback is not None and self.fallback.port == 0:
             raise ConfigError(

@@ -8,6 +8,7 @@
     ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
     ├── SignatureError                      a signature that does not prove its sender
     ├── RemoteProtocolError                 a peer broke the rules of the wire
+    ├── ProofError                          the other side did not prove its DID
     ├── TransportError
     │   ├── ListenError (OSError)           the listener cannot start
     │   ├── DialError (OSError)             a peer cannot be reached
@@ -18,8 +19,9 @@
         ├── NotAllowedError                 the configuration forbids this peer
         ├── PayloadTooLargeError (ValueError)
         ├── BackpressureError               the queue to the peer is full
-        ├── DeliveryFailedError             given up, with the reason
-        └── MessageExpiredError (TimeoutError)
+        └── DeliveryFailedError             given up, with the reason
+            ├── MessageRefusedError         the peer will not take it
+            └── MessageExpiredError (TimeoutError)
 
 The data of an error are its attributes; the text is composed from them and
 says what happened, to which peer or message, what became of it, and what to
@@ -43,6 +45,7 @@ __all__ = [
     "EnvelopeError",
     "SignatureError",
     "RemoteProtocolError",
+    "ProofError",
     "TransportError",
     "ListenError",
     "DialError",
@@ -54,6 +57,7 @@ __all__ = [
     "PayloadTooLargeError",
     "BackpressureError",
     "DeliveryFailedError",
+    "MessageRefusedError",
     "MessageExpiredError",
 ]
 
@@ -104,6 +108,10 @@ class RemoteProtocolError(SignedWireError):
     def __init__(self, reason: Reason, fact: str) -> None:
         super().__init__(fact)
         self.reason = reason
+
+
+class ProofError(SignedWireError):
+    """The other side of a connection did not prove its DID, or proved another."""
 
 
 class TransportError(SignedWireError):
@@ -171,5 +179,9 @@ class DeliveryFailedError(DeliveryError):
         self.receipt = receipt
 
 
+class MessageRefusedError(DeliveryFailedError):
+    """The peer has the message and will not accept or handle it."""
+
+
 class MessageExpiredError(DeliveryFailedError, TimeoutError):
-    """The deadline of a message passed before it was written; it never will be."""
+    """The deadline of a message passed before its peer had it."""

@@ -6,14 +6,15 @@ it shows nothing but its DID, and it can be neither pickled nor copied.
 
 No public name signs bytes that a caller chose. A v1 signature covers a bare
 32-byte digest without any label (wire-v1.md), so whoever could have 32 bytes of
-his choice signed could forge an envelope. `wire/` signs through `_sign_digest`,
-which takes a 32-byte digest and nothing else; whatever else a DID key may ever
-sign must carry a label and must not be 32 bytes long.
+his choice signed could forge an envelope. `wire/` signs v1 digests through
+`_sign_digest`, which takes exactly 32 bytes, and everything else through
+`_sign_labelled`, where a label of a closed list comes first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import os
 import shlex
@@ -26,7 +27,7 @@ from nacl.exceptions import BadSignatureError
 from signedwire.errors import DidError, IdentityError
 from signedwire.types import Did, known_did
 
-__all__ = ["Identity", "verify_digest"]
+__all__ = ["Identity", "Label", "verify_digest", "verify_labelled"]
 
 _SEED_SIZE: Final = 32
 _DIGEST_SIZE: Final = 32
@@ -47,6 +48,17 @@ _READ_FLAGS: Final = (
 _CREATE_FLAGS: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 )
+
+
+class Label(enum.Enum):
+    """What a DID key signs, beside v1 digests: each begins with its own label."""
+
+    TLS_LEAF = b"signedwire/tls-leaf/1\0"
+    """That a TLS key speaks for the DID."""
+    BATCH = b"signedwire/batch/1\0"
+    """A batch of envelopes, by its root."""
+    RECEIPT = b"signedwire/receipt/1\0"
+    """That envelopes were accepted or handled."""
 
 
 @final
@@ -174,6 +186,17 @@ class Identity:
             raise ValueError(f"a digest is {_DIGEST_SIZE} bytes, got {len(digest)}")
         return crypto_sign(digest, self._secret_key)[:_SIGNATURE_SIZE]
 
+    def _sign_labelled(self, label: Label, text: bytes) -> bytes:
+        """The 64-byte Ed25519 signature of `label ‖ text`. For `wire/` only.
+
+        The label is one of a closed list, so that a signature made for one
+        purpose says nothing for another; and a labelled text is never 32 bytes
+        long, so that it is never a v1 digest.
+        """
+        message = Label(label).value + text
+        assert len(message) > _DIGEST_SIZE
+        return crypto_sign(message, self._secret_key)[:_SIGNATURE_SIZE]
+
     def __repr__(self) -> str:
         return f"<Identity {self._did}>"
 
@@ -216,6 +239,11 @@ def verify_digest(public_key: bytes, digest: bytes, signature: bytes) -> bool:
     of them without the GIL; for a key not among the last 4096, about 50 µs more.
     """
     return len(digest) == _DIGEST_SIZE and _verify(public_key, digest, signature)
+
+
+def verify_labelled(public_key: bytes, label: Label, text: bytes, signature: bytes) -> bool:
+    """Whether `signature` is one of `label ‖ text` by `public_key`; as strict as the above."""
+    return _verify(public_key, label.value + text, signature)
 
 
 def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 from types import TracebackType
 from typing import Self, overload
 
@@ -20,21 +21,42 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt, future_waker
 from signedwire.errors import BackpressureError, ClosedError
+from signedwire.events import Event
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.transport.access import AccessList
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority, Reason
+from signedwire.types import (
+    Address,
+    DeliveryState,
+    Did,
+    PayloadType,
+    Priority,
+    Reason,
+    unix_time_us,
+)
 
 __all__ = ["Deadline", "Node"]
 
 Deadline = float | timedelta | datetime | None
 """Seconds from now, or a `timedelta`, or an instant with a time zone; `None`: no deadline."""
 
-_LEVELS = (DeliveryState.QUEUED, DeliveryState.WRITTEN)
+_LEVELS: dict[str, DeliveryState] = {
+    level.value: level
+    for level in (
+        DeliveryState.QUEUED,
+        DeliveryState.WRITTEN,
+        DeliveryState.ACCEPTED,
+        DeliveryState.HANDLED,
+    )
+}
+# How many messages of `send_many()`, and how many bytes, are made at a time.
+_CHUNK = 256
+_CHUNK_BYTES = 1024 * 1024
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -72,7 +94,7 @@ class Node:
             carrier = network or _default_network
         else:
             carrier = TcpCarrier()
-        self._core = Core(self._config, self._routing, carrier, identity.did)
+        self._core = Core(self._config, self._routing, carrier, identity.did, identity)
         self._sequence = itertools.count(1)
         self._has_started = False
 
@@ -121,7 +143,7 @@ class Node:
     @property
     def address(self) -> Address | None:
         """Where we listen, with the real port; `None` before the start or without a listener."""
-        return self._core.address
+        return self._core.incoming.address
 
     @property
     def routing(self) -> RoutingTable:
@@ -143,39 +165,44 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.WRITTEN,
+        until: DeliveryState | str = DeliveryState.ACCEPTED,
     ) -> Receipt:
         """Sign a message, send it, and return when it has come as far as `until`.
 
-        "queued" returns at once where the queue has room; "written", the default,
-        when the operating system has it on a connection that the peer had not
-        closed. v1 peers never answer, so no more can be known of them. Waits for
-        room where the queue to the peer is full.
+        "accepted", the default: the peer has verified it, will give it to its
+        application once, and has signed for it. "handled": its application has said
+        `message.done()`. "written": the operating system has it. "queued": at once,
+        where the queue has room; else this waits for room.
+
+        v1 peers never answer. Towards them this returns when the message is
+        written, and `receipt.is_confirmed` is false.
 
         Cancelling stops the waiting; a message that was queued is still sent.
 
         Args:
             to: A `Did`, or the text of one.
-            payload: At most `max_v1_payload_size` bytes.
-            deadline: A message that cannot be written before it never will be.
+            payload: At most `max_payload_size` bytes, `max_v1_payload_size` to a v1 peer.
+            deadline: After it, the message is neither written nor given to the peer's
+                application, and this raises.
 
         Raises:
             UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued.
             MessageExpiredError: the deadline passed first.
+            MessageRefusedError: the peer will not take it; `.reason` says why.
             DeliveryFailedError: it was given up; `.reason` says why, `.receipt` has the story.
             ClosedError: the node is closed.
         """
-        if until not in _LEVELS:
-            raise ValueError(f"until {until!r} is unknown; known are {', '.join(_LEVELS)}")
-        message = self._message(to, payload, priority, payload_type, deadline)
+        level = _level(until)
+        did = Did.parse(to) if isinstance(to, str) else to
+        (message,) = self._messages(did, (payload,), priority, payload_type, deadline)
         while True:
             try:
-                self._core.submit(message, message.payload_size, is_patient=True)
+                self._core.outgoing.submit(message, message.payload_size, is_patient=True)
                 break
             except BackpressureError:
                 await self._wait_for_room(message)
-        if until != DeliveryState.QUEUED:
-            await message.receipt.wait(DeliveryState(until))
+        if level is not DeliveryState.QUEUED:
+            await message.receipt.wait(level)
         return message.receipt
 
     def send_nowait(
@@ -193,33 +220,78 @@ class Node:
             BackpressureError: the queue to the peer is full; and what `send()` raises
                 for a message that was not queued.
         """
-        message = self._message(to, payload, priority, payload_type, deadline)
-        self._core.submit(message, message.payload_size)
+        did = Did.parse(to) if isinstance(to, str) else to
+        (message,) = self._messages(did, (payload,), priority, payload_type, deadline)
+        self._core.outgoing.submit(message, message.payload_size)
         return message.receipt
 
-    def _message(
+    async def send_many(
         self,
         to: Did | str,
-        payload: bytes,
+        payloads: Iterable[bytes],
+        *,
+        priority: Priority = Priority.NORMAL,
+        payload_type: PayloadType = PayloadType.RAW,
+        deadline: Deadline = None,
+        until: DeliveryState | str = DeliveryState.ACCEPTED,
+    ) -> list[Receipt]:
+        """Send many messages to one peer; return when all have come as far as `until`.
+
+        Cheaper than as many `send()`: the receipts are followed as far as `until`
+        and no further.
+
+        Waits for room in the queue as it goes. Cancelling stops it between two
+        messages; what was queued is still sent.
+
+        Raises:
+            What `send()` does, for the first message that fails; those before it and
+            those that were queued after it go on.
+        """
+        level = _level(until)
+        did = Did.parse(to) if isinstance(to, str) else to
+        receipts: list[Receipt] = []
+        source = iter(payloads)
+        while chunk := _chunk(source):
+            messages = self._messages(did, chunk, priority, payload_type, deadline)
+            if level is not DeliveryState.HANDLED:
+                for message in messages:
+                    message.is_bulk = True
+            self._core.outgoing.check_size(did, max(map(len, chunk)))
+            receipts += [message.receipt for message in messages]
+            while messages:
+                try:
+                    del messages[: self._core.outgoing.submit_many(messages)]
+                except BackpressureError:
+                    await self._wait_for_room(messages[0])
+            # Let the link take them while the next ones are made.
+            await asyncio.sleep(0)
+        for receipt in receipts:
+            if not receipt.has_reached(level):
+                await receipt.wait(level)
+        return receipts
+
+    def _messages(
+        self,
+        did: Did,
+        payloads: Iterable[bytes],
         priority: Priority,
         payload_type: PayloadType,
         deadline: Deadline,
-    ) -> OutgoingMessage:
-        if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise TypeError(
-                f"a payload is bytes, not {type(payload).__name__}; encode text with .encode()"
+    ) -> list[OutgoingMessage]:
+        priority, payload_type = Priority(priority), PayloadType(payload_type)
+        expires_at = None if deadline is None else _expires_at(deadline)
+        identity, numbers, now = self._identity, self._sequence, unix_time_us()
+        return [
+            OutgoingMessage(
+                Receipt(did, next(numbers), now),
+                priority,
+                expires_at,
+                identity=identity,
+                payload=payload if type(payload) is bytes else _as_bytes(payload),
+                payload_type=payload_type,
             )
-        did = Did.parse(to) if isinstance(to, str) else to
-        return OutgoingMessage(
-            Receipt(did, next(self._sequence)),
-            priority if type(priority) is Priority else Priority(priority),
-            None if deadline is None else _expires_at(deadline),
-            identity=self._identity,
-            payload=bytes(payload),
-            payload_type=payload_type
-            if type(payload_type) is PayloadType
-            else PayloadType(payload_type),
-        )
+            for payload in payloads
+        ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
         """Until the queue has room; the deadline goes on meanwhile."""
@@ -227,9 +299,9 @@ class Node:
         left = None if message.expires_at is None else message.expires_at - time.monotonic()
         try:
             async with asyncio.timeout(left):
-                await self._core.room(receipt.recipient, message.priority)
+                await self._core.outgoing.room(receipt.recipient, message.priority)
         except TimeoutError:
-            self._core.give_up(message, Reason.EXPIRED, "the queue to the peer was full")
+            self._core.outgoing.give_up(message, Reason.EXPIRED, "the queue to the peer was full")
             receipt.raise_if_failed()
 
     # -- receiving ----------------------------------------------------------------
@@ -249,8 +321,8 @@ class Node:
         Raises:
             ClosedError: the node is closed, or was while waiting.
         """
-        inbox = self._core.inbox
-        message = inbox.take()
+        inbox = self._core.incoming.inbox
+        message = self._core.incoming.take()
         if message is not None:
             return message
         if timeout is not None and timeout <= 0:
@@ -268,7 +340,7 @@ class Node:
                             await arrived
                         finally:
                             inbox.forget(wake)
-                    message = inbox.take()
+                    message = self._core.incoming.take()
                     if message is not None:
                         return message
         except TimeoutError:
@@ -276,7 +348,10 @@ class Node:
 
     async def messages(self) -> AsyncIterator[Message]:
         """Every message as it comes, until the node is closed."""
+        take = self._core.incoming.take
         while True:
+            while (message := take()) is not None:
+                yield message
             try:
                 message = await self.receive()
             except ClosedError:
@@ -301,7 +376,19 @@ class Node:
 
     def peers(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was sent to."""
-        return self._core.peer_status()
+        return self._core.outgoing.status()
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens from now on: peers that come and go, refusals, drops, stalls.
+
+        For watching. A watcher that is too slow loses the oldest and is told how many.
+        """
+        return self._core.events.watch()
+
+    @property
+    def access(self) -> AccessList:
+        """Which DIDs are turned away. Change it at any time."""
+        return self._core.links.access
 
     def __repr__(self) -> str:
         if self._core.is_open:
@@ -309,6 +396,33 @@ class Node:
         else:
             where = "closed" if self._has_started else "not started"
         return f"<Node {self.did.short} {where}>"
+
+
+def _as_bytes(payload: object) -> bytes:
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"a payload is bytes, not {type(payload).__name__}; encode text with .encode()"
+        )
+    return bytes(payload)
+
+
+def _chunk(source: Iterator[bytes]) -> list[bytes]:
+    """The next payloads: a full batch, but no more memory than a few large ones."""
+    chunk: list[bytes] = []
+    size = 0
+    for payload in islice(source, _CHUNK):
+        chunk.append(payload)
+        size += len(payload)
+        if size >= _CHUNK_BYTES:
+            break
+    return chunk
+
+
+def _level(until: DeliveryState | str) -> DeliveryState:
+    level = _LEVELS.get(until)
+    if level is None:
+        raise ValueError(f"until={until!r} is unknown; known are {', '.join(_LEVELS)}")
+    return level
 
 
 def _expires_at(deadline: float | timedelta | datetime) -> float:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from signedwire.types import Address, Did, PeerState, Priority, Reason
+from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
 
 __all__ = ["Counters", "PeerStatus", "PoolStats", "TransportStats"]
 
@@ -68,6 +68,8 @@ class PeerStatus:
 
     did: Did
     """Who."""
+    wire: str | None
+    """"v2" or "v1"; `None` while that is not known."""
     address: Address | None
     """Where its link goes; `None` until the first message found a route."""
     state: PeerState
@@ -84,15 +86,14 @@ class PeerStatus:
     """Seconds, as the kernel measures it on the connection; `None` where unknown."""
     queued: Mapping[Priority, int]
     """Messages waiting, by lane."""
+    in_flight: int
+    """Messages written to it over v2 whose receipt has not come."""
+    credit: Allowance | None
+    """How much more it takes now: messages and bytes, the Critical lane apart; v2 only."""
     failed_attempts: int
     """Attempts to reach it that failed, ever."""
     dropped: Mapping[Reason, int]
     """Messages to it that were given up or refused, by reason."""
-
-    @property
-    def wire(self) -> str:
-        """The wire it is spoken to with."""
-        return "v1"
 
 
 class Counters:

@@ -11,7 +11,7 @@ this node's own; arguments, results and errors are described there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Self, overload
 
@@ -20,11 +20,13 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import ClosedError
+from signedwire.events import Event
 from signedwire.identity import Identity
 from signedwire.node import Deadline
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.transport.access import AccessList
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
 
@@ -105,7 +107,7 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.WRITTEN,
+        until: DeliveryState | str = DeliveryState.ACCEPTED,
     ) -> Receipt:
         """See `signedwire.Node.send`."""
         return self._portal.call(
@@ -133,6 +135,28 @@ class Node:
             to, payload, priority=priority, payload_type=payload_type, deadline=deadline
         )
 
+    def send_many(
+        self,
+        to: Did | str,
+        payloads: Iterable[bytes],
+        *,
+        priority: Priority = Priority.NORMAL,
+        payload_type: PayloadType = PayloadType.RAW,
+        deadline: Deadline = None,
+        until: DeliveryState | str = DeliveryState.ACCEPTED,
+    ) -> list[Receipt]:
+        """See `signedwire.Node.send_many`. The node's thread asks `payloads` for each."""
+        return self._portal.call(
+            lambda: self._node.send_many(
+                to,
+                payloads,
+                priority=priority,
+                payload_type=payload_type,
+                deadline=deadline,
+                until=until,
+            )
+        )
+
     @overload
     def receive(self, timeout: None = None) -> Message: ...
 
@@ -142,7 +166,7 @@ class Node:
     def receive(self, timeout: float | None = None) -> Message | None:
         """See `signedwire.Node.receive`."""
         # Not through the portal: an interrupt could lose what the loop has just taken.
-        return self._node._core.receive(timeout)
+        return self._node._core.incoming.receive(timeout)
 
     def messages(self) -> Iterator[Message]:
         """See `signedwire.Node.messages`."""
@@ -165,5 +189,26 @@ class Node:
         """See `signedwire.Node.peers`."""
         return self._node.peers()
 
+    def events(self) -> Iterator[Event]:
+        """See `signedwire.Node.events`; "now" is when the first is asked for."""
+        events = self._node.events()
+        while True:
+            try:
+                event = self._portal.call(lambda: _next(events))
+            except ClosedError:
+                return
+            if event is None:
+                return
+            yield event
+
+    @property
+    def access(self) -> AccessList:
+        """See `signedwire.Node.access`."""
+        return self._node.access
+
     def __repr__(self) -> str:
         return repr(self._node)
+
+
+async def _next(events: AsyncIterator[Event]) -> Event | None:
+    return await anext(events, None)

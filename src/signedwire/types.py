@@ -18,6 +18,7 @@ from signedwire.errors import AddressError, DidError
 __all__ = [
     "Did",
     "Address",
+    "Allowance",
     "Priority",
     "PayloadType",
     "Reason",
@@ -237,6 +238,16 @@ def parse_peer(text: str) -> tuple[Did, Address | None]:
     return did, Address.parse(address_text) if separator else None
 
 
+class Allowance(NamedTuple):
+    """Credit: how much may be sent over the life of the link, in all."""
+
+    messages: int
+    bytes: int
+    critical_messages: int
+    """The same for the Critical lane, which has an allowance of its own."""
+    critical_bytes: int
+
+
 class Priority(enum.IntEnum):
     """Which lane a message takes. A higher lane is always written first."""
 
@@ -272,6 +283,10 @@ class Reason(enum.StrEnum):
     """The deadline passed first."""
     CLOSED = "closed"
     """The node was closed before the message was written."""
+    REFUSED = "refused"
+    """The peer's application refused it."""
+    INBOX_FULL = "inbox full"
+    """The peer had no room for it although it had granted credit."""
     # what becomes of others' envelopes
     MALFORMED = "malformed"
     """A frame of legal length that does not decode; the connection stays up."""
@@ -285,11 +300,19 @@ class Reason(enum.StrEnum):
     """The same signed bytes were delivered before."""
     NOT_ALLOWED = "not allowed"
     """The sender may not speak this wire to us."""
+    DENIED = "denied"
+    """The DID is on the deny list, or not on the allow list."""
+    STALE_EPOCH = "stale epoch"
+    """From a sender state older than one already seen."""
     # what becomes of others' connections
     ILLEGAL_LENGTH = "illegal length"
     """A frame of length zero or over the limit; the connection was closed."""
     WRONG_PROTOCOL = "wrong protocol"
     """The first byte is of no wire that we accept; the connection was closed."""
+    BAD_IDENTITY = "bad identity"
+    """The other side did not prove its DID, or proved another; the connection was closed."""
+    PROTOCOL_ERROR = "protocol error"
+    """The peer broke the rules of the link; it was closed."""
     TRUNCATED = "truncated"
     """The connection ended inside a frame."""
     TOO_SLOW = "too slow"
@@ -312,9 +335,19 @@ class DeliveryState(enum.StrEnum):
     """
 
     QUEUED = "queued"
+    """It waits here for its turn."""
     WRITTEN = "written"
+    """The operating system has it."""
+    ACCEPTED = "accepted"
+    """The peer has verified it and will give it to its application, once."""
+    HANDLED = "handled"
+    """The peer's application has said that it is done with it."""
+    REFUSED = "refused"
+    """The peer has it and will not, for a reason."""
     FAILED = "failed"
+    """It was given up here, for a reason."""
     EXPIRED = "expired"
+    """Its deadline passed before it was accepted."""
 
 
 class PeerState(enum.StrEnum):

@@ -84,9 +84,10 @@ def expect_one_sentence(ran: Ran, exit_code: int, *parts: str) -> None:
         assert part in ran.stderr, ran
 
 
-def listener(identity: Identity | None = None) -> Node:
+def listener(identity: Identity | None = None, **options: Any) -> Node:
     """A node in this process that takes what is sent to it; a context manager."""
-    return Node(identity or Identity.generate(), TransportConfig(listen="127.0.0.1:0"))
+    config = TransportConfig(listen="127.0.0.1:0", **options)
+    return Node(identity or Identity.generate(), config)
 
 
 class Process:
@@ -142,6 +143,10 @@ class Process:
         """Write to its standard input, at once."""
         self.stdin.write(data)
         self.stdin.flush()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
 
     def interrupt(self) -> None:
         """Ctrl-C."""

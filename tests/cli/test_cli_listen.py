@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -94,7 +95,11 @@ def test_a_message_is_one_json_object(alice: Node) -> None:
         "sequence_number": 1,
         "message_id": envelope.message_id.hex(),
         "timestamp_us": envelope.timestamp_us,
-        "version": 7,
+        "version": 8,
+        "wire": "v2",
+        "epoch": envelope.epoch,
+        "expires_at_us": None,
+        "is_receipted": True,
         "priority": "low",
         "payload_type": "raw",
         "size": len(envelope.payload),
@@ -125,14 +130,14 @@ def test_lines_for_people_are_harmless_and_ctrl_c_sums_up(alice: Node) -> None:
 
 def test_unsigned_is_dropped_and_counted_or_shown_as_unproven() -> None:
     claimed = Identity.generate().did
-    for args in ((), ("--allow-unsigned", "--count", "1")):
+    for args in (("--v1",), ("--allow-unsigned", "--count", "1")):
         process, peer = start_listening(*args)
         with process:
             unsigned = SignedEnvelope.unsigned(
                 claimed, parse_peer(peer)[0], b"trust me", sequence_number=1
             )
             write_frames(peer, unsigned.encode())
-            if args:
+            if "--count" in args:
                 line = process.line()
                 assert "  unproven       normal    trust me" in line
                 assert claimed.short not in line
@@ -143,8 +148,57 @@ def test_unsigned_is_dropped_and_counted_or_shown_as_unproven() -> None:
                 assert process.rest("stderr") == ["received 0 messages; dropped: 1 unsigned"]
 
 
-def test_verbose_logs_to_stderr() -> None:
+def test_verbose_says_who_comes_and_goes() -> None:
     process, peer = start_listening("-v")
+    with process:
+        with Node(Identity.generate(), TransportConfig(listen=None)) as alice:
+            did, address = parse_peer(peer)
+            assert address is not None
+            alice.routing.update(did, address)
+            alice.send(did, b"x")
+            assert f"INFO signedwire.cli: connected: {alice.did} from 127.0.0.1:" in (
+                process.line("stderr")
+            )
+        assert f"INFO signedwire.cli: disconnected: {alice.did}: the node" in process.line("stderr")
+        process.terminate()
+        assert process.wait() == 143
+
+
+def test_v1_senders_need_the_option() -> None:
+    for args in ((), ("--v1", "--json", "--count", "1")):
+        process, peer = start_listening(*args)
+        with process:
+            did = parse_peer(peer)[0]
+            envelope = SignedEnvelope.sign(Identity.generate(), did, b"old", sequence_number=1)
+            if args:
+                write_frames(peer, envelope.encode())
+                process.json()
+                message = process.json()
+                assert (message["wire"], message["is_receipted"]) == ("v1", False)
+                assert message["payload"] == "old"
+                assert process.wait() == 0
+            else:
+                with contextlib.suppress(ConnectionError):
+                    write_frames(peer, envelope.encode())
+                process.terminate()
+                assert process.wait() == 143
+                assert process.rest("stderr") == ["received 0 messages; dropped: 1 wrong protocol"]
+
+
+def test_the_last_sender_gets_its_receipt_and_the_word_that_it_is_handled(alice: Node) -> None:
+    with alice:
+        for _ in range(3):
+            process, peer = start_listening("--count", "1")
+            with process:
+                did, _ = parse_peer(peer)
+                alice.routing.update(did, address_of(peer))
+                receipt = alice.send(did, b"x", until="handled")
+                assert receipt.is_confirmed
+                assert process.wait() == 0
+
+
+def test_verbose_logs_to_stderr() -> None:
+    process, peer = start_listening("-v", "--v1")
     with process:
         write_frames(peer, b"\x1b" * 200)
         assert "DEBUG signedwire.transport: dropped" in process.line("stderr")
@@ -212,13 +266,14 @@ def test_it_ends_soon_while_messages_pour_in(alice: Node) -> None:
         assert '"event": "summary"' in process.rest("stdout")[-1]
 
 
-def test_it_says_at_once_why_it_drops(alice: Node) -> None:
-    """A message to a wrong DID at the right address looks like silence otherwise."""
-    process, peer = start_listening()
-    with process, alice:
+def test_it_says_at_once_why_it_drops() -> None:
+    """A v1 message to a wrong DID at the right address looks like silence otherwise."""
+    process, peer = start_listening("--v1")
+    config = TransportConfig(listen=None, wire="v1")
+    with process, Node(Identity.generate(), config) as old_alice:
         wrong = Identity.generate().did
-        alice.routing.update(wrong, address_of(peer))
-        alice.send(wrong, b"to whom?")
+        old_alice.routing.update(wrong, address_of(peer))
+        old_alice.send(wrong, b"to whom?")
         line = process.line("stderr")
         did, _ = parse_peer(peer)
         assert line == f"dropped: not for us (addressed to another DID; ours is {did})"

@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from signedwire import Identity, PayloadType, Priority, SignedEnvelope, payloads
+from signedwire import Address, Identity, PayloadType, Priority, SignedEnvelope, payloads
 from signedwire.cli.output import escape
+from signedwire.cli.pinging import _peer_line, _ping_lines
+from signedwire.cli.probing import Finding
 from signedwire.cli.render import at_utc, decoded_fields, envelope_fields, payload_text
 from signedwire.cli.surface import _read_payload_type, _read_priority
 
@@ -35,6 +37,13 @@ def test_escaped_text_is_printable_and_one_line(text: str) -> None:
 @pytest.mark.parametrize("text", HOSTILE[:-1], ids=ascii)
 def test_a_hostile_payload_is_harmless(text: str) -> None:
     assert payload_text(text.encode()).isprintable()
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_what_a_peer_says_at_the_end_of_a_link_is_harmless(text: str) -> None:
+    finding = Finding(did=Identity.generate().did, address=Address("h", 1), error=text)
+    assert _peer_line(finding).isprintable()
+    assert all(line.isprintable() for line in _ping_lines(finding, is_first=True))
 
 
 def test_printable_text_stays_as_it_is() -> None:
@@ -112,6 +121,9 @@ def test_the_fields_of_an_envelope() -> None:
         "message_id": envelope.message_id.hex(),
         "timestamp_us": 1_700_000_000_000_001,
         "version": 7,
+        "wire": "v1",
+        "epoch": None,
+        "expires_at_us": None,
         "priority": "critical",
         "payload_type": "sensor-fusion",
         "size": 1,

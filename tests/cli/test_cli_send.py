@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import struct
 import sys
@@ -14,7 +15,15 @@ from pathlib import Path
 import pytest
 from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run
 
-from signedwire import Did, Identity, Message, PayloadType, Priority, RoutingTable, payloads
+from signedwire import (
+    Identity,
+    Message,
+    PayloadType,
+    Priority,
+    RoutingTable,
+    payloads,
+    verify_receipt,
+)
 from signedwire.sync import Node
 
 sys.path.append(str(Path(__file__).parents[1] / "interop"))
@@ -25,12 +34,21 @@ BOB = Identity.from_seed(bytes(range(32)))
 
 @pytest.fixture(autouse=True)
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return isolate(tmp_path, monkeypatch)
+    path = isolate(tmp_path, monkeypatch)
+    monkeypatch.setenv("SIGNEDWIRE_RETRY_BASE_DELAY", "0.02")
+    return path
 
 
 @pytest.fixture
 def bob() -> Iterator[Node]:
     with listener(BOB) as node:
+        yield node
+
+
+@pytest.fixture
+def old_bob() -> Iterator[Node]:
+    """He speaks nothing but v1."""
+    with listener(BOB, wire="v1") as node:
         yield node
 
 
@@ -64,6 +82,16 @@ def stranger(behave: Callable[[socket.socket], None]) -> Iterator[str]:
     thread.join(LIMIT)
 
 
+def as_v1(behave: Callable[[socket.socket], None]) -> Callable[[socket.socket], None]:
+    """Hang up on TLS first."""
+
+    def look_first(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) == b"\0":
+            behave(connection)
+
+    return look_first
+
+
 def free_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
@@ -72,11 +100,12 @@ def free_address() -> str:
 # -- one message --------------------------------------------------------------------
 
 
-def test_text_is_written_and_no_more_is_claimed(bob: Node, key: Path) -> None:
+def test_it_returns_when_the_peer_has_accepted(bob: Node, key: Path) -> None:
     ran = run("send", peer(bob), "grüße")
     assert ran.exit_code == 0, ran
-    assert ran.stdout == (
-        f"written: 7 bytes to {bob.did.short} at {bob.address} (v1 peers do not confirm)\n"
+    assert re.fullmatch(
+        rf"accepted: 7 bytes by {bob.did.short} at {bob.address}, \d+\.\d ms \(signed receipt\)\n",
+        ran.stdout,
     )
     message = taken(bob)
     assert message.payload == "grüße".encode()
@@ -85,20 +114,133 @@ def test_text_is_written_and_no_more_is_claimed(bob: Node, key: Path) -> None:
     assert ran.stderr == f"made a new identity, {sender}, in {key}\n"
 
 
+def test_to_v1_peers_it_is_written_and_no_more_is_claimed(old_bob: Node) -> None:
+    ran = run("send", peer(old_bob), "grüße", "--v1")
+    assert ran.exit_code == 0, ran
+    assert ran.stdout == (
+        f"written: 7 bytes to {BOB.did.short} at {old_bob.address} (v1 peers do not confirm)\n"
+    )
+    assert taken(old_bob).payload == "grüße".encode()
+    (sent,) = run("send", peer(old_bob), "x", "--v1", "--json", "--until", "handled").objects
+    assert (sent["state"], sent["is_confirmed"], sent["wire"]) == ("written", False, "v1")
+    assert sent["took_ms"] is None
+
+
+def test_v1_only_where_it_is_allowed(old_bob: Node, tmp_path: Path) -> None:
+    run("id", "new")
+    ran = run("send", peer(old_bob), "x")
+    expect_one_sentence(
+        ran,
+        1,
+        f"{old_bob.address}: it hung up on TLS without a word, as v1 peers do, "
+        "and v2 peers that are full)",
+        "a v1 peer, add --v1.\n",
+    )
+    with Process("send", peer(old_bob), "-") as process:
+        process.write(b"one\n")
+        assert process.wait() == 1
+        assert "line 1 of standard input: message #1" in process.rest("stderr")[-1]
+    # Too long for v1: over v2 or not at all, and v1 peers drop such a thing without a word.
+    ran = run("send", peer(old_bob), "x" * 1025, "--v1")
+    expect_one_sentence(ran, 2, "1025 bytes is over the v1 limit of 1024", "hung up on TLS")
+    ran = run("send", peer(old_bob), "x", "--v1", "--proof", tmp_path / "proof")
+    expect_one_sentence(ran, 1, "v1 peers sign no receipts", "Leave --proof away")
+    assert not (tmp_path / "proof").exists()
+    assert taken(old_bob).payload == b"x"
+    assert old_bob.receive(0) is None
+
+
+def test_allowing_v1_takes_nothing_from_a_v2_peer(bob: Node) -> None:
+    ran = run("send", peer(bob), "x" * 5000, "--v1")
+    assert ran.stdout.startswith("accepted: 5000 bytes")
+    assert len(taken(bob).payload) == 5000
+    with Process("send", peer(bob), "-", "--v1") as process:
+        process.write(b"short\n" + b"x" * 5000)
+        process.stdin.close()
+        assert process.wait() == 0
+    assert [len(taken(bob).payload) for _ in range(2)] == [5, 5000]
+
+
 def test_json_says_what_was_sent(bob: Node, key: Path) -> None:
     ran = run("send", peer(bob), "x", "--json", "--priority", "critical", "--payload-type", "raw")
-    assert ran.objects == [
-        {
-            "state": "written",
-            "is_confirmed": False,
-            "recipient": str(bob.did),
-            "address": str(bob.address),
-            "sender": str(Identity.load(key).did),
-            "sequence_number": 1,
-            "size": 1,
-        }
-    ]
+    (sent,) = ran.objects
+    assert 0 <= sent.pop("took_ms") < LIMIT * 1000
+    assert sent == {
+        "state": "accepted",
+        "is_confirmed": True,
+        "wire": "v2",
+        "recipient": str(bob.did),
+        "address": str(bob.address),
+        "sender": str(Identity.load(key).did),
+        "sequence_number": 1,
+        "size": 1,
+    }
     assert taken(bob).priority is Priority.CRITICAL
+
+
+@pytest.mark.parametrize("until", ["queued", "written"])
+def test_waiting_for_less_still_says_how_far_it_came(bob: Node, until: str) -> None:
+    assert run("send", peer(bob), "x", "--until", until).stdout.startswith("accepted: 1 byte ")
+    assert taken(bob).payload == b"x"
+    ran = run("send", f"{BOB.did}@{free_address()}", "x", "--until", until)
+    expect_one_sentence(ran, 1, "was not delivered")
+
+
+def test_until_it_is_handled(bob: Node) -> None:
+    with Process("send", peer(bob), "x", "--until", "handled") as process:
+        message = taken(bob)
+        assert process.is_running
+        message.done()
+        assert process.line().startswith("handled: 1 byte by ")
+        assert process.wait() == 0
+    with Process("send", peer(bob), "x", "--until", "handled", "--json") as process:
+        taken(bob).refuse()
+        assert process.wait() == 1
+        told = json.loads(process.rest("stderr")[-1])
+        assert told["error"] == "MessageRefusedError"
+
+
+def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("id", "new")
+    ran = run("send", peer(bob), "x", "--until", "handled", "--timeout", "0.2")
+    expect_one_sentence(ran, 1, "is accepted after 0.2 s, and not yet handled", "--timeout")
+    with listener() as carol:
+        # Who has accepted it and goes will not tell any more.
+        monkeypatch.setattr("signedwire.cli.sending._GRACE", 0.0)
+
+        def take_and_go() -> None:
+            taken(carol)
+            carol.close()
+
+        killer = threading.Thread(target=take_and_go)
+        killer.start()
+        ran = run("send", peer(carol), "x", "--until", "handled")
+        killer.join(LIMIT)
+    expect_one_sentence(ran, 1, "then its link ended", "not known whether it was handled")
+
+
+def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> None:
+    path = tmp_path / "proof"
+    (sent,) = run("send", peer(bob), "hello", "--proof", path, "--json").objects
+    assert sent["proof"] == str(path)
+    proven = verify_receipt(path.read_bytes())
+    assert (str(proven.envelope.sender), proven.envelope.payload) == (sent["sender"], b"hello")
+    ran = run("verify", path)
+    assert f"accepted by {bob.did} at 2" in ran.stdout
+    before = path.read_bytes()
+    expect_one_sentence(run("send", peer(bob), "x", "--proof", path), 2, "never overwritten")
+    assert path.read_bytes() == before
+    gone = tmp_path / "gone"
+    assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 1
+    assert not gone.exists()
+
+
+def test_another_key_answers(bob: Node) -> None:
+    run("id", "new")
+    other = Identity.generate().did
+    ran = run("send", f"{other}@{bob.address}", "x")
+    expect_one_sentence(ran, 1, f"{bob.did} answered, not {other}", "is the DID right?")
+    assert bob.receive(0) is None
 
 
 def test_a_file_is_sent_as_it_is(bob: Node, tmp_path: Path) -> None:
@@ -109,8 +251,9 @@ def test_a_file_is_sent_as_it_is(bob: Node, tmp_path: Path) -> None:
     message = taken(bob)
     assert message.payload == b"\x00\xff\n"
     assert message.payload_type is PayloadType.SENSOR_FUSION
-    path.write_bytes(bytes(1025))
-    expect_one_sentence(run("send", peer(bob), "--file", path), 2, "1025 bytes", "limit of 1024")
+    path.write_bytes(bytes(2**20 + 1))
+    ran = run("send", peer(bob), "--file", path)
+    expect_one_sentence(ran, 2, "1048577 bytes", "limit of 1048576")
 
 
 def test_the_address_comes_from_the_peers_file_or_the_fallback(
@@ -164,7 +307,8 @@ def test_a_live_v1_peer_takes_it() -> None:
         assert received is not None
         assert received["command_type"] == "pick"
         assert bytes(received["payload"]) == b"shelf"
-        assert run("ping", to).exit_code == 0
+        assert run("ping", to, "--v1").exit_code == 0
+        expect_one_sentence(run("send", to, "x"), 1, "it hung up on TLS", "add --v1")
 
 
 def test_nobody_there() -> None:
@@ -191,8 +335,8 @@ def test_a_peer_that_hangs_up_has_not_taken_it() -> None:
     def refuse(connection: socket.socket) -> None:
         connection.recv(4)  # what a peer of another protocol, or a limit, does
 
-    with stranger(refuse) as to:
-        ran = run("send", to, "x" * 500)
+    with stranger(as_v1(refuse)) as to:
+        ran = run("send", to, "x" * 500, "--v1")
     expect_one_sentence(ran, 1, "was written, but then the connection to", "most likely not taken")
 
 
@@ -203,13 +347,13 @@ def test_a_peer_that_reads_it_and_then_ends_may_well_have_taken_it() -> None:
         (length,) = struct.unpack(">I", connection.recv(4, socket.MSG_WAITALL))
         connection.recv(length, socket.MSG_WAITALL)
 
-    with stranger(read_and_leave) as to:
-        ran = run("send", to, "x" * 500)
+    with stranger(as_v1(read_and_leave)) as to:
+        ran = run("send", to, "x" * 500, "--v1")
     assert ran.exit_code == 0, ran
     assert "written" in ran.stdout
 
 
-def test_a_peer_that_speaks_first_is_no_v1_peer() -> None:
+def test_a_peer_that_speaks_first_is_no_peer() -> None:
     run("id", "new")
 
     def greet(connection: socket.socket) -> None:
@@ -217,10 +361,9 @@ def test_a_peer_that_speaks_first_is_no_v1_peer() -> None:
         connection.recv(1000)
 
     with stranger(greet) as to:
-        ran = run("send", to, "x")
-        assert ran.exit_code == 1, ran
-        assert ran.stderr.count("\n") == 1
-        assert run("ping", to).stdout.endswith("but it wrote bytes, as no v1 peer does\n")
+        expect_one_sentence(run("send", to, "x", "--v1"), 1, "TLS failed: wrong version number")
+        ran = run("ping", to, "--v1")
+        assert "but it does not speak TLS as v2 peers do: wrong version number\n" in ran.stdout
 
 
 # -- lines --------------------------------------------------------------------------
@@ -249,9 +392,45 @@ def test_many_lines_keep_their_order_and_lose_nothing(bob: Node) -> None:
         process.stdin.close()
         assert [int(taken(bob).payload) for _ in range(count)] == list(range(count))
         assert process.wait() == 0
+        assert process.line() == f"accepted: {count} lines by {bob.did.short} (signed receipts)"
+
+
+def test_lines_to_a_v1_peer(old_bob: Node) -> None:
+    count = 3000
+    with Process("send", peer(old_bob), "-", "--v1") as process:
+        process.write(b"".join(b"%d\n" % number for number in range(count)))
+        process.stdin.close()
+        assert [int(taken(old_bob).payload) for _ in range(count)] == list(range(count))
+        assert process.wait() == 0
         assert process.line() == (
-            f"written: {count} lines to {bob.did.short} (v1 peers do not confirm)"
+            f"written: {count} lines to {BOB.did.short} (v1 peers do not confirm)"
         )
+
+
+def test_it_reads_on_while_answers_are_awaited(bob: Node) -> None:
+    with Process("send", peer(bob), "-", "--until", "handled", "--json") as process:
+        messages = []
+        for line in (b"one", b"two", b"three"):
+            process.write(line + b"\n")
+            messages.append(taken(bob))
+            assert messages[-1].payload == line
+        for message in messages:
+            message.done()
+        process.stdin.close()
+        assert [process.json()["state"] for _ in messages] == ["handled"] * 3
+        assert process.wait() == 0
+
+
+def test_the_first_line_that_is_refused_is_named(bob: Node) -> None:
+    with Process("send", peer(bob), "-", "--until", "handled") as process:
+        process.write(b"one\ntwo\nthree\n")
+        one, two, three = (taken(bob) for _ in range(3))
+        three.done()
+        two.refuse()
+        one.done()
+        assert process.wait() == 1  # though its input is still open
+        assert process.line().startswith("handled: 2 lines by ")
+        assert "line 2 of standard input: " in process.rest("stderr")[-1]
 
 
 def test_typed_payloads_line_by_line(bob: Node) -> None:
@@ -265,23 +444,27 @@ def test_typed_payloads_line_by_line(bob: Node) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\nafter\n", b""], ids=["whole", "without end"])
-def test_a_long_line_stops_it_and_is_named(bob: Node, end: bytes) -> None:
-    with Process("send", peer(bob), "-") as process:
-        process.write(b"fits\n" + b"x" * 3000 + end)
+@pytest.mark.parametrize("wire", ["v1", "v2"])
+def test_a_long_line_stops_it_and_is_named(wire: str, end: bytes) -> None:
+    options = {"wire": "v1"} if wire == "v1" else {}
+    args = ["--v1"] if wire == "v1" else []
+    with listener(BOB, **options) as node, Process("send", peer(node), "-", *args) as process:
+        process.write(b"fits\n" + b"x" * (3000 if wire == "v1" else 2**20 + 2) + end)
         assert process.wait() == 1  # though its input is still open
-        assert taken(bob).payload == b"fits"
-        assert "written: 1 line " in process.line()
+        assert taken(node).payload == b"fits"
+        assert f"{'written' if wire == 'v1' else 'accepted'}: 1 line " in process.line()
         told = process.rest("stderr")[-1]
         assert told.startswith("signedwire: line 2 of standard input makes a payload of ")
-        assert "over the v1 limit of 1024; the lines before it are written" in told
-    assert bob.receive(0) is None
+        limit = "v1 limit of 1024" if wire == "v1" else "limit of 1048576"
+        assert f"over the {limit}; the lines before it are sent" in told
+        assert node.receive(0) is None
 
 
 def test_a_line_that_cannot_be_delivered_is_named() -> None:
     with Process("send", f"{BOB.did}@{free_address()}", "-") as process:
         process.write(b"one\n")
         assert process.wait() == 1  # though its input is still open
-        assert "written: 0 lines" in process.line()
+        assert "accepted: 0 lines" in process.line()
         assert "signedwire: line 1 of standard input: message #1" in process.rest("stderr")[-1]
 
 
@@ -298,7 +481,7 @@ def test_ctrl_c_says_how_many_lines_went_out(bob: Node) -> None:
         taken(bob)
         process.interrupt()
         assert process.wait() == 130
-        assert "written: 1 line " in process.line()
+        assert "accepted: 1 line " in process.line()
         assert process.rest("stderr")[-1] == "signedwire: interrupted."
 
 
@@ -311,49 +494,171 @@ def test_a_closed_standard_input(bob: Node, monkeypatch: pytest.MonkeyPatch) -> 
         standard_input()
 
 
-# -- ping ---------------------------------------------------------------------------
+# -- ping and peers -----------------------------------------------------------------
 
 
-def test_ping_says_what_is_proven_and_what_is_not(bob: Node) -> None:
+def test_ping_proves_who_is_there(bob: Node, key: Path) -> None:
     ran = run("ping", peer(bob))
     assert ran.exit_code == 0, ran
-    assert ran.stdout.startswith(f"{bob.address}: connected in ")
-    assert ran.stdout.endswith(" ms, and it keeps the connection\n")
-    assert f"proven: somebody listens at {bob.address}" in ran.stderr
-    assert f"not proven: that it is {bob.did}" in ran.stderr
+    assert re.fullmatch(
+        rf"{bob.address}: {bob.did}, proven; connected in \S+ ms, handshake \S+ ms\n"
+        rf"{bob.address}: round trip \S+ ms\n",
+        ran.stdout,
+    )
+    assert ran.stderr == ""
+    assert not key.exists()  # it links with a key for this run
+    assert bob.receive(0) is None
 
 
 def test_ping_as_often_as_asked(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signedwire.cli.probing._INTERVAL", 0.05)
+    ran = run("ping", peer(bob), "--count", "3", "--json")
+    assert ran.exit_code == 0, ran
+    assert len(ran.objects) == 3
+    for tried in ran.objects:
+        for name in ("connect_ms", "handshake_ms", "round_trip_ms"):
+            assert 0 < tried.pop(name) < LIMIT * 1000
+        assert tried == {
+            "did": str(bob.did),
+            "address": str(bob.address),
+            "state": "connected",
+            "wire": "v2",
+            "did_is_proven": True,
+            "answered_by": str(bob.did),
+            "error": None,
+        }
+    assert run("ping", peer(bob), "--count", "2").stdout.count("round trip") == 2
+
+
+def test_ping_says_who_else_answered(bob: Node) -> None:
+    wrong = Identity.generate().did
+    ran = run("ping", f"{wrong}@{bob.address}")
+    assert ran.exit_code == 1
+    assert f"but {bob.did} is there, not {wrong}" in ran.stdout
+    assert f"{wrong} was not reached at {bob.address}. Another key answers" in ran.stderr
+    (tried,) = run("ping", f"{wrong}@{bob.address}", "--json").objects
+    assert (tried["did_is_proven"], tried["answered_by"]) == (False, str(bob.did))
+
+
+def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> None:
+    run("id", "new")
+    bob.access.allow_only([Identity.load(key).did])
+    ran = run("ping", peer(bob))
+    assert ran.exit_code == 1
+    assert "it has proven its DID, then turned us away" in ran.stdout
+    assert "add --own-identity" in ran.stderr
+    assert run("ping", peer(bob), "--own-identity").exit_code == 0
+
+
+def test_ping_sees_a_link_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = listener(BOB)
+    with node, Process("ping", peer(node), "--count", "9") as process:
+        assert "proven" in process.line()
+        assert "round trip" in process.line()
+        node.close()
+        assert process.wait() == 1
+        assert "but it closed the link: the node is closing" in process.rest("stdout")[-1]
+        assert "was not reached at" in process.line("stderr")
+
+
+def test_ping_of_a_v1_peer_says_what_is_not_proven(old_bob: Node) -> None:
+    ran = run("ping", peer(old_bob))
+    assert ran.exit_code == 1
+    assert ran.stdout.endswith("but it hung up on TLS, as v1 peers do\n")
+    assert "If it is a v1 peer, add --v1." in ran.stderr
+    ran = run("ping", peer(old_bob), "--v1")
+    assert ran.exit_code == 0, ran
+    assert ran.stdout.startswith(f"{old_bob.address}: connected in ")
+    assert ran.stdout.endswith(" ms, and it keeps the connection\n")
+    assert f"proven: somebody listens at {old_bob.address}" in ran.stderr
+    assert f"not proven: that it is {BOB.did}" in ran.stderr
+
+
+def test_ping_where_v1_is_the_only_wire(old_bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
     pauses: list[float] = []
-    monkeypatch.setattr("signedwire.cli.pinging.time.sleep", pauses.append)
-    wrong = Identity.generate().did  # which ping cannot see
-    ran = run("ping", f"{wrong}@{bob.address}", "--count", "2", "--json")
+    monkeypatch.setattr("signedwire.cli.probing.time.sleep", pauses.append)
+    ran = run("ping", peer(old_bob), "--count", "2", "--json")
     assert ran.exit_code == 0, ran
     assert 1.0 in pauses
-    for tried in ran.objects:
-        assert tried.pop("connect_ms") > 0
-        assert "keeps the connection" in tried.pop("detail")
-        assert tried == {
-            "address": str(bob.address),
-            "did": str(Did.parse(str(wrong))),
-            "did_is_proven": False,
-            "outcome": "open",
-        }
+    assert [(o["state"], o["wire"], o["did_is_proven"]) for o in ran.objects] == [
+        ("open", "v1", False)
+    ] * 2
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 def test_ping_of_no_host(host: str) -> None:
     ran = run("ping", f"{BOB.did}@{host}:9", "--json")
     assert ran.exit_code == 1
-    assert ran.objects[0]["outcome"] == "failed"
+    assert ran.objects[0]["state"] == "unreachable"
 
 
 def test_ping_finds_nobody_or_somebody_else() -> None:
     ran = run("ping", f"{BOB.did}@{free_address()}")
     assert ran.exit_code == 1
     assert ran.stdout.endswith(": cannot connect: connection refused\n")
-    assert "signedwire: 1 of 1 attempts found no v1 peer at" in ran.stderr
+    assert f"signedwire: {BOB.did} was not reached at" in ran.stderr
     with stranger(lambda connection: None) as to:
-        ran = run("ping", to, "--json")
+        (tried,) = run("ping", to, "--json", "--v1").objects
+    assert (tried["state"], tried["wire"]) == ("closed", None)
+
+
+def test_ping_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_HANDSHAKE_TIMEOUT", "0.1")
+
+    def read_on(connection: socket.socket) -> None:
+        while connection.recv(4000):
+            pass
+
+    with stranger(read_on) as to:
+        ran = run("ping", to)
     assert ran.exit_code == 1
-    assert ran.objects[0]["outcome"] == "closed"
+    assert ran.stdout.endswith("but no handshake within 0.1 s\n")
+
+
+def test_peers_tries_all_of_them(bob: Node, tmp_path: Path) -> None:
+    path = tmp_path / "peers.toml"
+    nobody, wrong, old = (Identity.generate().did for _ in range(3))
+    assert bob.address is not None
+    with listener(wire="v1") as v1:
+        assert v1.address is not None
+        routes = RoutingTable({bob.did: bob.address, old: v1.address})
+        routes.update(nobody, free_address())
+        routes.save(path)
+        order = [did for did, _ in RoutingTable.load(path)]
+        ran = run("peers", "--peers", path)
+        assert ran.exit_code == 1
+        lines = ran.stdout.splitlines()
+        assert [line.split()[1] for line in lines] == list(map(str, order))
+        assert lines[order.index(bob.did)].startswith(f"ok      {bob.did}  {bob.address}  v2  conn")
+        assert lines[order.index(nobody)].endswith(
+            "unreachable  cannot connect: connection refused"
+        )
+        assert lines[order.index(old)].endswith("it hung up on TLS, as v1 peers do")
+        assert ran.stderr == f"reached 1 of 3 peers in {path}\n"
+        routes.remove(nobody)
+        routes.save(path)
+        ran = run("peers", "--peers", path, "--v1", "--json")
+        assert ran.exit_code == 0, ran
+        assert {o["did"]: (o["wire"], o["did_is_proven"]) for o in ran.objects} == {
+            str(bob.did): ("v2", True),
+            str(old): ("v1", False),
+        }
+    routes.update(wrong, bob.address)
+    routes.remove(old)
+    routes.save(path)
+    assert "  another peer  " in run("peers", "--peers", path).stdout
+
+
+def test_peers_of_an_empty_file_and_of_many(bob: Node, tmp_path: Path) -> None:
+    path = tmp_path / "peers.toml"
+    assert bob.address is not None
+    RoutingTable().save(path)
+    ran = run("peers", "--peers", path)
+    assert (ran.exit_code, ran.stdout) == (0, "")
+    dids = [Identity.generate().did for _ in range(40)]
+    RoutingTable(dict.fromkeys(dids, bob.address)).save(path)
+    ran = run("peers", "--peers", path, "--json")
+    assert ran.exit_code == 1
+    assert [o["did"] for o in ran.objects] == [str(did) for did in sorted(dids)]
+    assert {o["answered_by"] for o in ran.objects} == {str(bob.did)}

@@ -67,11 +67,22 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
         (["send", f"{BOB}@h:1", "--motion", "1,2"], ["'1,2' is not six numbers"]),
         (["send", f"{BOB}@h:1", "--motion", "1,2,3,4,5,inf"], ["is not six numbers"]),
         (["send", f"{BOB}@h:1", "\udcff", "--llm-query"], ["a prompt is UTF-8 text, and byte 0"]),
-        (["send", f"{BOB}@h:1", "x" * 1025], ["a payload of 1025 bytes", "limit of 1024", "Split"]),
+        (["send", f"{BOB}@h:1", "x" * (2**20 + 1)], ["over the limit of 1048576", "Split"]),
+        (["send", f"{BOB}@h:1", "x", "--until", "read"], ["'read' is none of queued, written, ac"]),
+        (["send", f"{BOB}@h:1", "x", "--timeout", "0"], ["'0' is not a positive number of s"]),
+        (["send", f"{BOB}@h:1", "-", "--proof", "p"], ["--proof is for one message"]),
+        (
+            ["send", f"{BOB}@h:1", "x", "--proof", "p", "--until", "written"],
+            ["--proof needs a receipt, and --until written does not wait for one"],
+        ),
+        (["send", f"{BOB}@h:1", "x", "--proof", "/no/p"], ["cannot write /no/p: No such file"]),
+        (["send", f"{BOB}@h:1", "x", "--proof", "/etc/passwd"], ["/etc/passwd exists already"]),
         (["listen", "--listen", "nowhere"], ["listen='nowhere' is not allowed", "host:port"]),
         (["listen", "--count", "0"], ["'--count': '0' is not a whole number from 1 on"]),
         (["ping", f"{BOB}@h:1", "--count", "many"], ["'many' is not a whole number from 1 on"]),
         (["bench", "--size", "-1"], ["'-1' is not a whole number from 0 on"]),
+        (["peers"], ["there is no peers file", "--peers FILE"]),
+        (["peers", "--peers", "/no/f"], ["cannot read /no/f"]),
         (["ping", BOB], [f"no address is known for {BOB}"]),
         (["verify", "/no/f"], ["cannot read /no/f: No such file or directory"]),
         (["config", "show", "--config", "/no/f"], ["cannot read /no/f", "Does the file exist"]),
@@ -100,8 +111,9 @@ def test_a_peer_that_the_configuration_forbids_is_bad_input(
     monkeypatch: pytest.MonkeyPatch, key: Path
 ) -> None:
     run("id", "new")
-    monkeypatch.setenv("SIGNEDWIRE_PRESET", "production")
-    expect_one_sentence(run("send", f"{BOB}@h:1", "x"), 2, "is not among v1_peers", "Name it in")
+    monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
+    monkeypatch.setenv("SIGNEDWIRE_V1_PEERS", str(Identity.generate().did))
+    expect_one_sentence(run("send", f"{BOB}@h:1", "x"), 2, "is not among v1_peers", "Add --v1")
 
 
 def test_nothing_to_listen_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
-from signedwire import Identity, SignedEnvelope, payloads
+from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.render import decoded_fields, envelope_fields
+from signedwire.sync import Node
+from signedwire.wire.envelope import BatchProof, encode_v2_body, sign_batch
 from signedwire.wire.frames import encode_frame
 
 ALICE, BOB = Identity.from_seed(bytes(range(32))), Identity.from_seed(bytes(32))
@@ -46,9 +48,35 @@ def wrapped(text: str) -> bytes:
     return "\n".join(text[at : at + 60] for at in range(0, len(text), 60)).encode()
 
 
+def v2_envelope(index: int = 1) -> SignedEnvelope:
+    """One of three that were signed together."""
+    bodies = [
+        encode_v2_body(
+            bytes(ALICE.did) + bytes(BOB.did),
+            b"hello",
+            message_number=number,
+            sequence_number=number,
+            timestamp_us=1,
+            priority=1,
+            payload_type=0,
+            epoch=9,
+            expires_at_us=0,
+        )
+        for number in (1, 2, 3)
+    ]
+    _, signature, leaves = sign_batch(ALICE, bodies)
+    return SignedEnvelope(bodies[index], BatchProof(index, 3, signature, leaves=leaves))
+
+
 ONE, TWO = envelope(1), envelope(2, b"x" * 100)
 FORMS = {
     "raw": (ONE.encode(), 1),
+    "raw, v2": (v2_envelope(0).encode(), 1),
+    "v1 and v2 in hex": (
+        f"{ONE.encode().hex()}\n{v2_envelope().encode().hex()}\n".encode(),
+        2,
+    ),
+    "json lines, v2": (json_line(v2_envelope(0)).encode(), 1),
     "hex": (ONE.encode().hex().encode(), 1),
     "hex over several lines": (wrapped(ONE.encode().hex()), 1),
     "hex, one per line": (f"{ONE.encode().hex()}\n{TWO.encode().hex()}\n".encode(), 2),
@@ -134,3 +162,42 @@ def test_a_recipient_that_is_no_did_is_shown_as_it_is(tmp_path: Path) -> None:
 )
 def test_a_file_without_envelopes_is_bad_input(tmp_path: Path, data: bytes) -> None:
     expect_one_sentence(verify_bytes(tmp_path, data), 2, "there is no envelope in", "v1 frames")
+
+
+# -- proofs of delivery ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proof() -> bytes:
+    with Node(BOB) as bob, Node(ALICE, TransportConfig(listen=None)) as alice:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        return alice.send(bob.did, b"hello").proof()
+
+
+def test_a_proof_tells_who_accepted_what_from_whom(tmp_path: Path, proof: bytes) -> None:
+    for data in (proof, proof.hex().encode(), wrapped(proof.hex())):
+        ran = verify_bytes(tmp_path, data)
+        assert ran.exit_code == 0, ran
+        assert ran.stdout.startswith(f"valid    proof  from {ALICE.did}  to {BOB.did}  #1  ")
+        assert f"  5 bytes  accepted by {BOB.did} at 2" in ran.stdout
+        assert ran.stdout.endswith("Z\n")
+    (fields,) = verify_bytes(tmp_path, proof, "--json").objects
+    assert fields["is_valid"] is True
+    assert fields["delivery"] == "accepted"
+    assert fields["delivered_at_us"] > 1_700_000_000_000_000
+    assert (fields["sender"], fields["payload"]) == (str(ALICE.did), "hello")
+    both = verify_bytes(tmp_path, f"{ONE.encode().hex()}\n{proof.hex()}".encode())
+    assert both.stderr == "2 valid, 0 invalid\n"
+
+
+def test_no_byte_of_a_proof_can_be_changed_or_missed(tmp_path: Path, proof: bytes) -> None:
+    broken = [proof[:length] for length in range(8, len(proof), 7)]
+    broken += [
+        proof[:at] + bytes([proof[at] ^ 1]) + proof[at + 1 :] for at in range(8, len(proof), 7)
+    ]
+    lines = "\n".join(data.hex() for data in broken)
+    ran = verify_bytes(tmp_path, lines.encode())
+    assert ran.exit_code == 1
+    assert ran.stderr == f"0 valid, {len(broken)} invalid\n"
+    assert not any(line.startswith("valid") for line in ran.stdout.splitlines())

@@ -24,7 +24,7 @@ def message(number: int = 1, priority: Priority = NORMAL) -> Message:
     envelope = SignedEnvelope.unsigned(
         ALICE, ALICE, b"", sequence_number=number, priority=priority, timestamp_us=1
     )
-    return Message(envelope, False)
+    return Message(envelope.body, envelope.signature, is_proven=False)
 
 
 def put(inbox: Inbox, number: int = 1, priority: Priority = NORMAL) -> bool:
@@ -77,6 +77,16 @@ class TestQueue:
         assert not inbox.has_room()
         assert inbox.has_room(CRITICAL)
         assert not put(inbox, 3)
+        # What its sender's credit bounds finds room always, and wakes who waits.
+        inbox.add_many([message(5)], NORMAL)
+        assert taken(inbox) == [1, 2, 5]
+        woken: list[bool] = []
+        assert inbox.when_filled(lambda: woken.append(True))
+        inbox.add_many([message(6)], NORMAL)
+        assert woken == [True]
+        assert taken(inbox) == [6]
+        assert put(inbox, 1)
+        assert put(inbox, 2)
         assert put(inbox, 4, CRITICAL)
         assert not put(inbox, 5, CRITICAL)
         assert taken(inbox) == [4, 1, 2]

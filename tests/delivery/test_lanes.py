@@ -176,6 +176,21 @@ class TestReserve:
             True,
         ]
 
+    def test_add_is_never_refused(self) -> None:
+        lanes: Lanes[int] = Lanes(1, 0)
+        for number, priority in enumerate((LOW, LOW, CRITICAL, HIGH)):
+            lanes.add_many([number], priority)
+        assert not lanes.has_room(CRITICAL)
+        assert list(lanes) == [2, 3, 0, 1]
+        # It counts all the same: there is room when half is empty.
+        told: list[bool] = []
+        assert lanes.when_room(lambda: told.append(True))
+        while len(lanes) > 1:
+            lanes.take()
+        assert told == []
+        lanes.take()
+        assert told == [True]
+
     def test_put_back_is_never_refused(self) -> None:
         lanes: Lanes[int] = Lanes(2)
         assert lanes.put(1, NORMAL)

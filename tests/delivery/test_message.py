@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.identity import Identity
-from signedwire.types import PayloadType, Priority
-from signedwire.wire.envelope import SignedEnvelope
+from signedwire.types import PayloadType, Priority, Reason
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.link_frames import REASON_CODES
+from signedwire.wire.session import BatchReceived
 
 ALICE = Identity.from_seed(bytes(range(32)))
 BOB = Identity.from_seed(bytes(range(1, 33)))
@@ -23,29 +28,134 @@ ENVELOPE = SignedEnvelope.sign(
 )
 
 
+def v2_body(sequence: int = 7, payload: bytes = b"hello", *, expires_at_us: int = 0) -> bytes:
+    return encode_v2_body(
+        bytes(ALICE.did) + bytes(BOB.did),
+        payload,
+        message_number=0,
+        sequence_number=sequence,
+        timestamp_us=123,
+        priority=Priority.HIGH,
+        payload_type=PayloadType.SENSOR_FUSION,
+        epoch=9,
+        expires_at_us=expires_at_us,
+    )
+
+
+def v1_message(*, is_proven: bool = True) -> Message:
+    return Message(ENVELOPE.body, ENVELOPE.signature, is_proven=is_proven)
+
+
+def v2_message(index: int = 1, *, expires_at_us: int = 0) -> Message:
+    """The `index`th of a batch of three, numbered from 6."""
+    bodies = [v2_body(6 + n, expires_at_us=expires_at_us) for n in range(3)]
+    root, signature, leaves = sign_batch(ALICE, bodies)
+    batch = BatchReceived(bodies, root, leaves, signature)
+    return Message(bodies[index], batch, index, expires_at_us=expires_at_us)
+
+
+class RecordingOrigin:
+    """An `Origin` that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def taken(self, message: Message) -> None:
+        self.told.append(("taken", message))
+
+    def handled(self, message: Message) -> None:
+        self.told.append(("handled", message))
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        self.told.append(("refused", message, reason))
+
+
 class TestMessage:
-    def test_shows_what_arrived(self) -> None:
-        message = Message(ENVELOPE, True)
+    @pytest.mark.parametrize("make", [v1_message, v2_message])
+    def test_shows_what_arrived(self, make: Callable[[], Message]) -> None:
+        message = make()
         assert message.sender == ALICE.did
         assert message.is_proven
         assert message.payload == b"hello"
         assert message.priority is Priority.HIGH
+        assert message.lane == 2
         assert message.payload_type is PayloadType.SENSOR_FUSION
         assert (message.sequence_number, message.timestamp_us) == (7, 123)
-        assert message.envelope is ENVELOPE
+        assert message.expires_at_us is None
         assert repr(message) == f"<Message #7 from {ALICE.did.short} 5 bytes>"
+        message.envelope.verify()
+
+    def test_the_envelope_of_v1(self) -> None:
+        assert v1_message().envelope == ENVELOPE
+        assert v1_message().size == len(ENVELOPE.body) == 106 + 5
+
+    @pytest.mark.parametrize("index", range(3))
+    def test_the_envelope_out_of_a_batch_can_be_verified_alone(self, index: int) -> None:
+        message = v2_message(index)
+        envelope = SignedEnvelope.decode(message.envelope.encode())
+        envelope.verify()
+        assert envelope == message.envelope
+        assert (envelope.sequence_number, envelope.epoch) == (6 + index, 9)
+        assert isinstance(envelope.proof, BatchProof)
+        assert (envelope.proof.index, envelope.proof.count) == (index, 3)
+        assert message.size == len(envelope.body) == 122 + 5
+
+    def test_a_deadline(self) -> None:
+        assert v2_message(expires_at_us=55).expires_at_us == 55
 
     def test_an_unproven_sender_is_nobody(self) -> None:
-        message = Message(ENVELOPE, False)
+        message = v1_message(is_proven=False)
         assert message.sender is None
         assert not message.is_proven
         assert repr(message) == "<Message #7 from unproven sender 5 bytes>"
 
-    @pytest.mark.parametrize("name", ["sender", "is_proven", "payload", "envelope", "priority"])
+    @pytest.mark.parametrize(
+        "name", [n for n in vars(Message) if isinstance(vars(Message)[n], property)]
+    )
     def test_is_immutable(self, name: str) -> None:
-        message = Message(ENVELOPE, True)
+        message = v1_message()
         with pytest.raises(AttributeError):
             setattr(message, name, getattr(message, name))
+
+
+class TestAnswers:
+    def test_done_is_told_once(self) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        message.done()
+        message.done()
+        message.refuse()
+        assert origin.told == [("handled", message)]
+
+    @pytest.mark.parametrize("reason", REASON_CODES)
+    def test_a_refusal_is_told_once(self, reason: Reason) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        message.refuse(reason)
+        message.refuse(Reason.TOO_LARGE)
+        message.done()
+        assert origin.told == [("refused", message, reason)]
+
+    def test_the_reason_of_a_refusal_without_one(self) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        message.refuse()
+        assert origin.told == [("refused", message, Reason.REFUSED)]
+
+    @pytest.mark.parametrize("reason", sorted(set(Reason) - set(REASON_CODES)))
+    def test_a_reason_that_has_no_code_is_the_callers_mistake(self, reason: Reason) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        with pytest.raises(ValueError, match="cannot be told to a sender; known are expired"):
+            message.refuse(reason)
+        message.done()
+        assert origin.told == [("handled", message)]
+
+    def test_a_v1_sender_cannot_be_told(self) -> None:
+        message = v1_message()
+        message.done()
+        message.refuse()
+        assert message.origin is None
 
 
 class TestOutgoingMessage:
@@ -79,6 +189,34 @@ class TestOutgoingMessage:
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
         message = OutgoingMessage(Receipt(BOB.did, 7), ENVELOPE.priority, None, envelope=ENVELOPE)
         assert message.seal() is ENVELOPE
+
+    @pytest.mark.parametrize("lifetime", [None, 12.5])
+    def test_gets_its_v2_header_with_its_number(self, lifetime: float | None) -> None:
+        receipt = Receipt(BOB.did, 7)
+        expires_at = None if lifetime is None else time.monotonic() + lifetime
+        message = OutgoingMessage(
+            receipt, Priority.HIGH, expires_at, identity=ALICE, payload=b"hello"
+        )
+        assert (message.sequence, message.body, message.payload_size) == (0, b"", 5)
+        message.number(bytes(ALICE.did) + bytes(BOB.did), 9, 3)
+        _, signature, leaves = sign_batch(ALICE, [message.body])
+        envelope = SignedEnvelope(message.body, BatchProof(0, 1, signature, leaves=leaves))
+        envelope.verify()
+        assert message.sequence == envelope.sequence_number == 3
+        assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
+        assert (envelope.version, envelope.epoch) == (8, 9)
+        assert (envelope.payload, envelope.priority) == (b"hello", Priority.HIGH)
+        if lifetime is None:
+            assert envelope.expires_at_us is None
+        else:  # the wire carries an instant of the clock
+            assert envelope.expires_at_us is not None
+            assert abs(envelope.expires_at_us - time.time() * 1e6 - lifetime * 1e6) < 1e6
+        assert envelope.timestamp_us == receipt.queued_at_us
+        assert envelope.message_id == (7).to_bytes(8, "little") + receipt.queued_at_us.to_bytes(
+            8, "little"
+        )
+        message.forget_number()
+        assert (message.sequence, message.body) == (0, b"")
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:

@@ -11,13 +11,26 @@ from collections.abc import Callable
 import pytest
 
 from signedwire.delivery.receipt import Receipt, Step, future_waker
-from signedwire.errors import DeliveryFailedError, MessageExpiredError, SignedWireError
+from signedwire.errors import (
+    DeliveryFailedError,
+    MessageExpiredError,
+    MessageRefusedError,
+    SignedWireError,
+)
 from signedwire.identity import Identity
 from signedwire.types import DeliveryState, Reason
 
 BOB = Identity.from_seed(bytes(32)).did
-QUEUED, WRITTEN, FAILED, EXPIRED = DeliveryState
-FINAL = (FAILED, EXPIRED)
+QUEUED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
+GIVEN_UP = (REFUSED, FAILED, EXPIRED)
+FINAL = (HANDLED, *GIVEN_UP)
+CONFIRMED = (ACCEPTED, HANDLED)
+LADDER = (QUEUED, WRITTEN, ACCEPTED, HANDLED)
+KINDS = {
+    REFUSED: MessageRefusedError,
+    FAILED: DeliveryFailedError,
+    EXPIRED: MessageExpiredError,
+}
 
 
 def receipt_at(state: DeliveryState, reason: Reason | None = None, detail: str = "") -> Receipt:
@@ -63,12 +76,21 @@ class TestStates:
             assert receipt.history[:-1] == before
             assert receipt.history[-1].state is then
         assert receipt.is_final == (first in FINAL or then in FINAL)
-        assert not receipt.is_confirmed
+        assert receipt.is_confirmed == (receipt.state in CONFIRMED)
 
-    def test_the_instant_may_be_given(self) -> None:
+    def test_a_rung_whose_instant_is_given(self) -> None:
         receipt = Receipt(BOB, 7)
-        receipt.advance(WRITTEN, at_us=123)
-        assert receipt.history[-1] == Step(WRITTEN, 123) == (WRITTEN, 123)
+        receipt.climb(WRITTEN, 123)
+        receipt.climb(ACCEPTED, 456)
+        assert receipt.history[1:] == (Step(WRITTEN, 123), (ACCEPTED, 456))
+        assert (receipt.state, receipt.is_final) == (ACCEPTED, False)
+
+    @pytest.mark.parametrize("state", FINAL)
+    def test_what_has_ended_climbs_no_more(self, state: DeliveryState) -> None:
+        receipt = receipt_at(state, Reason.CLOSED, "one")
+        before = receipt.history
+        receipt.climb(ACCEPTED, 456)
+        assert (receipt.state, receipt.reason, receipt.history) == (state, Reason.CLOSED, before)
 
     def test_written_again_after_a_broken_connection(self) -> None:
         receipt = Receipt(BOB, 7)
@@ -81,15 +103,31 @@ class TestStates:
 
     @pytest.mark.parametrize(("now", "asked"), list(itertools.product(DeliveryState, repeat=2)))
     def test_has_reached(self, now: DeliveryState, asked: DeliveryState) -> None:
-        # A final state is no rung: nothing else stands above or below it.
-        expected = (now, asked) == (WRITTEN, QUEUED) or now is asked
+        # Where it was given up is no rung: nothing else stands above or below it.
+        if now in LADDER and asked in LADDER:
+            expected = LADDER.index(now) >= LADDER.index(asked)
+        else:
+            expected = now is asked
         assert receipt_at(now).has_reached(asked) is expected
+
+    @pytest.mark.parametrize(("now", "asked"), list(itertools.product(DeliveryState, repeat=2)))
+    def test_what_went_to_a_v1_peer_has_reached_all_that_it_can(
+        self, now: DeliveryState, asked: DeliveryState
+    ) -> None:
+        receipt = receipt_at(now)
+        expected = receipt.has_reached(asked) or (now is WRITTEN and asked in LADDER)
+        receipt.is_unconfirmed = True
+        assert receipt.has_reached(asked) is expected
+        assert receipt.is_confirmed == (now in CONFIRMED)  # never by having been written
 
     @pytest.mark.parametrize(
         ("state", "reason", "text"),
         [
             (QUEUED, None, "queued"),
             (WRITTEN, None, "written"),
+            (ACCEPTED, None, "accepted"),
+            (HANDLED, None, "handled"),
+            (REFUSED, Reason.NOT_ALLOWED, "refused (not allowed)"),
             (FAILED, Reason.ATTEMPTS_EXHAUSTED, "failed (attempts exhausted)"),
             (EXPIRED, Reason.EXPIRED, "expired (expired)"),
         ],
@@ -99,7 +137,7 @@ class TestStates:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
+    @pytest.mark.parametrize("state", LADDER)
     def test_none_while_it_is_on_its_way(self, state: DeliveryState) -> None:
         receipt_at(state).raise_if_failed()
 
@@ -115,6 +153,15 @@ class TestErrors:
         assert str(error) == (
             f"message #7 to {BOB} expired before it could be written{shown}; it will not be sent. "
             "Give it a later deadline, or check node.peers() for what holds the peer up"
+        )
+
+    def test_expired_on_the_way_or_there(self) -> None:
+        receipt = receipt_at(WRITTEN)
+        receipt.advance(EXPIRED, Reason.EXPIRED)
+        with pytest.raises(MessageExpiredError) as caught:
+            receipt.raise_if_failed()
+        assert str(caught.value).startswith(
+            f"message #7 to {BOB} expired before it was taken there; it was not delivered. "
         )
 
     @pytest.mark.parametrize(
@@ -148,6 +195,39 @@ class TestErrors:
         assert error.reason is (reason or Reason.CLOSED)
         assert str(error) == f"message #7 to {BOB} was not delivered: {said}{hint}"
 
+    @pytest.mark.parametrize(
+        ("reason", "said"),
+        [(Reason.NOT_ALLOWED, "not allowed"), (None, "refused"), (Reason.TOO_LARGE, "too large")],
+    )
+    def test_refused(self, reason: Reason | None, said: str) -> None:
+        receipt = receipt_at(REFUSED, reason)
+        with pytest.raises(MessageRefusedError) as caught:
+            receipt.raise_if_failed()
+        error = caught.value
+        assert not isinstance(error, TimeoutError)
+        assert (error.receipt, error.recipient) == (receipt, BOB)
+        assert error.reason is (reason or Reason.REFUSED)
+        assert str(error) == f"{BOB} refused message #7: {said}"
+
+
+class TestProof:
+    @pytest.mark.parametrize("state", DeliveryState)
+    def test_there_is_none_until_the_recipient_has_signed(self, state: DeliveryState) -> None:
+        with pytest.raises(LookupError) as caught:
+            receipt_at(state).proof()
+        assert str(caught.value) == (
+            f"message #7 to {BOB} is {state}: its recipient has signed no receipt"
+        )
+
+    def test_it_is_the_part_that_is_about_this_message(self) -> None:
+        class RecordingEvidence:
+            def prove(self, index: int) -> bytes:
+                return bytes((index,))
+
+        receipt = receipt_at(ACCEPTED)
+        receipt.evidence, receipt.evidence_index = RecordingEvidence(), 5
+        assert receipt.proof() == b"\x05"
+
 
 class TestWait:
     @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
@@ -169,6 +249,46 @@ class TestWait:
         assert await waiting is receipt
         expect_no_waiter(receipt)
 
+    async def test_until_handled(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait(HANDLED))
+        for state in (WRITTEN, QUEUED, WRITTEN, ACCEPTED):
+            receipt.advance(state)
+            await settled()
+            assert not waiting.done()
+        receipt.advance(HANDLED)
+        assert await waiting is receipt
+        assert receipt.result(0, HANDLED) is receipt
+        expect_no_waiter(receipt)
+
+    async def test_a_rung_wakes_who_waits_for_it(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait(ACCEPTED))
+        await settled()
+        receipt.climb(WRITTEN, 1)
+        await settled()
+        assert not waiting.done()
+        receipt.climb(ACCEPTED, 2)
+        assert await waiting is receipt
+        expect_no_waiter(receipt)
+
+    async def test_a_v1_peer_is_not_waited_for_in_vain(self) -> None:
+        receipt = Receipt(BOB, 7)
+        waiting = asyncio.create_task(receipt.wait(HANDLED))
+        await settled()
+        receipt.is_unconfirmed = True
+        receipt.advance(WRITTEN)
+        assert await waiting is receipt
+        assert not receipt.is_confirmed
+
+    async def test_what_was_accepted_may_still_be_refused(self) -> None:
+        receipt = receipt_at(ACCEPTED)
+        waiting = asyncio.create_task(receipt.wait(HANDLED))
+        await settled()
+        receipt.advance(REFUSED, Reason.INBOX_FULL)
+        with pytest.raises(MessageRefusedError, match="inbox full"):
+            await waiting
+
     async def test_several_at_once(self) -> None:
         receipt = Receipt(BOB, 7)
         waiting = [asyncio.create_task(receipt.wait()) for _ in range(3)]
@@ -177,9 +297,9 @@ class TestWait:
         assert await asyncio.gather(*waiting) == [receipt] * 3
         expect_no_waiter(receipt)
 
-    @pytest.mark.parametrize("state", FINAL)
+    @pytest.mark.parametrize("state", GIVEN_UP)
     async def test_a_failure_is_raised_before_and_while_waiting(self, state: DeliveryState) -> None:
-        kind = MessageExpiredError if state is EXPIRED else DeliveryFailedError
+        kind = KINDS[state]
         receipt = Receipt(BOB, 7)
         waiting = asyncio.create_task(receipt.wait())
         await settled()
@@ -193,7 +313,7 @@ class TestWait:
             receipt.result()
         expect_no_waiter(receipt)
 
-    @pytest.mark.parametrize("state", FINAL)
+    @pytest.mark.parametrize("state", GIVEN_UP)
     async def test_until_it_has_ended(self, state: DeliveryState) -> None:
         receipt = Receipt(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(state))
@@ -279,7 +399,7 @@ class TestResult:
         assert results == [receipt] * 3
         expect_no_waiter(receipt)
 
-    @pytest.mark.parametrize("state", FINAL)
+    @pytest.mark.parametrize("state", GIVEN_UP)
     def test_a_failure_is_raised_while_waiting(self, state: DeliveryState) -> None:
         receipt = Receipt(BOB, 7)
 
@@ -290,7 +410,7 @@ class TestResult:
 
         thread = threading.Thread(target=fail)
         thread.start()
-        with pytest.raises(DeliveryFailedError):
+        with pytest.raises(KINDS[state]):
             receipt.result(30)
         thread.join()
         expect_no_waiter(receipt)

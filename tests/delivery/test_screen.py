@@ -20,7 +20,7 @@ ANYBODY = object()
 
 
 def screen(us: Any = BOB.did, **changes: Any) -> Screen:
-    return Screen(TransportConfig(**changes), None if us is ANYBODY else us)
+    return Screen(TransportConfig(**{"v1_peers": "all", **changes}), None if us is ANYBODY else us)
 
 
 def signed(
@@ -81,6 +81,21 @@ class TestReasons:
 
     def test_nobody_is_allowed_in_production_by_default(self) -> None:
         assert Screen(TransportConfig.production(), BOB.did).check(signed()) is Reason.NOT_ALLOWED
+
+    @pytest.mark.parametrize("make", [signed, lambda sender: stripped(signed(sender))])
+    def test_denied(self, make: Any) -> None:
+        a_screen = screen(signatures=SignaturePolicy.IF_PRESENT)
+        a_screen.is_denied = lambda did: did == bytes(EVE.did)
+        assert isinstance(a_screen.check(make(ALICE)), Passed)
+        assert a_screen.check(make(EVE)) is Reason.DENIED
+
+    @pytest.mark.parametrize("make", [signed, lambda sender: stripped(signed(sender))])
+    def test_who_speaks_v2_is_not_believed_in_v1(self, make: Any) -> None:
+        """No downgrade, whatever is allowed."""
+        a_screen = screen(v1_peers=[ALICE.did, EVE.did], signatures=SignaturePolicy.IF_PRESENT)
+        a_screen.v2_senders.add(bytes(EVE.did))
+        assert isinstance(a_screen.check(make(ALICE)), Passed)
+        assert a_screen.check(make(EVE)) is Reason.NOT_ALLOWED
 
     def test_unsigned(self) -> None:
         assert screen().check(stripped(signed())) is Reason.UNSIGNED

@@ -55,7 +55,7 @@ class Receiver:
 
     def __init__(self, **changes: Any) -> None:
         self.decoder = FrameDecoder(LIMIT)
-        self.screen = Screen(TransportConfig(**changes), BOB.did)
+        self.screen = Screen(TransportConfig(v1_peers="all", **changes), BOB.did)
         self.inbox = Inbox(1000, 0)
         self.dropped: Counter[Reason] = Counter()
 

@@ -25,6 +25,7 @@ from signedwire import (
 )
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.transport.core import Core
+from signedwire.transport.peer import Peer
 from signedwire.transport.tcp import TcpCarrier
 from wirekit import (
     ALICE,
@@ -72,7 +73,7 @@ async def test_what_is_not_queued_is_told_and_counted() -> None:
                 Reason.QUEUE_FULL: 4,
             }
             assert (stats.backpressure_events, stats.send_failures) == (4, 0)
-            assert sender.core.peer_status()[BOB.did].dropped == {Reason.QUEUE_FULL: 4}
+            assert sender.core.outgoing.status()[BOB.did].dropped == {Reason.QUEUE_FULL: 4}
             for caught in (not_allowed, unknown, too_large, full):
                 assert caught.value.reason in stats.dropped
             assert unknown.value.recipient == BOB.did
@@ -91,7 +92,7 @@ async def test_a_fallback_takes_what_has_no_route() -> None:
 @on_asyncio
 async def test_before_the_start_and_after_the_end() -> None:
     sender = OpenCore()
-    assert sender.core.address is None
+    assert sender.core.incoming.address is None
     assert not sender.core.is_open
     sender.routing.update(BOB.did, "127.0.0.1:9")
     with pytest.raises(ClosedError):
@@ -114,11 +115,11 @@ async def test_room_comes_when_half_is_gone() -> None:
     with RawServer() as server:
         async with OpenCore(quick(send_queue_limit=4), carrier) as sender:
             sender.routing.update(BOB.did, server.address)
-            await sender.core.room(BOB.did, Priority.NORMAL)
+            await sender.core.outgoing.room(BOB.did, Priority.NORMAL)
             for _ in range(4):
                 sender.post()
-            waiting = asyncio.create_task(sender.core.room(BOB.did, Priority.NORMAL))
-            await sender.core.room(BOB.did, Priority.CRITICAL)
+            waiting = asyncio.create_task(sender.core.outgoing.room(BOB.did, Priority.NORMAL))
+            await sender.core.outgoing.room(BOB.did, Priority.CRITICAL)
             done, _ = await asyncio.wait({waiting}, timeout=0.02)
             assert not done
             carrier.gate.set()
@@ -132,10 +133,10 @@ async def test_those_who_gave_up_waiting_for_room_leave_nothing_behind() -> None
             sender.routing.update(BOB.did, hole)
             for _ in range(4):
                 sender.post()
-            lanes = sender.core._peer(BOB.did).lanes
+            lanes = sender.core.outgoing.peer(BOB.did).lanes
             for _ in range(50):
                 with pytest.raises(TimeoutError):
-                    await within(0.001, sender.core.room(BOB.did, Priority.NORMAL))
+                    await within(0.001, sender.core.outgoing.room(BOB.did, Priority.NORMAL))
             assert len(lanes._room_wakes) <= 1
 
 
@@ -146,7 +147,8 @@ async def test_who_waits_for_room_learns_of_the_end() -> None:
             sender.routing.update(BOB.did, hole)
             sender.post()
             waiting = [
-                asyncio.create_task(sender.core.room(BOB.did, Priority.NORMAL)) for _ in range(3)
+                asyncio.create_task(sender.core.outgoing.room(BOB.did, Priority.NORMAL))
+                for _ in range(3)
             ]
             await asyncio.sleep(0)
         await within(LIMIT, asyncio.gather(*waiting))
@@ -167,7 +169,7 @@ async def test_a_second_close_waits_for_the_first() -> None:
             await asyncio.sleep(0)
             await sender.core.close()
             assert receipt.state is DeliveryState.FAILED
-            assert sender.core.peer_status()[BOB.did].state is PeerState.CLOSED
+            assert sender.core.outgoing.status()[BOB.did].state is PeerState.CLOSED
             await first
 
 
@@ -193,8 +195,8 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
         async with OpenCore(quick(close_timeout=0.01)) as sender:
             sender.routing.update(BOB.did, hole)
             receipts = [sender.post(expires_at=time.monotonic() + 60) for _ in range(3)]
-            await eventually(lambda: len(sender.core._expiries) == 3)
-        assert not sender.core._expiries
+            await eventually(lambda: len(sender.core.outgoing._expiries) == 3)
+        assert not sender.core.outgoing._expiries
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
 
 
@@ -235,14 +237,14 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     sender.routing.update(BOB.did, "127.0.0.1:9")
     await sender.core.start()
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core._check_allowed
+    original = sender.core.outgoing._check_allowed
 
-    def check_slowly(did: Did, payload_size: int) -> None:
-        original(did, payload_size)
+    def check_slowly(did: Did, peer: Peer | None, payload_size: int) -> None:
+        original(did, peer, payload_size)
         has_passed.set()
         assert may_go_on.wait(LIMIT)
 
-    sender.core._check_allowed = check_slowly  # type: ignore[method-assign]
+    sender.core.outgoing._check_allowed = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
         asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
     )
@@ -260,14 +262,14 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     sender = OpenCore(quick(close_timeout=0.001))
     sender.routing.update(BOB.did, "127.0.0.1:9")
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core._check_allowed
+    original = sender.core.outgoing._check_allowed
 
-    def check_slowly(did: Did, payload_size: int) -> None:
-        original(did, payload_size)
+    def check_slowly(did: Did, peer: Peer | None, payload_size: int) -> None:
+        original(did, peer, payload_size)
         has_passed.set()
         assert may_go_on.wait(LIMIT)
 
-    sender.core._check_allowed = check_slowly  # type: ignore[method-assign]
+    sender.core.outgoing._check_allowed = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []
 
     def post() -> None:
@@ -304,7 +306,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
                     message = OutgoingMessage(
                         Receipt(BOB.did, number), Priority.NORMAL, None, identity=ALICE
                     )
-                    sender.core.submit(message, 0)
+                    sender.core.outgoing.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
             reading = asyncio.create_task(read_all(server, 2000))
@@ -334,7 +336,7 @@ async def test_a_failed_start_leaves_nothing() -> None:
 @on_asyncio
 async def test_a_core_that_listens_nowhere() -> None:
     async with OpenCore(quick(listen=None)) as sender:
-        assert sender.core.address is None
+        assert sender.core.incoming.address is None
 
 
 @on_asyncio
@@ -342,13 +344,13 @@ async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
         message = OutgoingMessage(Receipt(BOB.did, 1), Priority.NORMAL, None, identity=ALICE)
         for _ in range(2):
-            sender.core.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
+            sender.core.outgoing.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
         assert sender.core.stats().send_failures == 1
 
 
 @on_asyncio
 async def test_a_blocking_receive_in_the_loop_would_never_end() -> None:
     async with OpenCore() as bob:
-        assert bob.core.receive(0) is None
+        assert bob.core.incoming.receive(0) is None
         with pytest.raises(RuntimeError, match="own thread"):
-            bob.core.receive(None)
+            bob.core.incoming.receive(None)

@@ -14,7 +14,7 @@ import pytest
 
 from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelope
 from signedwire.delivery.message import Message
-from signedwire.transport.inbound import InboundLink
+from signedwire.transport.doorway import Doorway
 from signedwire.wire.frames import encode_frame
 from wirekit import (
     ALICE,
@@ -46,7 +46,9 @@ async def take(receiver: OpenCore, count: int) -> list[Message]:
     messages: list[Message] = []
 
     def enough() -> bool:
-        while len(messages) < count and (message := receiver.core.inbox.take()) is not None:
+        while (
+            len(messages) < count and (message := receiver.core.incoming.inbox.take()) is not None
+        ):
             messages.append(message)
         return len(messages) == count
 
@@ -168,13 +170,13 @@ async def test_a_stalled_application_holds_every_connection_up_and_each_goes_on(
 async def test_order_holds_over_a_reconnection() -> None:
     """What came on a connection that has ended goes before what the next one brings."""
     async with receiver() as bob:
-        check_all, may_go_on = bob.core.screen.check_all, threading.Event()
+        check_all, may_go_on = bob.core.incoming.screen.check_all, threading.Event()
 
         def check_slowly(frames: list[bytes]) -> list[Any]:
             assert may_go_on.wait(LIMIT)
             return list(check_all(frames))
 
-        bob.core.screen.check_all = check_slowly  # type: ignore[assignment,method-assign]
+        bob.core.incoming.screen.check_all = check_slowly  # type: ignore[assignment,method-assign]
         with await RawLink.dial(bob.address) as link:
             await link.write(b"".join(framed(sealed(number)) for number in range(20)))
         await eventually(lambda: bob.core.stats().bytes_received == 20 * 174)
@@ -307,7 +309,7 @@ async def test_random_garbage() -> None:
             rng.choice([link.close, link.reset])()
         # A bit flipped outside of the envelope's own check cannot exist: nothing was signed.
         await eventually(lambda: bob.core.stats().inbound_connections == 0)
-        while (message := bob.core.inbox.take()) is not None:
+        while (message := bob.core.incoming.inbox.take()) is not None:
             assert message.envelope == sealed_copy(good), f"seed={seed}"
         await works(bob)
 
@@ -476,8 +478,8 @@ class FakeTransport(asyncio.Transport):
 async def test_one_host_may_open_few_unproven_connections() -> None:
     async with receiver(max_unproven_per_host=2) as bob:
 
-        def connect(peername: tuple[str, int] | None) -> tuple[InboundLink, FakeTransport]:
-            link, transport = InboundLink(bob.core), FakeTransport(peername)
+        def connect(peername: tuple[str, int] | None) -> tuple[Doorway, FakeTransport]:
+            link, transport = Doorway(bob.core), FakeTransport(peername)
             link.connection_made(transport)
             return link, transport
 
@@ -501,7 +503,7 @@ async def test_nobody_is_let_in_once_it_is_closed() -> None:
     bob = receiver()
     async with bob:
         pass
-    link, transport = InboundLink(bob.core), FakeTransport(("10.0.0.1", 1))
+    link, transport = Doorway(bob.core), FakeTransport(("10.0.0.1", 1))
     link.connection_made(transport)
     assert transport.is_aborted
 
@@ -540,7 +542,7 @@ async def test_signatures_required(count: int) -> None:
             Reason.BAD_SIGNATURE: count,
             Reason.NOT_FOR_US: count,
         }
-        assert bob.core.inbox.take() is None
+        assert bob.core.incoming.inbox.take() is None
 
 
 @on_both_loops
@@ -587,7 +589,7 @@ async def test_a_replay_is_delivered_once() -> None:
         with await RawLink.dial(bob.address) as another:
             await another.write(captured)
             await eventually(lambda: dropped(bob).get(Reason.DUPLICATE) == 301)
-        assert bob.core.inbox.take() is None
+        assert bob.core.incoming.inbox.take() is None
 
 
 @on_asyncio

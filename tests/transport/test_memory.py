@@ -16,7 +16,6 @@ from signedwire import (
     ListenError,
     MemoryNetwork,
     Node,
-    TransportConfig,
 )
 from wirekit import (
     ALICE,
@@ -189,9 +188,9 @@ async def trace(seed: int) -> tuple[list[int], list[tuple[str, ...]], dict[str, 
             receipts.append(alice.post())
             await receipts[-1].wait(timeout=LIMIT)
             # One at a time: how many go into one write must not depend on the clock.
-            await eventually(lambda: alice.core._outbounds[bob.address].is_settled)
+            await eventually(lambda: alice.core.outgoing._dialers[bob.address].is_settled)
         numbers = []
-        while (message := bob.core.inbox.take()) is not None:
+        while (message := bob.core.incoming.inbox.take()) is not None:
             numbers.append(message.sequence_number)
         stats = alice.core.stats()
         return (
@@ -228,7 +227,7 @@ async def test_cuts_lose_and_double_nothing() -> None:
         numbers: list[int] = []
 
         def has_all() -> bool:
-            while (message := bob.core.inbox.take()) is not None:
+            while (message := bob.core.incoming.inbox.take()) is not None:
                 numbers.append(message.sequence_number)
             return len(numbers) == 200
 
@@ -241,8 +240,9 @@ async def test_cuts_lose_and_double_nothing() -> None:
         assert alice.core.stats().rewritten > 0
 
 
+@pytest.mark.parametrize("wire", ["v1", "auto"])
 @on_both_loops
-async def test_two_loops_and_a_node_that_goes_away() -> None:
+async def test_two_loops_and_a_node_that_goes_away(wire: str) -> None:
     """Nodes of one network may live in different threads."""
     network = MemoryNetwork(delay=(0, 0.001))
     ready, done = threading.Event(), threading.Event()
@@ -250,12 +250,13 @@ async def test_two_loops_and_a_node_that_goes_away() -> None:
     numbers: list[int] = []
 
     async def receive() -> None:
-        async with Node(BOB, TransportConfig(), network=network) as bob:
+        async with Node(BOB, quick(wire=wire), network=network) as bob:
             assert bob.address is not None
             address.append(bob.address)
             ready.set()
             for _ in range(300):
-                message = await bob.receive()
+                message = await bob.receive(LIMIT)
+                assert message is not None
                 numbers.append(message.sequence_number)
             await asyncio.to_thread(done.wait, LIMIT)
 
@@ -263,7 +264,7 @@ async def test_two_loops_and_a_node_that_goes_away() -> None:
     async with no_leaks():
         thread.start()
         await asyncio.to_thread(ready.wait, LIMIT)
-        async with Node(ALICE, quick(), network=network) as alice:
+        async with Node(ALICE, quick(wire=wire), network=network) as alice:
             alice.routing.update(BOB.did, address[0])
             for _ in range(300):
                 await alice.send(BOB.did, b"x")

@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from linkkit import EVE, alone, body
 from signedwire.errors import DidError, EnvelopeError, SignatureError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority
-from signedwire.wire.envelope import ENVELOPE_OVERHEAD, HEADER_SIZE, SIGNATURE_SIZE, SignedEnvelope
+from signedwire.wire.envelope import (
+    ENVELOPE_OVERHEAD,
+    HEADER_SIZE,
+    SIGNATURE_SIZE,
+    V2_HEADER_SIZE,
+    BatchProof,
+    SignedEnvelope,
+)
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
 from vectors import load_vectors
 
@@ -252,7 +260,16 @@ class TestDecoding:
     def test_any_version_is_read(self, version: int) -> None:
         data = bytearray(make().encode())
         data[4:8] = version.to_bytes(4, "little")
-        assert SignedEnvelope.decode(data).version == version
+        assert SignedEnvelope.decode_v1(bytes(data)).version == version
+        if version != 8:  # that is v2: see TestV2
+            assert SignedEnvelope.decode(data).version == version
+
+    @pytest.mark.parametrize("length", [0, 1, 4, 106, 169])
+    def test_v1_frames_are_read_by_the_same_rules(self, length: int) -> None:
+        data = make().encode()
+        assert SignedEnvelope.decode_v1(data) == make()
+        with pytest.raises(EnvelopeError, match=f"{length} bytes, the smallest has 170"):
+            SignedEnvelope.decode_v1(data[:length])
 
     def test_a_larger_payload_than_v1_peers_take(self) -> None:
         payload = bytes(100_000)
@@ -310,7 +327,7 @@ class TestVerifying:
             flipped[position] ^= draw.randrange(1, 256)
             # Not decode(), which would refuse some of them earlier.
             with pytest.raises(SignatureError) as caught:
-                SignedEnvelope(bytes(flipped)).verify()
+                SignedEnvelope(bytes(flipped[:-64]), bytes(flipped[-64:])).verify()
             assert str(caught.value) == (
                 f"bad signature: the envelope is not what {flipped[32:64].hex()} signed, "
                 "or somebody else signed it"
@@ -387,3 +404,155 @@ class TestValue:
         envelope = make()
         assert pickle.loads(pickle.dumps(envelope)) == envelope
         assert copy.deepcopy(envelope) == envelope
+
+
+def v2(count: int = 20, index: int = 3, payload: bytes = b"hello") -> SignedEnvelope:
+    return alone([body(n, payload) for n in range(1, count + 1)], index)
+
+
+class TestV2:
+    """An envelope out of a signed batch, standing alone."""
+
+    def test_the_bytes(self) -> None:
+        data = body(
+            7, b"hello", priority=3, payload_type=2, epoch=0x0102030405060708, expires_at_us=99
+        )
+        number, at = (7).to_bytes(8, "little"), (1).to_bytes(8, "little")
+        assert data == (
+            b"INMO"
+            + (8).to_bytes(4, "little")
+            + bytes(8)
+            + at
+            + number
+            + bytes(ALICE.did)
+            + bytes(BOB.did)
+            + at
+            + b"\x03\x02"
+            + bytes(range(8, 0, -1))
+            + (99).to_bytes(8, "little")
+            + b"hello"
+        )
+        assert len(data) == V2_HEADER_SIZE + 5 == 127
+
+    @settings(deadline=None)
+    @given(st.integers(1, 256), st.data())
+    def test_round_trip(self, count: int, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, count - 1))
+        payload = data.draw(st.binary(max_size=50))
+        envelope = v2(count, index, payload)
+        decoded = SignedEnvelope.decode(memoryview(envelope.encode()))
+        decoded.verify()
+        assert decoded == envelope
+        assert hash(decoded) == hash(envelope)
+        assert decoded.encode() == envelope.encode()
+        assert (decoded.version, decoded.sequence_number, decoded.payload) == (
+            8,
+            index + 1,
+            payload,
+        )
+        assert (decoded.sender, decoded.recipient) == (ALICE.did, BOB.did)
+        assert (decoded.epoch, decoded.expires_at_us, decoded.is_signed) == (9, None, True)
+        assert decoded.digest == blake3(decoded.body).digest()
+        assert isinstance(decoded.proof, BatchProof)
+        assert (decoded.proof.index, decoded.proof.count) == (index, count)
+        assert decoded.signature == envelope.signature == decoded.proof.signature
+        assert pickle.loads(pickle.dumps(envelope)) == envelope
+
+    def test_v1_has_neither_epoch_nor_deadline(self) -> None:
+        assert (make().epoch, make().expires_at_us) == (None, None)
+        assert alone([body(expires_at_us=5)]).expires_at_us == 5
+        assert make().proof == make().signature
+
+    def test_equal_when_byte_identical(self) -> None:
+        assert v2() == v2()
+        # The same message, sent again in another batch.
+        assert v2(20, 3) != v2(19, 3)
+        assert v2(20, 3).body == v2(19, 3).body
+
+    @pytest.mark.parametrize("length", [0, 4, 8, 121, 122, 189])
+    def test_too_short(self, length: int) -> None:
+        text = refusal(v2(1, 0, b"").encode()[:length])
+        smallest = 170 if length < 8 else 190
+        assert text == f"not an envelope: {length} bytes, the smallest has {smallest}"
+
+    @pytest.mark.parametrize("place", [(0, 0), (1, 1), (5, 5), (0, 257), (256, 256)])
+    def test_a_place_that_is_none(self, place: tuple[int, int]) -> None:
+        index, count = place
+        data = bytearray(v2(256).encode())
+        data[-68:-64] = index.to_bytes(2, "little") + count.to_bytes(2, "little")
+        assert refusal(data) == (
+            f"not an envelope: bad batch proof: index {index} in a batch of {count}"
+        )
+
+    def test_shorter_than_its_path(self) -> None:
+        data = body() + bytes(64) + (0).to_bytes(2, "little") + (256).to_bytes(2, "little")
+        assert refusal(data + bytes(64)) == "not an envelope: 259 bytes, its proof alone has 1028"
+
+    @pytest.mark.parametrize(("at", "value"), [(104, 4), (105, 5), (0, 0)])
+    def test_a_header_that_is_none(self, at: int, value: int) -> None:
+        data = bytearray(v2().encode())
+        data[at] = value
+        assert "not an envelope" in refusal(data)
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.data())
+    def test_any_changed_byte_fails(self, data: st.DataObject) -> None:
+        raw = bytearray(v2(20, 17).encode())
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+        with pytest.raises((EnvelopeError, SignatureError)):
+            SignedEnvelope.decode(raw).verify()
+
+    @settings(deadline=None)
+    @given(
+        st.tuples(st.integers(1, 40), st.integers(0, 39)),
+        st.tuples(st.integers(1, 40), st.integers(0, 39)),
+    )
+    def test_another_place_fails(self, true: tuple[int, int], other: tuple[int, int]) -> None:
+        assume(true[1] < true[0] and other[1] < other[0] and true != other)
+        envelope = v2(*true)
+        assert isinstance(envelope.proof, BatchProof)
+        raw = bytearray(envelope.encode())
+        raw[-68:-64] = other[1].to_bytes(2, "little") + other[0].to_bytes(2, "little")
+        with pytest.raises((EnvelopeError, SignatureError)):
+            SignedEnvelope.decode(raw).verify()
+        forged = BatchProof(other[1], other[0], envelope.signature, path=envelope.proof.path)
+        with pytest.raises(SignatureError):
+            SignedEnvelope(envelope.body, forged).verify()
+
+    @pytest.mark.parametrize("size", [-1, 1])
+    def test_a_node_less_or_more(self, size: int) -> None:
+        envelope = v2(20, 3, bytes(100))
+        data = envelope.encode()
+        other = data[:-100] + data[-68:] if size < 0 else data[:-68] + bytes(32) + data[-68:]
+        with pytest.raises(SignatureError):
+            SignedEnvelope.decode(other).verify()
+
+    def test_another_sender_or_recipient(self) -> None:
+        data = v2().encode()
+        for at in (32, 64):
+            forged = data[:at] + bytes(EVE.did) + data[at + 32 :]
+            with pytest.raises(SignatureError, match="somebody else signed it"):
+                SignedEnvelope.decode(forged).verify()
+
+    def test_zeros_are_no_signature(self) -> None:
+        envelope = SignedEnvelope(body(), BatchProof(0, 1, bytes(64), path=b""))
+        with pytest.raises(SignatureError, match="bad signature"):
+            envelope.verify()
+
+    def test_repr(self) -> None:
+        ours, theirs = ALICE.did.hex()[:8], BOB.did.hex()[:8]
+        assert repr(v2()) == f"<SignedEnvelope #4 {ours}… -> {theirs}… NORMAL 5 bytes>"
+
+    @settings(deadline=None, max_examples=300)
+    @given(st.binary(min_size=182, max_size=400), st.integers(0, 40), st.integers(0, 40))
+    def test_any_bytes_are_an_envelope_or_an_envelope_error(
+        self, tail: bytes, index: int, count: int
+    ) -> None:
+        place = index.to_bytes(2, "little") + count.to_bytes(2, "little")
+        data = body(payload=b"")[:106] + tail + place + bytes(64)
+        try:
+            envelope = SignedEnvelope.decode(data)
+        except EnvelopeError:
+            return
+        assert envelope.encode() == data
+        repr(envelope)

@@ -1,12 +1,13 @@
 """How fast is it, beside what else there is? `signedwire bench`, `make bench`.
 
-Pairs of processes take turns on the same machine: signedwire on asyncio, on uvloop,
-and the v1 client `omnimesh`. What counts are the ratios; absolute numbers belong to
-one machine on one day.
+Pairs of processes take turns on the same machine: signedwire on the v2 wire and on
+the v1 wire, each on asyncio and on uvloop, and the v1 client `omnimesh`. What counts
+are the ratios; absolute numbers belong to one machine on one day.
 
 - `children`: processes of ours; the demo uses it too.
 - `child`: one benched peer. `payload`: equal sizes for both sides.
 - `rounds`: who measures what, when. `micro`: the steps of one message.
+- `links`, `crowd`: what v2 links cost; many nodes in one process.
 - `results`, `table`: the figures as data and for people.
 """
 
@@ -24,6 +25,8 @@ from datetime import datetime
 from pathlib import Path
 
 from signedwire import TransportConfig, __version__
+from signedwire.bench.child import MESSAGES_AT_A_TIME
+from signedwire.bench.links import measure_links
 from signedwire.bench.micro import measure_steps
 from signedwire.bench.payload import MAX_SIZE, MIN_SIZE
 from signedwire.bench.results import Results
@@ -33,7 +36,10 @@ __all__ = ["run_bench"]
 
 _START_SECONDS = 30.0
 _SLACK_PER_TURN = 3.0
-_MAX_MICRO_SECONDS = 3.0
+_LINKS_SECONDS = 100.0
+_SYSTEMS = 5
+_MAX_MICRO_SECONDS = 2.0
+_MAX_LINKS = 10_000
 
 
 def run_bench(
@@ -42,16 +48,18 @@ def run_bench(
     compare: bool = True,
     json: bool = False,
     rounds: int = 3,
+    links: Sequence[int] = (100, 1000),
 ) -> int:
     """Measure, and print a table, or one JSON document.
 
-    Takes about `rounds` × systems × (`len(sizes)` + ½) × `seconds`, some more for
-    starting and warming up; no child process outlives it.
+    Takes about `rounds` × 5 systems × (`len(sizes)` + ¼) × `seconds`, some more for
+    starting, warming up and the links; no child process outlives it.
 
     Args:
-        seconds: How long each throughput measurement sends; a round trip's takes half.
+        seconds: How long each throughput measurement sends; a round trip's takes a quarter.
         sizes: Encoded payload sizes in bytes, 16 to 1024, the most that v1 peers take.
         compare: Also measure omnimesh, where it is installed.
+        links: How many v2 links to set up, one measurement each; empty: none.
 
     Returns:
         0; 1 if signedwire itself could not be measured; 2 for senseless arguments.
@@ -61,6 +69,8 @@ def run_bench(
         return _refuse("seconds and rounds must be positive, and there must be a size")
     if not all(MIN_SIZE <= size <= MAX_SIZE for size in sizes):
         return _refuse(f"sizes are {MIN_SIZE} to {MAX_SIZE} bytes, the most that v1 peers take")
+    if not all(1 <= count <= _MAX_LINKS for count in links):
+        return _refuse(f"links are 1 to {_MAX_LINKS}")
     try:
         from rich.console import Console
 
@@ -71,14 +81,15 @@ def run_bench(
         )
     started_at = time.monotonic()
     results = Results(machine=_machine(), settings=_settings(seconds, sizes, rounds))
-    turns = 3 * (rounds + 1) * (len(sizes) + 1)
+    turns = _SYSTEMS * (rounds + 1) * (len(sizes) + 1)
     limit = _START_SECONDS + turns * (seconds + _SLACK_PER_TURN)
     with _progress() as tell, contextlib.ExitStack() as stack:
         pairs = open_pairs(stack, results, compare, limit, tell)
         measure_pairs(pairs, results, sizes, seconds, rounds, tell)
         stack.close()
+        measure_links(results, links, _LINKS_SECONDS, tell)
         tell("the steps of one message")
-        results.micro = measure_steps(sizes, min(_MAX_MICRO_SECONDS, seconds * 2))
+        results.micro = measure_steps(sizes, min(_MAX_MICRO_SECONDS, seconds))
     results.seconds_taken = time.monotonic() - started_at
     if json:
         sys.stdout.write(jsonlib.dumps(results.as_json(), indent=2) + "\n")
@@ -112,6 +123,7 @@ def _machine() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "signedwire": __version__,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
 
@@ -129,6 +141,7 @@ def _settings(seconds: float, sizes: list[int], rounds: int) -> dict[str, object
         "seconds": seconds,
         "sizes": sizes,
         "rounds": rounds,
+        "messages_at_a_time": MESSAGES_AT_A_TIME,
         "send_queue_limit": defaults["send_queue_limit"],
         "inbox_limit": defaults["inbox_limit"],
     }

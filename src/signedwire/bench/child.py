@@ -4,8 +4,9 @@ Whatever the system, it answers the same requests:
 
     open                      → {"did", "address"}
     route did address         from now on `did` is reached there
-    send size seconds         send in a loop for so long → {"sent"}
-    receive                   count until `expect` is fulfilled → {"received", "in_time", "seconds"}
+    send size seconds         send in a loop for so long → {"sent", "cpu"}
+    receive                   count until `expect` is fulfilled
+                              → {"received", "in_time", "seconds", "cpu"}
     expect count              the sender has stopped after so many; answered at once
     echo                      send messages back until one has only zeros
     ping size seconds         there and back, one at a time → {"times": [seconds, …]}
@@ -19,19 +20,21 @@ import queue
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from signedwire import Did, Identity, Node
+from signedwire import Did, Identity, Node, TransportConfig
 from signedwire.bench.children import Channel, Request
 from signedwire.bench.payload import COMMAND, v1_data_size
 
-__all__ = ["main"]
+__all__ = ["MESSAGES_AT_A_TIME", "main", "run_in"]
 
 _QUIET: Final = 0.5
 """Seconds without an arrival after which what is missing counts as lost."""
 _ANSWER_TIMEOUT: Final = 1.0
 _MAX_PINGS: Final = 20_000
+MESSAGES_AT_A_TIME: Final = 10_000
+"""Payloads of one `send_many()` on v2."""
 
 
 class Arrivals:
@@ -40,15 +43,16 @@ class Arrivals:
     def __init__(self) -> None:
         self.count = 0
         self.expected: int | None = None
-        self.first_at = self.last_at = time.perf_counter()
+        self.first_at = self._last_at = time.perf_counter()
+        self._last_count = 0
+        self._cpu = time.process_time()
         # While the sender was sending: what comes later had both cores for itself.
         self.in_time = 0
         self.in_time_at = self.first_at
 
     def add(self) -> None:
-        self.last_at = time.perf_counter()
         if not self.count:
-            self.first_at = self.last_at
+            self.first_at = time.perf_counter()
         self.count += 1
 
     def expect(self, count: int) -> None:
@@ -56,14 +60,17 @@ class Arrivals:
         self.in_time, self.in_time_at = self.count, time.perf_counter()
         self.expected = count
 
-    @property
     def is_over(self) -> bool:
+        """To be asked again and again: it notices the silence."""
+        if self.count != self._last_count or self.expected is None:
+            self._last_count, self._last_at = self.count, time.perf_counter()
         if self.expected is None:
             return False
-        return self.count >= self.expected or time.perf_counter() - self.last_at > _QUIET
+        return self.count >= self.expected or time.perf_counter() - self._last_at > _QUIET
 
     def report(self) -> dict[str, float]:
         return {
+            "cpu": time.process_time() - self._cpu,
             "received": self.count,
             "in_time": self.in_time,
             "seconds": self.in_time_at - self.first_at,
@@ -74,7 +81,7 @@ class Arrivals:
 
 
 class SignedwirePeer:
-    """`signedwire.Node` with its defaults, in one event loop."""
+    """A `signedwire.Node` in one event loop; but for the wire it has its defaults."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -88,19 +95,26 @@ class SignedwirePeer:
         self._peer = Did.parse(did)
         self._node.routing.update(self._peer, address)
 
-    async def send(self, size: int, seconds: float) -> dict[str, int]:
+    async def send(self, size: int, seconds: float) -> dict[str, float]:
         node, peer, payload = self._node, self._peer, bytes(size)
+        is_v1, payloads = node.config.wire == "v1", [payload] * MESSAGES_AT_A_TIME
         sent = 0
+        cpu = time.process_time()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            await node.send(peer, payload, until="queued")
-            sent += 1
-        return {"sent": sent}
+            if is_v1:
+                await node.send(peer, payload, until="queued")
+                sent += 1
+            else:
+                # Until "accepted": every one of them has its signed receipt.
+                await node.send_many(peer, payloads)
+                sent += len(payloads)
+        return {"sent": sent, "cpu": time.process_time() - cpu}
 
     async def receive(self) -> dict[str, float]:
         self._arrivals = arrivals = Arrivals()
         counting = asyncio.create_task(self._count(arrivals))
-        while not arrivals.is_over:  # noqa: ASYNC110 - the end is a silence, not an event
+        while not arrivals.is_over():  # noqa: ASYNC110 - the end is a silence, not an event
             await asyncio.sleep(0.01)
         counting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -108,9 +122,7 @@ class SignedwirePeer:
         return arrivals.report()
 
     async def _count(self, arrivals: Arrivals) -> None:
-        node = self._node
-        while True:
-            message = await node.receive()
+        async for message in self._node.messages():
             len(message.payload)
             arrivals.add()
 
@@ -139,7 +151,7 @@ class SignedwirePeer:
         return {"times": times}
 
 
-async def _serve_signedwire(limit: float) -> None:
+async def _serve_signedwire(limit: float, wire: str) -> None:
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -149,7 +161,8 @@ async def _serve_signedwire(limit: float) -> None:
         except Exception as error:  # noqa: BLE001 - the parent is told
             request.fail(error)
 
-    async with Node(Identity.generate()) as node:
+    config = TransportConfig(wire="v1", v1_peers="all") if wire == "v1" else TransportConfig()
+    async with Node(Identity.generate(), config) as node:
         peer = SignedwirePeer(node)
 
         def start(request: Request) -> None:
@@ -186,19 +199,20 @@ class OmnimeshPeer:
         self._peer = did
         self._client.register_peer(did, address)
 
-    def send(self, size: int, seconds: float) -> dict[str, int]:
+    def send(self, size: int, seconds: float) -> dict[str, float]:
         client, peer, data = self._client, self._peer, bytes(v1_data_size(size))
         sent = 0
+        cpu = time.process_time()
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             client.send_agent_command(peer, COMMAND, b"", data)
             sent += 1
-        return {"sent": sent}
+        return {"sent": sent, "cpu": time.process_time() - cpu}
 
     def receive(self) -> dict[str, float]:
         client = self._client
         self._arrivals = arrivals = Arrivals()
-        while not arrivals.is_over:
+        while not arrivals.is_over():
             message = client.receive(20)
             if message is not None:
                 len(message["payload"])
@@ -261,16 +275,23 @@ def _serve_omnimesh(limit: float) -> None:
             request.fail(error)
 
 
+def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end in the loop of that name, "asyncio" or "uvloop"."""
+    if loop == "uvloop":
+        import uvloop
+
+        uvloop.run(main)
+    else:
+        asyncio.run(main)
+
+
 def main(limit: float, system: str) -> None:
     """Serve until the parent is gone."""
     if system == "omnimesh":
         _serve_omnimesh(limit)
-    elif system == "uvloop":
-        import uvloop
-
-        uvloop.run(_serve_signedwire(limit))
     else:
-        asyncio.run(_serve_signedwire(limit))
+        wire, _, loop = system.partition("-")
+        run_in(loop, _serve_signedwire(limit, wire))
 
 
 if __name__ == "__main__":

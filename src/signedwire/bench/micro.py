@@ -1,4 +1,4 @@
-"""What the steps of one message cost, each alone, in this process."""
+"""What the steps of one v1 message cost, each alone, in this process."""
 
 from __future__ import annotations
 

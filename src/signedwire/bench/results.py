@@ -17,10 +17,20 @@ class System:
     name: str
     """Such as "signedwire"; a peer has the name of its package."""
     version: str
+    wire: str
+    """"v2": TLS, batch signatures, signed receipts; "v1": one signature each, no answer."""
     loop: str
     """"asyncio" or "uvloop"; "native" where it is not Python's."""
-    kind: str
-    """What the child process is told to be."""
+
+    @property
+    def kind(self) -> str:
+        """What the child process is told to be."""
+        return f"{self.wire}-{self.loop}" if self.is_ours else self.name
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return f"signedwire {self.wire} on {self.loop}" if self.is_ours else self.name
 
     @property
     def is_ours(self) -> bool:
@@ -39,6 +49,10 @@ class Measure:
     rounds: list[float]
     sent: int = 0
     lost: int = 0
+    sender_cpu: float | None = None
+    """CPU microseconds of the sending process per message, all its threads; throughput only."""
+    receiver_cpu: float | None = None
+    """The same of the receiving process."""
 
     @property
     def median(self) -> float:
@@ -50,6 +64,25 @@ class Measure:
         return (max(self.rounds) - min(self.rounds)) / 2 / self.median if self.median else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinkCost:
+    """What links cost to set up and to keep. Each end is one process."""
+
+    links: int
+    """How many were set up."""
+    nodes: tuple[int, int]
+    """Between how many nodes in the dialing and in the accepting process."""
+    loop: str
+    seconds: float
+    """From the first dial until every link had carried one message and its receipt."""
+    dialer_cpu_ms: float
+    """CPU of the dialing process per link, for all that."""
+    listener_cpu_ms: float
+    dialer_kib: float | None
+    """By how much its resident memory grew, per link; `None` where /proc does not tell."""
+    listener_kib: float | None
+
+
 @dataclass(kw_only=True)
 class Results:
     """Everything that is shown."""
@@ -57,6 +90,7 @@ class Results:
     machine: dict[str, Any]
     settings: dict[str, Any]
     measures: list[Measure] = field(default_factory=list)
+    links: list[LinkCost] = field(default_factory=list)
     micro: dict[str, dict[int, float]] = field(default_factory=dict)
     """Step → payload size → microseconds."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -94,6 +128,7 @@ class Results:
                 }
                 for measure in self.measures
             ],
+            "links": [dataclasses.asdict(cost) for cost in self.links],
             "micro_us": self.micro,
             "left_out": self.left_out,
             "seconds_taken": round(self.seconds_taken, 1),

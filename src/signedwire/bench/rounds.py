@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata, util
 from typing import Final, Self
 
@@ -16,15 +17,28 @@ from signedwire import __version__
 from signedwire.bench.children import Child, ChildGone
 from signedwire.bench.results import Measure, Results, System
 
-__all__ = ["Pair", "measure_pairs", "open_pairs"]
+__all__ = ["Pair", "Throughput", "has_uvloop", "measure_pairs", "open_pairs"]
 
 _CHILD: Final = "signedwire.bench.child"
 _START_TIMEOUT: Final = 15.0
 _SLACK: Final = 20.0
 """Seconds that a measurement may take longer than it was asked to, before its pair is given up."""
-_MAX_WARM_UP: Final = 0.5
+_MAX_WARM_UP: Final = 0.3
 
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """One turn of sending in a loop."""
+
+    rate: float
+    """Messages per second that arrived while the sender was sending."""
+    sent: int
+    lost: int
+    sender_cpu: float
+    """Seconds per message."""
+    receiver_cpu: float
 
 
 class Pair:
@@ -48,17 +62,24 @@ class Pair:
             self._bob.ask("route", **alice)
             self._children = stack.pop_all()
 
-    def throughput(self, size: int, seconds: float) -> tuple[float, int, int]:
-        """Messages per second that arrived while the sender was sending; sent; lost."""
+    def throughput(self, size: int, seconds: float) -> Throughput:
+        """Send in a loop for so long."""
         arriving = self._bob.begin("receive")
-        sent = self._alice.ask("send", size=size, seconds=seconds, timeout=seconds + _SLACK)["sent"]
+        sending = self._alice.ask("send", size=size, seconds=seconds, timeout=seconds + _SLACK)
+        sent = sending["sent"]
         self._bob.ask("expect", count=sent)
         report = self._bob.result(arriving, "receive", _SLACK)
         received, in_time = report["received"], report["in_time"]
         if in_time < 2:
             raise ChildGone(f"{self.system.name}: {in_time} of {sent} messages arrived in time")
-        # The first arrival starts the clock, so it is not counted.
-        return (in_time - 1) / report["seconds"], sent, sent - received
+        return Throughput(
+            # The first arrival starts the clock, so it is not counted.
+            rate=(in_time - 1) / report["seconds"],
+            sent=sent,
+            lost=sent - received,
+            sender_cpu=sending["cpu"] / sent,
+            receiver_cpu=report["cpu"] / received,
+        )
 
     def round_trips(self, size: int, seconds: float) -> list[float]:
         """Seconds there and back, one message at a time."""
@@ -82,14 +103,16 @@ def _systems(compare: bool) -> tuple[list[System], dict[str, str]]:
     """What can run here, and what cannot, with the reason."""
     left_out: dict[str, str] = {}
 
-    def ours(loop: str) -> System:
-        return System(name="signedwire", version=__version__, loop=loop, kind=loop)
-
-    systems = [ours("asyncio")]
-    if util.find_spec("uvloop") is None:
-        left_out["signedwire on uvloop"] = "uvloop is not installed; pip install 'signedwire[fast]'"
+    loops = ["asyncio"]
+    if has_uvloop():
+        loops.append("uvloop")
     else:
-        systems.append(ours("uvloop"))
+        left_out["signedwire on uvloop"] = "uvloop is not installed; pip install 'signedwire[fast]'"
+    systems = [
+        System(name="signedwire", version=__version__, wire=wire, loop=loop)
+        for wire in ("v2", "v1")
+        for loop in loops
+    ]
     if not compare:
         left_out["omnimesh"] = "a run without comparison was asked for"
     elif util.find_spec("omnimesh") is None:
@@ -98,8 +121,13 @@ def _systems(compare: bool) -> tuple[list[System], dict[str, str]]:
         )
     else:
         version = metadata.version("omnimesh")
-        systems.append(System(name="omnimesh", version=version, loop="native", kind="omnimesh"))
+        systems.append(System(name="omnimesh", version=version, wire="v1", loop="native"))
     return systems, left_out
+
+
+def has_uvloop() -> bool:
+    """Whether uvloop is installed."""
+    return util.find_spec("uvloop") is not None
 
 
 def open_pairs(
@@ -110,11 +138,11 @@ def open_pairs(
     results.left_out.update(left_out)
     pairs = []
     for system in systems:
-        tell(f"starting {system.name} ({system.loop})")
+        tell(f"starting {system.label}")
         try:
             pairs.append(stack.enter_context(Pair(system, limit)))
         except ChildGone as error:
-            results.left_out[_label(system)] = f"it did not start: {error}"
+            results.left_out[system.label] = f"it did not start: {error}"
     return pairs
 
 
@@ -122,8 +150,8 @@ def measure_pairs(
     pairs: list[Pair], results: Results, sizes: list[int], seconds: float, rounds: int, tell: Tell
 ) -> None:
     """Warm up, then measure in turns; the medians' material goes into `results`."""
-    taken: dict[tuple[str, int, System], list[float]] = {}
-    counts: dict[tuple[int, System], tuple[int, int]] = {}
+    rates: dict[tuple[System, int], list[Throughput]] = {}
+    times: dict[System, list[tuple[float, float]]] = {}
     alive = list(pairs)
     for number in range(rounds + 1):
         is_warm_up = number == 0
@@ -131,48 +159,50 @@ def measure_pairs(
         name = "warm-up" if is_warm_up else f"round {number} of {rounds}"
         for size in (*sizes, 0):
             for pair in tuple(alive):
-                tell(f"{name}: {_label(pair.system)}, {f'{size} bytes' if size else 'round trip'}")
+                system = pair.system
+                tell(f"{name}: {system.label}, {f'{size} bytes' if size else 'round trip'}")
                 try:
-                    measured = (
-                        _throughput(pair, size, turn, counts)
-                        if size
-                        else _round_trip(pair, sizes[0], turn / 2)
-                    )
+                    if size:
+                        rates.setdefault((system, size), []).append(pair.throughput(size, turn))
+                    else:
+                        times.setdefault(system, []).append(
+                            _percentiles(pair.round_trips(sizes[0], turn / 4))
+                        )
                 except ChildGone as error:
                     alive.remove(pair)
                     pair.close()
-                    results.left_out[_label(pair.system)] = f"it failed in the {name}: {error}"
-                    continue
-                if is_warm_up:
-                    counts.clear()
-                    continue
-                for what, value in measured.items():
-                    taken.setdefault((what, size or sizes[0], pair.system), []).append(value)
-    running = {pair.system for pair in alive}
-    for (what, size, system), values in taken.items():
-        if system in running:
-            sent, lost = counts.get((size, system), (0, 0)) if what == "messages/s" else (0, 0)
-            results.measures.append(
-                Measure(what=what, size=size, system=system, rounds=values, sent=sent, lost=lost)
-            )
+                    results.left_out[system.label] = f"it failed in the {name}: {error}"
+        if is_warm_up:
+            rates.clear()
+            times.clear()
+    for pair in alive:
+        results.measures += [_throughput(pair.system, n, rates[pair.system, n]) for n in sizes]
+        results.measures += _round_trips(pair.system, sizes[0], times[pair.system])
 
 
-def _throughput(
-    pair: Pair, size: int, seconds: float, counts: dict[tuple[int, System], tuple[int, int]]
-) -> dict[str, float]:
-    rate, sent, lost = pair.throughput(size, seconds)
-    sent_before, lost_before = counts.get((size, pair.system), (0, 0))
-    counts[size, pair.system] = (sent_before + sent, lost_before + lost)
-    return {"messages/s": rate}
+def _throughput(system: System, size: int, turns: list[Throughput]) -> Measure:
+    return Measure(
+        what="messages/s",
+        size=size,
+        system=system,
+        rounds=[turn.rate for turn in turns],
+        sent=sum(turn.sent for turn in turns),
+        lost=sum(turn.lost for turn in turns),
+        sender_cpu=statistics.median(turn.sender_cpu for turn in turns) * 1e6,
+        receiver_cpu=statistics.median(turn.receiver_cpu for turn in turns) * 1e6,
+    )
 
 
-def _round_trip(pair: Pair, size: int, seconds: float) -> dict[str, float]:
-    times = pair.round_trips(size, seconds)
+def _round_trips(system: System, size: int, turns: list[tuple[float, float]]) -> list[Measure]:
+    names = ("round trip p50", "round trip p99")
+    return [
+        Measure(what=what, size=size, system=system, rounds=list(rounds))
+        for what, rounds in zip(names, zip(*turns, strict=True), strict=True)
+    ]
+
+
+def _percentiles(times: list[float]) -> tuple[float, float]:
+    """p50 and p99."""
     if len(times) < 2:
-        return {"round trip p50": times[0], "round trip p99": times[0]}
-    percentiles = statistics.quantiles(times, n=100)
-    return {"round trip p50": statistics.median(times), "round trip p99": percentiles[98]}
-
-
-def _label(system: System) -> str:
-    return f"signedwire on {system.loop}" if system.is_ours else system.name
+        return times[0], times[0]
+    return statistics.median(times), statistics.quantiles(times, n=100)[98]

@@ -1,4 +1,4 @@
-"""The results for people: one table with ratios, and what the numbers mean."""
+"""The results for people: tables with ratios, and what the numbers mean."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from rich.table import Table
 from rich.text import Text
 
 from signedwire.bench.micro import STEPS
-from signedwire.bench.results import Measure, Results
+from signedwire.bench.results import LinkCost, Measure, Results
 
 __all__ = ["show"]
+
+_BUSY = 0.5
+"""Load average per core from which on we say that the machine is shared."""
 
 
 def show(console: Console, results: Results) -> None:
     """Print everything."""
     machine = results.machine
     console.print()
-    console.print(
-        Text(f"signedwire {machine['signedwire']} on the v1 wire, {machine['date']}", style="bold")
-    )
+    console.print(Text(f"signedwire {machine['signedwire']}, {machine['date']}", style="bold"))
     console.print(
         f"{machine['cores']} cores, {machine['cpu']}, {machine['system']}, "
         f"Python {machine['python']}",
         style="dim",
         highlight=False,
     )
-    console.print()
-    console.print(_comparison(results))
-    console.print()
-    console.print(_steps(results))
+    load = machine["load"]
+    if load is not None and load > _BUSY * machine["cores"]:
+        console.print(
+            f"shared: load average {load:.1f} when it began. Trust CPU per message, then ratios.",
+            style="yellow",
+            highlight=False,
+        )
+    for table in (_comparison(results), _cpu(results), _links(results), _steps(results)):
+        if table.row_count:
+            console.print()
+            console.print(table)
     console.print()
     console.print(_losses(results), highlight=False)
     for name, reason in results.left_out.items():
@@ -36,22 +44,24 @@ def show(console: Console, results: Results) -> None:
     console.print(_meaning(results), style="dim", highlight=False)
 
 
-def _comparison(results: Results) -> Table:
-    peers = {m.system for m in results.measures if not m.system.is_ours}
-    peer = next(iter(peers), None)
+def _table(*columns: str) -> Table:
+    """A table whose columns after a tab are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("process to process")
-    table.add_column("loop")
-    table.add_column("signedwire", justify="right")
+    for column in columns:
+        table.add_column(column.strip(), justify="right" if column.startswith("\t") else "left")
+    return table
+
+
+def _comparison(results: Results) -> Table:
+    peer = next((m.system for m in results.measures if not m.system.is_ours), None)
+    columns = ["process to process", "wire", "loop", "\tsignedwire"]
     if peer is not None:
-        table.add_column(f"{peer.name} {peer.version}", justify="right")
-        table.add_column("ratio", justify="right")
-        table.add_column("better", style="dim")
+        columns += [f"\t{peer.name} {peer.version}", "\tratio"]
+    table = _table(*columns)
     before = ""
-    ours = [measure for measure in results.measures if measure.system.is_ours]
-    for measure in sorted(ours, key=_order):
-        what = f"{measure.what}, {measure.size} bytes"
-        cells = ["" if what == before else what, measure.system.loop, _figure(measure)]
+    for measure in sorted((m for m in results.measures if m.system.is_ours), key=_order):
+        what, system = f"{measure.what}, {measure.size} bytes", measure.system
+        cells = ["" if what == before else what, system.wire, system.loop, _figure(measure)]
         before = what
         if peer is not None:
             theirs = results.find(measure.what, measure.size, peer)
@@ -59,14 +69,14 @@ def _comparison(results: Results) -> Table:
             cells += [
                 "-" if theirs is None else _figure(theirs),
                 "-" if ratio is None else f"[bold]{ratio:.2f}[/]",
-                "higher" if measure.what == "messages/s" else "lower",
             ]
         table.add_row(*cells)
     return table
 
 
-def _order(measure: Measure) -> tuple[bool, str, int]:
-    return measure.what != "messages/s", measure.what, measure.size
+def _order(measure: Measure) -> tuple[bool, str, int, bool]:
+    is_rate = measure.what == "messages/s"
+    return not is_rate, measure.what, measure.size, measure.system.wire == "v1"
 
 
 def _figure(measure: Measure) -> str:
@@ -76,49 +86,93 @@ def _figure(measure: Measure) -> str:
     return f"{measure.median * 1e6:,.0f} µs {spread}"
 
 
+def _cpu(results: Results) -> Table:
+    """What a message costs each of the two processes."""
+    sizes = results.settings["sizes"]
+    table = _table("CPU µs per message, sender / receiver", *(f"\t{size} bytes" for size in sizes))
+    for system in dict.fromkeys(measure.system for measure in results.measures):
+        found = [results.find("messages/s", size, system) for size in sizes]
+        table.add_row(system.label, *(_pair_of(measure) for measure in found))
+    return table
+
+
+def _pair_of(measure: Measure | None) -> str:
+    if measure is None or measure.sender_cpu is None or measure.receiver_cpu is None:
+        return "-"
+    return f"{measure.sender_cpu:.1f} / {measure.receiver_cpu:.1f}"
+
+
+def _links(results: Results) -> Table:
+    table = _table(
+        "v2 links, dialer / listener",
+        "loop",
+        "\tKiB per link",
+        "\tCPU ms per link",
+        "\tset up in",
+    )
+    for cost in results.links:
+        table.add_row(
+            f"{cost.links:,}, of {cost.nodes[0]} nodes to {cost.nodes[1]}",
+            cost.loop,
+            _memory(cost),
+            f"{cost.dialer_cpu_ms:.1f} / {cost.listener_cpu_ms:.1f}",
+            f"{cost.seconds:.2f} s",
+        )
+    return table
+
+
+def _memory(cost: LinkCost) -> str:
+    if cost.dialer_kib is None or cost.listener_kib is None:
+        return "-"
+    return f"{cost.dialer_kib:.0f} / {cost.listener_kib:.0f}"
+
+
+def _steps(results: Results) -> Table:
+    sizes = results.settings["sizes"]
+    table = _table("one v1 message, step by step", *(f"\t{size} bytes" for size in sizes), "")
+    for step, meaning in STEPS.items():
+        figures = (f"{results.micro[step][size]:.2f} µs" for size in sizes)
+        table.add_row(step, *figures, f"[dim]{meaning}[/]")
+    return table
+
+
 def _losses(results: Results) -> str:
     """How many messages of the throughput rounds arrived, by system."""
     sent: dict[str, int] = {}
     lost: dict[str, int] = {}
     for measure in results.measures:
-        name = measure.system.name
+        system = measure.system
+        name = f"{system.name} {system.wire}" if system.is_ours else system.name
         sent[name] = sent.get(name, 0) + measure.sent
         lost[name] = lost.get(name, 0) + measure.lost
     parts = [f"{name} {lost[name]:,} of {sent[name]:,}" for name in sent]
     return f"messages lost: {', '.join(parts)}"
 
 
-def _steps(results: Results) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    sizes = results.settings["sizes"]
-    table.add_column("one message, step by step")
-    for size in sizes:
-        table.add_column(f"{size} bytes", justify="right")
-    table.add_column("", style="dim")
-    for step, meaning in STEPS.items():
-        table.add_row(step, *(f"{results.micro[step][size]:.2f} µs" for size in sizes), meaning)
-    return table
-
-
 def _meaning(results: Results) -> str:
     settings = results.settings
+    queues = f"{settings['send_queue_limit']} and {settings['inbox_limit']} messages"
     sizes = "Sizes are of the encoded payload"
-    queues = (
-        f"Queue and inbox: {settings['send_queue_limit']} and {settings['inbox_limit']} messages"
-    )
     if any(not measure.system.is_ours for measure in results.measures):
         sizes += (
-            ", equal for both: omnimesh packs its share into an AgentCommand, signedwire "
+            ", equal for all: omnimesh packs its share into an AgentCommand, signedwire "
             "takes the bytes"
         )
         queues += " (our defaults), 1000 and 1024 at omnimesh"
     return (
-        f"Two processes on loopback, over TCP. Every message is signed by its sender and verified "
-        f"by its receiver, through the public API. messages/s: what reached the receiving "
-        f"application while the sender was sending in a loop, {settings['seconds']:g} s; what was "
-        f"still under way then is only awaited. Round trip: one message there and one back, "
-        f"then the next. "
-        f"Medians of {settings['rounds']} rounds in which the systems take turns, after a "
-        f"warm-up; ± is half the range. {sizes}. {queues}. Nothing is pinned to a core. "
-        f"Took {results.seconds_taken:.0f} s."
+        f"Two processes on loopback, through the public API, every message signed by its sender "
+        f"and verified by its receiver. v2 includes TLS 1.3, ordering, credit, and the "
+        f"receiver's signed receipt for each message: send_many() of "
+        f"{settings['messages_at_a_time']:,}, which returns when all are accepted. v1 is not "
+        f"encrypted, and nobody answers: send() returns when the message is queued. messages/s "
+        f"(higher is better): what reached the receiving application while the sender was "
+        f"sending in a loop, {settings['seconds']:g} s; what was still under way then is only "
+        f"awaited. Round trip (lower is better): one message there, one back, then the next; on "
+        f"v2 each is a batch of one and has its receipt. CPU: of the whole process, all threads, "
+        f"user and system. Medians of {settings['rounds']} rounds in which the systems take "
+        f"turns, after a warm-up; ± is half the range. {sizes}. Queue and inbox: {queues}. "
+        f"Links: each from one node to another, all of one process to all of another, 32 at a "
+        f"time; time and CPU include one message and its receipt, KiB are of idle links, by "
+        f"growth of resident memory; nodes and their TLS contexts are not counted. Nothing is "
+        f"pinned to a core. Took {results.seconds_taken:.0f} s."
     )

@@ -24,9 +24,20 @@ from signedwire.errors import (
     SignedWireError,
     UnknownPeerError,
 )
+from signedwire.transport.link import HUNG_UP_ON_TLS
 from signedwire.types import Reason
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "PIPE_CLOSED", "BadInput", "NotDone", "report"]
+__all__ = [
+    "BAD_INPUT",
+    "FAILED",
+    "HUNG_UP_ON_TLS",
+    "INTERRUPTED",
+    "PIPE_CLOSED",
+    "BadInput",
+    "NotDone",
+    "explain",
+    "report",
+]
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -91,6 +102,16 @@ def report(error: BaseException, *, as_json: bool = False) -> int:
     return told.exit_code
 
 
+def explain(error: SignedWireError) -> tuple[str, str]:
+    """The fact and the hint of an error, as the command line tells them."""
+    fact = error.fact
+    if HUNG_UP_ON_TLS in fact:
+        # What follows is a hint for programs.
+        before, _, after = fact.partition(HUNG_UP_ON_TLS)
+        fact = before + HUNG_UP_ON_TLS + (")" if after.endswith(")") else "")
+    return fact, _hint(error)
+
+
 def _sentence(fact: str, hint: str) -> str:
     ends = (".", "!", "?")
     fact = fact if fact.endswith(ends) else f"{fact}."
@@ -103,7 +124,7 @@ def _translate(error: BaseException) -> _Report:
     kind = type(error).__name__
     if isinstance(error, SignedWireError):
         code = BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else FAILED
-        return _Report(kind, error.fact, _hint(error), code)
+        return _Report(kind, *explain(error), code)
     if isinstance(error, _UsageError):
         return _usage(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
@@ -123,7 +144,13 @@ def _translate(error: BaseException) -> _Report:
 
 def _hint(error: SignedWireError) -> str:
     if isinstance(error, DeliveryFailedError) and error.reason is Reason.ATTEMPTS_EXHAUSTED:
+        if HUNG_UP_ON_TLS in error.fact:
+            return "If it is a v1 peer, add --v1"
+        if " answered, not " in error.fact:
+            return "Another key answers there: is the DID right?"
         return "Is the peer running, and its address right? `signedwire ping` tries it"
+    if isinstance(error, NotAllowedError) and error.reason is Reason.NOT_ALLOWED:
+        return "Add --v1, or name it in v1_peers of the configuration"
     for kind, hint in _HINTS:
         if isinstance(error, kind):
             return hint

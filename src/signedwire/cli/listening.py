@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput, NotDone
@@ -14,6 +16,7 @@ from signedwire.cli.output import emit, paint, result, say
 from signedwire.cli.render import (
     UNPROVEN,
     at_utc,
+    count_of,
     decoded_fields,
     envelope_fields,
     payload_text,
@@ -21,6 +24,7 @@ from signedwire.cli.render import (
 )
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
+from signedwire.events import EventsMissed, LoopStalled, PeerConnected, PeerDisconnected
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.types import Address, PayloadType, Reason, unix_time_us
@@ -38,7 +42,10 @@ _WHY: Final = {
     Reason.BAD_SIGNATURE: "changed on the way, or not signed by who it claims",
     Reason.NOT_ALLOWED: "its sender is not among v1_peers",
     Reason.DUPLICATE: "delivered before",
-    Reason.WRONG_PROTOCOL: "a connection of something that does not speak v1",
+    Reason.DENIED: "its sender is turned away by the access list",
+    Reason.BAD_IDENTITY: "a connection that did not prove who it is",
+    Reason.TOO_SLOW: "a connection that said too little for too long",
+    Reason.WRONG_PROTOCOL: "a connection of something that speaks no wire we accept",
 }
 _WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 # Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
@@ -65,6 +72,8 @@ def _config(options: Listen) -> TransportConfig:
         )
     if options.allow_unsigned:
         config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
+    if options.v1 or options.allow_unsigned:  # unsigned messages there are in v1 alone
+        config = config.replace(v1_peers="all")
     return config
 
 
@@ -81,7 +90,7 @@ class _Listening:
     async def run(self) -> int:
         self._end_on_sigterm()
         try:
-            async with self._node:
+            async with self._node, self._watching():
                 self._announce()
                 # The time is this command's, not that of one message.
                 async with asyncio.timeout(self._options.timeout):
@@ -126,9 +135,37 @@ class _Listening:
                 emit(_fields(message))
             else:
                 result(_line(message))
+            message.done()
             self._printed += 1
             if self._printed == self._options.count:
+                await asyncio.sleep(0)  # done() is told in the next turn of the loop
                 return
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Tell with -v who comes and goes."""
+        if not self._options.verbose:
+            yield
+            return
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        log = logging.getLogger("signedwire.cli")
+        async for event in self._node.events():
+            match event:
+                case PeerConnected(did, address):
+                    log.info("connected: %s from %s", did, address)
+                case PeerDisconnected(did, cause):
+                    log.info("disconnected: %s: %s", did, cause)
+                case LoopStalled(seconds):
+                    log.warning("this process stood still for %.1f s", seconds)
+                case EventsMissed(count):
+                    log.warning("%d events were not shown", count)
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""
@@ -152,13 +189,13 @@ class _Listening:
             emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
 
     def _summarise(self) -> None:
-        dropped = {str(reason): n for reason, n in self._node.stats().dropped.items()}
+        dropped = {str(reason): n for reason, n in self._node.stats().dropped.items() if n}
         if self._options.json:
             emit({"event": "summary", "messages": self._printed, "dropped": dropped})
             return
         causes = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
-        messages = "1 message" if self._printed == 1 else f"{self._printed} messages"
-        say(f"received {messages}{f'; dropped: {causes}' if causes else ''}")
+        also = f"; dropped: {causes}" if causes else ""
+        say(f"received {count_of(self._printed, 'message')}{also}")
 
 
 def _fields(message: Message) -> dict[str, object]:
@@ -166,6 +203,8 @@ def _fields(message: Message) -> dict[str, object]:
         "event": "message",
         "received_at": at_utc(unix_time_us()),
         **envelope_fields(message.envelope, is_proven=message.is_proven),
+        # v2 senders hold our signed receipt, and are told when this line is printed.
+        "is_receipted": message.envelope.epoch is not None,
         "decoded": decoded_fields(message.payload),
         "envelope": message.envelope.encode().hex(),
     }

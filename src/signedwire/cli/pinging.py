@@ -1,113 +1,170 @@
-"""`signedwire ping`, and where a peer is reached."""
+"""`signedwire ping` and `signedwire peers`."""
 
 from __future__ import annotations
 
-import socket
-import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from signedwire.cli.errors import FAILED, BadInput
-from signedwire.cli.output import emit, result, say
+from signedwire.cli.output import emit, escape, paint, result, say
+from signedwire.cli.probing import HUNG_UP, Finding, Prober
+from signedwire.cli.reaching import find_peer, is_v1_allowed
 from signedwire.routing import RoutingTable
-from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address, Did, parse_peer
+from signedwire.types import Address, Did
 
 if TYPE_CHECKING:
-    from signedwire.cli.surface import Command, Ping
+    from signedwire.cli.surface import Peers, Ping
 
-__all__ = ["find_peer", "ping"]
+__all__ = ["peers", "ping"]
 
-_WATCH: Final = 0.25
-"""Seconds in which a peer that refuses us has hung up."""
-_INTERVAL: Final = 1.0
-
-
-def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address]:
-    """The DID and the address in `to`; the address else from the peers file, or the fallback."""
-    did, address = parse_peer(to)
-    if address is None and options.peers is not None:
-        address = RoutingTable.load(options.peers).resolve(did)
-    address = address or fallback
-    if address is None:
-        where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
-        raise BadInput(
-            f"no address is known for {did}: none was given, {where}",
-            "Write DID@host:port, or name the peer in a file given with --peers",
-        )
-    if address.port == 0:
-        raise BadInput(f"nobody listens on port 0, as in {address}", "Write the peer's port")
-    return did, address
+_MAX_PROBES = 16
+"""Peers that are tried at the same time."""
+_Find = Callable[[Did, Address], Finding]
 
 
-class _Attempt(NamedTuple):
-    outcome: str
-    """"open", "closed", "wrote" or "failed"."""
-    connect_ms: float | None
-    words: str
+# -- one peer -----------------------------------------------------------------------
 
 
 def ping(options: Ping) -> int:
-    """Connect as often as asked; 1 if it failed once."""
+    """Link and PING as often as asked; 1 if that failed once."""
     config = options.load_config()
     did, address = find_peer(options.to, options, config.fallback)
+    prober = Prober(config, options.load_identity() if options.own_identity else None)
+    may_be_v1 = options.v1 or is_v1_allowed(config, did)
     failures = 0
-    for number in range(options.count):
-        if number:
-            time.sleep(_INTERVAL)
-        attempt = _attempt(address, config.connect_timeout)
-        failures += attempt.outcome != "open"
+    finding = Finding(did=did, address=address)
+    for number, finding in enumerate(
+        prober.probe(did, address, options.count, may_be_v1=may_be_v1), 1
+    ):
+        failures += not finding.is_reached
         if options.json:
-            emit(
-                {
-                    "address": str(address),
-                    "did": str(did),
-                    "did_is_proven": False,
-                    "outcome": attempt.outcome,
-                    "connect_ms": attempt.connect_ms,
-                    "detail": attempt.words,
-                }
-            )
+            emit(finding.fields())
         else:
-            result(f"{address}: {attempt.words}")
+            for line in _ping_lines(finding, is_first=number == 1):
+                result(line)
     if not options.json:
-        _conclude(did, address, options.count, failures)
+        _conclude(finding, options.count, failures)
     return FAILED if failures else 0
 
 
-def _attempt(address: Address, timeout: float | None) -> _Attempt:
-    began = time.perf_counter()
-    try:
-        connection = socket.create_connection(address, timeout)
-    except TimeoutError:
-        return _Attempt("failed", None, f"no answer within {timeout:g} s")
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a host name that cannot be one, such as "a..b".
-        cause = describe_os_error(error) if isinstance(error, OSError) else "no host name"
-        return _Attempt("failed", None, f"cannot connect: {cause}")
-    milliseconds = round((time.perf_counter() - began) * 1000, 3)
-    took = f"connected in {milliseconds:.2f} ms"
-    with connection:
-        if connection.getsockname() == connection.getpeername():
-            # A free port of the ephemeral range, dialed, can meet itself (RFC 9293, 3.5).
-            return _Attempt("failed", None, "nobody listens there (connected to itself)")
-        connection.settimeout(_WATCH)
-        try:
-            received = connection.recv(1)
-        except TimeoutError:
-            return _Attempt("open", milliseconds, f"{took}, and it keeps the connection")
-        except OSError:
-            received = b""
-    if received:
-        return _Attempt("wrote", milliseconds, f"{took}, but it wrote bytes, as no v1 peer does")
-    return _Attempt("closed", milliseconds, f"{took}, but it hung up at once")
-
-
-def _conclude(did: Did, address: Address, count: int, failures: int) -> None:
-    if failures:
-        say(
-            f"signedwire: {failures} of {count} attempts found no v1 peer at {address}. "
-            "Is `signedwire listen` running there, and are host and port right?"
+def _ping_lines(finding: Finding, *, is_first: bool) -> list[str]:
+    address = finding.address
+    if finding.error is not None:
+        took = "" if finding.connect_ms is None else f"connected in {finding.connect_ms:.2f} ms, "
+        return [f"{address}: {took}{'but ' if took else ''}{escape(finding.error)}"]
+    if finding.wire == "v1":
+        took = f"connected in {finding.connect_ms:.2f} ms"
+        return [f"{address}: {took}, and it keeps the connection"]
+    lines = []
+    if is_first:
+        lines.append(
+            f"{address}: {finding.answered_by}, proven; connected in {finding.connect_ms:.2f} ms, "
+            f"handshake {finding.handshake_ms:.2f} ms"
         )
-        return
-    say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
-    say(f"not proven: that it is {did}; v1 peers never answer")
+    if finding.round_trip_ms is not None:
+        lines.append(f"{address}: round trip {finding.round_trip_ms:.2f} ms")
+    elif not is_first:
+        lines.append(f"{address}: handshake {finding.handshake_ms:.2f} ms")
+    return lines
+
+
+def _conclude(finding: Finding, count: int, failures: int) -> None:
+    did, address = finding.did, finding.address
+    if failures:
+        of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
+        if count > 1 and finding.handshake_ms is not None:
+            of = " any more"
+        say(f"signedwire: {did} was not reached at {address}{of}. {_hint(finding)}")
+    elif finding.wire == "v1":
+        say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
+        say(f"not proven: that it is {did}; v1 peers never answer")
+
+
+def _hint(finding: Finding) -> str:
+    if finding.state == HUNG_UP:
+        return "If it is a v1 peer, add --v1."
+    if finding.state == "another peer":
+        return "Another key answers there: is the DID right?"
+    if finding.state == "turned away":
+        return "If it lets in only DIDs that it knows, add --own-identity."
+    return "Is `signedwire listen` running there, and are host and port right?"
+
+
+# -- all of them --------------------------------------------------------------------
+
+
+def peers(options: Peers) -> int:
+    """Try every peer of the peers file; 1 if one was not reached."""
+    if options.peers is None:
+        raise BadInput("there is no peers file", "Name one with --peers FILE")
+    config = options.load_config()
+    routes = list(RoutingTable.load(options.peers))
+    prober = Prober(config, options.load_identity() if options.own_identity else None)
+
+    def find(did: Did, address: Address) -> Finding:
+        may_be_v1 = options.v1 or is_v1_allowed(config, did)
+        return next(prober.probe(did, address, may_be_v1=may_be_v1))
+
+    failures = 0
+    for finding in _Survey(routes, find):
+        failures += not finding.is_reached
+        if options.json:
+            emit(finding.fields())
+        else:
+            result(_peer_line(finding))
+    if not options.json:
+        source = escape(str(options.peers))
+        say(f"reached {len(routes) - failures} of {len(routes)} peers in {source}")
+    return FAILED if failures else 0
+
+
+class _Survey:
+    """Runs the probes in some threads; yields what they found in the order of the file."""
+
+    def __init__(self, routes: list[tuple[Did, Address]], find: _Find) -> None:
+        self._find = find
+        self._waiting: queue.SimpleQueue[tuple[int, Did, Address]] = queue.SimpleQueue()
+        for number, (did, address) in enumerate(routes):
+            self._waiting.put((number, did, address))
+        self._found: queue.SimpleQueue[tuple[int, Finding | BaseException]] = queue.SimpleQueue()
+        self._count = len(routes)
+
+    def __iter__(self) -> Iterator[Finding]:
+        for _ in range(min(_MAX_PROBES, self._count)):
+            # Daemons: Ctrl-C does not wait for a peer.
+            threading.Thread(target=self._work, daemon=True).start()
+        early: dict[int, Finding] = {}
+        for number in range(self._count):
+            while number not in early:
+                which, finding = self._found.get()
+                if isinstance(finding, BaseException):
+                    raise finding
+                early[which] = finding
+            yield early.pop(number)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                number, did, address = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._found.put((number, self._find(did, address)))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                self._found.put((number, error))
+
+
+def _peer_line(finding: Finding) -> str:
+    mark = paint("ok    ", "green") if finding.is_reached else paint("failed", "red")
+    parts = [mark, str(finding.did), str(finding.address), finding.wire or "-", finding.state]
+    if finding.error is not None:
+        parts.append(escape(finding.error))
+    elif finding.round_trip_ms is not None:
+        parts.append(f"{finding.round_trip_ms:.2f} ms")
+    elif finding.handshake_ms is not None:
+        parts.append(f"handshake {finding.handshake_ms:.2f} ms")
+    else:
+        parts.append("DID not proven")
+    return "  ".join(parts)

@@ -17,6 +17,7 @@ __all__ = [
     "UNPROVEN",
     "at_utc",
     "can_decode",
+    "count_of",
     "decoded_fields",
     "decoded_payload",
     "envelope_fields",
@@ -27,6 +28,11 @@ __all__ = [
 
 UNPROVEN: Final = "unproven"
 _MAX_TEXT: Final = 400
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 line`, `2 lines`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def word(member: Priority | PayloadType) -> str:
@@ -49,7 +55,7 @@ def recipient_text(envelope: SignedEnvelope) -> str:
     try:
         return str(envelope.recipient)
     except DidError:
-        return envelope.encode()[64:96].hex()
+        return envelope.body[64:96].hex()
 
 
 def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, object]:
@@ -67,6 +73,9 @@ def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, o
         "message_id": envelope.message_id.hex(),
         "timestamp_us": envelope.timestamp_us,
         "version": envelope.version,
+        "wire": "v1" if envelope.epoch is None else "v2",
+        "epoch": envelope.epoch,
+        "expires_at_us": envelope.expires_at_us,
         "priority": word(envelope.priority),
         "payload_type": word(envelope.payload_type),
         "size": len(payload),

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.errors import HUNG_UP_ON_TLS, BadInput, NotDone, explain
 from signedwire.cli.output import emit, result, standard_input
-from signedwire.cli.pinging import find_peer
+from signedwire.cli.reaching import allow_v1, find_peer, forbid_v1, is_v1_allowed
+from signedwire.cli.render import count_of
+from signedwire.config import TransportConfig
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import DeliveryError
+from signedwire.errors import BackpressureError, DeliveryError, DeliveryFailedError
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
 from signedwire.transport.outbound import ORDERLY_CLOSE
-from signedwire.types import Address, DeliveryState, Did
+from signedwire.types import Address, DeliveryState, Did, PeerState
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Send
@@ -27,31 +31,61 @@ __all__ = ["send"]
 _CHUNK: Final = 64 * 1024
 _LINGER: Final = 0.1
 """Seconds in which a peer that refuses what we wrote has hung up."""
+_SLICE: Final = 0.05
+"""Seconds for which we wait for an answer before we look at other things."""
+_GRACE: Final = 5.0
+"""Seconds without a link after which nobody will tell any more that it was handled."""
 _UNCONFIRMED: Final = "v1 peers do not confirm"
 
 Wrap = Callable[[bytes], bytes]
 """Makes the payload from what was given."""
+Save = Callable[[Receipt], None]
+"""Saves the proof of delivery."""
 
 
 def send(options: Send) -> int:
     """Send one message, or the lines of standard input."""
-    _check_usage(options)
+    kind = _check_usage(options)
     config = options.load_config().replace(listen=None)
     did, address = find_peer(options.to, options, config.fallback)
+    if options.v1 or kind is not None:
+        config = allow_v1(config, did)
     identity = options.load_identity()
     wrap = _wrapper(options, identity.did)
-    # Before the node: it begins when it is made, and has to be closed.
-    payload = None if options.text == "-" else wrap(_given(options))
-    node = Node(identity, config, RoutingTable({did: address}))
-    sending = _Sending(options, node, did, address)
-    return sending.send_lines(wrap) if payload is None else sending.send_one(payload)
+    routing = RoutingTable({did: address})
+    if options.text == "-":
+        return _Sending(options, Node(identity, config, routing), did, address).send_lines(wrap)
+    payload = wrap(_given(options))
+    is_too_long = is_v1_allowed(config, did) and len(payload) > config.max_v1_payload_size
+    # Live v1 peers drop such a thing without a word, so it goes out over v2 or not at all.
+    if is_too_long:
+        config = forbid_v1(config)
+    try:
+        with _proof_file(options.proof) as save:
+            node = Node(identity, config, routing)
+            return _Sending(options, node, did, address).send_one(payload, save)
+    except DeliveryFailedError as error:
+        if is_too_long and HUNG_UP_ON_TLS in error.fact:
+            raise _too_long_for_v1(len(payload), config, address) from None
+        raise
+
+
+def _too_long_for_v1(size: int, config: TransportConfig, address: Address) -> BadInput:
+    return BadInput(
+        f"a payload of {size} bytes is over the v1 limit of {config.max_v1_payload_size}, "
+        f"and {address} hung up on TLS, as v1 peers do; it was not sent",
+        "Split it, or raise max_v1_payload_size where the peer is known to take more",
+    )
 
 
 # -- what is sent -----------------------------------------------------------------
 
 
-def _check_usage(options: Send) -> None:
-    """Refuse options that contradict each other, before anything is done."""
+def _check_usage(options: Send) -> str | None:
+    """Refuse options that contradict each other, before anything is done.
+
+    Returns the option that chose a v1 payload, if one did.
+    """
     kinds = {
         "--agent-command": options.agent_command is not None,
         "--heartbeat": options.heartbeat,
@@ -75,6 +109,15 @@ def _check_usage(options: Send) -> None:
         raise BadInput("--target is the target of --agent-command", "Give both, or neither")
     if (options.system_prompt or options.model) and not options.llm_query:
         raise BadInput("--system-prompt and --model belong to --llm-query", "Add --llm-query")
+    if options.proof is not None:
+        if options.text == "-":
+            raise BadInput("--proof is for one message, and - sends many", "Send them one by one")
+        if options.until not in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
+            raise BadInput(
+                f"--proof needs a receipt, and --until {options.until} does not wait for one",
+                "Leave --until away",
+            )
+    return chosen[0] if chosen else None
 
 
 def _given(options: Send) -> bytes:
@@ -87,8 +130,8 @@ def _given(options: Send) -> bytes:
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            # A v1 frame is shorter than 2^24 bytes whatever the configuration says.
-            return file.read(2**24)
+            # One more than the largest payload that any configuration allows.
+            return file.read(2**28 + 1)
     except OSError as error:
         raise BadInput(
             f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
@@ -138,6 +181,43 @@ def _text(given: bytes) -> str:
         ) from None
 
 
+@contextlib.contextmanager
+def _proof_file(path: Path | None) -> Iterator[Save]:
+    """A function that saves the proof, into a file that is there before all is done."""
+    if path is None:
+        yield lambda receipt: None
+        return
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        raise BadInput(
+            f"{path} exists already, and a proof is never overwritten", "Name another file"
+        ) from None
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {path}: {error.strerror}",
+            "Does the folder exist, and may you write to it?",
+        ) from None
+
+    def save(receipt: Receipt) -> None:
+        if not receipt.is_confirmed:
+            raise NotDone(
+                f"message #{receipt.sequence_number} was written, but there is no proof of "
+                "it: v1 peers sign no receipts",
+                "Leave --proof away",
+            )
+        file.write(receipt.proof())
+        file.flush()
+        os.fsync(file.fileno())
+
+    try:
+        with file:
+            yield save
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 # -- how --------------------------------------------------------------------------
 
 
@@ -149,120 +229,263 @@ class _Sending:
         self._node = node
         self._did = did
         self._address = address
+        self._until = options.until
+        self._is_v1_allowed = is_v1_allowed(node.config, did)
+        self._wire: str | None = "v1" if node.config.wire == "v1" else None
         self._pending: deque[tuple[int, Receipt, int]] = deque()  # line, receipt, size
         self._last: Receipt | None = None
         self._lines = 0
+        self._input = -1
 
-    def send_one(self, payload: bytes) -> int:
-        with self._node as node:
-            receipt = node.send(
-                self._did,
-                payload,
-                priority=self._options.priority,
-                payload_type=self._options.payload_type,
-                deadline=self._options.deadline,
-            )
+    # -- one message ------------------------------------------------------------
+
+    def send_one(self, payload: bytes, save: Save) -> int:
+        with self._node:
+            receipt = self._submit(payload)
+            self._wait(receipt)
             self._check_hung_up(receipt)
-        # Closing gives up what a broken connection had put back into the queue.
-        receipt.raise_if_failed()
+        # After the close, which gives up what had not left.
+        state = self._final_state(receipt)
+        save(receipt)
         if self._options.json:
-            self._emit(receipt, len(payload), None)
+            self._emit(receipt, state, len(payload), None)
         else:
-            size = "1 byte" if len(payload) == 1 else f"{len(payload)} bytes"
-            where = f"{self._did.short} at {self._address}"
-            result(f"written: {size} to {where} ({_UNCONFIRMED})")
+            result(self._text(receipt, state, count_of(len(payload), "byte")))
         return 0
 
+    def _final_state(self, receipt: Receipt) -> DeliveryState:
+        """Where the message is at last; a receipt that came unasked for counts.
+
+        Raises:
+            DeliveryFailedError: it did not get as far as was asked for.
+        """
+        has_been = {step.state for step in receipt.history}
+        if (
+            receipt.state is DeliveryState.FAILED
+            and self._until is DeliveryState.WRITTEN
+            and DeliveryState.WRITTEN in has_been
+            and not receipt.is_unconfirmed
+        ):
+            return DeliveryState.WRITTEN  # no receipt came before the close: none was asked for
+        receipt.raise_if_failed()
+        return self._shown(receipt)
+
+    def _shown(self, receipt: Receipt) -> DeliveryState:
+        """The state, but "handled" only where that was asked for, and so never by chance."""
+        if receipt.state is DeliveryState.HANDLED and self._until is not DeliveryState.HANDLED:
+            return DeliveryState.ACCEPTED
+        return receipt.state
+
+    def _text(self, receipt: Receipt, state: DeliveryState, what: str) -> str:
+        who = f"{self._did.short} at {self._address}"
+        if not receipt.is_confirmed:
+            why = _UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
+            return f"{state}: {what} to {who} ({why})"
+        took = _milliseconds(receipt, state)
+        shown = "" if took is None else f", {took:.1f} ms"
+        return f"{state}: {what} by {who}{shown} (signed receipt)"
+
+    # -- lines ------------------------------------------------------------------
+
     def send_lines(self, wrap: Wrap) -> int:
-        """Read what there is, queue it, and read on when all of that is written."""
+        """Read what there is and queue it; wait for answers while there is no more."""
         try:
             with self._node:
                 for chunk in self._read_lines():
                     for line in chunk:
                         self._queue(wrap, line)
-                    self._settle()
+                    self._settle(are_more_to_come=True)
+                self._settle()
                 if self._last is not None:
                     self._check_hung_up(self._last)
         finally:
-            written = self._lines - self._node.stats().send_failures
+            # After the close, in which more may have been answered or given up.
+            failed = self._node.stats().send_failures
+            failed += sum(
+                not receipt.is_final and not self._has_come(receipt)
+                for _, receipt, _ in self._pending
+            )
+            come = max(0, self._lines - failed)
             if not self._options.json:
-                lines = "1 line" if written == 1 else f"{written} lines"
-                result(f"written: {lines} to {self._did.short} ({_UNCONFIRMED})")
-        if written < self._lines:
+                result(self._lines_text(come))
+        if failed:
             raise NotDone(
-                f"{self._lines - written} of {self._lines} lines were not delivered: the "
-                f"connection to {self._address} broke, and they did not get through after that",
+                f"{failed} of {self._lines} lines were not delivered: the connection to "
+                f"{self._address} broke, and they did not get through after that",
                 "Send the last lines again",
             )
         return 0
 
+    def _lines_text(self, come: int) -> str:
+        lines = count_of(come, "line")
+        if self._last is not None and self._last.is_unconfirmed:
+            return f"written: {lines} to {self._did.short} ({_UNCONFIRMED})"
+        if self._until in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
+            return f"{self._until}: {lines} by {self._did.short} (signed receipts)"
+        return f"{self._until}: {lines} to {self._did.short}"
+
     def _read_lines(self) -> Iterator[list[bytes]]:
         """Lists of whole lines, each as soon as it is there; the last may lack its end."""
         # The descriptor itself: it gives what there is, where a buffered file waits for more.
-        descriptor = standard_input().fileno()
-        limit = self._node.config.max_v1_payload_size
+        self._input = standard_input().fileno()
         rest = b""
-        while chunk := os.read(descriptor, _CHUNK):
+        while chunk := os.read(self._input, _CHUNK):
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > limit + 1:  # one more for a carriage return
-                yield lines
-                raise self._too_long(f"more than {limit}")
             yield lines
+            limit = self._limit()
+            if len(rest) > limit + 1:  # one more for a carriage return
+                self._settle()
+                raise self._too_long(f"more than {limit}")
         if rest:
             yield [rest]
+
+    def _limit(self) -> int:
+        """How long a payload may be: over v1 while that may be what the peer speaks."""
+        config = self._node.config
+        if self._wire == "v2" or not self._is_v1_allowed:
+            return config.max_payload_size
+        return config.max_v1_payload_size
 
     def _queue(self, wrap: Wrap, line: bytes) -> None:
         number = self._lines + 1
         try:
             payload = wrap(line.removesuffix(b"\r"))
-            if len(payload) > self._node.config.max_v1_payload_size:
-                self._settle()
-                raise self._too_long(str(len(payload)))
+        except BadInput as error:
+            self._settle()
+            raise _at_line(number, error) from None
+        if len(payload) > self._limit():
+            self._settle()
+            raise self._too_long(str(len(payload)))
+        try:
             receipt = self._submit(payload)
-        except (DeliveryError, BadInput) as error:
+        except DeliveryError as error:
+            self._settle()
             raise _at_line(number, error) from None
         self._lines, self._last = number, receipt
         self._pending.append((number, receipt, len(payload)))
+        if self._wire is None and self._is_v1_allowed:
+            self._settle(DeliveryState.WRITTEN)
+            self._wire = "v1" if receipt.is_unconfirmed else "v2"
 
     def _submit(self, payload: bytes) -> Receipt:
-        """Queue a line, without asking for more room than there is."""
-        if len(self._pending) >= self._node.config.send_queue_limit:
-            self._settle()
-        return self._node.send_nowait(
-            self._did,
-            payload,
-            priority=self._options.priority,
-            payload_type=self._options.payload_type,
-            deadline=self._options.deadline,
-        )
+        """Queue a message, as soon as there is room for it."""
+        while True:
+            try:
+                return self._node.send_nowait(
+                    self._did,
+                    payload,
+                    priority=self._options.priority,
+                    payload_type=self._options.payload_type,
+                    deadline=self._options.deadline,
+                )
+            except BackpressureError:
+                self._settle_first()
 
     def _too_long(self, size: str) -> NotDone:
-        limit = self._node.config.max_v1_payload_size
+        limit = self._limit()
+        wire = "v1 " if self._is_v1_allowed and self._wire != "v2" else ""
+        raised = "max_v1_payload_size" if wire else "max_payload_size"
         return NotDone(
             f"line {self._lines + 1} of standard input makes a payload of {size} bytes, over "
-            f"the v1 limit of {limit}; the lines before it are written, and none after it is",
-            "Split it, or raise max_v1_payload_size where the peer is known to take more",
+            f"the {wire}limit of {limit}; the lines before it are sent, and none after it is",
+            f"Split it, or raise {raised} where the peer is known to take more",
         )
 
-    def _settle(self) -> None:
-        """Wait until all that was queued is written."""
+    # -- waiting ----------------------------------------------------------------
+
+    def _settle(
+        self, until: DeliveryState | None = None, *, are_more_to_come: bool = False
+    ) -> None:
+        """Wait until all that was queued has come as far as asked for, or there is more to read.
+
+        With `until`, all have come so far, and none is done with.
+        """
+        if until is not None:
+            for number, receipt, _ in self._pending:
+                self._wait_for_line(number, receipt, until)
+            return
         while self._pending:
-            number, receipt, size = self._pending[0]
-            try:
-                receipt.result()
-            except DeliveryError as error:
-                raise _at_line(number, error) from None
+            is_due = not self._has_come(self._pending[0][1])
+            if is_due and are_more_to_come and self._has_input():
+                return
+            self._settle_first(_SLICE if are_more_to_come else None)
+
+    def _settle_first(self, patience: float | None = None) -> None:
+        """Wait for the oldest; without it, when `patience` is over."""
+        number, receipt, size = self._pending[0]
+        if self._wait_for_line(number, receipt, self._until, patience):
             self._pending.popleft()
             if self._options.json:
-                self._emit(receipt, size, number)
+                self._emit(receipt, self._shown(receipt), size, number)
 
-    def _emit(self, receipt: Receipt, size: int, line: int | None) -> None:
+    def _wait_for_line(
+        self, number: int, receipt: Receipt, until: DeliveryState, patience: float | None = None
+    ) -> bool:
+        try:
+            return self._wait(receipt, until, patience)
+        except (DeliveryError, NotDone) as error:
+            raise _at_line(number, error) from None
+
+    def _has_input(self) -> bool:
+        # Elsewhere select() knows sockets only: there the answers are waited for first.
+        return os.name == "posix" and bool(select.select([self._input], [], [], 0)[0])
+
+    def _has_come(self, receipt: Receipt) -> bool:
+        return receipt.has_reached(self._until)
+
+    def _wait(
+        self, receipt: Receipt, until: DeliveryState | None = None, patience: float | None = None
+    ) -> bool:
+        """Wait until a message has come so far; whether it has when `patience` is over.
+
+        Raises:
+            DeliveryFailedError: it will not.
+            NotDone: nor will anybody say so, or --timeout has passed.
+        """
+        until = until or self._until
+        began = time.monotonic()
+        timeout = self._options.timeout
+        while True:
+            with contextlib.suppress(TimeoutError):
+                receipt.result(_SLICE, until)
+                return True
+            receipt.raise_if_failed()  # an expired message is a TimeoutError too
+            waited = time.monotonic() - began
+            if timeout is not None and time.time() - receipt.queued_at_us / 1e6 >= timeout:
+                raise NotDone(
+                    f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
+                    f"after {timeout:g} s, and not yet {until}",
+                    "Give it a longer --timeout, or run `signedwire ping DID@host:port`",
+                )
+            if receipt.state is DeliveryState.ACCEPTED:
+                self._check_link(receipt)
+            if patience is not None and waited >= patience:
+                return False
+
+    def _check_link(self, receipt: Receipt) -> None:
+        """An accepted message is told of over a link, and of nothing else."""
+        status = self._node.peers()[self._did]
+        if status.state is PeerState.CONNECTED or time.time() - status.since < _GRACE:
+            return
+        raise NotDone(
+            f"{self._did} accepted message #{receipt.sequence_number}, then its link ended, "
+            "so it is not known whether it was handled",
+            "The message is not lost there; ask its application",
+        )
+
+    # -- telling ----------------------------------------------------------------
+
+    def _emit(self, receipt: Receipt, state: DeliveryState, size: int, line: int | None) -> None:
         fields: dict[str, object] = {} if line is None else {"line": line}
+        if self._options.proof is not None:
+            fields["proof"] = str(self._options.proof)
         emit(
             {
                 **fields,
-                "state": str(DeliveryState.WRITTEN),
+                "state": str(state),
                 "is_confirmed": receipt.is_confirmed,
+                "wire": "v1" if receipt.is_unconfirmed else "v2",
+                "took_ms": _milliseconds(receipt, state),
                 "recipient": str(receipt.recipient),
                 "address": str(self._address),
                 "sender": str(self._node.did),
@@ -272,7 +495,7 @@ class _Sending:
         )
 
     def _check_hung_up(self, last: Receipt) -> None:
-        """See whether the peer broke the connection off right after a message.
+        """See whether a v1 peer broke the connection off right after a message.
 
         One that ends it in an orderly way has read what was sent; a v1 peer that
         ends itself does that. One that resets it has thrown bytes away.
@@ -281,7 +504,7 @@ class _Sending:
             NotDone: it did, so it has most likely not taken the message.
         """
         until = time.monotonic() + _LINGER
-        while time.monotonic() < until:
+        while last.is_unconfirmed and time.monotonic() < until:
             time.sleep(_LINGER / 10)
             error_at = self._node.peers()[self._did].last_error_at
             state, at_us = last.history[-1]
@@ -297,5 +520,14 @@ class _Sending:
                 )
 
 
-def _at_line(number: int, error: DeliveryError | BadInput) -> NotDone:
-    return NotDone(f"line {number} of standard input: {error.fact}", error.hint)
+def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
+    """From writing to the peer's word that it has accepted or handled the message."""
+    at_us = dict(receipt.history)  # the last time that each was reached
+    if not receipt.is_confirmed or state not in at_us or DeliveryState.WRITTEN not in at_us:
+        return None
+    return (at_us[state] - at_us[DeliveryState.WRITTEN]) / 1000
+
+
+def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
+    fact, hint = explain(error)
+    return NotDone(f"line {number} of standard input: {fact}", hint)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from signedwire.cli.errors import BadInput
-from signedwire.types import PayloadType, Priority
+from signedwire.types import DeliveryState, PayloadType, Priority
 
 if TYPE_CHECKING:
     from signedwire.config import TransportConfig
@@ -31,6 +31,7 @@ __all__ = [
     "IdShow",
     "Listen",
     "Motion",
+    "Peers",
     "Ping",
     "Send",
     "Verify",
@@ -60,6 +61,22 @@ def _read_priority(text: str) -> Priority:
 
 def _read_payload_type(text: str) -> PayloadType:
     return PayloadType(_read_word(PayloadType, text))
+
+
+UNTIL: Final = (
+    DeliveryState.QUEUED,
+    DeliveryState.WRITTEN,
+    DeliveryState.ACCEPTED,
+    DeliveryState.HANDLED,
+)
+"""How far `send` can wait for a message to come."""
+
+
+def _read_until(text: object) -> DeliveryState:
+    for state in UNTIL:
+        if text == state:
+            return state
+    raise typer.BadParameter(f"{text!r} is none of {', '.join(UNTIL)}")
 
 
 def _read_seconds(text: str) -> float:
@@ -199,11 +216,12 @@ class Listen(Command):
     """Receive messages and print them until Ctrl-C.
 
     First, on stderr, comes the `signedwire send` line that reaches this listener; then
-    each message on a line of stdout. An identity is made at first use.
+    each message on a line of stdout. An identity is made at first use. Senders over v2 get
+    a signed receipt, and are told that a message is handled once its line is printed.
 
     With --json the first line is {"event": "listening", "peer": "DID@host:port", …}, then
     one {"event": "message", …} per message, at the end {"event": "summary", …}.
-    `signedwire verify` checks what was so saved.
+    `signedwire verify` checks what was so saved. With -v it says who comes and goes.
     """
 
     listen: Annotated[
@@ -226,9 +244,12 @@ class Listen(Command):
             help="End after this time; a failure if --count was not reached.",
         ),
     ] = None
+    v1: Annotated[bool, typer.Option("--v1", help="Take messages from v1 peers too.")] = False
     allow_unsigned: Annotated[
         bool,
-        typer.Option("--allow-unsigned", help="Take unsigned messages too, shown as unproven."),
+        typer.Option(
+            "--allow-unsigned", help="As --v1, and unsigned messages too, shown as unproven."
+        ),
     ] = False
 
     def run(self) -> int:
@@ -246,8 +267,10 @@ class Send(Command):
     that does not keep up pauses the reading; at the first line that is too long or cannot
     be delivered it stops, naming the line, with exit code 1.
 
-    "written" means that the operating system has it on a connection to the peer's
-    address. v1 peers do not confirm, so nobody can say more.
+    It returns when the peer has accepted: verified the message and signed a receipt, which
+    --proof saves. The time that it shows is from writing to that. --until handled waits for
+    the peer's application. v1 peers never answer: to them it says "written", which means
+    that the operating system has it on a connection to the peer's address.
     """
 
     to: Annotated[
@@ -273,9 +296,34 @@ class Send(Command):
         typer.Option(
             parser=_read_seconds,
             metavar="SECONDS",
-            help="Give a message up that could not be written in this time.",
+            help="After this time a message is neither written nor taken by the peer.",
         ),
     ] = None
+    until: Annotated[
+        DeliveryState,
+        typer.Option(
+            parser=_read_until,
+            metavar="|".join(UNTIL),
+            show_default="accepted",
+            help="How far a message must have come.",
+        ),
+    ] = DeliveryState.ACCEPTED
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=_read_seconds, metavar="SECONDS", help="Wait no longer than this for that."
+        ),
+    ] = None
+    proof: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Save the peer's receipt, for `signedwire verify` and others."
+        ),
+    ] = None
+    v1: Annotated[
+        bool,
+        typer.Option("--v1", help="The peer may speak v1. The options for v1 payloads imply it."),
+    ] = False
     agent_command: Annotated[
         str | None, typer.Option(metavar="NAME", help="v1 AgentCommand; TEXT is its payload.")
     ] = None
@@ -304,11 +352,32 @@ class Send(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ping(Command):
-    """Try whether somebody listens at a peer's address.
+class _Probe(Command):
+    """What the commands have that link to peers and send nothing."""
 
-    It connects with TCP, and looks whether the other side keeps the connection. v1 peers
-    never answer, so this proves a listener, not the DID. No message is sent.
+    v1: Annotated[
+        bool,
+        typer.Option(
+            "--v1", help="Where TLS is hung up on, try whether a v1 peer may listen there."
+        ),
+    ] = False
+    own_identity: Annotated[
+        bool,
+        typer.Option(
+            "--own-identity",
+            help="Knock with our identity, for peers that let in only whom they know; "
+            "it measures the handshake, and disturbs no node that runs with it.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping(_Probe):
+    """Link to a peer: is it there, is it who it should be, how far away is it?
+
+    It makes a v2 link with a key made for this run, in which the peer proves its DID, and
+    measures the round trip. No message is sent. v1 peers prove nothing: with --v1 it looks
+    whether somebody listens and keeps the connection.
     """
 
     to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="Whom.")]
@@ -323,12 +392,26 @@ class Ping(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(Command):
-    """Check the signatures of saved envelopes.
+class Peers(_Probe):
+    """Link to every peer of the peers file, as `ping` does: one line for each.
 
-    FILE holds one envelope (raw or hex, also over several lines), one in hex per line,
-    v1 frames, or what `signedwire listen --json` printed; there, what a line says is also
-    compared with the envelope in it. Exit code 1: one is invalid, 2: there is none.
+    Exit code 1: one was not reached, or another DID answered.
+    """
+
+    def run(self) -> int:
+        from signedwire.cli.pinging import peers
+
+        return peers(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Check proofs of delivery, and the signatures of saved envelopes.
+
+    FILE holds a proof that `signedwire send --proof` saved, one envelope (raw or hex, also
+    over several lines), one in hex per line, v1 frames, or what `signedwire listen --json`
+    printed; there, what a line says is also compared with the envelope in it. Exit code 1:
+    one is invalid, 2: there is none.
     """
 
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]
@@ -409,6 +492,7 @@ COMMANDS: Final[dict[str, type[Command]]] = {
     "listen": Listen,
     "send": Send,
     "ping": Ping,
+    "peers": Peers,
     "verify": Verify,
     "demo": Demo,
     "bench": Bench,

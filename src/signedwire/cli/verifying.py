@@ -19,6 +19,8 @@ from signedwire.cli.render import (
 )
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.wire.envelope import MAGIC, SignedEnvelope
+from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
+from signedwire.wire.evidence import ProvenDelivery, verify_receipt
 from signedwire.wire.frames import FrameDecoder
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
+_STARTS: Final = (_MAGIC_BYTES, PROOF_MAGIC)
 _MAX_FRAME_SIZE: Final = 2**24 - 1
 
 
 class _Found(NamedTuple):
-    """Something that should be an envelope."""
+    """Something that should be an envelope, or a proof of delivery."""
 
     where: str
     data: bytes
@@ -46,10 +49,12 @@ class _Verdict(NamedTuple):
     envelope: SignedEnvelope | None
     problem: str
     """Why it is invalid; empty: it is valid."""
+    delivery: ProvenDelivery | None = None
+    """What a valid proof of delivery proves."""
 
 
 def verify(options: Verify) -> int:
-    """Check every envelope in the file; 1 if one is invalid."""
+    """Check every envelope and every proof in the file; 1 if one is invalid."""
     data = _read(options.file)
     count = failures = 0
     for found in _find(data):
@@ -63,7 +68,8 @@ def verify(options: Verify) -> int:
     if not count:
         raise BadInput(
             f"there is no envelope in {options.file}",
-            "It takes raw or hex envelopes, v1 frames, or what `signedwire listen --json` printed",
+            "It takes proofs of delivery, raw or hex envelopes, v1 frames, or what "
+            "`signedwire listen --json` printed",
         )
     if not options.json:
         say(f"{count - failures} valid, {failures} invalid")
@@ -86,7 +92,9 @@ def _read(name: str) -> bytes:
 
 def _find(data: bytes) -> Iterator[_Found]:
     """Everything that looks like an envelope, or stands where one should."""
-    if data.startswith(_MAGIC_BYTES):
+    if data.startswith(PROOF_MAGIC):
+        yield _Found("proof", data)
+    elif data.startswith(_MAGIC_BYTES):
         yield _Found("envelope", data)
     elif data.startswith(b"\0"):
         yield from _in_frames(data)
@@ -113,14 +121,14 @@ def _in_text(data: bytes) -> Iterator[_Found]:
     decoded = [(number, _unhex(line)) for number, line in lines]
     if not any(part for _, part in decoded):
         return
-    if sum(part is not None and part.startswith(_MAGIC_BYTES) for _, part in decoded) > 1:
+    if sum(part is not None and part.startswith(_STARTS) for _, part in decoded) > 1:
         for number, part in decoded:
             problem = "" if part is not None else "not hex digits"
             yield _Found(f"line {number}", part or b"", problem=problem)
         return
     # One thing over several lines, as `xxd -p` prints it.
     whole = _unhex(b"".join(line for _, line in lines))
-    if whole is not None and whole[:1] in (_MAGIC_BYTES[:1], b"\0"):
+    if whole is not None and whole[:1] in (_MAGIC_BYTES[:1], PROOF_MAGIC[:1], b"\0"):
         yield from _find(whole)
 
 
@@ -151,6 +159,8 @@ def _unhex(text: bytes) -> bytes | None:
 def _judge(found: _Found) -> _Verdict:
     if found.problem:
         return _Verdict(found, None, found.problem)
+    if found.data.startswith(PROOF_MAGIC):
+        return _judge_proof(found)
     try:
         envelope = SignedEnvelope.decode(found.data)
     except EnvelopeError as error:
@@ -170,6 +180,14 @@ def _judge(found: _Found) -> _Verdict:
     return _Verdict(found, envelope, "")
 
 
+def _judge_proof(found: _Found) -> _Verdict:
+    try:
+        delivery = verify_receipt(found.data)
+    except (EnvelopeError, SignatureError) as error:
+        return _Verdict(found, None, error.fact)
+    return _Verdict(found, delivery.envelope, "", delivery)
+
+
 def _fields(verdict: _Verdict) -> dict[str, object]:
     is_valid = not verdict.problem
     fields: dict[str, object] = {
@@ -179,6 +197,9 @@ def _fields(verdict: _Verdict) -> dict[str, object]:
     }
     if verdict.envelope is not None:
         fields |= envelope_fields(verdict.envelope, is_proven=is_valid)
+    if verdict.delivery is not None:
+        fields["delivery"] = _outcome(verdict.delivery)
+        fields["delivered_at_us"] = verdict.delivery.at_us
     return fields
 
 
@@ -197,6 +218,14 @@ def _line(verdict: _Verdict) -> str:
             at_utc(envelope.timestamp_us),
             f"{len(envelope.payload)} bytes",
         ]
+    delivery = verdict.delivery
+    if delivery is not None:
+        recipient = recipient_text(delivery.envelope)
+        parts.append(f"{_outcome(delivery)} by {recipient} at {at_utc(delivery.at_us)}")
     if not is_valid:
         parts.append(escape(verdict.problem))
     return "  ".join(parts)
+
+
+def _outcome(delivery: ProvenDelivery) -> str:
+    return "handled" if delivery.is_handled else "accepted"

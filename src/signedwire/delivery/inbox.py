@@ -49,12 +49,21 @@ class Inbox:
         """Append; `False`, and nothing done, when there is no room."""
         if not self._lanes.put(message, priority):
             return False
+        self._wake_one()
+        return True
+
+    def add_many(self, messages: list[Message], priority: int) -> None:
+        """Append; its sender's credit is what bounds these."""
+        self._lanes.add_many(messages, priority)
+        for _ in range(min(len(messages), len(self._waiters))):
+            self._wake_one()
+
+    def _wake_one(self) -> None:
         if self._waiters:
             with self._lock:
                 wake = self._waiters.pop(0) if self._waiters else None
             if wake is not None:
                 wake()
-        return True
 
     def take(self) -> Message | None:
         """Remove and return the oldest message of the highest priority, if there is one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from signedwire.types import Priority
@@ -49,15 +49,40 @@ class Lanes(Generic[T]):
             self._lanes[priority].append(item)
             return True
 
+    def put_many(self, items: Sequence[T], priority: int) -> int:
+        """Append as many as there is room for, the first ones; returns how many."""
+        with self._lock:
+            count = min(len(items), max(0, self._room(priority)))
+            self._lanes[priority].extend(items[:count])
+            return count
+
+    def add_many(self, items: Iterable[T], priority: int) -> None:
+        """Append whatever the limit says: something else bounds how often this happens."""
+        with self._lock:
+            self._lanes[priority].extend(items)
+
     def has_room(self, priority: int = Priority.NORMAL) -> bool:
         """Whether an item of this priority would fit now."""
+        return self._room(priority) > 0
+
+    def _room(self, priority: int) -> int:
         low, normal, high, critical = self._lanes
         waiting = len(low) + len(normal) + len(high)
         if priority == _CRITICAL:
             # Critical may use the reserve and whatever the others leave free.
-            return len(critical) + waiting < self._limit + self._reserve
+            return self._limit + self._reserve - len(critical) - waiting
         # What Critical holds beyond its reserve takes room from the others.
-        return waiting + max(0, len(critical) - self._reserve) < self._limit
+        return self._limit - waiting - max(0, len(critical) - self._reserve)
+
+    def head(self, *, is_critical: bool) -> deque[T] | None:
+        """The highest lane that holds something: Critical, or the highest of the others.
+
+        For the one thread that takes; when it has, it calls `tell_room()`.
+        """
+        for lane in self._top_down[:1] if is_critical else self._top_down[1:]:
+            if lane:
+                return lane
+        return None
 
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` when empty."""
@@ -65,7 +90,7 @@ class Lanes(Generic[T]):
             if lane:
                 item = lane.popleft()
                 if self._room_wakes:
-                    self._tell_room()
+                    self.tell_room()
                 return item
         return None
 
@@ -89,7 +114,7 @@ class Lanes(Generic[T]):
                         removed.append(item)
                     else:
                         lane.append(item)
-        self._tell_room()
+        self.tell_room()
         return removed
 
     def when_room(self, wake: Callable[[], None]) -> bool:
@@ -110,8 +135,9 @@ class Lanes(Generic[T]):
     def _is_half_empty(self) -> bool:
         return len(self) <= self._limit // 2
 
-    def _tell_room(self) -> None:
-        if self._is_half_empty:
+    def tell_room(self) -> None:
+        """Wake those who wait for room, if there is some now."""
+        if self._room_wakes and self._is_half_empty:
             self.wake_all()
 
     def wake_all(self) -> None:

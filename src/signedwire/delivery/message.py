@@ -2,27 +2,97 @@
 
 from __future__ import annotations
 
+import time
+from typing import Protocol
+
 from signedwire.delivery.receipt import Receipt
 from signedwire.identity import Identity
-from signedwire.types import Did, PayloadType, Priority
-from signedwire.wire.envelope import SignedEnvelope
+from signedwire.types import Did, PayloadType, Priority, Reason, known_did
+from signedwire.wire.envelope import (
+    HEADER_SIZE,
+    V2_HEADER_SIZE,
+    BatchProof,
+    SignedEnvelope,
+    encode_v2_body,
+)
+from signedwire.wire.link_frames import REASON_CODES
+from signedwire.wire.session import BatchReceived
 
-__all__ = ["Message", "OutgoingMessage"]
+__all__ = ["Message", "Origin", "OutgoingMessage"]
+
+
+class Origin(Protocol):
+    """Where a message came from, as far as the application's answer goes."""
+
+    def taken(self, message: Message) -> None:
+        """The application has it now."""
+
+    def handled(self, message: Message) -> None:
+        """The application is done with it."""
+
+    def refused(self, message: Message, reason: Reason) -> None:
+        """The application will not do it."""
 
 
 class Message:
     """A message that arrived and passed every check of the configured policy."""
 
-    __slots__ = ("_envelope", "_is_proven")
+    __slots__ = (
+        "_body",
+        "_expires_at_us",
+        "_index",
+        "_is_answered",
+        "_is_proven",
+        "_proof",
+        "origin",
+    )
 
-    def __init__(self, envelope: SignedEnvelope, is_proven: bool) -> None:
-        self._envelope = envelope
+    def __init__(
+        self,
+        body: bytes,
+        proof: bytes | BatchReceived,
+        index: int = 0,
+        *,
+        is_proven: bool = True,
+        expires_at_us: int = 0,
+    ) -> None:
+        self._body = body
+        # A v1 signature, or the batch that it came in: the envelope is made of it
+        # when somebody asks, which few do for every message.
+        self._proof = proof
+        self._index = index
         self._is_proven = is_proven
+        self._is_answered = False
+        self._expires_at_us = expires_at_us
+        self.origin: Origin | None = None
+        """Who wants to know what becomes of it; nobody for v1."""
+
+    def done(self) -> None:
+        """Tell the sender that it has been handled. v1 senders cannot be told.
+
+        The first of `done()` and `refuse()` counts.
+        """
+        if self.origin is not None and not self._is_answered:
+            self._is_answered = True
+            self.origin.handled(self)
+
+    def refuse(self, reason: Reason = Reason.REFUSED) -> None:
+        """Tell the sender that it will not be handled, and why.
+
+        Raises:
+            ValueError: `reason` is none that can be told.
+        """
+        if reason not in REASON_CODES:
+            known = ", ".join(REASON_CODES)
+            raise ValueError(f"{reason!r} cannot be told to a sender; known are {known}")
+        if self.origin is not None and not self._is_answered:
+            self._is_answered = True
+            self.origin.refused(self, reason)
 
     @property
     def sender(self) -> Did | None:
         """Who sent it, proven by signature; `None` where nothing proves it."""
-        return self._envelope.sender if self._is_proven else None
+        return known_did(self._body[32:64]) if self._is_proven else None
 
     @property
     def is_proven(self) -> bool:
@@ -32,32 +102,62 @@ class Message:
     @property
     def payload(self) -> bytes:
         """The bytes that were sent."""
-        return self._envelope.payload
+        return self._body[HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
 
     @property
     def priority(self) -> Priority:
         """The lane that the sender chose."""
-        return self._envelope.priority
+        return Priority(self._body[104])
+
+    @property
+    def lane(self) -> int:
+        """The number of its priority."""
+        return self._body[104]
+
+    @property
+    def size(self) -> int:
+        """Bytes of header and payload, as credit counts them."""
+        return len(self._body)
+
+    @property
+    def leaf(self) -> bytes:
+        """What receipts name it by."""
+        return (
+            self.envelope.digest
+            if isinstance(self._proof, bytes)
+            else self._proof.leaves[self._index]
+        )
 
     @property
     def payload_type(self) -> PayloadType:
         """What the sender says the payload is."""
-        return self._envelope.payload_type
+        return PayloadType(self._body[105])
 
     @property
     def sequence_number(self) -> int:
-        """The sender's count of its messages, from 1."""
-        return self._envelope.sequence_number
+        """The sender's count of its messages in this lane (v1: of all), from 1."""
+        return self.envelope.sequence_number
 
     @property
     def timestamp_us(self) -> int:
         """When the sender says it made the message, in microseconds since 1970."""
-        return self._envelope.timestamp_us
+        return self.envelope.timestamp_us
+
+    @property
+    def expires_at_us(self) -> int | None:
+        """Its deadline, Unix time in microseconds; `None`: it has none."""
+        return self._expires_at_us or None
 
     @property
     def envelope(self) -> SignedEnvelope:
         """The envelope as it arrived: whoever has it can verify it again."""
-        return self._envelope
+        proof = self._proof
+        if isinstance(proof, bytes):
+            return SignedEnvelope(self._body, proof)
+        leaves = proof.leaves
+        return SignedEnvelope(
+            self._body, BatchProof(self._index, len(leaves), proof.signature, leaves=leaves)
+        )
 
     def __repr__(self) -> str:
         sender = self.sender
@@ -66,21 +166,27 @@ class Message:
 
 
 class OutgoingMessage:
-    """A queued message. The envelope is signed when a link is ready to take it.
+    """A queued message. It is numbered and signed when a link is ready to take it.
 
-    A message that expires or fails in the queue so costs no signature, and the
-    order of signing is the order of writing.
+    One that expires or fails in the queue so costs no signature, and the order of
+    signing is the order of writing. What was made once is kept: a message that is
+    sent again has the same number and the same bytes.
     """
 
     __slots__ = (
         "_identity",
         "_payload",
         "_payload_type",
+        "body",
         "envelope",
         "expires_at",
         "failures_before",
+        "is_bulk",
+        "is_settled",
+        "payload_size",
         "priority",
         "receipt",
+        "sequence",
     )
 
     def __init__(
@@ -101,17 +207,23 @@ class OutgoingMessage:
         self.failures_before = 0
         """How many attempts to reach the peer had failed when this was queued."""
         self.envelope = envelope
+        """The v1 envelope, once there is one."""
+        self.body = b""
+        """Header and payload of the v2 envelope, once it has a number."""
+        self.sequence = 0
+        """The number in its lane; 0: none yet."""
+        self.is_settled = False
+        """Whether the peer has answered: accepted or refused."""
+        self.is_bulk = False
+        """Whether it is one of many, which nobody follows beyond `accepted`."""
         self._identity = identity
         self._payload = payload
         self._payload_type = payload_type
-
-    @property
-    def payload_size(self) -> int:
+        self.payload_size = len(payload if envelope is None else envelope.payload)
         """Bytes of the payload."""
-        return len(self._payload if self.envelope is None else self.envelope.payload)
 
     def seal(self) -> SignedEnvelope:
-        """The signed envelope; the same one however often it is asked for."""
+        """The v1 envelope; the same one however often it is asked for."""
         envelope = self.envelope
         if envelope is None:
             assert self._identity is not None
@@ -125,3 +237,27 @@ class OutgoingMessage:
                 timestamp_us=self.receipt.queued_at_us,
             )
         return envelope
+
+    def number(self, parties: bytes, epoch: int, sequence: int) -> None:
+        """Give it its place in its lane, and with it its v2 header.
+
+        `parties` are the DIDs of sender and recipient.
+        """
+        self.sequence = sequence
+        expires_at = self.expires_at
+        self.body = encode_v2_body(
+            parties,
+            self._payload,
+            self.receipt.sequence_number,
+            sequence,
+            self.receipt.queued_at_us,
+            self.priority,
+            self._payload_type,
+            epoch,
+            0 if expires_at is None else int((expires_at - time.monotonic() + time.time()) * 1e6),
+        )
+
+    def forget_number(self) -> None:
+        """The stream that numbered it is gone."""
+        self.sequence = 0
+        self.body = b""

@@ -1,14 +1,15 @@
 """What a received v1 frame must pass before anything else sees it.
 
 In this order, cheapest first: it decodes; it is for us; its sender may speak
-v1 to us; it was not delivered before; it is signed, where that is required;
+v1 to us, is not denied and has never spoken v2, from which nobody goes back;
+it was not delivered before; it is signed, where that is required;
 the signature proves the sender. The first test it fails is the reason it is
 dropped with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -22,6 +23,8 @@ from signedwire.types import Did, Reason
 from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
 
 __all__ = ["Passed", "Screen"]
+
+_MAX_V2_SENDERS = 100_000
 
 
 class Passed(NamedTuple):
@@ -48,6 +51,10 @@ class Screen:
         self._senders = (
             None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
         )
+        self.is_denied: Callable[[bytes], bool] = lambda _: False
+        """Whether the DID of these 32 bytes is turned away."""
+        self.v2_senders = ReplayMemory(_MAX_V2_SENDERS)
+        """DIDs that have proven themselves over v2: no v1 frame of theirs is believed."""
         # Two memories: unsigned envelopes, which anyone can make, must not push
         # signed ones out of theirs.
         self._replays = ReplayMemory(config.replay_memory)
@@ -60,24 +67,28 @@ class Screen:
     def check(self, frame: bytes) -> Passed | Reason:
         """The verdict on one frame. Costs about 45 µs, nearly all of it the signature."""
         try:
-            envelope = SignedEnvelope.decode(frame)
+            envelope = SignedEnvelope.decode_v1(frame)
         except EnvelopeError:
             return Reason.MALFORMED
         if self._us is not None and frame[64:96] != self._us:
             return Reason.NOT_FOR_US
         if self._senders is not None and frame[32:64] not in self._senders:
             return Reason.NOT_ALLOWED
+        if self.is_denied(frame[32:64]):
+            return Reason.DENIED
+        if frame[32:64] in self.v2_senders:
+            return Reason.NOT_ALLOWED
         digest = blake3(memoryview(frame)[:-SIGNATURE_SIZE]).digest()
         signature = frame[-SIGNATURE_SIZE:]
         if signature == UNSIGNED:
             if self._requires_signature:
                 return Reason.UNSIGNED
-            return Passed(Message(envelope, False), frame[104], digest)
+            return Passed(Message(envelope.body, signature, is_proven=False), frame[104], digest)
         if digest in self._replays:
             return Reason.DUPLICATE
         if not verify_digest(frame[32:64], digest, signature):
             return Reason.BAD_SIGNATURE
-        return Passed(Message(envelope, True), frame[104], digest)
+        return Passed(Message(envelope.body, signature), frame[104], digest)
 
     def is_replay(self, passed: Passed) -> bool:
         """Whether it was delivered since it was checked: two copies can be in check at once."""

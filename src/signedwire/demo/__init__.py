@@ -2,7 +2,8 @@
 
 - `scenes`: what is shown. `checks`: every line shown as a result is one; the exit
   code is 0 only if all were true.
-- `cast`, `node`: Alice and Bob, each a process with an ordinary `signedwire.Node`.
+- `cast`, `node`: Alice, Bob and an impostor, each a process with an ordinary
+  `signedwire.Node` on the v2 wire.
 - `stage`: the screen, plain lines, or nothing.
 """
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from signedwire import Identity
 from signedwire.bench.children import ChildGone
 from signedwire.demo import scenes
 from signedwire.demo.cast import Actor
@@ -30,7 +32,7 @@ _LIMIT: Final = 18.0
 
 
 def run_demo(json: bool = False) -> int:
-    """Show signedwire at work, for about 10 s and never more than 20.
+    """Show signedwire at work, for about 12 s and never more than 20.
 
     Returns:
         0 if every check was true, 1 if one was not, 2 where it cannot run.
@@ -43,7 +45,7 @@ def run_demo(json: bool = False) -> int:
             "pip install 'signedwire[cli]', or '.[cli]' in a checkout\n"
         )
         return 1
-    cast = [Actor(name, _LIMIT) for name in ("alice", "bob")]
+    cast = [Actor(name, _LIMIT) for name in ("alice", "bob", "mallory")]
     watchdog = threading.Timer(_LIMIT, _end_now, (cast,))
     watchdog.daemon = True
     watchdog.start()
@@ -83,8 +85,10 @@ def _stage(json: bool) -> Stage:
     return Screen(Console())
 
 
-def _play(stage: Stage, alice: Actor, bob: Actor) -> dict[str, Any]:
+def _play(stage: Stage, alice: Actor, bob: Actor, mallory: Actor) -> dict[str, Any]:
     """The whole piece; returns the counters of everybody at the end."""
+    carol = Identity.generate()
+    bob.v1_peers = [carol.did, alice.identity.did]
     stage.show(
         "[bold]signedwire demo[/]  two nodes, two processes. A node's name, its DID, is its key:"
     )
@@ -96,9 +100,9 @@ def _play(stage: Stage, alice: Actor, bob: Actor) -> dict[str, Any]:
     stage.pause()
     scenes.traffic(stage, alice, bob)
     stage.pause()
-    scenes.forgeries(stage, alice, bob)
+    scenes.forgeries(stage, alice, bob, carol)
     stage.pause()
-    before = scenes.restart(stage, alice, bob)
+    before = scenes.restart(stage, alice, bob, mallory)
     stage.pause()
     scenes.emergency(stage, alice, bob)
     stage.pause()
@@ -131,7 +135,13 @@ def _columns(cells: Sequence[str]) -> str:
 
 
 _WIDTHS: Final = (9, 10, 9, 13, 10)
-_REFUSALS: Final[Sequence[str]] = ("bad signature", "unsigned", "duplicate")
+_REFUSALS: Final[Sequence[str]] = (
+    "bad signature",
+    "unsigned",
+    "duplicate",
+    "not allowed",
+    "bad identity",
+)
 
 
 def _show_verdict(stage: Stage, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The cast: Alice and Bob, as the conductor knows them."""
+"""The cast: Alice, Bob and an impostor, as the conductor knows them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from signedwire import Address, Did
+from signedwire import Address, Did, Identity
 from signedwire.bench.children import Child
 
 __all__ = ["Actor", "wait_for"]
@@ -24,6 +24,9 @@ class Actor:
         self.name = name
         self._limit = limit
         self._seed = secrets.token_bytes(32)
+        self.identity = Identity.from_seed(self._seed)
+        self.v1_peers: list[Did] = []
+        """Whom it believes v1 frames."""
         self._news: deque[dict[str, Any]] = deque(maxlen=_RATE_WINDOW)
         self._child: Child | None = None
         self.address = Address("127.0.0.1", 0)
@@ -36,7 +39,12 @@ class Actor:
         self._child = Child(
             self.name, "signedwire.demo.node", limit=self._limit, on_news=self._news.append
         )
-        opened = self.ask("open", seed=self._seed.hex(), port=self.address.port)
+        opened = self.ask(
+            "open",
+            seed=self._seed.hex(),
+            port=self.address.port,
+            v1_peers=[str(did) for did in self.v1_peers],
+        )
         self.did = Did.parse(opened["did"])
         self.address = Address.parse(opened["address"])
         self.listening_at = opened["at"]

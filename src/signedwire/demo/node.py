@@ -2,7 +2,7 @@
 
 It is an ordinary application: one `signedwire.Node`, one task that takes every
 message, and some things to do that the conductor asks for. It tells its counters
-ten times a second.
+ten times a second, and remembers who has proven to be whom.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import statistics
 import struct
 import sys
 import time
+from collections import deque
 from typing import Any, Final
 
 from signedwire import (
     BackpressureError,
+    DeliveryState,
     Did,
     Identity,
     Message,
@@ -26,11 +28,14 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.bench.children import Channel, Request
+from signedwire.events import PeerConnected
 
 __all__ = ["counters"]
 
 _NEWS_INTERVAL: Final = 0.1
 _SETTLE_TIMEOUT: Final = 3.0
+_AT_A_TIME: Final = 2_000
+_MAX_DELAYS: Final = 5_000
 _PAUSE: Final = 0.05
 """Between two emergencies, so that each meets an idle link and a full queue."""
 # stream, number, when it was sent, number of the last Low message then
@@ -44,7 +49,7 @@ class Stream:
     def __init__(self) -> None:
         self.count = self.first = self.last = self.breaks = 0
         self.first_at = self.last_at = 0.0
-        self.delays: list[float] = []
+        self.delays: deque[float] = deque(maxlen=_MAX_DELAYS)
         self.overtaken: list[int] = []
 
     def add(self, number: int, delay: float) -> None:
@@ -65,7 +70,6 @@ class Stream:
             "first_at": self.first_at,
             "last_at": self.last_at,
             "median_delay": statistics.median(self.delays) if self.delays else None,
-            "worst_delay": max(self.delays, default=None),
             "least_overtaken": min(self.overtaken, default=None),
         }
 
@@ -77,7 +81,8 @@ class Actor:
         self._node = node
         self._peer = node.did
         self._streams: dict[int, Stream] = {}
-        self._heard: list[dict[str, str]] = []
+        self._heard: list[str] = []
+        self._linked: list[str] = []
         self._steady: asyncio.Task[None] | None = None
         self._receipts: list[tuple[float, Receipt]] = []
 
@@ -88,12 +93,16 @@ class Actor:
         async for message in self._node.messages():
             self._take(message)
 
+    async def watch(self) -> None:
+        """Note who has linked to us."""
+        async for event in self._node.events():
+            if isinstance(event, PeerConnected):
+                self._linked.append(str(event.did))
+
     def _take(self, message: Message) -> None:
         payload = message.payload
         if len(payload) != _SIZE:
-            self._heard.append(
-                {"text": payload.decode(), "envelope": message.envelope.encode().hex()}
-            )
+            self._heard.append(payload.decode())
             return
         key, number, sent_ns, last_low = _NUMBERED.unpack_from(payload)
         stream = self._streams.setdefault(key, Stream())
@@ -105,8 +114,12 @@ class Actor:
     async def seen(self, stream: int) -> dict[str, Any]:
         return self._streams.get(stream, Stream()).report()
 
-    async def heard(self) -> list[dict[str, str]]:
+    async def heard(self) -> list[str]:
         return self._heard
+
+    async def linked(self) -> list[str]:
+        """The DIDs that have been proven to us over v2, as often as they were."""
+        return self._linked
 
     # -- sending
 
@@ -114,17 +127,23 @@ class Actor:
         self._peer = Did.parse(did)
         self._node.routing.update(self._peer, address)
 
-    async def say(self, text: str) -> None:
-        await self._node.send(self._peer, text.encode())
+    async def say(self, text: str) -> str:
+        """Send it, and return the proof that it was accepted."""
+        receipt = await self._node.send(self._peer, text.encode())
+        return receipt.proof().hex()
 
-    async def flood(self, stream: int, seconds: float) -> int:
-        """As fast as it goes; returns how many."""
+    async def flood(self, stream: int, seconds: float) -> dict[str, int]:
+        """As fast as it goes; returns how many, and how many of them have a signed receipt."""
         end = time.perf_counter() + seconds
-        for number in itertools.count(1):
-            await self._node.send(self._peer, _numbered(stream, number), until="queued")
-            if time.perf_counter() > end:
-                return number
-        raise AssertionError
+        sent = confirmed = 0
+        while time.perf_counter() < end:
+            numbers = range(sent + 1, sent + _AT_A_TIME + 1)
+            receipts = await self._node.send_many(
+                self._peer, (_numbered(stream, number) for number in numbers)
+            )
+            sent += len(receipts)
+            confirmed += sum(receipt.evidence is not None for receipt in receipts)
+        return {"sent": sent, "confirmed": confirmed}
 
     async def begin_steady(self, stream: int, rate: float) -> None:
         """Send `rate` messages per second from now on."""
@@ -142,14 +161,14 @@ class Actor:
         assert self._steady is not None
         self._steady.cancel()
         sent = len(self._receipts)
-        written = 0
+        confirmed = 0
         async with asyncio.timeout(_SETTLE_TIMEOUT):
             for _, receipt in self._receipts:
-                await receipt.wait()
-                written += 1
+                await receipt.wait(DeliveryState.ACCEPTED)
+                confirmed += receipt.evidence is not None
         return {
             "sent": sent,
-            "written": written,
+            "confirmed": confirmed,
             "first_after": [
                 next((n for n, (at, _) in enumerate(self._receipts, 1) if at > instant), sent + 1)
                 for instant in instants
@@ -225,7 +244,10 @@ async def _run(limit: float) -> None:
     opening = await requests.get()
     # More patient than the default, so that what is sent while the peer is away waits for it.
     config = TransportConfig(
-        listen=f"127.0.0.1:{opening.arguments['port']}", max_attempts=100, retry_max_delay=0.25
+        listen=f"127.0.0.1:{opening.arguments['port']}",
+        v1_peers=opening.arguments["v1_peers"],
+        max_attempts=100,
+        retry_max_delay=0.25,
     )
     try:
         identity = Identity.from_seed(bytes.fromhex(opening.arguments["seed"]))
@@ -236,7 +258,8 @@ async def _run(limit: float) -> None:
         return
     opening.answer({"did": str(node.did), "address": str(node.address), "at": time.perf_counter()})
     actor = Actor(node)
-    tasks = {asyncio.create_task(actor.take_all()), asyncio.create_task(_tell(channel, node))}
+    background = (actor.take_all(), actor.watch(), _tell(channel, node))
+    tasks: set[asyncio.Task[None]] = {asyncio.create_task(work) for work in background}
     # Until the conductor closes the channel, which ends the process.
     while True:
         task = asyncio.create_task(_handle(actor, await requests.get()))

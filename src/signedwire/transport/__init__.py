@@ -1,20 +1,26 @@
 """Links between nodes: who is connected to whom, and what goes over it.
 
-    send ─→ Peer ─→ Outbound ─→ OutboundLink ═══ bytes ═══ InboundLink ─→ Screen ─→ Inbox
-            (queue)  (dials,     (one socket)               (one socket)
-                     writes)
+    send ─→ Outgoing ─→ Peer ──→ LinkDialer ─→ Link ═══ TLS ═══ Link ─→ Inflow ─→ Inbox
+                     (queue and  (dials)     (one socket, both ways)  (marks, credit)
+                      numbers)   Outbound ─→ OutboundLink ══ v1 ══ InboundLink ─→ Screen ─→ Inbox
 
-- `core.Core` owns all of it and lives in one event loop. It does no I/O itself.
-- `outbound`: a `Peer` is a queue for one DID; an `Outbound` is the one
-  connection to an address and the worker that dials, writes and retries. A dead
-  address delays nobody but the peers at that address.
-- `inbound`: accepted connections, their deadlines, and the order of checks.
-- `pool`, `admission`: pure decisions. Who may hold an outbound connection, who
-  must give one up; which inbound connection is let in.
+- `core.Core` owns all of it and lives in one event loop: `outgoing`, `links`,
+  `incoming` are its three parts.
+- `outgoing`, `peer`: a `Peer` is a queue for one DID, and the way to it.
+- `dialer`: attempts, pauses and places, whatever the wire. `link_dialer` is the way
+  to one DID over v2; `outbound` the one v1 connection to an address, for all who are
+  reached there. A dead address delays nobody but its peers.
+- `link`: a v2 link, one `wire.session.Session` over `tls` over one socket, whoever
+  dialed; `links` keeps one to each peer; `inflow` is what outlives links on the
+  receiving side: marks, credit, answers.
+- `incoming`, `doorway`: every accepted connection stands at the door until its first
+  byte tells its wire. `inbound`: v1 connections, their deadlines, the order of checks.
+- `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;
+  which inbound one is let in; which DIDs are turned away.
 - `carrier`: the seam to the operating system. `tcp` and `memory` implement it.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 
-Connections carry one direction, as v1 has it: the accepting side never writes.
-So the dialer watches for the peer's close, which is the only thing that can
-arrive, and asks the kernel once more right before each write.
+v1 connections carry one direction: the accepting side never writes. So their dialer
+watches for the peer's close, which is the only thing that can arrive, and asks the
+kernel once more right before each write.
 """

@@ -66,7 +66,7 @@ class BlockingTransport:
         """
         receipt = Receipt(envelope.recipient, envelope.sequence_number)
         message = OutgoingMessage(receipt, envelope.priority, None, envelope=envelope)
-        self._core.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
+        self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return receipt
 
     def receive(self, timeout: float | None = 0.0) -> SignedEnvelope | None:
@@ -77,7 +77,7 @@ class BlockingTransport:
         Raises:
             ClosedError: the transport is closed and nothing is left.
         """
-        message = self._core.receive(timeout)
+        message = self._core.incoming.receive(timeout)
         return None if message is None else message.envelope
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class BlockingTransport:
     @property
     def address(self) -> Address | None:
         """Where it listens, with the real port; `None` without a listener."""
-        return self._core.address
+        return self._core.incoming.address
 
     def stats(self) -> TransportStats:
         """The counters now."""
@@ -115,7 +115,7 @@ class BlockingTransport:
 
     def peers(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was sent to."""
-        return self._core.peer_status()
+        return self._core.outgoing.status()
 
     def __repr__(self) -> str:
         state = f"on {self.address}" if self._core.is_open else "closed"

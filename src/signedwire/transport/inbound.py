@@ -17,13 +17,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.screen import Passed
-from signedwire.transport.tcp import set_accepted_options
 from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
+    from signedwire.transport.doorway import Guest
 
 __all__ = ["InboundLink"]
 
@@ -34,15 +34,15 @@ _MAX_SLICE: Final = 32
 _SLICES_AHEAD: Final = 2
 # From a connection that has brought nothing acceptable yet.
 _MAX_UNACCEPTABLE: Final = 1000
-_LOOK_AGAIN: Final = 0.05
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
 class InboundLink(asyncio.Protocol):
     """One connection that we accepted. It only reads."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, guest: Guest) -> None:
         self._core = core
+        self._guest = guest
         self._decoder = FrameDecoder(core.config.max_frame_size)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[bytes] = deque()
@@ -51,35 +51,19 @@ class InboundLink(asyncio.Protocol):
         self._worker: asyncio.Task[None] | None = None
         self._is_paused = False
         self._is_at_end = False
-        self._is_refused = False
-        self._is_proven = False
         self._unacceptable = 0
-        self._proof_timer: asyncio.TimerHandle | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
-        self.host = ""
 
     # -- the connection -----------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not isinstance(): uvloop's transports are of no asyncio class.
-        self._transport = transport = cast(asyncio.Transport, transport)
-        peername = transport.get_extra_info("peername")
-        self.host = peername[0] if peername else "unknown"
-        if not self._core.admit(self):
-            self._refuse(Reason.CONNECTION_LIMIT, "too many connections")
-            return
-        set_accepted_options(transport)
-        timeout = self._core.config.handshake_timeout
-        if timeout is not None:
-            self._proof_timer = asyncio.get_running_loop().call_later(
-                timeout, self._on_unproven, False
-            )
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._core.counters.bytes_received += len(data)
-        if self._is_refused:
+        if self._guest.is_refused:
             return
-        self._core.touch(self)
+        self._guest.touch()
         had_partial = self._decoder.has_partial_frame
         frames = self._without_stubs(self._decoder.receive_data(data))
         if frames:
@@ -99,10 +83,10 @@ class InboundLink(asyncio.Protocol):
         return whole
 
     def _drop(self, reason: Reason, count: int = 1) -> None:
-        self._core.drop(reason, self.host, count=count)
+        self._core.drop(reason, self._guest.host, count=count)
         self._unacceptable += count
-        if not self._is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
-            self._refuse(reason, "nothing acceptable came, and much else")
+        if not self._guest.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
+            self._guest.refuse(reason, "nothing acceptable came, and much else")
 
     def eof_received(self) -> bool:
         self._decoder.receive_eof()
@@ -111,95 +95,65 @@ class InboundLink(asyncio.Protocol):
         return True  # _finish() closes, once what has arrived is delivered
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timers()
-        self._core.forget(self)
+        self._cancel_frame_timer()
+        self._guest.leave()
         self._decoder.receive_eof()
         self._is_at_end = True
         self._finish()
 
-    def close(self) -> None:
-        """End the connection and what is being done for it."""
-        self._cancel_timers()
-        self._is_refused = True
-        if self._worker is not None:
-            self._worker.cancel()
-            self._core.counters.dropped[Reason.INBOX_CLOSED] += self._in_check + len(self._frames)
-        if self._transport is not None:
-            self._transport.abort()
+    def discard(self) -> None:
+        """Forget what has not been looked at; the connection was refused."""
+        self._frames.clear()
+        self._cancel_frame_timer()
 
-    def evict(self) -> None:
-        """Make room for another stranger."""
-        self._refuse(Reason.CONNECTION_LIMIT, "made room for a newer connection")
+    async def stop(self) -> None:
+        """End the check of what has arrived, and count it."""
+        worker = self._worker
+        if worker is not None:
+            untaken = self._in_check + len(self._frames)
+            self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
 
     @property
-    def worker(self) -> asyncio.Task[None] | None:
-        """The task that checks and delivers, while there is one."""
-        return self._worker
+    def is_working(self) -> bool:
+        """Whether something that arrived has not been judged yet."""
+        return self._worker is not None or bool(self._frames)
 
     def _finish(self) -> None:
         """Once all that arrived is delivered, close a stream that ended or went wrong."""
         if self._worker is not None:
             return
         if self._decoder.error is not None:
-            self._refuse(self._decoder.error.reason, self._decoder.error.fact)
+            self._guest.refuse(self._decoder.error.reason, self._decoder.error.fact)
         elif self._is_at_end and self._transport is not None:
             self._transport.close()
-
-    def _refuse(self, reason: Reason, fact: str) -> None:
-        assert self._transport is not None
-        if self._is_refused:
-            return
-        self._is_refused = True
-        self._frames.clear()
-        self._core.drop(reason)
-        self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
-        self._cancel_timers()
-        self._transport.abort()
-
-    def _on_unproven(self, was_seen: bool) -> None:
-        """The time for a first acceptable envelope is over, but for what has arrived already.
-
-        After a stall of our own loop, its timers can be due before its reads.
-        """
-        is_working = self._worker is not None or bool(self._frames)
-        if was_seen and not is_working:
-            self._refuse(Reason.TOO_SLOW, "no acceptable envelope in time")
-        else:
-            self._proof_timer = asyncio.get_running_loop().call_later(
-                _LOOK_AGAIN, self._on_unproven, True
-            )
 
     # -- deadlines ----------------------------------------------------------
 
     def _watch_frame(self, *, is_new: bool) -> None:
         """Keep one timer for the frame that the peer owes, from that frame's first byte."""
         if not self._decoder.has_partial_frame:
-            if self._frame_timer is not None:
-                self._frame_timer.cancel()
-                self._frame_timer = None
+            self._cancel_frame_timer()
             return
         timeout = self._core.config.frame_timeout
         # Paused: the peer cannot be late with bytes that we do not read. _resume() asks again.
         if timeout is None or self._is_paused or not (is_new or self._frame_timer is None):
             return
-        if self._frame_timer is not None:
-            self._frame_timer.cancel()
+        self._cancel_frame_timer()
         self._frame_timer = asyncio.get_running_loop().call_later(
-            timeout, self._refuse, Reason.TOO_SLOW, "a frame was not complete in time"
+            timeout, self._guest.refuse, Reason.TOO_SLOW, "a frame was not complete in time"
         )
 
-    def _cancel_timers(self) -> None:
-        for timer in (self._proof_timer, self._frame_timer):
-            if timer is not None:
-                timer.cancel()
-        self._proof_timer = self._frame_timer = None
+    def _cancel_frame_timer(self) -> None:
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
+            self._frame_timer = None
 
     def _pause(self) -> None:
         if not self._is_paused and self._transport is not None:
             self._is_paused = True
-            if self._frame_timer is not None:
-                self._frame_timer.cancel()
-                self._frame_timer = None
+            self._cancel_frame_timer()
             self._transport.pause_reading()
 
     def _resume(self) -> None:
@@ -217,39 +171,42 @@ class InboundLink(asyncio.Protocol):
             if not self._frames:
                 return
             self._worker = asyncio.create_task(self._work_in_threads())
+            self._core.incoming.busy.add(self)
         if self._pending_bytes > _MAX_PENDING_BYTES:
             self._pause()
 
     def _work_inline(self) -> None:
-        while self._frames and self._core.inbox.has_room():
+        while self._frames and self._core.incoming.inbox.has_room():
             frame = self._frames.popleft()
             self._pending_bytes -= len(frame)
-            self._deliver([self._core.screen.check(frame)])
+            self._deliver([self._core.incoming.screen.check(frame)])
 
     async def _work_in_threads(self) -> None:
-        core = self._core
+        incoming = self._core.incoming
         checks: deque[asyncio.Future[list[Passed | Reason]]] = deque()
         try:
             while self._frames or checks:
                 # Some slices ahead, so that no core waits for what the loop does, and
                 # no more, so that nobody's burst is ahead of everybody else.
-                while self._frames and len(checks) < _SLICES_AHEAD * core.threads:
-                    checks.append(core.run_in_thread(core.screen.check_all, self._take_slice()))
+                while self._frames and len(checks) < _SLICES_AHEAD * incoming.threads:
+                    frames = self._take_slice(incoming.threads)
+                    checks.append(incoming.run_in_thread(incoming.screen.check_all, frames))
                 await self._deliver_all(await checks.popleft())
                 if self._pending_bytes < _MAX_PENDING_BYTES // 2:
                     self._resume()
         finally:
             self._worker = None
+            incoming.busy.discard(self)
             for check in checks:
                 check.cancel()
         self._finish()
 
-    def _take_slice(self) -> list[bytes]:
+    def _take_slice(self, threads: int) -> list[bytes]:
         waiting = len(self._frames)
-        share = max(_MIN_SLICE, -(-waiting // self._core.threads))
-        frames = [self._frames.popleft() for _ in range(min(waiting, _MAX_SLICE, share))]
+        size = min(waiting, _MAX_SLICE, max(_MIN_SLICE, -(-waiting // threads)))
+        frames = [self._frames.popleft() for _ in range(size)]
         self._pending_bytes -= sum(map(len, frames))
-        self._in_check += len(frames)
+        self._in_check += size
         return frames
 
     async def _deliver_all(self, verdicts: list[Passed | Reason]) -> None:
@@ -259,32 +216,24 @@ class InboundLink(asyncio.Protocol):
             verdicts = verdicts[done:]
             if verdicts:
                 self._pause()
-                await self._core.inbox_room()
+                await self._core.incoming.inbox_room()
 
     def _deliver(self, verdicts: list[Passed | Reason]) -> int:
         """Deliver for as long as the application has room; returns how many were dealt with."""
         core = self._core
-        inbox, screen = core.inbox, core.screen
+        inbox, screen = core.incoming.inbox, core.incoming.screen
         for done, verdict in enumerate(verdicts):
             if isinstance(verdict, Reason):
                 self._drop(verdict)
                 continue
-            if not self._is_proven:
-                # Even where it has to wait for the application: the peer does not.
-                self._prove()
+            if not self._guest.is_proven:
+                # Also where it has to wait for the application: its sender did not.
+                self._guest.prove()
             if screen.is_replay(verdict):
-                core.drop(Reason.DUPLICATE, self.host)
+                core.drop(Reason.DUPLICATE, self._guest.host)
             elif inbox.put(verdict.message, verdict.priority):
                 screen.remember(verdict)
                 core.counters.messages_received += 1
             else:
                 return done
         return len(verdicts)
-
-    def _prove(self) -> None:
-        """The first acceptable envelope ends the time for a first envelope."""
-        self._is_proven = True
-        if self._proof_timer is not None:
-            self._proof_timer.cancel()
-            self._proof_timer = None
-        self._core.prove(self)

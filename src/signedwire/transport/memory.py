@@ -17,7 +17,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from signedwire.errors import DialError, ListenError
 from signedwire.types import Address
@@ -73,8 +73,9 @@ class MemoryNetwork:
         here.other, there.other = there, here
         with self._lock:
             self._streams |= {here, there}
-        protocol.connection_made(here)
+        # First this: a protocol may write as soon as it is connected.
         listener.loop.call_soon_threadsafe(there.begin)
+        protocol.connection_made(here)
         return here
 
     async def listen(
@@ -181,6 +182,12 @@ class _Stream(asyncio.Transport):
 
     def begin(self) -> None:
         self._protocol.connection_made(self)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
 
     # -- writing: our loop ----------------------------------------------------------
 

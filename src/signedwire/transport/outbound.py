@@ -1,10 +1,4 @@
-"""Sending: a queue for each peer, one connection for each address.
-
-    idle ──message──→ dialing ──→ connected ──peer closed──→ idle or dialing
-                       │   ↖                 ──evicted─────→ idle
-                     failed  │
-                       ↓   pause over
-                    backing off ──nothing left to send──→ idle
+"""Sending over v1: one connection for each address.
 
 An `Outbound` writes whenever its socket takes more, in batches, and stops at
 the first byte that the operating system does not take at once, so that what
@@ -18,24 +12,21 @@ received. Messages that reach into that tail are queued again, in order.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
-from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.errors import ConnectTimeout, DialError
+from signedwire.errors import DialError
 from signedwire.transport.carrier import Carrier
+from signedwire.transport.dialer import Dialer
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.types import Address, DeliveryState, PeerState, Reason, unix_time_us
 from signedwire.wire.frames import encode_frame
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
 
-__all__ = ["Outbound", "OutboundLink", "Peer"]
+__all__ = ["Outbound", "OutboundLink"]
 
 ORDERLY_CLOSE: Final = "the peer closed it"
 """How the error of a connection ends that was not reset."""
@@ -43,36 +34,6 @@ ORDERLY_CLOSE: Final = "the peer closed it"
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
-_STABLE_AFTER: Final = 5.0
-
-
-class Peer:
-    """The queue to one DID."""
-
-    __slots__ = (
-        "did",
-        "dropped",
-        "failures",
-        "is_ready",
-        "lanes",
-        "outbound",
-        "room",
-        "route",
-    )
-
-    def __init__(self, did: Did, limit: int, reserve: int) -> None:
-        self.did = did
-        self.lanes: Lanes[OutgoingMessage] = Lanes(limit, reserve)
-        self.outbound: Outbound | None = None
-        self.route: tuple[int, Address | None] = -1, None
-        """The version of the routing table, and what it said. One value: threads share it."""
-        self.room: asyncio.Future[None] | None = None
-        """Resolved when a full queue has room again; shared by all who wait for it."""
-        self.failures = 0
-        """Attempts to reach the peer that failed, ever."""
-        self.is_ready = False
-        """Whether the core has been told that messages wait."""
-        self.dropped: Counter[Reason] = Counter()
 
 
 class OutboundLink(asyncio.Protocol):
@@ -208,48 +169,20 @@ class OutboundLink(asyncio.Protocol):
             self._transport.abort()
 
 
-class Outbound:
-    """The connection to one address and all peers that are reached there."""
+class Outbound(Dialer):
+    """The v1 connection to one address and all peers that are reached there."""
 
     def __init__(self, core: Core, address: Address) -> None:
-        self._core = core
-        self.address = address
-        self.state = PeerState.IDLE
-        self.since = time.time()
-        self.last_error: str | None = None
-        self.last_error_at: float | None = None
-        self.retry_at: float | None = None
-        self._ready: deque[Peer] = deque()  # peers with messages, each once
+        super().__init__(core, address)
         self._link: OutboundLink | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._place: asyncio.Future[None] | None = None
         self._pump_handle: asyncio.Handle | None = None
-        self._connected_at = 0.0
-        self._was_connected = False
-        self._next_dial_at = 0.0
-        self._delays = self._new_delays()
-
-    # -- what the core calls ------------------------------------------------
-
-    def add(self, peer: Peer) -> None:
-        """Messages wait for `peer`."""
-        if peer not in self._ready:
-            self._ready.append(peer)
-        self.pump()
-
-    def remove(self, peer: Peer) -> None:
-        """The peer is reached elsewhere now."""
-        if peer in self._ready:
-            self._ready.remove(peer)
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection could be closed without losing or delaying anything."""
         return self._link is not None and not self._ready and self._link.is_drained
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing waits and nothing is in the air."""
         return not self._ready and (self._link is None or self._link.is_drained)
 
     @property
@@ -257,32 +190,20 @@ class Outbound:
         """Seconds, while connected and where the kernel knows."""
         return None if self._link is None else self._link.round_trip
 
-    def grant_place(self) -> None:
-        """The pool has a place for this connection."""
-        if self._place is not None and not self._place.done():
-            self._place.set_result(None)
-
     def evict(self) -> None:
-        """The place went to another; the next message connects again."""
         link, self._link = self._link, None
         assert link is not None
         link.close()
-        self._set_state(PeerState.IDLE)
+        self._forget_wire()
+        self.set_state(PeerState.IDLE)
 
-    async def close(self) -> None:
-        """Stop and close. Cancels what is being done; messages stay in their queues."""
+    def _close_link(self) -> None:
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
         link, self._link = self._link, None
         if link is not None:
             for message in link.close():
-                self._core.give_up(message, Reason.CLOSED)
-        self._set_state(PeerState.CLOSED)
-
-    # -- writing ------------------------------------------------------------
+                self._core.outgoing.give_up(message, Reason.CLOSED)
 
     def pump(self) -> None:
         """Write one batch, or see to it that there will be a connection."""
@@ -291,22 +212,19 @@ class Outbound:
             return
         link = self._link
         if link is None:
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
+            self.connect()
             return
-        if not link.can_write:
-            return
-        if link.peer_has_closed():
-            # The loop will tell us with connection_lost(); nothing is written before.
+        # A closed peer is told of by connection_lost(); nothing is written before.
+        if not link.can_write or link.peer_has_closed():
             return
         batch = self._next_batch()
         if batch:
-            self._core.pool.touch(self)
+            self._core.outgoing.pool.touch(self)
             self._core.counters.bytes_sent += link.write(batch)
         if self._ready:
             self._pump_soon()
-        elif self._core.pool.has_queue:
-            self._core.offer_place(self)
+        elif self._core.outgoing.pool.has_queue:
+            self._core.outgoing.fill_places()
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -323,7 +241,7 @@ class Outbound:
             if message is None:
                 ready.popleft()
                 continue
-            if message.receipt.is_final or self._core.expire_if_due(message):
+            if self._core.outgoing.is_dead(message) or self._is_too_large(message):
                 continue
             frame = encode_frame(message.seal().encode())
             batch.append((frame, message))
@@ -331,134 +249,46 @@ class Outbound:
         ready.rotate(-1)
         return batch
 
-    def on_written(self, messages: list[OutgoingMessage]) -> None:
-        """The link has handed these to the operating system."""
-        counters = self._core.counters
-        counters.messages_sent += len(messages)
-        now = unix_time_us()
-        for message in messages:
-            message.receipt.advance(DeliveryState.WRITTEN, at_us=now)
-
-    # -- connecting ---------------------------------------------------------
-
-    async def _connect(self) -> None:
-        """Dial until connected, or until no message is left that wants it."""
-        try:
-            loop = asyncio.get_running_loop()
-            if loop.time() >= self._next_dial_at:
-                self._delays = self._new_delays()
-            while self._has_messages():
-                pause = self._next_dial_at - loop.time()
-                if pause > 0:
-                    self.retry_at = time.time() + pause
-                    self._set_state(PeerState.BACKING_OFF)
-                    await asyncio.sleep(pause)
-                    self.retry_at = None
-                    continue  # what waited may have expired meanwhile
-                self._set_state(PeerState.DIALING)
-                if await self._dial():
-                    return
-            self._set_state(PeerState.IDLE)
-        finally:
-            self.retry_at = None
-            self._connecting = None
-
-    async def _dial(self) -> bool:
-        self._place = asyncio.get_running_loop().create_future()
-        link = OutboundLink(self, self._core.carrier)
-        try:
-            self._core.apply_for_place(self)
-            await self._place
-            timeout = self._core.config.connect_timeout
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._core.carrier.dial(self.address, link)
-                    if link.is_lost:
-                        raise DialError(self.address, "the peer closed the connection at once")
-            except TimeoutError:
-                raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
-        except DialError as error:
-            self._core.leave_pool(self)
-            self._core.counters.dial_failures += 1
-            self._fail_attempt(str(error))
+    def _is_too_large(self, message: OutgoingMessage) -> bool:
+        """Whether it was queued before its peer was known to speak only v1."""
+        limit = self._core.config.max_v1_payload_size
+        if message.payload_size <= limit:
             return False
-        except Exception as error:
-            # A fault of a carrier, or ours: told, counted as an attempt, and not the
-            # end of dialing, which would leave messages waiting for ever.
-            link.abort()
-            self._core.log.exception("dialing %s failed in a way that it must not", self.address)
-            self._core.leave_pool(self)
-            self._core.counters.dial_failures += 1
-            self._fail_attempt(f"cannot connect to {self.address}: {error!r}")
-            return False
-        except BaseException:
-            link.abort()
-            self._core.leave_pool(self)
-            raise
-        finally:
-            self._place = None
-        self._on_connected(link)
+        cause = f"the peer speaks v1, whose limit is {limit} bytes"
+        self._core.outgoing.give_up(message, Reason.TOO_LARGE, cause)
         return True
 
-    def _on_connected(self, link: OutboundLink) -> None:
+    def on_written(self, messages: list[OutgoingMessage]) -> None:
+        """The link has handed these to the operating system."""
+        self._core.counters.messages_sent += len(messages)
+        now = unix_time_us()
+        for message in messages:
+            message.receipt.is_unconfirmed = True
+            message.receipt.climb(DeliveryState.WRITTEN, now)
+
+    async def _open(self) -> None:
+        link = OutboundLink(self, self._core.carrier)
+        try:
+            await self._dial_carrier(link)
+        except BaseException:
+            link.abort()
+            raise
+        if link.is_lost:
+            raise DialError(self.address, "the peer closed the connection at once")
         self._link = link
-        self._connected_at = asyncio.get_running_loop().time()
-        if self._was_connected:
-            self._core.counters.reconnections += 1
-        self._was_connected = True
-        self._set_state(PeerState.CONNECTED)
-        self._core.log.debug("connected to %s", self.address)
-        self._pump_soon()
+
+    def _forget_wire(self) -> None:
+        for peer in self._core.outgoing.peers_of(self):
+            self._core.links.on_v1_over(peer)
 
     def on_lost(self, link: OutboundLink, lost: list[OutgoingMessage], cause: str) -> None:
         """A connection is gone; `lost` never reached the peer's host."""
         if link is not self._link:  # evicted or closed by us
             return
         self._link = None
-        self._core.leave_pool(self)
-        cause = f"connection to {self.address} ended: {cause}"
-        self.note_error(cause)
-        self._core.counters.rewritten += len(lost)
-        self._core.put_back(lost)
-        now = asyncio.get_running_loop().time()
-        if now - self._connected_at >= _STABLE_AFTER:
-            self._delays = self._new_delays()
-            self._next_dial_at = now
-        elif link.has_written:
-            # Accepted and dropped at once: a connect alone is no recovery.
-            self._next_dial_at = now + next(self._delays)
-        else:
-            # Dropped before it could be used: no better than a failed dial.
-            self._fail_attempt(cause)
-        self._set_state(PeerState.IDLE)
-        self.pump()
-
-    def _fail_attempt(self, cause: str) -> None:
-        self.note_error(cause)
-        self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+        self._forget_wire()
+        outgoing = self._core.outgoing
+        outgoing.put_back(lost)
+        self._on_lost(cause, was_used=link.has_written)
         for peer in tuple(self._ready):
-            peer.failures += 1
-            self._core.give_up_exhausted(peer, cause)
-
-    def note_error(self, cause: str) -> None:
-        """Remember a failure for `PeerStatus`."""
-        self.last_error = cause
-        self.last_error_at = time.time()
-        self._core.log.info("%s", cause)
-
-    def _has_messages(self) -> bool:
-        self._core.reroute(self._ready)
-        while self._ready and not self._ready[0].lanes:
-            self._ready.popleft()
-        return bool(self._ready)
-
-    def _set_state(self, state: PeerState) -> None:
-        if state is not self.state:
-            self.state = state
-            self.since = time.time()
-
-    def _new_delays(self) -> Iterator[float]:
-        config = self._core.config
-        return backoff_delays(
-            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._core.rng
-        )
+            outgoing.assign(peer)

@@ -12,10 +12,19 @@
     106  payload
     -64  signature         Ed25519 over BLAKE3(header ‖ payload); zeros: unsigned
 
-A `SignedEnvelope` keeps the encoded bytes and nothing else: a field is read
-from them when it is asked for. So decoding costs one length check and a few
-byte comparisons, and what is verified, stored and forwarded is exactly what
-arrived.
+That is a v1 envelope. A v2 envelope has version 8, a header of 122 bytes, and
+is signed together with others (`wire.batch`):
+
+    106  epoch             u64 LE; grows when the sender loses its state
+    114  expires_at_us     u64 LE, Unix time; 0: never
+    122  payload
+         path              only where it stands alone: hashes of the others
+    -68  index, count      2 × u16 LE: its place in the batch
+    -64  signature         over the batch
+
+A `SignedEnvelope` keeps the bytes as they came: a field is read from them when
+it is asked for. So decoding costs one length check and a few byte comparisons,
+and what is verified, stored and forwarded is exactly what arrived.
 """
 
 from __future__ import annotations
@@ -26,8 +35,9 @@ from typing import Final, Self
 from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
-from signedwire.identity import Identity, verify_digest
+from signedwire.identity import Identity, Label, verify_digest, verify_labelled
 from signedwire.types import Did, PayloadType, Priority, known_did, unix_time_us
+from signedwire.wire.batch import HASH_SIZE, batch_root, path_of, path_size, root_from_path
 
 __all__ = ["ENVELOPE_OVERHEAD", "HEADER_SIZE", "SIGNATURE_SIZE", "SignedEnvelope"]
 
@@ -38,15 +48,69 @@ ENVELOPE_OVERHEAD: Final = HEADER_SIZE + SIGNATURE_SIZE
 
 MAGIC: Final = 0x4F4D4E49
 V1_VERSION: Final = 7
+V2_VERSION: Final = 8
+V2_HEADER_SIZE: Final = 122
 UNSIGNED: Final = bytes(SIGNATURE_SIZE)
 
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
+_V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
+V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
+
+_V2_HEADER: Final = struct.Struct("<IIQQQ64sQBBQQ")
+_PLACE: Final = struct.Struct("<HH")
 _HEADER: Final = struct.Struct("<IIQQQ32s32sQBB")
 _HEADER_WITH_ID: Final = struct.Struct("<II16sQ32s32sQBB")
 _U64: Final = struct.Struct("<Q")
 _MAX_PRIORITY: Final = max(Priority)
-_MAX_PAYLOAD_TYPE: Final = max(PayloadType)
+MAX_PAYLOAD_TYPE: Final = max(PayloadType)
 _MAX_U64: Final = 2**64 - 1
+
+
+class BatchProof:
+    """The place of one envelope in a signed batch, and the way from it to the root.
+
+    While the batch is at hand, its leaves stand for the path, which is made only
+    when somebody asks for it: nearly nobody does.
+    """
+
+    MIN_SIZE: Final = 4 + SIGNATURE_SIZE
+    """Bytes of index, count and signature."""
+
+    __slots__ = ("_leaves", "_path", "count", "index", "signature")
+
+    def __init__(
+        self,
+        index: int,
+        count: int,
+        signature: bytes,
+        *,
+        leaves: list[bytes] | None = None,
+        path: bytes = b"",
+    ) -> None:
+        self.index = index
+        self.count = count
+        self.signature = signature
+        self._leaves = leaves
+        self._path = path
+
+    @property
+    def path(self) -> bytes:
+        """The other leaves of its group, then the other groups: 32 bytes each."""
+        if self._leaves is not None:
+            return path_of(self._leaves, self.index)
+        return self._path
+
+    def encode(self) -> bytes:
+        """What follows the payload of an envelope that stands alone."""
+        return self.path + _PLACE.pack(self.index, self.count) + self.signature
+
+    def root(self, sender: bytes, leaf: bytes) -> bytes:
+        """The root of the batch if `leaf` has this place in it.
+
+        Raises:
+            SignatureError: the path has another length than the place demands.
+        """
+        return root_from_path(sender, leaf, self.index, self.count, self.path)
 
 
 class SignedEnvelope:
@@ -56,12 +120,14 @@ class SignedEnvelope:
     nothing: `verify()` does.
     """
 
-    __slots__ = ("_data",)
-    _data: bytes
+    __slots__ = ("_body", "_proof")
+    _body: bytes  # header and payload
+    _proof: bytes | BatchProof  # a v1 signature, or a place in a signed batch
 
-    def __init__(self, data: bytes) -> None:
-        """Wrap bytes that are known to be a whole envelope; see `decode()`."""
-        self._data = data
+    def __init__(self, body: bytes, proof: bytes | BatchProof) -> None:
+        """Wrap parts that are known to be well-formed; see `decode()`."""
+        self._body = body
+        self._proof = proof
 
     @classmethod
     def sign(
@@ -95,7 +161,7 @@ class SignedEnvelope:
             message_id,
             timestamp_us,
         )
-        return cls(body + identity._sign_digest(blake3(body).digest()))
+        return cls(body, identity._sign_digest(blake3(body).digest()))
 
     @classmethod
     def unsigned(
@@ -124,80 +190,110 @@ class SignedEnvelope:
             message_id,
             timestamp_us,
         )
-        return cls(body + UNSIGNED)
+        return cls(body, UNSIGNED)
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Self:
-        """Read one envelope that fills `data` exactly; the signature is not checked.
+        """Read one envelope, v1 or v2, that fills `data` exactly; nothing is verified.
 
         Raises:
-            EnvelopeError: too short, another magic, or an unknown priority or
-                payload type.
+            EnvelopeError: too short, another magic, an unknown priority or payload
+                type, or a proof that cannot be one.
         """
         raw = bytes(data)
-        if len(raw) < ENVELOPE_OVERHEAD:
-            raise EnvelopeError(
-                f"not an envelope: {len(raw)} bytes, the smallest has {ENVELOPE_OVERHEAD}"
-            )
-        if raw[:4] != _MAGIC_BYTES:
-            raise EnvelopeError(
-                f"not an envelope: begins with {raw[:4].hex(' ')}, not {_MAGIC_BYTES.hex(' ')}"
-            )
-        if raw[104] > _MAX_PRIORITY:
-            raise EnvelopeError(f"not an envelope: priority {raw[104]}, known are 0 to 3")
-        if raw[105] > _MAX_PAYLOAD_TYPE:
-            raise EnvelopeError(f"not an envelope: payload type {raw[105]}, known are 0 to 4")
-        return cls(raw)
+        if raw[4:8] == _V2_VERSION_BYTES:
+            return cls._decode_v2(raw)
+        return cls.decode_v1(raw)
+
+    @classmethod
+    def decode_v1(cls, raw: bytes) -> Self:
+        """Read one envelope as v1 frames carry it, whatever version it names.
+
+        Raises:
+            EnvelopeError: as `decode()`.
+        """
+        check_header(raw, ENVELOPE_OVERHEAD)
+        return cls(raw[:-SIGNATURE_SIZE], raw[-SIGNATURE_SIZE:])
+
+    @classmethod
+    def _decode_v2(cls, raw: bytes) -> Self:
+        check_header(raw, V2_HEADER_SIZE + BatchProof.MIN_SIZE)
+        index, count = _PLACE.unpack_from(raw, len(raw) - BatchProof.MIN_SIZE)
+        try:
+            size = path_size(index, count) * HASH_SIZE + BatchProof.MIN_SIZE
+        except SignatureError as error:
+            raise EnvelopeError(f"not an envelope: {error}") from None
+        if len(raw) < V2_HEADER_SIZE + size:
+            raise EnvelopeError(f"not an envelope: {len(raw)} bytes, its proof alone has {size}")
+        path = raw[len(raw) - size : len(raw) - BatchProof.MIN_SIZE]
+        return cls(raw[:-size], BatchProof(index, count, raw[-SIGNATURE_SIZE:], path=path))
 
     def encode(self) -> bytes:
-        """The whole envelope as bytes. `decode(e.encode()) == e`; costs nothing."""
-        return self._data
+        """The whole envelope as bytes, verifiable alone: `decode(e.encode()) == e`."""
+        proof = self._proof
+        return self._body + (proof if isinstance(proof, bytes) else proof.encode())
 
     def verify(self) -> None:
         """Prove that `sender` signed exactly this header and payload.
 
-        The check is strict, see `signedwire.identity.verify_digest`. Thread-safe;
-        releases the GIL for most of its 45 µs.
+        The same for an envelope with a signature of its own and for one out of a
+        batch. The check is strict, see `signedwire.identity.verify_digest`.
+        Thread-safe; releases the GIL for most of its 45 µs.
 
         Raises:
             SignatureError: it is unsigned, or the signature does not fit.
         """
-        data = self._data
-        signature = data[-SIGNATURE_SIZE:]
-        if signature == UNSIGNED:
+        sender, proof = self._body[32:64], self._proof
+        if proof == UNSIGNED:
             raise SignatureError(
-                f"unsigned envelope: it claims to be from {data[32:64].hex()}, without proof"
+                f"unsigned envelope: it claims to be from {sender.hex()}, without proof"
             )
-        if not verify_digest(data[32:64], self.digest, signature):
+        if isinstance(proof, bytes):
+            is_good = verify_digest(sender, self.digest, proof)
+        else:
+            is_good = verify_labelled(
+                sender, Label.BATCH, proof.root(sender, self.digest), proof.signature
+            )
+        if not is_good:
             raise SignatureError(
-                f"bad signature: the envelope is not what {data[32:64].hex()} signed, "
+                f"bad signature: the envelope is not what {sender.hex()} signed, "
                 "or somebody else signed it"
             )
 
     @property
     def digest(self) -> bytes:
         """BLAKE3 of header and payload, 32 bytes: what the signature covers."""
-        return blake3(memoryview(self._data)[:-SIGNATURE_SIZE]).digest()
+        return blake3(self._body).digest()
 
     @property
     def is_signed(self) -> bool:
         """Whether a signature is present. It may still be wrong: see `verify()`."""
-        return self._data[-SIGNATURE_SIZE:] != UNSIGNED
+        return self._proof != UNSIGNED
+
+    @property
+    def proof(self) -> bytes | BatchProof:
+        """A v1 signature of 64 bytes, or the place in a signed batch."""
+        return self._proof
+
+    @property
+    def body(self) -> bytes:
+        """Header and payload: the bytes that the signature covers."""
+        return self._body
 
     @property
     def version(self) -> int:
         """The sender's wire version; live v1 peers write 7."""
-        return int.from_bytes(self._data[4:8], "little")
+        return int.from_bytes(self._body[4:8], "little")
 
     @property
     def message_id(self) -> bytes:
         """16 bytes that the sender chose. Not globally unique."""
-        return self._data[8:24]
+        return self._body[8:24]
 
     @property
     def sequence_number(self) -> int:
         """Counts the sender's envelopes, from 1."""
-        return int(_U64.unpack_from(self._data, 24)[0])
+        return int(_U64.unpack_from(self._body, 24)[0])
 
     @property
     def sender(self) -> Did:
@@ -206,7 +302,7 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID; such an envelope never verifies.
         """
-        return known_did(self._data[32:64])
+        return known_did(self._body[32:64])
 
     @property
     def recipient(self) -> Did:
@@ -215,47 +311,62 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID.
         """
-        return known_did(self._data[64:96])
+        return known_did(self._body[64:96])
 
     @property
     def timestamp_us(self) -> int:
         """When the sender says it made the envelope, in microseconds since 1970."""
-        return int(_U64.unpack_from(self._data, 96)[0])
+        return int(_U64.unpack_from(self._body, 96)[0])
 
     @property
     def priority(self) -> Priority:
         """The lane the sender chose."""
-        return Priority(self._data[104])
+        return Priority(self._body[104])
 
     @property
     def payload_type(self) -> PayloadType:
         """What the sender says the payload is."""
-        return PayloadType(self._data[105])
+        return PayloadType(self._body[105])
 
     @property
     def payload(self) -> bytes:
         """The bytes inside."""
-        return self._data[HEADER_SIZE:-SIGNATURE_SIZE]
+        return self._body[HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
 
     @property
     def signature(self) -> bytes:
-        """64 bytes; zeros when unsigned."""
-        return self._data[-SIGNATURE_SIZE:]
+        """64 bytes: of this envelope, or of its batch; zeros when unsigned."""
+        proof = self._proof
+        return proof if isinstance(proof, bytes) else proof.signature
+
+    @property
+    def epoch(self) -> int | None:
+        """Which state of its sender numbered it; `None` in v1, which has no epochs."""
+        if isinstance(self._proof, bytes):
+            return None
+        return int(_U64.unpack_from(self._body, 106)[0])
+
+    @property
+    def expires_at_us(self) -> int | None:
+        """The instant after which it must not be delivered: Unix time, µs; `None`: never."""
+        if isinstance(self._proof, bytes):
+            return None
+        return int(_U64.unpack_from(self._body, 114)[0]) or None
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SignedEnvelope):
-            return self._data == other._data
+            return self._body == other._body and self.encode() == other.encode()
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._data)
+        return hash(self._body)
 
     def __repr__(self) -> str:
         signed = "" if self.is_signed else " unsigned"
         return (
-            f"<SignedEnvelope{signed} #{self.sequence_number} {self._data[32:36].hex()}…"
-            f" -> {self._data[64:68].hex()}… {self.priority.name}"
-            f" {len(self._data) - ENVELOPE_OVERHEAD} bytes>"
+            f"<SignedEnvelope{signed} #{self.sequence_number} {self._body[32:36].hex()}…"
+            f" -> {self._body[64:68].hex()}… {self.priority.name}"
+            f" {len(self.payload)} bytes>"
         )
 
 
@@ -276,7 +387,7 @@ def _encode_body(
             f"sequence number {sequence_number} or timestamp {timestamp_us} "
             "is not between 0 and 2^64-1"
         )
-    if not (0 <= priority <= _MAX_PRIORITY and 0 <= payload_type <= _MAX_PAYLOAD_TYPE):
+    if not (0 <= priority <= _MAX_PRIORITY and 0 <= payload_type <= MAX_PAYLOAD_TYPE):
         raise EnvelopeError(
             f"priority {priority} or payload type {payload_type} is unknown",
             "Use the members of Priority and PayloadType",
@@ -313,3 +424,76 @@ def _encode_body(
     else:
         raise EnvelopeError(f"a message id is 16 bytes, got {len(message_id)}")
     return header + payload
+
+
+def check_header(raw: bytes, min_size: int) -> None:
+    """What v1 and v2 headers have in common.
+
+    Raises:
+        EnvelopeError: too short, another magic, or an unknown priority or type.
+    """
+    if len(raw) < min_size:
+        raise EnvelopeError(f"not an envelope: {len(raw)} bytes, the smallest has {min_size}")
+    if raw[:4] != _MAGIC_BYTES:
+        raise EnvelopeError(
+            f"not an envelope: begins with {raw[:4].hex(' ')}, not {_MAGIC_BYTES.hex(' ')}"
+        )
+    if raw[104] > _MAX_PRIORITY:
+        raise EnvelopeError(f"not an envelope: priority {raw[104]}, known are 0 to 3")
+    if raw[105] > MAX_PAYLOAD_TYPE:
+        raise EnvelopeError(f"not an envelope: payload type {raw[105]}, known are 0 to 4")
+
+
+def encode_v2_body(
+    parties: bytes,
+    payload: bytes,
+    message_number: int,
+    sequence_number: int,
+    timestamp_us: int,
+    priority: int,
+    payload_type: int,
+    epoch: int,
+    expires_at_us: int,
+) -> bytes:
+    """Header and payload of a v2 envelope; the caller answers for the ranges.
+
+    `parties` are sender and recipient. Positional, since it is called for every message.
+    """
+    return (
+        _V2_HEADER.pack(
+            MAGIC,
+            V2_VERSION,
+            message_number,
+            timestamp_us,
+            sequence_number,
+            parties,
+            timestamp_us,
+            priority,
+            payload_type,
+            epoch,
+            expires_at_us,
+        )
+        + payload
+    )
+
+
+def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
+    """Sign 1 to 256 bodies at once: (root, signature, leaves)."""
+    leaves = [blake3(body).digest() for body in bodies]
+    root = batch_root(bytes(identity.did), leaves)
+    return root, identity._sign_labelled(Label.BATCH, root), leaves
+
+
+def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[bytes, list[bytes]]:
+    """Check the signature of `sender` over a whole batch: (root, leaves).
+
+    Raises:
+        SignatureError: it does not fit; none of the batch may be believed.
+    """
+    leaves = [blake3(body).digest() for body in bodies]
+    root = batch_root(sender, leaves)
+    if not verify_labelled(sender, Label.BATCH, root, signature):
+        raise SignatureError(
+            f"bad signature: the batch of {len(bodies)} is not what {sender.hex()} signed"
+        )
+    return root, leaves

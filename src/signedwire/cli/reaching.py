@@ -1,0 +1,51 @@
+"""Where a peer is reached, and over which wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from signedwire.cli.errors import BadInput
+from signedwire.config import TransportConfig
+from signedwire.routing import RoutingTable
+from signedwire.types import Address, Did, parse_peer
+
+if TYPE_CHECKING:
+    from signedwire.cli.surface import Command
+
+__all__ = ["allow_v1", "find_peer", "forbid_v1", "is_v1_allowed"]
+
+
+def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address]:
+    """The DID and the address in `to`; the address else from the peers file, or the fallback."""
+    did, address = parse_peer(to)
+    if address is None and options.peers is not None:
+        address = RoutingTable.load(options.peers).resolve(did)
+    address = address or fallback
+    if address is None:
+        where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
+        raise BadInput(
+            f"no address is known for {did}: none was given, {where}",
+            "Write DID@host:port, or name the peer in a file given with --peers",
+        )
+    if address.port == 0:
+        raise BadInput(f"nobody listens on port 0, as in {address}", "Write the peer's port")
+    return did, address
+
+
+def is_v1_allowed(config: TransportConfig, did: Did) -> bool:
+    """Whether this DID may be spoken to over v1."""
+    # Where v1 is the only wire, naming nobody means everybody.
+    is_all = config.v1_peers == "all" or (config.wire == "v1" and not config.v1_peers)
+    return is_all or did in config.v1_peers
+
+
+def allow_v1(config: TransportConfig, did: Did) -> TransportConfig:
+    """The configuration, with v1 allowed for this DID too."""
+    if is_v1_allowed(config, did) or config.v1_peers == "all":
+        return config
+    return config.replace(v1_peers=[*config.v1_peers, did])
+
+
+def forbid_v1(config: TransportConfig) -> TransportConfig:
+    """The configuration, with v1 for nobody; where v1 is the only wire, as it is."""
+    return config if config.wire == "v1" else config.replace(v1_peers=())

@@ -1,0 +1,138 @@
+"""What happened, for whoever watches: `async for event in node.events()`.
+
+Events are for people and dashboards, not for delivery: a watcher that does not
+keep up loses the oldest, and is told how many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from signedwire.types import Address, Did, Reason
+
+__all__ = [
+    "Dropped",
+    "Event",
+    "EventsMissed",
+    "LoopStalled",
+    "MessageRefused",
+    "PeerConnected",
+    "PeerDisconnected",
+]
+
+_MAX_WAITING: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A v2 link is open: the peer has proven its DID."""
+
+    did: Did
+    address: Address | None
+    is_dialed: bool
+    """Whether we dialed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """A v2 link has ended."""
+
+    did: Did
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """A peer will not take a message of ours."""
+
+    did: Did
+    sequence_number: int
+    """The one of its receipt."""
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Envelopes or a connection of others were dropped."""
+
+    reason: Reason
+    source: str
+    """The host or DID that they came from; may be empty."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStalled:
+    """Our own event loop stood still, so that timers came late."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed:
+    """This watcher was too slow for so many events."""
+
+    count: int
+
+
+Event: TypeAlias = (
+    PeerConnected | PeerDisconnected | MessageRefused | Dropped | LoopStalled | EventsMissed
+)
+
+
+class EventQueue:
+    """Hands every event to every watcher; costs nothing while there is none."""
+
+    def __init__(self) -> None:
+        self._watchers: set[_Watcher] = set()
+        self._is_closed = False
+
+    def put(self, event: Event) -> None:
+        """Something happened. In the loop."""
+        for watcher in self._watchers:
+            watcher.put(event)
+
+    def close(self) -> None:
+        """Nothing more will happen: watchers end."""
+        self._is_closed = True
+        for watcher in self._watchers:
+            watcher.wake.set()
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Every event from now on, until the node is closed."""
+        watcher = _Watcher()
+        self._watchers.add(watcher)
+        try:
+            while True:
+                while watcher.waiting or watcher.missed:
+                    yield watcher.next()
+                if self._is_closed:
+                    return
+                watcher.wake.clear()
+                await watcher.wake.wait()
+        finally:
+            self._watchers.discard(watcher)
+
+
+class _Watcher:
+    def __init__(self) -> None:
+        self.waiting: deque[Event] = deque()
+        self.missed = 0
+        self.wake = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        if len(self.waiting) >= _MAX_WAITING:
+            self.waiting.popleft()
+            self.missed += 1
+        self.waiting.append(event)
+        self.wake.set()
+
+    def next(self) -> Event:
+        if self.missed:
+            event, self.missed = EventsMissed(self.missed), 0
+            return event
+        return self.waiting.popleft()

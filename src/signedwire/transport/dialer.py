@@ -1,0 +1,236 @@
+"""Dialing: attempts, pauses and places in the pool, whatever the wire.
+
+idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
+                  │   ↖                ──evicted──→ idle
+                failed  │
+                  ↓   pause over
+               backing off ──not wanted any more──→ idle
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from signedwire.delivery.backoff import backoff_delays
+from signedwire.errors import ConnectTimeout, DialError
+from signedwire.types import Address, PeerState
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+    from signedwire.transport.peer import Peer
+
+__all__ = ["Dialer"]
+
+STABLE_AFTER: Final = 5.0
+"""Seconds that a connection must last before the pauses begin anew."""
+
+
+class Dialer(ABC):
+    """One connection to one address, for the peers that are reached there."""
+
+    def __init__(self, core: Core, address: Address) -> None:
+        self._core = core
+        self.address = address
+        self.state = PeerState.IDLE
+        self.since = time.time()
+        self.last_error: str | None = None
+        self.last_error_at: float | None = None
+        self.retry_at: float | None = None
+        self._ready: deque[Peer] = deque()  # peers with messages, each once
+        self._connecting: asyncio.Task[None] | None = None
+        self._place: asyncio.Future[None] | None = None
+        self._connected_at = 0.0
+        self._was_connected = False
+        self._next_dial_at = 0.0
+        self._delays = self._new_delays()
+
+    # -- what a wire adds -----------------------------------------------------
+
+    @abstractmethod
+    def pump(self) -> None:
+        """Write what can be written, or see to it that there will be a connection."""
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Connect. Raises DialError; on any error nothing stays open."""
+
+    @property
+    @abstractmethod
+    def round_trip(self) -> float | None:
+        """Seconds, while connected and where it is known."""
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether the connection could be closed without losing or delaying anything."""
+
+    @property
+    @abstractmethod
+    def is_settled(self) -> bool:
+        """Whether nothing waits and nothing is in the air."""
+
+    @abstractmethod
+    def _close_link(self) -> None:
+        """Close the connection, if there is one, without waiting."""
+
+    @abstractmethod
+    def evict(self) -> None:
+        """The place went to another; the next message connects again."""
+
+    # -- what the core calls ----------------------------------------------------
+
+    def add(self, peer: Peer) -> None:
+        """Messages wait for `peer`."""
+        if peer not in self._ready:
+            self._ready.append(peer)
+        self.pump()
+
+    def remove(self, peer: Peer) -> None:
+        """The peer is reached elsewhere now."""
+        if peer in self._ready:
+            self._ready.remove(peer)
+
+    def grant_place(self) -> None:
+        """The pool has a place for this connection."""
+        if self._place is not None and not self._place.done():
+            self._place.set_result(None)
+
+    async def close(self) -> None:
+        """Stop and close. Messages that had not left fail."""
+        await self.stop_dialing()
+        self._close_link()
+        self.set_state(PeerState.CLOSED)
+
+    async def stop_dialing(self) -> None:
+        """End an attempt or a pause."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+
+    # -- connecting ---------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Dial, unless that is being done."""
+        if self._connecting is None and self.state is not PeerState.CLOSED:
+            self._connecting = asyncio.create_task(self._connect())
+
+    def _is_wanted(self) -> bool:
+        """Whether a connection is worth an attempt now."""
+        self._core.outgoing.reroute(self._ready)
+        while self._ready and not self._ready[0].lanes:
+            self._ready.popleft()
+        return bool(self._ready)
+
+    async def _connect(self) -> None:
+        """Dial until connected, or until it is not wanted any more."""
+        try:
+            loop = asyncio.get_running_loop()
+            if loop.time() >= self._next_dial_at:
+                self._delays = self._new_delays()
+            while self._is_wanted():
+                pause = self._next_dial_at - loop.time()
+                if pause > 0:
+                    self.retry_at = time.time() + pause
+                    self.set_state(PeerState.BACKING_OFF)
+                    await asyncio.sleep(pause)
+                    self.retry_at = None
+                    continue  # what waited may have expired meanwhile
+                self.set_state(PeerState.DIALING)
+                if await self._dial():
+                    return
+            self.set_state(PeerState.IDLE)
+        finally:
+            self.retry_at = None
+            self._connecting = None
+
+    async def _dial(self) -> bool:
+        self._place = asyncio.get_running_loop().create_future()
+        try:
+            self._core.outgoing.apply_for_place(self)
+            await self._place
+            await self._open()
+        except DialError as error:
+            self._core.outgoing.leave_pool(self)
+            self._core.counters.dial_failures += 1
+            self._fail_attempt(str(error))
+            return False
+        except Exception as error:
+            # A fault of a carrier, or ours: told, counted as an attempt, and not the
+            # end of dialing, which would leave messages waiting for ever.
+            self._core.log.exception("dialing %s failed in a way that it must not", self.address)
+            self._core.outgoing.leave_pool(self)
+            self._core.counters.dial_failures += 1
+            self._fail_attempt(f"cannot connect to {self.address}: {error!r}")
+            return False
+        except BaseException:
+            self._core.outgoing.leave_pool(self)
+            raise
+        finally:
+            self._place = None
+        self._connected_at = asyncio.get_running_loop().time()
+        if self._was_connected:
+            self._core.counters.reconnections += 1
+        self._was_connected = True
+        self.set_state(PeerState.CONNECTED)
+        self._core.log.debug("connected to %s", self.address)
+        self.pump()
+        return True
+
+    async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
+        timeout = self._core.config.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._core.carrier.dial(self.address, protocol)
+        except TimeoutError:
+            raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
+
+    def _on_lost(self, cause: str, *, was_used: bool = True) -> None:
+        """The connection is gone: decide when the next attempt may be."""
+        self._core.outgoing.leave_pool(self)
+        cause = f"connection to {self.address} ended: {cause}"
+        self.note_error(cause)
+        now = asyncio.get_running_loop().time()
+        if now - self._connected_at >= STABLE_AFTER:
+            self._delays = self._new_delays()
+            self._next_dial_at = now
+        elif was_used:
+            # Accepted and dropped at once: a connect alone is no recovery.
+            self._next_dial_at = now + next(self._delays)
+        else:
+            # Dropped before it could be used: no better than a failed dial.
+            self._fail_attempt(cause)
+        self.set_state(PeerState.IDLE)
+
+    def _concerned(self) -> tuple[Peer, ...]:
+        """For whom an attempt counts."""
+        return tuple(self._ready)
+
+    def _fail_attempt(self, cause: str) -> None:
+        self.note_error(cause)
+        self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+        for peer in self._concerned():
+            peer.failures += 1
+            self._core.outgoing.give_up_exhausted(peer, cause)
+
+    def note_error(self, cause: str) -> None:
+        """Remember a failure for `PeerStatus`."""
+        self.last_error = cause
+        self.last_error_at = time.time()
+        self._core.log.info("%s", cause)
+
+    def set_state(self, state: PeerState) -> None:
+        """Enter a state, and note when."""
+        if state is not self.state:
+            self.state = state
+            self.since = time.time()
+
+    def _new_delays(self) -> Iterator[float]:
+        config = self._core.config
+        return backoff_delays(
+            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._core.rng
+        )

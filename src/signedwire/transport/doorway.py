@@ -1,0 +1,142 @@
+"""The door: every accepted connection stands here until its first byte.
+
+    0x16  a TLS ClientHello   → a v2 `Link`
+    0x00  a v1 length         → an `InboundLink`, where the configuration takes v1
+    else                      → closed and counted
+
+Nothing is ever answered in plaintext. A `Guest` is an accepted connection as far
+as admission goes: it is unproven until an acceptable v1 envelope or a v2 HELLO,
+and must prove itself within `handshake_timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from signedwire.transport.inbound import InboundLink
+from signedwire.transport.link import Link
+from signedwire.transport.tcp import set_accepted_options
+from signedwire.transport.tls import TLS_FIRST_BYTE
+from signedwire.types import Reason
+from signedwire.wire import link_frames
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["Doorway", "Guest"]
+
+_V1_FIRST_BYTE: Final = 0x00
+_LOOK_AGAIN: Final = 0.05
+
+
+class Guest:
+    """One accepted connection, from the door to its end."""
+
+    __slots__ = ("_core", "_timer", "_transport", "host", "is_proven", "is_refused", "protocol")
+
+    def __init__(self, core: Core, transport: asyncio.Transport) -> None:
+        self._core = core
+        self._transport = transport
+        peername = transport.get_extra_info("peername")
+        self.host: str = peername[0] if peername else "unknown"
+        self.is_proven = False
+        self.is_refused = False
+        self.protocol: Doorway | InboundLink | Link | None = None
+        """Who deals with the connection now."""
+        timeout = core.config.handshake_timeout
+        self._timer = None
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout, self._on_unproven, False)
+
+    def prove(self) -> None:
+        """It has brought what it had to."""
+        self.is_proven = True
+        self._cancel()
+        self._core.incoming.prove(self)
+
+    def touch(self) -> None:
+        """It was used just now."""
+        self._core.incoming.touch(self)
+
+    def _on_unproven(self, was_seen: bool) -> None:
+        """Its time is over, but for what has arrived already.
+
+        After a stall of our own loop, its timers can be due before its reads.
+        """
+        is_working = isinstance(self.protocol, InboundLink) and self.protocol.is_working
+        if was_seen and not is_working:
+            self.refuse(Reason.TOO_SLOW, "it has not proven itself in time")
+        else:
+            self._timer = asyncio.get_running_loop().call_later(
+                _LOOK_AGAIN, self._on_unproven, True
+            )
+
+    def refuse(self, reason: Reason, fact: str) -> None:
+        """Close it, and count why. Once."""
+        if self.is_refused:
+            return
+        self.is_refused = True
+        self._cancel()
+        if isinstance(self.protocol, InboundLink):
+            self.protocol.discard()
+        self._core.drop(reason)
+        self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
+        if isinstance(self.protocol, Link) and self.protocol.is_open:
+            self.protocol.close(link_frames.CLOSE_TOO_MANY, fact)
+        else:
+            self._transport.abort()
+
+    def leave(self) -> None:
+        """The connection has ended."""
+        self._cancel()
+        self._core.incoming.forget(self)
+
+    def close(self) -> None:
+        """The node closes."""
+        self.is_refused = True
+        self._cancel()
+        self._transport.abort()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Doorway(asyncio.Protocol):
+    """Looks at the first byte, then hands the connection on."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._transport: asyncio.Transport | None = None
+        self._guest: Guest | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not isinstance(): uvloop's transports are of no asyncio class.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self._guest = guest = Guest(self._core, transport)
+        guest.protocol = self
+        if self._core.incoming.admit(guest):
+            set_accepted_options(transport)
+        else:
+            guest.refuse(Reason.CONNECTION_LIMIT, "too many connections")
+
+    def data_received(self, data: bytes) -> None:
+        guest, transport = self._guest, self._transport
+        assert guest is not None
+        assert transport is not None
+        if data[0] == TLS_FIRST_BYTE and self._core.speaks_v2:
+            guest.protocol = Link(self._core, guest=guest)
+        elif data[0] == _V1_FIRST_BYTE and self._core.incoming.accepts_v1:
+            guest.protocol = InboundLink(self._core, guest)
+        else:
+            guest.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
+            return
+        transport.set_protocol(guest.protocol)
+        guest.protocol.connection_made(transport)
+        guest.protocol.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        assert self._guest is not None
+        self._guest.leave()

@@ -1,0 +1,179 @@
+"""What comes in: who may connect, what their frames must pass, and the inbox.
+
+Accepted connections are guests until they have proven themselves (`doorway`).
+Frames of v1 are checked in threads, on all cores; v2 batches where they arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.message import Message
+from signedwire.delivery.receipt import future_waker
+from signedwire.delivery.screen import Screen
+from signedwire.errors import ClosedError
+from signedwire.transport.admission import Admission
+from signedwire.transport.carrier import Listener
+from signedwire.transport.doorway import Doorway, Guest
+from signedwire.types import Address, Did, Reason, unix_time_us
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+    from signedwire.transport.inbound import InboundLink
+
+__all__ = ["Incoming"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+_MAX_VERIFY_THREADS: Final = 4
+_MADE_ROOM: Final = "made room for a newer connection"
+
+
+class Incoming:
+    """The listener, its guests, and the messages that the application has not yet taken."""
+
+    def __init__(self, core: Core, us: Did | None) -> None:
+        config = core.config
+        self._core = core
+        self.screen = Screen(config, us)
+        self.inbox = Inbox(config.inbox_limit, config.critical_reserve)
+        self.threads = config.verify_threads or min(_MAX_VERIFY_THREADS, os.cpu_count() or 1)
+        self.accepts_v1 = config.v1_peers == "all" or bool(config.v1_peers)
+        self._admission: Admission[Guest] = Admission(config)
+        self._guests: set[Guest] = set()
+        self.busy: set[InboundLink] = set()
+        """Whose v1 frames are being checked, also where the connection has ended."""
+        self._executor: ThreadPoolExecutor | None = None
+        self._listener: Listener | None = None
+
+    # -- life ---------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the listener, if the configuration has one.
+
+        Raises:
+            ListenError: its address cannot be had.
+        """
+        core = self._core
+        if core.config.listen is not None:
+            self._listener = await core.carrier.listen(core.config.listen, lambda: Doorway(core))
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="signedwire-verify")
+
+    def stop_listening(self) -> None:
+        """Accept no more."""
+        if self._listener is not None:
+            self._listener.close()
+
+    async def end(self) -> None:
+        """End every connection, and count what nobody will take."""
+        for guest in tuple(self._guests):
+            guest.close()
+        for link in tuple(self.busy):
+            await link.stop()
+        untaken = self.inbox.close()
+        if untaken:
+            self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
+        if self._executor is not None:
+            # Its threads are at most a slice, some milliseconds, from their end.
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def address(self) -> Address | None:
+        """Where we listen, with the real port; `None` without a listener."""
+        return None if self._listener is None else self._listener.address
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return len(self._guests)
+
+    # -- guests -------------------------------------------------------------------
+
+    def admit(self, guest: Guest) -> bool:
+        """Whether an accepted connection may stay."""
+        if not self._core.is_open:
+            return False
+        is_admitted, evicted = self._admission.admit(guest, guest.host)
+        if evicted is not None:
+            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
+        if is_admitted:
+            self._guests.add(guest)
+            self._core.counters.connections_accepted += 1
+        return is_admitted
+
+    def prove(self, guest: Guest) -> None:
+        """The connection brought its first acceptable envelope, or its HELLO."""
+        evicted = self._admission.prove(guest)
+        if evicted is not None:
+            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
+
+    def touch(self, guest: Guest) -> None:
+        """The connection brought something."""
+        self._admission.touch(guest)
+
+    def forget(self, guest: Guest) -> None:
+        """The connection is gone."""
+        self._admission.leave(guest)
+        self._guests.discard(guest)
+
+    # -- messages -------------------------------------------------------------------
+
+    def run_in_thread(self, function: Callable[[A], T], argument: A) -> asyncio.Future[T]:
+        """Run a check outside the loop."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
+
+    async def inbox_room(self) -> None:
+        """Wait until the application has taken half of what waits."""
+        loop = asyncio.get_running_loop()
+        room = loop.create_future()
+        if self.inbox.when_room(future_waker(loop, room)):
+            await room
+
+    def receive(self, timeout: float | None) -> Message | None:
+        """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
+
+        The message is taken in the thread that asks, so an interrupt of it loses none.
+
+        Raises:
+            ClosedError: closed, and nothing is left.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            message = self.take()
+            if message is not None:
+                return message
+            if not self._core.is_open:
+                raise ClosedError("closed, and no message is left")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            if self._core.is_in_loop:
+                raise RuntimeError("waiting here in the event loop's own thread has no end")
+            arrived = threading.Event()
+            if self.inbox.when_filled(arrived.set):
+                try:
+                    arrived.wait(left)
+                finally:
+                    self.inbox.forget(arrived.set)
+
+    def take(self) -> Message | None:
+        """The next message for the application, if there is one. Late ones go back."""
+        while (message := self.inbox.take()) is not None:
+            origin = message.origin
+            if origin is None:
+                return message
+            origin.taken(message)
+            expires_at_us = message.expires_at_us
+            if expires_at_us is None or unix_time_us() < expires_at_us:
+                return message
+            origin.refused(message, Reason.EXPIRED)
+            self._core.drop(Reason.EXPIRED)
+        return None

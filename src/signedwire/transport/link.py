@@ -1,0 +1,481 @@
+"""A v2 link: one session over TLS over one socket. The thinnest driver that works.
+
+Bytes go socket → `TlsChannel` → `Session` → events, and back the same way. The
+order of trust: nothing is written into the channel before the other side's DID
+is proven and, for the side that dialed, is the DID that it dialed; the link is
+open, and its peer connected, when the peer's HELLO has come through it.
+
+Links are symmetrical: whoever dialed, messages and receipts go both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from typing import TYPE_CHECKING, Final, cast
+
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.errors import DialError, ProofError
+from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.tls import proven_did
+from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
+from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Hello, Refusal
+from signedwire.wire.session import (
+    BatchFailed,
+    BatchReceived,
+    Closed,
+    CreditReceived,
+    HelloReceived,
+    ReceiptsReceived,
+    RefusalsReceived,
+    Session,
+    StallNoticed,
+)
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+    from signedwire.transport.doorway import Guest
+    from signedwire.transport.link_dialer import LinkDialer
+
+__all__ = ["HUNG_UP_ON_TLS", "HungUpError", "Link"]
+
+_WRITE_HIGH_WATER: Final = 64 * 1024
+# A peer that reads nothing gets its receipts into our memory: stop reading from it.
+_STOP_READING_AT: Final = 1024 * 1024
+_LINGER: Final = 1.0
+
+
+HUNG_UP_ON_TLS: Final = (
+    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
+)
+
+
+class HungUpError(DialError):
+    """The other side hung up before it said a byte: v1 peers do, and any that is full."""
+
+
+class Link(asyncio.Protocol):
+    """One connection that speaks v2, ours or theirs.
+
+    Args:
+        expected: The DID that was dialed; `None` where we accepted.
+        guest: The admission of an accepted connection.
+        dialer: Who dialed it, and wants to know when it has ended.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        expected: Did | None = None,
+        guest: Guest | None = None,
+        dialer: LinkDialer | None = None,
+    ) -> None:
+        self._core = core
+        self.dialer = dialer
+        self._expected = expected
+        self._guest = guest
+        self._loop = asyncio.get_running_loop()
+        self._channel = core.tls.channel(is_server=expected is None)
+        self._transport: asyncio.Transport | None = None
+        self._session: Session | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unwritten: list[OutgoingMessage] = []
+        self._roots: list[bytes] = []
+        self._leaves: list[bytes] = []
+        self._is_paused = False
+        self._is_reading = True
+        self.has_heard = False
+        """Whether the other side ever said a byte."""
+        self._pump_handle: asyncio.Handle | None = None
+        self._error: DialError | None = None
+        self._hang_up_timer: asyncio.TimerHandle | None = None
+        self.is_open = False
+        self.is_over = False
+        self.has_landed = False
+        """Whether the peer has signed for something that went over it."""
+        self.closed: Closed | None = None
+        """How its session ended; `None`: it has not, or was cut."""
+        self.cause = ""
+        """Why it is over, in words."""
+        self.since = time.time()
+        """When it was begun, then opened: Unix time, seconds."""
+        self.did: Did | None = None
+        """Whom the other side has proven to be."""
+        self.outcome: asyncio.Future[None] = self._loop.create_future()
+        """Done when the link is open, or has failed to open with `DialError`."""
+
+    @property
+    def is_dialed(self) -> bool:
+        """Whether we dialed it."""
+        return self._expected is not None
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds, as PING and PONG measure it."""
+        return None if self._session is None else self._session.round_trip
+
+    @property
+    def their_epoch(self) -> int:
+        """Of the HELLO that came; 0: none yet."""
+        hello = None if self._session is None else self._session.their_hello
+        return 0 if hello is None else hello.epoch
+
+    @property
+    def credit(self) -> Allowance | None:
+        """How much more the peer takes now."""
+        return None if self._session is None else self._session.room()
+
+    @property
+    def outstanding(self) -> Allowance:
+        """How much the peer may still send us on it."""
+        assert self._session is not None
+        return self._session.outstanding
+
+    @property
+    def address(self) -> Address | None:
+        """The other side's."""
+        peername = None if self._transport is None else self._transport.get_extra_info("peername")
+        return None if peername is None else Address(peername[0], peername[1])
+
+    # -- the socket ---------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        if self.is_dialed:
+            self._channel.start()
+            self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        self.has_heard = True
+        self._core.counters.bytes_received += len(data)
+        if self.is_over:
+            return
+        if self._guest is not None:
+            self._guest.touch()
+        try:
+            plain = self._channel.receive_data(data)
+            if self._session is None and self._channel.is_ready:
+                self._begin()
+                plain = self._channel.receive_data(b"")
+        except ssl.SSLError as error:
+            why = (error.reason or str(error)).lower().replace("_", " ")
+            self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+            return
+        except ProofError as error:
+            self._fail(Reason.BAD_IDENTITY, error.fact)
+            return
+        if plain and self._session is not None:
+            self._session.receive_data(plain, time.monotonic())
+        self._turn()
+
+    def eof_received(self) -> bool:
+        if self._session is not None:
+            self._session.receive_eof(time.monotonic())
+            self._turn()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError):
+            cause = describe_os_error(exc)
+        else:
+            cause = "the peer closed the connection"
+        self._over(cause)
+        if self._hang_up_timer is not None:
+            self._hang_up_timer.cancel()
+            self._core.links.lingering.discard(self)
+        if self._guest is not None:
+            self._guest.leave()
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._mark_written()
+        if not self._is_reading and self._transport is not None:
+            self._is_reading = True
+            self._transport.resume_reading()
+        self.pump()
+
+    # -- who it is ----------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The handshake is complete: look who is there, and only then say something."""
+        did = proven_did(self._channel.tls, unix_time_us())
+        if self._expected is not None and did != self._expected:
+            raise ProofError(f"{did} answered, not {self._expected}")
+        self.did = did
+        flaw = self._core.links.check_access(did)
+        if flaw is not None:
+            self._fail(flaw, f"{did} may not link to us")
+            return
+        self._core.links.note_v2(did)
+        inflow = self._core.links.inflow(did)
+        peer = self._core.outgoing.peer(did)
+        config = self._core.config
+        hello = Hello(
+            min_version=frames.VERSION,
+            max_version=frames.VERSION,
+            epoch=peer.stream.epoch,
+            features=0,
+            max_frame_size=self._core.session_limits.max_frame_size,
+            max_payload_size=config.max_payload_size,
+            credit=inflow.credit(),
+            known_epoch=inflow.stream.epoch,
+            marks=inflow.stream.marks_now(),
+        )
+        self._session = Session(
+            self._core.identity, did, hello, self._core.session_limits, time.monotonic()
+        )
+        inflow.began(self)
+
+    # -- the session ----------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """After anything happened: events up, bytes down, and the timer set."""
+        session = self._session
+        if session is not None:
+            while (event := session.next_event()) is not None:
+                self._handle(event)
+            if self._roots or self._leaves:
+                self._send_receipts(session)
+        self._flush()
+        if session is not None and not self.is_over:
+            self._arm(session)
+
+    def _handle(self, event: object) -> None:
+        core = self._core
+        assert self.did is not None
+        match event:
+            case BatchReceived():
+                roots, leaves = core.links.inflow(self.did).receive(event, unix_time_us())
+                self._roots += roots
+                self._leaves += leaves
+            case ReceiptsReceived(receipts):
+                self.has_landed |= core.links.on_receipts(self.did, receipts)
+                self._pump_soon()
+            case CreditReceived():
+                self._pump_soon()
+            case RefusalsReceived(refusals):
+                core.links.on_refusals(self.did, refusals)
+            case HelloReceived(hello):
+                self._on_hello(hello)
+            case BatchFailed():
+                # TLS brought it as it was sent: such a peer is not worth 45 µs more.
+                assert self._session is not None
+                self._send_receipts(self._session)
+                self._session.send_refusals(core.links.inflow(self.did).failed(event))
+                self._session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
+            case StallNoticed(seconds):
+                core.links.on_stall(seconds)
+            case Closed():
+                self._on_closed(event)
+
+    def _on_hello(self, hello: Hello) -> None:
+        assert self.did is not None
+        if self._core.links.check_access(self.did) is not None:
+            # Denied after it was proven, before it said HELLO.
+            self.close(frames.CLOSE_DENIED, "denied")
+            self._core.drop(Reason.DENIED, self.did.short)
+            return
+        inflow = self._core.links.inflow(self.did)
+        if not inflow.begin(hello.epoch):
+            self.close(frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
+            self._core.drop(Reason.STALE_EPOCH, self.did.short)
+            return
+        if self._guest is not None:
+            self._guest.prove()
+        self.is_open = True
+        self.since = time.time()
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+        self._core.links.attach(self, hello)
+
+    def _on_closed(self, event: Closed) -> None:
+        if event.reason is not None:
+            self._core.drop(event.reason, self.did.short if self.did else "")
+        self._flush()
+        self._over(event.cause, event)
+        self._hang_up()
+
+    def _send_receipts(self, session: Session) -> None:
+        now = unix_time_us()
+        if self._roots:
+            session.send_receipts(frames.ACCEPTED_BATCHES, self._roots, now)
+        if self._leaves:
+            session.send_receipts(frames.ACCEPTED_ENVELOPES, self._leaves, now)
+        self._roots, self._leaves = [], []
+
+    def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
+        """The application has taken, handled or refused messages: tell the peer."""
+        session = self._session
+        if session is None or self.is_over:
+            return
+        if refused:
+            session.send_refusals(refused)
+        if handled:
+            session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
+        # After the refusals: the peer has no more in flight than its credit.
+        if credit.messages or credit.bytes:
+            session.grant(credit.messages, credit.bytes, is_critical=False)
+        if credit.critical_messages or credit.critical_bytes:
+            session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
+        self._turn()
+
+    # -- writing ----------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Write one batch of what waits for this peer, within its credit."""
+        self._pump_handle = None
+        session = self._session
+        if not self.is_open or self.is_over or self._is_paused:
+            return
+        assert session is not None
+        assert self.did is not None
+        peer = self._core.outgoing.peer(self.did)
+        if not peer.lanes:
+            return
+        assert session.their_hello is not None
+        messages = peer.stream.next_batch(
+            peer.lanes, session.room(), self._is_dead, session.their_hello.max_payload_size
+        )
+        if not messages:
+            return
+        batch = session.send_batch([message.body for message in messages])
+        peer.stream.sent(batch, messages)
+        self._unwritten += messages
+        self._flush()
+        if peer.lanes:
+            self._pump_soon()
+
+    def _is_dead(self, message: OutgoingMessage) -> bool:
+        """Whether a message is not to be sent, or cannot be: no credit will ever fit it."""
+        if self._core.outgoing.is_dead(message):
+            return True
+        assert self._session is not None
+        assert self._session.their_hello is not None
+        limit = self._session.their_hello.max_payload_size
+        if message.payload_size <= limit:
+            return False
+        cause = f"{message.payload_size} bytes are over the peer's limit of {limit}"
+        self._core.outgoing.give_up(message, Reason.TOO_LARGE, cause)
+        return True
+
+    def _pump_soon(self) -> None:
+        if self._pump_handle is None and not self._is_paused:
+            self._pump_handle = self._loop.call_soon(self.pump)
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._session is not None:
+            data = self._session.data_to_send()
+            if data:
+                self._channel.send(data)
+        data = self._channel.data_to_send()
+        if data:
+            self._core.counters.bytes_sent += len(data)
+            transport.write(data)
+            if self._unwritten and not self._is_paused:
+                self._mark_written()
+            if self._is_reading and transport.get_write_buffer_size() > _STOP_READING_AT:
+                self._is_reading = False
+                transport.pause_reading()
+
+    def _mark_written(self) -> None:
+        messages, self._unwritten = self._unwritten, []
+        self._core.counters.messages_sent += len(messages)
+        now = unix_time_us()
+        for message in messages:
+            if message.receipt.state is DeliveryState.QUEUED:
+                message.receipt.climb(DeliveryState.WRITTEN, now)
+
+    # -- time ---------------------------------------------------------------------------
+
+    def _arm(self, session: Session) -> None:
+        """Keep one timer; one that fires early looks again, so none is moved for each frame."""
+        due = session.next_timeout()
+        if due is None or (self._timer is not None and self._timer.when() <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._session is not None and not self.is_over:
+            self._session.handle_timeout(time.monotonic())
+            self._turn()
+
+    # -- the end --------------------------------------------------------------------------
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye and hang up, without waiting."""
+        if self._session is not None and not self.is_over:
+            self._session.close(code, reason)
+            self._turn()
+        else:
+            self._over(reason)
+            self._hang_up()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._over("closed here")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, reason: Reason, cause: str) -> None:
+        """The other side is not who or what it should be; TLS may have an alert to say."""
+        if self._guest is not None:
+            host = self._guest.host
+            self._core.drop(reason, host)
+            self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
+        else:
+            self._core.drop(reason)
+        self._flush()
+        self._over(cause)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            # A peer that does not read would keep the socket for ever.
+            self._hang_up_timer = self._loop.call_later(_LINGER, transport.abort)
+            self._core.links.lingering.add(self)
+
+    def _over(self, cause: str, closed: Closed | None = None) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self.closed = closed
+        self.cause = cause
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
+        if not self.outcome.done():
+            self.outcome.set_exception(self._dial_error(cause))
+            self.outcome.exception()  # nobody has to ask
+        if self._session is not None and self.did is not None:
+            self._core.links.inflow(self.did).ended(self)
+        if self.is_open:
+            self.is_open = False
+            self._core.links.detach(self, cause, closed)
+        if self.did is not None:
+            self._core.links.forget_if_stranger(self.did)
+
+    def _dial_error(self, cause: str) -> DialError:
+        address = self.address or Address("?", 0)
+        if self.is_dialed and not self.has_heard:
+            return HungUpError(
+                address,
+                HUNG_UP_ON_TLS,
+                "If it is a v1 peer, name its DID in v1_peers",
+            )
+        return DialError(address, cause)

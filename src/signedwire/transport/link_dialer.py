@@ -1,0 +1,146 @@
+"""Dials v2 links to one DID at one address, and keeps one up once there was one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from signedwire.errors import ConnectTimeout, DialError
+from signedwire.transport.dialer import Dialer
+from signedwire.transport.link import HungUpError, Link
+from signedwire.types import Address, PeerState
+from signedwire.wire import link_frames as frames
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+    from signedwire.transport.peer import Peer
+    from signedwire.wire.session import Closed
+
+__all__ = ["LinkDialer"]
+
+_UNWANTED: Final = frozenset(
+    {
+        frames.CLOSE_DUPLICATE_LINK,
+        frames.CLOSE_EVICTED,
+        frames.CLOSE_DENIED,
+        frames.CLOSE_TOO_MANY,
+    }
+)
+
+
+class LinkDialer(Dialer):
+    """The way to one peer. Whoever dialed, there is one link, and `Peer.link` is it."""
+
+    def __init__(self, core: Core, address: Address, peer: Peer) -> None:
+        super().__init__(core, address)
+        self._peer = peer
+        self._link: Link | None = None
+        """The one that we dialed, opening or open."""
+        self._is_opening = False
+        self._is_kept = False
+        self._is_blameless = False
+        """Whether the last attempt is to cost the messages that wait nothing."""
+
+    def pump(self) -> None:
+        link = self._peer.link
+        if link is not None:
+            link.pump()
+        elif self._peer.lanes:
+            self.connect()
+
+    def _is_wanted(self) -> bool:
+        self._core.outgoing.reroute((self._peer,))
+        if self._peer.link is not None or self._peer.dialer is not self or self._peer.wire == "v1":
+            return False
+        return bool(self._peer.lanes) or self._is_kept
+
+    async def _open(self) -> None:
+        link = self._link = Link(self._core, expected=self._peer.did, dialer=self)
+        self._is_opening = True
+        try:
+            await self._dial_carrier(link)
+            await self._opened(link)
+            if link.is_over:
+                # It opened and ended, as the second of two does, before we came to look.
+                raise DialError(self.address, link.cause)
+        except BaseException as error:
+            self._link = None
+            link.abort()
+            self._is_blameless = link.closed is not None and link.closed.is_orderly
+            if isinstance(error, HungUpError):
+                self._is_blameless = self._core.links.on_hang_up(self._peer)
+            elif link.has_heard:
+                self._peer.hang_ups = 0
+            raise
+        finally:
+            self._is_opening = False
+        self._is_kept = True
+
+    async def _opened(self, link: Link) -> None:
+        timeout = self._core.config.handshake_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(link.outcome)
+        except TimeoutError:
+            raise ConnectTimeout(self.address, f"no handshake within {timeout:g} s") from None
+
+    def _concerned(self) -> tuple[Peer, ...]:
+        return (self._peer,)
+
+    def _fail_attempt(self, cause: str) -> None:
+        if self._peer.wire == "v1":
+            # Nothing failed: it is reached over v1, from now on.
+            self.remove(self._peer)
+            self.note_error(cause)
+        elif self._is_blameless:
+            self.note_error(cause)
+            self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+        elif self._peer.link is not None:
+            self.note_error(cause)  # nor here: it is reached over the link that it dialed
+        else:
+            super()._fail_attempt(cause)
+
+    def retire(self) -> None:
+        """The peer is reached otherwise: dial no more. A link that is open stays."""
+        self._is_kept = False
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    def on_link_over(self, link: Link, cause: str, closed: Closed | None) -> None:
+        """A link of ours that was open has ended; what it had not delivered is not back yet."""
+        if link is not self._link or self._is_opening:
+            return  # closed by us, or `_open()` has not come to see it, and will
+        self._link = None
+        if closed is not None and closed.code in _UNWANTED:
+            self._is_kept = False
+        is_orderly = closed is not None and closed.is_orderly
+        self._on_lost(cause, was_used=is_orderly or link.has_landed)
+        # However long it was up: all who lost the same peer would return in one wave.
+        spread = 2 * self._core.config.retry_base_delay
+        self._next_dial_at += self._core.rng.uniform(0, spread)
+        if self._core.is_open and (self._peer.lanes or self._is_kept):
+            self.connect()
+
+    @property
+    def round_trip(self) -> float | None:
+        return None if self._link is None else self._link.round_trip
+
+    @property
+    def is_idle(self) -> bool:
+        return self._link is not None and self._link.is_open and self.is_settled
+
+    @property
+    def is_settled(self) -> bool:
+        return not self._peer.lanes and self._peer.stream.is_empty
+
+    def evict(self) -> None:
+        link, self._link = self._link, None
+        self._is_kept = False
+        assert link is not None
+        link.close(frames.CLOSE_EVICTED, "made room for another peer")
+        self.set_state(PeerState.IDLE)
+
+    def _close_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()

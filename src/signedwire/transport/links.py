@@ -1,0 +1,250 @@
+"""Open v2 links: which one to a peer is the one, and what its answers mean.
+
+Whoever dialed, there is one link to a peer at a time, and it carries both
+directions. What a link knew and another must know, its streams and its credit,
+lives in `Peer` and `Inflow` and outlives it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
+from signedwire.transport.access import AccessList
+from signedwire.transport.inflow import InboxBudget, Inflow
+from signedwire.transport.link import Link
+from signedwire.transport.link_dialer import LinkDialer
+from signedwire.transport.peer import Peer
+from signedwire.types import DeliveryState, Did, Reason
+from signedwire.wire import link_frames
+from signedwire.wire.link_frames import Hello, Receipts, Refusal
+from signedwire.wire.session import Closed
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["Links"]
+
+# Strangers whose marks are remembered, about 2 KiB each.
+_MAX_INFLOWS: Final = 10_000
+# A v2 peer that is full hangs up as v1 peers do, though not time after time.
+_HANG_UPS_OF_V1: Final = 2
+
+
+class Links:
+    """The open links and what is known of those who use them."""
+
+    def __init__(self, core: Core, us: Did | None) -> None:
+        self._core = core
+        self._us = us
+        self._links: set[Link] = set()
+        self.lingering: set[Link] = set()
+        """Those that have ended and still bring their goodbye."""
+        self._inflows: OrderedDict[Did, Inflow] = OrderedDict()  # least recently linked first
+        self._budget = InboxBudget(core.config)
+        self.access = AccessList()
+        self.access.on_change = self._on_access_change
+        core.incoming.screen.is_denied = self.access.is_key_denied
+
+    def end(self) -> None:
+        """Say goodbye to everybody."""
+        for inflow in tuple(self._inflows.values()):
+            inflow.flush()  # what the application said last
+        for link in tuple(self._links):
+            link.close(link_frames.CLOSE_DONE, "the node is closing")
+
+    def abort_lingering(self) -> None:
+        """The node is closed: no socket may be left."""
+        for link in tuple(self.lingering):
+            link.abort()
+
+    def inflow(self, did: Did) -> Inflow:
+        """The receiving half of a peer; made where there was none."""
+        inflow = self._inflows.get(did)
+        if inflow is None:
+            if len(self._inflows) >= _MAX_INFLOWS:
+                self._forget_an_inflow()
+            assert self._us is not None
+            inflow = self._inflows[did] = Inflow(self._core, self._us, did, self._budget)
+        return inflow
+
+    def _forget_an_inflow(self) -> None:
+        """A stranger needs only a new key to make another: forget the oldest stranger."""
+        for did, inflow in self._inflows.items():
+            if inflow.is_forgettable and not self._core.outgoing.is_known(did):
+                self._drop_inflow(inflow)
+                return
+
+    def _drop_inflow(self, inflow: Inflow) -> None:
+        self._budget.forget(inflow)
+        del self._inflows[inflow.peer]
+
+    def forget_if_stranger(self, did: Did) -> None:
+        """A connection has ended: keep nothing of who brought and got nothing."""
+        inflow = self._inflows.get(did)
+        if inflow is not None and inflow.is_empty:
+            self._drop_inflow(inflow)
+        self._core.outgoing.forget_if_stranger(self._core.outgoing.peer(did))
+
+    def check_access(self, did: Did) -> Reason | None:
+        """Why a proven DID may not link to us; `None`: it may."""
+        return Reason.DENIED if self.access.is_denied(did) else None
+
+    def _on_access_change(self) -> None:
+        if self._core.is_open:  # before and after there is no loop, and no link
+            self._core.call_in_loop(self._close_denied)
+
+    def _close_denied(self) -> None:
+        for link in tuple(self._links):
+            if link.did is not None and self.access.is_denied(link.did):
+                link.close(link_frames.CLOSE_DENIED, "denied")
+
+    def note_v2(self, did: Did) -> None:
+        """It has proven itself over v2: never again v1 with it, in neither direction."""
+        peer = self._core.outgoing.peer(did)
+        peer.wire = "v2"
+        if self.is_v1_allowed(did):  # else it is not believed on v1 anyway
+            self._core.incoming.screen.v2_senders.add(bytes(did))
+        if peer.dialer is not None and not isinstance(peer.dialer, LinkDialer):
+            self._core.outgoing.unassign(peer)
+            self._core.call_in_loop(self._core.outgoing.assign, peer)
+
+    def attach(self, link: Link, hello: Hello) -> None:
+        """A link is open. Of two to one peer, keep the one that both sides keep."""
+        assert link.did is not None
+        peer, inflow = self._core.outgoing.peer(link.did), self.inflow(link.did)
+        self._links.add(link)
+        if link.did == self._us and hello.epoch == peer.stream.epoch:
+            # Another process may have our key; this one is ourselves.
+            self._core.drop(Reason.BAD_IDENTITY)
+            for message in peer.lanes.remove_if(lambda _: True):
+                cause = "the address is that of this very node"
+                self._core.outgoing.give_up(message, Reason.BAD_IDENTITY, cause)
+            link.close(link_frames.CLOSE_DUPLICATE_LINK, "that is this very node")
+            return
+        old = peer.link
+        # A newer epoch has lost the old link, whatever that one seems to be here.
+        if old is not None and old.their_epoch == hello.epoch and self._keeps(old, link):
+            link.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link already")
+            return
+        if hello.known_epoch >= link_frames.MAX_EPOCH:
+            link.close(link_frames.CLOSE_PROTOCOL_ERROR, "it leaves us no epoch to count on in")
+            return
+        if hello.known_epoch > peer.stream.epoch:
+            # Our clock went back and our state with it: count on where the peer stands.
+            self._restart_stream(peer, hello.known_epoch + 1)
+            link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
+            return
+        peer.link = link
+        peer.hang_ups = 0
+        self._inflows.move_to_end(link.did)
+        inflow.use(link)
+        if old is not None:
+            old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
+            self._core.outgoing.put_back(peer.stream.take_back(), is_fault=False)
+        self._core.emit(PeerConnected(link.did, link.address, link.is_dialed))
+        link.pump()
+
+    def _keeps(self, old: Link, new: Link) -> bool:
+        """Both dialed at once: the link that the smaller DID dialed stays. Else the newer."""
+        assert self._us is not None
+        assert new.did is not None
+        if old.is_dialed == new.is_dialed:
+            return False
+        return old.is_dialed == (self._us < new.did)
+
+    def _restart_stream(self, peer: Peer, epoch: int) -> None:
+        if peer.link is not None:
+            peer.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
+        # Numbered anew, what has arrived already would arrive twice.
+        for message in peer.lanes.remove_if(lambda message: message.sequence > 0):
+            self._core.outgoing.give_up(
+                message,
+                Reason.STALE_EPOCH,
+                "it was written; the peer has heard from a later state of this key since, "
+                "so it cannot be asked whether it arrived",
+            )
+        peer.stream = self._core.outgoing.new_stream(peer.did, epoch)
+
+    def detach(self, link: Link, cause: str, closed: Closed | None) -> None:
+        """An open link has ended: what has no receipt waits for the next one."""
+        assert link.did is not None
+        self._links.discard(link)
+        outgoing = self._core.outgoing
+        peer, inflow = outgoing.peer(link.did), self.inflow(link.did)
+        if inflow.link is link:
+            inflow.link = None
+        is_the_one = peer.link is link
+        if is_the_one:
+            peer.link = None
+        if link.dialer is not None:
+            link.dialer.on_link_over(link, cause, closed)
+        if not is_the_one:
+            return
+        self._core.emit(PeerDisconnected(link.did, cause))
+        if not self._core.is_open:
+            for message in peer.stream.take_back():
+                outgoing.give_up(message, Reason.CLOSED, "written, but no receipt came")
+            return
+        # One that brought nothing through was a failed attempt, which the dialer has
+        # counted for all that waits; on another, what was on its way is under suspicion.
+        is_orderly = closed is not None and closed.is_orderly
+        is_fault = not is_orderly and (link.has_landed or not link.is_dialed)
+        outgoing.put_back(peer.stream.take_back(), is_fault=is_fault)
+        if peer.lanes:
+            outgoing.assign(peer)
+
+    def is_v1_allowed(self, did: Did) -> bool:
+        """Whether the configuration lets this DID speak v1."""
+        return self._core.config.v1_peers == "all" or did in self._core.config.v1_peers
+
+    def may_speak_v1(self, peer: Peer) -> bool:
+        """Whether to try v1 with a peer that hung up on TLS. Never once it has spoken v2."""
+        # Not by `peer.wire`: strangers are forgotten, and this is not.
+        has_spoken_v2 = bytes(peer.did) in self._core.incoming.screen.v2_senders
+        return not has_spoken_v2 and self.is_v1_allowed(peer.did)
+
+    def on_hang_up(self, peer: Peer) -> bool:
+        """It hung up on TLS: whether it may be a v1 peer. After some times it is."""
+        if not self.may_speak_v1(peer):
+            return False
+        peer.hang_ups += 1
+        if peer.hang_ups >= _HANG_UPS_OF_V1:
+            peer.wire = "v1"
+            self._core.call_in_loop(self._core.outgoing.assign, peer)
+        return True
+
+    def on_v1_over(self, peer: Peer) -> None:
+        """A v1 connection to it has ended: it may speak v2 when it is back."""
+        if peer.wire == "v1" and self._core.speaks_v2:
+            peer.wire = None
+            peer.hang_ups = _HANG_UPS_OF_V1 - 1
+
+    def on_receipts(self, did: Did, receipts: Receipts) -> bool:
+        """The peer has signed for messages of ours; whether any was waiting for that."""
+        peer = self._core.outgoing.peer(did)
+        accepted = peer.stream.receipts(receipts, receipts.statement + receipts.signature)
+        for message in accepted:
+            if message.expires_at is not None:
+                self._core.outgoing.disarm_expiry(message)
+        if self._core.outgoing.pool.has_queue:
+            self._core.outgoing.fill_places()
+        return bool(accepted)
+
+    def on_refusals(self, did: Did, refusals: tuple[Refusal, ...]) -> None:
+        """The peer will not take messages of ours."""
+        peer = self._core.outgoing.peer(did)
+        for receipt, reason in peer.stream.refused(refusals):
+            self._core.counters.send_failures += 1
+            self._core.counters.dropped[reason] += 1
+            peer.dropped[reason] += 1
+            is_late = reason is Reason.EXPIRED
+            state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
+            receipt.advance(state, reason)
+            self._core.emit(MessageRefused(did, receipt.sequence_number, reason))
+
+    def on_stall(self, seconds: float) -> None:
+        """Our own loop stood still."""
+        self._core.log.warning("the event loop stood still for %.1f s; no peer is blamed", seconds)
+        self._core.emit(LoopStalled(seconds))

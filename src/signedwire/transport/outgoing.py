@@ -1,0 +1,510 @@
+"""What is on its way out: a queue for each peer, and who brings it there.
+
+    submit ─→ Peer.lanes ─→ an open Link, or a Dialer that makes a connection
+
+`submit()` may be called from any thread; all the rest belongs to the loop. A
+message ends in one way only: `give_up()`, or an answer of its peer (`links`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import future_waker
+from signedwire.delivery.streams import SendStream
+from signedwire.errors import (
+    BackpressureError,
+    ClosedError,
+    NotAllowedError,
+    PayloadTooLargeError,
+    UnknownPeerError,
+)
+from signedwire.stats import PeerStatus
+from signedwire.transport.dialer import Dialer
+from signedwire.transport.link_dialer import LinkDialer
+from signedwire.transport.outbound import Outbound
+from signedwire.transport.peer import Peer
+from signedwire.transport.pool import Pool
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["Outgoing"]
+
+_POLL_INTERVAL: Final = 0.005
+_MAX_EPOCHS: Final = 10_000
+# How long messages wait for a peer that can only be reached when it dials us.
+_RETURN_GRACE: Final = 5.0
+
+
+class Outgoing:
+    """The peers that we send to, their queues and their connections."""
+
+    def __init__(self, core: Core, us: Did | None) -> None:
+        self._core = core
+        self._us = b"" if us is None else bytes(us)
+        self._epoch = unix_time_us()
+        self._epochs: OrderedDict[Did, int] = OrderedDict()  # which peers made us take
+        self.pool: Pool[Dialer] = Pool(core.config.max_connections, lambda member: member.is_idle)
+        self._peers: dict[Did, Peer] = {}
+        self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
+        self._ready: deque[Peer] = deque()
+        self._lock = threading.Lock()
+        self._is_wake_scheduled = False
+        self._expiries: dict[OutgoingMessage, asyncio.TimerHandle] = {}
+        self._places_timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
+        self._are_queues_ended = False
+
+    # -- life -------------------------------------------------------------------
+
+    async def drain(self, deadline: float) -> None:
+        """Wait until nothing waits to be sent or answered, or until `deadline`, loop time."""
+        self._flush_ready()
+        loop = asyncio.get_running_loop()
+        while not self._is_settled():
+            if loop.time() >= deadline:
+                return
+            await asyncio.sleep(_POLL_INTERVAL)  # acknowledgements of v1 make no event
+
+    def _is_settled(self) -> bool:
+        return all(
+            peer.stream.is_empty and not peer.lanes for peer in tuple(self._peers.values())
+        ) and all(dialer.is_settled for dialer in self._dialers.values())
+
+    async def end(self) -> None:
+        """End every connection and every message that is left."""
+        self._is_ending = True
+        if self._places_timer is not None:
+            self._places_timer.cancel()
+        for dialer in tuple(self._dialers.values()):
+            await dialer.close()
+        self._are_queues_ended = True
+        for peer in tuple(self._peers.values()):
+            self._give_up_all(peer, Reason.CLOSED)
+            peer.lanes.wake_all()
+        for timer in self._expiries.values():
+            timer.cancel()
+
+    # -- any thread ---------------------------------------------------------------
+
+    def submit(
+        self, message: OutgoingMessage, payload_size: int, *, is_patient: bool = False
+    ) -> None:
+        """Queue a message. Any thread; returns at once.
+
+        Where a patient one finds the queue full, nothing is dropped and so nothing is
+        counted: it comes again.
+
+        Raises:
+            ClosedError, UnknownPeerError, PayloadTooLargeError, BackpressureError:
+                it was not queued, for that reason.
+        """
+        did = message.receipt.recipient
+        if not self._core.is_open:
+            raise ClosedError(
+                f"message to {did} not queued: this node is closed",
+                "Start it with `async with`, and send before it is closed",
+            )
+        peer = self._peers.get(did)
+        self._check_allowed(did, peer, payload_size)
+        if self._has_no_way(did, peer):
+            self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
+            raise UnknownPeerError(
+                did,
+                Reason.UNKNOWN_PEER,
+                f"no address is known for {did}; the message was not queued",
+                'Add one with routing.update(did, "host:port"), or set `fallback`',
+            )
+        if peer is None:
+            peer = self.peer(did)
+        message.failures_before = peer.failures
+        if not peer.lanes.put(message, message.priority):
+            if not is_patient:
+                self._core.counters.backpressure_events += 1
+                self._core.counters.dropped[Reason.QUEUE_FULL] += 1
+                peer.dropped[Reason.QUEUE_FULL] += 1
+            raise BackpressureError(
+                did,
+                Reason.QUEUE_FULL,
+                f"the queue to {did} is full ({self._core.config.send_queue_limit} messages); "
+                "the message was not queued",
+                "Send slower, or `await node.send(…)`, which waits for room",
+            )
+        if self._peers.get(did) is not peer and peer.lanes.remove_if(lambda one: one is message):
+            # Forgotten as a stranger since we looked.
+            self.submit(message, payload_size, is_patient=is_patient)
+            return
+        if message.expires_at is not None or not peer.is_ready:
+            self._tell_loop(peer, message)
+        if self._are_queues_ended:
+            # Closed since we looked, by another thread, and perhaps past this peer.
+            self._give_up_all(peer, Reason.CLOSED)
+
+    def submit_many(self, messages: list[OutgoingMessage]) -> int:
+        """Queue messages of one kind to one recipient; returns for how many there was room.
+
+        Raises:
+            What `submit()` does for the first of them, if not even that can be queued.
+        """
+        first = messages[0]
+        self.submit(first, first.payload_size, is_patient=True)
+        peer = self._peers[first.receipt.recipient]
+        failures = peer.failures
+        others = messages[1:]
+        for message in others:
+            message.failures_before = failures
+        count = peer.lanes.put_many(others, first.priority)
+        if first.expires_at is not None:
+            for message in others[:count]:
+                self._tell_loop(peer, message)
+        return 1 + count
+
+    def _has_no_way(self, did: Did, peer: Peer | None) -> bool:
+        """Whether there is neither a route to the peer nor a link that it dialed."""
+        if peer is None:
+            return self._resolve(did) is None
+        return peer.link is None and self._route(peer) is None
+
+    def _check_allowed(self, did: Did, peer: Peer | None, payload_size: int) -> None:
+        if self._core.links.access.is_denied(did):
+            self._core.counters.dropped[Reason.DENIED] += 1
+            raise NotAllowedError(
+                did,
+                Reason.DENIED,
+                f"{did} is denied by node.access; the message was not queued",
+            )
+        is_v1 = not self._core.speaks_v2 or (peer is not None and peer.wire == "v1")
+        if is_v1 and not self._core.links.is_v1_allowed(did):
+            self._core.counters.dropped[Reason.NOT_ALLOWED] += 1
+            raise NotAllowedError(
+                did,
+                Reason.NOT_ALLOWED,
+                f"{did} speaks only v1 and is not among v1_peers; the message was not queued",
+                'Name it in v1_peers, or set v1_peers = "all"',
+            )
+        self.check_size(did, payload_size)
+
+    def check_size(self, did: Did, payload_size: int) -> None:
+        """Whether the wire that the peer speaks carries so large a payload.
+
+        Raises:
+            PayloadTooLargeError: it does not.
+        """
+        peer = self._peers.get(did)
+        is_v1 = not self._core.speaks_v2 or (peer is not None and peer.wire == "v1")
+        limit = (
+            self._core.config.max_v1_payload_size if is_v1 else self._core.config.max_payload_size
+        )
+        if payload_size > limit:
+            self._core.counters.dropped[Reason.TOO_LARGE] += 1
+            wire = "v1 " if is_v1 else ""
+            raise PayloadTooLargeError(
+                did,
+                Reason.TOO_LARGE,
+                f"a payload of {payload_size} bytes is over the {wire}limit of {limit}; "
+                f"the message to {did} was not queued",
+                "Split it"
+                + (", or raise max_v1_payload_size: live v1 peers drop more" if is_v1 else ""),
+            )
+
+    async def room(self, did: Did, priority: int) -> None:
+        """Wait until a message of this priority can be queued, or the node is closed."""
+        loop = asyncio.get_running_loop()
+        peer = self.peer(did)
+        while self._core.is_open and not peer.lanes.has_room(priority):
+            # One wake-up for all who wait: those who give up leave none behind.
+            if peer.room is None or peer.room.done():
+                room = loop.create_future()
+                if not peer.lanes.when_room(future_waker(loop, room)):
+                    return
+                peer.room = room
+            await asyncio.wait({peer.room})
+
+    def peer(self, did: Did) -> Peer:
+        """The sending half of a peer; made where there was none. Any thread."""
+        peer = self._peers.get(did)
+        if peer is None:
+            with self._lock:
+                peer = self._peers.get(did)
+                if peer is None:
+                    config = self._core.config
+                    lanes: Lanes[OutgoingMessage] = Lanes(
+                        config.send_queue_limit, config.critical_reserve
+                    )
+                    stream = self.new_stream(did, self._epochs.get(did, self._epoch))
+                    peer = Peer(did, lanes, stream)
+                    self._peers[did] = peer
+        return peer
+
+    def forget_if_stranger(self, peer: Peer) -> None:
+        """Keep nothing of a peer that linked to us and was never sent to: keys cost nothing."""
+        if peer.dialer is None and peer.link is None and peer.stream.is_fresh and not peer.lanes:
+            self._peers.pop(peer.did, None)
+
+    def is_known(self, did: Did) -> bool:
+        """Whether it is more than a stranger: it has a route, or was sent to."""
+        peer = self._peers.get(did)
+        is_sent_to = peer is not None and not peer.stream.is_fresh
+        return is_sent_to or self._core.routing.resolve(did) is not None
+
+    def new_stream(self, did: Did, epoch: int) -> SendStream:
+        """A stream to a peer that counts from 1."""
+        if epoch != self._epoch:
+            # A peer that made us start anew may be forgotten, and its epoch must not be.
+            self._epochs[did] = epoch
+            self._epochs.move_to_end(did)
+            if len(self._epochs) > _MAX_EPOCHS:
+                self._epochs.popitem(last=False)
+        return SendStream(self._us, bytes(did), epoch)
+
+    def status(self) -> dict[Did, PeerStatus]:
+        """The health of every peer that was ever sent to or linked to us. Any thread."""
+        return {peer.did: _status(peer) for peer in tuple(self._peers.values())}
+
+    def _tell_loop(self, peer: Peer, message: OutgoingMessage) -> None:
+        """See to it that the loop looks at this peer; one wake-up for many messages."""
+        if message.expires_at is not None:
+            self._core.call_in_loop(self._arm_expiry, peer, message)
+        if not peer.is_ready:
+            peer.is_ready = True
+            self._ready.append(peer)
+            if not self._is_wake_scheduled:
+                self._is_wake_scheduled = True
+                self._core.call_in_loop(self._flush_ready)
+
+    # -- the loop: who brings it there --------------------------------------------
+
+    def _flush_ready(self) -> None:
+        # First the flags, then the queues: a message that comes between is seen.
+        self._is_wake_scheduled = False
+        while self._ready:
+            peer = self._ready.popleft()
+            peer.is_ready = False
+            self.assign(peer)
+
+    def assign(self, peer: Peer) -> None:
+        """Hand a peer with messages to whatever brings them there today."""
+        if self._is_ending:
+            return  # end() comes to it
+        if peer.link is not None:
+            peer.link.pump()
+            return
+        address = self._route(peer)
+        if address is None:
+            if self._core.speaks_v2 and peer.wire == "v2":
+                # It dials us, from where we cannot dial it: give it time to return.
+                asyncio.get_running_loop().call_later(_RETURN_GRACE, self._give_up_stranded, peer)
+            else:
+                self._give_up_stranded(peer)
+            return
+        dialer = self._dialer(peer, address)
+        if peer.dialer is not dialer:
+            if peer.dialer is not None:
+                self.unassign(peer)
+            peer.dialer = dialer
+        dialer.add(peer)
+
+    def unassign(self, peer: Peer) -> None:
+        """It is reached otherwise from now on."""
+        dialer, peer.dialer = peer.dialer, None
+        if dialer is not None:
+            dialer.remove(peer)
+            if isinstance(dialer, LinkDialer):  # those of v1 serve all who are reached there
+                self._dialers.pop((dialer.address, peer.did), None)
+                dialer.retire()
+
+    def _dialer(self, peer: Peer, address: Address) -> Dialer:
+        speaks_v1 = not self._core.speaks_v2 or peer.wire == "v1"
+        key = address if speaks_v1 else (address, peer.did)
+        dialer = self._dialers.get(key)
+        if dialer is None:
+            dialer = (
+                Outbound(self._core, address)
+                if speaks_v1
+                else LinkDialer(self._core, address, peer)
+            )
+            self._dialers[key] = dialer
+        return dialer
+
+    def _give_up_stranded(self, peer: Peer) -> None:
+        if peer.link is None and self._route(peer) is None:
+            self._give_up_all(peer, Reason.UNKNOWN_PEER)
+
+    def _route(self, peer: Peer) -> Address | None:
+        """Where the peer is reached; looked up again only when the table has changed."""
+        version = self._core.routing.version
+        known, address = peer.route
+        if known != version:
+            address = self._resolve(peer.did)
+            peer.route = version, address
+        return address
+
+    def _resolve(self, did: Did) -> Address | None:
+        return self._core.routing.resolve(did) or self._core.config.fallback
+
+    def peers_of(self, dialer: Dialer) -> list[Peer]:
+        """Who is reached by it."""
+        return [peer for peer in tuple(self._peers.values()) if peer.dialer is dialer]
+
+    def reroute(self, peers: Iterable[Peer]) -> None:
+        """Move peers whose address has changed to the connection for their new one."""
+        for peer in tuple(peers):
+            if peer.dialer is None or self._route(peer) != peer.dialer.address:
+                self.unassign(peer)
+                self.assign(peer)
+
+    # -- the loop: how messages end --------------------------------------------------
+
+    def put_back(self, messages: list[OutgoingMessage], *, is_fault: bool = True) -> None:
+        """Queue messages of an ended connection again, at the heads of their lanes.
+
+        Where it was no fault, the attempt does not count.
+        """
+        self._core.counters.rewritten += len(messages)
+        by_peer: dict[Peer, list[tuple[OutgoingMessage, int]]] = {}
+        for message in messages:
+            peer = self.peer(message.receipt.recipient)
+            message.failures_before -= is_fault
+            if message.receipt.state is not DeliveryState.ACCEPTED:
+                message.receipt.advance(DeliveryState.QUEUED)
+            if message.expires_at is not None and not message.sequence:
+                self._arm_expiry(peer, message)
+            by_peer.setdefault(peer, []).append((message, message.priority))
+        for peer, items in by_peer.items():
+            peer.lanes.put_back(items)
+            self.give_up_exhausted(peer, "the connection broke while it was being written")
+            self.assign(peer)
+
+    def give_up_exhausted(self, peer: Peer, cause: str) -> None:
+        """Fail the messages of `peer` that have had their attempts."""
+        limit = self._core.config.max_attempts
+        for message in peer.lanes.remove_if(
+            lambda message: peer.failures - message.failures_before >= limit
+        ):
+            self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
+
+    def _give_up_all(self, peer: Peer, reason: Reason) -> None:
+        for message in peer.lanes.remove_if(lambda _: True):
+            self.give_up(message, reason)
+
+    def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
+        """End a message: counted, and its receipt tells the sender."""
+        if message.receipt.is_final:
+            return
+        peer = self.peer(message.receipt.recipient)
+        self._core.counters.send_failures += 1
+        self._core.counters.dropped[reason] += 1
+        peer.dropped[reason] += 1
+        if not cause and peer.dialer is not None:
+            cause = peer.dialer.last_error or ""
+        expired = reason is Reason.EXPIRED
+        message.receipt.advance(
+            DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause
+        )
+        self.disarm_expiry(message)
+
+    def is_dead(self, message: OutgoingMessage) -> bool:
+        """Whether a message that was taken to be written must not be; it was told of its end."""
+        if message.receipt.is_final:
+            return True
+        if message.expires_at is None or message.sequence:
+            # What was written before is written again whatever the time: its peer
+            # may have it, and only the answer tells.
+            return False
+        if time.monotonic() < message.expires_at:
+            self.disarm_expiry(message)  # it is being written
+            return False
+        self.give_up(message, Reason.EXPIRED)
+        return True
+
+    def _arm_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
+        assert message.expires_at is not None
+        if message.receipt.state is DeliveryState.QUEUED:
+            self._expiries[message] = asyncio.get_running_loop().call_later(
+                max(0.0, message.expires_at - time.monotonic()), self._on_expiry, peer, message
+            )
+
+    def _on_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
+        """Tell the sender in time; a message on its way is left alone."""
+        self._expiries.pop(message, None)
+        now = time.monotonic()
+        # All that are due in one pass: each for itself would cost the square of the queue.
+        for late in peer.lanes.remove_if(
+            lambda other: (
+                other is message
+                or (other.expires_at is not None and other.expires_at <= now and not other.sequence)
+            )
+        ):
+            self.give_up(late, Reason.EXPIRED)
+
+    def disarm_expiry(self, message: OutgoingMessage) -> None:
+        """It can expire no more."""
+        timer = self._expiries.pop(message, None)
+        if timer is not None:
+            timer.cancel()
+
+    # -- the loop: places in the pool --------------------------------------------------
+
+    def apply_for_place(self, dialer: Dialer) -> None:
+        """Ask for a connection; `dialer.grant_place()` answers."""
+        self.pool.apply(dialer)
+        self.fill_places()
+
+    def leave_pool(self, dialer: Dialer) -> None:
+        """The connection is gone, or no longer wanted."""
+        self.pool.leave(dialer)
+        self.fill_places()
+
+    def fill_places(self) -> None:
+        """Give the places that are free or can be freed to who waits for one."""
+        if self._places_timer is not None:
+            self._places_timer.cancel()
+            self._places_timer = None
+        while True:
+            evicted, admitted = self.pool.admit()
+            if admitted is None:
+                break
+            if evicted is not None:
+                self._core.counters.evictions += 1
+                evicted.evict()
+            admitted.grant_place()
+        if self.pool.has_queue and not self._is_ending:
+            # Acknowledgements make no event: look again whether one is idle now.
+            self._places_timer = asyncio.get_running_loop().call_later(
+                _POLL_INTERVAL, self.fill_places
+            )
+
+
+def _status(peer: Peer) -> PeerStatus:
+    link, dialer = peer.link, peer.dialer
+    if link is not None:
+        state, since = PeerState.CONNECTED, link.since
+    elif dialer is not None:
+        state, since = dialer.state, dialer.since
+    else:
+        state, since = PeerState.IDLE, peer.since
+    return PeerStatus(
+        did=peer.did,
+        wire=peer.wire,
+        address=dialer.address if dialer is not None else link.address if link else None,
+        state=state,
+        since=since,
+        last_error=None if dialer is None else dialer.last_error,
+        last_error_at=None if dialer is None else dialer.last_error_at,
+        retry_at=None if dialer is None else dialer.retry_at,
+        round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
+        queued=peer.lanes.sizes(),
+        in_flight=peer.stream.in_flight,
+        credit=None if link is None else link.credit,
+        failed_attempts=peer.failures,
+        dropped=dict(peer.dropped),
+    )

@@ -1,0 +1,87 @@
+"""Proof of delivery: an envelope together with its recipient's signed word about it.
+
+    "SWPROOF1" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
+
+The statement is that of a RECEIPT frame (docs/protocol.md). Whoever has these
+bytes can check, offline and for ever, that the sender sent this envelope and
+that the recipient accepted or handled it. Neither of them is needed for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
+from signedwire.identity import Label, verify_labelled
+from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.link_frames import (
+    ACCEPTED_BATCHES,
+    HANDLED_ENVELOPES,
+    RECEIPT,
+    Receipts,
+    decode,
+)
+from signedwire.wire.session import SentBatch
+
+__all__ = ["ProvenDelivery", "encode_evidence", "verify_receipt"]
+
+MAGIC: Final = b"SWPROOF1"
+_SIZE: Final = struct.Struct("<I")
+
+
+def encode_evidence(body: bytes, batch: SentBatch, index: int, receipt: bytes) -> bytes:
+    """The proof for the envelope `body`, the `index`th of `batch`.
+
+    `receipt` is statement and signature, as they came.
+    """
+    proof = BatchProof(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
+    envelope = SignedEnvelope(body, proof).encode()
+    return MAGIC + _SIZE.pack(len(envelope)) + envelope + receipt
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenDelivery:
+    """What a proof proves."""
+
+    envelope: SignedEnvelope
+    """What was sent, by whom and to whom."""
+    is_handled: bool
+    """Whether the recipient's application said that it was done with it."""
+    at_us: int
+    """When, by the recipient's clock: Unix time, microseconds."""
+
+
+def verify_receipt(data: bytes) -> ProvenDelivery:
+    """Check a proof of delivery, offline.
+
+    Raises:
+        EnvelopeError: the bytes are no proof.
+        SignatureError: sender or recipient did not sign what it says.
+    """
+    start = len(MAGIC) + _SIZE.size
+    if len(data) < start or data[: len(MAGIC)] != MAGIC:
+        raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")
+    (size,) = _SIZE.unpack_from(data, len(MAGIC))
+    envelope = SignedEnvelope.decode(data[start : start + size])
+    try:
+        receipts = decode(RECEIPT, data[start + size :])
+    except RemoteProtocolError as error:
+        raise EnvelopeError(f"not a proof of delivery: {error.fact}") from None
+    assert isinstance(receipts, Receipts)
+    envelope.verify()
+    sender, recipient = envelope.body[32:64], envelope.body[64:96]
+    leaf = envelope.digest
+    if receipts.kind != ACCEPTED_BATCHES:
+        name = leaf
+    elif isinstance(envelope.proof, BatchProof):
+        name = envelope.proof.root(sender, leaf)
+    else:
+        raise SignatureError("the receipt is about batches, and the envelope is of none")
+    if name not in receipts.hashes:
+        raise SignatureError("the receipt is about other envelopes")
+    text = recipient + sender + receipts.statement
+    if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
+        raise SignatureError(f"the receipt was not signed by its recipient {recipient.hex()}")
+    return ProvenDelivery(envelope, receipts.kind == HANDLED_ENVELOPES, receipts.at_us)

@@ -1,0 +1,409 @@
+"""The frames of a v2 link: `u32 BE length ‖ u8 type ‖ body`.
+
+The length counts type and body. Every body has a fixed layout, integers
+little-endian; docs/protocol.md is the normative text. A type whose high bit is
+set may be skipped by who does not know it; any other unknown type closes the
+link. `decode()` checks everything that can be checked without knowing the peer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from signedwire.errors import RemoteProtocolError
+from signedwire.types import Allowance, Reason
+from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+
+__all__ = [
+    "Close",
+    "Credit",
+    "Envelopes",
+    "Frame",
+    "Hello",
+    "LinkFrameDecoder",
+    "Ping",
+    "Pong",
+    "Receipts",
+    "Refusal",
+    "Refusals",
+    "decode",
+]
+
+VERSION: Final = 2
+LANES: Final = 4
+MAX_FRAME_BEFORE_HELLO: Final = 16 * 1024
+MAX_RECEIPT_HASHES: Final = 1024
+MAX_REFUSALS: Final = 1024
+MAX_CLOSE_REASON: Final = 256
+MAX_EPOCH: Final = 2**63 - 1
+"""Whoever is told of an epoch of its own has to count on from there."""
+FRAME_MARGIN: Final = 64 * 1024 + 1024
+"""A frame must be able to be this much larger than a payload: then every batch fits."""
+
+HELLO: Final = 0x01
+ENVELOPES: Final = 0x02
+RECEIPT: Final = 0x03
+REFUSAL: Final = 0x04
+CREDIT: Final = 0x05
+PING: Final = 0x06
+PONG: Final = 0x07
+CLOSE: Final = 0x08
+SKIPPABLE: Final = 0x80
+
+_PREFIX: Final = struct.Struct(">IB")
+_LENGTH: Final = struct.Struct(">I")
+_HELLO: Final = struct.Struct("<HHQQII4QQ4Q")
+_ENVELOPES: Final = struct.Struct("<64sH")
+_ENVELOPE_LENGTH: Final = struct.Struct("<I")
+_RECEIPT: Final = struct.Struct("<BQH")
+_REFUSAL: Final = struct.Struct("<BQB")
+_CREDIT: Final = struct.Struct("<4Q")
+_U64: Final = struct.Struct("<Q")
+_U16: Final = struct.Struct("<H")
+_CLOSE: Final = struct.Struct("<HH")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame each way. The link is up when it has arrived."""
+
+    min_version: int
+    max_version: int
+    epoch: int
+    """Of the sender's state: its sequence numbers count within it."""
+    features: int
+    """Bits of what the sender can do; none are defined yet, and unknown ones are ignored."""
+    max_frame_size: int
+    """The largest frame that the sender takes, type and body."""
+    max_payload_size: int
+    """The largest payload that it takes."""
+    credit: Allowance
+    """What it may be sent at first."""
+    known_epoch: int
+    """The latest epoch of the other side that it knows; 0: none."""
+    marks: tuple[int, int, int, int]
+    """For that epoch, the highest sequence it accepted in each lane; 0: none."""
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        body = _HELLO.pack(
+            self.min_version,
+            self.max_version,
+            self.epoch,
+            self.features,
+            self.max_frame_size,
+            self.max_payload_size,
+            *self.credit,
+            self.known_epoch,
+            *self.marks,
+        )
+        return _PREFIX.pack(len(body) + 1, HELLO) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Envelopes:
+    """A signed batch."""
+
+    signature: bytes
+    bodies: list[bytes]
+    """Header and payload of each, 1 to 256."""
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        parts = [b"", _ENVELOPES.pack(self.signature, len(self.bodies))]
+        pack = _ENVELOPE_LENGTH.pack
+        for body in self.bodies:
+            parts.append(pack(len(body)))
+            parts.append(body)
+        parts[0] = _PREFIX.pack(sum(map(len, parts)) + 1, ENVELOPES)
+        return b"".join(parts)
+
+
+ACCEPTED_BATCHES: Final = 1
+ACCEPTED_ENVELOPES: Final = 2
+HANDLED_ENVELOPES: Final = 3
+_RECEIPT_KINDS: Final = frozenset({ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES})
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Signed: what was accepted or handled.
+
+    The recipient signs `Label.RECEIPT ‖ recipient ‖ sender ‖ statement`.
+    """
+
+    kind: int
+    """1: whole batches, by root, are accepted. 2: envelopes, by leaf, are. 3: handled."""
+    at_us: int
+    """When, by the recipient's clock."""
+    hashes: tuple[bytes, ...]
+    signature: bytes = b""
+
+    @property
+    def statement(self) -> bytes:
+        """The part of the body that is signed, beside the two DIDs."""
+        return _RECEIPT.pack(self.kind, self.at_us, len(self.hashes)) + b"".join(self.hashes)
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        body = self.statement + self.signature
+        return _PREFIX.pack(len(body) + 1, RECEIPT) + body
+
+
+class Refusal(NamedTuple):
+    """One envelope that is not accepted, and why."""
+
+    lane: int
+    sequence: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """What will not be accepted, however often it is sent."""
+
+    refusals: tuple[Refusal, ...]
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        body = _U16.pack(len(self.refusals)) + b"".join(
+            _REFUSAL.pack(lane, sequence, REASON_CODES[reason])
+            for lane, sequence, reason in self.refusals
+        )
+        return _PREFIX.pack(len(body) + 1, REFUSAL) + body
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The allowance has grown to this. It never shrinks."""
+
+    allowance: Allowance
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*self.allowance)
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answer with a PONG of the same number."""
+
+    number: int
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return _PREFIX.pack(_U64.size + 1, PING) + _U64.pack(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a PING."""
+
+    number: int
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return _PREFIX.pack(_U64.size + 1, PONG) + _U64.pack(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The last frame: why the link ends."""
+
+    code: int
+    reason: str
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        text = self.reason.encode()[:MAX_CLOSE_REASON]
+        body = _CLOSE.pack(self.code, len(text)) + text
+        return _PREFIX.pack(len(body) + 1, CLOSE) + body
+
+
+Frame: TypeAlias = Hello | Envelopes | Receipts | Refusals | Credit | Ping | Pong | Close
+
+# Close codes.
+CLOSE_DONE: Final = 0
+CLOSE_PROTOCOL_ERROR: Final = 1
+CLOSE_DUPLICATE_LINK: Final = 2
+CLOSE_STALE_EPOCH: Final = 3
+CLOSE_DENIED: Final = 4
+CLOSE_TOO_MANY: Final = 5
+CLOSE_VERSION: Final = 6
+CLOSE_BAD_SIGNATURE: Final = 7
+CLOSE_EVICTED: Final = 8
+
+REASON_CODES: Final = {
+    Reason.EXPIRED: 1,
+    Reason.NOT_FOR_US: 2,
+    Reason.TOO_LARGE: 3,
+    Reason.INBOX_FULL: 4,
+    Reason.NOT_ALLOWED: 5,
+    Reason.REFUSED: 6,
+    Reason.MALFORMED: 7,
+    Reason.BAD_SIGNATURE: 8,
+    Reason.DUPLICATE: 9,
+}
+_REASONS: Final = {code: reason for reason, code in REASON_CODES.items()}
+
+
+def decode(frame_type: int, body: bytes) -> Frame | None:
+    """Read one body; `None` for a type that may be skipped.
+
+    Raises:
+        RemoteProtocolError: an unknown type, or a body that cannot be one of its type.
+    """
+    reader = _READERS.get(frame_type)
+    if reader is None:
+        if frame_type & SKIPPABLE:
+            return None
+        raise _error(f"a frame of unknown type {frame_type:#04x}")
+    try:
+        return reader(body)
+    except struct.error:
+        raise _error(f"a frame of type {frame_type:#04x} with {len(body)} bytes") from None
+
+
+def _read_hello(body: bytes) -> Hello:
+    # What a later version adds behind it is for those who know it.
+    fields: tuple[Any, ...] = _HELLO.unpack_from(body)
+    lowest, highest, epoch, features, max_frame, max_payload, *numbers = fields
+    hello = Hello(
+        min_version=lowest,
+        max_version=highest,
+        epoch=epoch,
+        features=features,
+        max_frame_size=max_frame,
+        max_payload_size=max_payload,
+        credit=Allowance(*numbers[:4]),
+        known_epoch=numbers[4],
+        marks=(numbers[5], numbers[6], numbers[7], numbers[8]),
+    )
+    if (
+        hello.min_version > hello.max_version
+        or not 0 < hello.epoch <= MAX_EPOCH
+        or hello.known_epoch > MAX_EPOCH
+        or hello.max_frame_size < hello.max_payload_size + FRAME_MARGIN
+    ):
+        raise _error("a HELLO that contradicts itself")
+    return hello
+
+
+def _read_envelopes(body: bytes) -> Envelopes:
+    signature, count = _ENVELOPES.unpack_from(body)
+    if not 0 < count <= MAX_BATCH:
+        raise _error(f"a batch of {count} envelopes, legal are 1 to {MAX_BATCH}")
+    bodies: list[bytes] = []
+    position, end = _ENVELOPES.size, len(body)
+    unpack = _ENVELOPE_LENGTH.unpack_from
+    for _ in range(count):
+        (length,) = unpack(body, position)
+        position += 4
+        stop = position + length
+        if stop > end:
+            raise _error("a batch that is shorter than its envelopes")
+        bodies.append(body[position:stop])
+        position = stop
+    if position != end:
+        raise _error("a batch that is longer than its envelopes")
+    return Envelopes(signature, bodies)
+
+
+def _read_receipts(body: bytes) -> Receipts:
+    kind, at_us, count = _RECEIPT.unpack_from(body)
+    start, stop = _RECEIPT.size, _RECEIPT.size + count * HASH_SIZE
+    if kind not in _RECEIPT_KINDS:
+        raise _error(f"a receipt of unknown kind {kind}")
+    if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop + 64:
+        raise _error(f"a receipt of {len(body)} bytes for {count} hashes")
+    hashes = tuple(body[at : at + HASH_SIZE] for at in range(start, stop, HASH_SIZE))
+    return Receipts(kind, at_us, hashes, body[stop:])
+
+
+def _read_refusals(body: bytes) -> Refusals:
+    (count,) = _U16.unpack_from(body)
+    if not 0 < count <= MAX_REFUSALS or len(body) != 2 + count * _REFUSAL.size:
+        raise _error(f"a refusal of {len(body)} bytes for {count} envelopes")
+    refusals = []
+    for lane, sequence, code in _REFUSAL.iter_unpack(body[2:]):
+        if lane >= LANES or code not in _REASONS:
+            raise _error(f"a refusal in lane {lane} with reason {code}")
+        refusals.append(Refusal(lane, sequence, _REASONS[code]))
+    return Refusals(tuple(refusals))
+
+
+def _read_close(body: bytes) -> Close:
+    code, length = _CLOSE.unpack_from(body)
+    text = body[_CLOSE.size :]
+    if len(text) != length or length > MAX_CLOSE_REASON:
+        raise _error(f"a CLOSE of {len(body)} bytes")
+    # It is shown to people: nothing in it may move their cursor.
+    reason = "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))
+    return Close(code, reason)
+
+
+_READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
+    HELLO: _read_hello,
+    ENVELOPES: _read_envelopes,
+    RECEIPT: _read_receipts,
+    REFUSAL: _read_refusals,
+    CREDIT: lambda body: Credit(Allowance(*_CREDIT.unpack(body))),
+    PING: lambda body: Ping(_U64.unpack(body)[0]),
+    PONG: lambda body: Pong(_U64.unpack(body)[0]),
+    CLOSE: _read_close,
+}
+
+
+class LinkFrameDecoder:
+    """Cuts a stream into (type, body); holds at most one unfinished frame.
+
+    `max_frame_size` may be raised once the peer is known: it holds from the next
+    frame on, also where that one has come along with the frame that made it known.
+    """
+
+    __slots__ = ("_buffer", "_needed", "max_frame_size")
+
+    def __init__(self, max_frame_size: int = MAX_FRAME_BEFORE_HELLO) -> None:
+        self.max_frame_size = max_frame_size
+        self._buffer = bytearray()
+        self._needed = _LENGTH.size  # below which no frame can be whole
+
+    @property
+    def has_partial_frame(self) -> bool:
+        """Whether the peer owes the rest of a frame."""
+        return bool(self._buffer)
+
+    def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes as they came; yield the frames that are now whole, one by one.
+
+        To be walked to its end: what is behind the last whole frame is kept then. So
+        the frames before a faulty one are seen however the stream was cut.
+
+        Raises:
+            RemoteProtocolError: a frame without a type, or over the limit.
+        """
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:  # in drops: looked at when it is whole
+                return
+            data = bytes(self._buffer)
+        position, end = 0, len(data)
+        self._needed = _LENGTH.size
+        while end - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if not 0 < length <= self.max_frame_size:
+                raise _error(f"a frame of {length} bytes, legal are 1 to {self.max_frame_size}")
+            start, stop = position + _PREFIX.size, position + _LENGTH.size + length
+            if stop > end:
+                self._needed = stop - position
+                break
+            position = stop
+            yield data[start - 1], data[start:stop]
+        self._buffer = bytearray(data[position:])
+
+
+def _error(fact: str) -> RemoteProtocolError:
+    return RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {fact}")

@@ -1,0 +1,548 @@
+"""A v2 link as a state machine: bytes and instants in, events and bytes out.
+
+    opening ──HELLO──→ open ──CLOSE, an error or silence──→ closed
+
+One `Session` stands at each end of a channel whose other end has proven its DID
+already (`wire.leaf`, over TLS). Both send HELLO at once. Then envelopes, receipts
+and refusals go both ways, within the credit that the other side granted.
+
+The driver calls
+
+    receive_data(data, now), receive_eof(now)   what the channel gave
+    send_batch(…), send_receipts(…), grant(…)   what the delivery above wants
+    handle_timeout(now)                         when next_timeout() has come
+
+and after each of them takes `next_event()` until `None` and `data_to_send()`.
+Nothing here does I/O or reads a clock. After the session has closed, every call
+is harmless and does nothing; `room()` is zero then, so that nobody sends a batch.
+
+Invariants: what is received never exceeds what was granted, or the session
+closes; no event of an envelope comes before its signature was verified; frames
+that carry no envelopes are sent before those that do; CLOSE is the last frame.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from signedwire.errors import RemoteProtocolError, SignatureError
+from signedwire.identity import Identity, Label, verify_labelled
+from signedwire.types import Allowance, Did, Priority, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.envelope import V2_HEADER_SIZE, sign_batch, verify_batch
+from signedwire.wire.link_frames import (
+    Close,
+    Credit,
+    Envelopes,
+    Hello,
+    LinkFrameDecoder,
+    Ping,
+    Pong,
+    Receipts,
+    Refusal,
+    Refusals,
+)
+
+__all__ = [
+    "BatchFailed",
+    "BatchReceived",
+    "Closed",
+    "CreditReceived",
+    "Event",
+    "HelloReceived",
+    "ReceiptsReceived",
+    "RefusalsReceived",
+    "SentBatch",
+    "Session",
+    "SessionLimits",
+    "StallNoticed",
+]
+
+_CRITICAL: Final = int(Priority.CRITICAL)
+_PRIORITY_AT: Final = 104
+_STALL: Final = 1.0
+"""When a timer is later than this, in seconds, it was our own loop that stood still; and
+what the peer has then to be heard, since its bytes may still wait in the socket."""
+_NOTHING: Final = Allowance(0, 0, 0, 0)
+CLOSE_UNSAID: Final = -1
+"""In place of a close code: the channel ended, and nobody had said why."""
+_ORDERLY: Final = frozenset(
+    {
+        frames.CLOSE_DONE,
+        frames.CLOSE_DUPLICATE_LINK,
+        frames.CLOSE_EVICTED,
+        frames.CLOSE_STALE_EPOCH,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionLimits:
+    """What one end asks of the other, and how long it waits. Durations are seconds."""
+
+    hello_timeout: float | None = 10.0
+    """From the start to the other side's HELLO, absolute."""
+    frame_timeout: float | None = 30.0
+    """From the first byte of a frame to its last, absolute."""
+    ping_interval: float = 5.0
+    """Ask after this long without a byte."""
+    dead_timeout: float = 15.0
+    """Give the peer up after this long without a byte."""
+    max_payload_size: int = 1024 * 1024
+    """The largest payload that is taken, bytes."""
+    max_frame_size: int = 1024 * 1024 + frames.FRAME_MARGIN
+    """The largest frame that is taken, bytes."""
+
+
+# -- events -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    """The link is open."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceived:
+    """Envelopes whose signature fits arrived."""
+
+    bodies: list[bytes]
+    """Header and payload of each."""
+    root: bytes
+    leaves: list[bytes]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    """Envelopes arrived whose signature does not fit. None of them may be believed."""
+
+    bodies: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsReceived:
+    """The peer has signed that it accepted or handled what is named."""
+
+    receipts: Receipts
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalsReceived:
+    """The peer will not accept these."""
+
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreditReceived:
+    """More may be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallNoticed:
+    """Our own loop stood still; the peer is not blamed for it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The session has ended; no further event follows."""
+
+    code: int
+    """A close code of `wire.link_frames`."""
+    cause: str
+    """In words."""
+    is_by_peer: bool
+    """Whether the peer said so, rather than we."""
+    reason: Reason | None = None
+    """What it is counted as; `None`: it is no fault of the peer."""
+
+    @property
+    def is_orderly(self) -> bool:
+        """Whether it says nothing against what was on its way."""
+        return self.code in _ORDERLY
+
+
+Event: TypeAlias = (
+    HelloReceived
+    | BatchReceived
+    | BatchFailed
+    | ReceiptsReceived
+    | RefusalsReceived
+    | CreditReceived
+    | StallNoticed
+    | Closed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SentBatch:
+    """A batch on its way: what a receipt will name, and what proves its envelopes."""
+
+    root: bytes
+    leaves: list[bytes]
+    signature: bytes
+
+
+class State(enum.Enum):
+    """See the picture above."""
+
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Session:
+    """One end of a link. See the module's text for how to drive it.
+
+    Args:
+        identity: Ours.
+        peer: The DID that the channel has proven.
+        hello: What we say of ourselves; its credit is the first grant.
+        now: The present instant, of a clock that only goes forward, in seconds.
+    """
+
+    def __init__(
+        self, identity: Identity, peer: Did, hello: Hello, limits: SessionLimits, now: float
+    ) -> None:
+        self.peer = peer
+        self.state = State.OPENING
+        self.round_trip: float | None = None
+        """Smoothed, in seconds; `None` until measured."""
+        self.their_hello: Hello | None = None
+        self._identity = identity
+        self._us = bytes(identity.did)
+        self._them = bytes(peer)
+        self._limits = limits
+        self._decoder = LinkFrameDecoder()
+        self._events: deque[Event] = deque()
+        self._control: list[bytes] = [hello.encode()]
+        self._data: list[bytes] = []
+        self._granted = hello.credit
+        self._advertised = hello.credit
+        self._first_grant = hello.credit
+        self._received = _NOTHING
+        self._allowed = _NOTHING
+        self._sent = _NOTHING
+        self._opened_at = now
+        self._last_inbound_at = now
+        self._partial_since: float | None = None
+        self._ping_number = 0
+        self._ping_sent_at: float | None = None
+        self._handlers: dict[type, Callable[..., None]] = {
+            Hello: self._handle_hello,
+            Envelopes: self._handle_envelopes,
+            Receipts: self._handle_receipts,
+            Refusals: self._handle_refusals,
+            Credit: self._handle_credit,
+            Ping: self._handle_ping,
+            Pong: self._handle_pong,
+            Close: self._handle_close,
+        }
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session has ended."""
+        return self.state is State.CLOSED
+
+    # -- in ---------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Bytes came out of the channel."""
+        if self.state is State.CLOSED:
+            return
+        self._last_inbound_at = now
+        is_new = not self._decoder.has_partial_frame
+        try:
+            for frame_type, body in self._decoder.receive_data(data):
+                is_new = True
+                frame = frames.decode(frame_type, body)
+                if frame is not None:
+                    self._handle(frame, now)
+                    if self.is_closed:
+                        return
+        except RemoteProtocolError as error:
+            self._end(frames.CLOSE_PROTOCOL_ERROR, str(error), error.reason)
+            return
+        if not self._decoder.has_partial_frame:
+            self._partial_since = None
+        elif is_new:
+            self._partial_since = now
+
+    def receive_eof(self, now: float) -> None:
+        """The channel has ended without a CLOSE frame."""
+        if self.state is not State.CLOSED:
+            reason = Reason.TRUNCATED if self._decoder.has_partial_frame else None
+            self._close(
+                Closed(CLOSE_UNSAID, "the connection ended", is_by_peer=True, reason=reason)
+            )
+
+    def next_event(self) -> Event | None:
+        """The oldest thing that has happened and was not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    # -- out --------------------------------------------------------------------------
+
+    def data_to_send(self) -> bytes:
+        """All that is to be written now; empty when nothing is."""
+        if not self._control and not self._data:
+            return b""
+        data = b"".join(self._control + self._data)
+        self._control, self._data = [], []
+        return data
+
+    def room(self) -> Allowance:
+        """How much more the peer takes now; nothing before its HELLO and after the end."""
+        if self.state is not State.OPEN:
+            return _NOTHING
+        allowed, sent = self._allowed, self._sent
+        return Allowance(*(may - did for may, did in zip(allowed, sent, strict=True)))
+
+    def send_batch(self, bodies: list[bytes]) -> SentBatch:
+        """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
+
+        The caller has asked `room()`, and it holds them.
+        """
+        assert self.state is State.OPEN
+        size = sum(map(len, bodies))
+        is_critical = bodies[0][_PRIORITY_AT] == _CRITICAL
+        self._sent = _add(self._sent, len(bodies), size, is_critical)
+        assert not _exceeds(self._sent, self._allowed)
+        root, signature, leaves = sign_batch(self._identity, bodies)
+        self._data.append(Envelopes(signature, bodies).encode())
+        return SentBatch(root, leaves, signature)
+
+    def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
+        """Sign and queue what was accepted or handled."""
+        if self.state is not State.OPEN:
+            return
+        for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
+            part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
+            receipts = Receipts(kind, at_us, part)
+            signature = self._identity._sign_labelled(
+                Label.RECEIPT, self._us + self._them + receipts.statement
+            )
+            self._control.append(replace(receipts, signature=signature).encode())
+
+    def send_refusals(self, refusals: list[Refusal]) -> None:
+        """Queue what will not be accepted."""
+        if self.state is not State.OPEN:
+            return
+        for start in range(0, len(refusals), frames.MAX_REFUSALS):
+            part = tuple(refusals[start : start + frames.MAX_REFUSALS])
+            self._control.append(Refusals(part).encode())
+
+    @property
+    def outstanding(self) -> Allowance:
+        """What was granted, told or not, and has not come."""
+        return Allowance(
+            *(may - did for may, did in zip(self._granted, self._received, strict=True))
+        )
+
+    def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
+        """The application has taken this much: the peer may send as much again.
+
+        Told to the peer when a quarter of the first grant has come together, and at
+        once where it may lack the credit for one more message of the largest size:
+        else both could wait for ever, it for credit and we for a message.
+        """
+        if self.state is State.CLOSED:
+            return
+        self._granted = _add(self._granted, messages, size, is_critical)
+        largest = V2_HEADER_SIZE + self._limits.max_payload_size
+        for new, old, first, received, needed in zip(
+            self._granted,
+            self._advertised,
+            self._first_grant,
+            self._received,
+            (1, largest, 1, largest),
+            strict=True,
+        ):
+            if new > old and ((new - old) * 4 >= first or old - received < needed):
+                self._advertised = self._granted
+                self._control.append(Credit(self._granted).encode())
+                return
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye; the driver writes what is to be sent, then closes the channel."""
+        if self.state is not State.CLOSED:
+            self._close(Closed(code, reason, is_by_peer=False))
+
+    # -- time -------------------------------------------------------------------------
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout()` is to be called; `None`: not at all."""
+        if self.state is State.CLOSED:
+            return None
+        due = []
+        limits = self._limits
+        if self.state is State.OPENING:
+            if limits.hello_timeout is not None:
+                due.append(self._opened_at + limits.hello_timeout)
+        elif self._ping_sent_at is None:
+            due.append(self._last_inbound_at + limits.ping_interval)
+        else:
+            due.append(self._last_inbound_at + limits.dead_timeout)
+        if self._partial_since is not None and limits.frame_timeout is not None:
+            due.append(self._partial_since + limits.frame_timeout)
+        return min(due, default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """The instant of `next_timeout()` has come, or is past."""
+        due = self.next_timeout()
+        if due is None or now < due:
+            return
+        limits = self._limits
+        late = now - due
+        if late > _STALL and self.state is State.OPEN:
+            # What the peer sent meanwhile waits in the socket: look there first.
+            self._events.append(StallNoticed(late))
+            self._last_inbound_at += late + _STALL
+            if self._partial_since is not None:
+                self._partial_since += late + _STALL
+            return
+        if (
+            self._partial_since is not None
+            and limits.frame_timeout is not None
+            and now >= self._partial_since + limits.frame_timeout
+        ):
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR,
+                f"a frame was not complete within {limits.frame_timeout:g} s",
+                Reason.TOO_SLOW,
+            )
+        elif self.state is State.OPENING:
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR,
+                f"no HELLO within {limits.hello_timeout:g} s",
+                Reason.TOO_SLOW,
+            )
+        elif now >= self._last_inbound_at + limits.dead_timeout:
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR,
+                f"not a byte for {limits.dead_timeout:g} s: declared dead",
+                Reason.TOO_SLOW,
+            )
+        else:
+            self._send_ping(now)
+
+    def _send_ping(self, now: float) -> None:
+        self._ping_number += 1
+        self._ping_sent_at = now
+        self._control.append(Ping(self._ping_number).encode())
+
+    # -- frames -----------------------------------------------------------------------
+
+    def _handle(self, frame: frames.Frame, now: float) -> None:
+        is_hello = isinstance(frame, Hello)
+        if is_hello != (self.state is State.OPENING) and not isinstance(frame, Close):
+            what = "a second HELLO" if is_hello else "a frame before its HELLO"
+            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {what}")
+        self._handlers[type(frame)](frame, now)
+
+    def _handle_hello(self, hello: Hello, now: float) -> None:
+        if not hello.min_version <= frames.VERSION <= hello.max_version:
+            self._end(
+                frames.CLOSE_VERSION,
+                f"the peer speaks versions {hello.min_version} to {hello.max_version}, "
+                f"we speak {frames.VERSION}",
+                Reason.WRONG_PROTOCOL,
+            )
+            return
+        self.state = State.OPEN
+        self.their_hello = hello
+        self._allowed = hello.credit
+        self._decoder.max_frame_size = self._limits.max_frame_size
+        self._events.append(HelloReceived(hello))
+        self._send_ping(now)  # the first round trip is known at once
+
+    def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
+        received = self._received
+        for body in batch.bodies:
+            if len(body) < V2_HEADER_SIZE:
+                raise RemoteProtocolError(
+                    Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {len(body)} bytes"
+                )
+        is_critical = batch.bodies[0][_PRIORITY_AT] == _CRITICAL
+        self._received = received = _add(
+            received, len(batch.bodies), sum(map(len, batch.bodies)), is_critical
+        )
+        if _exceeds(received, self._advertised):
+            raise RemoteProtocolError(
+                Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
+            )
+        try:
+            root, leaves = verify_batch(self._them, batch.bodies, batch.signature)
+        except SignatureError:
+            self._events.append(BatchFailed(batch.bodies))
+            return
+        self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
+
+    def _handle_receipts(self, receipts: Receipts, now: float) -> None:
+        text = self._them + self._us + receipts.statement
+        if not verify_labelled(self._them, Label.RECEIPT, text, receipts.signature):
+            self._end(
+                frames.CLOSE_BAD_SIGNATURE,
+                "the peer sent a receipt that it did not sign",
+                Reason.BAD_SIGNATURE,
+            )
+            return
+        self._events.append(ReceiptsReceived(receipts))
+
+    def _handle_refusals(self, refusals: Refusals, now: float) -> None:
+        self._events.append(RefusalsReceived(refusals.refusals))
+
+    def _handle_credit(self, credit: Credit, now: float) -> None:
+        if _exceeds(self._allowed, credit.allowance):
+            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer took credit back")
+        self._allowed = credit.allowance
+        self._events.append(CreditReceived())
+
+    def _handle_ping(self, ping: Ping, now: float) -> None:
+        self._control.append(Pong(ping.number).encode())
+
+    def _handle_pong(self, pong: Pong, now: float) -> None:
+        if self._ping_sent_at is None or pong.number != self._ping_number:
+            return  # late, and answered already by other bytes
+        sample = now - self._ping_sent_at
+        self._ping_sent_at = None
+        # RFC 6298, 2.3: a gain of 1/8.
+        before = self.round_trip
+        self.round_trip = sample if before is None else before + (sample - before) / 8
+
+    def _handle_close(self, close: Close, now: float) -> None:
+        self._close(Closed(close.code, close.reason, is_by_peer=True))
+
+    def _end(self, code: int, cause: str, reason: Reason) -> None:
+        """Close because of what the peer did or did not do."""
+        self._close(Closed(code, cause, is_by_peer=False, reason=reason))
+
+    def _close(self, closed: Closed) -> None:
+        self.state = State.CLOSED
+        # Envelopes that were queued would follow the CLOSE: nobody would read them.
+        self._data = []
+        if not closed.is_by_peer:
+            self._control.append(Close(closed.code, closed.cause).encode())
+        self._events.append(closed)
+
+
+def _add(sum_: Allowance, messages: int, size: int, is_critical: bool) -> Allowance:
+    if is_critical:
+        return Allowance(
+            sum_.messages, sum_.bytes, sum_.critical_messages + messages, sum_.critical_bytes + size
+        )
+    return Allowance(
+        sum_.messages + messages, sum_.bytes + size, sum_.critical_messages, sum_.critical_bytes
+    )
+
+
+def _exceeds(sum_: Allowance, limit: Allowance) -> bool:
+    return any(did > may for did, may in zip(sum_, limit, strict=True))

@@ -1,0 +1,703 @@
+"""`SendStream` and `ReceiveStream`: numbers, marks, answers, and what is kept for how long."""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from linkkit import ALICE, BOB, EVE, body, received
+from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.streams import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    Arrivals,
+    ReceiveStream,
+    SendStream,
+)
+from signedwire.identity import Identity, Label
+from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.wire.envelope import SignedEnvelope, sign_batch
+from signedwire.wire.evidence import verify_receipt
+from signedwire.wire.link_frames import (
+    ACCEPTED_BATCHES,
+    ACCEPTED_ENVELOPES,
+    HANDLED_ENVELOPES,
+    Receipts,
+    Refusal,
+)
+from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
+
+QUEUED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
+LOW, NORMAL, HIGH, CRITICAL = Priority
+EPOCH = 9
+VAST = Allowance(10**6, 10**9, 10**6, 10**9)
+US, THEM = bytes(ALICE.did), bytes(BOB.did)
+
+
+def nobody_is_dead(_: OutgoingMessage) -> bool:
+    return False
+
+
+class Sender:
+    """A queue, its stream and what was written: the sending half of a peer."""
+
+    def __init__(self) -> None:
+        self.lanes: Lanes[OutgoingMessage] = Lanes(100_000, 100)
+        self.stream = SendStream(US, THEM, EPOCH)
+        self.count = 0
+
+    def queue(
+        self,
+        payload: bytes = b"hello",
+        priority: Priority = NORMAL,
+        *,
+        is_bulk: bool = False,
+        expires_at: float | None = None,
+    ) -> OutgoingMessage:
+        self.count += 1
+        message = OutgoingMessage(
+            Receipt(BOB.did, self.count),
+            priority,
+            expires_at,
+            identity=ALICE,
+            payload=payload,
+        )
+        message.is_bulk = is_bulk
+        assert self.lanes.put(message, priority)
+        return message
+
+    def next(
+        self,
+        room: Allowance = VAST,
+        is_dead: Callable[[OutgoingMessage], bool] = nobody_is_dead,
+        largest: int = 2**32,
+    ) -> list[OutgoingMessage]:
+        return self.stream.next_batch(self.lanes, room, is_dead, largest)
+
+    def send(self, room: Allowance = VAST) -> tuple[SentBatch, BatchReceived]:
+        """Write one batch: as the sender keeps it, and as the peer gets it."""
+        messages = self.next(room)
+        assert messages
+        bodies = [message.body for message in messages]
+        root, signature, leaves = sign_batch(ALICE, bodies)
+        self.stream.sent(SentBatch(root, leaves, signature), messages)
+        for message in messages:
+            if message.receipt.state is QUEUED:
+                message.receipt.advance(WRITTEN)
+        return SentBatch(root, leaves, signature), BatchReceived(bodies, root, leaves, signature)
+
+    def take_back(self) -> list[OutgoingMessage]:
+        """The link broke."""
+        messages = self.stream.take_back()
+        self.lanes.put_back([(message, message.priority) for message in messages])
+        return messages
+
+    def hear(self, kind: int, *hashes: bytes) -> list[OutgoingMessage]:
+        """A receipt by Bob has come."""
+        plain = Receipts(kind, 55, hashes)
+        text = THEM + US + plain.statement
+        receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
+        return self.stream.receipts(receipts, receipts.statement + receipts.signature)
+
+
+def refused(*places: tuple[int, int], reason: Reason = Reason.INBOX_FULL) -> list[Refusal]:
+    return [Refusal(lane, sequence, reason) for lane, sequence in places]
+
+
+@pytest.fixture
+def sender() -> Sender:
+    return Sender()
+
+
+class TestNumbering:
+    def test_each_lane_counts_for_itself_from_one(self, sender: Sender) -> None:
+        assert sender.stream.is_fresh
+        for priority in (NORMAL, LOW, NORMAL, HIGH, CRITICAL, NORMAL, CRITICAL):
+            sender.queue(priority=priority)
+        batches = [sender.next(), sender.next(), sender.next()]
+        assert [[(m.priority, m.sequence) for m in batch] for batch in batches] == [
+            [(CRITICAL, 1), (CRITICAL, 2)],
+            [(HIGH, 1), (NORMAL, 1), (NORMAL, 2), (NORMAL, 3), (LOW, 1)],
+            [],
+        ]
+        assert not sender.stream.is_fresh
+
+    def test_the_header_is_as_the_stream_says(self, sender: Sender) -> None:
+        sender.queue(b"x", HIGH)
+        (message,) = sender.next()
+        _, signature, _ = sign_batch(ALICE, [message.body])
+        envelope = SignedEnvelope.decode(message.body + bytes(2) + b"\1\0" + signature)
+        envelope.verify()
+        assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
+        assert (envelope.epoch, envelope.sequence_number) == (EPOCH, 1)
+
+    def test_the_dead_get_no_number(self, sender: Sender) -> None:
+        """Asked is for those with a deadline, with an end, or too large: each may yet live."""
+        late, plain, ended, large = (
+            sender.queue(expires_at=1.0),
+            sender.queue(),
+            sender.queue(),
+            sender.queue(bytes(6)),
+        )
+        in_time, not_too_large = sender.queue(expires_at=2.0), sender.queue(bytes(7))
+        ended.receipt.advance(FAILED, Reason.CLOSED)
+        asked: list[OutgoingMessage] = []
+
+        def is_dead(message: OutgoingMessage) -> bool:
+            asked.append(message)
+            return message in (late, ended, large)
+
+        assert sender.next(is_dead=is_dead, largest=5) == [plain, in_time, not_too_large]
+        assert asked == [late, ended, large, in_time, not_too_large]
+        messages = (late, plain, ended, large, in_time, not_too_large)
+        assert [message.sequence for message in messages] == [0, 1, 0, 0, 2, 3]
+        assert not sender.lanes
+
+    def test_256_messages_at_most(self, sender: Sender) -> None:
+        for _ in range(MAX_BATCH_MESSAGES + 1):
+            sender.queue(b"")
+        assert (len(sender.next()), len(sender.next())) == (256, 1)
+
+    def test_64_kib_at_most(self, sender: Sender) -> None:
+        for _ in range(3):
+            sender.queue(bytes(MAX_BATCH_BYTES // 2 - 122))
+        assert (len(sender.next()), len(sender.next())) == (2, 1)
+
+    def test_one_alone_may_be_larger(self, sender: Sender) -> None:
+        for _ in range(2):
+            sender.queue(bytes(MAX_BATCH_BYTES + 1))
+        assert (len(sender.next()), len(sender.next())) == (1, 1)
+
+
+class TestRoom:
+    @pytest.mark.parametrize(
+        ("room", "numbers"),
+        [
+            (Allowance(0, 1000, 0, 1000), []),
+            (Allowance(9, 126, 9, 126), []),
+            (Allowance(9, 127, 9, 126), [2]),
+            (Allowance(1, 1000, 0, 1000), [2]),
+            (Allowance(9, 1000, 0, 1000), [2, 3]),
+            (Allowance(9, 1000, 1, 1000), [1]),
+            (Allowance(9, 1000, 9, 127), [1]),
+        ],
+    )
+    def test_no_more_than_the_peer_takes(
+        self, sender: Sender, room: Allowance, numbers: list[int]
+    ) -> None:
+        """Critical has its own: it neither waits for the others nor holds them up."""
+        for priority in (CRITICAL, NORMAL, NORMAL):
+            sender.queue(priority=priority)
+        assert [m.receipt.sequence_number for m in sender.next(room)] == numbers
+        assert len(sender.lanes) == 3 - len(numbers)
+
+
+class TestAcceptance:
+    def test_of_a_batch(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(20)]
+        batch, _ = sender.send()
+        assert (sender.stream.in_flight, sender.stream.is_empty) == (20, False)
+        assert sender.hear(ACCEPTED_BATCHES, bytes(32), batch.root) == messages
+        assert (sender.stream.in_flight, sender.stream.is_empty) == (0, True)
+        for index, message in enumerate(messages):
+            assert message.receipt.state is ACCEPTED
+            proven = verify_receipt(message.receipt.proof())
+            assert (proven.envelope.sequence_number, proven.at_us) == (index + 1, 55)
+            assert proven.envelope.body == message.body
+
+    def test_of_some_envelopes(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(4)]
+        batch, _ = sender.send()
+        assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1]) == [messages[1]]
+        assert [m.receipt.state for m in messages] == [WRITTEN, ACCEPTED, WRITTEN, WRITTEN]
+        others = [batch.leaves[n] for n in (3, 0, 2)]
+        assert sender.hear(ACCEPTED_ENVELOPES, *others) == [messages[n] for n in (0, 2, 3)]
+        assert sender.stream.is_empty
+        for message in messages:
+            assert verify_receipt(message.receipt.proof()).envelope.body == message.body
+
+    def test_of_several_batches_at_once(self, sender: Sender) -> None:
+        messages = [sender.queue(), sender.queue(priority=CRITICAL)]
+        urgent, _ = sender.send()
+        other, _ = sender.send()
+        assert sender.hear(ACCEPTED_BATCHES, other.root, urgent.root) == messages
+
+    def test_what_is_named_again_is_ignored(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0]) == [messages[0]]
+        assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0]) == []
+        # The rest comes with the batch; what was told before is not told again.
+        assert sender.hear(ACCEPTED_BATCHES, batch.root) == messages[1:]
+        assert sender.hear(ACCEPTED_BATCHES, batch.root) == []
+        assert sender.hear(ACCEPTED_ENVELOPES, *batch.leaves) == []
+        for message in messages:
+            assert [step.state for step in message.receipt.history] == [QUEUED, WRITTEN, ACCEPTED]
+
+    @pytest.mark.parametrize("kind", [ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES])
+    def test_what_is_not_known_is_ignored(self, sender: Sender, kind: int) -> None:
+        message = sender.queue()
+        sender.send()
+        assert sender.hear(kind, bytes(32)) == []
+        assert message.receipt.state is WRITTEN
+
+    def test_a_root_is_no_leaf_and_a_leaf_is_no_root(self, sender: Sender) -> None:
+        message = sender.queue()
+        batch, _ = sender.send()
+        assert sender.hear(ACCEPTED_BATCHES, *batch.leaves) == []
+        assert sender.hear(ACCEPTED_ENVELOPES, batch.root) == []
+        sender.hear(HANDLED_ENVELOPES, batch.root, *batch.leaves)
+        assert message.receipt.state is WRITTEN
+
+    def test_what_was_known_to_be_accepted_gets_its_proof(self, sender: Sender) -> None:
+        message = sender.queue()
+        batch, _ = sender.send()
+        message.receipt.advance(ACCEPTED)
+        assert sender.hear(ACCEPTED_BATCHES, batch.root) == [message]
+        assert [step.state for step in message.receipt.history] == [QUEUED, WRITTEN, ACCEPTED]
+        verify_receipt(message.receipt.proof())
+
+
+class TestHandled:
+    def test_single_messages_are_followed(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert sender.hear(HANDLED_ENVELOPES, batch.leaves[1], batch.leaves[1]) == []
+        assert [m.receipt.state for m in messages] == [ACCEPTED, HANDLED, ACCEPTED]
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert {m.receipt.state for m in messages} == {HANDLED}
+
+    def test_one_of_many_is_not(self, sender: Sender) -> None:
+        """It ends at `accepted`, and costs no memory beyond."""
+        many, single = sender.queue(is_bulk=True), sender.queue()
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert (many.receipt.state, single.receipt.state) == (ACCEPTED, HANDLED)
+        verify_receipt(many.receipt.proof())
+
+    def test_only_many(self, sender: Sender) -> None:
+        sender.queue(is_bulk=True)
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert not sender.stream._landed
+
+    @pytest.mark.parametrize("dropped", [0, 1])
+    def test_a_dropped_receipt_ends_no_other_one(self, sender: Sender, dropped: int) -> None:
+        """Two were accepted one by one, and then one of them is no longer held."""
+        receipts: list[Receipt | None] = [sender.queue().receipt, sender.queue().receipt]
+        batch, _ = sender.send()
+        for leaf in batch.leaves:
+            sender.hear(ACCEPTED_ENVELOPES, leaf)
+        receipts[dropped] = None
+        gc.collect()
+        kept = receipts[1 - dropped]
+        assert kept is not None
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert kept.state is HANDLED
+
+    def test_what_nobody_holds_is_forgotten(self, sender: Sender) -> None:
+        receipts = [sender.queue().receipt for _ in range(300)]
+        gone = weakref.ref(receipts[0])
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert len(sender.stream._landed) == 256
+        del receipts[1:]
+        gc.collect()
+        # One held receipt keeps what its proof is made of.
+        verify_receipt(receipts[0].proof())
+        receipts.clear()
+        gc.collect()
+        assert gone() is None
+        assert not sender.stream._landed
+        # And what comes late for them is ignored.
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert sender.stream.refused(refused((NORMAL, 1))) == []
+
+    def test_a_receipt_that_is_dropped_with_others_of_its_batch_held(self, sender: Sender) -> None:
+        kept, dropped = sender.queue().receipt, sender.queue().receipt
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        del dropped
+        gc.collect()
+        assert sender.stream.refused(refused((NORMAL, 2))) == []
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert kept.state is HANDLED
+
+
+class TestRefusals:
+    def test_in_flight(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 9), (HIGH, 1))) == [
+            (messages[1].receipt, Reason.INBOX_FULL)
+        ]
+        assert sender.stream.in_flight == 3
+        assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
+            messages[0],
+            messages[2],
+        ]
+        assert sender.stream.is_empty
+
+    def test_once(self, sender: Sender) -> None:
+        """Also where others of the same batch have been accepted before."""
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0])
+        for _ in range(2):
+            found = sender.stream.refused(refused((NORMAL, 2)))
+            assert found == [(messages[1].receipt, Reason.INBOX_FULL)][: len(found)]
+            assert len(found) == (0 if messages[1].receipt.is_final else 1)
+            messages[1].receipt.advance(REFUSED, Reason.INBOX_FULL)
+        # A receipt for it, against the refusal, changes nothing.
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
+        assert messages[1].receipt.state is REFUSED
+
+    def test_of_a_whole_batch(self, sender: Sender) -> None:
+        for _ in range(2):
+            sender.queue()
+        sender.send()
+        assert len(sender.stream.refused(refused((NORMAL, 1), (NORMAL, 2)))) == 2
+        assert sender.stream.is_empty
+        assert sender.take_back() == []
+
+    def test_after_it_was_accepted(self, sender: Sender) -> None:
+        first, second = sender.queue().receipt, sender.queue().receipt
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert sender.stream.refused(refused((NORMAL, 2), reason=Reason.REFUSED)) == [
+            (second, Reason.REFUSED)
+        ]
+        assert sender.stream.refused(refused((NORMAL, 2))) == []
+        # It is settled: nothing more is heard of it.
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert (first.state, second.state) == (HANDLED, ACCEPTED)
+
+    def test_one_of_many_after_it_was_accepted_is_not_followed(self, sender: Sender) -> None:
+        held = [sender.queue(is_bulk=True).receipt, sender.queue().receipt]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert sender.stream.refused(refused((NORMAL, 1))) == []
+        assert held[0].state is ACCEPTED
+
+
+class TestTakeBack:
+    def test_what_has_no_answer_in_the_order_of_sending(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(5)]
+        first, _ = sender.send(Allowance(3, 10**6, 0, 0))
+        sender.send()
+        sender.hear(ACCEPTED_ENVELOPES, first.leaves[1])
+        sender.stream.refused(refused((NORMAL, 5)))
+        assert sender.take_back() == [messages[0], messages[2], messages[3]]
+        assert sender.stream.is_empty
+        assert sender.take_back() == []
+
+    def test_numbers_and_bytes_stay(self, sender: Sender) -> None:
+        messages = [sender.queue(bytes([n])) for n in range(6)]
+        sender.send(Allowance(4, 10**6, 0, 0))
+        before = [(message.sequence, message.body) for message in messages[:4]]
+        sender.take_back()
+        late = sender.queue(b"late")
+        # The new link has less credit, so they go in other batches.
+        sizes = []
+        while sender.lanes:
+            _, batch = sender.send(Allowance(3, 10**6, 0, 0))
+            sizes.append(len(batch.bodies))
+        assert sizes == [3, 3, 1]
+        assert [(message.sequence, message.body) for message in messages[:4]] == before
+        assert [message.sequence for message in [*messages, late]] == list(range(1, 8))
+
+    def test_the_receipt_of_the_lost_batch_is_no_longer_known(self, sender: Sender) -> None:
+        messages = [sender.queue(), sender.queue()]
+        lost, _ = sender.send()
+        sender.take_back()
+        assert sender.hear(ACCEPTED_BATCHES, lost.root) == []
+        again, _ = sender.send()
+        assert again == lost  # the same messages in the same batch: the same bytes
+        assert sender.hear(ACCEPTED_BATCHES, again.root) == messages
+
+    def test_a_handled_one_is_not_sent_again(self, sender: Sender) -> None:
+        sender.queue()
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert sender.take_back() == []
+
+
+class Receiver:
+    """The receiving half of a peer."""
+
+    def __init__(self, epoch: int = EPOCH) -> None:
+        self.stream = ReceiveStream(THEM, US, 8192)
+        assert self.stream.begin(epoch)
+
+    def get(self, *bodies: bytes, now_us: int = 0, limit: int = 1000) -> Arrivals:
+        return self.stream.arrived(received(list(bodies)), limit, now_us)
+
+
+def leaf(one: bytes) -> bytes:
+    """What receipts name a body by."""
+    return received([one]).leaves[0]
+
+
+def numbers(messages: list[Message]) -> list[tuple[int, int]]:
+    return [(message.lane, message.sequence_number) for message in messages]
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    return Receiver()
+
+
+class TestMarks:
+    def test_new_ones_move_the_mark_of_their_lane(self, receiver: Receiver) -> None:
+        bodies = [body(1), body(2), body(1, priority=LOW), body(7, priority=HIGH)]
+        arrivals = receiver.get(*bodies)
+        assert numbers(arrivals.new) == [(1, 1), (1, 2), (0, 1), (2, 7)]
+        assert arrivals == Arrivals(arrivals.new, None, [], [], [])
+        assert receiver.stream.marks_now() == (1, 2, 7, 0)
+        receiver.get(body(4, priority=CRITICAL))
+        assert receiver.stream.marks_now() == (1, 2, 7, 4)
+        for message, one in zip(arrivals.new, bodies, strict=True):
+            message.envelope.verify()
+            assert message.envelope.body == one
+
+    def test_those_at_or_below_are_answered_again_and_not_delivered(
+        self, receiver: Receiver
+    ) -> None:
+        receiver.get(body(1), body(2), body(3))
+        arrivals = receiver.get(body(2), body(3), body(4))
+        assert numbers(arrivals.new) == [(1, 4)]
+        assert arrivals.duplicates == [leaf(body(2)), leaf(body(3))]
+        assert arrivals.leaves is None
+        assert receiver.get(body(4)).duplicates == [leaf(body(4))]
+        assert receiver.stream.marks_now() == (0, 4, 0, 0)
+
+    def test_twice_in_one_batch(self, receiver: Receiver) -> None:
+        arrivals = receiver.get(body(1), body(1))
+        assert numbers(arrivals.new) == [(1, 1)]
+        assert arrivals.duplicates == [leaf(body(1))]
+        assert arrivals.leaves is None
+
+    def test_another_message_under_a_used_number_gets_no_receipt(self, receiver: Receiver) -> None:
+        receiver.get(body(1), body(2), body(1, priority=HIGH))
+        others = [body(2, b"other"), body(1, b"other", priority=HIGH)]
+        batch = received([body(1), *others, body(3)])
+        arrivals = receiver.stream.arrived(batch, 1000, 0)
+        assert numbers(arrivals.new) == [(1, 3)]
+        assert arrivals.duplicates == [leaf(body(1))]
+        assert arrivals.leaves == [batch.leaves[0], batch.leaves[3]]
+        assert arrivals.refusals == [
+            Refusal(1, 2, Reason.DUPLICATE),
+            Refusal(2, 1, Reason.DUPLICATE),
+        ]
+        assert arrivals.refused == others
+
+    def test_a_number_that_was_left_out_is_gone(self, receiver: Receiver) -> None:
+        """It would come out of order."""
+        receiver.get(body(3))
+        arrivals = receiver.get(body(2))
+        assert (arrivals.new, arrivals.leaves, arrivals.duplicates) == ([], [], [])
+        assert arrivals.refusals == [Refusal(1, 2, Reason.DUPLICATE)]
+
+    def test_of_each_lane_the_latest_are_remembered(self) -> None:
+        stream = ReceiveStream(THEM, US, 2)
+        assert stream.begin(EPOCH)
+        low = body(1, priority=LOW)
+        old = [low, body(1), body(2)]
+        for one in (*old, body(3)):
+            assert stream.arrived(received([one]), 1000, 0).new
+        arrivals = stream.arrived(received([*old, body(3)]), 1000, 0)
+        assert arrivals.duplicates == [leaf(low), leaf(body(2)), leaf(body(3))]
+        assert arrivals.refusals == [Refusal(1, 1, Reason.DUPLICATE)]
+
+    def test_a_leaf_across_two_others_is_another(self, receiver: Receiver) -> None:
+        first, second = bytes(range(32)), bytes(range(32, 64))
+        across = first[16:] + second[:16]
+
+        def get(leaves: list[bytes], *bodies: bytes) -> Arrivals:
+            batch = BatchReceived(list(bodies), bytes(32), leaves, bytes(64))
+            return receiver.stream.arrived(batch, 1000, 0)
+
+        get([first, second], body(1), body(2))
+        other = get([across], body(1, b"other"))
+        assert (other.duplicates, other.refusals) == ([], [Refusal(1, 1, Reason.DUPLICATE)])
+        get([across], body(3))
+        assert get([across], body(3)).duplicates == [across]
+
+    def test_there_is_no_message_zero(self, receiver: Receiver) -> None:
+        """At or below every mark: it would get a receipt and never be delivered."""
+        arrivals = receiver.get(body(0))
+        assert (arrivals.new, arrivals.leaves, arrivals.duplicates) == ([], [], [])
+        assert arrivals.refusals == [Refusal(1, 0, Reason.MALFORMED)]
+
+    def test_epochs(self) -> None:
+        stream = ReceiveStream(THEM, US, 8192)
+        assert (stream.epoch, stream.marks_now()) == (0, (0, 0, 0, 0))
+        assert stream.begin(5)
+        assert stream.arrived(received([body(3, epoch=5)]), 1000, 0).new
+        assert stream.begin(5)
+        assert stream.marks_now() == (0, 3, 0, 0)
+        assert not stream.begin(4)
+        assert (stream.epoch, stream.marks_now()) == (5, (0, 3, 0, 0))
+        assert stream.begin(6)
+        assert (stream.epoch, stream.marks_now()) == (6, (0, 0, 0, 0))
+
+    @pytest.mark.parametrize("epoch", [EPOCH - 1, EPOCH + 1])
+    def test_an_envelope_of_another_epoch(self, receiver: Receiver, epoch: int) -> None:
+        arrivals = receiver.get(body(1, epoch=epoch))
+        assert arrivals.refusals == [Refusal(1, 1, Reason.MALFORMED)]
+        assert receiver.stream.marks_now() == (0, 0, 0, 0)
+
+
+def changed(at: int, value: bytes) -> bytes:
+    one = body(5)
+    return one[:at] + value + one[at + len(value) :]
+
+
+class TestFlaws:
+    @pytest.mark.parametrize(
+        ("flawed", "lane", "reason"),
+        [
+            (body(5, recipient=EVE), 1, Reason.NOT_FOR_US),
+            (body(5, sender=EVE), 1, Reason.MALFORMED),
+            (body(5, sender=EVE, recipient=EVE), 1, Reason.MALFORMED),
+            (body(5, sender=BOB, recipient=ALICE), 1, Reason.MALFORMED),
+            (body(5, bytes(1001)), 1, Reason.TOO_LARGE),
+            (body(5, bytes(1001), recipient=EVE), 1, Reason.TOO_LARGE),
+            (body(5, priority=CRITICAL), 3, Reason.MALFORMED),
+            (body(5, priority=4), 3, Reason.MALFORMED),
+            (body(5, priority=255), 3, Reason.MALFORMED),
+            (body(5, payload_type=5), 1, Reason.MALFORMED),
+            (changed(0, b"X"), 1, Reason.MALFORMED),
+            (changed(4, b"\7"), 1, Reason.MALFORMED),
+        ],
+    )
+    def test_are_refused_by_name_and_move_nothing(
+        self, receiver: Receiver, flawed: bytes, lane: int, reason: Reason
+    ) -> None:
+        batch = received([body(1), flawed, body(2)])
+        arrivals = receiver.stream.arrived(batch, 1000, 0)
+        assert numbers(arrivals.new) == [(1, 1), (1, 2)]
+        assert arrivals.refusals == [Refusal(lane, 5, reason)]
+        assert arrivals.refused == [flawed]
+        # A receipt for those that were accepted alone, never for the batch.
+        assert arrivals.leaves == [batch.leaves[0], batch.leaves[2]]
+        assert receiver.stream.marks_now() == (0, 2, 0, 0)
+
+    def test_a_batch_of_both_classes(self, receiver: Receiver) -> None:
+        arrivals = receiver.get(body(1, priority=CRITICAL), body(1), body(2, priority=CRITICAL))
+        assert numbers(arrivals.new) == [(3, 1), (3, 2)]
+        assert arrivals.refusals == [Refusal(1, 1, Reason.MALFORMED)]
+
+    def test_the_largest_payload(self, receiver: Receiver) -> None:
+        assert receiver.get(body(1, bytes(1000))).refusals == []
+
+    @pytest.mark.parametrize("signer", [EVE])
+    def test_a_batch_whose_signature_does_not_fit(
+        self, receiver: Receiver, signer: Identity
+    ) -> None:
+        bodies = [body(5, sender=signer), body(6, priority=200)]
+        assert receiver.stream.failed(BatchFailed(bodies)) == [
+            Refusal(1, 5, Reason.BAD_SIGNATURE),
+            Refusal(3, 6, Reason.BAD_SIGNATURE),
+        ]
+        assert receiver.stream.marks_now() == (0, 0, 0, 0)
+
+
+class TestExpiry:
+    @pytest.mark.parametrize(
+        ("expires_at_us", "is_late"), [(0, False), (99, True), (100, True), (101, False)]
+    )
+    def test_at_arrival(self, receiver: Receiver, expires_at_us: int, is_late: bool) -> None:
+        arrivals = receiver.get(body(1, expires_at_us=expires_at_us), now_us=100)
+        assert arrivals.refusals == ([Refusal(1, 1, Reason.EXPIRED)] if is_late else [])
+        assert len(arrivals.new) == (not is_late)
+        assert arrivals.leaves == ([] if is_late else None)
+        assert receiver.stream.marks_now() == (0, 1, 0, 0)
+
+    def test_a_lost_refusal_does_not_become_a_receipt(self, receiver: Receiver) -> None:
+        """The link broke, and the sender sends everything again: the answer is the same."""
+        late, good = body(1, expires_at_us=99), body(2)
+        batch = received([late, good])
+        for is_again in (False, True):
+            arrivals = receiver.stream.arrived(batch, 1000, 100)
+            assert arrivals.refusals == [Refusal(1, 1, Reason.EXPIRED)]
+            assert arrivals.leaves == [batch.leaves[1]]
+            assert arrivals.duplicates == ([leaf(good)] if is_again else [])
+            assert arrivals.refused == [late]
+
+    def test_a_message_that_was_accepted_in_time_stays_so(self, receiver: Receiver) -> None:
+        one = body(1, expires_at_us=100)
+        assert receiver.get(one, now_us=99).new
+        arrivals = receiver.get(one, now_us=200)
+        assert (arrivals.duplicates, arrivals.leaves) == ([leaf(one)], None)
+
+
+def test_links_that_break_at_random() -> None:
+    """Whatever is lost on the way, each message arrives once, in order, and is answered truly."""
+    seed = random.randrange(2**32)
+    sys.stdout.write(f"seed {seed}\n")  # shown when it fails
+    draw = random.Random(seed)
+    sender, receiver = Sender(), Receiver()
+    messages: list[OutgoingMessage] = []
+    delivered: list[tuple[int, int]] = []
+    late: set[tuple[int, int]] = set()
+
+    def answer(batch: BatchReceived) -> None:
+        arrivals = receiver.stream.arrived(batch, 1000, unix_time_us())
+        delivered.extend(numbers(arrivals.new))
+        late.update((refusal.lane, refusal.sequence) for refusal in arrivals.refusals)
+        if draw.random() < 0.3:
+            return  # the answers are lost
+        if arrivals.leaves is None:
+            sender.hear(ACCEPTED_BATCHES, batch.root)
+        elif arrivals.leaves:
+            sender.hear(ACCEPTED_ENVELOPES, *arrivals.leaves)
+        if arrivals.refusals and draw.random() < 0.7:
+            for receipt, reason in sender.stream.refused(arrivals.refusals):
+                receipt.advance(EXPIRED, reason)
+
+    for turn in range(400):
+        for _ in range(draw.randrange(6) if turn < 350 else 0):
+            left = draw.choice((-3600, 3600)) if draw.random() < 0.2 else None
+            expires_at = None if left is None else time.monotonic() + left
+            priority = draw.choice(tuple(Priority))
+            messages.append(sender.queue(draw.randbytes(9), priority, expires_at=expires_at))
+        room = Allowance(draw.randrange(1, 9), 10**6, draw.randrange(1, 3), 10**6)
+        for _ in range(draw.randrange(1, 5)):
+            if sender.lanes:
+                _, batch = sender.send(room)
+                if draw.random() < 0.2:
+                    break  # lost on the way, and all that follows with it
+                answer(batch)
+        else:
+            if turn % 3:
+                continue
+        sender.take_back()
+    while sender.lanes:
+        while sender.lanes:
+            _, batch = sender.send()
+            answer(batch)
+        sender.take_back()
+    for lane in Priority:
+        order = [sequence for number, sequence in delivered if number == lane]
+        assert order == sorted(set(order))
+    for message in messages:
+        place = (int(message.priority), message.sequence)
+        state = message.receipt.state
+        assert (place in set(delivered)) == (state is ACCEPTED), (place, state)
+        assert (place in late) == (state is EXPIRED), (place, state)
+        if state is ACCEPTED:
+            proven = verify_receipt(message.receipt.proof())
+            assert proven.envelope.body == message.body
+    assert late

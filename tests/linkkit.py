@@ -1,0 +1,131 @@
+"""What the tests of the v2 link share: keys, bodies, batches and two sessions back to back."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from signedwire.identity import Identity
+from signedwire.types import Allowance, Priority
+from signedwire.wire import link_frames as frames
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.link_frames import Hello
+from signedwire.wire.session import (
+    BatchReceived,
+    Event,
+    HelloReceived,
+    SentBatch,
+    Session,
+    SessionLimits,
+)
+
+ALICE: Final = Identity.from_seed(bytes(range(32)))
+BOB: Final = Identity.from_seed(bytes(range(1, 33)))
+EVE: Final = Identity.from_seed(bytes(range(2, 34)))
+PLENTY: Final = Allowance(1000, 1 << 20, 100, 1 << 17)
+
+
+def body(
+    sequence: int = 1,
+    payload: bytes = b"hello",
+    *,
+    sender: Identity = ALICE,
+    recipient: Identity = BOB,
+    priority: int = Priority.NORMAL,
+    payload_type: int = 0,
+    epoch: int = 9,
+    expires_at_us: int = 0,
+) -> bytes:
+    """Header and payload of a v2 envelope."""
+    return encode_v2_body(
+        bytes(sender.did) + bytes(recipient.did),
+        payload,
+        message_number=0,
+        sequence_number=sequence,
+        timestamp_us=1,
+        priority=priority,
+        payload_type=payload_type,
+        epoch=epoch,
+        expires_at_us=expires_at_us,
+    )
+
+
+def received(bodies: list[bytes], sender: Identity = ALICE) -> BatchReceived:
+    """What a session says when `sender` has sent these."""
+    root, signature, leaves = sign_batch(sender, bodies)
+    return BatchReceived(bodies, root, leaves, signature)
+
+
+def sent(bodies: list[bytes], sender: Identity = ALICE) -> SentBatch:
+    """What a session says when these are sent over it."""
+    root, signature, leaves = sign_batch(sender, bodies)
+    return SentBatch(root, leaves, signature)
+
+
+def alone(bodies: list[bytes], index: int = 0, sender: Identity = ALICE) -> SignedEnvelope:
+    """One envelope of a signed batch, by itself."""
+    _, signature, leaves = sign_batch(sender, bodies)
+    return SignedEnvelope(bodies[index], BatchProof(index, len(bodies), signature, leaves=leaves))
+
+
+def hello(**changes: Any) -> Hello:
+    """A HELLO as a node says it."""
+    values: dict[str, Any] = {
+        "min_version": frames.VERSION,
+        "max_version": frames.VERSION,
+        "epoch": 9,
+        "features": 0,
+        "max_frame_size": 1 << 20,
+        "max_payload_size": 1 << 16,
+        "credit": PLENTY,
+        "known_epoch": 0,
+        "marks": (0, 0, 0, 0),
+    }
+    return Hello(**(values | changes))
+
+
+def session(
+    us: Identity = ALICE,
+    them: Identity = BOB,
+    *,
+    credit: Allowance = PLENTY,
+    now: float = 0.0,
+    **limits: Any,
+) -> Session:
+    """A session that has just begun."""
+    values: dict[str, Any] = {"max_payload_size": 1 << 16, "max_frame_size": 1 << 20, **limits}
+    return Session(us, them.did, hello(credit=credit), SessionLimits(**values), now)
+
+
+def events_of(a_session: Session) -> list[Event]:
+    """All that has happened, oldest first."""
+    return list(iter(a_session.next_event, None))
+
+
+def exchange(one: Session, other: Session, now: float = 0.0) -> None:
+    """Carry bytes both ways until neither has any."""
+    while True:
+        there, back = one.data_to_send(), other.data_to_send()
+        if not there and not back:
+            return
+        other.receive_data(there, now)
+        one.receive_data(back, now)
+
+
+def open_pair(
+    ours: Allowance = PLENTY, theirs: Allowance = PLENTY, **limits: Any
+) -> tuple[Session, Session]:
+    """Alice's and Bob's sessions, open, with nothing to say."""
+    alice = session(ALICE, BOB, credit=ours, **limits)
+    bob = session(BOB, ALICE, credit=theirs, **limits)
+    exchange(alice, bob)
+    assert [type(e) for e in events_of(alice)] == [HelloReceived]
+    assert [type(e) for e in events_of(bob)] == [HelloReceived]
+    return alice, bob
+
+
+def frames_of(data: bytes) -> list[frames.Frame | None]:
+    """The frames in a whole number of them."""
+    decoder = frames.LinkFrameDecoder(1 << 30)
+    decoded = [frames.decode(kind, body) for kind, body in decoder.receive_data(data)]
+    assert not decoder.has_partial_frame
+    return decoded

@@ -1,0 +1,180 @@
+"""Write docs/vectors/v2.json: `python tests/make_v2_vectors.py`, with src on the path.
+
+The keys and all fields are fixed (docs/protocol.md, section 19), so that the same
+code gives the same file. A change of the file is a change of the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from signedwire.identity import Identity, Label
+from signedwire.types import Allowance
+from signedwire.wire.batch import path_of
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.leaf import LEAF_EXTENSION_OID, make_leaf_proof
+from signedwire.wire.link_frames import (
+    ACCEPTED_BATCHES,
+    ACCEPTED_ENVELOPES,
+    HANDLED_ENVELOPES,
+    REASON_CODES,
+    Close,
+    Credit,
+    Envelopes,
+    Hello,
+    Ping,
+    Pong,
+    Receipts,
+    Refusal,
+    Refusals,
+)
+from signedwire.wire.session import SentBatch
+
+LATER_FIELDS: Final = bytes(range(12))
+"""Behind the HELLO of a later version."""
+FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "v2.json"
+
+ALICE: Final = Identity.from_seed(bytes(range(32)))
+BOB: Final = Identity.from_seed(bytes(range(1, 33)))
+TIME_US: Final = 1_700_000_000_000_000
+EPOCH: Final = 1_600_000_000_000_000
+SIZES: Final = (1, 2, 16, 17, 255, 256)
+PATHS: Final = {1: (0,), 2: (0, 1), 16: (5,), 17: (3, 16), 255: (0, 254), 256: (17, 255)}
+
+# Of the null CA's key: any SubjectPublicKeyInfo would do.
+SPKI: Final = bytes.fromhex(
+    "3059301306072a8648ce3d020106082a8648ce3d03010703420004"
+    "2c8f88bf786079e4d15934b876f437e4a872507c7304ab7215716fcf64f4da80"
+    "fc39aa837884debf854c2aa7fcf9717b83c6f0d951a498e8b80b41b982408816"
+)
+
+
+def body(number: int) -> bytes:
+    """The `number`th body of every batch."""
+    timestamp_us = TIME_US + number
+    return encode_v2_body(
+        bytes(ALICE.did) + bytes(BOB.did),
+        bytes((7 * number + i) % 256 for i in range(number % 40)),
+        number,
+        number,
+        timestamp_us,
+        number % 3,
+        number % 5,
+        EPOCH,
+        0 if number % 2 else timestamp_us + 60_000_000,
+    )
+
+
+def sent(count: int) -> tuple[list[bytes], SentBatch]:
+    """The batch of the bodies 1 to `count`."""
+    bodies = [body(number) for number in range(1, count + 1)]
+    root, signature, leaves = sign_batch(ALICE, bodies)
+    return bodies, SentBatch(root, leaves, signature)
+
+
+def receipt(kind: int, *hashes: bytes) -> Receipts:
+    """Bob's word about what Alice sent."""
+    plain = Receipts(kind, TIME_US + 1_000_000, hashes)
+    text = bytes(BOB.did) + bytes(ALICE.did) + plain.statement
+    return replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
+
+
+def batch_vector(count: int) -> dict[str, Any]:
+    """A batch, and some of its paths."""
+    _, batch = sent(count)
+    return {
+        "count": count,
+        "leaves": [leaf.hex() for leaf in batch.leaves],
+        "root": batch.root.hex(),
+        "signature": batch.signature.hex(),
+        "paths": {str(index): path_of(batch.leaves, index).hex() for index in PATHS[count]},
+    }
+
+
+def longer(hello: Hello, more: bytes) -> bytes:
+    """The frame of a HELLO with `more` behind it."""
+    frame = hello.encode()
+    return (len(frame) - 4 + len(more)).to_bytes(4, "big") + frame[4:] + more
+
+
+def frame_vectors() -> dict[str, str]:
+    """One of each frame, whole."""
+    bodies, batch = sent(2)
+    refusals = tuple(
+        Refusal(number % 4, number + 1, reason) for number, reason in enumerate(REASON_CODES)
+    )
+    hello = Hello(
+        min_version=2,
+        max_version=2,
+        epoch=EPOCH,
+        features=0,
+        max_frame_size=1_115_136,
+        max_payload_size=1_048_576,
+        credit=Allowance(4096, 8_388_608, 64, 1_115_136),
+        known_epoch=EPOCH - 1,
+        marks=(1, 2, 3, 4),
+    )
+    every: dict[str, Any] = {
+        "hello": hello,
+        "envelopes": Envelopes(batch.signature, bodies),
+        "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
+        "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves),
+        "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0]),
+        "refusal": Refusals(refusals),
+        "credit": Credit(Allowance(5120, 8_400_000, 80, 1_115_136)),
+        "ping": Ping(1),
+        "pong": Pong(2**64 - 1),
+        "close": Close(3, "an older epoch than the one known — näher"),
+    }
+    vectors = {name: frame.encode().hex() for name, frame in every.items()}
+    vectors["hello_longer"] = longer(replace(hello, max_version=3), LATER_FIELDS).hex()
+    return vectors
+
+
+def vectors() -> dict[str, Any]:
+    """The whole file."""
+    bodies, batch = sent(17)
+    proof = BatchProof(3, 17, batch.signature, leaves=batch.leaves)
+    word = receipt(ACCEPTED_BATCHES, batch.root)
+    handled = receipt(HANDLED_ENVELOPES, *batch.leaves[:4])
+    return {
+        "about": "Test vectors of docs/protocol.md; section 19 says how they are made.",
+        "alice": {"seed": bytes(range(32)).hex(), "did": ALICE.did.hex(), "text": str(ALICE.did)},
+        "bob": {"seed": bytes(range(1, 33)).hex(), "did": BOB.did.hex(), "text": str(BOB.did)},
+        "leaf": {
+            "oid": LEAF_EXTENSION_OID,
+            "spki": SPKI.hex(),
+            "expires_at_us": TIME_US,
+            "extension": make_leaf_proof(ALICE, SPKI, TIME_US).hex(),
+        },
+        "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
+        "batches": [batch_vector(count) for count in SIZES],
+        "frames": frame_vectors(),
+        "envelope": {
+            "count": 17,
+            "index": 3,
+            "alone": SignedEnvelope(bodies[3], proof).encode().hex(),
+        },
+        "proofs": {
+            "accepted": encode_evidence(bodies[3], batch, 3, word.statement + word.signature).hex(),
+            "handled": encode_evidence(
+                bodies[3], batch, 3, handled.statement + handled.signature
+            ).hex(),
+        },
+    }
+
+
+def text() -> str:
+    """The file as it is written."""
+    return json.dumps(vectors(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(text(), encoding="utf-8")
+    sys.stdout.write(f"{FILE}\n")

@@ -1,0 +1,14 @@
+"""Several whole nodes on one event loop in virtual time, with seeded faults. The main test.
+
+`loop` is an asyncio loop in which time jumps; `network` carries bytes as TCP does, with its
+misfortunes; `world` has the machines, their clocks and nodes, and checks what must hold;
+`scenario` draws nodes, workload and faults from a seed. `python -m tests.simulator` runs
+campaigns.
+
+The same seed gives the same trace, byte for byte, so every failure can be replayed. Each
+run ends in peace: then everything that can be delivered must be, in bounded time, and every
+node must close in time and leave nothing behind.
+
+Not simulated: CPU time (callbacks take none), uvloop, threads (checks run inline and answer
+late), the TCP carrier, keepalive, loss of acknowledgements alone, IPv6, stalls of the loop.
+"""

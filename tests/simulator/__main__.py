@@ -1,0 +1,126 @@
+"""`python -m tests.simulator --seeds N`: a campaign over many seeds, on all cores.
+
+Prints every seed that fails with what failed and how to replay it; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+from .loop import Livelock
+from .scenario import FAULTS, Outcome, run
+
+__all__ = ["Failure", "campaign", "main"]
+
+_CHUNK = 10
+_MAX_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A seed in which something did not hold."""
+
+    seed: int
+    summary: str
+    violations: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = "\n".join(f"    {text[:400]}" for text in self.violations[:5])
+        more = len(self.violations) - 5
+        return (
+            f"seed {self.seed}: {self.summary}\n{shown}"
+            + f"\n    … {more} more" * (more > 0)
+            + f"\n  replay: python -m tests.simulator --seed {self.seed} --verbose"
+        )
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def campaign(
+    seeds: Iterable[int], faults: tuple[str, ...] | None = None, jobs: int | None = None
+) -> Iterator[Failure]:
+    """Run the seeds in `jobs` processes, one for each core; yields those that fail."""
+    pending = list(seeds)
+    chunks = [pending[at : at + _CHUNK] for at in range(0, len(pending), _CHUNK)]
+    jobs = min(jobs or os.cpu_count() or 1, max(1, len(chunks)))
+    with ProcessPoolExecutor(jobs, initializer=gc.freeze) as pool:
+        for failures in pool.map(_run_chunk, chunks, [faults] * len(chunks)):
+            yield from failures
+
+
+def _run_chunk(seeds: list[int], faults: tuple[str, ...] | None) -> list[Failure]:
+    failures = []
+    for seed in seeds:
+        with _limit(_MAX_SECONDS):
+            outcome = run(seed, faults)
+        if outcome.violations:
+            failures.append(Failure(seed, outcome.summary, tuple(outcome.violations)))
+    return failures
+
+
+@contextlib.contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """A callback that never returns is a failure of its seed, not of the campaign."""
+
+    def on_alarm(number: int, frame: object) -> None:
+        raise Livelock(f"a callback has not returned for {seconds} s")
+
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    old = signal.signal(signal.SIGALRM, on_alarm)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the arguments name; 0 where everything held."""
+    parser = argparse.ArgumentParser("python -m tests.simulator", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=500, help="how many; default 500")
+    parser.add_argument("--first", type=int, default=0, help="the first of them; default 0")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="only this kind")
+    parser.add_argument("--jobs", type=int, help="processes; default: one for each core")
+    parser.add_argument("--verbose", action="store_true", help="with --seed: its whole trace")
+    options = parser.parse_args(argv)
+    faults = None if options.fault is None else tuple(options.fault)
+    if options.seed is not None:
+        return _replay(run(options.seed, faults), is_verbose=options.verbose)
+    began = time.perf_counter()
+    count = 0
+    for failure in campaign(
+        range(options.first, options.first + options.seeds), faults, options.jobs
+    ):
+        count += 1
+        say(str(failure))
+    took = time.perf_counter() - began
+    rate = options.seeds / took
+    say(f"{options.seeds} seeds in {took:.1f} s, {rate:.1f} a second; {count} failed")
+    return 1 if count else 0
+
+
+def _replay(outcome: Outcome, *, is_verbose: bool) -> int:
+    for line in outcome.lines if is_verbose else outcome.violations:
+        say(line)
+    say(f"seed {outcome.seed}: {outcome.summary}; {len(outcome.violations)} violations")
+    return 1 if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,643 @@
+"""The simulated world: stations with their nodes, their applications, and what must hold.
+
+A `Station` is a machine: an address, an identity, a wall clock of its own. It has one
+`Life` after another: a life is one `signedwire.Node` with its application, from its start
+to its crash or close. What must hold is checked while it happens, in the hooks below, and
+again at the end; whatever does not is a text in `World.violations`.
+
+The real things run: nodes, TLS, sessions, signatures, queues. Not real are the loop, the
+network, the clocks, and the TLS keys, which are Ed25519 and kept for all runs so that every
+record has the same length each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import struct
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
+from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.message import Message
+from signedwire.delivery.receipt import Receipt
+from signedwire.errors import SignedWireError
+from signedwire.transport import tls
+from signedwire.transport.tls import TlsIdentity
+from signedwire.types import DeliveryState, Reason
+from signedwire.wire.leaf import make_leaf_proof
+from signedwire.wire.session import Session
+
+from .loop import Owner, VirtualLoop, current_owner
+from .network import HostCarrier, Network
+
+__all__ = ["Life", "Sent", "Station", "World", "identity_of", "simulated"]
+
+BASE: Final = 1_800_000_000.0
+"""The wall clock of a station without offset, at virtual time 0."""
+_DAY_US: Final = 24 * 3600 * 1_000_000
+_HEAD: Final = struct.Struct("<QBBI")  # id, sender, lane, counter
+_ACCEPTED: Final = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
+PORT: Final = 9000
+
+
+@dataclass(eq=False)
+class Sent:
+    """A message that an application has sent, or tried to."""
+
+    id: int
+    sender: Life
+    to: Station
+    lane: Priority
+    counter: int
+    payload: bytes
+    expires_at: float | None
+    receipt: Receipt | None = None
+    accepted_by: list[Life] = field(default_factory=list)
+    """Whose inbox it came into."""
+    delivered_to: list[Life] = field(default_factory=list)
+    """Whose application has it."""
+    done_by: list[Life] = field(default_factory=list)
+    refused_by: list[Life] = field(default_factory=list)
+    was_confirmed: bool = False
+    """Whether the sender was told `accepted` once."""
+
+    def __str__(self) -> str:
+        return f"#{self.id} {self.sender}>{self.to} {self.lane.name} {self.counter}"
+
+
+class Life(Owner):
+    """One node from its start to its end."""
+
+    def __init__(self, station: Station, number: int) -> None:
+        super().__init__(f"{station}.{number}")
+        self.station = station
+        self.node: Node
+        self.carries_receipts = False
+        self.last: dict[tuple[Life, Priority], int] = {}
+        """The last counter delivered to the application."""
+        self.waiting: Counter[Did] = Counter()
+        """In the inbox, by sender."""
+        self.arrived = 0
+        self.is_closing = False
+        self.is_sending = False
+        """Whether its application waits for room: what is sent meanwhile overtakes it."""
+        self.applications: list[asyncio.Task[None]] = []
+        self.ended_unseen: Counter[Reason] = Counter()
+        self.refusals: Counter[str] = Counter()
+        """Exceptions of `send()`, by type and reason."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Station:
+    """A machine."""
+
+    def __init__(self, world: World, index: int, config: TransportConfig) -> None:
+        self.world = world
+        self.index = index
+        self.identity = identity_of(index)
+        self.ip = f"10.0.0.{index + 1}"
+        self.address = Address(self.ip, PORT)
+        self.config = config.replace(listen=self.address)
+        self.clock_offset = 0.0
+        self.stalled_until = 0.0
+        """Until when the application takes nothing."""
+        self.routing = RoutingTable()
+        self.lives: list[Life] = []
+        self.life: Life | None = None
+        """The present one."""
+        self.denied: set[int] = set()
+        self.speaks_v1 = config.wire == "v1"
+
+    def __str__(self) -> str:
+        return f"n{self.index}"
+
+    @property
+    def now(self) -> float:
+        """Its wall clock."""
+        return BASE + self.world.loop.now + self.clock_offset
+
+    async def start(self) -> Life:
+        """A new life."""
+        world = self.world
+        life = Life(self, len(self.lives))
+        self.lives.append(life)
+        self.life = life
+
+        async def begin() -> None:
+            carrier: Any = HostCarrier(world.network, self.index, self.ip)
+            life.node = Node(self.identity, self.config, self.routing, network=carrier)
+            life.node._core.rng.seed(f"{world.seed}/{life}")
+            await life.node.start()
+
+        world.trace(f"{life} starts")
+        await world.loop.create_task(begin(), context=life.context)
+        world.on_start(life)
+        return life
+
+    def crash(self, *, is_silent: bool) -> None:
+        """It loses power, or its process is killed."""
+        life = self.life
+        if life is None:
+            return
+        self.life = None
+        self.denied.clear()
+        self.world.trace(f"{life} crashes{' silently' * is_silent}")
+        self.world.network.crash(life, is_silent=is_silent)
+        self.world.loop.kill(life)
+        if is_silent:
+            self.world.network.down.add(self.index)
+
+    async def restart(self) -> Life:
+        """It is back, as another life with the same key."""
+        assert self.life is None
+        self.world.network.down.discard(self.index)
+        life = await self.start()
+        self.world.network.change()
+        return life
+
+    async def close(self) -> None:
+        """The node is closed as it should be; and looked at afterwards."""
+        life = self.life
+        if life is None or life.is_closing:
+            return
+        life.is_closing = True
+        await self.world.close(life)
+        self.life = None
+        self.denied.clear()
+
+
+class World:
+    """Everything, and what must hold."""
+
+    def __init__(self, loop: VirtualLoop, seed: int | str) -> None:
+        self.loop = loop
+        self.seed = seed
+        self.lines: list[str] = []
+        self.violations: list[str] = []
+        self.network = Network(loop, f"{seed}/network", self.trace)
+        self.stations: list[Station] = []
+        self.sent: dict[int, Sent] = {}
+        self.by_receipt: dict[Receipt, Sent] = {}
+        self.by_did: dict[Did, Station] = {}
+        self.on_start: Callable[[Life], None] = lambda life: None
+        self.max_close_time = 0.0
+        rng = random.Random(f"{seed}/executor")
+        loop.executor_delay = lambda: rng.uniform(0.0, 0.002)
+        self._ids = itertools.count(1)
+        self._counters: Counter[tuple[Life, Station, Priority]] = Counter()
+
+    def trace(self, text: str) -> None:
+        """Something happened."""
+        self.lines.append(f"{self.loop.now:.6f} {text}")
+
+    def violate(self, text: str) -> None:
+        """Something happened that must not."""
+        self.trace(f"VIOLATION {text}")
+        self.violations.append(f"{self.loop.now:.6f} {text}")
+
+    def add(self, config: TransportConfig) -> Station:
+        """A machine, not yet switched on. All know where all are."""
+        station = Station(self, len(self.stations), config)
+        self.stations.append(station)
+        self.by_did[station.identity.did] = station
+        for one in self.stations:
+            for other in self.stations:
+                if one is not other:
+                    one.routing.update(other.identity.did, other.address)
+        return station
+
+    # -- what applications do ---------------------------------------------------------------
+
+    def make(
+        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None
+    ) -> Sent:
+        """The next message of `life` to `to` in that lane."""
+        number = next(self._ids)
+        self._counters[life, to, lane] += 1
+        counter = self._counters[life, to, lane]
+        head = _HEAD.pack(number, life.station.index, lane, counter)
+        payload = head + random.Random(number).randbytes(max(0, size - len(head)))
+        expires_at = None if deadline is None else life.station.now + deadline
+        sent = Sent(number, life, to, lane, counter, payload, expires_at)
+        self.sent[number] = sent
+        return sent
+
+    def send_nowait(
+        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None = None
+    ) -> Sent:
+        """Send it, or be told why not."""
+        sent = self.make(life, to, lane, size, deadline)
+        try:
+            # Also from a script: what the node begins is the life's.
+            receipt = life.context.copy().run(
+                lambda: life.node.send_nowait(
+                    to.identity.did, sent.payload, priority=lane, deadline=deadline
+                )
+            )
+        except SignedWireError as error:
+            self.on_not_sent(sent, error)
+        else:
+            self.on_queued(sent, receipt)
+        return sent
+
+    async def send(
+        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None = None
+    ) -> Sent:
+        """The same; waits until it is queued."""
+        sent = self.make(life, to, lane, size, deadline)
+        life.is_sending = True
+        try:
+            receipt = await life.node.send(
+                to.identity.did, sent.payload, priority=lane, deadline=deadline, until="queued"
+            )
+        except SignedWireError as error:
+            self.on_not_sent(sent, error)
+        else:
+            self.on_queued(sent, receipt)
+        finally:
+            life.is_sending = False
+        return sent
+
+    async def send_many(self, life: Life, to: Station, lane: Priority, sizes: list[int]) -> None:
+        """Many at once."""
+        many = [self.make(life, to, lane, size, None) for size in sizes]
+        life.is_sending = True
+        try:
+            receipts = await life.node.send_many(
+                to.identity.did, [sent.payload for sent in many], priority=lane, until="queued"
+            )
+        except SignedWireError as error:
+            for sent in many:
+                self.on_not_sent(sent, error)
+        else:
+            for sent, receipt in zip(many, receipts, strict=True):
+                self.on_queued(sent, receipt)
+        finally:
+            life.is_sending = False
+
+    def on_not_sent(self, sent: Sent, error: SignedWireError) -> None:
+        self.trace(f"{sent} not sent: {type(error).__name__}")
+        sent.sender.refusals[type(error).__name__] += 1
+
+    def on_queued(self, sent: Sent, receipt: Receipt) -> None:
+        """`send()` has taken it."""
+        self.trace(f"{sent} queued {len(sent.payload)}")
+        sent.receipt = receipt
+        self.by_receipt[receipt] = sent
+        if receipt.state is not DeliveryState.QUEUED:
+            self.on_advance(receipt, receipt.state, receipt.reason)
+
+    def on_delivered(self, life: Life, message: Message) -> Sent | None:
+        """The application has taken a message."""
+        number, sender, lane, counter = _HEAD.unpack_from(message.payload)
+        sent = self.sent.get(number)
+        self.trace(f"{life} delivered #{number}")
+        if sent is None or message.payload != sent.payload:
+            self.violate(f"{life} got what nobody sent: {message!r}")
+            return None
+        if sent.to is not life.station:
+            self.violate(f"{sent} came to {life}")
+        if message.sender != sent.sender.station.identity.did or not message.is_proven:
+            self.violate(f"{sent}: its sender shows as {message.sender}")
+        if message.priority != lane or lane != sent.lane or sender != sent.sender.station.index:
+            self.violate(f"{sent}: its header is {message!r}")
+        if life in sent.delivered_to:
+            self.violate(f"{sent} delivered twice to {life}")
+        if sent.delivered_to and sent.was_confirmed and life not in sent.accepted_by:
+            self.violate(f"{sent} delivered again although its sender had been told")
+        is_v1 = sent.sender.station.speaks_v1 or life.station.speaks_v1
+        last = life.last.get((sent.sender, sent.lane), 0)
+        if counter <= last and not is_v1:
+            self.violate(f"{sent} after {last}: order in {life}")
+        life.last[sent.sender, sent.lane] = max(counter, last)
+        # What its sender's clock said when it was written; it may have been set since the send.
+        due = message.expires_at_us
+        if due is not None and life.station.now >= due / 1e6 + 1e-5:
+            self.violate(f"{sent} delivered {life.station.now - due / 1e6:.3f} s late")
+        if not is_v1 and (due is None) != (sent.expires_at is None):
+            self.violate(f"{sent}: its deadline is {due}")
+        receipt = sent.receipt
+        if receipt is not None and receipt.state is DeliveryState.EXPIRED and not is_v1:
+            self.violate(f"{sent} delivered after its sender was told that it expired")
+        sent.delivered_to.append(life)
+        return sent
+
+    # -- what the hooks see -----------------------------------------------------------------
+
+    def on_advance(self, receipt: Receipt, before: DeliveryState, reason: Reason | None) -> None:
+        """A receipt has moved."""
+        sent = self.by_receipt.get(receipt)
+        state = receipt.state
+        if sent is None:
+            # Of a `send_many()` that was not let finish.
+            owner = current_owner()
+            if receipt.is_final and reason is not None and isinstance(owner, Life):
+                owner.ended_unseen[reason] += 1
+            return
+        if sent.sender.is_dead:
+            return
+        self.trace(f"{sent} {state}" + f" ({reason})" * (reason is not None))
+        destination = sent.to.speaks_v1 or sent.sender.station.speaks_v1
+        if before in _ACCEPTED and state in (DeliveryState.QUEUED, DeliveryState.WRITTEN):
+            self.violate(f"{sent}: {before} and then {state}")
+        if state in _ACCEPTED:
+            sent.was_confirmed = True
+            if not sent.accepted_by:
+                self.violate(f"{sent}: {state}, but it came into no inbox")
+            if destination:
+                self.violate(f"{sent}: {state} by a v1 peer")
+        if state is DeliveryState.HANDLED and not sent.done_by:
+            self.violate(f"{sent}: handled, but nobody said done()")
+        if state is DeliveryState.REFUSED:
+            if reason is Reason.REFUSED and not sent.refused_by:
+                self.violate(f"{sent}: refused, but by nobody")
+            elif reason is None:
+                self.violate(f"{sent}: refused without a reason")
+            elif reason is not Reason.REFUSED:
+                self.violate(f"{sent}: refused: {reason}")
+        if state is DeliveryState.EXPIRED:
+            if sent.expires_at is None:
+                self.violate(f"{sent}: expired, but it had no deadline")
+            elif sent.delivered_to and len(sent.to.lives) == 1 and not destination:
+                self.violate(f"{sent}: expired, but it was delivered")
+        if state is DeliveryState.FAILED and reason is None:
+            self.violate(f"{sent}: failed without a reason")
+
+    def on_arrival(self, life: Life, message: Message) -> None:
+        """A message came into an inbox."""
+        life.arrived += 1
+        number = _HEAD.unpack_from(message.payload)[0]
+        self.trace(f"{life} accepted #{number}")
+        sent = self.sent.get(number)
+        if sent is None:
+            self.violate(f"{life} accepted what nobody sent: {message!r}")
+            return
+        if life in sent.accepted_by:
+            self.violate(f"{sent} accepted twice by {life}")
+        sent.accepted_by.append(life)
+        if message.origin is not None:
+            life.waiting[sent.sender.station.identity.did] += 1
+            config = life.station.config
+            if life.waiting.total() and (
+                life.waiting[sent.sender.station.identity.did]
+                > config.credit_messages + max(1, config.critical_reserve)
+            ):
+                self.violate(f"{life}: more waits from {sent.sender.station} than its credit")
+
+    def on_take(self, life: Life, message: Message) -> None:
+        """A message left an inbox."""
+        if message.origin is not None and message.sender is not None:
+            life.waiting[message.sender] -= 1
+
+    def check_limits(self) -> None:
+        """Memory, now."""
+        for station in self.stations:
+            life = station.life
+            if life is None:
+                continue
+            config = station.config
+            for did, status in life.node.peers().items():
+                there = self.by_did[did].config
+                if station.speaks_v1 or self.by_did[did].speaks_v1:
+                    continue  # without credit, what is written is bounded by the kernel
+                # What comes back from a broken link had its place before.
+                most = config.send_queue_limit + config.critical_reserve
+                flying = there.credit_messages + max(1, there.critical_reserve)
+                queued = sum(status.queued.values())
+                if queued > most + flying or status.in_flight > flying:
+                    self.violate(f"{life}: {queued} queued, {status.in_flight} in flight")
+            pool = life.node.pool_stats()
+            if pool.active > pool.limit:
+                self.violate(f"{life}: {pool}")
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def unsettled(self) -> list[Sent]:
+        """Messages of the living of which nobody knows what became."""
+        return [
+            sent
+            for sent in self.sent.values()
+            if sent.receipt is not None and not sent.sender.is_dead and not is_settled(sent)
+        ]
+
+    def untaken(self) -> int:
+        """What waits in inboxes."""
+        return sum(
+            station.life.node.stats().inbox_messages for station in self.stations if station.life
+        )
+
+    async def close(self, life: Life) -> None:
+        """Close a node; check that it is quick and leaves nothing."""
+        self.trace(f"{life} closes")
+        began = self.loop.now
+
+        async def end() -> None:
+            await life.node.close()
+
+        await self.loop.create_task(end(), context=life.context)
+        took = self.loop.now - began
+        self.max_close_time = max(self.max_close_time, took)
+        self.trace(f"{life} closed")
+        limit = life.station.config.close_timeout
+        if took > limit + 0.05:
+            self.violate(f"{life}: close() took {took:.3f} s of {limit}")
+        # A turn for the tasks that wait for the node and for what is ready now.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for task in life.applications:
+            task.cancel()
+        await asyncio.gather(*life.applications, return_exceptions=True)
+        for task in life.tasks:
+            if not task.done():
+                self.violate(f"{life}: a task is left: {task.get_coro()!r}")
+        for handle in self.loop.handles_of(life):
+            self.violate(f"{life}: a callback is left: {handle!r}")
+        for end_ in self.network.ends_of(life):
+            self.violate(f"{life}: a socket is left: {end_.connection.name}")
+        self._check_counts(life)
+        life.is_dead = True
+
+    def _check_counts(self, life: Life) -> None:
+        """Everything dropped was counted, and every receipt of a closed node is final."""
+        stats = life.node.stats()
+        dropped = stats.dropped
+        ended = life.ended_unseen.copy()
+        for sent in self.sent.values():
+            receipt = sent.receipt
+            if sent.sender is not life or receipt is None:
+                continue
+            if not is_settled(sent):
+                self.violate(f"{sent}: {receipt.state} after its node was closed")
+            if receipt.state in (
+                DeliveryState.FAILED,
+                DeliveryState.EXPIRED,
+                DeliveryState.REFUSED,
+            ):
+                assert receipt.reason is not None
+                ended[receipt.reason] += 1
+        for reason, count in ended.items():
+            if dropped.get(reason, 0) < count:
+                self.violate(f"{life}: {count} ended {reason}, {dropped.get(reason, 0)} counted")
+        told = dropped.get(Reason.ATTEMPTS_EXHAUSTED, 0)
+        if told != ended[Reason.ATTEMPTS_EXHAUSTED]:
+            self.violate(f"{life}: {told} counted as exhausted of {ended}")
+        if stats.messages_received != life.arrived:
+            self.violate(f"{life}: {life.arrived} arrived, {stats.messages_received} counted")
+        left = life.waiting.total()
+        if dropped.get(Reason.INBOX_CLOSED, 0) < left:
+            self.violate(f"{life}: {left} untaken, {dropped.get(Reason.INBOX_CLOSED, 0)} counted")
+
+    def check_loop(self) -> None:
+        """Nothing went wrong unseen."""
+        for problem in self.loop.problems:
+            self.violate(f"in the loop: {problem}")
+
+
+def is_settled(sent: Sent) -> bool:
+    """Whether its sender knows what became of it, as far as its wire tells."""
+    receipt = sent.receipt
+    if receipt is None or receipt.is_final or receipt.state in _ACCEPTED:
+        return True
+    return receipt.is_unconfirmed and receipt.state is DeliveryState.WRITTEN
+
+
+# -- the library under simulation ------------------------------------------------------------
+
+
+class _Clock:
+    """Stands for the module `time` in every module of signedwire."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def time(self) -> float:
+        owner = current_owner()
+        offset = owner.station.clock_offset if isinstance(owner, Life) else 0.0
+        return BASE + self._loop.now + offset
+
+    def time_ns(self) -> int:
+        return round(self.time() * 1e6) * 1000
+
+    def monotonic(self) -> float:
+        return self._loop.now
+
+    perf_counter = monotonic
+
+
+_identities: dict[int, Identity] = {}
+_contexts: dict[tuple[Did, int], dict[bool, Any]] = {}
+
+
+def identity_of(index: int) -> Identity:
+    """The key of the station with that number, in every run."""
+    if index not in _identities:
+        _identities[index] = Identity(bytes([index + 1]) * 32)
+    return _identities[index]
+
+
+def _renew(self: TlsIdentity, now_us: int) -> None:
+    """Contexts of a fixed length: Ed25519 instead of P-256, and one certificate a day."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    day = now_us // _DAY_US
+    expires_at_us = day * _DAY_US + tls._LEAF_LIFETIME_US
+    identity = self._identity
+    key = (identity.did, day)
+    if key not in _contexts:
+        secret: Any = Ed25519PrivateKey.from_private_bytes(bytes(identity.did))
+        spki = secret.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        proof = make_leaf_proof(identity, spki, expires_at_us)
+        leaf = tls.issue_leaf(secret, proof)
+        # The null CA's signature has 70 to 72 bytes, the serial number mostly 20.
+        while len(leaf.signature) != 71 or leaf.serial_number.bit_length() not in range(153, 160):
+            leaf = tls.issue_leaf(secret, proof)
+        _contexts[key] = {
+            side: tls.make_context(secret, leaf, is_server=side) for side in (True, False)
+        }
+    self._contexts = _contexts[key]
+    self._renew_at_us = expires_at_us - tls._LEAF_LIFETIME_US // 2
+
+
+@contextlib.contextmanager
+def simulated(world: World) -> Iterator[None]:
+    """The library sees the world's clocks, and the world sees what the library does."""
+    undo: list[Callable[[], None]] = []
+
+    def put(owner: Any, name: str, value: Any) -> Any:
+        old = getattr(owner, name)
+        setattr(owner, name, value)
+        undo.append(lambda: setattr(owner, name, old))
+        return old
+
+    clock = _Clock(world.loop)
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("signedwire") and getattr(module, "time", None) is time:
+            put(module, "time", clock)
+    put(TlsIdentity, "_renew", _renew)
+
+    def life() -> Life:
+        return cast(Life, current_owner())
+
+    def add_many(inbox: Inbox, messages: list[Message], priority: int) -> None:
+        for message in messages:
+            world.on_arrival(life(), message)
+        old_add_many(inbox, messages, priority)
+
+    def put_in(inbox: Inbox, message: Message, priority: int) -> bool:
+        if not inbox.has_room(priority):
+            return bool(old_put(inbox, message, priority))
+        world.on_arrival(life(), message)
+        return bool(old_put(inbox, message, priority))
+
+    def take(inbox: Inbox) -> Message | None:
+        message: Message | None = old_take(inbox)
+        if message is not None:
+            world.on_take(life(), message)
+        return message
+
+    def advance(
+        receipt: Receipt,
+        state: DeliveryState,
+        reason: Reason | None = None,
+        *rest: Any,
+        **more: Any,
+    ) -> None:
+        before, was_final = receipt.state, receipt.is_final
+        old_advance(receipt, state, reason, *rest, **more)
+        if not was_final:
+            world.on_advance(receipt, before, reason)
+
+    def climb(receipt: Receipt, state: DeliveryState, at_us: int) -> None:
+        before, was_final = receipt.state, receipt.is_final
+        old_climb(receipt, state, at_us)
+        if not was_final:
+            world.on_advance(receipt, before, None)
+
+    def send_receipts(session: Session, kind: int, hashes: list[bytes], at_us: int) -> None:
+        life().carries_receipts = True
+        old_send_receipts(session, kind, hashes, at_us)
+
+    old_add_many = put(Inbox, "add_many", add_many)
+    old_put = put(Inbox, "put", put_in)
+    old_take = put(Inbox, "take", take)
+    old_advance = put(Receipt, "advance", advance)
+    old_climb = put(Receipt, "climb", climb)
+    old_send_receipts = put(Session, "send_receipts", send_receipts)
+    try:
+        yield
+    finally:
+        for step in reversed(undo):
+            step()

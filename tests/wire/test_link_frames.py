@@ -1,0 +1,417 @@
+"""The frames of a v2 link: every layout, every range, and any cut of the stream."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signedwire.errors import RemoteProtocolError
+from signedwire.types import Allowance, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import (
+    Close,
+    Credit,
+    Envelopes,
+    Hello,
+    LinkFrameDecoder,
+    Ping,
+    Pong,
+    Receipts,
+    Refusal,
+    Refusals,
+    decode,
+)
+
+U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
+MARGIN, EPOCHS = 66_560, 2**63 - 1
+u16s, u32s, u64s = st.integers(0, U16), st.integers(0, U32), st.integers(0, U64)
+allowances = st.builds(Allowance, u64s, u64s, u64s, u64s)
+hashes = st.binary(min_size=32, max_size=32)
+signatures = st.binary(min_size=64, max_size=64)
+
+hellos = st.builds(
+    lambda versions, max_payload_size, spare, **fields: Hello(
+        min(versions),
+        max(versions),
+        max_payload_size=max_payload_size,
+        max_frame_size=min(max_payload_size + MARGIN + spare, U32),
+        **fields,
+    ),
+    st.tuples(u16s, u16s),
+    epoch=st.integers(1, EPOCHS),
+    features=u64s,
+    max_payload_size=st.integers(0, U32 - MARGIN),
+    spare=u32s,
+    credit=allowances,
+    known_epoch=st.integers(0, EPOCHS),
+    marks=st.tuples(u64s, u64s, u64s, u64s),
+)
+batches = st.builds(Envelopes, signatures, st.lists(st.binary(max_size=40), min_size=1, max_size=9))
+receipts = st.builds(
+    Receipts,
+    st.integers(1, 3),
+    u64s,
+    st.lists(hashes, min_size=1, max_size=5).map(tuple),
+    signatures,
+)
+refusals = st.builds(
+    Refusals,
+    st.lists(
+        st.builds(Refusal, st.integers(0, 3), u64s, st.sampled_from(sorted(frames.REASON_CODES))),
+        min_size=1,
+        max_size=9,
+    ).map(tuple),
+)
+printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=256)
+closes = st.builds(Close, u16s, printable)
+any_frame = st.one_of(
+    hellos,
+    batches,
+    receipts,
+    refusals,
+    st.builds(Credit, allowances),
+    st.builds(Ping, u64s),
+    st.builds(Pong, u64s),
+    closes,
+)
+
+
+def framed(kind: int, body: bytes) -> bytes:
+    return (len(body) + 1).to_bytes(4, "big") + bytes([kind]) + body
+
+
+def refusal(kind: int, body: bytes) -> str:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(kind, body)
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+    return str(caught.value)
+
+
+def le(value: int, size: int) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+class TestLayouts:
+    """Each frame as docs/protocol.md has it, byte for byte."""
+
+    def test_hello(self) -> None:
+        hello = Hello(
+            min_version=2,
+            max_version=3,
+            epoch=4,
+            features=5,
+            max_frame_size=6,
+            max_payload_size=7,
+            credit=Allowance(8, 9, 10, 11),
+            known_epoch=12,
+            marks=(13, 14, 15, 16),
+        )
+        body = le(2, 2) + le(3, 2) + le(4, 8) + le(5, 8) + le(6, 4) + le(7, 4)
+        body += b"".join(le(n, 8) for n in range(8, 17))
+        assert len(body) == 100
+        assert hello.encode() == framed(1, body)
+
+    def test_envelopes(self) -> None:
+        body = bytes(range(64)) + le(2, 2) + le(3, 4) + b"abc" + le(0, 4)
+        assert Envelopes(bytes(range(64)), [b"abc", b""]).encode() == framed(2, body)
+
+    def test_receipts(self) -> None:
+        frame = Receipts(3, 7, (b"\1" * 32, b"\2" * 32), b"s" * 64)
+        statement = b"\3" + le(7, 8) + le(2, 2) + b"\1" * 32 + b"\2" * 32
+        assert frame.statement == statement
+        assert frame.encode() == framed(3, statement + b"s" * 64)
+
+    def test_refusals(self) -> None:
+        frame = Refusals((Refusal(3, 7, Reason.EXPIRED), Refusal(0, 8, Reason.BAD_SIGNATURE)))
+        assert frame.encode() == framed(
+            4, le(2, 2) + b"\3" + le(7, 8) + b"\1" + b"\0" + le(8, 8) + b"\x08"
+        )
+
+    def test_credit_ping_pong(self) -> None:
+        assert Credit(Allowance(1, 2, 3, 4)).encode() == framed(
+            5, b"".join(le(n, 8) for n in (1, 2, 3, 4))
+        )
+        assert Ping(9).encode() == framed(6, le(9, 8))
+        assert Pong(9).encode() == framed(7, le(9, 8))
+
+    def test_close(self) -> None:
+        assert Close(3, "bye").encode() == framed(8, le(3, 2) + le(3, 2) + b"bye")
+
+    def test_the_codes(self) -> None:
+        assert {str(reason): code for reason, code in frames.REASON_CODES.items()} == {
+            "expired": 1,
+            "not for us": 2,
+            "too large": 3,
+            "inbox full": 4,
+            "not allowed": 5,
+            "refused": 6,
+            "malformed": 7,
+            "bad signature": 8,
+            "duplicate": 9,
+        }
+        codes = [value for name, value in vars(frames).items() if name.startswith("CLOSE_")]
+        assert codes == list(range(9))
+
+    @given(any_frame)
+    def test_what_is_encoded_is_decoded(self, frame: frames.Frame) -> None:
+        data = frame.encode()
+        assert int.from_bytes(data[:4], "big") == len(data) - 4
+        assert decode(data[4], data[5:]) == frame
+
+
+class TestRanges:
+    """Every field out of its range, and every body of another length."""
+
+    @given(any_frame.filter(lambda frame: not isinstance(frame, Close)), st.data())
+    def test_a_body_cut_or_prolonged(self, frame: frames.Frame, data: st.DataObject) -> None:
+        raw = frame.encode()
+        size = data.draw(st.integers(0, len(raw) - 6))
+        refusal(raw[4], raw[5:][:size])
+        more = bytes(data.draw(st.integers(1, 70)))
+        if isinstance(frame, Hello):
+            assert decode(raw[4], raw[5:] + more) == frame
+        else:
+            refusal(raw[4], raw[5:] + more)
+
+    @given(hellos, st.binary(max_size=16 * 1024 - 101))
+    def test_a_later_version_may_add_to_its_hello(self, hello: Hello, more: bytes) -> None:
+        body = hello.encode()[5:]
+        assert len(body) == 100
+        data = framed(frames.HELLO, body + more)
+        ((kind, body),) = LinkFrameDecoder().receive_data(data)
+        assert decode(kind, body) == hello
+
+    @given(closes, st.integers(1, 300))
+    def test_a_close_cut_or_prolonged(self, frame: Close, size: int) -> None:
+        body = frame.encode()[5:]
+        assert refusal(frames.CLOSE, body + bytes(size)).startswith("the peer sent a CLOSE of")
+        refusal(frames.CLOSE, body[:-size])
+
+    @pytest.mark.parametrize("kind", [0, 9, 0x7F])
+    def test_an_unknown_type(self, kind: int) -> None:
+        assert refusal(kind, b"") == f"the peer sent a frame of unknown type {kind:#04x}"
+
+    @given(st.integers(0x80, 0xFF), st.binary(max_size=50))
+    def test_an_unknown_type_that_may_be_skipped(self, kind: int, body: bytes) -> None:
+        assert decode(kind, body) is None
+
+    @pytest.mark.parametrize(
+        ("at", "field"),
+        [
+            (0, le(3, 2) + le(2, 2)),
+            (4, bytes(8)),
+            (4, le(EPOCHS + 1, 8)),
+            (4, le(U64, 8)),
+            # The sender of that epoch could not count on beyond it.
+            (60, le(EPOCHS + 1, 8)),
+            (60, le(U64, 8)),
+            # A batch that fits by its payload must fit by its frame.
+            (20, le(MARGIN - 1, 4) + le(0, 4)),
+            (20, le(0, 4) + le(0, 4)),
+            (20, le((1 << 20) + MARGIN - 1, 4) + le(1 << 20, 4)),
+            (20, le(U32, 4) + le(U32 - MARGIN + 1, 4)),
+            (20, le(U32, 4) + le(U32, 4)),
+        ],
+    )
+    @given(hellos, st.binary(max_size=3))
+    def test_a_hello_that_contradicts_itself(
+        self, at: int, field: bytes, hello: Hello, more: bytes
+    ) -> None:
+        body = hello.encode()[5:]
+        body = body[:at] + field + body[at + len(field) :] + more
+        assert refusal(frames.HELLO, body) == "the peer sent a HELLO that contradicts itself"
+
+    @pytest.mark.parametrize("epoch", [1, EPOCHS])
+    @pytest.mark.parametrize("known_epoch", [0, EPOCHS])
+    @pytest.mark.parametrize("max_payload_size", [0, 1 << 20, U32 - MARGIN])
+    def test_a_hello_at_its_limits(
+        self, epoch: int, known_epoch: int, max_payload_size: int
+    ) -> None:
+        hello = Hello(
+            min_version=2,
+            max_version=2,
+            epoch=epoch,
+            features=U64,
+            max_frame_size=max_payload_size + MARGIN,
+            max_payload_size=max_payload_size,
+            credit=Allowance(U64, 0, U64, 0),
+            known_epoch=known_epoch,
+            marks=(U64, 0, U64, 0),
+        )
+        assert decode(frames.HELLO, hello.encode()[5:]) == hello
+
+    @pytest.mark.parametrize("max_payload_size", [0, 66, 67, 134, 65_414, 65_415, 1 << 20])
+    def test_every_batch_fits_that_the_text_asks_for(self, max_payload_size: int) -> None:
+        """At most 256 envelopes and 64 KiB of bodies, unless one body alone is larger."""
+        largest = 122 + max_payload_size
+        total = max(largest, min(64 * 1024, 256 * largest))
+        count = -(-total // largest) if total == largest else min(256, total // 122)
+        sizes = [total // count + (n < total % count) for n in range(count)]
+        assert min(sizes) >= 122
+        assert max(sizes) <= largest
+        batch = Envelopes(bytes(64), [bytes(size) for size in sizes])
+        assert len(batch.encode()) - 4 <= max_payload_size + MARGIN
+
+    def test_all_else_fits_into_the_margin(self) -> None:
+        receipts = Receipts(1, U64, (bytes(32),) * 1024, bytes(64))
+        refusals = Refusals((Refusal(3, U64, Reason.EXPIRED),) * 1024)
+        for frame in (receipts, refusals):
+            assert len(frame.encode()) - 4 <= MARGIN
+
+    @pytest.mark.parametrize("count", [0, 257, U16])
+    def test_how_many_envelopes_a_batch_has(self, count: int) -> None:
+        body = bytes(64) + le(count, 2) + bytes(4 * count)
+        assert refusal(frames.ENVELOPES, body) == (
+            f"the peer sent a batch of {count} envelopes, legal are 1 to 256"
+        )
+
+    def test_the_largest_batch(self) -> None:
+        frame = decode(frames.ENVELOPES, bytes(64) + le(256, 2) + bytes(4 * 256))
+        assert isinstance(frame, Envelopes)
+        assert frame.bodies == [b""] * 256
+
+    @pytest.mark.parametrize("length", [4, U32])
+    def test_an_envelope_that_is_longer_than_its_frame(self, length: int) -> None:
+        body = bytes(64) + le(1, 2) + le(length, 4) + b"abc"
+        assert refusal(frames.ENVELOPES, body) == (
+            "the peer sent a batch that is shorter than its envelopes"
+        )
+
+    def test_bytes_behind_the_last_envelope(self) -> None:
+        body = bytes(64) + le(1, 2) + le(3, 4) + b"abcd"
+        assert refusal(frames.ENVELOPES, body) == (
+            "the peer sent a batch that is longer than its envelopes"
+        )
+
+    @pytest.mark.parametrize("kind", [0, 4, 255])
+    def test_a_receipt_of_unknown_kind(self, kind: int) -> None:
+        body = bytes([kind]) + le(7, 8) + le(1, 2) + bytes(96)
+        assert refusal(frames.RECEIPT, body) == f"the peer sent a receipt of unknown kind {kind}"
+
+    @pytest.mark.parametrize("count", [0, 1025, U16])
+    def test_how_many_hashes_a_receipt_has(self, count: int) -> None:
+        body = b"\1" + le(7, 8) + le(count, 2) + bytes(32 * count + 64)
+        assert refusal(frames.RECEIPT, body) == (
+            f"the peer sent a receipt of {len(body)} bytes for {count} hashes"
+        )
+
+    def test_the_largest_receipt(self) -> None:
+        frame = decode(frames.RECEIPT, b"\1" + le(7, 8) + le(1024, 2) + bytes(32 * 1024 + 64))
+        assert isinstance(frame, Receipts)
+        assert len(frame.hashes) == 1024
+
+    @pytest.mark.parametrize("count", [0, 1025])
+    def test_how_many_refusals_there_are(self, count: int) -> None:
+        body = le(count, 2) + (bytes(9) + b"\1") * count
+        assert refusal(frames.REFUSAL, body) == (
+            f"the peer sent a refusal of {len(body)} bytes for {count} envelopes"
+        )
+
+    @pytest.mark.parametrize(("lane", "code"), [(4, 1), (255, 1), (0, 0), (0, 10), (0, 255)])
+    def test_a_refusal_out_of_range(self, lane: int, code: int) -> None:
+        body = le(1, 2) + bytes([lane]) + le(7, 8) + bytes([code])
+        assert refusal(frames.REFUSAL, body) == (
+            f"the peer sent a refusal in lane {lane} with reason {code}"
+        )
+
+    def test_a_long_reason_is_cut(self) -> None:
+        data = Close(1, "é" * 200).encode()
+        frame = decode(data[4], data[5:])
+        assert frame == Close(1, "é" * 128)
+
+    def test_a_reason_that_is_too_long(self) -> None:
+        refusal(frames.CLOSE, le(1, 2) + le(257, 2) + bytes(257))
+
+    def test_a_reason_cannot_move_the_cursor(self) -> None:
+        text = b"\x1b[2J\r\n\xff\xfe\xe2\x80\xaeok"
+        assert decode(frames.CLOSE, le(1, 2) + le(len(text), 2) + text) == Close(
+            1, "?[2J??\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}?ok"
+        )
+
+    @settings(max_examples=300)
+    @given(st.integers(0, 255), st.binary(max_size=300))
+    def test_any_bytes_are_a_frame_or_a_protocol_error(self, kind: int, body: bytes) -> None:
+        try:
+            frame = decode(kind, body)
+        except RemoteProtocolError:
+            return
+        if isinstance(frame, Hello):
+            assert frame.encode() == framed(kind, body[:100])
+        elif frame is not None and not isinstance(frame, Close):
+            assert frame.encode() == framed(kind, body)
+
+
+def feed(decoder: LinkFrameDecoder, pieces: list[bytes]) -> list[tuple[int, bytes]]:
+    return [frame for piece in pieces for frame in decoder.receive_data(piece)]
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """`data` in pieces, cut at `places`, which may repeat (an empty piece) or lie outside."""
+    edges = [0, *sorted(min(place, len(data)) for place in places), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+class TestDecoder:
+    @given(
+        st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=30)), max_size=8),
+        st.lists(st.integers(0, 300)),
+    )
+    def test_any_split_yields_the_same_frames(
+        self, sent: list[tuple[int, bytes]], places: list[int]
+    ) -> None:
+        decoder = LinkFrameDecoder(31)
+        stream = b"".join(framed(kind, body) for kind, body in sent)
+        assert feed(decoder, cut(stream, places)) == sent
+        assert not decoder.has_partial_frame
+
+    @given(st.integers(1, 39), st.lists(st.integers(0, 300)))
+    def test_an_unfinished_frame_is_owed(self, size: int, places: list[int]) -> None:
+        decoder = LinkFrameDecoder()
+        stream = framed(6, b"12345678") + framed(0x80, bytes(40))[:size]
+        assert feed(decoder, cut(stream, places)) == [(6, b"12345678")]
+        assert decoder.has_partial_frame
+
+    @given(st.integers(0, 3), st.sampled_from([0, 65, U32]), st.lists(st.integers(0, 300)))
+    def test_frames_before_an_illegal_length_are_seen(
+        self, count: int, length: int, places: list[int]
+    ) -> None:
+        decoder = LinkFrameDecoder(64)
+        stream = framed(1, bytes(63)) * count + length.to_bytes(4, "big")
+        seen: list[tuple[int, bytes]] = []
+        pieces = (frame for piece in cut(stream, places) for frame in decoder.receive_data(piece))
+        with pytest.raises(RemoteProtocolError) as caught:
+            seen.extend(pieces)
+        assert seen == [(1, bytes(63))] * count
+        assert str(caught.value) == (f"the peer sent a frame of {length} bytes, legal are 1 to 64")
+
+    def test_a_length_is_refused_before_its_body_is_kept(self) -> None:
+        decoder = LinkFrameDecoder()
+        assert decoder.max_frame_size == 16 * 1024
+        with pytest.raises(RemoteProtocolError, match="legal are 1 to 16384"):
+            list(decoder.receive_data((16 * 1024 + 1).to_bytes(4, "big")))
+
+    def test_the_limit_may_rise_between_two_frames_of_one_piece(self) -> None:
+        decoder = LinkFrameDecoder(10)
+        seen = []
+        for kind, body in decoder.receive_data(framed(1, b"x") + framed(2, bytes(99))):
+            seen.append((kind, len(body)))
+            decoder.max_frame_size = 100
+        assert seen == [(1, 1), (2, 99)]
+
+    def test_no_more_than_one_frame_is_kept(self) -> None:
+        seed = random.randrange(2**32)
+        draw = random.Random(seed)
+        decoder = LinkFrameDecoder(1000)
+        stream = b"".join(framed(2, bytes(draw.randrange(1000))) for _ in range(200))
+        at = 0
+        while at < len(stream):
+            size = draw.randrange(1, 3000)
+            for _ in decoder.receive_data(stream[at : at + size]):
+                pass
+            at += size
+            assert len(decoder._buffer) < 1004, f"seed {seed}"
+        assert not decoder.has_partial_frame

@@ -1,0 +1,1062 @@
+"""The v2 session: every frame in every state, every timer, credit, and two of them together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import struct
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from linkkit import (
+    ALICE,
+    BOB,
+    EVE,
+    PLENTY,
+    body,
+    events_of,
+    exchange,
+    frames_of,
+    hello,
+    open_pair,
+    session,
+)
+from signedwire.identity import Identity, Label
+from signedwire.types import Allowance, Priority, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.envelope import sign_batch
+from signedwire.wire.link_frames import (
+    Close,
+    Credit,
+    Envelopes,
+    Ping,
+    Pong,
+    Receipts,
+    Refusal,
+    Refusals,
+)
+from signedwire.wire.session import (
+    CLOSE_UNSAID,
+    BatchFailed,
+    BatchReceived,
+    Closed,
+    CreditReceived,
+    Event,
+    HelloReceived,
+    ReceiptsReceived,
+    RefusalsReceived,
+    Session,
+    SessionLimits,
+    StallNoticed,
+    State,
+)
+
+NOTHING = Allowance(0, 0, 0, 0)
+ROOT = bytes(range(32))
+
+
+def envelopes(bodies: list[bytes] | None = None, signer: Identity = BOB) -> bytes:
+    """An ENVELOPES frame from Bob to Alice."""
+    bodies = bodies or [body(sender=BOB, recipient=ALICE)]
+    return Envelopes(sign_batch(signer, bodies)[1], bodies).encode()
+
+
+def receipt(
+    kind: int = frames.ACCEPTED_BATCHES,
+    *hashes: bytes,
+    signer: Identity = BOB,
+    parties: bytes = bytes(BOB.did) + bytes(ALICE.did),
+    label: Label = Label.RECEIPT,
+) -> Receipts:
+    """A RECEIPT from Bob about what Alice sent."""
+    plain = Receipts(kind, 7, hashes or (ROOT,))
+    return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
+
+
+def open_alice(**options: Any) -> Session:
+    """Alice's end, open, with nothing to say."""
+    alice = session(**options)
+    alice.receive_data(hello().encode(), 0.0)
+    alice.data_to_send()
+    events_of(alice)
+    return alice
+
+
+def ended(a_session: Session) -> Closed:
+    """The last event; nothing can come after it."""
+    assert a_session.state is State.CLOSED
+    assert a_session.is_closed
+    *_, last = events_of(a_session)
+    assert isinstance(last, Closed)
+    return last
+
+
+REFUSALS = (Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))
+FRAMES: dict[str, bytes] = {
+    "HELLO": hello().encode(),
+    "ENVELOPES": envelopes(),
+    "RECEIPT": receipt().encode(),
+    "REFUSAL": Refusals(REFUSALS).encode(),
+    "CREDIT": Credit(Allowance(*(n + 1 for n in PLENTY))).encode(),
+    "PING": Ping(5).encode(),
+    "PONG": Pong(5).encode(),
+    "CLOSE": Close(frames.CLOSE_EVICTED, "bye").encode(),
+    "unknown": b"\0\0\0\3\x7fxx",
+    "skipped": b"\0\0\0\3\x80xx",
+}
+
+
+class TestDispatch:
+    """Each frame type in each state."""
+
+    def test_both_say_hello_at_once(self) -> None:
+        alice = session()
+        assert frames_of(alice.data_to_send()) == [hello()]
+        assert alice.state is State.OPENING
+        assert alice.their_hello is None
+        assert alice.data_to_send() == b""
+
+    def test_the_hello_opens(self) -> None:
+        alice = session()
+        alice.data_to_send()
+        theirs = hello(epoch=77, marks=(1, 2, 3, 4), known_epoch=9, features=2**63)
+        alice.receive_data(theirs.encode(), 0.0)
+        assert events_of(alice) == [HelloReceived(theirs)]
+        assert alice.state is State.OPEN
+        assert alice.their_hello == theirs
+        assert frames_of(alice.data_to_send()) == [Ping(1)]
+
+    @pytest.mark.parametrize(
+        "name", ["ENVELOPES", "RECEIPT", "REFUSAL", "CREDIT", "PING", "PONG", "unknown"]
+    )
+    def test_before_the_hello(self, name: str) -> None:
+        alice = session()
+        alice.receive_data(FRAMES[name] + FRAMES["HELLO"], 0.0)
+        event = ended(alice)
+        assert event.code == frames.CLOSE_PROTOCOL_ERROR
+        assert event.reason is Reason.PROTOCOL_ERROR
+        assert not event.is_by_peer
+        what = "a frame of unknown type 0x7f" if name == "unknown" else "a frame before its HELLO"
+        assert event.cause == f"the peer sent {what}"
+        assert frames_of(alice.data_to_send()) == [hello(), Close(event.code, event.cause)]
+
+    def test_a_close_before_the_hello(self) -> None:
+        alice = session()
+        alice.receive_data(FRAMES["CLOSE"] + FRAMES["HELLO"], 0.0)
+        assert events_of(alice) == [Closed(frames.CLOSE_EVICTED, "bye", is_by_peer=True)]
+        assert frames_of(alice.data_to_send()) == [hello()]  # it was said before
+
+    def test_what_is_skipped_before_the_hello_and_after(self) -> None:
+        alice = session()
+        alice.receive_data(FRAMES["skipped"] + FRAMES["HELLO"] + FRAMES["skipped"], 0.0)
+        assert events_of(alice) == [HelloReceived(hello())]
+
+    @pytest.mark.parametrize("name", ["HELLO", "unknown"])
+    def test_what_closes_an_open_one(self, name: str) -> None:
+        alice = open_alice()
+        alice.receive_data(FRAMES[name] + FRAMES["ENVELOPES"], 0.0)
+        event = ended(alice)
+        assert event.reason is Reason.PROTOCOL_ERROR
+        what = "a frame of unknown type 0x7f" if name == "unknown" else "a second HELLO"
+        assert event.cause == f"the peer sent {what}"
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("RECEIPT", [ReceiptsReceived(receipt())]),
+            ("REFUSAL", [RefusalsReceived(REFUSALS)]),
+            ("CREDIT", [CreditReceived()]),
+            ("PING", []),
+            ("PONG", []),
+            ("CLOSE", [Closed(frames.CLOSE_EVICTED, "bye", is_by_peer=True)]),
+        ],
+    )
+    def test_in_an_open_one(self, name: str, expected: list[Event]) -> None:
+        alice = open_alice()
+        alice.receive_data(FRAMES[name], 0.0)
+        assert events_of(alice) == expected
+        answers: list[frames.Frame] = [Pong(5)] if name == "PING" else []
+        assert frames_of(alice.data_to_send()) == answers
+
+    def test_a_batch(self) -> None:
+        alice = open_alice()
+        bodies = [body(n, sender=BOB, recipient=ALICE) for n in range(1, 20)]
+        alice.receive_data(envelopes(bodies), 0.0)
+        root, signature, leaves = sign_batch(BOB, bodies)
+        assert events_of(alice) == [BatchReceived(bodies, root, leaves, signature)]
+
+    @pytest.mark.parametrize("name", FRAMES)
+    def test_in_a_closed_one(self, name: str) -> None:
+        alice = open_alice()
+        alice.close(frames.CLOSE_DONE, "")
+        alice.data_to_send()
+        events_of(alice)
+        alice.receive_data(FRAMES[name], 0.0)
+        assert events_of(alice) == []
+        assert alice.data_to_send() == b""
+
+    @pytest.mark.parametrize("versions", [(0, 1), (1, 1), (3, 3), (3, 65535)])
+    def test_a_version_that_we_do_not_speak(self, versions: tuple[int, int]) -> None:
+        alice = session()
+        low, high = versions
+        alice.receive_data(hello(min_version=low, max_version=high).encode(), 0.0)
+        event = ended(alice)
+        assert (event.code, event.reason) == (frames.CLOSE_VERSION, Reason.WRONG_PROTOCOL)
+        assert event.cause == f"the peer speaks versions {low} to {high}, we speak 2"
+        assert frames_of(alice.data_to_send())[-1] == Close(event.code, event.cause)
+
+    def test_a_hello_of_a_later_version(self) -> None:
+        alice = session()
+        theirs = hello(max_version=3)
+        frame = theirs.encode()
+        more = bytes(range(200))
+        size = (len(frame) - 4 + len(more)).to_bytes(4, "big")
+        alice.receive_data(size + frame[4:] + more + FRAMES["PING"], 0.0)
+        assert events_of(alice) == [HelloReceived(theirs)]
+        assert frames_of(alice.data_to_send()) == [hello(), Ping(1), Pong(5)]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"epoch": 0},
+            {"epoch": 2**63},
+            {"known_epoch": 2**63},
+            {"max_frame_size": (1 << 16) + 66_559},
+        ],
+    )
+    def test_a_hello_out_of_its_limits(self, changes: dict[str, int]) -> None:
+        alice = session()
+        alice.receive_data(hello(**changes).encode() + FRAMES["ENVELOPES"], 0.0)
+        event = ended(alice)
+        assert event.cause == "the peer sent a HELLO that contradicts itself"
+        assert (event.code, event.reason) == (
+            frames.CLOSE_PROTOCOL_ERROR,
+            Reason.PROTOCOL_ERROR,
+        )
+
+    @pytest.mark.parametrize("versions", [(2, 2), (1, 2), (2, 3), (0, 65535)])
+    def test_a_version_that_we_speak(self, versions: tuple[int, int]) -> None:
+        alice = session()
+        low, high = versions
+        alice.receive_data(hello(min_version=low, max_version=high).encode(), 0.0)
+        assert alice.state is State.OPEN
+
+
+class TestStream:
+    """Cuts, limits and the end of the channel."""
+
+    STREAM = b"".join(
+        [
+            FRAMES["HELLO"],
+            envelopes([body(n, bytes(300), sender=BOB, recipient=ALICE) for n in range(1, 61)]),
+            *(FRAMES[name] for name in ("RECEIPT", "skipped", "REFUSAL", "CREDIT", "PING")),
+            envelopes(signer=EVE),
+            FRAMES["PONG"],
+        ]
+    )
+    ENDS = (FRAMES["CLOSE"], FRAMES["HELLO"], bytes(4), b"\xff\xff\xff\xff", b"\0\0\0\x63\2x", b"")
+
+    @staticmethod
+    def outcome(pieces: list[bytes]) -> tuple[list[Event], bytes]:
+        alice = session()
+        data = b""
+        for piece in pieces:
+            alice.receive_data(piece, 0.0)
+            data += alice.data_to_send()
+        alice.receive_eof(0.0)
+        return events_of(alice), data + alice.data_to_send()
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.lists(st.integers(0, 30_000), max_size=30), st.sampled_from(ENDS))
+    @example([104], b"")
+    @example([105], b"")
+    def test_any_cut_gives_the_same_events(self, places: list[int], end: bytes) -> None:
+        stream = self.STREAM + end
+        # The batch is larger than what is allowed before the HELLO, which may come
+        # together with it.
+        assert len(stream) > 2 * frames.MAX_FRAME_BEFORE_HELLO - 10_000
+        edges = [0, *sorted(min(place, len(stream)) for place in places), len(stream)]
+        pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
+        (events, data), (whole_events, whole_data) = self.outcome(pieces), self.outcome([stream])
+        assert events == whole_events
+        assert len(events) == 7
+        assert isinstance(events[-1], Closed)
+        assert data == whole_data
+
+    @given(st.integers(1, 400))
+    def test_in_pieces_of_one_size(self, size: int) -> None:
+        stream = self.STREAM[:1000]
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert self.outcome(pieces) == self.outcome([stream])
+
+    def test_a_large_frame_before_the_hello(self) -> None:
+        alice = session()
+        alice.receive_data((16 * 1024 + 1).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 16385 bytes, legal are 1 to 16384"
+
+    def test_a_large_frame_after_it(self) -> None:
+        alice = open_alice(max_frame_size=50_000)
+        alice.receive_data((50_000).to_bytes(4, "big"), 0.0)
+        assert alice.state is State.OPEN
+        alice = open_alice(max_frame_size=50_000)
+        alice.receive_data((50_001).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 50001 bytes, legal are 1 to 50000"
+
+    @pytest.mark.parametrize("is_open", [False, True])
+    @pytest.mark.parametrize(("rest", "reason"), [(b"", None), (b"\0", Reason.TRUNCATED)])
+    def test_the_end_of_the_channel(
+        self, is_open: bool, rest: bytes, reason: Reason | None
+    ) -> None:
+        alice = open_alice() if is_open else session()
+        alice.data_to_send()
+        alice.receive_data(rest, 0.0)
+        alice.receive_eof(0.0)
+        assert events_of(alice) == [
+            Closed(CLOSE_UNSAID, "the connection ended", is_by_peer=True, reason=reason)
+        ]
+        alice.receive_eof(0.0)
+        assert events_of(alice) == []
+        assert alice.data_to_send() == b""
+
+
+class TestSignatures:
+    FORGERIES: tuple[Receipts, ...] = (
+        receipt(signer=ALICE),
+        receipt(signer=EVE),
+        receipt(parties=bytes(ALICE.did) + bytes(BOB.did)),  # the other direction
+        receipt(parties=bytes(BOB.did) + bytes(EVE.did)),  # about another sender
+        receipt(parties=bytes(EVE.did) + bytes(ALICE.did)),
+        receipt(label=Label.BATCH),
+        receipt(label=Label.TLS_LEAF),
+        replace(receipt(), kind=frames.HANDLED_ENVELOPES),
+        replace(receipt(), kind=frames.ACCEPTED_ENVELOPES),
+        replace(receipt(), at_us=8),
+        replace(receipt(), hashes=(bytes(32),)),
+        replace(receipt(), hashes=(ROOT, ROOT)),
+        replace(receipt(frames.ACCEPTED_BATCHES, ROOT, bytes(32)), hashes=(bytes(32), ROOT)),
+        replace(receipt(), signature=bytes(64)),
+    )
+
+    @pytest.mark.parametrize("number", range(len(FORGERIES)))
+    def test_a_receipt_that_the_peer_did_not_sign(self, number: int) -> None:
+        alice = open_alice()
+        alice.receive_data(self.FORGERIES[number].encode() + FRAMES["ENVELOPES"], 0.0)
+        assert events_of(alice) == [
+            Closed(
+                frames.CLOSE_BAD_SIGNATURE,
+                "the peer sent a receipt that it did not sign",
+                is_by_peer=False,
+                reason=Reason.BAD_SIGNATURE,
+            )
+        ]
+        assert frames_of(alice.data_to_send()) == [
+            Close(frames.CLOSE_BAD_SIGNATURE, "the peer sent a receipt that it did not sign")
+        ]
+
+    @pytest.mark.parametrize("signer", [ALICE, EVE])
+    def test_a_batch_that_the_peer_did_not_sign(self, signer: Identity) -> None:
+        bodies = [body(n, sender=signer, recipient=ALICE) for n in (1, 2)]
+        alice = open_alice()
+        alice.receive_data(envelopes(bodies, signer), 0.0)
+        # Named, counted against its credit, and not believed. It is the driver that
+        # ends the link, once it has refused them.
+        assert events_of(alice) == [BatchFailed(bodies)]
+        assert alice.state is State.OPEN
+        assert alice.outstanding.messages == PLENTY.messages - 2
+
+    def test_a_failed_batch_is_refused_by_name_before_the_end(self) -> None:
+        alice, bob = open_pair()
+        bodies = [body(n, sender=EVE, recipient=ALICE) for n in (1, 2)]
+        alice.receive_data(envelopes() + envelopes(bodies, EVE), 0.0)
+        received, failed = events_of(alice)
+        assert isinstance(received, BatchReceived)
+        assert isinstance(failed, BatchFailed)
+        refusals = [Refusal(1, n, Reason.BAD_SIGNATURE) for n in (1, 2)]
+        alice.send_receipts(frames.ACCEPTED_BATCHES, [received.root], 7)
+        alice.send_refusals(refusals)
+        alice.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
+        bob.receive_data(alice.data_to_send(), 0.0)
+        receipts, refused, closed = events_of(bob)
+        assert isinstance(receipts, ReceiptsReceived)
+        assert refused == RefusalsReceived(tuple(refusals))
+        assert closed == Closed(7, "a batch that you did not sign", is_by_peer=True)
+        assert bob.data_to_send() == b""
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.integers(0, 64 + 3 * 126 + 20), st.integers(1, 255))
+    def test_a_batch_with_any_changed_byte(self, at: int, change: int) -> None:
+        bodies = [body(n, sender=BOB, recipient=ALICE) for n in (1, 2, 3)]
+        data = bytearray(envelopes(bodies))
+        data[5 + at % (len(data) - 5)] ^= change
+        alice = open_alice()
+        alice.receive_data(bytes(data), 0.0)
+        for event in events_of(alice):
+            assert isinstance(event, BatchFailed | Closed)
+
+    def test_receipts_that_we_sign(self) -> None:
+        alice, bob = open_pair()
+        hashes = [n.to_bytes(32, "big") for n in range(1025)]
+        bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
+        exchange(alice, bob)
+        first, second = events_of(alice)
+        assert isinstance(first, ReceiptsReceived)
+        assert isinstance(second, ReceiptsReceived)
+        assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (1024, 1)
+        assert [*first.receipts.hashes, *second.receipts.hashes] == hashes
+        for part in (first.receipts, second.receipts):
+            assert (part.kind, part.at_us) == (frames.HANDLED_ENVELOPES, 55)
+
+    def test_many_refusals(self) -> None:
+        alice, bob = open_pair()
+        refusals = [Refusal(n % 4, n, Reason.MALFORMED) for n in range(1025)]
+        bob.send_refusals(refusals)
+        exchange(alice, bob)
+        first, second = events_of(alice)
+        assert isinstance(first, RefusalsReceived)
+        assert isinstance(second, RefusalsReceived)
+        assert [*first.refusals, *second.refusals] == refusals
+        assert len(second.refusals) == 1
+
+
+SMALL = body(sender=BOB, recipient=ALICE)
+URGENT = body(sender=BOB, recipient=ALICE, priority=Priority.CRITICAL)
+SIZE = len(SMALL)
+
+
+class TestCreditIn:
+    """What we granted is never exceeded."""
+
+    @pytest.mark.parametrize(
+        ("credit", "bodies"),
+        [
+            (Allowance(1, 1000, 9, 9000), [SMALL, SMALL]),
+            (Allowance(9, SIZE * 2 - 1, 9, 9000), [SMALL, SMALL]),
+            (Allowance(9, 9000, 1, 1000), [URGENT, URGENT]),
+            (Allowance(9, 9000, 9, SIZE * 2 - 1), [URGENT, URGENT]),
+            (Allowance(9, 9000, 0, 9000), [URGENT]),
+            (Allowance(0, 9000, 9, 9000), [SMALL]),
+        ],
+    )
+    def test_a_peer_that_sends_more_is_closed(self, credit: Allowance, bodies: list[bytes]) -> None:
+        for parts in ([bodies], [[each] for each in bodies]):
+            alice = open_alice(credit=credit)
+            for part in parts:
+                alice.receive_data(envelopes(part), 0.0)
+            event = ended(alice)
+            assert event.cause == "the peer sent more than it was granted"
+            assert event.code == frames.CLOSE_PROTOCOL_ERROR
+
+    def test_a_batch_that_failed_is_counted_too(self) -> None:
+        alice = open_alice(credit=Allowance(1, 1000, 0, 0))
+        alice.receive_data(envelopes([SMALL], EVE), 0.0)
+        alice.receive_data(envelopes([SMALL]), 0.0)
+        assert [type(event) for event in events_of(alice)] == [BatchFailed, Closed]
+
+    def test_to_the_last_byte(self) -> None:
+        alice = open_alice(credit=Allowance(2, 2 * SIZE, 2, 2 * SIZE))
+        alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT, URGENT]), 0.0)
+        assert [type(event) for event in events_of(alice)] == [BatchReceived] * 2
+
+    def test_what_is_not_yet_told_is_not_yet_granted(self) -> None:
+        alice = open_alice(credit=Allowance(8, 1 << 20, 0, 0))
+        alice.receive_data(envelopes([SMALL] * 6), 0.0)
+        alice.grant(1, SIZE, is_critical=False)
+        assert alice.data_to_send() == b""
+        alice.receive_data(envelopes([SMALL] * 2), 0.0)
+        assert alice.state is State.OPEN
+        alice.receive_data(envelopes([SMALL]), 0.0)
+        assert ended(alice).cause == "the peer sent more than it was granted"
+
+    def test_what_is_told_is_granted(self) -> None:
+        alice = open_alice(credit=Allowance(8, 1 << 20, 0, 0))
+        alice.receive_data(envelopes([SMALL] * 8), 0.0)
+        alice.grant(1, SIZE, is_critical=False)
+        assert frames_of(alice.data_to_send()) == [Credit(Allowance(9, (1 << 20) + SIZE, 0, 0))]
+        alice.receive_data(envelopes([SMALL]), 0.0)
+        assert alice.state is State.OPEN
+        alice.receive_data(envelopes([SMALL]), 0.0)
+        assert alice.is_closed
+
+    @pytest.mark.parametrize("size", [0, 121])
+    def test_an_envelope_shorter_than_a_header(self, size: int) -> None:
+        alice = open_alice()
+        alice.receive_data(envelopes([SMALL, SMALL[:size]]), 0.0)
+        assert ended(alice).cause == f"the peer sent an envelope of {size} bytes"
+
+    def test_the_first_envelope_decides_the_class(self) -> None:
+        """Nobody gets round one allowance by mixing: what is mixed is refused above."""
+        alice = open_alice(credit=Allowance(9, 9000, 1, 9000))
+        alice.receive_data(envelopes([URGENT, SMALL]), 0.0)
+        assert ended(alice).cause == "the peer sent more than it was granted"
+
+
+class TestGranting:
+    def test_is_told_when_a_quarter_has_come_together(self) -> None:
+        alice = open_alice(credit=Allowance(8, 1 << 20, 8, 1 << 20))
+        alice.grant(1, 1000, is_critical=False)
+        alice.grant(1, 1000, is_critical=True)
+        assert alice.data_to_send() == b""
+        alice.grant(1, 1000, is_critical=False)
+        assert frames_of(alice.data_to_send()) == [
+            Credit(Allowance(10, (1 << 20) + 2000, 9, (1 << 20) + 1000))
+        ]
+        alice.grant(1, 1 << 18, is_critical=True)
+        assert frames_of(alice.data_to_send()) == [
+            Credit(Allowance(10, (1 << 20) + 2000, 10, (1 << 20) + 1000 + (1 << 18)))
+        ]
+
+    def test_is_told_at_once_where_the_first_grant_was_nothing(self) -> None:
+        """After a reconnect into a full inbox, nothing else would ever wake the sender."""
+        alice = open_alice(credit=Allowance(0, 1 << 20, 0, 0))
+        alice.grant(1, 100, is_critical=False)
+        assert frames_of(alice.data_to_send()) == [Credit(Allowance(1, (1 << 20) + 100, 0, 0))]
+        alice.grant(1, 100, is_critical=True)
+        assert frames_of(alice.data_to_send()) == [Credit(Allowance(1, (1 << 20) + 100, 1, 100))]
+
+    @pytest.mark.parametrize("is_critical", [False, True])
+    def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
+        """Less than a quarter is back, and yet the sender has not enough for one message."""
+        largest = (1 << 16) + 122
+        credit = Allowance(1000, largest + 1000, 1000, largest + 1000)
+        alice, bob = open_pair(ours=credit)
+        small = body(1, bytes(1000), sender=BOB, priority=3 if is_critical else 1)
+        for _ in range(2):
+            bob.send_batch([small])
+            exchange(alice, bob)
+            alice.grant(1, len(small), is_critical=is_critical)
+            exchange(alice, bob)
+        room = bob.room()
+        assert (room.critical_bytes if is_critical else room.bytes) >= largest
+
+    def test_what_is_outstanding(self) -> None:
+        alice = open_alice(credit=Allowance(8, 4000, 2, 1000))
+        assert alice.outstanding == Allowance(8, 4000, 2, 1000)
+        alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT]), 0.0)
+        assert alice.outstanding == Allowance(6, 4000 - 2 * SIZE, 1, 1000 - SIZE)
+        alice.grant(1, SIZE, is_critical=False)  # whether the peer has been told or not
+        assert alice.outstanding == Allowance(7, 4000 - SIZE, 1, 1000 - SIZE)
+
+    def test_after_the_end(self) -> None:
+        alice = open_alice()
+        alice.close(0, "")
+        alice.data_to_send()
+        alice.grant(1000, 1 << 20, is_critical=False)
+        assert alice.data_to_send() == b""
+
+    def test_before_the_hello_of_the_peer(self) -> None:
+        alice = session(credit=Allowance(4, 4000, 0, 0))
+        alice.grant(1, 100, is_critical=False)
+        assert frames_of(alice.data_to_send()) == [
+            hello(credit=Allowance(4, 4000, 0, 0)),
+            Credit(Allowance(5, 4100, 0, 0)),
+        ]
+
+
+class TestCreditOut:
+    """What the peer granted is never exceeded."""
+
+    def test_there_is_no_room_before_the_hello(self) -> None:
+        assert session().room() == NOTHING
+
+    def test_room(self) -> None:
+        alice = open_alice()
+        assert alice.room() == PLENTY
+        alice.send_batch([body(1), body(2)])
+        alice.send_batch([body(1, b"", priority=3)])
+        messages, size, critical_messages, critical_size = PLENTY
+        assert alice.room() == Allowance(
+            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 122
+        )
+        more = Allowance(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
+        alice.receive_data(Credit(more).encode(), 0.0)
+        assert alice.room() == Allowance(
+            messages - 1,
+            size - 2 * SIZE + 2,
+            critical_messages + 2,
+            critical_size - 122 + 4,
+        )
+        alice.close(0, "")
+        assert alice.room() == NOTHING
+
+    @pytest.mark.parametrize("field", range(4))
+    def test_credit_that_is_taken_back(self, field: int) -> None:
+        less = [n + 5 for n in PLENTY]
+        less[field] = PLENTY[field] - 1
+        alice = open_alice()
+        alice.receive_data(Credit(Allowance(*less)).encode(), 0.0)
+        assert ended(alice).cause == "the peer took credit back"
+
+    def test_the_same_credit_again(self) -> None:
+        alice = open_alice()
+        alice.receive_data(Credit(PLENTY).encode(), 0.0)
+        assert events_of(alice) == [CreditReceived()]
+
+    def test_more_than_was_granted_is_our_own_impossibility(self) -> None:
+        alice = session()
+        alice.receive_data(hello(credit=Allowance(1, 1000, 0, 0)).encode(), 0.0)
+        with pytest.raises(AssertionError):
+            alice.send_batch([body(1), body(2)])
+
+    @pytest.mark.parametrize("state", ["opening", "closed"])
+    def test_a_batch_needs_an_open_session(self, state: str) -> None:
+        alice = session() if state == "opening" else open_alice()
+        if state == "closed":
+            alice.close(0, "")
+        with pytest.raises(AssertionError):
+            alice.send_batch([body()])
+
+    def test_control_frames_go_first(self) -> None:
+        alice = open_alice()
+        first = alice.send_batch([body(1)])
+        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        second = alice.send_batch([body(2)])
+        alice.receive_data(FRAMES["PING"], 0.0)
+        alice.grant(1000, 1 << 20, is_critical=False)
+        alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
+        kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
+        assert kinds == [Refusals, Pong, Credit, Receipts, Envelopes, Envelopes]
+        assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
+
+    def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
+        alice = session()
+        alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
+        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        assert frames_of(alice.data_to_send()) == [hello()]
+
+
+class TestTime:
+    def test_no_hello(self) -> None:
+        alice = session(now=100.0)
+        assert alice.next_timeout() == 110.0
+        alice.receive_data(b"\0", 109.0)  # trickling does not help
+        alice.receive_data(b"\0", 109.5)
+        alice.handle_timeout(109.99)
+        assert not alice.is_closed
+        assert alice.next_timeout() == 110.0
+        alice.handle_timeout(110.0)
+        event = ended(alice)
+        assert (event.cause, event.reason) == ("no HELLO within 10 s", Reason.TOO_SLOW)
+        assert alice.next_timeout() is None
+
+    def test_a_hello_that_may_take_for_ever(self) -> None:
+        alice = session(hello_timeout=None)
+        assert alice.next_timeout() is None
+        alice.handle_timeout(1e9)
+        assert not alice.is_closed
+
+    def test_the_bytes_of_a_hello_may_not(self) -> None:
+        alice = session(hello_timeout=None)
+        alice.receive_data(b"\0", 5.0)
+        assert alice.next_timeout() == 35.0
+        alice.handle_timeout(35.0)
+        assert ended(alice).cause == "a frame was not complete within 30 s"
+
+    def test_a_late_loop_is_no_excuse_before_the_hello(self) -> None:
+        alice = session()
+        alice.handle_timeout(1000.0)
+        assert ended(alice).cause == "no HELLO within 10 s"
+
+    def test_the_first_round_trip(self) -> None:
+        alice = session()
+        assert alice.round_trip is None
+        alice.receive_data(hello().encode(), 1.0)
+        assert frames_of(alice.data_to_send())[-1] == Ping(1)
+        alice.receive_data(Pong(1).encode(), 1.5)
+        assert alice.round_trip == 0.5
+
+    def test_round_trips_are_smoothed(self) -> None:
+        alice = open_alice()
+        alice.receive_data(Pong(1).encode(), 0.8)
+        now = 0.8
+        for number, sample, expected in ((2, 0.0, 0.7), (3, 1.5, 0.8)):
+            now += 5.0
+            assert alice.next_timeout() == pytest.approx(now)
+            alice.handle_timeout(now)
+            assert frames_of(alice.data_to_send()) == [Ping(number)]
+            now += sample
+            alice.receive_data(Pong(number).encode(), now)
+            assert alice.round_trip == pytest.approx(expected)
+
+    @pytest.mark.parametrize("numbers", [(0,), (2,), (1, 1)])
+    def test_a_pong_that_was_not_asked_for(self, numbers: tuple[int, ...]) -> None:
+        alice = open_alice()
+        for n, number in enumerate(numbers):
+            alice.receive_data(Pong(number).encode(), 1.0 + n)
+        assert alice.round_trip == (1.0 if 1 in numbers else None)
+        assert alice.state is State.OPEN
+
+    def test_a_silent_peer_is_asked_and_then_dead(self) -> None:
+        alice = open_alice()
+        alice.receive_data(Pong(1).encode(), 0.0)
+        assert alice.next_timeout() == 5.0
+        alice.handle_timeout(4.9)
+        assert alice.data_to_send() == b""
+        alice.handle_timeout(5.0)
+        assert frames_of(alice.data_to_send()) == [Ping(2)]
+        assert alice.next_timeout() == 15.0
+        alice.handle_timeout(10.0)
+        assert alice.data_to_send() == b""
+        alice.handle_timeout(15.0)
+        event = ended(alice)
+        assert (event.cause, event.reason) == (
+            "not a byte for 15 s: declared dead",
+            Reason.TOO_SLOW,
+        )
+        assert frames_of(alice.data_to_send()) == [Close(1, event.cause)]
+
+    def test_any_byte_is_a_sign_of_life(self) -> None:
+        alice = open_alice(frame_timeout=None)
+        now = 0.0
+        for byte in envelopes([body(1, bytes(200), sender=BOB, recipient=ALICE)]):
+            now += 14.9
+            alice.handle_timeout(now)
+            assert not alice.is_closed
+            alice.receive_data(bytes([byte]), now)
+        assert [type(event) for event in events_of(alice)][-1] is BatchReceived
+
+    def test_a_frame_takes_too_long(self) -> None:
+        """Absolute: trickling bytes do not extend it."""
+        alice = open_alice()
+        data = envelopes()
+        for second in range(30):
+            alice.receive_data(data[second : second + 1], float(second))
+            alice.handle_timeout(float(second))
+        assert not alice.is_closed
+        assert alice.next_timeout() == 30.0
+        alice.handle_timeout(30.0)
+        event = ended(alice)
+        assert event.cause == "a frame was not complete within 30 s"
+        assert event.reason is Reason.TOO_SLOW
+
+    def test_each_frame_has_its_own_time(self) -> None:
+        alice = open_alice()
+        ping = Ping(1).encode()
+        alice.receive_data(ping[:5], 10.0)
+        assert alice.next_timeout() == min(40.0, 10.0 + 15.0)
+        # One frame ends and the next begins in the same piece.
+        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        alice.handle_timeout(39.0)
+        assert alice.is_closed  # dead: 15 s without a byte
+        alice = open_alice(dead_timeout=1000.0)
+        alice.receive_data(ping[:5], 10.0)
+        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        assert alice.next_timeout() == 54.0
+        alice.receive_data(ping[1:], 25.0)
+        assert alice.next_timeout() == 1025.0
+
+    def test_no_timer_of_frames(self) -> None:
+        alice = open_alice(frame_timeout=None)
+        alice.receive_data(b"\0", 10.0)
+        assert alice.next_timeout() == 25.0
+
+    def test_called_for_nothing(self) -> None:
+        alice = open_alice()
+        for now in (0.0, 1.0, 14.999):
+            alice.handle_timeout(now)
+        assert events_of(alice) == []
+        assert alice.data_to_send() == b""
+
+
+class TestStalls:
+    """Our own loop stood still: the peer's bytes may wait in the socket, so it is heard first."""
+
+    def test_a_peer_is_not_dead_because_we_slept(self) -> None:
+        alice = open_alice()
+        alice.handle_timeout(25.0)  # due at 15.0, a ping is out
+        assert events_of(alice) == [StallNoticed(10.0)]
+        due = alice.next_timeout()
+        assert due is not None
+        assert due > 25.0
+        # What waited in the socket:
+        alice.receive_data(Pong(1).encode(), 25.1)
+        assert alice.next_timeout() == 30.1
+
+    def test_a_peer_that_stays_silent_is_dead_all_the_same(self) -> None:
+        alice = open_alice()
+        alice.handle_timeout(25.0)
+        due = alice.next_timeout()
+        assert due is not None
+        alice.handle_timeout(due)
+        assert ended(alice).cause == "not a byte for 15 s: declared dead"
+
+    def test_a_frame_is_not_late_because_we_slept(self) -> None:
+        alice = open_alice(dead_timeout=1000.0)
+        data = envelopes()
+        alice.receive_data(data[:9], 1.0)
+        alice.handle_timeout(100.0)  # due at 31.0
+        assert events_of(alice) == [StallNoticed(69.0)]
+        alice.receive_data(data[9:], 100.1)
+        assert [type(event) for event in events_of(alice)] == [BatchReceived]
+
+    def test_a_ping_that_was_due(self) -> None:
+        alice = open_alice()
+        alice.receive_data(Pong(1).encode(), 0.0)
+        alice.handle_timeout(8.0)
+        assert events_of(alice) == [StallNoticed(3.0)]
+        assert alice.next_timeout() == pytest.approx(9.0)
+        alice.handle_timeout(9.0)
+        assert frames_of(alice.data_to_send()) == [Ping(2)]
+
+    def test_a_little_late_is_no_stall(self) -> None:
+        alice = open_alice()
+        alice.handle_timeout(15.9)
+        assert [type(event) for event in events_of(alice)] == [Closed]
+
+
+class TestClosing:
+    @pytest.mark.parametrize("code", [CLOSE_UNSAID, *range(10), 65_535])
+    @pytest.mark.parametrize("is_by_peer", [False, True])
+    def test_which_ends_are_orderly(self, code: int, is_by_peer: bool) -> None:
+        assert Closed(code, "", is_by_peer=is_by_peer).is_orderly == (
+            code
+            in {
+                frames.CLOSE_DONE,
+                frames.CLOSE_DUPLICATE_LINK,
+                frames.CLOSE_STALE_EPOCH,
+                frames.CLOSE_EVICTED,
+            }
+        )
+
+    def test_that_nobody_said_why_is_never_on_the_wire(self) -> None:
+        assert CLOSE_UNSAID == -1
+        with pytest.raises(struct.error):
+            Close(CLOSE_UNSAID, "").encode()
+        alice = open_alice()
+        alice.receive_eof(0.0)
+        assert not ended(alice).is_orderly
+        assert alice.data_to_send() == b""
+
+    def test_by_us(self) -> None:
+        alice, bob = open_pair()
+        alice.send_batch([body()])
+        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.close(frames.CLOSE_DENIED, "no more")
+        assert events_of(alice) == [Closed(frames.CLOSE_DENIED, "no more", is_by_peer=False)]
+        data = alice.data_to_send()
+        # CLOSE is the last frame; envelopes that nobody would read are not sent.
+        assert [type(frame) for frame in frames_of(data)] == [Refusals, Close]
+        bob.receive_data(data, 0.0)
+        refusals, closed = events_of(bob)
+        assert isinstance(refusals, RefusalsReceived)
+        assert closed == Closed(frames.CLOSE_DENIED, "no more", is_by_peer=True)
+        assert bob.data_to_send() == b""
+
+    def test_both_at_once(self) -> None:
+        alice, bob = open_pair()
+        alice.close(0, "a")
+        bob.close(0, "b")
+        exchange(alice, bob)
+        assert events_of(alice) == [Closed(0, "a", is_by_peer=False)]
+        assert events_of(bob) == [Closed(0, "b", is_by_peer=False)]
+
+    def test_before_it_was_open(self) -> None:
+        alice = session()
+        alice.close(0, "changed my mind")
+        assert frames_of(alice.data_to_send()) == [hello(), Close(0, "changed my mind")]
+        assert alice.room() == NOTHING
+
+    @pytest.mark.parametrize("how", ["we", "peer", "eof", "error"])
+    def test_every_call_is_harmless_afterwards(self, how: str) -> None:
+        alice = open_alice()
+        if how == "we":
+            alice.close(0, "")
+        elif how == "peer":
+            alice.receive_data(FRAMES["CLOSE"], 0.0)
+        elif how == "eof":
+            alice.receive_eof(0.0)
+        else:
+            alice.receive_data(bytes(4), 0.0)
+        assert len(events_of(alice)) == 1
+        said = frames_of(alice.data_to_send())
+        assert [type(frame) for frame in said] == ([Close] if how in ("we", "error") else [])
+        for name in FRAMES:
+            alice.receive_data(FRAMES[name], 1.0)
+        alice.receive_eof(1.0)
+        alice.send_receipts(1, [ROOT], 1)
+        alice.send_refusals([Refusal(0, 1, Reason.EXPIRED)])
+        alice.grant(1 << 20, 1 << 30, is_critical=True)
+        alice.handle_timeout(1e9)
+        alice.close(5, "again")
+        assert alice.next_event() is None
+        assert alice.data_to_send() == b""
+        assert alice.next_timeout() is None
+        assert alice.room() == NOTHING
+
+
+class Wire:
+    """Two sessions with bytes on the way between them, cut anywhere, and a model of both."""
+
+    def __init__(self, draw: random.Random, credit: Allowance) -> None:
+        self.draw = draw
+        self.now = 0.0
+        limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
+        says = hello(credit=credit)
+        self.ends = (
+            Session(ALICE, BOB.did, says, limits, 0.0),
+            Session(BOB, ALICE.did, says, limits, 0.0),
+        )
+        self.credit = credit
+        self.pipes = (bytearray(), bytearray())  # towards 0, towards 1
+        self.bytes_out = [0, 0]
+        self.bytes_in = [0, 0]
+        self.bodies: tuple[list[bytes], list[bytes]] = ([], [])  # sent by each
+        self.arrived: tuple[list[bytes], list[bytes]] = ([], [])  # at each
+        self.said: tuple[list[object], list[object]] = ([], [])
+        self.heard: tuple[list[object], list[object]] = ([], [])
+        self.untaken: tuple[list[bytes], list[bytes]] = ([], [])
+        self.spent = [NOTHING, NOTHING]
+        self.rooms = [NOTHING, NOTHING]
+        self.number = 0
+
+    def step(self) -> None:
+        who = self.draw.randrange(2)
+        self.now += self.draw.random() * 0.01
+        action = self.draw.choice(
+            (self.send, self.send, self.deliver, self.deliver, self.take, self.tell, self.tick)
+        )
+        action(who)
+        self.settle(who)
+
+    def send(self, who: int) -> None:
+        me = self.ends[who]
+        room = me.room()
+        is_critical = self.draw.random() < 0.3
+        messages, size = (room.critical_messages, room.critical_bytes) if is_critical else room[:2]
+        bodies: list[bytes] = []
+        for _ in range(min(messages, self.draw.randrange(1, 40))):
+            self.number += 1
+            one = body(
+                self.number,
+                self.draw.randbytes(self.draw.choice((0, 5, 100, 2000))),
+                priority=3 if is_critical else self.draw.randrange(3),
+            )
+            size -= len(one)
+            if size < 0:
+                break
+            bodies.append(one)
+        if bodies:
+            me.send_batch(bodies)
+            self.bodies[who].extend(bodies)
+
+    def deliver(self, who: int) -> None:
+        pipe = self.pipes[who]
+        size = self.draw.choice((1, 7, 1000, 1 << 20))
+        piece = bytes(pipe[:size])
+        del pipe[:size]
+        self.bytes_in[who] += len(piece)
+        self.ends[who].receive_data(piece, self.now)
+
+    def take(self, who: int) -> None:
+        for _ in range(self.draw.randrange(1, 50)):
+            if self.untaken[who]:
+                one = self.untaken[who].pop(0)
+                self.ends[who].grant(1, len(one), is_critical=one[104] == 3)
+
+    def tell(self, who: int) -> None:
+        me = self.ends[who]
+        if me.state is not State.OPEN:
+            return
+        hashes = [self.draw.randbytes(32) for _ in range(self.draw.randrange(1, 9))]
+        if self.draw.random() < 0.5:
+            kind = self.draw.randrange(1, 4)
+            me.send_receipts(kind, hashes, 7)
+            self.said[who].append((kind, tuple(hashes)))
+        else:
+            refusals = [Refusal(n % 4, n, Reason.INBOX_FULL) for n in range(len(hashes))]
+            me.send_refusals(refusals)
+            self.said[who].append(tuple(refusals))
+
+    def tick(self, who: int) -> None:
+        if self.draw.random() < 0.05:
+            # Nobody is silent for 15 s: what is on the way arrives before time leaps.
+            for end in (0, 1):
+                while self.pipes[end]:
+                    self.deliver(end)
+            self.settle(who)
+            self.now += 5.0
+        for each in self.ends:
+            each.handle_timeout(self.now)
+
+    def settle(self, who: int) -> None:
+        for end in (0, 1):
+            me, other = self.ends[end], 1 - end
+            for event in events_of(me):
+                self.happened(end, event)
+            data = me.data_to_send()
+            self.bytes_out[end] += len(data)
+            self.pipes[other].extend(data)
+            # What was sent is what the model counts, and never more than was granted.
+            room = me.room()
+            if me.state is State.OPEN:
+                assert min(room) >= 0
+                spent = self.count(self.bodies[end])
+                assert all(map(int.__ge__, spent, self.spent[end]))
+                self.spent[end] = spent
+            # What waits for an application is bounded by the first grant.
+            assert all(map(int.__le__, self.count(self.untaken[end]), self.credit))
+
+    def happened(self, end: int, event: Event) -> None:
+        match event:
+            case BatchReceived(bodies):
+                self.arrived[end].extend(bodies)
+                self.untaken[end].extend(bodies)
+            case ReceiptsReceived(receipts):
+                self.heard[end].append((receipts.kind, receipts.hashes))
+            case RefusalsReceived(refusals):
+                self.heard[end].append(refusals)
+            case HelloReceived() | CreditReceived():
+                pass
+            case _:
+                raise AssertionError(event)
+
+    @staticmethod
+    def count(bodies: list[bytes]) -> Allowance:
+        urgent = [len(each) for each in bodies if each[104] == 3]
+        total = sum(map(len, bodies))
+        return Allowance(len(bodies) - len(urgent), total - sum(urgent), len(urgent), sum(urgent))
+
+
+@pytest.mark.parametrize(
+    "credit",
+    [
+        Allowance(60, 40_000, 12, 9_000),
+        Allowance(3, 2122, 1, 2122),
+        Allowance(500, 1 << 20, 100, 1 << 18),
+    ],
+)
+def test_two_sessions_back_to_back(credit: Allowance) -> None:
+    seed = random.randrange(2**32)
+    sys.stdout.write(f"seed {seed}\n")  # shown when it fails
+    wire = Wire(random.Random(seed), credit)
+    wire.settle(0)
+    for _ in range(2500):
+        wire.step()
+    # Then let everything through: nobody waits for anything that will not come.
+    while any(wire.pipes) or any(wire.untaken):
+        for end in (0, 1):
+            while wire.pipes[end]:
+                wire.deliver(end)
+            while wire.untaken[end]:
+                wire.take(end)
+            wire.settle(end)
+    for end in (0, 1):
+        other = 1 - end
+        assert wire.arrived[other] == wire.bodies[end]
+        assert wire.heard[other] == wire.said[end]
+        assert wire.bytes_in[other] == wire.bytes_out[end]
+        sent, got = wire.ends[end], wire.ends[other]
+        assert sent._sent == got._received == wire.count(wire.bodies[end])
+        assert sent._allowed == got._advertised
+        # Whatever was taken, a message of the largest size goes through.
+        room = sent.room()
+        assert room.messages
+        assert room.critical_messages
+        assert min(room.bytes, room.critical_bytes) >= 2122
+        assert math.isfinite(sent.round_trip or 0.0)
+        assert sum(map(len, wire.bodies[end])) > 10_000

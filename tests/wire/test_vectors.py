@@ -1,0 +1,389 @@
+"""The vectors of the protocol, three ways: the file, the code, and the text.
+
+`Plain…` and the functions beside it are a second implementation, written from
+docs/protocol.md with nothing but BLAKE3 and Ed25519. Where code and text drift
+apart, it shows here, whoever of the two has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from nacl.signing import SigningKey, VerifyKey
+
+import make_v2_vectors
+from signedwire.transport.tls import NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
+from signedwire.types import Did
+from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import batch_root, path_of, root_from_path
+from signedwire.wire.envelope import SignedEnvelope, verify_batch
+from signedwire.wire.evidence import verify_receipt
+from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof
+from signedwire.wire.session import CLOSE_UNSAID, Closed
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")
+FILE = (DOCS / "vectors" / "v2.json").read_text(encoding="utf-8")
+VECTORS: dict[str, Any] = json.loads(FILE)
+BATCHES = {batch["count"]: batch for batch in VECTORS["batches"]}
+
+
+def test_the_file_is_what_the_script_makes() -> None:
+    assert make_v2_vectors.text() == FILE
+
+
+# -- the second implementation, from the text ---------------------------------------------
+
+
+ALICE, BOB = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
+ALICE_DID, BOB_DID = bytes(ALICE.verify_key), bytes(BOB.verify_key)
+TIMESTAMP, EPOCH = 1_700_000_000_000_000, 1_600_000_000_000_000
+
+
+def le(value: int, size: int) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+def hashed(*parts: bytes) -> bytes:
+    return blake3(b"".join(parts)).digest()
+
+
+def signed(key: SigningKey, *parts: bytes) -> bytes:
+    return bytes(key.sign(b"".join(parts)).signature)
+
+
+def is_signed(did: bytes, signature: bytes, *parts: bytes) -> bool:
+    VerifyKey(did).verify(b"".join(parts), signature)
+    return True
+
+
+def plain_body(n: int) -> bytes:
+    """Sections 7 and 19."""
+    timestamp = TIMESTAMP + n
+    body = b"\x49\x4e\x4d\x4f" + le(8, 4)
+    body += le(n, 8) + le(timestamp, 8)
+    body += le(n, 8)
+    body += ALICE_DID + BOB_DID
+    body += le(timestamp, 8)
+    body += le(n % 3, 1) + le(n % 5, 1)
+    body += le(EPOCH, 8)
+    body += le(0 if n % 2 else timestamp + 60_000_000, 8)
+    assert len(body) == 122
+    return body + bytes((7 * n + i) % 256 for i in range(n % 40))
+
+
+def plain_groups(leaves: list[bytes]) -> list[bytes]:
+    """Section 8."""
+    groups = []
+    for start in range(0, len(leaves), 16):
+        part = leaves[start : start + 16]
+        groups.append(hashed(b"signedwire/group/1\0", le(len(part), 1), *part))
+    return groups
+
+
+def plain_root(sender: bytes, count: int, groups: list[bytes]) -> bytes:
+    return hashed(b"signedwire/root/1\0", sender, le(count, 2), *groups)
+
+
+def plain_path(leaves: list[bytes], index: int) -> bytes:
+    """Section 8.1."""
+    g = index // 16
+    group = leaves[16 * g : 16 * g + 16]
+    others = plain_groups(leaves)
+    return b"".join(group[: index % 16] + group[index % 16 + 1 :] + others[:g] + others[g + 1 :])
+
+
+def plain_root_from_path(sender: bytes, leaf: bytes, i: int, count: int, path: bytes) -> bytes:
+    """Section 8.1, line by line."""
+    assert 0 <= i < count <= 256
+    g, k, groups = i // 16, min(16, count - 16 * (i // 16)), -(-count // 16)
+    assert len(path) == 32 * ((k - 1) + (groups - 1))
+    hashes = [path[at : at + 32] for at in range(0, len(path), 32)]
+    leaves, hashes = hashes[: k - 1], hashes[k - 1 :]
+    leaves.insert(i % 16, leaf)
+    hashes.insert(g, hashed(b"signedwire/group/1\0", le(k, 1), *leaves))
+    return plain_root(sender, count, hashes)
+
+
+class PlainBatch:
+    """The bodies 1 to `count`, signed by Alice."""
+
+    def __init__(self, count: int) -> None:
+        self.bodies = [plain_body(n) for n in range(1, count + 1)]
+        self.leaves = [hashed(body) for body in self.bodies]
+        self.root = plain_root(ALICE_DID, count, plain_groups(self.leaves))
+        self.signature = signed(ALICE, b"signedwire/batch/1\0", self.root)
+
+    def alone(self, index: int) -> bytes:
+        """Section 8.2."""
+        place = le(index, 2) + le(len(self.bodies), 2)
+        return self.bodies[index] + plain_path(self.leaves, index) + place + self.signature
+
+
+def plain_receipt(kind: int, *hashes: bytes) -> bytes:
+    """Section 5.3."""
+    statement = le(kind, 1) + le(TIMESTAMP + 1_000_000, 8) + le(len(hashes), 2) + b"".join(hashes)
+    return statement + signed(BOB, b"signedwire/receipt/1\0", BOB_DID, ALICE_DID, statement)
+
+
+def plain_frame(kind: int, body: bytes) -> str:
+    """Section 4."""
+    return ((len(body) + 1).to_bytes(4, "big") + bytes([kind]) + body).hex()
+
+
+def plain_frames() -> dict[str, str]:
+    """Section 5."""
+    two = PlainBatch(2)
+    numbers = (4096, 8_388_608, 64, 1_115_136, EPOCH - 1, 1, 2, 3, 4)
+    hello = le(EPOCH, 8) + le(0, 8) + le(1_115_136, 4) + le(1_048_576, 4)
+    hello += b"".join(le(number, 8) for number in numbers)
+    assert len(hello) == 96
+    batch = two.signature + le(2, 2) + b"".join(le(len(b), 4) + b for b in two.bodies)
+    refusals = b"".join(le(n % 4, 1) + le(n + 1, 8) + le(n + 1, 1) for n in range(9))
+    credit = b"".join(le(n, 8) for n in (5120, 8_400_000, 80, 1_115_136))
+    reason = "an older epoch than the one known — näher".encode()
+    return {
+        "hello": plain_frame(0x01, le(2, 2) + le(2, 2) + hello),
+        "hello_longer": plain_frame(0x01, le(2, 2) + le(3, 2) + hello + bytes(range(12))),
+        "envelopes": plain_frame(0x02, batch),
+        "receipt_accepted_batches": plain_frame(0x03, plain_receipt(1, two.root)),
+        "receipt_accepted_envelopes": plain_frame(0x03, plain_receipt(2, *two.leaves)),
+        "receipt_handled_envelopes": plain_frame(0x03, plain_receipt(3, two.leaves[0])),
+        "refusal": plain_frame(0x04, le(9, 2) + refusals),
+        "credit": plain_frame(0x05, credit),
+        "ping": plain_frame(0x06, le(1, 8)),
+        "pong": plain_frame(0x07, le(2**64 - 1, 8)),
+        "close": plain_frame(0x08, le(3, 2) + le(len(reason), 2) + reason),
+    }
+
+
+def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Section 8.2: (body, leaf, root) of an envelope that verifies."""
+    index, count = (int.from_bytes(data[at : at + 2], "little") for at in (-68, -66))
+    assert index < count <= 256
+    k, groups = min(16, count - 16 * (index // 16)), -(-count // 16)
+    size = 32 * (k - 1 + groups - 1)
+    body, path = data[: -68 - size], data[len(data) - 68 - size : -68]
+    assert len(body) >= 122
+    assert body[:8] == b"\x49\x4e\x4d\x4f" + le(8, 4)
+    assert body[104] <= 3
+    assert body[105] <= 4
+    leaf = hashed(body)
+    root = plain_root_from_path(body[32:64], leaf, index, count, path)
+    assert is_signed(body[32:64], data[-64:], b"signedwire/batch/1\0", root)
+    return body, leaf, root
+
+
+def plain_check_proof(data: bytes) -> int:
+    """Section 17: the kind that is proven."""
+    assert data[:8] == b"SWPROOF1"
+    size = int.from_bytes(data[8:12], "little")
+    body, leaf, root = plain_check_alone(data[12 : 12 + size])
+    receipt = data[12 + size :]
+    statement, signature = receipt[:-64], receipt[-64:]
+    count = int.from_bytes(statement[9:11], "little")
+    assert len(statement) == 11 + 32 * count
+    hashes = [statement[at : at + 32] for at in range(11, len(statement), 32)]
+    assert (root if statement[0] == 1 else leaf) in hashes
+    sender, recipient = body[32:64], body[64:96]
+    assert is_signed(recipient, signature, b"signedwire/receipt/1\0", recipient, sender, statement)
+    return statement[0]
+
+
+# -- the file against it, and the code against the file -------------------------------------
+
+
+@pytest.mark.parametrize(("name", "key"), [("alice", ALICE), ("bob", BOB)])
+def test_keys(name: str, key: SigningKey) -> None:
+    vector = VECTORS[name]
+    assert vector["seed"] == bytes(key).hex()
+    assert vector["did"] == bytes(key.verify_key).hex()
+    assert Did.parse(vector["text"]) == Did.parse(vector["did"])
+
+
+def test_leaf() -> None:
+    vector = VECTORS["leaf"]
+    spki = bytes.fromhex(vector["spki"])
+    start = ALICE_DID + le(TIMESTAMP, 8)
+    extension = start + signed(ALICE, b"signedwire/tls-leaf/1\0", start, spki)
+    assert vector["extension"] == extension.hex()
+    assert (vector["expires_at_us"], len(extension)) == (TIMESTAMP, 104)
+    assert check_leaf_proof(extension, spki, 0) == Did(ALICE_DID)
+
+
+@pytest.mark.parametrize("number", VECTORS["bodies"])
+def test_bodies(number: str) -> None:
+    assert VECTORS["bodies"][number] == plain_body(int(number)).hex()
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 255, 256])
+def test_batches(count: int) -> None:
+    vector, plain = BATCHES[count], PlainBatch(count)
+    assert vector["leaves"] == [leaf.hex() for leaf in plain.leaves]
+    assert vector["root"] == plain.root.hex()
+    assert vector["signature"] == plain.signature.hex()
+    assert vector["paths"]
+    for key, path in vector["paths"].items():
+        index, leaf = int(key), plain.leaves[int(key)]
+        raw = bytes.fromhex(path)
+        assert raw == plain_path(plain.leaves, index) == path_of(plain.leaves, index)
+        assert plain_root_from_path(ALICE_DID, leaf, index, count, raw) == plain.root
+        assert root_from_path(ALICE_DID, leaf, index, count, raw) == plain.root
+    assert batch_root(ALICE_DID, plain.leaves) == plain.root
+    assert verify_batch(ALICE_DID, plain.bodies, plain.signature) == (plain.root, plain.leaves)
+
+
+def test_frames() -> None:
+    assert VECTORS["frames"] == plain_frames()
+
+
+def read(name: str) -> frames.Frame:
+    ((kind, body),) = frames.LinkFrameDecoder().receive_data(bytes.fromhex(VECTORS["frames"][name]))
+    frame = frames.decode(kind, body)
+    assert frame is not None
+    return frame
+
+
+@pytest.mark.parametrize("name", sorted(set(VECTORS["frames"]) - {"hello_longer"}))
+def test_frames_are_read(name: str) -> None:
+    assert read(name).encode().hex() == VECTORS["frames"][name]
+
+
+def test_a_longer_hello_is_read_as_if_it_were_not() -> None:
+    hello = read("hello")
+    assert isinstance(hello, frames.Hello)
+    assert read("hello_longer") == replace(hello, max_version=3)
+
+
+def test_every_reason_is_in_the_vectors() -> None:
+    refusals = read("refusal")
+    assert isinstance(refusals, frames.Refusals)
+    assert [refusal.reason for refusal in refusals.refusals] == list(frames.REASON_CODES)
+
+
+def test_an_envelope_that_stands_alone() -> None:
+    vector, plain = VECTORS["envelope"], PlainBatch(17)
+    data = bytes.fromhex(vector["alone"])
+    assert (vector["count"], vector["index"]) == (17, 3)
+    assert data == plain.alone(3)
+    assert plain_check_alone(data) == (plain.bodies[3], plain.leaves[3], plain.root)
+    envelope = SignedEnvelope.decode(data)
+    envelope.verify()
+    assert envelope.encode() == data
+
+
+@pytest.mark.parametrize(("name", "kind"), [("accepted", 1), ("handled", 3)])
+def test_proofs(name: str, kind: int) -> None:
+    data, plain = bytes.fromhex(VECTORS["proofs"][name]), PlainBatch(17)
+    receipt = plain_receipt(kind, *([plain.root] if kind == 1 else plain.leaves[:4]))
+    envelope = plain.alone(3)
+    assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
+    assert plain_check_proof(data) == kind
+    proven = verify_receipt(data)
+    assert proven.is_handled == (kind == 3)
+    assert proven.at_us == TIMESTAMP + 1_000_000
+
+
+# -- the tables of the text against the code --------------------------------------------------
+
+
+def table(heading: str, pattern: str) -> list[tuple[str, ...]]:
+    """What `pattern` finds in the rows under a heading."""
+    _, _, rest = TEXT.partition(f"\n{heading}\n")
+    assert rest, f"protocol.md has no {heading!r}"
+    section = rest.partition("\n## ")[0].partition("\n### ")[0]
+    return [match.groups() for match in re.finditer(pattern, section, re.MULTILINE)]
+
+
+class TestText:
+    def test_frame_types(self) -> None:
+        rows = table("## 4. Frames", r"^\| `0x(\w\w)` \| (\w+) \|")
+        named = {name: int(number, 16) for number, name in rows}
+        assert named == {
+            name: getattr(frames, name)
+            for name in (
+                *("HELLO", "ENVELOPES", "RECEIPT", "REFUSAL"),
+                *("CREDIT", "PING", "PONG", "CLOSE"),
+            )
+        }
+
+    def test_reasons(self) -> None:
+        rows = table("### 5.4 REFUSAL", r"^\| (\d+) ([a-z ]+) \|")
+        assert {name: int(code) for code, name in rows} == {
+            str(reason): code for reason, code in frames.REASON_CODES.items()
+        }
+
+    def test_close_codes(self) -> None:
+        codes = [int(code) for (code,) in table("## 14. The end", r"^\| (\d+) \|")]
+        known = [value for name, value in vars(frames).items() if name.startswith("CLOSE_")]
+        assert codes == sorted(known)
+
+    def test_orderly_ends(self) -> None:
+        (named,) = table("## 14. The end", r"^([\d, ]+) and (\d) are \*\*orderly\*\*")
+        orderly = {int(code) for code in re.findall(r"\d", "".join(named))}
+        for code in (CLOSE_UNSAID, *range(10)):
+            assert Closed(code, "", is_by_peer=True).is_orderly == (code in orderly), code
+
+    def test_hello(self) -> None:
+        rows = table("### 5.1 HELLO, at least 100 bytes", r"^\| (\d+) \| (u\d+|4 × u64) ")
+        position = 0
+        for offset, size in rows:
+            assert int(offset) == position
+            position += 32 if size == "4 × u64" else int(size[1:]) // 8
+        assert position == 100
+        assert frames.MAX_EPOCH == 2**63 - 1
+        assert TEXT.count("to 2⁶³−1 |") == 2
+        assert frames.FRAME_MARGIN == 66_560
+        assert "| at least max_payload_size + 66 560 |" in TEXT
+
+    @pytest.mark.parametrize(
+        ("heading", "end"),
+        [("## 7. Envelopes", 122), ("## 3. The leaf proof", 104)],
+    )
+    def test_offsets_have_no_gaps(self, heading: str, end: int) -> None:
+        position = 0
+        for offset, size in table(heading, r"^\| (\d+) \| (\d+) \|"):
+            assert int(offset) == position
+            position += int(size)
+        assert position == end
+
+    def test_the_labels_are_all_that_is_signed(self) -> None:
+        labels = set(re.findall(r'"(signedwire/[\w-]+/1)\\0"', TEXT))
+        assert labels == {
+            f"signedwire/{name}/1" for name in ("tls-leaf", "batch", "receipt", "group", "root")
+        }
+
+    def test_the_null_ca(self) -> None:
+        (pem,) = re.findall(r"-----BEGIN CERT.*?-----END CERTIFICATE-----\n", TEXT, re.DOTALL)
+        assert pem == NULL_CA_PEM
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        assert f"`{digest}`" in TEXT
+        secret = b"signedwire null CA: proves none."
+        assert f"`{secret.decode()}`" in TEXT
+        assert secret == PUBLIC_NULL_CA_KEY_NOT_SECRET
+        order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+        assert f"`{int.from_bytes(secret, 'big') % (order - 1) + 1:064x}`" in TEXT
+
+    def test_the_extension(self) -> None:
+        assert f"`{LEAF_EXTENSION_OID}`" in TEXT
+        assert VECTORS["leaf"]["oid"] == LEAF_EXTENSION_OID
+
+    def test_limits(self) -> None:
+        assert frames.MAX_FRAME_BEFORE_HELLO == 16_384
+        assert frames.MAX_RECEIPT_HASHES == frames.MAX_REFUSALS == 1024
+        assert frames.MAX_CLOSE_REASON == 256
+        for row in (
+            "| frame before HELLO | 16 384 bytes |",
+            "| envelopes in a batch | 256 |",
+            "| hashes in a RECEIPT, entries in a REFUSAL | 1024 |",
+            "| text of a CLOSE | 256 bytes |",
+        ):
+            assert row in TEXT
