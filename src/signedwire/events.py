@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
+from weakref import WeakSet
 
 from signedwire.types import Address, Did, Reason
 
@@ -88,12 +89,13 @@ class EventQueue:
     """Hands every event to every watcher; costs nothing while there is none."""
 
     def __init__(self) -> None:
-        self._watchers: set[_Watcher] = set()
+        # Weak: of a watcher that nobody follows nothing stays.
+        self._watchers: WeakSet[_Watcher] = WeakSet()
         self._is_closed = False
 
     def put(self, event: Event) -> None:
         """Something happened. In the loop."""
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             watcher.put(event)
 
     def close(self) -> None:
@@ -102,10 +104,13 @@ class EventQueue:
         for watcher in self._watchers:
             watcher.wake.set()
 
-    async def watch(self) -> AsyncIterator[Event]:
+    def watch(self) -> AsyncIterator[Event]:
         """Every event from now on, until the node is closed."""
         watcher = _Watcher()
         self._watchers.add(watcher)
+        return self._follow(watcher)
+
+    async def _follow(self, watcher: _Watcher) -> AsyncIterator[Event]:
         try:
             while True:
                 while watcher.waiting or watcher.missed:

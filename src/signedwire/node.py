@@ -13,9 +13,10 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
+from enum import Enum
 from itertools import islice
 from types import TracebackType
-from typing import Self, overload
+from typing import Self, TypeVar, overload
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message, OutgoingMessage
@@ -45,6 +46,7 @@ __all__ = ["Deadline", "Node"]
 Deadline = float | timedelta | datetime | None
 """Seconds from now, or a `timedelta`, or an instant with a time zone; `None`: no deadline."""
 
+E = TypeVar("E", bound=Enum)
 _LEVELS: dict[str, DeliveryState] = {
     level.value: level
     for level in (
@@ -57,6 +59,7 @@ _LEVELS: dict[str, DeliveryState] = {
 # How many messages of `send_many()`, and how many bytes, are made at a time.
 _CHUNK = 256
 _CHUNK_BYTES = 1024 * 1024
+_MAX_DEADLINE = 1_000_000_000
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -85,6 +88,11 @@ class Node:
         *,
         network: MemoryNetwork | None = None,
     ) -> None:
+        if not isinstance(identity, Identity):
+            raise TypeError(
+                f"identity is an Identity, not {type(identity).__name__}: "
+                "Identity.load(path), or Identity.generate()"
+            )
         self._identity = identity
         self._config = config or TransportConfig()
         # Not `or`: a table that is still empty is a table.
@@ -278,7 +286,9 @@ class Node:
         payload_type: PayloadType,
         deadline: Deadline,
     ) -> list[OutgoingMessage]:
-        priority, payload_type = Priority(priority), PayloadType(payload_type)
+        if not isinstance(did, Did):
+            raise TypeError(f"a recipient is a Did or its text, not {type(did).__name__}: node.did")
+        priority, payload_type = _named(Priority, priority), _named(PayloadType, payload_type)
         expires_at = None if deadline is None else _expires_at(deadline)
         identity, numbers, now = self._identity, self._sequence, unix_time_us()
         return [
@@ -360,8 +370,9 @@ class Node:
 
     def _check_open(self) -> None:
         if not self._core.is_open:
+            what = "closed" if self._has_started else "not started"
             raise ClosedError(
-                "this node is not open", "Use it inside `async with`, before it is closed"
+                f"this node is {what}", "Use it inside `async with`, before it is closed"
             )
 
     # -- what is going on -------------------------------------------------------------
@@ -398,6 +409,15 @@ class Node:
         return f"<Node {self.did.short} {where}>"
 
 
+def _named(kind: type[E], value: E | str) -> E:
+    """A member of an enum, also by its name."""
+    try:
+        return kind[value.upper()] if isinstance(value, str) else kind(value)
+    except (KeyError, ValueError):
+        known = ", ".join(member.name.lower() for member in kind)
+        raise ValueError(f"{value!r} is no {kind.__name__}; known are {known}") from None
+
+
 def _as_bytes(payload: object) -> bytes:
     if not isinstance(payload, (bytes, bytearray, memoryview)):
         raise TypeError(
@@ -432,8 +452,12 @@ def _expires_at(deadline: float | timedelta | datetime) -> float:
             raise ValueError(
                 f"deadline {deadline.isoformat()} has no time zone; use datetime.now(timezone.utc)"
             )
-        return time.monotonic() + deadline.timestamp() - time.time()
+        left = min(deadline.timestamp() - time.time(), _MAX_DEADLINE)
+        return time.monotonic() + left
     seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else float(deadline)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"deadline {deadline!r} is not a positive number of seconds")
+    if not 0 < seconds <= _MAX_DEADLINE:
+        raise ValueError(
+            f"deadline {deadline!r} is not a positive number of seconds of at most "
+            f"{_MAX_DEADLINE:_} (30 years); None is for ever"
+        )
     return time.monotonic() + seconds

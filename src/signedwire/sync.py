@@ -190,8 +190,10 @@ class Node:
         return self._node.peers()
 
     def events(self) -> Iterator[Event]:
-        """See `signedwire.Node.events`; "now" is when the first is asked for."""
-        events = self._node.events()
+        """See `signedwire.Node.events`."""
+        return self._follow(self._node.events())
+
+    def _follow(self, events: AsyncIterator[Event]) -> Iterator[Event]:
         while True:
             try:
                 event = self._portal.call(lambda: _next(events))

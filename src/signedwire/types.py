@@ -329,7 +329,7 @@ def unix_time_us() -> int:
 
 
 class DeliveryState(enum.StrEnum):
-    """The ladder that a message climbs; the last two end it.
+    """The ladder that a message climbs; the last three end it.
 
     Towards v1 peers it ends at `WRITTEN`, unconfirmed: they never answer.
     """
@@ -337,7 +337,7 @@ class DeliveryState(enum.StrEnum):
     QUEUED = "queued"
     """It waits here for its turn."""
     WRITTEN = "written"
-    """The operating system has it."""
+    """The operating system has it, or has it in a moment: at most 64 KiB wait before it."""
     ACCEPTED = "accepted"
     """The peer has verified it and will give it to its application, once."""
     HANDLED = "handled"
@@ -347,7 +347,7 @@ class DeliveryState(enum.StrEnum):
     FAILED = "failed"
     """It was given up here, for a reason."""
     EXPIRED = "expired"
-    """Its deadline passed before it was accepted."""
+    """Its deadline passed before its peer's application had it, as far as is known."""
 
 
 class PeerState(enum.StrEnum):

@@ -156,10 +156,12 @@ def test_verbose_says_who_comes_and_goes() -> None:
             assert address is not None
             alice.routing.update(did, address)
             alice.send(did, b"x")
-            assert f"INFO signedwire.cli: connected: {alice.did} from 127.0.0.1:" in (
+            assert f"INFO signedwire.transport: linked with {alice.did} (127.0.0.1:" in (
                 process.line("stderr")
             )
-        assert f"INFO signedwire.cli: disconnected: {alice.did}: the node" in process.line("stderr")
+        ended = process.line("stderr")
+        assert f"INFO signedwire.transport: the link with {alice.did}" in ended
+        assert "ended: the node is closing" in ended
         process.terminate()
         assert process.wait() == 143
 

@@ -215,8 +215,6 @@ class TestOutgoingMessage:
         assert envelope.message_id == (7).to_bytes(8, "little") + receipt.queued_at_us.to_bytes(
             8, "little"
         )
-        message.forget_number()
-        assert (message.sequence, message.body) == (0, b"")
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:

@@ -174,15 +174,16 @@ class TestErrors:
                 ". Is the peer running, and is its address right? "
                 "`signedwire ping DID@host:port` tries it",
             ),
-            (Reason.CLOSED, "", "closed", ". It was still queued when the node was closed"),
+            (Reason.CLOSED, "", "closed", ". The node was closed before its peer had answered"),
             (
                 Reason.UNKNOWN_PEER,
                 "",
                 "unknown peer",
-                ". Its route was removed: add it again with routing.update(did, address)",
+                ". It has no route, and no link of its own: "
+                "add one with routing.update(did, address), or wait until it dials again",
             ),
             (Reason.TOO_LARGE, "", "too large", ""),
-            (None, "", "closed", ". It was still queued when the node was closed"),
+            (None, "", "closed", ". The node was closed before its peer had answered"),
         ],
     )
     def test_failed(self, reason: Reason | None, detail: str, said: str, hint: str) -> None:

@@ -342,7 +342,7 @@ class TestRefusals:
         assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 9), (HIGH, 1))) == [
             (messages[1].receipt, Reason.INBOX_FULL)
         ]
-        assert sender.stream.in_flight == 3
+        assert sender.stream.in_flight == 2
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
             messages[0],
             messages[2],

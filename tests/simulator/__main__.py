@@ -77,16 +77,17 @@ def _limit(seconds: int) -> Iterator[None]:
     def on_alarm(number: int, frame: object) -> None:
         raise Livelock(f"a callback has not returned for {seconds} s")
 
-    if not hasattr(signal, "SIGALRM"):
+    if not hasattr(signal, "SIGVTALRM"):
         yield
         return
-    old = signal.signal(signal.SIGALRM, on_alarm)
-    signal.alarm(seconds)
+    old = signal.signal(signal.SIGVTALRM, on_alarm)
+    # Of processor time: others may keep the machine busy.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, old)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,6 +39,7 @@ SUDDEN_FAULTS: Final = (
 )
 FAULTS: Final = (*WEATHER_FAULTS, *SUDDEN_FAULTS)
 SLACK: Final = 3.0
+TURNS: Final = 30.0
 
 
 @dataclass
@@ -219,6 +220,10 @@ class _Scenario:
             for pipe in connection.pipes:
                 pipe.is_stalled = False
                 pipe.cut_next = None
+            is_dead = any(end.is_gone or end.owner.is_dead for end in connection.ends)
+            if is_dead or any(pipe.is_black_hole for pipe in connection.pipes):
+                # Of v1, only the kernel finds out, and that takes minutes.
+                connection.reset()
         world.network.change()
         for station in world.stations:
             station.stalled_until = 0.0
@@ -232,6 +237,8 @@ class _Scenario:
         config = world.stations[0].config
         bound = config.dead_timeout + config.retry_max_delay + SLACK
         bound += (config.connect_timeout or 0.0) + (config.handshake_timeout or 0.0)
+        if any(station.config.max_connections < len(world.stations) for station in world.stations):
+            bound += TURNS  # for a place, once for each attempt, also those that find out a v1 peer
         deadline, before = world.loop.now + bound, -1
         while world.loop.now < deadline:
             left = len(world.unsettled()) + world.untaken()

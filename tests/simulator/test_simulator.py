@@ -95,7 +95,7 @@ class TestTheSimulatorItself:
     def test_sees_a_receipt_before_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from signedwire.delivery.inbox import Inbox
 
-        monkeypatch.setattr(Inbox, "add", lambda self, message, priority: None)
+        monkeypatch.setattr(Inbox, "add_many", lambda self, messages, priority: None)
         outcome = run(1_000_000, ())
         assert any("its application never got it" in text for text in outcome.violations)
 

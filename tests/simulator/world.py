@@ -27,7 +27,7 @@ from typing import Any, Final, cast
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message
-from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.receipt import UNANSWERED, Receipt
 from signedwire.errors import SignedWireError
 from signedwire.transport import tls
 from signedwire.transport.tls import TlsIdentity
@@ -327,7 +327,12 @@ class World:
         if not is_v1 and (due is None) != (sent.expires_at is None):
             self.violate(f"{sent}: its deadline is {due}")
         receipt = sent.receipt
-        if receipt is not None and receipt.state is DeliveryState.EXPIRED and not is_v1:
+        if (
+            receipt is not None
+            and receipt.state is DeliveryState.EXPIRED
+            and receipt.detail != UNANSWERED
+            and not is_v1
+        ):
             self.violate(f"{sent} delivered after its sender was told that it expired")
         sent.delivered_to.append(life)
         return sent
@@ -368,7 +373,12 @@ class World:
         if state is DeliveryState.EXPIRED:
             if sent.expires_at is None:
                 self.violate(f"{sent}: expired, but it had no deadline")
-            elif sent.delivered_to and len(sent.to.lives) == 1 and not destination:
+            elif (
+                sent.delivered_to
+                and len(sent.to.lives) == 1
+                and not destination
+                and receipt.detail != UNANSWERED  # else its sender was told that it may have been
+            ):
                 self.violate(f"{sent}: expired, but it was delivered")
         if state is DeliveryState.FAILED and reason is None:
             self.violate(f"{sent}: failed without a reason")

@@ -489,13 +489,21 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
         monkeypatch.setattr(network, "dial", recorded)
         assert network.cut_all() == count
         await eventually(lambda: len(dials) == count)
-        share = crowdedness(dials, 0.02)
+        # When they meant to dial: how late this machine was with it is not the question.
+        due = [
+            dialer._next_dial_at
+            for node in nodes
+            for dialer in node._core.outgoing._dialers.values()
+        ]
+        assert len(due) == count
+        assert all(at >= planned for at, planned in zip(sorted(dials), sorted(due), strict=True))
+        share = crowdedness(due, 0.02)
         report(
-            f"after one cut {count} clients returned within {max(dials) - min(dials):.3f} s, "
+            f"after one cut {count} clients return within {max(due) - min(due):.3f} s, "
             f"at most {share:.0%} in 20 ms"
         )
         assert share < 0.5
-        assert max(dials) - min(dials) > 0.1
+        assert max(due) - min(due) > 0.1
 
 
 # -- Critical ------------------------------------------------------------------------

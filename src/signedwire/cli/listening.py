@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput, NotDone
@@ -24,7 +22,6 @@ from signedwire.cli.render import (
 )
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
-from signedwire.events import EventsMissed, LoopStalled, PeerConnected, PeerDisconnected
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.types import Address, PayloadType, Reason, unix_time_us
@@ -90,7 +87,7 @@ class _Listening:
     async def run(self) -> int:
         self._end_on_sigterm()
         try:
-            async with self._node, self._watching():
+            async with self._node:
                 self._announce()
                 # The time is this command's, not that of one message.
                 async with asyncio.timeout(self._options.timeout):
@@ -140,32 +137,6 @@ class _Listening:
             if self._printed == self._options.count:
                 await asyncio.sleep(0)  # done() is told in the next turn of the loop
                 return
-
-    @contextlib.asynccontextmanager
-    async def _watching(self) -> AsyncIterator[None]:
-        """Tell with -v who comes and goes."""
-        if not self._options.verbose:
-            yield
-            return
-        watcher = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        log = logging.getLogger("signedwire.cli")
-        async for event in self._node.events():
-            match event:
-                case PeerConnected(did, address):
-                    log.info("connected: %s from %s", did, address)
-                case PeerDisconnected(did, cause):
-                    log.info("disconnected: %s: %s", did, cause)
-                case LoopStalled(seconds):
-                    log.warning("this process stood still for %.1f s", seconds)
-                case EventsMissed(count):
-                    log.warning("%d events were not shown", count)
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""

@@ -16,7 +16,7 @@ from signedwire.wire.envelope import (
     encode_v2_body,
 )
 from signedwire.wire.link_frames import REASON_CODES
-from signedwire.wire.session import BatchReceived
+from signedwire.wire.session import BatchReceived, SentBatch
 
 __all__ = ["Message", "Origin", "OutgoingMessage"]
 
@@ -50,7 +50,7 @@ class Message:
     def __init__(
         self,
         body: bytes,
-        proof: bytes | BatchReceived,
+        proof: bytes | SentBatch | BatchReceived,
         index: int = 0,
         *,
         is_proven: bool = True,
@@ -256,8 +256,3 @@ class OutgoingMessage:
             epoch,
             0 if expires_at is None else int((expires_at - time.monotonic() + time.time()) * 1e6),
         )
-
-    def forget_number(self) -> None:
-        """The stream that numbered it is gone."""
-        self.sequence = 0
-        self.body = b""

@@ -179,9 +179,9 @@ class Receipt:
             raise DeliveryFailedError(
                 self,
                 reason,
-                f"message #{self.sequence_number} to {self._recipient} was not delivered: "
+                f"message #{self.sequence_number} to {self._recipient} {self._fate()}: "
                 f"{reason}{self._detail_text()}",
-                _HINTS.get(reason, ""),
+                self._hint(reason),
             )
 
     async def wait(
@@ -279,9 +279,26 @@ class Receipt:
 
     def _what_came_too_late(self) -> str:
         # It may have been written in time, and have arrived or been taken too late.
-        if any(step.state is DeliveryState.WRITTEN for step in self.history):
+        if self.detail == UNANSWERED:
+            return f"was answered; {UNANSWERED}"
+        if self._was_written:
             return f"was taken there{self._detail_text()}; it was not delivered"
         return f"could be written{self._detail_text()}; it will not be sent"
+
+    @property
+    def _was_written(self) -> bool:
+        return any(step.state is DeliveryState.WRITTEN for step in self.history)
+
+    def _fate(self) -> str:
+        if self._was_written and not self.is_confirmed:
+            return "was written, but no answer came, so the peer may have it; it was given up"
+        return "was not delivered"
+
+    def _hint(self, reason: Reason) -> str:
+        for sign, hint in _SIGNS:
+            if sign in self.detail:
+                return hint
+        return _HINTS.get(reason, "")
 
     def _detail_text(self) -> str:
         return f" ({self.detail})" if self.detail else ""
@@ -291,11 +308,19 @@ class Receipt:
         return f"<Receipt #{self.sequence_number} to {self._recipient.short} {self.state}{reason}>"
 
 
+UNANSWERED = "it had been written, so the peer may have taken it in time"
+"""The detail of one that expired after a link had had it."""
+# What an error on the way says of its cause, and what to do then.
+_SIGNS = (
+    (" answered, not ", "Another key answers at that address: is the DID right?"),
+    ("closed by the peer before HELLO", "Its access list may not let us in"),
+)
 _HINTS = {
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
     "`signedwire ping DID@host:port` tries it",
-    Reason.CLOSED: "It was still queued when the node was closed",
-    Reason.UNKNOWN_PEER: "Its route was removed: add it again with routing.update(did, address)",
+    Reason.CLOSED: "The node was closed before its peer had answered",
+    Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
+    "add one with routing.update(did, address), or wait until it dials again",
 }
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Set
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
@@ -54,6 +54,10 @@ _SEQUENCE: Final = struct.Struct("<Q")
 _LANE_AT: Final = 104
 # magic and version, sequence, the two DIDs, lane, payload type, epoch, expiry
 _HEADER: Final = struct.Struct("<8s16xQ64s8xBBQQ")
+
+
+_Name: TypeAlias = tuple[int, int]
+"""Lane and sequence."""
 
 
 class _Flight:
@@ -104,6 +108,10 @@ class SendStream:
         self._parties = sender + recipient  # as a header has them
         self._next = [1] * len(Priority)
         self._flights: dict[bytes, _Flight] = {}  # by root, in the order of sending
+        self._by_name: dict[_Name, _Flight] = {}  # those that have no answer yet
+        self._landed_names: dict[_Name, bytes] = {}
+        self.in_flight_bytes = 0
+        """Of messages that were written and have no answer yet."""
         # Accepted, by leaf, while somebody holds a receipt: for what the peer's
         # application says later.
         self._landed: dict[bytes, ref[_Landed]] = {}
@@ -111,7 +119,7 @@ class SendStream:
     @property
     def in_flight(self) -> int:
         """Messages that were written and have no receipt yet."""
-        return sum(len(flight.messages) for flight in self._flights.values())
+        return len(self._by_name)
 
     @property
     def is_empty(self) -> bool:
@@ -122,6 +130,11 @@ class SendStream:
     def is_fresh(self) -> bool:
         """Whether nothing was ever sent."""
         return self._next == [1] * len(Priority)
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether nobody waits for anything that the peer may still say."""
+        return not self._flights and not self._landed
 
     def next_batch(
         self,
@@ -164,9 +177,9 @@ class SendStream:
             size += V2_HEADER_SIZE + payload_size
             if size > bytes_room or (batch and size > MAX_BATCH_BYTES):
                 break
-            lane.popleft()
             if not message.body:
                 self._number(message)
+            lane.popleft()  # last: whatever goes wrong before, it is not lost
             batch.append(message)
         lanes.tell_room()
         return batch
@@ -179,7 +192,15 @@ class SendStream:
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage]) -> None:
         """The batch was handed to the link."""
-        self._flights[batch.root] = _Flight(batch, messages)
+        flight = self._flights[batch.root] = _Flight(batch, messages)
+        for message in messages:
+            self._by_name[message.priority, message.sequence] = flight
+            self.in_flight_bytes += len(message.body)
+
+    def _settle(self, message: OutgoingMessage) -> None:
+        message.is_settled = True
+        if self._by_name.pop((message.priority, message.sequence), None) is not None:
+            self.in_flight_bytes -= len(message.body)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """The peer's signed word: moves receipts on; returns the messages that are now accepted.
@@ -220,11 +241,16 @@ class SendStream:
         ]
         landed = _Landed(flight, indices, raw)
         if landed.receipts:
-            known = ref(landed, self._forgetting(tuple(landed.receipts)))
+            names = {
+                (int(messages[index].priority), messages[index].sequence): leaf
+                for leaf, (index, _) in landed.receipts.items()
+            }
+            known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
+            self._landed_names.update(names)
         for index in indices:
             message = messages[index]
-            message.is_settled = True
+            self._settle(message)
             receipt = message.receipt
             receipt.evidence = landed
             receipt.evidence_index = index
@@ -232,10 +258,11 @@ class SendStream:
                 receipt.climb(DeliveryState.ACCEPTED, now)
         return [messages[index] for index in indices]
 
-    def _forgetting(self, leaves: tuple[bytes, ...]) -> Callable[[object], None]:
+    def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:
         def forget(_: object) -> None:
-            for leaf in leaves:
+            for name, leaf in names.items():
                 self._landed.pop(leaf, None)
+                self._landed_names.pop(name, None)
 
         return forget
 
@@ -250,23 +277,20 @@ class SendStream:
 
     def refused(self, refusals: Iterable[Refusal]) -> list[tuple[Receipt, Reason]]:
         """What the peer will not take, in flight or after it had accepted it."""
-        wanted = {(refusal.lane, refusal.sequence): refusal.reason for refusal in refusals}
         found: list[tuple[Receipt, Reason]] = []
-        for root, flight in tuple(self._flights.items()):
-            for message in flight.messages:
-                reason = wanted.get((message.priority, message.sequence))
-                if reason is not None and not message.is_settled:
-                    message.is_settled = True
-                    found.append((message.receipt, reason))
-            self._drop_settled(root, flight)
-        # list(): a receipt may be dropped, and so its leaf, in any thread at any time.
-        batches = [landed for known in list(self._landed.values()) if (landed := known())]
-        for landed in dict.fromkeys(batches):  # each once, in a certain order
-            for leaf, (index, _) in landed.receipts.items():
-                body = landed.bodies[index]
-                reason = wanted.get((body[_LANE_AT], _SEQUENCE.unpack_from(body, _SEQUENCE_AT)[0]))
-                if reason is not None and (receipt := self._landed_receipt(leaf)) is not None:
-                    found.append((receipt, reason))
+        for lane, sequence, reason in refusals:
+            flight = self._by_name.get((lane, sequence))
+            if flight is not None:
+                for message in flight.messages:
+                    if message.sequence == sequence and message.priority == lane:
+                        self._settle(message)
+                        found.append((message.receipt, reason))
+                self._drop_settled(flight.batch.root, flight)
+                continue
+            leaf = self._landed_names.pop((lane, sequence), None)
+            receipt = None if leaf is None else self._landed_receipt(leaf)
+            if receipt is not None:
+                found.append((receipt, reason))
         return found
 
     def take_back(self) -> list[OutgoingMessage]:
@@ -278,6 +302,8 @@ class SendStream:
             if not message.is_settled
         ]
         self._flights.clear()
+        self._by_name.clear()
+        self.in_flight_bytes = 0
         return messages
 
 
@@ -326,6 +352,11 @@ class ReceiveStream:
         low, normal, high, critical = self.marks
         return low, normal, high, critical
 
+    @property
+    def weight(self) -> int:
+        """Bytes that are remembered, about."""
+        return sum(map(len, self._accepted)) + 150 * len(self._expired)
+
     def begin(self, epoch: int) -> bool:
         """The peer's HELLO names its epoch; `False` for one older than the latest."""
         if epoch < self.epoch:
@@ -352,6 +383,8 @@ class ReceiveStream:
         refused: list[tuple[int, bytes]] = []
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
         largest = V2_HEADER_SIZE + max_payload_size
+        # Not the batch itself: one message would keep all others of it in memory.
+        seal = SentBatch(batch.root, batch.leaves, batch.signature)
         is_critical = batch.bodies[0][_LANE_AT] == _CRITICAL
         unpack = _HEADER.unpack_from
         for index, body in enumerate(batch.bodies):
@@ -372,7 +405,7 @@ class ReceiveStream:
                 if sequence > marks[lane]:
                     marks[lane] = sequence
                     if not 0 < expires_at_us <= now_us:
-                        new.append(Message(body, batch, index, expires_at_us=expires_at_us))
+                        new.append(Message(body, seal, index, expires_at_us=expires_at_us))
                         accepted[lane].extend(leaf)
                         continue
                     self._expired.add(leaf)

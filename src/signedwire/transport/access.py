@@ -58,4 +58,6 @@ class AccessList:
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
+    if isinstance(dids, str):
+        raise TypeError("a list of DIDs is due, not one text")
     return frozenset(bytes(Did.parse(did) if isinstance(did, str) else did) for did in dids)

@@ -150,11 +150,11 @@ class Core:
     def call_in_loop(self, callback: Callable[..., None], *args: object) -> None:
         """Have it called soon, in the loop. Any thread."""
         assert self._loop is not None
-        if self.is_in_loop:
-            self._loop.call_soon(callback, *args)
-            return
         try:
-            self._loop.call_soon_threadsafe(callback, *args)
+            if self.is_in_loop:
+                self._loop.call_soon(callback, *args)
+            else:
+                self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
             if self._is_open:  # else the loop may be closed
                 raise

@@ -145,8 +145,12 @@ class Dialer(ABC):
                     return
             self.set_state(PeerState.IDLE)
         finally:
-            self.retry_at = None
-            self._connecting = None
+            self._on_dialed()
+
+    def _on_dialed(self) -> None:
+        """There is a connection, or no attempt any more."""
+        self.retry_at = None
+        self._connecting = None
 
     async def _dial(self) -> bool:
         self._place = asyncio.get_running_loop().create_future()

@@ -175,5 +175,5 @@ class Incoming:
             if expires_at_us is None or unix_time_us() < expires_at_us:
                 return message
             origin.refused(message, Reason.EXPIRED)
-            self._core.drop(Reason.EXPIRED)
+            self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
         return None

@@ -103,6 +103,11 @@ class Inflow:
         self._is_flush_due = False
 
     @property
+    def weight(self) -> int:
+        """Bytes of memory that it holds while it waits for its peer, about."""
+        return 2048 + self.stream.weight + 200 * len(self._answers)
+
+    @property
     def is_forgettable(self) -> bool:
         """Whether nothing but the marks would be lost with it."""
         return not self._links and not any(self._waiting)
@@ -146,8 +151,9 @@ class Inflow:
     def use(self, link: Link) -> None:
         """It is open, and the one: answers go by it, also those that another may have lost."""
         self.link = link
-        self._handled += [leaf for leaf, refusal in self._answers.items() if refusal is None]
-        self._refused += [refusal for refusal in self._answers.values() if refusal is not None]
+        # All of them, and so no more than these: what waited to be told is among them.
+        self._handled = [leaf for leaf, refusal in self._answers.items() if refusal is None]
+        self._refused = [refusal for refusal in self._answers.values() if refusal is not None]
         self.flush_soon()
 
     def ended(self, link: Link) -> None:
@@ -264,4 +270,6 @@ class Inflow:
             return
         handled, self._handled = self._handled, []
         refused, self._refused = self._refused, []
-        link.answer(self.credit(), handled, refused)
+        # A node that closes takes nothing more, and so invites nothing.
+        credit = self.credit() if self._core.is_open else Allowance(0, 0, 0, 0)
+        link.answer(credit, handled, refused)

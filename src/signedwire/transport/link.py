@@ -42,9 +42,13 @@ if TYPE_CHECKING:
 __all__ = ["HUNG_UP_ON_TLS", "HungUpError", "Link"]
 
 _WRITE_HIGH_WATER: Final = 64 * 1024
-# A peer that reads nothing gets its receipts into our memory: stop reading from it.
-_STOP_READING_AT: Final = 1024 * 1024
+# A peer that reads nothing gets its receipts into our memory: stop reading from it. Not
+# for envelopes, or two who send each other much would both stop.
+_MAX_UNREAD_CONTROL: Final = 1024 * 1024
 _LINGER: Final = 1.0
+# Written and not answered, whatever a peer grants.
+_MAX_IN_FLIGHT: Final = 65_536
+_MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 
 
 HUNG_UP_ON_TLS: Final = (
@@ -90,6 +94,7 @@ class Link(asyncio.Protocol):
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
+        self._stop_reading_at = _MAX_UNREAD_CONTROL
         self._error: DialError | None = None
         self._hang_up_timer: asyncio.TimerHandle | None = None
         self.is_open = False
@@ -170,6 +175,8 @@ class Link(asyncio.Protocol):
             return
         if plain and self._session is not None:
             self._session.receive_data(plain, time.monotonic())
+        if self._channel.is_at_end and self._session is not None:
+            self._session.receive_eof(time.monotonic())
         self._turn()
 
     def eof_received(self) -> bool:
@@ -181,6 +188,8 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, OSError):
             cause = describe_os_error(exc)
+        elif self.did is not None and not self.is_open and not self.is_over:
+            cause = "closed by the peer before HELLO"
         else:
             cause = "the peer closed the connection"
         self._over(cause)
@@ -251,6 +260,8 @@ class Link(asyncio.Protocol):
         core = self._core
         assert self.did is not None
         match event:
+            case BatchReceived() if not core.is_open:
+                pass  # nobody would take it: its sender has it still, for whoever comes next
             case BatchReceived():
                 roots, leaves = core.links.inflow(self.did).receive(event, unix_time_us())
                 self._roots += roots
@@ -262,6 +273,7 @@ class Link(asyncio.Protocol):
                 self._pump_soon()
             case RefusalsReceived(refusals):
                 core.links.on_refusals(self.did, refusals)
+                self._pump_soon()
             case HelloReceived(hello):
                 self._on_hello(hello)
             case BatchFailed():
@@ -284,12 +296,19 @@ class Link(asyncio.Protocol):
             return
         inflow = self._core.links.inflow(self.did)
         if not inflow.begin(hello.epoch):
+            self._core.log.warning(
+                "%s came with an older state than the one known: two processes use its key, "
+                "or its clock went back",
+                self.did,
+            )
             self.close(frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
             self._core.drop(Reason.STALE_EPOCH, self.did.short)
             return
         if self._guest is not None:
             self._guest.prove()
         self.is_open = True
+        largest = hello.max_payload_size + frames.FRAME_MARGIN
+        self._stop_reading_at = _MAX_UNREAD_CONTROL + _WRITE_HIGH_WATER + largest
         self.since = time.time()
         if not self.outcome.done():
             self.outcome.set_result(None)
@@ -339,12 +358,20 @@ class Link(asyncio.Protocol):
         peer = self._core.outgoing.peer(self.did)
         if not peer.lanes:
             return
+        if (
+            peer.stream.in_flight >= _MAX_IN_FLIGHT
+            or peer.stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES
+        ):
+            return  # it grants much and signs for nothing; what it says next calls us again
         assert session.their_hello is not None
         messages = peer.stream.next_batch(
             peer.lanes, session.room(), self._is_dead, session.their_hello.max_payload_size
         )
         if not messages:
             return
+        self._core.outgoing.on_taken(messages)
+        if self.dialer is not None:
+            self._core.outgoing.pool.touch(self.dialer)
         batch = session.send_batch([message.body for message in messages])
         peer.stream.sent(batch, messages)
         self._unwritten += messages
@@ -383,7 +410,7 @@ class Link(asyncio.Protocol):
             transport.write(data)
             if self._unwritten and not self._is_paused:
                 self._mark_written()
-            if self._is_reading and transport.get_write_buffer_size() > _STOP_READING_AT:
+            if self._is_reading and transport.get_write_buffer_size() > self._stop_reading_at:
                 self._is_reading = False
                 transport.pause_reading()
 
@@ -417,6 +444,7 @@ class Link(asyncio.Protocol):
     def close(self, code: int, reason: str) -> None:
         """Say goodbye and hang up, without waiting."""
         if self._session is not None and not self.is_over:
+            self._send_receipts(self._session)
             self._session.close(code, reason)
             self._turn()
         else:
@@ -459,6 +487,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
+        self._unwritten = []
         if not self.outcome.done():
             self.outcome.set_exception(self._dial_error(cause))
             self.outcome.exception()  # nobody has to ask

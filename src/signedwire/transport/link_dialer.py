@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
 from signedwire.errors import ConnectTimeout, DialError
@@ -38,6 +39,8 @@ class LinkDialer(Dialer):
         """The one that we dialed, opening or open."""
         self._is_opening = False
         self._is_kept = False
+        self.connected_at = float("inf")
+        """Since when it has a link, by `time.monotonic()`."""
         self._is_blameless = False
         """Whether the last attempt is to cost the messages that wait nothing."""
 
@@ -57,6 +60,7 @@ class LinkDialer(Dialer):
     async def _open(self) -> None:
         link = self._link = Link(self._core, expected=self._peer.did, dialer=self)
         self._is_opening = True
+        self._is_blameless = False
         try:
             await self._dial_carrier(link)
             await self._opened(link)
@@ -64,17 +68,19 @@ class LinkDialer(Dialer):
                 # It opened and ended, as the second of two does, before we came to look.
                 raise DialError(self.address, link.cause)
         except BaseException as error:
-            self._link = None
-            link.abort()
+            if not link.is_open:  # else we were called off too late, and it is of use
+                self._link = None
+                link.abort()
             self._is_blameless = link.closed is not None and link.closed.is_orderly
             if isinstance(error, HungUpError):
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
-            elif link.has_heard:
+            else:
                 self._peer.hang_ups = 0
             raise
         finally:
             self._is_opening = False
         self._is_kept = True
+        self.connected_at = time.monotonic()
 
     async def _opened(self, link: Link) -> None:
         timeout = self._core.config.handshake_timeout
@@ -83,6 +89,13 @@ class LinkDialer(Dialer):
                 await asyncio.shield(link.outcome)
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no handshake within {timeout:g} s") from None
+
+    def _on_dialed(self) -> None:
+        super()._on_dialed()
+        # Called off for another peer, while a message came.
+        is_left = self._peer.link is None and self._peer.lanes and self._peer.dialer is self
+        if is_left and self._core.is_open:
+            self.connect()
 
     def _concerned(self) -> tuple[Peer, ...]:
         return (self._peer,)
@@ -113,8 +126,11 @@ class LinkDialer(Dialer):
         self._link = None
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
-        is_orderly = closed is not None and closed.is_orderly
-        self._on_lost(cause, was_used=is_orderly or link.has_landed)
+        self._on_lost(cause)
+        if not (closed is not None and closed.is_orderly) and not link.has_landed:
+            # It brought nothing through, however long it was up.
+            self._peer.failures += 1
+            self._core.outgoing.give_up_exhausted(self._peer, cause)
         # However long it was up: all who lost the same peer would return in one wave.
         spread = 2 * self._core.config.retry_base_delay
         self._next_dial_at += self._core.rng.uniform(0, spread)
@@ -127,17 +143,18 @@ class LinkDialer(Dialer):
 
     @property
     def is_idle(self) -> bool:
-        return self._link is not None and self._link.is_open and self.is_settled
+        # Also while it opens: nobody waits for what is kept up for later.
+        return self.is_settled
 
     @property
     def is_settled(self) -> bool:
         return not self._peer.lanes and self._peer.stream.is_empty
 
     def evict(self) -> None:
+        self.retire()
         link, self._link = self._link, None
-        self._is_kept = False
-        assert link is not None
-        link.close(frames.CLOSE_EVICTED, "made room for another peer")
+        if link is not None:
+            link.close(frames.CLOSE_EVICTED, "made room for another peer")
         self.set_state(PeerState.IDLE)
 
     def _close_link(self) -> None:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Links"]
 
-# Strangers whose marks are remembered, about 2 KiB each.
+# Strangers whose marks are remembered: how many, and how many bytes of them all.
 _MAX_INFLOWS: Final = 10_000
+_MAX_INFLOW_BYTES: Final = 64 * 1024 * 1024
 # A v2 peer that is full hangs up as v1 peers do, though not time after time.
 _HANG_UPS_OF_V1: Final = 2
 
@@ -42,6 +43,8 @@ class Links:
         self.lingering: set[Link] = set()
         """Those that have ended and still bring their goodbye."""
         self._inflows: OrderedDict[Did, Inflow] = OrderedDict()  # least recently linked first
+        self._weighed: dict[Did, int] = {}
+        self._weights = 0
         self._budget = InboxBudget(core.config)
         self.access = AccessList()
         self.access.on_change = self._on_access_change
@@ -69,22 +72,34 @@ class Links:
             inflow = self._inflows[did] = Inflow(self._core, self._us, did, self._budget)
         return inflow
 
-    def _forget_an_inflow(self) -> None:
+    def _forget_an_inflow(self) -> bool:
         """A stranger needs only a new key to make another: forget the oldest stranger."""
         for did, inflow in self._inflows.items():
             if inflow.is_forgettable and not self._core.outgoing.is_known(did):
                 self._drop_inflow(inflow)
-                return
+                return True
+        return False
 
     def _drop_inflow(self, inflow: Inflow) -> None:
         self._budget.forget(inflow)
         del self._inflows[inflow.peer]
+        self._weights -= self._weighed.pop(inflow.peer, 0)
+
+    def _weigh(self, inflow: Inflow) -> None:
+        """What it holds counts when its peer is gone, for that is when strangers add up."""
+        weight = inflow.weight
+        self._weights += weight - self._weighed.get(inflow.peer, 0)
+        self._weighed[inflow.peer] = weight
+        while self._weights > _MAX_INFLOW_BYTES and self._forget_an_inflow():
+            pass
 
     def forget_if_stranger(self, did: Did) -> None:
         """A connection has ended: keep nothing of who brought and got nothing."""
         inflow = self._inflows.get(did)
         if inflow is not None and inflow.is_empty:
             self._drop_inflow(inflow)
+        elif inflow is not None and inflow.is_forgettable:
+            self._weigh(inflow)
         self._core.outgoing.forget_if_stranger(self._core.outgoing.peer(did))
 
     def check_access(self, did: Did) -> Reason | None:
@@ -99,6 +114,7 @@ class Links:
         for link in tuple(self._links):
             if link.did is not None and self.access.is_denied(link.did):
                 link.close(link_frames.CLOSE_DENIED, "denied")
+        self._core.outgoing.give_up_denied()
 
     def note_v2(self, did: Did) -> None:
         """It has proven itself over v2: never again v1 with it, in neither direction."""
@@ -132,17 +148,26 @@ class Links:
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, "it leaves us no epoch to count on in")
             return
         if hello.known_epoch > peer.stream.epoch:
-            # Our clock went back and our state with it: count on where the peer stands.
+            # Count on where the peer stands.
+            self._core.log.warning(
+                "%s has heard from a later state of our key: two processes use it, "
+                "or our clock went back",
+                link.did,
+            )
             self._restart_stream(peer, hello.known_epoch + 1)
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
             return
+        if old is not None:
+            self._core.emit(PeerDisconnected(link.did, "there is another link now"))
         peer.link = link
         peer.hang_ups = 0
+        peer.stop_waiting()
         self._inflows.move_to_end(link.did)
         inflow.use(link)
         if old is not None:
             old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
             self._core.outgoing.put_back(peer.stream.take_back(), is_fault=False)
+        self._core.log.info("linked with %s (%s)", link.did, link.address)
         self._core.emit(PeerConnected(link.did, link.address, link.is_dialed))
         link.pump()
 
@@ -180,9 +205,11 @@ class Links:
             peer.link = None
         if link.dialer is not None:
             link.dialer.on_link_over(link, cause, closed)
+        self._core.log.info("the link with %s (%s) ended: %s", link.did, link.address, cause)
         if not is_the_one:
             return
         self._core.emit(PeerDisconnected(link.did, cause))
+        outgoing.note_left(peer, cause)
         if not self._core.is_open:
             for message in peer.stream.take_back():
                 outgoing.give_up(message, Reason.CLOSED, "written, but no receipt came")
@@ -190,7 +217,7 @@ class Links:
         # One that brought nothing through was a failed attempt, which the dialer has
         # counted for all that waits; on another, what was on its way is under suspicion.
         is_orderly = closed is not None and closed.is_orderly
-        is_fault = not is_orderly and (link.has_landed or not link.is_dialed)
+        is_fault = not is_orderly and (link.has_landed or link.dialer is None)
         outgoing.put_back(peer.stream.take_back(), is_fault=is_fault)
         if peer.lanes:
             outgoing.assign(peer)

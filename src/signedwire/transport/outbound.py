@@ -219,6 +219,7 @@ class Outbound(Dialer):
             return
         batch = self._next_batch()
         if batch:
+            self._core.outgoing.on_taken(message for _, message in batch)
             self._core.outgoing.pool.touch(self)
             self._core.counters.bytes_sent += link.write(batch)
         if self._ready:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import future_waker
+from signedwire.delivery.receipt import UNANSWERED, future_waker
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import (
     BackpressureError,
@@ -41,6 +41,8 @@ __all__ = ["Outgoing"]
 
 _POLL_INTERVAL: Final = 0.005
 _MAX_EPOCHS: Final = 10_000
+# Seconds that a peer may wait for a place, and others keep theirs meanwhile.
+_PATIENCE: Final = 5.0
 # How long messages wait for a peer that can only be reached when it dials us.
 _RETURN_GRACE: Final = 5.0
 
@@ -52,8 +54,10 @@ class Outgoing:
         self._core = core
         self._us = b"" if us is None else bytes(us)
         self._epoch = unix_time_us()
+        self._left: OrderedDict[Did, float] = OrderedDict()  # whose own links ended when
         self._epochs: OrderedDict[Did, int] = OrderedDict()  # which peers made us take
         self.pool: Pool[Dialer] = Pool(core.config.max_connections, lambda member: member.is_idle)
+        self._applied: dict[Dialer, float] = {}  # who waits for a place, since when
         self._peers: dict[Did, Peer] = {}
         self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
         self._ready: deque[Peer] = deque()
@@ -85,10 +89,10 @@ class Outgoing:
         self._is_ending = True
         if self._places_timer is not None:
             self._places_timer.cancel()
-        for dialer in tuple(self._dialers.values()):
-            await dialer.close()
+        await asyncio.gather(*[dialer.close() for dialer in tuple(self._dialers.values())])
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
+            peer.stop_waiting()
             self._give_up_all(peer, Reason.CLOSED)
             peer.lanes.wake_all()
         for timer in self._expiries.values():
@@ -122,7 +126,9 @@ class Outgoing:
                 did,
                 Reason.UNKNOWN_PEER,
                 f"no address is known for {did}; the message was not queued",
-                'Add one with routing.update(did, "host:port"), or set `fallback`',
+                "It had dialed us, and its link has ended: wait until it dials again"
+                if did in self._left
+                else 'Add one with routing.update(did, "host:port"), or set `fallback`',
             )
         if peer is None:
             peer = self.peer(did)
@@ -170,9 +176,15 @@ class Outgoing:
 
     def _has_no_way(self, did: Did, peer: Peer | None) -> bool:
         """Whether there is neither a route to the peer nor a link that it dialed."""
+        if self._has_just_left(did):
+            return False  # it may be back in a moment
         if peer is None:
             return self._resolve(did) is None
         return peer.link is None and self._route(peer) is None
+
+    def _has_just_left(self, did: Did) -> bool:
+        left = self._left.get(did)
+        return left is not None and time.monotonic() - left < _RETURN_GRACE
 
     def _check_allowed(self, did: Did, peer: Peer | None, payload_size: int) -> None:
         if self._core.links.access.is_denied(did):
@@ -240,21 +252,51 @@ class Outgoing:
                     lanes: Lanes[OutgoingMessage] = Lanes(
                         config.send_queue_limit, config.critical_reserve
                     )
-                    stream = self.new_stream(did, self._epochs.get(did, self._epoch))
+                    stream = self.new_stream(did, max(self._epoch, self._epochs.get(did, 0)))
                     peer = Peer(did, lanes, stream)
                     self._peers[did] = peer
         return peer
 
+    def note_left(self, peer: Peer, cause: str) -> None:
+        """The link of a peer has ended: without a route it can only be waited for."""
+        peer.since = time.time()
+        peer.last_error, peer.last_error_at = cause, peer.since
+        if self._route(peer) is None:
+            self._left[peer.did] = time.monotonic()
+            self._left.move_to_end(peer.did)
+            if len(self._left) > _MAX_EPOCHS:
+                self._left.popitem(last=False)
+
     def forget_if_stranger(self, peer: Peer) -> None:
-        """Keep nothing of a peer that linked to us and was never sent to: keys cost nothing."""
-        if peer.dialer is None and peer.link is None and peer.stream.is_fresh and not peer.lanes:
-            self._peers.pop(peer.did, None)
+        """Keep nothing of a peer without a route that is gone and owes us nothing.
+
+        Keys cost nothing: whoever answers strangers would keep each of them for ever.
+        """
+        if (
+            peer.dialer is not None
+            or peer.link is not None
+            or peer.lanes
+            or not peer.stream.is_forgettable
+            or self._route(peer) is not None
+        ):
+            return
+        with self._lock:
+            # First away, then a look: who queues looks after queueing whether it is there.
+            if self._peers.get(peer.did) is not peer:
+                return
+            del self._peers[peer.did]
+            if peer.lanes:
+                self._peers[peer.did] = peer
+                return
+        if not peer.stream.is_fresh:
+            # Should it come back, its numbers begin anew, so in a newer epoch.
+            self._epoch = max(self._epoch + 1, unix_time_us())
+            if did_epoch := self._epochs.get(peer.did):
+                self._epochs[peer.did] = max(did_epoch, peer.stream.epoch) + 1
 
     def is_known(self, did: Did) -> bool:
-        """Whether it is more than a stranger: it has a route, or was sent to."""
-        peer = self._peers.get(did)
-        is_sent_to = peer is not None and not peer.stream.is_fresh
-        return is_sent_to or self._core.routing.resolve(did) is not None
+        """Whether it is more than a stranger: it has a route, or a message is on its way to it."""
+        return did in self._peers or self._core.routing.resolve(did) is not None
 
     def new_stream(self, did: Did, epoch: int) -> SendStream:
         """A stream to a peer that counts from 1."""
@@ -300,11 +342,13 @@ class Outgoing:
             return
         address = self._route(peer)
         if address is None:
-            if self._core.speaks_v2 and peer.wire == "v2":
-                # It dials us, from where we cannot dial it: give it time to return.
-                asyncio.get_running_loop().call_later(_RETURN_GRACE, self._give_up_stranded, peer)
-            else:
+            if not (self._core.speaks_v2 and self._has_just_left(peer.did)):
                 self._give_up_stranded(peer)
+            elif peer.return_timer is None:
+                # It dials us, from where we cannot dial it: give it time to return.
+                peer.return_timer = asyncio.get_running_loop().call_later(
+                    _RETURN_GRACE, self._give_up_stranded, peer
+                )
             return
         dialer = self._dialer(peer, address)
         if peer.dialer is not dialer:
@@ -336,6 +380,7 @@ class Outgoing:
         return dialer
 
     def _give_up_stranded(self, peer: Peer) -> None:
+        peer.return_timer = None
         if peer.link is None and self._route(peer) is None:
             self._give_up_all(peer, Reason.UNKNOWN_PEER)
 
@@ -376,13 +421,19 @@ class Outgoing:
             message.failures_before -= is_fault
             if message.receipt.state is not DeliveryState.ACCEPTED:
                 message.receipt.advance(DeliveryState.QUEUED)
-            if message.expires_at is not None and not message.sequence:
+            if message.expires_at is not None:
                 self._arm_expiry(peer, message)
             by_peer.setdefault(peer, []).append((message, message.priority))
         for peer, items in by_peer.items():
             peer.lanes.put_back(items)
             self.give_up_exhausted(peer, "the connection broke while it was being written")
             self.assign(peer)
+
+    def give_up_denied(self) -> None:
+        """Fail what waits for peers that are turned away now."""
+        for peer in tuple(self._peers.values()):
+            if peer.lanes and self._core.links.access.is_denied(peer.did):
+                self._give_up_all(peer, Reason.DENIED)
 
     def give_up_exhausted(self, peer: Peer, cause: str) -> None:
         """Fail the messages of `peer` that have had their attempts."""
@@ -416,15 +467,19 @@ class Outgoing:
         """Whether a message that was taken to be written must not be; it was told of its end."""
         if message.receipt.is_final:
             return True
-        if message.expires_at is None or message.sequence:
-            # What was written before is written again whatever the time: its peer
-            # may have it, and only the answer tells.
+        if message.expires_at is None or time.monotonic() < message.expires_at:
             return False
-        if time.monotonic() < message.expires_at:
-            self.disarm_expiry(message)  # it is being written
-            return False
-        self.give_up(message, Reason.EXPIRED)
+        self._expire(message)
         return True
+
+    def _expire(self, message: OutgoingMessage) -> None:
+        self.give_up(message, Reason.EXPIRED, UNANSWERED if message.sequence else "")
+
+    def on_taken(self, messages: Iterable[OutgoingMessage]) -> None:
+        """These are being written: from here on only their peer can say that they are late."""
+        if self._expiries:
+            for message in messages:
+                self.disarm_expiry(message)
 
     def _arm_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         assert message.expires_at is not None
@@ -440,11 +495,10 @@ class Outgoing:
         # All that are due in one pass: each for itself would cost the square of the queue.
         for late in peer.lanes.remove_if(
             lambda other: (
-                other is message
-                or (other.expires_at is not None and other.expires_at <= now and not other.sequence)
+                other is message or (other.expires_at is not None and other.expires_at <= now)
             )
         ):
-            self.give_up(late, Reason.EXPIRED)
+            self._expire(late)
 
     def disarm_expiry(self, message: OutgoingMessage) -> None:
         """It can expire no more."""
@@ -457,11 +511,13 @@ class Outgoing:
     def apply_for_place(self, dialer: Dialer) -> None:
         """Ask for a connection; `dialer.grant_place()` answers."""
         self.pool.apply(dialer)
+        self._applied[dialer] = time.monotonic()
         self.fill_places()
 
     def leave_pool(self, dialer: Dialer) -> None:
         """The connection is gone, or no longer wanted."""
         self.pool.leave(dialer)
+        self._applied.pop(dialer, None)
         self.fill_places()
 
     def fill_places(self) -> None:
@@ -470,9 +526,14 @@ class Outgoing:
             self._places_timer.cancel()
             self._places_timer = None
         while True:
+            if self._is_ending:
+                return
             evicted, admitted = self.pool.admit()
             if admitted is None:
+                if self._free_a_stuck_place():
+                    continue
                 break
+            self._applied.pop(admitted, None)
             if evicted is not None:
                 self._core.counters.evictions += 1
                 evicted.evict()
@@ -482,6 +543,21 @@ class Outgoing:
             self._places_timer = asyncio.get_running_loop().call_later(
                 _POLL_INTERVAL, self.fill_places
             )
+
+    def _free_a_stuck_place(self) -> bool:
+        """Where somebody has waited long, who has had a place as long must wait in turn."""
+        now = time.monotonic()
+        if not self._applied or now - next(iter(self._applied.values())) < _PATIENCE:
+            return False
+        # Not those of v1: what was not acknowledged there would be lost, or doubled.
+        links = [one for one in self.pool.members() if isinstance(one, LinkDialer)]
+        longest = min(links, key=lambda one: one.connected_at, default=None)
+        if longest is None or now - longest.connected_at < _PATIENCE:
+            return False
+        self.pool.leave(longest)
+        self._core.counters.evictions += 1
+        longest.evict()
+        return True
 
 
 def _status(peer: Peer) -> PeerStatus:
@@ -498,8 +574,8 @@ def _status(peer: Peer) -> PeerStatus:
         address=dialer.address if dialer is not None else link.address if link else None,
         state=state,
         since=since,
-        last_error=None if dialer is None else dialer.last_error,
-        last_error_at=None if dialer is None else dialer.last_error_at,
+        last_error=peer.last_error if dialer is None else dialer.last_error,
+        last_error_at=peer.last_error_at if dialer is None else dialer.last_error_at,
         retry_at=None if dialer is None else dialer.retry_at,
         round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
         queued=peer.lanes.sizes(),

@@ -30,7 +30,10 @@ class Peer:
         "hang_ups",
         "is_ready",
         "lanes",
+        "last_error",
+        "last_error_at",
         "link",
+        "return_timer",
         "room",
         "route",
         "since",
@@ -57,8 +60,19 @@ class Peer:
         """Attempts to reach the peer that failed, ever."""
         self.hang_ups = 0
         """How often in a row it hung up on TLS."""
+        self.return_timer: asyncio.TimerHandle | None = None
+        """Until when messages wait for a peer that can be reached only when it dials us."""
         self.since = time.time()
-        """When it was first sent to or heard of: Unix time, seconds."""
+        """When it was first heard of, or its last link ended: Unix time, seconds."""
+        self.last_error: str | None = None
+        """Why its last link ended."""
+        self.last_error_at: float | None = None
         self.is_ready = False
         """Whether the core has been told that messages wait."""
         self.dropped: Counter[Reason] = Counter()
+
+    def stop_waiting(self) -> None:
+        """It has come back, or nobody waits for it any more."""
+        if self.return_timer is not None:
+            self.return_timer.cancel()
+            self.return_timer = None

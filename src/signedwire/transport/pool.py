@@ -71,6 +71,10 @@ class Pool(Generic[K]):
         self._members[admitted] = None
         return evicted, admitted
 
+    def members(self) -> list[K]:
+        """Who has a place, the least recently used first."""
+        return list(self._members)
+
     def touch(self, key: K) -> None:
         """The member was used just now."""
         if key in self._members:

@@ -15,6 +15,7 @@ holds no buffers but OpenSSL's own.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import secrets
@@ -71,12 +72,16 @@ class TlsIdentity:
         self._identity = identity
         self._renew_at_us = 0
         self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._renew(unix_time_us())
 
     def channel(self, *, is_server: bool) -> TlsChannel:
         """A new channel for one connection."""
         now = unix_time_us()
         if now >= self._renew_at_us or now < self._renew_at_us - _LEAF_LIFETIME_US:
-            self._renew(now)
+            # A disk that is full now may not be at the next connection: the old proof is
+            # good for as long again.
+            with contextlib.suppress(OSError):
+                self._renew(now)
         return TlsChannel(self._contexts[is_server], is_server=is_server)
 
     def _renew(self, now_us: int) -> None:
@@ -174,7 +179,7 @@ class TlsChannel:
     `data_to_send()` then gives is the alert that tells it so.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "is_ready")
+    __slots__ = ("_incoming", "_outgoing", "_tls", "is_at_end", "is_ready")
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -182,6 +187,8 @@ class TlsChannel:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
         self.is_ready = False
         """Whether the handshake is complete on this side."""
+        self.is_at_end = False
+        """Whether the other side has said that nothing more will come."""
 
     @property
     def tls(self) -> ssl.SSLObject:
@@ -198,6 +205,8 @@ class TlsChannel:
         While the handshake is not complete there is none: ask again with `b""`
         after `is_ready` has become true and the other side has been checked.
         """
+        if self.is_at_end:
+            return b""  # OpenSSL reads no more, and would only collect it
         if data:
             self._incoming.write(data)
         if not self.is_ready:
@@ -208,10 +217,11 @@ class TlsChannel:
         try:
             while part := read(_READ_SIZE):
                 parts.append(part)
+            self.is_at_end = True  # close_notify, for which some versions give b""
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            pass  # close_notify; the end of the stream follows
+        except ssl.SSLZeroReturnError:  # and others raise
+            self.is_at_end = True
         return b"".join(parts)
 
     def send(self, data: bytes) -> None:

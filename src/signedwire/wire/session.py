@@ -70,6 +70,10 @@ what the peer has then to be heard, since its bytes may still wait in the socket
 _NOTHING: Final = Allowance(0, 0, 0, 0)
 CLOSE_UNSAID: Final = -1
 """In place of a close code: the channel ended, and nobody had said why."""
+# A CREDIT may come for every message that is taken, and each of them was paid for.
+_IDLE: Final = frozenset({Ping, Pong, Refusals})
+_MAX_IDLE_FRAMES: Final = 10_000
+_IDLE_FRAMES_PER_SECOND: Final = 1000
 _ORDERLY: Final = frozenset(
     {
         frames.CLOSE_DONE,
@@ -232,6 +236,8 @@ class Session:
         self._received = _NOTHING
         self._allowed = _NOTHING
         self._sent = _NOTHING
+        self._idle = 0.0
+        self._idle_at = now
         self._opened_at = now
         self._last_inbound_at = now
         self._partial_since: float | None = None
@@ -265,6 +271,8 @@ class Session:
             for frame_type, body in self._decoder.receive_data(data):
                 is_new = True
                 frame = frames.decode(frame_type, body)
+                if frame is None or type(frame) in _IDLE:
+                    self._count_idle(now)
                 if frame is not None:
                     self._handle(frame, now)
                     if self.is_closed:
@@ -276,6 +284,15 @@ class Session:
             self._partial_since = None
         elif is_new:
             self._partial_since = now
+
+    def _count_idle(self, now: float) -> None:
+        """Frames that bring nothing cost the peer five bytes and us a turn: not without end."""
+        elapsed, self._idle_at = now - self._idle_at, now
+        self._idle = max(0.0, self._idle - elapsed * _IDLE_FRAMES_PER_SECOND) + 1
+        if self._idle > _MAX_IDLE_FRAMES:
+            raise RemoteProtocolError(
+                Reason.PROTOCOL_ERROR, "the peer sent too many frames that bring nothing"
+            )
 
     def receive_eof(self, now: float) -> None:
         """The channel has ended without a CLOSE frame."""
@@ -372,8 +389,13 @@ class Session:
                 return
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye; the driver writes what is to be sent, then closes the channel."""
+        """Say goodbye; the driver writes what is to be sent, then closes the channel.
+
+        What has come and was not looked at is dropped: it is not to be believed, or
+        comes again over another link.
+        """
         if self.state is not State.CLOSED:
+            self._events.clear()
             self._close(Closed(code, reason, is_by_peer=False))
 
     # -- time -------------------------------------------------------------------------
@@ -503,6 +525,8 @@ class Session:
     def _handle_credit(self, credit: Credit, now: float) -> None:
         if _exceeds(self._allowed, credit.allowance):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer took credit back")
+        if credit.allowance == self._allowed:
+            self._count_idle(now)
         self._allowed = credit.allowance
         self._events.append(CreditReceived())
 
