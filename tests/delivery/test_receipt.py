@@ -184,6 +184,12 @@ class TestErrors:
             ),
             (Reason.TOO_LARGE, "", "too large", ""),
             (None, "", "closed", ". The node was closed before its peer had answered"),
+            (
+                Reason.ATTEMPTS_EXHAUSTED,
+                "did:key:x answered, not did:key:y",
+                "attempts exhausted (did:key:x answered, not did:key:y)",
+                ". Another key answers at that address: is the DID right?",
+            ),
         ],
     )
     def test_failed(self, reason: Reason | None, detail: str, said: str, hint: str) -> None:

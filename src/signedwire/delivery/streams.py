@@ -199,8 +199,8 @@ class SendStream:
 
     def _settle(self, message: OutgoingMessage) -> None:
         message.is_settled = True
-        if self._by_name.pop((message.priority, message.sequence), None) is not None:
-            self.in_flight_bytes -= len(message.body)
+        del self._by_name[message.priority, message.sequence]
+        self.in_flight_bytes -= len(message.body)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """The peer's signed word: moves receipts on; returns the messages that are now accepted.
