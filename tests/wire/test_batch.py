@@ -24,7 +24,7 @@ from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch, ver
 
 SENDER = bytes(ALICE.did)
 SIZES = (1, 2, 15, 16, 17, 31, 32, 33, 240, 241, 255, 256)
-GROUP, ROOT, BATCH = b"signedwire/group/1\0", b"signedwire/root/1\0", b"signedwire/batch/1\0"
+GROUP, ROOT, BATCH = b"signedwire/group/1\0", b"signedwire/tree/1\0", b"signedwire/batch/1\0"
 
 counts = st.sampled_from(SIZES) | st.integers(1, MAX_BATCH)
 

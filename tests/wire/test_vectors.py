@@ -90,7 +90,7 @@ def plain_groups(leaves: list[bytes]) -> list[bytes]:
 
 
 def plain_root(sender: bytes, count: int, groups: list[bytes]) -> bytes:
-    return hashed(b"signedwire/root/1\0", sender, le(count, 2), *groups)
+    return hashed(b"signedwire/tree/1\0", sender, le(count, 2), *groups)
 
 
 def plain_path(leaves: list[bytes], index: int) -> bytes:
@@ -358,7 +358,7 @@ class TestText:
     def test_the_labels_are_all_that_is_signed(self) -> None:
         labels = set(re.findall(r'"(signedwire/[\w-]+/1)\\0"', TEXT))
         assert labels == {
-            f"signedwire/{name}/1" for name in ("tls-leaf", "batch", "receipt", "group", "root")
+            f"signedwire/{name}/1" for name in ("tls-leaf", "batch", "receipt", "group", "tree")
         }
 
     def test_the_null_ca(self) -> None:

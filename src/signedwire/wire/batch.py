@@ -2,7 +2,7 @@
 
     leaf    = BLAKE3(header ‖ payload)
     group   = BLAKE3("signedwire/group/1\\0" ‖ u8 size ‖ leaves)      up to 16 leaves
-    root    = BLAKE3("signedwire/root/1\\0" ‖ sender ‖ u16 count ‖ groups)   up to 16 groups
+    root    = BLAKE3("signedwire/tree/1\\0" ‖ sender ‖ u16 count ‖ groups)   up to 16 groups
     signed  = "signedwire/batch/1\\0" ‖ root
 
 Numbers are little-endian. All groups but the last hold 16 leaves, so the count
@@ -38,7 +38,7 @@ MAX_BATCH: Final = GROUP_SIZE * GROUP_SIZE
 HASH_SIZE: Final = 32
 
 _GROUP_LABEL: Final = b"signedwire/group/1\0"
-_ROOT_LABEL: Final = b"signedwire/root/1\0"
+_TREE_LABEL: Final = b"signedwire/tree/1\0"
 _U16: Final = struct.Struct("<H")
 
 
@@ -104,7 +104,7 @@ def _group(leaves: list[bytes]) -> bytes:
 
 
 def _root(sender: bytes, count: int, groups: list[bytes]) -> bytes:
-    return blake3(b"".join((_ROOT_LABEL, sender, _U16.pack(count), *groups))).digest()
+    return blake3(b"".join((_TREE_LABEL, sender, _U16.pack(count), *groups))).digest()
 
 
 def _group_count(count: int) -> int:

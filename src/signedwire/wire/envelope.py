@@ -37,7 +37,14 @@ from blake3 import blake3
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label, verify_digest, verify_labelled
 from signedwire.types import Did, PayloadType, Priority, known_did, unix_time_us
-from signedwire.wire.batch import HASH_SIZE, batch_root, path_of, path_size, root_from_path
+from signedwire.wire.batch import (
+    HASH_SIZE,
+    batch_root,
+    leaf_of,
+    path_of,
+    path_size,
+    root_from_path,
+)
 
 __all__ = ["ENVELOPE_OVERHEAD", "HEADER_SIZE", "SIGNATURE_SIZE", "SignedEnvelope"]
 
@@ -263,7 +270,7 @@ class SignedEnvelope:
     @property
     def digest(self) -> bytes:
         """BLAKE3 of header and payload, 32 bytes: what the signature covers."""
-        return blake3(self._body).digest()
+        return leaf_of(self._body)
 
     @property
     def is_signed(self) -> bool:
@@ -479,7 +486,7 @@ def encode_v2_body(
 
 def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
     """Sign 1 to 256 bodies at once: (root, signature, leaves)."""
-    leaves = [blake3(body).digest() for body in bodies]
+    leaves = list(map(leaf_of, bodies))
     root = batch_root(bytes(identity.did), leaves)
     return root, identity._sign_labelled(Label.BATCH, root), leaves
 
@@ -490,7 +497,7 @@ def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[
     Raises:
         SignatureError: it does not fit; none of the batch may be believed.
     """
-    leaves = [blake3(body).digest() for body in bodies]
+    leaves = list(map(leaf_of, bodies))
     root = batch_root(sender, leaves)
     if not verify_labelled(sender, Label.BATCH, root, signature):
         raise SignatureError(
