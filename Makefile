@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz sim bench proto clean
+.PHONY: help setup demo test check format cover fuzz sim crash faults soak bench proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -13,6 +13,9 @@ help:
 	@echo "make check   ruff, mypy --strict, import arrows"
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
+	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
+	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
+	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"
@@ -50,6 +53,19 @@ cover: setup
 SEEDS ?= 500
 sim: setup
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
+
+# These make processes of their own, and so run where their package is found.
+KILLS ?= 1000
+crash: setup
+	@cd tests && ../$(BIN)/python -m crash --kills $(KILLS)
+
+CALLS ?= 200
+faults: setup
+	@cd tests && ../$(BIN)/python -m crash.faults --limit $(CALLS)
+
+MINUTES ?= 60
+soak: setup
+	@cd tests && ../$(BIN)/python -m crash.soak --minutes $(MINUTES)
 
 SECONDS ?= 60
 fuzz: setup

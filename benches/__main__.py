@@ -1,8 +1,21 @@
-"""Run the bench with its defaults, or with `--json`."""
+"""Run the bench: all of it, or `--only store`; `--json` prints one document."""
 
-import sys
+import argparse
 
-from signedwire.bench import run_bench
+from signedwire.bench import PARTS, run_bench
 
 if __name__ == "__main__":
-    raise SystemExit(run_bench(json="--json" in sys.argv[1:]))
+    parser = argparse.ArgumentParser("python -m benches", description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=PARTS, action="append", help="may be given often")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each figure; default 2")
+    parser.add_argument("--rounds", type=int, default=3, help="default 3")
+    options = parser.parse_args()
+    raise SystemExit(
+        run_bench(
+            seconds=options.seconds,
+            rounds=options.rounds,
+            json=options.json,
+            only=options.only or PARTS,
+        )
+    )

@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "stats": {"errors", "types"},
     "events": {"errors", "types"},
     "settings": {"errors", "types", "config"},
+    "arguments": set(),
     "routing": {"errors", "types", "config", "settings"},
     "wire": {"errors", "types", "identity"},
     "delivery": {"errors", "types", "identity", "config", "stats", "wire"},
@@ -41,13 +42,14 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
         *("wire", "delivery"),
     },
+    "outbox": {"errors", "types", "identity", "config", "wire", "delivery", "transport"},
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("wire", "delivery", "transport"),
+        *("wire", "delivery", "transport", "outbox", "arguments"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("portal", "wire", "delivery", "transport", "node"),
+        *("portal", "wire", "delivery", "transport", "outbox", "arguments", "node"),
     },
 }
 # These stand on the roof: they may import everything, and nothing below imports them.

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from signedwire.bench import run_bench
+from signedwire.bench import nats_server, run_bench
 from signedwire.bench.links import crowds_for
+from signedwire.bench.nats_server import NatsServer, what_is_missing
 from signedwire.bench.payload import COMMAND, MAX_SIZE, MIN_SIZE, v1_data_size
 
 pytest.importorskip("rich")
+needs_nats = pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing())
 
 
 def test_a_tiny_run_gives_a_table(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_bench(seconds=0.2, sizes=[64], compare=False, rounds=1, links=[6]) == 0
+    assert run_bench(seconds=0.2, sizes=[64], compare=False, rounds=1, links=[6], backlog=5000) == 0
     table = capfd.readouterr().out
     assert re.search(r"messages/s, 64 bytes +v2 +asyncio +[\d,]+", table)
     assert re.search(r"round trip p99, 64 bytes +v2 +asyncio +[\d,]+ µs", table)
@@ -23,15 +31,26 @@ def test_a_tiny_run_gives_a_table(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"6, of 2 nodes to 3 +asyncio +\S+ / \S+ +[\d.]+ / [\d.]+", table)
     assert re.search(r"verify +[\d.]+ µs", table)
     assert re.search(r"\d+ cores?, ", table)
-    assert "left out: omnimesh: a run without comparison was asked for" in table
+    assert re.search(r"64 bytes, asyncio +[\d,]+ ±\d+% +[\d,]+ ±\d+% +\d\.\d\d\n", table)
+    assert re.search(r"signedwire v2 on asyncio, stored +[\d.]+ / [\d.]+", table)
+    assert re.search(r"64 bytes, one by one +1 +[\d,.]+ µs", table)
+    assert re.search(r"64 bytes, as they come +[\d,]+ +[\d,.]+ µs", table)
+    assert re.search(r"5,000 waiting, 64 bytes +[\d,.]+ µs +[\d,]+/s +[\d,]+/s", table)
+    assert re.search(r"ratio +\d+\.\d\d +\d+\.\d\d", table)
+    for name in ("omnimesh", "NATS JetStream"):
+        assert f"left out: {name}: a run without comparison was asked for" in table
     assert max(map(len, table.splitlines())) <= 80
 
 
 def test_a_tiny_run_gives_json(capfd: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run_bench(seconds=0.2, sizes=[64, 1000], compare=False, json=True, rounds=2, links=[4]) == 0
+    document = run_for_json(
+        capfd,
+        sizes=[64, 1000],
+        compare=False,
+        rounds=2,
+        links=[4],
+        only=["messages", "links", "steps"],
     )
-    document = json.loads(capfd.readouterr().out)
     measures = [
         measure for measure in document["measures"] if measure["system"]["loop"] == "asyncio"
     ]
@@ -63,10 +82,119 @@ def test_a_tiny_run_gives_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert "omnimesh" in document["left_out"]
 
 
+def test_what_a_store_costs_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    document = run_for_json(
+        capfd, sizes=[64, 1000], compare=False, rounds=1, backlog=2000, only=["store"]
+    )
+    assert not document["measures"]
+    stored = [each for each in document["stored"] if each["system"]["loop"] == "asyncio"]
+    assert {(each["system"]["does"], each["size"]) for each in stored} == {
+        (does, size) for does in ("done", "stored") for size in (64, 1000)
+    }
+    for measure in stored:
+        assert measure["median"] > 0
+        assert measure["lost"] == 0
+        is_stored = measure["system"]["does"] == "stored"
+        assert (measure["ratio_without_store"] is not None) == is_stored
+        assert measure["ratio_nats"] is None
+    assert [(cost["size"], cost["rows"] == 1) for cost in document["commits"]] == [
+        (64, True),
+        (64, False),
+        (1000, True),
+        (1000, False),
+    ]
+    for cost in document["commits"]:
+        assert cost["rows"] >= 1
+        assert min(cost["commit"], cost["row"], cost["sync"], cost["ratio"]) > 0
+    assert [cost["waiting"] for cost in document["backlogs"]] == [1000, 2000]
+    assert document["backlog_ratios"].keys() == {"send", "rate"}
+    assert "NATS JetStream" in document["left_out"]
+
+
+def run_for_json(capfd: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    assert run_bench(seconds=0.2, json=True, **arguments) == 0
+    document: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return document
+
+
+def test_a_part_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    document = run_for_json(capfd, sizes=[64], only=["steps"])
+    assert document["settings"]["only"] == ["steps"]
+    assert document["micro_us"]
+    for other in ("measures", "stored", "commits", "backlogs", "links"):
+        assert not document[other]
+    assert run_bench(seconds=0.2, sizes=[64], only=["steps"]) == 0
+    table = capfd.readouterr().out
+    assert "verify" in table
+    assert "messages/s" not in table
+
+
+@needs_nats
+def test_jetstream_beside_us(capfd: pytest.CaptureFixture[str]) -> None:
+    document = run_for_json(capfd, sizes=[64], rounds=1, backlog=0, only=["store"])
+    assert not document["left_out"].get("NATS JetStream")
+    assert "does not sync each" in document["notes"]["NATS JetStream"]
+    measures = {
+        (measure["system"]["name"], measure["system"]["does"]): measure
+        for measure in document["stored"]
+        if measure["system"]["loop"] == "asyncio"
+    }
+    assert measures["signedwire", "stored"]["ratio_nats"] > 0
+    theirs = measures["NATS JetStream", "stored"]
+    assert theirs["median"] > 0
+    assert theirs["lost"] == 0
+    assert theirs["ratio_nats"] is None
+
+
+def test_jetstream_is_left_out_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_server, "_program", lambda: None)
+    assert what_is_missing().startswith("nats-server is not installed")
+
+
+@needs_nats
+def test_the_server_is_stopped(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server:
+        assert re.fullmatch(r"nats://127\.0\.0\.1:\d+", server.url)
+        assert is_running(server.pid)
+    assert not is_running(server.pid)
+
+
+@needs_nats
+def test_the_server_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    bench = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path\n"
+            "from signedwire.bench.nats_server import NatsServer\n"
+            "print(NatsServer(Path(sys.argv[1])).pid, flush=True); time.sleep(60)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert bench.stdout is not None
+    pid = int(bench.stdout.readline())
+    bench.kill()
+    bench.wait()
+    bench.stdout.close()
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    done = subprocess.run(
+        ["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return "nats-server" in done.stdout and not done.stdout.startswith("Z")
+
+
 def test_omnimesh_beside_us(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("omnimesh", reason="the v1 client is for Linux on x86_64 only")
-    assert run_bench(seconds=0.2, sizes=[64], json=True, rounds=1, links=[]) == 0
-    document = json.loads(capfd.readouterr().out)
+    document = run_for_json(capfd, sizes=[64], rounds=1, only=["messages"])
     assert "omnimesh" not in document["left_out"]
     ratios = [measure["ratio"] for measure in document["measures"] if measure["ratio"]]
     assert len(ratios) >= 6
@@ -81,6 +209,9 @@ def test_omnimesh_beside_us(capfd: pytest.CaptureFixture[str]) -> None:
         {"sizes": [64, 1025]},
         {"sizes": [1]},
         {"links": [0]},
+        {"backlog": -1},
+        {"only": []},
+        {"only": ["stores"]},
     ],
 )
 def test_senseless_arguments_are_refused(

@@ -9,6 +9,7 @@ import inspect
 import math
 import pickle
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
@@ -55,6 +56,8 @@ def valid(option: Option) -> st.SearchStrategy[Any]:
             return st.sampled_from(get_args(alternative))
         if kind is frozenset:
             return st.frozensets(st.sampled_from(DIDS))
+        if alternative is Path:
+            return st.sampled_from([Path("node.db"), Path("/var/lib/signedwire/node 1.db")])
         return addresses if alternative is Address else st.sampled_from(alternative)
 
     alternatives = st.one_of(*map(of, option.alternatives))
@@ -105,6 +108,7 @@ def test_the_defaults_are_allowed_and_are_those_of_the_design() -> None:
     assert (config.credit_bytes, config.inbox_bytes) == (2 * 2**20, 64 * 2**20)
     assert (config.ping_interval, config.dead_timeout) == (5.0, 15.0)
     assert (config.max_attempts, config.retry_base_delay) == (3, 0.1)
+    assert (config.store, config.ack) == (None, "done")
 
 
 @given(valid_changes())
@@ -136,6 +140,8 @@ def test_any_other_value_is_refused_by_name_value_and_range(
         st.lists(st.integers(), min_size=1),
     )
     value = data.draw(junk)
+    if Path in option.alternatives and isinstance(value, str):
+        value = data.draw(st.sampled_from(["", "  ", "a\0b"]))  # any other text is a path
     with pytest.raises(ConfigError) as caught:
         TransportConfig(**{option.name: value})
     assert str(caught.value).startswith(f"{option.name}={value!r:.90}")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from signedwire.demo.checks import Checks
+from signedwire.demo.outage import Ledger
 
 COMMAND = "from signedwire.demo import run_demo; raise SystemExit(run_demo({}))"
 LIMIT = 20.0
@@ -45,11 +46,15 @@ def test_it_shows_plain_lines_without_a_terminal() -> None:
         "0 messages told",
         "of all that she sent, with a signed receipt",
         "overtook waiting Low",
-        "All 15 checks were true",
+        "to send, ",
+        "all redelivered; 0 others",
+        "0 of 2,000",
+        "0 to send, 0 not done, 0 dead",
+        "All 20 checks were true",
     ):
         assert words in done.stdout
     lines = done.stdout.splitlines()
-    assert len(lines) < 40
+    assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in done.stdout
 
@@ -101,6 +106,62 @@ def _is_ours(pid: int) -> bool:
             return b"signedwire.demo.node" in file.read()
     except OSError:
         return False
+
+
+def noted(number: int, again: bool = False, stream: int = 1) -> dict[str, object]:
+    return {"news": "noted", "stream": stream, "number": number, "again": again}
+
+
+class TestLedger:
+    """What is said of two nodes that were killed, held against what came."""
+
+    def test_all_that_was_told_stored_came(self) -> None:
+        ledger = Ledger()
+        ledger.hear({"news": "persisted", "stream": 1, "last": 2})
+        for number in (1, 2, 3):  # one was stored and not told any more
+            ledger.hear(noted(number))
+        assert ledger.arrived(1) == (2, True)
+        assert [*ledger.again, *ledger.unmarked, *ledger.after_done] == []
+
+    def test_one_that_is_missing_is_seen(self) -> None:
+        ledger = Ledger()
+        ledger.hear({"news": "persisted", "stream": 1, "last": 3})
+        for number in (1, 3):
+            ledger.hear(noted(number))
+        assert ledger.arrived(1) == (2, False)
+
+    def test_the_wrong_order_is_seen(self) -> None:
+        ledger = Ledger()
+        ledger.hear({"news": "persisted", "stream": 1, "last": 2})
+        for number in (2, 1):
+            ledger.hear(noted(number))
+        assert ledger.arrived(1) == (2, False)
+
+    def test_one_that_comes_again_is_marked(self) -> None:
+        ledger = Ledger()
+        for again in (False, True):
+            ledger.hear(noted(1, again))
+        assert ledger.again == [(1, 1)]
+        assert [*ledger.unmarked, *ledger.after_done] == []
+        assert ledger.first[1] == [1]
+        ledger.hear(noted(1))
+        assert ledger.unmarked == [(1, 1)]
+
+    def test_one_that_comes_after_done_is_seen(self) -> None:
+        ledger = Ledger()
+        ledger.hear(noted(1))
+        ledger.hear({"news": "done", "those": [[1, 1]]})
+        ledger.hear(noted(1, again=True))
+        assert ledger.after_done == [(1, 1)]
+
+    def test_one_that_was_done_and_not_told_is_done(self) -> None:
+        ledger = Ledger()
+        for number in (1, 2):
+            ledger.hear(noted(number))
+        ledger.look(undone=[(1, 2)])
+        for number in (1, 2):
+            ledger.hear(noted(number, again=True))
+        assert ledger.after_done == [(1, 1)]
 
 
 class TestChecks:

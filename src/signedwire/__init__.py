@@ -21,7 +21,8 @@ Data goes one way through the house, down to send and up to receive:
 
     application → node → delivery → transport → wire → bytes
 
-- `node`, `sync`: the public object, for asyncio and for threads.
+- `node`, `sync`: the public object, for asyncio and for threads; `outbox`: what
+  waits in its store.
 - `delivery`: queues, receipts, backoff, what a received envelope must pass.
 - `transport`: connections; the pool of them; the listener; TLS, TCP and memory.
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
@@ -35,6 +36,7 @@ Data goes one way through the house, down to send and up to receive:
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.store import Backlog, DeadLetter, OutgoingRow, StoreStats
 from signedwire.errors import (
     AddressError,
     BackpressureError,
@@ -46,6 +48,7 @@ from signedwire.errors import (
     DialError,
     DidError,
     EnvelopeError,
+    EvidenceLogError,
     IdentityError,
     ListenError,
     MessageExpiredError,
@@ -56,6 +59,13 @@ from signedwire.errors import (
     RemoteProtocolError,
     SignatureError,
     SignedWireError,
+    StoreCorruptError,
+    StoreError,
+    StoreFailedError,
+    StoreFullError,
+    StoreInUseError,
+    StoreOpenError,
+    StoreVersionError,
     TransportError,
     UnknownPeerError,
 )
@@ -70,9 +80,17 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.node import Node
+from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config
-from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.stats import (
+    EvidenceHead,
+    EvidenceStats,
+    Health,
+    PeerStatus,
+    PoolStats,
+    TransportStats,
+)
 from signedwire.transport.access import AccessList
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
@@ -94,10 +112,13 @@ __all__ = [
     "AccessList",
     "Address",
     "AddressError",
+    "Backlog",
     "BackpressureError",
     "ClosedError",
     "ConfigError",
     "ConnectTimeout",
+    "DeadLetter",
+    "DeadLetters",
     "DeliveryError",
     "DeliveryFailedError",
     "DeliveryState",
@@ -108,6 +129,10 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventsMissed",
+    "EvidenceHead",
+    "EvidenceLogError",
+    "EvidenceStats",
+    "Health",
     "Identity",
     "IdentityError",
     "ListenError",
@@ -120,6 +145,8 @@ __all__ = [
     "MessageRefusedError",
     "Node",
     "NotAllowedError",
+    "Outbox",
+    "OutgoingRow",
     "PayloadTooLargeError",
     "PayloadType",
     "PeerConnected",
@@ -138,6 +165,14 @@ __all__ = [
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFailedError",
+    "StoreFullError",
+    "StoreInUseError",
+    "StoreOpenError",
+    "StoreStats",
+    "StoreVersionError",
     "TcpTransport",
     "TransportConfig",
     "TransportError",

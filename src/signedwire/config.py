@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import os
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -93,6 +95,8 @@ class Given(Generic[_In, _Out]):
 Count: TypeAlias = Annotated[int, Range(1, 65_535)]
 Slots: TypeAlias = Annotated[int, Range(1, 1_000_000)]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
+StoredRows: TypeAlias = Annotated[int, Range(1, 10**9)]
+StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +173,8 @@ class TransportConfig:
     Default 8."""
 
     send_queue_limit: Slots = 1000
-    """Messages queued per peer, 1 to 1_000_000; one more is refused. Default 1000."""
+    """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk
+    alone where there is a store. Default 1000."""
 
     critical_reserve: Annotated[int, Range(0, 1_000_000)] = 64
     """Further slots per peer for Critical messages alone, 0 to 1_000_000, so that an
@@ -189,13 +194,59 @@ class TransportConfig:
     `max_frame_size` - 170. Live v1 peers drop a larger one without a word, so sending it
     is refused. Default 1024."""
 
+    store: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
+    """The file in which messages wait, so that no crash loses them; of a `Node`, and of
+    one at a time. Made where there is none; its folder has to exist. Default None: they
+    wait in memory."""
+
+    evidence: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
+    """The file in which every accepted envelope is kept with its proof, hash-chained; of a
+    `Node`, and of one at a time. Made where there is none; its folder has to exist.
+    Default None: none is kept."""
+
+    ack: Literal["done", "auto"] = "done"
+    """When a received message counts as handled: "done", when the application calls
+    `message.done()`; until then a store keeps it, and a crash delivers it again. "auto":
+    when the application takes it. Default "done"."""
+
+    outbox_limit: StoredRows = 2_000_000
+    """Messages that wait in the store, 1 to 1_000_000_000; one more is refused. Critical
+    has `critical_reserve` further ones, as in the three limits below. Default 2_000_000."""
+
+    outbox_bytes: StoredBytes = 4 * 2**30
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 4096 MiB."""
+
+    outbox_peer_limit: StoredRows = 1_000_000
+    """Messages to one peer that wait in the store, 1 to 1_000_000_000. Default 1_000_000."""
+
+    outbox_peer_bytes: StoredBytes = 2**30
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+
+    dead_letter_limit: StoredRows = 100_000
+    """Messages kept that were refused or given up, 1 to 1_000_000_000; when there are
+    more, the oldest is dropped and counted. Default 100_000."""
+
+    dead_letter_bytes: StoredBytes = 256 * 2**20
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 256 MiB."""
+
+    undone_limit: StoredRows = 100_000
+    """Accepted messages in the store that are not done, 1 to 1_000_000_000; one more is
+    not accepted, and its sender is told "inbox full". Default 100_000."""
+
+    undone_bytes: StoredBytes = 2**30
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+
+    undone_peer_limit: StoredRows = 50_000
+    """The same of one sender, 1 to 1_000_000_000 messages. Default 50_000."""
+
     max_attempts: Count = 3
-    """Connections or writes tried per message before it is given up, 1 to 65_535.
-    Default 3."""
+    """Connections or writes tried per message before it is given up, 1 to 65_535; what is
+    in a store is not given up for that. Default 3."""
 
     retry_base_delay: Seconds = 0.1
     """The pause after attempt n, counted from 1, is this times 2ⁿ; 0.001 to 86_400
-    seconds. Default 0.1, so the pauses are 0.2 and 0.4 s."""
+    seconds. Default 0.1, so the pauses are 0.2 and 0.4 s. With a store none of the three
+    retry settings is used: its pauses grow from 0.5 s by 1.6 to 30 s, ± 50 %."""
 
     retry_max_delay: Seconds = 5.0
     """No pause is longer, 0.001 to 86_400 seconds. Default 5.0."""
@@ -347,7 +398,7 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
 
 # --- From an annotation to a checked value ---------------------------------------------
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, Address or frozenset[Did].
+# Annotated[number, Range], Literal[words], an enum of words, Address, Path or frozenset[Did].
 # The three functions below say what each expects, reads and makes of text.
 
 
@@ -431,6 +482,8 @@ def _expected(alternative: Any) -> str:
         return " or ".join(get_args(alternative))
     if kind is frozenset:
         return "a list of DIDs"
+    if alternative is Path:
+        return "the path of a file"
     return "host:port" if alternative is Address else " or ".join(alternative)
 
 
@@ -461,6 +514,12 @@ def _read(alternative: Any, value: Any) -> object:
         return frozenset(read_did(item) for item in value)
     if alternative is Address:
         return read_address(value)
+    if alternative is Path:
+        if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+            raise TypeError
+        if not str(value).strip() or "\0" in str(value):
+            raise ValueError
+        return Path(value)
     return alternative(value)
 
 

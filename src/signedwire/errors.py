@@ -14,14 +14,22 @@
     │   ├── DialError (OSError)             a peer cannot be reached
     │   │   └── ConnectTimeout (TimeoutError)
     │   └── ClosedError                     used after close()
-    └── DeliveryError                       one message, and what became of it
-        ├── UnknownPeerError (LookupError)  no address is known for the DID
-        ├── NotAllowedError                 the configuration forbids this peer
-        ├── PayloadTooLargeError (ValueError)
-        ├── BackpressureError               the queue to the peer is full
-        └── DeliveryFailedError             given up, with the reason
-            ├── MessageRefusedError         the peer will not take it
-            └── MessageExpiredError (TimeoutError)
+    ├── DeliveryError                       one message, and what became of it
+    │   ├── UnknownPeerError (LookupError)  no address is known for the DID
+    │   ├── NotAllowedError                 the configuration forbids this peer
+    │   ├── PayloadTooLargeError (ValueError)
+    │   ├── BackpressureError               the queue to the peer is full
+    │   │   └── StoreFullError (StoreError) a limit of the store is reached
+    │   └── DeliveryFailedError             given up, with the reason
+    │       ├── MessageRefusedError         the peer will not take it
+    │       └── MessageExpiredError (TimeoutError)
+    └── StoreError                          the store of a node
+        ├── StoreOpenError                  it cannot be opened; nothing in it was changed
+        │   ├── StoreInUseError             another process has it open
+        │   ├── StoreCorruptError           it is damaged
+        │   └── StoreVersionError           of another version, another node, or no store
+        ├── StoreFailedError (OSError)      its disk failed: it acknowledges nothing more
+        └── EvidenceLogError                the evidence log cannot be opened, or has failed
 
 The data of an error are its attributes; the text is composed from them and
 says what happened, to which peer or message, what became of it, and what to
@@ -59,6 +67,14 @@ __all__ = [
     "DeliveryFailedError",
     "MessageRefusedError",
     "MessageExpiredError",
+    "StoreError",
+    "StoreOpenError",
+    "StoreInUseError",
+    "StoreCorruptError",
+    "StoreVersionError",
+    "StoreFailedError",
+    "StoreFullError",
+    "EvidenceLogError",
 ]
 
 
@@ -185,3 +201,55 @@ class MessageRefusedError(DeliveryFailedError):
 
 class MessageExpiredError(DeliveryFailedError, TimeoutError):
     """The deadline of a message passed before its peer had it."""
+
+
+class StoreError(SignedWireError):
+    """The store of a node; see the subclasses."""
+
+
+class StoreOpenError(StoreError):
+    """A store cannot be opened. The node does not start; what is in the file stays."""
+
+    def __init__(self, path: str, cause: str, hint: str = "") -> None:
+        super().__init__(f"cannot open the store {path}: {cause}", hint)
+        self.path = path
+
+
+class StoreInUseError(StoreOpenError):
+    """Another process, or another node of this one, has the store open."""
+
+
+class StoreCorruptError(StoreOpenError):
+    """The file is damaged."""
+
+
+class StoreVersionError(StoreOpenError):
+    """The file is of a newer version, of another node, or no store at all."""
+
+
+class StoreFailedError(StoreError, OSError):
+    """A commit failed, most often for a full or broken disk.
+
+    From then on the store takes and acknowledges nothing, whoever asks again.
+    `cause` is what the system said.
+    """
+
+    def __init__(self, path: str, cause: str, fate: str, hint: str = "") -> None:
+        super().__init__(f"the store {path} has failed: {cause}; {fate}", hint)
+        self.path = path
+        self.cause = cause
+
+
+class StoreFullError(BackpressureError, StoreError):
+    """A limit of the store is reached; the message was not stored."""
+
+
+class EvidenceLogError(StoreError):
+    """The evidence log cannot be opened, or rotated, or its disk failed.
+
+    In the last case the node accepts and acknowledges nothing more.
+    """
+
+    def __init__(self, path: str, cause: str, hint: str = "") -> None:
+        super().__init__(f"the evidence log {path} {cause}", hint)
+        self.path = path

@@ -9,23 +9,35 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import datetime, timedelta
-from enum import Enum
-from itertools import islice
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import Self, overload
 
+from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
 from signedwire.config import TransportConfig
+from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.receipt import Receipt, future_waker
-from signedwire.errors import BackpressureError, ClosedError
+from signedwire.delivery.receipt import Receipt, first_step, future_waker
+from signedwire.delivery.store import DeadLetter
+from signedwire.errors import (
+    BackpressureError,
+    ClosedError,
+    DeliveryFailedError,
+    EvidenceLogError,
+    StoreError,
+    StoreFailedError,
+    StoreFullError,
+)
 from signedwire.events import Event
 from signedwire.identity import Identity
+from signedwire.outbox import DeadLetters, Outbox, fullness, open_store
 from signedwire.routing import RoutingTable
-from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
@@ -40,26 +52,21 @@ from signedwire.types import (
     Reason,
     unix_time_us,
 )
+from signedwire.wire.envelope import V2_HEADER_SIZE
 
 __all__ = ["Deadline", "Node"]
 
-Deadline = float | timedelta | datetime | None
-"""Seconds from now, or a `timedelta`, or an instant with a time zone; `None`: no deadline."""
 
-E = TypeVar("E", bound=Enum)
 _LEVELS: dict[str, DeliveryState] = {
     level.value: level
     for level in (
         DeliveryState.QUEUED,
+        DeliveryState.PERSISTED,
         DeliveryState.WRITTEN,
         DeliveryState.ACCEPTED,
         DeliveryState.HANDLED,
     )
 }
-# How many messages of `send_many()`, and how many bytes, are made at a time.
-_CHUNK = 256
-_CHUNK_BYTES = 1024 * 1024
-_MAX_DEADLINE = 1_000_000_000
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -77,6 +84,11 @@ class Node:
             signatures required.
         routing: Which DID is reached where; a table of its own by default. It may be
             shared between nodes and changed at any time.
+        store: The file in which messages wait, so that no crash loses them; made where
+            there is none. By default that of the configuration, which is none: they wait
+            in memory.
+        evidence: The file in which every accepted envelope is kept with its proof; by
+            default that of the configuration, which is none.
         network: For tests, where the memory carrier's nodes meet.
     """
 
@@ -86,6 +98,8 @@ class Node:
         config: TransportConfig | None = None,
         routing: RoutingTable | None = None,
         *,
+        store: str | os.PathLike[str] | None = None,
+        evidence: str | os.PathLike[str] | None = None,
         network: MemoryNetwork | None = None,
     ) -> None:
         if not isinstance(identity, Identity):
@@ -95,6 +109,8 @@ class Node:
             )
         self._identity = identity
         self._config = config or TransportConfig()
+        if evidence is not None:
+            self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.
         self._routing = RoutingTable() if routing is None else routing
         carrier: Carrier
@@ -102,7 +118,13 @@ class Node:
             carrier = network or _default_network
         else:
             carrier = TcpCarrier()
-        self._core = Core(self._config, self._routing, carrier, identity.did, identity)
+        if store is not None:
+            self._config = self._config.replace(store=store)
+        self._has_store = self._config.store is not None
+        open_ = partial(open_store, self._config, identity.did) if self._has_store else None
+        self._core = Core(self._config, self._routing, carrier, identity.did, identity, open_)
+        self._outbox = Outbox(self._core)
+        self._dead = DeadLetters(self._core, self._replace)
         self._sequence = itertools.count(1)
         self._has_started = False
 
@@ -113,6 +135,8 @@ class Node:
 
         Raises:
             ListenError: the address to listen on cannot be had.
+            StoreOpenError: the store cannot be used; nothing in it was changed.
+            EvidenceLogError: the evidence log cannot be used; what is in it stays.
             ClosedError: it was started before; a node lives once.
         """
         if self._has_started:
@@ -123,7 +147,8 @@ class Node:
     async def close(self) -> None:
         """Give queued messages `close_timeout` to leave, then end everything.
 
-        What could not leave fails with reason "closed". Returns within
+        What could not leave fails with reason "closed"; with a store it waits there for
+        the next node that opens it. Returns within
         `close_timeout`, plus some milliseconds, whatever a peer does; no task,
         thread or socket is left. Safe to call twice.
         """
@@ -173,14 +198,15 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.ACCEPTED,
+        until: DeliveryState | str | None = None,
     ) -> Receipt:
         """Sign a message, send it, and return when it has come as far as `until`.
 
-        "accepted", the default: the peer has verified it, will give it to its
-        application once, and has signed for it. "handled": its application has said
-        `message.done()`. "written": the operating system has it. "queued": at once,
-        where the queue has room; else this waits for room.
+        "accepted", the default without a store: the peer has verified it, will give it
+        to its application once, and has signed for it. "persisted", the default with
+        one: a crash does not lose it any more. "handled": the peer's application has
+        said `message.done()`. "written": the operating system has it. "queued": at
+        once, where the queue has room; else this waits for room.
 
         v1 peers never answer. Towards them this returns when the message is
         written, and `receipt.is_confirmed` is false.
@@ -198,19 +224,37 @@ class Node:
             MessageExpiredError: the deadline passed first.
             MessageRefusedError: the peer will not take it; `.reason` says why.
             DeliveryFailedError: it was given up; `.reason` says why, `.receipt` has the story.
+            StoreFullError: a limit of the store is reached; it was not stored.
+            StoreFailedError: the disk failed; whether it was stored is not known.
             ClosedError: the node is closed.
         """
-        level = _level(until)
+        level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
         (message,) = self._messages(did, (payload,), priority, payload_type, deadline)
+        return await self._send(message, level)
+
+    async def _replace(self, letter: DeadLetter) -> Receipt:
+        """Send what is in a dead letter, which goes when that is stored."""
+        (message,) = self._messages(
+            letter.recipient, (letter.payload,), letter.priority, letter.payload_type, None
+        )
+        return await self._send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
+
+    async def _send(
+        self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
+    ) -> Receipt:
         while True:
             try:
-                self._core.outgoing.submit(message, message.payload_size, is_patient=True)
+                self._core.outgoing.submit(
+                    message, message.payload_size, is_patient=True, replaces=replaces
+                )
                 break
+            except StoreFullError:
+                raise
             except BackpressureError:
                 await self._wait_for_room(message)
         if level is not DeliveryState.QUEUED:
-            await message.receipt.wait(level)
+            await self._wait(message.receipt, level)
         return message.receipt
 
     def send_nowait(
@@ -241,7 +285,7 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.ACCEPTED,
+        until: DeliveryState | str | None = None,
     ) -> list[Receipt]:
         """Send many messages to one peer; return when all have come as far as `until`.
 
@@ -255,11 +299,11 @@ class Node:
             What `send()` does, for the first message that fails; those before it and
             those that were queued after it go on.
         """
-        level = _level(until)
+        level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
         receipts: list[Receipt] = []
         source = iter(payloads)
-        while chunk := _chunk(source):
+        while chunk := next_chunk(source):
             messages = self._messages(did, chunk, priority, payload_type, deadline)
             if level is not DeliveryState.HANDLED:
                 for message in messages:
@@ -269,14 +313,43 @@ class Node:
             while messages:
                 try:
                     del messages[: self._core.outgoing.submit_many(messages)]
+                except StoreFullError:
+                    raise
                 except BackpressureError:
                     await self._wait_for_room(messages[0])
             # Let the link take them while the next ones are made.
             await asyncio.sleep(0)
         for receipt in receipts:
-            if not receipt.has_reached(level):
-                await receipt.wait(level)
+            # Mostly it stands right there: what lies above or beside is asked for then.
+            if receipt.state is not level and not receipt.has_reached(level):
+                await self._wait(receipt, level)
         return receipts
+
+    async def _wait(self, receipt: Receipt, level: DeliveryState) -> None:
+        try:
+            await receipt.wait(level)
+        except DeliveryFailedError as error:
+            if self._has_store and error.reason is Reason.QUEUE_FULL:
+                raise StoreFullError(error.recipient, error.reason, error.fact) from error
+            outbox = self._core.outbox
+            failure = None if outbox is None else outbox.store.failure
+            if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
+                raise
+            # A new one: that of the store is one for all.
+            fate = f"whether message #{receipt.sequence_number} to {receipt.recipient} is in it"
+            raise StoreFailedError(
+                failure.path, failure.cause, f"{fate} is not known", failure.hint
+            ) from error
+
+    def _level(self, until: DeliveryState | str | None) -> DeliveryState:
+        if until is None:
+            return DeliveryState.PERSISTED if self._has_store else DeliveryState.ACCEPTED
+        level = _LEVELS.get(until)
+        if level is None:
+            raise ValueError(f"until={until!r} is unknown; known are {', '.join(_LEVELS)}")
+        if level is DeliveryState.PERSISTED and not self._has_store:
+            raise ValueError("until='persisted' needs a store: Node(identity, store=\"node.db\")")
+        return level
 
     def _messages(
         self,
@@ -288,19 +361,21 @@ class Node:
     ) -> list[OutgoingMessage]:
         if not isinstance(did, Did):
             raise TypeError(f"a recipient is a Did or its text, not {type(did).__name__}: node.did")
-        priority, payload_type = _named(Priority, priority), _named(PayloadType, payload_type)
-        expires_at = None if deadline is None else _expires_at(deadline)
-        identity, numbers, now = self._identity, self._sequence, unix_time_us()
+        priority, payload_type = named(Priority, priority), named(PayloadType, payload_type)
+        expires_at = None if deadline is None else due_at(deadline)
+        identity = self._identity
+        queued = first_step(unix_time_us())
         return [
             OutgoingMessage(
-                Receipt(did, next(numbers), now),
+                Receipt(did, number, None, queued),
                 priority,
                 expires_at,
-                identity=identity,
-                payload=payload if type(payload) is bytes else _as_bytes(payload),
-                payload_type=payload_type,
+                None,
+                identity,
+                payload if type(payload) is bytes else as_bytes(payload),
+                payload_type,
             )
-            for payload in payloads
+            for payload, number in zip(payloads, self._sequence, strict=False)
         ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
@@ -375,11 +450,94 @@ class Node:
                 f"this node is {what}", "Use it inside `async with`, before it is closed"
             )
 
+    # -- the store ----------------------------------------------------------------
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages that wait in the store: list, show, drop, retry, export.
+
+        Raises:
+            StoreError: this node has no store.
+        """
+        self._check_store()
+        return self._outbox
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The messages that were refused or given up: list, show, drop, retry.
+
+        Raises:
+            StoreError: this node has no store.
+        """
+        self._check_store()
+        return self._dead
+
+    def _check_store(self) -> None:
+        if not self._has_store:
+            raise StoreError(
+                "this node has no store: its messages wait in memory",
+                'Give it one: Node(identity, store="node.db")',
+            )
+
+    # -- the evidence log -----------------------------------------------------------
+
+    def evidence_head(self) -> EvidenceHead:
+        """What stands for everything in the evidence log that is on the disk.
+
+        Keep it where whoever could change the log cannot: `signedwire evidence verify
+        --head` then finds whether anything up to it is missing or was rewritten.
+
+        Raises:
+            EvidenceLogError: this node keeps no evidence, or is not started.
+        """
+        return self._evidence().head
+
+    async def rotate_evidence(self, archive: str | os.PathLike[str]) -> EvidenceHead:
+        """Give the evidence log's file another name, and go on in a new one.
+
+        The new one names the head of the old one, which this returns. No message is
+        lost or waits for it longer than for a sync of the disk.
+
+        Raises:
+            EvidenceLogError: something has that name, or it is on another disk, and all
+                goes on as before; or the log has failed; or this node keeps none.
+        """
+        return await asyncio.wrap_future(self._evidence().rotate(archive))
+
+    def _evidence(self) -> EvidenceLog:
+        log = self._core.evidence
+        if log is None:
+            raise EvidenceLogError(
+                str(self._config.evidence or ""),
+                "is not open: this node keeps none, or is not started",
+                'Give it one: Node(identity, evidence="evidence.log")',
+            )
+        return log
+
     # -- what is going on -------------------------------------------------------------
 
     def stats(self) -> TransportStats:
-        """The counters now."""
-        return self._core.stats()
+        """The counters now, and the store's figures."""
+        stats, outbox = self._core.stats(), self._core.outbox
+        return stats if outbox is None else dataclasses.replace(stats, store=outbox.store.stats())
+
+    def health(self) -> Health:
+        """Whether the node can do its work now: open, with a store that takes messages."""
+        core, problems = self._core, []
+        if not core.is_open:
+            problems.append("the node is closed" if self._has_started else "it is not started")
+        elif self._config.listen is not None and self.address is None:
+            problems.append(f"the listener on {self._config.listen} is gone")
+        if core.outbox is not None:
+            failure = core.outbox.store.failure
+            problems += (
+                [failure.fact]
+                if failure is not None
+                else fullness(core.outbox.store, V2_HEADER_SIZE + self._config.max_payload_size)
+            )
+        if core.evidence is not None and core.evidence.failure is not None:
+            problems.append(core.evidence.failure.fact)
+        return Health(problems=tuple(problems))
 
     def pool_stats(self) -> PoolStats:
         """Outbound connections now."""
@@ -407,57 +565,3 @@ class Node:
         else:
             where = "closed" if self._has_started else "not started"
         return f"<Node {self.did.short} {where}>"
-
-
-def _named(kind: type[E], value: E | str) -> E:
-    """A member of an enum, also by its name."""
-    try:
-        return kind[value.upper()] if isinstance(value, str) else kind(value)
-    except (KeyError, ValueError):
-        known = ", ".join(member.name.lower() for member in kind)
-        raise ValueError(f"{value!r} is no {kind.__name__}; known are {known}") from None
-
-
-def _as_bytes(payload: object) -> bytes:
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise TypeError(
-            f"a payload is bytes, not {type(payload).__name__}; encode text with .encode()"
-        )
-    return bytes(payload)
-
-
-def _chunk(source: Iterator[bytes]) -> list[bytes]:
-    """The next payloads: a full batch, but no more memory than a few large ones."""
-    chunk: list[bytes] = []
-    size = 0
-    for payload in islice(source, _CHUNK):
-        chunk.append(payload)
-        size += len(payload)
-        if size >= _CHUNK_BYTES:
-            break
-    return chunk
-
-
-def _level(until: DeliveryState | str) -> DeliveryState:
-    level = _LEVELS.get(until)
-    if level is None:
-        raise ValueError(f"until={until!r} is unknown; known are {', '.join(_LEVELS)}")
-    return level
-
-
-def _expires_at(deadline: float | timedelta | datetime) -> float:
-    """The instant by `time.monotonic()`; an instant of the clock is compared with it once."""
-    if isinstance(deadline, datetime):
-        if deadline.tzinfo is None:
-            raise ValueError(
-                f"deadline {deadline.isoformat()} has no time zone; use datetime.now(timezone.utc)"
-            )
-        left = min(deadline.timestamp() - time.time(), _MAX_DEADLINE)
-        return time.monotonic() + left
-    seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else float(deadline)
-    if not 0 < seconds <= _MAX_DEADLINE:
-        raise ValueError(
-            f"deadline {deadline!r} is not a positive number of seconds of at most "
-            f"{_MAX_DEADLINE:_} (30 years); None is for ever"
-        )
-    return time.monotonic() + seconds

@@ -8,7 +8,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +41,7 @@ class RoutingTable:
         self._lock = threading.Lock()
         self._routes: dict[Did, Address] = {}
         self._version = 0
+        self._watchers: list[weakref.WeakMethod[Callable[[], None]]] = []
         for did, address in routes.items() if isinstance(routes, Mapping) else routes:
             self.update(did, address)
 
@@ -52,9 +54,28 @@ class RoutingTable:
         """From now on `did` is reached at `address`."""
         did, address = read_did(did), _read_route(address)
         with self._lock:
-            if self._routes.get(did) != address:
-                self._routes[did] = address
-                self._version += 1
+            if self._routes.get(did) == address:
+                return
+            self._routes[did] = address
+            self._version += 1
+        self._tell()
+
+    def watch(self, method: Callable[[], None]) -> None:
+        """Call a bound method after each update, in the thread that makes it.
+
+        Its object is not kept alive by that.
+        """
+        with self._lock:
+            self._watchers.append(weakref.WeakMethod(method))
+
+    def _tell(self) -> None:
+        with self._lock:
+            methods = [reference() for reference in self._watchers]
+            if None in methods:
+                self._watchers = [one for one in self._watchers if one() is not None]
+        for method in methods:
+            if method is not None:
+                method()
 
     def remove(self, did: Did | str) -> bool:
         """Forget the route to `did`; whether there was one."""

@@ -10,10 +10,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
 
-__all__ = ["Counters", "PeerStatus", "PoolStats", "TransportStats"]
+if TYPE_CHECKING:
+    from signedwire.delivery.store import StoreStats
+
+__all__ = [
+    "Counters",
+    "EvidenceHead",
+    "EvidenceStats",
+    "Health",
+    "PeerStatus",
+    "PoolStats",
+    "TransportStats",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +62,23 @@ class TransportStats:
     dropped: Mapping[Reason, int] = field(default_factory=dict)
     """Everything that was dropped, by reason: messages of ours, envelopes and connections
     of others. A reason that never occurred is absent."""
+    store: StoreStats | None = None
+    """Size, oldest message and commit times of the store; `None` without one."""
+    evidence: EvidenceStats | None = None
+    """Size and head of the evidence log; `None` without one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """Whether a node can do its work now."""
+
+    problems: tuple[str, ...] = ()
+    """What is in the way, in words; empty: nothing."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is in the way."""
+        return not self.problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +125,37 @@ class PeerStatus:
     """Messages to it that were given up or refused, by reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class EvidenceHead:
+    """What stands for everything in an evidence log. `str()` is the hash: write it down."""
+
+    records: int
+    """How many there are."""
+    hash: str
+    """Of the last one, and so of all: 64 hex digits."""
+
+    def __str__(self) -> str:
+        return self.hash
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvidenceStats:
+    """An evidence log. Counters rise for the life of a node; gauges say what is now."""
+
+    path: str
+    """Its file."""
+    head: EvidenceHead
+    """What stands for everything that is on the disk."""
+    size: int
+    """Gauge: bytes of the file."""
+    torn: int
+    """Bytes that a crash had left behind the last whole record; they were cut off at the start."""
+    waiting: int
+    """Gauge: batches that wait to be written."""
+    failure: str | None
+    """Why it takes nothing more, and the node accepts nothing; `None`: it does."""
+
+
 class Counters:
     """The live numbers behind `TransportStats`. One thread writes, but for `dropped`."""
 
@@ -132,7 +192,9 @@ class Counters:
     rewritten: int
     send_failures: int
 
-    def snapshot(self, *, inbound_connections: int, inbox_messages: int) -> TransportStats:
+    def snapshot(
+        self, *, inbound_connections: int, inbox_messages: int, evidence: EvidenceStats | None
+    ) -> TransportStats:
         """The numbers now, frozen."""
         numbers = {name: getattr(self, name) for name in self.__slots__ if name != "dropped"}
         return TransportStats(
@@ -140,4 +202,5 @@ class Counters:
             dropped=dict(self.dropped),
             inbound_connections=inbound_connections,
             inbox_messages=inbox_messages,
+            evidence=evidence,
         )

@@ -11,26 +11,30 @@ this node's own; arguments, results and errors are described there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Self, overload
 
 from signedwire import node as aio
+from signedwire import outbox as aio_outbox
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.store import DeadLetter, OutgoingRow
 from signedwire.errors import ClosedError
 from signedwire.events import Event
 from signedwire.identity import Identity
 from signedwire.node import Deadline
+from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
-from signedwire.stats import PeerStatus, PoolStats, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
 
-__all__ = ["Node"]
+__all__ = ["DeadLetters", "Node", "Outbox"]
 
 
 class Node:
@@ -41,6 +45,7 @@ class Node:
 
     Raises:
         ListenError: the address to listen on cannot be had.
+        StoreOpenError: the store cannot be used; nothing in it was changed.
     """
 
     def __init__(
@@ -49,9 +54,13 @@ class Node:
         config: TransportConfig | None = None,
         routing: RoutingTable | None = None,
         *,
+        store: str | os.PathLike[str] | None = None,
+        evidence: str | os.PathLike[str] | None = None,
         network: MemoryNetwork | None = None,
     ) -> None:
-        self._node = aio.Node(identity, config, routing, network=network)
+        self._node = aio.Node(
+            identity, config, routing, store=store, evidence=evidence, network=network
+        )
         self._portal = Portal(f"signedwire-{identity.did.short}")
         try:
             self._portal.call(self._node.start)
@@ -107,7 +116,7 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.ACCEPTED,
+        until: DeliveryState | str | None = None,
     ) -> Receipt:
         """See `signedwire.Node.send`."""
         return self._portal.call(
@@ -143,7 +152,7 @@ class Node:
         priority: Priority = Priority.NORMAL,
         payload_type: PayloadType = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str = DeliveryState.ACCEPTED,
+        until: DeliveryState | str | None = None,
     ) -> list[Receipt]:
         """See `signedwire.Node.send_many`. The node's thread asks `payloads` for each."""
         return self._portal.call(
@@ -177,9 +186,31 @@ class Node:
                 return
             yield message
 
+    @property
+    def outbox(self) -> Outbox:
+        """See `signedwire.Node.outbox`."""
+        return Outbox(self._node.outbox, self._portal)
+
+    @property
+    def dead(self) -> DeadLetters:
+        """See `signedwire.Node.dead`."""
+        return DeadLetters(self._node.dead, self._portal)
+
     def stats(self) -> TransportStats:
         """See `signedwire.Node.stats`."""
         return self._node.stats()
+
+    def evidence_head(self) -> EvidenceHead:
+        """See `signedwire.Node.evidence_head`."""
+        return self._node.evidence_head()
+
+    def rotate_evidence(self, archive: str | os.PathLike[str]) -> EvidenceHead:
+        """See `signedwire.Node.rotate_evidence`."""
+        return self._portal.call(lambda: self._node.rotate_evidence(archive))
+
+    def health(self) -> Health:
+        """See `signedwire.Node.health`."""
+        return self._node.health()
 
     def pool_stats(self) -> PoolStats:
         """See `signedwire.Node.pool_stats`."""
@@ -210,6 +241,66 @@ class Node:
 
     def __repr__(self) -> str:
         return repr(self._node)
+
+
+class Outbox:
+    """A blocking `signedwire.outbox.Outbox`: the `outbox` of a `Node`."""
+
+    def __init__(self, outbox: aio_outbox.Outbox, portal: Portal) -> None:
+        self._outbox = outbox
+        self._portal = portal
+
+    def list(
+        self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
+    ) -> OutgoingRows:
+        """See `signedwire.outbox.Outbox.list`."""
+        return self._portal.call(lambda: self._outbox.list(recipient, after=after, limit=limit))
+
+    def show(self, id_: int) -> OutgoingRow | None:
+        """See `signedwire.outbox.Outbox.show`."""
+        return self._portal.call(lambda: self._outbox.show(id_))
+
+    def drop(self, *ids: int) -> int:
+        """See `signedwire.outbox.Outbox.drop`."""
+        return self._portal.call(lambda: self._outbox.drop(*ids))
+
+    def retry(self, recipient: Did | str | None = None) -> int:
+        """See `signedwire.outbox.Outbox.retry`."""
+        return self._portal.call(lambda: self._outbox.retry(recipient))
+
+    def flush(self) -> None:
+        """See `signedwire.outbox.Outbox.flush`."""
+        self._portal.call(self._outbox.flush)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """See `signedwire.outbox.Outbox.export`."""
+        return self._portal.call(lambda: self._outbox.export(path))
+
+
+class DeadLetters:
+    """A blocking `signedwire.outbox.DeadLetters`: the `dead` of a `Node`."""
+
+    def __init__(self, dead: aio_outbox.DeadLetters, portal: Portal) -> None:
+        self._dead = dead
+        self._portal = portal
+
+    def list(
+        self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
+    ) -> Letters:
+        """See `signedwire.outbox.DeadLetters.list`."""
+        return self._portal.call(lambda: self._dead.list(recipient, after=after, limit=limit))
+
+    def show(self, id_: int) -> DeadLetter | None:
+        """See `signedwire.outbox.DeadLetters.show`."""
+        return self._portal.call(lambda: self._dead.show(id_))
+
+    def drop(self, *ids: int) -> int:
+        """See `signedwire.outbox.DeadLetters.drop`."""
+        return self._portal.call(lambda: self._dead.drop(*ids))
+
+    def retry(self, *ids: int) -> Receipts:
+        """See `signedwire.outbox.DeadLetters.retry`."""
+        return self._portal.call(lambda: self._dead.retry(*ids))
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:

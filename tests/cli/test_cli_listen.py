@@ -100,6 +100,7 @@ def test_a_message_is_one_json_object(alice: Node) -> None:
         "epoch": envelope.epoch,
         "expires_at_us": None,
         "is_receipted": True,
+        "is_redelivered": False,
         "priority": "low",
         "payload_type": "raw",
         "size": len(envelope.payload),
@@ -240,8 +241,8 @@ def test_a_reader_that_leaves_ends_it_quietly(alice: Node) -> None:
         process = Process("listen", stdout=head.stdin)
         head.stdin.close()
         with process, alice:
-            process.line("stderr")
-            process.line("stderr")
+            for _ in range(3):  # made a new identity, a new store; listening
+                process.line("stderr")
             peer = process.line("stderr").split()[2]
             did, _ = parse_peer(peer)
             alice.routing.update(did, address_of(peer))

@@ -36,6 +36,7 @@ BOB = Identity.from_seed(bytes(range(32)))
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = isolate(tmp_path, monkeypatch)
     monkeypatch.setenv("SIGNEDWIRE_RETRY_BASE_DELAY", "0.02")
+    monkeypatch.setenv("SIGNEDWIRE_STORE", "none")  # with one: test_cli_outbox.py
     return path
 
 
@@ -167,6 +168,7 @@ def test_json_says_what_was_sent(bob: Node, key: Path) -> None:
     assert 0 <= sent.pop("took_ms") < LIMIT * 1000
     assert sent == {
         "state": "accepted",
+        "store": None,
         "is_confirmed": True,
         "wire": "v2",
         "recipient": str(bob.did),

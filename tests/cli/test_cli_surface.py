@@ -12,10 +12,11 @@ from clikit import expect_one_sentence, isolate, run, run_python
 
 import signedwire
 from signedwire import Identity, SignedWireError
-from signedwire.cli import surface
+from signedwire.cli import store_surface, surface
 
 COMMANDS = [*([name] for name in surface.COMMANDS), ["id", "new"], ["id", "show"]]
 COMMANDS += [["config", "show"], ["config", "check"]]
+COMMANDS += [[group, name] for group, (_, names) in store_surface.GROUPS.items() for name in names]
 BOB = str(Identity.from_seed(bytes(range(32))).did)
 
 
@@ -68,7 +69,7 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
         (["send", f"{BOB}@h:1", "--motion", "1,2,3,4,5,inf"], ["is not six numbers"]),
         (["send", f"{BOB}@h:1", "\udcff", "--llm-query"], ["a prompt is UTF-8 text, and byte 0"]),
         (["send", f"{BOB}@h:1", "x" * (2**20 + 1)], ["over the limit of 1048576", "Split"]),
-        (["send", f"{BOB}@h:1", "x", "--until", "read"], ["'read' is none of queued, written, ac"]),
+        (["send", f"{BOB}@h:1", "x", "--until", "read"], ["'read' is none of queued, persis"]),
         (["send", f"{BOB}@h:1", "x", "--timeout", "0"], ["'0' is not a positive number of s"]),
         (["send", f"{BOB}@h:1", "-", "--proof", "p"], ["--proof is for one message"]),
         (
@@ -94,9 +95,9 @@ def test_bad_input_is_told_in_one_sentence_with_exit_code_2(
     args: list[str], parts: list[str]
 ) -> None:
     ran = run(*args)
-    # What the first use of an identity says is no part of the error.
+    # What the first use of an identity and of a store says is no part of the error.
     ran.stderr = "".join(
-        line for line in ran.stderr.splitlines(True) if not line.startswith("made a new identity")
+        line for line in ran.stderr.splitlines(True) if not line.startswith("made a new ")
     )
     expect_one_sentence(ran, 2, *parts)
 
@@ -111,6 +112,7 @@ def test_a_peer_that_the_configuration_forbids_is_bad_input(
     monkeypatch: pytest.MonkeyPatch, key: Path
 ) -> None:
     run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_STORE", "none")
     monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
     monkeypatch.setenv("SIGNEDWIRE_V1_PEERS", str(Identity.generate().did))
     expect_one_sentence(run("send", f"{BOB}@h:1", "x"), 2, "is not among v1_peers", "Add --v1")

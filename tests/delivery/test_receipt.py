@@ -21,11 +21,11 @@ from signedwire.identity import Identity
 from signedwire.types import DeliveryState, Reason
 
 BOB = Identity.from_seed(bytes(32)).did
-QUEUED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
+QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 GIVEN_UP = (REFUSED, FAILED, EXPIRED)
 FINAL = (HANDLED, *GIVEN_UP)
 CONFIRMED = (ACCEPTED, HANDLED)
-LADDER = (QUEUED, WRITTEN, ACCEPTED, HANDLED)
+LADDER = (QUEUED, DeliveryState.PERSISTED, WRITTEN, ACCEPTED, HANDLED)
 KINDS = {
     REFUSED: MessageRefusedError,
     FAILED: DeliveryFailedError,

@@ -21,6 +21,7 @@ from signedwire.delivery.streams import (
     MAX_BATCH_MESSAGES,
     Arrivals,
     ReceiveStream,
+    Refused,
     SendStream,
 )
 from signedwire.identity import Identity, Label
@@ -36,7 +37,7 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 
-QUEUED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
+QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 LOW, NORMAL, HIGH, CRITICAL = Priority
 EPOCH = 9
 VAST = Allowance(10**6, 10**9, 10**6, 10**9)
@@ -129,6 +130,8 @@ class TestNumbering:
             [(HIGH, 1), (NORMAL, 1), (NORMAL, 2), (NORMAL, 3), (LOW, 1)],
             [],
         ]
+        sender.queue()
+        sender.send()
         assert not sender.stream.is_fresh
 
     def test_the_header_is_as_the_stream_says(self, sender: Sender) -> None:
@@ -286,6 +289,16 @@ class TestHandled:
         assert (many.receipt.state, single.receipt.state) == (ACCEPTED, HANDLED)
         verify_receipt(many.receipt.proof())
 
+    def test_nothing_is_kept_of_what_is_handled(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert len(sender.stream._landed_names) == 3
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert {m.receipt.state for m in messages} == {HANDLED}
+        assert not sender.stream._landed
+        assert not sender.stream._landed_names
+
     def test_only_many(self, sender: Sender) -> None:
         sender.queue(is_bulk=True)
         batch, _ = sender.send()
@@ -340,7 +353,7 @@ class TestRefusals:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
         assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 9), (HIGH, 1))) == [
-            (messages[1].receipt, Reason.INBOX_FULL)
+            Refused(messages[1].receipt, Reason.INBOX_FULL, (NORMAL, 2), b"")
         ]
         assert sender.stream.in_flight == 2
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
@@ -356,7 +369,10 @@ class TestRefusals:
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0])
         for _ in range(2):
             found = sender.stream.refused(refused((NORMAL, 2)))
-            assert found == [(messages[1].receipt, Reason.INBOX_FULL)][: len(found)]
+            assert (
+                found
+                == [Refused(messages[1].receipt, Reason.INBOX_FULL, (NORMAL, 2), b"")][: len(found)]
+            )
             assert len(found) == (0 if messages[1].receipt.is_final else 1)
             messages[1].receipt.advance(REFUSED, Reason.INBOX_FULL)
         # A receipt for it, against the refusal, changes nothing.
@@ -373,10 +389,10 @@ class TestRefusals:
 
     def test_after_it_was_accepted(self, sender: Sender) -> None:
         first, second = sender.queue().receipt, sender.queue().receipt
-        batch, _ = sender.send()
+        batch, as_received = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.stream.refused(refused((NORMAL, 2), reason=Reason.REFUSED)) == [
-            (second, Reason.REFUSED)
+            Refused(second, Reason.REFUSED, None, as_received.bodies[1])
         ]
         assert sender.stream.refused(refused((NORMAL, 2))) == []
         # It is settled: nothing more is heard of it.
@@ -463,7 +479,7 @@ class TestMarks:
         bodies = [body(1), body(2), body(1, priority=LOW), body(7, priority=HIGH)]
         arrivals = receiver.get(*bodies)
         assert numbers(arrivals.new) == [(1, 1), (1, 2), (0, 1), (2, 7)]
-        assert arrivals == Arrivals(arrivals.new, None, [], [], [])
+        assert arrivals == Arrivals(arrivals.new, None, [], [], [], [])
         assert receiver.stream.marks_now() == (1, 2, 7, 0)
         receiver.get(body(4, priority=CRITICAL))
         assert receiver.stream.marks_now() == (1, 2, 7, 4)
@@ -500,7 +516,6 @@ class TestMarks:
             Refusal(1, 2, Reason.DUPLICATE),
             Refusal(2, 1, Reason.DUPLICATE),
         ]
-        assert arrivals.refused == others
 
     def test_a_number_that_was_left_out_is_gone(self, receiver: Receiver) -> None:
         """It would come out of order."""
@@ -589,7 +604,7 @@ class TestFlaws:
         arrivals = receiver.stream.arrived(batch, 1000, 0)
         assert numbers(arrivals.new) == [(1, 1), (1, 2)]
         assert arrivals.refusals == [Refusal(lane, 5, reason)]
-        assert arrivals.refused == [flawed]
+        assert (arrivals.late, arrivals.strays) == ([], [1])
         # A receipt for those that were accepted alone, never for the batch.
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[2]]
         assert receiver.stream.marks_now() == (0, 2, 0, 0)
@@ -634,7 +649,8 @@ class TestExpiry:
             assert arrivals.refusals == [Refusal(1, 1, Reason.EXPIRED)]
             assert arrivals.leaves == [batch.leaves[1]]
             assert arrivals.duplicates == ([leaf(good)] if is_again else [])
-            assert arrivals.refused == [late]
+            assert arrivals.late == ([] if is_again else [0])
+            assert arrivals.strays == ([0] if is_again else [])
 
     def test_a_message_that_was_accepted_in_time_stays_so(self, receiver: Receiver) -> None:
         one = body(1, expires_at_us=100)
@@ -664,7 +680,7 @@ def test_links_that_break_at_random() -> None:
         elif arrivals.leaves:
             sender.hear(ACCEPTED_ENVELOPES, *arrivals.leaves)
         if arrivals.refusals and draw.random() < 0.7:
-            for receipt, reason in sender.stream.refused(arrivals.refusals):
+            for receipt, reason, _, _ in sender.stream.refused(arrivals.refusals):
                 receipt.advance(EXPIRED, reason)
 
     for turn in range(400):

@@ -2,8 +2,9 @@
 
 `loop` is an asyncio loop in which time jumps; `network` carries bytes as TCP does, with its
 misfortunes; `world` has the machines, their clocks and nodes, and checks what must hold;
-`scenario` draws nodes, workload and faults from a seed. `python -m tests.simulator` runs
-campaigns.
+`scenario` draws nodes, workload and faults from a seed; `disk` is a store whose commits take
+virtual time, fail, and are cut short by crashes. `python -m tests.simulator` runs campaigns,
+with `--stores` those in which a share of the nodes has a store that outlives its lives.
 
 The same seed gives the same trace, byte for byte, so every failure can be replayed. Each
 run ends in peace: then everything that can be delivered must be, in bounded time, and every

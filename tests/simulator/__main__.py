@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from .loop import Livelock
-from .scenario import FAULTS, Outcome, run
+from .scenario import FAULTS, STORE_FAULTS, Outcome, run
 
 __all__ = ["Failure", "campaign", "main"]
 
@@ -32,6 +32,7 @@ class Failure:
     seed: int
     summary: str
     violations: tuple[str, ...]
+    has_stores: bool = False
 
     def __str__(self) -> str:
         shown = "\n".join(f"    {text[:400]}" for text in self.violations[:5])
@@ -40,6 +41,7 @@ class Failure:
             f"seed {self.seed}: {self.summary}\n{shown}"
             + f"\n    … {more} more" * (more > 0)
             + f"\n  replay: python -m tests.simulator --seed {self.seed} --verbose"
+            + " --stores" * self.has_stores
         )
 
 
@@ -49,24 +51,30 @@ def say(text: str) -> None:
 
 
 def campaign(
-    seeds: Iterable[int], faults: tuple[str, ...] | None = None, jobs: int | None = None
+    seeds: Iterable[int],
+    faults: tuple[str, ...] | None = None,
+    jobs: int | None = None,
+    *,
+    has_stores: bool = False,
 ) -> Iterator[Failure]:
     """Run the seeds in `jobs` processes, one for each core; yields those that fail."""
     pending = list(seeds)
     chunks = [pending[at : at + _CHUNK] for at in range(0, len(pending), _CHUNK)]
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(chunks)))
     with ProcessPoolExecutor(jobs, initializer=gc.freeze) as pool:
-        for failures in pool.map(_run_chunk, chunks, [faults] * len(chunks)):
+        count = len(chunks)
+        for failures in pool.map(_run_chunk, chunks, [faults] * count, [has_stores] * count):
             yield from failures
 
 
-def _run_chunk(seeds: list[int], faults: tuple[str, ...] | None) -> list[Failure]:
+def _run_chunk(seeds: list[int], faults: tuple[str, ...] | None, has_stores: bool) -> list[Failure]:
     failures = []
     for seed in seeds:
         with _limit(_MAX_SECONDS):
-            outcome = run(seed, faults)
+            outcome = run(seed, faults, has_stores=has_stores)
         if outcome.violations:
-            failures.append(Failure(seed, outcome.summary, tuple(outcome.violations)))
+            violations = tuple(outcome.violations)
+            failures.append(Failure(seed, outcome.summary, violations, has_stores))
     return failures
 
 
@@ -81,8 +89,9 @@ def _limit(seconds: int) -> Iterator[None]:
         yield
         return
     old = signal.signal(signal.SIGVTALRM, on_alarm)
-    # Of processor time: others may keep the machine busy.
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    # Of processor time: others may keep the machine busy. Again and again: what a
+    # callback raises, its loop survives.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -93,21 +102,24 @@ def _limit(seconds: int) -> Iterator[None]:
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments name; 0 where everything held."""
     parser = argparse.ArgumentParser("python -m tests.simulator", description=__doc__)
+    choices = (*FAULTS, *STORE_FAULTS)
     parser.add_argument("--seeds", type=int, default=500, help="how many; default 500")
     parser.add_argument("--first", type=int, default=0, help="the first of them; default 0")
     parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="only this kind")
+    parser.add_argument("--fault", action="append", choices=choices, help="only this kind")
+    parser.add_argument("--stores", action="store_true", help="nodes with stores, too")
     parser.add_argument("--jobs", type=int, help="processes; default: one for each core")
     parser.add_argument("--verbose", action="store_true", help="with --seed: its whole trace")
     options = parser.parse_args(argv)
     faults = None if options.fault is None else tuple(options.fault)
     if options.seed is not None:
-        return _replay(run(options.seed, faults), is_verbose=options.verbose)
+        return _replay(
+            run(options.seed, faults, has_stores=options.stores), is_verbose=options.verbose
+        )
     began = time.perf_counter()
     count = 0
-    for failure in campaign(
-        range(options.first, options.first + options.seeds), faults, options.jobs
-    ):
+    seeds = range(options.first, options.first + options.seeds)
+    for failure in campaign(seeds, faults, options.jobs, has_stores=options.stores):
         count += 1
         say(str(failure))
     took = time.perf_counter() - began

@@ -80,6 +80,8 @@ class Network:
         """Hosts without power."""
         self.blocked: set[tuple[int, int]] = set()
         """(from, to): ways that are blocked."""
+        self.avoids_silly_windows = False
+        """Whether a sender waits for a good part of a window; else it crawls, byte by byte."""
         self._seed = seed
         self.trace = trace
         self._listeners: dict[Address, _Listener] = {}
@@ -354,6 +356,8 @@ class Pipe:
         while self._buffer and not self._is_cut:
             room = window - self.unacknowledged - self._received_size
             if room <= 0:
+                return
+            if self._network.avoids_silly_windows and room < min(self.buffered, window // 4):
                 return
             data = self._buffer.popleft()
             if len(data) > room:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from signedwire import Priority, TransportConfig
+from signedwire.delivery.store import StoreLimits
 from signedwire.errors import ClosedError, SignedWireError
 from signedwire.types import DeliveryState
 
 from .loop import Deadlock, Livelock, VirtualLoop
 from .network import End, Weather
-from .world import Life, Station, World, identity_of, simulated
+from .world import Life, Sent, Station, World, identity_of, is_settled, simulated
 
-__all__ = ["FAULTS", "Outcome", "run", "run_script"]
+__all__ = ["FAULTS", "STORE_FAULTS", "Outcome", "run", "run_script"]
 
 WEATHER_FAULTS: Final = ("cuts", "lost-receipts", "refused-dials", "slow-dials")
 SUDDEN_FAULTS: Final = (
@@ -38,6 +42,9 @@ SUDDEN_FAULTS: Final = (
     "both-dial",
 )
 FAULTS: Final = (*WEATHER_FAULTS, *SUDDEN_FAULTS)
+SUDDEN_STORE_FAULTS: Final = ("commit-crashes", "failing-commits", "full-disks")
+STORE_FAULTS: Final = ("slow-disks", "full-stores", *SUDDEN_STORE_FAULTS)
+"""Where there are stores."""
 SLACK: Final = 3.0
 TURNS: Final = 30.0
 
@@ -54,14 +61,30 @@ class Outcome:
     virtual: float
 
 
-def run(seed: int, faults: Collection[str] | None = None, **options: Any) -> Outcome:
+def run(
+    seed: int,
+    faults: Collection[str] | None = None,
+    *,
+    has_stores: bool = False,
+    **options: Any,
+) -> Outcome:
     """One seeded scenario; `faults` instead of those that the seed picks."""
     rng = random.Random(f"{seed}/scenario")
 
     async def script(world: World) -> str:
-        return await _Scenario(world, rng, faults, **options).play()
+        stores = Path(directory) if has_stores else None
+        return await _Scenario(world, rng, faults, stores, **options).play()
 
-    return run_script(seed, script)
+    with _directory() if has_stores else contextlib.nullcontext("") as directory:
+        return run_script(seed, script)
+
+
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    """For files that are worth nothing afterwards: in memory, where that is offered."""
+    memory = "/dev/shm"
+    return tempfile.TemporaryDirectory(
+        prefix="signedwire", dir=memory if os.access(memory, os.W_OK) else None
+    )
 
 
 def run_script(seed: int | str, script: Callable[[World], Awaitable[str | None]]) -> Outcome:
@@ -99,6 +122,7 @@ async def _whole(world: World, script: Callable[[World], Awaitable[str | None]])
     summary = await script(world)
     for station in world.stations:
         await station.close()
+    world.check_files()
     return summary
 
 
@@ -120,6 +144,7 @@ class _Scenario:
         world: World,
         rng: random.Random,
         faults: Collection[str] | None,
+        stores: Path | None,
         *,
         stations: int | None = None,
     ) -> None:
@@ -128,7 +153,14 @@ class _Scenario:
         if faults is None:
             faults = [fault for fault in FAULTS if rng.random() < 0.3]
         self.faults = tuple(faults)
-        self.sudden = tuple(fault for fault in self.faults if fault in SUDDEN_FAULTS)
+        self.stores = stores
+        # Of its own: a scenario without stores is the same as ever.
+        self.store_rng = random.Random(f"{world.seed}/stores")
+        if stores is not None and not any(fault in STORE_FAULTS for fault in self.faults):
+            self.faults += tuple(f for f in STORE_FAULTS if self.store_rng.random() < 0.3)
+        sudden = SUDDEN_FAULTS + SUDDEN_STORE_FAULTS
+        self.sudden = tuple(fault for fault in self.faults if fault in sudden)
+        self.mending: set[Life] = set()
         self.count = stations or rng.choice((2, 2, 2, 2, 3, 3, 4, 5))
         self.duration = rng.uniform(2.0, 12.0)
         self.messages = rng.randint(5, 40)
@@ -169,7 +201,29 @@ class _Scenario:
                 max_connections=choose((1, 2, 10, 10)),
             )
             world.add(config)
+        if self.stores is not None:
+            self.build_stores(self.stores)
         self.weather(Weather(latency=choose(((0.0001, 0.001), (0.01, 0.05), (0.05, 0.4)))))
+
+    def build_stores(self, directory: Path) -> None:
+        self.world.network.avoids_silly_windows = True
+        rng, stations = self.store_rng, self.world.stations
+        chosen = [station for station in stations if rng.random() < 0.7] or [rng.choice(stations)]
+        for station in chosen:
+            station.store_path = str(directory / f"{station}.db")
+            slow = (0.01, rng.choice((0.1, 0.5, 2.0)))
+            if "slow-disks" in self.faults:
+                station.habits.commit_time = slow
+            if "full-stores" in self.faults:
+                station.limits = StoreLimits(
+                    max_rows=rng.choice((3, 20, 1000)),
+                    max_peer_rows=rng.choice((2, 10, 1000)),
+                    max_peer_bytes=rng.choice((40_000, 10**9)),
+                    critical_reserve=rng.choice((0, 4)),
+                    max_inbox_rows=rng.choice((5, 30, 1000)),
+                    max_inbox_peer_rows=rng.choice((3, 1000)),
+                    max_dead_rows=rng.choice((2, 1000)),
+                )
 
     def weather(self, weather: Weather) -> None:
         rng = self.rng
@@ -201,6 +255,8 @@ class _Scenario:
         watcher = world.loop.create_task(self.watch())
         await asyncio.sleep(self.duration)
         misfortune.cancel()
+        if self.stores is not None:
+            self.is_over = True  # else somebody may be started twice
         await asyncio.gather(misfortune, *self.helpers, return_exceptions=True)
         await self.peace()
         await self.settle()
@@ -227,9 +283,25 @@ class _Scenario:
         world.network.change()
         for station in world.stations:
             station.stalled_until = 0.0
-            if station.life is None:
+            station.habits.is_failing = False
+            station.habits.crash_in_commit = None
+            if station.life is not None and station.store_path is not None:
+                await self.mend(station)
+            while station.life is None:
                 await station.restart()
             self.undeny(station)
+
+    async def mend(self, station: Station) -> None:
+        life = station.life
+        assert life is not None
+        for _ in range(1000):
+            if life.is_up:
+                break
+            await asyncio.sleep(0.01)
+        else:
+            self.world.violate(f"{life} has not started within 10 s")
+        if life.store is not None and life.store.failure is not None:
+            await station.close()
 
     async def settle(self) -> None:
         """Everything deliverable is delivered within the longest backoff and detection."""
@@ -241,7 +313,7 @@ class _Scenario:
             bound += TURNS  # for a place, once for each attempt, also those that find out a v1 peer
         deadline, before = world.loop.now + bound, -1
         while world.loop.now < deadline:
-            left = len(world.unsettled()) + world.untaken()
+            left = len(world.unsettled()) + world.untaken() + world.stored()
             if not left:
                 break
             if left != before:  # one message a round trip is slow, and no fault
@@ -254,6 +326,8 @@ class _Scenario:
             world.violate(f"{sent}: still {sent.receipt.state} {bound:.0f} s after peace; {peer}")
         if untaken := world.untaken():
             world.violate(f"{untaken} messages wait in inboxes {bound:.0f} s after peace")
+        if stored := world.stored():
+            world.violate(f"{stored} messages wait in stores {bound:.0f} s after peace")
 
     def reckon(self) -> str:
         world = self.world
@@ -262,6 +336,7 @@ class _Scenario:
             receipt = sent.receipt
             state = "not sent" if receipt is None else str(receipt.state)
             states[state] = states.get(state, 0) + 1
+            self.reckon_stored(sent)
             if receipt is None or sent.sender.is_dead:
                 continue
             if receipt.state in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
@@ -271,12 +346,46 @@ class _Scenario:
                     if alive and life not in sent.delivered_to and not is_late:
                         world.violate(f"{sent}: accepted by {life}, its application never got it")
         numbers = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return f"{self.count} nodes, {world.network.dials} dials, {numbers}"
+        more = ""
+        if self.stores is not None:
+            persisted = sum(sent.was_persisted for sent in world.sent.values())
+            again = sum(len(sent.delivered_to) > 1 for sent in world.sent.values())
+            more = f", {persisted} persisted, {again} redelivered, {world.overmarked} overmarked"
+        return f"{self.count} nodes, {world.network.dials} dials, {numbers}{more}"
+
+    def reckon_stored(self, sent: Sent) -> None:
+        """What lives that are over have left to the stores came to its end, too."""
+        world, sender = self.world, sent.sender.station
+        is_late = sender.was_at(sent.due_us) or sent.to.was_at(sent.due_us)
+        is_v1 = sender.speaks_v1 or sent.to.speaks_v1  # nobody waits for those
+        is_over = is_settled(sent) or sent.accepted_by or is_late or is_v1
+        if sent.was_persisted and not is_over:
+            world.violate(f"{sent} was persisted, and never came, and nobody was told")
+        is_kept = sent.to.store_path is not None and sent.was_confirmed
+        if is_kept and not sent.delivered_to and not sent.to.was_at(sent.due_us):
+            world.violate(f"{sent} was accepted, and no application ever got it")
 
     async def watch(self) -> None:
         while True:
             await asyncio.sleep(0.1)
             self.world.check_limits()
+            for station in self.world.stations:
+                self.look_after(station)
+
+    def look_after(self, station: Station) -> None:
+        """Somebody sees to a broken disk, and starts the node again."""
+        life = station.life
+        if life is None or life.store is None or life.store.failure is None:
+            return
+        if life.is_up and not life.is_closing and life not in self.mending:
+            self.mending.add(life)
+
+            def begin() -> None:
+                if station.life is life and not life.is_closing:
+                    helper = self.world.loop.create_task(self.close_and_start(station))
+                    self.helpers.append(helper)
+
+            self.later(self.store_rng.choice((0.1, 1.0, 5.0)), begin)
 
     # -- applications -------------------------------------------------------------------------
 
@@ -304,7 +413,9 @@ class _Scenario:
                 world.send_nowait(life, to, lane, size, deadline)
             elif kind < 0.9:
                 # Without a deadline it may wait for a peer that is down, long.
-                sent = await world.send(life, to, lane, size, deadline)
+                is_kept = life.store is not None and rng.random() < 0.5
+                send = world.persist if is_kept else world.send
+                sent = await send(life, to, lane, size, deadline)
                 if sent.receipt is not None and rng.random() < 0.3:
                     waiting = self.wait(sent.receipt.wait(DeliveryState.ACCEPTED))
                     life.applications.append(world.loop.create_task(waiting))
@@ -397,10 +508,17 @@ class _Scenario:
                 if station.life is not None and not station.life.is_closing:
                     station.crash(is_silent=fault == "power-losses")
                     self.later(span, lambda: self.restart(station))
+            case "commit-crashes":
+                station.habits.crash_in_commit = lambda: self.crash_in_commit(station, span)
+            case "failing-commits" | "full-disks":
+                station.habits.is_failing = True
+                station.habits.is_full = fault == "full-disks"
             case "closes":
-                if station.life is not None and not station.life.is_closing:
+                life = station.life
+                if life is not None and life.is_up and not life.is_closing:
                     self.helpers.append(world.loop.create_task(self.close_and_start(station)))
             case "clock-jumps":
+                station.latest = max(station.latest, station.now)
                 station.clock_offset += rng.choice((-3600.0, -60.0, -1.0, 1.0, 60.0, 3600.0))
                 world.trace(f"{station} clock {station.clock_offset:+.0f}")
             case "application-stalls":
@@ -414,6 +532,12 @@ class _Scenario:
                         one.life.context.run(world.send_nowait, one.life, two, Priority.NORMAL, 20)
             case _:
                 pass
+
+    def crash_in_commit(self, station: Station, span: float) -> None:
+        life = station.life
+        if life is not None and not life.is_closing and not self.is_over:
+            station.crash(is_silent=self.store_rng.random() < 0.5)
+            self.later(span, lambda: self.restart(station))
 
     def later(self, delay: float, action: Callable[[], object]) -> None:
         def act() -> None:
@@ -436,8 +560,10 @@ class _Scenario:
             self.helpers.append(self.world.loop.create_task(self.start_again(station)))
 
     async def start_again(self, station: Station) -> None:
-        if station.life is None:
+        while station.life is None:
             await station.restart()
+            if station.life is None:
+                await asyncio.sleep(0.5)
 
     async def close_and_start(self, station: Station) -> None:
         await station.close()

@@ -17,7 +17,7 @@ from signedwire.delivery.message import Message
 from signedwire.types import DeliveryState, Reason
 
 from .__main__ import campaign
-from .scenario import FAULTS, Outcome, run, run_script
+from .scenario import FAULTS, STORE_FAULTS, Outcome, run, run_script
 from .world import Life, Sent, Station, World
 
 SEEDS: Final = int(os.environ.get("SIGNEDWIRE_SIMULATOR_SEEDS", "500"))
@@ -28,6 +28,18 @@ FIRST: Final = int(os.environ.get("SIGNEDWIRE_SIMULATOR_FIRST", "0"))
 def test_nothing_is_violated_in_many_seeded_scenarios() -> None:
     failures = list(campaign(range(FIRST, FIRST + SEEDS)))
     assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_violated_where_nodes_have_stores() -> None:
+    failures = list(campaign(range(FIRST, FIRST + SEEDS), has_stores=True))
+    assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.parametrize("fault", STORE_FAULTS)
+def test_nothing_is_violated_by_this_fault_of_stores_alone(fault: str) -> None:
+    for seed in range(1_000_000, 1_000_004):
+        assert_held(run(seed, (fault,), has_stores=True))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -54,6 +66,10 @@ class TestDeterminism:
     def test_the_same_seed_gives_the_same_trace(self) -> None:
         for seed in self.SEEDS:
             assert run(seed).lines == run(seed).lines
+
+    def test_also_with_stores(self) -> None:
+        for seed in self.SEEDS:
+            assert run(seed, has_stores=True).lines == run(seed, has_stores=True).lines
 
     def test_also_in_another_process_with_other_hashes(self) -> None:
         script = (
@@ -99,6 +115,45 @@ class TestTheSimulatorItself:
         outcome = run(1_000_000, ())
         assert any("its application never got it" in text for text in outcome.violations)
 
+    def test_sees_an_early_receipt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from signedwire.delivery.store import Store
+
+        old = Store.accept
+
+        def hasty(self: Store, *arguments: object, then: object = None) -> range:
+            *most, then = arguments if then is None else (*arguments, then)
+            ids = old(self, *most)  # type: ignore[arg-type]
+            then(None)  # type: ignore[operator]
+            return ids
+
+        monkeypatch.setattr(Store, "accept", hasty)
+        assert "is gone from its store" in self.violations_of("commit-crashes")
+
+    def test_sees_a_commit_that_was_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from signedwire.delivery.store.work import Work
+
+        monkeypatch.setattr(Work, "commit", lambda self, *, is_idle: True)
+        violations = self.violations_of("process-crashes")
+        assert "was persisted, and is gone from the store" in violations
+        assert "was accepted by" in violations
+
+    def test_sees_a_missing_mark(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from signedwire.transport.inflow import Inflow
+
+        old = Inflow._deliver
+
+        def forgetful(self: Inflow, messages: list[Message]) -> None:
+            for message in messages:
+                message.redelivered = False
+            old(self, messages)
+
+        monkeypatch.setattr(Inflow, "_deliver", forgetful)
+        assert "without a mark" in self.violations_of("process-crashes")
+
+    def violations_of(self, *faults: str) -> str:
+        outcomes = [run(1_000_000 + seed, faults, has_stores=True) for seed in range(12)]
+        return " ".join(text for outcome in outcomes for text in outcome.violations)
+
     def test_sees_what_never_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from signedwire.transport.inflow import Inflow
 
@@ -130,6 +185,19 @@ class TestFound:
     )
     def test_seed(self, seed: int, what: str) -> None:
         assert_held(run(seed))
+
+    @pytest.mark.parametrize(
+        ("seed", "what"),
+        [
+            (2266, "a row that expired in the commit that stored it, told first"),
+            (2344, "a refusal for want of room that a crash forgot"),
+            (4166, "credit granted for what waited until the store had said what it knows"),
+            (4796, "a message in flight left behind by a link that ended while a node closed"),
+            (10354, "no credit told of what had waited for the store"),
+        ],
+    )
+    def test_seed_with_stores(self, seed: int, what: str) -> None:
+        assert_held(run(seed, has_stores=True))
 
     def test_critical_gets_through_without_a_reserve(self) -> None:
         async def script(world: World) -> None:

@@ -38,6 +38,7 @@ from signedwire.events import PeerConnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport import link as link_module
 from signedwire.transport import outgoing as outgoing_module
+from signedwire.transport import places as places_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.inflow import Inflow
 from signedwire.transport.tls import TlsIdentity
@@ -595,7 +596,7 @@ async def test_what_is_in_flight_is_bounded_whatever_is_granted(
 async def test_who_never_answers_does_not_keep_the_only_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outgoing_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(places_module, "_PATIENCE", 0.1)
     with RawServer() as server:
         async with (
             Net().node(ALICE, max_connections=1, close_timeout=0.01) as alice,

@@ -346,6 +346,69 @@ async def test_a_reply_goes_over_the_link_that_the_other_side_dialed(carrier: st
         assert alice.peers()[bob.did].state is PeerState.CONNECTED
 
 
+def count_writes(node: Node, peer: Node) -> list[int]:
+    """The sizes of what `node` says to `peer` from now on, write by write."""
+    link = node._core.outgoing.peer(peer.did).link
+    assert link is not None
+    # On a busy machine, the test itself may have held the loop.
+    link._prompt_until, link._late_says = 0.0, 0
+    session = link._session
+    assert session is not None
+    data_to_send, sizes = session.data_to_send, []
+
+    def counting() -> bytes:
+        data = data_to_send()
+        if data:
+            sizes.append(len(data))
+        return data
+
+    session.data_to_send = counting  # type: ignore[method-assign]
+    return sizes
+
+
+@on_asyncio
+async def test_a_reply_and_the_receipt_go_in_one_write() -> None:
+    async def reply() -> None:
+        await bob.receive()
+        bob.send_nowait(alice.did, b"reply")
+
+    async with Net("memory").pair() as (alice, bob):
+        await alice.send(bob.did, b"first")
+        await next_of(bob)
+        for _ in range(5):
+            await asyncio.sleep(0)  # what taking it has set going
+        writes = count_writes(bob, alice)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(reply())
+            await alice.send(bob.did, b"question")
+        assert (await next_of(alice)).payload == b"reply"
+        assert len(writes) == 1
+
+
+@on_asyncio
+async def test_an_application_that_holds_the_loop_holds_two_receipts_back_and_no_more() -> None:
+    written: list[int] = []
+
+    async def work() -> None:
+        for _ in range(3):
+            await bob.receive()
+            written.append(len(writes))
+            time.sleep(0.01)  # noqa: ASYNC251 - as applications do
+
+    async with Net("memory").pair() as (alice, bob):
+        await alice.send(bob.did, b"first")
+        await next_of(bob)
+        for _ in range(5):
+            await asyncio.sleep(0)  # what taking it has set going
+        writes = count_writes(bob, alice)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(work())
+            for number in range(3):
+                await alice.send(bob.did, bytes(number))
+        # Each time: how many receipts had been written before the application had its turn.
+        assert written == [0, 1, 3]
+
+
 def links_of(node: Node) -> list[Any]:
     return [link for link in node._core.links._links if link.is_open]
 

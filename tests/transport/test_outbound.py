@@ -760,7 +760,7 @@ async def test_close_keeps_its_time(state: str) -> None:
             elif state == "waiting for a place":
                 await eventually(lambda: sender.core.pool_stats().active == 1)
                 receipts.append(sender.post(to=CAROL.did))
-                await eventually(lambda: sender.core.outgoing.pool.has_queue)
+                await eventually(lambda: sender.core.outgoing.places.pool.has_queue)
             else:
                 await eventually(lambda: sender.core.outgoing.status()[BOB.did].state == state)
             started_at = time.monotonic()

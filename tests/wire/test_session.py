@@ -810,7 +810,7 @@ class TestStalls:
 
 
 class TestClosing:
-    @pytest.mark.parametrize("code", [CLOSE_UNSAID, *range(10), 65_535])
+    @pytest.mark.parametrize("code", [CLOSE_UNSAID, *range(11), 65_535])
     @pytest.mark.parametrize("is_by_peer", [False, True])
     def test_which_ends_are_orderly(self, code: int, is_by_peer: bool) -> None:
         assert Closed(code, "", is_by_peer=is_by_peer).is_orderly == (
@@ -820,6 +820,7 @@ class TestClosing:
                 frames.CLOSE_DUPLICATE_LINK,
                 frames.CLOSE_STALE_EPOCH,
                 frames.CLOSE_EVICTED,
+                frames.CLOSE_UNAVAILABLE,
             }
         )
 

@@ -1,12 +1,15 @@
 """How fast is it, beside what else there is? `signedwire bench`, `make bench`.
 
 Pairs of processes take turns on the same machine: signedwire on the v2 wire and on
-the v1 wire, each on asyncio and on uvloop, and the v1 client `omnimesh`. What counts
-are the ratios; absolute numbers belong to one machine on one day.
+the v1 wire, each on asyncio and on uvloop, and the v1 client `omnimesh`; then signedwire
+with stores and without, and NATS JetStream. What counts are the ratios; absolute
+numbers belong to one machine on one day.
 
 - `children`: processes of ours; the demo uses it too.
 - `child`: one benched peer. `payload`: equal sizes for both sides.
 - `rounds`: who measures what, when. `micro`: the steps of one message.
+- `stored`: what a store costs. `away`: a node that stores for a peer that is away.
+  `jetstream`: a peer of NATS; `nats_server`: its server.
 - `links`, `crowd`: what v2 links cost; many nodes in one process.
 - `results`, `table`: the figures as data and for people.
 """
@@ -20,9 +23,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from signedwire import TransportConfig, __version__
 from signedwire.bench.child import MESSAGES_AT_A_TIME
@@ -31,15 +35,21 @@ from signedwire.bench.micro import measure_steps
 from signedwire.bench.payload import MAX_SIZE, MIN_SIZE
 from signedwire.bench.results import Results
 from signedwire.bench.rounds import measure_pairs, open_pairs
+from signedwire.bench.stored import measure_away, open_stored_pairs, temporary_folder
 
-__all__ = ["run_bench"]
+__all__ = ["PARTS", "run_bench"]
+
+PARTS: Final = ("messages", "store", "links", "steps")
+"""What a run consists of."""
 
 _START_SECONDS = 30.0
 _SLACK_PER_TURN = 3.0
 _LINKS_SECONDS = 100.0
-_SYSTEMS = 5
+_SYSTEMS = 6
+_AWAY_SECONDS = 400.0
 _MAX_MICRO_SECONDS = 2.0
 _MAX_LINKS = 10_000
+_MAX_BACKLOG = 10_000_000
 
 
 def run_bench(
@@ -49,17 +59,21 @@ def run_bench(
     json: bool = False,
     rounds: int = 3,
     links: Sequence[int] = (100, 1000),
+    backlog: int = 1_000_000,
+    only: Collection[str] = PARTS,
 ) -> int:
     """Measure, and print a table, or one JSON document.
 
-    Takes about `rounds` × 5 systems × (`len(sizes)` + ¼) × `seconds`, some more for
-    starting, warming up and the links; no child process outlives it.
+    Takes about `rounds` × 11 systems × `len(sizes)` × `seconds`, some more for starting,
+    warming up, round trips, the backlog and the links; no child process outlives it.
 
     Args:
         seconds: How long each throughput measurement sends; a round trip's takes a quarter.
         sizes: Encoded payload sizes in bytes, 16 to 1024, the most that v1 peers take.
-        compare: Also measure omnimesh, where it is installed.
+        compare: Also measure omnimesh and NATS JetStream, where they are installed.
         links: How many v2 links to set up, one measurement each; empty: none.
+        backlog: How many messages to let wait in a store; 0: none.
+        only: Which of the PARTS to measure.
 
     Returns:
         0; 1 if signedwire itself could not be measured; 2 for senseless arguments.
@@ -71,6 +85,10 @@ def run_bench(
         return _refuse(f"sizes are {MIN_SIZE} to {MAX_SIZE} bytes, the most that v1 peers take")
     if not all(1 <= count <= _MAX_LINKS for count in links):
         return _refuse(f"links are 1 to {_MAX_LINKS}")
+    if not 0 <= backlog <= _MAX_BACKLOG:
+        return _refuse(f"a backlog is 0 to {_MAX_BACKLOG} messages")
+    if not only or not set(only) <= set(PARTS):
+        return _refuse(f"the parts are {', '.join(PARTS)}")
     try:
         from rich.console import Console
 
@@ -80,22 +98,43 @@ def run_bench(
             "the bench needs rich: pip install 'signedwire[cli]', or '.[cli]' in a checkout"
         )
     started_at = time.monotonic()
-    results = Results(machine=_machine(), settings=_settings(seconds, sizes, rounds))
+    results = Results(machine=_machine(), settings=_settings(seconds, sizes, rounds, only))
     turns = _SYSTEMS * (rounds + 1) * (len(sizes) + 1)
     limit = _START_SECONDS + turns * (seconds + _SLACK_PER_TURN)
-    with _progress() as tell, contextlib.ExitStack() as stack:
-        pairs = open_pairs(stack, results, compare, limit, tell)
-        measure_pairs(pairs, results, sizes, seconds, rounds, tell)
-        stack.close()
-        measure_links(results, links, _LINKS_SECONDS, tell)
-        tell("the steps of one message")
-        results.micro = measure_steps(sizes, min(_MAX_MICRO_SECONDS, seconds))
+    with _progress() as tell:
+        if "messages" in only:
+            with contextlib.ExitStack() as stack:
+                pairs = open_pairs(stack, results, compare, limit, tell)
+                results.measures = measure_pairs(pairs, results, sizes, seconds, rounds, tell)
+        if "store" in only:
+            with temporary_folder() as folder, contextlib.ExitStack() as stack:
+                pairs = open_stored_pairs(stack, results, folder, compare, limit, tell)
+                results.stored = measure_pairs(
+                    pairs, results, sizes, seconds, rounds, tell, has_round_trips=False
+                )
+            with temporary_folder() as folder:
+                measure_away(results, folder, sizes, backlog, _AWAY_SECONDS, tell)
+        if "links" in only:
+            measure_links(results, links, _LINKS_SECONDS, tell)
+        if "steps" in only:
+            tell("the steps of one message")
+            results.micro = measure_steps(sizes, min(_MAX_MICRO_SECONDS, seconds))
     results.seconds_taken = time.monotonic() - started_at
     if json:
         sys.stdout.write(jsonlib.dumps(results.as_json(), indent=2) + "\n")
     else:
         show(Console(), results)
-    return 0 if any(measure.system.is_ours for measure in results.measures) else 1
+    return 0 if _has_all(results, only) else 1
+
+
+def _has_all(results: Results, only: Collection[str]) -> bool:
+    """Whether there are figures of signedwire where some were asked for."""
+    asked = {"messages": results.measures, "store": results.stored}
+    return all(
+        any(measure.system.is_ours for measure in measures)
+        for part, measures in asked.items()
+        if part in only
+    )
 
 
 def _refuse(sentence: str) -> int:
@@ -135,12 +174,15 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _settings(seconds: float, sizes: list[int], rounds: int) -> dict[str, object]:
+def _settings(
+    seconds: float, sizes: list[int], rounds: int, only: Collection[str]
+) -> dict[str, object]:
     defaults = {field.name: field.default for field in dataclasses.fields(TransportConfig)}
     return {
         "seconds": seconds,
         "sizes": sizes,
         "rounds": rounds,
+        "only": [part for part in PARTS if part in only],
         "messages_at_a_time": MESSAGES_AT_A_TIME,
         "send_queue_limit": defaults["send_queue_limit"],
         "inbox_limit": defaults["inbox_limit"],

@@ -1,6 +1,9 @@
-"""One benched peer in a process of its own: `python -m signedwire.bench.child LIMIT SYSTEM`.
+"""One benched peer in a process of its own.
 
-Whatever the system, it answers the same requests:
+    python -m signedwire.bench.child LIMIT SYSTEM [STORE]
+
+SYSTEM is a `System.kind`: "omnimesh", "v2-asyncio", "v2-uvloop-stored". Whatever the
+system, it answers the same requests:
 
     open                      → {"did", "address"}
     route did address         from now on `did` is reached there
@@ -27,7 +30,7 @@ from signedwire import Did, Identity, Node, TransportConfig
 from signedwire.bench.children import Channel, Request
 from signedwire.bench.payload import COMMAND, v1_data_size
 
-__all__ = ["MESSAGES_AT_A_TIME", "main", "run_in"]
+__all__ = ["MESSAGES_AT_A_TIME", "Arrivals", "main", "run_in", "serve"]
 
 _QUIET: Final = 0.5
 """Seconds without an arrival after which what is missing counts as lost."""
@@ -55,9 +58,13 @@ class Arrivals:
             self.first_at = time.perf_counter()
         self.count += 1
 
-    def expect(self, count: int) -> None:
-        """The sender has stopped, and has sent so many."""
-        self.in_time, self.in_time_at = self.count, time.perf_counter()
+    def expect(self, count: int, in_time: int | None = None) -> None:
+        """The sender has stopped, and has sent so many.
+
+        `in_time` of them count as having arrived meanwhile; by default all that have by now.
+        """
+        self.in_time = self.count if in_time is None else in_time
+        self.in_time_at = time.perf_counter()
         self.expected = count
 
     def is_over(self) -> bool:
@@ -76,15 +83,29 @@ class Arrivals:
             "seconds": self.in_time_at - self.first_at,
         }
 
+    async def end(self, counting: asyncio.Task[None]) -> dict[str, float]:
+        """Let them be counted until they are over; the report."""
+        while not self.is_over():  # noqa: ASYNC110 - the end is a silence, not an event
+            await asyncio.sleep(0.01)
+        counting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await counting
+        return self.report()
+
 
 # -- signedwire ---------------------------------------------------------------
 
 
 class SignedwirePeer:
-    """A `signedwire.Node` in one event loop; but for the wire it has its defaults."""
+    """A `signedwire.Node` in one event loop; but for the wire it has its defaults.
 
-    def __init__(self, node: Node) -> None:
+    Args:
+        is_done: Whether it says `done()` to each message.
+    """
+
+    def __init__(self, node: Node, *, is_done: bool) -> None:
         self._node = node
+        self._is_done = is_done
         self._peer = node.did
         self._arrivals = Arrivals()
 
@@ -106,28 +127,28 @@ class SignedwirePeer:
                 await node.send(peer, payload, until="queued")
                 sent += 1
             else:
-                # Until "accepted": every one of them has its signed receipt.
-                await node.send_many(peer, payloads)
+                # Every one of them has its signed receipt then.
+                await node.send_many(peer, payloads, until="accepted")
                 sent += len(payloads)
         return {"sent": sent, "cpu": time.process_time() - cpu}
 
     async def receive(self) -> dict[str, float]:
         self._arrivals = arrivals = Arrivals()
-        counting = asyncio.create_task(self._count(arrivals))
-        while not arrivals.is_over():  # noqa: ASYNC110 - the end is a silence, not an event
-            await asyncio.sleep(0.01)
-        counting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await counting
-        return arrivals.report()
+        return await arrivals.end(asyncio.create_task(self._count(arrivals)))
 
     async def _count(self, arrivals: Arrivals) -> None:
+        is_done = self._is_done
         async for message in self._node.messages():
             len(message.payload)
             arrivals.add()
+            if is_done:
+                message.done()
 
     async def expect(self, count: int) -> None:
-        self._arrivals.expect(count)
+        in_time = self._arrivals.count
+        if self._node.config.store is not None:
+            await self._node.outbox.flush()  # each of their done()
+        self._arrivals.expect(count, in_time)
 
     async def echo(self) -> None:
         node, peer = self._node, self._peer
@@ -151,27 +172,30 @@ class SignedwirePeer:
         return {"times": times}
 
 
-async def _serve_signedwire(limit: float, wire: str) -> None:
+async def _serve_signedwire(limit: float, wire: str, does: str, store: str | None) -> None:
+    config = TransportConfig(wire="v1", v1_peers="all") if wire == "v1" else TransportConfig()
+    async with Node(Identity.generate(), config, store=store) as node:
+        await serve(limit, SignedwirePeer(node, is_done=bool(does)))
+
+
+async def serve(limit: float, peer: object) -> None:
+    """Let the parent ask for every coroutine of `peer`, until it is gone."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
-    async def handle(peer: SignedwirePeer, request: Request) -> None:
+    async def handle(request: Request) -> None:
         try:
             request.answer(await getattr(peer, request.what)(**request.arguments))
         except Exception as error:  # noqa: BLE001 - the parent is told
             request.fail(error)
 
-    config = TransportConfig(wire="v1", v1_peers="all") if wire == "v1" else TransportConfig()
-    async with Node(Identity.generate(), config) as node:
-        peer = SignedwirePeer(node)
+    def start(request: Request) -> None:
+        task = loop.create_task(handle(request))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
-        def start(request: Request) -> None:
-            task = loop.create_task(handle(peer, request))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-        Channel(limit, lambda request: loop.call_soon_threadsafe(start, request)).listen()
-        await asyncio.Event().wait()
+    Channel(limit, lambda request: loop.call_soon_threadsafe(start, request)).listen()
+    await asyncio.Event().wait()
 
 
 # -- omnimesh -----------------------------------------------------------------
@@ -285,14 +309,14 @@ def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
 
 
-def main(limit: float, system: str) -> None:
+def main(limit: float, system: str, store: str | None = None) -> None:
     """Serve until the parent is gone."""
     if system == "omnimesh":
         _serve_omnimesh(limit)
     else:
-        wire, _, loop = system.partition("-")
-        run_in(loop, _serve_signedwire(limit, wire))
+        wire, loop, does, *_ = [*system.split("-"), ""]
+        run_in(loop, _serve_signedwire(limit, wire, does, store))
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2])
+    main(float(sys.argv[1]), *sys.argv[2:])

@@ -106,10 +106,14 @@ class Child:
         except FutureTimeout:
             raise ChildGone(f"{self.name} did not answer {what!r} within {timeout:.1f} s") from None
 
-    def kill(self) -> None:
-        """End it with SIGKILL, as a crash would. Idempotent."""
+    def begin_kill(self) -> None:
+        """End it with SIGKILL, as a crash would, and do not wait. Idempotent."""
         # Ours and not waited for yet, so the pid cannot name another process.
         self._process.kill()
+
+    def kill(self) -> None:
+        """End it with SIGKILL; what it has said is heard when this returns. Idempotent."""
+        self.begin_kill()
         self._process.wait(_KILL_TIMEOUT)
         self._reader.join(_KILL_TIMEOUT)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from signedwire.bench.children import Child, ChildGone
 from signedwire.bench.results import LinkCost, Results
-from signedwire.bench.rounds import has_uvloop
+from signedwire.bench.rounds import Tell, loops
 
 __all__ = ["crowds_for", "measure_links"]
 
@@ -23,14 +23,12 @@ _CHILD: Final = "signedwire.bench.crowd"
 _TIMEOUT: Final = 30.0
 _SETTLE: Final = 0.3
 
-Tell = Callable[[str], None]
-
 
 def measure_links(results: Results, counts: Sequence[int], limit: float, tell: Tell) -> None:
     """Set up so many links, anew for each count and loop."""
-    loops = ["asyncio", "uvloop"] if has_uvloop() else ["asyncio"]
+    known = loops(results.left_out)
     for count in counts:
-        for loop in loops:
+        for loop in known:
             tell(f"setting up {count} links on {loop}")
             try:
                 results.links.append(_measure(count, loop, limit))

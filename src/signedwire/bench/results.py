@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Measure", "Results", "System"]
+__all__ = ["BacklogCost", "CommitCost", "LinkCost", "Measure", "Results", "System"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,25 @@ class System:
     """"v2": TLS, batch signatures, signed receipts; "v1": one signature each, no answer."""
     loop: str
     """"asyncio" or "uvloop"; "native" where it is not Python's."""
+    does: str = ""
+    """"stored": a store on both sides, and done() or its like for each message; "done":
+    that without a store; "": neither."""
 
     @property
     def kind(self) -> str:
         """What the child process is told to be."""
-        return f"{self.wire}-{self.loop}" if self.is_ours else self.name
+        if self.loop == "native":
+            return self.name
+        return "-".join(filter(None, (self.wire, self.loop, self.does)))
 
     @property
     def label(self) -> str:
         """What people call it."""
-        return f"signedwire {self.wire} on {self.loop}" if self.is_ours else self.name
+        if self.loop == "native":
+            return self.name
+        if not self.is_ours:
+            return f"{self.name} on {self.loop}"
+        return f"signedwire {self.wire} on {self.loop}{f', {self.does}' * bool(self.does)}"
 
     @property
     def is_ours(self) -> bool:
@@ -83,6 +92,42 @@ class LinkCost:
     listener_kib: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommitCost:
+    """What the commits of a store cost, for a peer that is away. Medians."""
+
+    size: int
+    """Payload, bytes."""
+    rows: float
+    """Messages in a commit: 1, or as many as come while the one before it runs."""
+    commit: float
+    """Seconds, from the first statement of a transaction to its end."""
+    row: float
+    """Seconds from one message to the next that is told to be stored."""
+    sync: float
+    """Seconds of a pwrite of 4 KiB and its fdatasync in the same folder, in turns with it."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Of a message's share in a commit to the sync."""
+        return self.commit / self.rows / self.sync if self.sync else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BacklogCost:
+    """What `send()` costs while so many messages wait for a peer that is away. Medians."""
+
+    waiting: int
+    size: int
+    fill_rate: float
+    """Messages per second with which `send_many()` had stored those that wait."""
+    send: float
+    """Seconds of a lone `send()`, until it is persisted."""
+    rate: float
+    """Messages per second of `send()` that are called `at_a_time`, until all are persisted."""
+    at_a_time: int
+
+
 @dataclass(kw_only=True)
 class Results:
     """Everything that is shown."""
@@ -90,16 +135,26 @@ class Results:
     machine: dict[str, Any]
     settings: dict[str, Any]
     measures: list[Measure] = field(default_factory=list)
+    stored: list[Measure] = field(default_factory=list)
+    """Those of systems that say `done()`, with a store and without."""
+    commits: list[CommitCost] = field(default_factory=list)
+    backlogs: list[BacklogCost] = field(default_factory=list)
+    """The one with fewer waiting first."""
+    backlog_ratios: dict[str, float] = field(default_factory=dict)
+    """"send" and "rate", many to few: medians of those of each turn, which a slow moment of
+    the disk does not change."""
     links: list[LinkCost] = field(default_factory=list)
     micro: dict[str, dict[int, float]] = field(default_factory=dict)
     """Step → payload size → microseconds."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """System → what has to be known beside its figures."""
     left_out: dict[str, str] = field(default_factory=dict)
     """System → why it is not here."""
     seconds_taken: float = 0.0
 
     def find(self, what: str, size: int, system: System) -> Measure | None:
         """The measure of one system, if it was taken."""
-        for measure in self.measures:
+        for measure in (*self.measures, *self.stored):
             if (measure.what, measure.size, measure.system) == (what, size, system):
                 return measure
         return None
@@ -114,6 +169,30 @@ class Results:
                 return ours.median / measure.median if measure.median else None
         return None
 
+    def beside_stored(self, ours: Measure) -> tuple[Measure | None, Measure | None]:
+        """The same without stores, and that of NATS JetStream; `None` where it is not there."""
+        plain = dataclasses.replace(ours.system, does="done")
+        nats = next(
+            (
+                other
+                for other in self.stored
+                if not other.system.is_ours
+                and (other.size, other.system.loop) == (ours.size, ours.system.loop)
+            ),
+            None,
+        )
+        return self.find(ours.what, ours.size, plain), nats
+
+    def stored_ratios(self, ours: Measure) -> tuple[float | None, float | None]:
+        """Ours divided by each of those, of medians; nothing for what is not ours, stored."""
+        if not ours.system.is_ours or ours.system.does != "stored":
+            return None, None
+        without, nats = (
+            None if other is None or not other.median else ours.median / other.median
+            for other in self.beside_stored(ours)
+        )
+        return without, nats
+
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
@@ -121,15 +200,33 @@ class Results:
             "settings": self.settings,
             "measures": [
                 {
-                    **dataclasses.asdict(measure),
-                    "median": measure.median,
-                    "spread": measure.spread,
+                    **_plain(measure),
                     "ratio": self.ratio(measure) if measure.system.is_ours else None,
                 }
                 for measure in self.measures
             ],
+            "stored": [
+                {
+                    **_plain(measure),
+                    "ratio_without_store": self.stored_ratios(measure)[0],
+                    "ratio_nats": self.stored_ratios(measure)[1],
+                }
+                for measure in self.stored
+            ],
+            "commits": [{**dataclasses.asdict(cost), "ratio": cost.ratio} for cost in self.commits],
+            "backlogs": [dataclasses.asdict(cost) for cost in self.backlogs],
+            "backlog_ratios": self.backlog_ratios,
             "links": [dataclasses.asdict(cost) for cost in self.links],
             "micro_us": self.micro,
+            "notes": self.notes,
             "left_out": self.left_out,
             "seconds_taken": round(self.seconds_taken, 1),
         }
+
+
+def _plain(measure: Measure) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(measure),
+        "median": measure.median,
+        "spread": measure.spread,
+    }

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
 from typing import Final, Self
 
@@ -17,7 +18,7 @@ from signedwire import __version__
 from signedwire.bench.children import Child, ChildGone
 from signedwire.bench.results import Measure, Results, System
 
-__all__ = ["Pair", "Throughput", "has_uvloop", "measure_pairs", "open_pairs"]
+__all__ = ["Pair", "Tell", "Throughput", "loops", "measure_pairs", "open_pairs", "start_pairs"]
 
 _CHILD: Final = "signedwire.bench.child"
 _START_TIMEOUT: Final = 15.0
@@ -42,18 +43,28 @@ class Throughput:
 
 
 class Pair:
-    """Two processes of one system, alice and bob, that know each other."""
+    """Two processes of one system, alice and bob, that know each other.
 
-    def __init__(self, system: System, limit: float) -> None:
+    Args:
+        module: What they run, with the time limit, the system's kind, and what
+            `arguments` has for each of them.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        limit: float,
+        module: str = _CHILD,
+        arguments: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+    ) -> None:
         self.system = system
         self._children = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            names = ("sender", "receiver")
             self._alice, self._bob = (
                 stack.enter_context(
-                    Child(f"{system.name} {name}", _CHILD, system.kind, limit=limit)
+                    Child(f"{system.name} {name}", module, system.kind, *own, limit=limit)
                 )
-                for name in names
+                for name, own in zip(("sender", "receiver"), arguments, strict=True)
             )
             alice, bob = (
                 child.ask("open", timeout=_START_TIMEOUT) for child in (self._alice, self._bob)
@@ -99,19 +110,20 @@ class Pair:
         self.close()
 
 
-def _systems(compare: bool) -> tuple[list[System], dict[str, str]]:
-    """What can run here, and what cannot, with the reason."""
-    left_out: dict[str, str] = {}
+def loops(left_out: dict[str, str]) -> list[str]:
+    """The event loops that there are here; one that is not is named in `left_out`."""
+    if util.find_spec("uvloop") is not None:
+        return ["asyncio", "uvloop"]
+    left_out["signedwire on uvloop"] = "uvloop is not installed; pip install 'signedwire[fast]'"
+    return ["asyncio"]
 
-    loops = ["asyncio"]
-    if has_uvloop():
-        loops.append("uvloop")
-    else:
-        left_out["signedwire on uvloop"] = "uvloop is not installed; pip install 'signedwire[fast]'"
+
+def _systems(compare: bool, left_out: dict[str, str]) -> list[System]:
+    """What can run here; what cannot is named in `left_out`, with the reason."""
     systems = [
         System(name="signedwire", version=__version__, wire=wire, loop=loop)
         for wire in ("v2", "v1")
-        for loop in loops
+        for loop in loops(left_out)
     ]
     if not compare:
         left_out["omnimesh"] = "a run without comparison was asked for"
@@ -122,34 +134,47 @@ def _systems(compare: bool) -> tuple[list[System], dict[str, str]]:
     else:
         version = metadata.version("omnimesh")
         systems.append(System(name="omnimesh", version=version, wire="v1", loop="native"))
-    return systems, left_out
-
-
-def has_uvloop() -> bool:
-    """Whether uvloop is installed."""
-    return util.find_spec("uvloop") is not None
+    return systems
 
 
 def open_pairs(
     stack: contextlib.ExitStack, results: Results, compare: bool, limit: float, tell: Tell
 ) -> list[Pair]:
     """Start every system that runs here; the others are named in `results.left_out`."""
-    systems, left_out = _systems(compare)
-    results.left_out.update(left_out)
+    starts = {
+        system: partial(Pair, system, limit) for system in _systems(compare, results.left_out)
+    }
+    return start_pairs(stack, results, starts, tell)
+
+
+def start_pairs(
+    stack: contextlib.ExitStack,
+    results: Results,
+    starts: Mapping[System, Callable[[], Pair]],
+    tell: Tell,
+) -> list[Pair]:
+    """Those that start; the others are named in `results.left_out`."""
     pairs = []
-    for system in systems:
+    for system, start in starts.items():
         tell(f"starting {system.label}")
         try:
-            pairs.append(stack.enter_context(Pair(system, limit)))
+            pairs.append(stack.enter_context(start()))
         except ChildGone as error:
             results.left_out[system.label] = f"it did not start: {error}"
     return pairs
 
 
 def measure_pairs(
-    pairs: list[Pair], results: Results, sizes: list[int], seconds: float, rounds: int, tell: Tell
-) -> None:
-    """Warm up, then measure in turns; the medians' material goes into `results`."""
+    pairs: list[Pair],
+    results: Results,
+    sizes: list[int],
+    seconds: float,
+    rounds: int,
+    tell: Tell,
+    *,
+    has_round_trips: bool = True,
+) -> list[Measure]:
+    """Warm up, then measure in turns; who fails is named in `results.left_out`."""
     rates: dict[tuple[System, int], list[Throughput]] = {}
     times: dict[System, list[tuple[float, float]]] = {}
     alive = list(pairs)
@@ -157,7 +182,7 @@ def measure_pairs(
         is_warm_up = number == 0
         turn = min(seconds, _MAX_WARM_UP) if is_warm_up else seconds
         name = "warm-up" if is_warm_up else f"round {number} of {rounds}"
-        for size in (*sizes, 0):
+        for size in (*sizes, 0) if has_round_trips else sizes:
             for pair in tuple(alive):
                 system = pair.system
                 tell(f"{name}: {system.label}, {f'{size} bytes' if size else 'round trip'}")
@@ -175,9 +200,13 @@ def measure_pairs(
         if is_warm_up:
             rates.clear()
             times.clear()
+    measures: list[Measure] = []
     for pair in alive:
-        results.measures += [_throughput(pair.system, n, rates[pair.system, n]) for n in sizes]
-        results.measures += _round_trips(pair.system, sizes[0], times[pair.system])
+        system = pair.system
+        measures += [_throughput(system, size, rates[system, size]) for size in sizes]
+        if has_round_trips:
+            measures += _round_trips(system, sizes[0], times[system])
+    return measures
 
 
 def _throughput(system: System, size: int, turns: list[Throughput]) -> Measure:

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from signedwire.bench.micro import STEPS
-from signedwire.bench.results import LinkCost, Measure, Results
+from signedwire.bench.results import CommitCost, LinkCost, Measure, Results
+from signedwire.bench.stored import NATS
 
 __all__ = ["show"]
 
@@ -33,15 +34,26 @@ def show(console: Console, results: Results) -> None:
             style="yellow",
             highlight=False,
         )
-    for table in (_comparison(results), _cpu(results), _links(results), _steps(results)):
+    for table in (
+        _comparison(results),
+        _stored(results),
+        _cpu(results),
+        _commits(results),
+        _backlogs(results),
+        _links(results),
+        _steps(results),
+    ):
         if table.row_count:
             console.print()
             console.print(table)
     console.print()
-    console.print(_losses(results), highlight=False)
+    if results.measures or results.stored:
+        console.print(_losses(results), highlight=False)
     for name, reason in results.left_out.items():
         console.print(Text.assemble(("left out: ", "yellow"), f"{name}: {reason}"))
-    console.print(_meaning(results), style="dim", highlight=False)
+    for text in (_meaning(results), _stored_meaning(results), _ending(results)):
+        if text:
+            console.print(text, style="dim", highlight=False)
 
 
 def _table(*columns: str) -> Table:
@@ -86,11 +98,68 @@ def _figure(measure: Measure) -> str:
     return f"{measure.median * 1e6:,.0f} µs {spread}"
 
 
+def _stored(results: Results) -> Table:
+    """With a store on both sides, beside the same without, and NATS JetStream."""
+    has_nats = any(not measure.system.is_ours for measure in results.stored)
+    columns = ["stored, messages/s", "\tsignedwire", "\twithout", "\tratio"]
+    table = _table(*columns, *([f"\t{NATS}", "\tratio"] if has_nats else []))
+    ours = [each for each in results.stored if each.system.does == "stored" and each.system.is_ours]
+    for measure in sorted(ours, key=_order):
+        ratios = (
+            "-" if ratio is None else f"[bold]{ratio:.2f}[/]"
+            for ratio in results.stored_ratios(measure)
+        )
+        cells = [f"{measure.size} bytes, {measure.system.loop}", _figure(measure)]
+        for other, ratio in zip(results.beside_stored(measure), ratios, strict=True):
+            cells += ["-" if other is None else _figure(other), ratio]
+        table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def _commits(results: Results) -> Table:
+    """What commits cost, beside a sync of the disk."""
+    table = _table(
+        "stored, peer away", "\trows", "\tcommit", "\tper row", "\ttold", "\tfdatasync", "\tratio"
+    )
+    for cost in results.commits:
+        table.add_row(*_commit_cells(cost))
+    return table
+
+
+def _commit_cells(cost: CommitCost) -> list[str]:
+    return [
+        f"{cost.size} bytes, {'one by one' if cost.rows == 1 else 'as they come'}",
+        f"{cost.rows:,.0f}",
+        *(
+            f"{seconds * 1e6:,.1f} µs" if seconds < 1e-4 else f"{seconds * 1e6:,.0f} µs"
+            for seconds in (cost.commit, cost.commit / cost.rows, cost.row, cost.sync)
+        ),
+        "-" if cost.ratio is None else f"[bold]{cost.ratio:.2f}[/]",
+    ]
+
+
+def _backlogs(results: Results) -> Table:
+    """What `send()` costs beside few and beside many that wait."""
+    table = _table("send(), peer away", "\talone", "\ttogether", "\tstored with send_many()")
+    for cost in results.backlogs:
+        table.add_row(
+            f"{cost.waiting:,} waiting, {cost.size} bytes",
+            f"{cost.send * 1e6:,.0f} µs",
+            f"{cost.rate:,.0f}/s",
+            f"{cost.fill_rate:,.0f}/s",
+        )
+    if results.backlog_ratios:
+        ratios = (f"[bold]{results.backlog_ratios[key]:.2f}[/]" for key in ("send", "rate"))
+        table.add_row("ratio", *ratios)
+    return table
+
+
 def _cpu(results: Results) -> Table:
     """What a message costs each of the two processes."""
     sizes = results.settings["sizes"]
     table = _table("CPU µs per message, sender / receiver", *(f"\t{size} bytes" for size in sizes))
-    for system in dict.fromkeys(measure.system for measure in results.measures):
+    measures = (*results.measures, *results.stored)
+    for system in dict.fromkeys(measure.system for measure in measures):
         found = [results.find("messages/s", size, system) for size in sizes]
         table.add_row(system.label, *(_pair_of(measure) for measure in found))
     return table
@@ -130,7 +199,7 @@ def _memory(cost: LinkCost) -> str:
 def _steps(results: Results) -> Table:
     sizes = results.settings["sizes"]
     table = _table("one v1 message, step by step", *(f"\t{size} bytes" for size in sizes), "")
-    for step, meaning in STEPS.items():
+    for step, meaning in STEPS.items() if results.micro else ():
         figures = (f"{results.micro[step][size]:.2f} µs" for size in sizes)
         table.add_row(step, *figures, f"[dim]{meaning}[/]")
     return table
@@ -140,9 +209,10 @@ def _losses(results: Results) -> str:
     """How many messages of the throughput rounds arrived, by system."""
     sent: dict[str, int] = {}
     lost: dict[str, int] = {}
-    for measure in results.measures:
+    for measure in (*results.measures, *results.stored):
         system = measure.system
         name = f"{system.name} {system.wire}" if system.is_ours else system.name
+        name += f" {system.does}" * (system.is_ours and bool(system.does))
         sent[name] = sent.get(name, 0) + measure.sent
         lost[name] = lost.get(name, 0) + measure.lost
     parts = [f"{name} {lost[name]:,} of {sent[name]:,}" for name in sent]
@@ -151,6 +221,8 @@ def _losses(results: Results) -> str:
 
 def _meaning(results: Results) -> str:
     settings = results.settings
+    if not (results.measures or results.links):
+        return ""
     queues = f"{settings['send_queue_limit']} and {settings['inbox_limit']} messages"
     sizes = "Sizes are of the encoded payload"
     if any(not measure.system.is_ours for measure in results.measures):
@@ -173,6 +245,42 @@ def _meaning(results: Results) -> str:
         f"turns, after a warm-up; ± is half the range. {sizes}. Queue and inbox: {queues}. "
         f"Links: each from one node to another, all of one process to all of another, 32 at a "
         f"time; time and CPU include one message and its receipt, KiB are of idle links, by "
-        f"growth of resident memory; nodes and their TLS contexts are not counted. Nothing is "
-        f"pinned to a core. Took {results.seconds_taken:.0f} s."
+        f"growth of resident memory; nodes and their TLS contexts are not counted."
     )
+
+
+def _stored_meaning(results: Results) -> str:
+    if not (results.stored or results.commits):
+        return ""
+    settings = results.settings
+    text = (
+        f"Stored: each node has a store in a file of its own. messages/s includes, for each "
+        f"message, that it is on the sender's disk before it is sent, and on the receiver's "
+        f"before it is delivered and receipted; the receipt, on which it leaves the sender's "
+        f"store; the application's done(), committed before the clock stops, and the word of "
+        f"that to the sender. send_many() of {settings['messages_at_a_time']:,}, until all are "
+        f"accepted, for {settings['seconds']:g} s; medians of {settings['rounds']} rounds, in "
+        f"turns. without: the same with done() and no store. On the disk means fdatasync has "
+        f"returned, of a commit that many messages share."
+    )
+    text += "".join(f" {name}: {note}" for name, note in results.notes.items())
+    if results.commits:
+        text += (
+            " Peer away: stores in one process, whose messages wait. commit: from the first "
+            "statement of a transaction to its end, median of the last 512, one by one or as "
+            "they come of one send_many(); told: from call to call, or message to message, that "
+            "are told to be stored. fdatasync: of 4 KiB written over in the same folder, in turns "
+            "with them; ratio: commit per row to that."
+        )
+    if results.backlogs:
+        text += (
+            f" send(), alone: until persisted, beside so many that wait; together: "
+            f"{results.backlogs[0].at_a_time} of them at a time. Both stores take turns, call by "
+            f"call. ratio: many to few waiting, the median of the turns; "
+            f"meant is 0.8 to 1.2."
+        )
+    return text
+
+
+def _ending(results: Results) -> str:
+    return f"Nothing is pinned to a core. Took {results.seconds_taken:.0f} s."

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from signedwire.cli import surface
+from signedwire.cli import evidence_surface, store_surface, surface
 from signedwire.cli.errors import BAD_INPUT, report
 from signedwire.cli.output import escape, silence_stdout
 
@@ -146,9 +146,18 @@ def _build() -> typer.Typer:
     _add(identity, "show", surface.IdShow)
     for name, command in surface.COMMANDS.items():
         _add(root, name, command)
+    for name, (text, commands) in store_surface.GROUPS.items():
+        group = _group()
+        root.add_typer(group, name=name, help=text)
+        for word, command in commands.items():
+            _add(group, word, command)
     root.add_typer(configuration, name="config", help="Show or check the configuration.")
     _add(configuration, "show", surface.ConfigShow)
     _add(configuration, "check", surface.ConfigCheck)
+    evidence = _group()
+    root.add_typer(evidence, name="evidence", help="Check or show an evidence log.")
+    _add(evidence, "verify", evidence_surface.EvidenceVerify)
+    _add(evidence, "show", evidence_surface.EvidenceShow)
     return root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signedwire.cli.output import emit, escape, result, say
@@ -60,7 +61,7 @@ def check(options: ConfigCheck) -> int:
 
 def _plain(value: object) -> object:
     """`value` as JSON and TOML both have it."""
-    if isinstance(value, Address):
+    if isinstance(value, (Address, Path)):
         return str(value)
     if isinstance(value, Iterable) and not isinstance(value, str):
         return sorted(str(item) for item in value)

@@ -22,6 +22,8 @@ from signedwire.errors import (
     NotAllowedError,
     PayloadTooLargeError,
     SignedWireError,
+    StoreInUseError,
+    StoreVersionError,
     UnknownPeerError,
 )
 from signedwire.transport.link import HUNG_UP_ON_TLS
@@ -36,6 +38,7 @@ __all__ = [
     "BadInput",
     "NotDone",
     "explain",
+    "hint_about",
     "report",
 ]
 
@@ -72,12 +75,14 @@ _BAD_INPUT_ERRORS: Final = (
     UnknownPeerError,
     NotAllowedError,
     PayloadTooLargeError,
+    StoreVersionError,
 )
 
 # What to do now, on the command line: the errors' own hints speak to programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (UnknownPeerError, "Write DID@host:port, or name the peer in a file given with --peers"),
     (MessageExpiredError, "Give it a longer --deadline, or run `signedwire ping DID@host:port`"),
+    (StoreInUseError, "Wait until it ends, ask that node itself, or give another --store"),
     (ConnectTimeout, "Is the host up, and does a firewall between let the port through?"),
     (DialError, "Is `signedwire listen` running there, and are host and port right?"),
 )
@@ -112,6 +117,15 @@ def explain(error: SignedWireError) -> tuple[str, str]:
     return fact, _hint(error)
 
 
+def hint_about(cause: str) -> str:
+    """What to do about an attempt that failed although somebody was there; empty: nobody was."""
+    if HUNG_UP_ON_TLS in cause:
+        return "If it is a v1 peer, add --v1"
+    if " answered, not " in cause:
+        return "Another key answers there: is the DID right?"
+    return ""
+
+
 def _sentence(fact: str, hint: str) -> str:
     ends = (".", "!", "?")
     fact = fact if fact.endswith(ends) else f"{fact}."
@@ -144,11 +158,8 @@ def _translate(error: BaseException) -> _Report:
 
 def _hint(error: SignedWireError) -> str:
     if isinstance(error, DeliveryFailedError) and error.reason is Reason.ATTEMPTS_EXHAUSTED:
-        if HUNG_UP_ON_TLS in error.fact:
-            return "If it is a v1 peer, add --v1"
-        if " answered, not " in error.fact:
-            return "Another key answers there: is the DID right?"
-        return "Is the peer running, and its address right? `signedwire ping` tries it"
+        hint = hint_about(error.fact)
+        return hint or "Is the peer running, and its address right? `signedwire ping` tries it"
     if isinstance(error, NotAllowedError) and error.reason is Reason.NOT_ALLOWED:
         return "Add --v1, or name it in v1_peers of the configuration"
     for kind, hint in _HINTS:

@@ -17,7 +17,7 @@ from signedwire.identity import Identity
 if TYPE_CHECKING:
     from signedwire.cli.surface import IdNew, IdShow
 
-__all__ = ["load_or_create", "new", "show"]
+__all__ = ["load", "load_or_create", "new", "show"]
 
 _PASSWORD_VARIABLE = "SIGNEDWIRE_PASSWORD"
 
@@ -35,10 +35,16 @@ def new(options: IdNew) -> int:
 def show(options: IdShow) -> int:
     """`signedwire id show`."""
     path = options.path or options.identity or _default_path()
+    _show(load(path), path, as_json=options.json)
+    return 0
+
+
+def load(path: Path | None) -> Identity:
+    """The identity in `path`, by default this user's, which is there already."""
+    path = path or _default_path()
     if not path.exists():
         raise BadInput(f"there is no key file {path}", f"`signedwire id new {path}` makes one")
-    _show(_load(path), path, as_json=options.json)
-    return 0
+    return _load(path)
 
 
 def load_or_create(path: Path | None) -> Identity:

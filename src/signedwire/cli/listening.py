@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput, NotDone
@@ -20,10 +21,12 @@ from signedwire.cli.render import (
     payload_text,
     word,
 )
+from signedwire.cli.storing import Chosen, choose, prepare, tell_new
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
+from signedwire.routing import RoutingTable
 from signedwire.types import Address, PayloadType, Reason, unix_time_us
 
 if TYPE_CHECKING:
@@ -53,9 +56,13 @@ _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"
 def listen(options: Listen) -> int:
     """Receive and print until the count, the time or a signal ends it."""
     config = _config(options)
-    node = Node(options.load_identity(), config)
+    identity = options.load_identity()
+    chosen = choose(options, identity.did)
+    routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
+    # Opened when it is started, which is when a new store is told of.
+    node = Node(identity, config.replace(store=chosen.path), routing)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_Listening(options, node).run())
+        return runner.run(_Listening(options, node, chosen).run())
 
 
 def _config(options: Listen) -> TransportConfig:
@@ -77,9 +84,10 @@ def _config(options: Listen) -> TransportConfig:
 class _Listening:
     """One run of `signedwire listen`."""
 
-    def __init__(self, options: Listen, node: Node) -> None:
+    def __init__(self, options: Listen, node: Node, store: Chosen) -> None:
         self._options = options
         self._node = node
+        self._store = store
         self._printed = 0
         self._is_terminated = False
         self._is_announced = False
@@ -87,7 +95,7 @@ class _Listening:
     async def run(self) -> int:
         self._end_on_sigterm()
         try:
-            async with self._node:
+            async with self._running():
                 self._announce()
                 # The time is this command's, not that of one message.
                 async with asyncio.timeout(self._options.timeout):
@@ -135,8 +143,18 @@ class _Listening:
             message.done()
             self._printed += 1
             if self._printed == self._options.count:
-                await asyncio.sleep(0)  # done() is told in the next turn of the loop
+                if self._store.path is not None:
+                    await self._node.outbox.flush()  # done() is told after its commit
+                await asyncio.sleep(0)  # and in the next turn of the loop
                 return
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        is_new = prepare(self._store)
+        async with self._node:
+            if is_new:
+                tell_new(self._store)
+            yield
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""
@@ -176,6 +194,7 @@ def _fields(message: Message) -> dict[str, object]:
         **envelope_fields(message.envelope, is_proven=message.is_proven),
         # v2 senders hold our signed receipt, and are told when this line is printed.
         "is_receipted": message.envelope.epoch is not None,
+        "is_redelivered": message.redelivered,
         "decoded": decoded_fields(message.payload),
         "envelope": message.envelope.encode().hex(),
     }
@@ -189,6 +208,8 @@ def _line(message: Message) -> str:
         who = paint(who, "yellow")
     kind = message.payload_type
     label = "" if kind is PayloadType.RAW else f"[{word(kind)}] "
+    if message.redelivered:
+        label = f"(again) {label}"
     clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"
     return f"{clock}  {who}  {word(message.priority):<8}  {label}{payload_text(message.payload)}"
 

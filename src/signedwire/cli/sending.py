@@ -11,13 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.errors import HUNG_UP_ON_TLS, BadInput, NotDone, explain
-from signedwire.cli.output import emit, result, standard_input
+from signedwire.cli.errors import HUNG_UP_ON_TLS, BadInput, NotDone, explain, hint_about
+from signedwire.cli.output import emit, escape, result, say, standard_input
 from signedwire.cli.reaching import allow_v1, find_peer, forbid_v1, is_v1_allowed
 from signedwire.cli.render import count_of
+from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without
+from signedwire.cli.wrapping import Wrap, given_payload, wrapper
 from signedwire.config import TransportConfig
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import BackpressureError, DeliveryError, DeliveryFailedError
+from signedwire.errors import (
+    BackpressureError,
+    DeliveryError,
+    DeliveryFailedError,
+    StoreFullError,
+)
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
 from signedwire.transport.outbound import ORDERLY_CLOSE
@@ -37,8 +44,6 @@ _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
 _UNCONFIRMED: Final = "v1 peers do not confirm"
 
-Wrap = Callable[[bytes], bytes]
-"""Makes the payload from what was given."""
 Save = Callable[[Receipt], None]
 """Saves the proof of delivery."""
 
@@ -46,24 +51,32 @@ Save = Callable[[Receipt], None]
 def send(options: Send) -> int:
     """Send one message, or the lines of standard input."""
     kind = _check_usage(options)
-    config = options.load_config().replace(listen=None)
+    config = options.load_config().replace(listen=None, evidence=None)
     did, address = find_peer(options.to, options, config.fallback)
     if options.v1 or kind is not None:
         config = allow_v1(config, did)
     identity = options.load_identity()
-    wrap = _wrapper(options, identity.did)
+    wrap = wrapper(options, identity.did)
     routing = RoutingTable({did: address})
+    store = choose(options, identity.did)
+    if store.path is None and options.until is DeliveryState.PERSISTED:
+        raise BadInput("--until persisted needs a store", "Leave --no-store away")
+
+    def make(path: Path | None) -> Node:
+        return Node(identity, config.replace(store=path), routing)
+
     if options.text == "-":
-        return _Sending(options, Node(identity, config, routing), did, address).send_lines(wrap)
-    payload = wrap(_given(options))
+        node, store = open_or_do_without(store, make)
+        return _Sending(options, node, did, address, store).send_lines(wrap)
+    payload = wrap(given_payload(options))
     is_too_long = is_v1_allowed(config, did) and len(payload) > config.max_v1_payload_size
     # Live v1 peers drop such a thing without a word, so it goes out over v2 or not at all.
     if is_too_long:
-        config = forbid_v1(config)
+        config, store = forbid_v1(config), WITHOUT
     try:
         with _proof_file(options.proof) as save:
-            node = Node(identity, config, routing)
-            return _Sending(options, node, did, address).send_one(payload, save)
+            node, store = open_or_do_without(store, make)
+            return _Sending(options, node, did, address, store).send_one(payload, save)
     except DeliveryFailedError as error:
         if is_too_long and HUNG_UP_ON_TLS in error.fact:
             raise _too_long_for_v1(len(payload), config, address) from None
@@ -112,73 +125,12 @@ def _check_usage(options: Send) -> str | None:
     if options.proof is not None:
         if options.text == "-":
             raise BadInput("--proof is for one message, and - sends many", "Send them one by one")
-        if options.until not in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
+        if options.until not in (None, DeliveryState.ACCEPTED, DeliveryState.HANDLED):
             raise BadInput(
                 f"--proof needs a receipt, and --until {options.until} does not wait for one",
                 "Leave --until away",
             )
     return chosen[0] if chosen else None
-
-
-def _given(options: Send) -> bytes:
-    if options.file is None:
-        # surrogateescape gives back the bytes that were typed.
-        return (options.text or "").encode("utf-8", "surrogateescape")
-    return _read_file(options.file)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            # One more than the largest payload that any configuration allows.
-            return file.read(2**28 + 1)
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
-        ) from None
-
-
-def _wrapper(options: Send, did: Did) -> Wrap:
-    """What turns the given bytes into a payload: themselves, or a v1 payload around them."""
-    is_v1 = options.llm_query or options.heartbeat
-    if not is_v1 and options.agent_command is None and options.motion is None:
-        return lambda given: given
-    from signedwire import payloads
-
-    def wrap(given: bytes) -> bytes:
-        message: payloads.Payload
-        if options.agent_command is not None:
-            message = payloads.AgentCommand(
-                command_type=options.agent_command,
-                target_did=options.target.encode("utf-8", "surrogateescape"),
-                payload=given,
-            )
-        elif options.llm_query:
-            message = payloads.LlmQuery(
-                prompt=_text(given), system_prompt=options.system_prompt, model=options.model
-            )
-        elif options.motion is not None:
-            (lx, ly, lz), (ax, ay, az) = options.motion.linear, options.motion.angular
-            message = payloads.MotionCommand(
-                linear=payloads.Vector3(x=lx, y=ly, z=lz),
-                angular=payloads.Vector3(x=ax, y=ay, z=az),
-            )
-        else:
-            uptime_ms = int(time.monotonic() * 1000)
-            message = payloads.Heartbeat(sender_did=bytes(did), uptime_ms=uptime_ms)
-        return payloads.encode(message)
-
-    return wrap
-
-
-def _text(given: bytes) -> str:
-    try:
-        return given.decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"a prompt is UTF-8 text, and byte {error.start} of this one is not",
-            "Convert it, or send the bytes without --llm-query",
-        ) from None
 
 
 @contextlib.contextmanager
@@ -224,12 +176,19 @@ def _proof_file(path: Path | None) -> Iterator[Save]:
 class _Sending:
     """One run of `signedwire send`."""
 
-    def __init__(self, options: Send, node: Node, did: Did, address: Address) -> None:
+    def __init__(
+        self, options: Send, node: Node, did: Did, address: Address, store: Chosen
+    ) -> None:
         self._options = options
         self._node = node
         self._did = did
         self._address = address
-        self._until = options.until
+        self._store = store
+        self._until = options.until or DeliveryState.ACCEPTED
+        if store.path is not None and self._until is DeliveryState.QUEUED:
+            self._until = DeliveryState.PERSISTED  # it is as soon as it is queued
+        self._failed_before = 0
+        self._kept: list[Receipt] = []  # in the store, as the peer is away
         self._is_v1_allowed = is_v1_allowed(node.config, did)
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
         self._pending: deque[tuple[int, Receipt, int]] = deque()  # line, receipt, size
@@ -251,6 +210,7 @@ class _Sending:
             self._emit(receipt, state, len(payload), None)
         else:
             result(self._text(receipt, state, count_of(len(payload), "byte")))
+            self._tell_kept()
         return 0
 
     def _final_state(self, receipt: Receipt) -> DeliveryState:
@@ -267,6 +227,8 @@ class _Sending:
             and not receipt.is_unconfirmed
         ):
             return DeliveryState.WRITTEN  # no receipt came before the close: none was asked for
+        if receipt.is_parked:
+            return receipt.state
         receipt.raise_if_failed()
         return self._shown(receipt)
 
@@ -278,6 +240,8 @@ class _Sending:
 
     def _text(self, receipt: Receipt, state: DeliveryState, what: str) -> str:
         who = f"{self._did.short} at {self._address}"
+        if state is DeliveryState.PERSISTED:
+            return f"{state}: {what} for {who} (in {escape(str(self._store.path))})"
         if not receipt.is_confirmed:
             why = _UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
             return f"{state}: {what} to {who} ({why})"
@@ -301,13 +265,13 @@ class _Sending:
         finally:
             # After the close, in which more may have been answered or given up.
             failed = self._node.stats().send_failures
-            failed += sum(
-                not receipt.is_final and not self._has_come(receipt)
-                for _, receipt, _ in self._pending
-            )
-            come = max(0, self._lines - failed)
+            behind = [each for _, each, _ in self._pending if not self._has_come(each)]
+            failed += sum(not each.is_final and not each.is_parked for each in behind)
+            self._kept += [each for each in behind if each.is_parked]
+            kept = sum(not self._has_come(each) for each in self._kept)
+            come = max(0, self._lines - failed - kept)
             if not self._options.json:
-                result(self._lines_text(come))
+                self._tell_lines(come, kept)
         if failed:
             raise NotDone(
                 f"{failed} of {self._lines} lines were not delivered: the connection to "
@@ -315,6 +279,14 @@ class _Sending:
                 "Send the last lines again",
             )
         return 0
+
+    def _tell_lines(self, come: int, kept: int) -> None:
+        if come or not kept:
+            result(self._lines_text(come))
+        if kept:
+            path = escape(str(self._store.path))
+            result(f"persisted: {count_of(kept, 'line')} for {self._did.short} (in {path})")
+            self._tell_kept()
 
     def _lines_text(self, come: int) -> str:
         lines = count_of(come, "line")
@@ -365,7 +337,8 @@ class _Sending:
         self._pending.append((number, receipt, len(payload)))
         if self._wire is None and self._is_v1_allowed:
             self._settle(DeliveryState.WRITTEN)
-            self._wire = "v1" if receipt.is_unconfirmed else "v2"
+            if receipt.has_reached(DeliveryState.WRITTEN):
+                self._wire = "v1" if receipt.is_unconfirmed else "v2"
 
     def _submit(self, payload: bytes) -> Receipt:
         """Queue a message, as soon as there is room for it."""
@@ -378,6 +351,8 @@ class _Sending:
                     payload_type=self._options.payload_type,
                     deadline=self._options.deadline,
                 )
+            except StoreFullError:
+                raise
             except BackpressureError:
                 self._settle_first()
 
@@ -450,17 +425,55 @@ class _Sending:
                 receipt.result(_SLICE, until)
                 return True
             receipt.raise_if_failed()  # an expired message is a TimeoutError too
+            if self._is_kept(receipt, until):
+                return True
             waited = time.monotonic() - began
             if timeout is not None and time.time() - receipt.queued_at_us / 1e6 >= timeout:
                 raise NotDone(
                     f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
                     f"after {timeout:g} s, and not yet {until}",
-                    "Give it a longer --timeout, or run `signedwire ping DID@host:port`",
+                    "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
+                    if self._store.path is None
+                    else f"It stays in the store: {self._store.command}",
                 )
             if receipt.state is DeliveryState.ACCEPTED:
                 self._check_link(receipt)
             if patience is not None and waited >= patience:
                 return False
+
+    def _is_kept(self, receipt: Receipt, until: DeliveryState) -> bool:
+        """Whether all that can be done now for a message is to keep it: its peer is away.
+
+        Raises:
+            NotDone: that is not enough, or it is not for being away that it fails.
+        """
+        status = self._node.peers()[self._did]
+        if status.state is PeerState.CONNECTED:
+            self._failed_before = status.failed_attempts
+        failed = status.failed_attempts - self._failed_before
+        if receipt.state is not DeliveryState.PERSISTED or failed < self._node.config.max_attempts:
+            return False
+        why = status.last_error or ""
+        hint = hint_about(why)
+        if hint or self._options.until is not None or self._options.proof is not None:
+            raise NotDone(
+                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
+                f"persisted, as the peer was not reached ({why})",
+                hint or f"It is sent when it can be: {self._store.command} shows what waits",
+            )
+        if receipt not in self._kept:
+            self._kept.append(receipt)
+        return True
+
+    def _tell_kept(self) -> None:
+        """Say what becomes of what was kept."""
+        if not any(each.state is DeliveryState.PERSISTED for each in self._kept):
+            return
+        why = escape(self._node.peers()[self._did].last_error or "it is away")
+        say(
+            f"the peer was not reached ({why}); it is sent when `signedwire send` to this peer, or "
+            f"`signedwire listen --peers FILE`, runs next; {self._store.command} shows what waits"
+        )
 
     def _check_link(self, receipt: Receipt) -> None:
         """An accepted message is told of over a link, and of nothing else."""
@@ -484,7 +497,8 @@ class _Sending:
                 **fields,
                 "state": str(state),
                 "is_confirmed": receipt.is_confirmed,
-                "wire": "v1" if receipt.is_unconfirmed else "v2",
+                "wire": self._wire_of(receipt),
+                "store": None if self._store.path is None else str(self._store.path),
                 "took_ms": _milliseconds(receipt, state),
                 "recipient": str(receipt.recipient),
                 "address": str(self._address),
@@ -493,6 +507,11 @@ class _Sending:
                 "size": size,
             }
         )
+
+    def _wire_of(self, receipt: Receipt) -> str | None:
+        if receipt.is_unconfirmed:
+            return "v1"
+        return None if receipt.state is DeliveryState.PERSISTED else "v2"
 
     def _check_hung_up(self, last: Receipt) -> None:
         """See whether a v1 peer broke the connection off right after a message.

@@ -65,6 +65,7 @@ def _read_payload_type(text: str) -> PayloadType:
 
 UNTIL: Final = (
     DeliveryState.QUEUED,
+    DeliveryState.PERSISTED,
     DeliveryState.WRITTEN,
     DeliveryState.ACCEPTED,
     DeliveryState.HANDLED,
@@ -173,6 +174,23 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Storing(Command):
+    """What the commands have that run a node with a store."""
+
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where messages wait, so that no crash loses them. By default `store` of "
+            "the configuration, else one for this key in the user's state folder.",
+        ),
+    ] = None
+    no_store: Annotated[bool, typer.Option("--no-store", help="Let them wait in memory alone.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class _IdCommand(Command):
     path: Annotated[
         Path | None, typer.Argument(help="Key file; by default what --identity says.")
@@ -212,12 +230,14 @@ class IdShow(_IdCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listen(Command):
+class Listen(Storing):
     """Receive messages and print them until Ctrl-C.
 
     First, on stderr, comes the `signedwire send` line that reaches this listener; then
-    each message on a line of stdout. An identity is made at first use. Senders over v2 get
-    a signed receipt, and are told that a message is handled once its line is printed.
+    each message on a line of stdout. An identity and a store are made at first use. Senders
+    over v2 get a signed receipt, and are told that a message is handled once its line is
+    printed. One that was accepted and not printed before a crash is printed at the next
+    start. What waits in the store for peers of --peers is sent.
 
     With --json the first line is {"event": "listening", "peer": "DID@host:port", …}, then
     one {"event": "message", …} per message, at the end {"event": "summary", …}.
@@ -259,7 +279,7 @@ class Listen(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Send(Command):
+class Send(Storing):
     """Send one message, or every line of standard input.
 
     TEXT, `-` or --file is the payload; the options of v1 payloads wrap it into what v1
@@ -271,6 +291,10 @@ class Send(Command):
     --proof saves. The time that it shows is from writing to that. --until handled waits for
     the peer's application. v1 peers never answer: to them it says "written", which means
     that the operating system has it on a connection to the peer's address.
+
+    A message to a peer that is away stays in the store: it says "persisted", with exit
+    code 0 unless --until or --proof asks for more. It goes out, before all later ones, when
+    the next `send` to that peer or `listen` with --peers runs; `signedwire outbox` has it.
     """
 
     to: Annotated[
@@ -300,14 +324,14 @@ class Send(Command):
         ),
     ] = None
     until: Annotated[
-        DeliveryState,
+        DeliveryState | None,
         typer.Option(
             parser=_read_until,
             metavar="|".join(UNTIL),
-            show_default="accepted",
+            show_default="accepted, or persisted where the peer is away",
             help="How far a message must have come.",
         ),
-    ] = DeliveryState.ACCEPTED
+    ] = None
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -409,9 +433,9 @@ class Verify(Command):
     """Check proofs of delivery, and the signatures of saved envelopes.
 
     FILE holds a proof that `signedwire send --proof` saved, one envelope (raw or hex, also
-    over several lines), one in hex per line, v1 frames, or what `signedwire listen --json`
-    printed; there, what a line says is also compared with the envelope in it. Exit code 1:
-    one is invalid, 2: there is none.
+    over several lines), one in hex per line as `signedwire outbox export` writes them, v1
+    frames, or what `signedwire listen --json` printed; there, what a line says is also
+    compared with the envelope in it. Exit code 1: one is invalid, 2: there is none.
     """
 
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]

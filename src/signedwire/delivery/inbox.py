@@ -67,8 +67,7 @@ class Inbox:
 
     def take(self) -> Message | None:
         """Remove and return the oldest message of the highest priority, if there is one."""
-        with self._lock:
-            return self._lanes.take()
+        return self._lanes.take()
 
     def when_filled(self, wake: Wake) -> bool:
         """Have `wake` called at the next message; `False` where one waits or none will come."""

@@ -3,7 +3,7 @@
 `limit` items fit in all, whatever their lane. `reserve` further slots are for
 Critical alone, so that an emergency stop finds room when every queue is full.
 
-Threads: any thread may `put()`; `take()` and `put_back()` belong to the one
+Threads: any thread may `put()` and `take()`; `put_back()` belongs to the one
 consumer. Items leave in the order in which they entered their lane.
 """
 
@@ -88,7 +88,10 @@ class Lanes(Generic[T]):
         """Remove and return the oldest item of the highest lane; `None` when empty."""
         for lane in self._top_down:
             if lane:
-                item = lane.popleft()
+                try:
+                    item = lane.popleft()
+                except IndexError:  # another thread took the last one
+                    continue
                 if self._room_wakes:
                     self.tell_room()
                 return item
@@ -146,6 +149,10 @@ class Lanes(Generic[T]):
             wakes, self._room_wakes = self._room_wakes, []
         for wake in wakes:
             wake()
+
+    def size(self, priority: int) -> int:
+        """Items waiting in one lane."""
+        return len(self._lanes[priority])
 
     def sizes(self) -> dict[Priority, int]:
         """Items waiting in each lane."""

@@ -14,6 +14,8 @@ from signedwire.wire.envelope import (
     BatchProof,
     SignedEnvelope,
     encode_v2_body,
+    v2_expiry,
+    v2_sequence,
 )
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
@@ -44,7 +46,11 @@ class Message:
         "_is_answered",
         "_is_proven",
         "_proof",
+        "lane",
         "origin",
+        "redelivered",
+        "row",
+        "size",
     )
 
     def __init__(
@@ -55,8 +61,13 @@ class Message:
         *,
         is_proven: bool = True,
         expires_at_us: int = 0,
+        redelivered: bool = False,
     ) -> None:
         self._body = body
+        self.lane = body[104]
+        """The number of its priority."""
+        self.size = len(body)
+        """Bytes of header and payload, as credit counts them."""
         # A v1 signature, or the batch that it came in: the envelope is made of it
         # when somebody asks, which few do for every message.
         self._proof = proof
@@ -64,6 +75,10 @@ class Message:
         self._is_proven = is_proven
         self._is_answered = False
         self._expires_at_us = expires_at_us
+        self.redelivered = redelivered
+        """Whether it was delivered by an earlier process, which ended before `done()`."""
+        self.row: int | None = None
+        """Its row in the store; `None`: it has none."""
         self.origin: Origin | None = None
         """Who wants to know what becomes of it; nobody for v1."""
 
@@ -107,17 +122,12 @@ class Message:
     @property
     def priority(self) -> Priority:
         """The lane that the sender chose."""
-        return Priority(self._body[104])
+        return Priority(self.lane)
 
     @property
-    def lane(self) -> int:
-        """The number of its priority."""
-        return self._body[104]
-
-    @property
-    def size(self) -> int:
-        """Bytes of header and payload, as credit counts them."""
-        return len(self._body)
+    def index(self) -> int:
+        """Its place in the batch that it came in."""
+        return self._index
 
     @property
     def leaf(self) -> bytes:
@@ -183,10 +193,12 @@ class OutgoingMessage:
         "failures_before",
         "is_bulk",
         "is_settled",
+        "is_stored",
         "payload_size",
         "priority",
         "receipt",
         "sequence",
+        "was_written",
     )
 
     def __init__(
@@ -194,7 +206,6 @@ class OutgoingMessage:
         receipt: Receipt,
         priority: Priority,
         expires_at: float | None,
-        *,
         envelope: SignedEnvelope | None = None,
         identity: Identity | None = None,
         payload: bytes = b"",
@@ -214,6 +225,10 @@ class OutgoingMessage:
         """The number in its lane; 0: none yet."""
         self.is_settled = False
         """Whether the peer has answered: accepted or refused."""
+        self.is_stored = False
+        """Whether it has a row in the store."""
+        self.was_written = False
+        """Whether a link has had it: then only the peer knows what became of it."""
         self.is_bulk = False
         """Whether it is one of many, which nobody follows beyond `accepted`."""
         self._identity = identity
@@ -221,6 +236,26 @@ class OutgoingMessage:
         self._payload_type = payload_type
         self.payload_size = len(payload if envelope is None else envelope.payload)
         """Bytes of the payload."""
+
+    @classmethod
+    def restored(
+        cls, receipt: Receipt, body: bytes, identity: Identity, *, was_written: bool
+    ) -> OutgoingMessage:
+        """One that waited in the store: numbered before, and the same bytes again."""
+        due = v2_expiry(body)
+        message = cls(
+            receipt,
+            Priority(body[104]),
+            None if due is None else time.monotonic() + due / 1e6 - time.time(),
+            identity=identity,
+            payload=body[V2_HEADER_SIZE:],
+            payload_type=PayloadType(body[105]),
+        )
+        message.body = body
+        message.sequence = v2_sequence(body)
+        message.is_stored = True
+        message.was_written = was_written
+        return message
 
     def seal(self) -> SignedEnvelope:
         """The v1 envelope; the same one however often it is asked for."""

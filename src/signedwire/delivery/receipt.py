@@ -1,9 +1,10 @@
 """A receipt: what has become of one sent message.
 
-    queued ─→ written ─→ accepted ─→ handled
-       │  ↖──────┘ (the connection broke first)
+    queued ─→ persisted ─→ written ─→ accepted ─→ handled
+       │      (in a store)  ↖──┘ (the connection broke first)
        └─→ failed(reason), expired, or refused(reason) from any rung
 
+- `persisted`: it is in the store of its node, and a crash does not lose it.
 - `written`: the operating system has it, on a connection that the peer had not
   closed.
 - `accepted`: the peer verified it and will give it to its application, once; it
@@ -22,22 +23,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from signedwire.errors import DeliveryFailedError, MessageExpiredError, MessageRefusedError
+from signedwire.errors import (
+    ClosedError,
+    DeliveryFailedError,
+    MessageExpiredError,
+    MessageRefusedError,
+)
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "future_waker"]
+__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
 _SUBSCRIBING = threading.Lock()
 _RANK = {
     DeliveryState.QUEUED: 0,
-    DeliveryState.WRITTEN: 1,
-    DeliveryState.ACCEPTED: 2,
-    DeliveryState.HANDLED: 3,
+    DeliveryState.PERSISTED: 1,
+    DeliveryState.WRITTEN: 2,
+    DeliveryState.ACCEPTED: 3,
+    DeliveryState.HANDLED: 4,
 }
 _STATES = tuple(DeliveryState)
 _CODES = {state: code for code, state in enumerate(_STATES)}
@@ -75,6 +82,7 @@ class Receipt:
         "evidence",
         "evidence_index",
         "is_final",
+        "is_parked",
         "is_unconfirmed",
         "reason",
         "sequence_number",
@@ -82,13 +90,17 @@ class Receipt:
     )
 
     def __init__(
-        self, recipient: Did, sequence_number: int, queued_at_us: int | None = None
+        self,
+        recipient: Did,
+        sequence_number: int,
+        queued_at_us: int | None = None,
+        steps: tuple[int, ...] = (),
     ) -> None:
         self._recipient = recipient
         # (code, time, code, time, …): numbers alone, so that the garbage collector
         # does not walk it; with a list of tuples it took half of the time of a burst.
-        queued_at_us = unix_time_us() if queued_at_us is None else queued_at_us
-        self._steps: tuple[int, ...] = (0, queued_at_us)
+        # Receipts that move together share one: see `first_step()`, `climb_all()`.
+        self._steps = steps or first_step(unix_time_us() if queued_at_us is None else queued_at_us)
         self._changed: list[Callable[[], None]] | None = None
         self.sequence_number = sequence_number
         """The number that the envelope carries."""
@@ -102,6 +114,8 @@ class Receipt:
         """The last error on the way, in words; may be empty."""
         self.is_unconfirmed = False
         """Whether it went to a v1 peer, so that nothing more will be heard of it."""
+        self.is_parked = False
+        """Whether its node was closed while the message waits in the store."""
         self.evidence: Evidence | None = None
         """What `proof()` is made of, once the recipient has signed."""
         self.evidence_index = 0
@@ -156,9 +170,16 @@ class Receipt:
         """Raise what the message failed with, if it did.
 
         Raises:
+            ClosedError: its node was closed; it is still in the store.
             MessageExpiredError: its deadline passed before it was written.
             DeliveryFailedError: it was given up; `reason` says why.
         """
+        if self.is_parked:
+            raise ClosedError(
+                f"the node was closed; message #{self.sequence_number} to {self._recipient} is "
+                "in its store",
+                "It is sent when a node with that store runs again",
+            )
         if self.state is DeliveryState.EXPIRED:
             raise MessageExpiredError(
                 self,
@@ -251,15 +272,18 @@ class Receipt:
             for wake in tuple(self._changed):
                 wake()
 
-    def climb(self, state: DeliveryState, at_us: int) -> None:
-        """`advance()` by one rung that needs no reason; a third of its cost, for every message."""
+    def park(self) -> None:
+        """The node is closed: nothing more happens to the message in this process."""
         if self.is_final:
             return
-        self._steps += (_CODES[state], at_us)
-        self.state = state
+        self.is_parked = True
         if self._changed is not None:
             for wake in tuple(self._changed):
                 wake()
+
+    def climb(self, state: DeliveryState, at_us: int) -> None:
+        """`advance()` by one rung that needs no reason."""
+        climb_all((self,), state, at_us)
 
     def _subscribe(self, wake: Callable[[], None]) -> None:
         with _SUBSCRIBING:
@@ -322,6 +346,32 @@ _HINTS = {
     Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
     "add one with routing.update(did, address), or wait until it dials again",
 }
+
+
+def first_step(at_us: int) -> tuple[int, ...]:
+    """The history of a receipt that is queued now, for all that are made together."""
+    return 0, at_us
+
+
+def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
+    """`advance()` by one rung that needs no reason; a tenth of its cost, for every message.
+
+    Receipts of one batch mostly have one history, which is made once for all of them:
+    0.5 µs less for each, and a third of the garbage collector's work.
+    """
+    before: tuple[int, ...] | None = None
+    after: tuple[int, ...] = ()
+    for receipt in receipts:
+        if receipt.is_final or receipt.state is state:
+            continue
+        if receipt._steps is not before:
+            before = receipt._steps
+            after = (*before, _CODES[state], at_us)
+        receipt._steps = after
+        receipt.state = state
+        if receipt._changed is not None:
+            for wake in tuple(receipt._changed):
+                wake()
 
 
 def future_waker(

@@ -17,13 +17,14 @@ application at most once and in order, whatever happens to links and receipts.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Set
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final, NamedTuple, TypeAlias
 from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.batch import HASH_SIZE
@@ -41,12 +42,12 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 
-__all__ = ["Arrivals", "ReceiveStream", "SendStream"]
+__all__ = ["Arrivals", "Refused", "ReceiveStream", "SendStream"]
 
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
-_MAX_EXPIRED: Final = 4096
-"""Refused as expired and remembered, per peer: about what it has in flight at once."""
+_MAX_REFUSED: Final = 4096
+"""Refused and remembered, per peer and reason: about what it has in flight at once."""
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _SEQUENCE_AT: Final = 24
@@ -63,11 +64,13 @@ _Name: TypeAlias = tuple[int, int]
 class _Flight:
     """One batch on its way: until a receipt names its root, or its envelopes one by one."""
 
-    __slots__ = ("batch", "messages")
+    __slots__ = ("batch", "messages", "unsettled", "unsettled_bytes")
 
     def __init__(self, batch: SentBatch, messages: list[OutgoingMessage]) -> None:
         self.batch = batch
         self.messages = messages
+        self.unsettled = len(messages)
+        self.unsettled_bytes = sum([len(message.body) for message in messages])
 
 
 class _Landed:
@@ -107,19 +110,19 @@ class SendStream:
         self.epoch = epoch
         self._parties = sender + recipient  # as a header has them
         self._next = [1] * len(Priority)
+        self._has_sent = False
         self._flights: dict[bytes, _Flight] = {}  # by root, in the order of sending
-        self._by_name: dict[_Name, _Flight] = {}  # those that have no answer yet
+        # Those that have no answer yet. Only refusals name them so: `None` until one comes,
+        # since 256 entries for each batch cost as much as its encryption.
+        self._by_name: dict[_Name, _Flight] | None = None
         self._landed_names: dict[_Name, bytes] = {}
+        self.in_flight = 0
+        """Messages that were written and have no answer yet."""
         self.in_flight_bytes = 0
-        """Of messages that were written and have no answer yet."""
+        """Their bytes."""
         # Accepted, by leaf, while somebody holds a receipt: for what the peer's
         # application says later.
         self._landed: dict[bytes, ref[_Landed]] = {}
-
-    @property
-    def in_flight(self) -> int:
-        """Messages that were written and have no receipt yet."""
-        return len(self._by_name)
 
     @property
     def is_empty(self) -> bool:
@@ -129,7 +132,15 @@ class SendStream:
     @property
     def is_fresh(self) -> bool:
         """Whether nothing was ever sent."""
-        return self._next == [1] * len(Priority)
+        return not self._has_sent
+
+    def names_in_flight(self) -> set[tuple[int, int]]:
+        """Lane and sequence of what was written and has no receipt yet."""
+        return {
+            (message.priority, message.sequence)
+            for flight in self._flights.values()
+            for message in flight.messages
+        }
 
     @property
     def is_forgettable(self) -> bool:
@@ -166,7 +177,11 @@ class SendStream:
         batch: list[OutgoingMessage] = []
         size = 0
         limit = min(messages_room, MAX_BATCH_MESSAGES)
-        while len(batch) < limit and (lane := lanes.head(is_critical=is_critical)) is not None:
+        parties, epoch, next_ = self._parties, self.epoch, self._next
+        lane: deque[OutgoingMessage] | None = None
+        # The lane is looked for when there is none or it is empty, and messages are numbered
+        # right here: with a call for either, this loop took 0.2 µs longer for each.
+        while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
             message = lane[0]
             payload_size = message.payload_size
             if (
@@ -178,29 +193,42 @@ class SendStream:
             if size > bytes_room or (batch and size > MAX_BATCH_BYTES):
                 break
             if not message.body:
-                self._number(message)
+                sequence = next_[message.priority]
+                next_[message.priority] = sequence + 1
+                message.number(parties, epoch, sequence)
             lane.popleft()  # last: whatever goes wrong before, it is not lost
+            message.was_written = True
             batch.append(message)
         lanes.tell_room()
         return batch
 
-    def _number(self, message: OutgoingMessage) -> None:
-        lane = message.priority
-        sequence = self._next[lane]
-        self._next[lane] = sequence + 1
-        message.number(self._parties, self.epoch, sequence)
-
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage]) -> None:
         """The batch was handed to the link."""
+        self._has_sent = True
         flight = self._flights[batch.root] = _Flight(batch, messages)
-        for message in messages:
-            self._by_name[message.priority, message.sequence] = flight
-            self.in_flight_bytes += len(message.body)
+        self.in_flight += flight.unsettled
+        self.in_flight_bytes += flight.unsettled_bytes
+        if self._by_name is not None:
+            self._by_name.update(_names_of(flight))
 
-    def _settle(self, message: OutgoingMessage) -> None:
-        message.is_settled = True
-        del self._by_name[message.priority, message.sequence]
-        self.in_flight_bytes -= len(message.body)
+    def _settle(self, flight: _Flight, messages: Sequence[OutgoingMessage]) -> None:
+        """These of a flight are answered; with the last of them, the flight has landed."""
+        count, size = len(messages), flight.unsettled_bytes
+        if count < flight.unsettled:
+            size = sum([len(message.body) for message in messages])
+        flight.unsettled -= count
+        flight.unsettled_bytes -= size
+        self.in_flight -= count
+        self.in_flight_bytes -= size
+        for message in messages:
+            message.is_settled = True
+        if self._by_name is not None:
+            for message in messages:
+                del self._by_name[message.priority, message.sequence]
+        if not flight.unsettled:
+            del self._flights[flight.batch.root]
+            if not self._flights:
+                self._by_name = None
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """The peer's signed word: moves receipts on; returns the messages that are now accepted.
@@ -210,29 +238,27 @@ class SendStream:
         """
         if receipts.kind == HANDLED_ENVELOPES:
             for leaf in receipts.hashes:
-                receipt = self._landed_receipt(leaf)
+                receipt, _ = self._take_landed(leaf)
                 if receipt is not None:
                     receipt.advance(DeliveryState.HANDLED)
             return []
         accepted: list[OutgoingMessage] = []
         if receipts.kind == ACCEPTED_BATCHES:
             for root in receipts.hashes:
-                flight = self._flights.pop(root, None)
+                flight = self._flights.get(root)
                 if flight is not None:
                     accepted += self._accept(flight, raw)
             return accepted
         named = set(receipts.hashes)
-        for root, flight in tuple(self._flights.items()):
+        for flight in tuple(self._flights.values()):
             if not named.isdisjoint(flight.batch.leaves):
                 accepted += self._accept(flight, raw, named)
-                self._drop_settled(root, flight)
         return accepted
 
     def _accept(
         self, flight: _Flight, raw: bytes, named: Set[bytes] | None = None
     ) -> list[OutgoingMessage]:
         """Accept what has no answer yet of a flight, or of those with a `named` leaf."""
-        now = unix_time_us()
         messages, leaves = flight.messages, flight.batch.leaves
         indices = [
             index
@@ -248,15 +274,14 @@ class SendStream:
             known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
             self._landed_names.update(names)
-        for index in indices:
-            message = messages[index]
-            self._settle(message)
-            receipt = message.receipt
+        accepted = [messages[index] for index in indices]
+        self._settle(flight, accepted)
+        receipts = [message.receipt for message in accepted]
+        for index, receipt in zip(indices, receipts, strict=True):
             receipt.evidence = landed
             receipt.evidence_index = index
-            if receipt.state is not DeliveryState.ACCEPTED:
-                receipt.climb(DeliveryState.ACCEPTED, now)
-        return [messages[index] for index in indices]
+        climb_all(receipts, DeliveryState.ACCEPTED, unix_time_us())
+        return accepted
 
     def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:
         def forget(_: object) -> None:
@@ -266,32 +291,43 @@ class SendStream:
 
         return forget
 
-    def _landed_receipt(self, leaf: bytes) -> Receipt | None:
+    def _take_landed(self, leaf: bytes) -> tuple[Receipt | None, bytes]:
+        """The receipt of an accepted message, where somebody holds it, and its body."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
-        return None if landed is None else landed.receipts[leaf][1]()
+        if landed is None:
+            return None, b""
+        index, receipt = landed.receipts[leaf]
+        # After the last leaf nobody holds `known`, which would have forgotten the names.
+        body = landed.bodies[index]
+        (sequence,) = _SEQUENCE.unpack_from(body, _SEQUENCE_AT)
+        self._landed_names.pop((body[_LANE_AT], sequence), None)
+        return receipt(), body
 
-    def _drop_settled(self, root: bytes, flight: _Flight) -> None:
-        if all(message.is_settled for message in flight.messages):
-            del self._flights[root]
-
-    def refused(self, refusals: Iterable[Refusal]) -> list[tuple[Receipt, Reason]]:
+    def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """What the peer will not take, in flight or after it had accepted it."""
-        found: list[tuple[Receipt, Reason]] = []
+        found: list[Refused] = []
         for lane, sequence, reason in refusals:
-            flight = self._by_name.get((lane, sequence))
+            flight = self._find(lane, sequence)
             if flight is not None:
                 for message in flight.messages:
                     if message.sequence == sequence and message.priority == lane:
-                        self._settle(message)
-                        found.append((message.receipt, reason))
-                self._drop_settled(flight.batch.root, flight)
+                        self._settle(flight, [message])
+                        found.append(Refused(message.receipt, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
-            receipt = None if leaf is None else self._landed_receipt(leaf)
+            receipt, body = (None, b"") if leaf is None else self._take_landed(leaf)
             if receipt is not None:
-                found.append((receipt, reason))
+                found.append(Refused(receipt, reason, None, body))
         return found
+
+    def _find(self, lane: int, sequence: int) -> _Flight | None:
+        """The flight of a message that has no answer yet."""
+        if self._by_name is None:
+            self._by_name = {}
+            for flight in self._flights.values():
+                self._by_name.update(_names_of(flight))
+        return self._by_name.get((lane, sequence))
 
     def take_back(self) -> list[OutgoingMessage]:
         """The link broke: all that has no receipt, in the order of sending."""
@@ -302,9 +338,28 @@ class SendStream:
             if not message.is_settled
         ]
         self._flights.clear()
-        self._by_name.clear()
-        self.in_flight_bytes = 0
+        self._by_name = None
+        self.in_flight = self.in_flight_bytes = 0
         return messages
+
+
+def _names_of(flight: _Flight) -> dict[_Name, _Flight]:
+    return {
+        (int(message.priority), message.sequence): flight
+        for message in flight.messages
+        if not message.is_settled
+    }
+
+
+class Refused(NamedTuple):
+    """A message that its recipient will not take."""
+
+    receipt: Receipt
+    reason: Reason
+    name: tuple[int, int] | None
+    """Lane and sequence of what was in flight; `None`: it had been accepted before."""
+    body: bytes
+    """Of what had been accepted before."""
 
 
 class Arrivals(NamedTuple):
@@ -318,8 +373,10 @@ class Arrivals(NamedTuple):
     """Leaves of those that were accepted before."""
     refusals: list[Refusal]
     """Not accepted."""
-    refused: list[bytes]
-    """Their bodies."""
+    late: list[int]
+    """Places of those that came too late just now: the marks have passed them."""
+    strays: list[int]
+    """Places of the others that were refused: of them nothing is to be remembered."""
 
 
 class ReceiveStream:
@@ -334,7 +391,15 @@ class ReceiveStream:
         us, peer: The two DIDs, as bytes.
     """
 
-    __slots__ = ("_accepted", "_expired", "_parties", "_remembered_bytes", "epoch", "marks")
+    __slots__ = (
+        "_accepted",
+        "_late",
+        "_parties",
+        "_remembered_bytes",
+        "_unkept",
+        "epoch",
+        "marks",
+    )
 
     def __init__(self, us: bytes, peer: bytes, remembered: int) -> None:
         self._parties = peer + us  # as a header has them
@@ -343,9 +408,10 @@ class ReceiveStream:
         self.epoch = 0
         """The latest that was seen; 0: none."""
         self.marks = [0] * len(Priority)
-        # Below the mark and yet not accepted: whoever sends them again, because our
-        # refusal was lost, must not get a receipt for them.
-        self._expired = ReplayMemory(_MAX_EXPIRED)
+        # Below the mark and yet not accepted, for they came too late or there was no room:
+        # whoever sends them again, because our refusal was lost, gets the same answer.
+        self._late = ReplayMemory(_MAX_REFUSED)
+        self._unkept = ReplayMemory(_MAX_REFUSED)
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """The marks, as a HELLO carries them."""
@@ -355,7 +421,8 @@ class ReceiveStream:
     @property
     def weight(self) -> int:
         """Bytes that are remembered, about."""
-        return sum(map(len, self._accepted)) + 150 * len(self._expired)
+        refused = len(self._late) + len(self._unkept)
+        return sum(map(len, self._accepted)) + 150 * refused
 
     def begin(self, epoch: int) -> bool:
         """The peer's HELLO names its epoch; `False` for one older than the latest."""
@@ -367,6 +434,32 @@ class ReceiveStream:
             for leaves in self._accepted:
                 leaves.clear()
         return True
+
+    def restore(self, epoch: int, marks: Sequence[int]) -> None:
+        """Go on where an earlier process was; `remember()` what it knew before any arrives."""
+        self.epoch, self.marks = epoch, list(marks)
+
+    def remember(
+        self,
+        accepted: Iterable[Iterable[bytes]],
+        late: Iterable[bytes],
+        unkept: Iterable[bytes],
+    ) -> None:
+        """The leaves that an earlier process has noted in this epoch; `accepted` lane by lane."""
+        for lane, leaves in zip(self._accepted, accepted, strict=True):
+            lane.extend(b"".join(leaves))
+        for leaf in late:
+            self._late.add(leaf)
+        for leaf in unkept:
+            self._unkept.add(leaf)
+
+    def refuse(self, leaf: bytes) -> None:
+        """It was new and could not be kept after all: never a receipt for it."""
+        for leaves in self._accepted:
+            at = leaves.find(leaf)
+            if at >= 0 and at % HASH_SIZE == 0:
+                del leaves[at : at + HASH_SIZE]
+        self._unkept.add(leaf)
 
     def _was_accepted(self, leaf: bytes, lane: int) -> bool:
         leaves = self._accepted[lane]
@@ -380,7 +473,8 @@ class ReceiveStream:
         new: list[Message] = []
         duplicates: list[bytes] = []
         refusals: list[Refusal] = []
-        refused: list[tuple[int, bytes]] = []
+        refused: list[int] = []
+        late: list[int] = []
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
         largest = V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: one message would keep all others of it in memory.
@@ -408,23 +502,27 @@ class ReceiveStream:
                         new.append(Message(body, seal, index, expires_at_us=expires_at_us))
                         accepted[lane].extend(leaf)
                         continue
-                    self._expired.add(leaf)
+                    self._late.add(leaf)
+                    late.append(index)
                 elif self._was_accepted(leaf, lane):
                     duplicates.append(leaf)
                     continue
-                reason = Reason.EXPIRED if leaf in self._expired else Reason.DUPLICATE
+                if leaf in self._late:
+                    reason = Reason.EXPIRED
+                else:
+                    reason = Reason.INBOX_FULL if leaf in self._unkept else Reason.DUPLICATE
             else:
                 reason = self._flaw(body, largest)
             refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
-            refused.append((index, body))
+            refused.append(index)
         for leaves_of_lane in accepted:
             if len(leaves_of_lane) > self._remembered_bytes:
                 del leaves_of_lane[: len(leaves_of_lane) - self._remembered_bytes]
         if not refused:
-            return Arrivals(new, None, duplicates, refusals, [])
-        out = {index for index, _ in refused}
+            return Arrivals(new, None, duplicates, refusals, [], [])
+        out = set(refused)
         leaves = [leaf for index, leaf in enumerate(batch.leaves) if index not in out]
-        return Arrivals(new, leaves, duplicates, refusals, [body for _, body in refused])
+        return Arrivals(new, leaves, duplicates, refusals, late, sorted(out.difference(late)))
 
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest:

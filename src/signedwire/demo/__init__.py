@@ -1,9 +1,9 @@
 """Two processes, real traffic, under 20 s: `signedwire demo`, `make demo`.
 
-- `scenes`: what is shown. `checks`: every line shown as a result is one; the exit
+- `scenes`, `outage`: what is shown. `checks`: every line shown as a result is one; the exit
   code is 0 only if all were true.
 - `cast`, `node`: Alice, Bob and an impostor, each a process with an ordinary
-  `signedwire.Node` on the v2 wire.
+  `signedwire.Node` on the v2 wire. `keeper`: one with a store.
 - `stage`: the screen, plain lines, or nothing.
 """
 
@@ -13,16 +13,21 @@ import contextlib
 import dataclasses
 import json as jsonlib
 import os
+import secrets
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from signedwire import Identity
 from signedwire.bench.children import ChildGone
 from signedwire.demo import scenes
 from signedwire.demo.cast import Actor
+from signedwire.demo.outage import KeepingActor, Ledger, power_cut
 from signedwire.demo.stage import Screen, Stage
 
 __all__ = ["run_demo"]
@@ -45,18 +50,28 @@ def run_demo(json: bool = False) -> int:
             "pip install 'signedwire[cli]', or '.[cli]' in a checkout\n"
         )
         return 1
-    cast = [Actor(name, _LIMIT) for name in ("alice", "bob", "mallory")]
-    watchdog = threading.Timer(_LIMIT, _end_now, (cast,))
+    # Made by those who come on last: a demo that is killed before leaves nothing.
+    folder = Path(tempfile.gettempdir(), f"signedwire-demo-{secrets.token_hex(8)}")
+    ledger = Ledger()
+    alice, bob, mallory = (Actor(name, _LIMIT) for name in ("alice", "bob", "mallory"))
+    dora, emil = (KeepingActor(name, _LIMIT, folder, ledger) for name in ("dora", "emil"))
+    cast = (alice, bob, mallory, dora, emil)
+    watchdog = threading.Timer(_LIMIT, _end_now, (cast, folder))
     watchdog.daemon = True
     watchdog.start()
     counters: dict[str, Any] = {}
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(stage.close)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             for actor in cast:
                 stack.callback(actor.close)
             stage.open()
-            counters = _play(stage, *cast)
+            counters = _play(stage, alice, bob, mallory, (dora, emil))
+            stage.pause()
+            power_cut(stage, dora, emil, ledger)
+            stage.pause()
+            _show_counters(stage, counters)
     except KeyboardInterrupt:
         return 130
     except (ChildGone, OSError) as error:
@@ -85,13 +100,17 @@ def _stage(json: bool) -> Stage:
     return Screen(Console())
 
 
-def _play(stage: Stage, alice: Actor, bob: Actor, mallory: Actor) -> dict[str, Any]:
-    """The whole piece; returns the counters of everybody at the end."""
+def _play(
+    stage: Stage, alice: Actor, bob: Actor, mallory: Actor, keepers: Sequence[KeepingActor]
+) -> dict[str, Any]:
+    """All that needs no store; returns the counters of everybody at the end."""
     carol = Identity.generate()
     bob.v1_peers = [carol.did, alice.identity.did]
     stage.show(
         "[bold]signedwire demo[/]  two nodes, two processes. A node's name, its DID, is its key:"
     )
+    for actor in (alice, bob):
+        actor.launch()
     for actor in (alice, bob):
         actor.start()
         stage.show(f"  [bold]{actor.name:<5}[/] [cyan]{actor.did}[/]  process {actor.child.pid}")
@@ -100,19 +119,20 @@ def _play(stage: Stage, alice: Actor, bob: Actor, mallory: Actor) -> dict[str, A
     stage.pause()
     scenes.traffic(stage, alice, bob)
     stage.pause()
+    # They come on later, and nobody is to wait for them then.
+    mallory.launch()
+    for keeper in keepers:
+        keeper.launch()
     scenes.forgeries(stage, alice, bob, carol)
     stage.pause()
     before = scenes.restart(stage, alice, bob, mallory)
     stage.pause()
     scenes.emergency(stage, alice, bob)
-    stage.pause()
-    counters = {
+    return {
         "alice": alice.ask("stats"),
         "bob, until he was killed": before,
         "bob, since": bob.ask("stats"),
     }
-    _show_counters(stage, counters)
-    return counters
 
 
 def _show_counters(stage: Stage, counters: dict[str, Any]) -> None:
@@ -154,11 +174,12 @@ def _show_verdict(stage: Stage, seconds: float) -> None:
     stage.show("", f"{verdict}, in {seconds:.1f} s. Next: README.md, or `signedwire --help`.")
 
 
-def _end_now(cast: Sequence[Actor]) -> None:
+def _end_now(cast: Sequence[Actor | KeepingActor], folder: Path) -> None:
     """The watchdog: whatever hangs, end the children and then ourselves."""
     for actor in cast:
         with contextlib.suppress(Exception):
             actor.close()
+    shutil.rmtree(folder, ignore_errors=True)
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[?25h")  # the live display hides the cursor
     sys.stdout.flush()

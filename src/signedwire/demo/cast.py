@@ -33,12 +33,17 @@ class Actor:
         self.listening_at = 0.0
         """When it began to listen, by `time.perf_counter`, one clock for all processes."""
 
+    def launch(self) -> None:
+        """Start the process if there is none; `start()` makes it a node."""
+        if self._child is None:
+            self._news.clear()
+            self._child = Child(
+                self.name, "signedwire.demo.node", limit=self._limit, on_news=self._news.append
+            )
+
     def start(self) -> None:
-        """Start the process; with the same key and, from the second time on, the same port."""
-        self._news.clear()
-        self._child = Child(
-            self.name, "signedwire.demo.node", limit=self._limit, on_news=self._news.append
-        )
+        """Begin to listen; with the same key and, from the second time on, the same port."""
+        self.launch()
         opened = self.ask(
             "open",
             seed=self._seed.hex(),
@@ -67,6 +72,7 @@ class Actor:
         """Kill the process and free everything."""
         if self._child is not None:
             self._child.close()
+            self._child = None
 
     def latest(self, key: str) -> Any:
         """The last that it told of a counter."""

@@ -15,12 +15,12 @@ from signedwire.wire.frames import encode_frame
 __all__ = ["emergency", "forgeries", "restart", "traffic"]
 
 _TRAFFIC, _STEADY, _LOW, _CRITICAL = 1, 2, 3, 4  # streams of numbered messages
-_TRAFFIC_SECONDS: Final = 3.0
+_TRAFFIC_SECONDS: Final = 1.5
 _FULL_BAR: Final = 200_000
 _STEADY_RATE: Final = 100
 _TEXT: Final = "close the valve"
 _REPLAYS: Final = 3
-_EMERGENCY_SECONDS: Final = 1.5
+_EMERGENCY_SECONDS: Final = 1.0
 _QUEUE_LIMIT: Final = 1000  # the default of TransportConfig
 _ARRIVAL_TIMEOUT: Final = 2.0
 _BACKLOG_TIMEOUT: Final = 10.0
@@ -157,6 +157,7 @@ def restart(stage: Stage, alice: Actor, bob: Actor, mallory: Actor) -> dict[str,
     bob.child.kill()
     killed_at = time.perf_counter()
     bob.close()
+    bob.launch()  # a new process, which does not listen yet
     status = "[bold red]nobody, Bob was killed[/]"
     mallory.address = bob.address
     mallory.start()

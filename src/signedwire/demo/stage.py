@@ -19,6 +19,7 @@ __all__ = ["Screen", "Stage"]
 _NAME_WIDTH: Final = 45
 _BAR_WIDTH: Final = 24
 _PAUSE: Final = 0.7
+_LATE: Final = 12.0
 
 Lines = Callable[[], list[str]]
 
@@ -97,7 +98,8 @@ class Screen(Stage):
         self._region.refresh()
 
     def pause(self) -> None:
-        if self._console.is_terminal:
+        # Not where the machine is so slow that all of it takes long enough.
+        if self._console.is_terminal and time.monotonic() < self.started_at + _LATE:
             time.sleep(_PAUSE)
 
     def check(self, name: str, seen: object, expected: object, ok: bool | None = None) -> None:

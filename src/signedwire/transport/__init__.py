@@ -15,6 +15,9 @@
   receiving side: marks, credit, answers.
 - `incoming`, `doorway`: every accepted connection stands at the door until its first
   byte tells its wire. `inbound`: v1 connections, their deadlines, the order of checks.
+- `evidence`: the evidence log, which has what was accepted before anybody is told of it.
+- `outbox`: between the store and the queues: what waits on the disk, and its rows' life.
+- `places`: outbound connections are counted, and given up for who waits for one.
 - `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;
   which inbound one is let in; which DIDs are turned away.
 - `carrier`: the seam to the operating system. `tcp` and `memory` implement it.

@@ -15,22 +15,40 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from signedwire.config import TransportConfig
+from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.delivery.store import Store
 from signedwire.events import Dropped, Event, EventQueue
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
+from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
+from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did, Reason
 from signedwire.wire.link_frames import FRAME_MARGIN
 from signedwire.wire.session import SessionLimits
 
-__all__ = ["Core"]
+__all__ = ["Core", "OpenStore"]
+
+OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
+"""Opens a store whose callbacks are to be called by what it is given."""
+
+
+_LEAST_FOR_A_DISK: Final = 0.2
+"""Seconds for the last commit, however little is left of `close_timeout`."""
+
+
+def _close_unused(opening: asyncio.Future[Store]) -> None:
+    """A start was called off while its store was being opened."""
+    if not opening.cancelled() and opening.exception() is None:
+        threading.Thread(target=opening.result().close, daemon=True).start()
 
 
 class Core:
@@ -39,6 +57,7 @@ class Core:
     Args:
         us: Our DID; envelopes for another are refused. `None`: take them all.
         identity: Its key. Without it only v1 is spoken.
+        open_store: Opens the store of the node, in a thread of its own.
     """
 
     def __init__(
@@ -48,6 +67,7 @@ class Core:
         carrier: Carrier,
         us: Did | None,
         identity: Identity | None = None,
+        open_store: OpenStore | None = None,
     ) -> None:
         self.speaks_v2 = identity is not None and config.wire == "auto"
         if not self.speaks_v2 and not config.v1_peers:
@@ -69,6 +89,12 @@ class Core:
         self.rng = random.Random()
         self.log = logging.getLogger("signedwire.transport")
         self._identity = identity
+        self._open_store = open_store
+        self.outbox: Outbox | None = None
+        """What waits in the store; `None` without one."""
+        self._us = us
+        self.evidence: EvidenceLog | None = None
+        """Keeps what is accepted; `None` without one."""
         self._tls: TlsIdentity | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -85,14 +111,33 @@ class Core:
 
         Raises:
             ListenError: its address cannot be had.
+            StoreOpenError: the store cannot be used.
+            EvidenceLogError: the evidence log cannot be used.
         """
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         if self._identity is not None and self.speaks_v2:
             self._tls = TlsIdentity(self._identity)
-        await self.incoming.start()
+        if self._open_store is not None:
+            call = self._loop.call_soon_threadsafe
+            opening = self._loop.run_in_executor(None, self._open_store, call)
+            try:
+                self.outbox = Outbox(self, await asyncio.shield(opening))
+            except asyncio.CancelledError:
+                opening.add_done_callback(_close_unused)
+                raise
+        try:
+            self.evidence = await open_evidence(self, self._us)
+            await self.links.restore()
+            await self.incoming.start()
+        except BaseException:
+            await close_evidence(self)
+            await self._close_store(self.config.close_timeout)
+            raise
         self._has_ended = asyncio.Event()
         self._is_open = True
+        if self.outbox is not None:
+            self.outbox.start()
 
     async def close(self) -> None:
         """Take no more in, give what is queued `close_timeout` to leave, then end everything.
@@ -107,23 +152,39 @@ class Core:
             return
         self._is_open = False
         self.incoming.stop_listening()
+        deadline = asyncio.get_running_loop().time() + self.config.close_timeout
         try:
-            await self.outgoing.drain(asyncio.get_running_loop().time() + self.config.close_timeout)
+            if self.outbox is not None:
+                await self.outbox.flush(deadline)  # what is stored just now may leave too
+            await self.outgoing.drain(deadline)
+            if self.outbox is not None:
+                await self.outbox.flush(deadline)  # the last `done()` is told after its commit
         finally:
             # Also when cancelled: from here on nothing waits for a peer.
             try:
-                await self._end()
+                await self._end(deadline)
             finally:
                 self._has_ended.set()
 
-    async def _end(self) -> None:
+    async def _end(self, deadline: float) -> None:
         await asyncio.sleep(0)  # what other threads said last is in the loop's queue
         self.links.end()
         await self.outgoing.end()
+        await close_evidence(self)
         await self.incoming.end()
         self.links.abort_lingering()
+        await self._close_store(
+            max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
+        )
         self.events.close()
         await asyncio.sleep(0)  # let the closed sockets' callbacks run
+
+    async def _close_store(self, timeout: float) -> None:
+        if self.outbox is not None:
+            self.outbox.end()
+            if not await asyncio.to_thread(self.outbox.store.close, timeout):
+                self.log.warning("the disk does not answer; its thread ends when it does")
+                self.outbox.give_up_uncommitted()
 
     @property
     def is_open(self) -> bool:
@@ -177,8 +238,11 @@ class Core:
         return self.counters.snapshot(
             inbound_connections=self.incoming.connections,
             inbox_messages=len(self.incoming.inbox),
+            evidence=None if self.evidence is None else self.evidence.stats(),
         )
 
     def pool_stats(self) -> PoolStats:
         """The pool now. Any thread."""
-        return PoolStats(active=self.outgoing.pool.active, limit=self.outgoing.pool.limit)
+        return PoolStats(
+            active=self.outgoing.places.pool.active, limit=self.outgoing.places.pool.limit
+        )

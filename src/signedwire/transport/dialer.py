@@ -44,6 +44,7 @@ class Dialer(ABC):
         self._ready: deque[Peer] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
         self._place: asyncio.Future[None] | None = None
+        self._pause: asyncio.Future[None] | None = None
         self._connected_at = 0.0
         self._was_connected = False
         self._next_dial_at = 0.0
@@ -95,6 +96,13 @@ class Dialer(ABC):
         if peer in self._ready:
             self._ready.remove(peer)
 
+    def hurry(self) -> None:
+        """Try at once: no more of the pause, and the next ones short again."""
+        self._next_dial_at = 0.0
+        self._delays = self._new_delays()
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
+
     def grant_place(self) -> None:
         """The pool has a place for this connection."""
         if self._place is not None and not self._place.done():
@@ -137,7 +145,8 @@ class Dialer(ABC):
                 if pause > 0:
                     self.retry_at = time.time() + pause
                     self.set_state(PeerState.BACKING_OFF)
-                    await asyncio.sleep(pause)
+                    self._pause = loop.create_future()
+                    await asyncio.wait({self._pause}, timeout=pause)
                     self.retry_at = None
                     continue  # what waited may have expired meanwhile
                 self.set_state(PeerState.DIALING)
@@ -155,11 +164,11 @@ class Dialer(ABC):
     async def _dial(self) -> bool:
         self._place = asyncio.get_running_loop().create_future()
         try:
-            self._core.outgoing.apply_for_place(self)
+            self._core.outgoing.places.apply(self)
             await self._place
             await self._open()
         except DialError as error:
-            self._core.outgoing.leave_pool(self)
+            self._core.outgoing.places.leave(self)
             self._core.counters.dial_failures += 1
             self._fail_attempt(str(error))
             return False
@@ -167,12 +176,12 @@ class Dialer(ABC):
             # A fault of a carrier, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
             self._core.log.exception("dialing %s failed in a way that it must not", self.address)
-            self._core.outgoing.leave_pool(self)
+            self._core.outgoing.places.leave(self)
             self._core.counters.dial_failures += 1
             self._fail_attempt(f"cannot connect to {self.address}: {error!r}")
             return False
         except BaseException:
-            self._core.outgoing.leave_pool(self)
+            self._core.outgoing.places.leave(self)
             raise
         finally:
             self._place = None
@@ -195,7 +204,7 @@ class Dialer(ABC):
 
     def _on_lost(self, cause: str, *, was_used: bool = True) -> None:
         """The connection is gone: decide when the next attempt may be."""
-        self._core.outgoing.leave_pool(self)
+        self._core.outgoing.places.leave(self)
         cause = f"connection to {self.address} ended: {cause}"
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
@@ -235,6 +244,9 @@ class Dialer(ABC):
 
     def _new_delays(self) -> Iterator[float]:
         config = self._core.config
+        if self._core.outbox is not None:
+            # Its messages wait for days: gently, and each node in a rhythm of its own.
+            return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._core.rng, factor=1.6)
         return backoff_delays(
             config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._core.rng
         )

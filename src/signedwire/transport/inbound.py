@@ -176,7 +176,7 @@ class InboundLink(asyncio.Protocol):
             self._pause()
 
     def _work_inline(self) -> None:
-        while self._frames and self._core.incoming.inbox.has_room():
+        while self._frames and self._core.incoming.has_room():
             frame = self._frames.popleft()
             self._pending_bytes -= len(frame)
             self._deliver([self._core.incoming.screen.check(frame)])
@@ -221,7 +221,7 @@ class InboundLink(asyncio.Protocol):
     def _deliver(self, verdicts: list[Passed | Reason]) -> int:
         """Deliver for as long as the application has room; returns how many were dealt with."""
         core = self._core
-        inbox, screen = core.incoming.inbox, core.incoming.screen
+        incoming, screen = core.incoming, core.incoming.screen
         for done, verdict in enumerate(verdicts):
             if isinstance(verdict, Reason):
                 self._drop(verdict)
@@ -231,7 +231,7 @@ class InboundLink(asyncio.Protocol):
                 self._guest.prove()
             if screen.is_replay(verdict):
                 core.drop(Reason.DUPLICATE, self._guest.host)
-            elif inbox.put(verdict.message, verdict.priority):
+            elif incoming.put(verdict.message, verdict.priority):
                 screen.remember(verdict)
                 core.counters.messages_received += 1
             else:

@@ -12,17 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, StoreError
 from signedwire.transport.admission import Admission
 from signedwire.transport.carrier import Listener
 from signedwire.transport.doorway import Doorway, Guest
-from signedwire.types import Address, Did, Reason, unix_time_us
+from signedwire.types import Address, Did, Priority, Reason, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -53,6 +54,9 @@ class Incoming:
         """Whose v1 frames are being checked, also where the connection has ended."""
         self._executor: ThreadPoolExecutor | None = None
         self._listener: Listener | None = None
+        self._handles_at_once = config.ack == "auto"
+        self._unlogged = 0
+        """v1 messages that the evidence log does not have yet."""
 
     # -- life ---------------------------------------------------------------------
 
@@ -133,9 +137,40 @@ class Incoming:
     async def inbox_room(self) -> None:
         """Wait until the application has taken half of what waits."""
         loop = asyncio.get_running_loop()
+        log = self._core.evidence
+        if log is not None and self._unlogged:
+            logged = loop.create_future()
+            log.after([], partial(_set, logged))(None)
+            await logged
         room = loop.create_future()
         if self.inbox.when_room(future_waker(loop, room)):
             await room
+
+    def has_room(self, priority: int = Priority.NORMAL) -> bool:
+        """Whether a v1 message of this priority would be taken now."""
+        log = self._core.evidence
+        if log is None or not self._unlogged:
+            return self.inbox.has_room(priority)
+        waiting = len(self.inbox) + self._unlogged
+        return log.has_room and waiting < self._core.config.inbox_limit
+
+    def put(self, message: Message, priority: int) -> bool:
+        """Take a v1 message, once the evidence log has it; `False`: there is no room."""
+        log = self._core.evidence
+        if log is None:
+            return self.inbox.put(message, priority)
+        if not self.has_room(priority):
+            return False
+        self._unlogged += 1
+        log.after([message], partial(self._on_logged, message, priority))(None)
+        return True
+
+    def _on_logged(self, message: Message, priority: int, error: StoreError | None) -> None:
+        self._unlogged -= 1
+        if error is None:
+            self.inbox.add_many([message], priority)
+        else:
+            self._core.drop(Reason.STORE_FAILED)
 
     def receive(self, timeout: float | None) -> Message | None:
         """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
@@ -173,7 +208,14 @@ class Incoming:
             origin.taken(message)
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
+                if self._handles_at_once:
+                    message.done()
                 return message
             origin.refused(message, Reason.EXPIRED)
             self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
         return None
+
+
+def _set(future: asyncio.Future[None], _: StoreError | None) -> None:
+    if not future.done():
+        future.set_result(None)

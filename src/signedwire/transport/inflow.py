@@ -7,17 +7,22 @@ application's answers, which are told again where a link took them with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from concurrent.futures import Future
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
-from signedwire.delivery.streams import ReceiveStream
-from signedwire.types import Allowance, Did, Priority, Reason
-from signedwire.wire.envelope import V2_HEADER_SIZE
-from signedwire.wire.link_frames import Refusal
+from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeaves, Store, Then
+from signedwire.delivery.streams import Arrivals, ReceiveStream
+from signedwire.errors import ClosedError, StoreError, StoreFailedError
+from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
+from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
+from signedwire.wire.link_frames import CLOSE_UNAVAILABLE, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["InboxBudget", "Inflow"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
+_LANE_AT: Final = 104
 _lane_of: Final = attrgetter("lane")
 _MAX_ANSWERS: Final = 1024
 """`handled` and `refused`, kept for who did not hear them, about 200 bytes each."""
@@ -64,6 +70,21 @@ class InboxBudget:
         self._cut.discard(inflow)
 
 
+class _Unkept(NamedTuple):
+    """A batch that waits for its commit, and what is done then."""
+
+    link: Link
+    lane: int
+    """Of all of it, as far as Critical or not goes."""
+    new: list[Message]
+    roots: list[bytes]
+    """Owed a receipt."""
+    leaves: list[bytes]
+    """The same, one by one."""
+    held: tuple[int, int]
+    """Messages and bytes that are not new, and take room until then."""
+
+
 class Inflow:
     """The receiving half of a peer; `Message.origin` of what it sent.
 
@@ -92,6 +113,8 @@ class Inflow:
         self.link: Link | None = None
         # Delivered to the inbox and not yet taken by the application.
         self._waiting = [0, 0, 0, 0]
+        # Waits for the disk, and not for the application: it is to be answered then.
+        self._held = [0, 0, 0, 0]
         self._accounted = 0
         # Those that have been granted credit, from their HELLO on.
         self._links: list[Link] = []
@@ -101,6 +124,37 @@ class Inflow:
         # What was answered last, by leaf: `None` is handled.
         self._answers: OrderedDict[bytes, Refusal | None] = OrderedDict()
         self._is_flush_due = False
+        self._store = None if core.outbox is None else core.outbox.store
+        # Answered in this turn of the loop, and not yet told to the store.
+        self._done: list[tuple[Message, Reason | None]] = []
+        # Batches that came before the store had said what it knows; `None`: it has.
+        self._unjudged: list[tuple[BatchReceived, Link]] | None = None
+        if self._store is not None:
+            self._load(self._store)
+
+    def _load(self, store: Store) -> None:
+        """Take up where an earlier process was. What comes before it is known waits."""
+        marks = store.marks(self.peer)
+        if not marks.epoch:
+            return
+        self._has_delivered = True
+        self.stream.restore(marks.epoch, marks.lanes)
+        with contextlib.suppress(StoreFailedError, ClosedError):
+            known = store.leaves(self.peer)
+            self._unjudged = []
+            known.add_done_callback(partial(self._core.call_in_loop, self._on_loaded, marks.epoch))
+
+    def _on_loaded(self, epoch: int, known: Future[RememberedLeaves]) -> None:
+        unjudged, self._unjudged = self._unjudged, None
+        # A store that has failed meanwhile says so to whoever comes.
+        if not known.cancelled() and known.exception() is None and epoch == self.stream.epoch:
+            self.stream.remember(*known.result())
+        for batch, link in unjudged or ():
+            lane, count, size = _measure(batch)
+            _add(self._held, lane, -count, -size)
+            if not link.is_over:
+                self.receive(batch, unix_time_us(), link)
+        self.flush_soon()  # what they held is free, or told
 
     @property
     def weight(self) -> int:
@@ -123,7 +177,7 @@ class Inflow:
         Counted anew each time, so that links that overlap cannot add up to more.
         """
         free = list(self._share)
-        for used in (self._waiting, *(link.outstanding for link in self._links)):
+        for used in (self._waiting, self._held, *(link.outstanding for link in self._links)):
             free = [max(0, all_ - some) for all_, some in zip(free, used, strict=True)]
         messages, size, critical, critical_size = free
         return Allowance(
@@ -142,7 +196,21 @@ class Inflow:
             # What is still to be told was about numbers of the old one.
             self._handled, self._refused = [], []
             self._answers.clear()
+            if self._store is not None:
+                with contextlib.suppress(StoreFailedError, ClosedError):
+                    self._store.began(self.peer, self._marks())
         return True
+
+    @property
+    def told_marks(self) -> tuple[int, int, int, int]:
+        """What a HELLO may say: with a store, what is committed."""
+        if self._store is None:
+            return self.stream.marks_now()
+        marks = self._store.marks(self.peer)
+        return marks.lanes if marks.epoch == self.stream.epoch else (0, 0, 0, 0)
+
+    def _marks(self) -> Marks:
+        return Marks(self.stream.epoch, self.stream.marks_now())
 
     def began(self, link: Link) -> None:
         """A link has been granted `credit()`."""
@@ -161,12 +229,26 @@ class Inflow:
         self._links.remove(link)
         self.flush_soon()
 
-    def receive(self, batch: BatchReceived, now_us: int) -> tuple[list[bytes], list[bytes]]:
-        """Deliver what is new; returns (roots, leaves) that are owed a receipt."""
+    def receive(self, batch: BatchReceived, now_us: int, link: Link) -> None:
+        """Deliver what is new, and have `link` say what is owed a receipt.
+
+        With a store both come after the commit.
+        """
         core = self._core
+        log = core.evidence
+        if self._store is not None and self._store.failure is not None:
+            link.close(CLOSE_UNAVAILABLE, "the store has failed")
+            return
+        if log is not None and log.failure is not None:
+            link.close(CLOSE_UNAVAILABLE, "the evidence log has failed")
+            return
+        if self._unjudged is not None:
+            self._unjudged.append((batch, link))
+            _add(self._held, *_measure(batch))
+            return
         arrivals = self.stream.arrived(batch, core.config.max_payload_size, now_us)
         if arrivals.new:
-            self._deliver(arrivals.new)
+            self._expect(arrivals.new)
         if arrivals.duplicates:
             core.drop(Reason.DUPLICATE, count=len(arrivals.duplicates))
             self._answer_again(arrivals.duplicates)
@@ -175,19 +257,132 @@ class Inflow:
         self._refused += arrivals.refusals
         if self._refused or arrivals.duplicates:
             self.flush_soon()
-        return ([batch.root], []) if arrivals.leaves is None else ([], arrivals.leaves)
+        roots, leaves = ([batch.root], []) if arrivals.leaves is None else ([], arrivals.leaves)
+        if self._store is None and log is None:
+            self._deliver(arrivals.new)
+            link.owe(roots, leaves)
+            return
+        held = self._hold(batch, arrivals.new)
+        unkept = _Unkept(link, batch.bodies[0][_LANE_AT], arrivals.new, roots, leaves, held)
+        if self._store is None:
+            self._then(unkept)(None)
+        else:
+            try:
+                self._keep(self._store, batch, arrivals, unkept)
+            except (StoreFailedError, ClosedError):
+                # In its own thread, since we looked. Nothing is receipted: it comes again.
+                self._give_back(unkept)
+
+    def _hold(self, batch: BatchReceived, new: list[Message]) -> tuple[int, int]:
+        """What is not new takes room too until it has its receipt, or a sender that is cut
+        off again and again while the disk is slow has ever more in flight.
+        """
+        if len(new) == len(batch.bodies):
+            return 0, 0
+        lane, count, size = _measure(batch)
+        count, size = count - len(new), size - sum([message.size for message in new])
+        _add(self._held, lane, count, size)
+        return count, size
+
+    def _keep(
+        self, store: Store, batch: BatchReceived, arrivals: Arrivals, unkept: _Unkept
+    ) -> None:
+        new, then = arrivals.new, self._then(unkept)
+        if not new and not arrivals.late:
+            store.barrier(then)
+            return
+        fitting = store.inbox_room(self.peer, [message.size for message in new])
+        full: list[int] = []
+        if fitting < len(new):
+            full = self._refuse_for_room(batch, new[fitting:])
+            new = new[:fitting]
+            # Signed for one by one, and never what was refused: also where the batch had
+            # it twice.
+            refused = {*full, *arrivals.late, *arrivals.strays}
+            leaves = [leaf for at, leaf in enumerate(batch.leaves) if at not in refused]
+            then = self._then(unkept._replace(new=new, roots=[], leaves=leaves))
+        places = [message.index for message in new]
+        notes = Noted(late=arrivals.late, unkept=full, strays=arrivals.strays)
+        ids = store.accept(self.peer, self._marks(), batch, places, notes, then)
+        for message, id_ in zip(new, ids, strict=True):
+            message.row = id_
+
+    def _refuse_for_room(self, batch: BatchReceived, messages: list[Message]) -> list[int]:
+        """The store has no room: they are never delivered, and never receipted.
+
+        That is remembered, for the marks have passed them. Returns their places, those
+        included where the batch had one of them again.
+        """
+        for message in messages:
+            self.stream.refuse(message.leaf)
+            self._refused.append(Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL))
+            self._core.drop(Reason.INBOX_FULL, self.peer.short)
+            self._unexpect(message)
+        self.flush_soon()
+        gone = {message.leaf for message in messages}
+        return [place for place, leaf in enumerate(batch.leaves) if leaf in gone]
+
+    def _then(self, unkept: _Unkept) -> Then:
+        """`_on_kept()`, to be told of the commit; with an evidence log once that has it too."""
+        then = partial(self._on_kept, unkept)
+        log = self._core.evidence
+        return then if log is None else log.after(unkept.new, then)
+
+    def _on_kept(self, unkept: _Unkept, error: StoreError | None) -> None:
+        if error is not None:
+            self._give_back(unkept)
+            return
+        self._release(unkept)
+        self._deliver(unkept.new)
+        unkept.link.owe(unkept.roots, unkept.leaves)
+        self.flush_soon()
+
+    def _give_back(self, unkept: _Unkept) -> None:
+        """It could not be kept, and so has not arrived."""
+        self._release(unkept)
+        for message in unkept.new:
+            self._unexpect(message)
+        unkept.link.close(CLOSE_UNAVAILABLE, "the store has failed")
+
+    def _release(self, unkept: _Unkept) -> None:
+        count, size = unkept.held
+        if count:
+            _add(self._held, unkept.lane, -count, -size)
+
+    def restore(self, row: IncomingRow) -> None:
+        """A message that an earlier process accepted and did not get done."""
+        message = Message(
+            row.body,
+            row.batch,
+            row.place,
+            expires_at_us=v2_expiry(row.body) or 0,
+            redelivered=True,
+        )
+        message.row = row.id
+        self._expect([message])
+        if self._core.evidence is None:
+            self._deliver([message])
+        else:
+            self._core.evidence.restored(message, partial(self._on_restored, message))
+
+    def _on_restored(self, message: Message, error: StoreError | None) -> None:
+        if error is None:
+            self._deliver([message])
+
+    def _expect(self, messages: list[Message]) -> None:
+        for message in messages:
+            message.origin = self
+        size = sum([message.size for message in messages])
+        # All of a batch are Critical, or none.
+        _add(self._waiting, messages[0].lane, len(messages), size)
+        self._has_delivered = True
+        self._account()
+
+    def _unexpect(self, message: Message) -> None:
+        _add(self._waiting, message.lane, -1, -message.size)
 
     def _deliver(self, messages: list[Message]) -> None:
         core = self._core
-        size = 0
-        for message in messages:
-            message.origin = self
-            size += message.size
-        base = 2 if messages[0].lane == _CRITICAL else 0  # all of a batch, or none
-        self._waiting[base] += len(messages)
-        self._waiting[base + 1] += size
-        self._has_delivered = True
-        self._account()
         core.counters.messages_received += len(messages)
         for lane, those in groupby(messages, _lane_of):
             core.incoming.inbox.add_many(list(those), lane)
@@ -214,10 +409,7 @@ class Inflow:
         if not self._core.is_in_loop:
             self._core.call_in_loop(self.taken, message)
             return
-        size, is_critical = message.size, message.lane == _CRITICAL
-        base = 2 if is_critical else 0
-        self._waiting[base] -= 1
-        self._waiting[base + 1] -= size
+        self._unexpect(message)
         if not self._is_flush_due:
             self.flush_soon()
 
@@ -233,6 +425,26 @@ class Inflow:
         if not self._core.is_in_loop:
             self._core.call_in_loop(self._answer, message, reason)
             return
+        if message.row is None or self._store is None:
+            self._say(message, reason)
+            return
+        if not self._done:
+            # One operation for all of a turn: half of a receiver's work was in one for each.
+            self._core.call_in_loop(self._store_done, self._store)
+        self._done.append((message, reason))
+
+    def _store_done(self, store: Store) -> None:
+        done, self._done = self._done, []
+        rows = [message.row for message, _ in done if message.row is not None]
+        with contextlib.suppress(StoreFailedError, ClosedError):
+            store.done(rows, partial(self._on_done, done))
+
+    def _on_done(self, done: list[tuple[Message, Reason | None]], error: StoreError | None) -> None:
+        if error is None:
+            for message, reason in done:
+                self._say(message, reason)
+
+    def _say(self, message: Message, reason: Reason | None) -> None:
         envelope = message.envelope
         if envelope.epoch != self.stream.epoch:
             return  # who sent it is no more
@@ -273,3 +485,15 @@ class Inflow:
         # A node that closes takes nothing more, and so invites nothing.
         credit = self.credit() if self._core.is_open else Allowance(0, 0, 0, 0)
         link.answer(credit, handled, refused)
+
+
+def _measure(batch: BatchReceived) -> tuple[int, int, int]:
+    """Its lane, as far as Critical or not goes; its messages and bytes."""
+    return batch.bodies[0][_LANE_AT], len(batch.bodies), sum(map(len, batch.bodies))
+
+
+def _add(totals: list[int], lane: int, messages: int, size: int) -> None:
+    """Count messages and bytes; Critical apart."""
+    base = 2 if lane == _CRITICAL else 0
+    totals[base] += messages
+    totals[base + 1] += size

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did
@@ -46,6 +47,11 @@ _WRITE_HIGH_WATER: Final = 64 * 1024
 # for envelopes, or two who send each other much would both stop.
 _MAX_UNREAD_CONTROL: Final = 1024 * 1024
 _LINGER: Final = 1.0
+# Seconds that receipts may wait for the application's reply; and for how many times what
+# it took longer they do not wait then.
+_MAX_SAY_DELAY: Final = 0.005
+_PROMPT_FACTOR: Final = 20
+_WAITING: Final = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED})
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
@@ -91,6 +97,9 @@ class Link(asyncio.Protocol):
         self._leaves: list[bytes] = []
         self._is_paused = False
         self._is_reading = True
+        self._is_saying_soon = False
+        self._late_says = 0
+        self._prompt_until = 0.0
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
@@ -235,7 +244,7 @@ class Link(asyncio.Protocol):
             max_payload_size=config.max_payload_size,
             credit=inflow.credit(),
             known_epoch=inflow.stream.epoch,
-            marks=inflow.stream.marks_now(),
+            marks=inflow.told_marks,
         )
         self._session = Session(
             self._core.identity, did, hello, self._core.session_limits, time.monotonic()
@@ -251,7 +260,7 @@ class Link(asyncio.Protocol):
             while (event := session.next_event()) is not None:
                 self._handle(event)
             if self._roots or self._leaves:
-                self._send_receipts(session)
+                self._say_soon()
         self._flush()
         if session is not None and not self.is_over:
             self._arm(session)
@@ -263,9 +272,7 @@ class Link(asyncio.Protocol):
             case BatchReceived() if not core.is_open:
                 pass  # nobody would take it: its sender has it still, for whoever comes next
             case BatchReceived():
-                roots, leaves = core.links.inflow(self.did).receive(event, unix_time_us())
-                self._roots += roots
-                self._leaves += leaves
+                core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
                 self.has_landed |= core.links.on_receipts(self.did, receipts)
                 self._pump_soon()
@@ -286,6 +293,39 @@ class Link(asyncio.Protocol):
                 core.links.on_stall(seconds)
             case Closed():
                 self._on_closed(event)
+
+    def _say_soon(self) -> None:
+        """Sign and write what is owed, when the application had its turn.
+
+        What it replies goes in the same write, which wakes the peer once instead of
+        twice. An application that holds the loop for long does not hold receipts back
+        with it: after two such times (one may be another process that had the core) they
+        are written at once for 20 times as long.
+        """
+        if self._is_saying_soon:
+            return
+        now = self._loop.time()
+        if now < self._prompt_until:
+            self._say()
+            return
+        self._is_saying_soon = True
+        # In the next turn of the loop the application takes and replies, in the one after
+        # it the reply is written.
+        self._loop.call_soon(self._loop.call_soon, self._say_at_last, now)
+
+    def _say_at_last(self, since: float) -> None:
+        self._is_saying_soon = False
+        now = self._loop.time()
+        self._late_says = self._late_says + 1 if now - since > _MAX_SAY_DELAY else 0
+        if self._late_says > 1:
+            self._late_says = 0
+            self._prompt_until = now + (now - since) * _PROMPT_FACTOR
+        self._say()
+
+    def _say(self) -> None:
+        if self._session is not None and not self.is_over:
+            self._send_receipts(self._session)
+            self._flush()
 
     def _on_hello(self, hello: Hello) -> None:
         assert self.did is not None
@@ -329,11 +369,18 @@ class Link(asyncio.Protocol):
             session.send_receipts(frames.ACCEPTED_ENVELOPES, self._leaves, now)
         self._roots, self._leaves = [], []
 
+    def owe(self, roots: list[bytes], leaves: list[bytes]) -> None:
+        """Sign for these with what is said next."""
+        self._roots += roots
+        self._leaves += leaves
+
     def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
         """The application has taken, handled or refused messages: tell the peer."""
         session = self._session
         if session is None or self.is_over:
             return
+        if self._roots or self._leaves:
+            self._send_receipts(session)
         if refused:
             session.send_refusals(refused)
         if handled:
@@ -343,7 +390,7 @@ class Link(asyncio.Protocol):
             session.grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
-        self._turn()
+        self._say_soon()
 
     # -- writing ----------------------------------------------------------------------
 
@@ -371,9 +418,13 @@ class Link(asyncio.Protocol):
             return
         self._core.outgoing.on_taken(messages)
         if self.dialer is not None:
-            self._core.outgoing.pool.touch(self.dialer)
+            self._core.outgoing.places.touch(self.dialer)
+        self._send_receipts(session)
         batch = session.send_batch([message.body for message in messages])
         peer.stream.sent(batch, messages)
+        if self._core.outbox is not None:
+            # Now, not when the system has them: if the link ends before, they may arrive.
+            self._core.outbox.written(peer, messages)
         self._unwritten += messages
         self._flush()
         if peer.lanes:
@@ -417,10 +468,8 @@ class Link(asyncio.Protocol):
     def _mark_written(self) -> None:
         messages, self._unwritten = self._unwritten, []
         self._core.counters.messages_sent += len(messages)
-        now = unix_time_us()
-        for message in messages:
-            if message.receipt.state is DeliveryState.QUEUED:
-                message.receipt.climb(DeliveryState.WRITTEN, now)
+        receipts = [message.receipt for message in messages if message.receipt.state in _WAITING]
+        climb_all(receipts, DeliveryState.WRITTEN, unix_time_us())
 
     # -- time ---------------------------------------------------------------------------
 

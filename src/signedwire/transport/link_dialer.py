@@ -111,6 +111,8 @@ class LinkDialer(Dialer):
         elif self._peer.link is not None:
             self.note_error(cause)  # nor here: it is reached over the link that it dialed
         else:
+            if self._core.outbox is not None:
+                self._core.outbox.failed(self._peer, cause)
             super()._fail_attempt(cause)
 
     def retire(self) -> None:
@@ -134,6 +136,8 @@ class LinkDialer(Dialer):
         # However long it was up: all who lost the same peer would return in one wave.
         spread = 2 * self._core.config.retry_base_delay
         self._next_dial_at += self._core.rng.uniform(0, spread)
+        if closed is not None and closed.code == frames.CLOSE_UNAVAILABLE:
+            self._next_dial_at += next(self._delays)  # its disk is not mended in a moment
         if self._core.is_open and (self._peer.lanes or self._is_kept):
             self.connect()
 

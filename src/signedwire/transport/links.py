@@ -7,7 +7,9 @@ lives in `Peer` and `Inflow` and outlives it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
@@ -40,6 +42,7 @@ class Links:
         self._core = core
         self._us = us
         self._links: set[Link] = set()
+        self._has_ended = False
         self.lingering: set[Link] = set()
         """Those that have ended and still bring their goodbye."""
         self._inflows: OrderedDict[Did, Inflow] = OrderedDict()  # least recently linked first
@@ -50,8 +53,22 @@ class Links:
         self.access.on_change = self._on_access_change
         core.incoming.screen.is_denied = self.access.is_key_denied
 
+    async def restore(self) -> None:
+        """Take up what an earlier process has accepted and its application not done."""
+        if self._core.outbox is None:
+            return
+        store = self._core.outbox.store
+        for did in store.v2_speakers():
+            self._core.incoming.screen.v2_senders.add(bytes(did))
+        after = 0
+        while rows := await asyncio.wrap_future(store.undone(after=after)):
+            for row in rows:
+                self.inflow(row.sender).restore(row)
+            after = rows[-1].id
+
     def end(self) -> None:
         """Say goodbye to everybody."""
+        self._has_ended = True
         for inflow in tuple(self._inflows.values()):
             inflow.flush()  # what the application said last
         for link in tuple(self._links):
@@ -104,6 +121,9 @@ class Links:
 
     def check_access(self, did: Did) -> Reason | None:
         """Why a proven DID may not link to us; `None`: it may."""
+        outbox = self._core.outbox
+        if outbox is not None and outbox.store.failure is not None:
+            return Reason.STORE_FAILED  # nothing more is accepted here
         return Reason.DENIED if self.access.is_denied(did) else None
 
     def _on_access_change(self) -> None:
@@ -120,6 +140,9 @@ class Links:
         """It has proven itself over v2: never again v1 with it, in neither direction."""
         peer = self._core.outgoing.peer(did)
         peer.wire = "v2"
+        outbox = self._core.outbox
+        if outbox is not None and not outbox.store.has_spoken_v2(did):
+            outbox.note_v2(did)
         if self.is_v1_allowed(did):  # else it is not believed on v1 anyway
             self._core.incoming.screen.v2_senders.add(bytes(did))
         if peer.dialer is not None and not isinstance(peer.dialer, LinkDialer):
@@ -147,20 +170,24 @@ class Links:
         if hello.known_epoch >= link_frames.MAX_EPOCH:
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, "it leaves us no epoch to count on in")
             return
-        if hello.known_epoch > peer.stream.epoch:
+        if self._knows_more(hello, peer):
             # Count on where the peer stands.
             self._core.log.warning(
                 "%s has heard from a later state of our key: two processes use it, "
-                "or our clock went back",
+                "our store is an old copy, or our clock went back",
                 link.did,
             )
-            self._restart_stream(peer, hello.known_epoch + 1)
+            is_known = hello.known_epoch == peer.stream.epoch
+            marks = hello.marks if is_known else None
+            self._restart_stream(peer, hello.known_epoch + 1, marks)
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
             return
         if old is not None:
             self._core.emit(PeerDisconnected(link.did, "there is another link now"))
         peer.link = link
         peer.hang_ups = 0
+        if self._core.outbox is not None:
+            self._core.outbox.reached(peer)
         peer.stop_waiting()
         self._inflows.move_to_end(link.did)
         inflow.use(link)
@@ -179,11 +206,18 @@ class Links:
             return False
         return old.is_dialed == (self._us < new.did)
 
-    def _restart_stream(self, peer: Peer, epoch: int) -> None:
+    def _knows_more(self, hello: Hello, peer: Peer) -> bool:
+        """Whether the peer has heard more from our key than this node has ever said."""
+        outbox, epoch = self._core.outbox, peer.stream.epoch
+        if hello.known_epoch != epoch or outbox is None:
+            return hello.known_epoch > epoch
+        return outbox.is_old_copy(peer, hello.marks)
+
+    def _restart_stream(self, peer: Peer, epoch: int, marks: Sequence[int] | None) -> None:
         if peer.link is not None:
             peer.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         # Numbered anew, what has arrived already would arrive twice.
-        for message in peer.lanes.remove_if(lambda message: message.sequence > 0):
+        for message in peer.lanes.remove_if(lambda message: message.was_written):
             self._core.outgoing.give_up(
                 message,
                 Reason.STALE_EPOCH,
@@ -191,6 +225,8 @@ class Links:
                 "so it cannot be asked whether it arrived",
             )
         peer.stream = self._core.outgoing.new_stream(peer.did, epoch)
+        if self._core.outbox is not None:
+            self._core.outbox.restart(peer, epoch, marks)
 
     def detach(self, link: Link, cause: str, closed: Closed | None) -> None:
         """An open link has ended: what has no receipt waits for the next one."""
@@ -210,7 +246,9 @@ class Links:
             return
         self._core.emit(PeerDisconnected(link.did, cause))
         outgoing.note_left(peer, cause)
-        if not self._core.is_open:
+        # While a node closes, another link may come yet, and order is to hold over it for
+        # what a later process will send.
+        if self._has_ended or not (self._core.is_open or self._core.outbox is not None):
             for message in peer.stream.take_back():
                 outgoing.give_up(message, Reason.CLOSED, "written, but no receipt came")
             return
@@ -230,6 +268,8 @@ class Links:
         """Whether to try v1 with a peer that hung up on TLS. Never once it has spoken v2."""
         # Not by `peer.wire`: strangers are forgotten, and this is not.
         has_spoken_v2 = bytes(peer.did) in self._core.incoming.screen.v2_senders
+        if self._core.outbox is not None:
+            has_spoken_v2 = has_spoken_v2 or self._core.outbox.store.has_spoken_v2(peer.did)
         return not has_spoken_v2 and self.is_v1_allowed(peer.did)
 
     def on_hang_up(self, peer: Peer) -> bool:
@@ -252,17 +292,21 @@ class Links:
         """The peer has signed for messages of ours; whether any was waiting for that."""
         peer = self._core.outgoing.peer(did)
         accepted = peer.stream.receipts(receipts, receipts.statement + receipts.signature)
+        if self._core.outbox is not None:
+            self._core.outbox.settled(did, accepted)
         for message in accepted:
             if message.expires_at is not None:
                 self._core.outgoing.disarm_expiry(message)
-        if self._core.outgoing.pool.has_queue:
-            self._core.outgoing.fill_places()
+        self._core.outgoing.places.look()
         return bool(accepted)
 
     def on_refusals(self, did: Did, refusals: tuple[Refusal, ...]) -> None:
         """The peer will not take messages of ours."""
         peer = self._core.outgoing.peer(did)
-        for receipt, reason in peer.stream.refused(refusals):
+        refused = peer.stream.refused(refusals)
+        if self._core.outbox is not None:
+            self._core.outbox.refused(did, refused)
+        for receipt, reason, _, _ in refused:
             self._core.counters.send_failures += 1
             self._core.counters.dropped[reason] += 1
             peer.dropped[reason] += 1

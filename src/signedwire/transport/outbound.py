@@ -20,7 +20,7 @@ from signedwire.errors import DialError
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address, DeliveryState, PeerState, Reason, unix_time_us
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 from signedwire.wire.frames import encode_frame
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ ORDERLY_CLOSE: Final = "the peer closed it"
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
+_WATCH_INTERVAL: Final = 0.05
 
 
 class OutboundLink(asyncio.Protocol):
@@ -48,6 +49,7 @@ class OutboundLink(asyncio.Protocol):
         self._is_paused = False
         self._cause = ""
         self.is_lost = False
+        self._watch: asyncio.TimerHandle | None = None
         # What the operating system has not taken whole, and what the peer's host
         # has not acknowledged yet: each with the offset at which it ends.
         self._unwritten: deque[tuple[int, OutgoingMessage]] = deque()
@@ -112,10 +114,26 @@ class OutboundLink(asyncio.Protocol):
             unacknowledged.append(entry)
         # Where the kernel does not tell, taken has to pass for acknowledged.
         acknowledged = taken - (self._carrier.unacknowledged_bytes(self._transport) or 0)
+        done: list[OutgoingMessage] = []
         while unacknowledged and unacknowledged[0][0] <= acknowledged:
-            unacknowledged.popleft()
+            done.append(unacknowledged.popleft()[1])
+        if done:
+            self._owner.on_acknowledged(done)
         if written:
             self._owner.on_written(written)
+        if unacknowledged and self._watch is None and self._owner.has_store and not self.is_lost:
+            # Or their rows would stay until the next message, and a crash send them again.
+            loop = asyncio.get_running_loop()
+            self._watch = loop.call_later(_WATCH_INTERVAL, self._on_watch)
+
+    def _on_watch(self) -> None:
+        self._watch = None
+        self._settle()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -137,6 +155,7 @@ class OutboundLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
+        self._stop_watching()
         self._settle()
         lost = [message for _, message in (*self._unacknowledged, *self._unwritten)]
         self._unacknowledged.clear()
@@ -156,7 +175,9 @@ class OutboundLink(asyncio.Protocol):
         self._settle()
         lost = [message for _, message in self._unwritten]
         self._unwritten.clear()
+        # What is not acknowledged may be lost with it: where there is a store its row stays.
         self._unacknowledged.clear()
+        self._stop_watching()
         if lost:
             self._transport.abort()
         else:
@@ -176,6 +197,11 @@ class Outbound(Dialer):
         super().__init__(core, address)
         self._link: OutboundLink | None = None
         self._pump_handle: asyncio.Handle | None = None
+
+    @property
+    def has_store(self) -> bool:
+        """Whether messages have rows, which go when the peer's host has acknowledged them."""
+        return self._core.outbox is not None
 
     @property
     def is_idle(self) -> bool:
@@ -220,12 +246,12 @@ class Outbound(Dialer):
         batch = self._next_batch()
         if batch:
             self._core.outgoing.on_taken(message for _, message in batch)
-            self._core.outgoing.pool.touch(self)
+            self._core.outgoing.places.touch(self)
             self._core.counters.bytes_sent += link.write(batch)
         if self._ready:
             self._pump_soon()
-        elif self._core.outgoing.pool.has_queue:
-            self._core.outgoing.fill_places()
+        else:
+            self._core.outgoing.places.look()
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -266,6 +292,16 @@ class Outbound(Dialer):
         for message in messages:
             message.receipt.is_unconfirmed = True
             message.receipt.climb(DeliveryState.WRITTEN, now)
+
+    def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
+        """The peer's host has these, which is all that one hears of a v1 peer."""
+        outbox = self._core.outbox
+        if outbox is not None:
+            by_peer: dict[Did, list[OutgoingMessage]] = {}
+            for message in messages:
+                by_peer.setdefault(message.receipt.recipient, []).append(message)
+            for did, those in by_peer.items():
+                outbox.settled(did, those)
 
     async def _open(self) -> None:
         link = OutboundLink(self, self._core.carrier)

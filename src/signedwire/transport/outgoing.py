@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from signedwire.delivery.lanes import Lanes
@@ -31,7 +31,7 @@ from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.outbound import Outbound
 from signedwire.transport.peer import Peer
-from signedwire.transport.pool import Pool
+from signedwire.transport.places import Places
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ __all__ = ["Outgoing"]
 
 _POLL_INTERVAL: Final = 0.005
 _MAX_EPOCHS: Final = 10_000
-# Seconds that a peer may wait for a place, and others keep theirs meanwhile.
-_PATIENCE: Final = 5.0
 # How long messages wait for a peer that can only be reached when it dials us.
 _RETURN_GRACE: Final = 5.0
 
@@ -56,15 +54,13 @@ class Outgoing:
         self._epoch = unix_time_us()
         self._left: OrderedDict[Did, float] = OrderedDict()  # whose own links ended when
         self._epochs: OrderedDict[Did, int] = OrderedDict()  # which peers made us take
-        self.pool: Pool[Dialer] = Pool(core.config.max_connections, lambda member: member.is_idle)
-        self._applied: dict[Dialer, float] = {}  # who waits for a place, since when
+        self.places = Places(core)
         self._peers: dict[Did, Peer] = {}
         self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
         self._ready: deque[Peer] = deque()
         self._lock = threading.Lock()
         self._is_wake_scheduled = False
         self._expiries: dict[OutgoingMessage, asyncio.TimerHandle] = {}
-        self._places_timer: asyncio.TimerHandle | None = None
         self._is_ending = False
         self._are_queues_ended = False
 
@@ -80,15 +76,24 @@ class Outgoing:
             await asyncio.sleep(_POLL_INTERVAL)  # acknowledgements of v1 make no event
 
     def _is_settled(self) -> bool:
+        if not all(
+            dialer.is_settled or self._can_wait(dialer) for dialer in self._dialers.values()
+        ):
+            return False
         return all(
-            peer.stream.is_empty and not peer.lanes for peer in tuple(self._peers.values())
-        ) and all(dialer.is_settled for dialer in self._dialers.values())
+            peer.stream.is_empty and not peer.lanes
+            for peer in tuple(self._peers.values())
+            if peer.link is not None or self._core.outbox is None
+        )
+
+    def _can_wait(self, dialer: Dialer) -> bool:
+        """Whether its messages may as well wait in the store, for their peer is away."""
+        return self._core.outbox is not None and dialer.state is PeerState.BACKING_OFF
 
     async def end(self) -> None:
         """End every connection and every message that is left."""
         self._is_ending = True
-        if self._places_timer is not None:
-            self._places_timer.cancel()
+        self.places.end()
         await asyncio.gather(*[dialer.close() for dialer in tuple(self._dialers.values())])
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
@@ -101,38 +106,28 @@ class Outgoing:
     # -- any thread ---------------------------------------------------------------
 
     def submit(
-        self, message: OutgoingMessage, payload_size: int, *, is_patient: bool = False
+        self,
+        message: OutgoingMessage,
+        payload_size: int,
+        *,
+        is_patient: bool = False,
+        replaces: Sequence[int] = (),
     ) -> None:
         """Queue a message. Any thread; returns at once.
 
         Where a patient one finds the queue full, nothing is dropped and so nothing is
-        counted: it comes again.
+        counted: it comes again. `replaces` are dead letters, which go when it is stored.
 
         Raises:
             ClosedError, UnknownPeerError, PayloadTooLargeError, BackpressureError:
                 it was not queued, for that reason.
         """
         did = message.receipt.recipient
-        if not self._core.is_open:
-            raise ClosedError(
-                f"message to {did} not queued: this node is closed",
-                "Start it with `async with`, and send before it is closed",
-            )
-        peer = self._peers.get(did)
-        self._check_allowed(did, peer, payload_size)
-        if self._has_no_way(did, peer):
-            self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
-            raise UnknownPeerError(
-                did,
-                Reason.UNKNOWN_PEER,
-                f"no address is known for {did}; the message was not queued",
-                "It had dialed us, and its link has ended: wait until it dials again"
-                if did in self._left
-                else 'Add one with routing.update(did, "host:port"), or set `fallback`',
-            )
-        if peer is None:
-            peer = self.peer(did)
+        peer = self._check(message, payload_size)
         message.failures_before = peer.failures
+        if self._core.outbox is not None:
+            self._core.outbox.put(peer, [message], replaces)
+            return
         if not peer.lanes.put(message, message.priority):
             if not is_patient:
                 self._core.counters.backpressure_events += 1
@@ -155,6 +150,28 @@ class Outgoing:
             # Closed since we looked, by another thread, and perhaps past this peer.
             self._give_up_all(peer, Reason.CLOSED)
 
+    def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
+        """Whether a message may be queued; its peer."""
+        did = message.receipt.recipient
+        if not self._core.is_open:
+            raise ClosedError(
+                f"message to {did} not queued: this node is closed",
+                "Start it with `async with`, and send before it is closed",
+            )
+        peer = self._peers.get(did)
+        self._check_allowed(did, peer, payload_size)
+        if self._has_no_way(did, peer):
+            self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
+            raise UnknownPeerError(
+                did,
+                Reason.UNKNOWN_PEER,
+                f"no address is known for {did}; the message was not queued",
+                "It had dialed us, and its link has ended: wait until it dials again"
+                if did in self._left
+                else 'Add one with routing.update(did, "host:port"), or set `fallback`',
+            )
+        return self.peer(did) if peer is None else peer
+
     def submit_many(self, messages: list[OutgoingMessage]) -> int:
         """Queue messages of one kind to one recipient; returns for how many there was room.
 
@@ -162,6 +179,10 @@ class Outgoing:
             What `submit()` does for the first of them, if not even that can be queued.
         """
         first = messages[0]
+        if self._core.outbox is not None:
+            self._check(first, first.payload_size)
+            self._core.outbox.put(self.peer(first.receipt.recipient), messages)
+            return len(messages)
         self.submit(first, first.payload_size, is_patient=True)
         peer = self._peers[first.receipt.recipient]
         failures = peer.failures
@@ -178,6 +199,9 @@ class Outgoing:
         """Whether there is neither a route to the peer nor a link that it dialed."""
         if self._has_just_left(did):
             return False  # it may be back in a moment
+        outbox = self._core.outbox
+        if outbox is not None and outbox.store.has_spoken_v2(did):
+            return False  # it has linked to us once, and may again
         if peer is None:
             return self._resolve(did) is None
         return peer.link is None and self._route(peer) is None
@@ -230,6 +254,9 @@ class Outgoing:
 
     async def room(self, did: Did, priority: int) -> None:
         """Wait until a message of this priority can be queued, or the node is closed."""
+        if self._core.outbox is not None:
+            await self._core.outbox.room()
+            return
         loop = asyncio.get_running_loop()
         peer = self.peer(did)
         while self._core.is_open and not peer.lanes.has_room(priority):
@@ -252,7 +279,11 @@ class Outgoing:
                     lanes: Lanes[OutgoingMessage] = Lanes(
                         config.send_queue_limit, config.critical_reserve
                     )
-                    stream = self.new_stream(did, max(self._epoch, self._epochs.get(did, 0)))
+                    if self._core.outbox is None:
+                        epoch = max(self._epoch, self._epochs.get(did, 0))
+                    else:
+                        epoch = self._core.outbox.epoch(did)
+                    stream = self.new_stream(did, epoch)
                     peer = Peer(did, lanes, stream)
                     self._peers[did] = peer
         return peer
@@ -300,7 +331,7 @@ class Outgoing:
 
     def new_stream(self, did: Did, epoch: int) -> SendStream:
         """A stream to a peer that counts from 1."""
-        if epoch != self._epoch:
+        if epoch != self._epoch and self._core.outbox is None:
             # A peer that made us start anew may be forgotten, and its epoch must not be.
             self._epochs[did] = epoch
             self._epochs.move_to_end(did)
@@ -310,7 +341,7 @@ class Outgoing:
 
     def status(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was ever sent to or linked to us. Any thread."""
-        return {peer.did: _status(peer) for peer in tuple(self._peers.values())}
+        return {peer.did: peer.status() for peer in tuple(self._peers.values())}
 
     def _tell_loop(self, peer: Peer, message: OutgoingMessage) -> None:
         """See to it that the loop looks at this peer; one wake-up for many messages."""
@@ -357,6 +388,14 @@ class Outgoing:
             peer.dialer = dialer
         dialer.add(peer)
 
+    def stranded(self) -> list[Peer]:
+        """Those with messages and no way to bring them there, as far as was known."""
+        return [
+            peer
+            for peer in tuple(self._peers.values())
+            if peer.lanes and peer.link is None and peer.dialer is None
+        ]
+
     def unassign(self, peer: Peer) -> None:
         """It is reached otherwise from now on."""
         dialer, peer.dialer = peer.dialer, None
@@ -382,7 +421,8 @@ class Outgoing:
     def _give_up_stranded(self, peer: Peer) -> None:
         peer.return_timer = None
         if peer.link is None and self._route(peer) is None:
-            self._give_up_all(peer, Reason.UNKNOWN_PEER)
+            for message in peer.lanes.remove_if(lambda message: not message.is_stored):
+                self.give_up(message, Reason.UNKNOWN_PEER)
 
     def _route(self, peer: Peer) -> Address | None:
         """Where the peer is reached; looked up again only when the table has changed."""
@@ -420,7 +460,10 @@ class Outgoing:
             peer = self.peer(message.receipt.recipient)
             message.failures_before -= is_fault
             if message.receipt.state is not DeliveryState.ACCEPTED:
-                message.receipt.advance(DeliveryState.QUEUED)
+                is_stored = message.is_stored
+                message.receipt.advance(
+                    DeliveryState.PERSISTED if is_stored else DeliveryState.QUEUED
+                )
             if message.expires_at is not None:
                 self._arm_expiry(peer, message)
             by_peer.setdefault(peer, []).append((message, message.priority))
@@ -439,7 +482,9 @@ class Outgoing:
         """Fail the messages of `peer` that have had their attempts."""
         limit = self._core.config.max_attempts
         for message in peer.lanes.remove_if(
-            lambda message: peer.failures - message.failures_before >= limit
+            lambda message: (
+                not message.is_stored and peer.failures - message.failures_before >= limit
+            )
         ):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
 
@@ -451,7 +496,12 @@ class Outgoing:
         """End a message: counted, and its receipt tells the sender."""
         if message.receipt.is_final:
             return
+        if message.is_stored and reason is Reason.CLOSED:
+            message.receipt.park()
+            return
         peer = self.peer(message.receipt.recipient)
+        if message.is_stored and self._core.outbox is not None:
+            self._core.outbox.ended(message, reason, cause)
         self._core.counters.send_failures += 1
         self._core.counters.dropped[reason] += 1
         peer.dropped[reason] += 1
@@ -473,7 +523,12 @@ class Outgoing:
         return True
 
     def _expire(self, message: OutgoingMessage) -> None:
-        self.give_up(message, Reason.EXPIRED, UNANSWERED if message.sequence else "")
+        cause = UNANSWERED if message.was_written else ""
+        if message.is_stored and self._core.outbox is not None:
+            cause = self._core.outbox.doubt(
+                message.receipt.recipient, message.priority, message.sequence
+            )
+        self.give_up(message, Reason.EXPIRED, cause)
 
     def on_taken(self, messages: Iterable[OutgoingMessage]) -> None:
         """These are being written: from here on only their peer can say that they are late."""
@@ -505,82 +560,3 @@ class Outgoing:
         timer = self._expiries.pop(message, None)
         if timer is not None:
             timer.cancel()
-
-    # -- the loop: places in the pool --------------------------------------------------
-
-    def apply_for_place(self, dialer: Dialer) -> None:
-        """Ask for a connection; `dialer.grant_place()` answers."""
-        self.pool.apply(dialer)
-        self._applied[dialer] = time.monotonic()
-        self.fill_places()
-
-    def leave_pool(self, dialer: Dialer) -> None:
-        """The connection is gone, or no longer wanted."""
-        self.pool.leave(dialer)
-        self._applied.pop(dialer, None)
-        self.fill_places()
-
-    def fill_places(self) -> None:
-        """Give the places that are free or can be freed to who waits for one."""
-        if self._places_timer is not None:
-            self._places_timer.cancel()
-            self._places_timer = None
-        while True:
-            if self._is_ending:
-                return
-            evicted, admitted = self.pool.admit()
-            if admitted is None:
-                if self._free_a_stuck_place():
-                    continue
-                break
-            self._applied.pop(admitted, None)
-            if evicted is not None:
-                self._core.counters.evictions += 1
-                evicted.evict()
-            admitted.grant_place()
-        if self.pool.has_queue and not self._is_ending:
-            # Acknowledgements make no event: look again whether one is idle now.
-            self._places_timer = asyncio.get_running_loop().call_later(
-                _POLL_INTERVAL, self.fill_places
-            )
-
-    def _free_a_stuck_place(self) -> bool:
-        """Where somebody has waited long, who has had a place as long must wait in turn."""
-        now = time.monotonic()
-        if not self._applied or now - next(iter(self._applied.values())) < _PATIENCE:
-            return False
-        # Not those of v1: what was not acknowledged there would be lost, or doubled.
-        links = [one for one in self.pool.members() if isinstance(one, LinkDialer)]
-        longest = min(links, key=lambda one: one.connected_at, default=None)
-        if longest is None or now - longest.connected_at < _PATIENCE:
-            return False
-        self.pool.leave(longest)
-        self._core.counters.evictions += 1
-        longest.evict()
-        return True
-
-
-def _status(peer: Peer) -> PeerStatus:
-    link, dialer = peer.link, peer.dialer
-    if link is not None:
-        state, since = PeerState.CONNECTED, link.since
-    elif dialer is not None:
-        state, since = dialer.state, dialer.since
-    else:
-        state, since = PeerState.IDLE, peer.since
-    return PeerStatus(
-        did=peer.did,
-        wire=peer.wire,
-        address=dialer.address if dialer is not None else link.address if link else None,
-        state=state,
-        since=since,
-        last_error=peer.last_error if dialer is None else dialer.last_error,
-        last_error_at=peer.last_error_at if dialer is None else dialer.last_error_at,
-        retry_at=None if dialer is None else dialer.retry_at,
-        round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
-        queued=peer.lanes.sizes(),
-        in_flight=peer.stream.in_flight,
-        credit=None if link is None else link.credit,
-        failed_attempts=peer.failures,
-        dropped=dict(peer.dropped),
-    )

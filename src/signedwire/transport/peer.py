@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.streams import SendStream
-from signedwire.types import Address, Did, Reason
+from signedwire.stats import PeerStatus
+from signedwire.types import Address, Did, PeerState, Reason
 
 if TYPE_CHECKING:
     from signedwire.transport.dialer import Dialer
@@ -76,3 +77,29 @@ class Peer:
         if self.return_timer is not None:
             self.return_timer.cancel()
             self.return_timer = None
+
+    def status(self) -> PeerStatus:
+        """How it is doing. Any thread."""
+        link, dialer = self.link, self.dialer
+        if link is not None:
+            state, since = PeerState.CONNECTED, link.since
+        elif dialer is not None:
+            state, since = dialer.state, dialer.since
+        else:
+            state, since = PeerState.IDLE, self.since
+        return PeerStatus(
+            did=self.did,
+            wire=self.wire,
+            address=dialer.address if dialer is not None else link.address if link else None,
+            state=state,
+            since=since,
+            last_error=self.last_error if dialer is None else dialer.last_error,
+            last_error_at=self.last_error_at if dialer is None else dialer.last_error_at,
+            retry_at=None if dialer is None else dialer.retry_at,
+            round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
+            queued=self.lanes.sizes(),
+            in_flight=self.stream.in_flight,
+            credit=None if link is None else link.credit,
+            failed_attempts=self.failures,
+            dropped=dict(self.dropped),
+        )

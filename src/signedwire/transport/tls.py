@@ -56,7 +56,8 @@ ZQPwvw==
 
 _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
 _LEAF_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
-_READ_SIZE: Final = 64 * 1024
+_MAX_RECORD: Final = 16 * 1024
+"""Plaintext of one TLS record: OpenSSL gives no more at once, whatever is asked for."""
 # Certificate dates mean nothing here (see wire.leaf), so they allow every clock.
 _FROM: Final = datetime.datetime(2000, 1, 1)
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
@@ -215,9 +216,13 @@ class TlsChannel:
         parts: list[bytes] = []
         read = self._tls.read
         try:
-            while part := read(_READ_SIZE):
+            while part := read(_MAX_RECORD):
                 parts.append(part)
-            self.is_at_end = True  # close_notify, for which some versions give b""
+                # What is left may be half a record; but to be told so costs an exception.
+                if not self._incoming.pending and not self._tls.pending():
+                    break
+            else:
+                self.is_at_end = True  # close_notify, for which some versions give b""
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # and others raise

@@ -16,6 +16,8 @@ signed without a timestamp takes the present one.)
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out.
 - `evidence`: proofs of delivery, which anybody can check.
+- `evidence_log`: accepted envelopes in a file in which each record holds the one before.
 
-docs/protocol.md is the normative text of v2, docs/wire-v1.md of v1.
+docs/protocol.md is the normative text of v2, docs/wire-v1.md of v1, docs/evidence.md of
+the evidence log.
 """

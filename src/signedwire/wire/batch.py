@@ -29,7 +29,16 @@ from blake3 import blake3
 
 from signedwire.errors import SignatureError
 
-__all__ = ["MAX_BATCH", "batch_root", "leaf_of", "path_of", "path_size", "root_from_path"]
+__all__ = [
+    "MAX_BATCH",
+    "batch_root",
+    "group_hashes",
+    "leaf_of",
+    "leaves_of",
+    "path_of",
+    "path_size",
+    "root_from_path",
+]
 
 GROUP_SIZE: Final = 16
 MAX_BATCH: Final = GROUP_SIZE * GROUP_SIZE
@@ -47,15 +56,16 @@ def leaf_of(body: bytes | memoryview) -> bytes:
     return blake3(body).digest()
 
 
+def leaves_of(bodies: list[bytes]) -> list[bytes]:
+    """The leaves of a batch."""
+    return [blake3(body).digest() for body in bodies]
+
+
 def batch_root(sender: bytes, leaves: list[bytes]) -> bytes:
     """The root over 1 to 256 leaves of `sender`, 32 bytes."""
     count = len(leaves)
     assert 0 < count <= MAX_BATCH
-    return _root(
-        sender,
-        count,
-        [_group(leaves[start : start + GROUP_SIZE]) for start in range(0, count, GROUP_SIZE)],
-    )
+    return _root(sender, count, group_hashes(leaves))
 
 
 def path_size(index: int, count: int) -> int:
@@ -69,14 +79,24 @@ def path_size(index: int, count: int) -> int:
     return _group_size(index // GROUP_SIZE, count) - 1 + _group_count(count) - 1
 
 
-def path_of(leaves: list[bytes], index: int) -> bytes:
-    """The path of the envelope at `index`, for `root_from_path()`."""
+def path_of(leaves: list[bytes], index: int, groups: list[bytes] | None = None) -> bytes:
+    """The path of the envelope at `index`, for `root_from_path()`.
+
+    `groups` are `group_hashes(leaves)`, for whoever wants many paths of one batch.
+    """
     number = index // GROUP_SIZE
-    groups = [leaves[start : start + GROUP_SIZE] for start in range(0, len(leaves), GROUP_SIZE)]
-    siblings = list(groups[number])
+    siblings = leaves[number * GROUP_SIZE : (number + 1) * GROUP_SIZE]
     del siblings[index % GROUP_SIZE]
-    others = [_group(group) for position, group in enumerate(groups) if position != number]
+    others = group_hashes(leaves) if groups is None else list(groups)
+    del others[number]
     return b"".join(siblings + others)
+
+
+def group_hashes(leaves: list[bytes]) -> list[bytes]:
+    """The hashes of the groups of a batch, in order."""
+    return [
+        _group(leaves[start : start + GROUP_SIZE]) for start in range(0, len(leaves), GROUP_SIZE)
+    ]
 
 
 def root_from_path(sender: bytes, leaf: bytes, index: int, count: int, path: bytes) -> bytes:

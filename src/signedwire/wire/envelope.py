@@ -41,6 +41,7 @@ from signedwire.wire.batch import (
     HASH_SIZE,
     batch_root,
     leaf_of,
+    leaves_of,
     path_of,
     path_size,
     root_from_path,
@@ -106,6 +107,11 @@ class BatchProof:
         if self._leaves is not None:
             return path_of(self._leaves, self.index)
         return self._path
+
+    @property
+    def leaves(self) -> list[bytes] | None:
+        """The leaves of its batch, where that is at hand."""
+        return self._leaves
 
     def encode(self) -> bytes:
         """What follows the payload of an envelope that stands alone."""
@@ -358,7 +364,7 @@ class SignedEnvelope:
         """The instant after which it must not be delivered: Unix time, µs; `None`: never."""
         if isinstance(self._proof, bytes):
             return None
-        return int(_U64.unpack_from(self._body, 114)[0]) or None
+        return v2_expiry(self._body)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SignedEnvelope):
@@ -486,7 +492,7 @@ def encode_v2_body(
 
 def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
     """Sign 1 to 256 bodies at once: (root, signature, leaves)."""
-    leaves = list(map(leaf_of, bodies))
+    leaves = leaves_of(bodies)
     root = batch_root(bytes(identity.did), leaves)
     return root, identity._sign_labelled(Label.BATCH, root), leaves
 
@@ -497,10 +503,25 @@ def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[
     Raises:
         SignatureError: it does not fit; none of the batch may be believed.
     """
-    leaves = list(map(leaf_of, bodies))
+    leaves = leaves_of(bodies)
     root = batch_root(sender, leaves)
     if not verify_labelled(sender, Label.BATCH, root, signature):
         raise SignatureError(
             f"bad signature: the batch of {len(bodies)} is not what {sender.hex()} signed"
         )
     return root, leaves
+
+
+def v2_expiry(body: bytes) -> int | None:
+    """The deadline in a v2 header: Unix time, microseconds; `None`: never."""
+    return int(_U64.unpack_from(body, 114)[0]) or None
+
+
+def v2_sequence(body: bytes) -> int:
+    """The place in its lane that a v2 header names."""
+    return int(_U64.unpack_from(body, 24)[0])
+
+
+def v2_epoch(body: bytes) -> int:
+    """The epoch of its sender that a v2 header names."""
+    return int(_U64.unpack_from(body, 106)[0])

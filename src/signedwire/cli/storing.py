@@ -1,0 +1,132 @@
+"""Which store a command uses, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from signedwire.cli.errors import BadInput
+from signedwire.cli.output import escape, say
+from signedwire.delivery.store import SqliteStore
+from signedwire.errors import StoreInUseError
+from signedwire.outbox import limits_of
+from signedwire.settings import explain_config
+from signedwire.types import Did
+
+if TYPE_CHECKING:
+    from signedwire.cli.store_surface import StoreCommand
+    from signedwire.cli.surface import Command, Storing
+    from signedwire.config import TransportConfig
+
+__all__ = ["WITHOUT", "Chosen", "choose", "open_file", "open_or_do_without", "prepare", "tell_new"]
+
+T = TypeVar("T")
+
+_DEFAULT: Final = "default"
+
+
+class Chosen(NamedTuple):
+    """The store of a command."""
+
+    path: Path | None
+    """`None`: none is wanted."""
+    is_default: bool
+    """Whether nobody named it."""
+
+    @property
+    def command(self) -> str:
+        """What shows what waits in it."""
+        named = "" if self.is_default else f" --store {self.path}"
+        return f"`signedwire outbox list{named}`"
+
+
+WITHOUT: Final = Chosen(None, False)
+"""No store."""
+
+
+def choose(options: Storing, did: Did) -> Chosen:
+    """The store for `did`: as the options say, the configuration, or the user's own."""
+    if options.no_store:
+        if options.store is not None:
+            raise BadInput("--store and --no-store exclude each other", "Give one of them")
+        return WITHOUT
+    return _choose(options.store, options, did)
+
+
+def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
+    if named is not None:
+        return Chosen(named, False)
+    for setting in explain_config(options.config):
+        if setting.name == "store" and setting.origin != _DEFAULT:
+            return Chosen(None if setting.value is None else Path(str(setting.value)), False)
+    # One for each key: a store belongs to one.
+    return Chosen(_state_folder() / f"{str(did).removeprefix('did:key:')}.db", True)
+
+
+def _state_folder() -> Path:
+    """Where programs of this user keep what must not be lost."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "signedwire"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "signedwire"
+    # "All paths must be absolute; others are to be ignored." (XDG base directories)
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "signedwire"
+
+
+def prepare(chosen: Chosen) -> bool:
+    """Make the user's own folder for stores; whether the store will be new."""
+    path = chosen.path
+    if path is None or path.exists():
+        return False
+    if chosen.is_default:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"cannot make the folder {path.parent} for the store: {error.strerror}",
+                "Name a file with --store, or do without: --no-store",
+            ) from None
+    return True
+
+
+def tell_new(chosen: Chosen) -> None:
+    """Say where the store is that was made just now."""
+    say(f"made a new store in {escape(str(chosen.path))}")
+
+
+def open_or_do_without(chosen: Chosen, make: Callable[[Path | None], T]) -> tuple[T, Chosen]:
+    """What `make` makes with the store; without it where the user's own is in use."""
+    is_new = prepare(chosen)
+    try:
+        made = make(chosen.path)
+    except StoreInUseError as error:
+        if not chosen.is_default:
+            raise
+        say(
+            f"{escape(error.path)} is in use by another process, so this goes without a store: "
+            "what cannot be delivered now is not kept"
+        )
+        return make(None), WITHOUT
+    if is_new:
+        tell_new(chosen)
+    return made, chosen
+
+
+def open_file(options: StoreCommand, did: Did, config: TransportConfig) -> SqliteStore:
+    """The store itself, to work on while no node does. It has to be there.
+
+    Raises:
+        StoreOpenError: it cannot be used, or a node is using it.
+    """
+    path, is_default = _choose(options.store, options, did)
+    if path is None:
+        raise BadInput("the configuration says store = none", "Name a store with --store FILE")
+    if not path.exists():
+        hint = "`signedwire send` and `signedwire listen` make one"
+        raise BadInput(f"there is no store {path}", hint if is_default else "Is its name right?")
+    return SqliteStore(path, did, limits=limits_of(config), is_threaded=False)

@@ -1,0 +1,494 @@
+"""The file of an evidence log, and the thread that writes it.
+
+    append ─→ queue ─→ records of all that waits ─→ write, fdatasync ─→ tell
+
+`wire.evidence_log` says what a record is. The file only grows: it is written at
+its end alone, and nothing in it is ever changed. What `then(None)` has told is on
+the disk. As with a store, all that waits while one sync runs shares the next one,
+and after a failed write nothing more is taken: every caller is told the error.
+
+Opening reads the whole file and checks its chain. What a crash left behind the
+last sound record was never told to anybody: it is cut off, and kept in a file
+beside, for it might be damage after all. Damage farther in front is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from signedwire.delivery.message import Message
+from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
+from signedwire.delivery.store.records import Then
+from signedwire.errors import ClosedError, EnvelopeError, EvidenceLogError, StoreError
+from signedwire.stats import EvidenceHead, EvidenceStats
+from signedwire.types import Did, unix_time_us
+from signedwire.wire.evidence_log import (
+    HEADER_SIZE,
+    MAGIC,
+    NO_HEAD,
+    Chain,
+    LogHeader,
+    LogReader,
+    name_of,
+)
+
+__all__ = ["EvidenceLog"]
+
+_CHUNK: Final = 1024 * 1024
+_WEIGHED: Final = 1024
+"""Bytes that count like one message, where a write is kept from being too large."""
+_MAX_TORN: Final = 64 * 1024 * 1024
+"""More than that was never written between two syncs, but for one larger record."""
+_MAX_WAITING: Final = 4096
+_DAMAGE_HINT: Final = (
+    "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
+)
+_NEW_SUFFIX: Final = ".new"
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+# O_NONBLOCK: opening a FIFO must not hang before we can see that it is one.
+_FLAGS: Final[int] = (
+    os.O_RDWR | os.O_APPEND | _BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was in a file that was opened."""
+
+    header: LogHeader
+    head: bytes
+    count: int
+    size: int
+    unlogged: set[bytes]
+    """Names of those that were asked for and are not in it."""
+
+
+class EvidenceLog:
+    """A file and the thread that owns it. Opening blocks, and so does `close()`.
+
+    Args:
+        path: Of the file; made where there is none.
+        owner: The node's DID; the file is of this node alone.
+        call: Where `then` is called: `loop.call_soon_threadsafe`. By default in the
+            thread that writes, where it must not raise or block.
+        undone: Names (`name_of`) of messages that a store has accepted. Where a crash
+            came before they were written here, `restored()` writes them.
+        is_threaded: Whether a thread of its own writes. Else each call does.
+
+    Raises:
+        EvidenceLogError: the file cannot be used; what is in it stays.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        owner: Did,
+        *,
+        call: Call = lambda run: run(),
+        undone: Collection[bytes] = (),
+        is_threaded: bool = True,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self._log = logging.getLogger("signedwire.evidence")
+        files: list[_File] = []
+
+        def open_() -> _File:
+            files.append(_File(self.path, owner, undone, self._log))
+            return files[0]
+
+        executor: Executor
+        if is_threaded:
+            executor = Writer(open_, call, self._failed)
+        else:
+            executor = Inline(open_(), call, self._failed)
+        self._executor = executor
+        self._file = files[0]
+        self._unlogged = self._file.unlogged
+
+    # -- what was accepted: any thread ---------------------------------------------------
+
+    def append(self, messages: Sequence[Message], then: Then | None = None) -> None:
+        """Write accepted messages; `then` is told when they, and all before, are on the disk.
+
+        Of none, only that. An unsigned message proves nothing: it is not written.
+
+        Raises:
+            EvidenceLogError, ClosedError: the log takes nothing more.
+        """
+        proven = [message for message in messages if message.is_proven]
+        weight = len(proven) + sum(message.size for message in proven) // _WEIGHED
+        run = partial(self._file.append, proven, unix_time_us()) if proven else None
+        self._executor.submit(Operation(run, then, None, weight))
+        self._executor.kick()
+
+    def after(self, messages: Sequence[Message], then: Then) -> Then:
+        """A `then` for the commit of `messages` that has them written before it tells `then`."""
+        return partial(self._append_then, messages, then)
+
+    def _append_then(
+        self, messages: Sequence[Message], then: Then, error: StoreError | None
+    ) -> None:
+        if error is None:
+            try:
+                self.append(messages, then)
+            except StoreError as failure:
+                then(failure)
+            except ClosedError:  # what a store has of them comes again
+                then(EvidenceLogError(self.path, "is closed"))
+        else:
+            then(error)
+
+    def restored(self, message: Message, then: Then) -> None:
+        """A message that an earlier process accepted: written unless that had come so far."""
+        name = name_of(message.envelope.body)
+        is_missing = name in self._unlogged
+        self._unlogged.discard(name)
+        self._append_then([message] if is_missing else [], then, None)
+
+    # -- the whole -----------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the disk keeps up; who can wait does so until it does."""
+        return self._executor.waiting < _MAX_WAITING
+
+    @property
+    def head(self) -> EvidenceHead:
+        """What stands for everything that is on the disk."""
+        return self._file.head
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why the log takes nothing more; `None`: it does."""
+        return self._executor.failure
+
+    @property
+    def on_failed(self) -> Callable[[StoreError], None] | None:
+        """Told once, where `then` is called, when the log has failed."""
+        return self._executor.on_failed
+
+    @on_failed.setter
+    def on_failed(self, tell: Callable[[StoreError], None] | None) -> None:
+        self._executor.on_failed = tell
+
+    def rotate(self, archive: str | os.PathLike[str]) -> Future[EvidenceHead]:
+        """Give the file another name, and go on in a new one that names its head.
+
+        Returns:
+            The head of the archive. An EvidenceLogError: something has that name
+            already, or it is not on the same disk; all goes on as before.
+        """
+        future: Future[EvidenceHead] = Future()
+        rotate = partial(self._file.rotate, os.path.abspath(archive))
+        self._executor.submit(Operation(rotate, None, future))
+        self._executor.kick()
+        return future
+
+    def stats(self) -> EvidenceStats:
+        """The numbers now."""
+        failure = self._executor.failure
+        return EvidenceStats(
+            path=self.path,
+            head=self._file.head,
+            size=self._file.size,
+            torn=self._file.torn,
+            waiting=self._executor.waiting,
+            failure=None if failure is None else failure.fact,
+        )
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Write what was appended, tell it, and let go of the file; blocks. Safe to call twice.
+
+        `False`: the disk has not answered within `timeout` seconds; the thread goes on.
+        """
+        is_closed = self._executor.close(timeout)
+        head = self.head
+        self._log.info("evidence log %s: %d records, head %s", self.path, head.records, head)
+        return is_closed
+
+    def _failed(self, error: BaseException) -> EvidenceLogError:
+        hint = "Look after the disk, then start the node again"
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            hint = "Make room on the disk, then start the node again"
+        elif not isinstance(error, OSError):
+            hint = "That is a fault of signedwire: report it, and start the node again"
+        failure = EvidenceLogError(
+            self.path,
+            f"has failed: {_cause(error)}; nothing more is accepted or acknowledged",
+            hint,
+        )
+        self._log.error("%s", failure)
+        return failure
+
+
+class _File:
+    """The `Engine` of an evidence log: what has the file open, in the thread that writes."""
+
+    def __init__(
+        self, path: str, owner: Did, undone: Collection[bytes], log: logging.Logger
+    ) -> None:
+        self._path = path
+        self._owner = owner
+        self._log = log
+        self._buffer = bytearray()
+        self._is_changed = False
+        self.torn = 0
+        """Bytes that a crash had left and that were cut off when it was opened."""
+        try:
+            _finish_rotation(path)
+            self._fd, is_new = _open(path)
+        except OSError as error:
+            raise _open_error(path, error) from None
+        try:
+            _lock(self._fd, path)
+            found = _read(self._fd, path, set(undone))
+            if found is None:
+                found = self._begin(set(undone))
+            else:
+                self._check_owner(found.header)
+                self._cut(found)
+            if is_new:
+                _sync_directory(path)
+        except OSError as error:
+            os.close(self._fd)
+            raise _open_error(path, error) from None
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.unlogged = found.unlogged
+        self._chain = Chain(found.head, found.count)
+        self.head = EvidenceHead(found.count, found.head.hex())
+        self.size = found.size
+
+    # -- opening ---------------------------------------------------------------------------
+
+    def _begin(self, undone: set[bytes]) -> _Found:
+        header = LogHeader(bytes(self._owner), unix_time_us())
+        data = header.encode()
+        os.ftruncate(self._fd, 0)
+        _write(self._fd, data)
+        os.fsync(self._fd)
+        return _Found(header, data[-32:], 0, len(data), undone)
+
+    def _check_owner(self, header: LogHeader) -> None:
+        if header.owner != bytes(self._owner):
+            raise EvidenceLogError(
+                self._path,
+                f"cannot be used: it belongs to {header.owner.hex()}, "
+                f"and this node is {bytes(self._owner).hex()}",
+                "Start with the key that it was made with, or name another file",
+            )
+
+    def _cut(self, found: _Found) -> None:
+        total = os.fstat(self._fd).st_size
+        self.torn = total - found.size
+        if not self.torn:
+            return
+        beside = f"{self._path}.torn-{found.size}-{unix_time_us()}"
+        copy = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
+        try:
+            os.lseek(self._fd, found.size, os.SEEK_SET)
+            while data := os.read(self._fd, _CHUNK):
+                _write(copy, data)
+            os.fsync(copy)
+        finally:
+            os.close(copy)
+        _sync_directory(beside)
+        os.ftruncate(self._fd, found.size)
+        os.fsync(self._fd)
+        self._log.warning(
+            "evidence log %s: behind record %d were %d bytes of no whole record, as a crash "
+            "leaves them; they were cut off and are in %s",
+            self._path,
+            found.count,
+            self.torn,
+            beside,
+        )
+
+    # -- the engine --------------------------------------------------------------------------
+
+    def append(self, messages: Sequence[Message], accepted_at_us: int) -> None:
+        """Make the records; they are on the disk after the next `commit()`."""
+        for message in messages:
+            self._buffer += self._chain.record(accepted_at_us, message.envelope)
+            if len(self._buffer) >= _CHUNK:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._is_changed = True
+            _write(self._fd, self._buffer)
+            self.size += len(self._buffer)
+            self._buffer.clear()
+
+    def commit(self, *, is_idle: bool) -> bool:
+        """See `Engine`."""
+        self._flush()
+        if not self._is_changed:
+            return False
+        _sync(self._fd)
+        self._is_changed = False
+        self.head = EvidenceHead(self._chain.count, self._chain.head.hex())
+        return True
+
+    def news(self) -> list[Callable[[], None]]:
+        """See `Engine`."""
+        return []
+
+    def tidy(self) -> None:
+        """See `Engine`."""
+
+    def close(self) -> None:
+        """See `Engine`."""
+        os.close(self._fd)
+
+    def rotate(self, archive: str) -> EvidenceHead | EvidenceLogError:
+        """Go on in a new file; the head of the old one, or why nothing was done."""
+        self.commit(is_idle=True)
+        head, path = self.head, self._path
+        if os.path.lexists(archive):
+            return EvidenceLogError(
+                path, f"was not rotated: there is something at {archive}", "Name another file"
+            )
+        new = path + _NEW_SUFFIX
+        header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head).encode()
+        fd = -1
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            fd, _ = _open(new)
+            _lock(fd, new)
+            _write(fd, header)
+            os.fsync(fd)
+            os.rename(path, archive)
+        except (OSError, StoreError) as error:
+            if fd >= 0:
+                os.close(fd)
+                os.unlink(new)
+            return EvidenceLogError(
+                path,
+                f"was not rotated: {_cause(error)}",
+                "Name a file on the same disk, in a directory that exists",
+            )
+        old, self._fd = self._fd, fd
+        os.close(old)
+        os.rename(new, path)  # a crash before this is made up for by _finish_rotation()
+        _sync_directory(archive)
+        _sync_directory(path)
+        self._chain = Chain(header[-32:])
+        self.head = EvidenceHead(0, header[-32:].hex())
+        self.size = len(header)
+        return head
+
+
+def _read(fd: int, path: str, undone: set[bytes]) -> _Found | None:
+    """Read a log through; `None`: nothing was ever written to it.
+
+    Raises:
+        EvidenceLogError: it is none, or damaged.
+    """
+    reader = LogReader()
+    beginning = b""
+    while reader.error is None and (data := os.read(fd, _CHUNK)):
+        beginning = (beginning + data)[:HEADER_SIZE] if len(beginning) < HEADER_SIZE else beginning
+        for record in reader.receive_data(data):
+            undone.discard(name_of(record.envelope))
+    reader.receive_eof()
+    total = os.fstat(fd).st_size
+    error, header = reader.error, reader.header
+    if header is None:
+        assert error is not None
+        # What a crash leaves of a new file: a part of it, or zeros.
+        if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
+            return None
+        raise EvidenceLogError(path, f"cannot be used: {error.problem}", "Name another file")
+    if error is not None and not error.is_incomplete and total - reader.offset > _MAX_TORN:
+        raise EvidenceLogError(
+            path,
+            f"is damaged: record {error.number}, at byte {error.offset} of {total}: "
+            f"{error.problem}",
+            _DAMAGE_HINT,
+        )
+    return _Found(header, reader.head, reader.count, reader.offset, undone)
+
+
+def _open(path: str) -> tuple[int, bool]:
+    """The file, private to its owner, and whether it is new."""
+    try:
+        return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        fd = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return fd, False
+
+
+def _finish_rotation(path: str) -> None:
+    """A crash between the two renames of `rotate()` leaves the new log with the wrong name."""
+    new = path + _NEW_SUFFIX
+    if not os.path.lexists(path) and os.path.isfile(new):
+        with open(new, "rb") as file, contextlib.suppress(EnvelopeError):
+            header = LogHeader.decode(file.read(HEADER_SIZE))
+            if header.previous != NO_HEAD:
+                os.rename(new, path)
+                _sync_directory(path)
+
+
+def _lock(fd: int, path: str) -> None:
+    if sys.platform != "win32":  # pragma: no branch
+        import fcntl
+
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvidenceLogError(
+                path,
+                "cannot be used: another process, or another node of this one, has it open",
+                "Stop that one, or name another file: one node writes a log at a time",
+            ) from None
+
+
+def _write(fd: int, data: bytes | bytearray) -> None:
+    with memoryview(data) as view:
+        done = 0
+        while done < len(view):
+            done += os.write(fd, view[done:])
+
+
+def _sync(fd: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def _sync_directory(path: str) -> None:
+    if os.name == "posix":  # pragma: no branch
+        directory = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # some file systems have no such fsync
+                os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _cause(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def _open_error(path: str, error: OSError) -> EvidenceLogError:
+    hint = "Is the disk full, or may this user not write there?"
+    if error.errno == errno.ENOENT:
+        hint = "Make its directory first"
+    return EvidenceLogError(path, f"cannot be opened: {_cause(error)}", hint)

@@ -1,0 +1,366 @@
+"""What a store keeps in memory of its rows: never the rows, however many wait.
+
+Per peer: epochs, marks, what waits; per lane: the next number, and how much is
+in the tables. Two times are kept apart. What is *reserved* counts from the call
+that stored it, so that limits and numbers hold before anything is committed; it
+is touched under the store's lock, by any thread. What is *applied* is what the
+tables hold; it is touched only while operations are carried out, and is written
+down together with them, so that nothing has to be counted when a store is opened.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final
+
+from signedwire.delivery.store.records import Marks, StoreLimits
+from signedwire.errors import StoreFullError
+from signedwire.types import Did, Priority, Reason
+
+__all__ = [
+    "MAX_SEQUENCE",
+    "SEQUENCE_BITS",
+    "BatchRecord",
+    "LaneRecord",
+    "Ledger",
+    "PeerRecord",
+    "queued_at",
+]
+
+SEQUENCE_BITS: Final = 40
+"""An outgoing row is named peer (21 bits) ‖ lane (2) ‖ sequence (40): a lane is a range,
+in its order, and an end of the B-tree that grows."""
+MAX_SEQUENCE: Final = 2**SEQUENCE_BITS - 1
+_MAX_PEER: Final = 2**21 - 1
+_LANES: Final = len(Priority)
+_CRITICAL: Final = int(Priority.CRITICAL)
+_RESERVED_BYTES: Final = 64 * 1024
+_U64: Final = struct.Struct("<Q")
+
+
+def queued_at(header: bytes) -> int:
+    """When a message was queued, from its header."""
+    return int(_U64.unpack_from(header, 96)[0])
+
+
+class LaneRecord:
+    """One lane to one peer."""
+
+    __slots__ = ("bytes", "first_at", "first_id", "id", "next", "opened_at", "rows", "written")
+
+    def __init__(
+        self, id_: int, next_: int = 1, written: int = 0, rows: int = 0, bytes_: int = 0
+    ) -> None:
+        self.id = id_
+        self.next = next_
+        """Reserved: the number of the next message."""
+        self.opened_at = next_
+        """What `next` was when the store was opened."""
+        self.written = written
+        """The highest number that was handed to a link."""
+        self.rows = rows
+        """Applied."""
+        self.bytes = bytes_
+        """Applied."""
+        self.first_id: int | None = None
+        """Applied: the oldest row; `None` where it has to be looked up."""
+        self.first_at: int | None = None
+        """When that was queued; where `first_id` is `None`, of one that was before it."""
+
+    def row_id(self, sequence: int) -> int:
+        """The name of a row."""
+        return self.id << SEQUENCE_BITS | sequence
+
+    def gained(self, first_id: int, body: bytes, rows: int, bytes_: int) -> None:
+        """Rows were put."""
+        if not self.rows:
+            self.first_id, self.first_at = first_id, queued_at(body)
+        self.rows += rows
+        self.bytes += bytes_
+
+    def lost(self, first_id: int, rows: int, bytes_: int) -> None:
+        """Rows were removed, `first_id` the lowest of them."""
+        self.rows -= rows
+        self.bytes -= bytes_
+        if not self.rows:
+            self.first_id = self.first_at = None
+        elif self.first_id is not None and first_id <= self.first_id:
+            self.first_id = None
+
+
+class BatchRecord:
+    """A received batch: kept while a message of it is undone or its leaves are remembered."""
+
+    __slots__ = ("id", "is_remembered", "leaves", "peer", "undone")
+
+    def __init__(self, id_: int, peer: PeerRecord, leaves: int) -> None:
+        self.id = id_
+        self.peer = peer
+        self.leaves = leaves
+        self.undone = 0
+        self.is_remembered = True
+
+
+class PeerRecord:
+    """All about one DID but its rows."""
+
+    __slots__ = (
+        "attempts",
+        "batches",
+        "bytes",
+        "did",
+        "epoch",
+        "has_spoken_v2",
+        "heard_at",
+        "id",
+        "inbox",
+        "lanes",
+        "last_error",
+        "last_error_at_us",
+        "marks",
+        "remembered",
+        "rows",
+        "seen_marks",
+    )
+
+    def __init__(self, id_: int, did: Did) -> None:
+        self.id = id_
+        self.did = did
+        self.has_spoken_v2 = False
+        self.heard_at = 0
+        """Which batch was the last from it, or came after it was first heard of."""
+        self.epoch = 0
+        """Ours towards it; 0: none yet."""
+        self.lanes = [LaneRecord(id_ * _LANES + lane) for lane in range(_LANES)]
+        self.rows = 0
+        """Reserved."""
+        self.bytes = 0
+        """Reserved."""
+        self.attempts = 0
+        self.last_error: str | None = None
+        self.last_error_at_us: int | None = None
+        self.seen_marks = Marks(0, (0, 0, 0, 0))
+        """Applied."""
+        self.marks = self.seen_marks
+        """Committed."""
+        self.inbox = 0
+        """Reserved: messages that are not done."""
+        self.batches: deque[BatchRecord] = deque()
+        """Whose leaves are remembered, oldest first."""
+        self.remembered = 0
+        """How many leaves those are."""
+
+    @property
+    def first_row(self) -> int:
+        """The lowest name that a row to it can have."""
+        return self.lanes[0].id << SEQUENCE_BITS
+
+    @property
+    def last_row(self) -> int:
+        """The highest."""
+        return (self.lanes[-1].id + 1 << SEQUENCE_BITS) - 1
+
+
+class Ledger:
+    """The records of all peers, and the totals."""
+
+    def __init__(self, limits: StoreLimits) -> None:
+        self.limits = limits
+        self.lock = threading.RLock()
+        """For all that is reserved, and for the order of operations."""
+        self.peers: dict[Did, PeerRecord] = {}
+        self.by_id: dict[int, PeerRecord] = {}
+        self._next_peer = 1
+        self._free_ids: list[int] = []
+        self.rows = 0
+        self.bytes = 0
+        self.next_expiry_us: int | None = None
+        """No row expires before this."""
+        self.dead_rows = 0
+        self.dead_bytes = 0
+        self.dead_dropped = 0
+        self.expired = 0
+        self.undone: dict[int, tuple[BatchRecord, int]] = {}
+        """By row: its batch and its size."""
+        self.undone_bytes = 0
+        self.remembered = 0
+        # Oldest first. A dict would walk over all deleted ones to find its first.
+        self._remembered: OrderedDict[int, BatchRecord] = OrderedDict()
+        self.next_incoming = 1
+        self.next_batch = 1
+        self.changed_peers: set[PeerRecord] = set()
+        """To be written with the next commit. Like the next, applied."""
+        self.changed_lanes: set[LaneRecord] = set()
+
+    # -- peers ------------------------------------------------------------------------
+
+    def peer(self, did: Did) -> PeerRecord:
+        """The record of a DID; made where there was none."""
+        peer = self.peers.get(did)
+        if peer is None:
+            with self.lock:
+                peer = self.peers.get(did) or self.add_peer(self._new_id(did), did)
+        return peer
+
+    def _new_id(self, did: Did) -> int:
+        if self._free_ids:
+            return self._free_ids.pop()
+        if self._next_peer > _MAX_PEER:
+            raise StoreFullError(
+                did,
+                Reason.QUEUE_FULL,
+                f"the store knows its limit of {_MAX_PEER:,} peers; {did} is not among them",
+                "Start with a new store",
+            )
+        return self._next_peer
+
+    def strangers(self, count: int, is_in_use: Callable[[Did], bool]) -> list[PeerRecord]:
+        """To whom nothing was ever sent, and of whom nothing is undone: heard of longest ago."""
+        found = (
+            peer
+            for peer in self.peers.values()
+            if not (peer.inbox or peer.rows or any(lane.next > 1 for lane in peer.lanes))
+            and not is_in_use(peer.did)
+        )
+        return heapq.nsmallest(count, found, key=attrgetter("heard_at"))
+
+    def remove_peer(self, peer: PeerRecord) -> None:
+        """Nothing of it is left in the tables: another may have its id."""
+        with self.lock:
+            del self.by_id[peer.id]
+            self._free_ids.append(peer.id)
+
+    def add_peer(self, id_: int, did: Did) -> PeerRecord:
+        """A new record."""
+        while self._next_peer < id_:  # ids that were freed, as a file has them when it is opened
+            self._free_ids.append(self._next_peer)
+            self._next_peer += 1
+        self._next_peer = max(self._next_peer, id_ + 1)
+        peer = self.peers[did] = self.by_id[id_] = PeerRecord(id_, did)
+        peer.heard_at = self.next_batch
+        return peer
+
+    def lane_of(self, row_id: int) -> LaneRecord:
+        """The lane that a row is in."""
+        lane = row_id >> SEQUENCE_BITS
+        return self.by_id[lane // _LANES].lanes[lane % _LANES]
+
+    # -- outgoing ---------------------------------------------------------------------
+
+    def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> str | None:
+        """Which limit so many more rows would break; `None`: they fit."""
+        limits = self.limits
+        more = limits.critical_reserve if is_critical else 0
+        for have, limit, what in (
+            (peer.rows, limits.max_peer_rows, "messages to this peer"),
+            (self.rows, limits.max_rows, "messages in all"),
+        ):
+            if have + rows > limit + more:
+                return f"{limit:,} {what}"
+        for have, limit, what in (
+            (peer.bytes, limits.max_peer_bytes, "bytes to this peer"),
+            (self.bytes, limits.max_bytes, "bytes in all"),
+        ):
+            if have + bytes_ > limit + more * _RESERVED_BYTES:
+                return f"{limit:,} {what}"
+        return None
+
+    def full(self, peer: PeerRecord, lack: str) -> StoreFullError:
+        """What to raise then."""
+        return StoreFullError(
+            peer.did,
+            Reason.QUEUE_FULL,
+            f"the outbox holds its limit of {lack}; the message to {peer.did} was not stored",
+            "Wait until the peer takes some, give messages deadlines, or raise the limit",
+        )
+
+    def reserve(self, peer: PeerRecord, rows: int, bytes_: int) -> None:
+        """They count from now on; negative: no longer."""
+        with self.lock:
+            peer.rows += rows
+            peer.bytes += bytes_
+            self.rows += rows
+            self.bytes += bytes_
+
+    def is_any_expired(self, now_us: int) -> bool:
+        """Whether room may be made by removing what has expired."""
+        return self.next_expiry_us is not None and self.next_expiry_us <= now_us
+
+    @property
+    def oldest_queued_at_us(self) -> int | None:
+        """When the oldest outgoing row was queued."""
+        found = [
+            lane.first_at
+            for peer in tuple(self.by_id.values())
+            if peer.rows
+            for lane in peer.lanes
+            if lane.first_at is not None
+        ]
+        return min(found, default=None)
+
+    # -- incoming ---------------------------------------------------------------------
+
+    def inbox_room(self, peer: PeerRecord, sizes: Sequence[int]) -> int:
+        """How many of the next messages of one sender, of so many bytes, fit."""
+        limits = self.limits
+        rows = min(
+            limits.max_inbox_peer_rows - peer.inbox, limits.max_inbox_rows - len(self.undone)
+        )
+        free = limits.max_inbox_bytes - self.undone_bytes
+        count = 0
+        for size in sizes[: max(0, rows)]:
+            free -= size
+            if free < 0:
+                break
+            count += 1
+        return count
+
+    def add_batch(self, peer: PeerRecord, id_: int, leaves: int) -> BatchRecord:
+        """A batch was received: its leaves are remembered, those of older ones may not be."""
+        batch = BatchRecord(id_, peer, leaves)
+        peer.batches.append(batch)
+        peer.remembered += leaves
+        self.remembered += leaves
+        self._remembered[id_] = batch
+        return batch
+
+    def add_undone(self, id_: int, batch: BatchRecord, size: int) -> None:
+        """A message of a batch was accepted."""
+        self.undone[id_] = (batch, size)
+        self.undone_bytes += size
+        batch.undone += 1
+        batch.peer.inbox += 1
+
+    def remove_undone(self, id_: int) -> BatchRecord | None:
+        """It is done; returns its batch if that can go. KeyError: it is not known."""
+        batch, size = self.undone.pop(id_)
+        self.undone_bytes -= size
+        batch.undone -= 1
+        batch.peer.inbox -= 1
+        return None if batch.undone or batch.is_remembered else batch
+
+    def forget_leaves(self, peer: PeerRecord, *, is_all: bool = False) -> list[BatchRecord]:
+        """Bring the memory down to its limits; returns the batches that can go."""
+        limits, gone = self.limits, []
+        while peer.batches and (
+            is_all or peer.remembered - peer.batches[0].leaves >= limits.max_sender_leaves
+        ):
+            gone += self._forget(peer.batches[0])
+        while self.remembered > limits.max_leaves:
+            gone += self._forget(next(iter(self._remembered.values())))
+        return gone
+
+    def _forget(self, batch: BatchRecord) -> list[BatchRecord]:
+        peer = batch.peer
+        first = peer.batches.popleft()
+        assert first is batch  # both memories are in the order of the ids
+        del self._remembered[batch.id]
+        peer.remembered -= batch.leaves
+        self.remembered -= batch.leaves
+        batch.is_remembered = False
+        return [] if batch.undone else [batch]

@@ -1,0 +1,33 @@
+"""The store of a node that has none: it keeps the same promises until the process ends."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from signedwire.delivery.store.commits import Call, Inline
+from signedwire.delivery.store.ledger import Ledger
+from signedwire.delivery.store.memory_tables import MemoryTables
+from signedwire.delivery.store.records import StoreLimits
+from signedwire.delivery.store.schema import commit_failed
+from signedwire.delivery.store.store import Store
+from signedwire.delivery.store.work import Work
+from signedwire.types import Did
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore(Store):
+    """Everything in memory: each call is carried out at once, in its thread.
+
+    Args:
+        owner: The node's DID.
+        call: Where `then` is called; by default at once, so perhaps before the call
+            that it belongs to has returned.
+    """
+
+    def __init__(
+        self, owner: Did, *, limits: StoreLimits | None = None, call: Call = lambda run: run()
+    ) -> None:
+        ledger = Ledger(limits or StoreLimits())
+        work = Work(ledger, MemoryTables(ledger))
+        super().__init__(owner, work, Inline(work, call, partial(commit_failed, "in memory")))

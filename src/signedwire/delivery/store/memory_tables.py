@@ -1,0 +1,158 @@
+"""The rows of a store that does not outlive its process."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from signedwire.delivery.store.ledger import SEQUENCE_BITS, Ledger, queued_at
+from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
+from signedwire.types import Reason
+
+__all__ = ["MemoryTables"]
+
+
+class MemoryTables(Tables):
+    """Dictionaries. A commit is at once, and nothing can go wrong with it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        # By lane, then by name: each lane grows in order.
+        self._lanes: dict[int, dict[int, bytes]] = {}
+        self._expiries: list[tuple[int, int]] = []  # a heap; some are gone already
+        self._dead: dict[int, DeadRow] = {}
+        self._next_dead = 1
+        self._undone: dict[int, tuple[int, int, int, bytes]] = {}
+        self._batches: dict[int, BatchRow] = {}
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """See `Tables`."""
+        for row_id, expires_at, body in rows:
+            self._lanes.setdefault(row_id >> SEQUENCE_BITS, {})[row_id] = body
+            self._ledger.lane_of(row_id).gained(row_id, body, 1, len(body))
+            if expires_at is not None:
+                heapq.heappush(self._expiries, (expires_at, row_id))
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """See `Tables`."""
+        for row_id in ids:
+            self._take(row_id)
+
+    def _take(self, row_id: int) -> bytes | None:
+        rows = self._lanes.get(row_id >> SEQUENCE_BITS, {})
+        body = rows.pop(row_id, None)
+        if body is not None:
+            ledger = self._ledger
+            lane = ledger.lane_of(row_id)
+            lane.lost(row_id, 1, len(body))
+            ledger.reserve(ledger.by_id[lane.id >> 2], -1, -len(body))
+            if lane.rows and lane.first_id is None:
+                lane.first_id = next(iter(rows))
+                lane.first_at = queued_at(rows[lane.first_id])
+        return body
+
+    def expired(self, now_us: int, limit: int) -> list[int]:
+        """See `Tables`."""
+        gone: list[int] = []
+        heap = self._expiries
+        while heap and len(gone) < limit and heap[0][0] <= now_us:
+            _, row_id = heapq.heappop(heap)
+            if self._take(row_id) is not None:
+                gone.append(row_id)
+        self._ledger.next_expiry_us = heap[0][0] if heap else None
+        return gone
+
+    def existing(self, ids: Sequence[int]) -> list[int]:
+        """See `Tables`."""
+        return [row_id for row_id in ids if row_id in self._lanes.get(row_id >> SEQUENCE_BITS, {})]
+
+    def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        """See `Tables`."""
+        found: list[tuple[int, bytes]] = []
+        for row_id, body in self._range(first, last):
+            max_bytes -= len(body)
+            if len(found) == limit or (found and max_bytes < 0):
+                break
+            found.append((row_id, body))
+        return found
+
+    def _range(self, first: int, last: int) -> Iterable[tuple[int, bytes]]:
+        for lane in sorted(self._lanes):
+            if first >> SEQUENCE_BITS <= lane <= last >> SEQUENCE_BITS:
+                rows = self._lanes[lane]
+                ids = list(rows)
+                for row_id in ids[bisect_left(ids, first) : bisect_right(ids, last)]:
+                    yield row_id, rows[row_id]
+
+    # -- dead letters -----------------------------------------------------------------
+
+    def bury(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
+        """See `Tables`."""
+        for row_id in sorted(ids):
+            body = self._take(row_id)
+            if body is not None:
+                self.add_dead(row_id >> SEQUENCE_BITS + 2, body, reason, detail, at_us)
+
+    def add_dead(self, peer: int, body: bytes, reason: Reason, detail: str, at_us: int) -> None:
+        """See `Tables`."""
+        ledger, limits = self._ledger, self._ledger.limits
+        self._dead[self._next_dead] = DeadRow(self._next_dead, peer, reason, detail, at_us, body)
+        self._next_dead += 1
+        ledger.dead_rows += 1
+        ledger.dead_bytes += len(body)
+        while ledger.dead_rows > limits.max_dead_rows or ledger.dead_bytes > limits.max_dead_bytes:
+            ledger.dead_dropped += self.remove_dead([next(iter(self._dead))])
+
+    def dead_page(self, after: int, limit: int, peer: int | None) -> list[DeadRow]:
+        """See `Tables`."""
+        rows = (row for row in self._dead.values() if row.id > after and peer in (None, row.peer))
+        return list(islice(rows, limit))
+
+    def remove_dead(self, ids: Sequence[int]) -> int:
+        """See `Tables`."""
+        gone = [row for row in map(self._dead.pop, ids, [None] * len(ids)) if row is not None]
+        self._ledger.dead_rows -= len(gone)
+        self._ledger.dead_bytes -= sum(len(row.body) for row in gone)
+        return len(gone)
+
+    # -- incoming ---------------------------------------------------------------------
+
+    def accept(self, batch: BatchRow, rows: Sequence[tuple[int, int, bytes]]) -> None:
+        """See `Tables`."""
+        self._batches[batch.id] = batch
+        for row_id, place, body in rows:
+            self._undone[row_id] = (row_id, batch.id, place, body)
+
+    def remove_undone(self, ids: Sequence[int], batches: Sequence[int]) -> None:
+        """See `Tables`."""
+        for row_id in ids:
+            self._undone.pop(row_id, None)
+        for batch in batches:
+            self._batches.pop(batch, None)
+
+    def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
+        """See `Tables`."""
+        return list(islice((row for row in self._undone.values() if row[0] > after), limit))
+
+    def remove_peer(self, id_: int) -> None:
+        """See `Tables`."""
+
+    def batches(self, ids: Sequence[int]) -> list[BatchRow]:
+        """See `Tables`."""
+        return [self._batches[batch] for batch in ids if batch in self._batches]
+
+    # -- the whole --------------------------------------------------------------------
+
+    def commit(self, *, is_idle: bool) -> bool:
+        """See `Tables`."""
+        self._ledger.changed_lanes.clear()
+        self._ledger.changed_peers.clear()
+        return True
+
+    def tidy(self) -> None:
+        """See `Tables`."""
+
+    def close(self) -> None:
+        """See `Tables`."""

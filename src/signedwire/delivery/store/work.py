@@ -1,0 +1,204 @@
+"""The operations of a store, as its executor carries them out: on the tables, one by one.
+
+Nothing here is called by the application's threads; see `Store` for what each means.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
+
+from signedwire.delivery.store.ledger import MAX_SEQUENCE, Ledger, PeerRecord
+from signedwire.delivery.store.records import (
+    DeadLetter,
+    IncomingRow,
+    Marks,
+    OutgoingRow,
+    RememberedLeaves,
+    RowName,
+)
+from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row, Tables
+from signedwire.errors import StoreError
+from signedwire.types import Priority, unix_time_us
+from signedwire.wire.batch import HASH_SIZE
+
+__all__ = ["Work"]
+
+_EXPIRE_LIMIT: Final = 10_000
+_U64: Final = struct.Struct("<Q")
+_EPOCH_AT: Final = 106
+
+
+class Work:
+    """The tables and the ledger, and what is done to both."""
+
+    def __init__(self, ledger: Ledger, tables: Tables) -> None:
+        self.ledger = ledger
+        self.tables = tables
+        self.on_expired: Callable[[list[RowName]], None] | None = None
+        self._expired: list[int] = []
+
+    # -- an Engine --------------------------------------------------------------------
+
+    def commit(self, *, is_idle: bool) -> bool:
+        """See `Engine`."""
+        return self.tables.commit(is_idle=is_idle)
+
+    def news(self) -> list[Callable[[], None]]:
+        """See `Engine`: what has expired."""
+        gone, self._expired = self._expired, []
+        if not gone or self.on_expired is None:
+            return []
+        return [partial(self.on_expired, self.names(gone))]
+
+    def tidy(self) -> None:
+        """See `Engine`."""
+        self.tables.tidy()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.tables.close()
+
+    # -- outgoing ---------------------------------------------------------------------
+
+    def put(self, rows: Sequence[Row], replaces: Sequence[int]) -> None:
+        """Add rows; remove the dead letters that they replace."""
+        ledger = self.ledger
+        self.tables.put(rows)
+        first = min((row[1] for row in rows if row[1] is not None), default=None)
+        if first is not None and (ledger.next_expiry_us is None or first < ledger.next_expiry_us):
+            ledger.next_expiry_us = first
+        if replaces:
+            self.tables.remove_dead(replaces)
+
+    def put_if_room(
+        self, put: Callable[[], object], peer: PeerRecord, rows: int, size: int, is_critical: bool
+    ) -> StoreError | None:
+        """Put if there is room, or can be made by removing what has expired."""
+        ledger = self.ledger
+        while True:
+            with ledger.lock:
+                lack = ledger.lack(peer, rows, size, is_critical=is_critical)
+                if lack is None:
+                    ledger.reserve(peer, rows, size)
+            if lack is None:
+                put()
+                return None
+            if not self.expire():
+                return ledger.full(peer, lack)
+
+    def expire(self) -> int:
+        """Remove what has expired; returns how many rows."""
+        gone = self.tables.expired(unix_time_us(), _EXPIRE_LIMIT)
+        self.ledger.expired += len(gone)
+        self._expired += gone
+        return len(gone)
+
+    def drop(self, ids: Sequence[int]) -> list[RowName]:
+        """Remove rows; returns those that there were."""
+        found = self.tables.existing(ids)
+        self.tables.remove(found)
+        return self.names(found)
+
+    def names(self, ids: Iterable[int]) -> list[RowName]:
+        """Whose rows, and which."""
+        ledger = self.ledger
+        lanes = [(ledger.lane_of(id_), id_) for id_ in ids]
+        return [
+            RowName(ledger.by_id[lane.id >> 2].did, lane.id & 3, id_ & MAX_SEQUENCE)
+            for lane, id_ in lanes
+        ]
+
+    def outgoing(self, first: int, last: int, limit: int, max_bytes: int) -> list[OutgoingRow]:
+        """A page of rows, as they are to be sent now."""
+        ledger, rows = self.ledger, []
+        for id_, body in self.tables.page(first, last, limit, max_bytes):
+            lane = ledger.lane_of(id_)
+            peer = ledger.by_id[lane.id >> 2]
+            epoch = _U64.pack(peer.epoch)
+            if body[_EPOCH_AT : _EPOCH_AT + 8] != epoch:
+                body = body[:_EPOCH_AT] + epoch + body[_EPOCH_AT + 8 :]
+            is_written = id_ & MAX_SEQUENCE <= lane.written
+            rows.append(
+                OutgoingRow(id_, peer.did, body, is_written, peer.attempts, peer.last_error)
+            )
+        return rows
+
+    def dead_letters(self, after: int, limit: int, peer: int | None) -> list[DeadLetter]:
+        """A page of dead letters."""
+        return [
+            DeadLetter(
+                row.id,
+                self.ledger.by_id[row.peer].did,
+                row.body,
+                row.reason,
+                row.detail,
+                row.died_at_us,
+            )
+            for row in self.tables.dead_page(after, limit, peer)
+        ]
+
+    # -- incoming ---------------------------------------------------------------------
+
+    def accept(
+        self,
+        peer: PeerRecord,
+        marks: Marks,
+        batch: BatchRow,
+        rows: Sequence[tuple[int, int, bytes]],
+    ) -> None:
+        """Add a batch and its new messages; move the marks."""
+        self.tables.accept(batch, rows)
+        self.mark(peer, marks)
+
+    def mark(self, peer: PeerRecord, marks: Marks) -> None:
+        """Move the marks."""
+        peer.seen_marks = marks
+        self.ledger.changed_peers.add(peer)
+
+    def forget_peer(self, peer: PeerRecord, batches: Sequence[int]) -> None:
+        """Remove all that there is of a peer to whom nothing was sent, and its batches."""
+        ledger = self.ledger
+        ledger.changed_peers.discard(peer)
+        ledger.changed_lanes.difference_update(peer.lanes)
+        self.tables.remove_undone((), batches)
+        self.tables.remove_peer(peer.id)
+        ledger.remove_peer(peer)
+
+    def undone(self, after: int, limit: int) -> list[IncomingRow]:
+        """A page of messages that are not done."""
+        rows = self.tables.undone_page(after, limit)
+        batches: dict[int, tuple[PeerRecord, bytes, list[bytes]]] = {
+            batch.id: (self.ledger.by_id[batch.peer], batch.signature, _split(batch.leaves))
+            for batch in self.tables.batches(sorted({row[1] for row in rows}))
+        }
+        found = []
+        for id_, batch_id, place, body in rows:
+            peer, signature, leaves = batches[batch_id]
+            found.append(IncomingRow(id_, peer.did, body, place, leaves, signature))
+        return found
+
+    def leaves(self, peer: PeerRecord) -> RememberedLeaves:
+        """What is remembered of a sender."""
+        with self.ledger.lock:
+            ids = [batch.id for batch in peer.batches]
+        accepted: tuple[list[bytes], ...] = tuple([] for _ in Priority)
+        late: list[bytes] = []
+        unkept: list[bytes] = []
+        for batch in self.tables.batches(ids):
+            for place, leaf in enumerate(_split(batch.leaves)):
+                lane = batch.lanes[place]
+                if place in batch.refused:
+                    late.append(leaf)
+                elif lane == UNKEPT:
+                    unkept.append(leaf)
+                elif lane != NO_LANE:
+                    accepted[lane].append(leaf)
+        low, normal, high, critical = accepted
+        return RememberedLeaves((low, normal, high, critical), late, unkept)
+
+
+def _split(leaves: bytes) -> list[bytes]:
+    return [leaves[at : at + HASH_SIZE] for at in range(0, len(leaves), HASH_SIZE)]

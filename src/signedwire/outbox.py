@@ -1,0 +1,324 @@
+"""What a node's store holds, to look at and to act on.
+
+    Outbox        `node.outbox`  messages that have no answer yet
+    DeadLetters   `node.dead`    messages that were refused or given up
+
+`open_store()` makes a store as a configuration describes it. `copy_of()` and
+`export()` need a store and no node: the command line uses them on a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Final, TypeAlias
+
+from signedwire.config import TransportConfig
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.store import (
+    Backlog,
+    Call,
+    DeadLetter,
+    OutgoingRow,
+    RowName,
+    SqliteStore,
+    Store,
+    StoreLimits,
+)
+from signedwire.errors import ClosedError, EnvelopeError
+from signedwire.identity import Identity
+from signedwire.transport.core import Core
+from signedwire.types import Did, Reason
+from signedwire.wire.envelope import V2_START, BatchProof, SignedEnvelope, sign_batch
+
+__all__ = [
+    "DeadLetters",
+    "Outbox",
+    "copy_of",
+    "export",
+    "fullness",
+    "limits_of",
+    "open_store",
+]
+
+_PAGE: Final = 500
+_ANSWERED: Final = 1024
+"""Leaves that a sender may repeat beyond its credit: those that were answered last."""
+
+OutgoingRows: TypeAlias = list[OutgoingRow]
+Letters: TypeAlias = list[DeadLetter]
+Receipts: TypeAlias = list[Receipt]
+
+
+class Outbox:
+    """The messages of a node that wait in its store: `node.outbox`.
+
+    Methods raise ClosedError where the node is not open, StoreFailedError where its
+    store has failed.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def list(
+        self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
+    ) -> OutgoingRows:
+        """What waits, peer by peer and lane by lane in the order of sending.
+
+        Args:
+            recipient: For whom; by default for everybody.
+            after: The `id` of the last that is known already.
+            limit: How many at most.
+        """
+        store, did = _store(self._core), _did(recipient)
+        after, limit = _whole(after), _whole(limit)
+        rows: OutgoingRows = []
+        while len(rows) < limit:
+            page = await asyncio.wrap_future(
+                store.outbox(did, after=after, limit=min(limit - len(rows), _PAGE))
+            )
+            if not page:
+                break
+            rows += page
+            after = page[-1].id
+        return rows
+
+    async def show(self, id_: int) -> OutgoingRow | None:
+        """One of them; `None` where there is none of this `id`."""
+        (id_,) = _ids((id_,))
+        return await asyncio.wrap_future(_store(self._core).show(id_))
+
+    async def drop(self, *ids: int) -> int:
+        """Take messages out; tells how many there were.
+
+        Their receipts fail with reason "dropped". One that is in flight may still arrive.
+        Cancelling stops the waiting; they are dropped all the same.
+        """
+        core = self._core
+        dropped: Future[list[RowName]] = _store(core).drop(_ids(ids))
+        dropped.add_done_callback(partial(core.call_in_loop, _on_dropped, core))
+        # Shielded: cancelled, it would not say what it has dropped.
+        names = await asyncio.shield(asyncio.wrap_future(dropped))
+        return len(names)
+
+    async def retry(self, recipient: Did | str | None = None) -> int:
+        """Try now to reach whom messages wait for, without a pause; tells how many peers.
+
+        Args:
+            recipient: Whom; by default everybody.
+        """
+        store, did = _store(self._core), _did(recipient)
+        waiting = [each for each in store.recipients() if did in (None, each)]
+        for each in waiting:
+            store.reached(each)
+            peer = self._core.outgoing.peer(each)
+            if peer.dialer is not None:
+                peer.dialer.hurry()
+            self._core.outgoing.assign(peer)
+        return len(waiting)
+
+    async def flush(self) -> None:
+        """Wait until all that was said before is on the disk, each `message.done()` too."""
+        store = _store(self._core)
+        await asyncio.sleep(0)  # each `done()` of this turn of the loop comes to the store
+        await asyncio.wrap_future(store.flush())
+
+    async def export(self, path: str | os.PathLike[str]) -> int:
+        """Write what waits, and what was accepted and is not done; tells how many.
+
+        One envelope in hex digits per line, each with its proof, so that anyone can
+        check it: `signedwire verify FILE`. Those that wait are signed as they would be
+        to be sent; of those that were accepted it is their senders' proof.
+
+        Raises:
+            FileExistsError: the file is there already; it is not overwritten.
+            OSError: it cannot be written.
+        """
+        core = self._core
+        return await asyncio.to_thread(export, _store(core), core.identity, path)
+
+
+class DeadLetters:
+    """The messages of a node that were refused or given up: `node.dead`.
+
+    Methods raise ClosedError where the node is not open, StoreFailedError where its
+    store has failed.
+    """
+
+    def __init__(self, core: Core, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
+        self._core = core
+        self._replace = replace
+        self._busy: set[int] = set()
+
+    async def list(
+        self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
+    ) -> Letters:
+        """Dead letters, the oldest first; `after` is the `id` of the last that is known."""
+        store = _store(self._core)
+        return await asyncio.wrap_future(
+            store.dead_letters(_did(recipient), after=_whole(after), limit=_whole(limit))
+        )
+
+    async def show(self, id_: int) -> DeadLetter | None:
+        """One of them; `None` where there is none of this `id`."""
+        (id_,) = _ids((id_,))
+        return await asyncio.wrap_future(_store(self._core).show_dead(id_))
+
+    async def drop(self, *ids: int) -> int:
+        """Forget dead letters; tells how many there were."""
+        return await asyncio.wrap_future(_store(self._core).drop_dead(_ids(ids)))
+
+    async def retry(self, *ids: int) -> Receipts:
+        """Send what is in them again, as new messages without a deadline.
+
+        Returns when those are in the store, and the dead letters are gone: both in one
+        transaction. An `id` of which there is none is passed over.
+
+        Raises:
+            What `Node.send()` does, for the first that cannot be queued.
+        """
+        receipts = []
+        for id_ in dict.fromkeys(_ids(ids)):
+            if id_ in self._busy:
+                continue  # another task sends it
+            self._busy.add(id_)
+            try:
+                letter = await self.show(id_)
+                if letter is not None:
+                    receipts.append(await self._replace(letter))
+            finally:
+                self._busy.discard(id_)
+        return receipts
+
+
+def _store(core: Core) -> Store:
+    if core.outbox is None:
+        raise ClosedError("this node is not started", "Use it inside `async with`")
+    return core.outbox.store
+
+
+def _did(recipient: Did | str | None) -> Did | None:
+    return Did.parse(recipient) if isinstance(recipient, str) else recipient
+
+
+def _ids(ids: Iterable[int]) -> list[int]:
+    return [_whole(id_) for id_ in ids]
+
+
+def _whole(number: int) -> int:
+    """What a store can look for."""
+    if not isinstance(number, int):
+        raise TypeError(f"{number!r} is {type(number).__name__}; a whole number is wanted")
+    return min(max(number, 0), 2**62)
+
+
+def _on_dropped(core: Core, dropped: Future[list[RowName]]) -> None:
+    if core.outbox is not None and not dropped.cancelled() and dropped.exception() is None:
+        core.outbox.removed(dropped.result(), Reason.DROPPED)
+
+
+# -- without a node ---------------------------------------------------------------------
+
+
+def limits_of(config: TransportConfig) -> StoreLimits:
+    """How much a store holds by a configuration."""
+    default = StoreLimits()
+    # A sender may repeat after a crash all that it had in flight.
+    leaves = config.credit_messages + config.critical_reserve + _ANSWERED
+    leaves = max(leaves, default.max_sender_leaves)
+    return StoreLimits(
+        max_rows=config.outbox_limit,
+        max_bytes=config.outbox_bytes,
+        max_peer_rows=config.outbox_peer_limit,
+        max_peer_bytes=config.outbox_peer_bytes,
+        critical_reserve=config.critical_reserve,
+        max_dead_rows=config.dead_letter_limit,
+        max_dead_bytes=config.dead_letter_bytes,
+        max_inbox_rows=config.undone_limit,
+        max_inbox_bytes=config.undone_bytes,
+        max_inbox_peer_rows=config.undone_peer_limit,
+        max_sender_leaves=leaves,
+        max_leaves=max(leaves, default.max_leaves),
+    )
+
+
+def open_store(config: TransportConfig, owner: Did, call: Call) -> Store:
+    """The store that a configuration names, in a thread of its own.
+
+    See `SqliteStore` for what it raises.
+    """
+    assert config.store is not None
+    return SqliteStore(config.store, owner, limits=limits_of(config), call=call)
+
+
+def fullness(store: Store, largest: int) -> Iterator[str]:
+    """Which limits are reached, in words; `largest` is the size of a message that may come."""
+    limits, stats = store.limits, store.stats()
+    held: Iterable[tuple[str, Backlog, int, int]] = (
+        ("outbox", stats.outbox, limits.max_rows, limits.max_bytes),
+        ("inbox", stats.inbox, limits.max_inbox_rows, limits.max_inbox_bytes),
+    )
+    for name, backlog, rows, bytes_ in held:
+        if backlog.rows >= rows or backlog.bytes + largest > bytes_:
+            yield f"the {name} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes"
+
+
+def copy_of(letter: DeadLetter) -> OutgoingMessage:
+    """A message of what is in a dead letter, to be stored in its place. It has no deadline."""
+    return OutgoingMessage(
+        Receipt(letter.recipient, letter.message_number),
+        letter.priority,
+        None,
+        payload=letter.payload,
+        payload_type=letter.payload_type,
+    )
+
+
+def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:
+    """See `Outbox.export()`. Blocks; not for a loop in which the store calls back."""
+    count = 0
+    with open(path, "x", encoding="ascii", opener=_open_private) as file:
+        try:
+            for envelope in _envelopes(store, identity):
+                file.write(f"{envelope.encode().hex()}\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+    return count
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _envelopes(store: Store, identity: Identity) -> Iterator[SignedEnvelope]:
+    after = 0
+    while waiting := store.outbox(after=after, limit=_PAGE).result():
+        for row in waiting:
+            yield _sealed(row, identity)
+        after = waiting[-1].id
+    after = 0
+    while undone := store.undone(after=after, limit=_PAGE).result():
+        yield from (row.envelope for row in undone)
+        after = undone[-1].id
+
+
+def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:
+    """A row with the signature that a batch of it alone would have."""
+    # Only what a node of this key has made: the file may have been changed.
+    if not row.body.startswith(V2_START) or row.body[32:64] != bytes(identity.did):
+        raise EnvelopeError(
+            f"message {row.id} in the store is not from {identity.did}; it was not signed",
+            "Somebody has changed the store: trust nothing in it",
+        )
+    _, signature, leaves = sign_batch(identity, [row.body])
+    return SignedEnvelope(row.body, BatchProof(0, 1, signature, leaves=leaves))

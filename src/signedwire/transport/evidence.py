@@ -1,0 +1,56 @@
+"""Between the evidence log and the rest: when it is opened, and when it is let go of.
+
+    receive ─→ (commit, with a store) ─→ EvidenceLog ─→ delivered, receipted
+
+A message is accepted when the log has it on the disk: only then the application
+gets it and the sender its receipt. A crash between the commit and the log is made
+up for here: what the store has, and the log has not, is written at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.errors import ConfigError
+from signedwire.wire.evidence_log import name_of
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+    from signedwire.types import Did
+
+__all__ = ["close_evidence", "open_evidence"]
+
+
+async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
+    """Open the log of the configuration; `None`: it names none.
+
+    Raises:
+        EvidenceLogError: the file cannot be used; what is in it stays.
+        ConfigError: there is no DID whose log it could be.
+    """
+    path = core.config.evidence
+    if path is None:
+        return None
+    if us is None:
+        raise ConfigError(
+            "evidence is of one DID, and this transport takes envelopes for all of them",
+            "Make it with a did, or use a Node",
+        )
+    undone: set[bytes] = set()
+    if core.outbox is not None:
+        after, store = 0, core.outbox.store
+        while rows := await asyncio.wrap_future(store.undone(after=after)):
+            undone.update(name_of(row.body) for row in rows)
+            after = rows[-1].id
+    call = asyncio.get_running_loop().call_soon_threadsafe
+    return await asyncio.to_thread(partial(EvidenceLog, path, us, call=call, undone=undone))
+
+
+async def close_evidence(core: Core) -> None:
+    """Write what was accepted, and tell it."""
+    if core.evidence is not None:
+        await asyncio.to_thread(core.evidence.close, core.config.close_timeout)
+        await asyncio.sleep(0)  # what it told is in the loop's queue

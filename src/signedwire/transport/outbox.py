@@ -1,0 +1,499 @@
+"""Between the store and the queues: what waits on the disk, and how it comes to be sent.
+
+    submit ─→ Store.put ─→ (commit) ─→ persisted ─→ Peer.lanes ─→ a link
+                                          │            ↑
+                                          └─ no room ──┘ loaded again when there is
+
+A peer's queue holds the oldest of what waits for it; the rest stays on the disk
+alone. A row leaves the store when its message is answered, expires, or is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import UNANSWERED, Receipt
+from signedwire.delivery.store import OutgoingRow, RowName, Store
+from signedwire.delivery.store.ledger import MAX_SEQUENCE
+from signedwire.delivery.streams import Refused
+from signedwire.errors import (
+    BackpressureError,
+    ClosedError,
+    StoreError,
+    StoreFailedError,
+    StoreFullError,
+)
+from signedwire.transport.peer import Peer
+from signedwire.types import DeliveryState, Did, Priority, Reason, unix_time_us
+from signedwire.wire.envelope import V2_START, v2_epoch
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["Outbox"]
+
+_MAX_UNCOMMITTED: Final = 1024
+"""Messages that wait for a commit, of all peers together. About what a queue holds: more are
+read back from the disk right after, which cost a fifth of the rate at 1000 bytes."""
+_PAGE: Final = 512
+# A store can fail at any moment, in its own thread. That is told where messages are
+# stored; what only notes how far they have come has then nothing to note it in.
+_WHILE_IT_WORKS: Final = contextlib.suppress(StoreFailedError, ClosedError)
+_ON_DISK: Final = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED})
+_LONGEST_PAUSE: Final = 1.0
+_TOP_DOWN: Final = sorted((int(priority) for priority in Priority), reverse=True)
+
+
+class _Stock:
+    """What is known of one peer's rows, lane by lane."""
+
+    __slots__ = (
+        "accepted",
+        "is_loading",
+        "is_unknown",
+        "is_waiting",
+        "loaded",
+        "receipts",
+        "restarts",
+        "told",
+    )
+
+    def __init__(self) -> None:
+        self.loaded = [0] * len(Priority)
+        """The highest sequence that came into the queue."""
+        self.told = [0] * len(Priority)
+        """The highest that was told to be stored."""
+        self.is_unknown = [False] * len(Priority)
+        """Whether rows of an earlier process may wait."""
+        self.is_loading = False
+        self.is_waiting = False
+        """Whether it is to be called when the queue has room."""
+        self.restarts = 0
+        """How often everything was to be loaded anew."""
+        self.accepted = [0] * len(Priority)
+        """The highest of earlier processes that the peer had accepted when the epoch changed."""
+        self.receipts: WeakValueDictionary[tuple[int, int], Receipt] = WeakValueDictionary()
+        """Of messages that wait, for as long as somebody holds them."""
+
+    def is_behind(self, lane: int) -> bool:
+        """Whether rows of the lane wait on the disk alone."""
+        return self.is_unknown[lane] or self.told[lane] > self.loaded[lane]
+
+
+class Outbox:
+    """The messages of a node that wait in its store. `put()` is for any thread."""
+
+    def __init__(self, core: Core, store: Store) -> None:
+        self._core = core
+        self.store = store
+        self._lock = threading.Lock()
+        self._stocks: dict[Did, _Stock] = {}
+        self._uncommitted = 0
+        self._room: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_us: int | None = None
+        self._is_look_due = False
+        self._has_ended = False
+
+    # -- life -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take up what an earlier process has left."""
+        self.store.on_expired = self._on_expired
+        self.store.is_in_use = self._core.outgoing.is_known
+        self.store.on_failed = self._on_failed
+        self._core.routing.watch(self._on_routes)
+        for did in self.store.recipients():
+            self._stock(did).is_unknown = [True] * len(Priority)
+            peer = self._core.outgoing.peer(did)
+            if self.store.has_spoken_v2(did):
+                peer.wire = "v2"
+            self._refill(peer)
+        self._watch_expiry()
+
+    def _on_failed(self, error: StoreError) -> None:
+        self._core.log.error("%s", error)
+
+    def _on_routes(self) -> None:
+        """A route has changed, in any thread: who was without one may have one."""
+        if self._core.is_open and not self._is_look_due:
+            self._is_look_due = True
+            self._core.call_in_loop(self._look_for_stranded)
+
+    def _look_for_stranded(self) -> None:
+        self._is_look_due = False
+        for peer in self._core.outgoing.stranded():
+            self._core.outgoing.assign(peer)
+
+    def end(self) -> None:
+        """No timer stays, and nobody waits any more for what waits on the disk alone."""
+        self._has_ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        for stock in tuple(self._stocks.values()):
+            for receipt in self._receipts_of(stock):
+                if receipt.state is DeliveryState.PERSISTED:
+                    receipt.park()
+
+    def give_up_uncommitted(self) -> None:
+        """The disk did not answer in time: nobody waits for it any more."""
+        cause = "the disk did not answer while the node closed; whether it is stored is not known"
+        for stock in tuple(self._stocks.values()):
+            for receipt in self._receipts_of(stock):
+                if receipt.state is DeliveryState.QUEUED:
+                    receipt.advance(DeliveryState.FAILED, Reason.STORE_FAILED, cause)
+
+    def _receipts_of(self, stock: _Stock) -> list[Receipt]:
+        with self._lock:
+            return list(stock.receipts.values())
+
+    # -- into the store: any thread -----------------------------------------------
+
+    async def flush(self, deadline: float) -> None:
+        """Wait until what was said before is committed and told, or until `deadline`, loop time."""
+        left = max(0.0, deadline - asyncio.get_running_loop().time())
+        await asyncio.sleep(0)  # each `done()` of this turn of the loop comes to the store
+        with _WHILE_IT_WORKS, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await asyncio.wrap_future(self.store.flush())
+
+    def put(
+        self, peer: Peer, messages: list[OutgoingMessage], replaces: Sequence[int] = ()
+    ) -> None:
+        """Number messages and store them; their receipts tell when that is done.
+
+        `replaces` are dead letters, which go when these are stored.
+
+        Raises:
+            BackpressureError: too many wait for the disk; `room()` waits for it.
+            StoreFullError, StoreFailedError: nothing was stored.
+        """
+        if self._uncommitted >= _MAX_UNCOMMITTED:
+            raise BackpressureError(
+                peer.did,
+                Reason.QUEUE_FULL,
+                f"{self._uncommitted} messages wait for the disk; "
+                f"the message to {peer.did} was not queued",
+                "Send slower, or `await node.send(…)`, which waits",
+            )
+        then = partial(self._on_stored, peer, list(messages))  # the caller may change its own
+        for message in messages:
+            message.is_stored = True
+        # Who loads a row must find the receipt that goes with it.
+        with self._lock:
+            self.store.put(peer.did, messages, replaces=replaces, then=then)
+            self._uncommitted += len(messages)
+            receipts = self._stock(peer.did).receipts
+            for message in messages:
+                receipts[message.priority, message.sequence] = message.receipt
+
+    async def room(self) -> None:
+        """Wait until the disk has caught up."""
+        loop = asyncio.get_running_loop()
+        while self._core.is_open and self._uncommitted > _MAX_UNCOMMITTED // 2:
+            if self._room is None or self._room.done():
+                self._room = loop.create_future()
+            await asyncio.wait({self._room})
+
+    def _stock(self, did: Did) -> _Stock:
+        stock = self._stocks.get(did)
+        if stock is None:
+            stock = self._stocks.setdefault(did, _Stock())
+        return stock
+
+    # -- the loop: from the store to the queue ----------------------------------------
+
+    def _on_stored(
+        self, peer: Peer, messages: list[OutgoingMessage], error: StoreError | None
+    ) -> None:
+        with self._lock:
+            self._uncommitted -= len(messages)
+        room = self._room
+        if room is not None and not room.done() and self._uncommitted <= _MAX_UNCOMMITTED // 2:
+            room.set_result(None)
+        if error is not None:
+            # Full after all: what seemed to have expired did not make the room.
+            is_full = isinstance(error, StoreFullError)
+            reason = Reason.QUEUE_FULL if is_full else Reason.STORE_FAILED
+            for message in messages:
+                message.is_stored = False
+                self._core.outgoing.give_up(message, reason, error.fact)
+            return
+        peer = self._core.outgoing.peer(peer.did)  # forgotten as a stranger since, perhaps
+        stock, now = self._stock(peer.did), unix_time_us()
+        for message in messages:
+            message.receipt.climb(DeliveryState.PERSISTED, now)
+            if self._has_ended:
+                message.receipt.park()
+                continue
+            lane, sequence = message.priority, message.sequence
+            was_behind = stock.is_behind(lane)
+            stock.told[lane] = max(stock.told[lane], sequence)
+            if message.receipt.is_final:
+                continue  # removed already: there is nothing to load
+            if v2_epoch(message.body) != peer.stream.epoch:
+                continue  # numbered just before a restart: it is to be loaded
+            if sequence > stock.loaded[lane] and not was_behind and peer.lanes.put(message, lane):
+                stock.loaded[lane] = sequence
+        if self._has_ended:
+            return
+        if messages[0].expires_at is not None:
+            self._watch_expiry()
+        self._core.outgoing.assign(peer)
+        self._refill(peer)
+
+    def _refill(self, peer: Peer) -> None:
+        """Load a page of the highest lane that is behind, if its queue has room."""
+        peer = self._core.outgoing.peer(peer.did)
+        stock = self._stock(peer.did)
+        if stock.is_loading or not self._core.is_open or self.store.failure is not None:
+            return
+        for lane in _TOP_DOWN:
+            if stock.is_behind(lane):
+                # A page of a higher lane does not wait for the lower ones.
+                if peer.lanes.has_room(lane) or not peer.lanes.size(lane):
+                    with _WHILE_IT_WORKS:
+                        self._load(peer, stock, lane)
+                elif not stock.is_waiting:
+                    stock.is_waiting = True
+                    wake = partial(self._core.call_in_loop, self._on_room, peer)
+                    if not peer.lanes.when_room(wake):
+                        wake()
+                return
+
+    def _on_room(self, peer: Peer) -> None:
+        self._stock(peer.did).is_waiting = False
+        self._refill(peer)
+
+    def _load(self, peer: Peer, stock: _Stock, lane: int) -> None:
+        future = self.store.load(peer.did, lane, stock.loaded[lane], _PAGE)
+        stock.is_loading = True
+        told = partial(self._on_loaded, peer, lane, stock.restarts, stock.told[lane])
+        future.add_done_callback(partial(self._core.call_in_loop, told))
+
+    def _on_loaded(
+        self,
+        peer: Peer,
+        lane: int,
+        restarts: int,
+        told: int,
+        future: Future[list[OutgoingRow]],
+    ) -> None:
+        peer = self._core.outgoing.peer(peer.did)
+        stock = self._stock(peer.did)
+        stock.is_loading = False
+        if future.cancelled() or future.exception() is not None:
+            return  # the store has failed or closed, which is told elsewhere
+        if restarts != stock.restarts:
+            self._refill(peer)  # these were numbered in the epoch that has ended
+            return
+        rows = future.result()
+        with self._lock:  # whoever is in `put()` has entered its receipts then
+            receipts = [stock.receipts.get((lane, row.sequence)) for row in rows]
+        messages = []
+        for row, receipt in zip(rows, receipts, strict=True):
+            message = OutgoingMessage.restored(
+                receipt or _receipt_of(row),
+                row.body,
+                self._core.identity,
+                was_written=row.is_written,
+            )
+            stock.receipts[lane, row.sequence] = message.receipt
+            if not self._is_ours(row, peer.did, lane):
+                why = "somebody has changed the store: this is not what was stored"
+                self._core.outgoing.give_up(message, Reason.MALFORMED, why)
+                continue
+            was_used = row.is_written or row.sequence <= stock.accepted[lane]
+            if stock.restarts and was_used:
+                self._core.outgoing.give_up(message, Reason.STALE_EPOCH)
+            else:
+                messages.append(message)
+        if rows:
+            stock.loaded[lane] = rows[-1].sequence
+        else:
+            stock.is_unknown[lane] = False
+            stock.loaded[lane] = max(stock.loaded[lane], told)
+        peer.lanes.add_many(messages, lane)
+        if messages:
+            self._core.outgoing.assign(peer)
+        self._refill(peer)
+
+    def _is_ours(self, row: OutgoingRow, did: Did, lane: int) -> bool:
+        """Whether a row is what a node of our key stores: it is about to be signed."""
+        header, us = row.body, bytes(self._core.identity.did)
+        return (
+            header.startswith(V2_START)
+            and header[32:96] == us + bytes(did)
+            and row.lane == lane
+            and row.sequence == row.id & MAX_SEQUENCE
+        )
+
+    def is_old_copy(self, peer: Peer, marks: Sequence[int]) -> bool:
+        """Whether the peer has accepted, in our own epoch, what was never sent: the file is an
+        old copy.
+        """
+        return any(mark > max(self.store.used(peer.did, lane)) for lane, mark in enumerate(marks))
+
+    def restart(self, peer: Peer, epoch: int, marks: Sequence[int] | None) -> None:
+        """The peer has heard from a later state of this key: load everything anew.
+
+        `marks` are what it had accepted in the epoch that ends, `None` where that is not
+        known: to send that again in another would deliver it twice.
+        """
+        self.store.begin_epoch(peer.did, epoch)
+        stock = self._stock(peer.did)
+        # Above what earlier processes used, the numbers are of messages of this one.
+        used = [self.store.used(peer.did, lane)[0] for lane in range(len(Priority))]
+        stock.accepted = used if marks is None else list(map(min, marks, used))
+        peer.lanes.remove_if(lambda message: message.is_stored)
+        stock.loaded = [0] * len(Priority)
+        stock.is_unknown = [True] * len(Priority)
+        stock.restarts += 1
+        self._refill(peer)
+
+    # -- the loop: what becomes of rows --------------------------------------------------
+
+    def written(self, peer: Peer, messages: list[OutgoingMessage]) -> None:
+        """A link has taken these."""
+        with _WHILE_IT_WORKS:
+            for lane, sequence in {one.priority: one.sequence for one in messages}.items():
+                self.store.written(peer.did, lane, sequence)
+
+    def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
+        """These need nothing more."""
+        names = [(message.priority, message.sequence) for message in messages if message.is_stored]
+        if names:
+            with _WHILE_IT_WORKS:
+                self.store.settled(did, names)
+
+    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
+        """The peer will not take these: dead letters, but for what came too late."""
+        by_reason: dict[Reason, list[tuple[int, int]]] = {}
+        with _WHILE_IT_WORKS:
+            for _, reason, name, body in refused:
+                if name is not None:
+                    by_reason.setdefault(reason, []).append(name)
+                elif reason is not Reason.EXPIRED:
+                    why = "the peer's application refused it"
+                    self.store.bury_accepted(did, body, reason, why)
+            for reason, names in by_reason.items():
+                if reason is Reason.EXPIRED:
+                    self.store.settled(did, names)
+                else:
+                    self.store.bury(did, names, reason, "the peer refused it")
+
+    def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
+        """It was given up here."""
+        did, name = message.receipt.recipient, (message.priority, message.sequence)
+        with _WHILE_IT_WORKS:
+            if reason is Reason.EXPIRED:
+                self.store.settled(did, [name])
+            else:
+                self.store.bury(did, [name], reason, cause)
+
+    def note_v2(self, did: Did) -> None:
+        """A DID has proven itself over v2."""
+        with _WHILE_IT_WORKS:
+            self.store.note_v2(did)
+
+    def epoch(self, did: Did) -> int:
+        """Of our messages to a peer. Any thread."""
+        with _WHILE_IT_WORKS:
+            return self.store.epoch(did)
+        return unix_time_us()
+
+    def failed(self, peer: Peer, cause: str) -> None:
+        """The peer could not be reached."""
+        with _WHILE_IT_WORKS:
+            self.store.attempt_failed(peer.did, cause)
+
+    def reached(self, peer: Peer) -> None:
+        """The peer could be reached."""
+        with _WHILE_IT_WORKS:
+            self.store.reached(peer.did)
+
+    def doubt(self, did: Did, lane: int, sequence: int) -> str:
+        """What to say of a message without an answer: whether its peer may have it.
+
+        A process that was killed has not noted all that it had written.
+        """
+        return UNANSWERED if sequence <= max(self.store.used(did, lane)) else ""
+
+    def removed(self, names: Iterable[RowName], reason: Reason) -> None:
+        """Rows are gone. What expires in flight is left to its answer; what is dropped there is
+        not sent again.
+        """
+        by_peer: dict[Did, set[tuple[int, int]]] = {}
+        for did, lane, sequence in names:
+            by_peer.setdefault(did, set()).add((lane, sequence))
+        for did, those in by_peer.items():
+            self._removed_of(did, those, reason)
+
+    def _removed_of(self, did: Did, names: set[tuple[int, int]], reason: Reason) -> None:
+        peer, stock = self._core.outgoing.peer(did), self._stock(did)
+        is_expired = reason is Reason.EXPIRED
+        for message in peer.lanes.remove_if(
+            lambda message: message.is_stored and (message.priority, message.sequence) in names
+        ):
+            names.remove((message.priority, message.sequence))
+            message.is_stored = False  # no row to be buried
+            cause = self.doubt(did, message.priority, message.sequence)
+            self._core.outgoing.give_up(message, reason, cause)
+        if is_expired and names:
+            names -= peer.stream.names_in_flight()  # left to their answer
+        state = DeliveryState.EXPIRED if is_expired else DeliveryState.FAILED
+        for name in names:  # on the disk alone, or dropped in flight
+            receipt = stock.receipts.get(name)
+            # Queued: its removal is told before that it was stored.
+            if receipt is None or receipt.state in _ON_DISK or not is_expired:
+                self._core.counters.send_failures += 1
+                self._core.counters.dropped[reason] += 1
+                peer.dropped[reason] += 1
+                if receipt is not None:
+                    receipt.advance(state, reason, self.doubt(did, *name))
+
+    # -- deadlines --------------------------------------------------------------------------
+
+    def _watch_expiry(self) -> None:
+        due = self.store.next_expiry_us
+        if due is None or (self._due_us is not None and self._due_us <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_us = due
+        # Not longer: the clock may be set.
+        pause = min(max(0.001, (due - unix_time_us()) / 1e6), _LONGEST_PAUSE)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = self._due_us = None
+        due = self.store.next_expiry_us
+        if due is not None and due > unix_time_us():
+            self._watch_expiry()
+        elif self._core.is_open:
+            with _WHILE_IT_WORKS:
+                self.store.expire(self._on_looked)
+
+    def _on_looked(self, error: StoreError | None) -> None:
+        if error is None and self._core.is_open:
+            self._watch_expiry()
+
+    def _on_expired(self, names: list[RowName]) -> None:
+        self.removed(names, Reason.EXPIRED)
+
+
+def _receipt_of(row: OutgoingRow) -> Receipt:
+    """For a message whose sender is no more, or has let go of its receipt."""
+    receipt = Receipt(row.recipient, row.message_number, row.queued_at_us)
+    receipt.climb(DeliveryState.PERSISTED, row.queued_at_us)
+    return receipt

@@ -1,0 +1,47 @@
+"""A process that writes an evidence log until it is killed: `python evidencechild.py FILE SEED`.
+
+On stdout: `told COUNT HEAD` each time records are on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from linkkit import BOB, body, received
+from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.delivery.message import Message
+from signedwire.errors import StoreError
+from storekit import Told
+
+
+def main() -> None:
+    path, seed = sys.argv[1:]
+    rng = random.Random(int(seed))
+    log = EvidenceLog(path, BOB.did)
+    number = log.head.records
+
+    def say(error: StoreError | None) -> None:
+        assert error is None
+        os.write(1, f"told {log.head.records} {log.head}\n".encode())
+
+    fences: list[Told] = []
+    while True:
+        size = rng.choice((10, 1000, 300_000))
+        count = rng.randrange(1, 9)
+        batch = received([body(number + n, rng.randbytes(size)) for n in range(1, count + 1)])
+        number += count
+        log.append([Message(each, batch, n) for n, each in enumerate(batch.bodies)], say)
+        fence = Told()
+        log.append([], fence)
+        fences.append(fence)
+        if len(fences) > 4:
+            fences.pop(0).wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Rows whose messages are in flight when something happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from test_links import RawPeer
+
+from signedwire import DeliveryState, MessageExpiredError, Node, Reason, TransportConfig
+from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.session import BatchReceived
+from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, within
+
+ALONE = TransportConfig(listen=None)
+
+
+@on_asyncio
+async def test_written_and_expired_while_its_peer_is_away(tmp_path: Path) -> None:
+    config = ALONE.replace(retry_base_delay=0.05)
+    with RawServer() as server:
+        async with Node(ALICE, config, store=tmp_path / "a.db") as alice:
+            alice.routing.update(BOB.did, server.address)
+            receipt = await alice.send(BOB.did, b"x", deadline=0.5)
+            with await RawPeer.accept(server, BOB, ALICE) as peer:
+                await peer.next(BatchReceived)
+            with pytest.raises(MessageExpiredError):
+                await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+            assert await alice.outbox.list() == []
+
+
+@on_asyncio
+async def test_dropped_in_flight(tmp_path: Path) -> None:
+    with RawServer() as server:
+        async with Node(ALICE, ALONE, store=tmp_path / "a.db") as alice:
+            alice.routing.update(BOB.did, server.address)
+            receipt = await alice.send(BOB.did, b"x")
+            with await RawPeer.accept(server, BOB, ALICE) as peer:
+                await peer.next(BatchReceived)
+                (row,) = await alice.outbox.list()
+                dropping = asyncio.create_task(alice.outbox.drop(row.id))
+                await asyncio.sleep(0)
+                dropping.cancel()  # which stops the waiting alone
+                await eventually(lambda: receipt.reason is Reason.DROPPED)
+            with await RawPeer.accept(server, BOB, ALICE) as peer:
+                await alice.send(BOB.did, b"y")
+                batch = await peer.next(BatchReceived)
+                assert [one[V2_HEADER_SIZE:] for one in batch.bodies] == [b"y"]
