@@ -79,16 +79,8 @@ def run_bench(
         0; 1 if signedwire itself could not be measured; 2 for senseless arguments.
     """
     sizes = list(dict.fromkeys(sizes))
-    if not (seconds > 0 and rounds > 0 and sizes):
-        return _refuse("seconds and rounds must be positive, and there must be a size")
-    if not all(MIN_SIZE <= size <= MAX_SIZE for size in sizes):
-        return _refuse(f"sizes are {MIN_SIZE} to {MAX_SIZE} bytes, the most that v1 peers take")
-    if not all(1 <= count <= _MAX_LINKS for count in links):
-        return _refuse(f"links are 1 to {_MAX_LINKS}")
-    if not 0 <= backlog <= _MAX_BACKLOG:
-        return _refuse(f"a backlog is 0 to {_MAX_BACKLOG} messages")
-    if not only or not set(only) <= set(PARTS):
-        return _refuse(f"the parts are {', '.join(PARTS)}")
+    if flaw := _flaw(seconds, sizes, rounds, links, backlog, only):
+        return _refuse(flaw)
     try:
         from rich.console import Console
 
@@ -125,6 +117,28 @@ def run_bench(
     else:
         show(Console(), results)
     return 0 if _has_all(results, only) else 1
+
+
+def _flaw(
+    seconds: float,
+    sizes: Sequence[int],
+    rounds: int,
+    links: Sequence[int],
+    backlog: int,
+    only: Collection[str],
+) -> str:
+    """Why these arguments make no sense; empty: they do."""
+    if not (seconds > 0 and rounds > 0 and sizes):
+        return "seconds and rounds must be positive, and there must be a size"
+    if not all(MIN_SIZE <= size <= MAX_SIZE for size in sizes):
+        return f"sizes are {MIN_SIZE} to {MAX_SIZE} bytes, the most that v1 peers take"
+    if not all(1 <= count <= _MAX_LINKS for count in links):
+        return f"links are 1 to {_MAX_LINKS}"
+    if not 0 <= backlog <= _MAX_BACKLOG:
+        return f"a backlog is 0 to {_MAX_BACKLOG} messages"
+    if not only or not set(only) <= set(PARTS):
+        return f"the parts are {', '.join(PARTS)}"
+    return ""
 
 
 def _has_all(results: Results, only: Collection[str]) -> bool:

@@ -131,7 +131,7 @@ class Core:
             await self.links.restore()
             await self.incoming.start()
         except BaseException:
-            await close_evidence(self)
+            await close_evidence(self, self.config.close_timeout)
             await self._close_store(self.config.close_timeout)
             raise
         self._has_ended = asyncio.Event()
@@ -170,14 +170,15 @@ class Core:
         await asyncio.sleep(0)  # what other threads said last is in the loop's queue
         self.links.end()
         await self.outgoing.end()
-        await close_evidence(self)
+        await close_evidence(self, self._left_for_a_disk(deadline))
         await self.incoming.end()
         self.links.abort_lingering()
-        await self._close_store(
-            max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
-        )
+        await self._close_store(self._left_for_a_disk(deadline))
         self.events.close()
         await asyncio.sleep(0)  # let the closed sockets' callbacks run
+
+    def _left_for_a_disk(self, deadline: float) -> float:
+        return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
 
     async def _close_store(self, timeout: float) -> None:
         if self.outbox is not None:

@@ -49,8 +49,8 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
     return await asyncio.to_thread(partial(EvidenceLog, path, us, call=call, undone=undone))
 
 
-async def close_evidence(core: Core) -> None:
+async def close_evidence(core: Core, timeout: float) -> None:
     """Write what was accepted, and tell it."""
     if core.evidence is not None:
-        await asyncio.to_thread(core.evidence.close, core.config.close_timeout)
+        await asyncio.to_thread(core.evidence.close, timeout)
         await asyncio.sleep(0)  # what it told is in the loop's queue

@@ -10,7 +10,14 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from signedwire.errors import StoreError
 from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.batch import batch_root
-from signedwire.wire.envelope import V2_HEADER_SIZE, BatchProof, SignedEnvelope
+from signedwire.wire.envelope import (
+    V2_HEADER_SIZE,
+    BatchProof,
+    SignedEnvelope,
+    v2_epoch,
+    v2_expiry,
+    v2_sequence,
+)
 from signedwire.wire.session import BatchReceived
 
 __all__ = [
@@ -27,7 +34,6 @@ __all__ = [
     "StoreLimits",
     "StoreStats",
     "Then",
-    "expiry_of",
 ]
 
 Then: TypeAlias = Callable[[StoreError | None], None]
@@ -36,11 +42,6 @@ Then: TypeAlias = Callable[[StoreError | None], None]
 _U64: Final = struct.Struct("<Q")
 _PRIORITY_AT: Final = 104
 _PAYLOAD_TYPE_AT: Final = 105
-
-
-def expiry_of(body: bytes) -> int | None:
-    """The deadline in a v2 header: Unix time, microseconds; `None`: never."""
-    return int(_U64.unpack_from(body, 114)[0]) or None
 
 
 class Draft(Protocol):
@@ -102,7 +103,7 @@ class OutgoingRow(NamedTuple):
     @property
     def sequence(self) -> int:
         """Its place in its lane."""
-        return int(_U64.unpack_from(self.body, 24)[0])
+        return v2_sequence(self.body)
 
     @property
     def message_number(self) -> int:
@@ -112,7 +113,7 @@ class OutgoingRow(NamedTuple):
     @property
     def epoch(self) -> int:
         """Which state of ours numbered it."""
-        return int(_U64.unpack_from(self.body, 106)[0])
+        return v2_epoch(self.body)
 
     @property
     def queued_at_us(self) -> int:
@@ -122,7 +123,7 @@ class OutgoingRow(NamedTuple):
     @property
     def expires_at_us(self) -> int | None:
         """Its deadline: Unix time, microseconds; `None`: it waits for ever."""
-        return expiry_of(self.body)
+        return v2_expiry(self.body)
 
     @property
     def payload(self) -> bytes:
@@ -166,7 +167,7 @@ class DeadLetter(NamedTuple):
     @property
     def expires_at_us(self) -> int | None:
         """The deadline that it had: Unix time, microseconds; `None`: it had none."""
-        return expiry_of(self.body)
+        return v2_expiry(self.body)
 
     @property
     def payload(self) -> bytes:
@@ -191,7 +192,7 @@ class IncomingRow(NamedTuple):
     @property
     def expires_at_us(self) -> int | None:
         """Its deadline: Unix time, microseconds; `None`: it has none."""
-        return expiry_of(self.body)
+        return v2_expiry(self.body)
 
     @property
     def envelope(self) -> SignedEnvelope:

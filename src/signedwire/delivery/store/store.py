@@ -48,13 +48,12 @@ from signedwire.delivery.store.records import (
     StoreLimits,
     StoreStats,
     Then,
-    expiry_of,
 )
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
 from signedwire.wire.session import BatchReceived
 
 __all__ = ["Store"]
@@ -153,7 +152,7 @@ class Store:
             for draft in drafts:
                 lane = peer.lanes[draft.priority]
                 draft.number(parties, epoch, lane.next)
-                rows.append((lane.row_id(lane.next), expiry_of(draft.body), draft.body))
+                rows.append((lane.row_id(lane.next), v2_expiry(draft.body), draft.body))
                 lane.next += 1
             put: Callable[[], object] = partial(self._work.put, rows, replaces)
             if lack is not None:
@@ -545,8 +544,8 @@ class Store:
             if 0 < sequence <= MAX_SEQUENCE  # others may have named it
         ]
 
-    def _forget(self, peer: PeerRecord, *, is_all: bool = False) -> None:
-        gone = [batch.id for batch in self._ledger.forget_leaves(peer, is_all=is_all)]
+    def _forget(self, peer: PeerRecord) -> None:
+        gone = [batch.id for batch in self._ledger.forget_leaves(peer)]
         if gone:
             self._submit(partial(self._work.tables.remove_undone, (), gone), is_lazy=True)
 
