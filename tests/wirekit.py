@@ -33,7 +33,7 @@ from signedwire import (
     SignedEnvelope,
     TransportConfig,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport.carrier import Carrier, Listener
 from signedwire.transport.core import Core
 from signedwire.transport.tcp import TcpCarrier
@@ -219,7 +219,8 @@ class OpenCore:
         us: Did | None = None,
     ) -> None:
         self.routing = RoutingTable()
-        self.core = Core(config or quick(), self.routing, carrier or TcpCarrier(), us)
+        config = (config or quick()).replace(wire="v1")
+        self.core = Core(config, self.routing, carrier or TcpCarrier(), us, ALICE)
         self._next_number = 1
 
     async def __aenter__(self) -> Self:
@@ -238,11 +239,10 @@ class OpenCore:
         expires_at: float | None = None,
     ) -> Receipt:
         """Submit the next message; they are numbered from 1."""
-        receipt = Receipt(to, self._next_number)
-        message = OutgoingMessage(receipt, priority, expires_at, identity=ALICE, payload=payload)
+        message = OutgoingMessage(Terms(to, priority, expires_at), self._next_number, payload)
         self.core.outgoing.submit(message, len(payload))
         self._next_number += 1
-        return receipt
+        return message
 
     @property
     def address(self) -> Address:

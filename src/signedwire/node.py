@@ -21,8 +21,8 @@ from typing import Self, overload
 from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
 from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
-from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.receipt import Receipt, first_step, future_waker
+from signedwire.delivery.message import Message, OutgoingMessage, Terms
+from signedwire.delivery.receipt import Receipt, future_waker
 from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
     BackpressureError,
@@ -50,7 +50,6 @@ from signedwire.types import (
     PayloadType,
     Priority,
     Reason,
-    unix_time_us,
 )
 from signedwire.wire.envelope import V2_HEADER_SIZE
 
@@ -230,7 +229,7 @@ class Node:
         """
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, (payload,), priority, payload_type, deadline)
+        (message,) = self._messages(did, (payload,), priority, payload_type, _due(deadline))
         return await self._send(message, level)
 
     async def _replace(self, letter: DeadLetter) -> Receipt:
@@ -254,8 +253,8 @@ class Node:
             except BackpressureError:
                 await self._wait_for_room(message)
         if level is not DeliveryState.QUEUED:
-            await self._wait(message.receipt, level)
-        return message.receipt
+            await self._wait(message, level)
+        return message
 
     def send_nowait(
         self,
@@ -273,9 +272,9 @@ class Node:
                 for a message that was not queued.
         """
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, (payload,), priority, payload_type, deadline)
+        (message,) = self._messages(did, (payload,), priority, payload_type, _due(deadline))
         self._core.outgoing.submit(message, message.payload_size)
-        return message.receipt
+        return message
 
     async def send_many(
         self,
@@ -301,15 +300,16 @@ class Node:
         """
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
+        is_bulk = level is not DeliveryState.HANDLED
+        expires_at = _due(deadline)  # of them all, however long it takes to queue them
         receipts: list[Receipt] = []
         source = iter(payloads)
         while chunk := next_chunk(source):
-            messages = self._messages(did, chunk, priority, payload_type, deadline)
-            if level is not DeliveryState.HANDLED:
-                for message in messages:
-                    message.is_bulk = True
+            messages = self._messages(
+                did, chunk, priority, payload_type, expires_at, is_bulk=is_bulk
+            )
             self._core.outgoing.check_size(did, max(map(len, chunk)))
-            receipts += [message.receipt for message in messages]
+            receipts += messages
             while messages:
                 try:
                     del messages[: self._core.outgoing.submit_many(messages)]
@@ -357,37 +357,33 @@ class Node:
         payloads: Iterable[bytes],
         priority: Priority,
         payload_type: PayloadType,
-        deadline: Deadline,
+        expires_at: float | None,
+        *,
+        is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
         if not isinstance(did, Did):
             raise TypeError(f"a recipient is a Did or its text, not {type(did).__name__}: node.did")
-        priority, payload_type = named(Priority, priority), named(PayloadType, payload_type)
-        expires_at = None if deadline is None else due_at(deadline)
-        identity = self._identity
-        queued = first_step(unix_time_us())
+        terms = Terms(
+            did,
+            named(Priority, priority),
+            expires_at,
+            named(PayloadType, payload_type),
+            is_bulk=is_bulk,
+        )
         return [
-            OutgoingMessage(
-                Receipt(did, number, None, queued),
-                priority,
-                expires_at,
-                None,
-                identity,
-                payload if type(payload) is bytes else as_bytes(payload),
-                payload_type,
-            )
+            OutgoingMessage(terms, number, payload if type(payload) is bytes else as_bytes(payload))
             for payload, number in zip(payloads, self._sequence, strict=False)
         ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
         """Until the queue has room; the deadline goes on meanwhile."""
-        receipt = message.receipt
         left = None if message.expires_at is None else message.expires_at - time.monotonic()
         try:
             async with asyncio.timeout(left):
-                await self._core.outgoing.room(receipt.recipient, message.priority)
+                await self._core.outgoing.room(message.recipient, message.priority)
         except TimeoutError:
             self._core.outgoing.give_up(message, Reason.EXPIRED, "the queue to the peer was full")
-            receipt.raise_if_failed()
+            message.raise_if_failed()
 
     # -- receiving ----------------------------------------------------------------
 
@@ -565,3 +561,8 @@ class Node:
         else:
             where = "closed" if self._has_started else "not started"
         return f"<Node {self.did.short} {where}>"
+
+
+def _due(deadline: Deadline) -> float | None:
+    """By `time.monotonic()`."""
+    return None if deadline is None else due_at(deadline)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import (
     Backlog,
@@ -270,13 +270,8 @@ def fullness(store: Store, largest: int) -> Iterator[str]:
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:
     """A message of what is in a dead letter, to be stored in its place. It has no deadline."""
-    return OutgoingMessage(
-        Receipt(letter.recipient, letter.message_number),
-        letter.priority,
-        None,
-        payload=letter.payload,
-        payload_type=letter.payload_type,
-    )
+    terms = Terms(letter.recipient, letter.priority, payload_type=letter.payload_type)
+    return OutgoingMessage(terms, letter.message_number, letter.payload)
 
 
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:

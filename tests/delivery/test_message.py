@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.identity import Identity
 from signedwire.types import PayloadType, Priority, Reason
@@ -51,7 +51,7 @@ def v2_message(index: int = 1, *, expires_at_us: int = 0) -> Message:
     bodies = [v2_body(6 + n, expires_at_us=expires_at_us) for n in range(3)]
     root, signature, leaves = sign_batch(ALICE, bodies)
     batch = BatchReceived(bodies, root, leaves, signature)
-    return Message(bodies[index], batch, index, expires_at_us=expires_at_us)
+    return Message(bodies[index], batch, index, expires_at_us or None)
 
 
 class RecordingOrigin:
@@ -160,44 +160,35 @@ class TestAnswers:
 
 class TestOutgoingMessage:
     def test_is_signed_when_asked_for_and_once(self) -> None:
-        receipt = Receipt(BOB.did, 7)
         message = OutgoingMessage(
-            receipt,
-            Priority.CRITICAL,
-            12.5,
-            identity=ALICE,
-            payload=b"stop",
-            payload_type=PayloadType.ROBOT_COMMAND,
+            Terms(BOB.did, Priority.CRITICAL, 12.5, payload_type=PayloadType.ROBOT_COMMAND),
+            7,
+            b"stop",
         )
         assert (message.envelope, message.expires_at, message.failures_before) == (None, 12.5, 0)
-        envelope = message.seal()
-        assert message.seal() is message.envelope is envelope
+        envelope = message.seal(ALICE)
+        assert message.seal(ALICE) is message.envelope is envelope
         envelope.verify()
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
         assert (envelope.payload, envelope.sequence_number) == (b"stop", 7)
         assert envelope.priority is Priority.CRITICAL is message.priority
         assert envelope.payload_type is PayloadType.ROBOT_COMMAND
         # Its time is the one of queueing, however late it is signed.
-        assert envelope.timestamp_us == receipt.queued_at_us == receipt.history[0].at_us
+        assert envelope.timestamp_us == message.queued_at_us == message.history[0].at_us
 
     def test_defaults(self) -> None:
-        envelope = OutgoingMessage(
-            Receipt(BOB.did, 1), Priority.NORMAL, None, identity=ALICE
-        ).seal()
+        envelope = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 1).seal(ALICE)
         assert (envelope.payload, envelope.payload_type) == (b"", PayloadType.RAW)
 
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
-        message = OutgoingMessage(Receipt(BOB.did, 7), ENVELOPE.priority, None, envelope=ENVELOPE)
-        assert message.seal() is ENVELOPE
+        message = OutgoingMessage(Terms(BOB.did, ENVELOPE.priority), 7, envelope=ENVELOPE)
+        assert message.seal(ALICE) is ENVELOPE
 
     @pytest.mark.parametrize("lifetime", [None, 12.5])
     def test_gets_its_v2_header_with_its_number(self, lifetime: float | None) -> None:
-        receipt = Receipt(BOB.did, 7)
         expires_at = None if lifetime is None else time.monotonic() + lifetime
-        message = OutgoingMessage(
-            receipt, Priority.HIGH, expires_at, identity=ALICE, payload=b"hello"
-        )
-        assert (message.sequence, message.body, message.payload_size) == (0, b"", 5)
+        message = OutgoingMessage(Terms(BOB.did, Priority.HIGH, expires_at), 7, b"hello")
+        assert (message.sequence, message.body, message.payload_size) == (0, b"hello", 5)
         message.number(bytes(ALICE.did) + bytes(BOB.did), 9, 3)
         _, signature, leaves = sign_batch(ALICE, [message.body])
         envelope = SignedEnvelope(message.body, BatchProof(0, 1, signature, leaves=leaves))
@@ -211,15 +202,23 @@ class TestOutgoingMessage:
         else:  # the wire carries an instant of the clock
             assert envelope.expires_at_us is not None
             assert abs(envelope.expires_at_us - time.time() * 1e6 - lifetime * 1e6) < 1e6
-        assert envelope.timestamp_us == receipt.queued_at_us
-        assert envelope.message_id == (7).to_bytes(8, "little") + receipt.queued_at_us.to_bytes(
+        assert envelope.timestamp_us == message.queued_at_us
+        assert envelope.message_id == (7).to_bytes(8, "little") + message.queued_at_us.to_bytes(
             8, "little"
         )
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:
-    receipt = Receipt(BOB.did, 1)
-    queued = OutgoingMessage(receipt, Priority.LOW, None, identity=ALICE, payload=b"12345")
+    queued = OutgoingMessage(Terms(BOB.did, Priority.LOW), 1, b"12345")
     assert queued.payload_size == 5
-    sealed = OutgoingMessage(receipt, Priority.LOW, None, envelope=queued.seal())
+    sealed = OutgoingMessage(Terms(BOB.did, Priority.LOW), 1, envelope=queued.seal(ALICE))
     assert sealed.payload_size == 5
+
+
+def test_an_outgoing_message_begins_as_a_receipt_does() -> None:
+    """It sets what `Receipt.__init__` sets, by itself."""
+    terms = Terms(BOB.did, Priority.NORMAL)
+    message, receipt = OutgoingMessage(terms, 7), Receipt(BOB.did, 7, steps=terms.queued)
+    assert message.recipient == receipt.recipient
+    for name in set(Receipt.__slots__) - {"__weakref__", "_recipient"}:
+        assert getattr(message, name) == getattr(receipt, name), name

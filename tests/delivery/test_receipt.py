@@ -228,12 +228,12 @@ class TestProof:
 
     def test_it_is_the_part_that_is_about_this_message(self) -> None:
         class RecordingEvidence:
-            def prove(self, index: int) -> bytes:
-                return bytes((index,))
+            def prove(self, receipt: Receipt) -> bytes:
+                return bytes((receipt.sequence_number,))
 
         receipt = receipt_at(ACCEPTED)
-        receipt.evidence, receipt.evidence_index = RecordingEvidence(), 5
-        assert receipt.proof() == b"\x05"
+        receipt.evidence = RecordingEvidence()
+        assert receipt.proof() == b"\x07"
 
 
 class TestWait:

@@ -14,7 +14,7 @@ import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.streams import (
     MAX_BATCH_BYTES,
@@ -66,13 +66,8 @@ class Sender:
     ) -> OutgoingMessage:
         self.count += 1
         message = OutgoingMessage(
-            Receipt(BOB.did, self.count),
-            priority,
-            expires_at,
-            identity=ALICE,
-            payload=payload,
+            Terms(BOB.did, priority, expires_at, is_bulk=is_bulk), self.count, payload
         )
-        message.is_bulk = is_bulk
         assert self.lanes.put(message, priority)
         return message
 
@@ -90,10 +85,10 @@ class Sender:
         assert messages
         bodies = [message.body for message in messages]
         root, signature, leaves = sign_batch(ALICE, bodies)
-        self.stream.sent(SentBatch(root, leaves, signature), messages)
+        self.stream.sent(SentBatch(root, leaves, signature), messages, bodies)
         for message in messages:
-            if message.receipt.state is QUEUED:
-                message.receipt.advance(WRITTEN)
+            if message.state is QUEUED:
+                message.advance(WRITTEN)
         return SentBatch(root, leaves, signature), BatchReceived(bodies, root, leaves, signature)
 
     def take_back(self) -> list[OutgoingMessage]:
@@ -152,7 +147,7 @@ class TestNumbering:
             sender.queue(bytes(6)),
         )
         in_time, not_too_large = sender.queue(expires_at=2.0), sender.queue(bytes(7))
-        ended.receipt.advance(FAILED, Reason.CLOSED)
+        ended.advance(FAILED, Reason.CLOSED)
         asked: list[OutgoingMessage] = []
 
         def is_dead(message: OutgoingMessage) -> bool:
@@ -200,7 +195,7 @@ class TestRoom:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
             sender.queue(priority=priority)
-        assert [m.receipt.sequence_number for m in sender.next(room)] == numbers
+        assert [m.sequence_number for m in sender.next(room)] == numbers
         assert len(sender.lanes) == 3 - len(numbers)
 
 
@@ -212,8 +207,8 @@ class TestAcceptance:
         assert sender.hear(ACCEPTED_BATCHES, bytes(32), batch.root) == messages
         assert (sender.stream.in_flight, sender.stream.is_empty) == (0, True)
         for index, message in enumerate(messages):
-            assert message.receipt.state is ACCEPTED
-            proven = verify_receipt(message.receipt.proof())
+            assert message.state is ACCEPTED
+            proven = verify_receipt(message.proof())
             assert (proven.envelope.sequence_number, proven.at_us) == (index + 1, 55)
             assert proven.envelope.body == message.body
 
@@ -221,12 +216,12 @@ class TestAcceptance:
         messages = [sender.queue() for _ in range(4)]
         batch, _ = sender.send()
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1]) == [messages[1]]
-        assert [m.receipt.state for m in messages] == [WRITTEN, ACCEPTED, WRITTEN, WRITTEN]
+        assert [m.state for m in messages] == [WRITTEN, ACCEPTED, WRITTEN, WRITTEN]
         others = [batch.leaves[n] for n in (3, 0, 2)]
         assert sender.hear(ACCEPTED_ENVELOPES, *others) == [messages[n] for n in (0, 2, 3)]
         assert sender.stream.is_empty
         for message in messages:
-            assert verify_receipt(message.receipt.proof()).envelope.body == message.body
+            assert verify_receipt(message.proof()).envelope.body == message.body
 
     def test_of_several_batches_at_once(self, sender: Sender) -> None:
         messages = [sender.queue(), sender.queue(priority=CRITICAL)]
@@ -244,14 +239,14 @@ class TestAcceptance:
         assert sender.hear(ACCEPTED_BATCHES, batch.root) == []
         assert sender.hear(ACCEPTED_ENVELOPES, *batch.leaves) == []
         for message in messages:
-            assert [step.state for step in message.receipt.history] == [QUEUED, WRITTEN, ACCEPTED]
+            assert [step.state for step in message.history] == [QUEUED, WRITTEN, ACCEPTED]
 
     @pytest.mark.parametrize("kind", [ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES])
     def test_what_is_not_known_is_ignored(self, sender: Sender, kind: int) -> None:
         message = sender.queue()
         sender.send()
         assert sender.hear(kind, bytes(32)) == []
-        assert message.receipt.state is WRITTEN
+        assert message.state is WRITTEN
 
     def test_a_root_is_no_leaf_and_a_leaf_is_no_root(self, sender: Sender) -> None:
         message = sender.queue()
@@ -259,15 +254,15 @@ class TestAcceptance:
         assert sender.hear(ACCEPTED_BATCHES, *batch.leaves) == []
         assert sender.hear(ACCEPTED_ENVELOPES, batch.root) == []
         sender.hear(HANDLED_ENVELOPES, batch.root, *batch.leaves)
-        assert message.receipt.state is WRITTEN
+        assert message.state is WRITTEN
 
     def test_what_was_known_to_be_accepted_gets_its_proof(self, sender: Sender) -> None:
         message = sender.queue()
         batch, _ = sender.send()
-        message.receipt.advance(ACCEPTED)
+        message.advance(ACCEPTED)
         assert sender.hear(ACCEPTED_BATCHES, batch.root) == [message]
-        assert [step.state for step in message.receipt.history] == [QUEUED, WRITTEN, ACCEPTED]
-        verify_receipt(message.receipt.proof())
+        assert [step.state for step in message.history] == [QUEUED, WRITTEN, ACCEPTED]
+        verify_receipt(message.proof())
 
 
 class TestHandled:
@@ -276,9 +271,9 @@ class TestHandled:
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.hear(HANDLED_ENVELOPES, batch.leaves[1], batch.leaves[1]) == []
-        assert [m.receipt.state for m in messages] == [ACCEPTED, HANDLED, ACCEPTED]
+        assert [m.state for m in messages] == [ACCEPTED, HANDLED, ACCEPTED]
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
-        assert {m.receipt.state for m in messages} == {HANDLED}
+        assert {m.state for m in messages} == {HANDLED}
 
     def test_one_of_many_is_not(self, sender: Sender) -> None:
         """It ends at `accepted`, and costs no memory beyond."""
@@ -286,8 +281,8 @@ class TestHandled:
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
-        assert (many.receipt.state, single.receipt.state) == (ACCEPTED, HANDLED)
-        verify_receipt(many.receipt.proof())
+        assert (many.state, single.state) == (ACCEPTED, HANDLED)
+        verify_receipt(many.proof())
 
     def test_nothing_is_kept_of_what_is_handled(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(3)]
@@ -295,7 +290,7 @@ class TestHandled:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert len(sender.stream._landed_names) == 3
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
-        assert {m.receipt.state for m in messages} == {HANDLED}
+        assert {m.state for m in messages} == {HANDLED}
         assert not sender.stream._landed
         assert not sender.stream._landed_names
 
@@ -308,7 +303,7 @@ class TestHandled:
     @pytest.mark.parametrize("dropped", [0, 1])
     def test_a_dropped_receipt_ends_no_other_one(self, sender: Sender, dropped: int) -> None:
         """Two were accepted one by one, and then one of them is no longer held."""
-        receipts: list[Receipt | None] = [sender.queue().receipt, sender.queue().receipt]
+        receipts: list[Receipt | None] = [sender.queue(), sender.queue()]
         batch, _ = sender.send()
         for leaf in batch.leaves:
             sender.hear(ACCEPTED_ENVELOPES, leaf)
@@ -320,7 +315,7 @@ class TestHandled:
         assert kept.state is HANDLED
 
     def test_what_nobody_holds_is_forgotten(self, sender: Sender) -> None:
-        receipts = [sender.queue().receipt for _ in range(300)]
+        receipts = [sender.queue() for _ in range(300)]
         gone = weakref.ref(receipts[0])
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
@@ -338,7 +333,7 @@ class TestHandled:
         assert sender.stream.refused(refused((NORMAL, 1))) == []
 
     def test_a_receipt_that_is_dropped_with_others_of_its_batch_held(self, sender: Sender) -> None:
-        kept, dropped = sender.queue().receipt, sender.queue().receipt
+        kept, dropped = sender.queue(), sender.queue()
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         del dropped
@@ -353,7 +348,7 @@ class TestRefusals:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
         assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 9), (HIGH, 1))) == [
-            Refused(messages[1].receipt, Reason.INBOX_FULL, (NORMAL, 2), b"")
+            Refused(messages[1], Reason.INBOX_FULL, (NORMAL, 2), b"")
         ]
         assert sender.stream.in_flight == 2
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
@@ -370,14 +365,13 @@ class TestRefusals:
         for _ in range(2):
             found = sender.stream.refused(refused((NORMAL, 2)))
             assert (
-                found
-                == [Refused(messages[1].receipt, Reason.INBOX_FULL, (NORMAL, 2), b"")][: len(found)]
+                found == [Refused(messages[1], Reason.INBOX_FULL, (NORMAL, 2), b"")][: len(found)]
             )
-            assert len(found) == (0 if messages[1].receipt.is_final else 1)
-            messages[1].receipt.advance(REFUSED, Reason.INBOX_FULL)
+            assert len(found) == (0 if messages[1].is_final else 1)
+            messages[1].advance(REFUSED, Reason.INBOX_FULL)
         # A receipt for it, against the refusal, changes nothing.
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
-        assert messages[1].receipt.state is REFUSED
+        assert messages[1].state is REFUSED
 
     def test_of_a_whole_batch(self, sender: Sender) -> None:
         for _ in range(2):
@@ -388,7 +382,7 @@ class TestRefusals:
         assert sender.take_back() == []
 
     def test_after_it_was_accepted(self, sender: Sender) -> None:
-        first, second = sender.queue().receipt, sender.queue().receipt
+        first, second = sender.queue(), sender.queue()
         batch, as_received = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.stream.refused(refused((NORMAL, 2), reason=Reason.REFUSED)) == [
@@ -400,7 +394,7 @@ class TestRefusals:
         assert (first.state, second.state) == (HANDLED, ACCEPTED)
 
     def test_one_of_many_after_it_was_accepted_is_not_followed(self, sender: Sender) -> None:
-        held = [sender.queue(is_bulk=True).receipt, sender.queue().receipt]
+        held = [sender.queue(is_bulk=True), sender.queue()]
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.stream.refused(refused((NORMAL, 1))) == []
@@ -710,10 +704,10 @@ def test_links_that_break_at_random() -> None:
         assert order == sorted(set(order))
     for message in messages:
         place = (int(message.priority), message.sequence)
-        state = message.receipt.state
+        state = message.state
         assert (place in set(delivered)) == (state is ACCEPTED), (place, state)
         assert (place in late) == (state is EXPIRED), (place, state)
         if state is ACCEPTED:
-            proven = verify_receipt(message.receipt.proof())
+            proven = verify_receipt(message.proof())
             assert proven.envelope.body == message.body
     assert late

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.screen import Passed, Screen
 from signedwire.identity import Identity
 from signedwire.types import PayloadType, Priority, Reason
@@ -34,15 +33,8 @@ mails = st.lists(st.tuples(payloads, priorities, st.sampled_from(PayloadType)), 
 
 def sealed(number: int, payload: bytes, priority: Priority, kind: PayloadType) -> bytes:
     """A frame as the transport makes it of what the application sends."""
-    message = OutgoingMessage(
-        Receipt(BOB.did, number),
-        priority,
-        None,
-        identity=ALICE,
-        payload=payload,
-        payload_type=kind,
-    )
-    return encode_frame(message.seal().encode())
+    message = OutgoingMessage(Terms(BOB.did, priority, payload_type=kind), number, payload)
+    return encode_frame(message.seal(ALICE).encode())
 
 
 def split(stream: bytes, places: list[int]) -> list[bytes]:

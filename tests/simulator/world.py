@@ -499,9 +499,9 @@ class World:
         """It was loaded from the store."""
         sent = self.sent.get(_number_in(message.body))
         if sent is None or message.payload_size != len(sent.payload):
-            self.violate(f"loaded what nobody sent: {message.receipt!r}")
-        elif sent.receipt is not message.receipt:
-            self.restored[message.receipt] = sent
+            self.violate(f"loaded what nobody sent: {message!r}")
+        elif sent.receipt is not message:
+            self.restored[message] = sent
 
     def on_advance(self, receipt: Receipt, before: DeliveryState, reason: Reason | None) -> None:
         """A receipt has moved."""
@@ -846,20 +846,16 @@ def simulated(world: World) -> Iterator[None]:
         life().carries_receipts = True
         old_send_receipts(session, kind, hashes, at_us)
 
-    def number(message: OutgoingMessage, *arguments: Any) -> None:
-        old_number(message, *arguments)
+    def complete(message: OutgoingMessage, *arguments: Any) -> None:
+        old_complete(message, *arguments)
         world.on_numbered(message)
 
-    def restored(kind: type[OutgoingMessage], *arguments: Any, **more: Any) -> OutgoingMessage:
-        message = old_restored(*arguments, **more)
+    def restore(message: OutgoingMessage, *arguments: Any, **more: Any) -> None:
+        old_restore(message, *arguments, **more)
         world.on_restored(message)
-        return message
 
-    old_restored = OutgoingMessage.restored
-    old_classmethod = OutgoingMessage.__dict__["restored"]
-    OutgoingMessage.restored = classmethod(restored)  # type: ignore[assignment]
-    undo.append(lambda: setattr(OutgoingMessage, "restored", old_classmethod))
-    old_number = put(OutgoingMessage, "number", number)
+    old_restore = put(OutgoingMessage, "restore", restore)
+    old_complete = put(OutgoingMessage, "complete", complete)
     old_add_many = put(Inbox, "add_many", add_many)
     old_put = put(Inbox, "put", put_in)
     old_take = put(Inbox, "take", take)

@@ -23,12 +23,11 @@ from signedwire import (
     RoutingTable,
     UnknownPeerError,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport.core import Core
 from signedwire.transport.peer import Peer
 from signedwire.transport.tcp import TcpCarrier
 from wirekit import (
-    ALICE,
     BOB,
     CAROL,
     LIMIT,
@@ -303,9 +302,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
 
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
-                    message = OutgoingMessage(
-                        Receipt(BOB.did, number), Priority.NORMAL, None, identity=ALICE
-                    )
+                    message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), number)
                     sender.core.outgoing.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
@@ -342,7 +339,7 @@ async def test_a_core_that_listens_nowhere() -> None:
 @on_asyncio
 async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
-        message = OutgoingMessage(Receipt(BOB.did, 1), Priority.NORMAL, None, identity=ALICE)
+        message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 1)
         for _ in range(2):
             sender.core.outgoing.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
         assert sender.core.stats().send_failures == 1

@@ -27,11 +27,10 @@ from signedwire import (
     Node,
     Priority,
     Reason,
-    Receipt,
     UnknownPeerError,
 )
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.streams import ReceiveStream, SendStream
 from signedwire.events import PeerConnected
@@ -521,15 +520,15 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
 def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lanes: Lanes[OutgoingMessage] = Lanes(4000)
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
-    receipts = [Receipt(BOB.did, n) for n in range(4000)]
-    for receipt in receipts:
-        message = OutgoingMessage(receipt, Priority.NORMAL, None, identity=ALICE, payload=b"x")
+    receipts = [OutgoingMessage(Terms(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)]
+    for message in receipts:
         assert lanes.put(message, Priority.NORMAL)
     roots = []
     while batch := stream.next_batch(lanes, Allowance(HUGE, HUGE, 0, 0), lambda _: False):
-        signed = received([message.body for message in batch], ALICE)
+        bodies = [message.body for message in batch]
+        signed = received(bodies, ALICE)
         seal = session_module.SentBatch(signed.root, signed.leaves, signed.signature)
-        stream.sent(seal, batch)
+        stream.sent(seal, batch, bodies)
         roots.append(seal.root)
 
     def cost() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
@@ -847,3 +847,30 @@ async def test_close_fails_what_nobody_took(carrier: str) -> None:
             await alice.send(bob.did, b"y")
         with pytest.raises(ClosedError):
             await alice.receive()
+
+
+@on_asyncio
+async def test_the_deadline_of_many_is_counted_from_the_call() -> None:
+    def slowly_made() -> Iterator[bytes]:
+        for number in range(600):
+            if number in (256, 512):  # where a chunk of them begins
+                time.sleep(0.15)
+            yield b"x"
+
+    async with Net().pair() as (alice, bob):
+        with pytest.raises(MessageExpiredError):
+            await alice.send_many(bob.did, slowly_made(), deadline=0.2)
+
+
+@on_asyncio
+async def test_nobody_waits_for_what_a_receipt_is_not_followed_to() -> None:
+    async with Net().pair() as (alice, bob):
+        (receipt,) = await alice.send_many(bob.did, [b"one of many"])
+        with pytest.raises(ValueError, match="until='handled'"):
+            await receipt.wait(DeliveryState.HANDLED)
+        with pytest.raises(ValueError, match="until='handled'"):
+            receipt.result(until=DeliveryState.HANDLED)
+        followed = alice.send_nowait(bob.did, b"alone")
+        for message in [await next_of(bob), await next_of(bob)]:
+            message.done()
+        await followed.wait(DeliveryState.HANDLED, timeout=5)

@@ -28,7 +28,7 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport.memory import MemoryNetwork
 from wirekit import (
@@ -846,7 +846,7 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
             sender.core.outgoing.submit(
-                OutgoingMessage(Receipt(BOB.did, 7), Priority.NORMAL, None, envelope=envelope), 8
+                OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
             )
             with await server.accept() as link:
                 assert await link.read() == envelope

@@ -56,7 +56,7 @@ _CONFIRMED = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
 class Evidence(Protocol):
     """What the recipient has signed for, of several messages at once."""
 
-    def prove(self, index: int) -> bytes:
+    def prove(self, receipt: Receipt) -> bytes:
         """The proof for one of them."""
 
 
@@ -80,7 +80,6 @@ class Receipt:
         "_steps",
         "detail",
         "evidence",
-        "evidence_index",
         "is_final",
         "is_parked",
         "is_unconfirmed",
@@ -93,14 +92,14 @@ class Receipt:
         self,
         recipient: Did,
         sequence_number: int,
-        queued_at_us: int | None = None,
+        *,
         steps: tuple[int, ...] = (),
     ) -> None:
         self._recipient = recipient
         # (code, time, code, time, …): numbers alone, so that the garbage collector
         # does not walk it; with a list of tuples it took half of the time of a burst.
         # Receipts that move together share one: see `first_step()`, `climb_all()`.
-        self._steps = steps or first_step(unix_time_us() if queued_at_us is None else queued_at_us)
+        self._steps = steps or first_step(unix_time_us())
         self._changed: list[Callable[[], None]] | None = None
         self.sequence_number = sequence_number
         """The number that the envelope carries."""
@@ -118,8 +117,6 @@ class Receipt:
         """Whether its node was closed while the message waits in the store."""
         self.evidence: Evidence | None = None
         """What `proof()` is made of, once the recipient has signed."""
-        self.evidence_index = 0
-        """Which part of it is about this message."""
 
     @property
     def recipient(self) -> Did:
@@ -152,10 +149,10 @@ class Receipt:
         """
         if self.evidence is None:
             raise LookupError(
-                f"message #{self.sequence_number} to {self._recipient} is {self.state}: "
+                f"message #{self.sequence_number} to {self.recipient} is {self.state}: "
                 "its recipient has signed no receipt"
             )
-        return self.evidence.prove(self.evidence_index)
+        return self.evidence.prove(self)
 
     def has_reached(self, state: DeliveryState) -> bool:
         """Whether the message stands at `state` or above; v1 peers stop at `written`."""
@@ -176,7 +173,7 @@ class Receipt:
         """
         if self.is_parked:
             raise ClosedError(
-                f"the node was closed; message #{self.sequence_number} to {self._recipient} is "
+                f"the node was closed; message #{self.sequence_number} to {self.recipient} is "
                 "in its store",
                 "It is sent when a node with that store runs again",
             )
@@ -184,7 +181,7 @@ class Receipt:
             raise MessageExpiredError(
                 self,
                 Reason.EXPIRED,
-                f"message #{self.sequence_number} to {self._recipient} expired before it "
+                f"message #{self.sequence_number} to {self.recipient} expired before it "
                 f"{self._what_came_too_late()}",
                 "Give it a later deadline, or check node.peers() for what holds the peer up",
             )
@@ -193,14 +190,14 @@ class Receipt:
             raise MessageRefusedError(
                 self,
                 reason,
-                f"{self._recipient} refused message #{self.sequence_number}: {reason}",
+                f"{self.recipient} refused message #{self.sequence_number}: {reason}",
             )
         if self.state is DeliveryState.FAILED:
             reason = self.reason or Reason.CLOSED
             raise DeliveryFailedError(
                 self,
                 reason,
-                f"message #{self.sequence_number} to {self._recipient} {self._fate()}: "
+                f"message #{self.sequence_number} to {self.recipient} {self._fate()}: "
                 f"{reason}{self._detail_text()}",
                 self._hint(reason),
             )
@@ -213,10 +210,12 @@ class Receipt:
         Cancelling the wait does not take the message back.
 
         Raises:
+            ValueError: it is never heard of as far as that: see `send_many()`.
             DeliveryFailedError, MessageExpiredError: it was given up.
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
         loop = asyncio.get_running_loop()
+        self._check_followed(until)
         try:
             async with asyncio.timeout(timeout):
                 while not self.has_reached(until):
@@ -239,6 +238,7 @@ class Receipt:
         self, timeout: float | None = None, until: DeliveryState = DeliveryState.WRITTEN
     ) -> Receipt:
         """What `wait()` does, blocking the calling thread. Not for the event loop's thread."""
+        self._check_followed(until)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
         self._subscribe(changed.set)
@@ -295,9 +295,12 @@ class Receipt:
         assert self._changed is not None
         self._changed.remove(wake)
 
+    def _check_followed(self, until: DeliveryState) -> None:
+        """Raise where to wait so long would be to wait for ever."""
+
     def _still_on_its_way(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(
-            f"message #{self.sequence_number} to {self._recipient} is still "
+            f"message #{self.sequence_number} to {self.recipient} is still "
             f"{self.state} after {timeout} s"
         )
 
@@ -329,7 +332,7 @@ class Receipt:
 
     def __repr__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
-        return f"<Receipt #{self.sequence_number} to {self._recipient.short} {self.state}{reason}>"
+        return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
 
 
 UNANSWERED = "it had been written, so the peer may have taken it in time"
@@ -356,15 +359,17 @@ def first_step(at_us: int) -> tuple[int, ...]:
 def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
     """`advance()` by one rung that needs no reason; a tenth of its cost, for every message.
 
-    Receipts of one batch mostly have one history, which is made once for all of them:
-    0.5 µs less for each, and a third of the garbage collector's work.
+    What stands there or above, or has ended, stays. Receipts of one batch mostly have
+    one history, which is made and looked at once for all of them: 0.5 µs less for each,
+    and a third of the garbage collector's work.
     """
     before: tuple[int, ...] | None = None
     after: tuple[int, ...] = ()
+    rank = _RANK[state]
     for receipt in receipts:
-        if receipt.is_final or receipt.state is state:
-            continue
         if receipt._steps is not before:
+            if _RANK.get(receipt.state, rank) >= rank:
+                continue
             before = receipt._steps
             after = (*before, _CODES[state], at_us)
         receipt._steps = after

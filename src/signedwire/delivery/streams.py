@@ -23,7 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import Message, Origin, OutgoingMessage
 from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
@@ -64,13 +64,16 @@ _Name: TypeAlias = tuple[int, int]
 class _Flight:
     """One batch on its way: until a receipt names its root, or its envelopes one by one."""
 
-    __slots__ = ("batch", "messages", "unsettled", "unsettled_bytes")
+    __slots__ = ("batch", "bodies", "messages", "unsettled", "unsettled_bytes")
 
-    def __init__(self, batch: SentBatch, messages: list[OutgoingMessage]) -> None:
+    def __init__(
+        self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]
+    ) -> None:
         self.batch = batch
         self.messages = messages
+        self.bodies = bodies
         self.unsettled = len(messages)
-        self.unsettled_bytes = sum([len(message.body) for message in messages])
+        self.unsettled_bytes = sum(map(len, bodies))
 
 
 class _Landed:
@@ -83,19 +86,21 @@ class _Landed:
 
     def __init__(self, flight: _Flight, indices: Iterable[int], statement: bytes) -> None:
         self.batch = flight.batch
-        self.bodies = [message.body for message in flight.messages]
+        self.bodies = flight.bodies
         self.statement = statement
         # Weak, or receipts and this would keep each other alive. Those of a
         # `send_many()` are not followed beyond this.
         self.receipts = {
-            self.batch.leaves[index]: (index, ref(flight.messages[index].receipt))
+            self.batch.leaves[index]: (index, ref(flight.messages[index]))
             for index in indices
-            if not flight.messages[index].is_bulk
+            if not flight.messages[index].terms.is_bulk
         }
 
-    def prove(self, index: int) -> bytes:
+    def prove(self, receipt: Receipt) -> bytes:
         """The proof for one of its messages."""
-        return encode_evidence(self.bodies[index], self.batch, index, self.statement)
+        assert isinstance(receipt, OutgoingMessage)
+        index = self.bodies.index(receipt.body)  # the same object, so this is quick
+        return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
 class SendStream:
@@ -158,7 +163,8 @@ class SendStream:
 
         All Critical or none; at most 256, and 64 KiB unless one alone is larger; no
         more than the peer has room for. `is_dead` says which are not to be sent; it is
-        asked where there may be a reason: a deadline, or more bytes than `largest`.
+        asked where there may be a reason: once for those on the same terms where they have
+        a deadline, and for what has more bytes than `largest` or is over already.
         """
         return self._take(
             lanes, room.critical_messages, room.critical_bytes, is_dead, largest, is_critical=True
@@ -178,34 +184,41 @@ class SendStream:
         size = 0
         limit = min(messages_room, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
+        largest += V2_HEADER_SIZE
+        terms, common = None, b""
         lane: deque[OutgoingMessage] | None = None
         # The lane is looked for when there is none or it is empty, and messages are numbered
         # right here: with a call for either, this loop took 0.2 µs longer for each.
         while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
             message = lane[0]
-            payload_size = message.payload_size
-            if (
-                message.expires_at is not None or payload_size > largest or message.receipt.is_final
-            ) and is_dead(message):
-                lane.popleft()
-                continue
-            size += V2_HEADER_SIZE + payload_size
+            length = len(message.body)
+            if not message.sequence:
+                length += V2_HEADER_SIZE
+            if message.terms is not terms or length > largest or message.is_final:
+                # Those on the same terms have the same deadline: one of them is asked for it.
+                expires = message.terms.expires_at is not None
+                if (expires or length > largest or message.is_final) and is_dead(message):
+                    lane.popleft()
+                    continue
+                terms, common = message.terms, b""
+            size += length
             if size > bytes_room or (batch and size > MAX_BATCH_BYTES):
                 break
-            if not message.body:
-                sequence = next_[message.priority]
-                next_[message.priority] = sequence + 1
-                message.number(parties, epoch, sequence)
+            if not message.sequence:
+                sequence = next_[terms.priority]
+                next_[terms.priority] = sequence + 1
+                common = common or terms.common(parties, epoch)
+                message.complete(common, sequence)
             lane.popleft()  # last: whatever goes wrong before, it is not lost
             message.was_written = True
             batch.append(message)
         lanes.tell_room()
         return batch
 
-    def sent(self, batch: SentBatch, messages: list[OutgoingMessage]) -> None:
-        """The batch was handed to the link."""
+    def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
+        """The batch of these was handed to the link."""
         self._has_sent = True
-        flight = self._flights[batch.root] = _Flight(batch, messages)
+        flight = self._flights[batch.root] = _Flight(batch, messages, bodies)
         self.in_flight += flight.unsettled
         self.in_flight_bytes += flight.unsettled_bytes
         if self._by_name is not None:
@@ -215,13 +228,13 @@ class SendStream:
         """These of a flight are answered; with the last of them, the flight has landed."""
         count, size = len(messages), flight.unsettled_bytes
         if count < flight.unsettled:
-            size = sum([len(message.body) for message in messages])
+            size = sum([V2_HEADER_SIZE + message.payload_size for message in messages])
+            for message in messages:
+                message.is_settled = True
         flight.unsettled -= count
         flight.unsettled_bytes -= size
         self.in_flight -= count
         self.in_flight_bytes -= size
-        for message in messages:
-            message.is_settled = True
         if self._by_name is not None:
             for message in messages:
                 del self._by_name[message.priority, message.sequence]
@@ -260,11 +273,15 @@ class SendStream:
     ) -> list[OutgoingMessage]:
         """Accept what has no answer yet of a flight, or of those with a `named` leaf."""
         messages, leaves = flight.messages, flight.batch.leaves
-        indices = [
-            index
-            for index, message in enumerate(messages)
-            if not message.is_settled and (named is None or leaves[index] in named)
-        ]
+        indices: Sequence[int] = range(len(messages))
+        accepted = messages
+        if named is not None or flight.unsettled < len(messages):
+            indices = [
+                index
+                for index, message in enumerate(messages)
+                if not message.is_settled and (named is None or leaves[index] in named)
+            ]
+            accepted = [messages[index] for index in indices]
         landed = _Landed(flight, indices, raw)
         if landed.receipts:
             names = {
@@ -274,13 +291,10 @@ class SendStream:
             known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
             self._landed_names.update(names)
-        accepted = [messages[index] for index in indices]
         self._settle(flight, accepted)
-        receipts = [message.receipt for message in accepted]
-        for index, receipt in zip(indices, receipts, strict=True):
-            receipt.evidence = landed
-            receipt.evidence_index = index
-        climb_all(receipts, DeliveryState.ACCEPTED, unix_time_us())
+        for message in accepted:
+            message.evidence = landed
+        climb_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         return accepted
 
     def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:
@@ -291,7 +305,7 @@ class SendStream:
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[Receipt | None, bytes]:
+    def _take_landed(self, leaf: bytes) -> tuple[OutgoingMessage | None, bytes]:
         """The receipt of an accepted message, where somebody holds it, and its body."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
@@ -313,7 +327,7 @@ class SendStream:
                 for message in flight.messages:
                     if message.sequence == sequence and message.priority == lane:
                         self._settle(flight, [message])
-                        found.append(Refused(message.receipt, reason, (lane, sequence), b""))
+                        found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
             receipt, body = (None, b"") if leaf is None else self._take_landed(leaf)
@@ -354,7 +368,7 @@ def _names_of(flight: _Flight) -> dict[_Name, _Flight]:
 class Refused(NamedTuple):
     """A message that its recipient will not take."""
 
-    receipt: Receipt
+    receipt: OutgoingMessage
     reason: Reason
     name: tuple[int, int] | None
     """Lane and sequence of what was in flight; `None`: it had been accepted before."""
@@ -468,38 +482,46 @@ class ReceiveStream:
             at = leaves.find(leaf, at + 1)
         return at >= 0
 
-    def arrived(self, batch: BatchReceived, max_payload_size: int, now_us: int) -> Arrivals:
-        """Judge each envelope of a batch whose signature fits; moves the marks."""
+    def arrived(
+        self,
+        batch: BatchReceived,
+        max_payload_size: int,
+        now_us: int,
+        origin: Origin | None = None,
+    ) -> Arrivals:
+        """Judge each envelope of a batch whose signature fits; moves the marks.
+
+        `origin` is whom the messages tell what becomes of them.
+        """
         new: list[Message] = []
         duplicates: list[bytes] = []
         refusals: list[Refusal] = []
         refused: list[int] = []
         late: list[int] = []
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
+        leaves = batch.leaves
         largest = V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
         is_critical = batch.bodies[0][_LANE_AT] == _CRITICAL
         unpack = _HEADER.unpack_from
         for index, body in enumerate(batch.bodies):
-            start, sequence, its_parties, lane, payload_type, its_epoch, expires_at_us = unpack(
-                body
-            )
+            start, sequence, its_parties, lane, kind, its_epoch, expires_at_us = unpack(body)
             if (
                 its_parties == parties
                 and its_epoch == epoch
                 and lane <= _CRITICAL
-                and payload_type <= MAX_PAYLOAD_TYPE
+                and kind <= MAX_PAYLOAD_TYPE
                 and (lane == _CRITICAL) == is_critical
                 and len(body) <= largest
                 and start == V2_START
                 and sequence
             ):
-                leaf = batch.leaves[index]
+                leaf = leaves[index]
                 if sequence > marks[lane]:
                     marks[lane] = sequence
                     if not 0 < expires_at_us <= now_us:
-                        new.append(Message(body, seal, index, expires_at_us=expires_at_us))
+                        new.append(Message(body, seal, index, expires_at_us or None, origin))
                         accepted[lane].extend(leaf)
                         continue
                     self._late.add(leaf)
@@ -521,8 +543,8 @@ class ReceiveStream:
         if not refused:
             return Arrivals(new, None, duplicates, refusals, [], [])
         out = set(refused)
-        leaves = [leaf for index, leaf in enumerate(batch.leaves) if index not in out]
-        return Arrivals(new, leaves, duplicates, refusals, late, sorted(out.difference(late)))
+        owed = [leaf for index, leaf in enumerate(leaves) if index not in out]
+        return Arrivals(new, owed, duplicates, refusals, late, sorted(out.difference(late)))
 
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest:

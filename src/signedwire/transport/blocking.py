@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import ClosedError
 from signedwire.portal import Portal
@@ -64,10 +64,10 @@ class BlockingTransport:
             NotAllowedError, PayloadTooLargeError: it may not be sent.
             ClosedError: the transport is closed.
         """
-        receipt = Receipt(envelope.recipient, envelope.sequence_number)
-        message = OutgoingMessage(receipt, envelope.priority, None, envelope=envelope)
+        terms = Terms(envelope.recipient, envelope.priority)
+        message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
         self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
-        return receipt
+        return message
 
     def receive(self, timeout: float | None = 0.0) -> SignedEnvelope | None:
         """The next envelope that passed every check, or `None` after `timeout` seconds.

@@ -97,7 +97,8 @@ class Core:
         """Keeps what is accepted; `None` without one."""
         self._tls: TlsIdentity | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread = 0
+        self.loop_thread = 0
+        """Its thread; 0: none yet."""
         self._is_open = False
         self._has_ended: asyncio.Event | None = None
         self.outgoing = Outgoing(self, us)
@@ -115,7 +116,7 @@ class Core:
             EvidenceLogError: the evidence log cannot be used.
         """
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
+        self.loop_thread = threading.get_ident()
         if self._identity is not None and self.speaks_v2:
             self._tls = TlsIdentity(self._identity)
         if self._open_store is not None:
@@ -207,7 +208,7 @@ class Core:
     @property
     def is_in_loop(self) -> bool:
         """Whether this is the loop's own thread."""
-        return threading.get_ident() == self._loop_thread
+        return threading.get_ident() == self.loop_thread
 
     def call_in_loop(self, callback: Callable[..., None], *args: object) -> None:
         """Have it called soon, in the loop. Any thread."""

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.config import TransportConfig
@@ -176,15 +177,17 @@ class Inflow:
 
         Counted anew each time, so that links that overlap cannot add up to more.
         """
-        free = list(self._share)
-        for used in (self._waiting, self._held, *(link.outstanding for link in self._links)):
-            free = [max(0, all_ - some) for all_, some in zip(free, used, strict=True)]
-        messages, size, critical, critical_size = free
+        messages, size, critical, critical_size = self._share
+        for used in (self._waiting, self._held, *[link.outstanding for link in self._links]):
+            messages -= used[0]
+            size -= used[1]
+            critical -= used[2]
+            critical_size -= used[3]
         return Allowance(
-            messages,
-            self._budget.free_for(self, size),
-            critical,
-            self._budget.free_for(self, critical_size),
+            max(0, messages),
+            self._budget.free_for(self, max(0, size)),
+            max(0, critical),
+            self._budget.free_for(self, max(0, critical_size)),
         )
 
     def begin(self, epoch: int) -> bool:
@@ -246,7 +249,7 @@ class Inflow:
             self._unjudged.append((batch, link))
             _add(self._held, *_measure(batch))
             return
-        arrivals = self.stream.arrived(batch, core.config.max_payload_size, now_us)
+        arrivals = self.stream.arrived(batch, core.config.max_payload_size, now_us, self)
         if arrivals.new:
             self._expect(arrivals.new)
         if arrivals.duplicates:
@@ -351,13 +354,8 @@ class Inflow:
 
     def restore(self, row: IncomingRow) -> None:
         """A message that an earlier process accepted and did not get done."""
-        message = Message(
-            row.body,
-            row.batch,
-            row.place,
-            expires_at_us=v2_expiry(row.body) or 0,
-            redelivered=True,
-        )
+        message = Message(row.body, row.batch, row.place, v2_expiry(row.body), self)
+        message.redelivered = True
         message.row = row.id
         self._expect([message])
         if self._core.evidence is None:
@@ -370,8 +368,6 @@ class Inflow:
             self._deliver([message])
 
     def _expect(self, messages: list[Message]) -> None:
-        for message in messages:
-            message.origin = self
         size = sum([message.size for message in messages])
         # All of a batch are Critical, or none.
         _add(self._waiting, messages[0].lane, len(messages), size)
@@ -384,6 +380,9 @@ class Inflow:
     def _deliver(self, messages: list[Message]) -> None:
         core = self._core
         core.counters.messages_received += len(messages)
+        if len(set(map(_lane_of, messages))) == 1:  # as mostly
+            core.incoming.inbox.add_many(messages, messages[0].lane)
+            return
         for lane, those in groupby(messages, _lane_of):
             core.incoming.inbox.add_many(list(those), lane)
 
@@ -406,10 +405,13 @@ class Inflow:
 
     def taken(self, message: Message) -> None:
         """The application has it: its place is free."""
-        if not self._core.is_in_loop:
+        # `is_in_loop` and `_unexpect()`, without the calls: this is done for every message.
+        if get_ident() != self._core.loop_thread:
             self._core.call_in_loop(self.taken, message)
             return
-        self._unexpect(message)
+        waiting, base = self._waiting, 2 if message.lane == _CRITICAL else 0
+        waiting[base] -= 1
+        waiting[base + 1] -= message.size
         if not self._is_flush_due:
             self.flush_soon()
 

@@ -28,6 +28,7 @@ from signedwire.wire.session import (
     BatchReceived,
     Closed,
     CreditReceived,
+    Event,
     HelloReceived,
     ReceiptsReceived,
     RefusalsReceived,
@@ -51,7 +52,6 @@ _LINGER: Final = 1.0
 # it took longer they do not wait then.
 _MAX_SAY_DELAY: Final = 0.005
 _PROMPT_FACTOR: Final = 20
-_WAITING: Final = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED})
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
@@ -265,14 +265,13 @@ class Link(asyncio.Protocol):
         if session is not None and not self.is_over:
             self._arm(session)
 
-    def _handle(self, event: object) -> None:
+    def _handle(self, event: Event) -> None:
         core = self._core
         assert self.did is not None
         match event:
-            case BatchReceived() if not core.is_open:
-                pass  # nobody would take it: its sender has it still, for whoever comes next
             case BatchReceived():
-                core.links.inflow(self.did).receive(event, unix_time_us(), self)
+                if core.is_open:  # else its sender has it still, for whoever comes next
+                    core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
                 self.has_landed |= core.links.on_receipts(self.did, receipts)
                 self._pump_soon()
@@ -417,12 +416,12 @@ class Link(asyncio.Protocol):
         )
         if not messages:
             return
-        self._core.outgoing.on_taken(messages)
+        self._core.outgoing.disarm_expiries(messages)
         if self.dialer is not None:
             self._core.outgoing.places.touch(self.dialer)
         self._send_receipts(session)
-        batch = session.send_batch([message.body for message in messages])
-        peer.stream.sent(batch, messages)
+        bodies = [message.body for message in messages]
+        peer.stream.sent(session.send_batch(bodies), messages, bodies)
         if self._core.outbox is not None:
             # Now, not when the system has them: if the link ends before, they may arrive.
             self._core.outbox.written(peer, messages)
@@ -469,8 +468,7 @@ class Link(asyncio.Protocol):
     def _mark_written(self) -> None:
         messages, self._unwritten = self._unwritten, []
         self._core.counters.messages_sent += len(messages)
-        receipts = [message.receipt for message in messages if message.receipt.state in _WAITING]
-        climb_all(receipts, DeliveryState.WRITTEN, unix_time_us())
+        climb_all(messages, DeliveryState.WRITTEN, unix_time_us())
 
     # -- time ---------------------------------------------------------------------------
 

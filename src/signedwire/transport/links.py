@@ -294,9 +294,7 @@ class Links:
         accepted = peer.stream.receipts(receipts, receipts.statement + receipts.signature)
         if self._core.outbox is not None:
             self._core.outbox.settled(did, accepted)
-        for message in accepted:
-            if message.expires_at is not None:
-                self._core.outgoing.disarm_expiry(message)
+        self._core.outgoing.disarm_expiries(accepted)
         self._core.outgoing.places.look()
         return bool(accepted)
 
@@ -306,13 +304,15 @@ class Links:
         refused = peer.stream.refused(refusals)
         if self._core.outbox is not None:
             self._core.outbox.refused(did, refused)
-        for receipt, reason, _, _ in refused:
+        for receipt, reason, name, _ in refused:
             self._core.counters.send_failures += 1
             self._core.counters.dropped[reason] += 1
             peer.dropped[reason] += 1
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
             receipt.advance(state, reason)
+            if name is not None:
+                receipt.release()  # else its evidence has them
             self._core.emit(MessageRefused(did, receipt.sequence_number, reason))
 
     def on_stall(self, seconds: float) -> None:

@@ -21,6 +21,7 @@ from signedwire.transport.carrier import Carrier
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ class OutboundLink(asyncio.Protocol):
         lost = [message for _, message in self._unwritten]
         self._unwritten.clear()
         # What is not acknowledged may be lost with it: where there is a store its row stays.
+        for _, message in self._unacknowledged:
+            if not message.is_stored:
+                message.release()
         self._unacknowledged.clear()
         self._stop_watching()
         if lost:
@@ -245,7 +249,7 @@ class Outbound(Dialer):
             return
         batch = self._next_batch()
         if batch:
-            self._core.outgoing.on_taken(message for _, message in batch)
+            self._core.outgoing.disarm_expiries(message for _, message in batch)
             self._core.outgoing.places.touch(self)
             self._core.counters.bytes_sent += link.write(batch)
         if self._ready:
@@ -270,11 +274,15 @@ class Outbound(Dialer):
                 continue
             if self._core.outgoing.is_dead(message) or self._is_too_large(message):
                 continue
-            frame = encode_frame(message.seal().encode())
+            frame = encode_frame(self._seal(message).encode())
             batch.append((frame, message))
             size += len(frame)
         ready.rotate(-1)
         return batch
+
+    def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
+        # A transport of envelopes that others have signed has no key.
+        return message.envelope or message.seal(self._core.identity)
 
     def _is_too_large(self, message: OutgoingMessage) -> bool:
         """Whether it was queued before its peer was known to speak only v1."""
@@ -290,8 +298,8 @@ class Outbound(Dialer):
         self._core.counters.messages_sent += len(messages)
         now = unix_time_us()
         for message in messages:
-            message.receipt.is_unconfirmed = True
-            message.receipt.climb(DeliveryState.WRITTEN, now)
+            message.is_unconfirmed = True
+            message.climb(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
         """The peer's host has these, which is all that one hears of a v1 peer."""
@@ -299,9 +307,12 @@ class Outbound(Dialer):
         if outbox is not None:
             by_peer: dict[Did, list[OutgoingMessage]] = {}
             for message in messages:
-                by_peer.setdefault(message.receipt.recipient, []).append(message)
+                by_peer.setdefault(message.recipient, []).append(message)
             for did, those in by_peer.items():
                 outbox.settled(did, those)
+        for message in messages:
+            if not message.is_stored:  # else its row may be in a lane again, as this object
+                message.release()
 
     async def _open(self) -> None:
         link = OutboundLink(self, self._core.carrier)

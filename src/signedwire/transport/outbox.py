@@ -19,8 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
-from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import UNANSWERED, Receipt
+from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import OutgoingRow, RowName, Store
 from signedwire.delivery.store.ledger import MAX_SEQUENCE
 from signedwire.delivery.streams import Refused
@@ -80,7 +80,7 @@ class _Stock:
         """How often everything was to be loaded anew."""
         self.accepted = [0] * len(Priority)
         """The highest of earlier processes that the peer had accepted when the epoch changed."""
-        self.receipts: WeakValueDictionary[tuple[int, int], Receipt] = WeakValueDictionary()
+        self.receipts: WeakValueDictionary[tuple[int, int], OutgoingMessage] = WeakValueDictionary()
         """Of messages that wait, for as long as somebody holds them."""
 
     def is_behind(self, lane: int) -> bool:
@@ -144,6 +144,7 @@ class Outbox:
             for receipt in self._receipts_of(stock):
                 if receipt.state is DeliveryState.PERSISTED:
                     receipt.park()
+                    receipt.release()
 
     def give_up_uncommitted(self) -> None:
         """The disk did not answer in time: nobody waits for it any more."""
@@ -153,7 +154,7 @@ class Outbox:
                 if receipt.state is DeliveryState.QUEUED:
                     receipt.advance(DeliveryState.FAILED, Reason.STORE_FAILED, cause)
 
-    def _receipts_of(self, stock: _Stock) -> list[Receipt]:
+    def _receipts_of(self, stock: _Stock) -> list[OutgoingMessage]:
         with self._lock:
             return list(stock.receipts.values())
 
@@ -195,7 +196,7 @@ class Outbox:
             self._uncommitted += len(messages)
             receipts = self._stock(peer.did).receipts
             for message in messages:
-                receipts[message.priority, message.sequence] = message.receipt
+                receipts[message.priority, message.sequence] = message
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -232,19 +233,26 @@ class Outbox:
         peer = self._core.outgoing.peer(peer.did)  # forgotten as a stranger since, perhaps
         stock, now = self._stock(peer.did), unix_time_us()
         for message in messages:
-            message.receipt.climb(DeliveryState.PERSISTED, now)
+            message.climb(DeliveryState.PERSISTED, now)
             if self._has_ended:
-                message.receipt.park()
+                message.park()
+                message.release()
                 continue
             lane, sequence = message.priority, message.sequence
             was_behind = stock.is_behind(lane)
             stock.told[lane] = max(stock.told[lane], sequence)
-            if message.receipt.is_final:
+            if message.is_final:
                 continue  # removed already: there is nothing to load
-            if v2_epoch(message.body) != peer.stream.epoch:
-                continue  # numbered just before a restart: it is to be loaded
-            if sequence > stock.loaded[lane] and not was_behind and peer.lanes.put(message, lane):
+            if sequence <= stock.loaded[lane]:
+                continue  # loaded already: this very object is in its lane, or beyond
+            if (
+                v2_epoch(message.body) == peer.stream.epoch  # else numbered before a restart
+                and not was_behind
+                and peer.lanes.put(message, lane)
+            ):
                 stock.loaded[lane] = sequence
+            else:
+                message.release()  # to be loaded
         if self._has_ended:
             return
         if messages[0].expires_at is not None:
@@ -299,16 +307,12 @@ class Outbox:
             return
         rows = future.result()
         with self._lock:  # whoever is in `put()` has entered its receipts then
-            receipts = [stock.receipts.get((lane, row.sequence)) for row in rows]
+            held = [stock.receipts.get((lane, row.sequence)) for row in rows]
         messages = []
-        for row, receipt in zip(rows, receipts, strict=True):
-            message = OutgoingMessage.restored(
-                receipt or _receipt_of(row),
-                row.body,
-                self._core.identity,
-                was_written=row.is_written,
-            )
-            stock.receipts[lane, row.sequence] = message.receipt
+        for row, known in zip(rows, held, strict=True):
+            message = known or _message_of(row)
+            message.restore(row.body, was_written=row.is_written)
+            stock.receipts[lane, row.sequence] = message
             if not self._is_ours(row, peer.did, lane):
                 why = "somebody has changed the store: this is not what was stored"
                 self._core.outgoing.give_up(message, Reason.MALFORMED, why)
@@ -394,7 +398,7 @@ class Outbox:
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """It was given up here."""
-        did, name = message.receipt.recipient, (message.priority, message.sequence)
+        did, name = message.recipient, (message.priority, message.sequence)
         with _WHILE_IT_WORKS:
             if reason is Reason.EXPIRED:
                 self.store.settled(did, [name])
@@ -492,8 +496,9 @@ class Outbox:
         self.removed(names, Reason.EXPIRED)
 
 
-def _receipt_of(row: OutgoingRow) -> Receipt:
-    """For a message whose sender is no more, or has let go of its receipt."""
-    receipt = Receipt(row.recipient, row.message_number, row.queued_at_us)
-    receipt.climb(DeliveryState.PERSISTED, row.queued_at_us)
-    return receipt
+def _message_of(row: OutgoingRow) -> OutgoingMessage:
+    """One whose sender is no more, or has let go of its receipt; `restore()` does the rest."""
+    terms = Terms(row.recipient, row.priority, queued_at_us=row.queued_at_us)
+    message = OutgoingMessage(terms, row.message_number)
+    message.climb(DeliveryState.PERSISTED, row.queued_at_us)
+    return message

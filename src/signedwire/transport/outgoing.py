@@ -122,7 +122,7 @@ class Outgoing:
             ClosedError, UnknownPeerError, PayloadTooLargeError, BackpressureError:
                 it was not queued, for that reason.
         """
-        did = message.receipt.recipient
+        did = message.recipient
         peer = self._check(message, payload_size)
         message.failures_before = peer.failures
         if self._core.outbox is not None:
@@ -152,7 +152,7 @@ class Outgoing:
 
     def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
         """Whether a message may be queued; its peer."""
-        did = message.receipt.recipient
+        did = message.recipient
         if not self._core.is_open:
             raise ClosedError(
                 f"message to {did} not queued: this node is closed",
@@ -181,14 +181,14 @@ class Outgoing:
         first = messages[0]
         if self._core.outbox is not None:
             self._check(first, first.payload_size)
-            self._core.outbox.put(self.peer(first.receipt.recipient), messages)
+            self._core.outbox.put(self.peer(first.recipient), messages)
             return len(messages)
         self.submit(first, first.payload_size, is_patient=True)
-        peer = self._peers[first.receipt.recipient]
-        failures = peer.failures
+        peer = self._peers[first.recipient]
         others = messages[1:]
-        for message in others:
-            message.failures_before = failures
+        if failures := peer.failures:
+            for message in others:
+                message.failures_before = failures
         count = peer.lanes.put_many(others, first.priority)
         if first.expires_at is not None:
             for message in others[:count]:
@@ -457,13 +457,11 @@ class Outgoing:
         self._core.counters.rewritten += len(messages)
         by_peer: dict[Peer, list[tuple[OutgoingMessage, int]]] = {}
         for message in messages:
-            peer = self.peer(message.receipt.recipient)
+            peer = self.peer(message.recipient)
             message.failures_before -= is_fault
-            if message.receipt.state is not DeliveryState.ACCEPTED:
+            if message.state is not DeliveryState.ACCEPTED:
                 is_stored = message.is_stored
-                message.receipt.advance(
-                    DeliveryState.PERSISTED if is_stored else DeliveryState.QUEUED
-                )
+                message.advance(DeliveryState.PERSISTED if is_stored else DeliveryState.QUEUED)
             if message.expires_at is not None:
                 self._arm_expiry(peer, message)
             by_peer.setdefault(peer, []).append((message, message.priority))
@@ -494,12 +492,13 @@ class Outgoing:
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End a message: counted, and its receipt tells the sender."""
-        if message.receipt.is_final:
+        if message.is_final:
             return
         if message.is_stored and reason is Reason.CLOSED:
-            message.receipt.park()
+            message.park()
+            message.release()
             return
-        peer = self.peer(message.receipt.recipient)
+        peer = self.peer(message.recipient)
         if message.is_stored and self._core.outbox is not None:
             self._core.outbox.ended(message, reason, cause)
         self._core.counters.send_failures += 1
@@ -508,14 +507,13 @@ class Outgoing:
         if not cause and peer.dialer is not None:
             cause = peer.dialer.last_error or ""
         expired = reason is Reason.EXPIRED
-        message.receipt.advance(
-            DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause
-        )
+        message.advance(DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause)
+        message.release()
         self.disarm_expiry(message)
 
     def is_dead(self, message: OutgoingMessage) -> bool:
         """Whether a message that was taken to be written must not be; it was told of its end."""
-        if message.receipt.is_final:
+        if message.is_final:
             return True
         if message.expires_at is None or time.monotonic() < message.expires_at:
             return False
@@ -525,20 +523,18 @@ class Outgoing:
     def _expire(self, message: OutgoingMessage) -> None:
         cause = UNANSWERED if message.was_written else ""
         if message.is_stored and self._core.outbox is not None:
-            cause = self._core.outbox.doubt(
-                message.receipt.recipient, message.priority, message.sequence
-            )
+            cause = self._core.outbox.doubt(message.recipient, message.priority, message.sequence)
         self.give_up(message, Reason.EXPIRED, cause)
 
-    def on_taken(self, messages: Iterable[OutgoingMessage]) -> None:
-        """These are being written: from here on only their peer can say that they are late."""
+    def disarm_expiries(self, messages: Iterable[OutgoingMessage]) -> None:
+        """They are being written, so that only their peer can say that they are late; or it has."""
         if self._expiries:
             for message in messages:
                 self.disarm_expiry(message)
 
     def _arm_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         assert message.expires_at is not None
-        if message.receipt.state is DeliveryState.QUEUED:
+        if message.state is DeliveryState.QUEUED:
             self._expiries[message] = asyncio.get_running_loop().call_later(
                 max(0.0, message.expires_at - time.monotonic()), self._on_expiry, peer, message
             )

@@ -58,7 +58,15 @@ def leaf_of(body: bytes | memoryview) -> bytes:
 
 def leaves_of(bodies: list[bytes]) -> list[bytes]:
     """The leaves of a batch."""
-    return [blake3(body).digest() for body in bodies]
+    # One hasher for all: to make one costs 0.13 µs more than to clear it.
+    hasher = blake3()
+    reset, update, digest = hasher.reset, hasher.update, hasher.digest
+    leaves = []
+    for body in bodies:
+        reset()
+        update(body)
+        leaves.append(digest())
+    return leaves
 
 
 def batch_root(sender: bytes, leaves: list[bytes]) -> bytes:

@@ -64,7 +64,8 @@ _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
 V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
 
-_V2_HEADER: Final = struct.Struct("<IIQQQ64sQBBQQ")
+_V2_HEADER: Final = struct.Struct("<8sQQQ90s")
+_V2_COMMON: Final = struct.Struct("<64sQBBQQ")
 _PLACE: Final = struct.Struct("<HH")
 _HEADER: Final = struct.Struct("<IIQQQ32s32sQBB")
 _HEADER_WITH_ID: Final = struct.Struct("<II16sQ32s32sQBB")
@@ -470,23 +471,30 @@ def encode_v2_body(
 ) -> bytes:
     """Header and payload of a v2 envelope; the caller answers for the ranges.
 
-    `parties` are sender and recipient. Positional, since it is called for every message.
+    `parties` are sender and recipient.
     """
+    common = encode_v2_common(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
+    return complete_v2_body(common, payload, message_number, sequence_number, timestamp_us)
+
+
+def encode_v2_common(
+    parties: bytes,
+    timestamp_us: int,
+    priority: int,
+    payload_type: int,
+    epoch: int,
+    expires_at_us: int,
+) -> bytes:
+    """The end of the header, the same for all that is sent together to one recipient."""
+    return _V2_COMMON.pack(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
+
+
+def complete_v2_body(
+    common: bytes, payload: bytes, message_number: int, sequence_number: int, timestamp_us: int
+) -> bytes:
+    """Header and payload; for every message, so it packs as little as it can."""
     return (
-        _V2_HEADER.pack(
-            MAGIC,
-            V2_VERSION,
-            message_number,
-            timestamp_us,
-            sequence_number,
-            parties,
-            timestamp_us,
-            priority,
-            payload_type,
-            epoch,
-            expires_at_us,
-        )
-        + payload
+        _V2_HEADER.pack(V2_START, message_number, timestamp_us, sequence_number, common) + payload
     )
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from signedwire.errors import RemoteProtocolError, SignatureError
@@ -321,8 +321,7 @@ class Session:
         """How much more the peer takes now; nothing before its HELLO and after the end."""
         if self.state is not State.OPEN:
             return _NOTHING
-        allowed, sent = self._allowed, self._sent
-        return Allowance(*(may - did for may, did in zip(allowed, sent, strict=True)))
+        return _difference(self._allowed, self._sent)
 
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
         """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
@@ -344,11 +343,11 @@ class Session:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
             part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
-            receipts = Receipts(kind, at_us, part)
+            statement = Receipts(kind, at_us, part).statement
             signature = self._identity._sign_labelled(
-                Label.RECEIPT, self._us + self._them + receipts.statement
+                Label.RECEIPT, self._us + self._them + statement
             )
-            self._control.append(replace(receipts, signature=signature).encode())
+            self._control.append(Receipts(kind, at_us, part, signature).encode())
 
     def send_refusals(self, refusals: list[Refusal]) -> None:
         """Queue what will not be accepted."""
@@ -361,9 +360,7 @@ class Session:
     @property
     def outstanding(self) -> Allowance:
         """What was granted, told or not, and has not come."""
-        return Allowance(
-            *(may - did for may, did in zip(self._granted, self._received, strict=True))
-        )
+        return _difference(self._granted, self._received)
 
     def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
         """The application has taken this much: the peer may send as much again.
@@ -489,11 +486,11 @@ class Session:
 
     def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
         received = self._received
-        for body in batch.bodies:
-            if len(body) < V2_HEADER_SIZE:
-                raise RemoteProtocolError(
-                    Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {len(body)} bytes"
-                )
+        smallest = min(map(len, batch.bodies))
+        if smallest < V2_HEADER_SIZE:
+            raise RemoteProtocolError(
+                Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
+            )
         is_critical = batch.bodies[0][_PRIORITY_AT] == _CRITICAL
         self._received = received = _add(
             received, len(batch.bodies), sum(map(len, batch.bodies)), is_critical
@@ -569,5 +566,19 @@ def _add(sum_: Allowance, messages: int, size: int, is_critical: bool) -> Allowa
     )
 
 
-def _exceeds(sum_: Allowance, limit: Allowance) -> bool:
-    return any(did > may for did, may in zip(sum_, limit, strict=True))
+def _difference(may: Allowance, did: Allowance) -> Allowance:
+    return Allowance(
+        may.messages - did.messages,
+        may.bytes - did.bytes,
+        may.critical_messages - did.critical_messages,
+        may.critical_bytes - did.critical_bytes,
+    )
+
+
+def _exceeds(did: Allowance, may: Allowance) -> bool:
+    return (
+        did.messages > may.messages
+        or did.bytes > may.bytes
+        or did.critical_messages > may.critical_messages
+        or did.critical_bytes > may.critical_bytes
+    )
