@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz sim crash faults soak bench proto clean
+.PHONY: help setup demo test check format cover fuzz sim crash faults soak bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy --strict, import arrows"
 	@echo "make bench   speed beside other software, as ratios"
+	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
@@ -72,7 +73,12 @@ fuzz: setup
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: setup
-	@$(BIN)/python -m benches
+	@$(BIN)/python -m benches --save build/bench.json
+
+# matplotlib is heavy, and only who writes the page needs it.
+report: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plot]'
+	@$(BIN)/python -m benches.report build/bench.json
 
 # The generated code is checked in, so only someone who changes v1.proto needs this.
 # It has a venv inside ours, because this grpcio-tools wants an older protobuf than

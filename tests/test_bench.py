@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from signedwire.bench import nats_server, run_bench
+from signedwire.bench import nats_server, peers, run_bench
 from signedwire.bench.links import crowds_for
 from signedwire.bench.nats_server import NatsServer, what_is_missing
 from signedwire.bench.payload import COMMAND, MAX_SIZE, MIN_SIZE, v1_data_size
+from signedwire.bench.peers import CURVE, FLOOR, NATS_CORE, OMNIMESH
+from signedwire.bench.results import Measure, Results, System
 
 pytest.importorskip("rich")
+
+
+def not_installed(package: str) -> str:
+    return "" if util.find_spec(package) else f"{package} is not installed"
+
+
+PEERS = (OMNIMESH, CURVE, NATS_CORE, FLOOR)
+MISSING: dict[str, Callable[[], str]] = {
+    OMNIMESH: lambda: not_installed("omnimesh"),  # it is for Linux on x86_64 alone
+    CURVE: lambda: not_installed("zmq"),
+    NATS_CORE: what_is_missing,
+    FLOOR: lambda: "",
+}
 needs_nats = pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing())
 
 
 def test_a_tiny_run_gives_a_table(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_bench(seconds=0.2, sizes=[64], compare=False, rounds=1, links=[6], backlog=5000) == 0
+    given = {"links": [6], "backlog": 5000, "fanout": [1, 2], "starts": 1}
+    assert run_bench(seconds=0.2, sizes=[64], compare=False, rounds=1, **given) == 0  # type: ignore[arg-type]
     table = capfd.readouterr().out
-    assert re.search(r"messages/s, 64 bytes +v2 +asyncio +[\d,]+", table)
-    assert re.search(r"round trip p99, 64 bytes +v2 +asyncio +[\d,]+ µs", table)
+    for what in ("messages/s", "round trip p50", "round trip p99"):
+        assert re.search(rf"{what}, 64 bytes +\nsignedwire v2 on asyncio +[\d,]+ (µs )?±0%", table)
     assert re.search(r"signedwire v2 on asyncio +[\d.]+ / [\d.]+", table)
     assert re.search(r"6, of 2 nodes to 3 +asyncio +\S+ / \S+ +[\d.]+ / [\d.]+", table)
     assert re.search(r"verify +[\d.]+ µs", table)
+    assert re.search(r"verify batch of 256 +[\d.]+ µs", table)
+    assert re.search(r"2 peers +100 +asyncio +[\d,]+", table)
+    assert re.search(r"first message +[\d.]+", table)
     assert re.search(r"\d+ cores?, ", table)
     assert re.search(r"64 bytes, asyncio +[\d,]+ ±\d+% +[\d,]+ ±\d+% +\d\.\d\d\n", table)
     assert re.search(r"signedwire v2 on asyncio, stored +[\d.]+ / [\d.]+", table)
@@ -37,7 +60,7 @@ def test_a_tiny_run_gives_a_table(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"64 bytes, as they come +[\d,]+ +[\d,.]+ µs", table)
     assert re.search(r"5,000 waiting, 64 bytes +[\d,.]+ µs +[\d,]+/s +[\d,]+/s", table)
     assert re.search(r"ratio +\d+\.\d\d +\d+\.\d\d", table)
-    for name in ("omnimesh", "NATS JetStream"):
+    for name in (*PEERS, "NATS JetStream"):
         assert f"left out: {name}: a run without comparison was asked for" in table
     assert max(map(len, table.splitlines())) <= 80
 
@@ -70,16 +93,19 @@ def test_a_tiny_run_gives_json(capfd: pytest.CaptureFixture[str]) -> None:
         assert measure["median"] > 0
         assert len(measure["rounds"]) == 2
         assert measure["lost"] == 0
-        assert measure["ratio"] is None
+        assert measure["ratios"] == {}
         assert (measure["sender_cpu"] is not None) == (measure["what"] == "messages/s")
     for links in document["links"]:
         assert links["links"] == 4
         assert links["dialer_cpu_ms"] > 0
         assert links["listener_cpu_ms"] > 0
     assert document["links"][0]["loop"] == "asyncio"
-    assert set(document["micro_us"]) == {"sign", "verify", "encode", "decode", "frame decode"}
+    assert set(document["micro_us"]) == {
+        *("sign", "verify", "encode", "decode", "frame decode"),
+        *(f"{what} batch of {count}" for what in ("sign", "verify") for count in (1, 16, 256)),
+    }
     assert document["machine"]["cores"] >= 1
-    assert "omnimesh" in document["left_out"]
+    assert document["left_out"].keys() >= set(PEERS)
 
 
 def test_what_a_store_costs_as_json(capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +147,7 @@ def test_a_part_alone(capfd: pytest.CaptureFixture[str]) -> None:
     document = run_for_json(capfd, sizes=[64], only=["steps"])
     assert document["settings"]["only"] == ["steps"]
     assert document["micro_us"]
-    for other in ("measures", "stored", "commits", "backlogs", "links"):
+    for other in ("measures", "stored", "commits", "backlogs", "links", "fanout", "start"):
         assert not document[other]
     assert run_bench(seconds=0.2, sizes=[64], only=["steps"]) == 0
     table = capfd.readouterr().out
@@ -192,12 +218,88 @@ def is_running(pid: int) -> bool:
     return "nats-server" in done.stdout and not done.stdout.startswith("Z")
 
 
-def test_omnimesh_beside_us(capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("omnimesh", reason="the v1 client is for Linux on x86_64 only")
-    document = run_for_json(capfd, sizes=[64], rounds=1, only=["messages"])
-    assert "omnimesh" not in document["left_out"]
-    ratios = [measure["ratio"] for measure in document["measures"] if measure["ratio"]]
-    assert len(ratios) >= 6
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The saved document of a run beside every peer that is here."""
+    file = tmp_path_factory.mktemp("bench") / "folder" / "run.json"
+    assert run_bench(seconds=0.2, sizes=[64], rounds=1, only=["messages"], save=file) == 0
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_beside_us(peer: str, compared: dict[str, Any]) -> None:
+    if reason := MISSING[peer]():
+        pytest.skip(reason)
+    assert not [name for name in compared["left_out"] if name.startswith(peer)]
+    assert compared["notes"][peer]
+    theirs = [each for each in compared["measures"] if each["system"]["name"] == peer]
+    whats = {"round trip p50", "round trip p99"} | ({"messages/s"} if peer != FLOOR else set())
+    assert {each["what"] for each in theirs} == whats
+    for measure in theirs:
+        assert measure["median"] > 0
+        assert measure["lost"] == 0
+        assert measure["ratios"] == {}
+    for measure in compared["measures"]:
+        if measure["system"]["name"] == "signedwire" and measure["what"] in whats:
+            assert measure["ratios"][peer] > 0
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
+    monkeypatch.setitem(sys.modules, "zmq", None)
+    monkeypatch.setattr(nats_server, "_program", lambda: None)
+    monkeypatch.setattr(peers, "start_pairs", lambda stack, results, starts, tell: list(starts))
+    results = Results(machine={}, settings={})
+    with contextlib.ExitStack() as stack:
+        systems: Any = peers.open_pairs(stack, results, True, 5.0, print)
+    assert {system.name for system in systems} == {"signedwire", FLOOR}
+    assert results.notes.keys() == {FLOOR}
+    for peer in set(PEERS) - {FLOOR}:
+        assert "install" in results.left_out[peer]
+
+
+@needs_nats
+async def test_what_nats_drops_does_not_hold_its_sender_up(tmp_path: Path) -> None:
+    from signedwire.bench.nats_core import NatsPeer
+
+    with NatsServer(tmp_path) as server:
+        sender = NatsPeer(server.url)
+        await sender.open()
+        await sender.route("nobody", server.url)
+        async with asyncio.timeout(20):
+            report = await sender.send(size=64, seconds=0.5)
+        await sender.close()
+    # As many as may be in flight, and then on, although none of them came.
+    assert report["sent"] > nats_server.CORE_WINDOW
+
+
+def test_ratios_are_to_each_peer_in_the_same_loop() -> None:
+    def measure(name: str, loop: str, rate: float, what: str = "messages/s") -> Measure:
+        system = System(name=name, version="1", wire="w", loop=loop)
+        return Measure(what=what, size=64, system=system, rounds=[rate])
+
+    ours = measure("signedwire", "asyncio", 100.0)
+    results = Results(
+        machine={},
+        settings={},
+        measures=[
+            ours,
+            measure("signedwire", "uvloop", 7.0),
+            measure("native one", "native", 50.0),
+            measure("one of loops", "asyncio", 200.0),
+            measure("one of loops", "uvloop", 3.0),
+            measure("slow one", "native", 0.0),
+            measure("floor", "asyncio", 1.0, "round trip p50"),
+        ],
+    )
+    assert results.peers() == ["native one", "one of loops", "slow one", "floor"]
+    assert results.ratios(ours) == {"native one": 2.0, "one of loops": 0.5}
+    assert [results.ratios(theirs) for theirs in results.measures[2:]] == [{}] * 5
+    assert results.as_json()["measures"][0]["ratios"] == results.ratios(ours)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +321,13 @@ def test_senseless_arguments_are_refused(
 ) -> None:
     assert run_bench(**arguments) == 2  # type: ignore[arg-type]
     assert capsys.readouterr().err.startswith("signedwire bench: ")
+
+
+def test_where_nothing_can_be_saved_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_bench(save=tmp_path) == 2
+    assert f"cannot save to {tmp_path}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100, 1000])

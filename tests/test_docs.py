@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TIMEOUT = 30.0
 # Long enough to hold a port, and to be found by its own prefix.
 SEND_LINE = re.compile(r"signedwire send (\S+)@127\.0\.0\.1:\d+")
+BENCH_LINE = re.compile(r"signedwire bench (\S+)@127\.0\.0\.1:\d+")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,44 @@ def test_two_terminals(
         watchdog.cancel()
         listener.kill()
         listener.communicate()
+
+
+def test_a_bench_in_two_terminals(tmp_path: Path, environment: dict[str, str]) -> None:
+    """As it is shown, but for its length."""
+    (serving,) = [b for b in ALL if b.info == "terminal 5"]
+    (measuring,) = [b for b in ALL if b.info == "terminal 6"]
+    server = subprocess.Popen(
+        ["bash", "-euc", f"exec {serving.text}"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(TIMEOUT, server.kill)
+    watchdog.start()
+    try:
+        assert server.stderr is not None
+        match = next(filter(None, map(BENCH_LINE.search, server.stderr)))
+        command = measuring.text.replace("DID@", f"{match[1]}@").rstrip()
+        done = subprocess.run(
+            ["bash", "-euc", f"{command} --seconds 0.1 --rounds 1"],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "messages lost: 0 of " in done.stdout
+        server.send_signal(signal.SIGINT)
+        assert "received" in server.stderr.read()
+        assert server.wait() == 130
+    finally:
+        watchdog.cancel()
+        server.kill()
+        server.communicate()
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import logging
 import os
 import queue
 import signal
@@ -36,7 +37,9 @@ LIMIT: Final = 15.0
 
 
 def isolate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, and no variable of ours; returns the key file that will be used."""
+    """A home of its own, no variable and no log handler of ours; returns the key file."""
+    # One of an earlier run with -v writes to a stderr that is closed.
+    monkeypatch.setattr(logging.getLogger("signedwire"), "handlers", [])
     for name in tuple(os.environ):
         if name.startswith("SIGNEDWIRE_"):
             monkeypatch.delenv(name)

@@ -199,8 +199,8 @@ def test_demo_and_bench_are_called_with_what_was_given(monkeypatch: pytest.Monke
     assert run("bench", "--json").exit_code == 3
     assert calls == [
         {"json": True},
-        {"seconds": 0.5, "sizes": [1, 2], "compare": False, "json": False},
-        {"seconds": 2.0, "sizes": [64, 1000], "compare": True, "json": True},
+        {"seconds": 0.5, "sizes": [1, 2], "rounds": 3, "compare": False, "json": False},
+        {"seconds": 2.0, "sizes": [64, 1000], "rounds": 3, "compare": True, "json": True},
     ]
 
 

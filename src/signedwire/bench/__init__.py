@@ -1,17 +1,23 @@
 """How fast is it, beside what else there is? `signedwire bench`, `make bench`.
 
 Pairs of processes take turns on the same machine: signedwire on the v2 wire and on
-the v1 wire, each on asyncio and on uvloop, and the v1 client `omnimesh`; then signedwire
-with stores and without, and NATS JetStream. What counts are the ratios; absolute
-numbers belong to one machine on one day.
+the v1 wire, each on asyncio and on uvloop, the v1 client `omnimesh`, ØMQ with CURVE,
+NATS, and for round trips the least that a signed one costs; then signedwire with stores
+and without, and NATS JetStream. What counts are the ratios; absolute numbers belong to
+one machine on one day.
 
 - `children`: processes of ours; the demo uses it too.
 - `child`: one benched peer. `payload`: equal sizes for both sides.
 - `rounds`: who measures what, when. `micro`: the steps of one message.
+- `peers`: who takes part. `zmq_curve`, `nats_core`: a peer of ØMQ, of NATS; `floor`: the
+  least that a signed round trip costs.
 - `stored`: what a store costs. `away`: a node that stores for a peer that is away.
   `jetstream`: a peer of NATS; `nats_server`: its server.
 - `links`, `crowd`: what v2 links cost; many nodes in one process.
-- `results`, `table`: the figures as data and for people.
+- `fanout`, `fanout_child`: one node that sends to many; `descriptors`: whether they fit.
+- `startup`: a fresh process, to the import and to the first receipt.
+- `peer_server`, `peer_bench`, `peer_table`: of a peer elsewhere, over the network between.
+- `results`, `figures`, `table`, `more_tables`, `columns`: the figures as data and for people.
 """
 
 from __future__ import annotations
@@ -30,22 +36,26 @@ from typing import Final
 
 from signedwire import TransportConfig, __version__
 from signedwire.bench.child import MESSAGES_AT_A_TIME
+from signedwire.bench.fanout import MAX_PEERS, measure_fanout
 from signedwire.bench.links import measure_links
 from signedwire.bench.micro import measure_steps
 from signedwire.bench.payload import MAX_SIZE, MIN_SIZE
+from signedwire.bench.peers import open_pairs
 from signedwire.bench.results import Results
-from signedwire.bench.rounds import measure_pairs, open_pairs
+from signedwire.bench.rounds import Tell, measure_pairs
+from signedwire.bench.startup import MAX_RUNS, measure_start
 from signedwire.bench.stored import measure_away, open_stored_pairs, temporary_folder
 
-__all__ = ["PARTS", "run_bench"]
+__all__ = ["PARTS", "progress", "run_bench"]
 
-PARTS: Final = ("messages", "store", "links", "steps")
+PARTS: Final = ("messages", "store", "links", "fanout", "start", "steps")
 """What a run consists of."""
 
 _START_SECONDS = 30.0
 _SLACK_PER_TURN = 3.0
 _LINKS_SECONDS = 100.0
-_SYSTEMS = 6
+_SYSTEMS = 10
+"""The most that take turns."""
 _AWAY_SECONDS = 400.0
 _MAX_MICRO_SECONDS = 2.0
 _MAX_LINKS = 10_000
@@ -60,26 +70,38 @@ def run_bench(
     rounds: int = 3,
     links: Sequence[int] = (100, 1000),
     backlog: int = 1_000_000,
+    fanout: Sequence[int] = (1, 10, 100, 1000),
+    starts: int = 10,
     only: Collection[str] = PARTS,
+    save: Path | None = None,
 ) -> int:
     """Measure, and print a table, or one JSON document.
 
-    Takes about `rounds` × 11 systems × `len(sizes)` × `seconds`, some more for starting,
-    warming up, round trips, the backlog and the links; no child process outlives it.
+    Takes about `rounds` × 14 systems × `len(sizes)` × `seconds`, `rounds` × 4 ×
+    `len(fanout)` × `seconds`, and some more for starting, warming up, round trips, the
+    backlog and the links; no child process outlives it.
 
     Args:
         seconds: How long each throughput measurement sends; a round trip's takes a quarter.
         sizes: Encoded payload sizes in bytes, 16 to 1024, the most that v1 peers take.
-        compare: Also measure omnimesh and NATS JetStream, where they are installed.
+        compare: Also measure what is not signedwire, where it is installed.
         links: How many v2 links to set up, one measurement each; empty: none.
         backlog: How many messages to let wait in a store; 0: none.
+        fanout: To how many peers to send, one figure each; empty: none.
+        starts: How often to start each fresh process.
         only: Which of the PARTS to measure.
+        save: A file that gets the JSON document as well; its folder is made.
 
     Returns:
         0; 1 if signedwire itself could not be measured; 2 for senseless arguments.
     """
     sizes = list(dict.fromkeys(sizes))
-    if flaw := _flaw(seconds, sizes, rounds, links, backlog, only):
+    flaw = (
+        _flaw(seconds, sizes, rounds, links, backlog, only)
+        or _flaw_of_more(fanout, starts)
+        or _unwritable(save)
+    )
+    if flaw:
         return _refuse(flaw)
     try:
         from rich.console import Console
@@ -91,32 +113,62 @@ def run_bench(
         )
     started_at = time.monotonic()
     results = Results(machine=_machine(), settings=_settings(seconds, sizes, rounds, only))
-    turns = _SYSTEMS * (rounds + 1) * (len(sizes) + 1)
-    limit = _START_SECONDS + turns * (seconds + _SLACK_PER_TURN)
-    with _progress() as tell:
+    with progress() as tell:
         if "messages" in only:
-            with contextlib.ExitStack() as stack:
-                pairs = open_pairs(stack, results, compare, limit, tell)
-                results.measures = measure_pairs(pairs, results, sizes, seconds, rounds, tell)
+            _measure_messages(results, sizes, seconds, rounds, compare, tell)
         if "store" in only:
-            with temporary_folder() as folder, contextlib.ExitStack() as stack:
-                pairs = open_stored_pairs(stack, results, folder, compare, limit, tell)
-                results.stored = measure_pairs(
-                    pairs, results, sizes, seconds, rounds, tell, has_round_trips=False
-                )
-            with temporary_folder() as folder:
-                measure_away(results, folder, sizes, backlog, _AWAY_SECONDS, tell)
+            _measure_store(results, sizes, seconds, rounds, compare, backlog, tell)
         if "links" in only:
             measure_links(results, links, _LINKS_SECONDS, tell)
+        if "fanout" in only:
+            measure_fanout(results, list(dict.fromkeys(fanout)), seconds, rounds, tell)
+        if "start" in only:
+            measure_start(results, starts, tell)
         if "steps" in only:
             tell("the steps of one message")
             results.micro = measure_steps(sizes, min(_MAX_MICRO_SECONDS, seconds))
     results.seconds_taken = time.monotonic() - started_at
+    document = jsonlib.dumps(results.as_json(), indent=2) + "\n"
+    if save is not None:
+        save.write_text(document, encoding="utf-8")
     if json:
-        sys.stdout.write(jsonlib.dumps(results.as_json(), indent=2) + "\n")
+        sys.stdout.write(document)
     else:
         show(Console(), results)
     return 0 if _has_all(results, only) else 1
+
+
+def _limit(sizes: Sequence[int], seconds: float, rounds: int) -> float:
+    """Seconds after which a child process ends, whatever happened."""
+    turns = _SYSTEMS * (rounds + 1) * (len(sizes) + 1)
+    return _START_SECONDS + turns * (seconds + _SLACK_PER_TURN)
+
+
+def _measure_messages(
+    results: Results, sizes: list[int], seconds: float, rounds: int, compare: bool, tell: Tell
+) -> None:
+    with contextlib.ExitStack() as stack:
+        pairs = open_pairs(stack, results, compare, _limit(sizes, seconds, rounds), tell)
+        results.measures = measure_pairs(pairs, results, sizes, seconds, rounds, tell)
+
+
+def _measure_store(
+    results: Results,
+    sizes: list[int],
+    seconds: float,
+    rounds: int,
+    compare: bool,
+    backlog: int,
+    tell: Tell,
+) -> None:
+    with temporary_folder() as folder, contextlib.ExitStack() as stack:
+        limit = _limit(sizes, seconds, rounds)
+        pairs = open_stored_pairs(stack, results, folder, compare, limit, tell)
+        results.stored = measure_pairs(
+            pairs, results, sizes, seconds, rounds, tell, has_round_trips=False
+        )
+    with temporary_folder() as folder:
+        measure_away(results, folder, sizes, backlog, _AWAY_SECONDS, tell)
 
 
 def _flaw(
@@ -141,14 +193,35 @@ def _flaw(
     return ""
 
 
+def _flaw_of_more(fanout: Sequence[int], starts: int) -> str:
+    """The same of these."""
+    if not all(1 <= count <= MAX_PEERS for count in fanout):
+        return f"a fan-out is to 1 to {MAX_PEERS} peers"
+    if not 1 <= starts <= MAX_RUNS:
+        return f"starts are 1 to {MAX_RUNS}"
+    return ""
+
+
+def _unwritable(save: Path | None) -> str:
+    """Why nothing can be saved there, known before minutes are spent; empty: it can."""
+    if save is not None:
+        try:
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.open("a").close()
+        except OSError as error:
+            return f"cannot save to {save}: {error.strerror}"
+    return ""
+
+
 def _has_all(results: Results, only: Collection[str]) -> bool:
     """Whether there are figures of signedwire where some were asked for."""
     asked = {"messages": results.measures, "store": results.stored}
-    return all(
+    has_all = all(
         any(measure.system.is_ours for measure in measures)
         for part, measures in asked.items()
         if part in only
     )
+    return has_all and bool(results.start or "start" not in only)
 
 
 def _refuse(sentence: str) -> int:
@@ -157,7 +230,7 @@ def _refuse(sentence: str) -> int:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """A line on a terminal that says what is being measured; elsewhere nothing."""
     from rich.console import Console
 

@@ -24,18 +24,27 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from signedwire import Did, Identity, Node, TransportConfig
 from signedwire.bench.children import Channel, Request
 from signedwire.bench.payload import COMMAND, v1_data_size
 
-__all__ = ["MESSAGES_AT_A_TIME", "Arrivals", "main", "run_in", "serve"]
+__all__ = [
+    "ANSWER_TIMEOUT",
+    "MAX_PINGS",
+    "MESSAGES_AT_A_TIME",
+    "Arrivals",
+    "main",
+    "run_in",
+    "serve",
+    "serve_blocking",
+]
 
 _QUIET: Final = 0.5
 """Seconds without an arrival after which what is missing counts as lost."""
-_ANSWER_TIMEOUT: Final = 1.0
-_MAX_PINGS: Final = 20_000
+ANSWER_TIMEOUT: Final = 1.0
+MAX_PINGS: Final = 20_000
 MESSAGES_AT_A_TIME: Final = 10_000
 """Payloads of one `send_many()` on v2."""
 
@@ -83,10 +92,14 @@ class Arrivals:
             "seconds": self.in_time_at - self.first_at,
         }
 
-    async def end(self, counting: asyncio.Task[None]) -> dict[str, float]:
-        """Let them be counted until they are over; the report."""
+    async def wait(self) -> None:
+        """Until they are over."""
         while not self.is_over():  # noqa: ASYNC110 - the end is a silence, not an event
             await asyncio.sleep(0.01)
+
+    async def end(self, counting: asyncio.Task[None]) -> dict[str, float]:
+        """Let them be counted until they are over; the report."""
+        await self.wait()
         counting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await counting
@@ -162,10 +175,10 @@ class SignedwirePeer:
         node, peer, payload = self._node, self._peer, b"\1" + bytes(size - 1)
         times: list[float] = []
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end and len(times) < _MAX_PINGS:
+        while time.perf_counter() < end and len(times) < MAX_PINGS:
             started_at = time.perf_counter()
             await node.send(peer, payload, until="queued")
-            if await node.receive(_ANSWER_TIMEOUT) is None:
+            if await node.receive(ANSWER_TIMEOUT) is None:
                 raise TimeoutError("a message did not come back")
             times.append(time.perf_counter() - started_at)
         await node.send(peer, bytes(size), until="written")
@@ -196,6 +209,45 @@ async def serve(limit: float, peer: object) -> None:
 
     Channel(limit, lambda request: loop.call_soon_threadsafe(start, request)).listen()
     await asyncio.Event().wait()
+
+
+class BlockingPeer(Protocol):
+    """A peer whose methods block."""
+
+    def expect(self, count: int) -> None: ...
+
+
+def serve_blocking(limit: float, make: Callable[[], BlockingPeer]) -> None:
+    """Let the parent ask for every method of a peer that blocks, until it is gone.
+
+    Args:
+        make: Makes the peer, in the main thread, where it is called as well: all but
+            `expect()`, which comes while `receive()` runs.
+    """
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    peer: BlockingPeer | None = None
+
+    def take(request: Request) -> None:
+        if request.what == "expect" and peer is not None:
+            peer.expect(**request.arguments)
+            request.answer(None)
+        else:
+            requests.put(request)
+
+    channel = Channel(limit, take)  # before the peer: what it imports may print
+    channel.listen()
+    try:
+        peer = make()
+    except Exception as error:  # noqa: BLE001 - the parent is told
+        requests.get().fail(error)
+        return
+    while True:
+        request = requests.get()
+        handler: Callable[..., Any] = getattr(peer, request.what)
+        try:
+            request.answer(handler(**request.arguments))
+        except Exception as error:  # noqa: BLE001 - the parent is told
+            request.fail(error)
 
 
 # -- omnimesh -----------------------------------------------------------------
@@ -262,41 +314,14 @@ class OmnimeshPeer:
         client, peer, data = self._client, self._peer, b"\1" + bytes(v1_data_size(size) - 1)
         times: list[float] = []
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end and len(times) < _MAX_PINGS:
+        while time.perf_counter() < end and len(times) < MAX_PINGS:
             started_at = time.perf_counter()
             client.send_agent_command(peer, COMMAND, b"", data)
-            if client.receive(int(_ANSWER_TIMEOUT * 1000)) is None:
+            if client.receive(int(ANSWER_TIMEOUT * 1000)) is None:
                 raise TimeoutError("a message did not come back")
             times.append(time.perf_counter() - started_at)
         client.send_agent_command(peer, COMMAND, b"", bytes(len(data)))
         return {"times": times}
-
-
-def _serve_omnimesh(limit: float) -> None:
-    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    peer: OmnimeshPeer | None = None
-
-    def take(request: Request) -> None:
-        if request.what == "expect" and peer is not None:
-            peer.expect(**request.arguments)
-            request.answer(None)
-        else:
-            requests.put(request)
-
-    channel = Channel(limit, take)  # before the import: it prints
-    channel.listen()
-    try:
-        peer = OmnimeshPeer()
-    except Exception as error:  # noqa: BLE001 - the parent is told
-        requests.get().fail(error)
-        return
-    while True:
-        request = requests.get()
-        handler: Callable[..., Any] = getattr(peer, request.what)
-        try:
-            request.answer(handler(**request.arguments))
-        except Exception as error:  # noqa: BLE001 - the parent is told
-            request.fail(error)
 
 
 def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
@@ -312,7 +337,7 @@ def run_in(loop: str, main: Coroutine[Any, Any, None]) -> None:
 def main(limit: float, system: str, store: str | None = None) -> None:
     """Serve until the parent is gone."""
     if system == "omnimesh":
-        _serve_omnimesh(limit)
+        serve_blocking(limit, OmnimeshPeer)
     else:
         wire, loop, does, *_ = [*system.split("-"), ""]
         run_in(loop, _serve_signedwire(limit, wire, does, store))

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import IO, Any, Final, Self
 
-__all__ = ["Channel", "Child", "ChildGone", "Request"]
+__all__ = ["Channel", "Child", "ChildGone", "Request", "environment"]
 
 _KILL_TIMEOUT: Final = 5.0
 _LAST_WORDS: Final = 400
@@ -63,7 +63,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             # Where this package was imported from is where the child finds it, installed or not.
-            env=_environment(),
+            env=environment(),
         )
         self._reader = threading.Thread(target=self._read, name=f"read {name}", daemon=True)
         self._reader.start()
@@ -163,7 +163,8 @@ class Child:
         return words[-_LAST_WORDS:] or "it said nothing"
 
 
-def _environment() -> Mapping[str, str]:
+def environment() -> Mapping[str, str]:
+    """Ours, in which another Python imports from where this one does."""
     paths = [path for path in sys.path if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 

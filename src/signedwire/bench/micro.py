@@ -1,24 +1,36 @@
-"""What the steps of one v1 message cost, each alone, in this process."""
+"""What the steps of a message cost, each alone, in this process."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from signedwire import Identity, SignedEnvelope
+from signedwire import Did, Identity, SignedEnvelope
+from signedwire.wire.envelope import encode_v2_body, sign_batch, verify_batch
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
-__all__ = ["STEPS", "measure_steps"]
+__all__ = ["BATCHES", "STEPS", "measure_steps"]
+
+BATCHES: Final = (1, 16, 256)
+"""Messages under one signature, up to the most that a batch may have."""
 
 STEPS: Final = {
-    "sign": "build, hash, sign",
-    "verify": "hash, check the signature",
-    "encode": "envelope to frame",
-    "decode": "frame to envelope",
-    "frame decode": "cut it from a stream of 64",
+    "sign": "v1: build, hash, sign",
+    "verify": "v1: hash, check the signature",
+    "encode": "v1: envelope to frame",
+    "decode": "v1: frame to envelope",
+    "frame decode": "v1: cut it from a stream of 64",
+    **{f"sign batch of {count}": "v2: hash each, sign the root" for count in BATCHES},
+    **{f"verify batch of {count}": "v2: hash each, check the root" for count in BATCHES},
 }
+"""The name of each step, and what is done in it."""
+
+Step = tuple[Callable[[], object], int]
+"""A step as a function, and how many messages one call deals with."""
+
 _FRAMES_AT_A_TIME: Final = 64
 _REPEATS: Final = 5
 
@@ -33,10 +45,13 @@ def measure_steps(sizes: list[int], seconds: float) -> dict[str, dict[int, float
     return table
 
 
-def _steps(size: int) -> dict[str, tuple[Callable[[], object], int]]:
-    """Each step as a function, and how many messages one call deals with."""
+def _steps(size: int) -> dict[str, Step]:
     alice, bob = Identity.generate(), Identity.generate().did
     payload = bytes(size)
+    return {**_v1_steps(alice, bob, payload), **_v2_steps(alice, bob, payload)}
+
+
+def _v1_steps(alice: Identity, bob: Did, payload: bytes) -> dict[str, Step]:
     envelope = SignedEnvelope.sign(alice, bob, payload, sequence_number=1)
     body = envelope.encode()
     stream = encode_frame(body) * _FRAMES_AT_A_TIME
@@ -48,6 +63,24 @@ def _steps(size: int) -> dict[str, tuple[Callable[[], object], int]]:
         "decode": (lambda: SignedEnvelope.decode(body), 1),
         "frame decode": (lambda: decoder.receive_data(stream), _FRAMES_AT_A_TIME),
     }
+
+
+def _v2_steps(alice: Identity, bob: Did, payload: bytes) -> dict[str, Step]:
+    sender = bytes(alice.did)
+    signing: dict[str, Step] = {}
+    verifying: dict[str, Step] = {}
+    for count in BATCHES:
+        bodies = [
+            encode_v2_body(sender + bytes(bob), payload, number, number, 1, 1, 0, 1, 0)
+            for number in range(1, count + 1)
+        ]
+        _, signature, _ = sign_batch(alice, bodies)
+        signing[f"sign batch of {count}"] = (partial(sign_batch, alice, bodies), count)
+        verifying[f"verify batch of {count}"] = (
+            partial(verify_batch, sender, bodies, signature),
+            count,
+        )
+    return signing | verifying
 
 
 def _microseconds(function: Callable[[], object], seconds: float) -> float:

@@ -13,10 +13,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Final, Self
 
-__all__ = ["WINDOW", "NatsServer", "ServerGone", "what_is_missing"]
+__all__ = ["CORE_WINDOW", "WINDOW", "NatsServer", "ServerGone", "what_is_missing"]
 
 WINDOW: Final = 1000
 """Publishes that a sender has in flight; its rate rises no further with more."""
+CORE_WINDOW: Final = 10_000
+"""Messages that a sender without JetStream has in flight: far from what the server or the
+subscriber would drop, and as many as one `send_many()` of ours."""
 
 _START_TIMEOUT: Final = 10.0
 _STOP_TIMEOUT: Final = 5.0

@@ -7,6 +7,8 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
+from signedwire.bench.figures import FanOut, Start
+
 __all__ = ["BacklogCost", "CommitCost", "LinkCost", "Measure", "Results", "System"]
 
 
@@ -18,7 +20,8 @@ class System:
     """Such as "signedwire"; a peer has the name of its package."""
     version: str
     wire: str
-    """"v2": TLS, batch signatures, signed receipts; "v1": one signature each, no answer."""
+    """"v2": TLS, batch signatures, signed receipts; "v1": one signature each, no answer; of
+    others what their note says."""
     loop: str
     """"asyncio" or "uvloop"; "native" where it is not Python's."""
     does: str = ""
@@ -144,6 +147,10 @@ class Results:
     """"send" and "rate", many to few: medians of those of each turn, which a slow moment of
     the disk does not change."""
     links: list[LinkCost] = field(default_factory=list)
+    fanout: list[FanOut] = field(default_factory=list)
+    """By loop, in the order of the counts."""
+    start: list[Start] = field(default_factory=list)
+    """Python alone is the first."""
     micro: dict[str, dict[int, float]] = field(default_factory=dict)
     """Step → payload size → microseconds."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -159,15 +166,26 @@ class Results:
                 return measure
         return None
 
-    def ratio(self, ours: Measure) -> float | None:
-        """Ours divided by the peer's, of medians; `None` without a peer."""
-        for measure in self.measures:
-            if (measure.what, measure.size) == (
-                ours.what,
-                ours.size,
-            ) and not measure.system.is_ours:
-                return ours.median / measure.median if measure.median else None
-        return None
+    def peers(self) -> list[str]:
+        """The names of what the messages part compares us with."""
+        return list(dict.fromkeys(m.system.name for m in self.measures if not m.system.is_ours))
+
+    def ratios(self, ours: Measure) -> dict[str, float]:
+        """Ours divided by that of each peer, of medians, by the peer's name.
+
+        One that runs in Python's loops as we do is compared in the same loop. Empty for
+        what is not ours.
+        """
+        if not ours.system.is_ours:
+            return {}
+        return {
+            theirs.system.name: ours.median / theirs.median
+            for theirs in self.measures
+            if not theirs.system.is_ours
+            and (theirs.what, theirs.size) == (ours.what, ours.size)
+            and theirs.system.loop in ("native", ours.system.loop)
+            and theirs.median
+        }
 
     def beside_stored(self, ours: Measure) -> tuple[Measure | None, Measure | None]:
         """The same without stores, and that of NATS JetStream; `None` where it is not there."""
@@ -193,17 +211,20 @@ class Results:
         )
         return without, nats
 
+    def fanout_ratio(self, figure: FanOut) -> float | None:
+        """To the figure with one peer, the same calls and loop; `None` where there is none."""
+        for other in self.fanout:
+            if (other.peers, other.chunk, other.loop) == (1, figure.chunk, figure.loop):
+                return figure.median / other.median
+        return None
+
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
             "machine": self.machine,
             "settings": self.settings,
             "measures": [
-                {
-                    **_plain(measure),
-                    "ratio": self.ratio(measure) if measure.system.is_ours else None,
-                }
-                for measure in self.measures
+                {**_plain(measure), "ratios": self.ratios(measure)} for measure in self.measures
             ],
             "stored": [
                 {
@@ -217,6 +238,10 @@ class Results:
             "backlogs": [dataclasses.asdict(cost) for cost in self.backlogs],
             "backlog_ratios": self.backlog_ratios,
             "links": [dataclasses.asdict(cost) for cost in self.links],
+            "fanout": [
+                {**figure.as_json(), "ratio": self.fanout_ratio(figure)} for figure in self.fanout
+            ],
+            "start": [figure.as_json() for figure in self.start],
             "micro_us": self.micro,
             "notes": self.notes,
             "left_out": self.left_out,

@@ -10,15 +10,13 @@ import contextlib
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib import metadata, util
+from importlib import util
 from typing import Final, Self
 
-from signedwire import __version__
 from signedwire.bench.children import Child, ChildGone
 from signedwire.bench.results import Measure, Results, System
 
-__all__ = ["Pair", "Tell", "Throughput", "loops", "measure_pairs", "open_pairs", "start_pairs"]
+__all__ = ["Pair", "Tell", "Throughput", "loops", "measure_pairs", "start_pairs"]
 
 _CHILD: Final = "signedwire.bench.child"
 _START_TIMEOUT: Final = 15.0
@@ -48,6 +46,7 @@ class Pair:
     Args:
         module: What they run, with the time limit, the system's kind, and what
             `arguments` has for each of them.
+        has_throughput: Whether it does more than round trips.
     """
 
     def __init__(
@@ -56,8 +55,11 @@ class Pair:
         limit: float,
         module: str = _CHILD,
         arguments: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+        *,
+        has_throughput: bool = True,
     ) -> None:
         self.system = system
+        self.has_throughput = has_throughput
         self._children = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             self._alice, self._bob = (
@@ -118,35 +120,6 @@ def loops(left_out: dict[str, str]) -> list[str]:
     return ["asyncio"]
 
 
-def _systems(compare: bool, left_out: dict[str, str]) -> list[System]:
-    """What can run here; what cannot is named in `left_out`, with the reason."""
-    systems = [
-        System(name="signedwire", version=__version__, wire=wire, loop=loop)
-        for wire in ("v2", "v1")
-        for loop in loops(left_out)
-    ]
-    if not compare:
-        left_out["omnimesh"] = "a run without comparison was asked for"
-    elif util.find_spec("omnimesh") is None:
-        left_out["omnimesh"] = (
-            "it is not installed; pip install 'signedwire[bench]', on Linux x86_64 only"
-        )
-    else:
-        version = metadata.version("omnimesh")
-        systems.append(System(name="omnimesh", version=version, wire="v1", loop="native"))
-    return systems
-
-
-def open_pairs(
-    stack: contextlib.ExitStack, results: Results, compare: bool, limit: float, tell: Tell
-) -> list[Pair]:
-    """Start every system that runs here; the others are named in `results.left_out`."""
-    starts = {
-        system: partial(Pair, system, limit) for system in _systems(compare, results.left_out)
-    }
-    return start_pairs(stack, results, starts, tell)
-
-
 def start_pairs(
     stack: contextlib.ExitStack,
     results: Results,
@@ -184,6 +157,8 @@ def measure_pairs(
         name = "warm-up" if is_warm_up else f"round {number} of {rounds}"
         for size in (*sizes, 0) if has_round_trips else sizes:
             for pair in tuple(alive):
+                if size and not pair.has_throughput:
+                    continue
                 system = pair.system
                 tell(f"{name}: {system.label}, {f'{size} bytes' if size else 'round trip'}")
                 try:
@@ -203,7 +178,8 @@ def measure_pairs(
     measures: list[Measure] = []
     for pair in alive:
         system = pair.system
-        measures += [_throughput(system, size, rates[system, size]) for size in sizes]
+        if pair.has_throughput:
+            measures += [_throughput(system, size, rates[system, size]) for size in sizes]
         if has_round_trips:
             measures += _round_trips(system, sizes[0], times[system])
     return measures

@@ -6,7 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from signedwire.bench.columns import new_table as _table
 from signedwire.bench.micro import STEPS
+from signedwire.bench.more_tables import fanout_table, more_meaning, start_table
+from signedwire.bench.peers import OMNIMESH
 from signedwire.bench.results import CommitCost, LinkCost, Measure, Results
 from signedwire.bench.stored import NATS
 
@@ -41,6 +44,8 @@ def show(console: Console, results: Results) -> None:
         _commits(results),
         _backlogs(results),
         _links(results),
+        fanout_table(results),
+        start_table(results),
         _steps(results),
     ):
         if table.row_count:
@@ -51,44 +56,36 @@ def show(console: Console, results: Results) -> None:
         console.print(_losses(results), highlight=False)
     for name, reason in results.left_out.items():
         console.print(Text.assemble(("left out: ", "yellow"), f"{name}: {reason}"))
-    for text in (_meaning(results), _stored_meaning(results), _ending(results)):
+    for text in (
+        _meaning(results),
+        _stored_meaning(results),
+        more_meaning(results),
+        *_notes(results),
+        _ending(results),
+    ):
         if text:
             console.print(text, style="dim", highlight=False)
 
 
-def _table(*columns: str) -> Table:
-    """A table whose columns after a tab are numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column.strip(), justify="right" if column.startswith("\t") else "left")
-    return table
-
-
 def _comparison(results: Results) -> Table:
-    peer = next((m.system for m in results.measures if not m.system.is_ours), None)
-    columns = ["process to process", "wire", "loop", "\tsignedwire"]
-    if peer is not None:
-        columns += [f"\t{peer.name} {peer.version}", "\tratio"]
-    table = _table(*columns)
-    before = ""
-    for measure in sorted((m for m in results.measures if m.system.is_ours), key=_order):
-        what, system = f"{measure.what}, {measure.size} bytes", measure.system
-        cells = ["" if what == before else what, system.wire, system.loop, _figure(measure)]
-        before = what
-        if peer is not None:
-            theirs = results.find(measure.what, measure.size, peer)
-            ratio = results.ratio(measure)
-            cells += [
-                "-" if theirs is None else _figure(theirs),
-                "-" if ratio is None else f"[bold]{ratio:.2f}[/]",
-            ]
-        table.add_row(*cells)
+    """Every system's figures; beside ours the ratio to each peer's."""
+    peers = results.peers()
+    # One word to a line, so that the table fits a terminal of 80 columns.
+    columns = ("\n".join(("\t×", *peer.split())) for peer in peers)
+    table = _table("process to process", "\tmedian", *columns)
+    before = None
+    for measure in sorted(results.measures, key=_order):
+        if before != (measure.what, measure.size):
+            table.add_row(f"[bold]{measure.what}, {measure.size} bytes[/]")
+        before = measure.what, measure.size
+        ratios = results.ratios(measure)
+        cells = (f"[bold]{ratios[peer]:.2f}[/]" if peer in ratios else "" for peer in peers)
+        table.add_row(measure.system.label, _figure(measure), *cells)
     return table
 
 
-def _order(measure: Measure) -> tuple[bool, str, int, bool]:
-    is_rate = measure.what == "messages/s"
-    return not is_rate, measure.what, measure.size, measure.system.wire == "v1"
+def _order(measure: Measure) -> tuple[bool, str, int]:
+    return measure.what != "messages/s", measure.what, measure.size
 
 
 def _figure(measure: Measure) -> str:
@@ -159,7 +156,7 @@ def _cpu(results: Results) -> Table:
     sizes = results.settings["sizes"]
     table = _table("CPU µs per message, sender / receiver", *(f"\t{size} bytes" for size in sizes))
     measures = (*results.measures, *results.stored)
-    for system in dict.fromkeys(measure.system for measure in measures):
+    for system in dict.fromkeys(measure.system for measure in measures if measure.sent):
         found = [results.find("messages/s", size, system) for size in sizes]
         table.add_row(system.label, *(_pair_of(measure) for measure in found))
     return table
@@ -198,7 +195,7 @@ def _memory(cost: LinkCost) -> str:
 
 def _steps(results: Results) -> Table:
     sizes = results.settings["sizes"]
-    table = _table("one v1 message, step by step", *(f"\t{size} bytes" for size in sizes), "")
+    table = _table("per message, step by step", *(f"\t{size} bytes" for size in sizes), "")
     for step, meaning in STEPS.items() if results.micro else ():
         figures = (f"{results.micro[step][size]:.2f} µs" for size in sizes)
         table.add_row(step, *figures, f"[dim]{meaning}[/]")
@@ -210,6 +207,8 @@ def _losses(results: Results) -> str:
     sent: dict[str, int] = {}
     lost: dict[str, int] = {}
     for measure in (*results.measures, *results.stored):
+        if not measure.sent:
+            continue
         system = measure.system
         name = f"{system.name} {system.wire}" if system.is_ours else system.name
         name += f" {system.does}" * (system.is_ours and bool(system.does))
@@ -223,26 +222,28 @@ def _meaning(results: Results) -> str:
     settings = results.settings
     if not (results.measures or results.links):
         return ""
-    queues = f"{settings['send_queue_limit']} and {settings['inbox_limit']} messages"
-    sizes = "Sizes are of the encoded payload"
-    if any(not measure.system.is_ours for measure in results.measures):
-        sizes += (
-            ", equal for all: omnimesh packs its share into an AgentCommand, signedwire "
-            "takes the bytes"
-        )
-        queues += " (our defaults), 1000 and 1024 at omnimesh"
+    has_omnimesh = OMNIMESH in results.peers()
+    packing = (
+        ": omnimesh packs its share into an AgentCommand, signedwire takes the bytes"
+        if has_omnimesh
+        else ""
+    )
     return (
-        f"Two processes on loopback, through the public API, every message signed by its sender "
-        f"and verified by its receiver. v2 includes TLS 1.3, ordering, credit, and the "
-        f"receiver's signed receipt for each message: send_many() of "
+        f"Two processes on loopback, through the public API. signedwire: every message is signed "
+        f"by its sender and verified by its receiver. v2 includes TLS 1.3, ordering, credit, and "
+        f"the receiver's signed receipt for each message: send_many() of "
         f"{settings['messages_at_a_time']:,}, which returns when all are accepted. v1 is not "
         f"encrypted, and nobody answers: send() returns when the message is queued. messages/s "
         f"(higher is better): what reached the receiving application while the sender was "
         f"sending in a loop, {settings['seconds']:g} s; what was still under way then is only "
         f"awaited. Round trip (lower is better): one message there, one back, then the next; on "
-        f"v2 each is a batch of one and has its receipt. CPU: of the whole process, all threads, "
+        f"v2 each is a batch of one and has its receipt. ×: ours divided by theirs, of medians, "
+        f"in the same loop where theirs is Python's. CPU: of the whole process, all threads, "
         f"user and system. Medians of {settings['rounds']} rounds in which the systems take "
-        f"turns, after a warm-up; ± is half the range. {sizes}. Queue and inbox: {queues}. "
+        f"turns, after a warm-up; ± is half the range. Sizes are of the encoded payload, equal "
+        f"for all{packing}. Queue and inbox: {settings['send_queue_limit']} and "
+        f"{settings['inbox_limit']} messages (our defaults)"
+        f"{', 1000 and 1024 at omnimesh' * has_omnimesh}. "
         f"Links: each from one node to another, all of one process to all of another, 32 at a "
         f"time; time and CPU include one message and its receipt, KiB are of idle links, by "
         f"growth of resident memory; nodes and their TLS contexts are not counted."
@@ -263,7 +264,6 @@ def _stored_meaning(results: Results) -> str:
         f"turns. without: the same with done() and no store. On the disk means fdatasync has "
         f"returned, of a commit that many messages share."
     )
-    text += "".join(f" {name}: {note}" for name, note in results.notes.items())
     if results.commits:
         text += (
             " Peer away: stores in one process, whose messages wait. commit: from the first "
@@ -280,6 +280,12 @@ def _stored_meaning(results: Results) -> str:
             f"meant is 0.8 to 1.2."
         )
     return text
+
+
+def _notes(results: Results) -> list[str]:
+    """What has to be known beside the figures of each peer that has some."""
+    seen = {measure.system.name for measure in (*results.measures, *results.stored)}
+    return [f"{name}: {note}" for name, note in results.notes.items() if name in seen]
 
 
 def _ending(results: Results) -> str:

@@ -11,7 +11,7 @@ Exit codes:
     0    done
     1    it failed: not delivered, not reachable, a bad signature, a port in use
     2    bad usage or bad input: an option, a file, a configuration, a DID, a payload
-    130  Ctrl-C; 143 where `listen` was ended by SIGTERM
+    130  Ctrl-C; 143 where `listen` or `bench --serve` was ended by SIGTERM
     141  whoever read our output stopped reading; nothing is said
 
 How it is made: `surface` has one dataclass per command, whose fields are its options and

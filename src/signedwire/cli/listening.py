@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.ending import TERMINATED, end_on_sigterm
+from signedwire.cli.errors import NotDone
 from signedwire.cli.output import emit, paint, result, say
+from signedwire.cli.reaching import listening_config, reachable
 from signedwire.cli.render import (
     UNPROVEN,
     at_utc,
@@ -27,14 +27,13 @@ from signedwire.delivery.message import Message
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
-from signedwire.types import Address, PayloadType, Reason, unix_time_us
+from signedwire.types import PayloadType, Reason, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Listen
 
 __all__ = ["listen"]
 
-_TERMINATED: Final = 143
 _LOOK_INTERVAL: Final = 0.25
 _WHY: Final = {
     Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
@@ -47,10 +46,6 @@ _WHY: Final = {
     Reason.TOO_SLOW: "a connection that said too little for too long",
     Reason.WRONG_PROTOCOL: "a connection of something that speaks no wire we accept",
 }
-_WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
-# Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
-# the kernel chooses the address that we are reached at.
-_SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 def listen(options: Listen) -> int:
@@ -66,14 +61,7 @@ def listen(options: Listen) -> int:
 
 
 def _config(options: Listen) -> TransportConfig:
-    config = options.load_config()
-    if options.listen is not None:
-        config = config.replace(listen=options.listen)
-    if config.listen is None:
-        raise BadInput(
-            "the configuration says listen = none, so there is nothing to listen on",
-            "Give --listen HOST:PORT",
-        )
+    config = listening_config(options, options.listen)
     if options.allow_unsigned:
         config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
     if options.v1 or options.allow_unsigned:  # unsigned messages there are in v1 alone
@@ -89,11 +77,10 @@ class _Listening:
         self._node = node
         self._store = store
         self._printed = 0
-        self._is_terminated = False
         self._is_announced = False
 
     async def run(self) -> int:
-        self._end_on_sigterm()
+        is_terminated = end_on_sigterm()
         try:
             async with self._running():
                 self._announce()
@@ -113,26 +100,15 @@ class _Listening:
                     "Give it a longer --timeout, or see with -v what was dropped",
                 ) from None
         except asyncio.CancelledError:
-            if not self._is_terminated:
+            if not is_terminated():
                 raise  # Ctrl-C
-            return _TERMINATED
+            return TERMINATED
         finally:
             # After the close, which counts what nobody took.
             if self._is_announced:
                 with contextlib.suppress(OSError):  # nobody reads any more: told elsewhere
                     self._summarise()
         return 0
-
-    def _end_on_sigterm(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-
-        def end() -> None:
-            self._is_terminated = True
-            task.cancel()
-
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
 
     async def _print_all(self) -> None:
         async for message in self._node.messages():
@@ -168,7 +144,7 @@ class _Listening:
 
     def _announce(self) -> None:
         assert self._node.address is not None
-        address = _reachable(self._node.address)
+        address = reachable(self._node.address)
         peer = f"{self._node.did}@{address}"
         self._is_announced = True
         say("listening; send to it with")
@@ -212,14 +188,3 @@ def _line(message: Message) -> str:
         label = f"(again) {label}"
     clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"
     return f"{clock}  {who}  {word(message.priority):<8}  {label}{payload_text(message.payload)}"
-
-
-def _reachable(address: Address) -> Address:
-    """An address that others can dial, where we listen on all of this machine's."""
-    family = _WILDCARDS.get(address.host)
-    if family is None:
-        return address
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((_SOMEWHERE[family], 9))
-        return Address(probe.getsockname()[0], address.port)
-    return Address("127.0.0.1" if family is socket.AF_INET else "::1", address.port)

@@ -17,7 +17,7 @@ from signedwire.types import Address, Did
 if TYPE_CHECKING:
     from signedwire.cli.surface import Peers, Ping
 
-__all__ = ["peers", "ping"]
+__all__ = ["hint_for", "peers", "ping"]
 
 _MAX_PROBES = 16
 """Peers that are tried at the same time."""
@@ -76,13 +76,14 @@ def _conclude(finding: Finding, count: int, failures: int) -> None:
         of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
         if count > 1 and finding.handshake_ms is not None:
             of = " any more"
-        say(f"signedwire: {did} was not reached at {address}{of}. {_hint(finding)}")
+        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(finding)}")
     elif finding.wire == "v1":
         say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
         say(f"not proven: that it is {did}; v1 peers never answer")
 
 
-def _hint(finding: Finding) -> str:
+def hint_for(finding: Finding) -> str:
+    """What to do about a peer that was not reached."""
     if finding.state == HUNG_UP:
         return "If it is a v1 peer, add --v1."
     if finding.state == "another peer":

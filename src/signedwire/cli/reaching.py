@@ -1,8 +1,10 @@
-"""Where a peer is reached, and over which wire."""
+"""Where a peer is reached, and over which wire; where we are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput
 from signedwire.config import TransportConfig
@@ -12,7 +14,19 @@ from signedwire.types import Address, Did, parse_peer
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command
 
-__all__ = ["allow_v1", "find_peer", "forbid_v1", "is_v1_allowed"]
+__all__ = [
+    "allow_v1",
+    "find_peer",
+    "forbid_v1",
+    "is_v1_allowed",
+    "listening_config",
+    "reachable",
+]
+
+_WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
+# Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
+# the kernel chooses the address that we are reached at.
+_SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address]:
@@ -49,3 +63,27 @@ def allow_v1(config: TransportConfig, did: Did) -> TransportConfig:
 def forbid_v1(config: TransportConfig) -> TransportConfig:
     """The configuration, with v1 for nobody; where v1 is the only wire, as it is."""
     return config if config.wire == "v1" else config.replace(v1_peers=())
+
+
+def listening_config(options: Command, listen: str | None) -> TransportConfig:
+    """The configuration of a command that listens, there if it is given."""
+    config = options.load_config()
+    if listen is not None:
+        config = config.replace(listen=listen)
+    if config.listen is None:
+        raise BadInput(
+            "the configuration says listen = none, so there is nothing to listen on",
+            "Give --listen HOST:PORT",
+        )
+    return config
+
+
+def reachable(address: Address) -> Address:
+    """An address that others can dial, where we listen on all of this machine's."""
+    family = _WILDCARDS.get(address.host)
+    if family is None:
+        return address
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((_SOMEWHERE[family], 9))
+        return Address(probe.getsockname()[0], address.port)
+    return Address("127.0.0.1" if family is socket.AF_INET else "::1", address.port)

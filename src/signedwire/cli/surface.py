@@ -481,12 +481,43 @@ class Demo(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure this machine: messages per second, by payload size."""
+    """Measure this machine, or a peer over the network between.
 
+    Without an argument: messages per second and round trips of processes on this machine,
+    beside other software; it takes some minutes.
+
+    Against a peer of your own: `signedwire bench --serve --listen 0.0.0.0:9001` on one
+    machine prints the line for the other, `signedwire bench DID@host:9001`. That measures
+    messages/s, each with its signed receipt, at each --size, and the time there and back.
+    A peer that is no bench server gets one question and nothing else. Exit code 1: it was
+    not reached, does not serve, or messages were lost.
+
+    --serve receives, counts, echoes and keeps nothing, until Ctrl-C. Anybody who knows its
+    DID and address can send to it meanwhile. Both sides use a key made for this run.
+    """
+
+    to: Annotated[
+        str | None,
+        typer.Argument(metavar="DID[@HOST:PORT]", help="A peer that runs `bench --serve`."),
+    ] = None
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Be the peer that another machine measures.")
+    ] = False
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where --serve listens; 0.0.0.0 is for other machines too. By default "
+            "127.0.0.1:0, this machine alone.",
+        ),
+    ] = None
     seconds: Annotated[
         float,
         typer.Option(parser=_read_seconds, metavar="SECONDS", help="How long for each figure."),
     ] = 2.0
+    rounds: Annotated[
+        int, typer.Option(parser=_read_count, metavar="N", help="How often each is measured.")
+    ] = 3
     size: Annotated[
         list[int] | None,
         typer.Option(
@@ -500,16 +531,19 @@ class Bench(Command):
         bool,
         typer.Option("--compare/--no-compare", help="Beside other software on this machine."),
     ] = True
+    own_identity: Annotated[
+        bool,
+        typer.Option(
+            "--own-identity",
+            help="Use our identity, for peers that let in only whom they know; no other "
+            "node may run with it meanwhile.",
+        ),
+    ] = False
 
     def run(self) -> int:
-        from signedwire.bench import run_bench
+        from signedwire.cli.benching import bench
 
-        return run_bench(
-            seconds=self.seconds,
-            sizes=self.size or [64, 1000],
-            compare=self.compare,
-            json=self.json,
-        )
+        return bench(self)
 
 
 COMMANDS: Final[dict[str, type[Command]]] = {

@@ -1,0 +1,201 @@
+"""`signedwire bench`: of this machine, against a peer, and as that peer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from signedwire.bench import progress
+from signedwire.bench.payload import MIN_SIZE
+from signedwire.bench.peer_bench import PeerBench, PeerResults
+from signedwire.bench.peer_server import BenchServer
+from signedwire.bench.peer_table import show_peer
+from signedwire.cli.ending import TERMINATED, end_on_sigterm
+from signedwire.cli.errors import FAILED, BadInput, NotDone
+from signedwire.cli.output import emit, say
+from signedwire.cli.pinging import hint_for
+from signedwire.cli.probing import HUNG_UP, Finding, Prober
+from signedwire.cli.reaching import find_peer, forbid_v1, listening_config, reachable
+from signedwire.cli.render import count_of
+from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.identity import Identity
+from signedwire.node import Node
+from signedwire.portal import new_event_loop
+from signedwire.types import Address, Did
+
+if TYPE_CHECKING:
+    from signedwire.cli.surface import Bench
+
+__all__ = ["bench"]
+
+_SIZES: Final = [64, 1000]
+
+
+def bench(options: Bench) -> int:
+    """Measure this machine, or a peer, or be that peer."""
+    if options.to is not None and options.serve:
+        raise BadInput(
+            "DID@HOST:PORT and --serve exclude each other",
+            "One machine serves, another one measures it",
+        )
+    if options.listen is not None and not options.serve:
+        raise BadInput("--listen is where --serve listens", "Add --serve")
+    if options.serve:
+        return _serve(options)
+    if options.to is not None:
+        return _measure(options, options.to)
+    from signedwire.bench import run_bench
+
+    return run_bench(
+        seconds=options.seconds,
+        sizes=options.size or _SIZES,
+        rounds=options.rounds,
+        compare=options.compare,
+        json=options.json,
+    )
+
+
+def _identity(options: Bench) -> Identity:
+    return options.load_identity() if options.own_identity else Identity.generate()
+
+
+def _only_v2(config: TransportConfig) -> TransportConfig:
+    """Of v2 alone, and without files: what is measured is kept nowhere."""
+    if config.wire == "v1":
+        raise BadInput(
+            "this bench is of the v2 wire, and the configuration says wire = v1",
+            'Set wire = "auto", or leave it away',
+        )
+    return forbid_v1(config).replace(store=None, evidence=None, signatures=SignaturePolicy.REQUIRED)
+
+
+# -- the peer that is measured --------------------------------------------------------
+
+
+def _serve(options: Bench) -> int:
+    node = Node(_identity(options), _only_v2(listening_config(options, options.listen)))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_serving(options, node))
+
+
+async def _serving(options: Bench, node: Node) -> int:
+    is_terminated, server, is_announced = end_on_sigterm(), BenchServer(node), False
+    try:
+        async with node:
+            _announce(options, node)
+            is_announced = True
+            await server.run()
+    except asyncio.CancelledError:
+        if not is_terminated():
+            raise  # Ctrl-C
+        return TERMINATED
+    finally:
+        # After the close, which counts what nobody took.
+        if is_announced:
+            with contextlib.suppress(OSError):  # nobody reads any more: told elsewhere
+                _summarise(options, node, server)
+    return 0
+
+
+def _announce(options: Bench, node: Node) -> None:
+    assert node.address is not None
+    address = reachable(node.address)
+    peer = f"{node.did}@{address}"
+    say("serving; on another machine, measure it with")
+    say(f"  signedwire bench {peer}")
+    if _is_loopback(address):
+        say("only this machine reaches it there; --listen 0.0.0.0:PORT is for others too")
+    say("anybody who knows that line can send to it: it counts, echoes and keeps nothing")
+    say("Ctrl-C ends it")
+    if options.json:
+        emit({"event": "serving", "did": str(node.did), "address": str(address), "peer": peer})
+
+
+def _is_loopback(address: Address) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(address.host).is_loopback
+    return address.host == "localhost"
+
+
+def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
+    dropped = {str(reason): n for reason, n in node.stats().dropped.items() if n}
+    if options.json:
+        emit(
+            {
+                "event": "summary",
+                "messages": server.messages,
+                "bytes": server.bytes,
+                "echoed": server.echoed,
+                "peers": server.guests,
+                "unasked": server.unasked,
+                "unanswered": server.unanswered,
+                "dropped": dropped,
+            }
+        )
+        return
+    also = {
+        "from senders that had not asked": server.unasked,
+        "echoes or answers not sent": server.unanswered,
+        **{f"dropped: {reason}": n for reason, n in sorted(dropped.items())},
+    }
+    say(
+        f"received {server.messages:,} messages, {server.bytes:,} bytes, of "
+        f"{count_of(server.guests, 'peer')}; echoed {server.echoed:,}"
+        + "".join(f"; {n} {what}" for what, n in also.items() if n)
+    )
+
+
+# -- the one that measures ------------------------------------------------------------
+
+
+def _measure(options: Bench, to: str) -> int:
+    config = _only_v2(options.load_config()).replace(listen=None)
+    sizes = list(dict.fromkeys(options.size or _SIZES))
+    if not all(MIN_SIZE <= size <= config.max_payload_size for size in sizes):
+        raise BadInput(
+            f"sizes are {MIN_SIZE} to {config.max_payload_size} bytes here",
+            "Give another --size, or raise max_payload_size on both sides",
+        )
+    did, address = find_peer(to, options, config.fallback)
+    identity = _identity(options)
+    # What is wrong with a peer that is not reached, a link alone cannot tell as well.
+    prober = Prober(config, identity if options.own_identity else None)
+    finding = next(prober.probe(did, address))
+    if not finding.is_reached:
+        raise _not_reached(finding)
+    node = Node(identity, config)
+    node.routing.update(did, address)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        results = runner.run(_measuring(options, node, did, address, sizes))
+    if options.json:
+        emit(results.as_json())
+    else:
+        from rich.console import Console
+
+        show_peer(Console(), results)
+    return FAILED if results.lost else 0
+
+
+async def _measuring(
+    options: Bench, node: Node, did: Did, address: Address, sizes: list[int]
+) -> PeerResults:
+    async with node:
+        measuring = PeerBench(node, did)
+        with progress() as tell:
+            tell(f"asking {address}")
+            await measuring.agree()
+            return await measuring.measure(
+                f"{did}@{address}", sizes, options.seconds, options.rounds, tell
+            )
+
+
+def _not_reached(finding: Finding) -> NotDone:
+    hint = hint_for(finding)
+    if finding.state == HUNG_UP:
+        hint = "v1 peers cannot be measured so; `signedwire bench` measures the v1 wire here"
+    elif finding.state == "unreachable":
+        hint = "Is `signedwire bench --serve` running there, and are host and port right?"
+    error = finding.error or finding.state
+    return NotDone(f"{finding.did} was not reached at {finding.address}: {error}", hint)
