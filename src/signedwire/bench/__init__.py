@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Final
 
 from signedwire import TransportConfig, __version__
-from signedwire.bench.child import MESSAGES_AT_A_TIME
+from signedwire.bench.child import CALLS_AT_A_TIME, MESSAGES_AT_A_TIME
 from signedwire.bench.fanout import MAX_PEERS, measure_fanout
 from signedwire.bench.links import measure_links
 from signedwire.bench.micro import measure_steps
@@ -270,6 +270,7 @@ def _settings(
         "sizes": sizes,
         "rounds": rounds,
         "only": [part for part in PARTS if part in only],
+        "calls_at_a_time": CALLS_AT_A_TIME,
         "messages_at_a_time": MESSAGES_AT_A_TIME,
         "send_queue_limit": defaults["send_queue_limit"],
         "inbox_limit": defaults["inbox_limit"],

@@ -33,6 +33,7 @@ from signedwire.bench.payload import COMMAND, v1_data_size
 __all__ = [
     "ANSWER_TIMEOUT",
     "MAX_PINGS",
+    "CALLS_AT_A_TIME",
     "MESSAGES_AT_A_TIME",
     "Arrivals",
     "main",
@@ -45,7 +46,10 @@ _QUIET: Final = 0.5
 """Seconds without an arrival after which what is missing counts as lost."""
 ANSWER_TIMEOUT: Final = 1.0
 MAX_PINGS: Final = 20_000
-MESSAGES_AT_A_TIME: Final = 10_000
+CALLS_AT_A_TIME: Final = 10
+"""Calls of `send_many()` on v2 that run together: with one alone, the link runs dry each
+time that it waits for its last receipts, which costs 5 to 15 %."""
+MESSAGES_AT_A_TIME: Final = 1000
 """Payloads of one `send_many()` on v2."""
 
 
@@ -131,19 +135,25 @@ class SignedwirePeer:
 
     async def send(self, size: int, seconds: float) -> dict[str, float]:
         node, peer, payload = self._node, self._peer, bytes(size)
-        is_v1, payloads = node.config.wire == "v1", [payload] * MESSAGES_AT_A_TIME
         sent = 0
         cpu = time.process_time()
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            if is_v1:
+        if node.config.wire == "v1":
+            while time.perf_counter() < end:
                 await node.send(peer, payload, until="queued")
                 sent += 1
-            else:
-                # Every one of them has its signed receipt then.
-                await node.send_many(peer, payloads, until="accepted")
-                sent += len(payloads)
+        else:
+            calls = (self._send_many(payload, end) for _ in range(CALLS_AT_A_TIME))
+            sent = sum(await asyncio.gather(*calls))
         return {"sent": sent, "cpu": time.process_time() - cpu}
+
+    async def _send_many(self, payload: bytes, end: float) -> int:
+        """One call after the other; each message has its signed receipt then."""
+        payloads, sent = [payload] * MESSAGES_AT_A_TIME, 0
+        while time.perf_counter() < end:
+            await self._node.send_many(self._peer, payloads, until="accepted")
+            sent += len(payloads)
+        return sent
 
     async def receive(self) -> dict[str, float]:
         self._arrivals = arrivals = Arrivals()

@@ -65,6 +65,8 @@ class FanOutPair:
 
     def turn(self, seconds: float, chunk: int) -> dict[str, Any]:
         """Send for so long: "rate", "sent", "lost", and CPU seconds of both sides."""
+        # Answered before anything is sent, or the first messages would be counted elsewhere.
+        self._receiver.ask("reset")
         counting = self._receiver.begin("receive")
         sending = self._sender.ask(
             "send",

@@ -5,7 +5,8 @@ link peers             one node of ours with a link to each of them
 send at_a_time chunk size seconds
                        to all of them in turn, for so long
                        → {"sent", "seconds", "cpu"}
-receive                count what all nodes receive until `expect` is fulfilled
+reset                  count anew from here on what all nodes receive
+receive                until `expect` is fulfilled
                        → {"received", "cpu", …}
 expect count           the sender has stopped after so many
 """
@@ -99,8 +100,11 @@ class FanOutPeer:
             "cpu": time.process_time() - cpu,
         }
 
+    async def reset(self) -> None:
+        self._arrivals = Arrivals()
+
     async def receive(self) -> dict[str, float]:
-        self._arrivals = arrivals = Arrivals()
+        arrivals = self._arrivals
         silent, before = 0, 0
         # Looks and not seconds: a process that got no CPU has not looked either.
         while arrivals.expected is None or (

@@ -231,8 +231,9 @@ def _meaning(results: Results) -> str:
     return (
         f"Two processes on loopback, through the public API. signedwire: every message is signed "
         f"by its sender and verified by its receiver. v2 includes TLS 1.3, ordering, credit, and "
-        f"the receiver's signed receipt for each message: send_many() of "
-        f"{settings['messages_at_a_time']:,}, which returns when all are accepted. v1 is not "
+        f"the receiver's signed receipt for each message: calls of "
+        f"send_many() with {settings['messages_at_a_time']:,}, {settings['calls_at_a_time']} at a "
+        f"time, which return when all are accepted. v1 is not "
         f"encrypted, and nobody answers: send() returns when the message is queued. messages/s "
         f"(higher is better): what reached the receiving application while the sender was "
         f"sending in a loop, {settings['seconds']:g} s; what was still under way then is only "
@@ -259,10 +260,11 @@ def _stored_meaning(results: Results) -> str:
         f"message, that it is on the sender's disk before it is sent, and on the receiver's "
         f"before it is delivered and receipted; the receipt, on which it leaves the sender's "
         f"store; the application's done(), committed before the clock stops, and the word of "
-        f"that to the sender. send_many() of {settings['messages_at_a_time']:,}, until all are "
-        f"accepted, for {settings['seconds']:g} s; medians of {settings['rounds']} rounds, in "
-        f"turns. without: the same with done() and no store. On the disk means fdatasync has "
-        f"returned, of a commit that many messages share."
+        f"that to the sender. send_many() with {settings['messages_at_a_time']:,}, "
+        f"{settings['calls_at_a_time']} calls at a time, until all are accepted, for "
+        f"{settings['seconds']:g} s; medians of {settings['rounds']} rounds, in turns. without: "
+        f"the same with done() and no store. On the disk means fdatasync has returned, of a "
+        f"commit that many messages share."
     )
     if results.commits:
         text += (
