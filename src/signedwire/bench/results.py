@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from signedwire.bench.figures import FanOut, Start
+from signedwire.bench.figures import FanOut, Rounds, Start
 
 __all__ = ["BacklogCost", "CommitCost", "LinkCost", "Measure", "Results", "System"]
 
@@ -50,7 +49,7 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(Rounds):
     """One figure of one system: a value from each round."""
 
     what: str
@@ -58,22 +57,12 @@ class Measure:
     size: int
     """Encoded payload, bytes."""
     system: System
-    rounds: list[float]
     sent: int = 0
     lost: int = 0
     sender_cpu: float | None = None
     """CPU microseconds of the sending process per message, all its threads; throughput only."""
     receiver_cpu: float | None = None
     """The same of the receiving process."""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rounds)
-
-    @property
-    def spread(self) -> float:
-        """Half the distance from the lowest to the highest round, as a share of the median."""
-        return (max(self.rounds) - min(self.rounds)) / 2 / self.median if self.median else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +213,11 @@ class Results:
             "machine": self.machine,
             "settings": self.settings,
             "measures": [
-                {**_plain(measure), "ratios": self.ratios(measure)} for measure in self.measures
+                {**measure.as_json(), "ratios": self.ratios(measure)} for measure in self.measures
             ],
             "stored": [
                 {
-                    **_plain(measure),
+                    **measure.as_json(),
                     "ratio_without_store": self.stored_ratios(measure)[0],
                     "ratio_nats": self.stored_ratios(measure)[1],
                 }
@@ -247,11 +236,3 @@ class Results:
             "left_out": self.left_out,
             "seconds_taken": round(self.seconds_taken, 1),
         }
-
-
-def _plain(measure: Measure) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(measure),
-        "median": measure.median,
-        "spread": measure.spread,
-    }

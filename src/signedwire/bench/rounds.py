@@ -14,6 +14,7 @@ from importlib import util
 from typing import Final, Self
 
 from signedwire.bench.children import Child, ChildGone
+from signedwire.bench.figures import percentiles
 from signedwire.bench.results import Measure, Results, System
 
 __all__ = ["Pair", "Tell", "Throughput", "loops", "measure_pairs", "start_pairs"]
@@ -166,7 +167,7 @@ def measure_pairs(
                         rates.setdefault((system, size), []).append(pair.throughput(size, turn))
                     else:
                         times.setdefault(system, []).append(
-                            _percentiles(pair.round_trips(sizes[0], turn / 4))
+                            percentiles(pair.round_trips(sizes[0], turn / 4))
                         )
                 except ChildGone as error:
                     alive.remove(pair)
@@ -204,10 +205,3 @@ def _round_trips(system: System, size: int, turns: list[tuple[float, float]]) ->
         Measure(what=what, size=size, system=system, rounds=list(rounds))
         for what, rounds in zip(names, zip(*turns, strict=True), strict=True)
     ]
-
-
-def _percentiles(times: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    if len(times) < 2:
-        return times[0], times[0]
-    return statistics.median(times), statistics.quantiles(times, n=100)[98]

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from signedwire.bench.columns import new_table as _table
+from signedwire.bench.columns import with_spread
 from signedwire.bench.micro import STEPS
 from signedwire.bench.more_tables import fanout_table, more_meaning, start_table
 from signedwire.bench.peers import OMNIMESH
@@ -89,10 +90,9 @@ def _order(measure: Measure) -> tuple[bool, str, int]:
 
 
 def _figure(measure: Measure) -> str:
-    spread = f"[dim]±{measure.spread * 100:.0f}%[/]"
-    if measure.what == "messages/s":
-        return f"{measure.median:,.0f} {spread}"
-    return f"{measure.median * 1e6:,.0f} µs {spread}"
+    is_rate = measure.what == "messages/s"
+    figure = f"{measure.median:,.0f}" if is_rate else f"{measure.median * 1e6:,.0f} µs"
+    return with_spread(figure, measure.spread)
 
 
 def _stored(results: Results) -> Table:
