@@ -247,6 +247,32 @@ class Allowance(NamedTuple):
     """The same for the Critical lane, which has an allowance of its own."""
     critical_bytes: int
 
+    def plus(self, messages: int, size: int, *, is_critical: bool) -> Allowance:
+        """This, and so many more messages and bytes; Critical apart."""
+        if is_critical:
+            return Allowance(
+                self.messages, self.bytes, self.critical_messages + messages, self[3] + size
+            )
+        return Allowance(self.messages + messages, self.bytes + size, self[2], self[3])
+
+    def minus(self, used: Allowance) -> Allowance:
+        """What is left when `used` is gone."""
+        return Allowance(
+            self.messages - used.messages,
+            self.bytes - used.bytes,
+            self.critical_messages - used.critical_messages,
+            self.critical_bytes - used.critical_bytes,
+        )
+
+    def exceeds(self, limit: Allowance) -> bool:
+        """Whether any of the four figures is above that of `limit`."""
+        return (
+            self.messages > limit.messages
+            or self.bytes > limit.bytes
+            or self.critical_messages > limit.critical_messages
+            or self.critical_bytes > limit.critical_bytes
+        )
+
 
 class Priority(enum.IntEnum):
     """Which lane a message takes. A higher lane is always written first."""

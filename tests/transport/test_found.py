@@ -42,6 +42,7 @@ from signedwire.transport import tcp as tcp_module
 from signedwire.transport.inflow import Inflow
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Allowance, PeerState, unix_time_us
+from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.envelope import sign_batch
@@ -456,7 +457,7 @@ async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
             with await RawPeer.accept(server, BOB, ALICE, **takes_all):
                 await eventually(lambda: alice.peers()[BOB.did].in_flight)
                 (link,) = links_of(alice)
-                assert link._is_paused
+                assert link._socket.is_paused
                 assert receipt.state is DeliveryState.QUEUED
                 link.close(frames.CLOSE_EVICTED, "so the test wants")
                 assert alice.peers()[BOB.did].queued[Priority.NORMAL] == 1
@@ -658,7 +659,7 @@ IDLE: Final = {
 def test_frames_that_bring_nothing_end_the_link_when_they_are_too_many(
     frame: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_MAX_IDLE_FRAMES", 100)
+    monkeypatch.setattr(idle_module, "_MAX_LEVEL", 100)
     alice, _ = open_pair()
     alice.receive_data(frame * 90, 0.0)
     assert not alice.is_closed
@@ -672,7 +673,7 @@ def test_frames_that_bring_nothing_end_the_link_when_they_are_too_many(
 def test_frames_that_bring_nothing_are_harmless_now_and_then(
     frame: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_MAX_IDLE_FRAMES", 100)
+    monkeypatch.setattr(idle_module, "_MAX_LEVEL", 100)
     alice, _ = open_pair()
     for n in range(1000):
         alice.receive_data(frame, n * 0.01)
@@ -684,7 +685,7 @@ def test_frames_that_bring_nothing_are_harmless_now_and_then(
 async def test_a_node_that_is_flooded_with_pings_hangs_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "_MAX_IDLE_FRAMES", 1000)
+    monkeypatch.setattr(idle_module, "_MAX_LEVEL", 1000)
     async with Net().node(BOB) as bob:
         with await RawPeer.dial(bob, ALICE) as alice:
             await alice.next(HelloReceived)

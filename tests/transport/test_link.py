@@ -351,7 +351,7 @@ def count_writes(node: Node, peer: Node) -> list[int]:
     link = node._core.outgoing.peer(peer.did).link
     assert link is not None
     # On a busy machine, the test itself may have held the loop.
-    link._prompt_until, link._late_says = 0.0, 0
+    link._receipt_delay._prompt_until, link._receipt_delay._late = 0.0, 0
     session = link._session
     assert session is not None
     data_to_send, sizes = session.data_to_send, []

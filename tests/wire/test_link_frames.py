@@ -413,5 +413,5 @@ class TestDecoder:
             for _ in decoder.receive_data(stream[at : at + size]):
                 pass
             at += size
-            assert len(decoder._buffer) < 1004, f"seed {seed}"
+            assert len(decoder._rest) < 1004, f"seed {seed}"
         assert not decoder.has_partial_frame

@@ -19,15 +19,16 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 from weakref import ref
 
+from signedwire.delivery.accepted import AcceptedLeaves
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message, Origin, OutgoingMessage
 from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
-from signedwire.wire.batch import HASH_SIZE
 from signedwire.wire.envelope import (
     MAX_PAYLOAD_TYPE,
     V2_HEADER_SIZE,
@@ -117,9 +118,11 @@ class SendStream:
         self._next = [1] * len(Priority)
         self._has_sent = False
         self._flights: dict[bytes, _Flight] = {}  # by root, in the order of sending
-        # Those that have no answer yet. Only refusals name them so: `None` until one comes,
-        # since 256 entries for each batch cost as much as its encryption.
+        # Messages without an answer, by name for refusals and by leaf for receipts of single
+        # envelopes. Both are rare: `None` until one comes, since 256 entries for each batch
+        # cost as much as its encryption. Without them an unknown name costs a walk over all.
         self._by_name: dict[_Name, _Flight] | None = None
+        self._by_leaf: dict[bytes, _Flight] | None = None
         self._landed_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Messages that were written and have no answer yet."""
@@ -158,25 +161,28 @@ class SendStream:
         room: Allowance,
         is_dead: Callable[[OutgoingMessage], bool],
         largest: int = 2**32,
+        max_bytes: int = MAX_BATCH_BYTES,
     ) -> list[OutgoingMessage]:
         """Take the messages of the next frame from their lanes, and number them.
 
-        All Critical or none; at most 256, and 64 KiB unless one alone is larger; no
-        more than the peer has room for. `is_dead` says which are not to be sent; it is
-        asked where there may be a reason: once for those on the same terms where they have
-        a deadline, and for what has more bytes than `largest` or is over already.
+        All Critical or none; at most 256, and `max_bytes`, at most 64 KiB, unless one alone
+        is larger; no more than the peer has room for. `is_dead` says which are not to be sent;
+        it is asked where there may be a reason: once for those on the same terms where they
+        have a deadline, and for what has more bytes than `largest` or is over already.
         """
-        return self._take(
-            lanes, room.critical_messages, room.critical_bytes, is_dead, largest, is_critical=True
-        ) or self._take(lanes, room.messages, room.bytes, is_dead, largest, is_critical=False)
+        take = partial(self._take, lanes, is_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
+        return take(room.critical_messages, room.critical_bytes, is_critical=True) or take(
+            room.messages, room.bytes, is_critical=False
+        )
 
     def _take(
         self,
         lanes: Lanes[OutgoingMessage],
-        messages_room: int,
-        bytes_room: int,
         is_dead: Callable[[OutgoingMessage], bool],
         largest: int,
+        max_bytes: int,
+        messages_room: int,
+        bytes_room: int,
         *,
         is_critical: bool,
     ) -> list[OutgoingMessage]:
@@ -202,7 +208,7 @@ class SendStream:
                     continue
                 terms, common = message.terms, b""
             size += length
-            if size > bytes_room or (batch and size > MAX_BATCH_BYTES):
+            if size > bytes_room or (batch and size > max_bytes):
                 break
             if not message.sequence:
                 sequence = next_[terms.priority]
@@ -223,9 +229,14 @@ class SendStream:
         self.in_flight_bytes += flight.unsettled_bytes
         if self._by_name is not None:
             self._by_name.update(_names_of(flight))
+        if self._by_leaf is not None:
+            self._by_leaf.update(dict.fromkeys(batch.leaves, flight))
 
-    def _settle(self, flight: _Flight, messages: Sequence[OutgoingMessage]) -> None:
+    def _settle(self, flight: _Flight, indices: Sequence[int]) -> None:
         """These of a flight are answered; with the last of them, the flight has landed."""
+        messages = flight.messages
+        if len(indices) < len(messages):
+            messages = [messages[index] for index in indices]
         count, size = len(messages), flight.unsettled_bytes
         if count < flight.unsettled:
             size = sum([V2_HEADER_SIZE + message.payload_size for message in messages])
@@ -238,10 +249,31 @@ class SendStream:
         if self._by_name is not None:
             for message in messages:
                 del self._by_name[message.priority, message.sequence]
+        if self._by_leaf is not None:
+            for index in indices:
+                del self._by_leaf[flight.batch.leaves[index]]
         if not flight.unsettled:
             del self._flights[flight.batch.root]
             if not self._flights:
-                self._by_name = None
+                self._by_name = self._by_leaf = None
+
+    def _flight_of(self, leaf: bytes) -> _Flight | None:
+        """The flight of an envelope that has no answer yet."""
+        if self._by_leaf is None:
+            self._by_leaf = {
+                flight.batch.leaves[index]: flight
+                for flight in self._flights.values()
+                for index in _unsettled(flight)
+            }
+        return self._by_leaf.get(leaf)
+
+    def is_expected(self, receipts: Receipts) -> bool:
+        """Whether any of what is named waits for it. Costs the same however much is in flight."""
+        if receipts.kind == ACCEPTED_BATCHES:
+            return not self._flights.keys().isdisjoint(receipts.hashes)
+        if receipts.kind == HANDLED_ENVELOPES:
+            return not self._landed.keys().isdisjoint(receipts.hashes)
+        return any(self._flight_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """The peer's signed word: moves receipts on; returns the messages that are now accepted.
@@ -263,8 +295,9 @@ class SendStream:
                     accepted += self._accept(flight, raw)
             return accepted
         named = set(receipts.hashes)
-        for flight in tuple(self._flights.values()):
-            if not named.isdisjoint(flight.batch.leaves):
+        for leaf in receipts.hashes:
+            flight = self._flight_of(leaf)
+            if flight is not None:
                 accepted += self._accept(flight, raw, named)
         return accepted
 
@@ -291,7 +324,7 @@ class SendStream:
             known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
             self._landed_names.update(names)
-        self._settle(flight, accepted)
+        self._settle(flight, indices)
         for message in accepted:
             message.evidence = landed
         climb_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
@@ -324,9 +357,9 @@ class SendStream:
         for lane, sequence, reason in refusals:
             flight = self._find(lane, sequence)
             if flight is not None:
-                for message in flight.messages:
+                for index, message in enumerate(flight.messages):
                     if message.sequence == sequence and message.priority == lane:
-                        self._settle(flight, [message])
+                        self._settle(flight, [index])
                         found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
@@ -352,9 +385,14 @@ class SendStream:
             if not message.is_settled
         ]
         self._flights.clear()
-        self._by_name = None
+        self._by_name = self._by_leaf = None
         self.in_flight = self.in_flight_bytes = 0
         return messages
+
+
+def _unsettled(flight: _Flight) -> list[int]:
+    """Places of the messages that have no answer yet."""
+    return [index for index, message in enumerate(flight.messages) if not message.is_settled]
 
 
 def _names_of(flight: _Flight) -> dict[_Name, _Flight]:
@@ -397,9 +435,9 @@ class ReceiveStream:
     """What was accepted from one peer: marks within its epoch.
 
     A receipt is a proof of delivery, so none is ever given for another message under
-    a number that was used: of each lane, the leaves of the last `remembered` are kept,
-    32 bytes each. A sender has no more than its credit in flight, and resends a lane
-    in order, so that is what they must cover.
+    a number that was used: of each lane, the leaves of the last `remembered` are kept.
+    A sender has no more than its credit in flight, and resends a lane in order, so that
+    is what they must cover.
 
     Args:
         us, peer: The two DIDs, as bytes.
@@ -409,7 +447,6 @@ class ReceiveStream:
         "_accepted",
         "_late",
         "_parties",
-        "_remembered_bytes",
         "_unkept",
         "epoch",
         "marks",
@@ -417,8 +454,7 @@ class ReceiveStream:
 
     def __init__(self, us: bytes, peer: bytes, remembered: int) -> None:
         self._parties = peer + us  # as a header has them
-        self._remembered_bytes = remembered * HASH_SIZE
-        self._accepted = tuple(bytearray() for _ in Priority)
+        self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
         self.epoch = 0
         """The latest that was seen; 0: none."""
         self.marks = [0] * len(Priority)
@@ -436,7 +472,7 @@ class ReceiveStream:
     def weight(self) -> int:
         """Bytes that are remembered, about."""
         refused = len(self._late) + len(self._unkept)
-        return sum(map(len, self._accepted)) + 150 * refused
+        return 40 * sum(map(len, self._accepted)) + 150 * refused
 
     def begin(self, epoch: int) -> bool:
         """The peer's HELLO names its epoch; `False` for one older than the latest."""
@@ -461,26 +497,16 @@ class ReceiveStream:
     ) -> None:
         """The leaves that an earlier process has noted in this epoch; `accepted` lane by lane."""
         for lane, leaves in zip(self._accepted, accepted, strict=True):
-            lane.extend(b"".join(leaves))
+            lane.restore(leaves)
         for leaf in late:
             self._late.add(leaf)
         for leaf in unkept:
             self._unkept.add(leaf)
 
-    def refuse(self, leaf: bytes) -> None:
+    def refuse(self, leaf: bytes, lane: int) -> None:
         """It was new and could not be kept after all: never a receipt for it."""
-        for leaves in self._accepted:
-            at = leaves.find(leaf)
-            if at >= 0 and at % HASH_SIZE == 0:
-                del leaves[at : at + HASH_SIZE]
+        self._accepted[lane].remove(leaf)
         self._unkept.add(leaf)
-
-    def _was_accepted(self, leaf: bytes, lane: int) -> bool:
-        leaves = self._accepted[lane]
-        at = leaves.find(leaf)
-        while at % HASH_SIZE and at >= 0:  # across two others
-            at = leaves.find(leaf, at + 1)
-        return at >= 0
 
     def arrived(
         self,
@@ -522,11 +548,11 @@ class ReceiveStream:
                     marks[lane] = sequence
                     if not 0 < expires_at_us <= now_us:
                         new.append(Message(body, seal, index, expires_at_us or None, origin))
-                        accepted[lane].extend(leaf)
+                        accepted[lane].add(sequence, leaf)
                         continue
                     self._late.add(leaf)
                     late.append(index)
-                elif self._was_accepted(leaf, lane):
+                elif accepted[lane].has(sequence, leaf):
                     duplicates.append(leaf)
                     continue
                 if leaf in self._late:
@@ -537,9 +563,8 @@ class ReceiveStream:
                 reason = self._flaw(body, largest)
             refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
             refused.append(index)
-        for leaves_of_lane in accepted:
-            if len(leaves_of_lane) > self._remembered_bytes:
-                del leaves_of_lane[: len(leaves_of_lane) - self._remembered_bytes]
+        for lane_leaves in accepted:
+            lane_leaves.trim()
         if not refused:
             return Arrivals(new, None, duplicates, refusals, [], [])
         out = set(refused)

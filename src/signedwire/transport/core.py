@@ -30,6 +30,7 @@ from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
 from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
+from signedwire.transport.shares import LoopShares
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did, Reason
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -101,6 +102,8 @@ class Core:
         """Its thread; 0: none yet."""
         self._is_open = False
         self._has_ended: asyncio.Event | None = None
+        self.shares = LoopShares()
+        """Which link may process its input when."""
         self.outgoing = Outgoing(self, us)
         self.incoming = Incoming(self, us)
         self.links = Links(self, us)

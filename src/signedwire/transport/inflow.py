@@ -250,6 +250,7 @@ class Inflow:
             _add(self._held, *_measure(batch))
             return
         arrivals = self.stream.arrived(batch, core.config.max_payload_size, now_us, self)
+        link.note_arrivals(len(arrivals.new), len(arrivals.duplicates) + len(arrivals.strays))
         if arrivals.new:
             self._expect(arrivals.new)
         if arrivals.duplicates:
@@ -317,7 +318,7 @@ class Inflow:
         included where the batch had one of them again.
         """
         for message in messages:
-            self.stream.refuse(message.leaf)
+            self.stream.refuse(message.leaf, message.lane)
             self._refused.append(Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL))
             self._core.drop(Reason.INBOX_FULL, self.peer.short)
             self._unexpect(message)

@@ -13,14 +13,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
+from signedwire.transport.link_input import LinkInput
+from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did
-from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
+from signedwire.types import Address, Allowance, Did, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
 from signedwire.wire.session import (
@@ -43,15 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HUNG_UP_ON_TLS", "HungUpError", "Link"]
 
-_WRITE_HIGH_WATER: Final = 64 * 1024
-# A peer that reads nothing gets its receipts into our memory: stop reading from it. Not
-# for envelopes, or two who send each other much would both stop.
-_MAX_UNREAD_CONTROL: Final = 1024 * 1024
-_LINGER: Final = 1.0
-# Seconds that receipts may wait for the application's reply; and for how many times what
-# it took longer they do not wait then.
-_MAX_SAY_DELAY: Final = 0.005
-_PROMPT_FACTOR: Final = 20
+_MAX_HANDSHAKE: Final = 64 * 1024
+"""Bytes that the other side may send before it has proven its DID. About 2 KiB are needed."""
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
@@ -89,27 +85,25 @@ class Link(asyncio.Protocol):
         self._guest = guest
         self._loop = asyncio.get_running_loop()
         self._channel = core.tls.channel(is_server=expected is None)
-        self._transport: asyncio.Transport | None = None
+        self._socket = LinkSocket(core.counters, core.config.max_payload_size)
         self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._unwritten: list[OutgoingMessage] = []
         self._roots: list[bytes] = []
         self._leaves: list[bytes] = []
-        self._is_paused = False
-        self._is_reading = True
-        self._is_saying_soon = False
-        self._late_says = 0
-        self._prompt_until = 0.0
+        self._receipt_delay = ReceiptDelay(self._loop, self._say)
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
-        self._stop_reading_at = _MAX_UNREAD_CONTROL
-        self._error: DialError | None = None
-        self._hang_up_timer: asyncio.TimerHandle | None = None
+        self._input = LinkInput()
+        self._lost: str | None = None
+        """Why the connection is gone, while input of it is left."""
+        self._is_known = expected is not None
         self.is_open = False
         self.is_over = False
         self.has_landed = False
         """Whether the peer has signed for something that went over it."""
+        self.has_delivered = False
+        """Whether it has brought a message that was new."""
         self.closed: Closed | None = None
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
@@ -151,14 +145,12 @@ class Link(asyncio.Protocol):
     @property
     def address(self) -> Address | None:
         """The other side's."""
-        peername = None if self._transport is None else self._transport.get_extra_info("peername")
-        return None if peername is None else Address(peername[0], peername[1])
+        return self._socket.address
 
     # -- the socket ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        self._socket.open(cast(asyncio.Transport, transport))
         if self.is_dialed:
             self._channel.start()
             self._flush()
@@ -170,27 +162,14 @@ class Link(asyncio.Protocol):
             return
         if self._guest is not None:
             self._guest.touch()
-        try:
-            plain = self._channel.receive_data(data)
-            if self._session is None and self._channel.is_ready:
-                self._begin()
-                plain = self._channel.receive_data(b"")
-        except ssl.SSLError as error:
-            why = (error.reason or str(error)).lower().replace("_", " ")
-            self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
-            return
-        except ProofError as error:
-            self._fail(Reason.BAD_IDENTITY, error.fact)
-            return
-        if plain and self._session is not None:
-            self._session.receive_data(plain, time.monotonic())
-        if self._channel.is_at_end and self._session is not None:
-            self._session.receive_eof(time.monotonic())
-        self._turn()
+        self._input.put(data, is_costly=self.is_costly)
+        self._core.shares.serve(self)
 
     def eof_received(self) -> bool:
-        if self._session is not None:
-            self._session.receive_eof(time.monotonic())
+        if self._input:
+            self._input.put_end()
+        else:
+            self._end_input()
             self._turn()
         return False
 
@@ -201,22 +180,95 @@ class Link(asyncio.Protocol):
             cause = "closed by the peer before HELLO"
         else:
             cause = "the peer closed the connection"
-        self._over(cause)
-        if self._hang_up_timer is not None:
-            self._hang_up_timer.cancel()
-            self._core.links.lingering.discard(self)
+        if self._input and not self.is_over:
+            self._lost = cause  # what came before is worth a look, in its turn
+        else:
+            self._over(cause)
+        self._socket.lost()
+        self._core.links.lingering.discard(self)
         if self._guest is not None:
             self._guest.leave()
 
+    # -- input, in turns ------------------------------------------------------------
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the other side has lately cost more than it brought."""
+        if not (self._is_known or self.has_landed or self.has_delivered):
+            return True
+        return self._session is not None and self._session.is_costly
+
+    def work(self, until: float) -> bool:
+        """See `shares.Worker`."""
+        while not self.is_over:
+            session = self._session
+            if session is None or not session.handle_frame(time.monotonic()):
+                self._take_events()
+                if self.is_over or not self._input:
+                    break
+                self._decrypt(self._input.take())
+            self._take_events()
+            if time.perf_counter() >= until:
+                break
+        self._turn()
+        if self.is_over:
+            self._input.clear()
+        elif self._lost is not None and not self._input:
+            self._over(self._lost)
+        return bool(self._input) or (self._session is not None and self._session.has_frames)
+
+    def wait_for_turn(self) -> None:
+        """See `shares.Worker`."""
+        self._socket.set_waiting(True)
+
+    def end_wait(self) -> None:
+        """See `shares.Worker`."""
+        self._socket.set_waiting(False)
+
+    def _decrypt(self, data: bytes | memoryview) -> None:
+        """Take one step's ciphertext; an empty one is the end of the stream."""
+        if not data:
+            self._end_input()
+            return
+        try:
+            plain = self._channel.receive_data(data)
+            if self._session is None:
+                if self._channel.is_ready:
+                    self._begin()
+                    plain = self._channel.receive_data(b"")
+                elif self._input.received > _MAX_HANDSHAKE:
+                    self._fail(Reason.BAD_IDENTITY, "its handshake has no end")
+        except ssl.SSLError as error:
+            why = (error.reason or str(error)).lower().replace("_", " ")
+            self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+            return
+        except ProofError as error:
+            self._fail(Reason.BAD_IDENTITY, error.fact)
+            return
+        session = self._session
+        if session is None:
+            return
+        now = time.monotonic()
+        session.count_idle(self._input.surplus_records(len(data), len(plain)), now)
+        if plain:
+            session.put_data(plain, now)
+        if self._channel.is_at_end:
+            self._end_input()
+
+    def _end_input(self) -> None:
+        """The stream has ended: handle the frames that are left, then the end."""
+        session = self._session
+        if session is not None:
+            now = time.monotonic()
+            while session.handle_frame(now):
+                pass
+            session.receive_eof(now)
+
     def pause_writing(self) -> None:
-        self._is_paused = True
+        self._socket.is_paused = True
 
     def resume_writing(self) -> None:
-        self._is_paused = False
-        self._mark_written()
-        if not self._is_reading and self._transport is not None:
-            self._is_reading = True
-            self._transport.resume_reading()
+        self._socket.resume_writing()
         self.pump()
 
     # -- who it is ----------------------------------------------------------------
@@ -246,8 +298,14 @@ class Link(asyncio.Protocol):
             known_epoch=inflow.stream.epoch,
             marks=inflow.told_marks,
         )
+        self._is_known = self._is_known or self._core.routing.resolve(did) is not None
         self._session = Session(
-            self._core.identity, did, hello, self._core.session_limits, time.monotonic()
+            self._core.identity,
+            did,
+            hello,
+            self._core.session_limits,
+            time.monotonic(),
+            partial(self._core.links.is_expected, did),
         )
         inflow.began(self)
 
@@ -255,15 +313,25 @@ class Link(asyncio.Protocol):
 
     def _turn(self) -> None:
         """After anything happened: events up, bytes down, and the timer set."""
+        self._take_events()
+        session = self._session
+        if session is not None and (self._roots or self._leaves):
+            self._receipt_delay.start()
+        self._flush()
+        if session is not None and not self.is_over:
+            self._arm(session)
+
+    def _take_events(self) -> None:
         session = self._session
         if session is not None:
             while (event := session.next_event()) is not None:
                 self._handle(event)
-            if self._roots or self._leaves:
-                self._say_soon()
-        self._flush()
-        if session is not None and not self.is_over:
-            self._arm(session)
+
+    def note_arrivals(self, new: int, repeats: int) -> None:
+        """A batch brought so many messages that are new, and so many that bring nothing."""
+        self.has_delivered = self.has_delivered or new > 0
+        if repeats and self._session is not None:
+            self._session.count_repeats(repeats, is_all=not new, now=time.monotonic())
 
     def _handle(self, event: Event) -> None:
         core = self._core
@@ -293,36 +361,8 @@ class Link(asyncio.Protocol):
             case Closed():
                 self._on_closed(event)
 
-    def _say_soon(self) -> None:
-        """Sign and write what is owed, when the application had its turn.
-
-        What it replies goes in the same write, which wakes the peer once instead of
-        twice: a round trip takes 0.65 ms for 0.80 (median, asyncio). An application
-        that holds the loop for long does not hold receipts back with it: after two such
-        times (one may be another process that had the core) they
-        are written at once for 20 times as long.
-        """
-        if self._is_saying_soon:
-            return
-        now = self._loop.time()
-        if now < self._prompt_until:
-            self._say()
-            return
-        self._is_saying_soon = True
-        # In the next turn of the loop the application takes and replies, in the one after
-        # it the reply is written.
-        self._loop.call_soon(self._loop.call_soon, self._say_at_last, now)
-
-    def _say_at_last(self, since: float) -> None:
-        self._is_saying_soon = False
-        now = self._loop.time()
-        self._late_says = self._late_says + 1 if now - since > _MAX_SAY_DELAY else 0
-        if self._late_says > 1:
-            self._late_says = 0
-            self._prompt_until = now + (now - since) * _PROMPT_FACTOR
-        self._say()
-
     def _say(self) -> None:
+        """Sign and write the receipts that are due."""
         if self._session is not None and not self.is_over:
             self._send_receipts(self._session)
             self._flush()
@@ -347,8 +387,6 @@ class Link(asyncio.Protocol):
         if self._guest is not None:
             self._guest.prove()
         self.is_open = True
-        largest = hello.max_payload_size + frames.FRAME_MARGIN
-        self._stop_reading_at = _MAX_UNREAD_CONTROL + _WRITE_HIGH_WATER + largest
         self.since = time.time()
         if not self.outcome.done():
             self.outcome.set_result(None)
@@ -390,7 +428,7 @@ class Link(asyncio.Protocol):
             session.grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
-        self._say_soon()
+        self._receipt_delay.start()
 
     # -- writing ----------------------------------------------------------------------
 
@@ -398,7 +436,7 @@ class Link(asyncio.Protocol):
         """Write one batch of what waits for this peer, within its credit."""
         self._pump_handle = None
         session = self._session
-        if not self.is_open or self.is_over or self._is_paused:
+        if not self.is_open or self.is_over or not (room := self._socket.room()):
             return
         assert session is not None
         assert self.did is not None
@@ -412,7 +450,7 @@ class Link(asyncio.Protocol):
             return  # it grants much and signs for nothing; what it says next calls us again
         assert session.their_hello is not None
         messages = peer.stream.next_batch(
-            peer.lanes, session.room(), self._is_dead, session.their_hello.max_payload_size
+            peer.lanes, session.room(), self._is_dead, session.their_hello.max_payload_size, room
         )
         if not messages:
             return
@@ -425,7 +463,7 @@ class Link(asyncio.Protocol):
         if self._core.outbox is not None:
             # Now, not when the system has them: if the link ends before, they may arrive.
             self._core.outbox.written(peer, messages)
-        self._unwritten += messages
+        self._socket.expect_written(messages)
         self._flush()
         if peer.lanes:
             self._pump_soon()
@@ -444,31 +482,17 @@ class Link(asyncio.Protocol):
         return True
 
     def _pump_soon(self) -> None:
-        if self._pump_handle is None and not self._is_paused:
+        if self._pump_handle is None and not self._socket.is_paused:
             self._pump_handle = self._loop.call_soon(self.pump)
 
     def _flush(self) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        if not self._socket.is_connected:
             return
         if self._session is not None:
             data = self._session.data_to_send()
             if data:
                 self._channel.send(data)
-        data = self._channel.data_to_send()
-        if data:
-            self._core.counters.bytes_sent += len(data)
-            transport.write(data)
-            if self._unwritten and not self._is_paused:
-                self._mark_written()
-            if self._is_reading and transport.get_write_buffer_size() > self._stop_reading_at:
-                self._is_reading = False
-                transport.pause_reading()
-
-    def _mark_written(self) -> None:
-        messages, self._unwritten = self._unwritten, []
-        self._core.counters.messages_sent += len(messages)
-        climb_all(messages, DeliveryState.WRITTEN, unix_time_us())
+        self._socket.write(self._channel.data_to_send())
 
     # -- time ---------------------------------------------------------------------------
 
@@ -502,8 +526,7 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         """End at once."""
         self._over("closed here")
-        if self._transport is not None:
-            self._transport.abort()
+        self._socket.abort()
 
     def _fail(self, reason: Reason, cause: str) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
@@ -518,11 +541,7 @@ class Link(asyncio.Protocol):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.close()
-            # A peer that does not read would keep the socket for ever.
-            self._hang_up_timer = self._loop.call_later(_LINGER, transport.abort)
+        if self._socket.hang_up():
             self._core.links.lingering.add(self)
 
     def _over(self, cause: str, closed: Closed | None = None) -> None:
@@ -535,7 +554,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-        self._unwritten = []
+        self._socket.forget_unwritten()
         if not self.outcome.done():
             self.outcome.set_exception(self._dial_error(cause))
             self.outcome.exception()  # nobody has to ask

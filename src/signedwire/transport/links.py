@@ -288,6 +288,10 @@ class Links:
             peer.wire = None
             peer.hang_ups = _HANG_UPS_OF_V1 - 1
 
+    def is_expected(self, did: Did, receipts: Receipts) -> bool:
+        """Whether any message of ours waits for what these name."""
+        return self._core.outgoing.peer(did).stream.is_expected(receipts)
+
     def on_receipts(self, did: Did, receipts: Receipts) -> bool:
         """The peer has signed for messages of ours; whether any was waiting for that."""
         peer = self._core.outgoing.peer(did)

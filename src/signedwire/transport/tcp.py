@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["TcpCarrier", "describe_os_error", "set_accepted_options"]
+__all__ = ["TcpCarrier", "describe_os_error", "set_accepted_options", "unsent_bytes"]
 
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
@@ -40,6 +40,12 @@ _LISTEN_BACKLOG: Final = 1024
 # run out it reports each of those attempts: 8,192 lines in seven seconds.
 _ACCEPTS_AT_ONCE: Final = 16
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+# What the kernel holds unsent before it calls a socket full. What is written waits behind
+# it, an emergency stop too; what was sent and not yet acknowledged does not count.
+_UNSENT_LIMIT: Final = 16 * 1024
+_SEND_BUFFER: Final = 64 * 1024
+"""Where the kernel has no such limit: its whole buffer, of what is in the air as well."""
+_SIOCOUTQNSD: Final = 0x894B
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
 
@@ -155,6 +161,24 @@ def _set_options(sock: socket.socket | None) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_LIMIT)
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+
+
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that were written and have not left this host; in the kernel, where it tells."""
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is None or fcntl is None or not sys.platform.startswith("linux"):
+        return waiting
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, count)
+    except (OSError, ValueError):  # closed meanwhile
+        return waiting
+    return waiting + count[0]
 
 
 def describe_os_error(error: OSError) -> str:

@@ -200,7 +200,7 @@ class TlsChannel:
         """Begin the handshake: a client has something to say first."""
         self._handshake()
 
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes | memoryview) -> bytes:
         """Take ciphertext; return the plaintext that is whole, often nothing.
 
         While the handshake is not complete there is none: ask again with `b""`

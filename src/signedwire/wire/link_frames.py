@@ -361,49 +361,75 @@ _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
 class LinkFrameDecoder:
     """Cuts a stream into (type, body); holds at most one unfinished frame.
 
+    `put()` takes bytes as they came, `next_frame()` gives the frames one by one, so that
+    whoever drives it can stop between two of them.
+
     `max_frame_size` may be raised once the peer is known: it holds from the next
     frame on, also where that one has come along with the frame that made it known.
     """
 
-    __slots__ = ("_buffer", "_needed", "max_frame_size")
+    __slots__ = ("_data", "_needed", "_position", "_rest", "max_frame_size")
 
     def __init__(self, max_frame_size: int = MAX_FRAME_BEFORE_HELLO) -> None:
         self.max_frame_size = max_frame_size
-        self._buffer = bytearray()
-        self._needed = _LENGTH.size  # below which no frame can be whole
+        self._data = b""
+        self._position = 0
+        self._rest = bytearray()
+        """The beginning of a frame that is not whole."""
+        self._needed = _LENGTH.size
+        """Bytes of `_rest` below which the frame cannot be whole."""
 
     @property
     def has_partial_frame(self) -> bool:
-        """Whether the peer owes the rest of a frame."""
-        return bool(self._buffer)
+        """Whether the peer must still send the rest of a frame."""
+        return bool(self._rest)
 
-    def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes as they came; yield the frames that are now whole, one by one.
+    @property
+    def has_unread(self) -> bool:
+        """Whether `next_frame()` was not yet asked for all that was put in."""
+        return self._position < len(self._data)
 
-        To be walked to its end: what is behind the last whole frame is kept then. So
-        the frames before a faulty one are seen however the stream was cut.
+    def put(self, data: bytes) -> None:
+        """Take bytes as they came."""
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:  # in drops: looked at when it is whole
+                return
+            data, self._rest = bytes(self._rest), bytearray()
+        elif self._position < len(self._data):
+            data = self._data[self._position :] + data
+        self._data, self._position = data, 0
+
+    def next_frame(self) -> tuple[int, bytes] | None:
+        """The next whole frame, or `None` where the stream has none yet.
 
         Raises:
-            RemoteProtocolError: a frame without a type, or over the limit.
+            RemoteProtocolError: a frame without a type, or over the limit. The frames
+                before it were given, however the stream was cut.
         """
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._needed:  # in drops: looked at when it is whole
-                return
-            data = bytes(self._buffer)
-        position, end = 0, len(data)
-        self._needed = _LENGTH.size
-        while end - position >= _LENGTH.size:
+        data, position = self._data, self._position
+        end = len(data)
+        if position == end:
+            return None
+        needed = _LENGTH.size
+        if end - position >= needed:
             (length,) = _LENGTH.unpack_from(data, position)
             if not 0 < length <= self.max_frame_size:
                 raise _error(f"a frame of {length} bytes, legal are 1 to {self.max_frame_size}")
-            start, stop = position + _PREFIX.size, position + _LENGTH.size + length
-            if stop > end:
-                self._needed = stop - position
-                break
-            position = stop
-            yield data[start - 1], data[start:stop]
-        self._buffer = bytearray(data[position:])
+            needed += length
+            if end - position >= needed:
+                self._position = stop = position + needed
+                start = position + _PREFIX.size
+                return data[start - 1], data[start:stop]
+        self._needed = needed
+        self._data, self._position, self._rest = b"", 0, bytearray(data[position:])
+        return None
+
+    def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes; yield all frames that are now whole. To be walked to its end."""
+        self.put(data)
+        while (frame := self.next_frame()) is not None:
+            yield frame
 
 
 def _error(fact: str) -> RemoteProtocolError:

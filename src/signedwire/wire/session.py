@@ -34,6 +34,7 @@ from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Allowance, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import V2_HEADER_SIZE, sign_batch, verify_batch
+from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
     Credit,
@@ -70,10 +71,9 @@ what the peer has then to be heard, since its bytes may still wait in the socket
 _NOTHING: Final = Allowance(0, 0, 0, 0)
 CLOSE_UNSAID: Final = -1
 """In place of a close code: the channel ended, and nobody had said why."""
-# A CREDIT may come for every message that is taken, and each of them was paid for.
-_IDLE: Final = frozenset({Ping, Pong, Refusals})
-_MAX_IDLE_FRAMES: Final = 10_000
-_IDLE_FRAMES_PER_SECOND: Final = 1000
+_IDLE: Final = frozenset({Ping, Pong})
+_SIGNATURE_COST: Final = 16
+"""What it costs to verify a signature, in PINGs."""
 _ORDERLY: Final = frozenset(
     {
         frames.CLOSE_DONE,
@@ -213,10 +213,18 @@ class Session:
         peer: The DID that the channel has proven.
         hello: What we say of ourselves; its credit is the first grant.
         now: The present instant, of a clock that only goes forward, in seconds.
+        is_expected: Whether receipts name anything that waits for them. Only those are
+            verified; the others are counted.
     """
 
     def __init__(
-        self, identity: Identity, peer: Did, hello: Hello, limits: SessionLimits, now: float
+        self,
+        identity: Identity,
+        peer: Did,
+        hello: Hello,
+        limits: SessionLimits,
+        now: float,
+        is_expected: Callable[[Receipts], bool] = lambda _: True,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
@@ -224,6 +232,7 @@ class Session:
         """Smoothed, in seconds; `None` until measured."""
         self.their_hello: Hello | None = None
         self._identity = identity
+        self._is_expected = is_expected
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -237,8 +246,7 @@ class Session:
         self._received = _NOTHING
         self._allowed = _NOTHING
         self._sent = _NOTHING
-        self._idle = 0.0
-        self._idle_at = now
+        self._idle = IdleMeter(hello.credit.messages + hello.credit.critical_messages, now)
         self._opened_at = now
         self._last_inbound_at = now
         self._partial_since: float | None = None
@@ -263,37 +271,64 @@ class Session:
     # -- in ---------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Bytes came out of the channel."""
+        """Take bytes that came out of the channel, and handle every frame in them."""
+        self.put_data(data, now)
+        while self.handle_frame(now):
+            pass
+
+    def put_data(self, data: bytes, now: float) -> None:
+        """Take bytes that came out of the channel; `handle_frame()` handles what is in them."""
+        if self.state is not State.CLOSED:
+            self._last_inbound_at = now
+            self._decoder.put(data)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether `handle_frame()` may find more in what was put in."""
+        return self.state is not State.CLOSED and self._decoder.has_unread
+
+    def handle_frame(self, now: float) -> bool:
+        """Handle one frame of what was put in; `False` where no whole one is left."""
         if self.state is State.CLOSED:
-            return
-        self._last_inbound_at = now
-        is_new = not self._decoder.has_partial_frame
+            return False
         try:
-            for frame_type, body in self._decoder.receive_data(data):
-                is_new = True
-                frame = frames.decode(frame_type, body)
-                if frame is None or type(frame) in _IDLE:
-                    self._count_idle(now)
-                if frame is not None:
-                    self._handle(frame, now)
-                    if self.is_closed:
-                        return
+            found = self._decoder.next_frame()
+            if found is None:
+                if not self._decoder.has_partial_frame:
+                    self._partial_since = None
+                elif self._partial_since is None:
+                    self._partial_since = now
+                return False
+            self._last_inbound_at = now
+            self._partial_since = None
+            frame = frames.decode(*found)
+            if frame is None or type(frame) in _IDLE:
+                self.count_idle(1, now)
+            if frame is not None and not self.is_closed:
+                self._handle(frame, now)
         except RemoteProtocolError as error:
             self._end(frames.CLOSE_PROTOCOL_ERROR, str(error), error.reason)
-            return
-        if not self._decoder.has_partial_frame:
-            self._partial_since = None
-        elif is_new:
-            self._partial_since = now
+        return not self.is_closed
 
-    def _count_idle(self, now: float) -> None:
-        """Frames that bring nothing cost the peer five bytes and us a turn: not without end."""
-        elapsed, self._idle_at = now - self._idle_at, now
-        self._idle = max(0.0, self._idle - elapsed * _IDLE_FRAMES_PER_SECOND) + 1
-        if self._idle > _MAX_IDLE_FRAMES:
-            raise RemoteProtocolError(
-                Reason.PROTOCOL_ERROR, "the peer sent too many frames that bring nothing"
+    def count_idle(self, cost: int, now: float) -> None:
+        """The peer has sent what brings nothing, at a cost of so many PINGs: not without end."""
+        if cost and not self.is_closed and not self._idle.add(cost, now):
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR,
+                "the peer sent too many frames that bring nothing",
+                Reason.PROTOCOL_ERROR,
             )
+
+    def count_repeats(self, messages: int, *, is_all: bool, now: float) -> None:
+        """Messages of a batch were not new; `is_all`: none of it was."""
+        cost = self._idle.cost_of_repeats(messages)
+        if cost:
+            self.count_idle(cost + (_SIGNATURE_COST if is_all else 0), now)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the peer has lately cost more than it brought."""
+        return self._idle.is_costly
 
     def receive_eof(self, now: float) -> None:
         """The channel has ended without a CLOSE frame."""
@@ -321,7 +356,7 @@ class Session:
         """How much more the peer takes now; nothing before its HELLO and after the end."""
         if self.state is not State.OPEN:
             return _NOTHING
-        return _difference(self._allowed, self._sent)
+        return self._allowed.minus(self._sent)
 
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
         """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
@@ -331,8 +366,9 @@ class Session:
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
         is_critical = bodies[0][_PRIORITY_AT] == _CRITICAL
-        self._sent = _add(self._sent, len(bodies), size, is_critical)
-        assert not _exceeds(self._sent, self._allowed)
+        self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
+        self._idle.expect_answers(len(bodies))
+        assert not self._sent.exceeds(self._allowed)
         root, signature, leaves = sign_batch(self._identity, bodies)
         self._data.append(Envelopes(signature, bodies).encode())
         return SentBatch(root, leaves, signature)
@@ -360,7 +396,7 @@ class Session:
     @property
     def outstanding(self) -> Allowance:
         """What was granted, told or not, and has not come."""
-        return _difference(self._granted, self._received)
+        return self._granted.minus(self._received)
 
     def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
         """The application has taken this much: the peer may send as much again.
@@ -371,7 +407,7 @@ class Session:
         """
         if self.state is State.CLOSED:
             return
-        self._granted = _add(self._granted, messages, size, is_critical)
+        self._granted = self._granted.plus(messages, size, is_critical=is_critical)
         largest = V2_HEADER_SIZE + self._limits.max_payload_size
         for new, old, first, received, needed in zip(
             self._granted,
@@ -492,10 +528,10 @@ class Session:
                 Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
             )
         is_critical = batch.bodies[0][_PRIORITY_AT] == _CRITICAL
-        self._received = received = _add(
-            received, len(batch.bodies), sum(map(len, batch.bodies)), is_critical
+        self._received = received = received.plus(
+            len(batch.bodies), sum(map(len, batch.bodies)), is_critical=is_critical
         )
-        if _exceeds(received, self._advertised):
+        if received.exceeds(self._advertised):
             raise RemoteProtocolError(
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
@@ -507,6 +543,10 @@ class Session:
         self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
+        if not self._is_expected(receipts):
+            # Nothing waits for it, so nothing is believed and no signature is verified.
+            self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
+            return
         text = self._them + self._us + receipts.statement
         if not verify_labelled(self._them, Label.RECEIPT, text, receipts.signature):
             self._end(
@@ -518,13 +558,14 @@ class Session:
         self._events.append(ReceiptsReceived(receipts))
 
     def _handle_refusals(self, refusals: Refusals, now: float) -> None:
+        self.count_idle(self._idle.cost_of_answers(len(refusals.refusals)), now)
         self._events.append(RefusalsReceived(refusals.refusals))
 
     def _handle_credit(self, credit: Credit, now: float) -> None:
-        if _exceeds(self._allowed, credit.allowance):
+        if self._allowed.exceeds(credit.allowance):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer took credit back")
-        if credit.allowance == self._allowed:
-            self._count_idle(now)
+        is_same = credit.allowance == self._allowed
+        self.count_idle(1 if is_same else self._idle.cost_of_answers(1), now)
         self._allowed = credit.allowance
         self._events.append(CreditReceived())
 
@@ -554,31 +595,3 @@ class Session:
         if not closed.is_by_peer:
             self._control.append(Close(closed.code, closed.cause).encode())
         self._events.append(closed)
-
-
-def _add(sum_: Allowance, messages: int, size: int, is_critical: bool) -> Allowance:
-    if is_critical:
-        return Allowance(
-            sum_.messages, sum_.bytes, sum_.critical_messages + messages, sum_.critical_bytes + size
-        )
-    return Allowance(
-        sum_.messages + messages, sum_.bytes + size, sum_.critical_messages, sum_.critical_bytes
-    )
-
-
-def _difference(may: Allowance, did: Allowance) -> Allowance:
-    return Allowance(
-        may.messages - did.messages,
-        may.bytes - did.bytes,
-        may.critical_messages - did.critical_messages,
-        may.critical_bytes - did.critical_bytes,
-    )
-
-
-def _exceeds(did: Allowance, may: Allowance) -> bool:
-    return (
-        did.messages > may.messages
-        or did.bytes > may.bytes
-        or did.critical_messages > may.critical_messages
-        or did.critical_bytes > may.critical_bytes
-    )

@@ -1,0 +1,73 @@
+"""Which messages of a lane were accepted: leaf and sequence of the last ones.
+
+A receipt proves delivery, so none may be given for another message under a number
+that was used. Looking one up costs the same however many are remembered: whoever
+repeats a message must not make this node search.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from signedwire.wire.batch import HASH_SIZE
+
+__all__ = ["AcceptedLeaves"]
+
+
+class AcceptedLeaves:
+    """The leaves of the last `limit` messages that were accepted in one lane, 40 bytes each.
+
+    Args:
+        limit: Number of leaves that are remembered, at least 1.
+    """
+
+    __slots__ = ("_leaves", "_limit", "_restored", "_sequences")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sequences = array("Q")  # ascending, as numbers are accepted in order
+        self._leaves = bytearray()
+        self._restored: frozenset[bytes] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._sequences) + len(self._restored)
+
+    def add(self, sequence: int, leaf: bytes) -> None:
+        """Remember a message whose sequence is above all others."""
+        self._sequences.append(sequence)
+        self._leaves += leaf
+
+    def has(self, sequence: int, leaf: bytes) -> bool:
+        """Whether this message was accepted under this sequence."""
+        at = bisect_left(self._sequences, sequence)
+        if at < len(self._sequences) and self._sequences[at] == sequence:
+            return self._leaves[at * HASH_SIZE : (at + 1) * HASH_SIZE] == leaf
+        return leaf in self._restored
+
+    def remove(self, leaf: bytes) -> None:
+        """Forget one of the messages that were added last."""
+        for at in range(len(self._sequences) - 1, -1, -1):
+            if self._leaves[at * HASH_SIZE : (at + 1) * HASH_SIZE] == leaf:
+                del self._sequences[at]
+                del self._leaves[at * HASH_SIZE : (at + 1) * HASH_SIZE]
+                return
+
+    def restore(self, leaves: Iterable[bytes]) -> None:
+        """Remember what an earlier process accepted; its sequences are not known."""
+        self._restored = frozenset(leaves)
+
+    def trim(self) -> None:
+        """Forget the oldest beyond the limit."""
+        surplus = len(self._sequences) - self._limit
+        if surplus > 0:
+            del self._sequences[:surplus]
+            del self._leaves[: surplus * HASH_SIZE]
+        if surplus >= 0:
+            self._restored = frozenset()
+
+    def clear(self) -> None:
+        """Forget all: the sender has begun to count anew."""
+        del self._sequences[:], self._leaves[:]
+        self._restored = frozenset()

@@ -1,0 +1,161 @@
+"""The socket under a link: how much waits to be sent on it, and whether it is read.
+
+What a link has encrypted cannot be taken back, and what matters most goes behind it. So
+a batch is made only when the socket has taken the last one, and at most 64 KiB wait to be
+sent, the kernel's share included, or what one message needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import climb_all
+from signedwire.stats import Counters
+from signedwire.transport.tcp import unsent_bytes
+from signedwire.types import Address, DeliveryState, unix_time_us
+from signedwire.wire.link_frames import FRAME_MARGIN
+
+__all__ = ["LinkSocket"]
+
+_MAX_UNSENT: Final = 64 * 1024
+"""Bytes that may wait to be sent when a batch has been added."""
+_LEAST_BATCH: Final = 16 * 1024
+"""A batch may have as much, whatever waits in the kernel, which takes no more than this."""
+_MAX_UNREAD: Final = 1024 * 1024 + _MAX_UNSENT
+"""Receipts and other control frames, in bytes, that wait for a peer that does not read.
+When there are more, the node does not read from it either."""
+_LINGER: Final = 1.0
+"""Seconds that a closing socket may take to send what is left."""
+
+
+class LinkSocket:
+    """One connection's transport, and what its link has to know of it.
+
+    Args:
+        max_payload_size: Our limit, in bytes: one message as large may wait as well.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_is_read",
+        "_is_waiting",
+        "_linger_timer",
+        "_stop_reading_at",
+        "_transport",
+        "_unwritten",
+        "is_paused",
+    )
+
+    def __init__(self, counters: Counters, max_payload_size: int) -> None:
+        self._counters = counters
+        # By our own limit, not by what the peer claims to take.
+        self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
+        self._transport: asyncio.Transport | None = None
+        self._unwritten: list[OutgoingMessage] = []
+        self._is_read = True
+        self._is_waiting = False
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self.is_paused = False
+        """Whether the operating system has not yet taken what was written."""
+
+    def open(self, transport: asyncio.Transport) -> None:
+        """It is connected."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether bytes can still be written."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def address(self) -> Address | None:
+        """The other side's."""
+        peername = None if self._transport is None else self._transport.get_extra_info("peername")
+        return None if peername is None else Address(peername[0], peername[1])
+
+    # -- out ------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """Bytes that the next batch may have; 0 until the last one was taken."""
+        if self._transport is None or self.is_paused:
+            return 0
+        return max(_LEAST_BATCH, _MAX_UNSENT - unsent_bytes(self._transport))
+
+    def write(self, data: bytes) -> None:
+        """Write ciphertext, if there is any."""
+        transport = self._transport
+        if transport is None or not data:
+            return
+        self._counters.bytes_sent += len(data)
+        transport.write(data)
+        if self._unwritten and not self.is_paused:
+            self.mark_written()
+        if self._is_read and transport.get_write_buffer_size() > self._stop_reading_at:
+            self._look_at_reading()
+
+    def expect_written(self, messages: list[OutgoingMessage]) -> None:
+        """These are in what is written next."""
+        self._unwritten += messages
+
+    def mark_written(self) -> None:
+        """The operating system has all that was written."""
+        messages, self._unwritten = self._unwritten, []
+        self._counters.messages_sent += len(messages)
+        climb_all(messages, DeliveryState.WRITTEN, unix_time_us())
+
+    def forget_unwritten(self) -> None:
+        """The link is over: nobody can say what of it was written."""
+        self._unwritten = []
+
+    def resume_writing(self) -> None:
+        """The operating system has taken all."""
+        self.is_paused = False
+        self.mark_written()
+        self._look_at_reading()
+
+    # -- in -------------------------------------------------------------------------
+
+    def set_waiting(self, is_waiting: bool) -> None:
+        """Whether input waits for its turn, so that no more is to be read."""
+        self._is_waiting = is_waiting
+        self._look_at_reading()
+
+    def _look_at_reading(self) -> None:
+        """Read, unless input waits or the peer reads nothing."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._is_waiting or transport.get_write_buffer_size() > self._stop_reading_at:
+            if self._is_read:
+                self._is_read = False
+                transport.pause_reading()
+        elif not self._is_read:
+            self._is_read = True
+            transport.resume_reading()
+
+    # -- the end ----------------------------------------------------------------------
+
+    def hang_up(self) -> bool:
+        """Close it when what was written is sent; whether it was open until now.
+
+        A peer that does not read would keep the socket for ever: it has a second.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        transport.close()
+        self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+        return True
+
+    def abort(self) -> None:
+        """Close it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def lost(self) -> None:
+        """It is closed."""
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
