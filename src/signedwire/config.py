@@ -43,6 +43,7 @@ __all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
 
 # A v1 frame around an empty payload: a 106-byte header and a 64-byte signature.
 _V1_OVERHEAD: Final = 170
+_V2_OVERHEAD: Final = 122
 
 
 class SignaturePolicy(enum.StrEnum):
@@ -142,9 +143,8 @@ class TransportConfig:
     1 to 1_000_000. Default 4096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_179_869_184; one message of
-    `max_payload_size` is always granted. No more than this is on its way ahead of a
-    Critical message. Default 2 MiB."""
+    """The same in bytes of envelopes, 1024 to 17_179_869_184, and at least what one message
+    of `max_payload_size` needs. Default 2 MiB."""
 
     inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
     """Bytes of v2 envelopes of all peers together that our application has not yet taken,
@@ -285,6 +285,13 @@ class TransportConfig:
                 f"max_frame_size={self.max_frame_size}",
                 f"Expected at most {self.max_frame_size - _V1_OVERHEAD}, "
                 f"which is max_frame_size - {_V1_OVERHEAD}",
+            )
+        if self.credit_bytes < self.max_payload_size + _V2_OVERHEAD:
+            raise ConfigError(
+                f"credit_bytes={self.credit_bytes} is less than one message of "
+                f"max_payload_size={self.max_payload_size} needs, so none could be sent",
+                f"Expected at least {self.max_payload_size + _V2_OVERHEAD}, "
+                f"which is max_payload_size + {_V2_OVERHEAD}; or lower max_payload_size",
             )
         if self.dead_timeout <= self.ping_interval:
             raise ConfigError(

@@ -99,11 +99,10 @@ class Inflow:
         self._budget = budget
         # Without a reserve Critical loses its privilege, not its way.
         critical = max(1, config.critical_reserve)
-        # Less than one whole message would be none at all.
         largest = V2_HEADER_SIZE + config.max_payload_size
         self._share = (
             config.credit_messages,
-            max(config.credit_bytes, largest),
+            config.credit_bytes,
             critical,
             critical * 1024 + largest,
         )
