@@ -16,7 +16,7 @@ from typing import Final
 
 from signedwire import Address
 
-from . import frame_attacks, handshake_attacks
+from . import frame_attacks, handshake_attacks, record_attacks
 from .child import LOOPS, commands, main, say
 from .frame_attacks import Attack
 from .stranger import Field, Who
@@ -29,7 +29,9 @@ BURNER: Final = "burner"
 _SPARE_KEYS: Final = 64
 """Fresh keys beside those of the first links, for the links that are opened anew."""
 
-ATTACKS: Final[dict[str, Attack]] = frame_attacks.ATTACKS | handshake_attacks.ATTACKS
+ATTACKS: Final[dict[str, Attack]] = (
+    frame_attacks.ATTACKS | record_attacks.ATTACKS | handshake_attacks.ATTACKS
+)
 
 
 def burn(is_over: threading.Event) -> None:

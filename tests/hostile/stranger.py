@@ -139,6 +139,8 @@ class Link(asyncio.Protocol):
         self.room = Allowance(0, 0, 0, 0)
         """What the victim takes in all, as far as it has said so."""
         self.is_ended = False
+        self.client_random = b""
+        """Of its ClientHello: what the key log knows it by."""
         self._field = field
         self._listens = listens
         self._sent = Allowance(0, 0, 0, 0)
@@ -172,6 +174,7 @@ class Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         if (data := self._outgoing.read()) and self._transport is not None:
+            self.client_random = self.client_random or data[11:43]
             self._field.bytes_sent += len(data)
             self._transport.write(data)
 
