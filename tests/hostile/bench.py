@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from .attacker import BURNER, NOBODY
 from .child import ChildError, child
+from .recipient_attacks import FED, RECIPIENT_ATTACKS
 
 __all__ = ["GRACE", "Limits", "Row", "header", "measure", "percentile"]
 
@@ -129,6 +130,9 @@ async def measure(attack: str, links: int, seconds: float, loop: str = "asyncio"
             stack.enter_async_context(child("attacker", attack, links, address)),
         )
         await asyncio.gather(honest.answer(), attacker.answer())
+        if attack in RECIPIENT_ATTACKS:
+            await victim.ask("feed", FED)
+            await attacker.ask("prepare", timeout=_PATIENCE)
         await asyncio.sleep(_SETTLE)
         await victim.ask("start")
         sending = asyncio.create_task(honest.ask("send", seconds, GRACE, timeout=_PATIENCE))

@@ -16,7 +16,7 @@ from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
 
-__all__ = ["ATTACKS", "Attack", "receipts"]
+__all__ = ["ATTACKS", "Attack", "batch", "receipts", "refusals", "signed_receipts"]
 
 Attack: TypeAlias = Callable[[Field], Awaitable[None]]
 """One link's share of an attack: repeats until it is cancelled."""
@@ -82,13 +82,18 @@ def stream(make: Callable[[int], bytes]) -> Attack:
 def receipts(
     who: Identity, victim: Did, kind: int, count: int = 1, *, is_forged: bool = False
 ) -> bytes:
-    """One signed RECEIPT of `count` hashes that nobody knows."""
+    """One RECEIPT of `count` hashes that nobody knows."""
     hashes = tuple(os.urandom(32) for _ in range(count))
+    return signed_receipts(who, victim, kind, hashes, is_forged=is_forged)
+
+
+def signed_receipts(
+    who: Identity, victim: Did, kind: int, hashes: tuple[bytes, ...], *, is_forged: bool = False
+) -> bytes:
+    """One RECEIPT of these hashes."""
     unsigned = Receipts(kind, unix_time_us(), hashes)
     text = bytes(who.did) + bytes(victim) + unsigned.statement
-    signature = who._sign_labelled(Label.RECEIPT, text)
-    if is_forged:
-        signature = bytes(64)
+    signature = bytes(64) if is_forged else who._sign_labelled(Label.RECEIPT, text)
     return Receipts(kind, unsigned.at_us, hashes, signature).encode()
 
 
@@ -211,9 +216,10 @@ def _envelopes(count: int) -> dict[str, Attack]:
 # -- the others --------------------------------------------------------------------------
 
 
-def _refusals(count: int) -> bytes:
+def refusals(count: int, first: int = 1) -> bytes:
+    """REFUSALS of so many messages."""
     return frames.Refusals(
-        tuple(Refusal(1, number, Reason.REFUSED) for number in range(1, count + 1))
+        tuple(Refusal(1, number, Reason.REFUSED) for number in range(first, first + count))
     ).encode()
 
 
@@ -258,8 +264,8 @@ ATTACKS: Final[dict[str, Attack]] = {
     "receipt-forged": once(lambda who, victim: receipts(who.identity, victim, 2, is_forged=True)),
     **_envelopes(1),
     **_envelopes(256),
-    "refusals-1": flood(lambda who, victim: _refusals(1)),
-    "refusals-full": flood(lambda who, victim: _refusals(_MORE_NAMES)),
+    "refusals-1": flood(lambda who, victim: refusals(1)),
+    "refusals-full": flood(lambda who, victim: refusals(_MORE_NAMES)),
     "credit-unchanged": flood(lambda who, victim: _credit(0)),
     "credit-plus-1": stream(lambda number: _credit(number + 1)),
     "ping": flood(lambda who, victim: Ping(1).encode()),

@@ -9,13 +9,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from signedwire import Address, Did, Identity
 from signedwire.types import Allowance
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Credit, Hello, LinkFrameDecoder
+from signedwire.wire.batch import leaves_of
+from signedwire.wire.link_frames import Credit, Envelopes, Hello, LinkFrameDecoder, Ping, Pong
 from tlskit import honest
 
 __all__ = ["BURST", "EPOCH", "Field", "Link", "LinkEndedError", "Who", "hello", "reset"]
@@ -82,6 +83,10 @@ class Field:
     """Those of them that the victim ended."""
     refused: int = 0
     """Attempts that did not come so far."""
+    is_fed: asyncio.Event = field(default_factory=asyncio.Event)
+    """A recipient has taken the messages that it waited for."""
+    may_begin: asyncio.Event = field(default_factory=asyncio.Event)
+    """What a recipient waits for then."""
 
     @classmethod
     def against(cls, address: Address, victim: Did, crowd: list[Who]) -> Field:
@@ -141,6 +146,9 @@ class Link(asyncio.Protocol):
         self.is_ended = False
         self.client_random = b""
         """Of its ClientHello: what the key log knows it by."""
+        self.leaves: list[bytes] = []
+        """Of the messages that came."""
+        self._pongs = 0
         self._field = field
         self._listens = listens
         self._sent = Allowance(0, 0, 0, 0)
@@ -198,6 +206,9 @@ class Link(asyncio.Protocol):
                         self.room = frame.credit
                     elif isinstance(frame, Credit):
                         self.room = frame.allowance
+                    elif isinstance(frame, Envelopes):
+                        self.leaves += leaves_of(frame.bodies)
+                    self._pongs += isinstance(frame, Pong)
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError:
@@ -254,6 +265,18 @@ class Link(asyncio.Protocol):
         await asyncio.sleep(0)
         if self.is_ended:
             raise LinkEndedError
+
+    async def ask(self) -> None:
+        """Send a PING, and wait for its PONG."""
+        due = self._pongs + 1
+        await self.send(Ping(due).encode())
+        while self._pongs < due:
+            await self.change()
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the socket."""
+        assert self._transport is not None
+        self._transport.pause_reading()
 
     async def send_batch(self, frame: bytes, messages: int, size: int) -> None:
         """Send a frame of envelopes when there is credit for it."""

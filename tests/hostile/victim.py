@@ -73,7 +73,9 @@ async def take(node: Node) -> None:
 
 
 async def feed(node: Node, to: Did, count: int) -> None:
-    await node.send_many(to, (b"%16d" % number for number in range(count)), until="written")
+    while to not in node.peers():  # until it has linked to us, there is no way to it
+        await asyncio.sleep(0.01)
+    await node.send_many(to, (b"%16d" % number for number in range(count)), until="queued")
 
 
 class Measure:
