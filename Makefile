@@ -17,7 +17,7 @@ help:
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
-	@echo "make hostile SECS=2 of each attack on a node, beside an honest peer"
+	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"

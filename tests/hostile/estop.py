@@ -49,8 +49,6 @@ def small(sock: socket.socket) -> socket.socket:
     """Give a socket small buffers; before it connects or listens, or its window is large."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    # Segments of the loopback would be larger than these buffers.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
     return sock
@@ -106,18 +104,21 @@ async def proxy(rate: str, address: str) -> None:
 async def receiver() -> None:
     """Answers "times" with the seconds from send to application of each Critical message."""
     times: list[float] = []
+    low = [0]
 
     async def take(node: Node) -> None:
         async for message in node.messages():
             if message.priority is Priority.CRITICAL:
                 times.append(time.monotonic() - float(message.payload))
+            else:
+                low[0] += len(message.payload)
             message.done()
 
     async with Node(VICTIM) as node:
         work = asyncio.create_task(take(node))
         say(address=str(node.address))
         async for _ in commands():
-            say(times=times)
+            say(times=times, low=low[0])
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
 
@@ -136,7 +137,7 @@ async def sender(address: str) -> None:
         say()
         work = [asyncio.create_task(saturate(node)) for _ in range(_WINDOW)]
         async for words in commands():
-            times = []
+            times: list[float] = []
             await asyncio.sleep(2 * _PAYLOAD / 1e6)
             ends_at = time.monotonic() + _MOST_SECONDS
             while len(times) < int(words[1]) and time.monotonic() < ends_at:
@@ -145,7 +146,7 @@ async def sender(address: str) -> None:
                 stop = repr(began).encode()
                 await node.send(VICTIM.did, stop, priority=Priority.CRITICAL, until="accepted")
                 times.append(time.monotonic() - began)
-            say(times=times, sent=node.stats().messages_sent)
+            say(times=times)
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -165,7 +166,7 @@ class Stops:
     accepted: list[float]
     """Until the sender had the receipt."""
     carried: float
-    """Bytes a second of Low messages that arrived meanwhile, about."""
+    """Bytes a second of Low messages that that arrived meanwhile."""
     broken: list[str] = field(default_factory=list)
 
     def judge(self, factor: float = 1.0) -> None:
@@ -199,12 +200,14 @@ async def measure_stops(attack: str, count: int, loop: str = "asyncio") -> Stops
         _, between = await start("proxy", RATES[attack], at["address"])
         giver, _ = await start("sender", loop, between["address"])
         began = time.monotonic()
-        sent = await giver.ask("stop", count, timeout=_PATIENCE)
-        seconds = time.monotonic() - began
-        arrived = (await taker.ask("times"))["times"]
-        carried = sent["sent"] * _PAYLOAD / seconds
+        accepted = (await giver.ask("stop", count, timeout=_PATIENCE))["times"]
+        found = await taker.ask("times")
         return Stops(
-            attack=attack, loop=loop, arrived=arrived, accepted=sent["times"], carried=carried
+            attack=attack,
+            loop=loop,
+            arrived=found["times"],
+            accepted=accepted,
+            carried=found["low"] / (time.monotonic() - began),
         )
 
 
