@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz sim crash faults soak bench report proto clean
+.PHONY: help setup demo test check format cover fuzz sim crash faults soak hostile bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -17,6 +17,7 @@ help:
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
+	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"
@@ -67,6 +68,10 @@ faults: setup
 MINUTES ?= 60
 soak: setup
 	@cd tests && ../$(BIN)/python -m crash.soak --minutes $(MINUTES)
+
+SECS ?= 2
+hostile: setup
+	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
 
 SECONDS ?= 60
 fuzz: setup

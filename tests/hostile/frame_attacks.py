@@ -1,0 +1,282 @@
+"""Attacks by frames: each is one frame, or one kind of it, repeated on an open link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+from signedwire import Did, Identity
+from signedwire.identity import Label
+from signedwire.types import Allowance, Reason, unix_time_us
+from signedwire.wire import link_frames as frames
+from signedwire.wire.envelope import encode_v2_body, sign_batch
+from signedwire.wire.link_frames import Close, Credit, Envelopes, Ping, Pong, Receipts, Refusal
+from wirekit import CAROL
+
+from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
+
+__all__ = ["ATTACKS", "Attack", "batch", "receipts", "refusals", "signed_receipts"]
+
+Attack: TypeAlias = Callable[[Field], Awaitable[None]]
+"""One link's share of an attack: repeats until it is cancelled."""
+_MORE_NAMES: Final = 1024
+
+
+# -- how to repeat -----------------------------------------------------------------
+
+
+def flood(make: Callable[[Who, Did], bytes]) -> Attack:
+    """The frames of `make`, as many as go; on a new link with a new key where it is ended."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link() as link:
+                    unit = make(link.who, field.victim)
+                    burst = unit * max(1, BURST // len(unit))
+                    while True:
+                        await link.send(burst)
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+def once(make: Callable[[Who, Did], bytes]) -> Attack:
+    """The frames of `make` one time; then, when the victim has ended the link, anew."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link() as link:
+                    await link.send(make(link.who, field.victim))
+                    await link.ended()
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+def stream(make: Callable[[int], bytes]) -> Attack:
+    """Frames that are each another: `make` is given how many there were before."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link() as link:
+                    number = 0
+                    while True:
+                        burst = b"".join([make(number + n) for n in range(2000)])
+                        number += 2000
+                        await link.send(burst)
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+# -- receipts ------------------------------------------------------------------------
+
+
+def receipts(
+    who: Identity, victim: Did, kind: int, count: int = 1, *, is_forged: bool = False
+) -> bytes:
+    """One RECEIPT of `count` hashes that nobody knows."""
+    hashes = tuple(os.urandom(32) for _ in range(count))
+    return signed_receipts(who, victim, kind, hashes, is_forged=is_forged)
+
+
+def signed_receipts(
+    who: Identity, victim: Did, kind: int, hashes: tuple[bytes, ...], *, is_forged: bool = False
+) -> bytes:
+    """One RECEIPT of these hashes."""
+    unsigned = Receipts(kind, unix_time_us(), hashes)
+    text = bytes(who.did) + bytes(victim) + unsigned.statement
+    signature = bytes(64) if is_forged else who._sign_labelled(Label.RECEIPT, text)
+    return Receipts(kind, unsigned.at_us, hashes, signature).encode()
+
+
+def _receipts(kind: int, count: int = 1) -> Attack:
+    return flood(lambda who, victim: receipts(who.identity, victim, kind, count))
+
+
+# -- envelopes -------------------------------------------------------------------------
+
+
+def batch(
+    who: Identity,
+    victim: Did,
+    count: int,
+    *,
+    to: Did | None = None,
+    first: int = 1,
+    epoch: int = EPOCH,
+    expires_at_us: int = 0,
+    is_malformed: bool = False,
+    is_forged: bool = False,
+) -> tuple[bytes, int]:
+    """One signed ENVELOPES frame, and the bytes of its envelopes."""
+    now = unix_time_us()
+    bodies = [
+        encode_v2_body(
+            bytes(who.did) + bytes(to or victim),
+            b"",
+            message_number=number,
+            sequence_number=number,
+            timestamp_us=now,
+            priority=1,
+            payload_type=0,
+            epoch=epoch,
+            expires_at_us=expires_at_us,
+        )
+        for number in range(first, first + count)
+    ]
+    if is_malformed:
+        bodies = [b"JUNK" + body[4:] for body in bodies]
+    signature = sign_batch(who, bodies)[1]
+    if is_forged:
+        signature = bytes(64)
+    return Envelopes(signature, bodies).encode(), sum(map(len, bodies))
+
+
+Batch: TypeAlias = Callable[[Identity, Did], tuple[bytes, int]]
+
+
+def repeated(count: int, make: Batch) -> Attack:
+    """One batch of `count`, again and again, within the credit."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link(listens=True) as link:
+                    frame, size = make(link.who.identity, field.victim)
+                    while True:
+                        await _send_batches(link, [frame], count, size)
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+async def _send_batches(link: Link, made: list[bytes], count: int, size: int) -> None:
+    for frame in made:
+        await link.send_batch(frame, count, size)
+
+
+def new(count: int) -> Attack:
+    """Messages that are new and in order, `count` to a batch."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link(listens=True) as link:
+                    first = 1
+                    while True:
+                        frame, size = batch(link.who.identity, field.victim, count, first=first)
+                        await link.send_batch(frame, count, size)
+                        first += count
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+def _forged(count: int) -> Attack:
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link(listens=True) as link:
+                    frame, size = batch(link.who.identity, field.victim, count, is_forged=True)
+                    await link.send_batch(frame, count, size)
+                    await link.ended()
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+def _envelopes(count: int) -> dict[str, Attack]:
+    """Each sort of batch, of `count` messages."""
+
+    def always(**flaws: Any) -> Attack:
+        return repeated(count, lambda who, victim: batch(who, victim, count, **flaws))
+
+    return {
+        f"envelopes-new-{count}": new(count),
+        f"envelopes-duplicate-{count}": always(),
+        f"envelopes-wrong-epoch-{count}": always(epoch=EPOCH - 1),
+        f"envelopes-malformed-{count}": always(is_malformed=True),
+        f"envelopes-not-for-us-{count}": always(to=CAROL.did),
+        f"envelopes-expired-{count}": always(expires_at_us=1),
+        f"envelopes-forged-{count}": _forged(count),
+    }
+
+
+# -- the others --------------------------------------------------------------------------
+
+
+def refusals(count: int, first: int = 1) -> bytes:
+    """REFUSALS of so many messages."""
+    return frames.Refusals(
+        tuple(Refusal(1, number, Reason.REFUSED) for number in range(first, first + count))
+    ).encode()
+
+
+def _credit(more: int) -> bytes:
+    return Credit(Allowance(more, more, more, more)).encode()
+
+
+async def _trickle(field: Field) -> None:
+    """A frame that is announced with 1 MiB, a byte at a time, each in a segment of its own."""
+    while True:
+        try:
+            async with field.link() as link:
+                await link.send((2**20).to_bytes(4, "big") + b"\x02")
+                while True:
+                    await link.send(b"x")
+        except LinkEndedError:
+            continue
+
+
+def _hold(size: int) -> Attack:
+    """The first `size` bytes of a frame of 1 MiB, and then nothing."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link() as link:
+                    await link.send((2**20).to_bytes(4, "big") + bytes((2,)) + bytes(size))
+                    await link.ended(3600)
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+ATTACKS: Final[dict[str, Attack]] = {
+    "receipt-1": _receipts(1),
+    "receipt-2": _receipts(2),
+    "receipt-3": _receipts(3),
+    "receipt-1-full": _receipts(1, _MORE_NAMES),
+    "receipt-2-full": _receipts(2, _MORE_NAMES),
+    "receipt-3-full": _receipts(3, _MORE_NAMES),
+    "receipt-forged": once(lambda who, victim: receipts(who.identity, victim, 2, is_forged=True)),
+    **_envelopes(1),
+    **_envelopes(256),
+    "refusals-1": flood(lambda who, victim: refusals(1)),
+    "refusals-full": flood(lambda who, victim: refusals(_MORE_NAMES)),
+    "credit-unchanged": flood(lambda who, victim: _credit(0)),
+    "credit-plus-1": stream(lambda number: _credit(number + 1)),
+    "ping": flood(lambda who, victim: Ping(1).encode()),
+    "pong": flood(lambda who, victim: Pong(1).encode()),
+    "hello-again": once(lambda who, victim: hello()),
+    "unknown-frame": flood(lambda who, victim: b"\x00\x00\x00\x01\xff"),
+    "unknown-frame-closes": once(lambda who, victim: b"\x00\x00\x00\x01\x7f"),
+    "frame-of-zero-bytes": once(lambda who, victim: bytes(4)),
+    "frame-trickled": _trickle,
+    "frame-announced": _hold(0),
+    "frame-withheld": _hold(2**20 - 2),
+    "frame-too-large": once(lambda who, victim: b"\xff\xff\xff\xff\x02"),
+    "close": once(lambda who, victim: Close(0, "").encode()),
+}

@@ -1,0 +1,128 @@
+"""Attacks by one recipient: a peer to which the victim sends, and that answers wrongly.
+
+Each takes `FED` messages without an answer, and then repeats one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from signedwire import Did, Identity
+from signedwire.types import Allowance
+from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Credit, Ping
+from tlskit import MALLORY
+
+from .frame_attacks import Attack, batch, receipts, refusals, signed_receipts
+from .stranger import BURST, Field, Link, LinkEndedError, Who, hello
+
+__all__ = ["FED", "RECIPIENT_ATTACKS", "UNREAD_ATTACKS"]
+
+FED: Final = 65_536
+"""As many as a node has in flight to one peer, whatever that grants."""
+_CREDIT: Final = 4 * FED
+_UNREAD_BATCHES: Final = 8
+"""Sent between two looks at whether the victim has taken them: half of its credit."""
+_LARGEST: Final = 2**32 - 1 - frames.FRAME_MARGIN
+
+
+def after(
+    fed: int, make: Callable[[Link, Identity, Did], bytes], *, grants: int = _CREDIT
+) -> Attack:
+    """Grant so much, take `fed` messages, wait for the start, then flood with `make`."""
+
+    async def attack(field: Field) -> None:
+        who = Who.new(MALLORY)
+        while True:
+            try:
+                async with field.link(who, words=hello(credit=grants), listens=True) as link:
+                    while len(link.leaves) < fed:
+                        await link.change()
+                    field.is_fed.set()
+                    await field.may_begin.wait()
+                    while True:
+                        await link.send(make(link, MALLORY, field.victim))
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
+def repeated(make: Callable[[Link, Identity, Did], bytes], *, grants: int = _CREDIT) -> Attack:
+    """The same, with one frame that is made once and repeated."""
+    made: dict[Link, bytes] = {}
+
+    def burst(link: Link, who: Identity, victim: Did) -> bytes:
+        if link not in made:
+            made.clear()
+            unit = make(link, who, victim)
+            made[link] = unit * max(1, BURST // len(unit))
+        return made[link]
+
+    return after(FED, burst, grants=grants)
+
+
+def _one_receipt_each(link: Link, who: Identity, victim: Did) -> bytes:
+    """A receipt of its own for each message, the last one first: each of them is due."""
+    leaves = [link.leaves.pop() for _ in range(min(256, len(link.leaves)))]
+    return (
+        b"".join([signed_receipts(who, victim, 2, (leaf,)) for leaf in leaves]) or Ping(1).encode()
+    )
+
+
+def _credit_by_one() -> Attack:
+    granted = [0]
+
+    def burst(link: Link, who: Identity, victim: Did) -> bytes:
+        first, granted[0] = granted[0], granted[0] + 256
+        return b"".join(
+            [Credit(Allowance(n, 2**40, 0, 0)).encode() for n in range(first, first + 256)]
+        )
+
+    return after(0, burst, grants=0)
+
+
+async def _unread(field: Field) -> None:
+    """Batches that are known, on a link that never reads: the receipts pile up there.
+
+    It claims to take payloads of 4 GiB. A second link tells by PING when the victim has
+    taken what was sent, and so has granted the credit for it again.
+    """
+    words = hello(_LARGEST)
+    while True:
+        try:
+            async with field.link(listens=True) as probe, field.link(words=words) as link:
+                link.stop_reading()
+                frame = batch(link.who.identity, field.victim, 256)[0]
+                while True:
+                    await link.send(frame * _UNREAD_BATCHES)
+                    for _ in range(2):
+                        await probe.ask()
+        except LinkEndedError:
+            continue
+
+
+RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
+    "recipient-receipt-unknown": repeated(lambda link, who, victim: receipts(who, victim, 2)),
+    "recipient-receipt-unknown-full": repeated(
+        lambda link, who, victim: receipts(who, victim, 2, 1024)
+    ),
+    "recipient-batch-unknown": repeated(lambda link, who, victim: receipts(who, victim, 1)),
+    "recipient-handled-unknown": repeated(lambda link, who, victim: receipts(who, victim, 3)),
+    "recipient-receipt-again": repeated(
+        lambda link, who, victim: signed_receipts(who, victim, 2, (link.leaves[-1],))
+    ),
+    "recipient-handled-again": repeated(
+        lambda link, who, victim: signed_receipts(who, victim, 3, (link.leaves[-1],))
+    ),
+    "recipient-receipt-each": after(FED, _one_receipt_each),
+    "recipient-refusals-unknown": repeated(lambda link, who, victim: refusals(1, first=10**9)),
+    "recipient-refusals-unknown-full": repeated(
+        lambda link, who, victim: refusals(1024, first=10**9)
+    ),
+    "recipient-credit-by-one": _credit_by_one(),
+}
+"""By one link each, whatever number is asked for."""
+
+UNREAD_ATTACKS: Final[dict[str, Attack]] = {"unread-receipts": _unread}
