@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from signedwire.delivery.store.ledger import SEQUENCE_BITS, LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import Marks
+from signedwire.delivery.store.soundness import check_rows
 from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
 from signedwire.types import Did, Reason
 
@@ -128,6 +129,7 @@ class SqliteTables(Tables):
     # -- opening ----------------------------------------------------------------------
 
     def _load(self) -> None:
+        check_rows(self._connection)
         ledger = self._ledger
         for row in self._ask("SELECT * FROM peer ORDER BY id"):
             id_, did, has_spoken_v2, epoch, attempts, error_at, their_epoch, *marks, error = row
