@@ -17,7 +17,7 @@ help:
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
-	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
+	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"
 
@@ -69,8 +69,9 @@ soak: setup
 	@cd tests && ../$(BIN)/python -m crash.soak --minutes $(MINUTES)
 
 SECONDS ?= 60
+TARGET ?=
 fuzz: setup
-	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))
 
 bench: setup
 	@$(BIN)/python -m benches --save build/bench.json
