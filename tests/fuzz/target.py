@@ -13,6 +13,7 @@ __all__ = [
     "Target",
     "clean_up",
     "expect_named",
+    "expect_same_error",
     "expect_short",
     "file_with",
     "folder",
@@ -73,6 +74,15 @@ def expect_short(error: Exception) -> None:
 def expect_named(error: Exception, path: Path) -> None:
     """An error about a file says which."""
     assert str(path) in str(error)
+
+
+def expect_same_error(error: Exception, read: Callable[[], object]) -> None:
+    """Another way to read the same bytes finds fault with them, too."""
+    try:
+        read()
+    except type(error):
+        return
+    raise AssertionError("only one of two ways to read it finds an error") from error
 
 
 @cache

@@ -73,6 +73,7 @@ BATCHES: Final = [
     [body(1)],
     [body(n, bytes(n)) for n in range(2, 5)],
     [body(n, b"x" * (n % 3)) for n in range(5, 23)],
+    [body(n, bytes(1400)) for n in (1, 2)],
     [body(1, b"stop", priority=Priority.CRITICAL, expires_at_us=2**63)],
 ]
 """Header and payload of envelopes from Alice to Bob, as they are signed together."""

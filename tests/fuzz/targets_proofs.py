@@ -7,6 +7,7 @@ import io
 import json
 from types import SimpleNamespace
 from typing import Any, Final
+from unittest.mock import patch
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.render import envelope_fields
@@ -20,12 +21,14 @@ from signedwire.errors import (
     SignatureError,
 )
 from signedwire.types import Did, PayloadType, Priority
+from signedwire.wire import evidence_log as evidence_log_of_wire
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
 from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
 from signedwire.wire.frames import encode_frame
+from signedwire.wire.large import EnvelopeStream, ProofStream
 
-from .target import Target, expect_named, file_with, folder
+from .target import Target, expect_named, expect_same_error, file_with, folder
 from .targets_kit import ALICE, ALONE, BATCHES, BOB, PROOFS, sign
 
 __all__ = ["SIGNED", "TARGETS", "UNSIGNED"]
@@ -53,11 +56,23 @@ UNSIGNED: Final = SignedEnvelope.unsigned(
 # --- one envelope, one proof ------------------------------------------------------------
 
 
+def _in_pieces(stream: EnvelopeStream | ProofStream, data: bytes) -> None:
+    for start in range(0, len(data), 77):
+        stream.receive_data(data[start : start + 77])
+
+
 def envelope(data: bytes) -> None:
+    stream = EnvelopeStream(whole=0)
+    _in_pieces(stream, data)
     try:
         decoded = SignedEnvelope.decode(data)
-    except EnvelopeError:
+    except EnvelopeError as error:
+        expect_same_error(error, stream.envelope)
         return
+    large = stream.envelope()
+    assert (large.digest, large.payload_size) == (decoded.digest, decoded.payload_size)
+    assert large.body == decoded.body[: len(large.body)]
+    assert large.signature == decoded.signature
     assert decoded.encode() == data
     assert decoded == SignedEnvelope.decode(bytearray(data))
     repr(decoded)
@@ -91,10 +106,16 @@ def envelope(data: bytes) -> None:
 
 
 def delivery_proof(data: bytes) -> None:
+    stream = ProofStream(whole=0)
+    _in_pieces(stream, data)
     try:
         delivery = verify_receipt(data)
-    except (EnvelopeError, SignatureError):
+    except (EnvelopeError, SignatureError) as error:
+        expect_same_error(error, stream.delivery)
         return
+    again = stream.delivery()
+    assert (again.is_handled, again.at_us) == (delivery.is_handled, delivery.at_us)
+    assert again.envelope.digest == delivery.envelope.digest
     assert data in PROOFS, "a proof that nobody made"
     assert delivery.envelope.encode() in data
 
@@ -118,20 +139,25 @@ def _log() -> list[bytes]:
 _LOG: Final = _log()
 
 
+_DIGESTS: Final = frozenset(SignedEnvelope.decode(each).digest for each in SIGNED | ALONE)
+
+
 def _check(data: bytes, size: int) -> tuple[LogChecker, list[bytes]]:
     checker, found = LogChecker(), []
     for start in range(0, len(data), size):
         for checked in checker.receive_data(data[start : start + size]):
-            assert checked.record.envelope in SIGNED | ALONE, "an envelope that nobody signed"
+            assert checked.envelope.digest in _DIGESTS, "an envelope that nobody signed"
+            assert checked.record.large or checked.record.envelope in SIGNED | ALONE
             found.append(checked.record.hash)
     checker.receive_eof()
     return checker, found
 
 
 def evidence_log(data: bytes) -> None:
-    """The first byte says how the rest is cut, which changes nothing."""
+    """The first byte says how the rest is cut, and what counts as large: it changes nothing."""
     size, log = (data[0] * 7 or max(1, len(data))) if data else 1, data[1:]
-    checker, found = _check(log, size)
+    with patch.object(evidence_log_of_wire, "WHOLE", 100 + size):
+        checker, found = _check(log, size)
     whole, found_whole = _check(log, max(1, len(log)))
     assert (found, checker.head, checker.error) == (found_whole, whole.head, whole.error)
     assert checker.count == len(found)
