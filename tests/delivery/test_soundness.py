@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from signedwire.delivery.store import StoreLimits
+from linkkit import ALICE
+from signedwire.delivery.store import IncomingRow, StoreLimits
 from signedwire.delivery.store.soundness import _SOUND
 from signedwire.errors import StoreCorruptError, StoreVersionError
+from signedwire.outbox import export
 from signedwire.types import Did, Priority, Reason
+from signedwire.wire.envelope import v2_sequence
 from storekit import PEER, Note, accept, make, put
 
 
@@ -101,6 +104,28 @@ def test_an_owner_that_is_none(path: Path, owner: str) -> None:
     change(path, f"UPDATE node SET owner = {owner}")
     with pytest.raises((StoreCorruptError, StoreVersionError)):
         make("inline", path)
+
+
+def test_pages_are_bounded_by_bytes(tmp_path: Path) -> None:
+    """However many rows are asked for: 4 MiB of them, or one that is larger."""
+    store, large = make("inline", tmp_path / "large.db"), 1 << 20
+    accept(store, list(range(1, 10)), payload=bytes(large))
+    accept(store, [10], payload=bytes(5 * large))
+    put(store, *(Note(bytes(large)) for _ in range(6)))
+    store.bury(PEER, [(1, sequence) for sequence in range(1, 7)], Reason.REFUSED)
+    undone: list[IncomingRow] = []
+    counts = []
+    while page := store.undone(after=undone[-1].id if undone else 0, limit=1000).result():
+        counts.append(len(page))
+        undone += page
+    assert counts == [3, 3, 3, 1]
+    assert [v2_sequence(row.body) for row in undone] == list(range(1, 11))
+    first = store.dead_letters(limit=100).result()
+    rest = store.dead_letters(after=first[-1].id, limit=100).result()
+    assert (len(first), len(rest)) == (3, 3)
+    assert store.dead_letters(after=rest[-1].id, limit=100).result() == []
+    assert export(store, ALICE, tmp_path / "exported") == 10
+    assert store.close()
 
 
 def test_a_did_is_not_made_of_a_number() -> None:
