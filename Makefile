@@ -18,7 +18,7 @@ help:
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
-	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
+	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make proto   regenerate the protobuf code"
 
@@ -74,8 +74,9 @@ hostile: setup
 	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
 
 SECONDS ?= 60
+TARGET ?=
 fuzz: setup
-	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(TARGET),--target $(TARGET))
 
 bench: setup
 	@$(BIN)/python -m benches --save build/bench.json

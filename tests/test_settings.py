@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
+from signedwire.routing import RoutingTable
 from signedwire.settings import COMMAND_LINE_VARIABLES, Setting, explain_config, load_config
 from signedwire.types import Address, Did
 from test_config import DIDS, valid_changes
@@ -274,3 +275,12 @@ def test_a_file_that_cannot_be_read_names_its_path(tmp_path: Path) -> None:
         "Does the file exist, and may this user read it?"
     )
     assert refusal(tmp_path).startswith(f"cannot read {tmp_path}: Is a directory. ")
+
+
+def test_a_file_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # zeros that take no place
+    for read in (load_config, RoutingTable.load):
+        with pytest.raises(ConfigError, match=r"large\.toml is larger than 16 MiB"):
+            read(path)

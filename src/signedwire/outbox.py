@@ -160,9 +160,17 @@ class DeadLetters:
     ) -> Letters:
         """Dead letters, the oldest first; `after` is the `id` of the last that is known."""
         store = _store(self._core)
-        return await asyncio.wrap_future(
-            store.dead_letters(_did(recipient), after=_whole(after), limit=_whole(limit))
-        )
+        did, after, limit = _did(recipient), _whole(after), _whole(limit)
+        letters: Letters = []
+        while len(letters) < limit:
+            page = await asyncio.wrap_future(
+                store.dead_letters(did, after=after, limit=min(limit - len(letters), _PAGE))
+            )
+            if not page:
+                break
+            letters += page
+            after = page[-1].id
+        return letters
 
     async def show(self, id_: int) -> DeadLetter | None:
         """One of them; `None` where there is none of this `id`."""

@@ -28,6 +28,8 @@ from signedwire.errors import ConfigError
 __all__ = ["COMMAND_LINE_VARIABLES", "Setting", "explain_config", "load_config", "read_toml"]
 
 _PREFIX: Final = "SIGNEDWIRE_"
+_MAX_FILE_SIZE: Final = 16 * 1024 * 1024
+"""Bytes: 100,000 peers need less than 10 MB."""
 _KEYS: Final[Mapping[str, Option]] = {PRESET_OPTION.name: PRESET_OPTION, **OPTIONS}
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
@@ -91,10 +93,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The TOML document in the file at `path`.
 
     Raises:
-        ConfigError: with the path, and the line where it is no TOML.
+        ConfigError: with the path, and the line where it is no TOML; or it is larger than
+            16 MiB.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_SIZE + 1)
+        if len(data) > _MAX_FILE_SIZE:
+            raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror or error}",

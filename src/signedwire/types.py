@@ -51,7 +51,8 @@ class Did:
     _hash: int
 
     def __init__(self, public_key: bytes) -> None:
-        raw = bytes(public_key)
+        # Not `bytes()` alone, which makes of a number so many zeros.
+        raw = bytes(memoryview(public_key))
         if len(raw) != 32:
             raise DidError(
                 f"a DID is 32 bytes, got {len(raw)}",

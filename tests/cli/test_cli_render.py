@@ -10,7 +10,13 @@ from signedwire import Address, Identity, PayloadType, Priority, SignedEnvelope,
 from signedwire.cli.output import escape
 from signedwire.cli.pinging import _peer_line, _ping_lines
 from signedwire.cli.probing import Finding
-from signedwire.cli.render import at_utc, decoded_fields, envelope_fields, payload_text
+from signedwire.cli.render import (
+    at_utc,
+    decoded_fields,
+    decoded_payload,
+    envelope_fields,
+    payload_text,
+)
 from signedwire.cli.surface import _read_payload_type, _read_priority
 
 HOSTILE = [
@@ -143,3 +149,13 @@ def test_the_words_of_the_options_are_the_names_of_the_members() -> None:
         assert _read_priority(priority.name.lower()) is priority
     for kind in PayloadType:
         assert _read_payload_type(kind.name.lower().replace("_", "-")) is kind
+
+
+def test_what_is_shown_does_not_cost_what_is_sent() -> None:
+    """A payload of half a million parts is not taken apart, nor is a long text escaped whole."""
+    small = payloads.encode(payloads.AgentCommand(payload=b"x" * 60_000))
+    large = payloads.encode(payloads.AgentCommand(payload=b"x" * 70_000))
+    assert decoded_payload(small) is not None
+    assert decoded_payload(large) is None
+    text = b"\n" * (1 << 20)
+    assert payload_text(text) == "\\n" * 200 + "\u2026 (1048576 bytes)"

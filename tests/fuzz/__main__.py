@@ -1,7 +1,7 @@
 """`python -m tests.fuzz`: every target, each in a process of its own.
 
 Prints a line per target with its seed and how many inputs it had. After a crash the exit
-code is 1, and the input is in the file that is named.
+code is 1; the input is in the file that is named, and a line says how to run it again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .mutator import CrashError, run_randomly
-from .targets import TARGETS, Target, clean_up
+from .target import Target, clean_up
+from .targets import TARGETS
 
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)|^executions: (\d+)", re.MULTILINE)
+_BLIND = "no interesting inputs were found"
+"""What libFuzzer says where no code behind the target is instrumented."""
+_MAX_MEMORY = 1024
+"""MiB: a process with a tenth of that has read nothing yet, and no input is larger than 9 KB."""
+_ARTIFACTS = re.compile(r"(?:Test unit written to|the input is saved in) (\S+)")
 
 
 def say(text: str) -> None:
@@ -32,6 +39,8 @@ def say(text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments name; 0 where nothing crashed."""
     options = read_arguments(argv)
+    if options.replay is not None:
+        return replay(TARGETS, options)
     options.artifacts.mkdir(parents=True, exist_ok=True)
     if options.child:
         target = TARGETS[options.target[0]]
@@ -63,9 +72,15 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--artifacts", type=Path, default=Path("build/fuzz"), help="where crashing inputs go"
     )
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="run this one input through the one --target"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.replay is not None and len(options.target or ()) != 1:
+        parser.error("--replay needs one --target: the name before `-crash` in the file's name")
+    return options
 
 
 def run_child(name: str, options: argparse.Namespace) -> int:
@@ -99,11 +114,30 @@ def run_child(name: str, options: argparse.Namespace) -> int:
     executions = counts[-1] if counts else 0
     if code == 0 and executions == 0:
         code, output = 1, output + "\nno input was tried"
+    if code == 0 and _BLIND in output:
+        code, output = 1, output + "\nthe engine saw no coverage: is the target imported anew?"
     verdict = "ok" if code == 0 else "CRASHED"
-    say(f"{name:12} {verdict:8} seed={seed} executions={executions}")
+    say(f"{name:14} {verdict:8} seed={seed} executions={executions}")
     if code != 0:
         say("\n".join(f"    {line}" for line in output.splitlines()[-40:]))
+        for path in dict.fromkeys(_ARTIFACTS.findall(output)):
+            say(f"again: {sys.executable} -m tests.fuzz --target {name} --replay {path}")
     return 1 if code else 0
+
+
+def replay(targets: Mapping[str, Target], options: argparse.Namespace) -> int:
+    """Run one saved input; its traceback, or that nothing was found."""
+    (name,) = options.target
+    try:
+        targets[name].run(options.replay.read_bytes())
+    # Also what is no Exception, such as a panic in Rust.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc(file=sys.stdout)
+        return 1
+    finally:
+        clean_up()
+    say(f"{name}: nothing was found with {options.replay}")
+    return 0
 
 
 def run_with_mutator(target: Target, seed: int, seconds: float, artifacts: Path) -> int:
@@ -139,6 +173,7 @@ def run_with_atheris(target: Target, options: argparse.Namespace) -> int:
             f"-max_len={target.max_size}",
             f"-artifact_prefix={options.artifacts}/{target.name}-",
             "-timeout=20",
+            f"-rss_limit_mb={_MAX_MEMORY}",
             "-print_final_stats=1",
             str(options.corpus),
         ],

@@ -7,90 +7,27 @@ when it is written and read again, for one.
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from signedwire import payloads
 from signedwire.config import OPTIONS, SignaturePolicy, TransportConfig
 from signedwire.delivery.screen import Passed, Screen
-from signedwire.errors import (
-    AddressError,
-    ConfigError,
-    DidError,
-    EnvelopeError,
-    IdentityError,
-    SignatureError,
-)
+from signedwire.errors import AddressError, ConfigError, DidError, IdentityError
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.settings import explain_config, load_config
-from signedwire.types import Address, Did, PayloadType, Priority, parse_peer
-from signedwire.wire.envelope import SignedEnvelope
+from signedwire.types import Address, Did, parse_peer
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
-__all__ = ["TARGETS", "Target"]
+from .target import Target, expect_named, expect_short, file_with, text_of
+from .targets_kit import ALICE, BOB
+from .targets_link import TARGETS as LINK_TARGETS
+from .targets_proofs import SIGNED, UNSIGNED
+from .targets_proofs import TARGETS as PROOF_TARGETS
+from .targets_store import TARGETS as STORE_TARGETS
 
-_ALICE = Identity.from_seed(bytes(range(32)))
-_BOB = Identity.from_seed(bytes(range(1, 33)))
+__all__ = ["TARGETS"]
+
 _LIMIT = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One reader of foreign bytes."""
-
-    name: str
-    run: Callable[[bytes], None]
-    """Reads one input; an assertion or an undocumented exception is a crash."""
-    seeds: tuple[bytes, ...]
-    """Inputs to begin with."""
-    words: tuple[bytes, ...] = ()
-    """What such inputs are made of."""
-    max_size: int = 4096
-
-
-def text_of(data: bytes) -> str:
-    """As arguments and variables come: bytes that are no UTF-8 become lone surrogates."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def expect_short(error: Exception) -> None:
-    """An error does not repeat at length what it was given."""
-    assert len(str(error)) < 1000
-
-
-def expect_named(error: Exception, path: Path) -> None:
-    """An error about a file says which."""
-    assert str(path) in str(error)
-
-
-@cache
-def folder() -> Path:
-    """Where input files are written."""
-    directory = tempfile.TemporaryDirectory(prefix="signedwire-fuzz-")
-    _OPEN.append(directory)
-    return Path(directory.name)
-
-
-_OPEN: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def clean_up() -> None:
-    """Remove the folder of the input files."""
-    folder.cache_clear()
-    while _OPEN:
-        _OPEN.pop().cleanup()
-
-
-def file_with(data: bytes) -> Path:
-    path = folder() / "input"
-    if not path.exists():
-        path.touch(mode=0o600)
-    path.write_bytes(data)
-    return path
 
 
 # --- the wire ---------------------------------------------------------------------------
@@ -119,59 +56,17 @@ def frames(data: bytes) -> None:
     assert not decoder.has_partial_frame
 
 
-def envelope(data: bytes) -> None:
-    try:
-        decoded = SignedEnvelope.decode(data)
-    except EnvelopeError:
-        return
-    assert decoded.encode() == data
-    assert decoded == SignedEnvelope.decode(bytearray(data))
-    repr(decoded)
-    hash(decoded)
-    for name in ("sender", "recipient"):
-        with contextlib.suppress(DidError):
-            assert isinstance(getattr(decoded, name), Did)
-    assert isinstance(decoded.priority, Priority)
-    assert isinstance(decoded.payload_type, PayloadType)
-    assert decoded.is_signed == any(decoded.signature)
-    assert len(decoded.message_id) == 16
-    parts = (decoded.version, decoded.sequence_number, decoded.timestamp_us)
-    assert all(0 <= part < 2**64 for part in parts)
-    assert len(decoded.digest) == 32
-    assert len(decoded.payload) == len(data) - 170
-    try:
-        decoded.verify()
-    except SignatureError:
-        return
-    assert data in _SIGNED, "a signature that nobody made"
-
-
 def screen(data: bytes) -> None:
     verdict = _SCREEN.check(data)
     if isinstance(verdict, Passed):
-        assert verdict.message.is_proven == (data in _SIGNED)
+        assert verdict.message.is_proven == (data in SIGNED)
         assert (verdict.message.sender is None) != verdict.message.is_proven
-        assert data[64:96] == bytes(_BOB.did)
+        assert data[64:96] == bytes(BOB.did)
         repr(verdict.message)
 
 
-_SIGNED = frozenset(
-    SignedEnvelope.sign(
-        _ALICE,
-        _BOB.did,
-        payload,
-        sequence_number=number,
-        timestamp_us=1_795_344_395_825_430,
-        priority=Priority(number % 4),
-        payload_type=PayloadType(number % 5),
-    ).encode()
-    for number, payload in enumerate([b"", b"hello", bytes(100), b"\n\0"], 1)
-)
-_UNSIGNED = SignedEnvelope.unsigned(
-    _ALICE.did, _BOB.did, b"hi", sequence_number=9, timestamp_us=1
-).encode()
-_ENVELOPES = (*sorted(_SIGNED), _UNSIGNED, bytes(170))
-_SCREEN = Screen(TransportConfig(signatures=SignaturePolicy.IF_PRESENT), _BOB.did)
+_ENVELOPES = (*sorted(SIGNED), UNSIGNED, bytes(170))
+_SCREEN = Screen(TransportConfig(signatures=SignaturePolicy.IF_PRESENT), BOB.did)
 
 # --- text -------------------------------------------------------------------------------
 
@@ -269,7 +164,7 @@ def payload(data: bytes) -> None:
 
 _DIDS = tuple(
     spelling.encode()
-    for spelling in (str(_ALICE.did), str(_BOB.did)[8:], _BOB.did.hex(), f" {_ALICE.did}\n")
+    for spelling in (str(ALICE.did), str(BOB.did)[8:], BOB.did.hex(), f" {ALICE.did}\n")
 )
 _ADDRESSES = (b"127.0.0.1:9001", b"[::1]:0", b"robot-7.local:65535", b"[fe80::1%eth0]:80")
 _ENVIRONMENT = (
@@ -347,8 +242,7 @@ TARGETS = {
             ),
             (b"\0\0\0\0", b"\0\0\1\x2c", b"\0\0\1\x2d", b"\xff\xff\xff\xff", b"\0\0\0\1"),
         ),
-        Target("envelope", envelope, _ENVELOPES, (b"INMO", bytes(8), b"\xff" * 8, bytes(64))),
-        Target("screen", screen, _ENVELOPES, (b"INMO", bytes(_ALICE.did), bytes(64))),
+        Target("screen", screen, _ENVELOPES, (b"INMO", bytes(ALICE.did), bytes(64))),
         Target("did", did, _DIDS, (b"did:key:", b"z6Mk", b"0", b"1" * 8, b" "), 300),
         Target("address", address, _ADDRESSES, (b":", b"[", b"]", b"::", b"%", b"65536"), 300),
         Target(
@@ -368,5 +262,8 @@ TARGETS = {
         ),
         Target("key-file", key_file, _key_files(), (b"-----", b"\n", b"BEGIN ", b"OPENSSH ")),
         Target("payload", payload, _payloads(), (b"\n", b"\x12", b"\xff\xff\xff\xff\x0f", b"\0")),
+        *PROOF_TARGETS,
+        *LINK_TARGETS,
+        *STORE_TARGETS,
     )
 }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 
-from fuzz.__main__ import run_with_mutator
+from fuzz.__main__ import main, read_arguments, replay, run_child, run_with_mutator
 from fuzz.mutator import CrashError, Mutator, run_randomly
-from fuzz.targets import TARGETS, Target, clean_up
+from fuzz.target import Target, clean_up
+from fuzz.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,6 +48,12 @@ PAST = [
         b"MC4CAQAwBQYDK2VvBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n"
         b"-----END PRIVATE KEY-----\n",
         id="an X448 key of 32 bytes",
+    ),
+    pytest.param("store-rows", bytes.fromhex("030200011000"), id="a message without a lane"),
+    pytest.param("store-rows", bytes.fromhex("050204030000"), id="a batch without lanes"),
+    pytest.param("store-rows", bytes.fromhex("f5ffff4e9a00"), id="a number as the owner"),
+    pytest.param(
+        "store-bytes", bytes.fromhex("00ffffff3bff1f16fffffe16"), id="a lane that there is not"
     ),
 ]
 
@@ -79,6 +88,64 @@ def test_a_crash_is_reported_and_its_input_saved(
     assert "seed 7: KeyError" in output
 
 
+def test_a_saved_input_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "did-crash-7"
+    saved.write_bytes(b"did:key:z6Mk")
+    assert main(["--target", "did", "--replay", str(saved)]) == 0
+    assert f"did: nothing was found with {saved}" in capsys.readouterr().out
+
+    def broken(data: bytes) -> None:
+        raise KeyError(data)
+
+    options = read_arguments(["--target", "did", "--replay", str(saved)])
+    assert replay({"did": Target("did", broken, ())}, options) == 1
+    assert "KeyError: b'did:key:z6Mk'" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--replay", str(saved)])
+
+
+def test_a_crash_tells_how_to_run_its_input_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = b"the input is saved in %b\nexecutions: 5\n" % bytes(tmp_path / "did-crash-7")
+    done = subprocess.CompletedProcess([], 1, output)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    options = read_arguments(["--target", "did", "--engine", "random"])
+    assert run_child("did", options) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("did            CRASHED  seed=")
+    assert f"-m tests.fuzz --target did --replay {tmp_path / 'did-crash-7'}\n" in printed
+
+
+def test_a_target_whose_code_is_not_instrumented_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = b"WARNING: no interesting inputs were found so far.\nexecutions: 5\n"
+    done = subprocess.CompletedProcess([], 0, output)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert run_child("did", read_arguments(["--target", "did", "--engine", "random"])) == 1
+    assert "the engine saw no coverage" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
+@pytest.mark.parametrize("part", range(4))
+def test_every_target_guided_by_coverage(tmp_path: Path, part: int) -> None:
+    """So a target that expects what is no longer so fails here, and not only in a long run."""
+    names = list(TARGETS)[part::4]
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", "1", "--engine", "atheris"]
+    done = subprocess.run(
+        [*command, "--artifacts", str(tmp_path), *chain(*(("--target", name) for name in names))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    good = re.findall(r"^(\S+) +ok +seed=\d+ executions=[1-9]", done.stdout, re.MULTILINE)
+    assert set(good) == set(names), done.stdout
+
+
 def test_from_the_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--seconds", "0.05", "--engine", "random"]
     done = subprocess.run(
@@ -91,4 +158,4 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 targets, 0.05 s each, with random" in done.stdout
-    assert "did          ok       seed=" in done.stdout
+    assert "did            ok       seed=" in done.stdout

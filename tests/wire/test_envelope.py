@@ -556,3 +556,12 @@ class TestV2:
             return
         assert envelope.encode() == data
         repr(envelope)
+
+
+def test_a_v2_envelope_without_a_signature_is_not_signed() -> None:
+    data = alone([body(1)]).encode()
+    assert SignedEnvelope.decode(data).is_signed
+    unsigned = SignedEnvelope.decode(data[:-64] + bytes(64))
+    assert not unsigned.is_signed
+    with pytest.raises(SignatureError):
+        unsigned.verify()

@@ -64,7 +64,7 @@ def show(options: EvidenceShow) -> int:
                     "offset": record.offset,
                     "accepted_at_us": record.accepted_at_us,
                     **fields,
-                    "envelope": record.envelope.hex(),
+                    "envelope": None if record.large else record.envelope.hex(),
                     "hash": record.hash.hex(),
                 }
             )
@@ -74,7 +74,9 @@ def show(options: EvidenceShow) -> int:
                 at_utc(record.accepted_at_us),
                 f"from {envelope.sender}",
                 f"#{envelope.sequence_number}",
-                payload_text(envelope.payload),
+                f"({envelope.payload_size} bytes)"
+                if record.large
+                else payload_text(envelope.payload),
             ]
             result("  ".join(parts))
     if checker.error is None:

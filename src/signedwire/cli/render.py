@@ -12,8 +12,10 @@ from signedwire.cli.output import escape
 from signedwire.errors import DidError, SignedWireError
 from signedwire.types import PayloadType, Priority
 from signedwire.wire.envelope import SignedEnvelope
+from signedwire.wire.large import LargeEnvelope
 
 __all__ = [
+    "MAX_DECODED",
     "UNPROVEN",
     "at_utc",
     "can_decode",
@@ -28,6 +30,9 @@ __all__ = [
 
 UNPROVEN: Final = "unproven"
 _MAX_TEXT: Final = 400
+MAX_DECODED: Final = 64 * 1024
+"""Bytes: a larger payload is not taken apart as one of v1, whose live peers take 1024. One of
+1 MiB can hold half a million parts: 1.2 s and 50 MB for a message that anyone may send."""
 
 
 def count_of(number: int, noun: str) -> str:
@@ -59,12 +64,19 @@ def recipient_text(envelope: SignedEnvelope) -> str:
 
 
 def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, object]:
-    """Everything in an envelope, for JSON; the sender only where he is proven."""
+    """Everything in an envelope, for JSON; the sender only where he is proven.
+
+    Of one that was too large to be held, `encoding` and `payload` are null.
+    """
     payload = envelope.payload
+    text: str | None
+    encoding: str | None
     try:
         text, encoding = payload.decode(), "text"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(payload).decode(), "base64"
+    if isinstance(envelope, LargeEnvelope):
+        text = encoding = None
     return {
         "sender": str(envelope.sender) if is_proven else None,
         "is_proven": is_proven,
@@ -78,7 +90,7 @@ def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, o
         "expires_at_us": envelope.expires_at_us,
         "priority": word(envelope.priority),
         "payload_type": word(envelope.payload_type),
-        "size": len(payload),
+        "size": envelope.payload_size,
         "encoding": encoding,
         "payload": text,
     }
@@ -102,8 +114,10 @@ def payload_text(payload: bytes) -> str:
     if decoded is not None:
         kind, fields = decoded
         return _cut(f"{kind}{_fields_text(fields)}", len(payload))
-    if text is not None and all(c.isprintable() or c in "\n\r\t" for c in text):
-        return _cut(escape(text), len(payload))
+    # No more of it than is shown, which leaves what is behind to the length alone.
+    start = None if text is None else text[: _MAX_TEXT + 1]
+    if start is not None and all(c.isprintable() or c in "\n\r\t" for c in start):
+        return _cut(escape(start), len(payload))
     return _cut(
         f"hex {payload[: _MAX_TEXT // 2].hex()}", len(payload), len(payload) * 2 > _MAX_TEXT
     )
@@ -128,9 +142,10 @@ def decoded_payload(payload: bytes) -> tuple[str, dict[str, object]] | None:
     """The kind and the fields of a v1 payload, or None where it is none.
 
     protobuf reads much that was never meant as such. So only what comes out byte for
-    byte the same again, with no unknown field, passes.
+    byte the same again, with no unknown field, passes. One of more than 64 KiB is not
+    looked at.
     """
-    if not can_decode():
+    if len(payload) > MAX_DECODED or not can_decode():
         return None
     from signedwire import payloads
 

@@ -300,16 +300,20 @@ class _Sending:
         """Lists of whole lines, each as soon as it is there; the last may lack its end."""
         # The descriptor itself: it gives what there is, where a buffered file waits for more.
         self._input = standard_input().fileno()
-        rest = b""
+        rest = bytearray()  # grows in place: a long line is not copied for each piece of it
         while chunk := os.read(self._input, _CHUNK):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield lines
+            end, begin = chunk.find(b"\n"), chunk.rfind(b"\n") + 1
+            if begin:
+                first = bytes(rest + chunk[:end])
+                rest.clear()
+                yield [first, *chunk[end + 1 : begin].split(b"\n")[:-1]]
+            rest += chunk[begin:]
             limit = self._limit()
             if len(rest) > limit + 1:  # one more for a carriage return
                 self._settle()
                 raise self._too_long(f"more than {limit}")
         if rest:
-            yield [rest]
+            yield [bytes(rest)]
 
     def _limit(self) -> int:
         """How long a payload may be: over v1 while that may be what the peer speaks."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.cli.errors import FAILED, BadInput
 from signedwire.cli.output import emit, escape, paint, result, say, standard_input
 from signedwire.cli.render import (
+    MAX_DECODED,
     UNPROVEN,
     at_utc,
     can_decode,
@@ -20,8 +26,9 @@ from signedwire.cli.render import (
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.wire.envelope import MAGIC, SignedEnvelope
 from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
-from signedwire.wire.evidence import ProvenDelivery, verify_receipt
+from signedwire.wire.evidence import ProvenDelivery
 from signedwire.wire.frames import FrameDecoder
+from signedwire.wire.large import WHOLE, EnvelopeStream, ProofStream
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Verify
@@ -31,13 +38,23 @@ __all__ = ["verify"]
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _STARTS: Final = (_MAGIC_BYTES, PROOF_MAGIC)
 _MAX_FRAME_SIZE: Final = 2**24 - 1
+_CHUNK: Final = 64 * 1024
+_MAX_JSON: Final = 9 * 1024 * 1024
+"""Bytes of a line: 1 MiB of payload, each byte of it as `\\u00xx`, and the envelope in hex."""
+_MAX_WIDE_JSON: Final = 4 * 1024 * 1024
+"""The same of a line that is not ASCII: Python takes four bytes for each character of it."""
+_MAX_JSON_PARTS: Final = 256 * 1024
+"""Bytes of a line outside of its strings, each of which can cost Python 25."""
+_JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_NOT_HEX: Final = "not hex digits"
 
 
 class _Found(NamedTuple):
     """Something that should be an envelope, or a proof of delivery."""
 
     where: str
-    data: bytes
+    pieces: Iterator[bytes]
+    """Its bytes. A ValueError from it: they stood there in hex digits, and some are none."""
     claims: dict[str, object] | None = None
     """What the line around it says."""
     problem: str = ""
@@ -45,7 +62,7 @@ class _Found(NamedTuple):
 
 
 class _Verdict(NamedTuple):
-    found: _Found
+    where: str
     envelope: SignedEnvelope | None
     problem: str
     """Why it is invalid; empty: it is valid."""
@@ -54,17 +71,21 @@ class _Verdict(NamedTuple):
 
 
 def verify(options: Verify) -> int:
-    """Check every envelope and every proof in the file; 1 if one is invalid."""
-    data = _read(options.file)
+    """Check every envelope and every proof in the file; 1 if one is invalid.
+
+    However large the file is, and whatever is in it: some 50 MiB of memory at most, beside
+    those of the program itself, and time that grows with its size.
+    """
     count = failures = 0
-    for found in _find(data):
-        verdict = _judge(found)
-        count += 1
-        failures += bool(verdict.problem)
-        if options.json:
-            emit(_fields(verdict))
-        else:
-            result(_line(verdict))
+    with _opened(options.file) as file:
+        for found in _find(file):
+            verdict = _judge(found)
+            count += 1
+            failures += bool(verdict.problem)
+            if options.json:
+                emit(_fields(verdict))
+            else:
+                result(_line(verdict))
     if not count:
         raise BadInput(
             f"there is no envelope in {options.file}",
@@ -76,122 +97,260 @@ def verify(options: Verify) -> int:
     return FAILED if failures else 0
 
 
-def _read(name: str) -> bytes:
-    if name == "-":
-        return standard_input().buffer.read()
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"cannot read {name}: {error.strerror}", "Does the file exist, and may you read it?"
-        ) from None
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    """The file, at its start. It is read twice: a pipe comes into a temporary file."""
+    with ExitStack() as stack:
+        try:
+            file: IO[bytes]
+            if name == "-":
+                file = standard_input().buffer
+            else:
+                file = stack.enter_context(Path(name).open("rb"))
+            if not file.seekable():
+                pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(pipe, file, _CHUNK)
+                file.seek(0)
+        except OSError as error:
+            raise BadInput(
+                f"cannot read {name}: {error.strerror}", "Does the file exist, and may you read it?"
+            ) from None
+        yield file
 
 
 # -- what there is ------------------------------------------------------------------
 
 
-def _find(data: bytes) -> Iterator[_Found]:
+def _find(file: IO[bytes]) -> Iterator[_Found]:
     """Everything that looks like an envelope, or stands where one should."""
-    if data.startswith(PROOF_MAGIC):
-        yield _Found("proof", data)
-    elif data.startswith(_MAGIC_BYTES):
-        yield _Found("envelope", data)
-    elif data.startswith(b"\0"):
-        yield from _in_frames(data)
+    start = file.tell()
+    found = _in_bytes(_chunks(file))
+    if found is not None:
+        yield from found
+        return
+    file.seek(start)
+    is_json, count = _survey(file)
+    file.seek(start)
+    if is_json:
+        for number, pieces in _lines(file):
+            yield from _in_json(f"line {number}", pieces)
+    elif count > 1:
+        for number, pieces in _lines(file):
+            yield _Found(f"line {number}", _unhexed(pieces))
     else:
-        yield from _in_text(data)
+        # One thing over several lines, as `xxd -p` prints it.
+        yield from _in_bytes(_unhexed(_chunks(file))) or ()
 
 
-def _in_frames(data: bytes) -> Iterator[_Found]:
-    decoder = FrameDecoder(_MAX_FRAME_SIZE)
-    number = 0
-    for number, frame in enumerate(decoder.receive_data(data), 1):
-        yield _Found(f"frame {number}", frame)
-    decoder.receive_eof()
-    if decoder.error is not None and number:
-        yield _Found(f"frame {number + 1}", b"", problem=decoder.error.fact)
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.read(_CHUNK), b"")
 
 
-def _in_text(data: bytes) -> Iterator[_Found]:
-    lines = [(n, line) for n, line in enumerate(data.splitlines(), 1) if line.strip()]
-    if any(line.lstrip().startswith(b"{") for _, line in lines):
-        for number, line in lines:
-            yield from _in_json(f"line {number}", line)
-        return
-    decoded = [(number, _unhex(line)) for number, line in lines]
-    if not any(part for _, part in decoded):
-        return
-    if sum(part is not None and part.startswith(_STARTS) for _, part in decoded) > 1:
-        for number, part in decoded:
-            problem = "" if part is not None else "not hex digits"
-            yield _Found(f"line {number}", part or b"", problem=problem)
-        return
-    # One thing over several lines, as `xxd -p` prints it.
-    whole = _unhex(b"".join(line for _, line in lines))
-    if whole is not None and whole[:1] in (_MAGIC_BYTES[:1], PROOF_MAGIC[:1], b"\0"):
-        yield from _find(whole)
-
-
-def _in_json(where: str, line: bytes) -> Iterator[_Found]:
+def _in_bytes(pieces: Iterator[bytes]) -> Iterator[_Found] | None:
+    """What is in bytes; `None` where they begin like nothing that is known."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        yield _Found(where, b"", problem="not JSON; was the end cut off?")
-        return
-    if not isinstance(value, dict) or value.get("event") in ("listening", "summary"):
-        return
-    text = value.get("envelope")
-    envelope = _unhex(text.encode("ascii", "replace")) if isinstance(text, str) else None
-    problem = "" if envelope is not None else 'no "envelope" in hex digits'
-    yield _Found(where, envelope or b"", value, problem)
-
-
-def _unhex(text: bytes) -> bytes | None:
-    try:
-        return bytes.fromhex(text.decode("ascii"))
+        start = _begin(pieces)
     except ValueError:
         return None
+    pieces = chain((start,), pieces)
+    if start.startswith(PROOF_MAGIC):
+        return iter((_Found("proof", pieces),))
+    if start.startswith(_MAGIC_BYTES):
+        return iter((_Found("envelope", pieces),))
+    return _in_frames(pieces) if start.startswith(b"\0") else None
+
+
+def _begin(pieces: Iterator[bytes]) -> bytes:
+    """The first pieces, with at least as many bytes as tell what it is."""
+    start = b""
+    while len(start) < len(PROOF_MAGIC) and (piece := next(pieces, b"")):
+        start += piece
+    return start
+
+
+def _in_frames(pieces: Iterator[bytes]) -> Iterator[_Found]:
+    decoder = FrameDecoder(_MAX_FRAME_SIZE)
+    number, problem = 0, ""
+    try:
+        for piece in pieces:
+            for frame in decoder.receive_data(piece):
+                number += 1
+                yield _Found(f"frame {number}", _cut(frame))
+            if decoder.error is not None:
+                break
+        decoder.receive_eof()
+    except ValueError:
+        problem = _NOT_HEX
+    if decoder.error is not None:
+        problem = decoder.error.fact
+    if problem and number:
+        yield _Found(f"frame {number + 1}", iter(()), problem=problem)
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK))
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The lines that are not blank, each in pieces; what nobody takes of it is passed over."""
+    number = 0
+    while piece := file.readline(_CHUNK):
+        number += 1
+        rest = _rest_of_line(file, piece)
+        is_whole = piece.endswith(b"\n") or len(piece) < _CHUNK
+        if not (is_whole and piece.isspace()):
+            yield number, chain((piece,), rest)
+        for _ in rest:
+            pass
+
+
+def _rest_of_line(file: IO[bytes], piece: bytes) -> Iterator[bytes]:
+    while not piece.endswith(b"\n") and (piece := file.readline(_CHUNK)):
+        yield piece
+
+
+def _survey(file: IO[bytes]) -> tuple[bool, int]:
+    """Whether there is JSON in it, and how many lines begin an envelope or a proof.
+
+    It stops where the one or the other is decided.
+    """
+    count = 0
+    for _, pieces in _lines(file):
+        start = next(pieces).lstrip()
+        if start.startswith(b"{"):
+            return True, count
+        # By far most lines of a hostile file are shorter.
+        if len(start) >= 2 * len(_MAGIC_BYTES):
+            try:
+                count += next(_unhexed(iter((start[:_CHUNK],)))).startswith(_STARTS)
+            except ValueError:
+                continue
+            if count > 1:
+                break
+    return False, count
+
+
+def _unhexed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The bytes that hex digits stand for, whatever blanks and line ends are between them.
+
+    Raises:
+        ValueError: something else is among them, or the last one lacks its second digit.
+    """
+    odd = b""
+    for piece in pieces:
+        digits = odd + piece.translate(None, b" \t\n\r\v\f")
+        odd = digits[len(digits) & ~1 :]
+        yield bytes.fromhex(digits[: len(digits) & ~1].decode("ascii"))
+    if odd:
+        raise ValueError(_NOT_HEX)
+
+
+def _in_json(where: str, pieces: Iterator[bytes]) -> Iterator[_Found]:
+    line = bytearray()
+    for piece in pieces:
+        line += piece
+        if len(line) > _MAX_JSON:
+            break
+    if len(line) > (_MAX_JSON if line.isascii() else _MAX_WIDE_JSON) or _has_many_parts(line):
+        problem = (
+            "the line is longer, or has more parts, than `signedwire listen --json` prints of "
+            "1 MiB; take the envelope out of it, and verify that"
+        )
+        yield _Found(where, iter(()), problem=problem)
+        return
+    try:
+        text = line.decode()
+        line.clear()
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        yield _Found(where, iter(()), problem="not JSON; was the end cut off?")
+        return
+    del text
+    if not isinstance(value, dict) or value.get("event") in ("listening", "summary"):
+        return
+    digits = value.pop("envelope", None)
+    try:
+        envelope = bytes.fromhex(digits if isinstance(digits, str) else "none")
+    except ValueError:
+        problem = 'no "envelope" in hex digits'
+        yield _Found(where, iter(()), value, problem)
+    else:
+        yield _Found(where, _cut(envelope), value)
+
+
+def _has_many_parts(line: bytearray) -> bool:
+    """Whether more is outside of the strings than in any honest line."""
+    at = parts = 0
+    while parts <= _MAX_JSON_PARTS:
+        quote = line.find(b'"', at)
+        if quote < 0:
+            return parts + len(line) - at > _MAX_JSON_PARTS
+        parts += quote - at + 2
+        string = _JSON_STRING.match(line, quote)
+        if string is None:
+            return False  # not JSON
+        at = string.end()
+    return True
 
 
 # -- what it is worth ---------------------------------------------------------------
 
 
 def _judge(found: _Found) -> _Verdict:
+    where = found.where
     if found.problem:
-        return _Verdict(found, None, found.problem)
-    if found.data.startswith(PROOF_MAGIC):
-        return _judge_proof(found)
+        return _Verdict(where, None, found.problem)
     try:
-        envelope = SignedEnvelope.decode(found.data)
+        start = _begin(found.pieces)
+        stream: ProofStream | EnvelopeStream
+        if start.startswith(PROOF_MAGIC):
+            stream = ProofStream()
+        else:
+            # What a line says of a payload is compared with it.
+            stream = EnvelopeStream(whole=WHOLE if found.claims is None else _MAX_JSON)
+        stream.receive_data(start)
+        for piece in found.pieces:
+            stream.receive_data(piece)
+    except ValueError:
+        return _Verdict(where, None, _NOT_HEX)
+    if isinstance(stream, ProofStream):
+        return _judge_proof(where, stream)
+    try:
+        envelope = stream.envelope()
     except EnvelopeError as error:
-        return _Verdict(found, None, error.fact)
+        return _Verdict(where, None, error.fact)
     try:
         envelope.verify()
     except SignatureError as error:
-        return _Verdict(found, envelope, error.fact)
-    if found.claims is not None:
-        actual = envelope_fields(envelope, is_proven=True)
-        if can_decode():
-            actual["decoded"] = decoded_fields(envelope.payload)
-        for name, claimed in found.claims.items():
-            if name in actual and claimed != actual[name]:
-                problem = f"the line was changed: its {name} is not that of the envelope"
-                return _Verdict(found, envelope, problem)
-    return _Verdict(found, envelope, "")
+        return _Verdict(where, envelope, error.fact)
+    return _Verdict(where, envelope, _contradiction(found.claims or {}, envelope))
 
 
-def _judge_proof(found: _Found) -> _Verdict:
+def _contradiction(claims: dict[str, object], envelope: SignedEnvelope) -> str:
+    """What the line around an envelope says otherwise than it."""
+    if not claims:
+        return ""
+    actual = envelope_fields(envelope, is_proven=True)
+    if can_decode() and envelope.payload_size <= MAX_DECODED:
+        actual["decoded"] = decoded_fields(envelope.payload)
+    for name, claimed in claims.items():
+        if name in actual and claimed != actual[name]:
+            return f"the line was changed: its {name} is not that of the envelope"
+    return ""
+
+
+def _judge_proof(where: str, stream: ProofStream) -> _Verdict:
     try:
-        delivery = verify_receipt(found.data)
+        delivery = stream.delivery()
     except (EnvelopeError, SignatureError) as error:
-        return _Verdict(found, None, error.fact)
-    return _Verdict(found, delivery.envelope, "", delivery)
+        return _Verdict(where, None, error.fact)
+    return _Verdict(where, delivery.envelope, "", delivery)
 
 
 def _fields(verdict: _Verdict) -> dict[str, object]:
     is_valid = not verdict.problem
     fields: dict[str, object] = {
-        "where": verdict.found.where,
+        "where": verdict.where,
         "is_valid": is_valid,
         "problem": verdict.problem or None,
     }
@@ -206,7 +365,7 @@ def _fields(verdict: _Verdict) -> dict[str, object]:
 def _line(verdict: _Verdict) -> str:
     is_valid = not verdict.problem
     mark = paint("valid  ", "green") if is_valid else paint("invalid", "red")
-    parts = [mark, verdict.found.where]
+    parts = [mark, verdict.where]
     envelope = verdict.envelope
     if envelope is not None:
         # In full: twelve characters of a DID can be imitated.
@@ -216,7 +375,7 @@ def _line(verdict: _Verdict) -> str:
             f"to {recipient_text(envelope)}",
             f"#{envelope.sequence_number}",
             at_utc(envelope.timestamp_us),
-            f"{len(envelope.payload)} bytes",
+            f"{envelope.payload_size} bytes",
         ]
     delivery = verdict.delivery
     if delivery is not None:

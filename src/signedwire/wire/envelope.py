@@ -282,7 +282,7 @@ class SignedEnvelope:
     @property
     def is_signed(self) -> bool:
         """Whether a signature is present. It may still be wrong: see `verify()`."""
-        return self._proof != UNSIGNED
+        return self.signature != UNSIGNED
 
     @property
     def proof(self) -> bytes | BatchProof:
@@ -348,6 +348,11 @@ class SignedEnvelope:
         return self._body[HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
 
     @property
+    def payload_size(self) -> int:
+        """How many bytes are inside."""
+        return len(self._body) - (HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE)
+
+    @property
     def signature(self) -> bytes:
         """64 bytes: of this envelope, or of its batch; zeros when unsigned."""
         proof = self._proof
@@ -380,7 +385,7 @@ class SignedEnvelope:
         return (
             f"<SignedEnvelope{signed} #{self.sequence_number} {self._body[32:36].hex()}…"
             f" -> {self._body[64:68].hex()}… {self.priority.name}"
-            f" {len(self.payload)} bytes>"
+            f" {self.payload_size} bytes>"
         )
 
 

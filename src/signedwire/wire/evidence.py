@@ -25,7 +25,7 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.session import SentBatch
 
-__all__ = ["ProvenDelivery", "encode_evidence", "verify_receipt"]
+__all__ = ["ProvenDelivery", "encode_evidence", "prove_delivery", "verify_receipt"]
 
 MAGIC: Final = b"SWPROOF1"
 _SIZE: Final = struct.Struct("<I")
@@ -64,9 +64,17 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
         raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")
     (size,) = _SIZE.unpack_from(data, len(MAGIC))
-    envelope = SignedEnvelope.decode(data[start : start + size])
+    return prove_delivery(SignedEnvelope.decode(data[start : start + size]), data[start + size :])
+
+
+def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
+    """Check an envelope and its recipient's statement and signature about it.
+
+    Raises:
+        EnvelopeError, SignatureError: as `verify_receipt()`.
+    """
     try:
-        receipts = decode(RECEIPT, data[start + size :])
+        receipts = decode(RECEIPT, receipt)
     except RemoteProtocolError as error:
         raise EnvelopeError(f"not a proof of delivery: {error.fact}") from None
     assert isinstance(receipts, Receipts)

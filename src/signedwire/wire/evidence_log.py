@@ -17,7 +17,8 @@ cuts off the end, or writes all hashes anew, leaves a sound chain, and is found 
 whoever wrote down a head before: no record of the file has that hash then.
 
 `Chain` writes, `LogReader` reads the chain alone, `LogChecker` reads it and proves
-every envelope. They take bytes and give bytes; who has the file is `delivery`.
+every envelope. They take bytes and give bytes; who has the file is `delivery`. They
+hold no more than `large.WHOLE` bytes of one record and what they are given at once.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from signedwire.wire.envelope import (
     BatchProof,
     SignedEnvelope,
 )
+from signedwire.wire.large import WHOLE, EnvelopeStream
 
 __all__ = [
     "HEADER_SIZE",
@@ -118,9 +120,17 @@ class LogRecord(NamedTuple):
     accepted_at_us: int
     """When, by the clock of the owner: Unix time, microseconds."""
     envelope: bytes
-    """As it stands alone. Of a record that is bad: what stands where it should be."""
+    """As it stands alone; of a large one, its header. Of a record that is bad: what stands
+    where it should be."""
     hash: bytes
     """What the chain goes on with: the head, as long as this is the last."""
+    large: EnvelopeStream | None = None
+    """An envelope of more than `large.WHOLE` bytes, which is not held."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the envelope."""
+        return len(self.envelope) if self.large is None else self.large.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,56 @@ class BadRecord:
     """What is wrong, in words."""
     is_incomplete: bool = False
     """Whether the file ends inside of it, as after a crash in the middle of a write."""
+
+
+class _LargeRecord:
+    """A record that is read piece by piece, behind its first 13 bytes."""
+
+    def __init__(self, head: bytes, prefix: bytes) -> None:
+        self.size, self.wire, self.accepted_at_us = _PREFIX.unpack(prefix)
+        self.envelope = EnvelopeStream(
+            SignedEnvelope.decode_v1 if self.wire == _V1 else SignedEnvelope.decode, whole=WHOLE
+        )
+        self.hash = b""
+        self._hasher = blake3(_RECORD_LABEL + head + prefix)
+
+    @property
+    def has_come(self) -> int:
+        """How many of its bytes there are."""
+        return _PREFIX.size + self.envelope.size + len(self.hash)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has been read."""
+        return len(self.hash) == HASH_SIZE
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its hash fits."""
+        return self._hasher.digest() == self.hash
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Take its next bytes; returns what is behind it."""
+        part = data[: self.size - self.envelope.size]
+        self._hasher.update(part)
+        self.envelope.receive_data(part)
+        if self.envelope.size == self.size:
+            end = len(part) + HASH_SIZE - len(self.hash)
+            self.hash += data[len(part) : end]
+            return data[end:]
+        return b""
+
+    def record(self, number: int, offset: int) -> LogRecord:
+        """What was read, in its place."""
+        return LogRecord(
+            number,
+            offset,
+            self.wire,
+            self.accepted_at_us,
+            self.envelope.start,
+            self.hash,
+            self.envelope,
+        )
 
 
 def _link(before: bytes, content: bytes) -> bytes:
@@ -202,14 +262,34 @@ class LogReader:
         """It, where it is whole but for its hash."""
         self._rest = bytearray()
         self._needed = HEADER_SIZE
+        self._large: _LargeRecord | None = None
 
     def receive_data(self, data: bytes) -> list[LogRecord]:
         """Take the next bytes of the file; returns the records that they complete."""
-        if self.error is not None:
-            return []
+        records: list[LogRecord] = []
+        while self.error is None and data:
+            if self._large is None:
+                data = self._receive_small(data, records)
+            else:
+                data = self._receive_large(self._large, data, records)
+        return records
+
+    def _receive_large(self, large: _LargeRecord, data: bytes, records: list[LogRecord]) -> bytes:
+        data = large.receive_data(data)
+        if large.is_whole:
+            self._large = None
+            record = large.record(self.count + 1, self.offset)
+            if large.is_sound:
+                records.append(record)
+                self._pass(record)
+            else:
+                self._fail_hash(record)
+        return data
+
+    def _receive_small(self, data: bytes, records: list[LogRecord]) -> bytes:
         self._rest += data
         if len(self._rest) < self._needed:
-            return []
+            return b""
         data = bytes(self._rest)
         at = 0
         if self.header is None:
@@ -217,12 +297,16 @@ class LogReader:
                 self.header = LogHeader.decode(data)
             except EnvelopeError as error:
                 self.error = BadRecord(0, 0, error.fact)
-                return []
+                return b""
             self.head = data[HEADER_SIZE - HASH_SIZE : HEADER_SIZE]
             at = self.offset = HEADER_SIZE
-        records, at = self._records(data, at)
-        del self._rest[:at]
-        return records
+        found, at = self._records(data, at)
+        records += found
+        self._rest.clear()
+        if self._large is not None:
+            return data[at:]
+        self._rest += data[at:]
+        return b""
 
     def _records(self, data: bytes, at: int) -> tuple[list[LogRecord], int]:
         records: list[LogRecord] = []
@@ -234,6 +318,10 @@ class LogReader:
             size, wire, accepted_at_us = _PREFIX.unpack_from(data, at)
             if not ENVELOPE_OVERHEAD <= size <= MAX_ENVELOPE:
                 self._fail(f"it says that its envelope has {size} bytes, which none has")
+                break
+            if size > WHOLE:
+                self._large = _LargeRecord(head, data[at : at + _PREFIX.size])
+                at += _PREFIX.size
                 break
             self._needed = RECORD_OVERHEAD + size
             if end - at < self._needed:
@@ -249,15 +337,22 @@ class LogReader:
                 hash_,
             )
             if _link(head, data[at:behind]) != hash_:
-                self.bad = record
-                self._fail("its hash does not fit: it, or what should be before it, was changed")
+                self._fail_hash(record)
                 break
             records.append(record)
             at = behind + HASH_SIZE
-            self.head = head = hash_
-            self.count += 1
-            self.offset += RECORD_OVERHEAD + size
+            head = hash_
+            self._pass(record)
         return records, at
+
+    def _pass(self, record: LogRecord) -> None:
+        self.head = record.hash
+        self.count += 1
+        self.offset += RECORD_OVERHEAD + record.size
+
+    def _fail_hash(self, record: LogRecord) -> None:
+        self.bad = record
+        self._fail("its hash does not fit: it, or what should be before it, was changed")
 
     def _fail(self, problem: str, *, is_incomplete: bool = False) -> None:
         self.error = BadRecord(self.count + 1, self.offset, problem, is_incomplete)
@@ -272,9 +367,10 @@ class LogReader:
             except EnvelopeError as error:
                 is_begun = MAGIC.startswith(self._rest[: len(MAGIC)])
                 self.error = BadRecord(0, 0, error.fact, is_begun)
-        elif self._rest:
+        elif self._rest or self._large is not None:
+            come = len(self._rest) if self._large is None else self._large.has_come
             self._fail(
-                f"the file ends inside of it, {len(self._rest)} bytes after its start",
+                f"the file ends inside of it, {come} bytes after its start",
                 is_incomplete=True,
             )
 
@@ -384,9 +480,9 @@ class LogChecker:
 
 
 def _decode(record: LogRecord) -> SignedEnvelope:
-    raw = record.envelope
+    raw, large = record.envelope, record.large
     if record.wire == _V1:
-        return SignedEnvelope.decode_v1(raw)
+        return SignedEnvelope.decode_v1(raw) if large is None else large.envelope()
     if record.wire == _V2 and raw.startswith(V2_START):
-        return SignedEnvelope.decode(raw)
+        return SignedEnvelope.decode(raw) if large is None else large.envelope()
     raise EnvelopeError(f"its envelope is none of wire {record.wire}")

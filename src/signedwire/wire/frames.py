@@ -66,6 +66,7 @@ class FrameDecoder:
             if len(self._buffer) < self._needed:  # in drops: looked at when it is whole
                 return []
             data = bytes(self._buffer)
+            self._buffer.clear()  # before the frames are copied out of `data`
         frames: list[bytes] = []
         position, end = 0, len(data)
         self._needed = LENGTH_SIZE

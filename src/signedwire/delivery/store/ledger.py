@@ -23,6 +23,7 @@ from signedwire.errors import StoreFullError
 from signedwire.types import Did, Priority, Reason
 
 __all__ = [
+    "MAX_PEER",
     "MAX_SEQUENCE",
     "SEQUENCE_BITS",
     "BatchRecord",
@@ -36,7 +37,7 @@ SEQUENCE_BITS: Final = 40
 """An outgoing row is named peer (21 bits) ‖ lane (2) ‖ sequence (40): a lane is a range,
 in its order, and an end of the B-tree that grows."""
 MAX_SEQUENCE: Final = 2**SEQUENCE_BITS - 1
-_MAX_PEER: Final = 2**21 - 1
+MAX_PEER: Final = 2**21 - 1
 _LANES: Final = len(Priority)
 _CRITICAL: Final = int(Priority.CRITICAL)
 _RESERVED_BYTES: Final = 64 * 1024
@@ -210,11 +211,11 @@ class Ledger:
     def _new_id(self, did: Did) -> int:
         if self._free_ids:
             return self._free_ids.pop()
-        if self._next_peer > _MAX_PEER:
+        if self._next_peer > MAX_PEER:
             raise StoreFullError(
                 did,
                 Reason.QUEUE_FULL,
-                f"the store knows its limit of {_MAX_PEER:,} peers; {did} is not among them",
+                f"the store knows its limit of {MAX_PEER:,} peers; {did} is not among them",
                 "Start with a new store",
             )
         return self._next_peer

@@ -30,7 +30,8 @@ from typing import Any, Final
 
 from signedwire.delivery.store.ledger import SEQUENCE_BITS, LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import Marks
-from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
+from signedwire.delivery.store.soundness import check_rows
+from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, DeadRow, Row, Tables
 from signedwire.types import Did, Reason
 
 __all__ = ["SqliteTables"]
@@ -83,6 +84,15 @@ def _runs(ids: Sequence[int]) -> Iterator[tuple[str, list[int | None]]]:
         yield f"id IN ({','.join('?' * size)})", [*part, *[None] * (size - len(part))]
 
 
+def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
+    """How many of the first fit; one at least, where there is one."""
+    count = 0
+    while count < len(sizes) and (not count or sizes[count] <= max_bytes):
+        max_bytes -= sizes[count]
+        count += 1
+    return count
+
+
 def _peer_row(peer: PeerRecord) -> tuple[object, ...]:
     epoch, lanes = peer.seen_marks
     return (
@@ -128,6 +138,7 @@ class SqliteTables(Tables):
     # -- opening ----------------------------------------------------------------------
 
     def _load(self) -> None:
+        check_rows(self._connection)
         ledger = self._ledger
         for row in self._ask("SELECT * FROM peer ORDER BY id"):
             id_, did, has_spoken_v2, epoch, attempts, error_at, their_epoch, *marks, error = row
@@ -250,10 +261,8 @@ class SqliteTables(Tables):
         if not names:
             return []
         ids = [int(name) for name in names.split(",")]
-        sizes, count, left = [int(size) for size in lengths.split(",")], 0, max_bytes
-        while count < len(ids) and (not count or sizes[count] <= left):
-            left -= sizes[count]
-            count += 1
+        sizes = [int(size) for size in lengths.split(",")]
+        count = _fitting(sizes, max_bytes)
         # To the text functions of SQLite a blob is bytes like any other.
         ((bodies,),) = self._ask(
             f"SELECT CAST(group_concat(body, '') AS BLOB) FROM ({rows})", *span[:2], count
@@ -307,16 +316,26 @@ class SqliteTables(Tables):
 
     def dead_page(self, after: int, limit: int, peer: int | None) -> list[DeadRow]:
         """See `Tables`."""
+        chosen = "FROM dead WHERE id > ? AND (? IS NULL OR peer = ?)"
         return [
             DeadRow(id_, peer_id, Reason(reason), detail, at_us, body)
-            for id_, peer_id, reason, detail, at_us, body in self._ask(
-                "SELECT * FROM dead WHERE id > ? AND (? IS NULL OR peer = ?) ORDER BY id LIMIT ?",
-                min(after, _MAX_I64),
-                peer,
-                peer,
-                limit,
+            for id_, peer_id, reason, detail, at_us, body in self._page(
+                chosen, (min(after, _MAX_I64), peer, peer), limit
             )
         ]
+
+    def _page(self, chosen: str, arguments: tuple[object, ...], limit: int) -> list[Any]:
+        """The first rows of what is chosen: at most `limit`, and 4 MiB of bodies or one."""
+        ((lengths,),) = self._ask(
+            f"SELECT group_concat(size) FROM"
+            f" (SELECT length(body) AS size {chosen} ORDER BY id LIMIT ?)",
+            *arguments,
+            limit,
+        )
+        if not lengths:
+            return []
+        count = _fitting([int(size) for size in lengths.split(",")], PAGE_BYTES)
+        return self._ask(f"SELECT * {chosen} ORDER BY id LIMIT ?", *arguments, count)
 
     def remove_dead(self, ids: Sequence[int]) -> int:
         """See `Tables`."""
@@ -348,8 +367,7 @@ class SqliteTables(Tables):
     def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
         """See `Tables`."""
         self._flush()
-        sql = "SELECT * FROM incoming WHERE id > ? ORDER BY id LIMIT ?"
-        return self._ask(sql, min(after, _MAX_I64), limit)
+        return self._page("FROM incoming WHERE id > ?", (min(after, _MAX_I64),), limit)
 
     def batches(self, ids: Sequence[int]) -> list[BatchRow]:
         """See `Tables`."""

@@ -49,7 +49,7 @@ from signedwire.delivery.store.records import (
     StoreStats,
     Then,
 )
-from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row
+from signedwire.delivery.store.tables import NO_LANE, PAGE_BYTES, UNKEPT, BatchRow, Row
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
@@ -61,7 +61,6 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_PAGE_BYTES: Final = 4 * 1024 * 1024
 _LANE_AT: Final = 104
 _MAX_TEXT: Final = 1000
 # To look for them costs as much as there are peers.
@@ -251,7 +250,7 @@ class Store:
         self._executor.kick()
 
     def load(
-        self, recipient: Did, lane: int, after: int, limit: int, max_bytes: int = _PAGE_BYTES
+        self, recipient: Did, lane: int, after: int, limit: int, max_bytes: int = PAGE_BYTES
     ) -> Future[list[OutgoingRow]]:
         """The rows of a lane above the sequence `after`, in order.
 
@@ -286,7 +285,7 @@ class Store:
         if recipient is not None:
             peer = self._ledger.peers.get(recipient)
             first, last = (1, 0) if peer is None else (max(first, peer.first_row), peer.last_row)
-        return self._ask(partial(self._work.outgoing, first, last, limit, _PAGE_BYTES))
+        return self._ask(partial(self._work.outgoing, first, last, limit, PAGE_BYTES))
 
     def show(self, id_: int) -> Future[OutgoingRow | None]:
         """One outgoing row."""
@@ -299,7 +298,10 @@ class Store:
     def dead_letters(
         self, recipient: Did | None = None, *, after: int = 0, limit: int = 100
     ) -> Future[list[DeadLetter]]:
-        """Dead letters, oldest first."""
+        """Dead letters, oldest first, behind the id `after`; there may be more of them.
+
+        At most `limit` and, but for the first, 4 MiB.
+        """
         peer = None if recipient is None else self._peer(recipient).id
         return self._ask(partial(self._work.dead_letters, after, limit, peer))
 
@@ -409,6 +411,9 @@ class Store:
 
     def undone(self, *, after: int = 0, limit: int = 1000) -> Future[list[IncomingRow]]:
         """Messages that the application is not done with, in the order of acceptance.
+
+        At most `limit` behind the id `after` and, but for the first, 4 MiB; there may be
+        more of them.
 
         Those that are there when the store has been opened are to be delivered again,
         marked `redelivered`; their sender will not send them again.

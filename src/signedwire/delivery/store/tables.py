@@ -13,10 +13,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from signedwire.types import Reason
 
-__all__ = ["UNKEPT", "BatchRow", "DeadRow", "Row", "Tables", "NO_LANE"]
+__all__ = ["PAGE_BYTES", "UNKEPT", "BatchRow", "DeadRow", "Row", "Tables", "NO_LANE"]
 
 UNKEPT: Final = 4
 """In `BatchRow.lanes`, of what was refused for want of room."""
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""Of bodies: what is read from a file at once, where the first is not larger by itself."""
 NO_LANE: Final = 255
 """In `BatchRow.lanes`, of what was refused and is not to be remembered."""
 
@@ -89,7 +91,7 @@ class Tables(ABC):
 
     @abstractmethod
     def dead_page(self, after: int, limit: int, peer: int | None) -> list[DeadRow]:
-        """Dead letters in order."""
+        """The first dead letters in order: at most `limit`; of a file, `PAGE_BYTES` or one."""
 
     @abstractmethod
     def remove_dead(self, ids: Sequence[int]) -> int:
@@ -107,7 +109,10 @@ class Tables(ABC):
 
     @abstractmethod
     def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
-        """Messages that are not done, in the order of acceptance: name, batch, place, body."""
+        """Messages that are not done, in the order of acceptance: name, batch, place, body.
+
+        At most `limit`; of a file, `PAGE_BYTES` of bodies or one.
+        """
 
     @abstractmethod
     def batches(self, ids: Sequence[int]) -> list[BatchRow]:

@@ -1,0 +1,124 @@
+"""Checks that the rows of a store's file can be what a store has written.
+
+Some other program may have changed the file, or restored parts of it. Such a row must not
+come to light later, as an error in the middle of an operation: the store then fails, and the
+next start fails again. So each row is looked at once, when the file is opened. The checks
+read headers and sizes, never a payload.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from signedwire.delivery.store.ledger import MAX_PEER, MAX_SEQUENCE, SEQUENCE_BITS
+from signedwire.delivery.store.tables import NO_LANE, UNKEPT
+from signedwire.types import PayloadType, Priority, Reason
+from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+from signedwire.wire.envelope import SIGNATURE_SIZE, V2_HEADER_SIZE
+
+__all__ = ["check_rows"]
+
+_MAX_ID: Final = 2**62
+"""Behind it there is no room to count on."""
+_LANES: Final = frozenset({*map(int, Priority), NO_LANE, UNKEPT})
+
+
+def _whole(name: str, least: int, most: int) -> str:
+    return f"(typeof({name}) = 'integer' AND {name} BETWEEN {least} AND {most})"
+
+
+def _is(name: str, kind: str, *, or_null: bool = False) -> str:
+    return f"typeof({name}) IN ('{kind}'{', ' + repr('null') if or_null else ''})"
+
+
+def _blob(name: str, size: str) -> str:
+    return f"(typeof({name}) = 'blob' AND length({name}) {size})"
+
+
+_ID: Final = _whole("id", 1, _MAX_ID)
+# `substr()` of a blob is a blob, and those are compared byte by byte.
+_BODY: Final = (
+    f"{_blob('body', f'>= {V2_HEADER_SIZE}')}"
+    f" AND substr(body, 105, 1) BETWEEN x'00' AND x'{max(Priority):02x}'"
+    f" AND substr(body, 106, 1) BETWEEN x'00' AND x'{max(PayloadType):02x}'"
+)
+_REASONS: Final = ", ".join(f"'{reason.value}'" for reason in Reason)
+
+_SOUND: Final = {
+    "peer": (
+        _whole("id", 1, MAX_PEER),
+        *(_is(name, "integer") for name in ("has_spoken_v2", "their_epoch")),
+        *(_is(name, "integer") for name in ("low", "normal", "high", "critical")),
+        _whole("epoch", 0, 2**63 - 1),
+        _whole("attempts", 0, _MAX_ID),
+        _is("last_error_at_us", "integer", or_null=True),
+        _is("last_error", "text", or_null=True),
+    ),
+    "lane": (
+        "id >> 2 IN (SELECT id FROM peer)",
+        _whole("next", 1, MAX_SEQUENCE),
+        _whole("written", 0, MAX_SEQUENCE),
+        _whole("rows", 0, MAX_SEQUENCE),
+        _whole("bytes", 0, _MAX_ID),
+    ),
+    "outgoing": (
+        _ID,
+        _is("expires_at_us", "integer", or_null=True),
+        _BODY,
+        f"substr(body, 105, 1) = CASE id >> {SEQUENCE_BITS} & 3"
+        " WHEN 0 THEN x'00' WHEN 1 THEN x'01' WHEN 2 THEN x'02' ELSE x'03' END",
+    ),
+    "dead": (
+        _ID,
+        "peer IN (SELECT id FROM peer)",
+        f"reason IN ({_REASONS})",
+        _is("detail", "text"),
+        _is("died_at_us", "integer"),
+        _BODY,
+    ),
+    "batch": (
+        _ID,
+        "peer IN (SELECT id FROM peer)",
+        _blob("signature", f"= {SIGNATURE_SIZE}"),
+        _blob("leaves", f"BETWEEN {HASH_SIZE} AND {MAX_BATCH * HASH_SIZE}"),
+        f"length(leaves) % {HASH_SIZE} = 0",
+        _blob("lanes", f"= length(leaves) / {HASH_SIZE}"),
+        _blob("refused", f"<= {MAX_BATCH}"),
+    ),
+    "incoming": (
+        _ID,
+        _is("place", "integer"),
+        f"place BETWEEN 0 AND (SELECT length(leaves) / {HASH_SIZE} - 1 FROM batch"
+        " WHERE batch.id = incoming.batch)",
+        _BODY,
+    ),
+}
+"""What holds of every row of a table, in SQL. NULL counts as no."""
+
+_UNNUMBERED: Final = f"""
+    SELECT found.lane FROM (
+        SELECT id >> {SEQUENCE_BITS} AS lane, min(id) & {MAX_SEQUENCE} AS first,
+            max(id) & {MAX_SEQUENCE} AS last
+        FROM outgoing GROUP BY 1
+    ) AS found LEFT JOIN lane ON lane.id = found.lane
+    WHERE (first > 0 AND last < next) IS NOT TRUE LIMIT 1"""
+"""A lane with a message under a number that the lane has not given."""
+
+
+def check_rows(connection: sqlite3.Connection) -> None:
+    """Look at every row of the file once.
+
+    Raises:
+        ValueError: a row that no store has written.
+        sqlite3.Error: the file cannot be read.
+    """
+    for table, conditions in _SOUND.items():
+        wrong = f"SELECT rowid FROM {table} WHERE ({' AND '.join(conditions)}) IS NOT TRUE LIMIT 1"
+        if (found := connection.execute(wrong).fetchone()) is not None:
+            raise ValueError(f"row {found[0]} of the table {table} is none of a store's")
+    if (found := connection.execute(_UNNUMBERED).fetchone()) is not None:
+        raise ValueError(f"lane {found[0]} has not given the number of one of its messages")
+    for id_, lanes in connection.execute("SELECT id, lanes FROM batch"):
+        if not _LANES.issuperset(lanes):
+            raise ValueError(f"row {id_} of the table batch names a lane that there is not")

@@ -1,0 +1,163 @@
+"""Checks envelopes and proofs of any size in little memory: they are read piece by piece.
+
+Of an envelope that is larger than `WHOLE`, header, proof and hash are kept, which is all that
+its signature needs; its payload is hashed and dropped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from blake3 import blake3
+
+from signedwire.errors import EnvelopeError
+from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
+from signedwire.wire.envelope import (
+    HEADER_SIZE,
+    SIGNATURE_SIZE,
+    V2_HEADER_SIZE,
+    BatchProof,
+    SignedEnvelope,
+)
+from signedwire.wire.evidence import MAGIC, ProvenDelivery, prove_delivery
+from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
+
+__all__ = ["WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
+
+WHOLE: Final = 2 * 1024 * 1024
+"""Bytes: a larger envelope is not held by what only checks it."""
+
+_MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + BatchProof.MIN_SIZE
+"""Bytes: the longest path, with place and signature."""
+_SIZE: Final = struct.Struct("<I")
+_MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
+
+
+class LargeEnvelope(SignedEnvelope):
+    """Header, hash and proof of an envelope whose payload was not kept.
+
+    `verify()` and the fields of the header are as usual; `payload` is empty, and
+    `encode()` raises `EnvelopeError`.
+    """
+
+    __slots__ = ("_digest", "_payload_size")
+
+    def __init__(
+        self, header: bytes, proof: bytes | BatchProof, digest: bytes, payload_size: int
+    ) -> None:
+        super().__init__(header, proof)
+        self._digest = digest
+        self._payload_size = payload_size
+
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3 of header and payload, 32 bytes."""
+        return self._digest
+
+    @property
+    def payload_size(self) -> int:
+        """Bytes of the payload that was read."""
+        return self._payload_size
+
+    def encode(self) -> NoReturn:
+        """Raise `EnvelopeError`: the payload is not here."""
+        raise EnvelopeError(f"an envelope of {self._payload_size} bytes was checked, and not kept")
+
+
+class EnvelopeStream:
+    """Reads one envelope that stands alone, piece by piece.
+
+    Args:
+        decode: `SignedEnvelope.decode`, or `decode_v1` where the bytes came by v1.
+        whole: Bytes; of an envelope that has more, the payload is not kept.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], SignedEnvelope] = SignedEnvelope.decode,
+        *,
+        whole: int = WHOLE,
+    ) -> None:
+        self.size = 0
+        """Bytes so far."""
+        self._decode = decode
+        # Below that, the header and the longest end would be the same bytes in part.
+        self._whole = max(whole, V2_HEADER_SIZE + _MAX_END)
+        self._held = bytearray()  # all of it; of a large one, its end
+        self._header = b""
+        self._hasher: blake3 | None = None
+
+    @property
+    def start(self) -> bytes:
+        """The first bytes, as many as the longest header has or fewer."""
+        return self._header or bytes(self._held[:V2_HEADER_SIZE])
+
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self.size += len(data)
+        self._held += data
+        if self._hasher is None:
+            if self.size <= self._whole:
+                return
+            self._header, self._hasher = self.start, blake3()
+        more = len(self._held) - _MAX_END
+        if more > 0:
+            with memoryview(self._held) as held:
+                self._hasher.update(held[:more])
+            del self._held[:more]
+
+    def envelope(self) -> SignedEnvelope:
+        """What was read; a `LargeEnvelope` where it has more than `whole` bytes.
+
+        Raises:
+            EnvelopeError: it is no envelope.
+        """
+        if self._hasher is None:
+            return self._decode(bytes(self._held))
+        # Its beginning and its end say all but the hash.
+        proof = self._decode(self._header + bytes(self._held)).proof
+        if isinstance(proof, bytes):
+            header, end = self._header[:HEADER_SIZE], SIGNATURE_SIZE
+        else:
+            header, end = self._header, len(proof.encode())
+        hasher = self._hasher.copy()
+        hasher.update(bytes(self._held[:-end]))
+        return LargeEnvelope(header, proof, hasher.digest(), self.size - end - len(header))
+
+
+class ProofStream:
+    """Reads one proof of delivery, piece by piece; `whole` as for `EnvelopeStream`."""
+
+    def __init__(self, *, whole: int = WHOLE) -> None:
+        self._start = bytearray()
+        self._left = 0
+        self._envelope = EnvelopeStream(whole=whole)
+        self._receipt = bytearray()
+
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(data)
+        lacking = len(MAGIC) + _SIZE.size - len(self._start)
+        if lacking > 0:
+            self._start += view[:lacking]
+            if len(view) < lacking:
+                return
+            view = view[lacking:]
+            (self._left,) = _SIZE.unpack_from(self._start, len(MAGIC))
+        part = view[: self._left]
+        self._left -= len(part)
+        self._envelope.receive_data(part)
+        # One byte too many is enough to see that it is no receipt.
+        self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
+
+    def delivery(self) -> ProvenDelivery:
+        """What the proof proves; see `LargeEnvelope` for one of many bytes.
+
+        Raises:
+            EnvelopeError, SignatureError: as `verify_receipt()`.
+        """
+        if len(self._start) < len(MAGIC) + _SIZE.size or not self._start.startswith(MAGIC):
+            raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")
+        return prove_delivery(self._envelope.envelope(), bytes(self._receipt))

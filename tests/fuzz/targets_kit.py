@@ -1,0 +1,115 @@
+"""Keys and signed things that the targets of the v2 wire share."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from signedwire.identity import Identity, Label
+from signedwire.types import Priority
+from signedwire.wire.envelope import (
+    BatchProof,
+    SignedEnvelope,
+    encode_v2_body,
+    sign_batch,
+)
+from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.link_frames import Receipts
+from signedwire.wire.session import SentBatch
+
+__all__ = [
+    "ALICE",
+    "ALONE",
+    "BATCHES",
+    "BOB",
+    "PROOFS",
+    "body",
+    "sign",
+    "signed_receipts",
+]
+
+ALICE: Final = Identity.from_seed(bytes(range(32)))
+BOB: Final = Identity.from_seed(bytes(range(1, 33)))
+
+
+def body(
+    sequence: int = 1,
+    payload: bytes = b"hello",
+    *,
+    sender: Identity = ALICE,
+    recipient: Identity = BOB,
+    priority: int = Priority.NORMAL,
+    expires_at_us: int = 0,
+) -> bytes:
+    """Header and payload of a v2 envelope."""
+    return encode_v2_body(
+        bytes(sender.did) + bytes(recipient.did),
+        payload,
+        message_number=sequence,
+        sequence_number=sequence,
+        timestamp_us=1_795_344_395_825_430,
+        priority=priority,
+        payload_type=sequence % 5,
+        epoch=9,
+        expires_at_us=expires_at_us,
+    )
+
+
+def sign(bodies: list[bytes], signer: Identity = ALICE) -> SentBatch:
+    """A signed batch, as a session makes it."""
+    root, signature, leaves = sign_batch(signer, bodies)
+    return SentBatch(root, leaves, signature)
+
+
+def signed_receipts(
+    kind: int, hashes: tuple[bytes, ...], recipient: Identity = BOB, sender: Identity = ALICE
+) -> Receipts:
+    """What `recipient` signs about envelopes of `sender`."""
+    plain = Receipts(kind, 1_795_344_395_900_000, hashes)
+    text = bytes(recipient.did) + bytes(sender.did) + plain.statement
+    return Receipts(kind, plain.at_us, hashes, recipient._sign_labelled(Label.RECEIPT, text))
+
+
+BATCHES: Final = [
+    [body(1)],
+    [body(n, bytes(n)) for n in range(2, 5)],
+    [body(n, b"x" * (n % 3)) for n in range(5, 23)],
+    [body(n, bytes(1400)) for n in (1, 2)],
+    [body(1, b"stop", priority=Priority.CRITICAL, expires_at_us=2**63)],
+]
+"""Header and payload of envelopes from Alice to Bob, as they are signed together."""
+
+_SENT: Final = [sign(bodies) for bodies in BATCHES]
+
+
+def _alone() -> list[bytes]:
+    return [
+        SignedEnvelope(
+            bodies[index],
+            BatchProof(index, len(bodies), sent.signature, leaves=sent.leaves),
+        ).encode()
+        for bodies, sent in zip(BATCHES, _SENT, strict=True)
+        for index in sorted({0, len(bodies) // 2, len(bodies) - 1})
+    ]
+
+
+ALONE: Final = frozenset(_alone())
+"""Envelopes of those batches as they stand alone."""
+
+
+def _proofs() -> list[bytes]:
+    found = []
+    for bodies, sent in zip(BATCHES, _SENT, strict=True):
+        index = len(bodies) - 1
+        for kind, hashes in (
+            (1, (sent.root,)),
+            (2, tuple(sent.leaves)),
+            (3, (sent.leaves[index], bytes(32))),
+        ):
+            receipt = signed_receipts(kind, hashes)
+            data = receipt.statement + receipt.signature
+            found.append(encode_evidence(bodies[index], sent, index, data))
+    return found
+
+
+PROOFS: Final = frozenset(_proofs())
+"""Proofs of delivery for envelopes of those batches."""

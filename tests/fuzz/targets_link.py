@@ -1,0 +1,538 @@
+"""The v2 link: its frames, a session with a hostile peer, two honest ones, and the TLS proof."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from signedwire.errors import ProofError, RemoteProtocolError
+from signedwire.identity import Label, verify_labelled
+from signedwire.transport.tls import ALPN, issue_leaf, proven_did
+from signedwire.types import Allowance, Priority, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.envelope import verify_batch
+from signedwire.wire.leaf import CLOCK_ALLOWANCE_US, check_leaf_proof, make_leaf_proof
+from signedwire.wire.link_frames import (
+    Close,
+    Credit,
+    Envelopes,
+    Hello,
+    LinkFrameDecoder,
+    Ping,
+    Pong,
+    Receipts,
+    Refusal,
+    Refusals,
+)
+from signedwire.wire.session import (
+    BatchFailed,
+    BatchReceived,
+    Closed,
+    HelloReceived,
+    ReceiptsReceived,
+    SentBatch,
+    Session,
+    SessionLimits,
+)
+
+from .target import Choices, Target, expect_short
+from .targets_kit import ALICE, BATCHES, BOB, body, sign, signed_receipts
+
+__all__ = ["TARGETS"]
+
+_LIMIT: Final = 3000
+_CREDIT: Final = Allowance(60, 1 << 14, 4, 1 << 11)
+_LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
+
+
+# --- frames -----------------------------------------------------------------------------
+
+
+def link_frames(data: bytes) -> None:
+    """The first byte says how the rest is cut; a plain reading says what must come out."""
+    size, stream = (data[0] or len(data)) if data else 1, data[1:]
+    decoder = LinkFrameDecoder(_LIMIT)
+    got: list[tuple[int, bytes]] = []
+    is_wrong = False
+    try:
+        for start in range(0, len(stream), size):
+            got += decoder.receive_data(stream[start : start + size])
+            assert len(decoder._buffer) < 4 + _LIMIT
+    except RemoteProtocolError:
+        is_wrong = True
+    position, expected, is_bad = 0, [], False
+    while len(stream) - position >= 4 and not is_bad:
+        length = int.from_bytes(stream[position : position + 4], "big")
+        is_bad = not 0 < length <= _LIMIT
+        if is_bad or len(stream) - position - 4 < length:
+            break
+        expected.append((stream[position + 4], stream[position + 5 : position + 4 + length]))
+        position += 4 + length
+    assert got == expected, "the frames before a wrong one are seen, too"
+    assert is_wrong == is_bad
+    assert is_bad or decoder.has_partial_frame == (position < len(stream))
+    for frame_type, frame_body in expected:
+        _read_frame(frame_type, frame_body)
+
+
+def _read_frame(frame_type: int, frame_body: bytes) -> None:
+    try:
+        frame = frames.decode(frame_type, frame_body)
+    except RemoteProtocolError:
+        return
+    if frame is None:
+        assert frame_type & frames.SKIPPABLE
+        return
+    encoded = frame.encode()
+    ((again_type, again_body),) = LinkFrameDecoder(1 << 20).receive_data(encoded)
+    assert again_type == frame_type
+    if isinstance(frame, Close):
+        # What moves a cursor is replaced when it is read, and each reading cuts it.
+        assert frame.reason.isprintable()
+        assert len(frame.reason) <= frames.MAX_CLOSE_REASON
+        again = frames.decode(again_type, again_body)
+        assert isinstance(again, Close)
+        assert again.code == frame.code
+        return
+    assert frames.decode(again_type, again_body) == frame
+    if isinstance(frame, Hello):
+        assert frame_body.startswith(again_body)  # behind it is what a later version adds
+    else:
+        assert again_body == frame_body
+
+
+# --- a session with a hostile peer ------------------------------------------------------
+
+
+def _hello(**changes: Any) -> Hello:
+    values: dict[str, Any] = {
+        "min_version": frames.VERSION,
+        "max_version": frames.VERSION,
+        "epoch": 9,
+        "features": 0,
+        "max_frame_size": 1 << 17,
+        "max_payload_size": 1 << 10,
+        "credit": _CREDIT,
+        "known_epoch": 0,
+        "marks": (0, 0, 0, 0),
+    }
+    return Hello(**(values | changes))
+
+
+_SENT: Final = [sign(bodies) for bodies in BATCHES]
+_GOOD_BATCHES: Final = {sent.signature: bodies for bodies, sent in zip(BATCHES, _SENT, strict=True)}
+_RECEIPTS: Final = [
+    signed_receipts(kind, hashes, ALICE, BOB)
+    for kind, hashes in ((1, (bytes(32),)), (2, (bytes(32), b"\1" * 32)), (3, (b"\2" * 32,)))
+]
+_GOOD_RECEIPTS: Final = frozenset(each.statement + each.signature for each in _RECEIPTS)
+_SMALL: Final = [b"too small"]
+
+# What Alice, who is the peer, may send to Bob, whose session is driven.
+_FROM_PEER: Final = (
+    _hello().encode(),
+    *(
+        Envelopes(sent.signature, bodies).encode()
+        for sent, bodies in zip(_SENT, BATCHES, strict=True)
+    ),
+    *(each.encode() for each in _RECEIPTS),
+    Envelopes(_SENT[0].signature, BATCHES[1]).encode(),
+    Envelopes(sign(BATCHES[1], BOB).signature, BATCHES[1]).encode(),
+    Envelopes(sign(_SMALL).signature, _SMALL).encode(),
+    signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
+    Refusals((Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))).encode(),
+    Credit(Allowance(*(2 * n for n in _CREDIT))).encode(),
+    Credit(Allowance(*(3 * n for n in _CREDIT))).encode(),
+    Ping(5).encode(),
+    Pong(1).encode(),
+    Pong(2).encode(),
+    Close(frames.CLOSE_EVICTED, "bye").encode(),
+    _hello(min_version=3, max_version=4).encode(),
+    _hello(credit=Allowance(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
+    b"\0\0\0\3\x7fxx",
+    b"\0\0\0\3\x80xx",
+)
+
+
+def _sum(allowance: Allowance, bodies: list[bytes]) -> Allowance:
+    count, size = len(bodies), sum(map(len, bodies))
+    if bodies[0][104] == Priority.CRITICAL:
+        return allowance._replace(
+            critical_messages=allowance.critical_messages + count,
+            critical_bytes=allowance.critical_bytes + size,
+        )
+    return allowance._replace(messages=allowance.messages + count, bytes=allowance.bytes + size)
+
+
+def _grant(allowance: Allowance, messages: int, size: int, *, is_critical: bool) -> Allowance:
+    more = (0, 0, messages, size) if is_critical else (messages, size, 0, 0)
+    return Allowance(*(one + other for one, other in zip(allowance, more, strict=True)))
+
+
+class _End:
+    """Bob's end of a link, driven only by documented calls; after each, what must hold does."""
+
+    def __init__(self) -> None:
+        self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0)
+        self.now = 0.0
+        self.is_open = self.is_closed = False
+        self.granted, self.received = _CREDIT, Allowance(0, 0, 0, 0)
+        self.output = LinkFrameDecoder(1 << 30)
+        self.written: list[type] = []
+        self.told_credit = _CREDIT
+        self.settle()
+
+    def settle(self) -> None:
+        """Take events and bytes, as the driver of a session does after each call."""
+        session = self.session
+        for event in iter(session.next_event, None):
+            assert not self.is_closed, "an event after the last"
+            assert self.is_open or isinstance(event, (HelloReceived, Closed))
+            self.take(event)
+        assert all(a <= b for a, b in zip(self.received, self.granted, strict=True))
+        assert session.is_closed == self.is_closed
+        self.read_output(session.data_to_send())
+        assert session.data_to_send() == b""
+        assert min(session.room()) >= 0
+        assert min(session.outstanding) >= 0 or self.is_closed
+        if not (self.is_open and not self.is_closed):
+            assert max(session.room()) == 0
+        assert (session.next_timeout() is None) == self.is_closed
+
+    def take(self, event: object) -> None:
+        """Check one event."""
+        match event:
+            case HelloReceived():
+                assert not self.is_open, "a second HELLO"
+                self.is_open = True
+            case BatchReceived():
+                assert _GOOD_BATCHES[event.signature] == event.bodies, "nobody signed that"
+                self.received = _sum(self.received, event.bodies)
+            case BatchFailed():
+                self.received = _sum(self.received, event.bodies)
+            case ReceiptsReceived():
+                receipts = event.receipts
+                assert receipts.statement + receipts.signature in _GOOD_RECEIPTS
+            case Closed():
+                self.is_closed = True
+
+    def read_output(self, data: bytes) -> None:
+        """Check what the session wants to be written."""
+        has_envelopes = False
+        for frame_type, frame_body in self.output.receive_data(data):
+            assert Close not in self.written, "a frame behind CLOSE"
+            frame = frames.decode(frame_type, frame_body)
+            assert isinstance(frame, Hello) == (not self.written)
+            self.written.append(type(frame))
+            is_batch = isinstance(frame, Envelopes)
+            assert is_batch or not has_envelopes, "a frame behind envelopes"
+            has_envelopes = has_envelopes or is_batch
+            if isinstance(frame, Credit):
+                assert all(a >= b for a, b in zip(frame.allowance, self.told_credit, strict=True))
+                assert all(a <= b for a, b in zip(frame.allowance, self.granted, strict=True))
+                self.told_credit = frame.allowance
+            elif isinstance(frame, Envelopes):
+                verify_batch(bytes(BOB.did), frame.bodies, frame.signature)
+            elif isinstance(frame, Receipts):
+                text = bytes(BOB.did) + bytes(ALICE.did) + frame.statement
+                assert verify_labelled(bytes(BOB.did), Label.RECEIPT, text, frame.signature)
+        assert not self.output.has_partial_frame
+
+    # -- what may be done ----------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        self.session.receive_data(data, self.now)
+
+    def send(self, count: int, size: int, *, is_critical: bool) -> SentBatch | None:
+        priority = Priority.CRITICAL if is_critical else Priority.LOW
+        message = body(1, bytes(size), sender=BOB, recipient=ALICE, priority=priority)
+        room = self.session.room()
+        if is_critical:
+            room = Allowance(room.critical_messages, room.critical_bytes, 0, 0)
+        if room.messages < count or room.bytes < count * len(message):
+            return None
+        return self.session.send_batch([message] * count)
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def call_timer(self) -> None:
+        self.session.handle_timeout(self.now)
+        due = self.session.next_timeout()
+        assert due is None or due > self.now, "the timer would fire for ever"
+
+
+def session(data: bytes) -> None:
+    """Each byte or few are one call: frames good and bad, timers, sends and grants in any order."""
+    choices, end = Choices(data), _End()
+    while not choices.is_at_end:
+        call = choices.below(16)
+        match call:
+            case 0 | 1 | 2 | 3:
+                end.receive(_FROM_PEER[choices.below(len(_FROM_PEER))])
+            case 4:
+                frame = bytearray(_FROM_PEER[choices.below(len(_FROM_PEER))])
+                frame[(choices.byte() << 8 | choices.byte()) % len(frame)] ^= choices.byte()
+                end.receive(bytes(frame))
+            case 5:
+                end.receive(_FROM_PEER[choices.below(len(_FROM_PEER))][: choices.byte()])
+            case 6:
+                end.receive(choices.take(choices.byte()))
+            case 7:
+                end.pass_time(choices.byte() / 16)
+                end.call_timer()
+            case 8:
+                end.pass_time(max(0.0, (end.session.next_timeout() or 0.0) - end.now))
+                end.call_timer()
+            case 9:
+                end.send(choices.below(5) + 1, choices.byte(), is_critical=choices.below(2) == 1)
+            case 10:
+                hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
+                end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
+            case 11:
+                refusal = Refusal(choices.below(4), choices.byte(), Reason.EXPIRED)
+                end.session.send_refusals([refusal] * choices.below(3))
+            case 12 | 13:
+                messages, size = choices.below(8), choices.byte() * 16
+                is_critical = choices.below(2) == 1
+                end.granted = _grant(end.granted, messages, size, is_critical=is_critical)
+                end.session.grant(messages, size, is_critical=is_critical)
+            case 14 if choices.below(4) == 0:
+                end.session.receive_eof(end.now)
+            case 15 if choices.below(4) == 0:
+                end.session.close(choices.below(10), _reason(choices))
+            case _:
+                end.pass_time(choices.byte() / 64)
+        end.settle()
+
+
+def _reason(choices: Choices) -> str:
+    return choices.take(choices.byte()).decode("utf-8", "replace")
+
+
+# --- two honest sessions ----------------------------------------------------------------
+
+
+class _Side:
+    """One of two ends, and the bytes on their way to the other."""
+
+    def __init__(self, us: Any, them: Any) -> None:
+        self.us, self.them = us, them
+        self.session = Session(us, them.did, _hello(), _LIMITS, 0.0)
+        self.sent: list[list[bytes]] = []
+        self.taken: list[list[bytes]] = []
+        self.wire = bytearray()
+        self.closed: Closed | None = None
+
+    def settle(self) -> None:
+        for event in iter(self.session.next_event, None):
+            assert not isinstance(event, BatchFailed)
+            if isinstance(event, BatchReceived):
+                self.taken.append(event.bodies)
+                critical = event.bodies[0][104] == Priority.CRITICAL
+                size = sum(map(len, event.bodies))
+                self.session.grant(len(event.bodies), size, is_critical=critical)
+                self.session.send_receipts(frames.ACCEPTED_BATCHES, [event.root], 1)
+            elif isinstance(event, Closed):
+                self.closed = event
+        self.wire += self.session.data_to_send()
+
+    def send(self, choices: Choices) -> None:
+        critical = choices.below(4) == 0
+        priority = Priority.CRITICAL if critical else Priority.NORMAL
+        count, size = choices.below(4) + 1, choices.byte()
+        bodies = [
+            body(
+                len(self.sent) + 1,
+                bytes(size),
+                sender=self.us,
+                recipient=self.them,
+                priority=priority,
+            )
+        ] * count
+        room = self.session.room()
+        messages = room.critical_messages if critical else room.messages
+        if messages < count or (room.critical_bytes if critical else room.bytes) < sum(
+            map(len, bodies)
+        ):
+            return
+        sent = self.session.send_batch(bodies)
+        assert verify_batch(bytes(self.us.did), bodies, sent.signature) == (sent.root, sent.leaves)
+        self.sent.append(bodies)
+
+
+def session_pair(data: bytes) -> None:
+    """What one honest end sends is what the other gets, in order, however it is cut and delayed."""
+    choices, now = Choices(data), 0.0
+    alice, bob = _Side(ALICE, BOB), _Side(BOB, ALICE)
+    sides = ((alice, bob), (bob, alice))
+    while not choices.is_at_end:
+        call = choices.byte()
+        side, other = sides[call & 1]
+        match call >> 1 & 3:
+            case 0:
+                side.send(choices)
+            case 1:
+                count = choices.byte() * (1 + 31 * (call >> 3 & 1))
+                part = bytes(side.wire[:count])
+                del side.wire[:count]
+                other.session.receive_data(part, now)
+            case 2:
+                other.session.receive_data(bytes(side.wire), now)
+                side.wire.clear()
+            case 3:
+                now += choices.byte() / 64
+                side.session.handle_timeout(now)
+        alice.settle()
+        bob.settle()
+    for _ in range(4):
+        for side, other in sides:
+            other.session.receive_data(bytes(side.wire), now)
+            side.wire.clear()
+            other.settle()
+    for side, other in sides:
+        # Only silence ends the link of two honest ends.
+        assert side.closed is None or now >= 5.0, side.closed
+        assert other.taken == side.sent[: len(other.taken)]
+        assert alice.closed or bob.closed or other.taken == side.sent
+
+
+# --- the proof inside a TLS certificate -------------------------------------------------
+
+_NOW: Final = 1_795_344_395_825_430
+
+
+def _tls_key() -> Any:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.derive_private_key(0x5157, ec.SECP256R1())
+
+
+def _spki() -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return bytes(
+        _tls_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
+_SPKI: Final = _spki()
+_LEAF_PROOFS: Final = {
+    make_leaf_proof(ALICE, _SPKI, expires_at): expires_at
+    for expires_at in (_NOW, _NOW + 10**12, _NOW - CLOCK_ALLOWANCE_US - 1, 0, 2**64 - 1)
+}
+
+
+def leaf_proof(data: bytes) -> None:
+    try:
+        did = check_leaf_proof(data, _SPKI, _NOW)
+    except ProofError:
+        return
+    assert did == ALICE.did
+    assert data in _LEAF_PROOFS, "a proof that nobody made"
+    assert _LEAF_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
+
+
+class _Tls:
+    """As much of an `ssl.SSLObject` as `proven_did()` looks at."""
+
+    session_reused = False
+
+    def __init__(self, chain: list[bytes]) -> None:
+        self._chain = chain
+
+    def version(self) -> str:
+        return "TLSv1.3"
+
+    def selected_alpn_protocol(self) -> str:
+        return ALPN
+
+    def get_unverified_chain(self) -> list[bytes]:
+        return self._chain
+
+
+def certificate(data: bytes) -> None:
+    tls: Any = _Tls([data])
+    try:
+        did = proven_did(tls, _NOW)
+    except ProofError as error:
+        expect_short(error)
+        return
+    assert did == ALICE.did
+    assert _SPKI in data
+    assert any(proof in data for proof in _LEAF_PROOFS)
+
+
+def _certificates() -> tuple[bytes, ...]:
+    from cryptography.hazmat.primitives import serialization
+
+    return tuple(
+        issue_leaf(_tls_key(), proof).public_bytes(serialization.Encoding.DER)
+        for proof in (*_LEAF_PROOFS, b"", bytes(104))
+    )
+
+
+_EVERY_FRAME: Final = b"".join(_FROM_PEER)
+_OPEN_IT: Final = b"\0\0"
+_SEND_ALL: Final = bytes(n for index in range(len(_FROM_PEER)) for n in (0, index))
+
+TARGETS: Final = (
+    Target(
+        "link-frames",
+        link_frames,
+        (
+            b"\0" + _EVERY_FRAME,
+            b"\7" + _EVERY_FRAME[:700],
+            *(b"\0" + each for each in _FROM_PEER),
+            b"\1" + (_LIMIT + 1).to_bytes(4, "big"),
+        ),
+        (b"\0\0\0\0", b"\0\0\0\1", b"\0\0\0\x09", b"\xff\xff\xff\xff", bytes(64), b"\0\1"),
+        max_size=6000,
+    ),
+    Target(
+        "session",
+        session,
+        (
+            _OPEN_IT + b"\0\1\0\2\x0c\3\x80\0\0\3\x09\2\x20\0\x0a\2\1\1\x07\x50\x07\x50",
+            _OPEN_IT + b"\x08\x08\x08\x08",
+            _OPEN_IT + b"\0\4\0\4\0\4\0\4\0\4",
+            b"\x07\xa1\x08\x08",
+            *(_OPEN_IT + bytes((0, index, 9, 1, 8, 0)) for index in range(1, len(_FROM_PEER))),
+            _SEND_ALL,
+            _OPEN_IT + b"\x05\1\x20\x07\xff\x07\xff\x07\xff",
+            b"\x06\x10\0\0\0\x09\x06\0\0\0\0\0\0\0\0",
+            _OPEN_IT + b"\x0f\0\3\5hello\0\1\x09\1\1\0",
+            _OPEN_IT + b"\x0e\0\0\1",
+            _OPEN_IT + b"\4\1\0\x20\1\4\5\0\x30\xff",
+        ),
+        (_OPEN_IT, b"\x08", b"\x07\xff", b"\0\1", b"\x0c\7\xff\0", b"\0\x0e", b"\0\x0f"),
+        max_size=600,
+    ),
+    Target(
+        "session-pair",
+        session_pair,
+        (
+            b"\4\5\0\1\2\x20\1\1\2\x20\4\5\4\5",
+            b"\4\5" + b"\0\1\3\xff\1\2\1\x10\4\5" * 6,
+            b"\2\7\3\7" * 12 + b"\0\1\1\1" * 4 + b"\2\x10\x0a\xff" * 6,
+            b"\4\5" + b"\6\xff\7\xff\4\5" * 4 + b"\0\1\1\1" * 3,
+        ),
+        (b"\4\5", b"\0\1\1\x40", b"\1\1\1\x40", b"\6\xff", b"\2\x10"),
+        max_size=600,
+    ),
+    Target(
+        "leaf-proof",
+        leaf_proof,
+        (*_LEAF_PROOFS, bytes(104)),
+        (bytes(ALICE.did), bytes(8), b"\xff" * 8, bytes(32)),
+        200,
+    ),
+    Target(
+        "certificate",
+        certificate,
+        _certificates(),
+        (_SPKI, *_LEAF_PROOFS, b"\x30\x82", b"\x06", b"\x04\x68", bytes(ALICE.did)),
+        2200,
+    ),
+)
