@@ -510,6 +510,23 @@ class TestMigrations:
         with pytest.raises(StoreVersionError, match=r"knows up to 2\. Use the newer signedwire"):
             SqliteStore(path, US)
 
+    def test_a_file_of_the_first_version(self, stores: Stores, path: Path) -> None:
+        """It is brought to this version, with all that is in it."""
+        store = stores()
+        put(store, Note(), Note())
+        assert store.close(LIMIT)
+        with sqlite3.connect(path) as connection:
+            connection.execute("ALTER TABLE lane DROP COLUMN base")
+            connection.execute("PRAGMA user_version = 1")
+        connection.close()
+        store = stores()
+        note = Note()
+        put(store, note)
+        rows = store.load(PEER, NORMAL, 0, 10).result(LIMIT)
+        assert [row.row for row in rows] == [1, 2, note.row] == [1, 2, 3]
+        assert [row.sequence for row in rows] == [1, 2, note.sequence]
+        assert note.sequence > 2
+
     def test_one_that_fails_changes_nothing(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
