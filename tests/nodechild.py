@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -30,6 +31,28 @@ def rss_kib(pid: int | None = None) -> int:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
     raise AssertionError("no VmRSS")
+
+
+class _Mallinfo2(ctypes.Structure):
+    """What glibc says of its heaps, in bytes; see mallinfo(3)."""
+
+    _fields_ = [  # ctypes wants a list
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def free_kib() -> int:
+    """What malloc has got from the system and nobody uses; 0 where it does not say."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except AttributeError:  # not glibc 2.33 or newer
+        return 0
+    mallinfo2.restype = _Mallinfo2
+    return int(mallinfo2().fordblks) // 1024
 
 
 class Child:

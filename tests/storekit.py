@@ -35,6 +35,7 @@ class Note:
         self.priority = priority
         self.payload_size = len(payload)
         self.body = b""
+        self.row = 0
         self.sequence = 0
         self.epoch = 0
         self._expires_at_us = expires_at_us

@@ -50,7 +50,7 @@ def bury(path: Path, identity: Identity) -> None:
     """Make dead letters of all that waits."""
     store = SqliteStore(path, identity.did, is_threaded=False)
     for row in store.outbox().result():
-        store.bury(row.recipient, [(row.lane, row.sequence)], Reason.REFUSED, "it \x1b[31mwill not")
+        store.bury(row.recipient, [(row.lane, row.row)], Reason.REFUSED, "it \x1b[31mwill not")
     store.close()
 
 

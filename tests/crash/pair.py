@@ -108,6 +108,8 @@ class Actor:
         self.is_ready = asyncio.Event()
         self.quiet: asyncio.Future[int] | None = None
         self.memory: asyncio.Future[int] | None = None
+        self.free_kib = 0
+        """Of what `resident_kib()` has told last: what malloc keeps and nobody uses."""
         self._ledger = ledger
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -147,6 +149,8 @@ class Actor:
                     self.is_ready.set()
                 elif kind is Kind.QUIET and self.quiet is not None:
                     self.quiet.set_result(number)
+                elif kind is Kind.FREE:
+                    self.free_kib = number
                 elif kind is Kind.MEMORY and self.memory is not None:
                     self.memory.set_result(number)
 

@@ -27,9 +27,9 @@ def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-def said(word: str, sequences: list[int], error: StoreError | None) -> None:
+def said(word: str, numbers: list[int], error: StoreError | None) -> None:
     assert error is None
-    say(word, *sequences)
+    say(word, *numbers)
 
 
 def load(store: SqliteStore, rng: random.Random) -> None:
@@ -44,11 +44,11 @@ def load(store: SqliteStore, rng: random.Random) -> None:
             body(start + n, rng.randbytes(9), sender=BOB, recipient=ALICE)
             for n in range(1, count + 1)
         ]
-        sequences = list(range(start + 1, start + count + 1))
+        numbers = list(range(start + 1, start + count + 1))
         start += count
         marks = Marks(9, (0, start, 0, 0))
         ids: list[int] = []
-        accepted = partial(accept, store, rng, sequences, ids)
+        accepted = partial(accept, store, rng, numbers, ids)
         fence = Told()
         with store._lock:  # `accepted` must find the ids
             ids += store.accept(PEER, marks, received(bodies, BOB), range(count), then=accepted)
@@ -61,9 +61,9 @@ def load(store: SqliteStore, rng: random.Random) -> None:
 def put(
     store: SqliteStore, rng: random.Random, notes: list[Note], error: StoreError | None
 ) -> None:
-    sequences = [note.sequence for note in notes]
-    said("put", sequences, error)
-    some = [n for n in sequences if rng.random() < 0.8]
+    numbers = [note.row for note in notes]
+    said("put", numbers, error)
+    some = [n for n in numbers if rng.random() < 0.8]
     names = [(1, n) for n in some]
     say("ask", *some)  # from now on they may be gone
     if rng.random() < 0.1:
@@ -75,13 +75,13 @@ def put(
 def accept(
     store: SqliteStore,
     rng: random.Random,
-    sequences: list[int],
+    numbers: list[int],
     ids: list[int],
     error: StoreError | None,
 ) -> None:
-    said("accepted", sequences, error)
+    said("accepted", numbers, error)
     with store._lock:
-        known = dict(zip(ids, sequences, strict=True))
+        known = dict(zip(ids, numbers, strict=True))
     some = [id_ for id_ in known if rng.random() < 0.8]
     say("finish", *[known[id_] for id_ in some])
     store.done(some, then=partial(said, "done", [known[id_] for id_ in some]))
@@ -109,7 +109,7 @@ def crash(store: SqliteStore, count: int) -> None:
     for left in range(count, -1, -1):
         notes = [Note(b"x" * 64) for _ in range(100)]
         assert told(store.put, PEER, notes) is None
-        names = [(1, note.sequence) for note in notes]
+        names = [(1, note.row) for note in notes]
         assert not left or told(store.settled, PEER, names) is None
     os._exit(0)
 

@@ -70,8 +70,8 @@ def stores(path: Path) -> Iterator[Stores]:
     stores.close()
 
 
-def sequences(store: SqliteStore, lane: int = NORMAL) -> list[int]:
-    return [row.sequence for row in store.load(PEER, lane, 0, 10**6, 10**9).result(LIMIT)]
+def row_numbers(store: SqliteStore, lane: int = NORMAL) -> list[int]:
+    return [row.row for row in store.load(PEER, lane, 0, 10**6, 10**9).result(LIMIT)]
 
 
 def run_child(path: Path, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -148,7 +148,7 @@ class TestReopening:
         # Numbers and ids go on.
         more = Note()
         put(store, more)
-        assert more.sequence == 6
+        assert more.row == 6
         assert accept(store, [4])[0] > ids[-1]
         assert store.close(LIMIT)
         check(path)
@@ -174,7 +174,7 @@ class TestReopening:
         assert store.recipients() == []
         note = Note()
         put(store, note)
-        assert note.sequence == 3
+        assert note.row == 3
 
     def test_what_may_wait_is_there_after_a_close(self, stores: Stores) -> None:
         store = stores()
@@ -254,7 +254,7 @@ class TestWal:
             notes = [Note(b"x" * 1000) for _ in range(500)]
             put(store, *notes)
             sizes.add(self.size(path))
-            assert told(store.settled, PEER, [(NORMAL, note.sequence) for note in notes]) is None
+            assert told(store.settled, PEER, [(NORMAL, note.row) for note in notes]) is None
             sizes.add(self.size(path))
         assert WAL_BYTES < max(sizes) < WAL_BYTES + 2**20
         assert path.stat().st_size < 8 * 2**20
@@ -267,7 +267,7 @@ class TestWal:
             put(store, *notes[start : start + 200])
         rng.shuffle(notes)
         for start in range(0, len(notes), 64):
-            names = [(NORMAL, note.sequence) for note in notes[start : start + 64]]
+            names = [(NORMAL, note.row) for note in notes[start : start + 64]]
             assert told(store.settled, PEER, names) is None
             largest = max(largest, self.size(path))
         assert WAL_BYTES < largest < WAL_BYTES + 2**20
@@ -293,7 +293,7 @@ class TestWal:
         assert path.stat().st_size < 2**20
         store = stores()
         assert self.size(path) == 0
-        assert len(sequences(store)) == 6 * 100
+        assert len(row_numbers(store)) == 6 * 100
 
     @posix_only
     def test_cannot_be_copied_back(self, path: Path, stores: Stores) -> None:
@@ -303,7 +303,7 @@ class TestWal:
         done = run_child(path, "open", path.stat().st_size, code=1)
         assert f"StoreOpenError: cannot open the store {path}: " in done.stderr
         assert "Is the disk full, or may this user not write there?" in done.stderr
-        assert sequences(stores()) == list(range(1, 401))
+        assert row_numbers(stores()) == list(range(1, 401))
 
 
 def replay(lines: list[str]) -> dict[str, set[int]]:
@@ -334,9 +334,9 @@ class TestCrash:
             for word, numbers in replay(lines).items():
                 heard[word] |= numbers
             store = stores()
-            rows = set(sequences(store))
+            rows = set(row_numbers(store))
             dead = {
-                int.from_bytes(letter.body[24:32], "little")
+                int.from_bytes(letter.body[24:32], "little") % 2**20  # without its base
                 for letter in store.dead_letters(limit=10**6).result(LIMIT)
             }
             assert heard["put"] - heard["ask"] <= rows
@@ -372,10 +372,10 @@ class TestCrash:
             tail = Path(f"{path}-wal").read_bytes()[:cut] + rng.randbytes(rng.randrange(5000))
             Path(f"{torn}-wal").write_bytes(tail)
             again = SqliteStore(torn, US)
-            found.append(sequences(again))
+            found.append(row_numbers(again))
             note = Note()
             put(again, note)
-            assert note.sequence == len(found[-1]) + 1
+            assert note.row == len(found[-1]) + 1
             assert again.close(LIMIT)
             check(torn)
         assert found == sorted(found)
@@ -499,7 +499,7 @@ class TestMigrations:
         with monkeypatch.context() as patch:
             patch.setattr(schema, "MIGRATIONS", newer)
             store = stores()
-            assert sequences(store) == [1]
+            assert row_numbers(store) == [1]
             assert store.close(LIMIT)
             store = stores()  # once is enough
             assert store.close(LIMIT)
@@ -507,8 +507,25 @@ class TestMigrations:
             assert connection.execute("SELECT x FROM more").fetchall() == [(7,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
         connection.close()
-        with pytest.raises(StoreVersionError, match=r"knows up to 1\. Use the newer signedwire"):
+        with pytest.raises(StoreVersionError, match=r"knows up to 2\. Use the newer signedwire"):
             SqliteStore(path, US)
+
+    def test_a_file_of_the_first_version(self, stores: Stores, path: Path) -> None:
+        """It is brought to this version, with all that is in it."""
+        store = stores()
+        put(store, Note(), Note())
+        assert store.close(LIMIT)
+        with sqlite3.connect(path) as connection:
+            connection.execute("ALTER TABLE lane DROP COLUMN base")
+            connection.execute("PRAGMA user_version = 1")
+        connection.close()
+        store = stores()
+        note = Note()
+        put(store, note)
+        rows = store.load(PEER, NORMAL, 0, 10).result(LIMIT)
+        assert [row.row for row in rows] == [1, 2, note.row] == [1, 2, 3]
+        assert [row.sequence for row in rows] == [1, 2, note.sequence]
+        assert note.sequence > 2
 
     def test_one_that_fails_changes_nothing(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -554,7 +571,7 @@ class TestFaults:
         assert store.close(LIMIT)
         assert [failure.fact for failure in failures] == [store.stats().failure]
         assert store.on_failed is not None
-        assert sequences(stores()) == [1]
+        assert row_numbers(stores()) == [1]
 
     def test_marks_that_were_not_committed(self, stores: Stores) -> None:
         store = stores()
@@ -626,7 +643,7 @@ class TestFailingDisk:
         assert store.stats().failure == error.fact
         assert store.close(LIMIT)
         again = stores()
-        assert sequences(again) == [1]
+        assert row_numbers(again) == [1]
         put(again, Note(b"x" * 50_000))
         assert again.close(LIMIT)
         check(path)
@@ -645,7 +662,7 @@ class TestFailingDisk:
         with pytest.raises(StoreFailedError):
             store.flush()
         assert store.close()
-        assert sequences(stores()) == [1]
+        assert row_numbers(stores()) == [1]
 
     @posix_only
     def test_a_file_that_cannot_grow(self, path: Path, stores: Stores) -> None:
@@ -656,7 +673,7 @@ class TestFailingDisk:
         assert then == f"then StoreFailedError {stored}"
         assert health.startswith("health the store")
         assert stored > 10
-        found = sequences(stores())
+        found = row_numbers(stores())
         assert found[:stored] == list(range(1, stored + 1))
         assert len(found) <= stored + 1  # the last may be there, as its error says
 
@@ -686,7 +703,7 @@ class TestFailingDisk:
         stored = len(puts)
         assert then == f"then StoreFailedError {stored}"
         assert health.startswith("health the store")
-        found = sequences(stores())
+        found = row_numbers(stores())
         assert found[: stored + 1] == list(range(1, stored + 2))
         assert len(found) <= stored + 2
 

@@ -84,13 +84,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def was_put(self, peer: Did, notes: list[Note], drafts: Drafts) -> None:
         for note, (lane, expires_at) in zip(notes, drafts, strict=True):
-            self.rows[peer, lane, note.sequence] = (note.payload, expires_at)
-            self.next_after_restart[peer, lane] = note.sequence + 1
+            self.rows[peer, lane, note.row] = (note.payload, expires_at)
+            self.next_after_restart[peer, lane] = note.row + 1
 
     def was_numbered(self, peer: Did, notes: list[Note]) -> None:
         for note in notes:
-            assert note.sequence >= self.next.get((peer, note.priority), 1)
-            self.next[peer, note.priority] = note.sequence + 1
+            assert note.row >= self.next.get((peer, note.priority), 1)
+            self.next[peer, note.priority] = note.row + 1
 
     @rule(peer=peers, drafts=many_drafts)
     def put(self, peer: Did, drafts: Drafts) -> None:
@@ -203,7 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
             for lane in Priority:
                 rows = store.load(peer, lane, 0, 100).result(LIMIT)
                 names = sorted(name for name in self.rows if name[:2] == (peer, lane))
-                assert [(row.sequence, row.payload) for row in rows] == [
+                assert [(row.row, row.payload) for row in rows] == [
                     (name[2], self.rows[name][0]) for name in names
                 ]
                 assert {row.epoch for row in rows} <= {store.epoch(peer)}

@@ -56,7 +56,7 @@ def link_frames(data: bytes) -> None:
     try:
         for start in range(0, len(stream), size):
             got += decoder.receive_data(stream[start : start + size])
-            assert len(decoder._buffer) < 4 + _LIMIT
+            assert len(decoder._rest) < 4 + _LIMIT
     except RemoteProtocolError:
         is_wrong = True
     position, expected, is_bad = 0, [], False

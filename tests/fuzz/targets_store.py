@@ -193,7 +193,7 @@ def _look(store: SqliteStore) -> None:
     for did in store.recipients():
         for lane in Priority:
             store.load(did, lane, 0, 10).result()
-            store.used(did, lane)
+            store.lane(did, lane)
     store.leaves(BOB.did).result()
     store.marks(BOB.did)
     store.has_spoken_v2(BOB.did)

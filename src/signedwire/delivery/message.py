@@ -254,6 +254,7 @@ class OutgoingMessage(Receipt):
         "failures_before",
         "is_settled",
         "is_stored",
+        "row",
         "sequence",
         "terms",
         "was_written",
@@ -287,6 +288,8 @@ class OutgoingMessage(Receipt):
         """The payload; header and payload of the v2 envelope, once it has a number."""
         self.sequence = 0
         """The number in its lane; 0: none yet."""
+        self.row = 0
+        """The number of its row in the lane in the store; 0: it has none."""
         self.is_settled = False
         """Whether the peer has answered, accepted or refused, while others of its batch wait."""
         self.is_stored = False

@@ -142,10 +142,10 @@ class SendStream:
         """Whether nothing was ever sent."""
         return not self._has_sent
 
-    def names_in_flight(self) -> set[tuple[int, int]]:
-        """Lane and sequence of what was written and has no receipt yet."""
+    def rows_in_flight(self) -> set[tuple[int, int]]:
+        """Lane and row in the store of what was written and has no receipt yet."""
         return {
-            (message.priority, message.sequence)
+            (message.priority, message.row)
             for flight in self._flights.values()
             for message in flight.messages
         }

@@ -182,6 +182,7 @@ class Links:
             self._restart_stream(peer, hello.known_epoch + 1, marks)
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
             return
+        self._warn_of_old_copy(hello, peer)
         if old is not None:
             self._core.emit(PeerDisconnected(link.did, "there is another link now"))
         peer.link = link
@@ -211,7 +212,20 @@ class Links:
         outbox, epoch = self._core.outbox, peer.stream.epoch
         if hello.known_epoch != epoch or outbox is None:
             return hello.known_epoch > epoch
-        return outbox.is_old_copy(peer, hello.marks)
+        return outbox.is_ahead(peer, hello.marks)
+
+    def _warn_of_old_copy(self, hello: Hello, peer: Peer) -> None:
+        outbox = self._core.outbox
+        if (
+            outbox is not None
+            and hello.known_epoch == peer.stream.epoch
+            and outbox.store.learn(peer.did, hello.marks)
+        ):
+            self._core.log.warning(
+                "%s has accepted messages that our store does not know of: the store is an old "
+                "copy. What waited in it is sent again, and delivered only if it was not before",
+                peer.did,
+            )
 
     def _restart_stream(self, peer: Peer, epoch: int, marks: Sequence[int] | None) -> None:
         if peer.link is not None:

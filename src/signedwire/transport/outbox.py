@@ -22,7 +22,6 @@ from weakref import WeakValueDictionary
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import OutgoingRow, RowName, Store
-from signedwire.delivery.store.ledger import MAX_SEQUENCE
 from signedwire.delivery.streams import Refused
 from signedwire.errors import (
     BackpressureError,
@@ -68,7 +67,7 @@ class _Stock:
 
     def __init__(self) -> None:
         self.loaded = [0] * len(Priority)
-        """The highest sequence that came into the queue."""
+        """The highest row that came into the queue."""
         self.told = [0] * len(Priority)
         """The highest that was told to be stored."""
         self.is_unknown = [False] * len(Priority)
@@ -79,7 +78,8 @@ class _Stock:
         self.restarts = 0
         """How often everything was to be loaded anew."""
         self.accepted = [0] * len(Priority)
-        """The highest of earlier processes that the peer had accepted when the epoch changed."""
+        """The highest sequence of earlier processes that the peer had accepted when the epoch
+        changed."""
         self.receipts: WeakValueDictionary[tuple[int, int], OutgoingMessage] = WeakValueDictionary()
         """Of messages that wait, for as long as somebody holds them."""
 
@@ -196,7 +196,7 @@ class Outbox:
             self._uncommitted += len(messages)
             receipts = self._stock(peer.did).receipts
             for message in messages:
-                receipts[message.priority, message.sequence] = message
+                receipts[message.priority, message.row] = message
 
     async def room(self) -> None:
         """Wait until the disk has caught up."""
@@ -238,19 +238,19 @@ class Outbox:
                 message.park()
                 message.release()
                 continue
-            lane, sequence = message.priority, message.sequence
+            lane, row = message.priority, message.row
             was_behind = stock.is_behind(lane)
-            stock.told[lane] = max(stock.told[lane], sequence)
+            stock.told[lane] = max(stock.told[lane], row)
             if message.is_final:
                 continue  # removed already: there is nothing to load
-            if sequence <= stock.loaded[lane]:
+            if row <= stock.loaded[lane]:
                 continue  # loaded already: this very object is in its lane, or beyond
             if (
                 v2_epoch(message.body) == peer.stream.epoch  # else numbered before a restart
                 and not was_behind
                 and peer.lanes.put(message, lane)
             ):
-                stock.loaded[lane] = sequence
+                stock.loaded[lane] = row
             else:
                 message.release()  # to be loaded
         if self._has_ended:
@@ -307,12 +307,13 @@ class Outbox:
             return
         rows = future.result()
         with self._lock:  # whoever is in `put()` has entered its receipts then
-            held = [stock.receipts.get((lane, row.sequence)) for row in rows]
+            held = [stock.receipts.get((lane, row.row)) for row in rows]
         messages = []
         for row, known in zip(rows, held, strict=True):
             message = known or _message_of(row)
             message.restore(row.body, was_written=row.is_written)
-            stock.receipts[lane, row.sequence] = message
+            message.row = row.row
+            stock.receipts[lane, row.row] = message
             if not self._is_ours(row, peer.did, lane):
                 why = "somebody has changed the store: this is not what was stored"
                 self._core.outgoing.give_up(message, Reason.MALFORMED, why)
@@ -323,7 +324,7 @@ class Outbox:
             else:
                 messages.append(message)
         if rows:
-            stock.loaded[lane] = rows[-1].sequence
+            stock.loaded[lane] = rows[-1].row
         else:
             stock.is_unknown[lane] = False
             stock.loaded[lane] = max(stock.loaded[lane], told)
@@ -339,14 +340,19 @@ class Outbox:
             header.startswith(V2_START)
             and header[32:96] == us + bytes(did)
             and row.lane == lane
-            and row.sequence == row.id & MAX_SEQUENCE
+            and self.store.lane(did, lane).can_have(row.row, row.sequence)
         )
 
-    def is_old_copy(self, peer: Peer, marks: Sequence[int]) -> bool:
-        """Whether the peer has accepted, in our own epoch, what was never sent: the file is an
-        old copy.
+    def is_ahead(self, peer: Peer, marks: Sequence[int]) -> bool:
+        """Whether the peer has accepted, in our own epoch, sequences that are ours to give.
+
+        So it is where the file is an old copy and our clock has gone back since, or where
+        another process uses our key and our store's copy now.
         """
-        return any(mark > max(self.store.used(peer.did, lane)) for lane, mark in enumerate(marks))
+        return any(
+            mark > self.store.lane(peer.did, lane).written_sequence
+            for lane, mark in enumerate(marks)
+        )
 
     def restart(self, peer: Peer, epoch: int, marks: Sequence[int] | None) -> None:
         """The peer has heard from a later state of this key: load everything anew.
@@ -357,7 +363,7 @@ class Outbox:
         self.store.begin_epoch(peer.did, epoch)
         stock = self._stock(peer.did)
         # Above what earlier processes used, the numbers are of messages of this one.
-        used = [self.store.used(peer.did, lane)[0] for lane in range(len(Priority))]
+        used = [self.store.lane(peer.did, lane).first_sequence - 1 for lane in range(len(Priority))]
         stock.accepted = used if marks is None else list(map(min, marks, used))
         peer.lanes.remove_if(lambda message: message.is_stored)
         stock.loaded = [0] * len(Priority)
@@ -370,12 +376,12 @@ class Outbox:
     def written(self, peer: Peer, messages: list[OutgoingMessage]) -> None:
         """A link has taken these."""
         with _WHILE_IT_WORKS:
-            for lane, sequence in {one.priority: one.sequence for one in messages}.items():
-                self.store.written(peer.did, lane, sequence)
+            for lane, row in {one.priority: one.row for one in messages}.items():
+                self.store.written(peer.did, lane, row)
 
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         """These need nothing more."""
-        names = [(message.priority, message.sequence) for message in messages if message.is_stored]
+        names = [(message.priority, message.row) for message in messages if message.is_stored]
         if names:
             with _WHILE_IT_WORKS:
                 self.store.settled(did, names)
@@ -384,9 +390,10 @@ class Outbox:
         """The peer will not take these: dead letters, but for what came too late."""
         by_reason: dict[Reason, list[tuple[int, int]]] = {}
         with _WHILE_IT_WORKS:
-            for _, reason, name, body in refused:
+            for message, reason, name, body in refused:
                 if name is not None:
-                    by_reason.setdefault(reason, []).append(name)
+                    assert isinstance(message, OutgoingMessage)
+                    by_reason.setdefault(reason, []).append((message.priority, message.row))
                 elif reason is not Reason.EXPIRED:
                     why = "the peer's application refused it"
                     self.store.bury_accepted(did, body, reason, why)
@@ -398,7 +405,7 @@ class Outbox:
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """It was given up here."""
-        did, name = message.recipient, (message.priority, message.sequence)
+        did, name = message.recipient, (message.priority, message.row)
         with _WHILE_IT_WORKS:
             if reason is Reason.EXPIRED:
                 self.store.settled(did, [name])
@@ -426,20 +433,20 @@ class Outbox:
         with _WHILE_IT_WORKS:
             self.store.reached(peer.did)
 
-    def doubt(self, did: Did, lane: int, sequence: int) -> str:
+    def doubt(self, did: Did, lane: int, row: int) -> str:
         """What to say of a message without an answer: whether its peer may have it.
 
         A process that was killed has not noted all that it had written.
         """
-        return UNANSWERED if sequence <= max(self.store.used(did, lane)) else ""
+        return UNANSWERED if self.store.lane(did, lane).may_be_written(row) else ""
 
     def removed(self, names: Iterable[RowName], reason: Reason) -> None:
         """Rows are gone. What expires in flight is left to its answer; what is dropped there is
         not sent again.
         """
         by_peer: dict[Did, set[tuple[int, int]]] = {}
-        for did, lane, sequence in names:
-            by_peer.setdefault(did, set()).add((lane, sequence))
+        for did, lane, row in names:
+            by_peer.setdefault(did, set()).add((lane, row))
         for did, those in by_peer.items():
             self._removed_of(did, those, reason)
 
@@ -447,14 +454,14 @@ class Outbox:
         peer, stock = self._core.outgoing.peer(did), self._stock(did)
         is_expired = reason is Reason.EXPIRED
         for message in peer.lanes.remove_if(
-            lambda message: message.is_stored and (message.priority, message.sequence) in names
+            lambda message: message.is_stored and (message.priority, message.row) in names
         ):
-            names.remove((message.priority, message.sequence))
+            names.remove((message.priority, message.row))
             message.is_stored = False  # no row to be buried
-            cause = self.doubt(did, message.priority, message.sequence)
+            cause = self.doubt(did, message.priority, message.row)
             self._core.outgoing.give_up(message, reason, cause)
         if is_expired and names:
-            names -= peer.stream.names_in_flight()  # left to their answer
+            names -= peer.stream.rows_in_flight()  # left to their answer
         state = DeliveryState.EXPIRED if is_expired else DeliveryState.FAILED
         for name in names:  # on the disk alone, or dropped in flight
             receipt = stock.receipts.get(name)

@@ -523,7 +523,7 @@ class Outgoing:
     def _expire(self, message: OutgoingMessage) -> None:
         cause = UNANSWERED if message.was_written else ""
         if message.is_stored and self._core.outbox is not None:
-            cause = self._core.outbox.doubt(message.recipient, message.priority, message.sequence)
+            cause = self._core.outbox.doubt(message.recipient, message.priority, message.row)
         self.give_up(message, Reason.EXPIRED, cause)
 
     def disarm_expiries(self, messages: Iterable[OutgoingMessage]) -> None:

@@ -18,30 +18,36 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
-from signedwire.delivery.store.records import Marks, StoreLimits
+from signedwire.delivery.store.records import ROW_BITS, Marks, StoreLimits
 from signedwire.errors import StoreFullError
 from signedwire.types import Did, Priority, Reason
 
 __all__ = [
     "MAX_PEER",
-    "MAX_SEQUENCE",
-    "SEQUENCE_BITS",
     "BatchRecord",
     "LaneRecord",
     "Ledger",
     "PeerRecord",
+    "base_at",
     "queued_at",
 ]
 
-SEQUENCE_BITS: Final = 40
-"""An outgoing row is named peer (21 bits) ‖ lane (2) ‖ sequence (40): a lane is a range,
-in its order, and an end of the B-tree that grows."""
-MAX_SEQUENCE: Final = 2**SEQUENCE_BITS - 1
 MAX_PEER: Final = 2**21 - 1
 _LANES: Final = len(Priority)
 _CRITICAL: Final = int(Priority.CRITICAL)
 _RESERVED_BYTES: Final = 64 * 1024
 _U64: Final = struct.Struct("<Q")
+_BASE_UNIT: Final = 2**20
+_MAX_BASE: Final = 2**62
+
+
+def base_at(epoch: int, now_us: int) -> int:
+    """Where the sequences of a process begin that opens a store at `now_us`.
+
+    Later than any process has counted that opened a copy of the file before: no lane
+    carries a million messages in a millisecond.
+    """
+    return min(max(0, now_us - epoch) // 1000 * _BASE_UNIT, _MAX_BASE)
 
 
 def queued_at(header: bytes) -> int:
@@ -50,20 +56,46 @@ def queued_at(header: bytes) -> int:
 
 
 class LaneRecord:
-    """One lane to one peer."""
+    """One lane to one peer.
 
-    __slots__ = ("bytes", "first_at", "first_id", "id", "next", "opened_at", "rows", "written")
+    Rows count from 1. The sequence that a message has on the wire is its row's number and
+    the base of the process that stored it, so that two states of one file give no
+    sequence to two messages.
+    """
+
+    __slots__ = (
+        "base",
+        "bytes",
+        "first_at",
+        "first_id",
+        "id",
+        "known",
+        "next",
+        "opened_at",
+        "rows",
+        "written",
+    )
 
     def __init__(
-        self, id_: int, next_: int = 1, written: int = 0, rows: int = 0, bytes_: int = 0
+        self,
+        id_: int,
+        next_: int = 1,
+        written: int = 0,
+        rows: int = 0,
+        bytes_: int = 0,
+        base: int = 0,
     ) -> None:
         self.id = id_
+        self.base = base
+        """What this process adds to the number of a row; it never becomes less."""
+        self.known = base + next_ - 1
+        """The highest sequence of earlier processes: of the file, or that the peer told of."""
         self.next = next_
-        """Reserved: the number of the next message."""
+        """Reserved: the number of the next row."""
         self.opened_at = next_
         """What `next` was when the store was opened."""
         self.written = written
-        """The highest number that was handed to a link."""
+        """The highest row that was handed to a link."""
         self.rows = rows
         """Applied."""
         self.bytes = bytes_
@@ -73,9 +105,31 @@ class LaneRecord:
         self.first_at: int | None = None
         """When that was queued; where `first_id` is `None`, of one that was before it."""
 
-    def row_id(self, sequence: int) -> int:
+    @property
+    def first_sequence(self) -> int:
+        """Where the sequences of this process begin; those below are of earlier ones."""
+        return self.base + self.opened_at
+
+    @property
+    def written_sequence(self) -> int:
+        """The highest that this process has handed to a link, or the one before its first.
+
+        A peer that has accepted more has accepted what this process is yet to send.
+        """
+        return self.base + max(self.opened_at - 1, self.written)
+
+    def may_be_written(self, row: int) -> bool:
+        """Whether a row may have been handed to a link, by this process or an earlier one."""
+        return row <= max(self.opened_at - 1, self.written)
+
+    def can_have(self, row: int, sequence: int) -> bool:
+        """Whether a row can have this sequence: its number and the base of some process."""
+        base = sequence - row
+        return 0 <= base <= self.base and not base % _BASE_UNIT
+
+    def row_id(self, row: int) -> int:
         """The name of a row."""
-        return self.id << SEQUENCE_BITS | sequence
+        return self.id << ROW_BITS | row
 
     def gained(self, first_id: int, body: bytes, rows: int, bytes_: int) -> None:
         """Rows were put."""
@@ -159,12 +213,12 @@ class PeerRecord:
     @property
     def first_row(self) -> int:
         """The lowest name that a row to it can have."""
-        return self.lanes[0].id << SEQUENCE_BITS
+        return self.lanes[0].id << ROW_BITS
 
     @property
     def last_row(self) -> int:
         """The highest."""
-        return (self.lanes[-1].id + 1 << SEQUENCE_BITS) - 1
+        return (self.lanes[-1].id + 1 << ROW_BITS) - 1
 
 
 class Ledger:
@@ -248,10 +302,18 @@ class Ledger:
 
     def lane_of(self, row_id: int) -> LaneRecord:
         """The lane that a row is in."""
-        lane = row_id >> SEQUENCE_BITS
+        lane = row_id >> ROW_BITS
         return self.by_id[lane // _LANES].lanes[lane % _LANES]
 
     # -- outgoing ---------------------------------------------------------------------
+
+    def count_on(self, now_us: int) -> None:
+        """The store was opened: where the sequences of this process begin."""
+        for peer in self.peers.values():
+            if peer.epoch:
+                base = base_at(peer.epoch, now_us)
+                for lane in peer.lanes:
+                    lane.base = max(lane.base, base)
 
     def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> str | None:
         """Which limit so many more rows would break; `None`: they fit."""

@@ -7,7 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from signedwire.delivery.store.ledger import SEQUENCE_BITS, Ledger, queued_at
+from signedwire.delivery.store.ledger import Ledger, queued_at
+from signedwire.delivery.store.records import ROW_BITS
 from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
 from signedwire.types import Reason
 
@@ -30,7 +31,7 @@ class MemoryTables(Tables):
     def put(self, rows: Sequence[Row]) -> None:
         """See `Tables`."""
         for row_id, expires_at, body in rows:
-            self._lanes.setdefault(row_id >> SEQUENCE_BITS, {})[row_id] = body
+            self._lanes.setdefault(row_id >> ROW_BITS, {})[row_id] = body
             self._ledger.lane_of(row_id).gained(row_id, body, 1, len(body))
             if expires_at is not None:
                 heapq.heappush(self._expiries, (expires_at, row_id))
@@ -41,7 +42,7 @@ class MemoryTables(Tables):
             self._take(row_id)
 
     def _take(self, row_id: int) -> bytes | None:
-        rows = self._lanes.get(row_id >> SEQUENCE_BITS, {})
+        rows = self._lanes.get(row_id >> ROW_BITS, {})
         body = rows.pop(row_id, None)
         if body is not None:
             ledger = self._ledger
@@ -66,7 +67,7 @@ class MemoryTables(Tables):
 
     def existing(self, ids: Sequence[int]) -> list[int]:
         """See `Tables`."""
-        return [row_id for row_id in ids if row_id in self._lanes.get(row_id >> SEQUENCE_BITS, {})]
+        return [row_id for row_id in ids if row_id in self._lanes.get(row_id >> ROW_BITS, {})]
 
     def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
         """See `Tables`."""
@@ -80,7 +81,7 @@ class MemoryTables(Tables):
 
     def _range(self, first: int, last: int) -> Iterable[tuple[int, bytes]]:
         for lane in sorted(self._lanes):
-            if first >> SEQUENCE_BITS <= lane <= last >> SEQUENCE_BITS:
+            if first >> ROW_BITS <= lane <= last >> ROW_BITS:
                 rows = self._lanes[lane]
                 ids = list(rows)
                 for row_id in ids[bisect_left(ids, first) : bisect_right(ids, last)]:
@@ -93,7 +94,7 @@ class MemoryTables(Tables):
         for row_id in sorted(ids):
             body = self._take(row_id)
             if body is not None:
-                self.add_dead(row_id >> SEQUENCE_BITS + 2, body, reason, detail, at_us)
+                self.add_dead(row_id >> ROW_BITS + 2, body, reason, detail, at_us)
 
     def add_dead(self, peer: int, body: bytes, reason: Reason, detail: str, at_us: int) -> None:
         """See `Tables`."""

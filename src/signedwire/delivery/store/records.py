@@ -25,10 +25,12 @@ __all__ = [
     "DeadLetter",
     "Draft",
     "IncomingRow",
+    "MAX_ROW",
     "Marks",
     "NOTHING",
     "Noted",
     "OutgoingRow",
+    "ROW_BITS",
     "RememberedLeaves",
     "RowName",
     "StoreLimits",
@@ -39,6 +41,10 @@ __all__ = [
 Then: TypeAlias = Callable[[StoreError | None], None]
 """Told how an operation ended: `None` after its commit, else why it did not."""
 
+ROW_BITS: Final = 40
+"""An outgoing row is named peer (21 bits) ‖ lane (2) ‖ row (40): a lane is a range, in its
+order, and an end of the B-tree that grows."""
+MAX_ROW: Final = 2**ROW_BITS - 1
 _U64: Final = struct.Struct("<Q")
 _PRIORITY_AT: Final = 104
 _PAYLOAD_TYPE_AT: Final = 105
@@ -49,6 +55,8 @@ class Draft(Protocol):
 
     body: bytes
     """Header and payload, once it has a number."""
+    row: int
+    """The number of its row in its lane, once it has one."""
 
     @property
     def priority(self) -> Priority:
@@ -67,7 +75,7 @@ class RowName(NamedTuple):
 
     recipient: Did
     lane: int
-    sequence: int
+    row: int
 
 
 class OutgoingRow(NamedTuple):
@@ -101,8 +109,13 @@ class OutgoingRow(NamedTuple):
         return PayloadType(self.body[_PAYLOAD_TYPE_AT])
 
     @property
+    def row(self) -> int:
+        """The number of its row in its lane."""
+        return self.id & MAX_ROW
+
+    @property
     def sequence(self) -> int:
-        """Its place in its lane."""
+        """Its place in its lane, as its recipient sees it."""
         return v2_sequence(self.body)
 
     @property

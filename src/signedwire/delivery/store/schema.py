@@ -1,7 +1,7 @@
 """The SQLite file of a store: how it is opened, what it must be, and how it got so.
 
     peer       one for each DID: epochs, marks, last error
-    lane       the next number of a lane, and how much waits in it
+    lane       the next row of a lane, how much waits in it, and where sequences began
     outgoing   what has no answer yet
     dead       what was refused or given up
     batch      received batches: their leaves and signature
@@ -63,7 +63,8 @@ _VERSION_1: Final = (
         id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL,
         body BLOB NOT NULL)""",
 )
-MIGRATIONS: Final = (_VERSION_1,)
+_VERSION_2: Final = ("ALTER TABLE lane ADD COLUMN base INTEGER NOT NULL DEFAULT 0",)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """What makes each version out of the one before; the first out of nothing."""
 
 _OLDEST_SQLITE: Final = (3, 35, 0)  # some thousand arguments to a statement

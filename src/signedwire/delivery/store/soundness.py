@@ -11,7 +11,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from signedwire.delivery.store.ledger import MAX_PEER, MAX_SEQUENCE, SEQUENCE_BITS
+from signedwire.delivery.store.ledger import MAX_PEER
+from signedwire.delivery.store.records import MAX_ROW, ROW_BITS
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
@@ -57,16 +58,17 @@ _SOUND: Final = {
     ),
     "lane": (
         "id >> 2 IN (SELECT id FROM peer)",
-        _whole("next", 1, MAX_SEQUENCE),
-        _whole("written", 0, MAX_SEQUENCE),
-        _whole("rows", 0, MAX_SEQUENCE),
+        _whole("next", 1, MAX_ROW),
+        _whole("written", 0, MAX_ROW),
+        _whole("rows", 0, MAX_ROW),
         _whole("bytes", 0, _MAX_ID),
+        _whole("base", 0, _MAX_ID),
     ),
     "outgoing": (
         _ID,
         _is("expires_at_us", "integer", or_null=True),
         _BODY,
-        f"substr(body, 105, 1) = CASE id >> {SEQUENCE_BITS} & 3"
+        f"substr(body, 105, 1) = CASE id >> {ROW_BITS} & 3"
         " WHEN 0 THEN x'00' WHEN 1 THEN x'01' WHEN 2 THEN x'02' ELSE x'03' END",
     ),
     "dead": (
@@ -98,8 +100,8 @@ _SOUND: Final = {
 
 _UNNUMBERED: Final = f"""
     SELECT found.lane FROM (
-        SELECT id >> {SEQUENCE_BITS} AS lane, min(id) & {MAX_SEQUENCE} AS first,
-            max(id) & {MAX_SEQUENCE} AS last
+        SELECT id >> {ROW_BITS} AS lane, min(id) & {MAX_ROW} AS first,
+            max(id) & {MAX_ROW} AS last
         FROM outgoing GROUP BY 1
     ) AS found LEFT JOIN lane ON lane.id = found.lane
     WHERE (first > 0 AND last < next) IS NOT TRUE LIMIT 1"""

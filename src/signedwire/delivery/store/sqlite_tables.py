@@ -28,11 +28,11 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from signedwire.delivery.store.ledger import SEQUENCE_BITS, LaneRecord, Ledger, PeerRecord
-from signedwire.delivery.store.records import Marks
+from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
+from signedwire.delivery.store.records import ROW_BITS, Marks
 from signedwire.delivery.store.soundness import check_rows
 from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, DeadRow, Row, Tables
-from signedwire.types import Did, Reason
+from signedwire.types import Did, Reason, unix_time_us
 
 __all__ = ["SqliteTables"]
 
@@ -156,6 +156,7 @@ class SqliteTables(Tables):
             ledger.reserve(peer, lane.rows, lane.bytes)
             if lane.rows:
                 self._stale.add(lane)
+        ledger.count_on(unix_time_us())
         self._look_for_oldest()
         ledger.next_expiry_us = self._next_expiry()
         (dead,) = self._ask("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead")
@@ -190,8 +191,8 @@ class SqliteTables(Tables):
             marks = ",".join(["(?)"] * size)
             for lane_id, row_id in self._ask(
                 f"WITH l(id) AS (VALUES {marks}) SELECT l.id, (SELECT id FROM outgoing"
-                f" WHERE id BETWEEN l.id << {SEQUENCE_BITS} AND"
-                f" ((l.id + 1) << {SEQUENCE_BITS}) - 1 ORDER BY id LIMIT 1)"
+                f" WHERE id BETWEEN l.id << {ROW_BITS} AND"
+                f" ((l.id + 1) << {ROW_BITS}) - 1 ORDER BY id LIMIT 1)"
                 " FROM l WHERE l.id IS NOT NULL",
                 *part,
                 *[None] * (size - len(part)),
@@ -288,7 +289,7 @@ class SqliteTables(Tables):
             self._ledger.dead_bytes += size
             self._connection.execute(
                 "INSERT INTO dead (peer, reason, detail, died_at_us, body)"
-                f" SELECT id >> {SEQUENCE_BITS + 2}, ?, ?, ?, body FROM outgoing"
+                f" SELECT id >> {ROW_BITS + 2}, ?, ?, ?, body FROM outgoing"
                 f" WHERE {condition} ORDER BY id",
                 (reason.value, detail, at_us, *arguments),
             )
@@ -415,8 +416,11 @@ class SqliteTables(Tables):
             lanes, ledger.changed_lanes = ledger.changed_lanes, set()
             self._insert(
                 "lane",
-                5,
-                [(each.id, each.next, each.written, each.rows, each.bytes) for each in lanes],
+                6,
+                [
+                    (each.id, each.next, each.written, each.rows, each.bytes, each.base)
+                    for each in lanes
+                ],
             )
             # A lane means nothing without its peer, which may be new.
             ledger.changed_peers |= {
@@ -441,7 +445,7 @@ class SqliteTables(Tables):
         self._begin()
         for condition, arguments in _runs(ids):
             for lane_id, first, count, size in self._ask(
-                f"SELECT id >> {SEQUENCE_BITS}, min(id), count(*), sum(length(body))"
+                f"SELECT id >> {ROW_BITS}, min(id), count(*), sum(length(body))"
                 f" FROM outgoing WHERE {condition} GROUP BY 1",
                 *arguments,
             ):

@@ -13,9 +13,10 @@ all those of a commit.
 
 What a caller may rely on:
 
-- The numbers of a lane rise in the order of the calls of `put()`, and `then` is
+- The sequences of a lane rise in the order of the calls of `put()`, and `then` is
   called in that order: whoever queues a message in its `then` sends in order. A
-  number is never used twice, also by the next process; some are never used.
+  sequence is never used twice, also by the next process, and by one that opens an old
+  copy of the file: each process begins where the time is. Many are never used.
 - What `then(None)` has told is on the disk. `barrier()` tells it of all before.
 - A row leaves only by a call that is named above, or by its deadline, which
   `on_expired` is told.
@@ -33,8 +34,9 @@ from statistics import median
 from typing import Final, TypeVar
 
 from signedwire.delivery.store.commits import Executor, Operation
-from signedwire.delivery.store.ledger import MAX_SEQUENCE, Ledger, PeerRecord
+from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import (
+    MAX_ROW,
     NOTHING,
     Backlog,
     DeadLetter,
@@ -112,13 +114,25 @@ class Store:
             self._submit(partial(self._ledger.changed_peers.add, peer), then)
         self._executor.kick()
 
-    def used(self, recipient: Did, lane: int) -> tuple[int, int]:
-        """The highest number of a lane that an earlier process may have sent, and this one has.
+    def lane(self, recipient: Did, lane: int) -> LaneRecord:
+        """How far a lane has come: what was numbered, and what may have been sent."""
+        return self._peer(recipient).lanes[lane]
 
-        A peer that has accepted more has heard from a later state of this file.
+    def learn(self, recipient: Did, marks: Sequence[int]) -> bool:
+        """A peer has accepted so much; whether the file, an old copy, did not know of some of it.
+
+        By itself that does no harm: no message of this process has a sequence of another.
         """
-        record = self._peer(recipient).lanes[lane]
-        return record.opened_at - 1, record.written
+        with self._lock:
+            lanes = self._peer(recipient).lanes
+            news = [
+                (lane, mark)
+                for lane, mark in zip(lanes, marks, strict=True)
+                if lane.known < mark < lane.base + lane.opened_at
+            ]
+            for lane, mark in news:
+                lane.known = mark
+        return bool(news)
 
     def put(
         self,
@@ -150,7 +164,8 @@ class Store:
             rows: list[Row] = []
             for draft in drafts:
                 lane = peer.lanes[draft.priority]
-                draft.number(parties, epoch, lane.next)
+                draft.row = lane.next
+                draft.number(parties, epoch, lane.base + draft.row)
                 rows.append((lane.row_id(lane.next), v2_expiry(draft.body), draft.body))
                 lane.next += 1
             put: Callable[[], object] = partial(self._work.put, rows, replaces)
@@ -167,12 +182,12 @@ class Store:
                     raise
         self._executor.kick()
 
-    def written(self, recipient: Did, lane: int, sequence: int) -> None:
-        """A lane was handed to a link up to `sequence`. Stored with the next commit."""
+    def written(self, recipient: Did, lane: int, row: int) -> None:
+        """A lane was handed to a link up to `row`. Stored with the next commit."""
         with self._lock:
             record = self._peer(recipient).lanes[lane]
-            if sequence > record.written:
-                record.written = sequence
+            if row > record.written:
+                record.written = row
                 self._submit(partial(self._ledger.changed_lanes.add, record), is_lazy=True)
 
     def attempt_failed(self, recipient: Did, error: str) -> None:
@@ -194,7 +209,7 @@ class Store:
     def settled(
         self, recipient: Did, names: Iterable[tuple[int, int]], then: Then | None = None
     ) -> None:
-        """These (lane, sequence) need nothing more: signed for, or expired. Their rows go."""
+        """These (lane, row) need nothing more: signed for, or expired. Their rows go."""
         with self._lock:
             ids = self._ids(recipient, names)
             self._submit(partial(self._work.tables.remove, ids), then, weight=len(ids))
@@ -208,7 +223,7 @@ class Store:
         detail: str = "",
         then: Then | None = None,
     ) -> None:
-        """These (lane, sequence) were refused or given up: make dead letters of them."""
+        """These (lane, row) were refused or given up: make dead letters of them."""
         with self._lock:
             ids, now = self._ids(recipient, names), unix_time_us()
             self._submit(partial(self._work.tables.bury, ids, reason, _text(detail), now), then)
@@ -252,12 +267,12 @@ class Store:
     def load(
         self, recipient: Did, lane: int, after: int, limit: int, max_bytes: int = PAGE_BYTES
     ) -> Future[list[OutgoingRow]]:
-        """The rows of a lane above the sequence `after`, in order.
+        """The rows of a lane above the row `after`, in order.
 
         At most `limit` of them and, but for the first, `max_bytes`.
         """
         record = self._peer(recipient).lanes[lane]
-        first, last = record.row_id(0) + after + 1, record.row_id(MAX_SEQUENCE)
+        first, last = record.row_id(0) + after + 1, record.row_id(MAX_ROW)
         return self._ask(partial(self._work.outgoing, first, last, limit, max_bytes))
 
     def backlog(self, recipient: Did | None = None) -> Backlog:
@@ -544,9 +559,9 @@ class Store:
     def _ids(self, recipient: Did, names: Iterable[tuple[int, int]]) -> list[int]:
         lanes = self._peer(recipient).lanes
         return [
-            lanes[lane].row_id(sequence)
-            for lane, sequence in names
-            if 0 < sequence <= MAX_SEQUENCE  # others may have named it
+            lanes[lane].row_id(row)
+            for lane, row in names
+            if 0 < row <= MAX_ROW  # others may have named it
         ]
 
     def _forget(self, peer: PeerRecord) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from signedwire.delivery.store.ledger import MAX_SEQUENCE, Ledger, PeerRecord
+from signedwire.delivery.store.ledger import Ledger, PeerRecord
 from signedwire.delivery.store.records import (
+    MAX_ROW,
     DeadLetter,
     IncomingRow,
     Marks,
@@ -107,7 +108,7 @@ class Work:
         ledger = self.ledger
         lanes = [(ledger.lane_of(id_), id_) for id_ in ids]
         return [
-            RowName(ledger.by_id[lane.id >> 2].did, lane.id & 3, id_ & MAX_SEQUENCE)
+            RowName(ledger.by_id[lane.id >> 2].did, lane.id & 3, id_ & MAX_ROW)
             for lane, id_ in lanes
         ]
 
@@ -120,7 +121,7 @@ class Work:
             epoch = _U64.pack(peer.epoch)
             if body[_EPOCH_AT : _EPOCH_AT + 8] != epoch:
                 body = body[:_EPOCH_AT] + epoch + body[_EPOCH_AT + 8 :]
-            is_written = id_ & MAX_SEQUENCE <= lane.written
+            is_written = id_ & MAX_ROW <= lane.written
             rows.append(
                 OutgoingRow(id_, peer.did, body, is_written, peer.attempts, peer.last_error)
             )
