@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
+from signedwire.transport.names import address_of
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did
 from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
@@ -152,7 +153,7 @@ class Link(asyncio.Protocol):
     def address(self) -> Address | None:
         """The other side's."""
         peername = None if self._transport is None else self._transport.get_extra_info("peername")
-        return None if peername is None else Address(peername[0], peername[1])
+        return None if peername is None else address_of(peername)
 
     # -- the socket ---------------------------------------------------------------
 
@@ -270,6 +271,8 @@ class Link(asyncio.Protocol):
         assert self.did is not None
         match event:
             case BatchReceived():
+                if self.dialer is not None:
+                    core.outgoing.places.touch(self.dialer)
                 if core.is_open:  # else its sender has it still, for whoever comes next
                     core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
