@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from signedwire import (
     ResolveTimeout,
     TransportConfig,
 )
+from signedwire.cli.probing import probe_tcp
 from signedwire.transport import racing
 from signedwire.transport.names import (
     Endpoint,
@@ -377,3 +379,55 @@ async def test_an_unknown_zone_is_named(zone: str) -> None:
 async def test_a_link_local_address_without_a_zone_is_told_so() -> None:
     with pytest.raises(DialError, match="A link-local address needs the zone"):
         await within(LIMIT, TcpCarrier().dial(Address("fe80::1", 9), Deaf()))
+
+
+IN_A_NAMESPACE = """
+import asyncio, sys
+from signedwire import Identity, Node, TransportConfig
+from signedwire.portal import new_event_loop
+async def main():
+    config = TransportConfig(listen="[fe80::7%wire0]:0")
+    async with Node(Identity.generate(), config) as bob, Node(Identity.generate()) as alice:
+        print(str(bob.address).rpartition(":")[0])
+        alice.routing.update(bob.did, str(bob.address))
+        print((await alice.send(bob.did, b"x", deadline=10)).is_confirmed)
+        print(bob.peers()[alice.did].address.host, alice.peers()[bob.did].address.host)
+factory = new_event_loop if sys.argv[1] == "uvloop" else asyncio.new_event_loop
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_nodes_meet_at_a_link_local_address(loop: str) -> None:
+    """In a network namespace of its own, where an interface has such an address."""
+    setup = (
+        "ip link set lo up && ip link add wire0 type veth peer name wire1 && "
+        "ip link set wire0 up && ip link set wire1 up && ip -6 addr add fe80::7/64 dev wire0 nodad"
+    )
+    namespace = ["unshare", "--net", "--map-root-user"]
+    if not shutil.which("unshare") or not shutil.which("ip"):
+        pytest.skip("needs unshare and ip")
+    if subprocess.run([*namespace, "sh", "-c", setup], capture_output=True, check=False).returncode:
+        pytest.skip("may make no network namespace with a link-local address")
+    program = [sys.executable, "-c", IN_A_NAMESPACE, loop]
+    ended = subprocess.run(
+        [*namespace, "sh", "-c", f'{setup} && exec "$@"', "sh", *program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    listening, is_confirmed, addresses = ended.stdout.splitlines()
+    assert listening == "[fe80::7%wire0]"
+    assert is_confirmed == "True"
+    assert addresses.split() == ["fe80::7%wire0", "fe80::7%wire0"]
+
+
+def test_ping_says_that_the_name_was_not_resolved(names: NameServer) -> None:
+    finding = probe_tcp(BOB.did, Address("dead.example", 9), 0.05)
+    assert finding.error == "the name dead.example was not resolved within 0.05 s"
+    names.answers["gone.example"] = socket.gaierror(socket.EAI_NONAME, "x")
+    finding = probe_tcp(BOB.did, Address("gone.example", 9), 1.0)
+    assert finding.error == "cannot connect: the host name is unknown"

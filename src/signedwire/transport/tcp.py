@@ -83,6 +83,21 @@ class TcpCarrier:
         found = await self._resolver.look_up(address.host)
         return [endpoint.at(address.port) for endpoint in interleaved(found)]
 
+    async def connect(self, address: Address, endpoints: Sequence[Endpoint]) -> socket.socket:
+        """A socket that is connected to the first of the endpoints that answers.
+
+        Raises:
+            DialError: with the causes in words.
+        """
+        try:
+            return await connect_first(endpoints)
+        except ExceptionGroup as group:
+            causes = dict.fromkeys(
+                describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
+            )
+            hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
+            raise DialError(address, ", ".join(causes), hint) from group
+
     async def dial(
         self,
         address: Address,
@@ -92,14 +107,7 @@ class TcpCarrier:
         """See `Resolving.dial`."""
         if endpoints is None:
             endpoints = await self.resolve(address)
-        try:
-            sock = await connect_first(endpoints)
-        except ExceptionGroup as group:
-            causes = dict.fromkeys(
-                describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
-            )
-            hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            raise DialError(address, ", ".join(causes), hint) from group
+        sock = await self.connect(address, endpoints)
         try:
             _set_options(sock)
             transport, _ = await asyncio.get_running_loop().create_connection(
