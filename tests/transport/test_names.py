@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -431,3 +432,40 @@ def test_ping_says_that_the_name_was_not_resolved(names: NameServer) -> None:
     names.answers["gone.example"] = socket.gaierror(socket.EAI_NONAME, "x")
     finding = probe_tcp(BOB.did, Address("gone.example", 9), 1.0)
     assert finding.error == "cannot connect: the host name is unknown"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_looks_names_up_anew() -> None:
+    """The thread of its parent that looks a name up is not there."""
+    program = """
+import asyncio, os, socket, threading
+from signedwire import Address
+from signedwire.transport.tcp import TcpCarrier
+real = socket.getaddrinfo
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+address = Address("localhost", 9)
+async def ask():
+    async with asyncio.timeout(0.05):
+        await TcpCarrier().resolve(address)
+try:
+    asyncio.run(ask())
+except TimeoutError:
+    pass
+child = os.fork()
+if child == 0:
+    socket.getaddrinfo = real
+    async def ask_again():
+        async with asyncio.timeout(10):
+            assert await TcpCarrier().resolve(address)
+    asyncio.run(ask_again())
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
