@@ -100,6 +100,15 @@ class TestDidSpellings:
         assert (a > b) == (bytes(a) > bytes(b))
         assert hash(a) == hash(Did(bytes(a)))
 
+    @pytest.mark.parametrize(
+        "fragment", ["#z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp", "#key-1", "#"]
+    )
+    def test_the_fragment_of_a_did_url_is_left_off(self, fragment: str) -> None:
+        assert str(Did.parse(ZERO_SEED_DID + fragment)) == ZERO_SEED_DID
+        assert str(Did.parse(ZERO_SEED_DID[8:] + fragment)) == ZERO_SEED_DID
+        peer = parse_peer(f"{ZERO_SEED_DID}{fragment}@h:1")
+        assert peer == (Did.parse(ZERO_SEED_DID), Address("h", 1))
+
     def test_is_equal_to_nothing_else(self) -> None:
         did = Did.parse(ZERO_SEED_HEX)
         assert did != bytes(did)
@@ -275,10 +284,33 @@ class TestAddress:
             f"{text!r} is not an address. Write host:port, for example 127.0.0.1:9001 or [::1]:9001"
         )
 
-    @pytest.mark.parametrize("text", ["::1:9001", "fe80::1:9001", "http://host:80"])
+    @pytest.mark.parametrize("text", ["::1:9001", "fe80::1:9001"])
     def test_colon_outside_brackets(self, text: str) -> None:
         assert address_error(text) == (
             f"{text!r} is not an address: put an IPv6 host in brackets. For example [::1]:9001"
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "scheme"),
+        [
+            ("tcp://h:1", "tcp"),
+            ("http://host:80", "http"),
+            ("https://[::1]:1/path", "https"),
+            ("tls://h", "tls"),
+            ("://h:1", ""),
+        ],
+    )
+    def test_a_scheme_is_to_be_left_away(self, text: str, scheme: str) -> None:
+        assert address_error(text) == (
+            f"{text!r} is not an address: it begins with a scheme. "
+            f"Leave {scheme}:// away, and what follows the port"
+        )
+
+    @pytest.mark.parametrize("text", ["[::1]", "[fe80::1%eth0]"])
+    def test_brackets_without_a_port(self, text: str) -> None:
+        assert address_error(text) == (
+            f"{text!r} is not an address: the port is missing. "
+            f"Write it behind the bracket, for example {text}:9001"
         )
 
     @pytest.mark.parametrize("host", ["", "host", "1.2.3.4", ":::", "::g"])

@@ -255,7 +255,8 @@ class TransportConfig:
     """Each pause is scaled by a random factor of 1 ± this, 0 to 1. Default 0.25."""
 
     connect_timeout: Seconds | None = 5.0
-    """For one connection attempt, 0.001 to 86_400 seconds or None. Default 5.0."""
+    """For one connection attempt, and for the lookup of a host name before it,
+    0.001 to 86_400 seconds or None. Default 5.0."""
 
     handshake_timeout: Seconds | None = 10.0
     """An accepted connection must bring its first acceptable envelope in this time,

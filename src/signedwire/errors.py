@@ -13,6 +13,7 @@
     │   ├── ListenError (OSError)           the listener cannot start
     │   ├── DialError (OSError)             a peer cannot be reached
     │   │   └── ConnectTimeout (TimeoutError)
+    │   │       └── ResolveTimeout      its host name was not resolved in time
     │   └── ClosedError                     used after close()
     ├── DeliveryError                       one message, and what became of it
     │   ├── UnknownPeerError (LookupError)  no address is known for the DID
@@ -58,6 +59,7 @@ __all__ = [
     "ListenError",
     "DialError",
     "ConnectTimeout",
+    "ResolveTimeout",
     "ClosedError",
     "DeliveryError",
     "UnknownPeerError",
@@ -153,6 +155,13 @@ class DialError(TransportError, OSError):
 
 class ConnectTimeout(DialError, TimeoutError):
     """A peer did not answer within `connect_timeout`."""
+
+
+class ResolveTimeout(ConnectTimeout):
+    """The host name of a peer was not resolved within `connect_timeout`.
+
+    No connection was tried, so it does not count against `max_attempts`.
+    """
 
 
 class ClosedError(TransportError):

@@ -30,8 +30,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class _Resolvers(ThreadPoolExecutor):
-    """The loop's threads for name lookups, which nothing can stop: their end is not awaited."""
+class _Unawaited(ThreadPoolExecutor):
+    """The loop's threads for calls that nothing can stop: their end is not awaited."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)
@@ -45,7 +45,7 @@ class Portal:
 
     def __init__(self, name: str) -> None:
         self._loop = new_event_loop()
-        self._loop.set_default_executor(_Resolvers(thread_name_prefix="resolver"))
+        self._loop.set_default_executor(_Unawaited(thread_name_prefix="blocking"))
         self._lock = threading.Lock()
         self._is_closed = False
         self._process_id = os.getpid()  # a fork has our objects, but not our thread

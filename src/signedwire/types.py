@@ -71,10 +71,15 @@ class Did:
     def parse(cls, text: str) -> Self:
         """Read `did:key:z6Mk…`, bare `z6Mk…` or 64 hex digits.
 
+        The fragment of a DID URL (`did:key:z6Mk…#z6Mk…`) is left off.
+
         Raises:
             DidError: with the text and what is wrong with it.
         """
         stripped = text.strip()
+        if stripped.startswith(("did:key:", "z6Mk")):
+            # DID documents name a key so; the fragment repeats what stands before it.
+            stripped = stripped.partition("#")[0]
         if len(stripped) == 64:
             try:
                 raw = bytes.fromhex(stripped)
@@ -194,7 +199,19 @@ class Address(NamedTuple):
         Raises:
             AddressError: with the text and what is wrong with it.
         """
-        host, separator, port_text = text.strip().rpartition(":")
+        stripped = text.strip()
+        scheme, has_scheme, _ = stripped.partition("://")
+        if has_scheme:
+            raise AddressError(
+                f"{_shorten(text)!r} is not an address: it begins with a scheme",
+                f"Leave {_shorten(scheme, 20)}:// away, and what follows the port",
+            )
+        if stripped.startswith("[") and stripped.endswith("]"):
+            raise AddressError(
+                f"{_shorten(text)!r} is not an address: the port is missing",
+                f"Write it behind the bracket, for example {_shorten(stripped)}:9001",
+            )
+        host, separator, port_text = stripped.rpartition(":")
         if not separator or not host:
             raise AddressError(
                 f"{_shorten(text)!r} is not an address",

@@ -705,12 +705,12 @@ async def test_close_does_not_wait_for_hundreds_that_are_being_dialed() -> None:
         for did in dids:
             alice.routing.update(did, silent.address)
         receipts = [alice.send_nowait(did, b"x") for did in dids]
-        await eventually(lambda: len(carrier.dialed_at) == places)
+        await eventually(lambda: len(carrier.dialed_at) == places // 2)
         started = time.monotonic()
         await alice.close()
         assert time.monotonic() - started < 2
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
-        assert len(carrier.dialed_at) == places  # a place that is given up is given to nobody
+        assert len(carrier.dialed_at) == places // 2  # a place that is given up is given to nobody
 
 
 # -- what people write -------------------------------------------------------------------

@@ -21,6 +21,7 @@ from signedwire.errors import (
     MessageExpiredError,
     NotAllowedError,
     PayloadTooLargeError,
+    ResolveTimeout,
     SignedWireError,
     StoreInUseError,
     StoreVersionError,
@@ -83,6 +84,7 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (UnknownPeerError, "Write DID@host:port, or name the peer in a file given with --peers"),
     (MessageExpiredError, "Give it a longer --deadline, or run `signedwire ping DID@host:port`"),
     (StoreInUseError, "Wait until it ends, ask that node itself, or give another --store"),
+    (ResolveTimeout, "Does the name server answer? An IP address needs none"),
     (ConnectTimeout, "Is the host up, and does a firewall between let the port through?"),
     (DialError, "Is `signedwire listen` running there, and are host and port right?"),
 )

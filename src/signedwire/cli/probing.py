@@ -8,6 +8,7 @@ in the count of messages. Blocking, each step within the limits of the configura
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from signedwire.config import TransportConfig
-from signedwire.errors import ProofError
+from signedwire.errors import DialError, ProofError, ResolveTimeout
 from signedwire.identity import Identity
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.tcp import TcpCarrier, describe_os_error
 from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did
 from signedwire.types import Address, Allowance, Did, unix_time_us
 from signedwire.wire import link_frames as frames
@@ -314,21 +315,31 @@ class _ProbedLink:
 
 
 def _connect(finding: Finding, timeout: float | None) -> socket.socket:
-    began = time.perf_counter()
     try:
-        connection = socket.create_connection(finding.address, timeout)
+        connection = asyncio.run(_race(finding, timeout))
+    except ResolveTimeout as error:
+        raise _NotReachedError("unreachable", error.cause) from None
     except TimeoutError:
-        words = "no answer" if timeout is None else f"no answer within {timeout:g} s"
-        raise _NotReachedError("unreachable", words) from None
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a host name that cannot be one, such as "a..b".
-        cause = describe_os_error(error) if isinstance(error, OSError) else "no host name"
-        raise _NotReachedError("unreachable", f"cannot connect: {cause}") from None
-    if connection.getsockname() == connection.getpeername():
-        # A free port of the ephemeral range, dialed, can meet itself (RFC 9293, 3.5).
-        connection.close()
-        raise _NotReachedError("unreachable", "nobody listens there (connected to itself)")
+        raise _NotReachedError("unreachable", f"no answer within {timeout:g} s") from None
+    except DialError as error:
+        cause = f"cannot connect: {error.cause}"
+        raise _NotReachedError("unreachable", cause) from None
+    connection.settimeout(timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+async def _race(finding: Finding, timeout: float | None) -> socket.socket:
+    """Connect as a node does: the lookup in a thread that can be left, the addresses raced."""
+    address, carrier, began = finding.address, TcpCarrier(), time.perf_counter()
+    try:
+        async with asyncio.timeout(timeout):
+            endpoints = await carrier.resolve(address)
+    except TimeoutError:
+        cause = f"the name {address.host} was not resolved within {timeout:g} s"
+        raise ResolveTimeout(address, cause) from None
+    async with asyncio.timeout(timeout):
+        connection = await carrier.connect(address, endpoints)
     finding.connect_ms = _milliseconds_since(began)
     return connection
 

@@ -20,7 +20,9 @@
 - `places`: outbound connections are counted, and given up for who waits for one.
 - `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;
   which inbound one is let in; which DIDs are turned away.
-- `carrier`: the seam to the operating system. `tcp` and `memory` implement it.
+- `carrier`: the seam to the operating system. `tcp` and `memory` implement it. `names`
+  looks hosts up, each in a thread of its own; `racing` connects to the first address of
+  a host that answers.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 
 v1 connections carry one direction: the accepting side never writes. So their dialer

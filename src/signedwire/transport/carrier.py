@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
+from signedwire.transport.names import Endpoint
 from signedwire.types import Address
 
-__all__ = ["Carrier", "Listener"]
+__all__ = ["Carrier", "Listener", "Resolving"]
 
 
 class Listener(Protocol):
@@ -51,3 +52,27 @@ class Carrier(Protocol):
 
     def round_trip(self, transport: asyncio.Transport) -> float | None:
         """Seconds, where it is known."""
+
+
+@runtime_checkable
+class Resolving(Protocol):
+    """A carrier whose hosts may be names, so that a dialer can tell a lookup from a dial."""
+
+    async def resolve(self, address: Address) -> list[Endpoint]:
+        """Look the host up. An address in digits needs no lookup and no thread.
+
+        Raises:
+            DialError: with the cause in words.
+        """
+
+    async def dial(
+        self,
+        address: Address,
+        protocol: asyncio.Protocol,
+        endpoints: Sequence[Endpoint] | None = None,
+    ) -> asyncio.Transport:
+        """See `Carrier.dial`; `endpoints` are what `resolve(address)` returned.
+
+        The endpoints are raced: the next is tried when the one before has failed, or
+        after 250 ms.
+        """

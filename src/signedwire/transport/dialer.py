@@ -17,7 +17,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.errors import ConnectTimeout, DialError
+from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
+from signedwire.transport.carrier import Resolving
+from signedwire.transport.names import Endpoint
+from signedwire.transport.pool import Standing
 from signedwire.types import Address, PeerState
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ __all__ = ["Dialer"]
 
 STABLE_AFTER: Final = 5.0
 """Seconds that a connection must last before the pauses begin anew."""
+
+
+class _CalledOff(Exception):
+    """The place of an attempt was needed for another."""
 
 
 class Dialer(ABC):
@@ -43,7 +50,18 @@ class Dialer(ABC):
         self.retry_at: float | None = None
         self._ready: deque[Peer] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
+        self._endpoints: list[Endpoint] | None = None
         self._place: asyncio.Future[None] | None = None
+        self._turn: asyncio.Timeout | None = None
+        self._is_called_off = False
+        self.standing = Standing.UNTRIED
+        """What its last attempt says of the next."""
+        self.used_at = float("-inf")
+        """When something was last sent or received, by the loop's clock."""
+        self.is_used_again = False
+        """Whether that was soon after the time before, over this connection or the last."""
+        self.opening_time = 0.0
+        """Seconds that it took to open its last connection."""
         self._pause: asyncio.Future[None] | None = None
         self._connected_at = 0.0
         self._was_connected = False
@@ -108,6 +126,12 @@ class Dialer(ABC):
         if self._place is not None and not self._place.done():
             self._place.set_result(None)
 
+    def call_off(self) -> None:
+        """End an attempt whose place is needed for another; it waits for its next turn."""
+        self._is_called_off = True
+        if self._turn is not None:
+            self._turn.reschedule(asyncio.get_running_loop().time())
+
     async def close(self) -> None:
         """Stop and close. Messages that had not left fail."""
         await self.stop_dialing()
@@ -162,30 +186,38 @@ class Dialer(ABC):
         self._connecting = None
 
     async def _dial(self) -> bool:
-        self._place = asyncio.get_running_loop().create_future()
+        places, loop = self._core.outgoing.places, asyncio.get_running_loop()
         try:
-            self._core.outgoing.places.apply(self)
+            await self._resolve()
+            self._place = loop.create_future()
+            self._is_called_off = False
+            places.apply(self)
             await self._place
-            await self._open()
+            began = loop.time()
+            await self._take_turn()
         except DialError as error:
-            self._core.outgoing.places.leave(self)
-            self._core.counters.dial_failures += 1
-            self._fail_attempt(str(error))
+            self._end_attempt(str(error), is_attempt=not isinstance(error, ResolveTimeout))
+            return False
+        except _CalledOff:
+            # No attempt: it may be as good as any, and slow.
+            self.standing = Standing.DOUBTFUL
+            places.leave(self)
             return False
         except Exception as error:
             # A fault of a carrier, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
             self._core.log.exception("dialing %s failed in a way that it must not", self.address)
-            self._core.outgoing.places.leave(self)
-            self._core.counters.dial_failures += 1
-            self._fail_attempt(f"cannot connect to {self.address}: {error!r}")
+            self._end_attempt(f"cannot connect to {self.address}: {error!r}")
             return False
         except BaseException:
-            self._core.outgoing.places.leave(self)
+            places.leave(self)
             raise
         finally:
             self._place = None
-        self._connected_at = asyncio.get_running_loop().time()
+        self._connected_at = loop.time()
+        self.opening_time = self._connected_at - began
+        self.standing = Standing.PROVEN
+        places.opened(self)
         if self._was_connected:
             self._core.counters.reconnections += 1
         self._was_connected = True
@@ -194,11 +226,48 @@ class Dialer(ABC):
         self.pump()
         return True
 
-    async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
-        timeout = self._core.config.connect_timeout
+    def _end_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+        self.standing = Standing.DOUBTFUL
+        self._core.outgoing.places.leave(self)
+        self._core.counters.dial_failures += 1
+        self._fail_attempt(cause, is_attempt=is_attempt)
+
+    async def _resolve(self) -> None:
+        """Look the host name up. This takes no place: a dead name keeps none from others."""
+        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
+        if not isinstance(carrier, Resolving):
+            return
         try:
             async with asyncio.timeout(timeout):
-                await self._core.carrier.dial(self.address, protocol)
+                self._endpoints = await carrier.resolve(self.address)
+        except TimeoutError:
+            raise ResolveTimeout(
+                self.address,
+                f"the name {self.address.host} was not resolved within {timeout:g} s",
+                "Does the name server answer? An IP address needs none",
+            ) from None
+
+    async def _take_turn(self) -> None:
+        """Open the connection, unless the place is needed for another meanwhile."""
+        try:
+            async with asyncio.timeout(0 if self._is_called_off else None) as self._turn:
+                await self._open()
+        except TimeoutError as error:
+            assert self._turn is not None
+            if self._turn.expired() and not isinstance(error, DialError):
+                raise _CalledOff from None
+            raise
+        finally:
+            self._turn = None
+
+    async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
+        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                if isinstance(carrier, Resolving):
+                    await carrier.dial(self.address, protocol, self._endpoints)
+                else:
+                    await carrier.dial(self.address, protocol)
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
 
@@ -223,10 +292,11 @@ class Dialer(ABC):
         """For whom an attempt counts."""
         return tuple(self._ready)
 
-    def _fail_attempt(self, cause: str) -> None:
+    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+        """Pause before the next attempt, and count this one for who waits if it was one."""
         self.note_error(cause)
         self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
-        for peer in self._concerned():
+        for peer in self._concerned() if is_attempt else ():
             peer.failures += 1
             self._core.outgoing.give_up_exhausted(peer, cause)
 

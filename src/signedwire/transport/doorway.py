@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.transport.inbound import InboundLink
 from signedwire.transport.link import Link
+from signedwire.transport.names import address_of
 from signedwire.transport.tcp import set_accepted_options
 from signedwire.transport.tls import TLS_FIRST_BYTE
 from signedwire.types import Reason
@@ -39,7 +40,7 @@ class Guest:
         self._core = core
         self._transport = transport
         peername = transport.get_extra_info("peername")
-        self.host: str = peername[0] if peername else "unknown"
+        self.host: str = address_of(peername).host if peername else "unknown"
         self.is_proven = False
         self.is_refused = False
         self.protocol: Doorway | InboundLink | Link | None = None

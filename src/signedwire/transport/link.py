@@ -338,6 +338,8 @@ class Link(asyncio.Protocol):
         assert self.did is not None
         match event:
             case BatchReceived():
+                if self.dialer is not None:
+                    core.outgoing.places.touch(self.dialer)
                 if core.is_open:  # else its sender has it still, for whoever comes next
                     core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):

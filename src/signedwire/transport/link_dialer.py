@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 from signedwire.errors import ConnectTimeout, DialError
@@ -39,8 +38,6 @@ class LinkDialer(Dialer):
         """The one that we dialed, opening or open."""
         self._is_opening = False
         self._is_kept = False
-        self.connected_at = float("inf")
-        """Since when it has a link, by `time.monotonic()`."""
         self._is_blameless = False
         """Whether the last attempt is to cost the messages that wait nothing."""
 
@@ -71,6 +68,9 @@ class LinkDialer(Dialer):
             if not link.is_open:  # else we were called off too late, and it is of use
                 self._link = None
                 link.abort()
+            elif self._is_called_off and isinstance(error, asyncio.CancelledError):
+                self._is_kept = True
+                return
             self._is_blameless = link.closed is not None and link.closed.is_orderly
             if isinstance(error, HungUpError):
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
@@ -80,7 +80,6 @@ class LinkDialer(Dialer):
         finally:
             self._is_opening = False
         self._is_kept = True
-        self.connected_at = time.monotonic()
 
     async def _opened(self, link: Link) -> None:
         timeout = self._core.config.handshake_timeout
@@ -100,12 +99,12 @@ class LinkDialer(Dialer):
     def _concerned(self) -> tuple[Peer, ...]:
         return (self._peer,)
 
-    def _fail_attempt(self, cause: str) -> None:
+    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
         if self._peer.wire == "v1":
             # Nothing failed: it is reached over v1, from now on.
             self.remove(self._peer)
             self.note_error(cause)
-        elif self._is_blameless:
+        elif self._is_blameless or not is_attempt:
             self.note_error(cause)
             self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
         elif self._peer.link is not None:
@@ -113,7 +112,7 @@ class LinkDialer(Dialer):
         else:
             if self._core.outbox is not None:
                 self._core.outbox.failed(self._peer, cause)
-            super()._fail_attempt(cause)
+            super()._fail_attempt(cause, is_attempt=is_attempt)
 
     def retire(self) -> None:
         """The peer is reached otherwise: dial no more. A link that is open stays."""

@@ -13,6 +13,7 @@ from typing import Final
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.stats import Counters
+from signedwire.transport.names import address_of
 from signedwire.transport.tcp import unsent_bytes
 from signedwire.types import Address, DeliveryState, unix_time_us
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -74,7 +75,7 @@ class LinkSocket:
     def address(self) -> Address | None:
         """The other side's."""
         peername = None if self._transport is None else self._transport.get_extra_info("peername")
-        return None if peername is None else Address(peername[0], peername[1])
+        return None if peername is None else address_of(peername)
 
     # -- out ------------------------------------------------------------------------
 

@@ -6,17 +6,27 @@ import array
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import re
 import select
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Final
 
 from signedwire.errors import DialError, ListenError
+from signedwire.transport.names import (
+    RESOLVER,
+    Endpoint,
+    Resolver,
+    address_of,
+    interleaved,
+    literal_endpoint,
+)
+from signedwire.transport.racing import connect_first
 from signedwire.types import Address
 
 fcntl: ModuleType | None
@@ -39,6 +49,9 @@ _LISTEN_BACKLOG: Final = 1024
 # asyncio accepts as many at once as the backlog it is given, and when descriptors
 # run out it reports each of those attempts: 8,192 lines in seven seconds.
 _ACCEPTS_AT_ONCE: Final = 16
+_ZONE_HINT: Final = (
+    "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
+)
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 # What the kernel holds unsent before it calls a socket full. What is written waits behind
 # it, an emergency stop too; what was sent and not yet acknowledged does not count.
@@ -51,29 +64,67 @@ _TCP_INFO_RTT_OFFSET: Final = 68
 
 
 class TcpCarrier:
-    """Dials and listens with asyncio's TCP transports."""
+    """Dials and listens with asyncio's TCP transports.
 
-    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """See `Carrier.dial`."""
-        loop = asyncio.get_running_loop()
+    Args:
+        resolver: Looks host names up; the one of the process by default.
+    """
+
+    def __init__(self, resolver: Resolver = RESOLVER) -> None:
+        self._resolver = resolver
+
+    async def resolve(self, address: Address) -> list[Endpoint]:
+        """See `Resolving.resolve`."""
         try:
-            transport, _ = await loop.create_connection(
-                lambda: protocol, address.host, address.port
-            )
+            return await self._endpoints(address)
         except OSError as error:
             raise DialError(address, describe_os_error(error)) from error
         except UnicodeError as error:  # a label that no domain name can have
             raise DialError(address, "the host name is malformed") from error
-        if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
-            # Dialing a free port of the ephemeral range can meet itself (RFC 9293,
-            # 3.5, simultaneous open): a connection, but nobody is there.
-            transport.abort()
-            raise DialError(address, "nobody listens there (connected to itself)")
+
+    async def _endpoints(self, address: Address) -> list[Endpoint]:
+        literal = literal_endpoint(address)
+        if literal is not None:
+            return [literal]
+        found = await self._resolver.look_up(address.host)
+        return [endpoint.at(address.port) for endpoint in interleaved(found)]
+
+    async def connect(self, address: Address, endpoints: Sequence[Endpoint]) -> socket.socket:
+        """A socket that is connected to the first of the endpoints that answers.
+
+        Raises:
+            DialError: with the causes in words.
+        """
         try:
-            _set_options(transport.get_extra_info("socket"))
+            return await connect_first(endpoints)
+        except ExceptionGroup as group:
+            causes = dict.fromkeys(
+                describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
+            )
+            hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
+            raise DialError(address, ", ".join(causes), hint) from group
+
+    async def dial(
+        self,
+        address: Address,
+        protocol: asyncio.Protocol,
+        endpoints: Sequence[Endpoint] | None = None,
+    ) -> asyncio.Transport:
+        """See `Resolving.dial`."""
+        if endpoints is None:
+            endpoints = await self.resolve(address)
+        sock = await self.connect(address, endpoints)
+        try:
+            _set_options(sock)
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: protocol, sock=sock
+            )
         except OSError as error:  # it is gone already
-            transport.abort()
+            sock.close()
             raise DialError(address, describe_os_error(error)) from error
+        except BaseException:
+            sock.close()
+            raise
         return transport
 
     async def listen(
@@ -82,9 +133,8 @@ class TcpCarrier:
         """See `Carrier.listen`."""
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(
-                accept, address.host, address.port, backlog=_ACCEPTS_AT_ONCE
-            )
+            hosts = [_host_of(endpoint) for endpoint in await self._endpoints(address)]
+            server = await loop.create_server(accept, hosts, address.port, backlog=_ACCEPTS_AT_ONCE)
             for sock in server.sockets:
                 _set_backlog(sock.fileno())
         except OSError as error:
@@ -121,7 +171,7 @@ class TcpCarrier:
     def round_trip(self, transport: asyncio.Transport) -> float | None:
         """See `Carrier`: the kernel's smoothed figure, tcp_info.tcpi_rtt."""
         sock = transport.get_extra_info("socket")
-        if not sys.platform.startswith("linux"):  # the layout is Linux's
+        if sock is None or not sys.platform.startswith("linux"):  # the layout is Linux's
             return None
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
@@ -134,8 +184,7 @@ class TcpCarrier:
 class _TcpListener:
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server
-        host, port = server.sockets[0].getsockname()[:2]
-        self.address = Address(host, port)
+        self.address = address_of(server.sockets[0].getsockname())
 
     def close(self) -> None:
         self._server.close()
@@ -184,11 +233,28 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
 def describe_os_error(error: OSError) -> str:
     """The operating system's words, without asyncio's around them."""
     if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_AGAIN:
+            return "the host name cannot be looked up now: no name server answers"
         return "the host name is unknown"
     codes = {error.errno} if error.errno else set(map(int, _ERRNO.findall(str(error))))
     if codes:  # asyncio packs the errors of several addresses into one text
         return ", ".join(os.strerror(code).lower() for code in sorted(codes))
     return str(error) or type(error).__name__
+
+
+def _host_of(endpoint: Endpoint) -> str:
+    """The host in digits, with its zone, as `create_server` takes it."""
+    return address_of(endpoint.sockaddr).host
+
+
+def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
+    """Whether an endpoint is link-local and names no network interface."""
+    return any(
+        family == socket.AF_INET6
+        and not sockaddr[3]
+        and ipaddress.IPv6Address(sockaddr[0]).is_link_local
+        for family, sockaddr in endpoints
+    )
 
 
 def _set_backlog(fd: int) -> None:
@@ -198,5 +264,8 @@ def _set_backlog(fd: int) -> None:
 
 
 def _fileno(transport: asyncio.Transport) -> int:
-    fd: int = transport.get_extra_info("socket").fileno()
+    sock = transport.get_extra_info("socket")
+    if sock is None:  # uvloop has none for a transport that is closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    fd: int = sock.fileno()
     return fd

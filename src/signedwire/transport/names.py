@@ -1,0 +1,237 @@
+"""Host names become addresses, each name in a thread of its own.
+
+`getaddrinfo` blocks and cannot be stopped. So one host has at most one thread, however
+many ask for it, and no pool of threads can be full of names that nobody answers for.
+The threads are daemons: a process ends without waiting for them. Literal addresses
+need no thread. A host that was resolved before is answered from memory when its lookup
+takes long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain, zip_longest
+from typing import Any, Final, NamedTuple
+
+from signedwire.types import Address
+
+__all__ = ["RESOLVER", "Endpoint", "Resolver", "address_of", "interleaved", "literal_endpoint"]
+
+_MAX_LOOKUPS: Final = 64
+_MAX_REMEMBERED: Final = 1024
+_MAX_ENDPOINTS: Final = 16
+# An answer that takes longer is slow: such hosts share half of the threads.
+_SLOW: Final = 1.0
+# How long the lookup of a host is waited for whose last addresses are known.
+_KNOWN_AFTER: Final = 0.25
+
+
+class Endpoint(NamedTuple):
+    """One address that a socket can connect to, as `getaddrinfo` returns it."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+    def at(self, port: int) -> Endpoint:
+        """The same host at another port."""
+        return Endpoint(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
+
+
+def literal_endpoint(address: Address) -> Endpoint | None:
+    """The endpoint of an IP address in digits; `None` where the host is a name.
+
+    Raises:
+        OSError: an IPv6 zone names no network interface of this machine.
+    """
+    bare, _, zone = address.host.partition("%")
+    try:
+        ip = ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+    if isinstance(ip, ipaddress.IPv6Address):
+        return Endpoint(socket.AF_INET6, (bare, address.port, 0, _scope_id(zone)))
+    return None if zone else Endpoint(socket.AF_INET, (bare, address.port))
+
+
+def _scope_id(zone: str) -> int:
+    try:
+        if not zone.isascii() or not zone.isdigit():
+            return socket.if_nametoindex(zone) if zone else 0
+        if len(zone) <= 10 and int(zone) < 2**32:
+            socket.if_indextoname(int(zone))
+            return int(zone)
+    except OSError:
+        pass
+    raise OSError(f"this machine has no network interface {zone!r}, the zone of the address")
+
+
+def address_of(sockaddr: tuple[Any, ...]) -> Address:
+    """The address of a socket's name, with the IPv6 zone that `getsockname()` leaves out."""
+    host, port = sockaddr[:2]
+    scope_id = sockaddr[3] if len(sockaddr) > 3 else 0
+    if scope_id and "%" not in host:
+        try:
+            host = f"{host}%{socket.if_indextoname(scope_id)}"
+        except OSError:  # the interface is gone
+            host = f"{host}%{scope_id}"
+    return Address(host, port)
+
+
+def interleaved(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """At most 16 endpoints, each once, the families in turn (RFC 8305, section 4)."""
+    unique = list(dict.fromkeys(endpoints))
+    first = [one for one in unique if one.family == unique[0].family]
+    others = [one for one in unique if one.family != unique[0].family]
+    pairs = chain.from_iterable(zip_longest(first, others))
+    return [one for one in pairs if one is not None][:_MAX_ENDPOINTS]
+
+
+class _Lookup:
+    """The question for one host, and who waits for its answer."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.is_slow = False
+        self.waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = []
+
+
+class Resolver:
+    """Looks names up for all nodes of the process. Any thread, any event loop.
+
+    Args:
+        max_lookups: Threads at a time, at least 2. Hosts that were slow before have at
+            most half of them.
+    """
+
+    def __init__(self, max_lookups: int = _MAX_LOOKUPS) -> None:
+        self._max_lookups = max_lookups
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as a forked child must: its parent's threads are not there."""
+        self._lock = threading.Lock()
+        self._lookups: dict[str, _Lookup] = {}
+        self._waiting: OrderedDict[str, _Lookup] = OrderedDict()
+        self._running: set[_Lookup] = set()
+        self._slow: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, list[Endpoint]] = OrderedDict()
+
+    @property
+    def running(self) -> int:
+        """How many threads there are now. Any thread."""
+        return len(self._running)
+
+    async def look_up(self, host: str) -> list[Endpoint]:
+        """The endpoints of a host, at port 0. Cancelling stops the wait, not the thread.
+
+        Raises:
+            OSError: `socket.gaierror`, or no thread could be started.
+            UnicodeError: no host can have such a name.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = loop, loop.create_future()
+        with self._lock:
+            lookup = self._lookups.get(host)
+            if lookup is None:
+                lookup = self._lookups[host] = self._waiting[host] = _Lookup(host)
+            lookup.waiters.append(waiter)
+            known = self._known.get(host)
+        self._start()
+        try:
+            async with asyncio.timeout(None if known is None else _KNOWN_AFTER):
+                outcome = await waiter[1]
+        except TimeoutError:
+            assert known is not None
+            return known
+        finally:
+            self._stop_waiting(lookup, waiter)
+        if isinstance(outcome, Exception):
+            raise outcome.with_traceback(None)  # several may wait for it
+        endpoints: list[Endpoint] = outcome
+        return endpoints
+
+    def _stop_waiting(self, lookup: _Lookup, waiter: tuple[Any, Any]) -> None:
+        with self._lock:
+            if waiter in lookup.waiters:
+                lookup.waiters.remove(waiter)
+            if not lookup.waiters and self._waiting.pop(lookup.host, None) is not None:
+                del self._lookups[lookup.host]  # it had no thread yet, and needs none now
+
+    def _start(self) -> None:
+        """Start threads for those that wait, as far as there is room."""
+        with self._lock:
+            slow = sum(lookup.is_slow for lookup in self._running)
+            started = []
+            for host, lookup in tuple(self._waiting.items()):
+                if len(self._running) >= self._max_lookups:
+                    break
+                lookup.is_slow = host in self._slow
+                if lookup.is_slow and slow >= self._max_lookups // 2:
+                    continue
+                slow += lookup.is_slow
+                del self._waiting[host]
+                self._running.add(lookup)
+                started.append(lookup)
+        for lookup in started:
+            thread = threading.Thread(
+                target=self._run, args=(lookup,), name=f"resolver-{lookup.host}", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the process may have no more
+                self._finish(lookup, OSError("no thread can be started to look the name up"), 0.0)
+
+    def _run(self, lookup: _Lookup) -> None:
+        began = time.monotonic()
+        outcome: list[Endpoint] | Exception
+        try:
+            infos = socket.getaddrinfo(lookup.host, None, type=socket.SOCK_STREAM)
+            outcome = interleaved(Endpoint(info[0], info[4]).at(0) for info in infos)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            outcome = error
+        self._finish(lookup, outcome, time.monotonic() - began)
+        self._start()
+
+    def _finish(self, lookup: _Lookup, outcome: list[Endpoint] | Exception, took: float) -> None:
+        with self._lock:
+            if self._lookups.get(lookup.host) is not lookup:
+                return  # forgotten by a fork
+            del self._lookups[lookup.host]
+            self._running.discard(lookup)
+            self._slow.pop(lookup.host, None)
+            if took >= _SLOW:
+                _remember(self._slow, lookup.host, None)
+            if not isinstance(outcome, Exception):
+                _remember(self._known, lookup.host, outcome)
+            waiters = tuple(lookup.waiters)
+        for loop, future in waiters:
+            try:
+                loop.call_soon_threadsafe(_answer, future, outcome)
+            except RuntimeError:  # its loop is closed
+                continue
+
+
+def _answer(future: asyncio.Future[Any], outcome: object) -> None:
+    if not future.done():
+        future.set_result(outcome)
+
+
+def _remember(memory: OrderedDict[str, Any], host: str, value: object) -> None:
+    memory[host] = value
+    memory.move_to_end(host)
+    if len(memory) > _MAX_REMEMBERED:
+        memory.popitem(last=False)
+
+
+RESOLVER: Final = Resolver()
+"""The one of this process, so that all its nodes together keep the bounds."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RESOLVER.reset)
