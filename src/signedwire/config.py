@@ -169,8 +169,9 @@ class TransportConfig:
     """Accepted connections that have not yet, 1 to 65_535. Default 128."""
 
     max_unproven_per_host: Count = 8
-    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt.
-    Default 8."""
+    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt. When
+    one more comes, the oldest of them has one second left to prove itself, and less where
+    others need its place. Default 8."""
 
     send_queue_limit: Slots = 1000
     """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk

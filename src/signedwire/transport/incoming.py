@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,7 +23,7 @@ from signedwire.delivery.screen import Screen
 from signedwire.errors import ClosedError, StoreError
 from signedwire.transport.admission import Admission
 from signedwire.transport.carrier import Listener
-from signedwire.transport.doorway import Doorway, Guest
+from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
 from signedwire.types import Address, Did, Priority, Reason, unix_time_us
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _MAX_VERIFY_THREADS: Final = 4
-_MADE_ROOM: Final = "made room for a newer connection"
+MAX_LINGERING: Final = 32
+"""Refused connections that may wait for their answer at once; more are closed unanswered."""
 
 
 class Incoming:
@@ -50,6 +52,8 @@ class Incoming:
         self.accepts_v1 = config.v1_peers == "all" or bool(config.v1_peers)
         self._admission: Admission[Guest] = Admission(config)
         self._guests: set[Guest] = set()
+        self._lingering: OrderedDict[Guest, None] = OrderedDict()
+        """Refused before their first byte came, which tells whether to answer them."""
         self.busy: set[InboundLink] = set()
         """Whose v1 frames are being checked, also where the connection has ended."""
         self._executor: ThreadPoolExecutor | None = None
@@ -78,7 +82,7 @@ class Incoming:
 
     async def end(self) -> None:
         """End every connection, and count what nobody will take."""
-        for guest in tuple(self._guests):
+        for guest in (*self._guests, *self._lingering):
             guest.close()
         for link in tuple(self.busy):
             await link.stop()
@@ -105,19 +109,31 @@ class Incoming:
         """Whether an accepted connection may stay."""
         if not self._core.is_open:
             return False
-        is_admitted, evicted = self._admission.admit(guest, guest.host)
-        if evicted is not None:
-            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
-        if is_admitted:
-            self._guests.add(guest)
-            self._core.counters.connections_accepted += 1
-        return is_admitted
+        hurried, closed = self._admission.admit(guest, guest.host)
+        if hurried is not None:
+            hurried.hurry()
+        if closed is not None:
+            closed.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
+        self._guests.add(guest)
+        self._core.counters.connections_accepted += 1
+        return True
+
+    def may_linger(self, guest: Guest) -> bool:
+        """Whether a refused connection may stay a moment, to be told why if it speaks v2."""
+        core = self._core
+        if not (core.is_open and core.speaks_v2 and isinstance(guest.protocol, Doorway)):
+            return False
+        if len(self._lingering) >= MAX_LINGERING:
+            next(iter(self._lingering)).close()
+        self._guests.discard(guest)
+        self._lingering[guest] = None
+        return True
 
     def prove(self, guest: Guest) -> None:
         """The connection brought its first acceptable envelope, or its HELLO."""
         evicted = self._admission.prove(guest)
         if evicted is not None:
-            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
+            evicted.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
 
     def touch(self, guest: Guest) -> None:
         """The connection brought something."""
@@ -127,6 +143,7 @@ class Incoming:
         """The connection is gone."""
         self._admission.leave(guest)
         self._guests.discard(guest)
+        self._lingering.pop(guest, None)
 
     # -- messages -------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
 from signedwire.transport.tcp import describe_os_error
-from signedwire.transport.tls import proven_did
+from signedwire.transport.tls import proven_did, tells_full
 from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from signedwire.transport.doorway import Guest
     from signedwire.transport.link_dialer import LinkDialer
 
-__all__ = ["HUNG_UP_ON_TLS", "HungUpError", "Link"]
+__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "Link"]
 
 _WRITE_HIGH_WATER: Final = 64 * 1024
 # A peer that reads nothing gets its receipts into our memory: stop reading from it. Not
@@ -63,7 +63,11 @@ HUNG_UP_ON_TLS: Final = (
 
 
 class HungUpError(DialError):
-    """The other side hung up before it said a byte: v1 peers do, and any that is full."""
+    """The other side hung up before it said a byte, as v1 peers do."""
+
+
+class FullError(DialError):
+    """The other side speaks v2 and has no room for another connection now."""
 
 
 class Link(asyncio.Protocol):
@@ -106,6 +110,7 @@ class Link(asyncio.Protocol):
         self._stop_reading_at = _MAX_UNREAD_CONTROL
         self._error: DialError | None = None
         self._hang_up_timer: asyncio.TimerHandle | None = None
+        self._is_turned_away = False
         self.is_open = False
         self.is_over = False
         self.has_landed = False
@@ -176,6 +181,11 @@ class Link(asyncio.Protocol):
                 self._begin()
                 plain = self._channel.receive_data(b"")
         except ssl.SSLError as error:
+            if self.is_dialed and not self.is_open and tells_full(error):
+                self._is_turned_away = True
+                self._over("it is full: it has no room for another connection now")
+                self._hang_up()
+                return
             why = (error.reason or str(error)).lower().replace("_", " ")
             self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
             return
@@ -499,6 +509,12 @@ class Link(asyncio.Protocol):
             self._over(reason)
             self._hang_up()
 
+    def turn_away(self, reason: str) -> None:
+        """Close for want of room, so that its dialer can tell us from a v1 peer."""
+        if self._session is None and not self.is_over and self._transport is not None:
+            self._transport.write(self._channel.turn_away())
+        self.close(frames.CLOSE_TOO_MANY, reason)
+
     def abort(self) -> None:
         """End at once."""
         self._over("closed here")
@@ -549,6 +565,8 @@ class Link(asyncio.Protocol):
 
     def _dial_error(self, cause: str) -> DialError:
         address = self.address or Address("?", 0)
+        if self._is_turned_away:
+            return FullError(address, cause)
         if self.is_dialed and not self.has_heard:
             return HungUpError(
                 address,
