@@ -163,7 +163,8 @@ class TransportConfig:
     """Outbound connections at once, 1 to 65_535. Default 10."""
 
     max_inbound_connections: Count = 1000
-    """Accepted connections that have proven their sender, 1 to 65_535. Default 1000."""
+    """Accepted connections that have proven their sender, 1 to 65_535; fewer where the
+    process may not open so many descriptors, as for the other two. Default 1000."""
 
     max_unproven_connections: Count = 128
     """Accepted connections that have not yet, 1 to 65_535. Default 128."""

@@ -21,6 +21,12 @@ class Listener(Protocol):
     def close(self) -> None:
         """Accept no more. Connections that were accepted stay."""
 
+    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
+        """Have `make_room` called where the process has no descriptor for a connection.
+
+        It returns whether it has closed another one.
+        """
+
 
 class Carrier(Protocol):
     """Makes ordered byte streams. All calls belong to the running event loop."""

@@ -23,6 +23,7 @@ from signedwire.delivery.screen import Screen
 from signedwire.errors import ClosedError, StoreError
 from signedwire.transport.admission import Admission
 from signedwire.transport.carrier import Listener
+from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
 from signedwire.types import Address, Did, Priority, Reason, unix_time_us
 
@@ -36,7 +37,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _MAX_VERIFY_THREADS: Final = 4
-MAX_LINGERING: Final = 32
+MAX_LINGERING: Final = 16
 """Refused connections that may wait for their answer at once; more are closed unanswered."""
 
 
@@ -73,6 +74,7 @@ class Incoming:
         core = self._core
         if core.config.listen is not None:
             self._listener = await core.carrier.listen(core.config.listen, lambda: Doorway(core))
+            self._listener.when_short(Shortage(core.log, self._evict_unproven).make_room)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="signedwire-verify")
 
     def stop_listening(self) -> None:
@@ -116,6 +118,24 @@ class Incoming:
             closed.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
         self._guests.add(guest)
         self._core.counters.connections_accepted += 1
+        return True
+
+    @property
+    def limit(self) -> int:
+        """How many accepted connections that have proven themselves there may be."""
+        return self._admission.max_proven
+
+    def set_limits(self, limits: ConnectionLimits) -> None:
+        """Admit no more than these. For use before the start."""
+        self._admission.limit(limits.inbound, limits.unproven)
+
+    def _evict_unproven(self) -> bool:
+        """No descriptor is left: close what is to go first, if there is anything."""
+        guest = next(iter(self._lingering), None) or self._admission.evict_unproven()
+        if guest is None:
+            return False
+        guest.refuse(Reason.CONNECTION_LIMIT, "no descriptor is left")
+        guest.close()
         return True
 
     def may_linger(self, guest: Guest) -> bool:

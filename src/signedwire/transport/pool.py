@@ -43,6 +43,10 @@ class Pool(Generic[K]):
         """Places in all."""
         return self._limit
 
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+
     @property
     def has_queue(self) -> bool:
         """Whether somebody waits for a place."""

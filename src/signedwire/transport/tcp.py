@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Final
 
 from signedwire.errors import DialError, ListenError
+from signedwire.transport.accepting import Acceptor
 from signedwire.types import Address
 
 fcntl: ModuleType | None
@@ -35,10 +36,6 @@ _KEEPALIVE_PROBES: Final = 3
 # application pauses is not dead, so this is long. (Seen: at 1 s, such a peer lost
 # its connection each second.)
 _USER_TIMEOUT_MS: Final = 600_000
-_LISTEN_BACKLOG: Final = 1024
-# asyncio accepts as many at once as the backlog it is given, and when descriptors
-# run out it reports each of those attempts: 8,192 lines in seven seconds.
-_ACCEPTS_AT_ONCE: Final = 16
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
@@ -77,10 +74,9 @@ class TcpCarrier:
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(
-                accept, address.host, address.port, backlog=_ACCEPTS_AT_ONCE
+                accept, address.host, address.port, start_serving=False
             )
-            for sock in server.sockets:
-                _set_backlog(sock.fileno())
+            acceptor = Acceptor(server, accept)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -91,7 +87,7 @@ class TcpCarrier:
             raise ListenError(address, cause, hint) from error
         except UnicodeError as error:
             raise ListenError(address, "the host name is malformed") from error
-        return _TcpListener(server)
+        return _TcpListener(acceptor)
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
         """See `Carrier`. Linux keeps the answer after a connection broke, until its close."""
@@ -126,13 +122,17 @@ class TcpCarrier:
 
 
 class _TcpListener:
-    def __init__(self, server: asyncio.Server) -> None:
+    def __init__(self, server: Acceptor) -> None:
         self._server = server
         host, port = server.sockets[0].getsockname()[:2]
         self.address = Address(host, port)
 
     def close(self) -> None:
         self._server.close()
+
+    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
+        """See `Listener`."""
+        self._server.on_shortage = make_room
 
 
 def set_accepted_options(transport: asyncio.BaseTransport) -> None:
@@ -165,12 +165,6 @@ def describe_os_error(error: OSError) -> str:
     if codes:  # asyncio packs the errors of several addresses into one text
         return ", ".join(os.strerror(code).lower() for code in sorted(codes))
     return str(error) or type(error).__name__
-
-
-def _set_backlog(fd: int) -> None:
-    """Let more connections wait in the kernel than are accepted at once."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        sock.listen(_LISTEN_BACKLOG)
 
 
 def _fileno(transport: asyncio.Transport) -> int:
