@@ -10,15 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_link import Net, meet, take
+from test_link import Net, links_of, meet, take
 from test_links import RawPeer
 
 from signedwire import DeliveryState, Node, Reason
 from signedwire.transport import doorway as doorway_module
+from signedwire.transport import link as link_module
 from signedwire.transport.incoming import MAX_LINGERING
+from signedwire.transport.link import Link
 from signedwire.transport.tls import FULL_ALERT, TlsChannel, TlsIdentity, tells_full
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session import BatchReceived, Closed
+from signedwire.wire.session import BatchReceived, Closed, HelloReceived
 from wirekit import (
     ALICE,
     BOB,
@@ -229,3 +231,25 @@ async def test_a_last_moment_is_no_longer_than_the_handshake_may_take(
             await first.write(b"\x16\x03\x01")
             assert await read_all(first) == FULL_ALERT
         assert time.monotonic() - began < LIMIT
+
+
+@on_both_loops
+async def test_few_links_linger_for_their_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their places are others' already, so peers that do not read could add up."""
+    most: list[int] = []
+
+    class Counted(set[Link]):
+        def add(self, link: Link) -> None:
+            super().add(link)
+            most.append(len(self))
+
+    monkeypatch.setattr(link_module, "_MAX_LINGERING", 2)
+    async with Net("tcp").node(BOB) as bob, contextlib.AsyncExitStack() as stack:
+        bob._core.links.lingering = Counted()
+        for number in range(6):
+            peer = stack.enter_context(await RawPeer.dial(bob, identity(400 + number)))
+            await peer.next(HelloReceived)
+        for link in links_of(bob):
+            link.close(frames.CLOSE_DONE, "all in one turn of the loop")
+        assert max(most) == 2
+        await eventually(lambda: bob.stats().inbound_connections == 0)

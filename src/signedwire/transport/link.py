@@ -48,6 +48,8 @@ _WRITE_HIGH_WATER: Final = 64 * 1024
 # for envelopes, or two who send each other much would both stop.
 _MAX_UNREAD_CONTROL: Final = 1024 * 1024
 _LINGER: Final = 1.0
+_MAX_LINGERING: Final = 64
+"""Links that may bring their goodbye at once, while the node is open."""
 # Seconds that receipts may wait for the application's reply; and for how many times what
 # it took longer they do not wait then.
 _MAX_SAY_DELAY: Final = 0.005
@@ -538,8 +540,12 @@ class Link(asyncio.Protocol):
         if transport is not None and not transport.is_closing():
             transport.close()
             # A peer that does not read would keep the socket for ever.
+            lingering = self._core.links.lingering
+            if self._core.is_open and len(lingering) >= _MAX_LINGERING:
+                transport.abort()  # or peers that do not read could keep more than their places
+                return
             self._hang_up_timer = self._loop.call_later(_LINGER, transport.abort)
-            self._core.links.lingering.add(self)
+            lingering.add(self)
 
     def _over(self, cause: str, closed: Closed | None = None) -> None:
         if self.is_over:
