@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from signedwire.types import Address
 
-__all__ = ["Carrier", "Listener"]
+__all__ = ["Carrier", "Listener", "NeedsDescriptors"]
 
 
 class Listener(Protocol):
@@ -20,6 +20,11 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Accept no more. Connections that were accepted stay."""
+
+
+@runtime_checkable
+class NeedsDescriptors(Protocol):
+    """A listener that takes a descriptor of the process for each connection."""
 
     def when_short(self, make_room: Callable[[OSError], bool]) -> None:
         """Have `make_room` called where the process has no descriptor for a connection.

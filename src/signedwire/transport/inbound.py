@@ -104,7 +104,9 @@ class InboundLink(asyncio.Protocol):
             self._guest.leave()
         elif self._guest.is_refused:
             self._call_off(self._worker)
-        # Else it keeps its place while we hold what it brought: who connects, writes and
+        else:
+            self._core.incoming.note_ended(self._guest)
+        # Then it keeps its place while we hold what it brought: who connects, writes and
         # hangs up again and again would have us hold ever more.
 
     def discard(self) -> None:
@@ -128,6 +130,7 @@ class InboundLink(asyncio.Protocol):
             self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
+            self._guest.leave()
 
     @property
     def is_working(self) -> bool:

@@ -22,7 +22,7 @@ from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
 from signedwire.errors import ClosedError, StoreError
 from signedwire.transport.admission import Admission
-from signedwire.transport.carrier import Listener
+from signedwire.transport.carrier import Listener, NeedsDescriptors
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
 from signedwire.types import Address, Did, Priority, Reason, unix_time_us
@@ -74,7 +74,8 @@ class Incoming:
         core = self._core
         if core.config.listen is not None:
             self._listener = await core.carrier.listen(core.config.listen, lambda: Doorway(core))
-            self._listener.when_short(Shortage(core.log, self._evict_unproven).make_room)
+            if isinstance(self._listener, NeedsDescriptors):
+                self._listener.when_short(Shortage(core.log, self._evict_unproven).make_room)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="signedwire-verify")
 
     def stop_listening(self) -> None:
@@ -158,6 +159,10 @@ class Incoming:
     def touch(self, guest: Guest) -> None:
         """The connection brought something."""
         self._admission.touch(guest)
+
+    def note_ended(self, guest: Guest) -> None:
+        """The connection is gone; it keeps its place, for what it brought is still held."""
+        self._guests.discard(guest)
 
     def forget(self, guest: Guest) -> None:
         """The connection is gone."""

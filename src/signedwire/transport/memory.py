@@ -153,9 +153,6 @@ class _MemoryListener:
     def close(self) -> None:
         self._network.remove_listener(self)
 
-    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
-        """See `Listener`: nothing here needs a descriptor."""
-
 
 class _Stream(asyncio.Transport):
     """One end. Its protocol is called in its own loop; `write` reaches into the other's."""

@@ -131,7 +131,7 @@ class _TcpListener:
         self._server.close()
 
     def when_short(self, make_room: Callable[[OSError], bool]) -> None:
-        """See `Listener`."""
+        """See `NeedsDescriptors`."""
         self._server.on_shortage = make_room
 
 
