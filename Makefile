@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz sim crash faults soak hostile bench report proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim crash faults soak hostile bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -31,6 +31,13 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 setup: $(STAMP)
+
+# Programs that some tests need and skip without: network namespaces. Debian, as root.
+CI_TOOLS := iproute2
+ci-tools:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  dpkg -s $(CI_TOOLS) >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -qq --yes --no-install-recommends $(CI_TOOLS); }; fi
 
 demo: setup
 	@$(BIN)/signedwire demo

@@ -163,14 +163,16 @@ class TransportConfig:
     """Outbound connections at once, 1 to 65_535. Default 10."""
 
     max_inbound_connections: Count = 1000
-    """Accepted connections that have proven their sender, 1 to 65_535. Default 1000."""
+    """Accepted connections that have proven their sender, 1 to 65_535; fewer where the
+    process may not open so many descriptors, as for the other two. Default 1000."""
 
     max_unproven_connections: Count = 128
     """Accepted connections that have not yet, 1 to 65_535. Default 128."""
 
     max_unproven_per_host: Count = 8
-    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt.
-    Default 8."""
+    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt. When
+    one more comes, the oldest of them has one second left to prove itself, and less where
+    others need its place. Default 8."""
 
     send_queue_limit: Slots = 1000
     """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk

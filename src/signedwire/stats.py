@@ -57,6 +57,9 @@ class TransportStats:
     """Inbound connections admitted."""
     inbound_connections: int = 0
     """Gauge: inbound connections now."""
+    inbound_limit: int = 0
+    """Gauge: proven inbound connections that there may be: `max_inbound_connections`, or
+    fewer where the process may open few descriptors."""
     inbox_messages: int = 0
     """Gauge: messages received and not yet taken by the application."""
     dropped: Mapping[Reason, int] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class PoolStats:
     active: int
     """Connections open or being opened now."""
     limit: int
-    """`max_connections`."""
+    """`max_connections`, or fewer where the process may open few descriptors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +196,12 @@ class Counters:
     send_failures: int
 
     def snapshot(
-        self, *, inbound_connections: int, inbox_messages: int, evidence: EvidenceStats | None
+        self,
+        *,
+        inbound_connections: int,
+        inbound_limit: int,
+        inbox_messages: int,
+        evidence: EvidenceStats | None,
     ) -> TransportStats:
         """The numbers now, frozen."""
         numbers = {name: getattr(self, name) for name in self.__slots__ if name != "dropped"}
@@ -201,6 +209,7 @@ class Counters:
             **numbers,
             dropped=dict(self.dropped),
             inbound_connections=inbound_connections,
+            inbound_limit=inbound_limit,
             inbox_messages=inbox_messages,
             evidence=evidence,
         )

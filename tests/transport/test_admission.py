@@ -47,69 +47,99 @@ class TestUnproven:
     def test_as_many_as_fit_then_the_oldest_makes_room(self) -> None:
         doors = admission(unproven=3)
         for key in range(3):
-            assert doors.admit(key, f"192.0.2.{key}") == (True, None)
-        assert doors.admit(3, "192.0.2.3") == (True, 0)
-        assert doors.admit(4, "192.0.2.4") == (True, 1)
+            assert doors.admit(key, f"192.0.2.{key}") == (None, None)
+        assert doors.admit(3, "192.0.2.3") == (None, 0)
+        assert doors.admit(4, "192.0.2.4") == (None, 1)
         assert len(doors) == 3
 
-    def test_one_host_gets_few(self) -> None:
+    def test_the_oldest_of_a_host_that_has_its_share_makes_room(self) -> None:
         doors = admission(unproven=10, per_host=2)
-        assert doors.admit(0, "192.0.2.1") == (True, None)
-        assert doors.admit(1, "::ffff:192.0.2.1") == (True, None)
-        assert doors.admit(2, "192.0.2.1") == (False, None)
-        assert doors.admit(3, "192.0.2.2") == (True, None)
-        doors.leave(0)
-        assert doors.admit(4, "192.0.2.1") == (True, None)
+        assert doors.admit(0, "192.0.2.2") == (None, None)
+        assert doors.admit(1, "192.0.2.1") == (None, None)
+        assert doors.admit(2, "::ffff:192.0.2.1") == (None, None)
+        assert doors.admit(3, "192.0.2.1") == (1, None), "the oldest of that host, not of all"
+        doors.leave(2)
+        assert doors.admit(4, "192.0.2.1") == (None, None)
+        assert doors.admit(5, "192.0.2.1") == (3, None)
+
+    def test_who_made_room_may_still_prove_itself(self) -> None:
+        doors = admission(unproven=10, per_host=1)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(1, "192.0.2.1") == (0, None)
+        assert doors.prove(0) is None
+        doors.touch(0)
+        assert doors.admit(2, "192.0.2.1") == (1, None), "a proven one has no share"
+        assert len(doors) == 3
+
+    def test_a_last_moment_lasts_while_nobody_needs_the_place(self) -> None:
+        doors = admission(unproven=4, per_host=1)
+        assert doors.admit(0, "192.0.2.9") == (None, None)
+        for key, hurried in ((1, None), (2, 1), (3, 2)):
+            assert doors.admit(key, "192.0.2.1") == (hurried, None)
+        assert doors.admit(4, "192.0.2.2") == (None, 1), "not 0, though it is older"
+        assert doors.admit(5, "192.0.2.1") == (3, 2)
+        assert len(doors) == 4
+
+    def test_the_host_with_most_last_moments_loses_one_first(self) -> None:
+        doors = admission(unproven=5, per_host=1)
+        for key, host in enumerate(["192.0.2.2", "192.0.2.2", *["192.0.2.1"] * 3]):
+            doors.admit(key, host)
+        assert doors.admit(5, "192.0.2.3") == (None, 2)
+
+    def test_who_is_hurried_and_closed_at_once_is_told_of_once(self) -> None:
+        doors = admission(unproven=1, per_host=1)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(1, "192.0.2.1") == (None, 0)
 
     def test_a_56_is_one_host(self) -> None:
         doors = admission(unproven=10, per_host=2)
-        assert doors.admit(0, "2001:db8::1") == (True, None)
-        assert doors.admit(1, "2001:db8:0:ff::2") == (True, None)
-        assert doors.admit(2, "2001:db8:0:80::3") == (False, None)
-        assert doors.admit(3, "2001:db8:0:100::3") == (True, None)
+        assert doors.admit(0, "2001:db8::1") == (None, None)
+        assert doors.admit(1, "2001:db8:0:ff::2") == (None, None)
+        assert doors.admit(2, "2001:db8:0:80::3") == (0, None)
+        assert doors.admit(3, "2001:db8:0:100::3") == (None, None)
 
-    def test_who_has_his_share_evicts_nobody(self) -> None:
+    def test_who_has_his_share_evicts_nobody_else(self) -> None:
         doors = admission(unproven=3, per_host=2)
-        assert doors.admit(0, "192.0.2.9") == (True, None)
-        assert doors.admit(1, "192.0.2.1") == (True, None)
-        assert doors.admit(2, "192.0.2.1") == (True, None)
-        assert doors.admit(3, "192.0.2.1") == (False, None)
+        assert doors.admit(0, "192.0.2.9") == (None, None)
+        assert doors.admit(1, "192.0.2.1") == (None, None)
+        assert doors.admit(2, "192.0.2.1") == (None, None)
+        assert doors.admit(3, "192.0.2.1") == (None, 1)
         assert len(doors) == 3
 
     def test_loopback_is_exempt_from_the_share_alone(self) -> None:
         doors = admission(unproven=3, per_host=1)
         for key in range(3):
-            assert doors.admit(key, "127.0.0.1") == (True, None)
-        assert doors.admit(3, "127.0.0.1") == (True, 0)
+            assert doors.admit(key, "127.0.0.1") == (None, None)
+        assert doors.admit(3, "127.0.0.1") == (None, 0)
 
     def test_an_evicted_one_gives_its_hosts_share_back(self) -> None:
         doors = admission(unproven=2, per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (True, None)
-        assert doors.admit(1, "192.0.2.2") == (True, None)
-        assert doors.admit(2, "192.0.2.3") == (True, 0)
-        assert doors.admit(3, "192.0.2.1") == (True, 1)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(1, "192.0.2.2") == (None, None)
+        assert doors.admit(2, "192.0.2.3") == (None, 0)
+        assert doors.admit(3, "192.0.2.1") == (None, 1)
 
 
 class TestProven:
     def test_a_proven_one_counts_for_its_host_no_more(self) -> None:
         doors = admission(per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (True, None)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
         assert doors.prove(0) is None
         assert doors.prove(0) is None
-        assert doors.admit(1, "192.0.2.1") == (True, None)
+        assert doors.admit(1, "192.0.2.1") == (None, None)
         assert len(doors) == 2
 
     def test_a_stranger_never_takes_the_place_of_a_proven_one(self) -> None:
         doors = admission(unproven=1)
-        assert doors.admit(0, "192.0.2.1") == (True, None)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
         assert doors.prove(0) is None
-        assert doors.admit(1, "192.0.2.2") == (True, None)
-        assert doors.admit(2, "192.0.2.3") == (True, 1)
+        assert doors.admit(1, "192.0.2.2") == (None, None)
+        assert doors.admit(2, "192.0.2.3") == (None, 1)
 
     def test_one_host_cannot_keep_all_places(self) -> None:
         doors = admission(proven=3, unproven=9, per_host=3)
         for key, host in enumerate(["192.0.2.1", "192.0.2.9", "192.0.2.1", "192.0.2.2"]):
-            assert doors.admit(key, host) == (True, None)
+            assert doors.admit(key, host) == (None, None)
         assert [doors.prove(key) for key in (0, 1, 2)] == [None, None, None]
         doors.touch(0)
         assert doors.prove(3) == 2, "the least recently used of the host with most places"
@@ -118,7 +148,7 @@ class TestProven:
     def test_the_least_recently_used_makes_room(self) -> None:
         doors = admission(proven=2)
         for key in range(3):
-            assert doors.admit(key, f"192.0.2.{key}") == (True, None)
+            assert doors.admit(key, f"192.0.2.{key}") == (None, None)
         assert [doors.prove(0), doors.prove(1)] == [None, None]
         doors.touch(0)
         doors.touch(9)  # nobody
@@ -127,10 +157,11 @@ class TestProven:
 
     def test_leaving_twice_or_as_a_stranger(self) -> None:
         doors = admission()
-        assert doors.admit(0, "192.0.2.1") == (True, None)
+        assert doors.admit(0, "192.0.2.1") == (None, None)
         for key in (0, 0, 9):
             doors.leave(key)
         assert len(doors) == 0
+        assert doors.evict_unproven() is None
         assert doors._per_host == {}
 
 
@@ -144,6 +175,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.doors = admission(proven, unproven, per_host)
         self.limits = (proven, unproven, per_host)
         self.unproven: list[tuple[int, str | None]] = []
+        self.leaving: list[tuple[int, str | None]] = []
         self.proven: dict[int, str | None] = {}  # least recently used first
         self.count = 0
 
@@ -151,21 +183,35 @@ class AdmissionMachine(RuleBasedStateMachine):
     def admit(self, host: str) -> None:
         _, unproven, per_host = self.limits
         group = host_group(host)
-        share = sum(other == group for _, other in self.unproven)
-        is_refused = group is not None and share >= per_host
-        is_admitted, evicted = self.doors.admit(self.count, host)
-        assert is_admitted == (not is_refused)
-        if is_admitted:
-            oldest = self.unproven.pop(0)[0] if len(self.unproven) >= unproven else None
-            assert evicted == oldest
-            self.unproven.append((self.count, group))
-        else:
-            assert evicted is None
+        same = [entry for entry in self.unproven if entry[1] == group]
+        hurried = closed = None
+        if group is not None and len(same) >= per_host:
+            hurried = same[0][0]
+            self.unproven.remove(same[0])
+            self.leaving.append(same[0])
+        if len(self.unproven) + len(self.leaving) >= unproven:
+            closed = self.next_to_go()
+            self.leave_model(closed)
+        self.unproven.append((self.count, group))
+        expected = (None if hurried == closed else hurried, closed)
+        assert self.doors.admit(self.count, host) == expected
         self.count += 1
+
+    def next_to_go(self) -> int:
+        if not self.leaving:
+            return self.unproven[0][0]
+        hosts = [group for _, group in self.leaving]
+        most = max(map(hosts.count, hosts))
+        return next(key for key, group in self.leaving if hosts.count(group) == most)
+
+    def leave_model(self, key: int) -> None:
+        self.unproven = [entry for entry in self.unproven if entry[0] != key]
+        self.leaving = [entry for entry in self.leaving if entry[0] != key]
+        self.proven.pop(key, None)
 
     @rule(data=st.data())
     def prove(self, data: st.DataObject) -> None:
-        known = [key for key, _ in self.unproven] + sorted(self.proven)
+        known = [key for key, _ in self.unproven + self.leaving] + sorted(self.proven)
         if not known:
             return
         key = data.draw(st.sampled_from(known))
@@ -176,8 +222,9 @@ class AdmissionMachine(RuleBasedStateMachine):
                 most = max(map(hosts.count, hosts))
                 expected = next(k for k, h in self.proven.items() if hosts.count(h) == most)
                 del self.proven[expected]
-            self.proven[key] = dict(self.unproven)[key]
-            self.unproven = [entry for entry in self.unproven if entry[0] != key]
+            group = dict(self.unproven + self.leaving)[key]
+            self.leave_model(key)
+            self.proven[key] = group
         assert self.doors.prove(key) == expected
 
     @rule(data=st.data())
@@ -191,14 +238,20 @@ class AdmissionMachine(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         key = data.draw(st.integers(0, self.count))
         self.doors.leave(key)
-        self.unproven = [entry for entry in self.unproven if entry[0] != key]
-        self.proven.pop(key, None)
+        self.leave_model(key)
+
+    @rule()
+    def evict(self) -> None:
+        expected = self.next_to_go() if self.unproven or self.leaving else None
+        assert self.doors.evict_unproven() == expected
+        if expected is not None:
+            self.leave_model(expected)
 
     @invariant()
     def agrees_with_the_model(self) -> None:
         proven, unproven, _ = self.limits
-        assert len(self.doors) == len(self.unproven) + len(self.proven)
-        assert len(self.unproven) <= unproven
+        assert len(self.doors) == len(self.unproven) + len(self.leaving) + len(self.proven)
+        assert len(self.unproven) + len(self.leaving) <= unproven
         assert len(self.proven) <= proven
         # No host is remembered that has no connection: memory is bounded.
         assert set(self.doors._per_host) == {g for _, g in self.unproven if g is not None}

@@ -14,6 +14,7 @@ import pytest
 
 from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelope
 from signedwire.delivery.message import Message
+from signedwire.transport import doorway as doorway_module
 from signedwire.transport.doorway import Doorway
 from signedwire.wire.frames import encode_frame
 from wirekit import (
@@ -475,27 +476,42 @@ class FakeTransport(asyncio.Transport):
 
 
 @on_asyncio
-async def test_one_host_may_open_few_unproven_connections() -> None:
-    async with receiver(max_unproven_per_host=2) as bob:
+async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newest() -> None:
+    async with receiver(max_unproven_per_host=2, max_unproven_connections=4) as bob:
 
-        def connect(peername: tuple[str, int] | None) -> tuple[Doorway, FakeTransport]:
-            link, transport = Doorway(bob.core), FakeTransport(peername)
-            link.connection_made(transport)
-            return link, transport
+        def connect(peername: tuple[str, int] | None) -> Doorway:
+            link = Doorway(bob.core)
+            link.connection_made(FakeTransport(peername))
+            return link
 
-        links = [connect(("10.0.0.1", port)) for port in range(4)]
-        links += [connect(None) for _ in range(3)]
+        def are_refused() -> list[bool]:
+            return [link._guest is not None and link._guest.is_refused for link in links]
+
+        links = [connect(None)]
+        links += [connect(("10.0.0.1", port)) for port in range(4)]
+        # The first two have lost their places and are closed when somebody needs them.
+        assert are_refused() == [False, True, False, False, False]
         links.append(connect(("10.0.0.2", 1)))
-        assert [transport.is_aborted for _, transport in links] == [
-            *(False, False, True, True),
-            *(False, False, True),
-            False,
-        ]
-        assert dropped(bob) == {Reason.CONNECTION_LIMIT: 3}
-        for link, _ in links:
+        assert are_refused() == [False, True, True, False, False, False]
+        assert dropped(bob) == {Reason.CONNECTION_LIMIT: 2}
+        for link in links:
             link.connection_lost(None)
         assert bob.core.stats().inbound_connections == 0
-        assert not connect(("10.0.0.1", 9))[1].is_aborted
+
+
+@on_asyncio
+async def test_who_made_room_is_closed_when_its_last_moment_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doorway_module, "_LAST_MOMENT", 0.05)
+    async with receiver(max_unproven_per_host=1) as bob:
+        first, second = FakeTransport(("10.0.0.1", 1)), FakeTransport(("10.0.0.1", 2))
+        for transport in (first, second):
+            Doorway(bob.core).connection_made(transport)
+        assert not first.is_aborted
+        await eventually(lambda: first.is_aborted)
+        assert dropped(bob) == {Reason.CONNECTION_LIMIT: 1}
+        assert not second.is_aborted
 
 
 @on_asyncio
@@ -648,3 +664,15 @@ async def test_the_listener_is_gone_after_close() -> None:
     with pytest.raises(ConnectionRefusedError):
         await RawLink.dial(Address(*address))
     assert LIMIT
+
+
+@on_both_loops
+async def test_no_more_is_held_than_there_are_places_for() -> None:
+    """The application takes nothing; ten write and hang up. The evicted leave nothing behind."""
+    async with receiver(inbox_limit=1, critical_reserve=0, max_inbound_connections=2) as bob:
+        for start in range(0, 1000, 100):
+            with await RawLink.dial(bob.address) as link:
+                await link.write(b"".join(framed(sealed(start + one)) for one in range(100)))
+        await eventually(lambda: bob.core.stats().connections_accepted == 10)
+        await eventually(lambda: dropped(bob).get(Reason.CONNECTION_LIMIT, 0) == 8)
+        await eventually(lambda: len(bob.core.incoming.busy) == 2)

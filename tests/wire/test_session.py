@@ -818,6 +818,7 @@ class TestClosing:
             in {
                 frames.CLOSE_DONE,
                 frames.CLOSE_DUPLICATE_LINK,
+                frames.CLOSE_TOO_MANY,
                 frames.CLOSE_STALE_EPOCH,
                 frames.CLOSE_EVICTED,
                 frames.CLOSE_UNAVAILABLE,

@@ -21,7 +21,7 @@ from signedwire.config import TransportConfig
 from signedwire.errors import DialError, ProofError, ResolveTimeout
 from signedwire.identity import Identity
 from signedwire.transport.tcp import TcpCarrier, describe_os_error
-from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did
+from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
 from signedwire.types import Address, Allowance, Did, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed, Session, SessionLimits
@@ -298,6 +298,8 @@ class _ProbedLink:
         return _NotReachedError("closed", cause)
 
     def _broke(self, error: ssl.SSLError) -> _NotReachedError:
+        if tells_full(error):
+            return _NotReachedError("full", "it is full: it has no room for another connection now")
         reason = str(error.reason or error).lower().replace("_", " ")
         if self._session is None:
             return _NotReachedError("no v2 peer", f"it does not speak TLS as v2 peers do: {reason}")

@@ -18,6 +18,7 @@
 - `evidence`: the evidence log, which has what was accepted before anybody is told of it.
 - `outbox`: between the store and the queues: what waits on the disk, and its rows' life.
 - `places`: outbound connections are counted, and given up for who waits for one.
+- `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;
   which inbound one is let in; which DIDs are turned away.
 - `carrier`: the seam to the operating system. `tcp` and `memory` implement it. `names`

@@ -2,9 +2,14 @@
 
 A connection is unproven until its first acceptable envelope. Unproven ones are
 few, in all and from one host, so that a stranger who opens many and says
-nothing keeps nobody out: when all places are taken, the oldest unproven one
-makes room for the newcomer, since an honest peer proves itself in its first
-milliseconds.
+nothing keeps nobody out. A newcomer always gets a place:
+
+- When its host has all the places that one host may have, the oldest of that host
+  loses its place. It is not closed yet: while there are places that nobody else
+  needs, it has a last moment to prove itself. Many honest nodes behind one address
+  that come at once therefore do not push each other out in mid-handshake.
+- When all places are taken, a connection in its last moment is closed, the oldest of
+  the host that has the most of them; without any, the oldest unproven one.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ class Admission(Generic[K]):
     """Counts connections. A key is a connection, whatever stands for it."""
 
     __slots__ = (
+        "_leaving",
         "_max_proven",
         "_max_unproven",
         "_max_unproven_per_host",
@@ -53,25 +59,54 @@ class Admission(Generic[K]):
         self._max_unproven = config.max_unproven_connections
         self._max_unproven_per_host = config.max_unproven_per_host
         self._unproven: dict[K, str | None] = {}
+        self._leaving: dict[K, str | None] = {}  # in their last moment, the first that lost
         self._proven: OrderedDict[K, str | None] = OrderedDict()  # least recently used first
         self._per_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._unproven) + len(self._proven)
+        return len(self._unproven) + len(self._leaving) + len(self._proven)
 
-    def admit(self, key: K, host: str) -> tuple[bool, K | None]:
-        """Whether `key` may stay, and which connection must be closed for it."""
+    @property
+    def max_proven(self) -> int:
+        """How many proven connections there may be."""
+        return self._max_proven
+
+    def limit(self, proven: int, unproven: int) -> None:
+        """Allow no more than these from now on. For use before the first connection."""
+        self._max_proven, self._max_unproven = proven, unproven
+
+    def admit(self, key: K, host: str) -> tuple[K | None, K | None]:
+        """Give `key` a place.
+
+        Returns two connections, each of which may be `None`: the one that lost its place
+        and has a last moment now, and the one that must be closed at once.
+        """
         group = host_group(host)
+        hurried: K | None = None
         if group is not None and self._per_host[group] >= self._max_unproven_per_host:
-            return False, None
-        evicted: K | None = None
-        if len(self._unproven) >= self._max_unproven:
-            evicted = next(iter(self._unproven))
-            self.leave(evicted)
+            hurried = next(one for one, other in self._unproven.items() if other == group)
+            self.leave(hurried)
+            self._leaving[hurried] = group
+        closed: K | None = None
+        if len(self._unproven) + len(self._leaving) >= self._max_unproven:
+            closed = self.evict_unproven()
         self._unproven[key] = group
         if group is not None:
             self._per_host[group] += 1
-        return True, evicted
+        return (None if hurried is closed else hurried), closed
+
+    def evict_unproven(self) -> K | None:
+        """Take the place of the unproven connection that is to go first, if there is one."""
+        evicted: K | None = None
+        if self._leaving:
+            held = Counter(self._leaving.values())
+            most = max(held.values())
+            evicted = next(one for one, group in self._leaving.items() if held[group] == most)
+        else:
+            evicted = next(iter(self._unproven), None)
+        if evicted is not None:
+            self.leave(evicted)
+        return evicted
 
     def prove(self, key: K) -> K | None:
         """The connection brought an acceptable envelope; returns which must be closed for it.
@@ -79,7 +114,7 @@ class Admission(Generic[K]):
         Anyone can make keys, so a proof is no right to stay: when all places are
         taken, the host that holds most of them gives up its least recently used.
         """
-        if key in self._proven or key not in self._unproven:
+        if key in self._proven or not (key in self._unproven or key in self._leaving):
             return None
         evicted: K | None = None
         if len(self._proven) >= self._max_proven:
@@ -87,7 +122,7 @@ class Admission(Generic[K]):
             most = max(held.values())
             evicted = next(one for one, group in self._proven.items() if held[group] == most)
             del self._proven[evicted]
-        group = self._unproven[key]
+        group = self._unproven[key] if key in self._unproven else self._leaving[key]
         self.leave(key)
         self._proven[key] = group
         return evicted
@@ -100,6 +135,7 @@ class Admission(Generic[K]):
     def leave(self, key: K) -> None:
         """The connection is gone; nothing happens where it was not admitted."""
         self._proven.pop(key, None)
+        self._leaving.pop(key, None)
         group = self._unproven.pop(key, None)
         if group is not None:
             self._per_host[group] -= 1

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from signedwire.transport.names import Endpoint
 from signedwire.types import Address
 
-__all__ = ["Carrier", "Listener", "Resolving"]
+__all__ = ["Carrier", "Listener", "NeedsDescriptors", "Resolving"]
 
 
 class Listener(Protocol):
@@ -21,6 +21,17 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Accept no more. Connections that were accepted stay."""
+
+
+@runtime_checkable
+class NeedsDescriptors(Protocol):
+    """A listener that takes a descriptor of the process for each connection."""
+
+    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
+        """Have `make_room` called where the process has no descriptor for a connection.
+
+        It returns whether it has closed another one.
+        """
 
 
 class Carrier(Protocol):

@@ -25,12 +25,14 @@ from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
+from signedwire.transport.descriptors import fit, free_descriptors
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
 from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
 from signedwire.transport.shares import LoopShares
+from signedwire.transport.tcp import TcpCarrier
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did, Reason
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -133,6 +135,7 @@ class Core:
         try:
             self.evidence = await open_evidence(self, self._us)
             await self.links.restore()
+            self._fit_limits()
             await self.incoming.start()
         except BaseException:
             await close_evidence(self, self.config.close_timeout)
@@ -142,6 +145,20 @@ class Core:
         self._is_open = True
         if self.outbox is not None:
             self.outbox.start()
+
+    def _fit_limits(self) -> None:
+        """Have no more connections than the process may open."""
+        if not isinstance(self.carrier, TcpCarrier):
+            return
+        limits = fit(self.config, free_descriptors())
+        self.incoming.set_limits(limits)
+        self.outgoing.places.pool.limit = limits.outbound
+        if limits != fit(self.config, None):
+            self.log.info(
+                "this process may open few descriptors, so there are at most %d inbound, "
+                "%d unproven and %d outbound connections; ulimit -n raises that",
+                *limits,
+            )
 
     async def close(self) -> None:
         """Take no more in, give what is queued `close_timeout` to leave, then end everything.
@@ -242,6 +259,7 @@ class Core:
         """The counters now. Any thread."""
         return self.counters.snapshot(
             inbound_connections=self.incoming.connections,
+            inbound_limit=self.incoming.limit,
             inbox_messages=len(self.incoming.inbox),
             evidence=None if self.evidence is None else self.evidence.stats(),
         )

@@ -4,7 +4,8 @@
     0x00  a v1 length         → an `InboundLink`, where the configuration takes v1
     else                      → closed and counted
 
-Nothing is ever answered in plaintext. A `Guest` is an accepted connection as far
+Nothing is ever answered in plaintext, but for the TLS alert that tells a v2 dialer
+that we have no room. A `Guest` is an accepted connection as far
 as admission goes: it is unproven until an acceptable v1 envelope or a v2 HELLO,
 and must prove itself within `handshake_timeout`.
 """
@@ -18,29 +19,43 @@ from signedwire.transport.inbound import InboundLink
 from signedwire.transport.link import Link
 from signedwire.transport.names import address_of
 from signedwire.transport.tcp import set_accepted_options
-from signedwire.transport.tls import TLS_FIRST_BYTE
+from signedwire.transport.tls import FULL_ALERT, TLS_FIRST_BYTE
 from signedwire.types import Reason
-from signedwire.wire import link_frames
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
 
-__all__ = ["Doorway", "Guest"]
+__all__ = ["MADE_ROOM", "Doorway", "Guest"]
+
+MADE_ROOM: Final = "made room for a newer connection"
+"""Why a connection was closed that others took the place of."""
 
 _V1_FIRST_BYTE: Final = 0x00
 _LOOK_AGAIN: Final = 0.05
+_LAST_MOMENT: Final = 1.0
+"""Seconds in which a connection that lost its place may still prove itself."""
 
 
 class Guest:
     """One accepted connection, from the door to its end."""
 
-    __slots__ = ("_core", "_timer", "_transport", "host", "is_proven", "is_refused", "protocol")
+    __slots__ = (
+        "_core",
+        "_is_hurried",
+        "_timer",
+        "_transport",
+        "host",
+        "is_proven",
+        "is_refused",
+        "protocol",
+    )
 
     def __init__(self, core: Core, transport: asyncio.Transport) -> None:
         self._core = core
         self._transport = transport
         peername = transport.get_extra_info("peername")
         self.host: str = address_of(peername).host if peername else "unknown"
+        self._is_hurried = False
         self.is_proven = False
         self.is_refused = False
         self.protocol: Doorway | InboundLink | Link | None = None
@@ -60,13 +75,24 @@ class Guest:
         """It was used just now."""
         self._core.incoming.touch(self)
 
+    def hurry(self) -> None:
+        """A newer connection of its host has its place: it must prove itself in a moment."""
+        loop = asyncio.get_running_loop()
+        self._is_hurried = True
+        if self._timer is not None and self._timer.when() <= loop.time() + _LAST_MOMENT:
+            return
+        self._cancel()
+        self._timer = loop.call_later(_LAST_MOMENT, self._on_unproven, False)
+
     def _on_unproven(self, was_seen: bool) -> None:
         """Its time is over, but for what has arrived already.
 
         After a stall of our own loop, its timers can be due before its reads.
         """
         is_working = isinstance(self.protocol, InboundLink) and self.protocol.is_working
-        if was_seen and not is_working:
+        if was_seen and not is_working and self._is_hurried:
+            self.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
+        elif was_seen and not is_working:
             self.refuse(Reason.TOO_SLOW, "it has not proven itself in time")
         else:
             self._timer = asyncio.get_running_loop().call_later(
@@ -83,8 +109,20 @@ class Guest:
             self.protocol.discard()
         self._core.drop(reason)
         self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
-        if isinstance(self.protocol, Link) and self.protocol.is_open:
-            self.protocol.close(link_frames.CLOSE_TOO_MANY, fact)
+        if isinstance(self.protocol, Link) and reason is Reason.CONNECTION_LIMIT:
+            self.protocol.turn_away(fact)
+        elif reason is Reason.CONNECTION_LIMIT and self._core.incoming.may_linger(self):
+            # Its first byte, which is on its way, tells whether to answer.
+            self._timer = asyncio.get_running_loop().call_later(_LAST_MOMENT, self.close)
+        else:
+            self._transport.abort()
+
+    def answer_full(self, first_byte: int) -> None:
+        """It was refused for want of room, and now its first byte has come."""
+        self._cancel()
+        if first_byte == TLS_FIRST_BYTE:
+            self._transport.write(FULL_ALERT)
+            self._transport.close()
         else:
             self._transport.abort()
 
@@ -127,16 +165,19 @@ class Doorway(asyncio.Protocol):
         guest, transport = self._guest, self._transport
         assert guest is not None
         assert transport is not None
-        if data[0] == TLS_FIRST_BYTE and self._core.speaks_v2:
+        if guest.is_refused:
+            guest.answer_full(data[0])
+        elif data[0] == TLS_FIRST_BYTE and self._core.speaks_v2:
             guest.protocol = Link(self._core, guest=guest)
         elif data[0] == _V1_FIRST_BYTE and self._core.incoming.accepts_v1:
             guest.protocol = InboundLink(self._core, guest)
         else:
             guest.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
-            return
-        transport.set_protocol(guest.protocol)
-        guest.protocol.connection_made(transport)
-        guest.protocol.data_received(data)
+        if guest.protocol is not self:
+            assert guest.protocol is not None
+            transport.set_protocol(guest.protocol)
+            guest.protocol.connection_made(transport)
+            guest.protocol.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         assert self._guest is not None

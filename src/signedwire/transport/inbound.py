@@ -51,6 +51,7 @@ class InboundLink(asyncio.Protocol):
         self._worker: asyncio.Task[None] | None = None
         self._is_paused = False
         self._is_at_end = False
+        self._is_lost = False
         self._unacceptable = 0
         self._frame_timer: asyncio.TimerHandle | None = None
 
@@ -96,15 +97,30 @@ class InboundLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_frame_timer()
-        self._guest.leave()
         self._decoder.receive_eof()
-        self._is_at_end = True
+        self._is_at_end = self._is_lost = True
         self._finish()
+        if self._worker is None:
+            self._guest.leave()
+        elif self._guest.is_refused:
+            self._call_off(self._worker)
+        else:
+            self._core.incoming.note_ended(self._guest)
+        # Then it keeps its place while we hold what it brought: who connects, writes and
+        # hangs up again and again would have us hold ever more.
 
     def discard(self) -> None:
         """Forget what has not been looked at; the connection was refused."""
         self._frames.clear()
         self._cancel_frame_timer()
+        if self._is_lost and self._worker is not None:
+            self._call_off(self._worker)
+
+    def _call_off(self, worker: asyncio.Task[None]) -> None:
+        """Nobody waits for what is in check; a worker that has not begun cleans nothing up."""
+        worker.cancel()
+        self._core.incoming.busy.discard(self)
+        self._guest.leave()
 
     async def stop(self) -> None:
         """End the check of what has arrived, and count it."""
@@ -114,6 +130,7 @@ class InboundLink(asyncio.Protocol):
             self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
+            self._guest.leave()
 
     @property
     def is_working(self) -> bool:
@@ -197,6 +214,8 @@ class InboundLink(asyncio.Protocol):
         finally:
             self._worker = None
             incoming.busy.discard(self)
+            if self._is_lost:
+                self._guest.leave()
             for check in checks:
                 check.cancel()
         self._finish()

@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,8 +22,9 @@ from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
 from signedwire.errors import ClosedError, StoreError
 from signedwire.transport.admission import Admission
-from signedwire.transport.carrier import Listener
-from signedwire.transport.doorway import Doorway, Guest
+from signedwire.transport.carrier import Listener, NeedsDescriptors
+from signedwire.transport.descriptors import ConnectionLimits, Shortage
+from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
 from signedwire.types import Address, Did, Priority, Reason, unix_time_us
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _MAX_VERIFY_THREADS: Final = 4
-_MADE_ROOM: Final = "made room for a newer connection"
+MAX_LINGERING: Final = 16
+"""Refused connections that may wait for their answer at once; more are closed unanswered."""
 
 
 class Incoming:
@@ -50,6 +53,8 @@ class Incoming:
         self.accepts_v1 = config.v1_peers == "all" or bool(config.v1_peers)
         self._admission: Admission[Guest] = Admission(config)
         self._guests: set[Guest] = set()
+        self._lingering: OrderedDict[Guest, None] = OrderedDict()
+        """Refused before their first byte came, which tells whether to answer them."""
         self.busy: set[InboundLink] = set()
         """Whose v1 frames are being checked, also where the connection has ended."""
         self._executor: ThreadPoolExecutor | None = None
@@ -69,6 +74,8 @@ class Incoming:
         core = self._core
         if core.config.listen is not None:
             self._listener = await core.carrier.listen(core.config.listen, lambda: Doorway(core))
+            if isinstance(self._listener, NeedsDescriptors):
+                self._listener.when_short(Shortage(core.log, self._evict_unproven).make_room)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="signedwire-verify")
 
     def stop_listening(self) -> None:
@@ -78,7 +85,7 @@ class Incoming:
 
     async def end(self) -> None:
         """End every connection, and count what nobody will take."""
-        for guest in tuple(self._guests):
+        for guest in (*self._guests, *self._lingering):
             guest.close()
         for link in tuple(self.busy):
             await link.stop()
@@ -105,28 +112,63 @@ class Incoming:
         """Whether an accepted connection may stay."""
         if not self._core.is_open:
             return False
-        is_admitted, evicted = self._admission.admit(guest, guest.host)
-        if evicted is not None:
-            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
-        if is_admitted:
-            self._guests.add(guest)
-            self._core.counters.connections_accepted += 1
-        return is_admitted
+        hurried, closed = self._admission.admit(guest, guest.host)
+        if hurried is not None:
+            hurried.hurry()
+        if closed is not None:
+            closed.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
+        self._guests.add(guest)
+        self._core.counters.connections_accepted += 1
+        return True
+
+    @property
+    def limit(self) -> int:
+        """How many accepted connections that have proven themselves there may be."""
+        return self._admission.max_proven
+
+    def set_limits(self, limits: ConnectionLimits) -> None:
+        """Admit no more than these. For use before the start."""
+        self._admission.limit(limits.inbound, limits.unproven)
+
+    def _evict_unproven(self) -> bool:
+        """No descriptor is left: close what is to go first, if there is anything."""
+        guest = next(iter(self._lingering), None) or self._admission.evict_unproven()
+        if guest is None:
+            return False
+        guest.refuse(Reason.CONNECTION_LIMIT, "no descriptor is left")
+        guest.close()
+        return True
+
+    def may_linger(self, guest: Guest) -> bool:
+        """Whether a refused connection may stay a moment, to be told why if it speaks v2."""
+        core = self._core
+        if not (core.is_open and core.speaks_v2 and isinstance(guest.protocol, Doorway)):
+            return False
+        if len(self._lingering) >= MAX_LINGERING:
+            next(iter(self._lingering)).close()
+        self._guests.discard(guest)
+        self._lingering[guest] = None
+        return True
 
     def prove(self, guest: Guest) -> None:
         """The connection brought its first acceptable envelope, or its HELLO."""
         evicted = self._admission.prove(guest)
         if evicted is not None:
-            evicted.refuse(Reason.CONNECTION_LIMIT, _MADE_ROOM)
+            evicted.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
 
     def touch(self, guest: Guest) -> None:
         """The connection brought something."""
         self._admission.touch(guest)
 
+    def note_ended(self, guest: Guest) -> None:
+        """The connection is gone; it keeps its place, for what it brought is still held."""
+        self._guests.discard(guest)
+
     def forget(self, guest: Guest) -> None:
         """The connection is gone."""
         self._admission.leave(guest)
         self._guests.discard(guest)
+        self._lingering.pop(guest, None)
 
     # -- messages -------------------------------------------------------------------
 

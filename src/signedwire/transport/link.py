@@ -22,7 +22,7 @@ from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.transport.tcp import describe_os_error
-from signedwire.transport.tls import proven_did
+from signedwire.transport.tls import proven_did, tells_full
 from signedwire.types import Address, Allowance, Did, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from signedwire.transport.doorway import Guest
     from signedwire.transport.link_dialer import LinkDialer
 
-__all__ = ["HUNG_UP_ON_TLS", "HungUpError", "Link"]
+__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "Link"]
 
 _MAX_HANDSHAKE: Final = 64 * 1024
 """Bytes that the other side may send before it has proven its DID. About 2 KiB are needed."""
+_MAX_LINGERING: Final = 64
+"""Links that may bring their goodbye at once, while the node is open."""
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
@@ -59,7 +61,11 @@ HUNG_UP_ON_TLS: Final = (
 
 
 class HungUpError(DialError):
-    """The other side hung up before it said a byte: v1 peers do, and any that is full."""
+    """The other side hung up before it said a byte, as v1 peers do."""
+
+
+class FullError(DialError):
+    """The other side speaks v2 and has no room for another connection now."""
 
 
 class Link(asyncio.Protocol):
@@ -98,6 +104,7 @@ class Link(asyncio.Protocol):
         self._lost: str | None = None
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
+        self._is_turned_away = False
         self.is_open = False
         self.is_over = False
         self.has_landed = False
@@ -239,6 +246,11 @@ class Link(asyncio.Protocol):
                 elif self._input.received > _MAX_HANDSHAKE:
                     self._fail(Reason.BAD_IDENTITY, "its handshake has no end")
         except ssl.SSLError as error:
+            if self.is_dialed and not self.is_open and tells_full(error):
+                self._is_turned_away = True
+                self._over("it is full: it has no room for another connection now")
+                self._hang_up()
+                return
             why = (error.reason or str(error)).lower().replace("_", " ")
             self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
             return
@@ -525,6 +537,12 @@ class Link(asyncio.Protocol):
             self._over(reason)
             self._hang_up()
 
+    def turn_away(self, reason: str) -> None:
+        """Close for want of room, so that its dialer can tell us from a v1 peer."""
+        if self._session is None and not self.is_over:
+            self._socket.write(self._channel.turn_away())
+        self.close(frames.CLOSE_TOO_MANY, reason)
+
     def abort(self) -> None:
         """End at once."""
         self._over("closed here")
@@ -543,8 +561,11 @@ class Link(asyncio.Protocol):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        if self._socket.hang_up():
-            self._core.links.lingering.add(self)
+        lingering = self._core.links.lingering
+        if self._core.is_open and len(lingering) >= _MAX_LINGERING:
+            self._socket.abort()  # or peers that do not read could keep more than their places
+        elif self._socket.hang_up():
+            lingering.add(self)
 
     def _over(self, cause: str, closed: Closed | None = None) -> None:
         if self.is_over:
@@ -570,6 +591,8 @@ class Link(asyncio.Protocol):
 
     def _dial_error(self, cause: str) -> DialError:
         address = self.address or Address("?", 0)
+        if self._is_turned_away:
+            return FullError(address, cause)
         if self.is_dialed and not self.has_heard:
             return HungUpError(
                 address,

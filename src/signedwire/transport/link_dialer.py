@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.errors import ConnectTimeout, DialError
 from signedwire.transport.dialer import Dialer
-from signedwire.transport.link import HungUpError, Link
+from signedwire.transport.link import FullError, HungUpError, Link
 from signedwire.types import Address, PeerState
 from signedwire.wire import link_frames as frames
 
@@ -76,6 +76,10 @@ class LinkDialer(Dialer):
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
             else:
                 self._peer.hang_ups = 0
+                # Nobody can be blamed that others came first: it is tried again later.
+                self._is_blameless |= isinstance(error, FullError) or (
+                    link.closed is not None and link.closed.code == frames.CLOSE_TOO_MANY
+                )
             raise
         finally:
             self._is_opening = False

@@ -67,6 +67,10 @@ class Pool(Generic[K]):
         """Places in all."""
         return self._limit
 
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+
     @property
     def max_opening(self) -> int:
         """Places for connections that are opening."""

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Final
 
 from signedwire.errors import DialError, ListenError
+from signedwire.transport.accepting import Acceptor
 from signedwire.transport.names import (
     RESOLVER,
     Endpoint,
@@ -45,10 +46,6 @@ _KEEPALIVE_PROBES: Final = 3
 # application pauses is not dead, so this is long. (Seen: at 1 s, such a peer lost
 # its connection each second.)
 _USER_TIMEOUT_MS: Final = 600_000
-_LISTEN_BACKLOG: Final = 1024
-# asyncio accepts as many at once as the backlog it is given, and when descriptors
-# run out it reports each of those attempts: 8,192 lines in seven seconds.
-_ACCEPTS_AT_ONCE: Final = 16
 _ZONE_HINT: Final = (
     "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
 )
@@ -134,9 +131,8 @@ class TcpCarrier:
         loop = asyncio.get_running_loop()
         try:
             hosts = [_host_of(endpoint) for endpoint in await self._endpoints(address)]
-            server = await loop.create_server(accept, hosts, address.port, backlog=_ACCEPTS_AT_ONCE)
-            for sock in server.sockets:
-                _set_backlog(sock.fileno())
+            server = await loop.create_server(accept, hosts, address.port, start_serving=False)
+            acceptor = Acceptor(server, accept)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -147,7 +143,7 @@ class TcpCarrier:
             raise ListenError(address, cause, hint) from error
         except UnicodeError as error:
             raise ListenError(address, "the host name is malformed") from error
-        return _TcpListener(server)
+        return _TcpListener(acceptor)
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
         """See `Carrier`. Linux keeps the answer after a connection broke, until its close."""
@@ -182,12 +178,16 @@ class TcpCarrier:
 
 
 class _TcpListener:
-    def __init__(self, server: asyncio.Server) -> None:
+    def __init__(self, server: Acceptor) -> None:
         self._server = server
         self.address = address_of(server.sockets[0].getsockname())
 
     def close(self) -> None:
         self._server.close()
+
+    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
+        """See `NeedsDescriptors`."""
+        self._server.on_shortage = make_room
 
 
 def set_accepted_options(transport: asyncio.BaseTransport) -> None:
@@ -255,12 +255,6 @@ def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
         and ipaddress.IPv6Address(sockaddr[0]).is_link_local
         for family, sockaddr in endpoints
     )
-
-
-def _set_backlog(fd: int) -> None:
-    """Let more connections wait in the kernel than are accepted at once."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        sock.listen(_LISTEN_BACKLOG)
 
 
 def _fileno(transport: asyncio.Transport) -> int:

@@ -32,10 +32,26 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["ALPN", "TLS_FIRST_BYTE", "TlsChannel", "TlsIdentity", "proven_did"]
+__all__ = [
+    "ALPN",
+    "FULL_ALERT",
+    "TLS_FIRST_BYTE",
+    "TlsChannel",
+    "TlsIdentity",
+    "proven_did",
+    "tells_full",
+]
 
 ALPN: Final = "signedwire/2"
 TLS_FIRST_BYTE: Final = 0x16
+
+FULL_ALERT: Final = bytes.fromhex("15 0303 0002 02 50")
+"""The fatal TLS alert internal_error (80), in the clear as before a ServerHello: what a
+listener without room answers to a ClientHello. No v1 peer ever writes a byte."""
+_FULL_REASONS: Final = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_ALERT_RECORD_OVERFLOW"})
+# The header of a record that is longer than any may be.
+_OVERFLOW: Final = bytes.fromhex("17 0303 ffff")
+
 MAX_LEAF_SIZE: Final = 2048
 
 PUBLIC_NULL_CA_KEY_NOT_SECRET: Final = b"signedwire null CA: proves none."
@@ -180,12 +196,13 @@ class TlsChannel:
     `data_to_send()` then gives is the alert that tells it so.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "is_at_end", "is_ready")
+    __slots__ = ("_has_written", "_incoming", "_outgoing", "_tls", "is_at_end", "is_ready")
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
+        self._has_written = False
         self.is_ready = False
         """Whether the handshake is complete on this side."""
         self.is_at_end = False
@@ -237,7 +254,22 @@ class TlsChannel:
 
     def data_to_send(self) -> bytes:
         """Ciphertext to be written now."""
-        return self._outgoing.read()
+        data = self._outgoing.read()
+        self._has_written |= bool(data)
+        return data
+
+    def turn_away(self) -> bytes:
+        """As a server, amid the handshake: the alert to write that says "no room here".
+
+        After a ServerHello it must be encrypted. ssl has no call for that, but answers a
+        record that is too long with the alert record_overflow (22).
+        """
+        if not self._has_written:
+            return FULL_ALERT
+        self._incoming.write(_OVERFLOW)
+        with contextlib.suppress(ssl.SSLError):
+            self._handshake()
+        return self.data_to_send()
 
     def _handshake(self) -> None:
         try:
@@ -245,6 +277,15 @@ class TlsChannel:
         except ssl.SSLWantReadError:
             return
         self.is_ready = True
+
+
+def tells_full(error: ssl.SSLError) -> bool:
+    """Whether the error is the alert of a listener that has no room: see `FULL_ALERT`.
+
+    record_overflow (22) is the other one, once the handshake is under way: an honest
+    dialer writes no record that is too long.
+    """
+    return error.reason in _FULL_REASONS
 
 
 def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:

@@ -80,6 +80,7 @@ _ORDERLY: Final = frozenset(
         frames.CLOSE_DUPLICATE_LINK,
         frames.CLOSE_EVICTED,
         frames.CLOSE_STALE_EPOCH,
+        frames.CLOSE_TOO_MANY,
         frames.CLOSE_UNAVAILABLE,
     }
 )

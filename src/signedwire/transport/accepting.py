@@ -1,0 +1,111 @@
+"""Accepts TCP connections, and goes on when the process has no descriptor left.
+
+asyncio's own loop logs each failure with a traceback and pauses for a second; uvloop's
+closes whatever waits. Neither asks who could make room, so connections are accepted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
+
+__all__ = ["Acceptor"]
+
+_BACKLOG: Final = 1024
+"""Connections that may wait in the kernel."""
+_ACCEPTS_AT_ONCE: Final = 16
+"""Accepted connections that have no protocol yet: they are not among those that are counted,
+and a flood leaves time for others."""
+_PAUSE: Final = 0.25
+"""Seconds without accepting, where nothing can be closed to make room."""
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ENDED: Final = frozenset({errno.EBADF, errno.EINVAL})
+
+
+class Acceptor:
+    """Accepts on the sockets of a server that does not serve by itself.
+
+    Args:
+        server: From `loop.create_server(…, start_serving=False)`: bound, not listening.
+        accept: Makes the protocol of a connection.
+
+    Raises:
+        OSError: one of the sockets cannot listen.
+    """
+
+    def __init__(self, server: asyncio.Server, accept: Callable[[], asyncio.Protocol]) -> None:
+        self._server = server
+        self._accept = accept
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._pauses: set[asyncio.TimerHandle] = set()
+        self._own: list[socket.socket] = []
+        self.on_shortage: Callable[[OSError], bool] = lambda _: False
+        """Called where the process may open nothing more; returns whether it closed something."""
+        try:
+            for sock in server.sockets:
+                # Copies: a loop lets nobody watch the descriptors of its own servers.
+                own = socket.socket(fileno=os.dup(sock.fileno()))
+                self._own.append(own)
+                own.setblocking(False)
+                own.listen(_BACKLOG)
+        except BaseException:
+            self.close()
+            raise
+        for own in self._own:
+            self._loop.add_reader(own, self._on_readable, own)
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The listening sockets."""
+        return self._own
+
+    def close(self) -> None:
+        """Accept no more, and free the addresses."""
+        for timer in self._pauses:
+            timer.cancel()
+        self._pauses.clear()
+        for own in self._own:
+            self._loop.remove_reader(own)
+            own.close()
+        self._own.clear()
+        self._server.close()
+
+    def _on_readable(self, own: socket.socket) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE - len(self._opening)):
+            try:
+                sock, _ = own.accept()
+            except OSError as error:
+                self._on_error(own, error)
+                return
+            sock.setblocking(False)
+            task = self._loop.create_task(self._open(sock))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _on_error(self, own: socket.socket, error: OSError) -> None:
+        """Go on in the next turn; but not at once where it would only fail again."""
+        if error.errno in _ENDED:
+            self._loop.remove_reader(own)  # shut down by somebody else
+        elif error.errno in _SHORTAGES and not self.on_shortage(error):
+            self._loop.remove_reader(own)
+            timer = self._loop.call_later(_PAUSE, self._go_on, own)
+            self._pauses = {one for one in self._pauses if one.when() > self._loop.time()} | {timer}
+
+    def _go_on(self, own: socket.socket) -> None:
+        self._loop.add_reader(own, self._on_readable, own)
+
+    async def _open(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._accept, sock)
+        except OSError:  # it is gone already
+            sock.close()
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                sock.close()
+            raise

@@ -1,0 +1,109 @@
+"""Descriptors: connections that fit what the process may open, and what happens when none is left.
+
+`fit()` lowers the limits of connections at the start, so that strangers who take every
+place leave descriptors for files, names and dials. Other code of the process may use
+them up all the same: `Shortage` then closes the connection that is to go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from signedwire.transport.tcp import describe_os_error
+
+if TYPE_CHECKING:
+    from signedwire.config import TransportConfig
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+__all__ = ["ConnectionLimits", "Shortage", "fit", "free_descriptors"]
+
+_RESERVE: Final = 96
+"""Descriptors for the store, the evidence log, names, addresses that are tried at once, and
+connections that only wait for their last answer."""
+_LOG_PERIOD: Final = 60.0
+
+
+class ConnectionLimits(NamedTuple):
+    """How many connections there may be of each sort."""
+
+    inbound: int
+    """Accepted and proven."""
+    unproven: int
+    """Accepted and not proven yet."""
+    outbound: int
+    """Dialed."""
+
+
+def free_descriptors() -> int | None:
+    """How many more this process may open by its soft limit; `None` where there is none."""
+    if resource is None:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = len(os.listdir("/dev/fd"))
+    except OSError:  # not mounted here
+        used = 16
+    return max(0, int(soft) - used)
+
+
+def fit(config: TransportConfig, free: int | None) -> ConnectionLimits:
+    """The configured limits, or as much of them as `free` descriptors allow.
+
+    A part of the descriptors stays free: 96, but no more than a third. Of the others,
+    dialed and unproven connections get up to a quarter each, proven ones the rest.
+    """
+    wanted = ConnectionLimits(
+        config.max_inbound_connections, config.max_unproven_connections, config.max_connections
+    )
+    if free is None:
+        return wanted
+    usable = free - min(_RESERVE, free // 3)
+    if sum(wanted) <= usable:
+        return wanted
+    outbound = max(1, min(wanted.outbound, usable // 4))
+    unproven = max(1, min(wanted.unproven, usable // 4))
+    inbound = max(1, min(wanted.inbound, usable - outbound - unproven))
+    return ConnectionLimits(inbound, unproven, outbound)
+
+
+class Shortage:
+    """What to do where the process may open nothing more: one line in the log, and room.
+
+    Args:
+        evict: Closes the connection that is to go first; `False`: there is none.
+    """
+
+    def __init__(self, log: logging.Logger, evict: Callable[[], bool]) -> None:
+        self._log = log
+        self._evict = evict
+        self._evicted = 0
+        self._say_again_at = float("-inf")
+
+    def make_room(self, error: OSError) -> bool:
+        """Accepting failed with `error`. Returns whether it is worth trying again at once."""
+        has_room = self._evict()
+        self._evicted += has_room
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_again_at:
+            self._say_again_at = now + _LOG_PERIOD
+            self._log.warning(
+                "cannot accept connections: %s. Closed %d so far that had not proven themselves; "
+                "others wait. Raise the limit (ulimit -n), or look for what holds so many open "
+                "(logged once in %d s)",
+                describe_os_error(error),
+                self._evicted,
+                _LOG_PERIOD,
+            )
+        return has_room
