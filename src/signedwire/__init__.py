@@ -28,7 +28,7 @@ Data goes one way through the house, down to send and up to receive:
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
 - `identity`: keys; the only place that signs and verifies.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say.
+  names say; `home`: in which process and event loop a node can work.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """
@@ -68,6 +68,7 @@ from signedwire.errors import (
     StoreVersionError,
     TransportError,
     UnknownPeerError,
+    WrongContextError,
 )
 from signedwire.events import (
     Dropped,
@@ -178,6 +179,7 @@ __all__ = [
     "TransportError",
     "TransportStats",
     "UnknownPeerError",
+    "WrongContextError",
     "__version__",
     "load_config",
     "verify_receipt",

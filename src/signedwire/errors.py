@@ -13,7 +13,8 @@
     │   ├── ListenError (OSError)           the listener cannot start
     │   ├── DialError (OSError)             a peer cannot be reached
     │   │   └── ConnectTimeout (TimeoutError)
-    │   └── ClosedError                     used after close()
+    │   └── ClosedError                     used before start() or after close()
+    │       └── WrongContextError           used in another event loop, or a forked child
     ├── DeliveryError                       one message, and what became of it
     │   ├── UnknownPeerError (LookupError)  no address is known for the DID
     │   ├── NotAllowedError                 the configuration forbids this peer
@@ -59,6 +60,7 @@ __all__ = [
     "DialError",
     "ConnectTimeout",
     "ClosedError",
+    "WrongContextError",
     "DeliveryError",
     "UnknownPeerError",
     "NotAllowedError",
@@ -157,6 +159,10 @@ class ConnectTimeout(DialError, TimeoutError):
 
 class ClosedError(TransportError):
     """The node or transport has been closed."""
+
+
+class WrongContextError(ClosedError):
+    """Used where the node cannot work: in another event loop, or in a forked child."""
 
 
 class DeliveryError(SignedWireError):

@@ -21,6 +21,8 @@
 - `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;
   which inbound one is let in; which DIDs are turned away.
 - `carrier`: the seam to the operating system. `tcp` and `memory` implement it.
+- `outlast`: waits that go on although their caller is cancelled, so that a start or an
+  end that is called off lets go of everything.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 
 v1 connections carry one direction: the accepting side never writes. So their dialer

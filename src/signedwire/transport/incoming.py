@@ -76,18 +76,20 @@ class Incoming:
         if self._listener is not None:
             self._listener.close()
 
-    async def end(self) -> None:
-        """End every connection, and count what nobody will take."""
+    async def end(self) -> bool:
+        """End every connection, and count what nobody will take. Returns what `outlast()` does."""
+        is_cancelled = False
         for guest in tuple(self._guests):
             guest.close()
         for link in tuple(self.busy):
-            await link.stop()
+            is_cancelled |= await link.stop()
         untaken = self.inbox.close()
         if untaken:
             self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
         if self._executor is not None:
             # Its threads are at most a slice, some milliseconds, from their end.
             self._executor.shutdown(wait=True, cancel_futures=True)
+        return is_cancelled
 
     @property
     def address(self) -> Address | None:

@@ -76,11 +76,19 @@ class TcpCarrier:
         """See `Carrier.listen`."""
         loop = asyncio.get_running_loop()
         try:
+            # Not serving yet: asyncio would wait for a turn of the loop with the sockets in
+            # hand, and leave them open where it is cancelled then.
             server = await loop.create_server(
-                accept, address.host, address.port, backlog=_ACCEPTS_AT_ONCE
+                accept, address.host, address.port, backlog=_ACCEPTS_AT_ONCE, start_serving=False
             )
-            for sock in server.sockets:
-                _set_backlog(sock.fileno())
+            listener = _TcpListener(server)
+            try:
+                await server.start_serving()
+                for sock in server.sockets:
+                    _set_backlog(sock.fileno())
+            except BaseException:
+                listener.close()
+                raise
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -91,7 +99,7 @@ class TcpCarrier:
             raise ListenError(address, cause, hint) from error
         except UnicodeError as error:
             raise ListenError(address, "the host name is malformed") from error
-        return _TcpListener(server)
+        return listener
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
         """See `Carrier`. Linux keeps the answer after a connection broke, until its close."""
@@ -132,6 +140,8 @@ class _TcpListener:
         self.address = Address(host, port)
 
     def close(self) -> None:
+        for sock in self._server.sockets:
+            _shut_down(sock.fileno())
         self._server.close()
 
 
@@ -171,6 +181,12 @@ def _set_backlog(fd: int) -> None:
     """Let more connections wait in the kernel than are accepted at once."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         sock.listen(_LISTEN_BACKLOG)
+
+
+def _shut_down(fd: int) -> None:
+    """End a listening socket for all who have it: a forked child may have a copy."""
+    with socket.socket(fileno=os.dup(fd)) as sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # ENOTCONN on some systems
 
 
 def _fileno(transport: asyncio.Transport) -> int:
