@@ -77,7 +77,7 @@ class Home:
     @property
     def has_ended(self) -> bool:
         """Whether the node has ended, or never came to be open."""
-        return self.phase in _OVER
+        return self.phase is Phase.ENDED or self.phase is Phase.FAILED
 
     # -- checks ---------------------------------------------------------------------------
 
@@ -89,15 +89,15 @@ class Home:
                 another loop runs in its thread.
         """
         loop = self.loop
-        if loop is None or self.phase in _OVER:
+        running = asyncio._get_running_loop()
+        if running is loop and self._forks == _Forks.count:
+            return  # as mostly
+        if loop is None or self.has_ended:
             return
         if self._forks != _Forks.count:
             raise WrongContextError(
                 "this node belongs to the process that was forked", _MAKE_ANOTHER
             )
-        running = asyncio._get_running_loop()
-        if running is loop:
-            return
         if loop.is_closed():
             raise _elsewhere("which is closed")
         if running is not None and threading.get_ident() == self.thread:
@@ -112,7 +112,7 @@ class Home:
         if asyncio._get_running_loop() is self.loop and self._forks == _Forks.count:
             return
         self.check_alive()
-        if self.loop is not None and self.phase not in _OVER:
+        if self.loop is not None and not self.has_ended:
             raise _elsewhere("which runs in another thread")
 
     def check_open(self) -> None:
@@ -143,7 +143,8 @@ class Home:
     def problem(self) -> str | None:
         """Why the node cannot work now, in words; `None`: nothing here prevents it."""
         if self.phase is not Phase.OPEN:
-            return f"the node is {self.in_words}"
+            subject = "the node" if self.phase in (Phase.CLOSING, Phase.ENDED) else "it"
+            return f"{subject} is {self.in_words}"
         try:
             self.check_alive()
         except WrongContextError as error:
@@ -160,7 +161,6 @@ def _elsewhere(where: str) -> WrongContextError:
     )
 
 
-_OVER: Final = frozenset({Phase.ENDED, Phase.FAILED})
 _WORDS: Final = {
     Phase.NEW: "not started",
     Phase.STARTING: "not started yet",

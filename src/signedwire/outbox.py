@@ -30,7 +30,7 @@ from signedwire.delivery.store import (
     Store,
     StoreLimits,
 )
-from signedwire.errors import ClosedError, EnvelopeError
+from signedwire.errors import EnvelopeError
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
 from signedwire.types import Did, Reason
@@ -58,8 +58,8 @@ Receipts: TypeAlias = list[Receipt]
 class Outbox:
     """The messages of a node that wait in its store: `node.outbox`.
 
-    Methods raise ClosedError where the node is not open, StoreFailedError where its
-    store has failed.
+    Methods raise ClosedError where the node is not open, WrongContextError where it
+    belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
     def __init__(self, core: Core) -> None:
@@ -146,8 +146,8 @@ class Outbox:
 class DeadLetters:
     """The messages of a node that were refused or given up: `node.dead`.
 
-    Methods raise ClosedError where the node is not open, StoreFailedError where its
-    store has failed.
+    Methods raise ClosedError where the node is not open, WrongContextError where it
+    belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
     def __init__(self, core: Core, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
@@ -197,8 +197,9 @@ class DeadLetters:
 
 
 def _store(core: Core) -> Store:
-    if core.outbox is None:
-        raise ClosedError("this node is not started", "Use it inside `async with`")
+    core.home.check_here()
+    core.home.check_open()
+    assert core.outbox is not None  # else there is no Outbox
     return core.outbox.store
 
 

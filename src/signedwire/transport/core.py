@@ -157,7 +157,11 @@ class Core:
         What could not be sent fails with `Reason.CLOSED`. Safe to call twice; a
         second call, too, returns when all has ended. Cancelled, it waits for no peer any
         more, ends everything, and only then raises.
+
+        Raises:
+            WrongContextError: the node lives on, elsewhere.
         """
+        self.home.check_here()
         if self._has_ended is None:
             return
         if not self._is_open:

@@ -7,6 +7,7 @@ Frames of v1 are checked in threads, on all cores; v2 batches where they arrive.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -183,6 +184,7 @@ class Incoming:
             ClosedError: closed, and nothing is left.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._core.home.check_alive()
         while True:
             message = self.take()
             if message is not None:
@@ -210,10 +212,11 @@ class Incoming:
             origin.taken(message)
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
-                if self._handles_at_once:
+                if self._handles_at_once and not self._core.home.has_ended:
                     message.done()
                 return message
-            origin.refused(message, Reason.EXPIRED)
+            with contextlib.suppress(ClosedError):
+                origin.refused(message, Reason.EXPIRED)
             self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
         return None
 

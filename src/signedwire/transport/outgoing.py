@@ -160,9 +160,11 @@ class Outgoing:
     def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
         """Whether a message may be queued; its peer."""
         did = message.recipient
+        home = self._core.home
+        home.check_alive()
         if not self._core.is_open:
             raise ClosedError(
-                f"message to {did} not queued: this node is closed",
+                f"message to {did} not queued: this node is {home.in_words}",
                 "Start it with `async with`, and send before it is closed",
             )
         peer = self._peers.get(did)
