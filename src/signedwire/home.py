@@ -79,6 +79,12 @@ class Home:
         """Whether the node has ended, or never came to be open."""
         return self.phase is Phase.ENDED or self.phase is Phase.FAILED
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the loop was closed while the node lived, in this process."""
+        is_closed = self.loop is not None and self.loop.is_closed()
+        return is_closed and not self.has_ended and not self.is_forked
+
     # -- checks ---------------------------------------------------------------------------
 
     def check_alive(self) -> None:

@@ -152,13 +152,13 @@ class Node:
         the next node that opens it. Returns within
         `close_timeout`, plus some milliseconds, whatever a peer does; no task,
         thread or socket is left. Safe to call twice. Before the start it does nothing.
-
         Cancelling ends the waiting for peers: everything is ended at once, and only then
         `asyncio.CancelledError` is raised.
 
         Raises:
             WrongContextError: the node belongs to another event loop, or to the process
-                that was forked; it goes on there.
+                that was forked, and goes on there. If that loop is closed, this frees the
+                address and the files, and no more can be done.
         """
         await self._core.close()
 

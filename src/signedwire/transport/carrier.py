@@ -21,6 +21,9 @@ class Listener(Protocol):
     def close(self) -> None:
         """Accept no more. Connections that were accepted stay."""
 
+    def shut_down(self) -> None:
+        """Free the address, where the loop was closed and nothing else can be done."""
+
 
 class Carrier(Protocol):
     """Makes ordered byte streams. All calls belong to the running event loop."""

@@ -159,8 +159,11 @@ class Core:
         more, ends everything, and only then raises.
 
         Raises:
-            WrongContextError: the node lives on, elsewhere.
+            WrongContextError: the node lives on, elsewhere; or its loop was closed, and
+                only its address and its files could be freed.
         """
+        if self.home.is_lost:
+            await self._let_go()
         self.home.check_here()
         if self._has_ended is None:
             return
@@ -201,6 +204,20 @@ class Core:
         is_cancelled |= await self._close_store(self._left_for_a_disk(deadline))
         self.events.close()
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
+
+    async def _let_go(self) -> None:
+        """The loop was closed while the node was open: free its address and its files."""
+        try:
+            self.home.check_here()
+        finally:
+            self._is_open = False
+            self.home.phase = Phase.ENDED
+            self.incoming.shut_down()
+            timeout = self.config.close_timeout
+            if self.evidence is not None:
+                await outlast(in_own_thread(self.evidence.close, timeout))
+            if self.outbox is not None:
+                await outlast(in_own_thread(self.outbox.store.close, timeout))
 
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())

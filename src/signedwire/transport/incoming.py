@@ -77,6 +77,11 @@ class Incoming:
         if self._listener is not None:
             self._listener.close()
 
+    def shut_down(self) -> None:
+        """Accept no more, where there is no loop any more."""
+        if self._listener is not None:
+            self._listener.shut_down()
+
     async def end(self) -> bool:
         """End every connection, and count what nobody will take. Returns what `outlast()` does."""
         is_cancelled = False

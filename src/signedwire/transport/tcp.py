@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import sys
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from types import ModuleType
 from typing import Final
@@ -143,6 +144,13 @@ class _TcpListener:
         for sock in self._server.sockets:
             _shut_down(sock.fileno())
         self._server.close()
+
+    def shut_down(self) -> None:
+        sockets: tuple[object, ...] = self._server.sockets
+        for sock in sockets:
+            # uvloop closes its sockets with the loop, and its objects keep the numbers.
+            if isinstance(sock, TransportSocket) and sock.fileno() >= 0:
+                _shut_down(sock.fileno())
 
 
 def set_accepted_options(transport: asyncio.BaseTransport) -> None:
