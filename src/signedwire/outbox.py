@@ -33,6 +33,7 @@ from signedwire.delivery.store import (
 from signedwire.errors import EnvelopeError
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
+from signedwire.transport.outlast import open_in_thread
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import V2_START, BatchProof, SignedEnvelope, sign_batch
 
@@ -133,14 +134,19 @@ class Outbox:
 
         One envelope in hex digits per line, each with its proof, so that anyone can
         check it: `signedwire verify FILE`. Those that wait are signed as they would be
-        to be sent; of those that were accepted it is their senders' proof.
+        to be sent; of those that were accepted it is their senders' proof. Cancelling
+        removes the file.
 
         Raises:
             FileExistsError: the file is there already; it is not overwritten.
             OSError: it cannot be written.
         """
         core = self._core
-        return await asyncio.to_thread(export, _store(core), core.identity, path)
+        return await open_in_thread(
+            partial(export, _store(core), core.identity, path),
+            lambda _: os.unlink(path),
+            core.config.close_timeout,
+        )
 
 
 class DeadLetters:
