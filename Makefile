@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim crash faults soak hostile bench report proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim cancellation crash faults soak hostile bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
+	@echo "make cancellation  RUNS=2000 of cancelled calls, on both event loops"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
@@ -62,6 +63,10 @@ cover: setup
 SEEDS ?= 500
 sim: setup
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
+
+RUNS ?= 2000
+cancellation: setup
+	@CANCELLATION_RUNS=$(RUNS) $(BIN)/python -m pytest -q --timeout 3600 tests/test_cancellation.py
 
 # These make processes of their own, and so run where their package is found.
 KILLS ?= 1000

@@ -28,11 +28,13 @@ Data goes one way through the house, down to send and up to receive:
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
 - `identity`: keys; the only place that signs and verifies.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say.
+  names say; `home`: in which process and event loop a node can work;
+  `streams`: descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """
 
+import signedwire.cli.interrupts  # noqa: F401 - first: see there
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -69,6 +71,7 @@ from signedwire.errors import (
     StoreVersionError,
     TransportError,
     UnknownPeerError,
+    WrongContextError,
 )
 from signedwire.events import (
     Dropped,
@@ -180,6 +183,7 @@ __all__ = [
     "TransportError",
     "TransportStats",
     "UnknownPeerError",
+    "WrongContextError",
     "__version__",
     "load_config",
     "verify_receipt",

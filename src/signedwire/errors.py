@@ -14,7 +14,8 @@
     │   ├── DialError (OSError)             a peer cannot be reached
     │   │   └── ConnectTimeout (TimeoutError)
     │   │       └── ResolveTimeout      its host name was not resolved in time
-    │   └── ClosedError                     used after close()
+    │   └── ClosedError                     used before start() or after close()
+    │       └── WrongContextError           used in another event loop, or a forked child
     ├── DeliveryError                       one message, and what became of it
     │   ├── UnknownPeerError (LookupError)  no address is known for the DID
     │   ├── NotAllowedError                 the configuration forbids this peer
@@ -61,6 +62,7 @@ __all__ = [
     "ConnectTimeout",
     "ResolveTimeout",
     "ClosedError",
+    "WrongContextError",
     "DeliveryError",
     "UnknownPeerError",
     "NotAllowedError",
@@ -166,6 +168,10 @@ class ResolveTimeout(ConnectTimeout):
 
 class ClosedError(TransportError):
     """The node or transport has been closed."""
+
+
+class WrongContextError(ClosedError):
+    """Used where the node cannot work: in another event loop, or in a forked child."""
 
 
 class DeliveryError(SignedWireError):

@@ -7,12 +7,14 @@ keep up loses the oldest, and is told how many.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
-from weakref import WeakSet
+from weakref import ref
 
+from signedwire.home import Home
 from signedwire.types import Address, Did, Reason
 
 __all__ = [
@@ -86,32 +88,50 @@ Event: TypeAlias = (
 
 
 class EventQueue:
-    """Hands every event to every watcher; costs nothing while there is none."""
+    """Hands every event to every watcher; costs nothing while there is none.
 
-    def __init__(self) -> None:
-        # Weak: of a watcher that nobody follows nothing stays.
-        self._watchers: WeakSet[_Watcher] = WeakSet()
+    Args:
+        home: Of the node: watchers are followed in its event loop.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._lock = threading.RLock()  # an end of a watcher may come within
+        # Any thread adds one, while the loop may be walking through them: so this is
+        # replaced and never changed. Weak: of a watcher that nobody follows nothing stays.
+        self._watchers: tuple[ref[_Watcher], ...] = ()
         self._is_closed = False
 
     def put(self, event: Event) -> None:
         """Something happened. In the loop."""
-        for watcher in tuple(self._watchers):
-            watcher.put(event)
+        for reference in self._watchers:
+            watcher = reference()
+            if watcher is not None:
+                watcher.put(event)
 
     def close(self) -> None:
-        """Nothing more will happen: watchers end."""
+        """Nothing more will happen: watchers end. In the loop."""
         self._is_closed = True
-        for watcher in self._watchers:
-            watcher.wake.set()
+        for reference in self._watchers:
+            watcher = reference()
+            if watcher is not None:
+                watcher.wake.set()
 
     def watch(self) -> AsyncIterator[Event]:
-        """Every event from now on, until the node is closed."""
+        """Every event from now on, until the node is closed. Any thread."""
         watcher = _Watcher()
-        self._watchers.add(watcher)
+        self._change(watcher, None)
         return self._follow(watcher)
+
+    def _change(self, added: _Watcher | None, removed: _Watcher | None) -> None:
+        with self._lock:
+            left = [one for one in self._watchers if one() not in (None, removed)]
+            self._watchers = (*left, ref(added)) if added is not None else tuple(left)
 
     async def _follow(self, watcher: _Watcher) -> AsyncIterator[Event]:
         try:
+            self._home.check_here()
+            self._home.check_begun()
             while True:
                 while watcher.waiting or watcher.missed:
                     yield watcher.next()
@@ -119,8 +139,9 @@ class EventQueue:
                     return
                 watcher.wake.clear()
                 await watcher.wake.wait()
+                self._home.check_begun()
         finally:
-            self._watchers.discard(watcher)
+            self._change(None, watcher)
 
 
 class _Watcher:

@@ -32,6 +32,7 @@ from signedwire.errors import (
     StoreError,
     StoreFailedError,
     StoreFullError,
+    WrongContextError,
 )
 from signedwire.events import Event
 from signedwire.identity import Identity
@@ -139,6 +140,7 @@ class Node:
             ClosedError: it was started before; a node lives once.
         """
         if self._has_started:
+            self._core.home.check_here()
             raise ClosedError("this node was started before", "Make a new Node; it lives once")
         self._has_started = True
         await self._core.start()
@@ -149,7 +151,14 @@ class Node:
         What could not leave fails with reason "closed"; with a store it waits there for
         the next node that opens it. Returns within
         `close_timeout`, plus some milliseconds, whatever a peer does; no task,
-        thread or socket is left. Safe to call twice.
+        thread or socket is left. Safe to call twice. Before the start it does nothing.
+        Cancelling ends the waiting for peers: everything is ended at once, and only then
+        `asyncio.CancelledError` is raised.
+
+        Raises:
+            WrongContextError: the node belongs to another event loop, or to the process
+                that was forked, and goes on there. If that loop is closed, this frees the
+                address and the files, and no more can be done.
         """
         await self._core.close()
 
@@ -163,7 +172,8 @@ class Node:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if not self._core.home.is_forked:  # a child leaves the block, too: nothing is its own
+            await self.close()
 
     # -- who and where ------------------------------------------------------------
 
@@ -226,7 +236,9 @@ class Node:
             StoreFullError: a limit of the store is reached; it was not stored.
             StoreFailedError: the disk failed; whether it was stored is not known.
             ClosedError: the node is closed.
+            WrongContextError: it belongs to another event loop, or the process was forked.
         """
+        self._check_here()
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
         (message,) = self._messages(did, (payload,), priority, payload_type, _due(deadline))
@@ -267,6 +279,8 @@ class Node:
     ) -> Receipt:
         """Queue a message and return at once; `await receipt.wait()` to learn its fate.
 
+        May be called from any thread.
+
         Raises:
             BackpressureError: the queue to the peer is full; and what `send()` raises
                 for a message that was not queued.
@@ -298,6 +312,7 @@ class Node:
             What `send()` does, for the first message that fails; those before it and
             those that were queued after it go on.
         """
+        self._check_here()
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
         is_bulk = level is not DeliveryState.HANDLED
@@ -370,6 +385,7 @@ class Node:
             named(PayloadType, payload_type),
             is_bulk=is_bulk,
         )
+        terms.home = self._core.home
         return [
             OutgoingMessage(terms, number, payload if type(payload) is bytes else as_bytes(payload))
             for payload, number in zip(payloads, self._sequence, strict=False)
@@ -400,20 +416,22 @@ class Node:
         Cancelling loses no message.
 
         Raises:
-            ClosedError: the node is closed, or was while waiting.
+            ClosedError: the node is not started, is closed, or was while waiting.
+            WrongContextError: it belongs to another event loop, or the process was forked.
         """
+        self._check_here(is_open=False)
         inbox = self._core.incoming.inbox
         message = self._core.incoming.take()
         if message is not None:
             return message
         if timeout is not None and timeout <= 0:
-            self._check_open()
+            self._core.home.check_open()
             return None
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    self._check_open()
+                    self._core.home.check_open()
                     arrived = loop.create_future()
                     wake = future_waker(loop, arrived)
                     if inbox.when_filled(wake):
@@ -428,23 +446,29 @@ class Node:
             return None
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Every message as it comes, until the node is closed."""
+        """Every message as it comes, until the node is closed.
+
+        Raises:
+            ClosedError: the node is not started.
+            WrongContextError: see `receive()`.
+        """
+        self._check_here(is_open=False)
         take = self._core.incoming.take
         while True:
             while (message := take()) is not None:
                 yield message
             try:
                 message = await self.receive()
+            except WrongContextError:
+                raise
             except ClosedError:
                 return
             yield message
 
-    def _check_open(self) -> None:
-        if not self._core.is_open:
-            what = "closed" if self._has_started else "not started"
-            raise ClosedError(
-                f"this node is {what}", "Use it inside `async with`, before it is closed"
-            )
+    def _check_here(self, *, is_open: bool = True) -> None:
+        """Whether a coroutine of this node can do its work in the running event loop."""
+        self._core.home.check_here()
+        (self._core.home.check_open if is_open else self._core.home.check_begun)()
 
     # -- the store ----------------------------------------------------------------
 
@@ -498,6 +522,7 @@ class Node:
             EvidenceLogError: something has that name, or it is on another disk, and all
                 goes on as before; or the log has failed; or this node keeps none.
         """
+        self._core.home.check_here()
         return await asyncio.wrap_future(self._evidence().rotate(archive))
 
     def _evidence(self) -> EvidenceLog:
@@ -518,10 +543,14 @@ class Node:
         return stats if outbox is None else dataclasses.replace(stats, store=outbox.store.stats())
 
     def health(self) -> Health:
-        """Whether the node can do its work now: open, with a store that takes messages."""
+        """Whether the node can do its work now: open, with a store that takes messages.
+
+        May be called from any thread, also in a forked child: there the node cannot.
+        """
         core, problems = self._core, []
-        if not core.is_open:
-            problems.append("the node is closed" if self._has_started else "it is not started")
+        problem = core.home.problem()
+        if problem is not None:
+            problems.append(problem)
         elif self._config.listen is not None and self.address is None:
             problems.append(f"the listener on {self._config.listen} is gone")
         if core.outbox is not None:
@@ -547,6 +576,8 @@ class Node:
         """What happens from now on: peers that come and go, refusals, drops, stalls.
 
         For watching. A watcher that is too slow loses the oldest and is told how many.
+        Following it raises ClosedError where the node is not started by then, and
+        WrongContextError as `receive()` does.
         """
         return self._core.events.watch()
 
@@ -559,7 +590,7 @@ class Node:
         if self._core.is_open:
             where = f"listening on {self.address}" if self.address else "not listening"
         else:
-            where = "closed" if self._has_started else "not started"
+            where = self._core.home.in_words
         return f"<Node {self.did.short} {where}>"
 
 

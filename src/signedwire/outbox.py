@@ -30,9 +30,10 @@ from signedwire.delivery.store import (
     Store,
     StoreLimits,
 )
-from signedwire.errors import ClosedError, EnvelopeError
+from signedwire.errors import EnvelopeError
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
+from signedwire.transport.outlast import open_in_thread
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import V2_START, BatchProof, SignedEnvelope, sign_batch
 
@@ -58,8 +59,8 @@ Receipts: TypeAlias = list[Receipt]
 class Outbox:
     """The messages of a node that wait in its store: `node.outbox`.
 
-    Methods raise ClosedError where the node is not open, StoreFailedError where its
-    store has failed.
+    Methods raise ClosedError where the node is not open, WrongContextError where it
+    belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
     def __init__(self, core: Core) -> None:
@@ -133,21 +134,26 @@ class Outbox:
 
         One envelope in hex digits per line, each with its proof, so that anyone can
         check it: `signedwire verify FILE`. Those that wait are signed as they would be
-        to be sent; of those that were accepted it is their senders' proof.
+        to be sent; of those that were accepted it is their senders' proof. Cancelling
+        removes the file.
 
         Raises:
             FileExistsError: the file is there already; it is not overwritten.
             OSError: it cannot be written.
         """
         core = self._core
-        return await asyncio.to_thread(export, _store(core), core.identity, path)
+        return await open_in_thread(
+            partial(export, _store(core), core.identity, path),
+            lambda _: os.unlink(path),
+            core.config.close_timeout,
+        )
 
 
 class DeadLetters:
     """The messages of a node that were refused or given up: `node.dead`.
 
-    Methods raise ClosedError where the node is not open, StoreFailedError where its
-    store has failed.
+    Methods raise ClosedError where the node is not open, WrongContextError where it
+    belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
     def __init__(self, core: Core, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
@@ -205,8 +211,9 @@ class DeadLetters:
 
 
 def _store(core: Core) -> Store:
-    if core.outbox is None:
-        raise ClosedError("this node is not started", "Use it inside `async with`")
+    core.home.check_here()
+    core.home.check_open()
+    assert core.outbox is not None  # else there is no Outbox
     return core.outbox.store
 
 

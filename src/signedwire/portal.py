@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, WrongContextError
+from signedwire.streams import open_standard_descriptors
 
 __all__ = ["Portal", "new_event_loop"]
 
@@ -21,7 +22,12 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (the `fast` extra), else asyncio's."""
+    """uvloop's where it is installed (the `fast` extra), else asyncio's.
+
+    Standard streams that are closed are opened on the null device first: else the loop
+    would get their descriptors, and uvloop's ends the process then.
+    """
+    open_standard_descriptors()
     try:
         import uvloop
     except ImportError:
@@ -50,7 +56,11 @@ class Portal:
         self._is_closed = False
         self._process_id = os.getpid()  # a fork has our objects, but not our thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # the system gives no more threads
+            self._loop.close()
+            raise
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -68,6 +78,7 @@ class Portal:
 
         Raises:
             ClosedError: the portal is closed.
+            WrongContextError: this process is a forked child: the thread is not in it.
             RuntimeError: called from the loop's own thread, where it would wait for ever.
         """
         if threading.current_thread() is self._thread:
@@ -75,7 +86,7 @@ class Portal:
                 "a blocking call in the event loop's own thread waits for ever; use signedwire.Node"
             )
         if os.getpid() != self._process_id:
-            raise ClosedError(
+            raise WrongContextError(
                 "this node belongs to the process that was forked", "Make a new one after the fork"
             )
         with self._lock:

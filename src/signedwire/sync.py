@@ -22,7 +22,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
 from signedwire.identity import Identity
 from signedwire.node import Deadline
@@ -72,6 +72,8 @@ class Node:
         """See `signedwire.Node.close`; the thread ends too."""
         try:
             self._portal.call(self._node.close)
+        except WrongContextError:
+            raise  # it goes on in the process that was forked
         except ClosedError:
             pass  # closed before
         finally:
@@ -86,7 +88,8 @@ class Node:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if not self._node._core.home.is_forked:  # a child leaves the block, too
+            self.close()
 
     @property
     def did(self) -> Did:
@@ -182,6 +185,8 @@ class Node:
         while True:
             try:
                 message = self.receive()
+            except WrongContextError:
+                raise
             except ClosedError:
                 return
             yield message
@@ -228,6 +233,8 @@ class Node:
         while True:
             try:
                 event = self._portal.call(lambda: _next(events))
+            except WrongContextError:
+                raise
             except ClosedError:
                 return
             if event is None:

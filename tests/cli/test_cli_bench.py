@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_both_sides_speak_json() -> None:
         assert ran.exit_code == 0, ran
         (document,) = ran.objects
         process.terminate()
-        assert process.wait() == 143
+        assert process.wait() == -signal.SIGTERM
         summary = process.json()
     assert document["peer"] == peer
     assert document["lost"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -145,7 +146,7 @@ def test_unsigned_is_dropped_and_counted_or_shown_as_unproven() -> None:
                 assert process.wait() == 0
             else:
                 process.terminate()
-                assert process.wait() == 143
+                assert process.wait() == -signal.SIGTERM
                 assert process.rest("stderr") == ["received 0 messages; dropped: 1 unsigned"]
 
 
@@ -164,7 +165,7 @@ def test_verbose_says_who_comes_and_goes() -> None:
         assert f"INFO signedwire.transport: the link with {alice.did}" in ended
         assert "ended: the node is closing" in ended
         process.terminate()
-        assert process.wait() == 143
+        assert process.wait() == -signal.SIGTERM
 
 
 def test_v1_senders_need_the_option() -> None:
@@ -184,7 +185,7 @@ def test_v1_senders_need_the_option() -> None:
                 with contextlib.suppress(ConnectionError):
                     write_frames(peer, envelope.encode())
                 process.terminate()
-                assert process.wait() == 143
+                assert process.wait() == -signal.SIGTERM
                 assert process.rest("stderr") == ["received 0 messages; dropped: 1 wrong protocol"]
 
 

@@ -176,6 +176,8 @@ class _Listener:
     def close(self) -> None:
         self._network.remove_listener(self)
 
+    shut_down = close
+
 
 class HostCarrier:
     """`transport.carrier.Carrier` for the node on one host."""

@@ -12,6 +12,7 @@ from test_links import RawPeer, address_of
 
 from linkkit import sent
 from signedwire import (
+    ClosedError,
     DeliveryState,
     Identity,
     Message,
@@ -362,13 +363,16 @@ async def test_answers_may_be_given_in_any_thread(carrier: str) -> None:
 
 
 @on_both_loops
-async def test_an_answer_after_the_end_of_the_node_is_no_error() -> None:
+async def test_an_answer_after_the_end_of_the_node_is_an_error() -> None:
     async with Net().pair() as (alice, bob):
         await within(LIMIT, alice.send_many(bob.did, [b"1", b"2"]))
         first, second = await next_of(bob), await next_of(bob)
         await bob.close()
-        first.done()
-        await in_thread(second.refuse)
+        for _ in range(2):  # it stays without an answer, and so an error
+            with pytest.raises(ClosedError, match=r"message #1 .* this node is closed"):
+                first.done()
+        with pytest.raises(ClosedError, match="message #2"):
+            await in_thread(second.refuse)
 
 
 # -- numbers that are used twice -------------------------------------------------------------

@@ -11,8 +11,12 @@ Exit codes:
     0    done
     1    it failed: not delivered, not reachable, a bad signature, a port in use
     2    bad usage or bad input: an option, a file, a configuration, a DID, a payload
-    130  Ctrl-C; 143 where `listen` or `bench --serve` was ended by SIGTERM
+    130  Ctrl-C
     141  whoever read our output stopped reading; nothing is said
+
+SIGTERM ends `listen` and `bench --serve` in order, and then the process by that very signal,
+so that whoever sent it sees what it asked for: a shell 143, systemd a clean end. Standard
+streams that are closed are opened on the null device.
 
 How it is made: `surface` has one dataclass per command, whose fields are its options and
 whose `run()` calls the module that does the work, imported only then. `app` turns those
@@ -24,7 +28,11 @@ is plain text, starts faster, and brackets in it are brackets.
 from __future__ import annotations
 
 import io
+import os
 import sys
+
+from signedwire.cli.interrupts import INTERRUPTED, restore
+from signedwire.streams import open_standard_descriptors
 
 __all__ = ["main"]
 
@@ -36,6 +44,7 @@ _MISSING = (
 
 def main() -> None:
     """The entry point of the script `signedwire`; ends the process with an exit code."""
+    _open_streams()
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401
@@ -48,6 +57,18 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         from signedwire.cli.app import app
-    except KeyboardInterrupt:  # in the quarter second that the imports take
-        sys.exit(130)
+
+        restore()
+    except KeyboardInterrupt:  # where Ctrl-C is another's
+        sys.exit(INTERRUPTED)
     app(prog_name="signedwire")
+
+
+def _open_streams() -> None:
+    """Where one was closed Python has None: what is printed to stderr would go to stdout then."""
+    open_standard_descriptors()
+    # Not stdin: whoever asks for what comes there is told that it is closed.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

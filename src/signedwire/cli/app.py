@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from signedwire.cli import evidence_surface, store_surface, surface
+from signedwire.cli.ending import TERMINATED, end_by_sigterm
 from signedwire.cli.errors import BAD_INPUT, report
 from signedwire.cli.output import escape, silence_stdout
 
@@ -43,6 +44,8 @@ class _Group(TyperGroup):
         except OSError as error:
             code = code or report(error, as_json=self._as_json)
             silence_stdout()
+        if code == TERMINATED:
+            end_by_sigterm()
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:

@@ -253,17 +253,19 @@ class _File:
             _lock(self._fd, path)
             found = _read(self._fd, path, set(undone))
             if found is None:
+                self._take_rights(0o077)
                 found = self._begin(set(undone))
             else:
                 self._check_owner(found.header)
+                self._take_rights(0o022)
                 self._cut(found)
             if is_new:
                 _sync_directory(path)
         except OSError as error:
-            os.close(self._fd)
+            _close(self._fd)
             raise _open_error(path, error) from None
         except BaseException:
-            os.close(self._fd)
+            _close(self._fd)
             raise
         self.unlogged = found.unlogged
         self._chain = Chain(found.head, found.count)
@@ -288,6 +290,27 @@ class _File:
                 f"and this node is {bytes(self._owner).hex()}",
                 "Start with the key that it was made with, or name another file",
             )
+
+    def _take_rights(self, bits: int) -> None:
+        """Take rights from others: all where a log begins, those to write from any log."""
+        mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        if os.name != "posix" or not mode & bits:
+            return
+        try:
+            os.fchmod(self._fd, mode & ~bits)
+        except PermissionError:
+            raise EvidenceLogError(
+                self._path,
+                f"cannot be used: others may use it (mode {mode:04o}), and this user may not "
+                "change that",
+                f"Run `chmod {mode & ~bits:04o}` on it as its owner, or name another file",
+            ) from None
+        self._log.warning(
+            "evidence log %s: its mode was %04o, so that others could change it; it is %04o now",
+            self._path,
+            mode,
+            mode & ~bits,
+        )
 
     def _cut(self, found: _Found) -> None:
         total = os.fstat(self._fd).st_size
@@ -350,7 +373,7 @@ class _File:
 
     def close(self) -> None:
         """See `Engine`."""
-        os.close(self._fd)
+        _close(self._fd)
 
     def rotate(self, archive: str) -> EvidenceHead | EvidenceLogError:
         """Go on in a new file; the head of the old one, or why nothing was done."""
@@ -373,7 +396,7 @@ class _File:
             os.rename(path, archive)
         except (OSError, StoreError) as error:
             if fd >= 0:
-                os.close(fd)
+                _close(fd)
                 os.unlink(new)
             return EvidenceLogError(
                 path,
@@ -381,7 +404,7 @@ class _File:
                 "Name a file on the same disk, in a directory that exists",
             )
         old, self._fd = self._fd, fd
-        os.close(old)
+        _close(old)
         os.rename(new, path)  # a crash before this is made up for by _finish_rotation()
         _sync_directory(archive)
         _sync_directory(path)
@@ -457,6 +480,16 @@ def _lock(fd: int, path: str) -> None:
                 "cannot be used: another process, or another node of this one, has it open",
                 "Stop that one, or name another file: one node writes a log at a time",
             ) from None
+
+
+def _close(fd: int) -> None:
+    """Let go of the file, for all who have it: a forked child may have a copy."""
+    if sys.platform != "win32":  # pragma: no branch
+        import fcntl
+
+        with contextlib.suppress(OSError):  # some file systems know no locks
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _write(fd: int, data: bytes | bytearray) -> None:

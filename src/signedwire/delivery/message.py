@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire.delivery.receipt import Receipt, first_step
+from signedwire.errors import ClosedError
+from signedwire.home import Home
 from signedwire.identity import Identity
 from signedwire.types import (
     DeliveryState,
@@ -97,24 +100,41 @@ class Message:
     def done(self) -> None:
         """Tell the sender that it has been handled. v1 senders cannot be told.
 
-        The first of `done()` and `refuse()` counts.
+        The first of `done()` and `refuse()` counts. May be called from any thread.
+
+        Raises:
+            ClosedError: its node is closed, so that this is neither kept nor told. With
+                a store, the message comes again when a node with that store runs.
+            WrongContextError: the node belongs to another event loop, or to the process
+                that was forked.
         """
-        if self.origin is not None and not self._is_answered:
-            self._is_answered = True
-            self.origin.handled(self)
+        self._answer(None)
 
     def refuse(self, reason: Reason = Reason.REFUSED) -> None:
         """Tell the sender that it will not be handled, and why.
 
         Raises:
             ValueError: `reason` is none that can be told.
+            ClosedError, WrongContextError: see `done()`.
         """
         if reason not in REASON_CODES:
             known = ", ".join(REASON_CODES)
             raise ValueError(f"{reason!r} cannot be told to a sender; known are {known}")
-        if self.origin is not None and not self._is_answered:
-            self._is_answered = True
-            self.origin.refused(self, reason)
+        self._answer(reason)
+
+    def _answer(self, reason: Reason | None) -> None:
+        origin = self.origin
+        if origin is None or self._is_answered:
+            return
+        self._is_answered = True
+        try:
+            if reason is None:
+                origin.handled(self)
+            else:
+                origin.refused(self, reason)
+        except ClosedError:
+            self._is_answered = False
+            raise
 
     @property
     def sender(self) -> Did | None:
@@ -192,6 +212,7 @@ class Terms:
         "_common",
         "_epoch",
         "expires_at",
+        "home",
         "is_bulk",
         "payload_type",
         "priority",
@@ -218,6 +239,8 @@ class Terms:
         """Whether they are many, which nobody follows beyond `accepted`."""
         self.queued = first_step(unix_time_us() if queued_at_us is None else queued_at_us)
         """The history of their receipts until something happens."""
+        self.home: Home | None = None
+        """Where their node lives, for who waits for it; `None`: nobody waits."""
         self._epoch = -1
         self._common = b""
 
@@ -320,12 +343,20 @@ class OutgoingMessage(Receipt):
         # Nothing of what was released is left.
         return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
 
-    def _check_followed(self, until: DeliveryState) -> None:
+    def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         if self.terms.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(
                 "the receipts of this send_many() are followed as far as 'accepted': "
                 "whether they are handled is heard with send_many(..., until='handled'), or send()"
             )
+        home = self.terms.home
+        if home is not None and not self.is_final and not self.has_reached(until):
+            home.check_alive()
+            if is_blocking and get_ident() == home.thread and not home.has_ended:
+                raise RuntimeError(
+                    "a blocking call in the event loop's own thread waits for ever; "
+                    "use `await receipt.wait()`"
+                )
 
     def restore(self, body: bytes, *, was_written: bool) -> None:
         """It waited in the store: numbered before, and the same bytes again."""

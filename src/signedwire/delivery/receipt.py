@@ -212,6 +212,8 @@ class Receipt:
         Raises:
             ValueError: it is never heard of as far as that: see `send_many()`.
             DeliveryFailedError, MessageExpiredError: it was given up.
+            WrongContextError: its node's event loop cannot run meanwhile. Any other loop,
+                in another thread, may wait.
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
         loop = asyncio.get_running_loop()
@@ -237,8 +239,13 @@ class Receipt:
     def result(
         self, timeout: float | None = None, until: DeliveryState = DeliveryState.WRITTEN
     ) -> Receipt:
-        """What `wait()` does, blocking the calling thread. Not for the event loop's thread."""
-        self._check_followed(until)
+        """What `wait()` does, blocking the calling thread.
+
+        Raises:
+            RuntimeError: without a `timeout` in the event loop's own thread, where it would
+                wait for ever; and what `wait()` does.
+        """
+        self._check_followed(until, is_blocking=timeout is None)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
         self._subscribe(changed.set)
@@ -295,7 +302,7 @@ class Receipt:
         assert self._changed is not None
         self._changed.remove(wake)
 
-    def _check_followed(self, until: DeliveryState) -> None:
+    def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         """Raise where to wait so long would be to wait for ever."""
 
     def _still_on_its_way(self, timeout: float | None) -> TimeoutError:

@@ -24,6 +24,8 @@
 - `carrier`: the seam to the operating system. `tcp` and `memory` implement it. `names`
   looks hosts up, each in a thread of its own; `racing` connects to the first address of
   a host that answers.
+- `outlast`: waits that go on although their caller is cancelled, so that a start or an
+  end that is called off lets go of everything.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 
 v1 connections carry one direction: the accepting side never writes. So their dialer

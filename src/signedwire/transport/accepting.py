@@ -72,9 +72,16 @@ class Acceptor:
         self._pauses.clear()
         for own in self._own:
             self._loop.remove_reader(own)
+        self.shut_down()
+        self._server.close()
+
+    def shut_down(self) -> None:
+        """Free the addresses, also where the loop is closed and a forked child has a copy."""
+        for own in self._own:
+            with contextlib.suppress(OSError):  # ENOTCONN on some systems
+                own.shutdown(socket.SHUT_RDWR)
             own.close()
         self._own.clear()
-        self._server.close()
 
     def _on_readable(self, own: socket.socket) -> None:
         for _ in range(_ACCEPTS_AT_ONCE - len(self._opening)):

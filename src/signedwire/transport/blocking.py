@@ -12,7 +12,7 @@ from typing import Self
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, WrongContextError
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
@@ -84,6 +84,8 @@ class BlockingTransport:
         """Give queued envelopes `close_timeout` to leave, then end everything. Once is enough."""
         try:
             self._portal.call(self._core.close)
+        except WrongContextError:
+            raise  # it goes on in the process that was forked
         except ClosedError:
             pass  # closed before
         finally:
@@ -98,7 +100,8 @@ class BlockingTransport:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if not self._core.home.is_forked:  # a child leaves the block, too
+            self.close()
 
     @property
     def address(self) -> Address | None:

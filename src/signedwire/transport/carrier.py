@@ -22,6 +22,9 @@ class Listener(Protocol):
     def close(self) -> None:
         """Accept no more. Connections that were accepted stay."""
 
+    def shut_down(self) -> None:
+        """Free the address, where the loop was closed and nothing else can be done."""
+
 
 @runtime_checkable
 class NeedsDescriptors(Protocol):

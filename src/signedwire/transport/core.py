@@ -15,12 +15,15 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.store import Store
+from signedwire.errors import ClosedError
 from signedwire.events import Dropped, Event, EventQueue
+from signedwire.home import Home, Phase
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
@@ -31,6 +34,7 @@ from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
 from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
+from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.transport.tls import TlsIdentity
@@ -46,12 +50,6 @@ OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
 
 _LEAST_FOR_A_DISK: Final = 0.2
 """Seconds for the last commit, however little is left of `close_timeout`."""
-
-
-def _close_unused(opening: asyncio.Future[Store]) -> None:
-    """A start was called off while its store was being opened."""
-    if not opening.cancelled() and opening.exception() is None:
-        threading.Thread(target=opening.result().close, daemon=True).start()
 
 
 class Core:
@@ -88,7 +86,8 @@ class Core:
             max_frame_size=config.max_payload_size + FRAME_MARGIN,
         )
         self.counters = Counters()
-        self.events = EventQueue()
+        self.home = Home()
+        self.events = EventQueue(self.home)
         self.rng = random.Random()
         self.log = logging.getLogger("signedwire.transport")
         self._identity = identity
@@ -103,6 +102,7 @@ class Core:
         self.loop_thread = 0
         """Its thread; 0: none yet."""
         self._is_open = False
+        self._is_called_off = False
         self._has_ended: asyncio.Event | None = None
         self.shares = LoopShares()
         """Which link may process its input when."""
@@ -115,36 +115,47 @@ class Core:
     async def start(self) -> None:
         """Open the listener, if the configuration has one.
 
+        Cancelled, and where it fails, it lets go of all that it had opened before it returns.
+
         Raises:
             ListenError: its address cannot be had.
             StoreOpenError: the store cannot be used.
             EvidenceLogError: the evidence log cannot be used.
+            ClosedError: `close()` was called meanwhile.
         """
+        self.home.settle()
         self._loop = asyncio.get_running_loop()
-        self.loop_thread = threading.get_ident()
+        self.loop_thread = self.home.thread
+        self._has_ended = asyncio.Event()
+        try:
+            await self._open()
+        except BaseException:
+            self.home.phase = Phase.FAILED
+            self.incoming.stop_listening()
+            try:
+                await self._end(self._loop.time() + self.config.close_timeout)
+            finally:
+                self._has_ended.set()
+            raise
+
+    async def _open(self) -> None:
         if self._identity is not None and self.speaks_v2:
             self._tls = TlsIdentity(self._identity)
         if self._open_store is not None:
-            call = self._loop.call_soon_threadsafe
-            opening = self._loop.run_in_executor(None, self._open_store, call)
-            try:
-                self.outbox = Outbox(self, await asyncio.shield(opening))
-            except asyncio.CancelledError:
-                opening.add_done_callback(_close_unused)
-                raise
-        try:
-            self.evidence = await open_evidence(self, self._us)
-            await self.links.restore()
-            self._fit_limits()
-            await self.incoming.start()
-        except BaseException:
-            await close_evidence(self, self.config.close_timeout)
-            await self._close_store(self.config.close_timeout)
-            raise
-        self._has_ended = asyncio.Event()
+            assert self._loop is not None
+            open_ = partial(self._open_store, self._loop.call_soon_threadsafe)
+            limit = self.config.close_timeout
+            self.outbox = Outbox(self, await open_in_thread(open_, Store.close, limit))
+        self.evidence = await open_evidence(self, self._us)
+        await self.links.restore()
+        self._fit_limits()
+        await self.incoming.start()
+        if self._is_called_off:
+            raise ClosedError("this node was closed while it started", "Make a new one")
         self._is_open = True
         if self.outbox is not None:
             self.outbox.start()
+        self.home.phase = Phase.OPEN
 
     def _fit_limits(self) -> None:
         """Have no more connections than the process may open."""
@@ -164,16 +175,27 @@ class Core:
         """Take no more in, give what is queued `close_timeout` to leave, then end everything.
 
         What could not be sent fails with `Reason.CLOSED`. Safe to call twice; a
-        second call, too, returns when all has ended.
+        second call, too, returns when all has ended. Cancelled, it waits for no peer any
+        more, ends everything, and only then raises.
+
+        Raises:
+            WrongContextError: the node lives on, elsewhere; or its loop was closed, and
+                only its address and its files could be freed.
         """
+        if self.home.is_lost:
+            await self._let_go()
+        self.home.check_here()
         if self._has_ended is None:
             return
         if not self._is_open:
+            self._is_called_off = True
             await self._has_ended.wait()
             return
         self._is_open = False
+        self.home.phase = Phase.CLOSING
         self.incoming.stop_listening()
         deadline = asyncio.get_running_loop().time() + self.config.close_timeout
+        is_cancelled = False
         try:
             if self.outbox is not None:
                 await self.outbox.flush(deadline)  # what is stored just now may leave too
@@ -182,31 +204,54 @@ class Core:
                 await self.outbox.flush(deadline)  # the last `done()` is told after its commit
         finally:
             # Also when cancelled: from here on nothing waits for a peer.
+            self.home.phase = Phase.ENDED
             try:
-                await self._end(deadline)
+                is_cancelled = await self._end(deadline)
             finally:
                 self._has_ended.set()
+        if is_cancelled:
+            raise asyncio.CancelledError
 
-    async def _end(self, deadline: float) -> None:
-        await asyncio.sleep(0)  # what other threads said last is in the loop's queue
+    async def _end(self, deadline: float) -> bool:
+        """Let go of everything, whoever cancels that; whether somebody did."""
+        self._is_open = False
+        is_cancelled = await next_turn()  # what other threads said last is in the loop's queue
         self.links.end()
-        await self.outgoing.end()
-        await close_evidence(self, self._left_for_a_disk(deadline))
-        await self.incoming.end()
+        is_cancelled |= await self.outgoing.end()
+        is_cancelled |= await close_evidence(self, self._left_for_a_disk(deadline))
+        is_cancelled |= await self.incoming.end()
         self.links.abort_lingering()
-        await self._close_store(self._left_for_a_disk(deadline))
+        is_cancelled |= await self._close_store(self._left_for_a_disk(deadline))
         self.events.close()
-        await asyncio.sleep(0)  # let the closed sockets' callbacks run
+        return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
+
+    async def _let_go(self) -> None:
+        """The loop was closed while the node was open: free its address and its files."""
+        try:
+            self.home.check_here()
+        finally:
+            self._is_open = False
+            self.home.phase = Phase.ENDED
+            self.incoming.shut_down()
+            timeout = self.config.close_timeout
+            if self.evidence is not None:
+                await outlast(in_own_thread(self.evidence.close, timeout))
+            if self.outbox is not None:
+                await outlast(in_own_thread(self.outbox.store.close, timeout))
 
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
 
-    async def _close_store(self, timeout: float) -> None:
-        if self.outbox is not None:
-            self.outbox.end()
-            if not await asyncio.to_thread(self.outbox.store.close, timeout):
-                self.log.warning("the disk does not answer; its thread ends when it does")
-                self.outbox.give_up_uncommitted()
+    async def _close_store(self, timeout: float) -> bool:
+        if self.outbox is None:
+            return False
+        self.outbox.end()
+        closing = in_own_thread(self.outbox.store.close, timeout)
+        is_cancelled = await outlast(closing)
+        if not closing.result():
+            self.log.warning("the disk does not answer; its thread ends when it does")
+            self.outbox.give_up_uncommitted()
+        return is_cancelled
 
     @property
     def is_open(self) -> bool:

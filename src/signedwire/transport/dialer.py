@@ -134,9 +134,11 @@ class Dialer(ABC):
 
     async def close(self) -> None:
         """Stop and close. Messages that had not left fail."""
-        await self.stop_dialing()
-        self._close_link()
-        self.set_state(PeerState.CLOSED)
+        try:
+            await self.stop_dialing()
+        finally:  # also where the program's end cancels every task
+            self._close_link()
+            self.set_state(PeerState.CLOSED)
 
     async def stop_dialing(self) -> None:
         """End an attempt or a pause."""

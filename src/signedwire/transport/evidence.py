@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.errors import ConfigError
+from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.wire.evidence_log import name_of
 
 if TYPE_CHECKING:
@@ -46,11 +47,14 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
             undone.update(name_of(row.body) for row in rows)
             after = rows[-1].id
     call = asyncio.get_running_loop().call_soon_threadsafe
-    return await asyncio.to_thread(partial(EvidenceLog, path, us, call=call, undone=undone))
+    open_ = partial(EvidenceLog, path, us, call=call, undone=undone)
+    # Cancelled, a long log is read by its thread, and closed then.
+    return await open_in_thread(open_, EvidenceLog.close, core.config.close_timeout)
 
 
-async def close_evidence(core: Core, timeout: float) -> None:
-    """Write what was accepted, and tell it."""
-    if core.evidence is not None:
-        await asyncio.to_thread(core.evidence.close, timeout)
-        await asyncio.sleep(0)  # what it told is in the loop's queue
+async def close_evidence(core: Core, timeout: float) -> bool:
+    """Write what was accepted, and tell it. Returns what `outlast()` does."""
+    if core.evidence is None:
+        return False
+    is_cancelled = await outlast(in_own_thread(core.evidence.close, timeout))
+    return await next_turn() or is_cancelled  # what it told is in the loop's queue

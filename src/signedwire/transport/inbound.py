@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.screen import Passed
+from signedwire.transport.outlast import outlast
 from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
@@ -122,15 +123,17 @@ class InboundLink(asyncio.Protocol):
         self._core.incoming.busy.discard(self)
         self._guest.leave()
 
-    async def stop(self) -> None:
-        """End the check of what has arrived, and count it."""
+    async def stop(self) -> bool:
+        """End the check of what has arrived, and count it. Returns what `outlast()` does."""
         worker = self._worker
-        if worker is not None:
-            untaken = self._in_check + len(self._frames)
-            self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
-            self._guest.leave()
+        if worker is None:
+            return False
+        untaken = self._in_check + len(self._frames)
+        self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
+        worker.cancel()
+        is_cancelled = await outlast(worker)
+        self._guest.leave()
+        return is_cancelled
 
     @property
     def is_working(self) -> bool:

@@ -7,6 +7,7 @@ Frames of v1 are checked in threads, on all cores; v2 batches where they arrive.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -83,18 +84,25 @@ class Incoming:
         if self._listener is not None:
             self._listener.close()
 
-    async def end(self) -> None:
-        """End every connection, and count what nobody will take."""
+    def shut_down(self) -> None:
+        """Accept no more, where there is no loop any more."""
+        if self._listener is not None:
+            self._listener.shut_down()
+
+    async def end(self) -> bool:
+        """End every connection, and count what nobody will take. Returns what `outlast()` does."""
+        is_cancelled = False
         for guest in (*self._guests, *self._lingering):
             guest.close()
         for link in tuple(self.busy):
-            await link.stop()
+            is_cancelled |= await link.stop()
         untaken = self.inbox.close()
         if untaken:
             self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
         if self._executor is not None:
             # Its threads are at most a slice, some milliseconds, from their end.
             self._executor.shutdown(wait=True, cancel_futures=True)
+        return is_cancelled
 
     @property
     def address(self) -> Address | None:
@@ -223,6 +231,7 @@ class Incoming:
             ClosedError: closed, and nothing is left.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._core.home.check_alive()
         while True:
             message = self.take()
             if message is not None:
@@ -250,10 +259,11 @@ class Incoming:
             origin.taken(message)
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
-                if self._handles_at_once:
+                if self._handles_at_once and not self._core.home.has_ended:
                     message.done()
                 return message
-            origin.refused(message, Reason.EXPIRED)
+            with contextlib.suppress(ClosedError):
+                origin.refused(message, Reason.EXPIRED)
             self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
         return None
 

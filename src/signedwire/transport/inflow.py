@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["InboxBudget", "Inflow"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
+_ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
 _LANE_AT: Final = 104
 _lane_of: Final = attrgetter("lane")
 _MAX_ANSWERS: Final = 1024
@@ -424,8 +425,22 @@ class Inflow:
         self._answer(message, reason)
 
     def _answer(self, message: Message, reason: Reason | None) -> None:
-        if not self._core.is_in_loop:
-            self._core.call_in_loop(self._answer, message, reason)
+        home = self._core.home
+        if home.has_ended:
+            raise ClosedError(self._too_late(message), _ANSWER_BEFORE)
+        home.check_alive()
+        if self._core.is_in_loop:
+            self._take_answer(message, reason)
+        else:
+            self._core.call_in_loop(self._take_answer, message, reason)
+
+    def _too_late(self, message: Message) -> str:
+        number = message.sequence_number
+        return f"message #{number} from {self.peer} was answered too late: this node is closed"
+
+    def _take_answer(self, message: Message, reason: Reason | None) -> None:
+        if self._core.links.has_ended:  # since another thread has answered
+            self._core.log.warning("%s; %s", self._too_late(message), _ANSWER_BEFORE)
             return
         if message.row is None or self._store is None:
             self._say(message, reason)

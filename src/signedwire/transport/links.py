@@ -42,7 +42,8 @@ class Links:
         self._core = core
         self._us = us
         self._links: set[Link] = set()
-        self._has_ended = False
+        self.has_ended = False
+        """Whether the goodbyes are said: answers of the application come too late."""
         self.lingering: set[Link] = set()
         """Those that have ended and still bring their goodbye."""
         self._inflows: OrderedDict[Did, Inflow] = OrderedDict()  # least recently linked first
@@ -68,7 +69,7 @@ class Links:
 
     def end(self) -> None:
         """Say goodbye to everybody."""
-        self._has_ended = True
+        self.has_ended = True
         for inflow in tuple(self._inflows.values()):
             inflow.flush()  # what the application said last
         for link in tuple(self._links):
@@ -262,7 +263,7 @@ class Links:
         outgoing.note_left(peer, cause)
         # While a node closes, another link may come yet, and order is to hold over it for
         # what a later process will send.
-        if self._has_ended or not (self._core.is_open or self._core.outbox is not None):
+        if self.has_ended or not (self._core.is_open or self._core.outbox is not None):
             for message in peer.stream.take_back():
                 outgoing.give_up(message, Reason.CLOSED, "written, but no receipt came")
             return

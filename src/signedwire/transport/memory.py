@@ -153,6 +153,8 @@ class _MemoryListener:
     def close(self) -> None:
         self._network.remove_listener(self)
 
+    shut_down = close
+
 
 class _Stream(asyncio.Transport):
     """One end. Its protocol is called in its own loop; `write` reaches into the other's."""

@@ -30,6 +30,7 @@ from signedwire.stats import PeerStatus
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.outbound import Outbound
+from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
@@ -90,11 +91,16 @@ class Outgoing:
         """Whether its messages may as well wait in the store, for their peer is away."""
         return self._core.outbox is not None and dialer.state is PeerState.BACKING_OFF
 
-    async def end(self) -> None:
-        """End every connection and every message that is left."""
+    async def end(self) -> bool:
+        """End every connection and every message that is left. Returns what `outlast()` does."""
         self._is_ending = True
         self.places.end()
-        await asyncio.gather(*[dialer.close() for dialer in tuple(self._dialers.values())])
+        closing = [dialer.close() for dialer in tuple(self._dialers.values())]
+        all_closing = asyncio.gather(*closing, return_exceptions=True)
+        is_cancelled = await outlast(all_closing)
+        for fault in all_closing.result():
+            if isinstance(fault, Exception):  # of ours: it must not keep the others
+                self._core.log.error("closing a connection failed", exc_info=fault)
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
@@ -102,6 +108,7 @@ class Outgoing:
             peer.lanes.wake_all()
         for timer in self._expiries.values():
             timer.cancel()
+        return is_cancelled
 
     # -- any thread ---------------------------------------------------------------
 
@@ -153,9 +160,11 @@ class Outgoing:
     def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
         """Whether a message may be queued; its peer."""
         did = message.recipient
+        home = self._core.home
+        home.check_alive()
         if not self._core.is_open:
             raise ClosedError(
-                f"message to {did} not queued: this node is closed",
+                f"message to {did} not queued: this node is {home.in_words}",
                 "Start it with `async with`, and send before it is closed",
             )
         peer = self._peers.get(did)

@@ -185,6 +185,9 @@ class _TcpListener:
     def close(self) -> None:
         self._server.close()
 
+    def shut_down(self) -> None:
+        self._server.shut_down()
+
     def when_short(self, make_room: Callable[[OSError], bool]) -> None:
         """See `NeedsDescriptors`."""
         self._server.on_shortage = make_room

@@ -1,0 +1,186 @@
+"""Where a node can work: the process, the event loop and the thread that it belongs to.
+
+    new ──start()──→ starting ──→ open ──close()──→ closing ──→ ended
+                        └─────── it failed ──────────────────────↗
+
+Every public method asks its node's `Home` first. So a node that is used in a forked
+child, in another event loop, before its start or after its end says so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import threading
+from typing import Final
+
+from signedwire.errors import ClosedError, WrongContextError
+
+__all__ = ["Home", "Phase"]
+
+_MAKE_ANOTHER: Final = "Make a new one after the fork"
+
+
+class Phase(enum.Enum):
+    """How far the life of a node has come."""
+
+    NEW = enum.auto()
+    STARTING = enum.auto()
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    """What is queued may still leave, and answers of the application still count."""
+    ENDED = enum.auto()
+    FAILED = enum.auto()
+    """The start failed, or was called off."""
+
+
+class _Forks:
+    """How many forks lie between the first process and this one: cheaper to ask than `getpid`."""
+
+    count = 0
+
+    @classmethod
+    def add(cls) -> None:
+        cls.count += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_Forks.add)
+
+
+class Home:
+    """The place of one node. Its checks may be called from any thread."""
+
+    __slots__ = ("_forks", "loop", "phase", "thread")
+
+    def __init__(self) -> None:
+        self.phase = Phase.NEW
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The node's event loop; `None` before the start."""
+        self.thread = 0
+        """The loop's thread; 0 before the start."""
+        self._forks = _Forks.count
+
+    def settle(self) -> None:
+        """The running event loop, and its thread and process, are the node's from now on."""
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self._forks = _Forks.count
+        self.phase = Phase.STARTING
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process is a forked child of the one in which the node was started."""
+        return self.loop is not None and self._forks != _Forks.count
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the node has ended, or never came to be open."""
+        return self.phase is Phase.ENDED or self.phase is Phase.FAILED
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the loop was closed while the node lived, in this process."""
+        is_closed = self.loop is not None and self.loop.is_closed()
+        return is_closed and not self.has_ended and not self.is_forked
+
+    # -- checks ---------------------------------------------------------------------------
+
+    def check_alive(self) -> None:
+        """Raise where the node's loop cannot run while the caller does.
+
+        Raises:
+            WrongContextError: this process is a forked child, the loop is closed, or
+                another loop runs in its thread.
+        """
+        loop = self.loop
+        running = asyncio._get_running_loop()
+        if running is loop and self._forks == _Forks.count:
+            return  # as mostly
+        if loop is None or self.has_ended:
+            return
+        if self._forks != _Forks.count:
+            raise WrongContextError(
+                "this node belongs to the process that was forked", _MAKE_ANOTHER
+            )
+        if loop.is_closed():
+            raise _elsewhere("which is closed")
+        if running is not None and threading.get_ident() == self.thread:
+            raise _elsewhere("which cannot run while this one does")
+
+    def check_here(self) -> None:
+        """Raise where the running event loop is not the node's.
+
+        Raises:
+            WrongContextError: see `check_alive()`; or another loop runs, in another thread.
+        """
+        if asyncio._get_running_loop() is self.loop and self._forks == _Forks.count:
+            return
+        self.check_alive()
+        if self.loop is not None and not self.has_ended:
+            raise _elsewhere("which runs in another thread")
+
+    def check_open(self) -> None:
+        """Raise where the node takes no orders.
+
+        Raises:
+            ClosedError: it was not started, or is closed.
+        """
+        if self.phase is not Phase.OPEN:
+            raise ClosedError(f"this node is {self.in_words}", _USE[self.phase])
+
+    def check_begun(self) -> None:
+        """Raise where the node was never open: then nothing can have arrived.
+
+        Raises:
+            ClosedError: it was not started, or its start failed.
+        """
+        if self.phase in (Phase.NEW, Phase.FAILED):
+            self.check_open()
+
+    # -- in words -------------------------------------------------------------------------
+
+    @property
+    def in_words(self) -> str:
+        """What the node is, as far as its own life goes: "open", "closed", "not started"."""
+        return _WORDS[self.phase]
+
+    def problem(self) -> str | None:
+        """Why the node cannot work now, in words; `None`: nothing here prevents it."""
+        if self.phase is not Phase.OPEN:
+            subject = "the node" if self.phase in (Phase.CLOSING, Phase.ENDED) else "it"
+            return f"{subject} is {self.in_words}"
+        try:
+            self.check_alive()
+        except WrongContextError as error:
+            return error.fact
+        if self.loop is not None and not self.loop.is_running():
+            return "the event loop that this node belongs to is not running"
+        return None
+
+
+def _elsewhere(where: str) -> WrongContextError:
+    return WrongContextError(
+        f"this node belongs to another event loop, {where}",
+        "Start and use a node in one `asyncio.run()`, or use `signedwire.sync.Node`",
+    )
+
+
+_WORDS: Final = {
+    Phase.NEW: "not started",
+    Phase.STARTING: "not started yet",
+    Phase.OPEN: "open",
+    Phase.CLOSING: "closed",
+    Phase.ENDED: "closed",
+    Phase.FAILED: "not started: its start failed",
+}
+_INSIDE: Final = "Use it inside `async with`, before it is closed"
+_USE: Final = {
+    Phase.NEW: _INSIDE,
+    Phase.STARTING: "Wait until `start()` has returned",
+    Phase.OPEN: "",
+    Phase.CLOSING: _INSIDE,
+    Phase.ENDED: _INSIDE,
+    Phase.FAILED: "Make a new one; a node lives once",
+}
