@@ -16,6 +16,7 @@ from weakref import WeakSet
 from signedwire.types import Address, Did, Reason
 
 __all__ = [
+    "ClockStepped",
     "Dropped",
     "Event",
     "EventsMissed",
@@ -74,6 +75,18 @@ class LoopStalled:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStepped:
+    """The wall clock of this machine was set: at boot, by NTP, by hand.
+
+    Deadlines in seconds go on as if nothing had happened; those that are dates follow the
+    clock.
+    """
+
+    seconds: float
+    """How far; less than 0: back."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventsMissed:
     """This watcher was too slow for so many events."""
 
@@ -81,7 +94,13 @@ class EventsMissed:
 
 
 Event: TypeAlias = (
-    PeerConnected | PeerDisconnected | MessageRefused | Dropped | LoopStalled | EventsMissed
+    PeerConnected
+    | PeerDisconnected
+    | MessageRefused
+    | Dropped
+    | LoopStalled
+    | ClockStepped
+    | EventsMissed
 )
 
 

@@ -9,15 +9,16 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, overload
 
+from signedwire import clock
 from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
 from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
@@ -66,6 +67,7 @@ _LEVELS: dict[str, DeliveryState] = {
         DeliveryState.HANDLED,
     )
 }
+_LONGEST_PAUSE = 1.0
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -377,13 +379,19 @@ class Node:
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
         """Until the queue has room; the deadline goes on meanwhile."""
-        left = None if message.expires_at is None else message.expires_at - time.monotonic()
-        try:
-            async with asyncio.timeout(left):
-                await self._core.outgoing.room(message.recipient, message.priority)
-        except TimeoutError:
-            self._core.outgoing.give_up(message, Reason.EXPIRED, "the queue to the peer was full")
-            message.raise_if_failed()
+        pause = None
+        while True:
+            if message.expires_at is not None:
+                # Not longer: a clock may be set.
+                pause = min(clock.left(message.expires_at), _LONGEST_PAUSE)
+                if pause <= 0:
+                    cause = "the queue to the peer was full"
+                    self._core.outgoing.give_up(message, Reason.EXPIRED, cause)
+                    message.raise_if_failed()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._core.outgoing.room(message.recipient, message.priority)
+                return
 
     # -- receiving ----------------------------------------------------------------
 
@@ -564,5 +572,5 @@ class Node:
 
 
 def _due(deadline: Deadline) -> float | None:
-    """By `time.monotonic()`."""
+    """By the clock that it follows."""
     return None if deadline is None else due_at(deadline)

@@ -25,6 +25,7 @@ from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
+from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
@@ -100,6 +101,7 @@ class Core:
         self.loop_thread = 0
         """Its thread; 0: none yet."""
         self._is_open = False
+        self._clock_watch: ClockWatch | None = None
         self._has_ended: asyncio.Event | None = None
         self.outgoing = Outgoing(self, us)
         self.incoming = Incoming(self, us)
@@ -137,6 +139,7 @@ class Core:
             raise
         self._has_ended = asyncio.Event()
         self._is_open = True
+        self._clock_watch = ClockWatch(self)
         if self.outbox is not None:
             self.outbox.start()
 
@@ -169,6 +172,8 @@ class Core:
 
     async def _end(self, deadline: float) -> None:
         await asyncio.sleep(0)  # what other threads said last is in the loop's queue
+        if self._clock_watch is not None:
+            self._clock_watch.end()
         self.links.end()
         await self.outgoing.end()
         await close_evidence(self, self._left_for_a_disk(deadline))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from signedwire.clock import monotonic
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import future_waker
@@ -180,14 +180,14 @@ class Incoming:
         Raises:
             ClosedError: closed, and nothing is left.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
             message = self.take()
             if message is not None:
                 return message
             if not self._core.is_open:
                 raise ClosedError("closed, and no message is left")
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return None
             if self._core.is_in_loop:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from typing import TYPE_CHECKING, Final, cast
 
+from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
@@ -52,6 +52,7 @@ _LINGER: Final = 1.0
 # it took longer they do not wait then.
 _MAX_SAY_DELAY: Final = 0.005
 _PROMPT_FACTOR: Final = 20
+_TIMER_STEP: Final = 0.002
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
@@ -92,6 +93,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._unwritten: list[OutgoingMessage] = []
         self._roots: list[bytes] = []
         self._leaves: list[bytes] = []
@@ -114,8 +116,8 @@ class Link(asyncio.Protocol):
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
         """Why it is over, in words."""
-        self.since = time.time()
-        """When it was begun, then opened: Unix time, seconds."""
+        self.since = monotonic()
+        """When it was begun, then opened, by the monotonic clock."""
         self.did: Did | None = None
         """Whom the other side has proven to be."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
@@ -183,14 +185,14 @@ class Link(asyncio.Protocol):
             self._fail(Reason.BAD_IDENTITY, error.fact)
             return
         if plain and self._session is not None:
-            self._session.receive_data(plain, time.monotonic())
+            self._session.receive_data(plain, self._loop.time(), monotonic())
         if self._channel.is_at_end and self._session is not None:
-            self._session.receive_eof(time.monotonic())
+            self._session.receive_eof(self._loop.time())
         self._turn()
 
     def eof_received(self) -> bool:
         if self._session is not None:
-            self._session.receive_eof(time.monotonic())
+            self._session.receive_eof(self._loop.time())
             self._turn()
         return False
 
@@ -247,7 +249,7 @@ class Link(asyncio.Protocol):
             marks=inflow.told_marks,
         )
         self._session = Session(
-            self._core.identity, did, hello, self._core.session_limits, time.monotonic()
+            self._core.identity, did, hello, self._core.session_limits, self._loop.time()
         )
         inflow.began(self)
 
@@ -349,7 +351,7 @@ class Link(asyncio.Protocol):
         self.is_open = True
         largest = hello.max_payload_size + frames.FRAME_MARGIN
         self._stop_reading_at = _MAX_UNREAD_CONTROL + _WRITE_HIGH_WATER + largest
-        self.since = time.time()
+        self.since = monotonic()
         if not self.outcome.done():
             self.outcome.set_result(None)
         self._core.links.attach(self, hello)
@@ -405,6 +407,8 @@ class Link(asyncio.Protocol):
         peer = self._core.outgoing.peer(self.did)
         if not peer.lanes:
             return
+        if self._core.outbox is not None and self._core.outbox.is_moving_deadlines():
+            return  # it calls us when their headers are on the disk
         if (
             peer.stream.in_flight >= _MAX_IN_FLIGHT
             or peer.stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES
@@ -473,18 +477,25 @@ class Link(asyncio.Protocol):
     # -- time ---------------------------------------------------------------------------
 
     def _arm(self, session: Session) -> None:
-        """Keep one timer; one that fires early looks again, so none is moved for each frame."""
+        """Keep one timer; one that fires early looks again, so none is moved for each frame.
+
+        The session's instants are those of the loop's own clock, as its timers' are.
+        """
         due = session.next_timeout()
-        if due is None or (self._timer is not None and self._timer.when() <= due):
+        if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._session is not None and not self.is_over:
-            self._session.handle_timeout(time.monotonic())
+            # Loops fire up to one step of their clock early: 1 ms on uvloop.
+            early = self._timer_due - self._loop.time()
+            now = self._timer_due if 0 < early <= _TIMER_STEP else self._loop.time()
+            self._session.handle_timeout(now, monotonic())
             self._turn()
 
     # -- the end --------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 from signedwire.errors import ConnectTimeout, DialError
@@ -40,7 +39,7 @@ class LinkDialer(Dialer):
         self._is_opening = False
         self._is_kept = False
         self.connected_at = float("inf")
-        """Since when it has a link, by `time.monotonic()`."""
+        """Since when it has a link, by the loop's clock."""
         self._is_blameless = False
         """Whether the last attempt is to cost the messages that wait nothing."""
 
@@ -80,7 +79,7 @@ class LinkDialer(Dialer):
         finally:
             self._is_opening = False
         self._is_kept = True
-        self.connected_at = time.monotonic()
+        self.connected_at = asyncio.get_running_loop().time()
 
     async def _opened(self, link: Link) -> None:
         timeout = self._core.config.handshake_timeout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
 from signedwire.transport.link_dialer import LinkDialer
@@ -26,7 +25,7 @@ class Places:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.pool: Pool[Dialer] = Pool(core.config.max_connections, lambda member: member.is_idle)
-        self._applied: dict[Dialer, float] = {}  # who waits for a place, since when
+        self._applied: dict[Dialer, float] = {}  # who waits for a place, since when (loop time)
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
 
@@ -39,7 +38,7 @@ class Places:
     def apply(self, dialer: Dialer) -> None:
         """Ask for a connection; `dialer.grant_place()` answers."""
         self.pool.apply(dialer)
-        self._applied[dialer] = time.monotonic()
+        self._applied[dialer] = asyncio.get_running_loop().time()
         self.fill()
 
     def leave(self, dialer: Dialer) -> None:
@@ -81,7 +80,7 @@ class Places:
 
     def _free_a_stuck_place(self) -> bool:
         """Where somebody has waited long, who has had a place as long must wait in turn."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if not self._applied or now - next(iter(self._applied.values())) < _PATIENCE:
             return False
         # Not those of v1: what was not acknowledged there would be lost, or doubled.
