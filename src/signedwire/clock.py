@@ -84,7 +84,7 @@ class Clock:
     def new_epoch(self) -> int:
         """A number greater than any that was given before, and about the Unix time in µs."""
         with self._lock:
-            self._newest_epoch = max(self._newest_epoch + 1, self.unix_time_us())
+            self._newest_epoch = max(self._newest_epoch + 1, self.unix_time_us(), 1)
             return self._newest_epoch
 
 
@@ -108,19 +108,22 @@ def monotonic() -> float:
 
 
 def unix_time_us() -> int:
-    """The wall clock in microseconds since 1970, as envelopes carry it."""
-    return _clock.unix_time_us()
+    """The wall clock in microseconds since 1970, as envelopes carry it: at least 1.
+
+    A clock can be set to before 1970, and no header or record can say so.
+    """
+    return max(1, _clock.unix_time_us())
 
 
 def unix_time() -> float:
     """The wall clock in seconds since 1970."""
-    return _clock.unix_time_us() / 1e6
+    return unix_time_us() / 1e6
 
 
 def now() -> Now:
     """Both clocks at one instant."""
     for _ in range(_ATTEMPTS):
-        before, wall, after = _clock.monotonic(), _clock.unix_time_us() / 1e6, _clock.monotonic()
+        before, wall, after = _clock.monotonic(), unix_time(), _clock.monotonic()
         if after - before < _MAX_GAP:
             break
     return Now(after, wall)
