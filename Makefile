@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check format cover fuzz sim crash faults soak bench report proto clean
+.PHONY: help ci-tools setup demo test check format cover fuzz sim crash faults soak bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser"
 	@echo "make cover   branch coverage of wire/ and delivery/"
+	@echo "make ci-tools  programs that some tests need (Debian, as root)"
 	@echo "make proto   regenerate the protobuf code"
 
 $(STAMP): pyproject.toml
@@ -28,6 +29,12 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(STAMP)
+
+# What some tests need beside Python; without it they skip. Debian, as root.
+ci-tools:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  command -v faketime >/dev/null || { apt-get -qq update && apt-get -qq install -y faketime; }; \
+	else echo "ci-tools: not Debian, or not root; tests that need faketime skip"; fi
 
 setup: $(STAMP)
 

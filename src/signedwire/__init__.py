@@ -70,6 +70,7 @@ from signedwire.errors import (
     UnknownPeerError,
 )
 from signedwire.events import (
+    ClockStepped,
     Dropped,
     Event,
     EventsMissed,
@@ -136,6 +137,7 @@ __all__ = [
     "Identity",
     "IdentityError",
     "ListenError",
+    "ClockStepped",
     "LoopStalled",
     "MemoryNetwork",
     "MemoryTransport",

@@ -218,7 +218,9 @@ class Node:
             to: A `Did`, or the text of one.
             payload: At most `max_payload_size` bytes, `max_v1_payload_size` to a v1 peer.
             deadline: After it, the message is neither written nor given to the peer's
-                application, and this raises.
+                application, and this raises. Seconds, or a `timedelta`, up to 30 years: they
+                pass whatever the wall clock is set to, also while the machine is suspended.
+                Or a `datetime` with a time zone, which follows the wall clock.
 
         Raises:
             UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued.
@@ -552,7 +554,7 @@ class Node:
         return self._core.outgoing.status()
 
     def events(self) -> AsyncIterator[Event]:
-        """What happens from now on: peers that come and go, refusals, drops, stalls.
+        """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.
 
         For watching. A watcher that is too slow loses the oldest and is told how many.
         """
