@@ -21,6 +21,7 @@ help:
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/ and delivery/"
+	@echo "make ci-tools  programs that some tests need (Debian, as root)"
 	@echo "make proto   regenerate the protobuf code"
 
 $(STAMP): pyproject.toml
@@ -33,8 +34,9 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP)
 
-# Programs that some tests need and skip without: network namespaces. Debian, as root.
-CI_TOOLS := iproute2
+# Programs that some tests need and skip without: network namespaces and other clocks.
+# Debian, as root.
+CI_TOOLS := iproute2 faketime
 ci-tools:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  dpkg -s $(CI_TOOLS) >/dev/null 2>&1 || \

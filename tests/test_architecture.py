@@ -26,7 +26,8 @@ PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) 
 # What each room may import of ours, beside itself.
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
-    "types": {"errors"},
+    "clock": set(),
+    "types": {"errors", "clock"},
     "home": {"errors"},
     "streams": set(),
     "portal": {"errors", "streams"},
@@ -36,18 +37,18 @@ ROOMS: dict[str, set[str]] = {
     "stats": {"errors", "types"},
     "events": {"errors", "types", "home"},
     "settings": {"errors", "types", "config"},
-    "arguments": set(),
+    "arguments": {"clock"},
     "routing": {"errors", "types", "config", "settings"},
     "wire": {"errors", "types", "identity"},
-    "delivery": {"errors", "types", "home", "identity", "config", "stats", "wire"},
+    "delivery": {"errors", "clock", "types", "home", "identity", "config", "stats", "wire"},
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
-        *("wire", "delivery", "home"),
+        *("clock", "wire", "delivery", "home"),
     },
     "outbox": {"errors", "types", "identity", "config", "wire", "delivery", "transport"},
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("wire", "delivery", "transport", "outbox", "arguments"),
+        *("clock", "wire", "delivery", "transport", "outbox", "arguments"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
@@ -143,6 +144,15 @@ class TestArrows:
         if name_of(path) == "transport/tls.py":
             found.discard("cryptography")  # X.509 alone; what a DID signs comes from identity
         assert found <= allowed.get(room_of(path), set())
+
+    @each_module
+    def test_one_module_reads_the_clocks(self, path: Path) -> None:
+        """Whoever replaces the clocks there has replaced them all."""
+        if room_of(path) not in {*ROOF, "clock"}:
+            tree = parse(path)
+            assert "time" not in {name.partition(".")[0] for name, _ in imports_of(tree)}
+            calls = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert not calls & {"utcnow", "today", "time_ns", "clock_gettime", "perf_counter"}
 
     def test_the_check_sees_what_it_should(self) -> None:
         code = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clockkit import SetClock
 from signedwire import (
     Address,
     BackpressureError,
@@ -31,6 +32,7 @@ from signedwire import (
     SignaturePolicy,
     TransportConfig,
     UnknownPeerError,
+    clock,
 )
 from wirekit import (
     ALICE,
@@ -570,12 +572,17 @@ async def test_a_payload_is_measured_in_bytes_whatever_its_items_are() -> None:
 
 
 @on_asyncio
-async def test_a_clock_that_is_set_moves_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clock_that_is_set_moves_no_deadline() -> None:
+    set_clock = SetClock()
+    with clock.use(set_clock):
+        await _send_over_a_step(set_clock)
+
+
+async def _send_over_a_step(set_clock: SetClock) -> None:
     async with Node(BOB, quick()) as bob, Node(ALICE, quick()) as alice:
         assert bob.address is not None
         alice.routing.update(BOB.did, bob.address)
         queued = alice.send_nowait(BOB.did, b"in an hour at the latest", deadline=3600)
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        set_clock.ahead = 86_400.0
         await queued.wait(timeout=LIMIT)
         assert (await bob.receive()).payload == b"in an hour at the latest"

@@ -74,6 +74,7 @@ from signedwire.errors import (
     WrongContextError,
 )
 from signedwire.events import (
+    ClockStepped,
     Dropped,
     Event,
     EventsMissed,
@@ -140,6 +141,7 @@ __all__ = [
     "Identity",
     "IdentityError",
     "ListenError",
+    "ClockStepped",
     "LoopStalled",
     "MemoryNetwork",
     "MemoryTransport",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import Enum
 from itertools import islice
 from typing import TypeVar
+
+from signedwire.clock import WallInstant, monotonic, unix_time
 
 __all__ = ["Deadline", "as_bytes", "due_at", "named", "next_chunk"]
 
@@ -51,18 +52,20 @@ def next_chunk(source: Iterator[bytes]) -> list[bytes]:
 
 
 def due_at(deadline: float | timedelta | datetime) -> float:
-    """The instant by `time.monotonic()`; an instant of the clock is compared with it once."""
+    """The instant by the clock that it follows: seconds the monotonic clock, a date the wall clock.
+
+    A date moves when the wall clock is set; seconds pass, also while the machine is suspended.
+    """
     if isinstance(deadline, datetime):
         if deadline.tzinfo is None:
             raise ValueError(
                 f"deadline {deadline.isoformat()} has no time zone; use datetime.now(timezone.utc)"
             )
-        left = min(deadline.timestamp() - time.time(), _MAX_DEADLINE)
-        return time.monotonic() + left
+        return WallInstant(min(deadline.timestamp(), unix_time() + _MAX_DEADLINE))
     seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else float(deadline)
     if not 0 < seconds <= _MAX_DEADLINE:
         raise ValueError(
             f"deadline {deadline!r} is not a positive number of seconds of at most "
             f"{_MAX_DEADLINE:_} (30 years); None is for ever"
         )
-    return time.monotonic() + seconds
+    return monotonic() + seconds

@@ -18,6 +18,7 @@ from signedwire.home import Home
 from signedwire.types import Address, Did, Reason
 
 __all__ = [
+    "ClockStepped",
     "Dropped",
     "Event",
     "EventsMissed",
@@ -76,6 +77,18 @@ class LoopStalled:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStepped:
+    """The wall clock of this machine was set: at boot, by NTP, by hand.
+
+    Deadlines in seconds go on as if nothing had happened; those that are dates follow the
+    clock.
+    """
+
+    seconds: float
+    """How far; less than 0: back."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventsMissed:
     """This watcher was too slow for so many events."""
 
@@ -83,7 +96,13 @@ class EventsMissed:
 
 
 Event: TypeAlias = (
-    PeerConnected | PeerDisconnected | MessageRefused | Dropped | LoopStalled | EventsMissed
+    PeerConnected
+    | PeerDisconnected
+    | MessageRefused
+    | Dropped
+    | LoopStalled
+    | ClockStepped
+    | EventsMissed
 )
 
 

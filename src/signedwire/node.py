@@ -9,15 +9,16 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, overload
 
+from signedwire import clock
 from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
 from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
@@ -67,6 +68,7 @@ _LEVELS: dict[str, DeliveryState] = {
         DeliveryState.HANDLED,
     )
 }
+_LONGEST_PAUSE = 1.0
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -226,7 +228,9 @@ class Node:
             to: A `Did`, or the text of one.
             payload: At most `max_payload_size` bytes, `max_v1_payload_size` to a v1 peer.
             deadline: After it, the message is neither written nor given to the peer's
-                application, and this raises.
+                application, and this raises. Seconds, or a `timedelta`, up to 30 years: they
+                pass whatever the wall clock is set to, also while the machine is suspended.
+                Or a `datetime` with a time zone, which follows the wall clock.
 
         Raises:
             UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued.
@@ -393,13 +397,19 @@ class Node:
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
         """Until the queue has room; the deadline goes on meanwhile."""
-        left = None if message.expires_at is None else message.expires_at - time.monotonic()
-        try:
-            async with asyncio.timeout(left):
-                await self._core.outgoing.room(message.recipient, message.priority)
-        except TimeoutError:
-            self._core.outgoing.give_up(message, Reason.EXPIRED, "the queue to the peer was full")
-            message.raise_if_failed()
+        pause = None
+        while True:
+            if message.expires_at is not None:
+                # Not longer: a clock may be set.
+                pause = min(clock.left(message.expires_at), _LONGEST_PAUSE)
+                if pause <= 0:
+                    cause = "the queue to the peer was full"
+                    self._core.outgoing.give_up(message, Reason.EXPIRED, cause)
+                    message.raise_if_failed()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._core.outgoing.room(message.recipient, message.priority)
+                return
 
     # -- receiving ----------------------------------------------------------------
 
@@ -573,7 +583,7 @@ class Node:
         return self._core.outgoing.status()
 
     def events(self) -> AsyncIterator[Event]:
-        """What happens from now on: peers that come and go, refusals, drops, stalls.
+        """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.
 
         For watching. A watcher that is too slow loses the oldest and is told how many.
         Following it raises ClosedError where the node is not started by then, and
@@ -595,5 +605,5 @@ class Node:
 
 
 def _due(deadline: Deadline) -> float | None:
-    """By `time.monotonic()`."""
+    """By the clock that it follows."""
     return None if deadline is None else due_at(deadline)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-import time
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
+from signedwire.clock import unix_time_us as unix_time_us
 from signedwire.errors import AddressError, DidError
 
 __all__ = [
@@ -369,11 +369,6 @@ class Reason(enum.StrEnum):
     """Too many connections, in all or from one address."""
     INBOX_CLOSED = "inbox closed"
     """Received, but the node was closed before the application took it."""
-
-
-def unix_time_us() -> int:
-    """The wall clock in microseconds since 1970, as envelopes carry it."""
-    return time.time_ns() // 1000
 
 
 class DeliveryState(enum.StrEnum):

@@ -4,7 +4,8 @@
 misfortunes; `world` has the machines, their clocks and nodes, and checks what must hold;
 `scenario` draws nodes, workload and faults from a seed; `disk` is a store whose commits take
 virtual time, fail, and are cut short by crashes. `python -m tests.simulator` runs campaigns,
-with `--stores` those in which a share of the nodes has a store that outlives its lives.
+with `--clocks` those in which the clocks of machines and loops go apart, with
+`--stores` those in which a share of the nodes has a store that outlives its lives.
 
 The same seed gives the same trace, byte for byte, so every failure can be replayed. Each
 run ends in peace: then everything that can be delivered must be, in bounded time, and every

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from .loop import Livelock
-from .scenario import FAULTS, STORE_FAULTS, Outcome, run
+from .scenario import CLOCK_FAULTS, FAULTS, STORE_FAULTS, Outcome, run
 
 __all__ = ["Failure", "campaign", "main"]
 
@@ -33,6 +34,7 @@ class Failure:
     summary: str
     violations: tuple[str, ...]
     has_stores: bool = False
+    has_clocks: bool = False
 
     def __str__(self) -> str:
         shown = "\n".join(f"    {text[:400]}" for text in self.violations[:5])
@@ -42,6 +44,7 @@ class Failure:
             + f"\n    … {more} more" * (more > 0)
             + f"\n  replay: python -m tests.simulator --seed {self.seed} --verbose"
             + " --stores" * self.has_stores
+            + " --clocks" * self.has_clocks
         )
 
 
@@ -56,25 +59,28 @@ def campaign(
     jobs: int | None = None,
     *,
     has_stores: bool = False,
+    has_clocks: bool = False,
 ) -> Iterator[Failure]:
     """Run the seeds in `jobs` processes, one for each core; yields those that fail."""
     pending = list(seeds)
     chunks = [pending[at : at + _CHUNK] for at in range(0, len(pending), _CHUNK)]
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(chunks)))
     with ProcessPoolExecutor(jobs, initializer=gc.freeze) as pool:
-        count = len(chunks)
-        for failures in pool.map(_run_chunk, chunks, [faults] * count, [has_stores] * count):
+        run_chunk = partial(_run_chunk, faults=faults, has_stores=has_stores, has_clocks=has_clocks)
+        for failures in pool.map(run_chunk, chunks):
             yield from failures
 
 
-def _run_chunk(seeds: list[int], faults: tuple[str, ...] | None, has_stores: bool) -> list[Failure]:
+def _run_chunk(
+    seeds: list[int], faults: tuple[str, ...] | None, *, has_stores: bool, has_clocks: bool
+) -> list[Failure]:
     failures = []
     for seed in seeds:
         with _limit(_MAX_SECONDS):
-            outcome = run(seed, faults, has_stores=has_stores)
+            outcome = run(seed, faults, has_stores=has_stores, has_clocks=has_clocks)
         if outcome.violations:
             violations = tuple(outcome.violations)
-            failures.append(Failure(seed, outcome.summary, violations, has_stores))
+            failures.append(Failure(seed, outcome.summary, violations, has_stores, has_clocks))
     return failures
 
 
@@ -102,24 +108,25 @@ def _limit(seconds: int) -> Iterator[None]:
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments name; 0 where everything held."""
     parser = argparse.ArgumentParser("python -m tests.simulator", description=__doc__)
-    choices = (*FAULTS, *STORE_FAULTS)
+    choices = (*FAULTS, *STORE_FAULTS, *CLOCK_FAULTS)
     parser.add_argument("--seeds", type=int, default=500, help="how many; default 500")
     parser.add_argument("--first", type=int, default=0, help="the first of them; default 0")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--fault", action="append", choices=choices, help="only this kind")
     parser.add_argument("--stores", action="store_true", help="nodes with stores, too")
+    parser.add_argument("--clocks", action="store_true", help="clocks that go apart, too")
     parser.add_argument("--jobs", type=int, help="processes; default: one for each core")
     parser.add_argument("--verbose", action="store_true", help="with --seed: its whole trace")
     options = parser.parse_args(argv)
     faults = None if options.fault is None else tuple(options.fault)
     if options.seed is not None:
-        return _replay(
-            run(options.seed, faults, has_stores=options.stores), is_verbose=options.verbose
-        )
+        outcome = run(options.seed, faults, has_stores=options.stores, has_clocks=options.clocks)
+        return _replay(outcome, is_verbose=options.verbose)
     began = time.perf_counter()
     count = 0
     seeds = range(options.first, options.first + options.seeds)
-    for failure in campaign(seeds, faults, options.jobs, has_stores=options.stores):
+    kinds = {"has_stores": options.stores, "has_clocks": options.clocks}
+    for failure in campaign(seeds, faults, options.jobs, **kinds):
         count += 1
         say(str(failure))
     took = time.perf_counter() - began

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -20,6 +21,7 @@ from typing import Any, Final
 __all__ = ["Deadlock", "Livelock", "Owner", "VirtualLoop", "current_owner"]
 
 START: Final = 1000.0
+_ROUNDING: Final = 1e-6
 _MAX_TURNS_AT_ONE_INSTANT: Final = 50_000
 
 
@@ -37,6 +39,10 @@ class Owner:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_dead = False
+        self.loop_offset = 0.0
+        """What its loop's clock shows more than the world's."""
+        self.is_apart = False
+        """Whether its clocks differ from the world's."""
         self.tasks: list[asyncio.Task[Any]] = []
         self.context = contextvars.copy_context()
         self.context.run(_owner.set, self)
@@ -51,6 +57,11 @@ _owner: contextvars.ContextVar[Owner | None] = contextvars.ContextVar("owner", d
 def current_owner() -> Owner | None:
     """Whose code runs now; `None`: the simulator's own."""
     return _owner.get()
+
+
+def _offset() -> float:
+    owner = _owner.get()
+    return 0.0 if owner is None else owner.loop_offset
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -73,7 +84,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 
     def time(self) -> float:
-        return self.now
+        return self.now + _offset()
+
+    def at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """`call_at()` for an instant of the world's clock, whoever asks."""
+        return self.call_at(when + _offset(), callback, *args, context=context)
+
+    def jump(self, owner: Owner, seconds: float) -> None:
+        """The clock of the owner's loop jumps ahead: its timers are due so much sooner."""
+        owner.loop_offset += seconds
+        owner.is_apart = True
+        for handle in self.handles_of(owner):
+            if isinstance(handle, asyncio.TimerHandle):
+                handle._when -= seconds  # type: ignore[attr-defined]
+        heapq.heapify(self._scheduled)
 
     # -- what BaseEventLoop asks of its selector and of its subclass ------------------
 
@@ -110,7 +136,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        handle = super().call_at(when, callback, *args, context=context)
+        # Time stands still here while callbacks run: a timer that were early by a rounding
+        # error of two clocks would be set again and again at one instant.
+        owner = _owner.get()
+        late = _ROUNDING if owner is not None and owner.is_apart else 0.0
+        handle = super().call_at(when - _offset() + late, callback, *args, context=context)
         owner = _owner.get() if context is None else context.get(_owner)
         if owner is not None and owner.is_dead:
             handle.cancel()

@@ -392,7 +392,7 @@ class Pipe:
     def _watch(self) -> None:
         """TCP_USER_TIMEOUT."""
         if self._user_timer is None and self.unacknowledged and not self.src.is_gone:
-            self._user_timer = self._loop.call_at(
+            self._user_timer = self._loop.at(
                 self._unacknowledged_since + _USER_TIMEOUT,
                 self._on_user_timeout,
                 context=self._network.context,
@@ -415,7 +415,7 @@ class Pipe:
     def kick(self) -> None:
         """Something was written, or the way is open again."""
         if self._wire and self._timer is None and not self.is_blocked:
-            self._timer = self._loop.call_at(
+            self._timer = self._loop.at(
                 max(self._loop.now, self._wire[0].due), self._arrive, context=self._network.context
             )
 

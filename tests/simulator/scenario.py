@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,9 @@ from signedwire.types import DeliveryState
 
 from .loop import Deadlock, Livelock, VirtualLoop
 from .network import End, Weather
-from .world import Life, Sent, Station, World, identity_of, is_settled, simulated
+from .world import BASE, Life, Sent, Station, World, identity_of, is_settled, simulated
 
-__all__ = ["FAULTS", "STORE_FAULTS", "Outcome", "run", "run_script"]
+__all__ = ["CLOCK_FAULTS", "FAULTS", "STORE_FAULTS", "Outcome", "run", "run_script"]
 
 WEATHER_FAULTS: Final = ("cuts", "lost-receipts", "refused-dials", "slow-dials")
 SUDDEN_FAULTS: Final = (
@@ -43,8 +44,13 @@ SUDDEN_FAULTS: Final = (
 )
 FAULTS: Final = (*WEATHER_FAULTS, *SUDDEN_FAULTS)
 SUDDEN_STORE_FAULTS: Final = ("commit-crashes", "failing-commits", "full-disks")
+CLOCK_FAULTS: Final = ("clock-jumps", "suspends", "loop-clocks", "boots-in-1970")
+"""Where clocks go apart: wall clocks are set, forward and back; machines are suspended, which
+their loops do not see; loops' clocks are others, and jump; machines begin in 1970."""
+SUDDEN_CLOCK_FAULTS: Final = CLOCK_FAULTS
 STORE_FAULTS: Final = ("slow-disks", "full-stores", *SUDDEN_STORE_FAULTS)
 """Where there are stores."""
+_DAY: Final = 86_400.0
 SLACK: Final = 3.0
 TURNS: Final = 30.0
 
@@ -66,6 +72,7 @@ def run(
     faults: Collection[str] | None = None,
     *,
     has_stores: bool = False,
+    has_clocks: bool = False,
     **options: Any,
 ) -> Outcome:
     """One seeded scenario; `faults` instead of those that the seed picks."""
@@ -73,7 +80,8 @@ def run(
 
     async def script(world: World) -> str:
         stores = Path(directory) if has_stores else None
-        return await _Scenario(world, rng, faults, stores, **options).play()
+        scenario = _Scenario(world, rng, faults, stores, has_clocks=has_clocks, **options)
+        return await scenario.play()
 
     with _directory() if has_stores else contextlib.nullcontext("") as directory:
         return run_script(seed, script)
@@ -146,6 +154,7 @@ class _Scenario:
         faults: Collection[str] | None,
         stores: Path | None,
         *,
+        has_clocks: bool = False,
         stations: int | None = None,
     ) -> None:
         self.world = world
@@ -158,7 +167,11 @@ class _Scenario:
         self.store_rng = random.Random(f"{world.seed}/stores")
         if stores is not None and not any(fault in STORE_FAULTS for fault in self.faults):
             self.faults += tuple(f for f in STORE_FAULTS if self.store_rng.random() < 0.3)
-        sudden = SUDDEN_FAULTS + SUDDEN_STORE_FAULTS
+        self.clock_rng = random.Random(f"{world.seed}/clocks")
+        self.has_clocks = has_clocks
+        if has_clocks and not any(fault in CLOCK_FAULTS for fault in self.faults):
+            self.faults += tuple(f for f in CLOCK_FAULTS if self.clock_rng.random() < 0.7)
+        sudden = SUDDEN_FAULTS + SUDDEN_STORE_FAULTS + SUDDEN_CLOCK_FAULTS
         self.sudden = tuple(fault for fault in self.faults if fault in sudden)
         self.mending: set[Life] = set()
         self.count = stations or rng.choice((2, 2, 2, 2, 3, 3, 4, 5))
@@ -203,6 +216,8 @@ class _Scenario:
             world.add(config)
         if self.stores is not None:
             self.build_stores(self.stores)
+        if self.has_clocks:
+            self.build_clocks()
         self.weather(Weather(latency=choose(((0.0001, 0.001), (0.01, 0.05), (0.05, 0.4)))))
 
     def build_stores(self, directory: Path) -> None:
@@ -224,6 +239,14 @@ class _Scenario:
                     max_inbox_peer_rows=rng.choice((3, 1000)),
                     max_dead_rows=rng.choice((2, 1000)),
                 )
+
+    def build_clocks(self) -> None:
+        rng = self.clock_rng
+        for station in self.world.stations:
+            if "loop-clocks" in self.faults:
+                station.loop_offset = rng.choice((-100.0, 100.0, 0.0, 1e6))
+            if "boots-in-1970" in self.faults and rng.random() < 0.7:
+                station.clock_offset = rng.uniform(0.0, 60.0) - BASE
 
     def weather(self, weather: Weather) -> None:
         rng = self.rng
@@ -290,6 +313,8 @@ class _Scenario:
             while station.life is None:
                 await station.restart()
             self.undeny(station)
+            if abs(station.clock_offset) > _DAY:  # proofs of such a machine have expired
+                station.step(-station.clock_offset)
 
     async def mend(self, station: Station) -> None:
         life = station.life
@@ -356,13 +381,13 @@ class _Scenario:
     def reckon_stored(self, sent: Sent) -> None:
         """What lives that are over have left to the stores came to its end, too."""
         world, sender = self.world, sent.sender.station
-        is_late = sender.was_at(sent.due_us) or sent.to.was_at(sent.due_us)
+        is_late = sender.was_late(sent) or sent.to.was_late(sent)
         is_v1 = sender.speaks_v1 or sent.to.speaks_v1  # nobody waits for those
         is_over = is_settled(sent) or sent.accepted_by or is_late or is_v1
         if sent.was_persisted and not is_over:
             world.violate(f"{sent} was persisted, and never came, and nobody was told")
         is_kept = sent.to.store_path is not None and sent.was_confirmed
-        if is_kept and not sent.delivered_to and not sent.to.was_at(sent.due_us):
+        if is_kept and not sent.delivered_to and not sent.to.was_late(sent):
             world.violate(f"{sent} was accepted, and no application ever got it")
 
     async def watch(self) -> None:
@@ -407,7 +432,10 @@ class _Scenario:
             size = rng.choice((14, 100, rng.randint(14, self.max_size)))
             if to.speaks_v1 or life.station.speaks_v1:
                 size = min(size, 1024)
-            deadline = rng.choice((None, None, None, 0.05, 1.0, 5.0))
+            deadline: float | datetime | None = rng.choice((None, None, None, 0.05, 1.0, 5.0))
+            if self.has_clocks and deadline is not None and self.clock_rng.random() < 0.4:
+                due = life.station.now + self.clock_rng.choice((0.5, 5.0, 3600.0))
+                deadline = datetime.fromtimestamp(due, UTC)
             kind = rng.random()
             if kind < 0.6:
                 world.send_nowait(life, to, lane, size, deadline)
@@ -518,9 +546,16 @@ class _Scenario:
                 if life is not None and life.is_up and not life.is_closing:
                     self.helpers.append(world.loop.create_task(self.close_and_start(station)))
             case "clock-jumps":
-                station.latest = max(station.latest, station.now)
-                station.clock_offset += rng.choice((-3600.0, -60.0, -1.0, 1.0, 60.0, 3600.0))
-                world.trace(f"{station} clock {station.clock_offset:+.0f}")
+                station.step(rng.choice((-3600.0, -60.0, -1.0, 1.0, 60.0, 3600.0)))
+            case "boots-in-1970" if abs(station.clock_offset) > _DAY:
+                station.step(-station.clock_offset)
+            case "suspends":
+                station.suspend(rng.choice((0.7, 5.0, 60.0, 3600.0)))
+            case "loop-clocks" if station.life is not None:
+                jump = rng.choice((0.3, 3.0, 20.0))
+                station.loop_offset += jump
+                world.trace(f"{station}: the clock of its loop jumps by {jump}")
+                world.loop.jump(station.life, jump)
             case "application-stalls":
                 world.trace(f"{station} application stalls {span}")
                 station.stalled_until = world.loop.now + span

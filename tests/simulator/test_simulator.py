@@ -17,7 +17,7 @@ from signedwire.delivery.message import Message
 from signedwire.types import DeliveryState, Reason
 
 from .__main__ import campaign
-from .scenario import FAULTS, STORE_FAULTS, Outcome, run, run_script
+from .scenario import CLOCK_FAULTS, FAULTS, STORE_FAULTS, Outcome, run, run_script
 from .world import Life, Sent, Station, World
 
 SEEDS: Final = int(os.environ.get("SIGNEDWIRE_SIMULATOR_SEEDS", "500"))
@@ -34,6 +34,22 @@ def test_nothing_is_violated_in_many_seeded_scenarios() -> None:
 def test_nothing_is_violated_where_nodes_have_stores() -> None:
     failures = list(campaign(range(FIRST, FIRST + SEEDS), has_stores=True))
     assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("has_stores", [False, True], ids=["memory", "stores"])
+def test_nothing_is_violated_where_clocks_go_apart(has_stores: bool) -> None:
+    # 250 seeds of each kind: half of `SEEDS`, so that both together are as many.
+    seeds = range(FIRST, FIRST + SEEDS // 2)
+    failures = list(campaign(seeds, has_stores=has_stores, has_clocks=True))
+    assert not failures, "\n".join(map(str, failures))
+
+
+@pytest.mark.parametrize("fault", CLOCK_FAULTS)
+def test_nothing_is_violated_by_this_fault_of_clocks_alone(fault: str) -> None:
+    for seed in range(1_000_000, 1_000_004):
+        assert_held(run(seed, (fault,), has_clocks=True))
+        assert_held(run(seed, (fault,), has_clocks=True, has_stores=True))
 
 
 @pytest.mark.parametrize("fault", STORE_FAULTS)
@@ -70,6 +86,13 @@ class TestDeterminism:
     def test_also_with_stores(self) -> None:
         for seed in self.SEEDS:
             assert run(seed, has_stores=True).lines == run(seed, has_stores=True).lines
+
+    def test_also_where_clocks_go_apart(self) -> None:
+        for seed in self.SEEDS:
+            first, second = (
+                run(seed, has_stores=bool(seed % 2), has_clocks=True) for _ in range(2)
+            )
+            assert first.lines == second.lines
 
     def test_also_in_another_process_with_other_hashes(self) -> None:
         script = (
@@ -149,6 +172,29 @@ class TestTheSimulatorItself:
 
         monkeypatch.setattr(Inflow, "_deliver", forgetful)
         assert "without a mark" in self.violations_of("process-crashes")
+
+    def test_sees_a_deadline_in_seconds_that_follows_the_wall_clock(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from signedwire.clock import WallInstant, unix_time
+
+        def due_at(seconds: object) -> float:
+            return WallInstant(unix_time() + seconds) if isinstance(seconds, float) else 1e12
+
+        monkeypatch.setattr("signedwire.node.due_at", due_at)
+        outcomes = [run(seed, ("clock-jumps",), has_clocks=True) for seed in range(12)]
+        violations = " ".join(text for outcome in outcomes for text in outcome.violations)
+        assert "before its deadline" in violations
+
+    def test_sees_what_is_written_after_its_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from signedwire.transport.outgoing import Outgoing
+
+        monkeypatch.setattr(Outgoing, "is_dead", lambda self, message: message.is_final)
+        monkeypatch.setattr(Outgoing, "_arm_expiry", lambda self, peer, message: None)
+        faults = ("suspends", "partitions")
+        outcomes = [run(seed, faults, has_clocks=True) for seed in range(12)]
+        violations = " ".join(text for outcome in outcomes for text in outcome.violations)
+        assert "after its deadline" in violations
 
     def violations_of(self, *faults: str) -> str:
         outcomes = [run(1_000_000 + seed, faults, has_stores=True) for seed in range(12)]

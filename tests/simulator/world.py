@@ -17,20 +17,22 @@ import contextlib
 import itertools
 import random
 import struct
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
+from signedwire import clock as clock_module
+from signedwire.arguments import Deadline
+from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
 from signedwire.delivery import streams as streams_module
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.receipt import UNANSWERED, Receipt
+from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
 from signedwire.delivery.store import Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
@@ -97,6 +99,15 @@ class Sent:
     """Whether that it is done is in its receiver's store."""
     due_us: int | None = None
     """Its deadline, as its header has it."""
+    dues_us: list[int] = field(default_factory=list)
+    """All that its deadline was on the disk: seconds go with a clock that is set."""
+    ends_at: float | None = None
+    """Its deadline in seconds, by the monotonic clock of its sender."""
+
+    @property
+    def is_date(self) -> bool:
+        """Whether its deadline is one."""
+        return self.expires_at is not None and self.ends_at is None
 
     def __str__(self) -> str:
         return f"#{self.id} {self.sender}>{self.to} {self.lane.name} {self.counter}"
@@ -107,6 +118,9 @@ class Life(Owner):
 
     def __init__(self, station: Station, number: int) -> None:
         super().__init__(f"{station}.{number}")
+        self.loop_offset = station.loop_offset
+        self.is_apart = bool(station.loop_offset or station.slept or station.clock_offset)
+        self.newest_epoch = 0
         self.station = station
         self.number = number
         self.node: Node
@@ -146,6 +160,9 @@ class Station:
         self.address = Address(self.ip, PORT)
         self.config = config.replace(listen=self.address)
         self.clock_offset = 0.0
+        self.slept = 0.0
+        """Seconds that it was suspended: its loop's clock has not seen them."""
+        self.loop_offset = 0.0
         self.stalled_until = 0.0
         """Until when the application takes nothing."""
         self.routing = RoutingTable()
@@ -168,11 +185,35 @@ class Station:
     @property
     def now(self) -> float:
         """Its wall clock."""
-        return BASE + self.world.loop.now + self.clock_offset
+        return BASE + self.monotonic + self.clock_offset
 
-    def was_at(self, due_us: int | None) -> bool:
-        """Whether its clock has ever shown so late a time."""
-        return due_us is not None and max(self.latest, self.now) >= due_us / 1e6
+    @property
+    def monotonic(self) -> float:
+        """Its monotonic clock."""
+        return self.world.loop.now + self.slept
+
+    def was_late(self, sent: Sent) -> bool:
+        """Whether its clock has ever shown that a deadline had passed, wherever that stood."""
+        return bool(sent.dues_us) and max(self.latest, self.now) >= min(sent.dues_us) / 1e6
+
+    def step(self, seconds: float) -> None:
+        """Its wall clock is set."""
+        self.latest = max(self.latest, self.now)
+        seconds = max(seconds, 1.0 - self.now)  # before 1970 a node says that it is 1970
+        self.clock_offset += seconds
+        if self.life is not None:
+            self.life.is_apart = True
+        self.world.trace(f"{self} clock {self.clock_offset:+.0f}")
+        for sent in self.world.sent.values():
+            if sent.sender.station is self and sent.ends_at is not None and sent.dues_us:
+                sent.dues_us.append(sent.dues_us[-1] + round(seconds * 1e6))
+
+    def suspend(self, seconds: float) -> None:
+        """It was suspended, in no time at all for the others."""
+        self.slept += seconds
+        if self.life is not None:
+            self.life.is_apart = True
+        self.world.trace(f"{self} was suspended for {seconds:.0f} s")
 
     async def start(self) -> Life:
         """A new life."""
@@ -314,22 +355,29 @@ class World:
 
     # -- what applications do ---------------------------------------------------------------
 
-    def make(
-        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None
-    ) -> Sent:
+    def make(self, life: Life, to: Station, lane: Priority, size: int, deadline: Deadline) -> Sent:
         """The next message of `life` to `to` in that lane."""
         number = next(self._ids)
         self._counters[life, to, lane] += 1
         counter = self._counters[life, to, lane]
         head = _HEAD.pack(number, life.station.index, lane, counter)
         payload = head + random.Random(number).randbytes(max(0, size - len(head)))
-        expires_at = None if deadline is None else life.station.now + deadline
-        sent = Sent(number, life, to, lane, counter, payload, expires_at)
+        station, expires_at, ends_at = life.station, None, None
+        if isinstance(deadline, datetime):
+            expires_at = deadline.timestamp()
+        elif isinstance(deadline, float):
+            expires_at, ends_at = station.now + deadline, station.monotonic + deadline
+        sent = Sent(number, life, to, lane, counter, payload, expires_at, ends_at=ends_at)
         self.sent[number] = sent
         return sent
 
     def send_nowait(
-        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None = None
+        self,
+        life: Life,
+        to: Station,
+        lane: Priority,
+        size: int,
+        deadline: float | datetime | None = None,
     ) -> Sent:
         """Send it, or be told why not."""
         sent = self.make(life, to, lane, size, deadline)
@@ -347,7 +395,12 @@ class World:
         return sent
 
     async def send(
-        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None = None
+        self,
+        life: Life,
+        to: Station,
+        lane: Priority,
+        size: int,
+        deadline: float | datetime | None = None,
     ) -> Sent:
         """The same; waits until it is queued."""
         sent = self.make(life, to, lane, size, deadline)
@@ -365,7 +418,12 @@ class World:
         return sent
 
     async def persist(
-        self, life: Life, to: Station, lane: Priority, size: int, deadline: float | None = None
+        self,
+        life: Life,
+        to: Station,
+        lane: Priority,
+        size: int,
+        deadline: float | datetime | None = None,
     ) -> Sent:
         """The same; waits until it is in the store."""
         sent = await self.send(life, to, lane, size, deadline)
@@ -469,7 +527,7 @@ class World:
         incoming = {_number_in(body) for body in store.incoming_bodies.values()}
         self.trace(f"{station} opens: {len(outgoing)} out, {len(dead)} dead, {len(incoming)} in")
         for sent in self.sent.values():
-            is_late = station.was_at(sent.due_us)
+            is_late = station.was_late(sent)
             if sent.sender.station is station and sent.was_persisted:
                 # A dead letter tells the next life what the last one was not told.
                 is_kept = sent.id in outgoing or sent.id in dead or is_late
@@ -494,6 +552,36 @@ class World:
         sent = self.sent.get(_number_in(message.body))
         if sent is not None:
             sent.due_us = _U64.unpack_from(message.body, _EXPIRY_AT)[0] or None
+            sent.dues_us = [] if sent.due_us is None else [sent.due_us]
+
+    def on_written(self, life: Life, body: bytes) -> None:
+        """It goes into a link: not after its deadline."""
+        sent = self.sent.get(_number_in(body))
+        due = _U64.unpack_from(body, _EXPIRY_AT)[0]
+        if sent is None or not due:
+            return
+        station = life.station
+        sent.due_us = due
+        late = station.now - due / 1e6
+        if sent.sender is life and sent.ends_at is not None:
+            late = station.monotonic - sent.ends_at
+        if late > 1e-5:
+            self.violate(f"{sent} written {late:.3f} s after its deadline")
+
+    def _check_expired(self, sent: Sent, receipt: Receipt) -> None:
+        """No deadline ends early; and where the receiver's clock ended it, it says so."""
+        station = sent.sender.station
+        if sent.receipt is not receipt or sent.expires_at is None:
+            return
+        if receipt.detail == CLOCKS_DIFFER:
+            if sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6:
+                self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
+        elif sent.ends_at is not None:
+            if station.monotonic < sent.ends_at - 1e-3:
+                early = sent.ends_at - station.monotonic
+                self.violate(f"{sent}: expired {early:.3f} s before its deadline")
+        elif max(station.latest, station.now) < sent.expires_at - 1e-3:
+            self.violate(f"{sent}: expired, and the clock of {station} was not there yet")
 
     def on_restored(self, message: OutgoingMessage) -> None:
         """It was loaded from the store."""
@@ -542,6 +630,7 @@ class World:
             elif reason is not Reason.REFUSED:
                 self.violate(f"{sent}: refused: {reason}")
         if state is DeliveryState.EXPIRED:
+            self._check_expired(sent, receipt)
             if sent.expires_at is None:
                 self.violate(f"{sent}: expired, but it had no deadline")
             elif (
@@ -729,24 +818,26 @@ def _number_in(body: bytes) -> int:
 # -- the library under simulation ------------------------------------------------------------
 
 
-class _Clock:
-    """Stands for the module `time` in every module of signedwire."""
+class _Clock(Clock):
+    """The clocks of the machine whose code runs."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
 
-    def time(self) -> float:
-        owner = current_owner()
-        offset = owner.station.clock_offset if isinstance(owner, Life) else 0.0
-        return BASE + self._loop.now + offset
-
-    def time_ns(self) -> int:
-        return round(self.time() * 1e6) * 1000
-
     def monotonic(self) -> float:
-        return self._loop.now
+        owner = current_owner()
+        return owner.station.monotonic if isinstance(owner, Life) else self._loop.now
 
-    perf_counter = monotonic
+    def unix_time_us(self) -> int:
+        owner = current_owner()
+        now = owner.station.now if isinstance(owner, Life) else BASE + self._loop.now
+        return round(now * 1e6)
+
+    def new_epoch(self) -> int:
+        owner = current_owner()
+        assert isinstance(owner, Life)
+        owner.newest_epoch = max(owner.newest_epoch + 1, self.unix_time_us())
+        return owner.newest_epoch
 
 
 _identities: dict[int, Identity] = {}
@@ -797,10 +888,7 @@ def simulated(world: World) -> Iterator[None]:
         undo.append(lambda: setattr(owner, name, old))
         return old
 
-    clock = _Clock(world.loop)
-    for name, module in tuple(sys.modules.items()):
-        if name.startswith("signedwire") and getattr(module, "time", None) is time:
-            put(module, "time", clock)
+    put(clock_module, "_clock", _Clock(world.loop))
     put(TlsIdentity, "_renew", _renew)
     put(sqlite_tables, "_CHECKPOINT_BYTES", _CHECKPOINT_BYTES)
 
@@ -846,6 +934,11 @@ def simulated(world: World) -> Iterator[None]:
         life().carries_receipts = True
         old_send_receipts(session, kind, hashes, at_us)
 
+    def send_batch(session: Session, bodies: list[bytes]) -> Any:
+        for body in bodies:
+            world.on_written(life(), body)
+        return old_send_batch(session, bodies)
+
     def complete(message: OutgoingMessage, *arguments: Any) -> None:
         old_complete(message, *arguments)
         world.on_numbered(message)
@@ -854,6 +947,7 @@ def simulated(world: World) -> Iterator[None]:
         old_restore(message, *arguments, **more)
         world.on_restored(message)
 
+    old_send_batch = put(Session, "send_batch", send_batch)
     old_restore = put(OutgoingMessage, "restore", restore)
     old_complete = put(OutgoingMessage, "complete", complete)
     old_add_many = put(Inbox, "add_many", add_many)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from signedwire.cli.errors import HUNG_UP_ON_TLS, BadInput, NotDone, explain, hint_about
 from signedwire.cli.output import emit, escape, result, say, standard_input
@@ -188,6 +189,8 @@ class _Sending:
         if store.path is not None and self._until is DeliveryState.QUEUED:
             self._until = DeliveryState.PERSISTED  # it is as soon as it is queued
         self._failed_before = 0
+        # The wall clock may be set while somebody waits.
+        self._first_waits: WeakKeyDictionary[Receipt, float] = WeakKeyDictionary()
         self._kept: list[Receipt] = []  # in the store, as the peer is away
         self._is_v1_allowed = is_v1_allowed(node.config, did)
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
@@ -423,6 +426,7 @@ class _Sending:
         """
         until = until or self._until
         began = time.monotonic()
+        first_wait = self._first_waits.setdefault(receipt, began)
         timeout = self._options.timeout
         while True:
             with contextlib.suppress(TimeoutError):
@@ -432,7 +436,7 @@ class _Sending:
             if self._is_kept(receipt, until):
                 return True
             waited = time.monotonic() - began
-            if timeout is not None and time.time() - receipt.queued_at_us / 1e6 >= timeout:
+            if timeout is not None and time.monotonic() - first_wait >= timeout:
                 raise NotDone(
                     f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
                     f"after {timeout:g} s, and not yet {until}",
@@ -548,7 +552,8 @@ def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
     at_us = dict(receipt.history)  # the last time that each was reached
     if not receipt.is_confirmed or state not in at_us or DeliveryState.WRITTEN not in at_us:
         return None
-    return (at_us[state] - at_us[DeliveryState.WRITTEN]) / 1000
+    took_us = at_us[state] - at_us[DeliveryState.WRITTEN]
+    return took_us / 1000 if took_us >= 0 else None  # the clock was set back meanwhile
 
 
 def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:

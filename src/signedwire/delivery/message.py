@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from threading import get_ident
 from typing import Final, Protocol
 
+from signedwire.clock import WallInstant
+from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import Receipt, first_step
 from signedwire.errors import ClosedError
 from signedwire.home import Home
@@ -35,6 +36,8 @@ from signedwire.wire.session import BatchReceived, SentBatch
 __all__ = ["Message", "Origin", "OutgoingMessage", "Terms"]
 
 _QUEUED: Final = DeliveryState.QUEUED
+_SAME_INSTANT_US: Final = 1000
+"""Two readings of the clocks differ by less, if neither was set."""
 
 
 class Origin(Protocol):
@@ -210,6 +213,7 @@ class Terms:
 
     __slots__ = (
         "_common",
+        "_due_us",
         "_epoch",
         "expires_at",
         "home",
@@ -233,7 +237,7 @@ class Terms:
         self.recipient = recipient
         self.priority = priority
         self.expires_at = expires_at
-        """By `time.monotonic()`, so that a clock that is set moves no deadline; or `None`."""
+        """The deadline, by the monotonic clock or as a `WallInstant`; `None`: none. See `clock`."""
         self.payload_type = payload_type
         self.is_bulk = is_bulk
         """Whether they are many, which nobody follows beyond `accepted`."""
@@ -242,21 +246,22 @@ class Terms:
         self.home: Home | None = None
         """Where their node lives, for who waits for it; `None`: nobody waits."""
         self._epoch = -1
+        self._due_us = 0
         self._common = b""
 
     def common(self, parties: bytes, epoch: int) -> bytes:
-        """What their v2 headers have in common, made once."""
-        if epoch != self._epoch:
-            due = self.expires_at
+        """What their v2 headers have in common, made once, and again when the clock was set."""
+        due = due_us(self.expires_at)
+        if epoch != self._epoch or abs(due - self._due_us) > _SAME_INSTANT_US:
             self._common = encode_v2_common(
                 parties,
                 self.queued[1],
                 self.priority,
                 self.payload_type,
                 epoch,
-                0 if due is None else int((due - time.monotonic() + time.time()) * 1e6),
+                due,
             )
-            self._epoch = epoch
+            self._epoch, self._due_us = epoch, due
         return self._common
 
 
@@ -332,7 +337,7 @@ class OutgoingMessage(Receipt):
 
     @property
     def expires_at(self) -> float | None:
-        """Its deadline, by `time.monotonic()`; `None`: it has none."""
+        """Its deadline, by the clock that it follows; `None`: it has none. See `clock.left()`."""
         return self.terms.expires_at
 
     @property
@@ -358,13 +363,22 @@ class OutgoingMessage(Receipt):
                     "use `await receipt.wait()`"
                 )
 
-    def restore(self, body: bytes, *, was_written: bool) -> None:
-        """It waited in the store: numbered before, and the same bytes again."""
-        due = v2_expiry(body)
+    def restore(self, body: bytes, *, was_written: bool, expires_at: float | None = None) -> None:
+        """It waited in the store: numbered before, and the same bytes again.
+
+        `expires_at` is the deadline as the store knows it; by default the date in the header.
+        """
+        due, known = v2_expiry(body), self.terms.expires_at
+        if due is None:
+            expires_at = None
+        elif known is not None and not isinstance(known, WallInstant):
+            expires_at = known  # its sender holds the receipt, and so the seconds count
+        elif expires_at is None:
+            expires_at = WallInstant(due / 1e6)
         self.terms = Terms(
             self.terms.recipient,
             Priority(body[104]),
-            None if due is None else time.monotonic() + due / 1e6 - time.time(),
+            expires_at,
             PayloadType(body[105]),
             is_bulk=self.terms.is_bulk,
             queued_at_us=self.queued_at_us,

@@ -24,9 +24,9 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import NamedTuple, Protocol
 
+from signedwire.clock import monotonic
 from signedwire.errors import (
     ClosedError,
     DeliveryFailedError,
@@ -183,7 +183,7 @@ class Receipt:
                 Reason.EXPIRED,
                 f"message #{self.sequence_number} to {self.recipient} expired before it "
                 f"{self._what_came_too_late()}",
-                "Give it a later deadline, or check node.peers() for what holds the peer up",
+                self._hint(Reason.EXPIRED),
             )
         if self.state is DeliveryState.REFUSED:
             reason = self.reason or Reason.REFUSED
@@ -344,12 +344,19 @@ class Receipt:
 
 UNANSWERED = "it had been written, so the peer may have taken it in time"
 """The detail of one that expired after a link had had it."""
+CLOCKS_DIFFER = (
+    "the peer refused it as late, but by our clock its deadline had not passed: "
+    "the peer's clock may be ahead of ours"
+)
+"""The detail of one that expired by the peer's clock alone."""
 # What an error on the way says of its cause, and what to do then.
 _SIGNS = (
     (" answered, not ", "Another key answers at that address: is the DID right?"),
     ("closed by the peer before HELLO", "Its access list may not let us in"),
+    (CLOCKS_DIFFER, "Compare the clocks of the two machines, and have both set by NTP"),
 )
 _HINTS = {
+    Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
     "`signedwire ping DID@host:port` tries it",
     Reason.CLOSED: "The node was closed before its peer had answered",

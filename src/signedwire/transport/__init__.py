@@ -17,6 +17,7 @@
   byte tells its wire. `inbound`: v1 connections, their deadlines, the order of checks.
 - `evidence`: the evidence log, which has what was accepted before anybody is told of it.
 - `outbox`: between the store and the queues: what waits on the disk, and its rows' life.
+- `clock_watch`: notices that the wall clock was set, or the machine suspended.
 - `places`: outbound connections are counted, and given up for who waits for one.
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`, `access`: pure decisions. Who may hold an outbound connection;

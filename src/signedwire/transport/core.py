@@ -28,6 +28,7 @@ from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
+from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fit, free_descriptors
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
@@ -103,6 +104,7 @@ class Core:
         """Its thread; 0: none yet."""
         self._is_open = False
         self._is_called_off = False
+        self._clock_watch: ClockWatch | None = None
         self._has_ended: asyncio.Event | None = None
         self.shares = LoopShares()
         """Which link may process its input when."""
@@ -153,6 +155,7 @@ class Core:
         if self._is_called_off:
             raise ClosedError("this node was closed while it started", "Make a new one")
         self._is_open = True
+        self._clock_watch = ClockWatch(self)
         if self.outbox is not None:
             self.outbox.start()
         self.home.phase = Phase.OPEN
@@ -216,6 +219,8 @@ class Core:
         """Let go of everything, whoever cancels that; whether somebody did."""
         self._is_open = False
         is_cancelled = await next_turn()  # what other threads said last is in the loop's queue
+        if self._clock_watch is not None:
+            self._clock_watch.end()
         self.links.end()
         is_cancelled |= await self.outgoing.end()
         is_cancelled |= await close_evidence(self, self._left_for_a_disk(deadline))

@@ -10,12 +10,12 @@ idle ──wanted──→ dialing ──→ connected ──lost──→ idle 
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
 from signedwire.transport.carrier import Resolving
@@ -44,7 +44,8 @@ class Dialer(ABC):
         self._core = core
         self.address = address
         self.state = PeerState.IDLE
-        self.since = time.time()
+        # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
+        self.since = monotonic()
         self.last_error: str | None = None
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
@@ -169,7 +170,7 @@ class Dialer(ABC):
             while self._is_wanted():
                 pause = self._next_dial_at - loop.time()
                 if pause > 0:
-                    self.retry_at = time.time() + pause
+                    self.retry_at = monotonic() + pause
                     self.set_state(PeerState.BACKING_OFF)
                     self._pause = loop.create_future()
                     await asyncio.wait({self._pause}, timeout=pause)
@@ -305,14 +306,14 @@ class Dialer(ABC):
     def note_error(self, cause: str) -> None:
         """Remember a failure for `PeerStatus`."""
         self.last_error = cause
-        self.last_error_at = time.time()
+        self.last_error_at = monotonic()
         self._core.log.info("%s", cause)
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note when."""
         if state is not self.state:
             self.state = state
-            self.since = time.time()
+            self.since = monotonic()
 
     def _new_delays(self) -> Iterator[float]:
         config = self._core.config

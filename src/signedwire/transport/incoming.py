@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from signedwire.clock import monotonic
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import future_waker
@@ -230,7 +230,7 @@ class Incoming:
         Raises:
             ClosedError: closed, and nothing is left.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         self._core.home.check_alive()
         while True:
             message = self.take()
@@ -238,7 +238,7 @@ class Incoming:
                 return message
             if not self._core.is_open:
                 raise ClosedError("closed, and no message is left")
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return None
             if self._core.is_in_loop:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast
 
+from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError, ProofError
 from signedwire.transport.link_input import LinkInput
@@ -48,6 +49,7 @@ __all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "Link"]
 
 _MAX_HANDSHAKE: Final = 64 * 1024
 """Bytes that the other side may send before it has proven its DID. About 2 KiB are needed."""
+_TIMER_STEP: Final = 0.002
 _MAX_LINGERING: Final = 64
 """Links that may bring their goodbye at once, while the node is open."""
 # Written and not answered, whatever a peer grants.
@@ -94,6 +96,7 @@ class Link(asyncio.Protocol):
         self._socket = LinkSocket(core.counters, core.config.max_payload_size)
         self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._roots: list[bytes] = []
         self._leaves: list[bytes] = []
         self._receipt_delay = ReceiptDelay(self._loop, self._say)
@@ -115,8 +118,8 @@ class Link(asyncio.Protocol):
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
         """Why it is over, in words."""
-        self.since = time.time()
-        """When it was begun, then opened: Unix time, seconds."""
+        self.since = monotonic()
+        """When it was begun, then opened, by the monotonic clock."""
         self.did: Did | None = None
         """Whom the other side has proven to be."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
@@ -209,13 +212,13 @@ class Link(asyncio.Protocol):
         """See `shares.Worker`."""
         while not self.is_over:
             session = self._session
-            if session is None or not session.handle_frame(time.monotonic()):
+            if session is None or not session.handle_frame(self._loop.time(), monotonic()):
                 self._take_events()
                 if self.is_over or not self._input:
                     break
                 self._decrypt(self._input.take())
             self._take_events()
-            if time.perf_counter() >= until:
+            if perf_counter() >= until:
                 break
         self._turn()
         if self.is_over:
@@ -260,7 +263,7 @@ class Link(asyncio.Protocol):
         session = self._session
         if session is None:
             return
-        now = time.monotonic()
+        now = self._loop.time()
         session.count_idle(self._input.surplus_records(len(data), len(plain)), now)
         if plain:
             session.put_data(plain, now)
@@ -271,7 +274,7 @@ class Link(asyncio.Protocol):
         """The stream has ended: handle the frames that are left, then the end."""
         session = self._session
         if session is not None:
-            now = time.monotonic()
+            now = self._loop.time()
             while session.handle_frame(now):
                 pass
             session.receive_eof(now)
@@ -316,7 +319,7 @@ class Link(asyncio.Protocol):
             did,
             hello,
             self._core.session_limits,
-            time.monotonic(),
+            self._loop.time(),
             partial(self._core.links.is_expected, did),
         )
         inflow.began(self)
@@ -343,7 +346,7 @@ class Link(asyncio.Protocol):
         """A batch brought so many messages that are new, and so many that bring nothing."""
         self.has_delivered = self.has_delivered or new > 0
         if repeats and self._session is not None:
-            self._session.count_repeats(repeats, is_all=not new, now=time.monotonic())
+            self._session.count_repeats(repeats, is_all=not new, now=self._loop.time())
 
     def _handle(self, event: Event) -> None:
         core = self._core
@@ -401,7 +404,7 @@ class Link(asyncio.Protocol):
         if self._guest is not None:
             self._guest.prove()
         self.is_open = True
-        self.since = time.time()
+        self.since = monotonic()
         if not self.outcome.done():
             self.outcome.set_result(None)
         self._core.links.attach(self, hello)
@@ -457,6 +460,8 @@ class Link(asyncio.Protocol):
         peer = self._core.outgoing.peer(self.did)
         if not peer.lanes:
             return
+        if self._core.outbox is not None and self._core.outbox.is_moving_deadlines():
+            return  # it calls us when their headers are on the disk
         if (
             peer.stream.in_flight >= _MAX_IN_FLIGHT
             or peer.stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES
@@ -511,18 +516,25 @@ class Link(asyncio.Protocol):
     # -- time ---------------------------------------------------------------------------
 
     def _arm(self, session: Session) -> None:
-        """Keep one timer; one that fires early looks again, so none is moved for each frame."""
+        """Keep one timer; one that fires early looks again, so none is moved for each frame.
+
+        The session's instants are those of the loop's own clock, as its timers' are.
+        """
         due = session.next_timeout()
-        if due is None or (self._timer is not None and self._timer.when() <= due):
+        if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._session is not None and not self.is_over:
-            self._session.handle_timeout(time.monotonic())
+            # Loops fire up to one step of their clock early: 1 ms on uvloop.
+            early = self._timer_due - self._loop.time()
+            now = self._timer_due if 0 < early <= _TIMER_STEP else self._loop.time()
+            self._session.handle_timeout(now, monotonic())
             self._turn()
 
     # -- the end --------------------------------------------------------------------------

@@ -12,6 +12,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from signedwire import clock
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import CLOCKS_DIFFER, Receipt
 from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
 from signedwire.transport.access import AccessList
 from signedwire.transport.inflow import InboxBudget, Inflow
@@ -329,7 +332,7 @@ class Links:
             peer.dropped[reason] += 1
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
-            receipt.advance(state, reason)
+            receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
             if name is not None:
                 receipt.release()  # else its evidence has them
             self._core.emit(MessageRefused(did, receipt.sequence_number, reason))
@@ -338,3 +341,10 @@ class Links:
         """Our own loop stood still."""
         self._core.log.warning("the event loop stood still for %.1f s; no peer is blamed", seconds)
         self._core.emit(LoopStalled(seconds))
+
+
+def _doubt_of_clocks(receipt: Receipt) -> str:
+    """What to say where a peer finds a deadline passed that is not, by our clock."""
+    expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
+    is_early = expires_at is not None and clock.left(expires_at) > 0
+    return CLOCKS_DIFFER if is_early else ""

@@ -252,7 +252,7 @@ class _Stream(asyncio.Transport):
 
     def _arrive(self, data: bytes | None, delay: float) -> None:
         with self._lock:
-            # The loops' clocks are one clock: time.monotonic().
+            # By the clock of the loop that reads, whichever loop writes.
             self._last_due = max(self._last_due, self._loop.time() + delay)
             self._arriving.append((self._last_due, data))
         self._call(self._read)

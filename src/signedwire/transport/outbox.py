@@ -19,6 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from signedwire.clock import new_epoch
+from signedwire.delivery.deadlines import instant_of, is_relative, moved
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import OutgoingRow, RowName, Store
@@ -32,7 +34,7 @@ from signedwire.errors import (
 )
 from signedwire.transport.peer import Peer
 from signedwire.types import DeliveryState, Did, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import V2_START, v2_epoch
+from signedwire.wire.envelope import V2_START, v2_epoch, v2_expiry
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -102,6 +104,7 @@ class Outbox:
         self._due_us: int | None = None
         self._is_look_due = False
         self._has_ended = False
+        self._moves = 0  # how often deadlines on the disk were moved
 
     # -- life -------------------------------------------------------------------
 
@@ -110,6 +113,7 @@ class Outbox:
         self.store.on_expired = self._on_expired
         self.store.is_in_use = self._core.outgoing.is_known
         self.store.on_failed = self._on_failed
+        self.store.clock_steps.on_moved = self._on_deadlines_moved
         self._core.routing.watch(self._on_routes)
         for did in self.store.recipients():
             self._stock(did).is_unknown = [True] * len(Priority)
@@ -286,14 +290,15 @@ class Outbox:
     def _load(self, peer: Peer, stock: _Stock, lane: int) -> None:
         future = self.store.load(peer.did, lane, stock.loaded[lane], _PAGE)
         stock.is_loading = True
-        told = partial(self._on_loaded, peer, lane, stock.restarts, stock.told[lane])
+        version = stock.restarts, self._moves
+        told = partial(self._on_loaded, peer, lane, version, stock.told[lane])
         future.add_done_callback(partial(self._core.call_in_loop, told))
 
     def _on_loaded(
         self,
         peer: Peer,
         lane: int,
-        restarts: int,
+        version: tuple[int, int],
         told: int,
         future: Future[list[OutgoingRow]],
     ) -> None:
@@ -302,8 +307,8 @@ class Outbox:
         stock.is_loading = False
         if future.cancelled() or future.exception() is not None:
             return  # the store has failed or closed, which is told elsewhere
-        if restarts != stock.restarts:
-            self._refill(peer)  # these were numbered in the epoch that has ended
+        if version != (stock.restarts, self._moves):
+            self._refill(peer)  # these have an epoch that has ended, or deadlines of before
             return
         rows = future.result()
         with self._lock:  # whoever is in `put()` has entered its receipts then
@@ -311,7 +316,11 @@ class Outbox:
         messages = []
         for row, known in zip(rows, held, strict=True):
             message = known or _message_of(row)
-            message.restore(row.body, was_written=row.is_written)
+            due = row.expires_at_us
+            is_of_this_process = row.row >= self.store.lane(peer.did, lane).opened_at
+            origin_us = self.store.clock_steps.origin_us if is_of_this_process else None
+            expires_at = None if due is None else instant_of(due, origin_us)
+            message.restore(row.body, was_written=row.is_written, expires_at=expires_at)
             message.row = row.row
             stock.receipts[lane, row.row] = message
             if not self._is_ours(row, peer.did, lane):
@@ -421,7 +430,7 @@ class Outbox:
         """Of our messages to a peer. Any thread."""
         with _WHILE_IT_WORKS:
             return self.store.epoch(did)
-        return unix_time_us()
+        return new_epoch()
 
     def failed(self, peer: Peer, cause: str) -> None:
         """The peer could not be reached."""
@@ -473,7 +482,39 @@ class Outbox:
                 if receipt is not None:
                     receipt.advance(state, reason, self.doubt(did, *name))
 
-    # -- deadlines --------------------------------------------------------------------------
+    # -- deadlines and clocks --------------------------------------------------------------
+
+    def is_moving_deadlines(self) -> bool:
+        """Whether nothing may be sent now: the wall clock was set. See `Store`."""
+        return self.store.look_at_clock()
+
+    def on_clock_step(self) -> None:
+        """The wall clock was set."""
+        self.store.look_at_clock()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._due_us = None
+        self._watch_expiry()
+
+    def _on_deadlines_moved(self, by_us: int) -> None:
+        """The rows have their new deadlines: so have the messages that wait here."""
+        self._moves += 1
+        for did in tuple(self._stocks):
+            peer = self._core.outgoing.peer(did)
+            opened_at = [self.store.lane(did, lane).opened_at for lane in range(len(Priority))]
+            for message in peer.lanes:
+                due = v2_expiry(message.body) if message.sequence else None
+                if (
+                    due is not None
+                    and is_relative(due)
+                    and not message.was_written
+                    and message.is_stored
+                    and message.row >= opened_at[message.priority]
+                ):
+                    message.body = moved(message.body, by_us)
+            if peer.lanes:
+                self._core.outgoing.assign(peer)
+            self._refill(peer)
 
     def _watch_expiry(self) -> None:
         due = self.store.next_expiry_us

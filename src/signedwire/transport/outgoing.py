@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import UNANSWERED, future_waker
@@ -33,7 +33,7 @@ from signedwire.transport.outbound import Outbound
 from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -52,7 +52,7 @@ class Outgoing:
     def __init__(self, core: Core, us: Did | None) -> None:
         self._core = core
         self._us = b"" if us is None else bytes(us)
-        self._epoch = unix_time_us()
+        self._epoch = clock.new_epoch()
         self._left: OrderedDict[Did, float] = OrderedDict()  # whose own links ended when
         self._epochs: OrderedDict[Did, int] = OrderedDict()  # which peers made us take
         self.places = Places(core)
@@ -217,7 +217,7 @@ class Outgoing:
 
     def _has_just_left(self, did: Did) -> bool:
         left = self._left.get(did)
-        return left is not None and time.monotonic() - left < _RETURN_GRACE
+        return left is not None and clock.monotonic() - left < _RETURN_GRACE
 
     def _check_allowed(self, did: Did, peer: Peer | None, payload_size: int) -> None:
         if self._core.links.access.is_denied(did):
@@ -299,10 +299,10 @@ class Outgoing:
 
     def note_left(self, peer: Peer, cause: str) -> None:
         """The link of a peer has ended: without a route it can only be waited for."""
-        peer.since = time.time()
+        peer.since = clock.monotonic()
         peer.last_error, peer.last_error_at = cause, peer.since
         if self._route(peer) is None:
-            self._left[peer.did] = time.monotonic()
+            self._left[peer.did] = clock.monotonic()
             self._left.move_to_end(peer.did)
             if len(self._left) > _MAX_EPOCHS:
                 self._left.popitem(last=False)
@@ -330,7 +330,7 @@ class Outgoing:
                 return
         if not peer.stream.is_fresh:
             # Should it come back, its numbers begin anew, so in a newer epoch.
-            self._epoch = max(self._epoch + 1, unix_time_us())
+            self._epoch = max(self._epoch + 1, clock.new_epoch())
             if did_epoch := self._epochs.get(peer.did):
                 self._epochs[peer.did] = max(did_epoch, peer.stream.epoch) + 1
 
@@ -524,7 +524,7 @@ class Outgoing:
         """Whether a message that was taken to be written must not be; it was told of its end."""
         if message.is_final:
             return True
-        if message.expires_at is None or time.monotonic() < message.expires_at:
+        if message.expires_at is None or clock.left(message.expires_at) > 0:
             return False
         self._expire(message)
         return True
@@ -545,20 +545,27 @@ class Outgoing:
         assert message.expires_at is not None
         if message.state is DeliveryState.QUEUED:
             self._expiries[message] = asyncio.get_running_loop().call_later(
-                max(0.0, message.expires_at - time.monotonic()), self._on_expiry, peer, message
+                max(0.0, clock.left(message.expires_at)), self._on_expiry, peer, message
             )
 
     def _on_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         """Tell the sender in time; a message on its way is left alone."""
         self._expiries.pop(message, None)
-        now = time.monotonic()
+        now = clock.now()
         # All that are due in one pass: each for itself would cost the square of the queue.
         for late in peer.lanes.remove_if(
-            lambda other: (
-                other is message or (other.expires_at is not None and other.expires_at <= now)
-            )
+            lambda other: other.expires_at is not None and clock.left(other.expires_at, now) <= 0
         ):
             self._expire(late)
+        if message.expires_at is not None and clock.left(message.expires_at, now) > 0:
+            # The loop's clock was ahead of the one that the deadline follows.
+            self._arm_expiry(peer, message)
+
+    def on_clock_step(self) -> None:
+        """A clock was set, or the machine was suspended: look at every deadline anew."""
+        for message, timer in tuple(self._expiries.items()):
+            timer.cancel()
+            self._arm_expiry(self.peer(message.recipient), message)
 
     def disarm_expiry(self, message: OutgoingMessage) -> None:
         """It can expire no more."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
+from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.streams import SendStream
@@ -63,8 +63,8 @@ class Peer:
         """How often in a row it hung up on TLS."""
         self.return_timer: asyncio.TimerHandle | None = None
         """Until when messages wait for a peer that can be reached only when it dials us."""
-        self.since = time.time()
-        """When it was first heard of, or its last link ended: Unix time, seconds."""
+        self.since = clock.monotonic()
+        """When it was first heard of, or its last link ended, by the monotonic clock."""
         self.last_error: str | None = None
         """Why its last link ended."""
         self.last_error_at: float | None = None
@@ -80,7 +80,11 @@ class Peer:
 
     def status(self) -> PeerStatus:
         """How it is doing. Any thread."""
-        link, dialer = self.link, self.dialer
+        link, dialer, now = self.link, self.dialer, clock.now()
+
+        def unix(instant: float | None) -> float | None:
+            return None if instant is None else clock.to_unix(instant, now)
+
         if link is not None:
             state, since = PeerState.CONNECTED, link.since
         elif dialer is not None:
@@ -92,10 +96,10 @@ class Peer:
             wire=self.wire,
             address=dialer.address if dialer is not None else link.address if link else None,
             state=state,
-            since=since,
+            since=clock.to_unix(since, now),
             last_error=self.last_error if dialer is None else dialer.last_error,
-            last_error_at=self.last_error_at if dialer is None else dialer.last_error_at,
-            retry_at=None if dialer is None else dialer.retry_at,
+            last_error_at=unix(self.last_error_at if dialer is None else dialer.last_error_at),
+            retry_at=unix(None if dialer is None else dialer.retry_at),
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
             queued=self.lanes.sizes(),
             in_flight=self.stream.in_flight,

@@ -74,8 +74,12 @@ _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
 _LEAF_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
 _MAX_RECORD: Final = 16 * 1024
 """Plaintext of one TLS record: OpenSSL gives no more at once, whatever is asked for."""
-# Certificate dates mean nothing here (see wire.leaf), so they allow every clock.
-_FROM: Final = datetime.datetime(2000, 1, 1)
+# Certificate dates mean nothing here (see wire.leaf), so they allow every clock, and nobody
+# looks at them. The null CA's begin in 2000 and cannot be changed, since peers compare it
+# byte by byte: a machine that starts in 1970 would find every certificate "not yet valid".
+_FROM: Final = datetime.datetime(1970, 1, 1)
+_NO_CHECK_TIME: Final = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME, in OpenSSL from 1.1.0 on; Python's ssl has no name for it."""
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
 
 
@@ -161,6 +165,7 @@ def make_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
     context.load_verify_locations(cadata=NULL_CA_PEM)
     context.set_alpn_protocols([ALPN])
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION

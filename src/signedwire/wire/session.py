@@ -251,6 +251,7 @@ class Session:
         self._opened_at = now
         self._last_inbound_at = now
         self._partial_since: float | None = None
+        self._fine = now
         self._ping_number = 0
         self._ping_sent_at: float | None = None
         self._handlers: dict[type, Callable[..., None]] = {
@@ -288,10 +289,15 @@ class Session:
         """Whether `handle_frame()` may find more in what was put in."""
         return self.state is not State.CLOSED and self._decoder.has_unread
 
-    def handle_frame(self, now: float) -> bool:
-        """Handle one frame of what was put in; `False` where no whole one is left."""
+    def handle_frame(self, now: float, fine: float | None = None) -> bool:
+        """Handle one frame of what was put in; `False` where no whole one is left.
+
+        `fine` is the present instant by a clock of finer steps, for the round trip alone:
+        the clocks of some loops go by milliseconds.
+        """
         if self.state is State.CLOSED:
             return False
+        self._fine = now if fine is None else fine
         try:
             found = self._decoder.next_frame()
             if found is None:
@@ -452,8 +458,9 @@ class Session:
             due.append(self._partial_since + limits.frame_timeout)
         return min(due, default=None)
 
-    def handle_timeout(self, now: float) -> None:
-        """The instant of `next_timeout()` has come, or is past."""
+    def handle_timeout(self, now: float, fine: float | None = None) -> None:
+        """The instant of `next_timeout()` has come, or is past; `fine`: see `receive_data()`."""
+        self._fine = now if fine is None else fine
         due = self.next_timeout()
         if due is None or now < due:
             return
@@ -489,11 +496,11 @@ class Session:
                 Reason.TOO_SLOW,
             )
         else:
-            self._send_ping(now)
+            self._send_ping()
 
-    def _send_ping(self, now: float) -> None:
+    def _send_ping(self) -> None:
         self._ping_number += 1
-        self._ping_sent_at = now
+        self._ping_sent_at = self._fine
         self._control.append(Ping(self._ping_number).encode())
 
     # -- frames -----------------------------------------------------------------------
@@ -519,7 +526,7 @@ class Session:
         self._allowed = hello.credit
         self._decoder.max_frame_size = self._limits.max_frame_size
         self._events.append(HelloReceived(hello))
-        self._send_ping(now)  # the first round trip is known at once
+        self._send_ping()  # the first round trip is known at once
 
     def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
         received = self._received
@@ -576,7 +583,7 @@ class Session:
     def _handle_pong(self, pong: Pong, now: float) -> None:
         if self._ping_sent_at is None or pong.number != self._ping_number:
             return  # late, and answered already by other bytes
-        sample = now - self._ping_sent_at
+        sample = self._fine - self._ping_sent_at
         self._ping_sent_at = None
         # RFC 6298, 2.3: a gain of 1/8.
         before = self.round_trip

@@ -18,13 +18,13 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
+from signedwire.clock import monotonic
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, StoreError
 
@@ -162,13 +162,13 @@ class Inline:
             raise self.failure.with_traceback(None)
         if self._is_closed:
             raise _closed()
-        started = time.perf_counter()
+        started = monotonic()
         results: list[object] = []
         try:
             results = [None if operation.run is None else operation.run()]
             if self._engine.commit(is_idle=True):
                 self.commits += 1
-                self.durations.append(time.perf_counter() - started)
+                self.durations.append(monotonic() - started)
             self._news += self._engine.news()
             self._engine.tidy()
         except (sqlite3.Error, OSError) as error:
@@ -311,7 +311,7 @@ class Writer:
             self._wake.acquire()
 
     def _carry_out(self, engine: Engine, batch: list[Operation]) -> bool:
-        started = time.perf_counter()
+        started = monotonic()
         try:
             results: list[object] = [None if each.run is None else each.run() for each in batch]
             is_changed = engine.commit(is_idle=not self._queue)
@@ -323,7 +323,7 @@ class Writer:
             raise
         if is_changed:
             self.commits += 1
-            self.durations.append(time.perf_counter() - started)
+            self.durations.append(monotonic() - started)
         self._tell([*engine.news(), *_thens(batch, results)])
         _answer(batch, results)
         return self._tidy(engine)

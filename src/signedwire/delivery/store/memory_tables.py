@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+from signedwire.delivery.deadlines import is_relative, moved
 from signedwire.delivery.store.ledger import Ledger, queued_at
 from signedwire.delivery.store.records import ROW_BITS
 from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
@@ -64,6 +65,17 @@ class MemoryTables(Tables):
                 gone.append(row_id)
         self._ledger.next_expiry_us = heap[0][0] if heap else None
         return gone
+
+    def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
+        """See `Tables`."""
+        lane = self._lanes.get(first >> ROW_BITS, {})
+        for at, (expires_at, row_id) in enumerate(self._expiries):
+            if first <= row_id <= last and row_id in lane and is_relative(expires_at):
+                self._expiries[at] = expires_at + by_us, row_id
+                if row_id >= unwritten:
+                    lane[row_id] = moved(lane[row_id], by_us)
+        heapq.heapify(self._expiries)
+        self._ledger.next_expiry_us = self._expiries[0][0] if self._expiries else None
 
     def existing(self, ids: Sequence[int]) -> list[int]:
         """See `Tables`."""

@@ -22,12 +22,13 @@ import contextlib
 import os
 import sqlite3
 import struct
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, Final
 
+from signedwire.clock import monotonic
+from signedwire.delivery.deadlines import moved
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import ROW_BITS, Marks
 from signedwire.delivery.store.soundness import check_rows
@@ -124,6 +125,7 @@ class SqliteTables(Tables):
         self._saved: set[int] = set()  # peers that have a row
         self._looked_at = 0.0
         self._is_wal_long = False
+        connection.create_function("moved", 2, moved, deterministic=True)
         self._load()
         # Bytes, for not every path is text; and beside the file that a link leads to.
         ((path,),) = self._ask(
@@ -237,6 +239,18 @@ class SqliteTables(Tables):
         self._flush()
         self._ledger.next_expiry_us = self._next_expiry()
         return gone
+
+    def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
+        """See `Tables`."""
+        self._flush()
+        self._begin()
+        self._connection.execute(
+            "UPDATE outgoing SET expires_at_us = max(1, min(expires_at_us + ?2, ?5)),"
+            " body = CASE WHEN id < ?3 THEN body ELSE moved(body, ?2) END"
+            " WHERE id BETWEEN ?1 AND ?4 AND expires_at_us & 1",
+            (first, by_us, unwritten, last, _MAX_I64),
+        )
+        self._ledger.next_expiry_us = self._next_expiry()
 
     def existing(self, ids: Sequence[int]) -> list[int]:
         """See `Tables`."""
@@ -468,9 +482,9 @@ class SqliteTables(Tables):
         self._flush()
         if not self._connection.in_transaction:
             return False
-        if self._stale and (is_idle or time.monotonic() >= self._looked_at + _OLDEST_INTERVAL):
+        if self._stale and (is_idle or monotonic() >= self._looked_at + _OLDEST_INTERVAL):
             self._look_for_oldest()
-            self._looked_at = time.monotonic()
+            self._looked_at = monotonic()
         self._connection.execute("COMMIT")
         # Not by `stat`: after each Linux gives the next write a new time, and the sync of
         # the next commit takes half as long again.

@@ -33,6 +33,8 @@ from functools import partial
 from statistics import median
 from typing import Final, TypeVar
 
+from signedwire.clock import new_epoch
+from signedwire.delivery.store.clock_steps import ClockSteps
 from signedwire.delivery.store.commits import Executor, Operation
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import (
@@ -82,6 +84,8 @@ class Store:
         self._lock = work.ledger.lock
         self.is_in_use: Callable[[Did], bool] = lambda _: False
         """Asked, in any thread, whether a peer must not be forgotten now."""
+        self.clock_steps = ClockSteps(work, executor)
+        """Told of by `look_at_clock()`; its `on_moved` is called where `then` is."""
 
     # -- sending ----------------------------------------------------------------------
 
@@ -93,7 +97,8 @@ class Store:
         with self._lock:
             peer = self._peer(recipient)
             if not peer.epoch:
-                peer.epoch = unix_time_us()
+                # A peer may have been forgotten since it was told one, and the clock set back.
+                peer.epoch = new_epoch()
                 self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
             return peer.epoch
 
@@ -156,6 +161,7 @@ class Store:
         is_critical = all(draft.priority == _CRITICAL for draft in drafts)
         ledger = self._ledger
         with self._lock:
+            self.look_at_clock()
             peer = self._peer(recipient)
             lack = ledger.lack(peer, len(drafts), size, is_critical=is_critical)
             if lack is not None and not ledger.is_any_expired(unix_time_us()):
@@ -261,8 +267,19 @@ class Store:
     def expire(self, then: Then | None = None) -> None:
         """Remove up to 10,000 rows whose deadline has passed; `on_expired` is told."""
         with self._lock:
+            self.look_at_clock()
             self._submit(self._work.expire, then)
         self._executor.kick()
+
+    def look_at_clock(self) -> bool:
+        """See whether the wall clock was set; if so, move the deadlines that are no dates.
+
+        Headers are moved on the disk first, and then where they wait to be sent, by whom
+        `clock_steps.on_moved` tells. Returns whether that is still to come: what is sent
+        meanwhile would not be what is on the disk. Any thread.
+        """
+        with self._lock:
+            return self.clock_steps.look()
 
     def load(
         self, recipient: Did, lane: int, after: int, limit: int, max_bytes: int = PAGE_BYTES

@@ -72,6 +72,14 @@ class Tables(ABC):
         """
 
     @abstractmethod
+    def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
+        """Move deadlines in seconds of the rows from `first` to `last` by `by_us`.
+
+        Those of rows from `unwritten` on also in their headers: nobody else has seen them.
+        Sets `Ledger.next_expiry_us` anew.
+        """
+
+    @abstractmethod
     def existing(self, ids: Sequence[int]) -> list[int]:
         """Those of the names that have a row."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from signedwire.clock import monotonic
 from signedwire.delivery.store.ledger import Ledger, PeerRecord
 from signedwire.delivery.store.records import (
     MAX_ROW,
@@ -40,6 +41,7 @@ class Work:
         self.tables = tables
         self.on_expired: Callable[[list[RowName]], None] | None = None
         self._expired: list[int] = []
+        self._origin_us = 0
 
     # -- an Engine --------------------------------------------------------------------
 
@@ -92,10 +94,33 @@ class Work:
 
     def expire(self) -> int:
         """Remove what has expired; returns how many rows."""
-        gone = self.tables.expired(unix_time_us(), _EXPIRE_LIMIT)
+        # Where the wall clock was set just now, the rows are about to be moved: none goes
+        # before it has been.
+        passed_us = self._origin_us + int(monotonic() * 1e6)
+        gone = self.tables.expired(min(unix_time_us(), passed_us), _EXPIRE_LIMIT)
         self.ledger.expired += len(gone)
         self._expired += gone
         return len(gone)
+
+    def begin_clock(self, origin_us: int) -> None:
+        """`origin_us` is the Unix time at the instant 0 of the monotonic clock."""
+        self._origin_us = origin_us
+
+    def move_deadlines(self, by_us: int) -> None:
+        """The wall clock was set: deadlines in seconds that this process stored go with it.
+
+        Those of earlier processes are dates, as nothing else is known of them. What a link
+        has had keeps its bytes, or it would be another message.
+        """
+        self._origin_us += by_us
+        ledger = self.ledger
+        with ledger.lock:
+            lanes = [lane for peer in ledger.by_id.values() for lane in peer.lanes]
+        for lane in lanes:
+            if lane.rows and lane.next > lane.opened_at:
+                first, last = lane.row_id(lane.opened_at), lane.row_id(MAX_ROW)
+                unwritten = max(first, lane.row_id(lane.written + 1))
+                self.tables.move_deadlines(first, unwritten, last, by_us)
 
     def drop(self, ids: Sequence[int]) -> list[RowName]:
         """Remove rows; returns those that there were."""
