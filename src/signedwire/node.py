@@ -39,6 +39,7 @@ from signedwire.outbox import DeadLetters, Outbox, fullness, open_store
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
+from signedwire.transport.answers import overdue_answers
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
 from signedwire.transport.memory import MemoryNetwork
@@ -518,7 +519,9 @@ class Node:
         return stats if outbox is None else dataclasses.replace(stats, store=outbox.store.stats())
 
     def health(self) -> Health:
-        """Whether the node can do its work now: open, with a store that takes messages."""
+        """Whether the node can do its work now: open, with a store that takes messages, and
+        peers that answer.
+        """
         core, problems = self._core, []
         if not core.is_open:
             problems.append("the node is closed" if self._has_started else "it is not started")
@@ -533,6 +536,7 @@ class Node:
             )
         if core.evidence is not None and core.evidence.failure is not None:
             problems.append(core.evidence.failure.fact)
+        problems += overdue_answers(self.peers().values())
         return Health(problems=tuple(problems))
 
     def pool_stats(self) -> PoolStats:

@@ -763,15 +763,37 @@ async def test_orderly_ends_cost_no_attempt(code: int) -> None:
     def is_bad(payload: bytes) -> bool:
         nonlocal comings
         comings += 1
-        return comings <= 5
+        return comings % 4 != 0
 
     async with (
         Net().node(ALICE, max_attempts=1) as alice,
         picky_peer(alice, code, is_bad, seen=seen),
     ):
-        await within(LIMIT, alice.send(BOB.did, b"x"))
-        assert (comings, seen) == (6, [b"x"])
+        for payload in (b"x", b"y"):  # an answer between them: it is counted anew
+            await within(LIMIT, alice.send(BOB.did, payload))
+        assert (comings, seen) == (8, [b"x", b"y"])
         assert alice.peers()[BOB.did].failed_attempts == 0
+        await alice.close()
+
+
+@pytest.mark.parametrize(
+    "code", [frames.CLOSE_DONE, frames.CLOSE_EVICTED, frames.CLOSE_UNAVAILABLE]
+)
+@on_both_loops
+async def test_orderly_ends_without_end_are_attempts(code: int) -> None:
+    """Three in a row without an answer are excused; each further one counts."""
+    comings = 0
+
+    def is_bad(payload: bytes) -> bool:
+        nonlocal comings
+        comings += 1
+        return True
+
+    async with Net().node(ALICE, max_attempts=2) as alice, picky_peer(alice, code, is_bad, seen=[]):
+        with pytest.raises(DeliveryFailedError, match="so the test wants") as failure:
+            await within(LIMIT, alice.send(BOB.did, b"x"))
+        assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+        assert comings == 5
         await alice.close()
 
 

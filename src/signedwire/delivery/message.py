@@ -317,6 +317,12 @@ class OutgoingMessage(Receipt):
         # Nothing of what was released is left.
         return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
 
+    def _seconds_left(self) -> float | None:
+        due = self.terms.expires_at
+        if due is None or self.state is not DeliveryState.ACCEPTED:
+            return None
+        return max(0.0, due - time.monotonic())
+
     def _check_followed(self, until: DeliveryState) -> None:
         if self.terms.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(

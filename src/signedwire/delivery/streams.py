@@ -46,8 +46,6 @@ __all__ = ["Arrivals", "Refused", "ReceiveStream", "SendStream"]
 
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
-_MAX_REFUSED: Final = 4096
-"""Refused and remembered, per peer and reason: about what it has in flight at once."""
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _SEQUENCE_AT: Final = 24
@@ -76,18 +74,33 @@ class _Flight:
         self.unsettled_bytes = sum(map(len, bodies))
 
 
-class _Landed:
-    """A batch, or some of it, that the peer has signed for: what proofs are made of.
+class _Signed:
+    """A batch, and what the peer has signed about it: what proofs are made of."""
+
+    __slots__ = ("batch", "bodies", "statement")
+
+    def __init__(self, batch: SentBatch, bodies: list[bytes], statement: bytes) -> None:
+        self.batch = batch
+        self.bodies = bodies
+        self.statement = statement
+
+    def prove(self, receipt: Receipt) -> bytes:
+        """The proof for one of its messages."""
+        assert isinstance(receipt, OutgoingMessage)
+        index = self.bodies.index(receipt.body)  # the same object, so this is quick
+        return encode_evidence(receipt.body, self.batch, index, self.statement)
+
+
+class _Landed(_Signed):
+    """A batch, or some of it, that the peer has accepted.
 
     It lives for as long as somebody holds the receipt of one of its messages.
     """
 
-    __slots__ = ("__weakref__", "batch", "bodies", "receipts", "statement")
+    __slots__ = ("__weakref__", "receipts")
 
     def __init__(self, flight: _Flight, indices: Iterable[int], statement: bytes) -> None:
-        self.batch = flight.batch
-        self.bodies = flight.bodies
-        self.statement = statement
+        super().__init__(flight.batch, flight.bodies, statement)
         # Weak, or receipts and this would keep each other alive. Those of a
         # `send_many()` are not followed beyond this.
         self.receipts = {
@@ -95,12 +108,6 @@ class _Landed:
             for index in indices
             if not flight.messages[index].terms.is_bulk
         }
-
-    def prove(self, receipt: Receipt) -> bytes:
-        """The proof for one of its messages."""
-        assert isinstance(receipt, OutgoingMessage)
-        index = self.bodies.index(receipt.body)  # the same object, so this is quick
-        return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
 class SendStream:
@@ -139,13 +146,10 @@ class SendStream:
         """Whether nothing was ever sent."""
         return not self._has_sent
 
-    def names_in_flight(self) -> set[tuple[int, int]]:
-        """Lane and sequence of what was written and has no receipt yet."""
-        return {
-            (message.priority, message.sequence)
-            for flight in self._flights.values()
-            for message in flight.messages
-        }
+    @property
+    def oldest(self) -> bytes | None:
+        """The root of the oldest batch without an answer."""
+        return next(iter(self._flights), None)
 
     @property
     def is_forgettable(self) -> bool:
@@ -250,11 +254,7 @@ class SendStream:
         is named and not known is ignored: it was answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:
-            for leaf in receipts.hashes:
-                receipt, _ = self._take_landed(leaf)
-                if receipt is not None:
-                    receipt.advance(DeliveryState.HANDLED)
-            return []
+            return self._handled(receipts.hashes, raw)
         accepted: list[OutgoingMessage] = []
         if receipts.kind == ACCEPTED_BATCHES:
             for root in receipts.hashes:
@@ -262,11 +262,43 @@ class SendStream:
                 if flight is not None:
                     accepted += self._accept(flight, raw)
             return accepted
-        named = set(receipts.hashes)
-        for flight in tuple(self._flights.values()):
-            if not named.isdisjoint(flight.batch.leaves):
-                accepted += self._accept(flight, raw, named)
+        return self._accept_named(set(receipts.hashes), raw)
+
+    def _accept_named(self, leaves: Set[bytes], raw: bytes) -> list[OutgoingMessage]:
+        """Accept what has no answer yet and one of these leaves."""
+        accepted: list[OutgoingMessage] = []
+        for flight in tuple(self._flights.values()) if leaves else ():
+            if not leaves.isdisjoint(flight.batch.leaves):
+                accepted += self._accept(flight, raw, leaves)
         return accepted
+
+    def _handled(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
+        """The peer's application is done with these.
+
+        It gets only what its node has accepted. So a message without an answer, whose
+        receipt went down with a link, is accepted by the same word.
+        """
+        accepted = self._accept_named({leaf for leaf in leaves if leaf not in self._landed}, raw)
+        proofs: dict[_Landed, _Signed] = {}
+        for leaf in leaves:
+            landed, receipt, _ = self._take_landed(leaf)
+            if landed is None or receipt is None:
+                continue
+            if landed.statement is not raw and landed not in proofs:
+                proofs[landed] = _Signed(landed.batch, landed.bodies, raw)
+            receipt.evidence = proofs.get(landed, landed)
+            receipt.advance(DeliveryState.HANDLED)
+        return accepted
+
+    def followed(self) -> list[OutgoingMessage]:
+        """The accepted messages that the peer's application may answer yet, for who holds them."""
+        found = []
+        for leaf, known in tuple(self._landed.items()):
+            landed = known()
+            receipt = None if landed is None else landed.receipts[leaf][1]()
+            if receipt is not None:
+                found.append(receipt)
+        return found
 
     def _accept(
         self, flight: _Flight, raw: bytes, named: Set[bytes] | None = None
@@ -305,18 +337,18 @@ class SendStream:
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[OutgoingMessage | None, bytes]:
-        """The receipt of an accepted message, where somebody holds it, and its body."""
+    def _take_landed(self, leaf: bytes) -> tuple[_Landed | None, OutgoingMessage | None, bytes]:
+        """An accepted message: its batch, its receipt where somebody holds it, and its body."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
         if landed is None:
-            return None, b""
+            return None, None, b""
         index, receipt = landed.receipts[leaf]
         # After the last leaf nobody holds `known`, which would have forgotten the names.
         body = landed.bodies[index]
         (sequence,) = _SEQUENCE.unpack_from(body, _SEQUENCE_AT)
         self._landed_names.pop((body[_LANE_AT], sequence), None)
-        return receipt(), body
+        return landed, receipt(), body
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """What the peer will not take, in flight or after it had accepted it."""
@@ -330,7 +362,7 @@ class SendStream:
                         found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
-            receipt, body = (None, b"") if leaf is None else self._take_landed(leaf)
+            _, receipt, body = (None, None, b"") if leaf is None else self._take_landed(leaf)
             if receipt is not None:
                 found.append(Refused(receipt, reason, None, body))
         return found
@@ -403,6 +435,9 @@ class ReceiveStream:
 
     Args:
         us, peer: The two DIDs, as bytes.
+        remembered: How many accepted leaves are kept of each lane, at least the credit.
+        refused: How many that came too late are kept of all lanes together, and how many for
+            which there was no room: at least the credit of all lanes.
     """
 
     __slots__ = (
@@ -415,7 +450,7 @@ class ReceiveStream:
         "marks",
     )
 
-    def __init__(self, us: bytes, peer: bytes, remembered: int) -> None:
+    def __init__(self, us: bytes, peer: bytes, remembered: int, refused: int = 4096) -> None:
         self._parties = peer + us  # as a header has them
         self._remembered_bytes = remembered * HASH_SIZE
         self._accepted = tuple(bytearray() for _ in Priority)
@@ -424,8 +459,8 @@ class ReceiveStream:
         self.marks = [0] * len(Priority)
         # Below the mark and yet not accepted, for they came too late or there was no room:
         # whoever sends them again, because our refusal was lost, gets the same answer.
-        self._late = ReplayMemory(_MAX_REFUSED)
-        self._unkept = ReplayMemory(_MAX_REFUSED)
+        self._late = ReplayMemory(refused)
+        self._unkept = ReplayMemory(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """The marks, as a HELLO carries them."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
+from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did
 from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
@@ -106,10 +107,13 @@ class Link(asyncio.Protocol):
         self._stop_reading_at = _MAX_UNREAD_CONTROL
         self._error: DialError | None = None
         self._hang_up_timer: asyncio.TimerHandle | None = None
+        self._answers = AnswerWatch(core.config.answer_timeout, self._on_overdue)
         self.is_open = False
         self.is_over = False
         self.has_landed = False
-        """Whether the peer has signed for something that went over it."""
+        """Whether the peer has answered something that went over it."""
+        self.has_opened = False
+        """Whether it was ever open."""
         self.closed: Closed | None = None
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
@@ -130,6 +134,12 @@ class Link(asyncio.Protocol):
     def round_trip(self) -> float | None:
         """Seconds, as PING and PONG measure it."""
         return None if self._session is None else self._session.round_trip
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds that an answer has been awaited, where that is long. Any thread."""
+        waited = self._answers.waited
+        return waited if waited > self._core.config.ping_interval else None
 
     @property
     def their_epoch(self) -> int:
@@ -261,9 +271,21 @@ class Link(asyncio.Protocol):
                 self._handle(event)
             if self._roots or self._leaves:
                 self._say_soon()
+            self._watch_answers()
         self._flush()
         if session is not None and not self.is_over:
             self._arm(session)
+
+    def _watch_answers(self) -> None:
+        if self.is_open and self.did is not None:
+            peer = self._core.outgoing.peer(self.did)
+            self._answers.look(peer.stream.oldest if peer.link is self else None)
+
+    def _on_overdue(self) -> None:
+        assert self.did is not None
+        self._core.drop(Reason.TOO_SLOW, self.did.short)
+        timeout = self._core.config.answer_timeout
+        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
 
     def _handle(self, event: Event) -> None:
         core = self._core
@@ -278,7 +300,7 @@ class Link(asyncio.Protocol):
             case CreditReceived():
                 self._pump_soon()
             case RefusalsReceived(refusals):
-                core.links.on_refusals(self.did, refusals)
+                self.has_landed |= core.links.on_refusals(self.did, refusals)
                 self._pump_soon()
             case HelloReceived(hello):
                 self._on_hello(hello)
@@ -346,7 +368,7 @@ class Link(asyncio.Protocol):
             return
         if self._guest is not None:
             self._guest.prove()
-        self.is_open = True
+        self.is_open = self.has_opened = True
         largest = hello.max_payload_size + frames.FRAME_MARGIN
         self._stop_reading_at = _MAX_UNREAD_CONTROL + _WRITE_HIGH_WATER + largest
         self.since = time.time()
@@ -416,7 +438,6 @@ class Link(asyncio.Protocol):
         )
         if not messages:
             return
-        self._core.outgoing.disarm_expiries(messages)
         if self.dialer is not None:
             self._core.outgoing.places.touch(self.dialer)
         self._send_receipts(session)
@@ -426,6 +447,7 @@ class Link(asyncio.Protocol):
             # Now, not when the system has them: if the link ends before, they may arrive.
             self._core.outbox.written(peer, messages)
         self._unwritten += messages
+        self._answers.look(peer.stream.oldest)
         self._flush()
         if peer.lanes:
             self._pump_soon()
@@ -535,6 +557,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
+        self._answers.end()
         self._unwritten = []
         if not self.outcome.done():
             self.outcome.set_exception(self._dial_error(cause))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
@@ -16,8 +16,12 @@ from signedwire.types import Address, Did, PeerState, Reason
 if TYPE_CHECKING:
     from signedwire.transport.dialer import Dialer
     from signedwire.transport.link import Link
+    from signedwire.wire.session import Closed
 
 __all__ = ["Peer"]
+
+_EXCUSED_ENDS: Final = 3
+"""Orderly ends in a row without one answer, before each further one counts as an attempt."""
 
 
 class Peer:
@@ -34,11 +38,13 @@ class Peer:
         "last_error",
         "last_error_at",
         "link",
+        "orderly_ends",
         "return_timer",
         "room",
         "route",
         "since",
         "stream",
+        "their_epoch",
         "wire",
     )
 
@@ -61,6 +67,10 @@ class Peer:
         """Attempts to reach the peer that failed, ever."""
         self.hang_ups = 0
         """How often in a row it hung up on TLS."""
+        self.orderly_ends = 0
+        """How many links in a row it has ended in an orderly way without an answer."""
+        self.their_epoch = 0
+        """Of its last HELLO; 0: none yet."""
         self.return_timer: asyncio.TimerHandle | None = None
         """Until when messages wait for a peer that can be reached only when it dials us."""
         self.since = time.time()
@@ -77,6 +87,24 @@ class Peer:
         if self.return_timer is not None:
             self.return_timer.cancel()
             self.return_timer = None
+
+    def is_end_excused(self, closed: Closed | None, *, has_landed: bool) -> bool:
+        """Whether the end of a link to it costs what was on its way no attempt; call it once.
+
+        An orderly one is excused, but not time after time without one answer in between.
+        """
+        if closed is None or not closed.is_orderly:
+            return False
+        if has_landed:
+            self.orderly_ends = 0
+        elif closed.is_by_peer:
+            self.orderly_ends += 1
+        return self.orderly_ends <= _EXCUSED_ENDS
+
+    def abandon(self, reason: Reason, detail: str) -> None:
+        """Of what the peer has accepted so far nothing more will be heard."""
+        for receipt in self.stream.followed():
+            receipt.abandon(reason, detail)
 
     def status(self) -> PeerStatus:
         """How it is doing. Any thread."""
@@ -99,6 +127,7 @@ class Peer:
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
             queued=self.lanes.sizes(),
             in_flight=self.stream.in_flight,
+            overdue=None if link is None else link.overdue,
             credit=None if link is None else link.credit,
             failed_attempts=self.failures,
             dropped=dict(self.dropped),

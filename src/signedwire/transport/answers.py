@@ -1,0 +1,78 @@
+"""How long answers take: when one is overdue, and when its link is given up for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from signedwire.stats import PeerStatus
+
+__all__ = ["AnswerWatch", "overdue_answers"]
+
+_STALL: Final = 1.0
+"""When a timer is later than this, in seconds, our own loop stood still, and the answer may
+wait in the socket."""
+
+
+class AnswerWatch:
+    """Watches the oldest batch in flight on a link; its own loop's clock alone counts.
+
+    The time begins when a batch is sent, and anew when the one before it is answered: a
+    slow link that brings answers in turn is not blamed for those that wait behind them.
+
+    Args:
+        timeout: Seconds after which `on_overdue` is called, once for a batch.
+    """
+
+    def __init__(self, timeout: float, on_overdue: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._on_overdue = on_overdue
+        self._oldest: bytes | None = None
+        self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self, oldest: bytes | None) -> None:
+        """The root of the oldest batch without an answer; `None`: there is none."""
+        if oldest is not self._oldest:
+            self._oldest = oldest
+            self._since = self._loop.time()
+        # One that fires early looks again, so none is moved for each answer.
+        if oldest is not None and self._timer is None:
+            self._timer = self._loop.call_at(self._since + self._timeout, self._on_timer)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the oldest batch has waited; 0: there is none. Any thread."""
+        return 0.0 if self._oldest is None else self._loop.time() - self._since
+
+    def end(self) -> None:
+        """The link is over."""
+        self._oldest = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if self._oldest is None:
+            return
+        now = self._loop.time()
+        assert timer is not None
+        if now - timer.when() > _STALL:
+            self._since += now - timer.when() + _STALL
+        due = self._since + self._timeout
+        if now < due:
+            self._timer = self._loop.call_at(due, self._on_timer)
+        else:
+            self._on_overdue()
+
+
+def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:
+    """What `Health` says of peers whose answers are overdue."""
+    return [
+        f"{status.did} has not answered for {status.overdue:.0f} s: "
+        f"{status.in_flight} messages wait for its word"
+        for status in statuses
+        if status.overdue is not None
+    ]
