@@ -901,7 +901,11 @@ async def test_who_lost_its_link_to_another_dials_only_to_send() -> None:
         dialer = dialer_to(alice, bob.did)
         await within(LIMIT, carol.send(bob.did, b"2"))
         await eventually(lambda: watch.of(PeerDisconnected))
-        assert watch.of(PeerDisconnected)[0].cause == "made room for a newer connection"
+        cause = watch.of(PeerDisconnected)[0].cause
+        assert cause == (
+            "the peer closed it with code 5, it has too many connections: "
+            "made room for a newer connection"
+        )
         # A link that is to be kept up is dialed in the very turn in which it was lost.
         assert dialer._connecting is None
         assert dialer.state is PeerState.IDLE

@@ -39,7 +39,7 @@ from signedwire.errors import (
 )
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker"]
+__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "rung_named"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
 _SUBSCRIBING = threading.Lock()
@@ -425,6 +425,10 @@ UNANSWERED = "it had been written, so the peer may have taken it in time"
 _SIGNS = (
     (" answered, not ", "Another key answers at that address: is the DID right?"),
     ("closed by the peer before HELLO", "Its access list may not let us in"),
+    ("closed it with code 4", "Its operator can let us in with node.access"),
+    ("closed it with code 5", "Try again later, or ask its operator for a higher limit"),
+    ("closed it with code 6", "Bring both sides to versions of one wire"),
+    ("closed it with code 7", "Is something between the two changing bytes?"),
 )
 _HINTS = {
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
@@ -433,6 +437,21 @@ _HINTS = {
     Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
     "add one with routing.update(did, address), or wait until it dials again",
 }
+
+
+def rung_named(until: DeliveryState | str | None, *, has_store: bool) -> DeliveryState:
+    """How far to wait, as `send()` takes it; `None`: its default, by whether there is a store.
+
+    Raises:
+        ValueError: there is no such rung.
+    """
+    if until is None:
+        return DeliveryState.PERSISTED if has_store else DeliveryState.ACCEPTED
+    if until not in _RANK:
+        raise ValueError(f"until={until!r} is unknown; known are {', '.join(_RANK)}")
+    if until == DeliveryState.PERSISTED and not has_store:
+        raise ValueError("until='persisted' needs a store: Node(identity, store=\"node.db\")")
+    return DeliveryState(until)
 
 
 def first_step(at_us: int) -> tuple[int, ...]:

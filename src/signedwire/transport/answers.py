@@ -1,4 +1,4 @@
-"""How long answers take: when one is overdue, and when its link is given up for it."""
+"""Answers that do not come: when one is overdue, and what a link's end says of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from signedwire.stats import PeerStatus
+from signedwire.wire import link_frames as frames
+from signedwire.wire.session import Closed
 
-__all__ = ["AnswerWatch", "overdue_answers"]
+__all__ = ["AnswerWatch", "overdue_answers", "words_of"]
+
+# What their sender means by them, for people: with the others it tells nothing against us.
+_CLOSE_WORDS: Final = {
+    frames.CLOSE_PROTOCOL_ERROR: "it says that we broke a rule, or were too slow",
+    frames.CLOSE_DENIED: "it denies us",
+    frames.CLOSE_TOO_MANY: "it has too many connections",
+    frames.CLOSE_VERSION: "it speaks no version that we speak",
+    frames.CLOSE_BAD_SIGNATURE: "a signature of ours did not fit",
+}
 
 _STALL: Final = 1.0
 """When a timer is later than this, in seconds, our own loop stood still, and the answer may
@@ -22,10 +33,12 @@ class AnswerWatch:
     slow link that brings answers in turn is not blamed for those that wait behind them.
 
     Args:
-        timeout: Seconds after which `on_overdue` is called, once for a batch.
+        patience: Seconds after which an answer is shown as overdue.
+        timeout: Seconds after which `on_overdue` is called.
     """
 
-    def __init__(self, timeout: float, on_overdue: Callable[[], None]) -> None:
+    def __init__(self, patience: float, timeout: float, on_overdue: Callable[[], None]) -> None:
+        self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._on_overdue = on_overdue
@@ -43,9 +56,10 @@ class AnswerWatch:
             self._timer = self._loop.call_at(self._since + self._timeout, self._on_timer)
 
     @property
-    def waited(self) -> float:
-        """Seconds that the oldest batch has waited; 0: there is none. Any thread."""
-        return 0.0 if self._oldest is None else self._loop.time() - self._since
+    def overdue(self) -> float | None:
+        """Seconds that the oldest batch has waited, where that is long. Any thread."""
+        waited = 0.0 if self._oldest is None else self._loop.time() - self._since
+        return waited if waited > self._patience else None
 
     def end(self) -> None:
         """The link is over."""
@@ -66,6 +80,15 @@ class AnswerWatch:
             self._timer = self._loop.call_at(due, self._on_timer)
         else:
             self._on_overdue()
+
+
+def words_of(closed: Closed) -> str:
+    """Why a link ended, in words; the code and the text of a peer that is not content with us."""
+    words = _CLOSE_WORDS.get(closed.code)
+    if words is None or not closed.is_by_peer:
+        return closed.cause
+    text = f": {closed.cause}" if closed.cause else ""
+    return f"the peer closed it with code {closed.code}, {words}{text}"
 
 
 def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:

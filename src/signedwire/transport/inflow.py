@@ -274,6 +274,7 @@ class Inflow:
             self._deliver(arrivals.new)
             link.owe(roots, leaves)
             self._answer_again(arrivals.duplicates)
+            link.settle()
             return
         held, again = self._hold(batch, arrivals.new), arrivals.duplicates
         unkept = _Unkept(link, batch.bodies[0][_LANE_AT], arrivals.new, roots, leaves, again, held)
@@ -349,6 +350,7 @@ class Inflow:
         self._deliver(unkept.new)
         unkept.link.owe(unkept.roots, unkept.leaves)
         self._answer_again(unkept.again)
+        unkept.link.settle()
         self.flush_soon()
 
     def _give_back(self, unkept: _Unkept) -> None:
@@ -489,8 +491,13 @@ class Inflow:
             self._is_flush_due = True
             self._core.call_in_loop(self.flush)
 
-    def flush(self) -> None:
-        """Tell the peer, over the link of today; without one, when there is one again."""
+    def flush(self, ending: Link | None = None) -> None:
+        """Tell the peer, over the link of today; without one, when there is one again.
+
+        `ending` is a link that ends now: what goes by it goes at once, or not at all.
+        """
+        if ending is not None and ending is not self.link:
+            return
         self._is_flush_due = False
         self._account()
         handled, self._handled = self._handled, []

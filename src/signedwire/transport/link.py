@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.errors import DialError, ProofError
-from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.answers import AnswerWatch, words_of
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did
 from signedwire.types import Address, Allowance, DeliveryState, Did, Reason, unix_time_us
@@ -101,13 +101,16 @@ class Link(asyncio.Protocol):
         self._is_saying_soon = False
         self._late_says = 0
         self._prompt_until = 0.0
+        self._unanswered = 0  # batches that wait for the disk
+        self._last_event: Closed | None = None  # waits for them
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
         self._stop_reading_at = _MAX_UNREAD_CONTROL
         self._error: DialError | None = None
         self._hang_up_timer: asyncio.TimerHandle | None = None
-        self._answers = AnswerWatch(core.config.answer_timeout, self._on_overdue)
+        config = core.config
+        self.answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         self.is_open = False
         self.is_over = False
         self.has_landed = False
@@ -134,12 +137,6 @@ class Link(asyncio.Protocol):
     def round_trip(self) -> float | None:
         """Seconds, as PING and PONG measure it."""
         return None if self._session is None else self._session.round_trip
-
-    @property
-    def overdue(self) -> float | None:
-        """Seconds that an answer has been awaited, where that is long. Any thread."""
-        waited = self._answers.waited
-        return waited if waited > self._core.config.ping_interval else None
 
     @property
     def their_epoch(self) -> int:
@@ -279,7 +276,7 @@ class Link(asyncio.Protocol):
     def _watch_answers(self) -> None:
         if self.is_open and self.did is not None:
             peer = self._core.outgoing.peer(self.did)
-            self._answers.look(peer.stream.oldest if peer.link is self else None)
+            self.answers.look(peer.stream.oldest if peer.link is self else None)
 
     def _on_overdue(self) -> None:
         assert self.did is not None
@@ -293,6 +290,7 @@ class Link(asyncio.Protocol):
         match event:
             case BatchReceived():
                 if core.is_open:  # else its sender has it still, for whoever comes next
+                    self._unanswered += 1
                     core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
                 self.has_landed |= core.links.on_receipts(self.did, receipts)
@@ -379,8 +377,21 @@ class Link(asyncio.Protocol):
     def _on_closed(self, event: Closed) -> None:
         if event.reason is not None:
             self._core.drop(event.reason, self.did.short if self.did else "")
+        if self._unanswered and event.reason is not None and not event.is_by_peer:
+            # What came before the fault waits for the disk, and is answered before the CLOSE.
+            self._last_event = event
+            self._loop.call_later(_LINGER, self._end_session, event)
+        else:
+            self._end_session(event)
+
+    def _end_session(self, event: Closed) -> None:
+        if self.is_over:
+            return
+        if self._session is not None and self.did is not None:
+            self._core.links.inflow(self.did).flush(self)
+            self._send_receipts(self._session)
         self._flush()
-        self._over(event.cause, event)
+        self._over(words_of(event), event)
         self._hang_up()
 
     def _send_receipts(self, session: Session) -> None:
@@ -395,6 +406,12 @@ class Link(asyncio.Protocol):
         """Sign for these with what is said next."""
         self._roots += roots
         self._leaves += leaves
+
+    def settle(self) -> None:
+        """All that is owed for one batch has been said to `owe()`, or never will be."""
+        self._unanswered -= 1
+        if self._last_event is not None and not self._unanswered:
+            self._end_session(self._last_event)
 
     def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
         """The application has taken, handled or refused messages: tell the peer."""
@@ -447,7 +464,7 @@ class Link(asyncio.Protocol):
             # Now, not when the system has them: if the link ends before, they may arrive.
             self._core.outbox.written(peer, messages)
         self._unwritten += messages
-        self._answers.look(peer.stream.oldest)
+        self.answers.look(peer.stream.oldest)
         self._flush()
         if peer.lanes:
             self._pump_soon()
@@ -557,7 +574,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-        self._answers.end()
+        self.answers.end()
         self._unwritten = []
         if not self.outcome.done():
             self.outcome.set_exception(self._dial_error(cause))

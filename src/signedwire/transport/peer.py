@@ -127,7 +127,7 @@ class Peer:
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
             queued=self.lanes.sizes(),
             in_flight=self.stream.in_flight,
-            overdue=None if link is None else link.overdue,
+            overdue=None if link is None else link.answers.overdue,
             credit=None if link is None else link.credit,
             failed_attempts=self.failures,
             dropped=dict(self.dropped),
