@@ -387,6 +387,7 @@ class Link(asyncio.Protocol):
     def _end_session(self, event: Closed) -> None:
         if self.is_over:
             return
+        self._last_event = None
         if self._session is not None and self.did is not None:
             self._core.links.inflow(self.did).flush(self)
             self._send_receipts(self._session)
@@ -490,7 +491,7 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._session is not None:
+        if self._session is not None and self._last_event is None:
             data = self._session.data_to_send()
             if data:
                 self._channel.send(data)
