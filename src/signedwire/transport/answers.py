@@ -43,7 +43,7 @@ class AnswerWatch:
         self._timeout = timeout
         self._on_overdue = on_overdue
         self._oldest: bytes | None = None
-        self._since = 0.0
+        self._since = self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self, oldest: bytes | None) -> None:
@@ -53,7 +53,7 @@ class AnswerWatch:
             self._since = self._loop.time()
         # One that fires early looks again, so none is moved for each answer.
         if oldest is not None and self._timer is None:
-            self._timer = self._loop.call_at(self._since + self._timeout, self._on_timer)
+            self._arm()
 
     @property
     def overdue(self) -> float | None:
@@ -68,18 +68,22 @@ class AnswerWatch:
             self._timer.cancel()
 
     def _on_timer(self) -> None:
-        timer, self._timer = self._timer, None
+        self._timer = None
         if self._oldest is None:
             return
         now = self._loop.time()
-        assert timer is not None
-        if now - timer.when() > _STALL:
-            self._since += now - timer.when() + _STALL
-        due = self._since + self._timeout
-        if now < due:
-            self._timer = self._loop.call_at(due, self._on_timer)
+        late = now - self._due
+        if late > _STALL:
+            self._since += late + _STALL
+        if now < self._since + self._timeout:
+            self._arm()
         else:
             self._on_overdue()
+
+    def _arm(self) -> None:
+        # Kept here: what uvloop returns for less than half a millisecond has no `when()`.
+        self._due = self._since + self._timeout
+        self._timer = self._loop.call_at(self._due, self._on_timer)
 
 
 def words_of(closed: Closed) -> str:

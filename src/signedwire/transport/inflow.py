@@ -491,13 +491,8 @@ class Inflow:
             self._is_flush_due = True
             self._core.call_in_loop(self.flush)
 
-    def flush(self, ending: Link | None = None) -> None:
-        """Tell the peer, over the link of today; without one, when there is one again.
-
-        `ending` is a link that ends now: what goes by it goes at once, or not at all.
-        """
-        if ending is not None and ending is not self.link:
-            return
+    def flush(self) -> None:
+        """Tell the peer, over the link of today; without one, when there is one again."""
         self._is_flush_due = False
         self._account()
         handled, self._handled = self._handled, []

@@ -389,7 +389,7 @@ class Link(asyncio.Protocol):
             return
         self._last_event = None
         if self._session is not None and self.did is not None:
-            self._core.links.inflow(self.did).flush(self)
+            self._core.links.flush(self, self.did)
             self._send_receipts(self._session)
         self._flush()
         self._over(words_of(event), event)

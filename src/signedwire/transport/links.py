@@ -89,6 +89,12 @@ class Links:
             inflow = self._inflows[did] = Inflow(self._core, self._us, did, self._budget)
         return inflow
 
+    def flush(self, link: Link, did: Did) -> None:
+        """A link ends: what its peer is to be told by it goes now, or by another."""
+        inflow = self._inflows.get(did)
+        if inflow is not None and inflow.link is link:
+            inflow.flush()
+
     def _forget_an_inflow(self) -> bool:
         """A stranger needs only a new key to make another: forget the oldest stranger."""
         for did, inflow in self._inflows.items():
