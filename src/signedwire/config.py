@@ -159,6 +159,10 @@ class TransportConfig:
     """Give a v2 peer up that has sent not a byte for this, 0.001 to 86_400 seconds and
     more than `ping_interval`. Default 15.0."""
 
+    answer_timeout: Seconds = 60.0
+    """Close the link of a v2 peer that has not answered a message for this, so that the
+    attempt counts, 0.001 to 86_400 seconds. Default 60.0."""
+
     max_connections: Count = 10
     """Outbound connections at once, 1 to 65_535. Default 10."""
 

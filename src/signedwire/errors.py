@@ -86,8 +86,11 @@ class SignedWireError(Exception):
     """Root of the tree.
 
     `hint` is one sentence that says what to do now; it may be empty.
-    `str()` gives the fact and the hint together.
+    `str()` gives the fact and the hint together. `receipts` has those of a `send_many()`
+    that failed, of every message that was queued; else it is empty.
     """
+
+    receipts: tuple[Receipt, ...] = ()
 
     def __init__(self, fact: str, hint: str = "") -> None:
         super().__init__(fact, hint)

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, overload
@@ -23,13 +23,14 @@ from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
 from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message, OutgoingMessage, Terms
-from signedwire.delivery.receipt import Receipt, future_waker
+from signedwire.delivery.receipt import Receipt, future_waker, rung_named
 from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
     BackpressureError,
     ClosedError,
     DeliveryFailedError,
     EvidenceLogError,
+    SignedWireError,
     StoreError,
     StoreFailedError,
     StoreFullError,
@@ -41,6 +42,7 @@ from signedwire.outbox import DeadLetters, Outbox, fullness, open_store
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
+from signedwire.transport.answers import overdue_answers
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
 from signedwire.transport.memory import MemoryNetwork
@@ -58,16 +60,6 @@ from signedwire.wire.envelope import V2_HEADER_SIZE
 __all__ = ["Deadline", "Node"]
 
 
-_LEVELS: dict[str, DeliveryState] = {
-    level.value: level
-    for level in (
-        DeliveryState.QUEUED,
-        DeliveryState.PERSISTED,
-        DeliveryState.WRITTEN,
-        DeliveryState.ACCEPTED,
-        DeliveryState.HANDLED,
-    )
-}
 _LONGEST_PAUSE = 1.0
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
@@ -245,13 +237,13 @@ class Node:
         self._check_here()
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, (payload,), priority, payload_type, _due(deadline))
+        (message,) = self._messages(did, priority, payload_type, _due(deadline), (payload,))
         return await self._send(message, level)
 
     async def _replace(self, letter: DeadLetter) -> Receipt:
         """Send what is in a dead letter, which goes when that is stored."""
         (message,) = self._messages(
-            letter.recipient, (letter.payload,), letter.priority, letter.payload_type, None
+            letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
         )
         return await self._send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
@@ -290,7 +282,7 @@ class Node:
                 for a message that was not queued.
         """
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, (payload,), priority, payload_type, _due(deadline))
+        (message,) = self._messages(did, priority, payload_type, _due(deadline), (payload,))
         self._core.outgoing.submit(message, message.payload_size)
         return message
 
@@ -313,8 +305,10 @@ class Node:
         messages; what was queued is still sent.
 
         Raises:
-            What `send()` does, for the first message that fails; those before it and
-            those that were queued after it go on.
+            What `send()` does, of the first message that failed, once each has come as far
+                as `until` or failed. Where one could not be queued, at once; those before
+                it go on. `error.receipts` has the receipts of all that were queued, in
+                their order.
         """
         self._check_here()
         level = self._level(until)
@@ -322,27 +316,53 @@ class Node:
         is_bulk = level is not DeliveryState.HANDLED
         expires_at = _due(deadline)  # of them all, however long it takes to queue them
         receipts: list[Receipt] = []
-        source = iter(payloads)
+        try:
+            terms = (priority, payload_type, expires_at)
+            make = partial(self._messages, did, *terms, is_bulk=is_bulk)
+            await self._queue_many(did, iter(payloads), make, receipts)
+            await self._wait_for_all(receipts, level)
+        except SignedWireError as error:
+            own = error
+            if isinstance(error, StoreFailedError):  # that of a store is one for all
+                fate = f"{len(receipts)} messages were queued before"
+                own = StoreFailedError(error.path, error.cause, fate, error.hint)
+            own.receipts = tuple(receipts)
+            raise own from error.__cause__
+        return receipts
+
+    async def _queue_many(
+        self,
+        did: Did,
+        source: Iterator[bytes],
+        make: Callable[[list[bytes]], list[OutgoingMessage]],
+        receipts: list[Receipt],
+    ) -> None:
         while chunk := next_chunk(source):
-            messages = self._messages(
-                did, chunk, priority, payload_type, expires_at, is_bulk=is_bulk
-            )
+            messages = make(chunk)
             self._core.outgoing.check_size(did, max(map(len, chunk)))
-            receipts += messages
             while messages:
                 try:
-                    del messages[: self._core.outgoing.submit_many(messages)]
+                    count = self._core.outgoing.submit_many(messages)
+                    receipts += messages[:count]
+                    del messages[:count]
                 except StoreFullError:
                     raise
                 except BackpressureError:
                     await self._wait_for_room(messages[0])
             # Let the link take them while the next ones are made.
             await asyncio.sleep(0)
+
+    async def _wait_for_all(self, receipts: list[Receipt], level: DeliveryState) -> None:
+        first: SignedWireError | None = None
         for receipt in receipts:
             # Mostly it stands right there: what lies above or beside is asked for then.
             if receipt.state is not level and not receipt.has_reached(level):
-                await self._wait(receipt, level)
-        return receipts
+                try:
+                    await self._wait(receipt, level)
+                except SignedWireError as error:
+                    first = first or error
+        if first is not None:
+            raise first
 
     async def _wait(self, receipt: Receipt, level: DeliveryState) -> None:
         try:
@@ -361,22 +381,15 @@ class Node:
             ) from error
 
     def _level(self, until: DeliveryState | str | None) -> DeliveryState:
-        if until is None:
-            return DeliveryState.PERSISTED if self._has_store else DeliveryState.ACCEPTED
-        level = _LEVELS.get(until)
-        if level is None:
-            raise ValueError(f"until={until!r} is unknown; known are {', '.join(_LEVELS)}")
-        if level is DeliveryState.PERSISTED and not self._has_store:
-            raise ValueError("until='persisted' needs a store: Node(identity, store=\"node.db\")")
-        return level
+        return rung_named(until, has_store=self._has_store)
 
     def _messages(
         self,
         did: Did,
-        payloads: Iterable[bytes],
         priority: Priority,
         payload_type: PayloadType,
         expires_at: float | None,
+        payloads: Iterable[bytes],
         *,
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
@@ -553,7 +566,8 @@ class Node:
         return stats if outbox is None else dataclasses.replace(stats, store=outbox.store.stats())
 
     def health(self) -> Health:
-        """Whether the node can do its work now: open, with a store that takes messages.
+        """Whether the node can do its work now: open, with a store that takes messages, and
+        peers that answer.
 
         May be called from any thread, also in a forked child: there the node cannot.
         """
@@ -572,6 +586,7 @@ class Node:
             )
         if core.evidence is not None and core.evidence.failure is not None:
             problems.append(core.evidence.failure.fact)
+        problems += overdue_answers(self.peers().values())
         return Health(problems=tuple(problems))
 
     def pool_stats(self) -> PoolStats:

@@ -120,6 +120,9 @@ class PeerStatus:
     """Messages waiting, by lane."""
     in_flight: int
     """Messages written to it over v2 whose receipt has not come."""
+    overdue: float | None = None
+    """Seconds that the oldest of them has waited for its answer, once that is more than
+    `ping_interval`; `None`: no answer is overdue. After `answer_timeout` the link is closed."""
     credit: Allowance | None
     """How much more it takes now: messages and bytes, the Critical lane apart; v2 only."""
     failed_attempts: int

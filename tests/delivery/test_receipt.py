@@ -12,6 +12,7 @@ import pytest
 
 from signedwire.delivery.receipt import Receipt, Step, future_waker
 from signedwire.errors import (
+    ClosedError,
     DeliveryFailedError,
     MessageExpiredError,
     MessageRefusedError,
@@ -103,9 +104,12 @@ class TestStates:
 
     @pytest.mark.parametrize(("now", "asked"), list(itertools.product(DeliveryState, repeat=2)))
     def test_has_reached(self, now: DeliveryState, asked: DeliveryState) -> None:
-        # Where it was given up is no rung: nothing else stands above or below it.
-        if now in LADDER and asked in LADDER:
-            expected = LADDER.index(now) >= LADDER.index(asked)
+        # Where it was given up is no rung. What was queued has been, and what was refused
+        # was written.
+        if asked in LADDER:
+            reached = {DeliveryState.REFUSED: DeliveryState.WRITTEN}.get(now, DeliveryState.QUEUED)
+            at = now if now in LADDER else reached
+            expected = LADDER.index(at) >= LADDER.index(asked)
         else:
             expected = now is asked
         assert receipt_at(now).has_reached(asked) is expected
@@ -308,17 +312,89 @@ class TestWait:
     async def test_a_failure_is_raised_before_and_while_waiting(self, state: DeliveryState) -> None:
         kind = KINDS[state]
         receipt = Receipt(BOB, 7)
-        waiting = asyncio.create_task(receipt.wait())
+        waiting = asyncio.create_task(receipt.wait(DeliveryState.ACCEPTED))
         await settled()
         receipt.advance(state)
         with pytest.raises(kind) as caught:
             await waiting
         assert type(caught.value) is kind
         with pytest.raises(kind):
-            await receipt.wait()
+            await receipt.wait(DeliveryState.ACCEPTED)
         with pytest.raises(kind):
-            receipt.result()
+            receipt.result(until=DeliveryState.ACCEPTED)
         expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("then", [REFUSED, EXPIRED])
+    async def test_what_was_accepted_stays_accepted(self, then: DeliveryState) -> None:
+        """Who looks late gets what who looks early gets: no race decides what is raised."""
+        receipt = receipt_at(ACCEPTED)
+        early = asyncio.create_task(receipt.wait(ACCEPTED))
+        both = asyncio.create_task(receipt.wait(HANDLED))
+        await settled()
+        assert early.done()
+        receipt.advance(then, Reason.REFUSED)
+        assert await receipt.wait(ACCEPTED) is receipt
+        assert receipt.result(0, ACCEPTED) is receipt
+        for failing in (both, receipt.wait(HANDLED)):
+            with pytest.raises(KINDS[then]):
+                await failing
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("then", [FAILED, EXPIRED])
+    async def test_what_was_only_written_may_still_fail(self, then: DeliveryState) -> None:
+        receipt = receipt_at(WRITTEN)
+        receipt.advance(then, Reason.CLOSED)
+        with pytest.raises(KINDS[then]):
+            await receipt.wait()
+
+    async def test_what_was_stored_stays_stored(self) -> None:
+        receipt = receipt_at(DeliveryState.PERSISTED)
+        receipt.advance(FAILED, Reason.DROPPED)
+        assert await receipt.wait(DeliveryState.PERSISTED) is receipt
+
+    @pytest.mark.parametrize("text", ["handeld", "", "HANDLED"])
+    async def test_a_state_that_is_none_is_named(self, text: str) -> None:
+        with pytest.raises(ValueError, match="known are queued, persisted, written, accepted"):
+            receipt_at(QUEUED).result(0, text)
+        with pytest.raises(ValueError, match=f"until={text!r} is unknown"):
+            await receipt_at(QUEUED).wait(text)
+
+    async def test_a_text_does_as_well(self) -> None:
+        receipt = receipt_at(HANDLED)
+        assert await receipt.wait("handled") is receipt
+        assert receipt.result(0, "accepted") is receipt
+
+    async def test_what_can_never_be_is_not_waited_for(self) -> None:
+        receipt = receipt_at(HANDLED)
+        with pytest.raises(ValueError, match="is handled, and so is never refused"):
+            await receipt.wait(REFUSED)
+        with pytest.raises(ValueError, match="never failed"):
+            receipt.result(None, FAILED)
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("reason", [Reason.CLOSED, Reason.STALE_EPOCH])
+    async def test_nothing_more_is_heard_of_it(self, reason: Reason) -> None:
+        kind = ClosedError if reason is Reason.CLOSED else DeliveryFailedError
+        receipt = receipt_at(ACCEPTED)
+        waiting = asyncio.create_task(receipt.wait(HANDLED))
+        await settled()
+        receipt.abandon(reason, "the link is gone for good")
+        for failing in (waiting, receipt.wait(HANDLED)):
+            with pytest.raises(kind, match="was accepted, but the link is gone for good"):
+                await failing
+        with pytest.raises(kind):
+            receipt.result(None, HANDLED)
+        assert await receipt.wait(ACCEPTED) is receipt
+        receipt.advance(HANDLED)  # after all
+        assert await receipt.wait(HANDLED) is receipt
+        assert receipt.reason is None
+        expect_no_waiter(receipt)
+
+    @pytest.mark.parametrize("state", [QUEUED, WRITTEN, HANDLED, REFUSED])
+    async def test_only_what_was_accepted_is_abandoned(self, state: DeliveryState) -> None:
+        receipt = receipt_at(state)
+        receipt.abandon(Reason.CLOSED, "gone")
+        assert receipt.reason is None
 
     @pytest.mark.parametrize("state", GIVEN_UP)
     async def test_until_it_has_ended(self, state: DeliveryState) -> None:
@@ -418,7 +494,7 @@ class TestResult:
         thread = threading.Thread(target=fail)
         thread.start()
         with pytest.raises(KINDS[state]):
-            receipt.result(30)
+            receipt.result(30, DeliveryState.ACCEPTED)
         thread.join()
         expect_no_waiter(receipt)
 

@@ -253,8 +253,51 @@ class TestAcceptance:
         batch, _ = sender.send()
         assert sender.hear(ACCEPTED_BATCHES, *batch.leaves) == []
         assert sender.hear(ACCEPTED_ENVELOPES, batch.root) == []
-        sender.hear(HANDLED_ENVELOPES, batch.root, *batch.leaves)
+        assert sender.hear(HANDLED_ENVELOPES, batch.root) == []
         assert message.state is WRITTEN
+
+    @pytest.mark.parametrize("is_bulk", [False, True])
+    def test_handled_accepts_what_has_no_answer_yet(self, sender: Sender, is_bulk: bool) -> None:
+        """Its receipt went down with a link: the later word says as much, and proves it."""
+        messages = [sender.queue(is_bulk=is_bulk) for _ in range(5)]
+        batch, _ = sender.send()
+        assert sender.hear(HANDLED_ENVELOPES, *batch.leaves[1:4]) == messages[1:4]
+        told = ACCEPTED if is_bulk else HANDLED
+        assert [one.state for one in messages] == [WRITTEN, told, told, told, WRITTEN]
+        assert sender.stream.in_flight == 2
+        for message in messages[1:4]:
+            proven = verify_receipt(message.proof())
+            assert proven.is_handled
+            assert proven.envelope.body == message.body
+        if not is_bulk:
+            states = [step.state for step in messages[1].history]
+            assert states == [QUEUED, WRITTEN, ACCEPTED, HANDLED]
+        # The receipt that was thought lost is late: it moves those that are left.
+        assert sender.hear(ACCEPTED_BATCHES, batch.root) == [messages[0], messages[4]]
+        assert sender.stream.is_empty
+        assert sender.hear(HANDLED_ENVELOPES, *batch.leaves) == []
+        after = ACCEPTED if is_bulk else HANDLED
+        assert {one.state for one in messages} == {after}
+
+    def test_the_proof_of_what_was_handled_says_so(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves[:2])
+        proven = [verify_receipt(message.proof()) for message in messages]
+        assert [one.is_handled for one in proven] == [True, True, False]
+        assert [one.envelope.body for one in proven] == [one.body for one in messages]
+
+    def test_those_whose_application_may_answer_yet(self, sender: Sender) -> None:
+        messages = [sender.queue(), sender.queue(is_bulk=True), sender.queue(), sender.queue()]
+        batch, _ = sender.send()
+        assert sender.stream.followed() == []
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.hear(HANDLED_ENVELOPES, batch.leaves[2])
+        assert sender.stream.followed() == [messages[0], messages[3]]
+        del messages[3]
+        gc.collect()
+        assert sender.stream.followed() == [messages[0]]
 
     def test_what_was_known_to_be_accepted_gets_its_proof(self, sender: Sender) -> None:
         message = sender.queue()

@@ -321,6 +321,8 @@ class World:
         self.stations: list[Station] = []
         self.sent: dict[int, Sent] = {}
         self.by_receipt: dict[Receipt, Sent] = {}
+        self.unseen: WeakKeyDictionary[Receipt, Life] = WeakKeyDictionary()
+        """Receipts that ended while the call that sends their messages had not returned."""
         self.restored: WeakKeyDictionary[Receipt, Sent] = WeakKeyDictionary()
         """Receipts of messages that another life had sent."""
         self.overmarked = 0
@@ -442,7 +444,9 @@ class World:
                 to.identity.did, [sent.payload for sent in many], priority=lane, until="queued"
             )
         except SignedWireError as error:
-            for sent in many:
+            for sent, receipt in zip(many, error.receipts, strict=False):
+                self.on_queued(sent, receipt)
+            for sent in many[len(error.receipts) :]:
                 self.on_not_sent(sent, error)
         else:
             for sent, receipt in zip(many, receipts, strict=True):
@@ -459,6 +463,8 @@ class World:
         self.trace(f"{sent} queued {len(sent.payload)}")
         sent.receipt = receipt
         self.by_receipt[receipt] = sent
+        if receipt in self.unseen and receipt.reason is not None:
+            self.unseen.pop(receipt).ended_unseen[receipt.reason] -= 1
         if receipt.state is not DeliveryState.QUEUED:
             self.on_advance(receipt, receipt.state, receipt.reason)
 
@@ -600,6 +606,7 @@ class World:
             # Of a `send_many()` that was not let finish.
             if receipt.is_final and reason is not None and isinstance(owner, Life):
                 owner.ended_unseen[reason] += 1
+                self.unseen[receipt] = owner
             return
         if (owner if isinstance(owner, Life) else sent.sender).is_dead:
             return

@@ -120,7 +120,7 @@ class TestWallClock:
                 left = message.expires_at_us / 1e6 - clock_module.unix_time()
                 assert 60.0 - LIMIT < left <= 60.0
                 message.done()
-                await receipt.wait(until="handled", timeout=LIMIT)  # type: ignore[arg-type]
+                await receipt.wait(until="handled", timeout=LIMIT)
 
     @both_kinds
     @pytest.mark.parametrize("step", [7200.0, -7200.0])

@@ -763,15 +763,37 @@ async def test_orderly_ends_cost_no_attempt(code: int) -> None:
     def is_bad(payload: bytes) -> bool:
         nonlocal comings
         comings += 1
-        return comings <= 5
+        return comings % 4 != 0
 
     async with (
         Net().node(ALICE, max_attempts=1) as alice,
         picky_peer(alice, code, is_bad, seen=seen),
     ):
-        await within(LIMIT, alice.send(BOB.did, b"x"))
-        assert (comings, seen) == (6, [b"x"])
+        for payload in (b"x", b"y"):  # an answer between them: it is counted anew
+            await within(LIMIT, alice.send(BOB.did, payload))
+        assert (comings, seen) == (8, [b"x", b"y"])
         assert alice.peers()[BOB.did].failed_attempts == 0
+        await alice.close()
+
+
+@pytest.mark.parametrize(
+    "code", [frames.CLOSE_DONE, frames.CLOSE_EVICTED, frames.CLOSE_UNAVAILABLE]
+)
+@on_both_loops
+async def test_orderly_ends_without_end_are_attempts(code: int) -> None:
+    """Three in a row without an answer are excused; each further one counts."""
+    comings = 0
+
+    def is_bad(payload: bytes) -> bool:
+        nonlocal comings
+        comings += 1
+        return True
+
+    async with Net().node(ALICE, max_attempts=2) as alice, picky_peer(alice, code, is_bad, seen=[]):
+        with pytest.raises(DeliveryFailedError, match="so the test wants") as failure:
+            await within(LIMIT, alice.send(BOB.did, b"x"))
+        assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+        assert comings == 5
         await alice.close()
 
 
@@ -879,7 +901,11 @@ async def test_who_lost_its_link_to_another_dials_only_to_send() -> None:
         dialer = dialer_to(alice, bob.did)
         await within(LIMIT, carol.send(bob.did, b"2"))
         await eventually(lambda: watch.of(PeerDisconnected))
-        assert watch.of(PeerDisconnected)[0].cause == "made room for a newer connection"
+        cause = watch.of(PeerDisconnected)[0].cause
+        assert cause == (
+            "the peer closed it with code 5, it has too many connections: "
+            "made room for a newer connection"
+        )
         # A link that is to be kept up is dialed in the very turn in which it was lost.
         assert dialer._connecting is None
         assert dialer.state is PeerState.IDLE

@@ -232,12 +232,16 @@ class _Sending:
             return DeliveryState.WRITTEN  # no receipt came before the close: none was asked for
         if receipt.is_parked:
             return receipt.state
-        receipt.raise_if_failed()
+        if self._until is DeliveryState.HANDLED or not receipt.has_reached(DeliveryState.ACCEPTED):
+            receipt.raise_if_failed()
         return self._shown(receipt)
 
     def _shown(self, receipt: Receipt) -> DeliveryState:
-        """The state, but "handled" only where that was asked for, and so never by chance."""
-        if receipt.state is DeliveryState.HANDLED and self._until is not DeliveryState.HANDLED:
+        """The state, but what comes behind `accepted` only where that was asked for, and so
+        never by chance.
+        """
+        is_beyond = receipt.is_final and receipt.has_reached(DeliveryState.ACCEPTED)
+        if is_beyond and self._until is not DeliveryState.HANDLED:
             return DeliveryState.ACCEPTED
         return receipt.state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import get_ident
 from typing import Final, Protocol
 
+from signedwire import clock
 from signedwire.clock import WallInstant
 from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import Receipt, first_step
@@ -347,6 +348,12 @@ class OutgoingMessage(Receipt):
             return len(self.envelope.payload)
         # Nothing of what was released is left.
         return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
+
+    def _seconds_left(self) -> float | None:
+        due = self.terms.expires_at
+        if due is None or self.state is not DeliveryState.ACCEPTED:
+            return None
+        return max(0.0, clock.left(due))
 
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         if self.terms.is_bulk and until == DeliveryState.HANDLED:

@@ -16,6 +16,10 @@ v1 peers never answer: towards them the ladder ends at `written`, and
 v1: what the peer's host has not acknowledged) goes back to `queued` and is
 written again; the last four states are final, but that an accepted message may
 still be handled, refused or expire.
+
+What the store or the peer has confirmed stays true: `wait("accepted")` returns for a
+message that was accepted, also where the peer's application has refused it since. So it
+does not matter which of the two comes to be seen first; `wait("handled")` raises then.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from signedwire.errors import (
 )
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker"]
+__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "rung_named"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
 _SUBSCRIBING = threading.Lock()
@@ -51,6 +55,9 @@ _CODES = {state: code for code, state in enumerate(_STATES)}
 _FAILED = frozenset({DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.REFUSED})
 _FINAL = _FAILED | {DeliveryState.HANDLED}
 _CONFIRMED = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
+# What a message has been once, whatever becomes of it: `written` is undone where the link
+# breaks before an answer.
+_LASTING = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED, DeliveryState.ACCEPTED})
 
 
 class Evidence(Protocol):
@@ -108,7 +115,7 @@ class Receipt:
         self.is_final = False
         """Whether nothing more can happen to the message."""
         self.reason: Reason | None = None
-        """Why it failed or expired; `None` otherwise."""
+        """Why it failed or expired, or why nothing more will be heard of an accepted one."""
         self.detail = ""
         """The last error on the way, in words; may be empty."""
         self.is_unconfirmed = False
@@ -155,9 +162,18 @@ class Receipt:
         return self.evidence.prove(self)
 
     def has_reached(self, state: DeliveryState) -> bool:
-        """Whether the message stands at `state` or above; v1 peers stop at `written`."""
+        """Whether the message has come as far as `state`; v1 peers stop at `written`.
+
+        One that was accepted has been, also where it was refused or expired since; and
+        one that was persisted, also where it failed. One that its peer refused was written.
+        """
         now = self.state  # once: another thread may move it on
-        if now in _FAILED or state in _FAILED:
+        if now in _FAILED and state not in _FAILED:
+            reached = [_RANK[step.state] for step in self.history if step.state in _LASTING]
+            if now is DeliveryState.REFUSED:
+                reached.append(_RANK[DeliveryState.WRITTEN])
+            return max(reached) >= _RANK[state]
+        if state in _FAILED:
             return now == state
         if self.is_unconfirmed and now is DeliveryState.WRITTEN:
             return True
@@ -203,31 +219,43 @@ class Receipt:
             )
 
     async def wait(
-        self, until: DeliveryState = DeliveryState.WRITTEN, timeout: float | None = None
+        self, until: DeliveryState | str = DeliveryState.WRITTEN, timeout: float | None = None
     ) -> Receipt:
-        """Wait until the message has reached `until`, and return this receipt.
+        """Wait until the message has come as far as `until`, and return this receipt.
 
-        Cancelling the wait does not take the message back.
+        What was accepted counts as accepted, and what was persisted as persisted, also
+        where it was refused, expired or given up since: `send()` and this agree whatever
+        comes first. It ends with an answer, at the message's deadline, when its node is
+        closed, or after `timeout`. Cancelling the wait does not take the message back.
+
+        Args:
+            until: A `DeliveryState` or its text. Default "written".
+            timeout: Seconds; `None`, the default, sets no limit.
 
         Raises:
-            ValueError: it is never heard of as far as that: see `send_many()`.
-            DeliveryFailedError, MessageExpiredError: it was given up.
             WrongContextError: its node's event loop cannot run meanwhile. Any other loop,
                 in another thread, may wait.
+            ValueError: there is no such state, or the message never comes to it: see
+                `send_many()`.
+            MessageRefusedError: the peer will not take it, or its application not handle it.
+            DeliveryFailedError: it was given up, or nothing more will be heard of it.
+            MessageExpiredError: its deadline passed first.
+            ClosedError: its node was closed first, and it is in the store or was accepted.
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
         loop = asyncio.get_running_loop()
-        self._check_followed(until)
+        until = self._state_named(until)
         try:
             async with asyncio.timeout(timeout):
                 while not self.has_reached(until):
-                    self.raise_if_failed()
                     changed = loop.create_future()
                     wake = future_waker(loop, changed)
                     self._subscribe(wake)
                     try:
-                        if not self.has_reached(until) and not self.is_final:
-                            await changed
+                        # After that, so that nothing that another thread does is missed.
+                        if not self.has_reached(until):
+                            self._raise_if_over(until)
+                            await asyncio.wait({changed}, timeout=self._seconds_left())
                     finally:
                         self._unsubscribe(wake)
         except TimeoutError as error:
@@ -237,7 +265,7 @@ class Receipt:
         return self
 
     def result(
-        self, timeout: float | None = None, until: DeliveryState = DeliveryState.WRITTEN
+        self, timeout: float | None = None, until: DeliveryState | str = DeliveryState.WRITTEN
     ) -> Receipt:
         """What `wait()` does, blocking the calling thread.
 
@@ -245,15 +273,18 @@ class Receipt:
             RuntimeError: without a `timeout` in the event loop's own thread, where it would
                 wait for ever; and what `wait()` does.
         """
-        self._check_followed(until, is_blocking=timeout is None)
+        until = self._state_named(until, is_blocking=timeout is None)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
         self._subscribe(changed.set)
         try:
             while not self.has_reached(until):
-                self.raise_if_failed()
-                left = None if deadline is None else max(0.0, deadline - monotonic())
-                if not changed.wait(left):
+                self._raise_if_over(until)
+                left, pause = None, self._seconds_left()
+                if deadline is not None:
+                    left = max(0.0, deadline - monotonic())
+                    pause = left if pause is None else min(left, pause)
+                if not changed.wait(pause) and pause == left and left is not None:
                     raise self._still_on_its_way(timeout)
                 changed.clear()
         finally:
@@ -284,6 +315,16 @@ class Receipt:
         if self.is_final:
             return
         self.is_parked = True
+        self._wake()
+
+    def abandon(self, reason: Reason, detail: str) -> None:
+        """It was accepted, and nothing more will be heard of it. For the transport alone."""
+        if self.state is DeliveryState.ACCEPTED:
+            self.detail = detail
+            self.reason = reason
+            self._wake()
+
+    def _wake(self) -> None:
         if self._changed is not None:
             for wake in tuple(self._changed):
                 wake()
@@ -301,6 +342,51 @@ class Receipt:
     def _unsubscribe(self, wake: Callable[[], None]) -> None:
         assert self._changed is not None
         self._changed.remove(wake)
+
+    def _state_named(
+        self, until: DeliveryState | str, *, is_blocking: bool = False
+    ) -> DeliveryState:
+        """The state to wait for.
+
+        Raises:
+            ValueError: there is none of that name, or to wait for it would be for ever.
+        """
+        try:
+            state = DeliveryState(until)
+        except ValueError:
+            known = ", ".join(_STATES)
+            raise ValueError(f"until={until!r} is unknown; known are {known}") from None
+        self._check_followed(state, is_blocking=is_blocking)
+        return state
+
+    def _raise_if_over(self, until: DeliveryState) -> None:
+        """Raise where the message comes no further than it is."""
+        self.raise_if_failed()
+        if self.is_final:
+            raise ValueError(
+                f"message #{self.sequence_number} to {self.recipient} is {self.state}, "
+                f"and so is never {until}"
+            )
+        name = f"message #{self.sequence_number} to {self.recipient} was accepted"
+        if self.state is not DeliveryState.ACCEPTED:
+            return
+        if self.reason is Reason.CLOSED:
+            raise ClosedError(f"{name}, but {self.detail}", "Ask its peer whether it was handled")
+        if self.reason is not None:
+            raise DeliveryFailedError(self, self.reason, f"{name}, but {self.detail}")
+        left = self._seconds_left()
+        if left is not None and left <= 0:
+            raise MessageExpiredError(
+                self,
+                Reason.EXPIRED,
+                f"{name}, but no word came before its deadline that it was handled",
+                "Its peer may have taken it in time and be at work on it: a later answer "
+                "still moves this receipt on",
+            )
+
+    def _seconds_left(self) -> float | None:
+        """Until its deadline, where nobody else looks at it: it was accepted. At least 0."""
+        return None
 
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         """Raise where to wait so long would be to wait for ever."""
@@ -354,6 +440,10 @@ _SIGNS = (
     (" answered, not ", "Another key answers at that address: is the DID right?"),
     ("closed by the peer before HELLO", "Its access list may not let us in"),
     (CLOCKS_DIFFER, "Compare the clocks of the two machines, and have both set by NTP"),
+    ("closed it with code 4", "Its operator can let us in with node.access"),
+    ("closed it with code 5", "Try again later, or ask its operator for a higher limit"),
+    ("closed it with code 6", "Bring both sides to versions of one wire"),
+    ("closed it with code 7", "Is something between the two changing bytes?"),
 )
 _HINTS = {
     Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
@@ -363,6 +453,21 @@ _HINTS = {
     Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
     "add one with routing.update(did, address), or wait until it dials again",
 }
+
+
+def rung_named(until: DeliveryState | str | None, *, has_store: bool) -> DeliveryState:
+    """How far to wait, as `send()` takes it; `None`: its default, by whether there is a store.
+
+    Raises:
+        ValueError: there is no such rung.
+    """
+    if until is None:
+        return DeliveryState.PERSISTED if has_store else DeliveryState.ACCEPTED
+    if until not in _RANK:
+        raise ValueError(f"until={until!r} is unknown; known are {', '.join(_RANK)}")
+    if until == DeliveryState.PERSISTED and not has_store:
+        raise ValueError("until='persisted' needs a store: Node(identity, store=\"node.db\")")
+    return DeliveryState(until)
 
 
 def first_step(at_us: int) -> tuple[int, ...]:

@@ -47,8 +47,6 @@ __all__ = ["Arrivals", "Refused", "ReceiveStream", "SendStream"]
 
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
-_MAX_REFUSED: Final = 4096
-"""Refused and remembered, per peer and reason: about what it has in flight at once."""
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _SEQUENCE_AT: Final = 24
@@ -77,18 +75,33 @@ class _Flight:
         self.unsettled_bytes = sum(map(len, bodies))
 
 
-class _Landed:
-    """A batch, or some of it, that the peer has signed for: what proofs are made of.
+class _Signed:
+    """A batch, and what the peer has signed about it: what proofs are made of."""
+
+    __slots__ = ("batch", "bodies", "statement")
+
+    def __init__(self, batch: SentBatch, bodies: list[bytes], statement: bytes) -> None:
+        self.batch = batch
+        self.bodies = bodies
+        self.statement = statement
+
+    def prove(self, receipt: Receipt) -> bytes:
+        """The proof for one of its messages."""
+        assert isinstance(receipt, OutgoingMessage)
+        index = self.bodies.index(receipt.body)  # the same object, so this is quick
+        return encode_evidence(receipt.body, self.batch, index, self.statement)
+
+
+class _Landed(_Signed):
+    """A batch, or some of it, that the peer has accepted.
 
     It lives for as long as somebody holds the receipt of one of its messages.
     """
 
-    __slots__ = ("__weakref__", "batch", "bodies", "receipts", "statement")
+    __slots__ = ("__weakref__", "receipts")
 
     def __init__(self, flight: _Flight, indices: Iterable[int], statement: bytes) -> None:
-        self.batch = flight.batch
-        self.bodies = flight.bodies
-        self.statement = statement
+        super().__init__(flight.batch, flight.bodies, statement)
         # Weak, or receipts and this would keep each other alive. Those of a
         # `send_many()` are not followed beyond this.
         self.receipts = {
@@ -96,12 +109,6 @@ class _Landed:
             for index in indices
             if not flight.messages[index].terms.is_bulk
         }
-
-    def prove(self, receipt: Receipt) -> bytes:
-        """The proof for one of its messages."""
-        assert isinstance(receipt, OutgoingMessage)
-        index = self.bodies.index(receipt.body)  # the same object, so this is quick
-        return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
 class SendStream:
@@ -123,6 +130,9 @@ class SendStream:
         # cost as much as its encryption. Without them an unknown name costs a walk over all.
         self._by_name: dict[_Name, _Flight] | None = None
         self._by_leaf: dict[bytes, _Flight] | None = None
+        # Whether messages in flight were on another link before: only of those can it be
+        # heard that they were handled before that they were accepted.
+        self._has_resent = False
         self._landed_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Messages that were written and have no answer yet."""
@@ -149,6 +159,11 @@ class SendStream:
             for flight in self._flights.values()
             for message in flight.messages
         }
+
+    @property
+    def oldest(self) -> bytes | None:
+        """The root of the oldest batch without an answer."""
+        return next(iter(self._flights), None)
 
     @property
     def is_forgettable(self) -> bool:
@@ -216,6 +231,8 @@ class SendStream:
                 common = common or terms.common(parties, epoch)
                 message.complete(common, sequence)
             lane.popleft()  # last: whatever goes wrong before, it is not lost
+            if message.was_written:
+                self._has_resent = True
             message.was_written = True
             batch.append(message)
         lanes.tell_room()
@@ -256,6 +273,7 @@ class SendStream:
             del self._flights[flight.batch.root]
             if not self._flights:
                 self._by_name = self._by_leaf = None
+                self._has_resent = False
 
     def _flight_of(self, leaf: bytes) -> _Flight | None:
         """The flight of an envelope that has no answer yet."""
@@ -272,7 +290,10 @@ class SendStream:
         if receipts.kind == ACCEPTED_BATCHES:
             return not self._flights.keys().isdisjoint(receipts.hashes)
         if receipts.kind == HANDLED_ENVELOPES:
-            return not self._landed.keys().isdisjoint(receipts.hashes)
+            if not self._landed.keys().isdisjoint(receipts.hashes):
+                return True
+            if not self._has_resent:
+                return False
         return any(self._flight_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
@@ -282,11 +303,7 @@ class SendStream:
         is named and not known is ignored: it was answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:
-            for leaf in receipts.hashes:
-                receipt, _ = self._take_landed(leaf)
-                if receipt is not None:
-                    receipt.advance(DeliveryState.HANDLED)
-            return []
+            return self._handled(receipts.hashes, raw)
         accepted: list[OutgoingMessage] = []
         if receipts.kind == ACCEPTED_BATCHES:
             for root in receipts.hashes:
@@ -294,12 +311,47 @@ class SendStream:
                 if flight is not None:
                     accepted += self._accept(flight, raw)
             return accepted
-        named = set(receipts.hashes)
-        for leaf in receipts.hashes:
+        return self._accept_named(set(receipts.hashes), raw)
+
+    def _accept_named(self, leaves: Set[bytes], raw: bytes) -> list[OutgoingMessage]:
+        """Accept what has no answer yet and one of these leaves."""
+        accepted: list[OutgoingMessage] = []
+        for leaf in leaves:
             flight = self._flight_of(leaf)
             if flight is not None:
-                accepted += self._accept(flight, raw, named)
+                accepted += self._accept(flight, raw, leaves)
         return accepted
+
+    def _handled(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
+        """The peer's application is done with these.
+
+        It gets only what its node has accepted. So a message without an answer, whose
+        receipt went down with a link, is accepted by the same word.
+        """
+        accepted: list[OutgoingMessage] = []
+        if self._has_resent:
+            unknown = {leaf for leaf in leaves if leaf not in self._landed}
+            accepted = self._accept_named(unknown, raw)
+        proofs: dict[_Landed, _Signed] = {}
+        for leaf in leaves:
+            landed, receipt, _ = self._take_landed(leaf)
+            if landed is None or receipt is None:
+                continue
+            if landed.statement is not raw and landed not in proofs:
+                proofs[landed] = _Signed(landed.batch, landed.bodies, raw)
+            receipt.evidence = proofs.get(landed, landed)
+            receipt.advance(DeliveryState.HANDLED)
+        return accepted
+
+    def followed(self) -> list[OutgoingMessage]:
+        """The accepted messages that the peer's application may answer yet, for who holds them."""
+        found = []
+        for leaf, known in tuple(self._landed.items()):
+            landed = known()
+            receipt = None if landed is None else landed.receipts[leaf][1]()
+            if receipt is not None:
+                found.append(receipt)
+        return found
 
     def _accept(
         self, flight: _Flight, raw: bytes, named: Set[bytes] | None = None
@@ -338,18 +390,18 @@ class SendStream:
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[OutgoingMessage | None, bytes]:
-        """The receipt of an accepted message, where somebody holds it, and its body."""
+    def _take_landed(self, leaf: bytes) -> tuple[_Landed | None, OutgoingMessage | None, bytes]:
+        """An accepted message: its batch, its receipt where somebody holds it, and its body."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
         if landed is None:
-            return None, b""
+            return None, None, b""
         index, receipt = landed.receipts[leaf]
         # After the last leaf nobody holds `known`, which would have forgotten the names.
         body = landed.bodies[index]
         (sequence,) = _SEQUENCE.unpack_from(body, _SEQUENCE_AT)
         self._landed_names.pop((body[_LANE_AT], sequence), None)
-        return receipt(), body
+        return landed, receipt(), body
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """What the peer will not take, in flight or after it had accepted it."""
@@ -363,7 +415,7 @@ class SendStream:
                         found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
-            receipt, body = (None, b"") if leaf is None else self._take_landed(leaf)
+            _, receipt, body = (None, None, b"") if leaf is None else self._take_landed(leaf)
             if receipt is not None:
                 found.append(Refused(receipt, reason, None, body))
         return found
@@ -441,6 +493,9 @@ class ReceiveStream:
 
     Args:
         us, peer: The two DIDs, as bytes.
+        remembered: How many accepted leaves are kept of each lane, at least the credit.
+        refused: How many that came too late are kept of all lanes together, and how many for
+            which there was no room: at least the credit of all lanes.
     """
 
     __slots__ = (
@@ -452,7 +507,7 @@ class ReceiveStream:
         "marks",
     )
 
-    def __init__(self, us: bytes, peer: bytes, remembered: int) -> None:
+    def __init__(self, us: bytes, peer: bytes, remembered: int, refused: int = 4096) -> None:
         self._parties = peer + us  # as a header has them
         self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
         self.epoch = 0
@@ -460,8 +515,8 @@ class ReceiveStream:
         self.marks = [0] * len(Priority)
         # Below the mark and yet not accepted, for they came too late or there was no room:
         # whoever sends them again, because our refusal was lost, gets the same answer.
-        self._late = ReplayMemory(_MAX_REFUSED)
-        self._unkept = ReplayMemory(_MAX_REFUSED)
+        self._late = ReplayMemory(refused)
+        self._unkept = ReplayMemory(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """The marks, as a HELLO carries them."""

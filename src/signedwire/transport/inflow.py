@@ -36,8 +36,8 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 _ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
 _LANE_AT: Final = 104
 _lane_of: Final = attrgetter("lane")
-_MAX_ANSWERS: Final = 1024
-"""`handled` and `refused`, kept for who did not hear them, about 200 bytes each."""
+_MORE_REMEMBERED: Final = 1024
+"""What is remembered beyond the credit, for what the application answers late."""
 
 
 class InboxBudget:
@@ -83,6 +83,8 @@ class _Unkept(NamedTuple):
     """Owed a receipt."""
     leaves: list[bytes]
     """The same, one by one."""
+    again: list[bytes]
+    """Of these, those that were accepted before: behind the receipt goes the answer, again."""
     held: tuple[int, int]
     """Messages and bytes that are not new, and take room until then."""
 
@@ -108,8 +110,14 @@ class Inflow:
             critical * 1024 + largest,
         )
         self.peer = peer
+        # A link takes with it the answers to no more than the credit; to that much, at
+        # least, they are told again. About 200 bytes each.
+        self._most_answers = config.credit_messages + critical + _MORE_REMEMBERED
         self.stream = ReceiveStream(
-            bytes(us), bytes(peer), max(config.credit_messages, critical) + _MAX_ANSWERS
+            bytes(us),
+            bytes(peer),
+            max(config.credit_messages, critical) + _MORE_REMEMBERED,
+            self._most_answers,
         )
         self.link: Link | None = None
         # Delivered to the inbox and not yet taken by the application.
@@ -222,9 +230,11 @@ class Inflow:
     def use(self, link: Link) -> None:
         """It is open, and the one: answers go by it, also those that another may have lost."""
         self.link = link
-        # All of them, and so no more than these: what waited to be told is among them.
         self._handled = [leaf for leaf, refusal in self._answers.items() if refusal is None]
         self._refused = [refusal for refusal in self._answers.values() if refusal is not None]
+        # The receipt may be lost too, and goes first again: so nobody is told that a
+        # message was refused who was not told before that it had been accepted.
+        link.owe([], [leaf for leaf, refusal in self._answers.items() if refusal is not None])
         self.flush_soon()
 
     def ended(self, link: Link) -> None:
@@ -255,19 +265,20 @@ class Inflow:
             self._expect(arrivals.new)
         if arrivals.duplicates:
             core.drop(Reason.DUPLICATE, count=len(arrivals.duplicates))
-            self._answer_again(arrivals.duplicates)
         for refusal in arrivals.refusals:
             core.drop(refusal.reason, self.peer.short)
         self._refused += arrivals.refusals
-        if self._refused or arrivals.duplicates:
+        if self._refused:
             self.flush_soon()
         roots, leaves = ([batch.root], []) if arrivals.leaves is None else ([], arrivals.leaves)
         if self._store is None and log is None:
             self._deliver(arrivals.new)
             link.owe(roots, leaves)
+            self._answer_again(arrivals.duplicates)
+            link.settle()
             return
-        held = self._hold(batch, arrivals.new)
-        unkept = _Unkept(link, batch.bodies[0][_LANE_AT], arrivals.new, roots, leaves, held)
+        held, again = self._hold(batch, arrivals.new), arrivals.duplicates
+        unkept = _Unkept(link, batch.bodies[0][_LANE_AT], arrivals.new, roots, leaves, again, held)
         if self._store is None:
             self._then(unkept)(None)
         else:
@@ -339,6 +350,8 @@ class Inflow:
         self._release(unkept)
         self._deliver(unkept.new)
         unkept.link.owe(unkept.roots, unkept.leaves)
+        self._answer_again(unkept.again)
+        unkept.link.settle()
         self.flush_soon()
 
     def _give_back(self, unkept: _Unkept) -> None:
@@ -388,6 +401,9 @@ class Inflow:
             core.incoming.inbox.add_many(list(those), lane)
 
     def _answer_again(self, leaves: list[bytes]) -> None:
+        """What the application said of these, right behind their receipts."""
+        if leaves:
+            self.flush_soon()
         for leaf in leaves:
             if leaf in self._answers:
                 refusal = self._answers[leaf]
@@ -473,7 +489,7 @@ class Inflow:
             refusal = Refusal(message.lane, envelope.sequence_number, reason)
             self._refused.append(refusal)
             self._answers[leaf] = refusal
-        if len(self._answers) > _MAX_ANSWERS:
+        if len(self._answers) > self._most_answers:
             self._answers.popitem(last=False)
         self.flush_soon()
 
@@ -494,11 +510,11 @@ class Inflow:
         """Tell the peer, over the link of today; without one, when there is one again."""
         self._is_flush_due = False
         self._account()
-        link = self.link
-        if link is None:
-            return
         handled, self._handled = self._handled, []
         refused, self._refused = self._refused, []
+        link = self.link
+        if link is None:
+            return  # `use()` tells it, or it comes again: nothing piles up for who stays away
         # A node that closes takes nothing more, and so invites nothing.
         credit = self.credit() if self._core.is_open else Allowance(0, 0, 0, 0)
         link.answer(credit, handled, refused)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError, ProofError
+from signedwire.transport.answers import AnswerWatch, words_of
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
@@ -49,6 +50,7 @@ __all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "Link"]
 
 _MAX_HANDSHAKE: Final = 64 * 1024
 """Bytes that the other side may send before it has proven its DID. About 2 KiB are needed."""
+_LINGER: Final = 1.0
 _TIMER_STEP: Final = 0.002
 _MAX_LINGERING: Final = 64
 """Links that may bring their goodbye at once, while the node is open."""
@@ -108,10 +110,16 @@ class Link(asyncio.Protocol):
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
         self._is_turned_away = False
+        self._unanswered = 0  # batches that wait for the disk
+        self._last_event: Closed | None = None  # waits for them
+        config = core.config
+        self.answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         self.is_open = False
         self.is_over = False
         self.has_landed = False
-        """Whether the peer has signed for something that went over it."""
+        """Whether the peer has answered something that went over it."""
+        self.has_opened = False
+        """Whether it was ever open."""
         self.has_delivered = False
         """Whether it has brought a message that was new."""
         self.closed: Closed | None = None
@@ -330,8 +338,10 @@ class Link(asyncio.Protocol):
         """After anything happened: events up, bytes down, and the timer set."""
         self._take_events()
         session = self._session
-        if session is not None and (self._roots or self._leaves):
-            self._receipt_delay.start()
+        if session is not None:
+            if self._roots or self._leaves:
+                self._receipt_delay.start()
+            self._watch_answers()
         self._flush()
         if session is not None and not self.is_over:
             self._arm(session)
@@ -348,6 +358,17 @@ class Link(asyncio.Protocol):
         if repeats and self._session is not None:
             self._session.count_repeats(repeats, is_all=not new, now=self._loop.time())
 
+    def _watch_answers(self) -> None:
+        if self.is_open and self.did is not None:
+            peer = self._core.outgoing.peer(self.did)
+            self.answers.look(peer.stream.oldest if peer.link is self else None)
+
+    def _on_overdue(self) -> None:
+        assert self.did is not None
+        self._core.drop(Reason.TOO_SLOW, self.did.short)
+        timeout = self._core.config.answer_timeout
+        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
+
     def _handle(self, event: Event) -> None:
         core = self._core
         assert self.did is not None
@@ -356,6 +377,7 @@ class Link(asyncio.Protocol):
                 if self.dialer is not None:
                     core.outgoing.places.touch(self.dialer)
                 if core.is_open:  # else its sender has it still, for whoever comes next
+                    self._unanswered += 1
                     core.links.inflow(self.did).receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
                 self.has_landed |= core.links.on_receipts(self.did, receipts)
@@ -363,7 +385,7 @@ class Link(asyncio.Protocol):
             case CreditReceived():
                 self._pump_soon()
             case RefusalsReceived(refusals):
-                core.links.on_refusals(self.did, refusals)
+                self.has_landed |= core.links.on_refusals(self.did, refusals)
                 self._pump_soon()
             case HelloReceived(hello):
                 self._on_hello(hello)
@@ -403,7 +425,7 @@ class Link(asyncio.Protocol):
             return
         if self._guest is not None:
             self._guest.prove()
-        self.is_open = True
+        self.is_open = self.has_opened = True
         self.since = monotonic()
         if not self.outcome.done():
             self.outcome.set_result(None)
@@ -412,8 +434,22 @@ class Link(asyncio.Protocol):
     def _on_closed(self, event: Closed) -> None:
         if event.reason is not None:
             self._core.drop(event.reason, self.did.short if self.did else "")
+        if self._unanswered and event.reason is not None and not event.is_by_peer:
+            # What came before the fault waits for the disk, and is answered before the CLOSE.
+            self._last_event = event
+            self._loop.call_later(_LINGER, self._end_session, event)
+        else:
+            self._end_session(event)
+
+    def _end_session(self, event: Closed) -> None:
+        if self.is_over:
+            return
+        self._last_event = None
+        if self._session is not None and self.did is not None:
+            self._core.links.flush(self, self.did)
+            self._send_receipts(self._session)
         self._flush()
-        self._over(event.cause, event)
+        self._over(words_of(event), event)
         self._hang_up()
 
     def _send_receipts(self, session: Session) -> None:
@@ -428,6 +464,12 @@ class Link(asyncio.Protocol):
         """Sign for these with what is said next."""
         self._roots += roots
         self._leaves += leaves
+
+    def settle(self) -> None:
+        """All that is owed for one batch has been said to `owe()`, or never will be."""
+        self._unanswered -= 1
+        if self._last_event is not None and not self._unanswered:
+            self._end_session(self._last_event)
 
     def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
         """The application has taken, handled or refused messages: tell the peer."""
@@ -473,7 +515,6 @@ class Link(asyncio.Protocol):
         )
         if not messages:
             return
-        self._core.outgoing.disarm_expiries(messages)
         if self.dialer is not None:
             self._core.outgoing.places.touch(self.dialer)
         self._send_receipts(session)
@@ -483,6 +524,7 @@ class Link(asyncio.Protocol):
             # Now, not when the system has them: if the link ends before, they may arrive.
             self._core.outbox.written(peer, messages)
         self._socket.expect_written(messages)
+        self.answers.look(peer.stream.oldest)
         self._flush()
         if peer.lanes:
             self._pump_soon()
@@ -507,7 +549,7 @@ class Link(asyncio.Protocol):
     def _flush(self) -> None:
         if not self._socket.is_connected:
             return
-        if self._session is not None:
+        if self._session is not None and self._last_event is None:
             data = self._session.data_to_send()
             if data:
                 self._channel.send(data)
@@ -589,6 +631,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
+        self.answers.end()
         self._socket.forget_unwritten()
         if not self.outcome.done():
             self.outcome.set_exception(self._dial_error(cause))

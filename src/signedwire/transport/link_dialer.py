@@ -71,7 +71,8 @@ class LinkDialer(Dialer):
             elif self._is_called_off and isinstance(error, asyncio.CancelledError):
                 self._is_kept = True
                 return
-            self._is_blameless = link.closed is not None and link.closed.is_orderly
+            if not link.has_opened:  # else `on_link_over()` was told
+                self._is_blameless = self._peer.is_end_excused(link.closed, has_landed=False)
             if isinstance(error, HungUpError):
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
             else:
@@ -124,15 +125,18 @@ class LinkDialer(Dialer):
         if self._connecting is not None:
             self._connecting.cancel()
 
-    def on_link_over(self, link: Link, cause: str, closed: Closed | None) -> None:
+    def on_link_over(
+        self, link: Link, cause: str, closed: Closed | None, *, is_excused: bool
+    ) -> None:
         """A link of ours that was open has ended; what it had not delivered is not back yet."""
+        self._is_blameless = is_excused
         if link is not self._link or self._is_opening:
             return  # closed by us, or `_open()` has not come to see it, and will
         self._link = None
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
         self._on_lost(cause)
-        if not (closed is not None and closed.is_orderly) and not link.has_landed:
+        if not is_excused and not link.has_landed:
             # It brought nothing through, however long it was up.
             self._peer.failures += 1
             self._core.outgoing.give_up_exhausted(self._peer, cause)

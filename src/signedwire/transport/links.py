@@ -93,6 +93,12 @@ class Links:
             inflow = self._inflows[did] = Inflow(self._core, self._us, did, self._budget)
         return inflow
 
+    def flush(self, link: Link, did: Did) -> None:
+        """A link ends: what its peer is to be told by it goes now, or by another."""
+        inflow = self._inflows.get(did)
+        if inflow is not None and inflow.link is link:
+            inflow.flush()
+
     def _forget_an_inflow(self) -> bool:
         """A stranger needs only a new key to make another: forget the oldest stranger."""
         for did, inflow in self._inflows.items():
@@ -189,6 +195,10 @@ class Links:
         self._warn_of_old_copy(hello, peer)
         if old is not None:
             self._core.emit(PeerDisconnected(link.did, "there is another link now"))
+        if peer.their_epoch not in (0, hello.epoch) and hello.known_epoch != peer.stream.epoch:
+            why = "its peer has begun anew since and forgotten it"
+            peer.abandon(Reason.STALE_EPOCH, f"{why}; whether it was handled is not known")
+        peer.their_epoch = hello.epoch
         peer.link = link
         peer.hang_ups = 0
         if self._core.outbox is not None:
@@ -242,6 +252,11 @@ class Links:
                 "it was written; the peer has heard from a later state of this key since, "
                 "so it cannot be asked whether it arrived",
             )
+        peer.abandon(
+            Reason.STALE_EPOCH,
+            "the peer has heard from a later state of this key since, so it says no more "
+            "whether it was handled",
+        )
         peer.stream = self._core.outgoing.new_stream(peer.did, epoch)
         if self._core.outbox is not None:
             self._core.outbox.restart(peer, epoch, marks)
@@ -255,10 +270,12 @@ class Links:
         if inflow.link is link:
             inflow.link = None
         is_the_one = peer.link is link
+        is_excused = closed is not None and closed.is_orderly
         if is_the_one:
             peer.link = None
+            is_excused = peer.is_end_excused(closed, has_landed=link.has_landed)
         if link.dialer is not None:
-            link.dialer.on_link_over(link, cause, closed)
+            link.dialer.on_link_over(link, cause, closed, is_excused=is_excused)
         self._core.log.info("the link with %s (%s) ended: %s", link.did, link.address, cause)
         if not is_the_one:
             return
@@ -272,9 +289,12 @@ class Links:
             return
         # One that brought nothing through was a failed attempt, which the dialer has
         # counted for all that waits; on another, what was on its way is under suspicion.
-        is_orderly = closed is not None and closed.is_orderly
-        is_fault = not is_orderly and (link.has_landed or link.dialer is None)
-        outgoing.put_back(peer.stream.take_back(), is_fault=is_fault)
+        is_fault = not is_excused and (link.has_landed or link.dialer is None)
+        outgoing.put_back(
+            peer.stream.take_back(),
+            is_fault=is_fault,
+            cause=f"the link ended before an answer came: {cause}",
+        )
         if peer.lanes:
             outgoing.assign(peer)
 
@@ -318,24 +338,32 @@ class Links:
             self._core.outbox.settled(did, accepted)
         self._core.outgoing.disarm_expiries(accepted)
         self._core.outgoing.places.look()
+        if accepted:
+            peer.orderly_ends = 0
         return bool(accepted)
 
-    def on_refusals(self, did: Did, refusals: tuple[Refusal, ...]) -> None:
-        """The peer will not take messages of ours."""
+    def on_refusals(self, did: Did, refusals: tuple[Refusal, ...]) -> bool:
+        """The peer will not take messages of ours; whether any was waiting for that."""
         peer = self._core.outgoing.peer(did)
         refused = peer.stream.refused(refusals)
         if self._core.outbox is not None:
             self._core.outbox.refused(did, refused)
         for receipt, reason, name, _ in refused:
+            if receipt.is_final:
+                continue  # its deadline came before its answer
             self._core.counters.send_failures += 1
             self._core.counters.dropped[reason] += 1
             peer.dropped[reason] += 1
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
             receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
+            self._core.outgoing.disarm_expiry(receipt)
             if name is not None:
                 receipt.release()  # else its evidence has them
             self._core.emit(MessageRefused(did, receipt.sequence_number, reason))
+        if refused:
+            peer.orderly_ends = 0
+        return bool(refused)
 
     def on_stall(self, seconds: float) -> None:
         """Our own loop stood still."""

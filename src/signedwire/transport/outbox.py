@@ -48,7 +48,9 @@ _PAGE: Final = 512
 # A store can fail at any moment, in its own thread. That is told where messages are
 # stored; what only notes how far they have come has then nothing to note it in.
 _WHILE_IT_WORKS: Final = contextlib.suppress(StoreFailedError, ClosedError)
-_ON_DISK: Final = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED})
+_UNANSWERED: Final = frozenset(
+    {DeliveryState.QUEUED, DeliveryState.PERSISTED, DeliveryState.WRITTEN}
+)
 _LONGEST_PAUSE: Final = 1.0
 _TOP_DOWN: Final = sorted((int(priority) for priority in Priority), reverse=True)
 
@@ -450,9 +452,7 @@ class Outbox:
         return UNANSWERED if self.store.lane(did, lane).may_be_written(row) else ""
 
     def removed(self, names: Iterable[RowName], reason: Reason) -> None:
-        """Rows are gone. What expires in flight is left to its answer; what is dropped there is
-        not sent again.
-        """
+        """Rows are gone. What is in flight is not sent again."""
         by_peer: dict[Did, set[tuple[int, int]]] = {}
         for did, lane, row in names:
             by_peer.setdefault(did, set()).add((lane, row))
@@ -469,13 +469,11 @@ class Outbox:
             message.is_stored = False  # no row to be buried
             cause = self.doubt(did, message.priority, message.row)
             self._core.outgoing.give_up(message, reason, cause)
-        if is_expired and names:
-            names -= peer.stream.rows_in_flight()  # left to their answer
         state = DeliveryState.EXPIRED if is_expired else DeliveryState.FAILED
-        for name in names:  # on the disk alone, or dropped in flight
+        for name in names:  # on the disk alone, or in flight
             receipt = stock.receipts.get(name)
             # Queued: its removal is told before that it was stored.
-            if receipt is None or receipt.state in _ON_DISK or not is_expired:
+            if receipt is None or receipt.state in _UNANSWERED or not is_expired:
                 self._core.counters.send_failures += 1
                 self._core.counters.dropped[reason] += 1
                 peer.dropped[reason] += 1

@@ -44,6 +44,7 @@ _POLL_INTERVAL: Final = 0.005
 _MAX_EPOCHS: Final = 10_000
 # How long messages wait for a peer that can only be reached when it dials us.
 _RETURN_GRACE: Final = 5.0
+_UNANSWERED: Final = frozenset({DeliveryState.QUEUED, DeliveryState.WRITTEN})
 
 
 class Outgoing:
@@ -105,6 +106,8 @@ class Outgoing:
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
             self._give_up_all(peer, Reason.CLOSED)
+            why = "its node was closed before word came that it was handled"
+            peer.abandon(Reason.CLOSED, why)
             peer.lanes.wake_all()
         for timer in self._expiries.values():
             timer.cancel()
@@ -458,14 +461,24 @@ class Outgoing:
 
     # -- the loop: how messages end --------------------------------------------------
 
-    def put_back(self, messages: list[OutgoingMessage], *, is_fault: bool = True) -> None:
+    def put_back(
+        self,
+        messages: list[OutgoingMessage],
+        *,
+        is_fault: bool = True,
+        cause: str = "the connection broke while it was being written",
+    ) -> None:
         """Queue messages of an ended connection again, at the heads of their lanes.
 
-        Where it was no fault, the attempt does not count.
+        Where it was no fault, the attempt does not count. `cause` is what those are told
+        that have had their attempts.
         """
         self._core.counters.rewritten += len(messages)
         by_peer: dict[Peer, list[tuple[OutgoingMessage, int]]] = {}
         for message in messages:
+            if message.is_final:  # its deadline came before an answer
+                message.release()
+                continue
             peer = self.peer(message.recipient)
             message.failures_before -= is_fault
             if message.state is not DeliveryState.ACCEPTED:
@@ -476,7 +489,7 @@ class Outgoing:
             by_peer.setdefault(peer, []).append((message, message.priority))
         for peer, items in by_peer.items():
             peer.lanes.put_back(items)
-            self.give_up_exhausted(peer, "the connection broke while it was being written")
+            self.give_up_exhausted(peer, cause)
             self.assign(peer)
 
     def give_up_denied(self) -> None:
@@ -499,8 +512,18 @@ class Outgoing:
         for message in peer.lanes.remove_if(lambda _: True):
             self.give_up(message, reason)
 
-    def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
-        """End a message: counted, and its receipt tells the sender."""
+    def give_up(
+        self,
+        message: OutgoingMessage,
+        reason: Reason,
+        cause: str = "",
+        *,
+        is_in_flight: bool = False,
+    ) -> None:
+        """End a message: counted, and its receipt tells the sender.
+
+        One that is in flight keeps its bytes: its peer may sign for it yet.
+        """
         if message.is_final:
             return
         if message.is_stored and reason is Reason.CLOSED:
@@ -517,7 +540,8 @@ class Outgoing:
             cause = peer.dialer.last_error or ""
         expired = reason is Reason.EXPIRED
         message.advance(DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause)
-        message.release()
+        if not is_in_flight:
+            message.release()
         self.disarm_expiry(message)
 
     def is_dead(self, message: OutgoingMessage) -> bool:
@@ -529,41 +553,50 @@ class Outgoing:
         self._expire(message)
         return True
 
-    def _expire(self, message: OutgoingMessage) -> None:
+    def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:
         cause = UNANSWERED if message.was_written else ""
         if message.is_stored and self._core.outbox is not None:
             cause = self._core.outbox.doubt(message.recipient, message.priority, message.row)
-        self.give_up(message, Reason.EXPIRED, cause)
+        self.give_up(message, Reason.EXPIRED, cause, is_in_flight=is_in_flight)
 
     def disarm_expiries(self, messages: Iterable[OutgoingMessage]) -> None:
-        """They are being written, so that only their peer can say that they are late; or it has."""
+        """Their peer has answered, or never will, as over v1: they expire no more here."""
         if self._expiries:
             for message in messages:
                 self.disarm_expiry(message)
 
     def _arm_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         assert message.expires_at is not None
-        if message.state is DeliveryState.QUEUED:
+        if message.state in _UNANSWERED and message not in self._expiries:
             self._expiries[message] = asyncio.get_running_loop().call_later(
                 max(0.0, clock.left(message.expires_at)), self._on_expiry, peer, message
             )
 
     def _on_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
-        """Tell the sender in time; a message on its way is left alone."""
+        """Tell the sender in time, also of a message on its way: who has it can only say more."""
         self._expiries.pop(message, None)
+        if message.is_unconfirmed or message.state not in _UNANSWERED:
+            return
         now = clock.now()
+        if message.expires_at is not None and clock.left(message.expires_at, now) > 0:
+            # The loop's clock was ahead of the one that the deadline follows.
+            self._arm_expiry(peer, message)
+            return
+        if message.state is DeliveryState.WRITTEN:
+            self._expire(message, is_in_flight=True)
+            return
         # All that are due in one pass: each for itself would cost the square of the queue.
         for late in peer.lanes.remove_if(
             lambda other: other.expires_at is not None and clock.left(other.expires_at, now) <= 0
         ):
             self._expire(late)
-        if message.expires_at is not None and clock.left(message.expires_at, now) > 0:
-            # The loop's clock was ahead of the one that the deadline follows.
-            self._arm_expiry(peer, message)
+        if message.was_written and not message.is_final:  # a link has it, the system not yet
+            self._expire(message, is_in_flight=True)
 
     def on_clock_step(self) -> None:
         """A clock was set, or the machine was suspended: look at every deadline anew."""
-        for message, timer in tuple(self._expiries.items()):
+        expiries, self._expiries = self._expiries, {}
+        for message, timer in expiries.items():
             timer.cancel()
             self._arm_expiry(self.peer(message.recipient), message)
 

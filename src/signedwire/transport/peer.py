@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from signedwire import clock
 from signedwire.delivery.lanes import Lanes
@@ -12,12 +12,17 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.streams import SendStream
 from signedwire.stats import PeerStatus
 from signedwire.types import Address, Did, PeerState, Reason
+from signedwire.wire.link_frames import CLOSE_TOO_MANY
 
 if TYPE_CHECKING:
     from signedwire.transport.dialer import Dialer
     from signedwire.transport.link import Link
+    from signedwire.wire.session import Closed
 
 __all__ = ["Peer"]
+
+_EXCUSED_ENDS: Final = 3
+"""Orderly ends in a row without one answer, before each further one counts as an attempt."""
 
 
 class Peer:
@@ -34,11 +39,13 @@ class Peer:
         "last_error",
         "last_error_at",
         "link",
+        "orderly_ends",
         "return_timer",
         "room",
         "route",
         "since",
         "stream",
+        "their_epoch",
         "wire",
     )
 
@@ -61,6 +68,10 @@ class Peer:
         """Attempts to reach the peer that failed, ever."""
         self.hang_ups = 0
         """How often in a row it hung up on TLS."""
+        self.orderly_ends = 0
+        """How many links in a row it has ended in an orderly way without an answer."""
+        self.their_epoch = 0
+        """Of its last HELLO; 0: none yet."""
         self.return_timer: asyncio.TimerHandle | None = None
         """Until when messages wait for a peer that can be reached only when it dials us."""
         self.since = clock.monotonic()
@@ -77,6 +88,24 @@ class Peer:
         if self.return_timer is not None:
             self.return_timer.cancel()
             self.return_timer = None
+
+    def is_end_excused(self, closed: Closed | None, *, has_landed: bool) -> bool:
+        """Whether the end of a link to it costs what was on its way no attempt; call it once.
+
+        An orderly one is excused, but not time after time without one answer in between.
+        """
+        if closed is None or not closed.is_orderly:
+            return False
+        if has_landed:
+            self.orderly_ends = 0
+        elif closed.is_by_peer and closed.code != CLOSE_TOO_MANY:
+            self.orderly_ends += 1  # one that is full may be so for long
+        return self.orderly_ends <= _EXCUSED_ENDS
+
+    def abandon(self, reason: Reason, detail: str) -> None:
+        """Of what the peer has accepted so far nothing more will be heard."""
+        for receipt in self.stream.followed():
+            receipt.abandon(reason, detail)
 
     def status(self) -> PeerStatus:
         """How it is doing. Any thread."""
@@ -103,6 +132,7 @@ class Peer:
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
             queued=self.lanes.sizes(),
             in_flight=self.stream.in_flight,
+            overdue=None if link is None else link.answers.overdue,
             credit=None if link is None else link.credit,
             failed_attempts=self.failures,
             dropped=dict(self.dropped),

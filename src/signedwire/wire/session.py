@@ -241,6 +241,8 @@ class Session:
         self._events: deque[Event] = deque()
         self._control: list[bytes] = [hello.encode()]
         self._data: list[bytes] = []
+        # Ours, until it is taken: what came whole before the fault is answered before it.
+        self._goodbye = b""
         self._granted = hello.credit
         self._advertised = hello.credit
         self._first_grant = hello.credit
@@ -353,11 +355,16 @@ class Session:
 
     def data_to_send(self) -> bytes:
         """All that is to be written now; empty when nothing is."""
-        if not self._control and not self._data:
+        if not self._control and not self._data and not self._goodbye:
             return b""
-        data = b"".join(self._control + self._data)
-        self._control, self._data = [], []
+        data = b"".join((*self._control, *self._data, self._goodbye))
+        self._control, self._data, self._goodbye = [], [], b""
         return data
+
+    @property
+    def _can_answer(self) -> bool:
+        """Whether the peer would still read an answer: our CLOSE has not gone."""
+        return self.state is State.OPEN or (bool(self._goodbye) and self.their_hello is not None)
 
     def room(self) -> Allowance:
         """How much more the peer takes now; nothing before its HELLO and after the end."""
@@ -382,7 +389,7 @@ class Session:
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
         """Sign and queue what was accepted or handled."""
-        if self.state is not State.OPEN:
+        if not self._can_answer:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
             part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
@@ -394,7 +401,7 @@ class Session:
 
     def send_refusals(self, refusals: list[Refusal]) -> None:
         """Queue what will not be accepted."""
-        if self.state is not State.OPEN:
+        if not self._can_answer:
             return
         for start in range(0, len(refusals), frames.MAX_REFUSALS):
             part = tuple(refusals[start : start + frames.MAX_REFUSALS])
@@ -601,5 +608,5 @@ class Session:
         # Envelopes that were queued would follow the CLOSE: nobody would read them.
         self._data = []
         if not closed.is_by_peer:
-            self._control.append(Close(closed.code, closed.cause).encode())
+            self._goodbye = Close(closed.code, closed.cause).encode()
         self._events.append(closed)

@@ -1,0 +1,105 @@
+"""Answers that do not come: when one is overdue, and what a link's end says of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from signedwire.stats import PeerStatus
+from signedwire.wire import link_frames as frames
+from signedwire.wire.session import Closed
+
+__all__ = ["AnswerWatch", "overdue_answers", "words_of"]
+
+# What their sender means by them, for people: with the others it tells nothing against us.
+_CLOSE_WORDS: Final = {
+    frames.CLOSE_PROTOCOL_ERROR: "it says that we broke a rule, or were too slow",
+    frames.CLOSE_DENIED: "it denies us",
+    frames.CLOSE_TOO_MANY: "it has too many connections",
+    frames.CLOSE_VERSION: "it speaks no version that we speak",
+    frames.CLOSE_BAD_SIGNATURE: "a signature of ours did not fit",
+}
+
+_STALL: Final = 1.0
+"""When a timer is later than this, in seconds, our own loop stood still, and the answer may
+wait in the socket."""
+
+
+class AnswerWatch:
+    """Watches the oldest batch in flight on a link; its own loop's clock alone counts.
+
+    The time begins when a batch is sent, and anew when the one before it is answered: a
+    slow link that brings answers in turn is not blamed for those that wait behind them.
+
+    Args:
+        patience: Seconds after which an answer is shown as overdue.
+        timeout: Seconds after which `on_overdue` is called.
+    """
+
+    def __init__(self, patience: float, timeout: float, on_overdue: Callable[[], None]) -> None:
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._on_overdue = on_overdue
+        self._oldest: bytes | None = None
+        self._since = self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self, oldest: bytes | None) -> None:
+        """The root of the oldest batch without an answer; `None`: there is none."""
+        if oldest is not self._oldest:
+            self._oldest = oldest
+            self._since = self._loop.time()
+        # One that fires early looks again, so none is moved for each answer.
+        if oldest is not None and self._timer is None:
+            self._arm()
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds that the oldest batch has waited, where that is long. Any thread."""
+        waited = 0.0 if self._oldest is None else self._loop.time() - self._since
+        return waited if waited > self._patience else None
+
+    def end(self) -> None:
+        """The link is over."""
+        self._oldest = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._oldest is None:
+            return
+        now = self._loop.time()
+        late = now - self._due
+        if late > _STALL:
+            self._since += late + _STALL
+        if now < self._since + self._timeout:
+            self._arm()
+        else:
+            self._on_overdue()
+
+    def _arm(self) -> None:
+        # Kept here: what uvloop returns for less than half a millisecond has no `when()`.
+        self._due = self._since + self._timeout
+        self._timer = self._loop.call_at(self._due, self._on_timer)
+
+
+def words_of(closed: Closed) -> str:
+    """Why a link ended, in words; the code and the text of a peer that is not content with us."""
+    words = _CLOSE_WORDS.get(closed.code)
+    if words is None or not closed.is_by_peer:
+        return closed.cause
+    text = f": {closed.cause}" if closed.cause else ""
+    return f"the peer closed it with code {closed.code}, {words}{text}"
+
+
+def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:
+    """What `Health` says of peers whose answers are overdue."""
+    return [
+        f"{status.did} has not answered for {status.overdue:.0f} s: "
+        f"{status.in_flight} messages wait for its word"
+        for status in statuses
+        if status.overdue is not None
+    ]
