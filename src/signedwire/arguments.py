@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import Enum
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from signedwire.clock import WallInstant, monotonic, unix_time
 
@@ -51,11 +51,25 @@ def next_chunk(source: Iterator[bytes]) -> list[bytes]:
     return chunk
 
 
-def due_at(deadline: float | timedelta | datetime) -> float:
+@overload
+def due_at(deadline: None) -> None: ...
+
+
+@overload
+def due_at(deadline: float | timedelta | datetime) -> float: ...
+
+
+@overload
+def due_at(deadline: Deadline) -> float | None: ...
+
+
+def due_at(deadline: Deadline) -> float | None:
     """The instant by the clock that it follows: seconds the monotonic clock, a date the wall clock.
 
     A date moves when the wall clock is set; seconds pass, also while the machine is suspended.
     """
+    if deadline is None:
+        return None
     if isinstance(deadline, datetime):
         if deadline.tzinfo is None:
             raise ValueError(

@@ -38,13 +38,13 @@ from signedwire.errors import (
 )
 from signedwire.events import Event
 from signedwire.identity import Identity
-from signedwire.outbox import DeadLetters, Outbox, fullness, open_store
+from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
-from signedwire.transport.answers import overdue_answers
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
+from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.types import (
@@ -55,7 +55,6 @@ from signedwire.types import (
     Priority,
     Reason,
 )
-from signedwire.wire.envelope import V2_HEADER_SIZE
 
 __all__ = ["Deadline", "Node"]
 
@@ -79,10 +78,8 @@ class Node:
         routing: Which DID is reached where; a table of its own by default. It may be
             shared between nodes and changed at any time.
         store: The file in which messages wait, so that no crash loses them; made where
-            there is none. By default that of the configuration, which is none: they wait
-            in memory.
-        evidence: The file in which every accepted envelope is kept with its proof; by
-            default that of the configuration, which is none.
+            there is none. By default that of the configuration, which is none.
+        evidence: The file in which every accepted envelope is kept with its proof; the same.
         network: For tests, where the memory carrier's nodes meet.
     """
 
@@ -237,7 +234,7 @@ class Node:
         self._check_here()
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, priority, payload_type, _due(deadline), (payload,))
+        (message,) = self._messages(did, priority, payload_type, due_at(deadline), (payload,))
         return await self._send(message, level)
 
     async def _replace(self, letter: DeadLetter) -> Receipt:
@@ -282,7 +279,7 @@ class Node:
                 for a message that was not queued.
         """
         did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, priority, payload_type, _due(deadline), (payload,))
+        (message,) = self._messages(did, priority, payload_type, due_at(deadline), (payload,))
         self._core.outgoing.submit(message, message.payload_size)
         return message
 
@@ -314,7 +311,7 @@ class Node:
         level = self._level(until)
         did = Did.parse(to) if isinstance(to, str) else to
         is_bulk = level is not DeliveryState.HANDLED
-        expires_at = _due(deadline)  # of them all, however long it takes to queue them
+        expires_at = due_at(deadline)  # of them all, however long it takes to queue them
         receipts: list[Receipt] = []
         try:
             terms = (priority, payload_type, expires_at)
@@ -571,23 +568,7 @@ class Node:
 
         May be called from any thread, also in a forked child: there the node cannot.
         """
-        core, problems = self._core, []
-        problem = core.home.problem()
-        if problem is not None:
-            problems.append(problem)
-        elif self._config.listen is not None and self.address is None:
-            problems.append(f"the listener on {self._config.listen} is gone")
-        if core.outbox is not None:
-            failure = core.outbox.store.failure
-            problems += (
-                [failure.fact]
-                if failure is not None
-                else fullness(core.outbox.store, V2_HEADER_SIZE + self._config.max_payload_size)
-            )
-        if core.evidence is not None and core.evidence.failure is not None:
-            problems.append(core.evidence.failure.fact)
-        problems += overdue_answers(self.peers().values())
-        return Health(problems=tuple(problems))
+        return health_of(self._core, self.peers().values())
 
     def pool_stats(self) -> PoolStats:
         """Outbound connections now."""
@@ -617,8 +598,3 @@ class Node:
         else:
             where = self._core.home.in_words
         return f"<Node {self.did.short} {where}>"
-
-
-def _due(deadline: Deadline) -> float | None:
-    """By the clock that it follows."""
-    return None if deadline is None else due_at(deadline)

@@ -21,7 +21,6 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import (
-    Backlog,
     Call,
     DeadLetter,
     OutgoingRow,
@@ -42,7 +41,6 @@ __all__ = [
     "Outbox",
     "copy_of",
     "export",
-    "fullness",
     "limits_of",
     "open_store",
 ]
@@ -269,18 +267,6 @@ def open_store(config: TransportConfig, owner: Did, call: Call) -> Store:
     """
     assert config.store is not None
     return SqliteStore(config.store, owner, limits=limits_of(config), call=call)
-
-
-def fullness(store: Store, largest: int) -> Iterator[str]:
-    """Which limits are reached, in words; `largest` is the size of a message that may come."""
-    limits, stats = store.limits, store.stats()
-    held: Iterable[tuple[str, Backlog, int, int]] = (
-        ("outbox", stats.outbox, limits.max_rows, limits.max_bytes),
-        ("inbox", stats.inbox, limits.max_inbox_rows, limits.max_inbox_bytes),
-    )
-    for name, backlog, rows, bytes_ in held:
-        if backlog.rows >= rows or backlog.bytes + largest > bytes_:
-            yield f"the {name} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes"
 
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:

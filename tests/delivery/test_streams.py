@@ -16,14 +16,8 @@ from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
-from signedwire.delivery.streams import (
-    MAX_BATCH_BYTES,
-    MAX_BATCH_MESSAGES,
-    Arrivals,
-    ReceiveStream,
-    Refused,
-    SendStream,
-)
+from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope, sign_batch

@@ -119,7 +119,7 @@ class TestTheSimulatorItself:
     """It must see what it is there to see."""
 
     def test_sees_a_message_delivered_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.delivery.streams import ReceiveStream
+        from signedwire.delivery.receive_stream import ReceiveStream
 
         old = ReceiveStream.arrived
 

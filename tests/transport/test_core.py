@@ -236,14 +236,14 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     sender.routing.update(BOB.did, "127.0.0.1:9")
     await sender.core.start()
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.outgoing._check_allowed
+    original = sender.core.outgoing._has_no_way
 
-    def check_slowly(did: Did, peer: Peer | None, payload_size: int) -> None:
-        original(did, peer, payload_size)
+    def check_slowly(did: Did, peer: Peer | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
+        return original(did, peer)
 
-    sender.core.outgoing._check_allowed = check_slowly  # type: ignore[method-assign]
+    sender.core.outgoing._has_no_way = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
         asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
     )
@@ -261,14 +261,14 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     sender = OpenCore(quick(close_timeout=0.001))
     sender.routing.update(BOB.did, "127.0.0.1:9")
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.outgoing._check_allowed
+    original = sender.core.outgoing._has_no_way
 
-    def check_slowly(did: Did, peer: Peer | None, payload_size: int) -> None:
-        original(did, peer, payload_size)
+    def check_slowly(did: Did, peer: Peer | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
+        return original(did, peer)
 
-    sender.core.outgoing._check_allowed = check_slowly  # type: ignore[method-assign]
+    sender.core.outgoing._has_no_way = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []
 
     def post() -> None:

@@ -32,7 +32,8 @@ from signedwire import (
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import UNANSWERED
-from signedwire.delivery.streams import ReceiveStream, SendStream
+from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport import link as link_module

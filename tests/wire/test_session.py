@@ -42,7 +42,6 @@ from signedwire.wire.link_frames import (
     Refusals,
 )
 from signedwire.wire.session import (
-    CLOSE_UNSAID,
     BatchFailed,
     BatchReceived,
     Closed,
@@ -56,6 +55,7 @@ from signedwire.wire.session import (
     StallNoticed,
     State,
 )
+from signedwire.wire.session_events import CLOSE_UNSAID
 
 NOTHING = Allowance(0, 0, 0, 0)
 ROOT = bytes(range(32))

@@ -27,7 +27,8 @@ from signedwire.wire.batch import batch_root, path_of, root_from_path
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof
-from signedwire.wire.session import CLOSE_UNSAID, Closed
+from signedwire.wire.session import Closed
+from signedwire.wire.session_events import CLOSE_UNSAID
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")

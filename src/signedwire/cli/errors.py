@@ -27,7 +27,7 @@ from signedwire.errors import (
     StoreVersionError,
     UnknownPeerError,
 )
-from signedwire.transport.link import HUNG_UP_ON_TLS
+from signedwire.transport.link_errors import HUNG_UP_ON_TLS
 from signedwire.types import Reason
 
 __all__ = [

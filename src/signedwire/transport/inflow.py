@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
+from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeaves, Store, Then
-from signedwire.delivery.streams import Arrivals, ReceiveStream
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
@@ -202,6 +202,11 @@ class Inflow:
         """The peer's HELLO names its epoch; `False` for one older than the latest."""
         before = self.stream.epoch
         if not self.stream.begin(epoch):
+            self._core.log.warning(
+                "%s came with an older state than the one known: two processes use its key, "
+                "or its clock went back",
+                self.peer,
+            )
             return False
         if epoch != before:
             # What is still to be told was about numbers of the old one.

@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.clock import monotonic
-from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError, ProofError
 from signedwire.transport.answers import AnswerWatch, words_of
+from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from signedwire.transport.doorway import Guest
     from signedwire.transport.link_dialer import LinkDialer
 
-__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "Link"]
+__all__ = ["Link"]
 
 _MAX_HANDSHAKE: Final = 64 * 1024
 """Bytes that the other side may send before it has proven its DID. About 2 KiB are needed."""
@@ -57,19 +56,6 @@ _MAX_LINGERING: Final = 64
 # Written and not answered, whatever a peer grants.
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
-
-
-HUNG_UP_ON_TLS: Final = (
-    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
-)
-
-
-class HungUpError(DialError):
-    """The other side hung up before it said a byte, as v1 peers do."""
-
-
-class FullError(DialError):
-    """The other side speaks v2 and has no room for another connection now."""
 
 
 class Link(asyncio.Protocol):
@@ -94,7 +80,7 @@ class Link(asyncio.Protocol):
         self._expected = expected
         self._guest = guest
         self._loop = asyncio.get_running_loop()
-        self._channel = core.tls.channel(is_server=expected is None)
+        self._channel = core.tls.channel(is_server=not self.is_dialed)
         self._socket = LinkSocket(core.counters, core.config.max_payload_size)
         self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -226,7 +212,7 @@ class Link(asyncio.Protocol):
                     break
                 self._decrypt(self._input.take())
             self._take_events()
-            if perf_counter() >= until:
+            if monotonic() >= until:
                 break
         self._turn()
         if self.is_over:
@@ -235,13 +221,9 @@ class Link(asyncio.Protocol):
             self._over(self._lost)
         return bool(self._input) or (self._session is not None and self._session.has_frames)
 
-    def wait_for_turn(self) -> None:
+    def set_waiting(self, is_waiting: bool) -> None:
         """See `shares.Worker`."""
-        self._socket.set_waiting(True)
-
-    def end_wait(self) -> None:
-        """See `shares.Worker`."""
-        self._socket.set_waiting(False)
+        self._socket.set_waiting(is_waiting)
 
     def _decrypt(self, data: bytes | memoryview) -> None:
         """Take one step's ciphertext; an empty one is the end of the stream."""
@@ -308,31 +290,16 @@ class Link(asyncio.Protocol):
             return
         self._core.links.note_v2(did)
         inflow = self._core.links.inflow(did)
-        peer = self._core.outgoing.peer(did)
-        config = self._core.config
-        hello = Hello(
-            min_version=frames.VERSION,
-            max_version=frames.VERSION,
-            epoch=peer.stream.epoch,
-            features=0,
-            max_frame_size=self._core.session_limits.max_frame_size,
-            max_payload_size=config.max_payload_size,
-            credit=inflow.credit(),
-            known_epoch=inflow.stream.epoch,
-            marks=inflow.told_marks,
-        )
         self._is_known = self._is_known or self._core.routing.resolve(did) is not None
         self._session = Session(
             self._core.identity,
             did,
-            hello,
+            self._core.links.hello(did),
             self._core.session_limits,
             self._loop.time(),
             partial(self._core.links.is_expected, did),
         )
         inflow.began(self)
-
-    # -- the session ----------------------------------------------------------------
 
     def _turn(self) -> None:
         """After anything happened: events up, bytes down, and the timer set."""
@@ -410,18 +377,11 @@ class Link(asyncio.Protocol):
         assert self.did is not None
         if self._core.links.check_access(self.did) is not None:
             # Denied after it was proven, before it said HELLO.
-            self.close(frames.CLOSE_DENIED, "denied")
-            self._core.drop(Reason.DENIED, self.did.short)
+            self._refuse(frames.CLOSE_DENIED, Reason.DENIED, "denied")
             return
-        inflow = self._core.links.inflow(self.did)
-        if not inflow.begin(hello.epoch):
-            self._core.log.warning(
-                "%s came with an older state than the one known: two processes use its key, "
-                "or its clock went back",
-                self.did,
-            )
-            self.close(frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
-            self._core.drop(Reason.STALE_EPOCH, self.did.short)
+        if not self._core.links.inflow(self.did).begin(hello.epoch):
+            why = "an older epoch than the one known"
+            self._refuse(frames.CLOSE_STALE_EPOCH, Reason.STALE_EPOCH, why)
             return
         if self._guest is not None:
             self._guest.prove()
@@ -431,12 +391,16 @@ class Link(asyncio.Protocol):
             self.outcome.set_result(None)
         self._core.links.attach(self, hello)
 
+    def _refuse(self, code: int, reason: Reason, text: str) -> None:
+        assert self.did is not None
+        self.close(code, text)
+        self._core.drop(reason, self.did.short)
+
     def _on_closed(self, event: Closed) -> None:
         if event.reason is not None:
             self._core.drop(event.reason, self.did.short if self.did else "")
         if self._unanswered and event.reason is not None and not event.is_by_peer:
-            # What came before the fault waits for the disk, and is answered before the CLOSE.
-            self._last_event = event
+            self._last_event = event  # what came before waits for the disk, and is answered first
             self._loop.call_later(_LINGER, self._end_session, event)
         else:
             self._end_session(event)
@@ -504,15 +468,13 @@ class Link(asyncio.Protocol):
             return
         if self._core.outbox is not None and self._core.outbox.is_moving_deadlines():
             return  # it calls us when their headers are on the disk
-        if (
-            peer.stream.in_flight >= _MAX_IN_FLIGHT
-            or peer.stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES
-        ):
+        stream = peer.stream
+        if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
             return  # it grants much and signs for nothing; what it says next calls us again
         assert session.their_hello is not None
-        messages = peer.stream.next_batch(
-            peer.lanes, session.room(), self._is_dead, session.their_hello.max_payload_size, room
-        )
+        largest = session.their_hello.max_payload_size
+        is_dead = partial(self._core.outgoing.is_dead, largest=largest)
+        messages = peer.stream.next_batch(peer.lanes, session.room(), is_dead, largest, room)
         if not messages:
             return
         if self.dialer is not None:
@@ -528,19 +490,6 @@ class Link(asyncio.Protocol):
         self._flush()
         if peer.lanes:
             self._pump_soon()
-
-    def _is_dead(self, message: OutgoingMessage) -> bool:
-        """Whether a message is not to be sent, or cannot be: no credit will ever fit it."""
-        if self._core.outgoing.is_dead(message):
-            return True
-        assert self._session is not None
-        assert self._session.their_hello is not None
-        limit = self._session.their_hello.max_payload_size
-        if message.payload_size <= limit:
-            return False
-        cause = f"{message.payload_size} bytes are over the peer's limit of {limit}"
-        self._core.outgoing.give_up(message, Reason.TOO_LARGE, cause)
-        return True
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None and not self._socket.is_paused:
@@ -582,7 +531,7 @@ class Link(asyncio.Protocol):
     # -- the end --------------------------------------------------------------------------
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye and hang up, without waiting."""
+        """Send CLOSE and hang up, without waiting."""
         if self._session is not None and not self.is_over:
             self._send_receipts(self._session)
             self._session.close(code, reason)
@@ -604,12 +553,10 @@ class Link(asyncio.Protocol):
 
     def _fail(self, reason: Reason, cause: str) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
-        if self._guest is not None:
-            host = self._guest.host
-            self._core.drop(reason, host)
+        host = "" if self._guest is None else self._guest.host
+        self._core.drop(reason, host)
+        if host:
             self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
-        else:
-            self._core.drop(reason)
         self._flush()
         self._over(cause)
         self._hang_up()
@@ -649,9 +596,5 @@ class Link(asyncio.Protocol):
         if self._is_turned_away:
             return FullError(address, cause)
         if self.is_dialed and not self.has_heard:
-            return HungUpError(
-                address,
-                HUNG_UP_ON_TLS,
-                "If it is a v1 peer, name its DID in v1_peers",
-            )
+            return HungUpError(address)
         return DialError(address, cause)

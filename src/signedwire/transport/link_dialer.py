@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.errors import ConnectTimeout, DialError
 from signedwire.transport.dialer import Dialer
-from signedwire.transport.link import FullError, HungUpError, Link
+from signedwire.transport.link import Link
+from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.types import Address, PeerState
 from signedwire.wire import link_frames as frames
 

@@ -129,6 +129,21 @@ class Links:
             self._weigh(inflow)
         self._core.outgoing.forget_if_stranger(self._core.outgoing.peer(did))
 
+    def hello(self, did: Did) -> Hello:
+        """What a new link to a peer says first."""
+        core, inflow = self._core, self.inflow(did)
+        return Hello(
+            min_version=link_frames.VERSION,
+            max_version=link_frames.VERSION,
+            epoch=core.outgoing.peer(did).stream.epoch,
+            features=0,
+            max_frame_size=core.session_limits.max_frame_size,
+            max_payload_size=core.config.max_payload_size,
+            credit=inflow.credit(),
+            known_epoch=inflow.stream.epoch,
+            marks=inflow.told_marks,
+        )
+
     def check_access(self, did: Did) -> Reason | None:
         """Why a proven DID may not link to us; `None`: it may."""
         outbox = self._core.outbox

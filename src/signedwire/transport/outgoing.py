@@ -22,8 +22,6 @@ from signedwire.delivery.streams import SendStream
 from signedwire.errors import (
     BackpressureError,
     ClosedError,
-    NotAllowedError,
-    PayloadTooLargeError,
     UnknownPeerError,
 )
 from signedwire.stats import PeerStatus
@@ -33,6 +31,7 @@ from signedwire.transport.outbound import Outbound
 from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
+from signedwire.transport.queue_checks import check_allowed, check_size
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:
@@ -171,7 +170,8 @@ class Outgoing:
                 "Start it with `async with`, and send before it is closed",
             )
         peer = self._peers.get(did)
-        self._check_allowed(did, peer, payload_size)
+        check_allowed(self._core, did, peer)
+        check_size(self._core, did, peer, payload_size)
         if self._has_no_way(did, peer):
             self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
             raise UnknownPeerError(
@@ -222,47 +222,9 @@ class Outgoing:
         left = self._left.get(did)
         return left is not None and clock.monotonic() - left < _RETURN_GRACE
 
-    def _check_allowed(self, did: Did, peer: Peer | None, payload_size: int) -> None:
-        if self._core.links.access.is_denied(did):
-            self._core.counters.dropped[Reason.DENIED] += 1
-            raise NotAllowedError(
-                did,
-                Reason.DENIED,
-                f"{did} is denied by node.access; the message was not queued",
-            )
-        is_v1 = not self._core.speaks_v2 or (peer is not None and peer.wire == "v1")
-        if is_v1 and not self._core.links.is_v1_allowed(did):
-            self._core.counters.dropped[Reason.NOT_ALLOWED] += 1
-            raise NotAllowedError(
-                did,
-                Reason.NOT_ALLOWED,
-                f"{did} speaks only v1 and is not among v1_peers; the message was not queued",
-                'Name it in v1_peers, or set v1_peers = "all"',
-            )
-        self.check_size(did, payload_size)
-
     def check_size(self, did: Did, payload_size: int) -> None:
-        """Whether the wire that the peer speaks carries so large a payload.
-
-        Raises:
-            PayloadTooLargeError: it does not.
-        """
-        peer = self._peers.get(did)
-        is_v1 = not self._core.speaks_v2 or (peer is not None and peer.wire == "v1")
-        limit = (
-            self._core.config.max_v1_payload_size if is_v1 else self._core.config.max_payload_size
-        )
-        if payload_size > limit:
-            self._core.counters.dropped[Reason.TOO_LARGE] += 1
-            wire = "v1 " if is_v1 else ""
-            raise PayloadTooLargeError(
-                did,
-                Reason.TOO_LARGE,
-                f"a payload of {payload_size} bytes is over the {wire}limit of {limit}; "
-                f"the message to {did} was not queued",
-                "Split it"
-                + (", or raise max_v1_payload_size: live v1 peers drop more" if is_v1 else ""),
-            )
+        """See `queue_checks.check_size`."""
+        check_size(self._core, did, self._peers.get(did), payload_size)
 
     async def room(self, did: Did, priority: int) -> None:
         """Wait until a message of this priority can be queued, or the node is closed."""
@@ -544,8 +506,14 @@ class Outgoing:
             message.release()
         self.disarm_expiry(message)
 
-    def is_dead(self, message: OutgoingMessage) -> bool:
-        """Whether a message that was taken to be written must not be; it was told of its end."""
+    def is_dead(self, message: OutgoingMessage, largest: int = 2**32) -> bool:
+        """Whether a message that was taken to be written must not be; it was told of its end.
+
+        `largest` is the payload, in bytes, that the peer takes: no credit fits a larger one.
+        """
+        if message.payload_size > largest and not message.is_final:
+            cause = f"{message.payload_size} bytes are over the peer's limit of {largest}"
+            self.give_up(message, Reason.TOO_LARGE, cause)
         if message.is_final:
             return True
         if message.expires_at is None or clock.left(message.expires_at) > 0:

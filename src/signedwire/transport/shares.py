@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from time import perf_counter
 from typing import Final, Protocol
+
+from signedwire.clock import monotonic
 
 __all__ = ["LoopShares", "Worker"]
 
@@ -33,13 +34,10 @@ class Worker(Protocol):
         """Whether it has lately cost more than it brought."""
 
     def work(self, until: float) -> bool:
-        """Process input until `until`, by `time.perf_counter()`; whether some is left."""
+        """Process input until `until`, by the monotonic clock; whether some is left."""
 
-    def wait_for_turn(self) -> None:
-        """Its input waits for a later turn: read no more until then."""
-
-    def end_wait(self) -> None:
-        """All its input was processed: read on."""
+    def set_waiting(self, is_waiting: bool) -> None:
+        """Its input waits for a later turn, or was all processed: only then read on."""
 
 
 class _Share:
@@ -79,14 +77,14 @@ class LoopShares:
             self._wait(share.fresh, worker)
 
     def _run(self, share: _Share, worker: Worker, seconds: float) -> None:
-        began = perf_counter()
+        began = monotonic()
         has_more = worker.work(began + seconds)
-        share.spent += perf_counter() - began
+        share.spent += monotonic() - began
         if has_more:
             self._wait(share.backlogged, worker)
         elif worker in self._waiting:
             self._waiting.remove(worker)
-            worker.end_wait()
+            worker.set_waiting(False)
         if share.spent >= _SHARE / 4:
             # What was spent in earlier turns counts too until then: a call for each turn of
             # the loop would cost an honest link more than it is worth.
@@ -96,7 +94,7 @@ class LoopShares:
         queue.append(worker)
         if worker not in self._waiting:
             self._waiting.add(worker)
-            worker.wait_for_turn()
+            worker.set_waiting(True)
         self._schedule()
 
     def _schedule(self) -> None:

@@ -27,7 +27,7 @@ import enum
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
@@ -46,6 +46,18 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
     Refusals,
+)
+from signedwire.wire.session_events import (
+    CLOSE_UNSAID,
+    BatchFailed,
+    BatchReceived,
+    Closed,
+    CreditReceived,
+    Event,
+    HelloReceived,
+    ReceiptsReceived,
+    RefusalsReceived,
+    StallNoticed,
 )
 
 __all__ = [
@@ -69,21 +81,9 @@ _STALL: Final = 1.0
 """When a timer is later than this, in seconds, it was our own loop that stood still; and
 what the peer has then to be heard, since its bytes may still wait in the socket."""
 _NOTHING: Final = Allowance(0, 0, 0, 0)
-CLOSE_UNSAID: Final = -1
-"""In place of a close code: the channel ended, and nobody had said why."""
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """What it costs to verify a signature, in PINGs."""
-_ORDERLY: Final = frozenset(
-    {
-        frames.CLOSE_DONE,
-        frames.CLOSE_DUPLICATE_LINK,
-        frames.CLOSE_EVICTED,
-        frames.CLOSE_STALE_EPOCH,
-        frames.CLOSE_TOO_MANY,
-        frames.CLOSE_UNAVAILABLE,
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,91 +102,6 @@ class SessionLimits:
     """The largest payload that is taken, bytes."""
     max_frame_size: int = 1024 * 1024 + frames.FRAME_MARGIN
     """The largest frame that is taken, bytes."""
-
-
-# -- events -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HelloReceived:
-    """The link is open."""
-
-    hello: Hello
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReceived:
-    """Envelopes whose signature fits arrived."""
-
-    bodies: list[bytes]
-    """Header and payload of each."""
-    root: bytes
-    leaves: list[bytes]
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFailed:
-    """Envelopes arrived whose signature does not fit. None of them may be believed."""
-
-    bodies: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptsReceived:
-    """The peer has signed that it accepted or handled what is named."""
-
-    receipts: Receipts
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalsReceived:
-    """The peer will not accept these."""
-
-    refusals: tuple[Refusal, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CreditReceived:
-    """More may be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class StallNoticed:
-    """Our own loop stood still; the peer is not blamed for it."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The session has ended; no further event follows."""
-
-    code: int
-    """A close code of `wire.link_frames`."""
-    cause: str
-    """In words."""
-    is_by_peer: bool
-    """Whether the peer said so, rather than we."""
-    reason: Reason | None = None
-    """What it is counted as; `None`: it is no fault of the peer."""
-
-    @property
-    def is_orderly(self) -> bool:
-        """Whether it says nothing against what was on its way."""
-        return self.code in _ORDERLY
-
-
-Event: TypeAlias = (
-    HelloReceived
-    | BatchReceived
-    | BatchFailed
-    | ReceiptsReceived
-    | RefusalsReceived
-    | CreditReceived
-    | StallNoticed
-    | Closed
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from signedwire.clock import new_epoch
 from signedwire.delivery.store.clock_steps import ClockSteps
 from signedwire.delivery.store.commits import Executor, Operation
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
+from signedwire.delivery.store.noting import lanes_of, note_marks, storable
 from signedwire.delivery.store.records import (
     MAX_ROW,
     NOTHING,
@@ -53,7 +54,7 @@ from signedwire.delivery.store.records import (
     StoreStats,
     Then,
 )
-from signedwire.delivery.store.tables import NO_LANE, PAGE_BYTES, UNKEPT, BatchRow, Row
+from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, Row
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
@@ -65,8 +66,6 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_LANE_AT: Final = 104
-_MAX_TEXT: Final = 1000
 # To look for them costs as much as there are peers.
 _FORGOTTEN_AT_ONCE: Final = 1000
 _MAX_EPOCH: Final = 2**63 - 1
@@ -201,7 +200,7 @@ class Store:
         with self._lock:
             peer = self._peer(recipient)
             peer.attempts += 1
-            peer.last_error, peer.last_error_at_us = _text(error), unix_time_us()
+            peer.last_error, peer.last_error_at_us = storable(error), unix_time_us()
             self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
 
     def reached(self, recipient: Did) -> None:
@@ -232,7 +231,7 @@ class Store:
         """These (lane, row) were refused or given up: make dead letters of them."""
         with self._lock:
             ids, now = self._ids(recipient, names), unix_time_us()
-            self._submit(partial(self._work.tables.bury, ids, reason, _text(detail), now), then)
+            self._submit(partial(self._work.tables.bury, ids, reason, storable(detail), now), then)
         self._executor.kick()
 
     def bury_accepted(
@@ -246,7 +245,7 @@ class Store:
         """The peer's application refused what the peer had accepted; its row is gone already."""
         with self._lock:
             peer, now = self._peer(recipient), unix_time_us()
-            add = partial(self._work.tables.add_dead, peer.id, body, reason, _text(detail), now)
+            add = partial(self._work.tables.add_dead, peer.id, body, reason, storable(detail), now)
             self._submit(add, then)
         self._executor.kick()
 
@@ -397,13 +396,13 @@ class Store:
                 peer.id,
                 batch.signature,
                 b"".join(batch.leaves),
-                _lanes(bodies, noted),
+                lanes_of(bodies, noted),
                 bytes(noted.late),
             )
             rows = [(id_, place, bodies[place]) for id_, place in zip(ids, new, strict=True)]
             self._submit(
                 partial(self._work.accept, peer, marks, row, rows),
-                partial(_marked, peer, marks, then),
+                partial(note_marks, peer, marks, then),
                 weight=len(rows) + 1,
             )
             ledger.next_incoming += len(rows)
@@ -422,7 +421,7 @@ class Store:
             peer = self._peer(sender)
             self._submit(
                 partial(self._work.mark, peer, marks),
-                partial(_marked, peer, marks, None),
+                partial(note_marks, peer, marks, None),
                 is_lazy=True,
             )
         self._executor.kick()
@@ -585,24 +584,3 @@ class Store:
         gone = [batch.id for batch in self._ledger.forget_leaves(peer)]
         if gone:
             self._submit(partial(self._work.tables.remove_undone, (), gone), is_lazy=True)
-
-
-def _lanes(bodies: Sequence[bytes], noted: Noted) -> bytes:
-    lanes = bytearray(body[_LANE_AT] & 3 for body in bodies)
-    for place in noted.unkept:
-        lanes[place] = UNKEPT
-    for place in noted.strays:
-        lanes[place] = NO_LANE
-    return bytes(lanes)
-
-
-def _text(error: str) -> str:
-    """What can be stored: whatever a system or a peer may have put into its words."""
-    return error[:_MAX_TEXT].encode("utf-8", "replace").decode()
-
-
-def _marked(peer: PeerRecord, marks: Marks, then: Then | None, error: StoreError | None) -> None:
-    if error is None:
-        peer.marks = marks
-    if then is not None:
-        then(error)

@@ -1,0 +1,206 @@
+"""Order and once, at the receiver: what was accepted from one peer, across links.
+
+See `delivery.streams` for the sender and for what the two remember of each other.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from signedwire.delivery.accepted import AcceptedLeaves
+from signedwire.delivery.message import Message, Origin
+from signedwire.delivery.replay import ReplayMemory
+from signedwire.types import Priority, Reason
+from signedwire.wire.envelope import MAX_PAYLOAD_TYPE, V2_HEADER_SIZE, V2_START
+from signedwire.wire.link_frames import Refusal
+from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
+
+__all__ = ["Arrivals", "ReceiveStream"]
+
+_CRITICAL: Final = int(Priority.CRITICAL)
+_SEQUENCE_AT: Final = 24
+_SEQUENCE: Final = struct.Struct("<Q")
+_LANE_AT: Final = 104
+# magic and version, sequence, the two DIDs, lane, payload type, epoch, expiry
+_HEADER: Final = struct.Struct("<8s16xQ64s8xBBQQ")
+
+
+class Arrivals(NamedTuple):
+    """What became of one received batch."""
+
+    new: list[Message]
+    """To be delivered, in order."""
+    leaves: list[bytes] | None
+    """Accepted now or before, and owed a receipt; `None`: the whole batch."""
+    duplicates: list[bytes]
+    """Leaves of those that were accepted before."""
+    refusals: list[Refusal]
+    """Not accepted."""
+    late: list[int]
+    """Places of those that came too late just now: the marks have passed them."""
+    strays: list[int]
+    """Places of the others that were refused: of them nothing is to be remembered."""
+
+
+class ReceiveStream:
+    """What was accepted from one peer: marks within its epoch.
+
+    A receipt is a proof of delivery, so none is ever given for another message under
+    a number that was used: of each lane, the leaves of the last `remembered` are kept.
+    A sender has no more than its credit in flight, and resends a lane in order, so that
+    is what they must cover.
+
+    Args:
+        us, peer: The two DIDs, as bytes.
+        remembered: How many accepted leaves are kept of each lane, at least the credit.
+        refused: How many that came too late are kept of all lanes together, and how many for
+            which there was no room: at least the credit of all lanes.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_late",
+        "_parties",
+        "_unkept",
+        "epoch",
+        "marks",
+    )
+
+    def __init__(self, us: bytes, peer: bytes, remembered: int, refused: int = 4096) -> None:
+        self._parties = peer + us  # as a header has them
+        self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
+        self.epoch = 0
+        """The latest that was seen; 0: none."""
+        self.marks = [0] * len(Priority)
+        # Below the mark and yet not accepted, for they came too late or there was no room:
+        # whoever sends them again, because our refusal was lost, gets the same answer.
+        self._late = ReplayMemory(refused)
+        self._unkept = ReplayMemory(refused)
+
+    def marks_now(self) -> tuple[int, int, int, int]:
+        """The marks, as a HELLO carries them."""
+        low, normal, high, critical = self.marks
+        return low, normal, high, critical
+
+    @property
+    def weight(self) -> int:
+        """Bytes that are remembered, about."""
+        refused = len(self._late) + len(self._unkept)
+        return 40 * sum(map(len, self._accepted)) + 150 * refused
+
+    def begin(self, epoch: int) -> bool:
+        """The peer's HELLO names its epoch; `False` for one older than the latest."""
+        if epoch < self.epoch:
+            return False
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.marks = [0] * len(Priority)
+            for leaves in self._accepted:
+                leaves.clear()
+        return True
+
+    def restore(self, epoch: int, marks: Sequence[int]) -> None:
+        """Go on where an earlier process was; `remember()` what it knew before any arrives."""
+        self.epoch, self.marks = epoch, list(marks)
+
+    def remember(
+        self,
+        accepted: Iterable[Iterable[bytes]],
+        late: Iterable[bytes],
+        unkept: Iterable[bytes],
+    ) -> None:
+        """The leaves that an earlier process has noted in this epoch; `accepted` lane by lane."""
+        for lane, leaves in zip(self._accepted, accepted, strict=True):
+            lane.restore(leaves)
+        for leaf in late:
+            self._late.add(leaf)
+        for leaf in unkept:
+            self._unkept.add(leaf)
+
+    def refuse(self, leaf: bytes, lane: int) -> None:
+        """It was new and could not be kept after all: never a receipt for it."""
+        self._accepted[lane].remove(leaf)
+        self._unkept.add(leaf)
+
+    def arrived(
+        self,
+        batch: BatchReceived,
+        max_payload_size: int,
+        now_us: int,
+        origin: Origin | None = None,
+    ) -> Arrivals:
+        """Judge each envelope of a batch whose signature fits; moves the marks.
+
+        `origin` is whom the messages tell what becomes of them.
+        """
+        new: list[Message] = []
+        duplicates: list[bytes] = []
+        refusals: list[Refusal] = []
+        refused: list[int] = []
+        late: list[int] = []
+        parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
+        leaves = batch.leaves
+        largest = V2_HEADER_SIZE + max_payload_size
+        # Not the batch itself: one message would keep all others of it in memory.
+        seal = SentBatch(batch.root, batch.leaves, batch.signature)
+        is_critical = batch.bodies[0][_LANE_AT] == _CRITICAL
+        unpack = _HEADER.unpack_from
+        for index, body in enumerate(batch.bodies):
+            start, sequence, its_parties, lane, kind, its_epoch, expires_at_us = unpack(body)
+            if (
+                its_parties == parties
+                and its_epoch == epoch
+                and lane <= _CRITICAL
+                and kind <= MAX_PAYLOAD_TYPE
+                and (lane == _CRITICAL) == is_critical
+                and len(body) <= largest
+                and start == V2_START
+                and sequence
+            ):
+                leaf = leaves[index]
+                if sequence > marks[lane]:
+                    marks[lane] = sequence
+                    if not 0 < expires_at_us <= now_us:
+                        new.append(Message(body, seal, index, expires_at_us or None, origin))
+                        accepted[lane].add(sequence, leaf)
+                        continue
+                    self._late.add(leaf)
+                    late.append(index)
+                elif accepted[lane].has(sequence, leaf):
+                    duplicates.append(leaf)
+                    continue
+                if leaf in self._late:
+                    reason = Reason.EXPIRED
+                else:
+                    reason = Reason.INBOX_FULL if leaf in self._unkept else Reason.DUPLICATE
+            else:
+                reason = self._flaw(body, largest)
+            refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
+            refused.append(index)
+        for lane_leaves in accepted:
+            lane_leaves.trim()
+        if not refused:
+            return Arrivals(new, None, duplicates, refusals, [], [])
+        out = set(refused)
+        owed = [leaf for index, leaf in enumerate(leaves) if index not in out]
+        return Arrivals(new, owed, duplicates, refusals, late, sorted(out.difference(late)))
+
+    def _flaw(self, body: bytes, largest: int) -> Reason:
+        if len(body) > largest:
+            return Reason.TOO_LARGE
+        if body[64:96] != self._parties[32:] and body[32:64] == self._parties[:32]:
+            return Reason.NOT_FOR_US
+        return Reason.MALFORMED
+
+    def failed(self, batch: BatchFailed) -> list[Refusal]:
+        """Refuse, by name, every envelope of a batch whose signature does not fit."""
+        return [
+            Refusal(
+                min(body[_LANE_AT], _CRITICAL),
+                _SEQUENCE.unpack_from(body, _SEQUENCE_AT)[0],
+                Reason.BAD_SIGNATURE,
+            )
+            for body in batch.bodies
+        ]

@@ -1,0 +1,48 @@
+"""Whether a node can do its work now, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from signedwire.delivery.store import Backlog, Store
+from signedwire.stats import Health, PeerStatus
+from signedwire.transport.answers import overdue_answers
+from signedwire.wire.envelope import V2_HEADER_SIZE
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["health_of"]
+
+
+def health_of(core: Core, peers: Iterable[PeerStatus]) -> Health:
+    """The health of a node. Any thread; also in a forked child, where the node cannot work."""
+    problems = []
+    problem = core.home.problem()
+    if problem is not None:
+        problems.append(problem)
+    elif core.config.listen is not None and core.incoming.address is None:
+        problems.append(f"the listener on {core.config.listen} is gone")
+    if core.outbox is not None:
+        store = core.outbox.store
+        if store.failure is not None:
+            problems.append(store.failure.fact)
+        else:
+            problems += _fullness(store, V2_HEADER_SIZE + core.config.max_payload_size)
+    if core.evidence is not None and core.evidence.failure is not None:
+        problems.append(core.evidence.failure.fact)
+    problems += overdue_answers(peers)
+    return Health(problems=tuple(problems))
+
+
+def _fullness(store: Store, largest: int) -> Iterator[str]:
+    """Which limits are reached, in words; `largest` is the size of a message that may come."""
+    limits, stats = store.limits, store.stats()
+    held: Iterable[tuple[str, Backlog, int, int]] = (
+        ("outbox", stats.outbox, limits.max_rows, limits.max_bytes),
+        ("inbox", stats.inbox, limits.max_inbox_rows, limits.max_inbox_bytes),
+    )
+    for name, backlog, rows, bytes_ in held:
+        if backlog.rows >= rows or backlog.bytes + largest > bytes_:
+            yield f"the {name} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes"

@@ -1,0 +1,25 @@
+"""Why a v2 link did not open, where the dialer must tell one reason from the others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from signedwire.errors import DialError
+from signedwire.types import Address
+
+__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError"]
+
+HUNG_UP_ON_TLS: Final = (
+    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
+)
+
+
+class HungUpError(DialError):
+    """The other side hung up before it sent a byte, as v1 peers do."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address, HUNG_UP_ON_TLS, "If it is a v1 peer, name its DID in v1_peers")
+
+
+class FullError(DialError):
+    """The other side speaks v2 and has no room for another connection now."""
