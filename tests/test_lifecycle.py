@@ -44,7 +44,7 @@ def helper() -> Iterator[Any]:
 
     yield start
     for process in started:
-        process.terminate()
+        process.kill()
         process.join()
 
 

@@ -413,7 +413,6 @@ async def eventually_open(peer: RawPeer) -> None:
     ("code", "words"),
     [
         (frames.CLOSE_DENIED, "it denies us"),
-        (frames.CLOSE_TOO_MANY, "it has too many connections"),
         (frames.CLOSE_VERSION, "it speaks no version that we speak"),
         (frames.CLOSE_BAD_SIGNATURE, "a signature of ours did not fit"),
     ],

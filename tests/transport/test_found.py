@@ -152,7 +152,7 @@ async def test_a_deadline_in_a_far_future_is_one(deadline: datetime | timedelta)
 async def test_a_deadline_is_kept_where_the_peer_has_no_room() -> None:
     async with (
         Net().node(ALICE) as alice,
-        Net().node(BOB, credit_bytes=1024, max_payload_size=1000) as bob,
+        Net().node(BOB, credit_bytes=1122, max_payload_size=1000) as bob,
     ):
         meet(alice, bob)
         await within(LIMIT, alice.send(bob.did, bytes(900)))
@@ -452,7 +452,9 @@ async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
         "max_frame_size": size + frames.FRAME_MARGIN,
     }
     with RawServer(receive_buffer=32768) as server:
-        async with Net().node(ALICE, max_payload_size=size, close_timeout=0.01) as alice:
+        async with Net().node(
+            ALICE, max_payload_size=size, credit_bytes=2 * size, close_timeout=0.01
+        ) as alice:
             alice.routing.update(BOB.did, server.address)
             receipt = alice.send_nowait(BOB.did, bytes(size))
             with await RawPeer.accept(server, BOB, ALICE, **takes_all):

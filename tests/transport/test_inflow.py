@@ -204,7 +204,7 @@ async def test_a_budget_below_one_message_still_lets_one_through_at_a_time() -> 
     net = Net("memory")
     large = bytes(2**20)
     async with (
-        net.node(BOB, inbox_bytes=1024, credit_bytes=1024) as bob,
+        net.node(BOB, inbox_bytes=1024) as bob,
         net.node(ALICE) as alice,
         net.node(CAROL) as carol,
     ):

@@ -619,7 +619,7 @@ async def test_payloads_up_to_the_limit(carrier: str) -> None:
 
 @on_asyncio
 async def test_the_limit_can_be_raised() -> None:
-    async with Net().pair(max_payload_size=4 * MIB) as (alice, bob):
+    async with Net().pair(max_payload_size=4 * MIB, credit_bytes=5 * MIB) as (alice, bob):
         await within(LIMIT, alice.send(bob.did, bytes(4 * MIB)))
         assert await take(bob, 1) == [bytes(4 * MIB)]
 
