@@ -73,6 +73,9 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
             dead = max(changes.get("dead_timeout", 15.0), 0.002)
             changes["dead_timeout"] = dead
             changes["ping_interval"] = min(changes.get("ping_interval", 5.0), dead / 2)
+        if "credit_bytes" in changes or "max_payload_size" in changes:
+            payload = changes.get("max_payload_size", 2**20)
+            changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 122)
         if "max_v1_payload_size" in changes or "max_frame_size" in changes:
             frame = changes.setdefault("max_frame_size", 2048)
             changes["max_v1_payload_size"] = min(

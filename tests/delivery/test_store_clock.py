@@ -100,7 +100,7 @@ def test_rows_of_an_earlier_process_are_dates(tmp_path: Path, set_clock: SetCloc
     put(second, monotonic() + 60)
     set_clock.ahead = 3600.0
     second.expire()
-    assert [row.sequence for row in rows(second)] == [2]
+    assert [row.row for row in rows(second)] == [2]
     second.close()
 
 

@@ -36,7 +36,7 @@ from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
 from signedwire.delivery.store import Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
-from signedwire.transport import link as link_module
+from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
@@ -962,7 +962,7 @@ def simulated(world: World) -> Iterator[None]:
     old_take = put(Inbox, "take", take)
     old_advance = put(Receipt, "advance", advance)
     old_climb_all = put(receipt_module, "climb_all", climb_all)
-    for module in (streams_module, link_module):  # which import it by its name
+    for module in (streams_module, socket_module):  # which import it by its name
         put(module, "climb_all", climb_all)
     old_send_receipts = put(Session, "send_receipts", send_receipts)
     try:

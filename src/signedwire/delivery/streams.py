@@ -123,9 +123,6 @@ class SendStream:
         # cost as much as its encryption. Without them an unknown name costs a walk over all.
         self._by_name: dict[_Name, _Flight] | None = None
         self._by_leaf: dict[bytes, _Flight] | None = None
-        # Whether messages in flight were on another link before: only of those can it be
-        # heard that they were handled before that they were accepted.
-        self._has_resent = False
         self._landed_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Messages that were written and have no answer yet."""
@@ -224,8 +221,6 @@ class SendStream:
                 common = common or terms.common(parties, epoch)
                 message.complete(common, sequence)
             lane.popleft()  # last: whatever goes wrong before, it is not lost
-            if message.was_written:
-                self._has_resent = True
             message.was_written = True
             batch.append(message)
         lanes.tell_room()
@@ -266,7 +261,6 @@ class SendStream:
             del self._flights[flight.batch.root]
             if not self._flights:
                 self._by_name = self._by_leaf = None
-                self._has_resent = False
 
     def _flight_of(self, leaf: bytes) -> _Flight | None:
         """The flight of an envelope that has no answer yet."""
@@ -282,11 +276,10 @@ class SendStream:
         """Whether any of what is named waits for it. Costs the same however much is in flight."""
         if receipts.kind == ACCEPTED_BATCHES:
             return not self._flights.keys().isdisjoint(receipts.hashes)
-        if receipts.kind == HANDLED_ENVELOPES:
-            if not self._landed.keys().isdisjoint(receipts.hashes):
-                return True
-            if not self._has_resent:
-                return False
+        if receipts.kind == HANDLED_ENVELOPES and not self._landed.keys().isdisjoint(
+            receipts.hashes
+        ):
+            return True
         return any(self._flight_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
@@ -321,10 +314,7 @@ class SendStream:
         It gets only what its node has accepted. So a message without an answer, whose
         receipt went down with a link, is accepted by the same word.
         """
-        accepted: list[OutgoingMessage] = []
-        if self._has_resent:
-            unknown = {leaf for leaf in leaves if leaf not in self._landed}
-            accepted = self._accept_named(unknown, raw)
+        accepted = self._accept_named({leaf for leaf in leaves if leaf not in self._landed}, raw)
         proofs: dict[_Landed, _Signed] = {}
         for leaf in leaves:
             landed, receipt, _ = self._take_landed(leaf)
