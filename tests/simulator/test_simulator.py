@@ -189,7 +189,7 @@ class TestTheSimulatorItself:
     def test_sees_what_is_written_after_its_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from signedwire.transport.outgoing import Outgoing
 
-        monkeypatch.setattr(Outgoing, "is_dead", lambda self, message: message.is_final)
+        monkeypatch.setattr(Outgoing, "is_dead", lambda self, message, largest=0: message.is_final)
         monkeypatch.setattr(Outgoing, "_arm_expiry", lambda self, peer, message: None)
         faults = ("suspends", "partitions")
         outcomes = [run(seed, faults, has_clocks=True) for seed in range(12)]
