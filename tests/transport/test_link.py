@@ -40,6 +40,7 @@ from signedwire.events import (
     PeerDisconnected,
 )
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import PeerState
 from signedwire.wire.evidence import verify_receipt
 from tlskit import MiddleBox, quick
@@ -366,6 +367,18 @@ def count_writes(node: Node, peer: Node) -> list[int]:
 
     session.data_to_send = counting  # type: ignore[method-assign]
     return sizes
+
+
+@on_both_loops
+async def test_the_receipt_of_a_critical_message_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ReceiptDelay, "start", lambda self: None)  # it would wait for ever
+    async with Net().pair() as (alice, bob):
+        normal = alice.send_nowait(bob.did, b"status")
+        urgent = alice.send_nowait(bob.did, b"stop", priority=Priority.CRITICAL)
+        await urgent.wait("accepted", timeout=LIMIT)
+        assert not normal.is_confirmed
 
 
 @on_asyncio

@@ -142,14 +142,6 @@ class SendStream:
         """Whether nothing was ever sent."""
         return not self._has_sent
 
-    def rows_in_flight(self) -> set[tuple[int, int]]:
-        """Lane and row in the store of what was written and has no receipt yet."""
-        return {
-            (message.priority, message.row)
-            for flight in self._flights.values()
-            for message in flight.messages
-        }
-
     @property
     def oldest(self) -> bytes | None:
         """The root of the oldest batch without an answer."""

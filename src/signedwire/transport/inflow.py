@@ -278,7 +278,7 @@ class Inflow:
         roots, leaves = ([batch.root], []) if arrivals.leaves is None else ([], arrivals.leaves)
         if self._store is None and log is None:
             self._deliver(arrivals.new)
-            link.owe(roots, leaves)
+            link.owe(roots, leaves, is_urgent=batch.bodies[0][_LANE_AT] == _CRITICAL)
             self._answer_again(arrivals.duplicates)
             link.settle()
             return
@@ -354,7 +354,7 @@ class Inflow:
             return
         self._release(unkept)
         self._deliver(unkept.new)
-        unkept.link.owe(unkept.roots, unkept.leaves)
+        unkept.link.owe(unkept.roots, unkept.leaves, is_urgent=unkept.lane == _CRITICAL)
         self._answer_again(unkept.again)
         unkept.link.settle()
         self.flush_soon()

@@ -424,10 +424,12 @@ class Link(asyncio.Protocol):
             session.send_receipts(frames.ACCEPTED_ENVELOPES, self._leaves, now)
         self._roots, self._leaves = [], []
 
-    def owe(self, roots: list[bytes], leaves: list[bytes]) -> None:
-        """Sign for these with what is said next."""
+    def owe(self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False) -> None:
+        """Sign for these with what is written next; `is_urgent`: write them now."""
         self._roots += roots
         self._leaves += leaves
+        if is_urgent:
+            self._say()
 
     def settle(self) -> None:
         """All that is owed for one batch has been said to `owe()`, or never will be."""
@@ -452,8 +454,6 @@ class Link(asyncio.Protocol):
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
         self._receipt_delay.start()
-
-    # -- writing ----------------------------------------------------------------------
 
     def pump(self) -> None:
         """Write one batch of what waits for this peer, within its credit."""
