@@ -47,7 +47,7 @@ class AcceptedLeaves:
         return leaf in self._restored
 
     def remove(self, leaf: bytes) -> None:
-        """Forget one of the messages that were added last."""
+        """Forget a message; quick for one of those added last."""
         for at in range(len(self._sequences) - 1, -1, -1):
             if self._leaves[at * HASH_SIZE : (at + 1) * HASH_SIZE] == leaf:
                 del self._sequences[at]

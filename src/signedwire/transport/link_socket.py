@@ -62,7 +62,7 @@ class LinkSocket:
         """Whether the operating system has not yet taken what was written."""
 
     def open(self, transport: asyncio.Transport) -> None:
-        """It is connected."""
+        """Take the connected transport."""
         self._transport = transport
         transport.set_write_buffer_limits(high=0)
 
@@ -98,7 +98,7 @@ class LinkSocket:
             self._look_at_reading()
 
     def expect_written(self, messages: list[OutgoingMessage]) -> None:
-        """These are in what is written next."""
+        """Note the messages that are in what is written next."""
         self._unwritten += messages
 
     def mark_written(self) -> None:
@@ -140,7 +140,7 @@ class LinkSocket:
     # -- the end ----------------------------------------------------------------------
 
     def hang_up(self) -> bool:
-        """Close it when what was written is sent; whether it was open until now.
+        """Close the connection when what was written is sent; whether it was open until now.
 
         A peer that does not read would keep the socket for ever: it has a second.
         """
@@ -152,11 +152,11 @@ class LinkSocket:
         return True
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def lost(self) -> None:
-        """It is closed."""
+        """Note that the connection is closed."""
         if self._linger_timer is not None:
             self._linger_timer.cancel()

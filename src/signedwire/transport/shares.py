@@ -31,7 +31,7 @@ class Worker(Protocol):
 
     @property
     def is_costly(self) -> bool:
-        """Whether it has lately cost more than it brought."""
+        """Whether the peer has lately cost more than it brought."""
 
     def work(self, until: float) -> bool:
         """Process input until `until`, by the monotonic clock; whether some is left."""
@@ -41,7 +41,7 @@ class Worker(Protocol):
 
 
 class _Share:
-    """One of the two."""
+    """The time of one kind of links in each turn, and those links that wait for more."""
 
     __slots__ = ("backlogged", "fresh", "spent")
 
@@ -51,7 +51,7 @@ class _Share:
         self.backlogged: deque[Worker] = deque()
 
     def next_worker(self, *, is_first: bool) -> Worker | None:
-        """Those that had nothing waiting come first, but for the first of each turn."""
+        """Links that had nothing waiting come first, except for the first link of a turn."""
         queues = (self.backlogged, self.fresh) if is_first else (self.fresh, self.backlogged)
         return next((queue.popleft() for queue in queues if queue), None)
 
