@@ -87,7 +87,9 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
     owe, left_out = Link.owe, list[bytes]()
     countdown = rng.randrange(5, 40)
 
-    def forget_one(link: Link, roots: list[bytes], leaves: list[bytes]) -> None:
+    def forget_one(
+        link: Link, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+    ) -> None:
         """Of all that Bob owes, one batch has no receipt."""
         nonlocal countdown
         if link.did == ALICE.did and roots:
@@ -95,7 +97,7 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
             if not countdown:
                 left_out.extend(roots)
                 return
-        owe(link, roots, leaves)
+        owe(link, roots, leaves, is_urgent=is_urgent)
 
     monkeypatch.setattr(Link, "owe", forget_one)
     net, delivered = Net(), DeliveryLog()
