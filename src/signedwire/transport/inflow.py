@@ -8,7 +8,6 @@ application's answers, which are told again where a link took them with it.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
@@ -17,6 +16,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.config import TransportConfig
+from signedwire.delivery.answered import RememberedAnswers
 from signedwire.delivery.message import Message
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeaves, Store, Then
@@ -111,7 +111,7 @@ class Inflow:
         )
         self.peer = peer
         # A link takes with it the answers to no more than the credit; to that much, at
-        # least, they are told again. About 200 bytes each.
+        # least, they are told again. About 130 bytes each.
         self._most_answers = config.credit_messages + critical + _MORE_REMEMBERED
         self.stream = ReceiveStream(
             bytes(us),
@@ -130,8 +130,11 @@ class Inflow:
         self._has_delivered = False
         self._handled: list[bytes] = []
         self._refused: list[Refusal] = []
-        # What was answered last, by leaf: `None` is handled.
-        self._answers: OrderedDict[bytes, Refusal | None] = OrderedDict()
+        # Leaves of those that the application has refused: their receipt may be lost with an
+        # earlier link, and is sent again before the refusal. So nobody is told that a message
+        # was refused who was not told before that it had been accepted.
+        self._receipt_first: list[bytes] = []
+        self._answers = RememberedAnswers(self._most_answers)
         self._is_flush_due = False
         self._store = None if core.outbox is None else core.outbox.store
         # Answered in this turn of the loop, and not yet told to the store.
@@ -168,7 +171,7 @@ class Inflow:
     @property
     def weight(self) -> int:
         """Bytes of memory that it holds while it waits for its peer, about."""
-        return 2048 + self.stream.weight + 200 * len(self._answers)
+        return 2048 + self.stream.weight + 130 * len(self._answers)
 
     @property
     def is_forgettable(self) -> bool:
@@ -210,7 +213,7 @@ class Inflow:
             return False
         if epoch != before:
             # What is still to be told was about numbers of the old one.
-            self._handled, self._refused = [], []
+            self._handled, self._refused, self._receipt_first = [], [], []
             self._answers.clear()
             if self._store is not None:
                 with contextlib.suppress(StoreFailedError, ClosedError):
@@ -235,11 +238,8 @@ class Inflow:
     def use(self, link: Link) -> None:
         """It is open, and the one: answers go by it, also those that another may have lost."""
         self.link = link
-        self._handled = [leaf for leaf, refusal in self._answers.items() if refusal is None]
-        self._refused = [refusal for refusal in self._answers.values() if refusal is not None]
-        # The receipt may be lost too, and goes first again: so nobody is told that a
-        # message was refused who was not told before that it had been accepted.
-        link.owe([], [leaf for leaf, refusal in self._answers.items() if refusal is not None])
+        self._handled, self._refused = self._answers.all()
+        self._receipt_first = self._answers.refused_leaves()
         self.flush_soon()
 
     def ended(self, link: Link) -> None:
@@ -408,14 +408,10 @@ class Inflow:
     def _answer_again(self, leaves: list[bytes]) -> None:
         """What the application said of these, right behind their receipts."""
         if leaves:
+            handled, refused = self._answers.pick(leaves)
+            self._handled += handled
+            self._refused += refused
             self.flush_soon()
-        for leaf in leaves:
-            if leaf in self._answers:
-                refusal = self._answers[leaf]
-                if refusal is None:
-                    self._handled.append(leaf)
-                else:
-                    self._refused.append(refusal)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """What to tell of a batch whose signature does not fit; nothing of it is believed."""
@@ -487,15 +483,14 @@ class Inflow:
         if envelope.epoch != self.stream.epoch:
             return  # who sent it is no more
         leaf = message.leaf
+        refusal: Refusal | None = None
         if reason is None:
             self._handled.append(leaf)
-            self._answers[leaf] = None
         else:
             refusal = Refusal(message.lane, envelope.sequence_number, reason)
             self._refused.append(refusal)
-            self._answers[leaf] = refusal
-        if len(self._answers) > self._most_answers:
-            self._answers.popitem(last=False)
+            self._receipt_first.append(leaf)
+        self._answers.put(leaf, refusal)
         self.flush_soon()
 
     # -- what the peer is told -----------------------------------------------------------
@@ -517,11 +512,13 @@ class Inflow:
         self._account()
         handled, self._handled = self._handled, []
         refused, self._refused = self._refused, []
+        receipt_first, self._receipt_first = self._receipt_first, []
         link = self.link
         if link is None:
             return  # `use()` tells it, or it comes again: nothing piles up for who stays away
         # A node that closes takes nothing more, and so invites nothing.
         credit = self.credit() if self._core.is_open else Allowance(0, 0, 0, 0)
+        link.owe([], receipt_first)
         link.answer(credit, handled, refused)
 
 

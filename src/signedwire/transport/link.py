@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Final, cast
 from signedwire.clock import monotonic
 from signedwire.errors import DialError, ProofError
 from signedwire.transport.answers import AnswerWatch, words_of
-from signedwire.transport.link_errors import FullError, HungUpError
+from signedwire.transport.link_errors import FullError, HungUpError, describe_loss
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
-from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import proven_did, tells_full
 from signedwire.types import Address, Allowance, Did, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
@@ -92,6 +91,7 @@ class Link(asyncio.Protocol):
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
         self._input = LinkInput()
+        self.turn_tag = 0.0
         self._lost: str | None = None
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
@@ -178,17 +178,14 @@ class Link(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, OSError):
-            cause = describe_os_error(exc)
-        elif self.did is not None and not self.is_open and not self.is_over:
-            cause = "closed by the peer before HELLO"
-        else:
-            cause = "the peer closed the connection"
+        cause = describe_loss(exc, is_before_hello=self.did is not None and not self.is_open)
         if self._input and not self.is_over:
             self._lost = cause  # what came before is worth a look, in its turn
         else:
             self._over(cause)
         self._socket.lost()
+        if self.is_over:
+            self._channel.release()
         self._core.links.lingering.discard(self)
         if self._guest is not None:
             self._guest.leave()
@@ -219,6 +216,8 @@ class Link(asyncio.Protocol):
             self._input.clear()
         elif self._lost is not None and not self._input:
             self._over(self._lost)
+        if self.is_over and self._lost is not None:
+            self._channel.release()
         return bool(self._input) or (self._session is not None and self._session.has_frames)
 
     def set_waiting(self, is_waiting: bool) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from signedwire.errors import DialError
+from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Address
 
-__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError"]
+__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "describe_loss"]
 
 HUNG_UP_ON_TLS: Final = (
     "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
@@ -23,3 +24,17 @@ class HungUpError(DialError):
 
 class FullError(DialError):
     """The other side speaks v2 and has no room for another connection now."""
+
+
+def describe_loss(error: Exception | None, *, is_before_hello: bool) -> str:
+    """Why a connection is gone, in words.
+
+    Args:
+        error: What the system said, if it said anything.
+        is_before_hello: Whether the other side is proven and has not sent HELLO.
+    """
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if is_before_hello:
+        return "closed by the peer before HELLO"
+    return "the peer closed the connection"

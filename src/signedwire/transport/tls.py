@@ -198,16 +198,32 @@ class TlsChannel:
     """TLS over memory: feed it what the socket gave, write what it wants written.
 
     Raises `ssl.SSLError` from every method when the other side breaks TLS; what
-    `data_to_send()` then gives is the alert that tells it so.
+    `data_to_send()` then gives is the alert that tells it so, and `send()` does nothing.
+
+    OpenSSL's part, 17 to 60 KiB, is made with the first byte that is processed, and freed
+    by `release()`: a peer that has sent nothing, or is gone, takes none of it.
     """
 
-    __slots__ = ("_has_written", "_incoming", "_outgoing", "_tls", "is_at_end", "is_ready")
+    __slots__ = (
+        "_context",
+        "_has_written",
+        "_incoming",
+        "_is_broken",
+        "_is_server",
+        "_outgoing",
+        "_tls",
+        "is_at_end",
+        "is_ready",
+    )
 
     def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
+        self._context = context
+        self._is_server = is_server
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
+        self._tls: ssl.SSLObject | None = None
         self._has_written = False
+        self._is_broken = False
         self.is_ready = False
         """Whether the handshake is complete on this side."""
         self.is_at_end = False
@@ -215,7 +231,8 @@ class TlsChannel:
 
     @property
     def tls(self) -> ssl.SSLObject:
-        """What `proven_did()` looks at."""
+        """What `proven_did()` looks at, once the handshake is complete."""
+        assert self._tls is not None
         return self._tls
 
     def start(self) -> None:
@@ -232,16 +249,25 @@ class TlsChannel:
             return b""  # OpenSSL reads no more, and would only collect it
         if data:
             self._incoming.write(data)
-        if not self.is_ready:
+        try:
+            if self.is_ready:
+                return self._read()
             self._handshake()
-            return b""
+        except ssl.SSLError:
+            self._is_broken = True
+            raise
+        return b""
+
+    def _read(self) -> bytes:
+        """All plaintext that is whole."""
         parts: list[bytes] = []
-        read = self._tls.read
+        read = self.tls.read
+        pending = self.tls.pending
         try:
             while part := read(_MAX_RECORD):
                 parts.append(part)
                 # What is left may be half a record; but to be told so costs an exception.
-                if not self._incoming.pending and not self._tls.pending():
+                if not self._incoming.pending and not pending():
                     break
             else:
                 self.is_at_end = True  # close_notify, for which some versions give b""
@@ -253,9 +279,17 @@ class TlsChannel:
 
     def send(self, data: bytes) -> None:
         """Encrypt; memory takes everything."""
+        if self._is_broken:
+            return
         view = memoryview(data)
+        write = self.tls.write
         while view:
-            view = view[self._tls.write(view) :]
+            view = view[write(view) :]
+
+    def release(self) -> None:
+        """Free OpenSSL's part, without waiting for the garbage collector."""
+        self._tls = None
+        self._is_broken = True
 
     def data_to_send(self) -> bytes:
         """Ciphertext to be written now."""
@@ -277,6 +311,10 @@ class TlsChannel:
         return self.data_to_send()
 
     def _handshake(self) -> None:
+        if self._tls is None:
+            self._tls = self._context.wrap_bio(
+                self._incoming, self._outgoing, server_side=self._is_server
+            )
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
