@@ -58,6 +58,22 @@ def once(make: Callable[[Who, Did], bytes]) -> Attack:
     return attack
 
 
+def hang_up(make: Callable[[Who, Did], bytes]) -> Attack:
+    """The frames of `make` in one burst, and the connection is reset while they wait."""
+
+    async def attack(field: Field) -> None:
+        while True:
+            try:
+                async with field.link() as link:
+                    unit = make(link.who, field.victim)
+                    await link.send(unit * max(1, BURST // len(unit)))
+                    link.reset()
+            except LinkEndedError:
+                continue
+
+    return attack
+
+
 def stream(make: Callable[[int], bytes]) -> Attack:
     """Frames that are each another: `make` is given how many there were before."""
 
@@ -269,6 +285,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "credit-unchanged": flood(lambda who, victim: _credit(0)),
     "credit-plus-1": stream(lambda number: _credit(number + 1)),
     "ping": flood(lambda who, victim: Ping(1).encode()),
+    "ping-reset": hang_up(lambda who, victim: Ping(1).encode()),
     "pong": flood(lambda who, victim: Pong(1).encode()),
     "hello-again": once(lambda who, victim: hello()),
     "unknown-frame": flood(lambda who, victim: b"\x00\x00\x00\x01\xff"),

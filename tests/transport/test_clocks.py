@@ -145,6 +145,23 @@ class TestWallClock:
                 )
 
     @on_asyncio
+    async def test_who_waits_for_an_accepted_message_is_told_of_the_step_too(self) -> None:
+        set_clock = SetClock()
+        with clock_module.use(set_clock):
+            async with Net().pair() as (alice, bob):
+                date = datetime.now(UTC) + timedelta(seconds=3600)
+                receipt = await within(LIMIT, alice.send(bob.did, b"x", deadline=date))
+                waits = [
+                    asyncio.create_task(receipt.wait("handled")),
+                    asyncio.create_task(asyncio.to_thread(receipt.result, until="handled")),
+                ]
+                await asyncio.sleep(0.05)
+                set_clock.ahead = 7200.0
+                for wait in waits:
+                    with pytest.raises(MessageExpiredError):
+                        await within(PROMPT, wait)
+
+    @on_asyncio
     async def test_rows_on_the_disk_alone_are_moved_with_it(self, tmp_path: Path) -> None:
         """Nobody holds their receipts, and there are more than the queue takes."""
         count = 30

@@ -43,6 +43,7 @@ from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import PeerState
 from signedwire.wire.evidence import verify_receipt
+from signedwire.wire.link_frames import Ping
 from tlskit import MiddleBox, quick
 from wirekit import (
     ALICE,
@@ -889,3 +890,34 @@ async def test_nobody_waits_for_what_a_receipt_is_not_followed_to() -> None:
         for message in [await next_of(bob), await next_of(bob)]:
             message.done()
         await followed.wait(DeliveryState.HANDLED, timeout=5)
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["lost", "eof", "aborted"])
+async def test_frames_that_wait_when_the_connection_ends_are_processed_or_dropped(how: str) -> None:
+    """And the link then has no input: one that had some for ever took each turn of the loop."""
+    async with Net().pair() as (alice, bob):
+        await within(LIMIT, alice.send(bob.did, b"x"))
+        link = bob._core.outgoing.peer(alice.did).link
+        assert link is not None
+        session = link._session
+        assert session is not None
+        session.put_data(Ping(1).encode() * 500, asyncio.get_running_loop().time())
+        assert session.has_frames
+        match how:
+            case "lost":
+                link.connection_lost(ConnectionResetError())
+                assert not link.is_over
+            case "eof":
+                link.eof_received()
+            case "aborted":
+                link.abort()
+        turns = 0
+        while link.work(time.monotonic()):
+            turns += 1
+        assert link.is_over
+        assert not link.work(time.monotonic())
+        assert turns <= 501
+        if how != "aborted":
+            assert turns >= 499
+            assert not session.has_frames

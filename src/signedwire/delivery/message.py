@@ -38,6 +38,7 @@ __all__ = ["Message", "Origin", "OutgoingMessage", "Terms"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
+_LOOK_AGAIN: Final = 1.0
 """Two readings of the clocks differ by less, if neither was set."""
 
 
@@ -353,7 +354,7 @@ class OutgoingMessage(Receipt):
         due = self.terms.expires_at
         if due is None or self.state is not DeliveryState.ACCEPTED:
             return None
-        return max(0.0, clock.left(due))
+        return min(max(0.0, clock.left(due)), _LOOK_AGAIN)
 
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         if self.terms.is_bulk and until == DeliveryState.HANDLED:

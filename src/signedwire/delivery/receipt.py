@@ -385,7 +385,10 @@ class Receipt:
             )
 
     def _seconds_left(self) -> float | None:
-        """Until its deadline, where nobody else looks at it: it was accepted. At least 0."""
+        """Until its deadline, where nobody else looks at it: it was accepted.
+
+        At least 0; at most a second, since a clock may be set, or the machine suspended.
+        """
         return None
 
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:

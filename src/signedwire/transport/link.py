@@ -16,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.clock import monotonic
-from signedwire.errors import DialError, ProofError
+from signedwire.errors import ProofError
 from signedwire.transport.answers import AnswerWatch, words_of
-from signedwire.transport.link_errors import FullError, HungUpError, describe_loss
+from signedwire.transport.link_errors import describe_loss, dial_error
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
@@ -170,7 +170,7 @@ class Link(asyncio.Protocol):
         self._core.shares.serve(self)
 
     def eof_received(self) -> bool:
-        if self._input:
+        if self._has_input:
             self._input.put_end()
         else:
             self._end_input()
@@ -179,13 +179,12 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         cause = describe_loss(exc, is_before_hello=self.did is not None and not self.is_open)
-        if self._input and not self.is_over:
+        if self._has_input and not self.is_costly:
             self._lost = cause  # what came before is worth a look, in its turn
-        else:
+        else:  # strangers that hang up and come again leave no work behind
             self._over(cause)
-        self._socket.lost()
-        if self.is_over:
             self._channel.release()
+        self._socket.lost()
         self._core.links.lingering.discard(self)
         if self._guest is not None:
             self._guest.leave()
@@ -214,10 +213,17 @@ class Link(asyncio.Protocol):
         self._turn()
         if self.is_over:
             self._input.clear()
-        elif self._lost is not None and not self._input:
+        elif self._lost is not None and not self._has_input:
             self._over(self._lost)
         if self.is_over and self._lost is not None:
             self._channel.release()
+        return self._has_input
+
+    @property
+    def _has_input(self) -> bool:
+        """Whether input waits that is still to be processed."""
+        if self.is_over:
+            return False
         return bool(self._input) or (self._session is not None and self._session.has_frames)
 
     def set_waiting(self, is_waiting: bool) -> None:
@@ -580,7 +586,10 @@ class Link(asyncio.Protocol):
         self.answers.end()
         self._socket.forget_unwritten()
         if not self.outcome.done():
-            self.outcome.set_exception(self._dial_error(cause))
+            address = self.address or Address("?", 0)
+            is_silent = self.is_dialed and not self.has_heard
+            error = dial_error(address, cause, is_full=self._is_turned_away, is_silent=is_silent)
+            self.outcome.set_exception(error)
             self.outcome.exception()  # nobody has to ask
         if self._session is not None and self.did is not None:
             self._core.links.inflow(self.did).ended(self)
@@ -589,11 +598,3 @@ class Link(asyncio.Protocol):
             self._core.links.detach(self, cause, closed)
         if self.did is not None:
             self._core.links.forget_if_stranger(self.did)
-
-    def _dial_error(self, cause: str) -> DialError:
-        address = self.address or Address("?", 0)
-        if self._is_turned_away:
-            return FullError(address, cause)
-        if self.is_dialed and not self.has_heard:
-            return HungUpError(address)
-        return DialError(address, cause)

@@ -8,7 +8,7 @@ from signedwire.errors import DialError
 from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Address
 
-__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "describe_loss"]
+__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "describe_loss", "dial_error"]
 
 HUNG_UP_ON_TLS: Final = (
     "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
@@ -38,3 +38,17 @@ def describe_loss(error: Exception | None, *, is_before_hello: bool) -> str:
     if is_before_hello:
         return "closed by the peer before HELLO"
     return "the peer closed the connection"
+
+
+def dial_error(address: Address, cause: str, *, is_full: bool, is_silent: bool) -> DialError:
+    """Why the link did not open.
+
+    Args:
+        address: The address that was dialed.
+        cause: Why the link ended, in words.
+        is_full: Whether the other side sent the alert of a full listener.
+        is_silent: Whether it hung up before it sent a byte.
+    """
+    if is_full:
+        return FullError(address, cause)
+    return HungUpError(address) if is_silent else DialError(address, cause)
