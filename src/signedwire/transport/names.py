@@ -3,9 +3,9 @@
 `getaddrinfo` blocks and cannot be stopped. So one host has at most one thread, however
 many ask for it, and hosts that were slow before share half of the threads. Only 64 hosts
 that are all looked up for the first time, and get no answer, keep another new host waiting
-until the first of them is given up. The threads are daemons: a process ends without waiting for them. Literal addresses
-need no thread. A host that was resolved before is answered from memory when its lookup
-takes long.
+until the first of them is given up. The threads are daemons: a process ends without waiting
+for them. Literal addresses need no thread. A host that was resolved before is answered from
+memory when its lookup takes long.
 """
 
 from __future__ import annotations
