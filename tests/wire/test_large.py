@@ -13,8 +13,8 @@ from signedwire.identity import Label
 from signedwire.wire import evidence_log
 from signedwire.wire.envelope import V2_START, SignedEnvelope
 from signedwire.wire.evidence import encode_evidence, verify_receipt
-from signedwire.wire.evidence_log import MAX_ENVELOPE, Chain, LogChecker, LogHeader, LogReader
-from signedwire.wire.large import WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
+from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
+from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
 from signedwire.wire.link_frames import Receipts
 
 SIZES = (1, 3, 64, 1000, 10_000)

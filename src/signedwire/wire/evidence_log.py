@@ -40,7 +40,7 @@ from signedwire.wire.envelope import (
     BatchProof,
     SignedEnvelope,
 )
-from signedwire.wire.large import WHOLE, EnvelopeStream
+from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
     "HEADER_SIZE",
@@ -71,8 +71,6 @@ _V1: Final = 1
 _V2: Final = 2
 RECORD_OVERHEAD: Final = _PREFIX.size + HASH_SIZE
 """Bytes of a record beside its envelope."""
-MAX_ENVELOPE: Final = 2**28 + 2**16
-"""Bytes: the largest payload that can be configured, with header and path."""
 
 _HEADER_LABEL: Final = b"signedwire/evidence-header/1\0"
 _RECORD_LABEL: Final = b"signedwire/evidence-record/1\0"
