@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -347,3 +349,69 @@ def test_help(command: str) -> None:
     ran = run("evidence", command, "--help")
     assert ran.exit_code == 0
     assert "Exit codes: 0 done; 1 it failed" in ran.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_rotates_it(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
+    key = str(tmp_path / "bob.pem")
+    process, peer = start_listening("--count", "2")
+    with process:
+        with Process("send", peer, "one", "--identity", key) as sender:
+            assert sender.wait() == 0
+        process.signal(signal.SIGUSR1)
+        while not (line := process.line("stderr")).startswith("rotated"):
+            pass
+        assert line.startswith("rotated the evidence log: 1 records, head ")
+        with Process("send", peer, "two", "--identity", key) as sender:
+            assert sender.wait() == 0
+        assert process.wait() == 0
+    old = path.with_name("evidence.log.000000000001")
+    assert run("evidence", "show", old).stdout.split()[-1] == "one"
+    assert run("evidence", "show", path).stdout.split()[-1] == "two"
+    ran = run("evidence", "verify", path, old)
+    assert (ran.exit_code, "sound   2 records" in ran.stdout) == (0, True)
+
+
+class TestStarting:
+    """A log that is configured and cannot be used: no node, and one sentence."""
+
+    @staticmethod
+    def expect(path: Path, monkeypatch: pytest.MonkeyPatch, *parts: str) -> None:
+        monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
+        ran = run("listen", "--timeout", "0.1", "--no-store")
+        stderr = [line for line in ran.stderr.splitlines() if line.startswith("signedwire: ")]
+        assert ran.exit_code == 1, ran
+        assert ran.stdout == ""
+        assert "listening" not in ran.stderr
+        assert len(stderr) == 1, ran
+        for part in (str(path), *parts):
+            assert part in stderr[0]
+
+    def test_a_folder(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path.mkdir()
+        self.expect(path, monkeypatch, "Is a directory")
+
+    def test_in_a_folder_that_is_not_there(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.expect(path.parent / "no" / "log", monkeypatch, "No such file", "directory first")
+
+    def test_another_file(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" * 9)
+        self.expect(path, monkeypatch, "not an evidence log", "Name another file")
+
+    def test_of_another_key(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path.write_bytes(pieces()[0])
+        self.expect(path, monkeypatch, "it belongs to")
+
+    def test_a_pipe(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if os.name == "posix":
+            os.mkfifo(path)
+            self.expect(path, monkeypatch, "not a regular file")
+
+    def test_another_process_has_it(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
+        process, _ = start_listening("--no-store")
+        with process:
+            self.expect(path, monkeypatch, "another process", "Stop that one")

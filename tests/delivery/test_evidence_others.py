@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,6 +188,51 @@ def test_a_file_system_that_became_read_only(path: Path, monkeypatch: pytest.Mon
     assert "Read-only file system" in failure.fact
     assert log.close()
     assert numbers_in([path]) == [1]
+
+
+AS_ANOTHER_USER = """
+import os, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from evidencekit import inline
+from signedwire.errors import EvidenceLogError
+os.setgroups([]), os.setgid(12345), os.setuid(12345)
+try:
+    inline(Path(sys.argv[1]))
+except EvidenceLogError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be somebody else"
+)
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (0o600, "cannot be opened: Permission denied"),
+        (0o444, "cannot be opened: Permission denied"),
+        # Whoever may write to it could have changed it, and may go on to do so.
+        (0o666, "others may use it (mode 0666), and this user may not change that"),
+    ],
+)
+def test_a_file_of_another_user(mode: int, words: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "evidence.log")
+        path.touch()
+        path.chmod(mode)
+        here = Path(__file__).parent
+        done = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER_USER, path, here, here.parent],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert words in done.stdout, done
+        assert done.stdout.count("\n") == 1
+        assert path.read_bytes() == b""
 
 
 class TestRest:

@@ -250,6 +250,7 @@ def _in_frames(pieces: Iterator[bytes]) -> Iterator[_Found]:
                     yield _Found(f"frame {number}", iter(()), problem=problem)
                     return
                 yield _Found(f"frame {number}", _cut(frame))
+                frame = b""  # 16 MiB, perhaps, which the next one needs
             if decoder.error is not None:
                 break
         decoder.receive_eof()
