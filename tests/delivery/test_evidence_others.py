@@ -190,6 +190,21 @@ def test_a_file_system_that_became_read_only(path: Path, monkeypatch: pytest.Mon
     assert numbers_in([path]) == [1]
 
 
+def test_a_mode_that_cannot_be_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    path.chmod(0o666)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchmod", refuse)
+        with pytest.raises(EvidenceLogError, match="this user may not change that") as caught:
+            inline(path)
+    assert "chmod 0600" in caught.value.hint
+    assert path.read_bytes() == b""
+
+
 AS_ANOTHER_USER = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
@@ -248,7 +263,7 @@ class TestRest:
         path.write_bytes(whole[HEADER_SIZE + at * size :])
         return whole[: HEADER_SIZE + at * size]
 
-    @pytest.mark.parametrize("at", [1, 2])
+    @pytest.mark.parametrize("at", [0, 1, 2])
     @pytest.mark.parametrize("name", ["evidence.log.1", "evidence.log-20260101"])
     def test_the_start_says_what_is_missing_and_where_it_is(
         self, path: Path, at: int, name: str
@@ -259,7 +274,8 @@ class TestRest:
         rest = path.read_bytes()
         with pytest.raises(EvidenceLogError) as caught:
             inline(path)
-        assert f"begins behind record {at} of {before}" in caught.value.fact
+        place = f"record {at}" if at else "the header"
+        assert f"begins behind {place} of {before}" in caught.value.fact
         assert "in front of it" in caught.value.hint
         assert path.read_bytes() == rest
         # Who does it has the whole chain again.
@@ -271,6 +287,10 @@ class TestRest:
     def test_where_it_is_not_known(self, path: Path) -> None:
         self.cut(path, 1, 1, 2)
         path.with_name("evidence.log.1").write_bytes(b"something else")
+        for number in (3, 4):  # more than what is read at once, and not where it is
+            other = inline(path.with_name(f"evidence.log.{number}"))
+            assert append(other, number, number + 1, size=600_000) is None
+            assert other.close()
         with pytest.raises(EvidenceLogError, match="begins behind a record of another file"):
             inline(path)
 

@@ -225,7 +225,7 @@ def place_of_rest(path: str) -> str | None:
     for other in sorted(beside)[:_MAX_LOOKED_AT]:
         number = _number_before(str(other), record)
         if number is not None:
-            return f"record {number} of {other}"
+            return f"record {number} of {other}" if number else f"the header of {other}"
     return "a record of another file"
 
 
@@ -234,19 +234,13 @@ def _escaped(name: str) -> str:
 
 
 def _number_before(path: str, rest: LogRecord) -> int | None:
-    """The number of the record in `path` that `rest` follows; `None`: none."""
-    reader = LogReader()
+    """The number of the record in `path` that `rest` follows, 0 for the header; `None`: none."""
+    header, reader = header_of(path), LogReader()
+    if header is not None and follows(rest, header.encode()[-32:]):
+        return 0
     with contextlib.suppress(OSError), open(path, "rb") as file:
         while reader.error is None and (data := file.read(_CHUNK)):
-            is_first = reader.header is None
-            records = reader.receive_data(data)
-            if (
-                is_first
-                and reader.header is not None
-                and follows(rest, reader.header.encode()[-32:])
-            ):
-                return 0
-            for record in records:
+            for record in reader.receive_data(data):
                 if follows(rest, record.hash):
                     return record.number
     return None
