@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim cancellation crash faults soak hostile bench report proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim cancellation crash faults soak hostile garbage bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -19,6 +19,7 @@ help:
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
+	@echo "make garbage MIB=1024 of each kind of garbage to verify: time and memory"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/ and delivery/"
 	@echo "make ci-tools  programs that some tests need (Debian, as root)"
@@ -86,6 +87,10 @@ soak: setup
 SECS ?= 2
 hostile: setup
 	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
+
+MIB ?= 1024
+garbage: setup
+	@$(BIN)/python tests/cli/garbage.py $(MIB)
 
 SECONDS ?= 60
 TARGET ?=

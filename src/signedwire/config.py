@@ -210,6 +210,18 @@ class TransportConfig:
     `Node`, and of one at a time. Made where there is none; its folder has to exist.
     Default None: none is kept."""
 
+    evidence_max_bytes: StoredBytes | None = None
+    """Rotate the evidence log when it has so many bytes, 1024 to 17_592_186_044_416: its file
+    gets a number and stays beside, and the log goes on in a new one. Default None: never."""
+
+    evidence_max_age: Annotated[float, Range(1, 315_360_000, "seconds")] | None = None
+    """The same when the file was begun so long ago, 1 to 315_360_000 seconds, with the next
+    message that is accepted. Default None: never."""
+
+    evidence_keep: Count | None = None
+    """After a rotation remove the oldest numbered files of the evidence log until this many
+    are left, 1 to 65_535. Default None: nothing is ever removed."""
+
     ack: Literal["done", "auto"] = "done"
     """When a received message counts as handled: "done", when the application calls
     `message.done()`; until then a store keeps it, and a crash delivers it again. "auto":

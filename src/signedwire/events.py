@@ -22,6 +22,9 @@ __all__ = [
     "Dropped",
     "Event",
     "EventsMissed",
+    "EvidenceFailed",
+    "EvidenceRemoved",
+    "EvidenceRotated",
     "LoopStalled",
     "MessageRefused",
     "PeerConnected",
@@ -89,6 +92,42 @@ class ClockStepped:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceFailed:
+    """The evidence log has failed: from now on this node accepts and acknowledges nothing."""
+
+    path: str
+    """Its file."""
+    cause: str
+    """What happened, in words; `health()` has it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRotated:
+    """The evidence log goes on in a new file."""
+
+    path: str
+    """The log: now a new file that names `head`."""
+    archive: str
+    """The name that the old file has now."""
+    records: int
+    """Records in the old file."""
+    head: str
+    """Hash of its last record, 64 hex digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRemoved:
+    """An old file of the evidence log was removed, because of `evidence_keep`."""
+
+    path: str
+    """The log."""
+    archive: str
+    """The file that was removed."""
+    last_record: int
+    """The number of its last record: what is left of the chain begins behind that."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventsMissed:
     """This watcher was too slow for so many events."""
 
@@ -102,6 +141,9 @@ Event: TypeAlias = (
     | Dropped
     | LoopStalled
     | ClockStepped
+    | EvidenceFailed
+    | EvidenceRotated
+    | EvidenceRemoved
     | EventsMissed
 )
 

@@ -532,11 +532,11 @@ class Node:
         """
         return self._evidence().head
 
-    async def rotate_evidence(self, archive: str | os.PathLike[str]) -> EvidenceHead:
-        """Give the evidence log's file another name, and go on in a new one.
+    async def rotate_evidence(self, archive: str | os.PathLike[str] | None = None) -> EvidenceHead:
+        """Give the evidence log's file the name `archive`, and go on in a new one.
 
-        The new one names the head of the old one, which this returns. No message is
-        lost or waits for it longer than for a sync of the disk.
+        The new one names the head of the old one, which this returns. `None`: the old one
+        gets a number and stays beside, unless it has no records. No message is lost.
 
         Raises:
             EvidenceLogError: something has that name, or it is on another disk, and all

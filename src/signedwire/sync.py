@@ -209,7 +209,7 @@ class Node:
         """See `signedwire.Node.evidence_head`."""
         return self._node.evidence_head()
 
-    def rotate_evidence(self, archive: str | os.PathLike[str]) -> EvidenceHead:
+    def rotate_evidence(self, archive: str | os.PathLike[str] | None = None) -> EvidenceHead:
         """See `signedwire.Node.rotate_evidence`."""
         return self._portal.call(lambda: self._node.rotate_evidence(archive))
 

@@ -160,6 +160,10 @@ class Process:
         """SIGTERM."""
         self._process.terminate()
 
+    def signal(self, number: int) -> None:
+        """Any other signal."""
+        self._process.send_signal(number)
+
     def wait(self) -> int:
         """Its exit code, waiting for it."""
         return self._process.wait(LIMIT)

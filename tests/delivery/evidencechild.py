@@ -1,6 +1,9 @@
-"""A process that writes an evidence log until it is killed: `python evidencechild.py FILE SEED`.
+"""A process that writes an evidence log until it is killed.
 
-On stdout: `told COUNT HEAD` each time records are on the disk.
+    python evidencechild.py FILE SEED [MAX_BYTES]
+
+On stdout: `told COUNT HEAD` each time records are on the disk. With MAX_BYTES it rotates:
+the count is that of the whole chain.
 """
 
 from __future__ import annotations
@@ -8,11 +11,13 @@ from __future__ import annotations
 import os
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from linkkit import BOB, body, received
+from signedwire.delivery.evidence_files import RotationPolicy
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreError
@@ -20,14 +25,17 @@ from storekit import Told
 
 
 def main() -> None:
-    path, seed = sys.argv[1:]
+    path, seed, *sizes = sys.argv[1:]
     rng = random.Random(int(seed))
-    log = EvidenceLog(path, BOB.did)
-    number = log.head.records
+    rotation = RotationPolicy(max_bytes=int(sizes[0]) if sizes else None)
+    log = EvidenceLog(path, BOB.did, rotation=rotation)
+    number = log.head.records + log._file._records_before
 
-    def say(error: StoreError | None) -> None:
+    def say(count: int, error: StoreError | None) -> None:
         assert error is None
-        os.write(1, f"told {log.head.records} {log.head}\n".encode())
+        if not sizes:
+            count = log.head.records
+        os.write(1, f"told {count} {log.head}\n".encode())
 
     fences: list[Told] = []
     while True:
@@ -35,7 +43,9 @@ def main() -> None:
         count = rng.randrange(1, 9)
         batch = received([body(number + n, rng.randbytes(size)) for n in range(1, count + 1)])
         number += count
-        log.append([Message(each, batch, n) for n, each in enumerate(batch.bodies)], say)
+        log.append(
+            [Message(each, batch, n) for n, each in enumerate(batch.bodies)], partial(say, number)
+        )
         fence = Told()
         log.append([], fence)
         fences.append(fence)

@@ -490,7 +490,7 @@ class TestRotating:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         log = logs()
-        monkeypatch.setattr(evidence_log, "_open", full)
+        monkeypatch.setattr(evidence_log, "open_file", full)
         with pytest.raises(EvidenceLogError, match="No space left"):
             log.rotate(tmp_path / "old").result(LIMIT)
         assert append(log, messages(1)) is None

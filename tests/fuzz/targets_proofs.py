@@ -301,7 +301,10 @@ TARGETS: Final = (
     Target(
         "evidence-file",
         evidence_file,
-        (b"".join(_LOG[:4]), b"".join(_LOG)[:-5], _LOG[0], b"", bytes(112), b"SWCH", b"other"),
+        (
+            *(b"".join(_LOG[:4]), b"".join(_LOG[1:4]), b"".join(_LOG)[:-5]),
+            *(_LOG[0], b"", bytes(112), b"SWCH", b"other"),
+        ),
         (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         3000,
     ),

@@ -17,7 +17,6 @@ from signedwire.wire.envelope import BatchProof, SignedEnvelope
 from signedwire.wire.evidence_log import (
     HEADER_SIZE,
     MAGIC,
-    MAX_ENVELOPE,
     NO_HEAD,
     BadRecord,
     Chain,
@@ -26,6 +25,7 @@ from signedwire.wire.evidence_log import (
     LogReader,
     name_of,
 )
+from signedwire.wire.large import MAX_ENVELOPE
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEADER = LogHeader(bytes(BOB.did), 1_000)

@@ -13,8 +13,8 @@ from signedwire.identity import Label
 from signedwire.wire import evidence_log
 from signedwire.wire.envelope import V2_START, SignedEnvelope
 from signedwire.wire.evidence import encode_evidence, verify_receipt
-from signedwire.wire.evidence_log import MAX_ENVELOPE, Chain, LogChecker, LogHeader, LogReader
-from signedwire.wire.large import WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
+from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
+from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
 from signedwire.wire.link_frames import Receipts
 
 SIZES = (1, 3, 64, 1000, 10_000)
@@ -198,3 +198,32 @@ def test_an_envelope_and_a_proof_of_any_size_take_little_memory(
     stream.receive_data(b"SWPROOF1\xff\xff\xff\xff" + V2_START)
     peak = peak_of(lambda: [stream.receive_data(CHUNK) for _ in range(48)])
     assert peak < 4 * WHOLE, peak
+
+
+class TestTooLong:
+    """What no more bytes can make an envelope or a proof; who reads a TiB of it can stop."""
+
+    def test_an_envelope(self) -> None:
+        stream = EnvelopeStream()
+        stream.receive_data(V2[0].encode())
+        assert not stream.is_too_long
+        block = bytes(2**24)
+        for _ in range(MAX_ENVELOPE // len(block)):
+            stream.receive_data(block)
+            assert not stream.is_too_long
+        stream.receive_data(block)
+        assert stream.is_too_long
+
+    @pytest.mark.parametrize("kind", [1, 2])
+    def test_a_proof(self, kind: int) -> None:
+        stream = ProofStream()
+        stream.receive_data(proof(kind))
+        assert not stream.is_too_long
+        stream.receive_data(bytes(2**20))
+        assert stream.is_too_long
+
+    @pytest.mark.parametrize(("size", "is_too_long"), [(0, False), (1, True)])
+    def test_a_proof_that_claims_so(self, size: int, is_too_long: bool) -> None:
+        stream = ProofStream()
+        stream.receive_data(b"SWPROOF1" + (MAX_ENVELOPE + size).to_bytes(4, "little"))
+        assert stream.is_too_long is is_too_long

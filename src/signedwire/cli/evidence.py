@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.evidence_chain import Part, did_or_hex, first_record_of, in_order
 from signedwire.cli.output import emit, escape, paint, result, say
+from signedwire.cli.reading import open_input
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
-from signedwire.errors import DidError
-from signedwire.types import Did
-from signedwire.wire.evidence_log import NO_HEAD, CheckedRecord, LogChecker
+from signedwire.delivery.evidence_files import place_of_rest
+from signedwire.wire.evidence_log import NO_HEAD, BadRecord, CheckedRecord, LogChecker
 
 if TYPE_CHECKING:
     from signedwire.cli.evidence_surface import EvidenceShow, EvidenceVerify
@@ -26,30 +29,81 @@ _NO_SUCH_HEAD: Final = (
 
 def verify(options: EvidenceVerify) -> int:
     """Check all of it; 1 if something is wrong."""
-    checker = LogChecker(options.head)
+    parts = [_check(path, options.head) for path in options.files]
+    bad = next((part for part in parts if part.error is not None), None)
+    chain, problem = in_order(parts)
+    if bad is not None and bad.error is not None:
+        problem = bad.error.problem
+    verdict = _Verdict(chain, problem, bad, len(parts) == len(chain) and not problem)
+    if not problem and options.head is not None and verdict.head_at is None:
+        verdict = dataclasses.replace(verdict, problem=_NO_SUCH_HEAD)
+    if options.json:
+        emit(_fields(verdict))
+    else:
+        _print(verdict)
+    return FAILED if verdict.problem else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What was found in all files together."""
+
+    chain: list[Part]
+    problem: str
+    """Empty: all is well."""
+    bad: Part | None
+    """The file with the first bad record."""
+    is_chain: bool
+    """Whether the files follow each other."""
+
+    @property
+    def records(self) -> int:
+        return sum(part.records for part in self.chain)
+
+    @property
+    def times(self) -> list[int]:
+        return [each for part in self.chain for each in part.times]
+
+    @property
+    def head_at(self) -> int | None:
+        """The number of the record with the wanted head, from the first that was given."""
+        before = 0
+        for part in self.chain:
+            if part.head_at is not None:
+                return before + part.head_at
+            before += part.records
+        return None
+
+
+def _check(path: Path, head: bytes | None) -> Part:
+    checker = LogChecker(head)
     times: list[int] = []
-    for checked in _walk(options.file, checker):
+    for checked in _walk(path, checker):
         times[1:] = [checked.record.accepted_at_us]
     if len(times) == 1:
         times *= 2
-    problem = "" if checker.error is None else checker.error.problem
-    if not problem and not checker.has_head:
-        problem = _NO_SUCH_HEAD
-    if options.json:
-        emit(_verdict(checker, problem, times))
-        return FAILED if problem else 0
     header = checker.reader.header
     assert header is not None  # _walk() has seen to that
-    result(f"owner   {_owner(checker)}")
-    result(f"begun   {at_utc(header.started_at_us)}{_after(header.previous)}")
+    return Part(
+        path, header, checker.count, checker.head, tuple(times), checker.error, checker.head_at
+    )
+
+
+def _print(verdict: _Verdict) -> None:
+    chain, problem, times = verdict.chain, verdict.problem, verdict.times
+    first, last = chain[0], chain[-1]
+    result(f"owner   {did_or_hex(first.header.owner)}")
+    result(f"begun   {at_utc(first.header.started_at_us)}{_after(verdict)}")
+    for part in chain if len(chain) > 1 else ():
+        result(f"file    {escape(str(part.path))}: {count_of(part.records, 'record')}")
     span = f", {at_utc(times[0])} to {at_utc(times[-1])}" if times else ""
-    result(f"sound   {count_of(checker.count, 'record')}{span}")
-    result(f"head    {checker.head.hex()}")
+    result(f"sound   {count_of(verdict.records, 'record')}{span}")
+    result(f"head    {last.head.hex()}")
     if problem:
-        result(f"{paint('invalid', 'red')} {_where(checker)}{escape(problem)}")
-        return FAILED
-    result(f"{paint('valid', 'green')}   the chain and every signature hold{_since(checker)}")
-    return 0
+        where = "" if verdict.bad is None else _where(verdict.bad, len(chain) > 1)
+        result(f"{paint('invalid', 'red')} {where}{escape(problem)}")
+    else:
+        result(f"{paint('valid', 'green')}   the chain and every signature hold{_since(verdict)}")
 
 
 def show(options: EvidenceShow) -> int:
@@ -81,14 +135,14 @@ def show(options: EvidenceShow) -> int:
             result("  ".join(parts))
     if checker.error is None:
         return 0
-    say(f"invalid: {_where(checker)}{escape(checker.error.problem)}")
+    say(f"invalid: {_place(checker.error)}{escape(checker.error.problem)}")
     return FAILED
 
 
 def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
     """The proven records of a file, which is never in memory as a whole."""
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             while checker.error is None and (data := file.read(_CHUNK)):
                 yield from checker.receive_data(data)
     except OSError as error:
@@ -98,52 +152,67 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
     checker.receive_eof()
     if checker.reader.header is None:
         assert checker.error is not None
+        place = place_of_rest(str(path)) if path.is_file() else None
+        if place is not None:
+            raise BadInput(
+                f"{path}: not a whole evidence log: it has no header and begins behind {place}",
+                "Put what was before it in front of it, and verify that",
+            )
         raise BadInput(
             f"{path}: {checker.error.problem}",
             'It takes what a node with `evidence = "FILE"` has written',
         )
 
 
-def _where(checker: LogChecker) -> str:
-    bad = checker.error
-    return "" if bad is None else f"record {bad.number}, at byte {bad.offset}: "
+def _where(part: Part, with_path: bool) -> str:
+    assert part.error is not None
+    where = f"{escape(str(part.path))}: " if with_path else ""
+    return f"{where}{_place(part.error)}"
 
 
-def _since(checker: LogChecker) -> str:
-    if checker.head_at is None:
+def _place(bad: BadRecord) -> str:
+    return f"record {bad.number}, at byte {bad.offset}: "
+
+
+def _since(verdict: _Verdict) -> str:
+    at = verdict.head_at
+    if at is None:
         return ""
-    more = checker.count - checker.head_at
+    more = verdict.records - at
     since = f", and {more} came since" if more else ""
-    return f"; the head that was given is that of record {checker.head_at}{since}"
+    return f"; the head that was given is that of record {at}{since}"
 
 
-def _after(previous: bytes) -> str:
-    return "" if previous == NO_HEAD else f", going on from the log with head {previous.hex()}"
+def _after(verdict: _Verdict) -> str:
+    previous = verdict.chain[0].header.previous
+    if previous == NO_HEAD:
+        return ""
+    number = first_record_of(verdict.chain) if verdict.is_chain else None
+    behind = "" if number is None else f", with record {number} of the whole chain"
+    return f", going on from the log with head {previous.hex()}{behind}"
 
 
-def _owner(checker: LogChecker) -> str:
-    header = checker.reader.header
-    assert header is not None
-    try:
-        return str(Did(header.owner))
-    except DidError:
-        return header.owner.hex()
-
-
-def _verdict(checker: LogChecker, problem: str, times: list[int]) -> dict[str, object]:
-    header, bad = checker.reader.header, checker.error
-    assert header is not None
+def _fields(verdict: _Verdict) -> dict[str, object]:
+    chain, bad, times = verdict.chain, verdict.bad, verdict.times
+    header = chain[0].header
+    error = None if bad is None else bad.error
     return {
-        "is_valid": not problem,
-        "problem": problem or None,
-        "bad_record": None if bad is None else bad.number,
-        "offset": None if bad is None else bad.offset,
-        "owner": _owner(checker),
+        "is_valid": not verdict.problem,
+        "problem": verdict.problem or None,
+        "bad_file": None if bad is None else str(bad.path),
+        "bad_record": None if error is None else error.number,
+        "offset": None if error is None else error.offset,
+        "owner": did_or_hex(header.owner),
         "started_at_us": header.started_at_us,
         "previous": None if header.previous == NO_HEAD else header.previous.hex(),
-        "records": checker.count,
+        "first_record": first_record_of(chain) if verdict.is_chain else None,
+        "records": verdict.records,
         "first_at_us": times[0] if times else None,
         "last_at_us": times[-1] if times else None,
-        "head": checker.head.hex(),
-        "given_head_at": checker.head_at,
+        "head": chain[-1].head.hex(),
+        "given_head_at": verdict.head_at,
+        "files": [
+            {"file": str(part.path), "records": part.records, "head": part.head.hex()}
+            for part in chain
+        ],
     }

@@ -21,6 +21,7 @@ from signedwire.cli.render import (
     payload_text,
     word,
 )
+from signedwire.cli.rotating import rotate_on_sigusr1
 from signedwire.cli.storing import Chosen, choose, prepare, tell_new
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
@@ -130,6 +131,8 @@ class _Listening:
         async with self._node:
             if is_new:
                 tell_new(self._store)
+            if self._node.stats().evidence is not None:
+                rotate_on_sigusr1(self._node)
             yield
 
     async def _tell_drops(self) -> None:

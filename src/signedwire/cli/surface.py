@@ -242,6 +242,7 @@ class Listen(Storing):
     With --json the first line is {"event": "listening", "peer": "DID@host:port", …}, then
     one {"event": "message", …} per message, at the end {"event": "summary", …}.
     `signedwire verify` checks what was so saved. With -v it says who comes and goes.
+    SIGUSR1 rotates the evidence log, where the configuration names one.
     """
 
     listen: Annotated[
@@ -439,6 +440,8 @@ class Verify(Command):
 
     It needs little memory, however large the file is. So with --json the payload of an
     envelope of more than 2 MiB is null, and a line of JSON has a limit of 9 MiB.
+    It stops after 100,000 things that are invalid, and at a byte 0 in a text, and says so.
+    Of text that comes by a pipe it takes 1 GiB.
     """
 
     file: Annotated[str, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]

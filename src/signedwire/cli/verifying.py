@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
 from signedwire.cli.errors import FAILED, BadInput
 from signedwire.cli.output import emit, escape, paint, result, say, standard_input
+from signedwire.cli.reading import is_regular, open_input
 from signedwire.cli.render import (
     MAX_DECODED,
     UNPROVEN,
@@ -24,7 +25,7 @@ from signedwire.cli.render import (
     recipient_text,
 )
 from signedwire.errors import EnvelopeError, SignatureError
-from signedwire.wire.envelope import MAGIC, SignedEnvelope
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MAGIC, SignedEnvelope
 from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
 from signedwire.wire.evidence import ProvenDelivery
 from signedwire.wire.frames import FrameDecoder
@@ -46,7 +47,31 @@ _MAX_WIDE_JSON: Final = 4 * 1024 * 1024
 _MAX_JSON_PARTS: Final = 256 * 1024
 """Bytes of a line outside of its strings, each of which can cost Python 25."""
 _JSON_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_MAX_INVALID: Final = 100_000
+"""What is behind so many that are invalid is not looked at: it would take hours."""
+_MAX_PIPE: Final = 1024 * 1024 * 1024
+"""Bytes of text that may come by a pipe, which are copied to be read twice."""
+_IN_MEMORY: Final = 4 * 1024 * 1024
+"""Bytes of it that need no temporary file."""
+_MAX_BLANKS: Final = 4096
+"""Bytes at the start of a line in which an envelope has to begin."""
+_BLANKS: Final = b" \t\r\v\f"
+_LINE_START: Final = re.compile(
+    b"\n[%b]*+(?:(\\{)|%b)"
+    % (
+        _BLANKS,
+        b"|".join(
+            (b"[%b]*+" % _BLANKS).join(bytes([digit]) for digit in start.hex().encode())
+            for start in _STARTS
+        ),
+    ),
+    re.IGNORECASE,
+)
+"""A line that begins JSON, or in hex digits an envelope or a proof."""
 _NOT_HEX: Final = "not hex digits"
+_TOO_MANY: Final = (
+    f"neither this nor what is behind it was looked at: {_MAX_INVALID} before it are invalid"
+)
 
 
 class _Found(NamedTuple):
@@ -82,10 +107,14 @@ def verify(options: Verify) -> int:
             verdict = _judge(found)
             count += 1
             failures += bool(verdict.problem)
+            if failures > _MAX_INVALID:
+                verdict = _Verdict(found.where, None, _TOO_MANY)
             if options.json:
                 emit(_fields(verdict))
             else:
                 result(_line(verdict))
+            if failures > _MAX_INVALID:
+                break
     if not count:
         raise BadInput(
             f"there is no envelope in {options.file}",
@@ -99,47 +128,88 @@ def verify(options: Verify) -> int:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """The file, at its start. It is read twice: a pipe comes into a temporary file."""
-    with ExitStack() as stack:
+    if name == "-":
+        yield standard_input().buffer
+        return
+    with open_input(Path(name)) as file:
+        yield file
+
+
+@contextmanager
+def _rewound(file: IO[bytes], at: int | None, first: bytes) -> Iterator[IO[bytes]]:
+    """The file at its start again, which was at `at`; what cannot go back is copied.
+
+    Args:
+        first: What was read since.
+
+    Raises:
+        BadInput: it has more than 1 GiB, or there is no place for a copy.
+    """
+    if at is not None:
+        file.seek(at)
+        yield file
+        return
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
+        size = 0
         try:
-            file: IO[bytes]
-            if name == "-":
-                file = standard_input().buffer
-            else:
-                file = stack.enter_context(Path(name).open("rb"))
-            if not file.seekable():
-                pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
-                shutil.copyfileobj(pipe, file, _CHUNK)
-                file.seek(0)
+            for piece in chain((first,), _chunks(file)):
+                size += len(piece)
+                if size > _MAX_PIPE:
+                    break
+                copy.write(piece)
+            copy.seek(0)
         except OSError as error:
             raise BadInput(
-                f"cannot read {name}: {error.strerror}", "Does the file exist, and may you read it?"
+                f"what comes by a pipe is copied, and that failed: {error.strerror or error}",
+                "Save it in a file, and give the name of that",
             ) from None
-        yield file
+        if size > _MAX_PIPE:
+            raise BadInput(
+                "more than 1 GiB of text came by a pipe",
+                "Save it in a file, and give the name of that",
+            )
+        yield cast(IO[bytes], copy)
 
 
 # -- what there is ------------------------------------------------------------------
 
 
 def _find(file: IO[bytes]) -> Iterator[_Found]:
-    """Everything that looks like an envelope, or stands where one should."""
-    start = file.tell()
-    found = _in_bytes(_chunks(file))
+    """Everything that looks like an envelope, or stands where one should.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    at = file.tell() if is_regular(file) else None
+    try:
+        first = file.read(_CHUNK)
+    except OSError as error:
+        raise BadInput(f"cannot read it: {error.strerror}", "Is it a file?") from None
+    found = _in_bytes(chain((first,), _chunks(file)))
     if found is not None:
         yield from found
-        return
-    file.seek(start)
+    elif b"\0" not in first:  # no text has that
+        with _rewound(file, at, first) as text:
+            yield from _in_text(text)
+
+
+def _in_text(file: IO[bytes]) -> Iterator[_Found]:
+    start = file.tell()
     is_json, count = _survey(file)
     file.seek(start)
-    if is_json:
-        for number, pieces in _lines(file):
-            yield from _in_json(f"line {number}", pieces)
-    elif count > 1:
-        for number, pieces in _lines(file):
-            yield _Found(f"line {number}", _unhexed(pieces))
-    else:
+    if not is_json and count < 2:
         # One thing over several lines, as `xxd -p` prints it.
         yield from _in_bytes(_unhexed(_chunks(file))) or ()
+        return
+    lines = _Lines(file)
+    for number, pieces in lines:
+        if is_json:
+            yield from _in_json(f"line {number}", pieces)
+        else:
+            yield _Found(f"line {number}", _unhexed(pieces))
+    if not lines.is_text:
+        problem = "it has a byte 0, so this is no text; what is behind was not read"
+        yield _Found(f"line {lines.number}", iter(()), problem=problem)
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -175,7 +245,12 @@ def _in_frames(pieces: Iterator[bytes]) -> Iterator[_Found]:
         for piece in pieces:
             for frame in decoder.receive_data(piece):
                 number += 1
+                if len(frame) < ENVELOPE_OVERHEAD:
+                    problem = f"{len(frame)} bytes are no envelope; what is behind was not read"
+                    yield _Found(f"frame {number}", iter(()), problem=problem)
+                    return
                 yield _Found(f"frame {number}", _cut(frame))
+                frame = b""  # 16 MiB, perhaps, which the next one needs
             if decoder.error is not None:
                 break
         decoder.receive_eof()
@@ -191,22 +266,52 @@ def _cut(data: bytes) -> Iterator[bytes]:
     return (data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK))
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The lines that are not blank, each in pieces; what nobody takes of it is passed over."""
-    number = 0
-    while piece := file.readline(_CHUNK):
-        number += 1
-        rest = _rest_of_line(file, piece)
-        is_whole = piece.endswith(b"\n") or len(piece) < _CHUNK
-        if not (is_whole and piece.isspace()):
-            yield number, chain((piece,), rest)
-        for _ in rest:
-            pass
+class _Lines:
+    """The lines of a text that are not blank, with their numbers.
+
+    Each comes in pieces; what nobody takes of it is passed over. A byte 0, which no text
+    has, ends it: behind it there may be a TiB of nothing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.number = 0
+        self.is_text = True
+        self._file = file
+
+    def __iter__(self) -> Iterator[tuple[int, Iterator[bytes]]]:
+        while self.is_text and (piece := self._file.readline(_CHUNK)):
+            self.number += 1
+            rest = self._rest(piece)
+            is_whole = piece.endswith(b"\n") or len(piece) < _CHUNK
+            if is_whole and piece.isspace():
+                self.number += _skip_blank_lines(self._file)
+            else:
+                yield self.number, chain((piece,), rest)
+            for _ in rest:
+                pass
+
+    def _rest(self, piece: bytes) -> Iterator[bytes]:
+        self.is_text = b"\0" not in piece
+        while self.is_text and not piece.endswith(b"\n"):
+            piece = self._file.readline(_CHUNK)
+            if not piece:
+                return
+            self.is_text = b"\0" not in piece
+            yield piece
 
 
-def _rest_of_line(file: IO[bytes], piece: bytes) -> Iterator[bytes]:
-    while not piece.endswith(b"\n") and (piece := file.readline(_CHUNK)):
-        yield piece
+def _skip_blank_lines(file: IO[bytes]) -> int:
+    """Go to the next line that is not blank; how many were: a loop over each takes hours."""
+    count, size = 0, 256
+    while piece := file.read(size):
+        text = piece.lstrip()
+        blanks = piece[: len(piece) - len(text)]
+        count += blanks.count(b"\n")
+        if text:
+            file.seek(-len(text), os.SEEK_CUR)
+            break
+        size = min(2 * size, _CHUNK)
+    return count
 
 
 def _survey(file: IO[bytes]) -> tuple[bool, int]:
@@ -214,20 +319,23 @@ def _survey(file: IO[bytes]) -> tuple[bool, int]:
 
     It stops where the one or the other is decided.
     """
-    count = 0
-    for _, pieces in _lines(file):
-        start = next(pieces).lstrip()
-        if start.startswith(b"{"):
-            return True, count
-        # By far most lines of a hostile file are shorter.
-        if len(start) >= 2 * len(_MAGIC_BYTES):
-            try:
-                count += next(_unhexed(iter((start[:_CHUNK],)))).startswith(_STARTS)
-            except ValueError:
-                continue
+    count, text = 0, b"\n"
+    while True:
+        piece = file.read(_CHUNK)
+        text += piece
+        # The last line may go on: it is looked at when that makes no difference any more.
+        end = max(0, text.rfind(b"\n"))
+        if not piece or len(text) - end > _MAX_BLANKS:
+            end = len(text)
+        for match in _LINE_START.finditer(text, 0, end):
+            if match[1]:
+                return True, count
+            count += 1
             if count > 1:
-                break
-    return False, count
+                return False, count
+        if not piece or b"\0" in piece:  # or no text
+            return False, count
+        text = text[end:]
 
 
 def _unhexed(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -266,7 +374,10 @@ def _in_json(where: str, pieces: Iterator[bytes]) -> Iterator[_Found]:
         yield _Found(where, iter(()), problem="not JSON; was the end cut off?")
         return
     del text
-    if not isinstance(value, dict) or value.get("event") in ("listening", "summary"):
+    if not isinstance(value, dict):
+        yield _Found(where, iter(()), problem="JSON, but no object")
+        return
+    if value.get("event") in ("listening", "summary"):
         return
     digits = value.pop("envelope", None)
     try:
@@ -280,6 +391,8 @@ def _in_json(where: str, pieces: Iterator[bytes]) -> Iterator[_Found]:
 
 def _has_many_parts(line: bytearray) -> bool:
     """Whether more is outside of the strings than in any honest line."""
+    if len(line) <= _MAX_JSON_PARTS:
+        return False
     at = parts = 0
     while parts <= _MAX_JSON_PARTS:
         quote = line.find(b'"', at)
@@ -311,6 +424,8 @@ def _judge(found: _Found) -> _Verdict:
         stream.receive_data(start)
         for piece in found.pieces:
             stream.receive_data(piece)
+            if stream.is_too_long:
+                return _Verdict(where, None, "it is longer than any envelope")
     except ValueError:
         return _Verdict(where, None, _NOT_HEX)
     if isinstance(stream, ProofStream):

@@ -10,6 +10,9 @@ and after a failed write nothing more is taken: every caller is told the error.
 Opening reads the whole file and checks its chain. What a crash left behind the
 last sound record was never told to anybody: it is cut off, and kept in a file
 beside, for it might be damage after all. Damage farther in front is an error.
+
+Nobody else may touch the file: before a record counts as written, the file is compared
+with what this module knows of it (see `evidence_files`), and a difference is a failure.
 """
 
 from __future__ import annotations
@@ -19,23 +22,42 @@ import errno
 import logging
 import os
 import stat
-import sys
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from signedwire.clock import monotonic
+from signedwire.delivery.evidence_disk import (
+    BINARY,
+    close,
+    finish_rotation,
+    lock,
+    open_file,
+    remove_unfinished,
+    sync_directory,
+    write_all,
+)
+from signedwire.delivery.evidence_files import (
+    NEW_SUFFIX,
+    ChangedByOthersError,
+    FileWatch,
+    NumberedFiles,
+    Removed,
+    Rotated,
+    RotationPolicy,
+    place_of_rest,
+)
 from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
-from signedwire.errors import ClosedError, EnvelopeError, EvidenceLogError, StoreError
+from signedwire.errors import ClosedError, EvidenceLogError, StoreError
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, unix_time_us
 from signedwire.wire.evidence_log import (
     HEADER_SIZE,
     MAGIC,
-    NO_HEAD,
     Chain,
     LogHeader,
     LogReader,
@@ -53,12 +75,11 @@ _MAX_WAITING: Final = 4096
 _DAMAGE_HINT: Final = (
     "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
 )
-_NEW_SUFFIX: Final = ".new"
-_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
-# O_NONBLOCK: opening a FIFO must not hang before we can see that it is one.
-_FLAGS: Final[int] = (
-    os.O_RDWR | os.O_APPEND | _BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_TOUCHED_HINT: Final = (
+    "Keep logrotate and the like away from it. Stop the node, put the file back as it was, "
+    "and start it again; docs/evidence.md has how to rotate it"
 )
+_RETRY_ROTATION: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,12 @@ class _Found:
     """Names of those that were asked for and are not in it."""
 
 
+News = Rotated | Removed
+
+
+_NO_ROTATION: Final = RotationPolicy()
+
+
 class EvidenceLog:
     """A file and the thread that owns it. Opening blocks, and so does `close()`.
 
@@ -84,6 +111,7 @@ class EvidenceLog:
         undone: Names (`name_of`) of messages that a store has accepted. Where a crash
             came before they were written here, `restored()` writes them.
         is_threaded: Whether a thread of its own writes. Else each call does.
+        rotation: When to go on in a new file, and how many old ones to keep.
 
     Raises:
         EvidenceLogError: the file cannot be used; what is in it stays.
@@ -97,13 +125,16 @@ class EvidenceLog:
         call: Call = lambda run: run(),
         undone: Collection[bytes] = (),
         is_threaded: bool = True,
+        rotation: RotationPolicy = _NO_ROTATION,
     ) -> None:
         self.path = os.path.abspath(path)
+        self.on_news: Callable[[News], None] | None = None
+        """Told where `then` is called: a file was rotated, or an old one removed."""
         self._log = logging.getLogger("signedwire.evidence")
         files: list[_File] = []
 
         def open_() -> _File:
-            files.append(_File(self.path, owner, undone, self._log))
+            files.append(_File(self.path, owner, undone, self._log, rotation, self._tell))
             return files[0]
 
         executor: Executor
@@ -181,15 +212,19 @@ class EvidenceLog:
     def on_failed(self, tell: Callable[[StoreError], None] | None) -> None:
         self._executor.on_failed = tell
 
-    def rotate(self, archive: str | os.PathLike[str]) -> Future[EvidenceHead]:
+    def rotate(self, archive: str | os.PathLike[str] | None = None) -> Future[EvidenceHead]:
         """Give the file another name, and go on in a new one that names its head.
+
+        Args:
+            archive: The other name. `None`: the next number, beside the log; a log
+                without records then stays as it is.
 
         Returns:
             The head of the archive. An EvidenceLogError: something has that name
             already, or it is not on the same disk; all goes on as before.
         """
         future: Future[EvidenceHead] = Future()
-        rotate = partial(self._file.rotate, os.path.abspath(archive))
+        rotate = partial(self._file.rotate, None if archive is None else os.path.abspath(archive))
         self._executor.submit(Operation(rotate, None, future))
         self._executor.kick()
         return future
@@ -216,9 +251,15 @@ class EvidenceLog:
         self._log.info("evidence log %s: %d records, head %s", self.path, head.records, head)
         return is_closed
 
+    def _tell(self, news: News) -> None:
+        if self.on_news is not None:
+            self.on_news(news)
+
     def _failed(self, error: BaseException) -> EvidenceLogError:
         hint = "Look after the disk, then start the node again"
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if isinstance(error, ChangedByOthersError):
+            hint = _TOUCHED_HINT
+        elif getattr(error, "errno", None) == errno.ENOSPC:
             hint = "Make room on the disk, then start the node again"
         elif not isinstance(error, OSError):
             hint = "That is a fault of signedwire: report it, and start the node again"
@@ -235,42 +276,67 @@ class _File:
     """The `Engine` of an evidence log: what has the file open, in the thread that writes."""
 
     def __init__(
-        self, path: str, owner: Did, undone: Collection[bytes], log: logging.Logger
+        self,
+        path: str,
+        owner: Did,
+        undone: Collection[bytes],
+        log: logging.Logger,
+        rotation: RotationPolicy,
+        tell: Callable[[News], None],
     ) -> None:
         self._path = path
         self._owner = owner
         self._log = log
+        self._rotation = rotation
+        self._tell = tell
+        self._news: list[News] = []
+        self._numbers = NumberedFiles(path, bytes(owner))
+        self._retry_at = 0.0
         self._buffer = bytearray()
         self._is_changed = False
         self.torn = 0
         """Bytes that a crash had left and that were cut off when it was opened."""
         try:
-            _finish_rotation(path)
-            self._fd, is_new = _open(path)
+            finish_rotation(path)
+            newest = self._numbers.newest()
+            if newest is not None and not os.path.lexists(path):
+                raise _lost_error(path, "is not there", newest[1])
+            self._fd, is_new = open_file(path)
         except OSError as error:
             raise _open_error(path, error) from None
         try:
-            _lock(self._fd, path)
+            lock(self._fd, path)
             found = _read(self._fd, path, set(undone))
             if found is None:
+                if newest is not None:
+                    raise _lost_error(path, "is empty", newest[1])
                 self._take_rights(0o077)
                 found = self._begin(set(undone))
             else:
                 self._check_owner(found.header)
                 self._take_rights(0o022)
                 self._cut(found)
+                remove_unfinished(path, bytes(owner))
             if is_new:
-                _sync_directory(path)
+                sync_directory(path)
         except OSError as error:
-            _close(self._fd)
+            close(self._fd)
             raise _open_error(path, error) from None
         except BaseException:
-            _close(self._fd)
+            close(self._fd)
             raise
         self.unlogged = found.unlogged
         self._chain = Chain(found.head, found.count)
         self.head = EvidenceHead(found.count, found.head.hex())
         self.size = found.size
+        self._records_before = 0 if newest is None else newest[0]
+        self._go_on_in(found.header)
+
+    def _go_on_in(self, header: LogHeader) -> None:
+        """The file that is open now is the log."""
+        self._watch = FileWatch(self._fd, self._path)
+        self._started_at_us = header.started_at_us
+        self._opened_at = monotonic()
 
     # -- opening ---------------------------------------------------------------------------
 
@@ -278,7 +344,7 @@ class _File:
         header = LogHeader(bytes(self._owner), unix_time_us())
         data = header.encode()
         os.ftruncate(self._fd, 0)
-        _write(self._fd, data)
+        write_all(self._fd, data)
         os.fsync(self._fd)
         return _Found(header, data[-32:], 0, len(data), undone)
 
@@ -318,15 +384,15 @@ class _File:
         if not self.torn:
             return
         beside = f"{self._path}.torn-{found.size}-{unix_time_us()}"
-        copy = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
+        copy = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
         try:
             os.lseek(self._fd, found.size, os.SEEK_SET)
             while data := os.read(self._fd, _CHUNK):
-                _write(copy, data)
+                write_all(copy, data)
             os.fsync(copy)
         finally:
             os.close(copy)
-        _sync_directory(beside)
+        sync_directory(beside)
         os.ftruncate(self._fd, found.size)
         os.fsync(self._fd)
         self._log.warning(
@@ -343,14 +409,37 @@ class _File:
     def append(self, messages: Sequence[Message], accepted_at_us: int) -> None:
         """Make the records; they are on the disk after the next `commit()`."""
         for message in messages:
+            if self._is_full(accepted_at_us):
+                self._rotate_itself()
             self._buffer += self._chain.record(accepted_at_us, message.envelope)
             if len(self._buffer) >= _CHUNK:
                 self._flush()
 
+    def _is_full(self, now_us: int) -> bool:
+        """Whether the policy wants the next record in a new file."""
+        policy, size = self._rotation, self.size + len(self._buffer)
+        if not self._chain.count or (self._retry_at and monotonic() < self._retry_at):
+            return False
+        if policy.max_bytes is not None and size >= policy.max_bytes:
+            return True
+        if policy.max_age is None:
+            return False
+        # The wall clock may have been set back, and the process may be new.
+        age = (now_us - self._started_at_us) / 1_000_000
+        return max(age, monotonic() - self._opened_at) >= policy.max_age
+
+    def _rotate_itself(self) -> None:
+        result = self.rotate(None)
+        self._retry_at = 0.0
+        if isinstance(result, EvidenceLogError):  # no record is lost by a larger file
+            self._retry_at = monotonic() + _RETRY_ROTATION
+            self._log.error("%s", result)
+
     def _flush(self) -> None:
         if self._buffer:
+            self._watch.check(self.size)  # or the records would be put behind a gap
             self._is_changed = True
-            _write(self._fd, self._buffer)
+            write_all(self._fd, self._buffer)
             self.size += len(self._buffer)
             self._buffer.clear()
 
@@ -358,45 +447,59 @@ class _File:
         """See `Engine`."""
         self._flush()
         if not self._is_changed:
+            self._watch.check(self.size)
             return False
         _sync(self._fd)
+        self._watch.check(self.size)
         self._is_changed = False
         self.head = EvidenceHead(self._chain.count, self._chain.head.hex())
         return True
 
     def news(self) -> list[Callable[[], None]]:
         """See `Engine`."""
-        return []
+        news, self._news = self._news, []
+        return [partial(self._tell, each) for each in news]
 
     def tidy(self) -> None:
         """See `Engine`."""
 
     def close(self) -> None:
-        """See `Engine`."""
-        _close(self._fd)
+        """See `Engine`. What others did to an idle log is found here at last."""
+        if not self._buffer and not self._is_changed:  # else it has failed
+            try:
+                self._watch.check(self.size)
+            except OSError as error:
+                self._log.error("the evidence log %s is damaged: %s", self._path, _cause(error))
+        close(self._fd)
 
-    def rotate(self, archive: str) -> EvidenceHead | EvidenceLogError:
+    def rotate(self, archive: str | None) -> EvidenceHead | EvidenceLogError:
         """Go on in a new file; the head of the old one, or why nothing was done."""
         self.commit(is_idle=True)
         head, path = self.head, self._path
+        last = self._records_before + head.records
+        if archive is None:
+            if not head.records:
+                return head
+            archive = self._numbers.name(last)
         if os.path.lexists(archive):
             return EvidenceLogError(
                 path, f"was not rotated: there is something at {archive}", "Name another file"
             )
-        new = path + _NEW_SUFFIX
-        header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head).encode()
+        new = path + NEW_SUFFIX
+        header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head)
+        data = header.encode()
         fd = -1
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new)
-            fd, _ = _open(new)
-            _lock(fd, new)
-            _write(fd, header)
+            fd, _ = open_file(new)
+            lock(fd, new)
+            write_all(fd, data)
             os.fsync(fd)
             os.rename(path, archive)
         except (OSError, StoreError) as error:
             if fd >= 0:
-                _close(fd)
+                close(fd)
                 os.unlink(new)
             return EvidenceLogError(
                 path,
@@ -404,13 +507,19 @@ class _File:
                 "Name a file on the same disk, in a directory that exists",
             )
         old, self._fd = self._fd, fd
-        _close(old)
-        os.rename(new, path)  # a crash before this is made up for by _finish_rotation()
-        _sync_directory(archive)
-        _sync_directory(path)
-        self._chain = Chain(header[-32:])
-        self.head = EvidenceHead(0, header[-32:].hex())
-        self.size = len(header)
+        close(old)
+        os.rename(new, path)  # a crash before this is made up for by finish_rotation()
+        sync_directory(archive)
+        sync_directory(path)
+        self._chain = Chain(data[-32:])
+        self.head = EvidenceHead(0, data[-32:].hex())
+        self.size = len(data)
+        self._records_before = last
+        self._go_on_in(header)
+        self._log.info("evidence log %s: %d records are in %s now", path, head.records, archive)
+        self._news.append(Rotated(archive, head.records, head.hash))
+        if self._rotation.keep is not None:
+            self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
         return head
 
 
@@ -434,6 +543,14 @@ def _read(fd: int, path: str, undone: set[bytes]) -> _Found | None:
         # What a crash leaves of a new file: a part of it, or zeros.
         if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
             return None
+        place = place_of_rest(path)
+        if place is not None:
+            raise EvidenceLogError(
+                path,
+                f"cannot be used: it has no header and begins behind {place}",
+                "Another program cut it at its front. Put what it had before in front of it, "
+                "then run `signedwire evidence verify` on it",
+            )
         raise EvidenceLogError(path, f"cannot be used: {error.problem}", "Name another file")
     if error is not None and not error.is_incomplete and total - reader.offset > _MAX_TORN:
         raise EvidenceLogError(
@@ -445,58 +562,13 @@ def _read(fd: int, path: str, undone: set[bytes]) -> _Found | None:
     return _Found(header, reader.head, reader.count, reader.offset, undone)
 
 
-def _open(path: str) -> tuple[int, bool]:
-    """The file, private to its owner, and whether it is new."""
-    try:
-        return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
-    except FileExistsError:
-        fd = os.open(path, _FLAGS)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return fd, False
-
-
-def _finish_rotation(path: str) -> None:
-    """A crash between the two renames of `rotate()` leaves the new log with the wrong name."""
-    new = path + _NEW_SUFFIX
-    if not os.path.lexists(path) and os.path.isfile(new):
-        with open(new, "rb") as file, contextlib.suppress(EnvelopeError):
-            header = LogHeader.decode(file.read(HEADER_SIZE))
-            if header.previous != NO_HEAD:
-                os.rename(new, path)
-                _sync_directory(path)
-
-
-def _lock(fd: int, path: str) -> None:
-    if sys.platform != "win32":  # pragma: no branch
-        import fcntl
-
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EvidenceLogError(
-                path,
-                "cannot be used: another process, or another node of this one, has it open",
-                "Stop that one, or name another file: one node writes a log at a time",
-            ) from None
-
-
-def _close(fd: int) -> None:
-    """Let go of the file, for all who have it: a forked child may have a copy."""
-    if sys.platform != "win32":  # pragma: no branch
-        import fcntl
-
-        with contextlib.suppress(OSError):  # some file systems know no locks
-            fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
-
-
-def _write(fd: int, data: bytes | bytearray) -> None:
-    with memoryview(data) as view:
-        done = 0
-        while done < len(view):
-            done += os.write(fd, view[done:])
+def _lost_error(path: str, what: str, archive: str) -> EvidenceLogError:
+    return EvidenceLogError(
+        path,
+        f"{what}, and {archive}, behind which it goes on, is still there: another program "
+        "moved, cut or removed it",
+        "Put it back; or move the numbered files away too, and a new chain begins",
+    )
 
 
 def _sync(fd: int) -> None:
@@ -504,16 +576,6 @@ def _sync(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _sync_directory(path: str) -> None:
-    if os.name == "posix":  # pragma: no branch
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some file systems have no such fsync
-                os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _cause(error: BaseException) -> str:

@@ -13,8 +13,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
 from signedwire.delivery.evidence_log import EvidenceLog
-from signedwire.errors import ConfigError
+from signedwire.errors import ConfigError, StoreError
+from signedwire.events import EvidenceFailed, EvidenceRemoved, EvidenceRotated
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.wire.evidence_log import name_of
 
@@ -32,7 +34,8 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
         EvidenceLogError: the file cannot be used; what is in it stays.
         ConfigError: there is no DID whose log it could be.
     """
-    path = core.config.evidence
+    config = core.config
+    path = config.evidence
     if path is None:
         return None
     if us is None:
@@ -47,9 +50,26 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
             undone.update(name_of(row.body) for row in rows)
             after = rows[-1].id
     call = asyncio.get_running_loop().call_soon_threadsafe
-    open_ = partial(EvidenceLog, path, us, call=call, undone=undone)
+    rotation = RotationPolicy(
+        config.evidence_max_bytes, config.evidence_max_age, config.evidence_keep
+    )
+    open_ = partial(EvidenceLog, path, us, call=call, undone=undone, rotation=rotation)
     # Cancelled, a long log is read by its thread, and closed then.
-    return await open_in_thread(open_, EvidenceLog.close, core.config.close_timeout)
+    log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
+    log.on_failed = partial(_tell_failure, core, log.path)
+    log.on_news = partial(_tell_news, core, log.path)
+    return log
+
+
+def _tell_failure(core: Core, path: str, failure: StoreError) -> None:
+    core.emit(EvidenceFailed(path, failure.fact))
+
+
+def _tell_news(core: Core, path: str, news: Rotated | Removed) -> None:
+    if isinstance(news, Rotated):
+        core.emit(EvidenceRotated(path, news.archive, news.records, news.head))
+    else:
+        core.emit(EvidenceRemoved(path, news.archive, news.last_record))
 
 
 async def close_evidence(core: Core, timeout: float) -> bool:

@@ -40,7 +40,7 @@ from signedwire.wire.envelope import (
     BatchProof,
     SignedEnvelope,
 )
-from signedwire.wire.large import WHOLE, EnvelopeStream
+from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
     "HEADER_SIZE",
@@ -52,6 +52,8 @@ __all__ = [
     "LogHeader",
     "LogReader",
     "LogRecord",
+    "first_record",
+    "follows",
     "name_of",
 ]
 
@@ -69,8 +71,6 @@ _V1: Final = 1
 _V2: Final = 2
 RECORD_OVERHEAD: Final = _PREFIX.size + HASH_SIZE
 """Bytes of a record beside its envelope."""
-MAX_ENVELOPE: Final = 2**28 + 2**16
-"""Bytes: the largest payload that can be configured, with header and path."""
 
 _HEADER_LABEL: Final = b"signedwire/evidence-header/1\0"
 _RECORD_LABEL: Final = b"signedwire/evidence-record/1\0"
@@ -204,6 +204,32 @@ def _link(before: bytes, content: bytes) -> bytes:
 def name_of(envelope_or_body: bytes) -> bytes:
     """What tells a v2 envelope from every other: its header, which has its parties and number."""
     return envelope_or_body[:V2_HEADER_SIZE]
+
+
+def first_record(data: bytes) -> LogRecord | None:
+    """The record at the start of `data`, where a log was cut at its front; `None`: there is none.
+
+    Its envelope is proven; which record was before it only its hash tells: see `follows()`.
+    """
+    if len(data) < _PREFIX.size:
+        return None
+    size, wire, accepted_at_us = _PREFIX.unpack_from(data)
+    behind = _PREFIX.size + size
+    if not ENVELOPE_OVERHEAD <= size <= len(data) - RECORD_OVERHEAD:
+        return None
+    envelope, hash_ = data[_PREFIX.size : behind], data[behind : behind + HASH_SIZE]
+    record = LogRecord(1, 0, wire, accepted_at_us, envelope, hash_)
+    try:
+        _decode(record).verify()
+    except (EnvelopeError, SignatureError):
+        return None
+    return record
+
+
+def follows(record: LogRecord, before: bytes) -> bool:
+    """Whether the record was written behind the one whose hash is `before`."""
+    prefix = _PREFIX.pack(record.size, record.wire, record.accepted_at_us)
+    return _link(before, prefix + record.envelope) == record.hash
 
 
 class Chain:

@@ -24,10 +24,12 @@ from signedwire.wire.envelope import (
 from signedwire.wire.evidence import MAGIC, ProvenDelivery, prove_delivery
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
 
-__all__ = ["WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
+__all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
 
 WHOLE: Final = 2 * 1024 * 1024
 """Bytes: a larger envelope is not held by what only checks it."""
+MAX_ENVELOPE: Final = 2**28 + 2**16
+"""Bytes: the largest payload that can be configured, with header and path."""
 
 _MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + BatchProof.MIN_SIZE
 """Bytes: the longest path, with place and signature."""
@@ -90,6 +92,11 @@ class EnvelopeStream:
         self._hasher: blake3 | None = None
 
     @property
+    def is_too_long(self) -> bool:
+        """Whether no envelope has so many bytes."""
+        return self.size > MAX_ENVELOPE
+
+    @property
     def start(self) -> bytes:
         """The first bytes, as many as the longest header has or fewer."""
         return self._header or bytes(self._held[:V2_HEADER_SIZE])
@@ -135,6 +142,11 @@ class ProofStream:
         self._left = 0
         self._envelope = EnvelopeStream(whole=whole)
         self._receipt = bytearray()
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether no proof has so many bytes, or an envelope as large as it claims."""
+        return self._left + self._envelope.size > MAX_ENVELOPE or len(self._receipt) > _MAX_RECEIPT
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""

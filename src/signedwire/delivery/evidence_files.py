@@ -1,0 +1,246 @@
+"""The files of an evidence log: what others do to them, their numbers, and which go first.
+
+    evidence.log.000000012000    rotated: the number is that of its last record in the whole chain
+    evidence.log.000000020000
+    evidence.log                 is written now
+    evidence.log.new             the next one, while a rotation lasts
+
+The log writes to one open file. `FileWatch` compares it with what the log knows of it
+before anything is acknowledged, because only a file that is whole proves anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from signedwire.errors import EnvelopeError
+from signedwire.wire.evidence_log import (
+    HEADER_SIZE,
+    LogHeader,
+    LogReader,
+    LogRecord,
+    first_record,
+    follows,
+)
+
+__all__ = [
+    "NEW_SUFFIX",
+    "ChangedByOthersError",
+    "FileWatch",
+    "NumberedFiles",
+    "Removed",
+    "Rotated",
+    "RotationPolicy",
+    "header_of",
+    "place_of_rest",
+]
+
+NEW_SUFFIX: Final = ".new"
+_CHUNK: Final = 1024 * 1024
+_DIGITS: Final = 12
+_MAX_LOOKED_AT: Final = 32
+_MAX_FIRST_RECORD: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RotationPolicy:
+    """When a log goes on in a new file, and which of the old ones stay."""
+
+    max_bytes: int | None = None
+    """Go on in a new file when this one has so many bytes; `None`: never for its size."""
+    max_age: float | None = None
+    """The same when it was begun so many seconds ago; `None`: never for its age."""
+    keep: int | None = None
+    """How many numbered files stay after a rotation: the oldest go first. `None`: all stay."""
+
+
+class Rotated(NamedTuple):
+    """The log goes on in a new file."""
+
+    archive: str
+    """The name that the old one has now."""
+    records: int
+    """Records of the old one."""
+    head: str
+    """Hash of its last record, which the new one names."""
+
+
+class Removed(NamedTuple):
+    """A numbered file was removed, because more than `keep` were there."""
+
+    archive: str
+    """Its name."""
+    last_record: int
+    """The number of its last record in the whole chain."""
+
+
+class ChangedByOthersError(OSError):
+    """Somebody else cut, moved, removed, linked or wrote to the open file."""
+
+
+class FileWatch:
+    """Compares an open file with what its writer knows of it.
+
+    Args:
+        fd: The open file.
+        path: Where it was opened.
+    """
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+        self._links = os.fstat(fd).st_nlink
+
+    def check(self, size: int) -> None:
+        """Compare size, names, device and inode; `size` is in bytes.
+
+        What others changed without changing the size is found by `signedwire evidence verify`.
+
+        Raises:
+            ChangedByOthersError: something differs.
+            OSError: the file system does not tell.
+        """
+        known = os.fstat(self._fd)
+        if known.st_size < size:
+            raise ChangedByOthersError(
+                f"another program cut it to {known.st_size} bytes; {size} were written"
+            )
+        if known.st_size > size:
+            raise ChangedByOthersError(
+                f"another program wrote to it: it has {known.st_size} bytes instead of {size}"
+            )
+        try:
+            found = os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            verb = "moved it away" if known.st_nlink else "removed it"
+            raise ChangedByOthersError(f"another program {verb}") from None
+        if not os.path.samestat(known, found):
+            raise ChangedByOthersError("another program put another file in its place")
+        if known.st_nlink != self._links:
+            raise ChangedByOthersError(
+                "another program added or removed a hard link to it: "
+                f"it has {known.st_nlink} names instead of {self._links}"
+            )
+
+
+class NumberedFiles:
+    """The rotated files beside a log.
+
+    Args:
+        path: Of the log.
+        owner: DID of the log, 32 bytes: files of others are never removed.
+    """
+
+    def __init__(self, path: str, owner: bytes) -> None:
+        self._path = path
+        self._owner = owner
+        name = re.escape(os.path.basename(path))
+        # What follows the digits is what a compressor or copier adds.
+        self._pattern = re.compile(rf"{name}\.(\d{{{_DIGITS},}})(\..+)?", re.DOTALL)
+
+    def name(self, last_record: int) -> str:
+        """The path of the file whose last record has this number in the whole chain."""
+        return f"{self._path}.{last_record:0{_DIGITS}}"
+
+    def _found(self) -> list[tuple[int, str, bool]]:
+        """Number and path of each, and whether it has the name that a rotation gave."""
+        folder = os.path.dirname(self._path)
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                match = self._pattern.fullmatch(name)
+                if match is not None:
+                    path = os.path.join(folder, name)
+                    found.append((int(match[1]), path, match[2] is None))
+        return sorted(found)
+
+    def newest(self) -> tuple[int, str] | None:
+        """Number and path of the last one, compressed or not; `None`: there is none."""
+        found = self._found()
+        return found[-1][:2] if found else None
+
+    def remove_all_but(self, keep: int, log: logging.Logger) -> list[Removed]:
+        """Remove the oldest ones until `keep` are left; what cannot be removed is logged."""
+        mine = [each for each in self._found() if each[2] and self._is_mine(each[1])]
+        removed = []
+        for number, path, _ in mine[:-keep]:
+            try:
+                os.unlink(path)
+            except OSError as error:
+                log.warning("evidence log %s: %s cannot be removed: %s", self._path, path, error)
+            else:
+                log.info(
+                    "evidence log %s: %s was removed, as more than %d rotated files were there; "
+                    "the chain begins behind record %d now",
+                    self._path,
+                    path,
+                    keep,
+                    number,
+                )
+                removed.append(Removed(path, number))
+        return removed
+
+    def _is_mine(self, path: str) -> bool:
+        header = header_of(path)
+        return header is not None and header.owner == self._owner
+
+
+def header_of(path: str) -> LogHeader | None:
+    """What the regular file at `path` begins with; `None`: it is no log, or cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            return LogHeader.decode(file.read(HEADER_SIZE))
+    except (OSError, EnvelopeError):
+        return None
+
+
+def place_of_rest(path: str) -> str | None:
+    """Behind which record of which file a file without a header goes on, in words.
+
+    Such a file is what remains of a log that another program cut at its front. Files
+    beside it whose names begin like its own are searched for what was there before.
+
+    Returns:
+        `None`: it does not begin with a record of an evidence log.
+    """
+    with open(path, "rb") as file:
+        record = first_record(file.read(_MAX_FIRST_RECORD))
+    if record is None:
+        return None
+    own = Path(path)
+    beside = [
+        each
+        for each in own.parent.glob(f"{_escaped(own.name)}[.-]*")
+        if header_of(str(each)) is not None
+    ]
+    for other in sorted(beside)[:_MAX_LOOKED_AT]:
+        number = _number_before(str(other), record)
+        if number is not None:
+            return f"record {number} of {other}" if number else f"the header of {other}"
+    return "a record of another file"
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _number_before(path: str, rest: LogRecord) -> int | None:
+    """The number of the record in `path` that `rest` follows, 0 for the header; `None`: none."""
+    header, reader = header_of(path), LogReader()
+    if header is not None and follows(rest, header.encode()[-32:]):
+        return 0
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        while reader.error is None and (data := file.read(_CHUNK)):
+            for record in reader.receive_data(data):
+                if follows(rest, record.hash):
+                    return record.number
+    return None

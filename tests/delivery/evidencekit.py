@@ -1,0 +1,61 @@
+"""What the tests of an evidence log share: messages, a log that is closed, what is in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from linkkit import BOB, body, received
+from signedwire.delivery.evidence_files import RotationPolicy
+from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.delivery.message import Message
+from signedwire.errors import StoreError
+from signedwire.wire.evidence_log import NO_HEAD, LogChecker
+from storekit import Told
+
+
+def message(number: int, size: int = 10) -> Message:
+    """One of Alice's, with this sequence number."""
+    batch = received([body(number, b"x" * size)])
+    return Message(batch.bodies[0], batch, 0)
+
+
+def inline(path: Path, rotation: RotationPolicy | None = None, **options: Any) -> EvidenceLog:
+    """A log that is written in the calls of the test."""
+    if rotation is not None:
+        options["rotation"] = rotation
+    return EvidenceLog(path, BOB.did, is_threaded=False, **options)
+
+
+def append(log: EvidenceLog, *numbers: int, size: int = 10) -> StoreError | None:
+    """Write one message after the other; what the last one was told."""
+    told = Told()
+    for number in numbers:
+        told = Told()
+        log.append([message(number, size)], told)
+    return told.wait()
+
+
+def numbers_in(files: Sequence[Path]) -> list[int]:
+    """The sequence numbers in a chain of files, each of which must verify and follow the last."""
+    numbers: list[int] = []
+    head: bytes | None = None
+    for path in files:
+        checker = LogChecker()
+        with path.open("rb") as file:
+            for data in iter(partial(file.read, 1 << 20), b""):
+                numbers += [each.envelope.sequence_number for each in checker.receive_data(data)]
+        checker.receive_eof()
+        assert checker.error is None, (path, checker.error)
+        header = checker.reader.header
+        assert header is not None
+        assert header.previous == (head or NO_HEAD) or head is None, path
+        head = checker.head
+    return numbers
+
+
+def chain_of(path: Path) -> list[Path]:
+    """The numbered files of a log in their order, and the log."""
+    return [*sorted(path.parent.glob(f"{path.name}.0*")), path]

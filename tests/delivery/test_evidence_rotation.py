@@ -1,0 +1,411 @@
+"""An evidence log that rotates itself: when, what stays, and a crash anywhere in between."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidencekit import append, chain_of, inline, message, numbers_in
+
+from linkkit import EVE
+from signedwire.delivery import evidence_log
+from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
+from signedwire.delivery.evidence_log import EvidenceLog, News
+from signedwire.errors import EvidenceLogError
+from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
+from storekit import LIMIT
+
+CHILD = str(Path(__file__).with_name("evidencechild.py"))
+KILLS = int(os.environ.get("KILLS", "6"))
+SIZE = 1_000  # of a file that holds a header and three records of `message()`
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "evidence.log"
+
+
+def archive(path: Path, last: int) -> Path:
+    return path.with_name(f"{path.name}.{last:012}")
+
+
+class TestWhen:
+    def test_a_file_gets_so_many_bytes_and_at_most_one_record_more(self, path: Path) -> None:
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        assert append(log, *range(1, 12)) is None
+        assert log.close()
+        files = chain_of(path)
+        assert [each.name for each in files] == [
+            "evidence.log.000000000004",
+            "evidence.log.000000000008",
+            "evidence.log",
+        ]
+        record = (files[0].stat().st_size - HEADER_SIZE) // 4
+        assert all(SIZE <= each.stat().st_size < SIZE + record for each in files[:-1])
+        assert numbers_in(files) == list(range(1, 12))
+
+    def test_in_the_middle_of_a_batch_too(self, path: Path) -> None:
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        told: list[object] = []
+        log.append([message(number) for number in range(1, 100)], told.append)
+        assert told == [None]
+        assert log.close()
+        assert len(chain_of(path)) == 25
+        assert numbers_in(chain_of(path)) == list(range(1, 100))
+
+    def test_a_log_of_that_size_at_the_start_rotates_with_the_next_message(
+        self, path: Path
+    ) -> None:
+        log = inline(path)
+        assert append(log, *range(1, 10)) is None
+        assert log.close()
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        assert chain_of(path) == [path]
+        assert append(log, 10) is None
+        assert log.close()
+        assert chain_of(path) == [archive(path, 9), path]
+
+    def test_its_age_counts_from_its_header(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [1_000_000_000_000_000]
+        monkeypatch.setattr(evidence_log, "unix_time_us", lambda: now[0])
+        log = inline(path)
+        assert append(log, 1) is None
+        assert log.close()
+        now[0] += 59_000_000
+        log = inline(path, RotationPolicy(max_age=60))
+        assert append(log, 2) is None
+        assert chain_of(path) == [path]
+        now[0] += 1_000_000
+        assert chain_of(path) == [path]  # an idle log stays as it is
+        assert append(log, 3) is None
+        assert numbers_in([archive(path, 2)]) == [1, 2]
+        assert numbers_in([path]) == [3]
+        assert log.close()
+
+    def test_a_wall_clock_that_was_set_back_does_not_keep_it_from_rotating(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wall, monotonic = [1_000_000_000_000_000], [50.0]
+        monkeypatch.setattr(evidence_log, "unix_time_us", lambda: wall[0])
+        monkeypatch.setattr(evidence_log, "monotonic", lambda: monotonic[0])
+        log = inline(path, RotationPolicy(max_age=60))
+        assert append(log, 1) is None
+        wall[0] = 0
+        monotonic[0] += 60
+        assert append(log, 2) is None
+        assert chain_of(path) == [archive(path, 1), path]
+        assert append(log, 3) is None
+        assert numbers_in([path]) == [2, 3]
+        assert log.close()
+
+    def test_an_empty_log_is_never_rotated_by_itself(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = inline(path, RotationPolicy(max_age=1, max_bytes=1))
+        monkeypatch.setattr(evidence_log, "monotonic", lambda: 1e12)
+        log.append([])
+        head = log.rotate().result(0)
+        assert head == log.head
+        assert chain_of(path) == [path]
+        assert log.close()
+
+
+class TestNumbers:
+    def test_they_go_on_after_a_restart(self, path: Path) -> None:
+        for start in (1, 4, 7):
+            log = inline(path)
+            assert append(log, start, start + 1, start + 2) is None
+            assert log.rotate().result(0).records == 3
+            assert log.close()
+        assert chain_of(path)[:-1] == [archive(path, last) for last in (3, 6, 9)]
+        assert numbers_in(chain_of(path)) == list(range(1, 10))
+
+    def test_what_was_compressed_keeps_its_number(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1, 2) is None
+        log.rotate().result(0)
+        assert log.close()
+        archive(path, 2).rename(f"{archive(path, 2)}.gz")
+        log = inline(path)
+        assert append(log, 3) is None
+        log.rotate().result(0)
+        assert archive(path, 3).exists()
+        assert log.close()
+
+    def test_a_name_of_one_s_own_counts_its_records_too(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1, 2) is None
+        log.rotate(path.with_name("2025.log")).result(0)
+        assert append(log, 3) is None
+        log.rotate().result(0)
+        assert archive(path, 3).exists()
+        assert log.close()
+        assert numbers_in([path.with_name("2025.log"), *chain_of(path)]) == [1, 2, 3]
+
+    def test_a_name_that_looks_like_a_pattern(self, tmp_path: Path) -> None:
+        path = tmp_path / "a[b]*.log"
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert archive(path, 1).exists()
+        assert log.close()
+
+
+class TestKeep:
+    def test_the_oldest_go_and_that_is_told(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        log = inline(path, RotationPolicy(max_bytes=SIZE, keep=2))
+        news: list[News] = []
+        log.on_news = news.append
+        assert append(log, *range(1, 18)) is None
+        assert log.close()
+        assert chain_of(path) == [archive(path, 12), archive(path, 16), path]
+        assert [each for each in news if isinstance(each, Removed)] == [
+            Removed(str(archive(path, 4)), 4),
+            Removed(str(archive(path, 8)), 8),
+        ]
+        assert [each.archive for each in news if isinstance(each, Rotated)] == [
+            str(archive(path, last)) for last in (4, 8, 12, 16)
+        ]
+        assert "the chain begins behind record 8 now" in caplog.text
+        assert numbers_in(chain_of(path)) == list(range(9, 18))
+
+    def test_without_it_nothing_is_removed(self, path: Path) -> None:
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        assert append(log, *range(1, 100)) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == list(range(1, 100))
+
+    def test_files_of_others_stay(self, path: Path) -> None:
+        assert inline(path).close()
+        others = {
+            archive(path, 0): LogHeader(bytes(EVE.did), 1).encode(),
+            archive(path, 1): b"something else",
+            Path(f"{archive(path, 2)}.gz"): b"compressed",
+            path.with_name("evidence.log.1"): b"of logrotate",
+        }
+        for each, data in others.items():
+            each.write_bytes(data)
+        archive(path, 3).mkdir()
+        log = inline(path, RotationPolicy(keep=1))
+        for number in (4, 5, 6):
+            assert append(log, number) is None
+            log.rotate().result(0)
+        assert log.close()
+        assert {each: each.read_bytes() for each in others} == others
+        assert archive(path, 3).is_dir()
+        numbered = [each for each in chain_of(path) if each not in others and each.is_file()]
+        assert numbered == [archive(path, 6), path]
+
+    def test_what_cannot_be_removed_stays_and_the_log_goes_on(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(path: str, **_: object) -> None:
+            if path.endswith("1"):
+                raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        log = inline(path, RotationPolicy(keep=1))
+        monkeypatch.setattr(os, "unlink", refuse)
+        for number in (1, 2):
+            assert append(log, number) is None
+            log.rotate().result(0)
+        monkeypatch.undo()
+        assert "cannot be removed" in caplog.text
+        assert append(log, 3) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2, 3]
+
+
+def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(evidence_log, "monotonic", lambda: now[0])
+    log = inline(path, RotationPolicy(max_bytes=SIZE))
+
+    def full(_: str) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence_log, "open_file", full)
+        assert append(log, *range(1, 10)) is None
+    assert caplog.text.count("was not rotated: No space left") == 1
+    assert chain_of(path) == [path]
+    now[0] = 59
+    assert append(log, 10) is None
+    assert chain_of(path) == [path]
+    now[0] = 61
+    assert append(log, 11) is None
+    assert chain_of(path) == [archive(path, 10), path]
+    assert log.close()
+    assert numbers_in(chain_of(path)) == list(range(1, 12))
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+CALLS = ("open", "write", "fsync", "fdatasync", "rename", "unlink", "ftruncate", "close", "fstat")
+
+
+class Mortal:
+    """Has the process die before, or after, the nth of its system calls that touch files."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, is_after: bool) -> None:
+        self.count = 0
+        self._open: set[int] = set()
+        self._close = os.close
+        for name in CALLS:
+            patch.setattr(os, name, self._wrapped(name, getattr(os, name), at, is_after))
+
+    def _wrapped(self, name: str, real: Any, at: int, is_after: bool) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            self.count += 1
+            if self.count == at and not is_after:
+                raise Killed
+            if self.count > at:
+                raise Killed  # nothing runs in a process that is dead
+            result = real(*args, **more)
+            if name == "open":
+                self._open.add(result)
+            elif name == "close":
+                self._open.discard(args[0])
+            if self.count == at:
+                raise Killed
+            return result
+
+        return call
+
+    def let_go(self) -> None:
+        """What the system does for a dead process."""
+        for fd in self._open:
+            self._close(fd)
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_a_crash_at_every_system_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_after: bool
+) -> None:
+    """Open, write, rotate twice, remove one: whenever it dies, what was told is in one chain."""
+    policy = RotationPolicy(max_bytes=SIZE, keep=1)
+    for at in range(1, 1000):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        path = folder / "evidence.log"
+        told: list[int] = []
+        with monkeypatch.context() as patch:
+            mortal = Mortal(patch, at, is_after=is_after)
+            try:
+                log = inline(path, policy)
+                for number in range(1, 13):
+                    assert append(log, number) is None
+                    told.append(number)
+                log.close()
+            except Killed:
+                is_dead = True
+            else:
+                is_dead = False
+        mortal.let_go()
+        log = inline(path, policy)
+        kept = numbers_in(chain_of(path))
+        # The first files may be gone, because of `keep`; from there on nothing is missing.
+        assert kept == list(range(kept[0], kept[-1] + 1)) if kept else not told
+        assert not told or kept[-1] >= told[-1]
+        assert not told or kept[0] <= max(1, told[-1] - 3)
+        assert log.head.records == len(numbers_in([path]))
+        assert append(log, 100) is None
+        assert log.close()
+        after = numbers_in(chain_of(path))
+        assert after == [*kept, 100][-len(after) :]
+        assert len(after) > 4 or len(after) == len(kept) + 1
+        assert not path.with_name("evidence.log.new").exists()
+        if not is_dead:
+            assert at > 60, "it should have rotated"
+            return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_kill(path: Path) -> None:
+    """A real process that rotates all the time is killed, and killed again, on one chain."""
+    rng = random.Random(1)
+    told = 0
+    for kill in range(KILLS):
+        child = subprocess.Popen(
+            [sys.executable, CHILD, str(path), str(kill), "20000"], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        threading.Event().wait(rng.random() / 10)
+        child.send_signal(signal.SIGKILL)
+        lines = (first + child.stdout.read()).splitlines(True)
+        child.wait(LIMIT)
+        child.stdout.close()
+        told = max(int(line.split()[1]) for line in lines if line.endswith(b"\n"))
+        log = inline(path)
+        assert log.close()
+        numbers = numbers_in(chain_of(path))
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert len(numbers) >= told, f"kill {kill}"
+    assert told
+    assert len(chain_of(path)) > 2
+
+
+class TestUnfinished:
+    def test_a_new_file_that_is_out_of_date_never_becomes_the_log(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        new = path.with_name("evidence.log.new")
+        new.write_bytes(LogHeader(bytes(log._file._owner), 1, log._file._chain.head).encode())
+        assert append(log, 2) is None
+        assert log.close()
+        log = inline(path)
+        assert not new.exists()
+        assert log.close()
+
+    def test_one_that_has_records_is_left_alone(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        header = LogHeader(bytes(log._file._owner), 1, log._file._chain.head).encode()
+        data = header + Chain(header[-32:]).record(1, message(2).envelope)
+        path.with_name("evidence.log.new").write_bytes(data)
+        assert log.close()
+        assert inline(path).close()
+        assert path.with_name("evidence.log.new").read_bytes() == data
+
+    def test_a_node_that_rotates_just_now_is_not_disturbed(self, path: Path) -> None:
+        """Another one is started between its two renames."""
+        log = inline(path)
+        assert append(log, 1) is None
+        found: list[str] = []
+        rename = os.rename
+
+        def watch(old: str, new: str) -> None:
+            if old.endswith(".new"):
+                with pytest.raises(EvidenceLogError, match="has it open") as caught:
+                    EvidenceLog(path, log._file._owner, is_threaded=False)
+                found.append(caught.value.fact)
+            rename(old, new)
+
+        os.rename = watch  # type: ignore[assignment]
+        try:
+            log.rotate().result(0)
+        finally:
+            os.rename = rename
+        assert len(found) == 1
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
