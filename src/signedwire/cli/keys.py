@@ -11,7 +11,7 @@ import typer
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.output import emit, escape, result, say
-from signedwire.errors import IdentityError
+from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _load(path: Path) -> Identity:
     try:
         return Identity.load(path, password)
     except IdentityError as error:
-        if "it is encrypted" not in error.fact:
+        if error.problem is not IdentityProblem.ENCRYPTED:
             raise
         if sys.stdin.isatty():
             asked: str = typer.prompt(f"Password of {path}", hide_input=True, err=True)
