@@ -108,6 +108,17 @@ class Identity:
                 than 64 KiB, damaged, or holds no Ed25519 private key; or the password is
                 wrong, missing, or given where none is needed.
         """
+        return cls._load(path, password, group_readable=group_readable)
+
+    @classmethod
+    def _load(
+        cls,
+        path: str | os.PathLike[str],
+        password: str | bytes | None,
+        *,
+        group_readable: bool,
+        warns: bool = True,
+    ) -> Self:
         name = os.fspath(path)
         if looks_like_a_key(name) and not os.path.lexists(name):
             raise IdentityError(
@@ -119,7 +130,7 @@ class Identity:
         action = f"cannot load the key file {name}"
         secret = _password_bytes(password, action)
         with _naming(action):
-            data = read_key_file(name, group_readable=group_readable)
+            data = read_key_file(name, group_readable=group_readable, warns=warns)
             return cls(decode_key(data, secret, name))
 
     @classmethod

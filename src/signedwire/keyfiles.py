@@ -51,8 +51,10 @@ _warned: Final[set[str]] = set()
 # --- reading ---------------------------------------------------------------------------
 
 
-def read_key_file(name: str, *, group_readable: bool = False) -> bytes:
+def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True) -> bytes:
     """The bytes of a key file, once its kind, permissions and size are accepted.
+
+    `group_readable` accepts one that its group may read, and `warns` of it once.
 
     The file is opened first and the opened file is checked, so nobody can put another in
     its place between. It never waits for a writer of a FIFO.
@@ -75,10 +77,10 @@ def read_key_file(name: str, *, group_readable: bool = False) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _not_regular(status.st_mode)
-        if _POSIX:
-            _check_mode(name, status, group_readable)
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_FILE_SIZE + 1)
+        if _POSIX and data and _is_open_to_group(name, status, group_readable) and warns:
+            _warn_once(name, status)
     except OSError as error:
         raise _unreadable(cause_of(error), "Check the disk that it is on") from error
     finally:
@@ -132,10 +134,11 @@ def _why_not(name: str, error: OSError | ValueError) -> str:
     return f"{hint}: it belongs to user {status.st_uid}, this is user {os.geteuid()}"
 
 
-def _check_mode(name: str, status: os.stat_result, group_readable: bool) -> None:
+def _is_open_to_group(name: str, status: os.stat_result, group_readable: bool) -> bool:
+    """Whether the group may read the file, by `group_readable`; others never may."""
     mode = stat.S_IMODE(status.st_mode)
     if not mode & 0o077:
-        return
+        return False
     is_group_read_alone = not mode & 0o027 and bool(mode & 0o040)
     if not (is_group_read_alone and group_readable):
         hint = (
@@ -155,13 +158,17 @@ def _check_mode(name: str, status: os.stat_result, group_readable: bool) -> None
             "folders that nobody else may write to",
             IdentityProblem.EXPOSED,
         )
+    return True
+
+
+def _warn_once(name: str, status: os.stat_result) -> None:
     if name not in _warned:
         _warned.add(name)
         _logger.warning(
             "the key file %s may be read by group %d (mode %04o), as key_group_readable allows",
             name,
             status.st_gid,
-            mode,
+            stat.S_IMODE(status.st_mode),
         )
 
 
@@ -248,8 +255,12 @@ def replace_empty_file(name: str, data: bytes) -> bool:
     Raises:
         OSError: it cannot be locked or replaced; the empty file is left.
     """
-    import fcntl  # not on Windows, where an empty file is never replaced
-
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise OSError(errno.ENOTSUP, "it is empty, and cannot be locked to replace it") from None
+    if os.path.islink(name):
+        raise OSError(errno.ELOOP, "it is a symbolic link to an empty file")
     descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         try:

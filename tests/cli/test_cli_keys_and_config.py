@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from clikit import expect_one_sentence, isolate, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
+from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
 
@@ -30,17 +32,18 @@ def test_a_new_identity_is_shown_again(key: Path) -> None:
     assert shown == [{"did": str(did), "did_hex": did.hex(), "path": str(key)}]
 
 
-def test_a_path_and_an_option_win_over_the_variable(tmp_path: Path, key: Path) -> None:
+def test_a_path_and_an_option_win_over_the_variable(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY", str(tmp_path / "c"))
     assert run("id", "new", tmp_path / "a").exit_code == 0
     assert run("id", "new", "--identity", tmp_path / "b").exit_code == 0
     assert not key.exists()
+    assert not (tmp_path / "c").exists()
     assert run("id", "show", tmp_path / "a").stdout != run("id", "show", tmp_path / "b").stdout
 
 
-def test_the_default_is_in_the_folder_of_the_application(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SIGNEDWIRE_IDENTITY")
+def test_the_default_is_in_the_folder_of_the_application(tmp_path: Path) -> None:
     (made,) = run("id", "new", "--json").objects
     path = Path(made["path"])
     assert path.name == "identity.pem"
@@ -56,7 +59,13 @@ def test_an_existing_key_is_never_overwritten(key: Path) -> None:
 
 
 def test_there_is_nothing_to_show_before_a_key_is_made(key: Path) -> None:
-    expect_one_sentence(run("id", "show"), 2, f"no key file {key}", f"`signedwire id new {key}`")
+    expect_one_sentence(
+        run("id", "show"),
+        2,
+        f"key file {key}",
+        "no such file",
+        f"`signedwire id new {key}` makes one.\n",
+    )
 
 
 def test_an_encrypted_key_needs_its_password(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +86,8 @@ def test_the_password_that_will_open_it_also_encrypts_it(
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
     made = run("id", "new")
     assert b"ENCRYPTED" in key.read_bytes()
+    assert "SIGNEDWIRE_PASSWORD" not in os.environ  # it was read once
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
     assert run("id", "show").stdout == made.stdout
 
 
@@ -118,7 +129,7 @@ def test_config_show_says_where_each_value_is_from_and_is_a_config(
     assert settings["max_attempts"]["origin"] == "environment SIGNEDWIRE_MAX_ATTEMPTS"
     assert settings["connect_timeout"]["value"] is None
     assert settings["v1_peers"]["value"] == [str(BOB)]
-    assert len(settings) == len(TransportConfig.__dataclass_fields__)
+    assert settings.keys() == {*TransportConfig.__dataclass_fields__, *IDENTITY_OPTIONS}
 
 
 def test_config_check_accepts_what_can_be_used(
