@@ -97,10 +97,12 @@ def cause_of(error: OSError | ValueError) -> str:
 
 def _refuse_other_kinds(name: str) -> None:
     """Refuse by the path, too: to open a device can do something, as a watchdog's does."""
-    with contextlib.suppress(OSError, ValueError):  # what is wrong then, opening it says
+    try:
         mode = os.stat(name).st_mode
-        if not stat.S_ISREG(mode):
-            raise _not_regular(mode)
+    except (OSError, ValueError):
+        return  # what is wrong then, opening it says
+    if not stat.S_ISREG(mode):
+        raise _not_regular(mode)
 
 
 def _not_regular(mode: int) -> IdentityError:

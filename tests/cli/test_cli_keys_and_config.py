@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from clikit import expect_one_sentence, isolate, run
+from clikit import LIMIT, expect_one_sentence, isolate, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
 from signedwire.settings import IDENTITY_OPTIONS
@@ -103,6 +105,129 @@ def test_password_options_that_cannot_be_used() -> None:
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
     assert run("id", "new", "--ask-password", given="").exit_code == 130
+
+
+# -- where the key comes from -----------------------------------------------------
+
+
+ALL_THAT_USE_A_KEY = [
+    ["listen", "--timeout", "0.1"],
+    ["send", f"{BOB}@127.0.0.1:9", "x"],
+    ["ping", f"{BOB}@127.0.0.1:9", "--own-identity"],
+    ["bench", f"{BOB}@127.0.0.1:9", "--own-identity"],
+    ["outbox", "list"],
+    ["dead", "list"],
+    ["id", "show"],
+]
+
+
+@pytest.mark.parametrize("words", ALL_THAT_USE_A_KEY, ids=" ".join)
+@pytest.mark.parametrize("where", ["option", "variable", "file"])
+def test_no_key_is_made_where_a_path_was_given(
+    words: list[str], where: str, tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "no pe.pem"
+    if where == "option":
+        words = [*words, "--identity", str(path)]
+    elif where == "variable":
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY", str(path))
+    else:
+        config = tmp_path / "node.toml"
+        config.write_text(f"identity = {json.dumps(str(path))}\n")
+        words = [*words, "--config", str(config)]
+    ran = run(*words)
+    expect_one_sentence(ran, 2, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
+    assert not path.exists()
+    assert not key.exists()
+
+
+def test_a_path_beside_another_source_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pem"
+    Identity.generate().save(path)
+    pem = path.read_text()
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    ran = run("listen", "--identity", path)
+    expect_one_sentence(ran, 2, str(path), "SIGNEDWIRE_IDENTITY_KEY", "each name a key")
+    expect_one_sentence(
+        run("listen", "--identity", path, "--identity-fd", "7"), 2, "descriptor 7", "each name"
+    )
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    assert run("id", "show", path).exit_code == 0  # the file that was asked for
+    assert "SIGNEDWIRE_IDENTITY_KEY" not in os.environ
+
+
+def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity.generate()
+    identity.save(tmp_path / "a.pem")
+    pem = (tmp_path / "a.pem").read_text()
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    (shown,) = run("id", "show", "--json").objects
+    assert shown == {"did": str(identity.did), "did_hex": identity.did.hex(), "path": None}
+    body = pem.splitlines()[1]
+    for words in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+        ran = run(*words, "-v")
+        assert ran.exit_code == 0
+        assert body not in ran.stdout + ran.stderr
+        assert "SIGNEDWIRE_IDENTITY_KEY" not in os.environ
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem.replace("-----END", "-----NED"))
+    ran = run("listen", "-v", "--json")
+    assert (ran.exit_code, "it is damaged" in ran.stderr) == (2, True)
+    assert body not in ran.stderr
+    assert not key.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
+def test_a_key_from_a_descriptor(tmp_path: Path) -> None:
+    identity = Identity.generate()
+    identity.save(tmp_path / "a.pem")
+    script = f'exec "{sys.executable}" -m signedwire id show --identity-fd 7 7< a.pem'
+    shown = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert shown.stdout.strip() == str(identity.did), shown
+    expect_one_sentence(run("id", "show", "--identity-fd", "999"), 2, "descriptor 999", "not open")
+
+
+def test_an_empty_file_at_the_default_path_is_none(key: Path, tmp_path: Path) -> None:
+    key.parent.mkdir(parents=True)
+    key.touch(0o600)
+    ran = run("listen", "--timeout", "0.1", "--no-store")
+    assert ran.exit_code == 0
+    assert "made a new identity" in ran.stderr
+    key.write_bytes(b"")
+    assert run("id", "new").exit_code == 0
+    assert run("id", "show").exit_code == 0
+    other = tmp_path / "other.pem"  # somebody chose that name: it is left
+    other.touch(0o600)
+    expect_one_sentence(run("id", "new", other), 2, "never overwritten")
+    expect_one_sentence(run("listen", "--identity", other), 2, "it is empty", f"`rm {other}`")
+
+
+def test_a_group_readable_key_needs_the_option(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("id", "new")
+    key.chmod(0o440)
+    ran = run("id", "show")
+    expect_one_sentence(ran, 2, "mode 0440", "key_group_readable", "--key-group-readable")
+    # Below /tmp, which is sticky, nobody else can replace it.
+    assert run("id", "show", "--key-group-readable").exit_code == 0
+    assert run("id", "show", key, "--key-group-readable").exit_code == 0
+    monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "true")
+    assert run("id", "show").exit_code == 0
+    monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "perhaps")
+    expect_one_sentence(run("id", "show"), 2, "'perhaps' is not allowed", "true or false")
+    monkeypatch.delenv("SIGNEDWIRE_KEY_GROUP_READABLE")
+    config = tmp_path / "node.toml"
+    config.write_text("key_group_readable = true\n")
+    assert run("id", "show", "--config", config).exit_code == 0
+    config.write_text('key_group_readable = "yes"\n')
+    expect_one_sentence(run("id", "show", "--config", config), 2, "Expected true or false")
 
 
 # -- config -----------------------------------------------------------------------
