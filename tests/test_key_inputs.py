@@ -8,8 +8,10 @@ command is run and its result must load.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import functools
+import hashlib
 import json
 import shlex
 import shutil
@@ -26,10 +28,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
-from signedwire.keyformats import looks_like_a_key
+from signedwire.keyformats import decode_key, looks_like_a_key
 
 SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
@@ -479,6 +483,18 @@ REFUSED: dict[str, tuple[Callable[[], bytes], IdentityProblem, str, str]] = {
         'it is a JWK whose "d" is no Ed25519 key, or not that of its "x"',
         COPY,
     ),
+    "a JWK whose d is not ASCII": (
+        lambda: jwk(d=url64(SEED)[:-1] + "é").replace(b"\\u00e9", "é".encode()),
+        DAMAGED,
+        'it is a JWK whose "d" is no Ed25519 key, or not that of its "x"',
+        COPY,
+    ),
+    "PEM that is not ASCII": (
+        lambda: PLAIN.replace(b"MC4C", "MC4é".encode()),
+        DAMAGED,
+        "it is damaged",
+        COPY,
+    ),
     "a set of JWKs": (
         lambda: b'{"keys": [%s]}' % jwk(),
         AMBIGUOUS,
@@ -629,6 +645,38 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
 def test_a_public_key_beside_its_private_one(put: Callable[..., Path]) -> None:
     path = put(KEY.public_key().public_bytes(PEM, SPKI), "id_ed25519.pub")
     assert refusal(path).hint.endswith("mostly the file of this name without .pub")
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=400)
+def test_whatever_becomes_of_an_input_it_is_the_key_or_an_error(data: st.DataObject) -> None:
+    """Never another exception, never another's key, and no secret in an error."""
+    sample = bytearray(data.draw(st.sampled_from(list(ACCEPTED.values()))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(sample)))
+        what = data.draw(st.sampled_from([b"", b"\0", b"\n", b"-", b"A", b"{", b"\xff", b"-----"]))
+        sample[at : at + data.draw(st.integers(0, 3))] = what
+    try:
+        seed = decode_key(bytes(sample), None, "key")
+    except IdentityError as error:
+        assert_shows_no_secret(error)
+    else:
+        assert len(seed) == 32
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"0", b"-----BEGIN PRIVATE KEY-----"]))
+@settings(deadline=None, max_examples=200)
+def test_any_bytes(data: bytes, before: bytes) -> None:
+    with contextlib.suppress(IdentityError):
+        assert len(decode_key(before + data, None)) == 32
+
+
+@given(st.binary(min_size=32, max_size=32))
+@settings(deadline=None, max_examples=200)
+def test_random_seeds_are_accepted(data: bytes) -> None:
+    """What a random source gives; hypothesis prefers what looks made up."""
+    seed = hashlib.sha256(data).digest()
+    assert decode_key(seed, None) == seed
 
 
 # --- encrypted ---------------------------------------------------------------------------

@@ -44,6 +44,8 @@ _GROUP_OPTION: Final = (
     "or --key-group-readable"
 )
 
+_ABSENT: Final = IdentityProblem.ABSENT
+
 _logger: Final = logging.getLogger(__name__)
 _warned: Final[set[str]] = set()
 
@@ -66,6 +68,10 @@ def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True
     try:
         descriptor = os.open(name, _READ_FLAGS)
     except FileNotFoundError:
+        if name.startswith("~"):
+            raise IdentityError(
+                "there is no such file", "~ is not expanded: write the whole path", _ABSENT
+            ) from None
         raise IdentityError(
             "there is no such file",
             f"`signedwire id new {shlex.quote(name)}` makes one, or Identity.generate().save(path)",

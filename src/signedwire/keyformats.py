@@ -179,8 +179,9 @@ def _unarmoured(core: str) -> bytes | None:
 def _base64(text: str) -> bytes | None:
     """What base64 or base64url has, with or without its padding."""
     text = text.rstrip("=").replace("-", "+").replace("_", "/")
+    text += "=" * (-len(text) % 4)
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(text.encode("ascii", "replace"), validate=True)
     except binascii.Error:
         return None
 
@@ -232,7 +233,8 @@ def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
     # What a variable of the environment, or JSON, makes of line ends.
     body = "".join(re.sub(r"\\+[nr]", " ", body).split())
     try:
-        blob = base64.b64decode(body, validate=True)
+        # As bytes: of text that is not ASCII the error would have the whole key in it.
+        blob = base64.b64decode(body.encode("ascii", "replace"), validate=True)
     except binascii.Error:
         blob = b""
     if not end or not blob:

@@ -236,6 +236,13 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
     Raises:
         IdentityError: it cannot be written.
     """
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        # Else a folder of that name would be made here.
+        raise IdentityError(
+            f"cannot save the key to {path}: ~ is not expanded",
+            "Write the whole path",
+            IdentityProblem.UNWRITABLE,
+        )
     identity = Identity.generate()
     if is_empty:
         if not identity._save_over_empty(path, password):

@@ -141,6 +141,13 @@ def test_no_key_is_made_where_a_path_was_given(
     assert not key.exists()
 
 
+def test_a_tilde_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expect_one_sentence(run("id", "new", "~/k.pem"), 2, "~ is not expanded")
+    expect_one_sentence(run("listen", "--identity", "~/k.pem"), 2, "~ is not expanded")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_path_beside_another_source_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
