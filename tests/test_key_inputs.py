@@ -182,9 +182,10 @@ def ssh_string(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def openssh_of(kind: bytes, count: int = 1, cipher: bytes = b"none") -> bytes:
+def openssh_of(kind: bytes, count: int = 1, cipher: bytes = b"none", rounds: int = 16) -> bytes:
     """The outer form of an OpenSSH key; what is inside does not matter, as it is refused."""
-    blob = b"openssh-key-v1\0" + ssh_string(cipher) + ssh_string(b"none") + ssh_string(b"")
+    blob = b"openssh-key-v1\0" + ssh_string(cipher) + ssh_string(b"none")
+    blob += ssh_string(ssh_string(bytes(16)) + rounds.to_bytes(4, "big"))
     blob += count.to_bytes(4, "big") + ssh_string(ssh_string(kind) + ssh_string(PUBLIC))
     label = b"OPENSSH PRIVATE KEY"
     lines = base64.encodebytes(blob + ssh_string(bytes(64)))
@@ -697,6 +698,16 @@ def test_encrypted(data: bytes, put: Callable[[bytes], Path]) -> None:
     assert Identity.load(path, "secret").did == DID
     assert refusal(path).problem is IdentityProblem.ENCRYPTED
     assert refusal(path, "Secret").problem is IdentityProblem.WRONG_PASSWORD
+
+
+def test_a_damaged_number_of_rounds_does_not_take_days(put: Callable[[bytes], Path]) -> None:
+    ssh = openssh_of(b"ssh-ed25519", cipher=b"aes256-ctr", rounds=2**31)
+    assert "2147483648 rounds" in str(refusal(put(ssh), "secret"))
+    # The lengths around it are then wrong: rounds are looked at before anything else is.
+    der = private(encoding=DER, password=b"secret")
+    few, many = bytes.fromhex("02020800"), bytes.fromhex("02047fffffff")  # 2048 rounds
+    assert few in der
+    assert "2147483647 rounds" in str(refusal(put(pem_of(der.replace(few, many))), "secret"))
 
 
 # --- what the tools themselves write -----------------------------------------------------

@@ -42,6 +42,14 @@ _PUBLIC_LINE: Final = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+ AAAA")
 _OPENSSH_MAGIC: Final = b"openssh-key-v1\0"
 # What the cryptography package decrypts.
 _OPENSSH_CIPHERS: Final = frozenset({"aes256-ctr", "aes256-cbc", "aes256-gcm@openssh.com"})
+# One round of bcrypt takes about 10 ms, a million of PBKDF2 0.4 s: a damaged number would
+# have a start wait for days without a word.
+_MAX_BCRYPT_ROUNDS: Final = 2_000
+_MAX_PBKDF2_ROUNDS: Final = 50_000_000
+# id-PBKDF2, then its salt, then its rounds (RFC 8018).
+_PBKDF2: Final = re.compile(
+    rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c\x30.\x04([\x00-\x7f])", re.DOTALL
+)
 # PKCS#8 version 2 (RFC 5958, RFC 8410) up to the seed. The public half follows; ring and
 # other libraries write it, OpenSSL and so the cryptography package do not read it.
 _PKCS8_V2: Final = re.compile(
@@ -264,13 +272,36 @@ def _from_der(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
             f"{shown.old} -out {shown.new}` takes the key out of it",
             IdentityProblem.UNUSABLE,
         )
+    if password is not None:
+        _check_rounds(_pbkdf2_rounds(data), _MAX_PBKDF2_ROUNDS, "Restore it from a copy")
     return _decode(lambda: serialization.load_der_private_key(data, password), password, shown)
+
+
+def _pbkdf2_rounds(data: bytes) -> int:
+    """How often PBKDF2 of an encrypted PKCS#8 key hashes; 0: it uses something else."""
+    found = _PBKDF2.search(data)
+    if found is None:
+        return 0
+    at = found.end() + found[1][0]
+    if data[at : at + 1] != b"\x02":
+        return 0
+    return int.from_bytes(data[at + 2 : at + 2 + data[at + 1]], "big") if at + 1 < len(data) else 0
+
+
+def _check_rounds(rounds: int, most: int, hint: str) -> None:
+    if rounds > most:
+        raise IdentityError(
+            f"it takes {rounds} rounds to derive its key from the password, more than {most}",
+            hint,
+            IdentityProblem.DAMAGED,
+        )
 
 
 class _OpensshHeader(NamedTuple):
     """What an OpenSSH key says of itself without a password."""
 
     cipher: str
+    rounds: int
     keys: int
     kind: str
 
@@ -305,6 +336,11 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
             "Run `pip install bcrypt`",
             IdentityProblem.UNUSABLE,
         )
+    _check_rounds(
+        header.rounds,
+        _MAX_BCRYPT_ROUNDS,
+        f"Restore it from a copy, or encrypt it anew: `ssh-keygen -p -a 100 -f {shown.old}`",
+    )
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----\n".encode() for word in ("BEGIN", "END"))
     pem = begin + base64.encodebytes(blob) + end
     return _decode(
@@ -337,11 +373,12 @@ def _openssh_header(blob: bytes) -> _OpensshHeader:
 
     if not blob.startswith(_OPENSSH_MAGIC):
         raise _damaged("it is damaged")
-    cipher, _, _ = take_string(), take_string(), take_string()
+    cipher, _, options = take_string(), take_string(), take_string()
     count = int.from_bytes(take(4), "big")
     public = take_string()
     size = int.from_bytes(public[:4], "big")
-    return _OpensshHeader(_word(cipher), count, _word(public[4 : 4 + size]))
+    rounds = int.from_bytes(options[-4:], "big")
+    return _OpensshHeader(_word(cipher), rounds, count, _word(public[4 : 4 + size]))
 
 
 def _word(data: bytes) -> str:
