@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,8 +33,10 @@ from nacl.bindings import (
 )
 
 from signedwire import identity as identity_module
+from signedwire import keyfiles, keyformats
 from signedwire.errors import IdentityError
 from signedwire.identity import Identity, _verify, verify_digest
+from signedwire.keyformats import decode_key
 from signedwire.types import Did
 from test_types import ORDER_8, SMALL_ORDER
 from vectors import load_vectors
@@ -414,13 +414,9 @@ class TestLoad:
         ("error", "text"),
         [
             (
-                UnsupportedAlgorithm("Need bcrypt module"),
-                "an encrypted OpenSSH key needs the package bcrypt. Run `pip install bcrypt`",
-            ),
-            (  # what an ECDSA key with a compressed point gives
-                NotImplementedError("Need uncompressed point"),
-                "it uses an algorithm that is not supported. "
-                "Use an Ed25519 key, in PKCS#8 PEM or OpenSSH format",
+                UnsupportedAlgorithm("Unsupported cipher"),
+                "it is an OpenSSH Ed25519 key, encrypted with aes256-ctr, which is not supported. "
+                "`ssh-keygen -p -Z aes256-ctr -f {path}` encrypts it anew, in place",
             ),
             (  # what an OpenSSH key under aes256-gcm gives
                 InvalidTag(),
@@ -440,36 +436,15 @@ class TestLoad:
             raise error
 
         monkeypatch.setattr(serialization, "load_ssh_private_key", load_ssh_private_key)
-        assert load_error(put(encrypted_openssh()), "secret") == text
+        path = put(encrypted_openssh())
+        assert load_error(path, "secret") == text.format(path=path)
 
-    @pytest.mark.parametrize(
-        ("key", "kind"),
-        [
-            (rsa.generate_private_key(65537, 1024), "RSA"),
-            (ec.generate_private_key(ec.SECP256R1()), "EC"),
-            (x25519.X25519PrivateKey.generate(), "X25519"),
-        ],
-        ids=["rsa", "ec", "x25519"],
-    )
-    def test_another_kind_of_key_is_named(
-        self, put: Callable[[bytes], Path], key: type_of_key, kind: str
+    def test_encrypted_openssh_without_bcrypt(
+        self, put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        text = (
-            f"it holds a key of type {kind}. "
-            "Use an Ed25519 key; Identity.generate().save(path) makes one"
-        )
-        assert load_error(put(encode(key))) == text
-        assert load_error(put(encode(key, password=b"secret")), "secret") == text
-        if kind != "X25519":
-            assert load_error(put(encode(key, OPENSSH))) == text
-            traditional = encode(key, serialization.PrivateFormat.TraditionalOpenSSL)
-            assert load_error(put(traditional)) == text
-
-    def test_unsupported_algorithm(self, put: Callable[[bytes], Path]) -> None:
-        blob = openssh_blob(encode(our_key(), OPENSSH)).replace(b"none", b"nope", 1)
-        assert load_error(put(openssh_pem(blob))) == (
-            "it uses an algorithm that is not supported. "
-            "Use an Ed25519 key, in PKCS#8 PEM or OpenSSH format"
+        monkeypatch.setattr(keyformats, "find_spec", lambda name: None)
+        assert load_error(put(encrypted_openssh()), "secret") == (
+            "an encrypted OpenSSH key needs the package bcrypt. Run `pip install bcrypt`"
         )
 
     @pytest.mark.parametrize("form", [PKCS8, OPENSSH])
@@ -489,7 +464,7 @@ class TestLoad:
         position = data.draw(st.integers(0, len(key_file) - 1))
         key_file[position] = data.draw(st.integers(0, 255))
         try:
-            seed = identity_module._decode_key_file(bytes(key_file), "key", None)
+            seed = decode_key(bytes(key_file), None, "key")
         except IdentityError:
             return
         assert len(seed) == 32
@@ -514,16 +489,6 @@ class TestLoad:
             "it holds a public key. Give the path of the private key that belongs to it"
         )
 
-    @pytest.mark.parametrize("data", [b"x", SEED[:31], SEED + b"\n", SEED.hex().encode(), SEED * 2])
-    def test_no_key_at_all(self, put: Callable[[bytes], Path], data: bytes) -> None:
-        assert load_error(put(data)) == (
-            f"{len(data)} bytes that are no key in a known format. "
-            "A key file is PKCS#8 PEM, an OpenSSH private key, or a raw 32-byte seed"
-        )
-
-    def test_empty_file(self, put: Callable[[bytes], Path]) -> None:
-        assert load_error(put(b"")) == "it is empty. Restore it from a copy, or make a new key"
-
     @pytest.mark.parametrize("password", ["", b""])
     def test_empty_password(self, put: Callable[[bytes], Path], password: str | bytes) -> None:
         assert load_error(put(SEED), password) == (
@@ -538,14 +503,16 @@ class TestLoad:
         )
 
     def test_absent(self, tmp_path: Path) -> None:
-        assert load_error(tmp_path / "key") == (
-            "there is no such file. Identity.generate().save(path) makes one"
+        path = tmp_path / "key"
+        assert load_error(path) == (
+            f"there is no such file. `signedwire id new {path}` makes one, or "
+            "Identity.generate().save(path)"
         )
 
     def test_path_with_a_nul(self) -> None:
         assert load_error("a\0b") == "embedded null byte. Check the path and who may read it"
 
-    @pytest.mark.parametrize("code", [errno.EACCES, errno.ELOOP])
+    @pytest.mark.parametrize("code", [errno.ELOOP, errno.EMFILE])
     def test_cannot_be_opened(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
@@ -569,23 +536,6 @@ class TestLoad:
             patch.setattr(os, "fstat", failing_fstat)
             text = load_error(path)
         assert text == "Input/output error. Check the disk that it is on"
-
-    @posix_only
-    @pytest.mark.parametrize("kind", ["directory", "fifo", "device"])
-    def test_not_a_regular_file(self, tmp_path: Path, kind: str) -> None:
-        path = Path(os.devnull) if kind == "device" else tmp_path / "key"
-        if kind == "directory":
-            path.mkdir(mode=0o700)
-        elif kind == "fifo":
-            os.mkfifo(path, 0o600)  # opening it must not wait for a writer
-        assert load_error(path) == "it is not a regular file. Give the path of a key file"
-
-    @posix_only
-    def test_socket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)  # a socket's path must be short
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind("key")
-            assert "Check the path and who may read it" in load_error("key")
 
     @posix_only
     def test_leaks_no_descriptor(self, put: Callable[[bytes], Path], tmp_path: Path) -> None:
@@ -612,7 +562,7 @@ class TestPermissions:
     def test_refused(self, put: Callable[[bytes], Path], mode: int) -> None:
         path = put(SEED)
         path.chmod(mode)
-        assert load_error(path) == (
+        assert load_error(path).startswith(
             f"other users may access it (mode {mode:04o}). "
             f"Run `chmod 600 {path}`, and make a new key if somebody may have read this one"
         )
@@ -648,7 +598,7 @@ class TestPermissions:
     def test_modes_mean_nothing_elsewhere(
         self, put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(identity_module, "_POSIX", False)
+        monkeypatch.setattr(keyfiles, "_POSIX", False)
         path = put(SEED)
         path.chmod(0o644)
         assert Identity.load(path) == Identity.from_seed(SEED)

@@ -26,7 +26,9 @@ Data goes one way through the house, down to send and up to receive:
 - `delivery`: queues, receipts, backoff, what a received envelope must pass.
 - `transport`: connections; the pool of them; the listener; TLS, TCP and memory.
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
-- `identity`: keys; the only place that signs and verifies.
+- `identity`: keys; the only place that signs and verifies. `keyformats`: what a key file
+  may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
+  key of a process comes from.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
   names say; `home`: in which process and event loop a node can work;
   `streams`: descriptors 0 to 2.
@@ -52,6 +54,7 @@ from signedwire.errors import (
     EnvelopeError,
     EvidenceLogError,
     IdentityError,
+    IdentityProblem,
     ListenError,
     MessageExpiredError,
     MessageRefusedError,
@@ -87,6 +90,7 @@ from signedwire.events import (
     PeerDisconnected,
 )
 from signedwire.identity import Identity
+from signedwire.keysources import load_identity
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
@@ -146,6 +150,7 @@ __all__ = [
     "Health",
     "Identity",
     "IdentityError",
+    "IdentityProblem",
     "ListenError",
     "ClockStepped",
     "LoopStalled",
@@ -194,5 +199,6 @@ __all__ = [
     "WrongContextError",
     "__version__",
     "load_config",
+    "load_identity",
     "verify_receipt",
 ]

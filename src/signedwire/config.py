@@ -424,7 +424,8 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
 
 # --- From an annotation to a checked value ---------------------------------------------
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, Address, Path or frozenset[Did].
+# Annotated[number, Range], Literal[words], an enum of words, bool, Address, Path or
+# frozenset[Did].
 # The three functions below say what each expects, reads and makes of text.
 
 
@@ -510,6 +511,8 @@ def _expected(alternative: Any) -> str:
         return "a list of DIDs"
     if alternative is Path:
         return "the path of a file"
+    if alternative is bool:
+        return "true or false"
     return "host:port" if alternative is Address else " or ".join(alternative)
 
 
@@ -546,6 +549,10 @@ def _read(alternative: Any, value: Any) -> object:
         if not str(value).strip() or "\0" in str(value):
             raise ValueError
         return Path(value)
+    if alternative is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
     return alternative(value)
 
 
@@ -559,6 +566,10 @@ def _from_text(alternative: Any, text: str) -> object:
         return _read(alternative, text)
     if kind is frozenset:
         return [item.strip() for item in text.split(",") if item.strip()]
+    if alternative is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
     return text
 
 

@@ -4,7 +4,7 @@
     ├── ConfigError (ValueError)            a configuration that cannot be used
     ├── DidError (ValueError)               text or bytes that are no usable DID
     ├── AddressError (ValueError)           text that is no host:port
-    ├── IdentityError (ValueError)          a key file that cannot be read or written
+    ├── IdentityError (ValueError)          a key that cannot be read, written or trusted
     ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
     ├── SignatureError                      a signature that does not prove its sender
     ├── RemoteProtocolError                 a peer broke the rules of the wire
@@ -40,6 +40,7 @@ do now. Catch `SignedWireError` to catch them all.
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
     "DidError",
     "AddressError",
     "IdentityError",
+    "IdentityProblem",
     "EnvelopeError",
     "SignatureError",
     "RemoteProtocolError",
@@ -113,8 +115,48 @@ class AddressError(SignedWireError, ValueError):
     """Text that is not a `host:port` address."""
 
 
+class IdentityProblem(enum.Enum):
+    """What is wrong with a key, for programs: branch on this, never on the text."""
+
+    ABSENT = "absent"
+    """There is no file of that name, or nothing names a key."""
+    EMPTY = "empty"
+    """The file has no byte in it."""
+    EXISTS = "exists"
+    """Something has that name already, so nothing was written."""
+    UNREADABLE = "unreadable"
+    """The system does not let us read it, or it is no file."""
+    UNWRITABLE = "unwritable"
+    """It could not be written; no part of it is left."""
+    EXPOSED = "exposed"
+    """Others may read or change it."""
+    ENCRYPTED = "encrypted"
+    """It needs a password, and none was given."""
+    NOT_ENCRYPTED = "not encrypted"
+    """A password was given, and it needs none."""
+    WRONG_PASSWORD = "wrong password"
+    """The password does not open it, or the file is damaged."""
+    NOT_PRIVATE = "not private"
+    """It is the public half, or a certificate."""
+    AMBIGUOUS = "ambiguous"
+    """It may be a key, or one of several: only a person can say which."""
+    DAMAGED = "damaged"
+    """It was a key, or is a part of one."""
+    UNUSABLE = "unusable"
+    """It is no Ed25519 private key in a format that is read here."""
+
+
 class IdentityError(SignedWireError, ValueError):
-    """A key file that cannot be read, written, decrypted or trusted."""
+    """A key that cannot be read, written, decrypted or trusted; `problem` says which.
+
+    No text of it has any part of a key or password in it.
+    """
+
+    def __init__(
+        self, fact: str, hint: str = "", problem: IdentityProblem = IdentityProblem.UNUSABLE
+    ) -> None:
+        super().__init__(fact, hint)
+        self.problem = problem
 
 
 class EnvelopeError(SignedWireError, ValueError):

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import os
-import shlex
-import stat
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Self, final
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
 
-from signedwire.errors import DidError, IdentityError
+from signedwire.errors import DidError, IdentityError, IdentityProblem
+from signedwire.keyfiles import cause_of, read_key_file, replace_empty_file, write_new_file
+from signedwire.keyformats import decode_key, looks_like_a_key
 from signedwire.types import Did, known_did
 
 __all__ = ["Identity", "Label", "verify_digest", "verify_labelled"]
@@ -32,22 +32,6 @@ __all__ = ["Identity", "Label", "verify_digest", "verify_labelled"]
 _SEED_SIZE: Final = 32
 _DIGEST_SIZE: Final = 32
 _SIGNATURE_SIZE: Final = 64
-# The largest honest key file, an encrypted OpenSSH one with a comment, has
-# about 500 bytes.
-_MAX_FILE_SIZE: Final = 64 * 1024
-_POSIX: Final = os.name == "posix"
-# O_BINARY is Windows only, the others POSIX only. O_NONBLOCK: opening a FIFO
-# that nobody writes must not hang before we can see that it is one.
-_READ_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-)
-_CREATE_FLAGS: Final = (
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-)
 
 
 class Label(enum.Enum):
@@ -100,32 +84,68 @@ class Identity:
         return cls(seed)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], password: str | bytes | None = None) -> Self:
-        """Read a key file: PKCS#8 PEM, an OpenSSH private key, or a raw 32-byte seed.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        password: str | bytes | None = None,
+        *,
+        group_readable: bool = False,
+    ) -> Self:
+        """Read a key file: PKCS#8, OpenSSH, JWK, libsodium's, or a raw 32-byte seed.
 
-        Encrypted PEM and OpenSSH files need `password`; a `str` is taken as
-        UTF-8. An encrypted OpenSSH file also needs the package `bcrypt`.
+        `keyformats` has what is accepted and what is refused. Encrypted files need
+        `password`; a `str` is taken as UTF-8.
 
-        On POSIX, a file that its group or others may access is refused, as ssh
-        does. The check is made on the opened file, so the file that is checked
-        is the file that is read.
+        On POSIX, a file that its group or others may access is refused, as ssh does. With
+        `group_readable` its group may read it, where the file and all folders above it
+        belong to root or this user and nobody else may write to them; a warning says so
+        once. The check is made on the opened file, so the file that is checked is the
+        file that is read.
 
         Raises:
-            IdentityError: naming the path, what is wrong and what to do: the
-                file is absent, open to others, not a regular file, larger than
-                64 KiB, damaged, or holds no Ed25519 private key; or the
-                password is wrong, missing, or given where none is needed.
+            IdentityError: naming the path, what is wrong and what to do; `problem` says
+                which: the file is absent, empty, open to others, not a regular file, larger
+                than 64 KiB, damaged, or holds no Ed25519 private key; or the password is
+                wrong, missing, or given where none is needed.
         """
+        return cls._load(path, password, group_readable=group_readable)
+
+    @classmethod
+    def _load(
+        cls,
+        path: str | os.PathLike[str],
+        password: str | bytes | None,
+        *,
+        group_readable: bool,
+        warns: bool = True,
+    ) -> Self:
         name = os.fspath(path)
-        secret = _password_bytes(password, f"cannot load the key file {name}")
-        return cls(_decode_key_file(_read_key_file(name), name, secret))
+        if looks_like_a_key(name) and not os.path.lexists(name):
+            raise IdentityError(
+                "what was given as the path of a key file is a key itself, or looks like one, "
+                "so it is not shown here",
+                "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY",
+                IdentityProblem.ABSENT,
+            )
+        action = f"cannot load the key file {name}"
+        secret = _password_bytes(password, action)
+        with _naming(action):
+            data = read_key_file(name, group_readable=group_readable, warns=warns)
+            return cls(decode_key(data, secret, name))
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, where: str, password: str | bytes | None) -> Self:
+        """What `load` makes of a file, from bytes that came from `where`."""
+        action = f"cannot load the key {where}"
+        with _naming(action):
+            return cls(decode_key(data, _password_bytes(password, action)))
 
     def save(self, path: str | os.PathLike[str], password: str | bytes | None = None) -> None:
         """Write a new PKCS#8 PEM file, encrypted if `password` is given.
 
-        The file has mode 0600 from its first byte, and is durable, with its
-        directory entry, when this returns. An existing file is never touched,
-        and after an error no part of a new one is left.
+        The file has mode 0600 and is whole from the moment that it has its name, and is
+        durable, with its directory entry, when this returns. An existing file is never
+        touched, and after an error or a power cut no part of a new one has the name.
 
         The encryption is PBES2 (AES-256-CBC, PBKDF2-SHA256 with 2048 rounds, as
         the cryptography package writes it): so few rounds slow a guesser down
@@ -135,21 +155,34 @@ class Identity:
             IdentityError: naming the path: something is already there, it
                 cannot be written, or the password is empty or over 1023 bytes.
         """
-        name = os.fspath(path)
+        self._write(os.fspath(path), password, write_new_file)
+
+    def _save_over_empty(self, path: str | os.PathLike[str], password: str | None) -> bool:
+        """`save` in the place of an empty file; `False`: somebody else is at it."""
+        return self._write(os.fspath(path), password, replace_empty_file) is not False
+
+    def _write(
+        self,
+        name: str,
+        password: str | bytes | None,
+        write: Callable[[str, bytes], bool | None],
+    ) -> bool | None:
         action = f"cannot save the key to {name}"
         # Encoded first: a password that cannot be used leaves no file behind.
         data = self._encode_pem(_password_bytes(password, action), action)
         try:
-            _write_new_file(name, data)
+            return write(name, data)
         except FileExistsError as error:
             raise IdentityError(
                 f"{action}: something is already there, and a key is never overwritten",
                 "Choose another path, or load the key that is there",
+                IdentityProblem.EXISTS,
             ) from error
         except (OSError, ValueError) as error:
             raise IdentityError(
-                f"{action}: {_cause(error)}",
+                f"{action}: {cause_of(error)}",
                 "Check that its directory exists and is writable, and that the disk has room",
+                IdentityProblem.UNWRITABLE,
             ) from error
 
     @property
@@ -272,153 +305,12 @@ def _password_bytes(password: str | bytes | None, action: str) -> bytes | None:
     return password.encode("utf-8", "surrogateescape") if isinstance(password, str) else password
 
 
-def _cause(error: OSError | ValueError) -> str:
-    # ValueError: a path with a NUL in it.
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _unusable(name: str, why: str, hint: str) -> IdentityError:
-    return IdentityError(f"cannot load the key file {name}: {why}", hint)
-
-
-def _read_key_file(name: str) -> bytes:
-    """The bytes of the file, once its kind, permissions and size are accepted."""
+@contextlib.contextmanager
+def _naming(action: str) -> Iterator[None]:
+    """Put what was tried before the fact of an error."""
     try:
-        descriptor = os.open(name, _READ_FLAGS)
-    except FileNotFoundError as error:
-        raise _unusable(
-            name, "there is no such file", "Identity.generate().save(path) makes one"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _unusable(name, _cause(error), "Check the path and who may read it") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _unusable(name, "it is not a regular file", "Give the path of a key file")
-        mode = stat.S_IMODE(status.st_mode)
-        if _POSIX and mode & 0o077:
-            raise _unusable(
-                name,
-                f"other users may access it (mode {mode:04o})",
-                f"Run `chmod 600 {shlex.quote(name)}`, "
-                "and make a new key if somebody may have read this one",
-            )
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(_MAX_FILE_SIZE + 1)
-    except OSError as error:
-        raise _unusable(name, _cause(error), "Check the disk that it is on") from error
-    finally:
-        os.close(descriptor)
-    if len(data) > _MAX_FILE_SIZE:
-        raise _unusable(name, "it is larger than 64 KiB", "Give the path of a key file")
-    return data
-
-
-def _decode_key_file(data: bytes, name: str, password: bytes | None) -> bytes:
-    """The seed in a key file of any of the three formats."""
-    if len(data) == _SEED_SIZE:
-        if password is not None:
-            raise _superfluous_password(name)
-        return data
-    if b"PRIVATE KEY-----" in data:
-        return _decode_pem(data, name, password)
-    if not data:
-        raise _unusable(name, "it is empty", "Restore it from a copy, or make a new key")
-    if b"PUBLIC KEY-----" in data or data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
-        raise _unusable(
-            name, "it holds a public key", "Give the path of the private key that belongs to it"
-        )
-    raise _unusable(
-        name,
-        f"{len(data)} bytes that are no key in a known format",
-        "A key file is PKCS#8 PEM, an OpenSSH private key, or a raw 32-byte seed",
-    )
-
-
-def _decode_pem(data: bytes, name: str, password: bytes | None) -> bytes:
-    """The seed in a PKCS#8 PEM or OpenSSH file."""
-    from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    is_openssh = b"-----BEGIN OPENSSH PRIVATE KEY-----" in data
-    try:
-        # Errors are told apart by class alone: the texts change between
-        # releases, and a wrong password is not always recognised as one (it
-        # decrypts to a plausible padding once in 256 times).
-        key = (
-            serialization.load_ssh_private_key(data, password)
-            if is_openssh
-            else serialization.load_pem_private_key(data, password)
-        )
-    except TypeError:
-        if password is not None:
-            raise _superfluous_password(name) from None
-        raise _unusable(name, "it is encrypted", "Pass its password") from None
-    except (UnsupportedAlgorithm, NotImplementedError) as error:
-        if "bcrypt" in str(error):
-            raise _unusable(
-                name,
-                "an encrypted OpenSSH key needs the package bcrypt",
-                "Run `pip install bcrypt`",
-            ) from None
-        raise _unusable(
-            name,
-            "it uses an algorithm that is not supported",
-            "Use an Ed25519 key, in PKCS#8 PEM or OpenSSH format",
-        ) from None
-    # InternalError: a key of 32 bytes under the identifier of another kind.
-    except (ValueError, InvalidTag, InternalError):
-        if password is not None:
-            raise _unusable(
-                name,
-                "the password is wrong, or the file is damaged",
-                "Try the password again, or restore the file from a copy",
-            ) from None
-        raise _unusable(name, "it is damaged", "Restore it from a copy") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        kind = type(key).__name__.removesuffix("PrivateKey")
-        raise _unusable(
-            name,
-            f"it holds a key of type {kind}",
-            "Use an Ed25519 key; Identity.generate().save(path) makes one",
-        )
-    return key.private_bytes_raw()
-
-
-def _superfluous_password(name: str) -> IdentityError:
-    # Not ignored: whoever gives a password believes that the file is protected.
-    return _unusable(
-        name, "a password was given, but the file is not encrypted", "Load it without a password"
-    )
-
-
-def _write_new_file(name: str, data: bytes) -> None:
-    """Create `name` with mode 0600 and make it durable; on an error, leave nothing."""
-    descriptor = os.open(name, _CREATE_FLAGS, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if _POSIX:
-            _sync_directory(os.path.dirname(name) or os.curdir)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        yield
+    except IdentityError as error:
+        error.fact = f"{action}: {error.fact}"
+        error.args = (error.fact, error.hint)
         raise
-
-
-def _sync_directory(path: str) -> None:
-    """Make a new name in the directory durable, where its file system can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        # A directory that we may write but not read, or a file system whose
-        # directories have no fsync: nothing is wrong with the file itself.
-        if error.errno not in (errno.EACCES, errno.EINVAL):
-            raise

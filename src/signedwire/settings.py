@@ -9,6 +9,9 @@ variable of an option is its name in capitals after `SIGNEDWIRE_`:
     v1_peers = ["did:key:z6Mk…"]              SIGNEDWIRE_V1_PEERS=did:key:z6Mk…,did:key:z6Mk…
     connect_timeout = "none"                  SIGNEDWIRE_CONNECT_TIMEOUT=none
 
+The key of the process has options, too, which `load_identity` reads: `identity`, the path of
+its file, `identity_fd` and `key_group_readable`.
+
 "none" stands for None. A key or a variable that is not known is an error, never ignored,
 and every value is checked, also one that a later source replaces.
 """
@@ -20,23 +23,57 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from signedwire.config import OPTIONS, PRESET_OPTION, PRESETS, Option, TransportConfig, did_you_mean
+from signedwire.config import (
+    OPTIONS,
+    PRESET_OPTION,
+    PRESETS,
+    Option,
+    Range,
+    TransportConfig,
+    did_you_mean,
+)
 from signedwire.errors import ConfigError
+from signedwire.keyformats import looks_like_a_key
 
-__all__ = ["COMMAND_LINE_VARIABLES", "Setting", "explain_config", "load_config", "read_toml"]
+__all__ = [
+    "COMMAND_LINE_VARIABLES",
+    "IDENTITY_OPTIONS",
+    "KEY_VARIABLE",
+    "PASSWORD_VARIABLE",
+    "Setting",
+    "explain_config",
+    "explain_identity",
+    "load_config",
+    "read_toml",
+]
 
 _PREFIX: Final = "SIGNEDWIRE_"
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
 """Bytes: 100,000 peers need less than 10 MB."""
-_KEYS: Final[Mapping[str, Option]] = {PRESET_OPTION.name: PRESET_OPTION, **OPTIONS}
+IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
+    "identity": Option("identity", None, (Path,), True),
+    "identity_fd": Option("identity_fd", None, (Annotated[int, Range(0, 2**20)],), True),
+    "key_group_readable": Option("key_group_readable", False, (bool,), False),
+}
+"""Options of the key of a process: they are no part of a `TransportConfig`."""
+_KEYS: Final[Mapping[str, Option]] = {
+    PRESET_OPTION.name: PRESET_OPTION,
+    **OPTIONS,
+    **IDENTITY_OPTIONS,
+}
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
+KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
+"""The variable that holds a key itself. `keysources` takes it out of the environment."""
+PASSWORD_VARIABLE: Final = "SIGNEDWIRE_PASSWORD"
+"""The variable that holds the password of the key; taken out of the environment, too."""
 COMMAND_LINE_VARIABLES: Final = frozenset(
-    {"SIGNEDWIRE_IDENTITY", "SIGNEDWIRE_PASSWORD", "SIGNEDWIRE_CONFIG", "SIGNEDWIRE_PEERS"}
+    {KEY_VARIABLE, PASSWORD_VARIABLE, "SIGNEDWIRE_CONFIG", "SIGNEDWIRE_PEERS"}
 )
-"""Variables that belong to the command line and are passed over here."""
+"""Variables that are no options and are passed over here: two hold secrets, and two belong to
+the command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +116,34 @@ def explain_config(
     Takes and raises what `load_config` does, except that each value is checked by itself
     only: values that do not fit together can be looked at here.
     """
-    given = {} if path is None else _from_file(Path(path))
-    given |= _from_environment(os.environ if environ is None else environ)
+    given = _given(path, environ)
+    for name in IDENTITY_OPTIONS:
+        given.pop(name, None)
     preset = given.pop(PRESET_OPTION.name, None)
     settings = {name: Setting(name, option.default, "default") for name, option in OPTIONS.items()}
     if preset is not None:
         for name, value in PRESETS[str(preset.value)].items():
             settings[name] = Setting(name, value, f"preset {preset.value}")
     return list((settings | given).values())
+
+
+def explain_identity(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, Setting]:
+    """The options of the key by name. Takes and raises what `explain_config` does."""
+    given = _given(path, environ)
+    return {
+        name: given.get(name, Setting(name, option.default, "default"))
+        for name, option in IDENTITY_OPTIONS.items()
+    }
+
+
+def _given(
+    path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
+) -> dict[str, Setting]:
+    """What the file and the environment set."""
+    given = {} if path is None else _from_file(Path(path))
+    return given | _from_environment(os.environ if environ is None else environ)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -151,6 +208,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
+    if option.name in IDENTITY_OPTIONS and looks_like_a_key(str(value)):
+        raise ConfigError(
+            f"{origin}: {option.name} is a key itself, or looks like one, so it is not shown",
+            f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}",
+        )
     try:
         return Setting(option.name, read(value), origin)
     except ConfigError as error:

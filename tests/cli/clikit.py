@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from signedwire import Identity, TransportConfig
 from signedwire.cli.app import app
+from signedwire.keysources import default_key_path
 from signedwire.sync import Node
 
 __all__ = [
@@ -43,12 +44,11 @@ def isolate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in tuple(os.environ):
         if name.startswith("SIGNEDWIRE_"):
             monkeypatch.delenv(name)
-    key = tmp_path / "keys" / "identity.pem"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("SIGNEDWIRE_IDENTITY", str(key))
-    return key
+    return default_key_path()
 
 
 class Ran:

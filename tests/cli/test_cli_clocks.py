@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from clikit import LIMIT, Ran, isolate
 
+from signedwire import Identity
+
 IN_1970 = "@1970-01-01 00:01:00"
 IN_1970_LATER = "@1970-01-01 00:02:00"
 
@@ -78,6 +80,9 @@ def listeners() -> Iterator[list[Listener]]:
 
 
 def send(when: str | None, peer: str, *args: str) -> Ran:
+    key = Path(os.environ["HOME"], "other.pem")
+    if not key.exists():
+        Identity.generate().save(key)
     done = subprocess.run(
         command(when, "send", peer, "hi", "--identity", "other.pem", "--no-store", *args),
         capture_output=True,

@@ -11,7 +11,7 @@ import pytest
 from clikit import Process, Ran, expect_one_sentence, isolate, run, start_listening
 
 from linkkit import ALICE, BOB, alone, body
-from signedwire import SignedEnvelope
+from signedwire import Identity, SignedEnvelope
 from signedwire.wire.evidence_log import Chain, LogHeader
 
 
@@ -335,6 +335,7 @@ def test_listen_keeps_it_by_the_configuration_and_send_leaves_it_alone(
 ) -> None:
     monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
     process, peer = start_listening("--count", "1")
+    Identity.generate().save(tmp_path / "bob.pem")
     with process:
         with Process("send", peer, "hello", "--identity", str(tmp_path / "bob.pem")) as sender:
             assert sender.wait() == 0

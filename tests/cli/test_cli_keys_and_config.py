@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from clikit import expect_one_sentence, isolate, run
+from clikit import LIMIT, expect_one_sentence, isolate, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
+from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
 
@@ -30,17 +34,18 @@ def test_a_new_identity_is_shown_again(key: Path) -> None:
     assert shown == [{"did": str(did), "did_hex": did.hex(), "path": str(key)}]
 
 
-def test_a_path_and_an_option_win_over_the_variable(tmp_path: Path, key: Path) -> None:
+def test_a_path_and_an_option_win_over_the_variable(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY", str(tmp_path / "c"))
     assert run("id", "new", tmp_path / "a").exit_code == 0
     assert run("id", "new", "--identity", tmp_path / "b").exit_code == 0
     assert not key.exists()
+    assert not (tmp_path / "c").exists()
     assert run("id", "show", tmp_path / "a").stdout != run("id", "show", tmp_path / "b").stdout
 
 
-def test_the_default_is_in_the_folder_of_the_application(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SIGNEDWIRE_IDENTITY")
+def test_the_default_is_in_the_folder_of_the_application(tmp_path: Path) -> None:
     (made,) = run("id", "new", "--json").objects
     path = Path(made["path"])
     assert path.name == "identity.pem"
@@ -56,7 +61,13 @@ def test_an_existing_key_is_never_overwritten(key: Path) -> None:
 
 
 def test_there_is_nothing_to_show_before_a_key_is_made(key: Path) -> None:
-    expect_one_sentence(run("id", "show"), 2, f"no key file {key}", f"`signedwire id new {key}`")
+    expect_one_sentence(
+        run("id", "show"),
+        2,
+        f"key file {key}",
+        "no such file",
+        f"`signedwire id new {key}` makes one.\n",
+    )
 
 
 def test_an_encrypted_key_needs_its_password(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +88,8 @@ def test_the_password_that_will_open_it_also_encrypts_it(
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
     made = run("id", "new")
     assert b"ENCRYPTED" in key.read_bytes()
+    assert "SIGNEDWIRE_PASSWORD" not in os.environ  # it was read once
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
     assert run("id", "show").stdout == made.stdout
 
 
@@ -92,6 +105,136 @@ def test_password_options_that_cannot_be_used() -> None:
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
     assert run("id", "new", "--ask-password", given="").exit_code == 130
+
+
+# -- where the key comes from -----------------------------------------------------
+
+
+ALL_THAT_USE_A_KEY = [
+    ["listen", "--timeout", "0.1"],
+    ["send", f"{BOB}@127.0.0.1:9", "x"],
+    ["ping", f"{BOB}@127.0.0.1:9", "--own-identity"],
+    ["bench", f"{BOB}@127.0.0.1:9", "--own-identity"],
+    ["outbox", "list"],
+    ["dead", "list"],
+    ["id", "show"],
+]
+
+
+@pytest.mark.parametrize("words", ALL_THAT_USE_A_KEY, ids=" ".join)
+@pytest.mark.parametrize("where", ["option", "variable", "file"])
+def test_no_key_is_made_where_a_path_was_given(
+    words: list[str], where: str, tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "no pe.pem"
+    if where == "option":
+        words = [*words, "--identity", str(path)]
+    elif where == "variable":
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY", str(path))
+    else:
+        config = tmp_path / "node.toml"
+        config.write_text(f"identity = {json.dumps(str(path))}\n")
+        words = [*words, "--config", str(config)]
+    ran = run(*words)
+    expect_one_sentence(ran, 2, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
+    assert not path.exists()
+    assert not key.exists()
+
+
+def test_a_tilde_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expect_one_sentence(run("id", "new", "~/k.pem"), 2, "~ is not expanded")
+    expect_one_sentence(run("listen", "--identity", "~/k.pem"), 2, "~ is not expanded")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_path_beside_another_source_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pem"
+    Identity.generate().save(path)
+    pem = path.read_text()
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    ran = run("listen", "--identity", path)
+    expect_one_sentence(ran, 2, str(path), "SIGNEDWIRE_IDENTITY_KEY", "each name a key")
+    expect_one_sentence(
+        run("listen", "--identity", path, "--identity-fd", "7"), 2, "descriptor 7", "each name"
+    )
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    assert run("id", "show", path).exit_code == 0  # the file that was asked for
+    assert "SIGNEDWIRE_IDENTITY_KEY" not in os.environ
+
+
+def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = Identity.generate()
+    identity.save(tmp_path / "a.pem")
+    pem = (tmp_path / "a.pem").read_text()
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+    (shown,) = run("id", "show", "--json").objects
+    assert shown == {"did": str(identity.did), "did_hex": identity.did.hex(), "path": None}
+    body = pem.splitlines()[1]
+    for words in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
+        ran = run(*words, "-v")
+        assert ran.exit_code == 0
+        assert body not in ran.stdout + ran.stderr
+        assert "SIGNEDWIRE_IDENTITY_KEY" not in os.environ
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem.replace("-----END", "-----NED"))
+    ran = run("listen", "-v", "--json")
+    assert (ran.exit_code, "it is damaged" in ran.stderr) == (2, True)
+    assert body not in ran.stderr
+    assert not key.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
+def test_a_key_from_a_descriptor(tmp_path: Path) -> None:
+    identity = Identity.generate()
+    identity.save(tmp_path / "a.pem")
+    script = f'exec "{sys.executable}" -m signedwire id show --identity-fd 7 7< a.pem'
+    shown = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert shown.stdout.strip() == str(identity.did), shown
+    expect_one_sentence(run("id", "show", "--identity-fd", "999"), 2, "descriptor 999", "not open")
+
+
+def test_an_empty_file_at_the_default_path_is_none(key: Path, tmp_path: Path) -> None:
+    key.parent.mkdir(parents=True)
+    key.touch(0o600)
+    ran = run("listen", "--timeout", "0.1", "--no-store")
+    assert ran.exit_code == 0
+    assert "made a new identity" in ran.stderr
+    key.write_bytes(b"")
+    assert run("id", "new").exit_code == 0
+    assert run("id", "show").exit_code == 0
+    other = tmp_path / "other.pem"  # somebody chose that name: it is left
+    other.touch(0o600)
+    expect_one_sentence(run("id", "new", other), 2, "never overwritten")
+    expect_one_sentence(run("listen", "--identity", other), 2, "it is empty", f"`rm {other}`")
+
+
+def test_a_group_readable_key_needs_the_option(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("id", "new")
+    key.chmod(0o440)
+    ran = run("id", "show")
+    expect_one_sentence(ran, 2, "mode 0440", "key_group_readable", "--key-group-readable")
+    # Below /tmp, which is sticky, nobody else can replace it.
+    assert run("id", "show", "--key-group-readable").exit_code == 0
+    assert run("id", "show", key, "--key-group-readable").exit_code == 0
+    monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "true")
+    assert run("id", "show").exit_code == 0
+    monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "perhaps")
+    expect_one_sentence(run("id", "show"), 2, "'perhaps' is not allowed", "true or false")
+    monkeypatch.delenv("SIGNEDWIRE_KEY_GROUP_READABLE")
+    config = tmp_path / "node.toml"
+    config.write_text("key_group_readable = true\n")
+    assert run("id", "show", "--config", config).exit_code == 0
+    config.write_text('key_group_readable = "yes"\n')
+    expect_one_sentence(run("id", "show", "--config", config), 2, "Expected true or false")
 
 
 # -- config -----------------------------------------------------------------------
@@ -118,7 +261,7 @@ def test_config_show_says_where_each_value_is_from_and_is_a_config(
     assert settings["max_attempts"]["origin"] == "environment SIGNEDWIRE_MAX_ATTEMPTS"
     assert settings["connect_timeout"]["value"] is None
     assert settings["v1_peers"]["value"] == [str(BOB)]
-    assert len(settings) == len(TransportConfig.__dataclass_fields__)
+    assert settings.keys() == {*TransportConfig.__dataclass_fields__, *IDENTITY_OPTIONS}
 
 
 def test_config_check_accepts_what_can_be_used(

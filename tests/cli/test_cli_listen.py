@@ -58,6 +58,7 @@ def test_the_first_minutes_of_a_user(tmp_path: Path, key: Path) -> None:
         }
         # Another user, with a key of his own.
         bob = str(tmp_path / "bob.pem")
+        Identity.generate().save(bob)
         with Process("send", peer, "hello", "--identity", bob) as sender:
             assert sender.wait() == 0
         run("send", peer, "[bold]\x1b[31m", "--priority", "high", "--identity", bob)

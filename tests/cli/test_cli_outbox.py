@@ -311,7 +311,7 @@ def test_no_store_no_command(args: list[str], parts: list[str], alice: Identity)
 
 
 def test_no_identity_is_made_for_looking(key: Path) -> None:
-    expect_one_sentence(run("outbox", "list"), 2, f"there is no key file {key}")
+    expect_one_sentence(run("outbox", "list"), 2, f"the key file {key}: there is no such file")
     assert not key.exists()
 
 

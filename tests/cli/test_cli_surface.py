@@ -87,7 +87,7 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
         (["ping", BOB], [f"no address is known for {BOB}"]),
         (["verify", "/no/f"], ["cannot read /no/f: No such file or directory"]),
         (["config", "show", "--config", "/no/f"], ["cannot read /no/f", "Does the file exist"]),
-        (["listen", "--identity", "/proc/x/y"], ["/proc/x", "Name another file with --identity"]),
+        (["listen", "--identity", "/proc/x/y"], ["no such file", "`signedwire id new /proc/x/y`"]),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else None,
 )

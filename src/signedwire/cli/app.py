@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from signedwire.cli import evidence_surface, store_surface, surface
+from signedwire.cli import evidence_surface, keys, store_surface, surface
 from signedwire.cli.ending import TERMINATED, end_by_sigterm
 from signedwire.cli.errors import BAD_INPUT, report
 from signedwire.cli.output import escape, silence_stdout
@@ -85,6 +85,7 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
         chosen = command(**values)
         if chosen.verbose:
             _start_logging()
+        keys.take_secrets()  # before anything is started that would inherit them
         return chosen.run()
 
     parameters = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.routing import RoutingTable
-from signedwire.settings import explain_config, load_config
+from signedwire.settings import explain_config, explain_identity, load_config
 from signedwire.types import Address
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["check", "show"]
 
 def show(options: ConfigShow) -> int:
     """`signedwire config show`: TOML, the origins as comments."""
-    settings = explain_config(options.config)
+    settings = explain_config(options.config) + list(explain_identity(options.config).values())
     if options.json:
         for setting in settings:
             value = _plain(setting.value)

@@ -9,24 +9,45 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from signedwire import keysources
 from signedwire.cli.errors import BadInput
 from signedwire.cli.output import emit, escape, result, say
-from signedwire.errors import IdentityError
+from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
+from signedwire.keysources import KeySource, Secrets
+from signedwire.settings import PASSWORD_VARIABLE, explain_identity
 
 if TYPE_CHECKING:
-    from signedwire.cli.surface import IdNew, IdShow
+    from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["load", "load_or_create", "new", "show"]
+__all__ = ["load", "load_or_create", "new", "show", "take_secrets"]
 
-_PASSWORD_VARIABLE = "SIGNEDWIRE_PASSWORD"
+
+class _Taken:
+    """What this run of the command line took out of the environment."""
+
+    secrets = Secrets()
+
+
+def take_secrets() -> None:
+    """Take the key and the password out of the environment, for this run of a command."""
+    _Taken.secrets = keysources.take_secrets()
 
 
 def new(options: IdNew) -> int:
     """`signedwire id new`."""
-    path = options.path or options.identity or _default_path()
+    named = options.path or options.identity or explain_identity(options.config)["identity"].value
     password = _new_password(options)
-    identity = _create(path, password)
+    path = keysources.default_key_path() if named is None else Path(str(named))
+    # A power cut may have left an empty file; at a path that somebody chose it stays.
+    is_empty = named is None and path.is_file() and path.stat().st_size == 0
+    identity = keysources.make_key_file(path, password, is_empty=is_empty)
+    if identity is None:  # another process was faster
+        raise IdentityError(
+            f"cannot save the key to {path}: another process has just made one",
+            "Load the key that is there",
+            IdentityProblem.EXISTS,
+        )
     _show(identity, path, as_json=options.json)
     say(f"made a new {'encrypted ' if password else ''}identity in {escape(str(path))}")
     return 0
@@ -34,63 +55,63 @@ def new(options: IdNew) -> int:
 
 def show(options: IdShow) -> int:
     """`signedwire id show`."""
-    path = options.path or options.identity or _default_path()
-    _show(load(path), path, as_json=options.json)
+    if options.path is not None:
+        settings = explain_identity(options.config)
+        allowed = options.key_group_readable or settings["key_group_readable"].value is True
+        source = KeySource(str(options.path), options.path, group_readable=allowed)
+    else:
+        source = _choose(options)
+    _show(_load(source), source.path, as_json=options.json)
     return 0
 
 
-def load(path: Path | None) -> Identity:
-    """The identity in `path`, by default this user's, which is there already."""
-    path = path or _default_path()
-    if not path.exists():
-        raise BadInput(f"there is no key file {path}", f"`signedwire id new {path}` makes one")
-    return _load(path)
+def load(options: Command) -> Identity:
+    """The identity of this user, which is there already."""
+    return _load(_choose(options))
 
 
-def load_or_create(path: Path | None) -> Identity:
-    """The identity in `path`, by default this user's; made if there is none yet."""
-    path = path or _default_path()
-    if path.exists():
-        return _load(path)
+def load_or_create(options: Command) -> Identity:
+    """The identity of this user; made if nobody named one and there is none yet."""
+    source = _choose(options)
+    if not source.is_default:
+        return _load(source)
     try:
-        identity = _create(path, os.environ.get(_PASSWORD_VARIABLE))
-    except IdentityError:
-        if path.exists():  # another process was faster
-            return _load(path)
-        raise
-    say(f"made a new identity, {identity.did}, in {escape(str(path))}")
-    return identity
-
-
-def _default_path() -> Path:
-    return Path(typer.get_app_dir("signedwire")) / "identity.pem"
-
-
-def _load(path: Path) -> Identity:
-    password = os.environ.get(_PASSWORD_VARIABLE)
-    try:
-        return Identity.load(path, password)
+        identity, is_new = source.load_or_create(_Taken.secrets.password)
     except IdentityError as error:
-        if "it is encrypted" not in error.fact:
-            raise
-        if sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {path}", hide_input=True, err=True)
-            return Identity.load(path, asked)
-        raise IdentityError(error.fact, f"Put its password into {_PASSWORD_VARIABLE}") from None
-
-
-def _create(path: Path, password: str | None) -> Identity:
-    identity = Identity.generate()
-    if not path.exists():
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise IdentityError(
-                f"cannot make the folder {path.parent}: {error.strerror}",
-                "Name another file with --identity",
-            ) from None
-    identity.save(path, password)
+        return _unlock(source, error)
+    if is_new:
+        say(f"made a new identity, {identity.did}, in {escape(str(source.path))}")
     return identity
+
+
+def _choose(options: Command) -> KeySource:
+    return keysources.choose_key(
+        options.config,
+        os.environ,
+        _Taken.secrets,
+        path=options.identity,
+        descriptor=options.identity_fd,
+        group_readable=options.key_group_readable,
+    )
+
+
+def _load(source: KeySource) -> Identity:
+    try:
+        return source.load(_Taken.secrets.password)
+    except IdentityError as error:
+        return _unlock(source, error)
+
+
+def _unlock(source: KeySource, error: IdentityError) -> Identity:
+    """Ask for the password that is missing, where somebody is there; else raise."""
+    if error.problem is IdentityProblem.ENCRYPTED:
+        if source.path is not None and sys.stdin.isatty():
+            asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
+            return source.load(asked)
+        error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+    elif error.problem is IdentityProblem.ABSENT and source.path is not None:
+        error.hint = error.hint.partition(", or ")[0]  # what follows speaks to programs
+    raise error
 
 
 def _new_password(options: IdNew) -> str | None:
@@ -99,18 +120,23 @@ def _new_password(options: IdNew) -> str | None:
     if options.ask_password:
         asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
         return asked
-    variable = options.password_env or _PASSWORD_VARIABLE
-    password = os.environ.get(variable)
-    if password is None and options.password_env is not None:
+    variable = options.password_env
+    if variable is None or variable == PASSWORD_VARIABLE:
+        password = _Taken.secrets.password
+    else:
+        password = os.environ.pop(variable, None)
+    if not password and variable is not None:
         raise BadInput(
-            f"--password-env {variable}: there is no such variable in the environment",
+            f"--password-env {variable}: there is no such variable in the environment, or it is "
+            "empty",
             "Set it, or use --ask-password",
         )
     return password
 
 
-def _show(identity: Identity, path: Path, *, as_json: bool) -> None:
+def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:
     if as_json:
-        emit({"did": str(identity.did), "did_hex": identity.did.hex(), "path": str(path)})
+        shown = None if path is None else str(path)
+        emit({"did": str(identity.did), "did_hex": identity.did.hex(), "path": shown})
     else:
         result(str(identity.did))

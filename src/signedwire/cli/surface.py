@@ -136,11 +136,21 @@ class Command:
     identity: Annotated[
         Path | None,
         typer.Option(
-            envvar="SIGNEDWIRE_IDENTITY",
-            help="Key file; by default identity.pem in the application's folder. "
+            help="Key file; by default SIGNEDWIRE_IDENTITY, or `identity` of the "
+            "configuration, else identity.pem in the user's configuration folder. "
             "SIGNEDWIRE_PASSWORD opens an encrypted one.",
         ),
     ] = None
+    identity_fd: Annotated[
+        int | None,
+        typer.Option(
+            "--identity-fd", min=0, metavar="N", help="Read the key from this open descriptor."
+        ),
+    ] = None
+    key_group_readable: Annotated[
+        bool,
+        typer.Option("--key-group-readable", help="Accept a key file that its group may read."),
+    ] = False
     peers: Annotated[
         Path | None,
         typer.Option(
@@ -167,10 +177,10 @@ class Command:
         return config
 
     def load_identity(self) -> Identity:
-        """The identity of this user; made at first use."""
+        """The identity of this user; made at first use, at the default path alone."""
         from signedwire.cli import keys
 
-        return keys.load_or_create(self.identity)
+        return keys.load_or_create(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ class _Opened(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(options: surface.StoreCommand) -> Iterator[_Opened]:
-    identity = keys.load(options.identity)
+    identity = keys.load(options)
     store = open_file(options, identity.did, load_config(options.config))
     try:
         yield _Opened(store, identity)

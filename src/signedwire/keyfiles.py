@@ -1,0 +1,367 @@
+"""Key files: how one is checked and read, and how one is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from signedwire.errors import IdentityError, IdentityProblem
+
+__all__ = ["MAX_FILE_SIZE", "cause_of", "read_key_file", "replace_empty_file", "write_new_file"]
+
+MAX_FILE_SIZE: Final = 64 * 1024
+"""Bytes; the largest honest key, an encrypted OpenSSH one with a comment, has about 500."""
+_POSIX: Final = os.name == "posix"
+# O_BINARY is Windows only, the others POSIX only. O_NONBLOCK: opening a FIFO
+# that nobody writes must not hang before we can see that it is one.
+_READ_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+_CREATE_FLAGS: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+# What link() says on a file system without hard links: FAT, some of NFS, SMB and FUSE.
+_NO_LINKS: Final = frozenset(
+    {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
+    | ({errno.EACCES} if not _POSIX else set())
+)
+_MAX_LINKS: Final = 40
+"""Symbolic links that are followed in one path, as in Linux."""
+_GROUP_OPTION: Final = (
+    "where its group has to read it, as in Kubernetes with fsGroup, say so: "
+    "`key_group_readable = true` in the configuration, SIGNEDWIRE_KEY_GROUP_READABLE=true, "
+    "or --key-group-readable"
+)
+
+_ABSENT: Final = IdentityProblem.ABSENT
+
+_logger: Final = logging.getLogger(__name__)
+_warned: Final[set[str]] = set()
+
+
+# --- reading ---------------------------------------------------------------------------
+
+
+def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True) -> bytes:
+    """The bytes of a key file, once its kind, permissions and size are accepted.
+
+    `group_readable` accepts one that its group may read, and `warns` of it once.
+
+    The file is opened first and the opened file is checked, so nobody can put another in
+    its place between. It never waits for a writer of a FIFO.
+
+    Raises:
+        IdentityError: its fact says what is wrong, without the name.
+    """
+    _refuse_other_kinds(name)
+    try:
+        descriptor = os.open(name, _READ_FLAGS)
+    except FileNotFoundError:
+        if name.startswith("~"):
+            raise IdentityError(
+                "there is no such file", "~ is not expanded: write the whole path", _ABSENT
+            ) from None
+        raise IdentityError(
+            "there is no such file",
+            f"`signedwire id new {shlex.quote(name)}` makes one, or Identity.generate().save(path)",
+            IdentityProblem.ABSENT,
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(cause_of(error), _why_not(name, error)) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_regular(status.st_mode)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE_SIZE + 1)
+        if _POSIX and data and _is_open_to_group(name, status, group_readable) and warns:
+            _warn_once(name, status)
+    except OSError as error:
+        raise _unreadable(cause_of(error), "Check the disk that it is on") from error
+    finally:
+        os.close(descriptor)
+    if len(data) > MAX_FILE_SIZE:
+        raise IdentityError("it is larger than 64 KiB", "Give the path of a key file")
+    return data
+
+
+def cause_of(error: OSError | ValueError) -> str:
+    """What the system said; a ValueError is a path with a NUL in it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _refuse_other_kinds(name: str) -> None:
+    """Refuse by the path, too: to open a device can do something, as a watchdog's does."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return  # what is wrong then, opening it says
+    if not stat.S_ISREG(mode):
+        raise _not_regular(mode)
+
+
+def _not_regular(mode: int) -> IdentityError:
+    kinds = {
+        stat.S_IFDIR: ("a folder", "Give the path of the key file in it"),
+        stat.S_IFIFO: ("a pipe", "Hand it over as a descriptor: --identity-fd N"),
+        stat.S_IFSOCK: ("a socket", "Give the path of a key file"),
+    }
+    what, hint = kinds.get(stat.S_IFMT(mode), ("a device", "Give the path of a key file"))
+    return _unreadable(f"it is {what}, not a regular file", hint)
+
+
+def _unreadable(why: str, hint: str) -> IdentityError:
+    return IdentityError(why, hint, IdentityProblem.UNREADABLE)
+
+
+def _why_not(name: str, error: OSError | ValueError) -> str:
+    """What to do where a file could not be opened."""
+    hint = "Check the path and who may read it"
+    if not isinstance(error, PermissionError) or not _POSIX:
+        return hint
+    try:
+        status = os.stat(name)
+    except OSError:
+        return f"{hint}; a folder above it does not let this user in"
+    if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRUSR:
+        return (
+            "Owner and mode allow it, so something else forbids it: SELinux "
+            f"(`restorecon -v {shlex.quote(name)}`), AppArmor or the sandbox of the service"
+        )
+    return f"{hint}: it belongs to user {status.st_uid}, this is user {os.geteuid()}"
+
+
+def _is_open_to_group(name: str, status: os.stat_result, group_readable: bool) -> bool:
+    """Whether the group may read the file, by `group_readable`; others never may."""
+    mode = stat.S_IMODE(status.st_mode)
+    if not mode & 0o077:
+        return False
+    is_group_read_alone = not mode & 0o027 and bool(mode & 0o040)
+    if not (is_group_read_alone and group_readable):
+        hint = (
+            f"Run `chmod 600 {shlex.quote(name)}`, "
+            "and make a new key if somebody may have read this one"
+        )
+        raise IdentityError(
+            f"other users may access it (mode {mode:04o})",
+            f"{hint}; {_GROUP_OPTION}" if is_group_read_alone else hint,
+            IdentityProblem.EXPOSED,
+        )
+    fault = _fault_above(name, status)
+    if fault is not None:
+        raise IdentityError(
+            f"its group may read it (mode {mode:04o}), and {fault}",
+            "Then somebody else can put another key there: give it to root or this user, in "
+            "folders that nobody else may write to",
+            IdentityProblem.EXPOSED,
+        )
+    return True
+
+
+def _warn_once(name: str, status: os.stat_result) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        _logger.warning(
+            "the key file %s may be read by group %d (mode %04o), as key_group_readable allows",
+            name,
+            status.st_gid,
+            stat.S_IMODE(status.st_mode),
+        )
+
+
+def _fault_above(name: str, opened: os.stat_result) -> str | None:
+    """Who, beside root and us, can put another file at `name`; `None`: nobody."""
+    trusted = (0, os.geteuid())
+    if opened.st_uid not in trusted:
+        return f"it belongs to user {opened.st_uid}"
+    found = None
+    for path, status in _walk(os.path.abspath(name)):
+        if status.st_uid not in trusted:
+            return f"{path} belongs to user {status.st_uid}"
+        # In a sticky folder only owners replace what is there, and each is looked at.
+        is_open = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if stat.S_ISDIR(status.st_mode) and is_open:
+            return f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o})"
+        found = status
+    if found is None or not os.path.samestat(found, opened):
+        return "it was replaced meanwhile"
+    return None
+
+
+def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every folder and symbolic link that leads to `path`, and what is there at last."""
+    here, links = os.sep, 0
+    pending = [part for part in reversed(path.split(os.sep)) if part]
+    yield here, os.lstat(here)
+    while pending:
+        part = pending.pop()
+        if part == os.pardir:
+            here = os.path.dirname(here)
+            continue
+        there = os.path.join(here, part)
+        status = os.lstat(there)
+        yield there, status
+        if not stat.S_ISLNK(status.st_mode):
+            here = there
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(there)
+        if os.path.isabs(target):
+            here = os.sep
+        pending += [part for part in reversed(target.split(os.sep)) if part not in ("", os.curdir)]
+
+
+# --- writing ---------------------------------------------------------------------------
+
+
+def write_new_file(name: str, data: bytes) -> None:
+    """Make a file of mode 0600 that is durable when this returns, and whole or absent always.
+
+    It is written beside, under another name, and linked to its own when it is on the disk.
+    So a power cut or a full disk leaves no part of it, and one of two that are made at once
+    wins. A power cut may leave the other name.
+
+    Raises:
+        FileExistsError: something has that name.
+        OSError, ValueError: it cannot be written; nothing is left.
+    """
+    if os.path.lexists(name):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    with _written_beside(name, data) as beside:
+        try:
+            os.link(beside, name)
+        except FileExistsError:
+            # NFS repeats a call whose answer was lost: the name that is there may be ours.
+            if not os.path.samestat(os.lstat(beside), os.lstat(name)):
+                raise
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _write_in_place(name, data)
+        _sync_or_remove(name)
+
+
+def replace_empty_file(name: str, data: bytes) -> bool:
+    """Put a whole file in the place of an empty one; `False`: another process is at it.
+
+    The empty file is locked meanwhile, so that of several who find it one replaces it. The
+    others, who are told False, read the file again.
+
+    Raises:
+        OSError: it cannot be locked or replaced; the empty file is left.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise OSError(errno.ENOTSUP, "it is empty, and cannot be locked to replace it") from None
+    if os.path.islink(name):
+        raise OSError(errno.ELOOP, "it is a symbolic link to an empty file")
+    descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        status = os.fstat(descriptor)
+        if status.st_size or not os.path.samestat(status, os.lstat(name)):
+            return False
+        with _written_beside(name, data) as beside:
+            os.rename(beside, name)
+        _sync_directory(os.path.dirname(name) or os.curdir)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _written_beside(name: str, data: bytes) -> Iterator[str]:
+    """A file with `data`, on the disk, under a name of its own in the same folder."""
+    # Short: the name may be as long as the file system allows.
+    beside = os.path.join(os.path.dirname(name), f".key-{secrets.token_hex(8)}.new")
+    descriptor = os.open(beside, _CREATE_FLAGS, 0o600)
+    try:
+        try:
+            _fill(descriptor, data)
+        finally:
+            os.close(descriptor)
+        yield beside
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+
+
+def _fill(descriptor: int, data: bytes) -> None:
+    """Write and sync, in a file that nobody else may read."""
+    if _POSIX:
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, 0o600)  # the umask may have taken our own rights
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o077:
+            raise OSError(
+                errno.EPERM, f"this file system lets others access every file (mode {mode:04o})"
+            )
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _write_in_place(name: str, data: bytes) -> None:
+    """The same without hard links: never over another file, but not whole at a power cut."""
+    descriptor = os.open(name, _CREATE_FLAGS, 0o600)
+    try:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            # Whoever takes the file for an empty one waits for this, and sees what it is.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(descriptor), os.lstat(name)):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        try:
+            _fill(descriptor, data)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_or_remove(name: str) -> None:
+    """Make the name durable; where the disk refuses, there is no file."""
+    if not _POSIX:
+        return
+    try:
+        _sync_directory(os.path.dirname(name) or os.curdir)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _sync_directory(path: str) -> None:
+    """Make a new name in the directory durable, where its file system can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # A directory that we may write but not read, or a file system whose
+        # directories have no fsync: nothing is wrong with the file itself.
+        if error.errno not in (errno.EACCES, errno.EINVAL):
+            raise

@@ -1,0 +1,572 @@
+"""Key formats: the seed in the bytes of a key, or one sentence that says what they are.
+
+What can only be an Ed25519 private key is accepted:
+
+- PKCS#8, as PEM or DER, also encrypted; an OpenSSH private key, also encrypted. The text may
+  have a byte order mark, CRLF, comments around it, and `\\n` or spaces for its line ends.
+- a JWK (RFC 8037), and libsodium's 64-byte secret key, as bytes, hex or base64: the public
+  half in it shows what it is.
+- 32 random bytes; or `ed25519-seed:` and then 32 bytes as hex or base64.
+
+Everything else is refused with what it is and the command that converts it. No text of an
+error has a part of the key in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Final, NamedTuple
+
+from signedwire.errors import IdentityError, IdentityProblem
+
+__all__ = ["SEED_PREFIX", "decode_key", "looks_like_a_key"]
+
+SEED_PREFIX: Final = "ed25519-seed:"
+"""Says of the hex or base64 behind it that it is the seed of an Ed25519 key."""
+
+_SEED_SIZE: Final = 32
+_PAIR_SIZE: Final = 64
+_MAX_REPEATS: Final = 7
+"""How often one byte value comes among 32 random bytes; more has a chance of 1e-10."""
+_BEGIN: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})")
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?|[A-Za-z0-9+/_-]{86}(?:==)?")
+_PUBLIC_LINE: Final = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+ AAAA")
+_OPENSSH_MAGIC: Final = b"openssh-key-v1\0"
+# What the cryptography package decrypts.
+_OPENSSH_CIPHERS: Final = frozenset({"aes256-ctr", "aes256-cbc", "aes256-gcm@openssh.com"})
+# One round of bcrypt takes about 10 ms, a million of PBKDF2 0.4 s: a damaged number would
+# have a start wait for days without a word.
+_MAX_BCRYPT_ROUNDS: Final = 2_000
+_MAX_PBKDF2_ROUNDS: Final = 50_000_000
+# id-PBKDF2, then its salt, then its rounds (RFC 8018).
+_PBKDF2: Final = re.compile(
+    rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c\x30.\x04([\x00-\x7f])", re.DOTALL
+)
+# PKCS#8 version 2 (RFC 5958, RFC 8410) up to the seed. The public half follows; ring and
+# other libraries write it, OpenSSL and so the cryptography package do not read it.
+_PKCS8_V2: Final = re.compile(
+    rb"\x30.\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL
+)
+_FORMATS: Final = (
+    "A key file is PKCS#8 (PEM or DER), an OpenSSH private key, a JWK, libsodium's 64-byte "
+    "secret key, or a raw 32-byte seed"
+)
+
+
+def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> bytes:
+    """The 32-byte seed in `data`.
+
+    `path` is where `data` was read from, for the commands in the errors; `None`: it is no
+    file.
+
+    Raises:
+        IdentityError: its fact says what `data` is or lacks, without saying where that was.
+    """
+    shown = _Shown(path)
+    if not data:
+        raise IdentityError(
+            "it is empty",
+            f"Restore it from a copy; or, where there never was a key, `rm {shown.old}` and "
+            f"`signedwire id new {shown.old}`",
+            IdentityProblem.EMPTY,
+        )
+    if not data.strip(b"\0 \t\r\n"):
+        raise _damaged("it holds nothing but zero bytes or blanks, as after a power cut")
+    text = _as_text(data)
+    if text is None:
+        return _from_bytes(data, password, shown)
+    return _from_text(text, password, shown)
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether `text`, given where a path belongs, is rather a key: then it is never shown."""
+    text = text.strip()
+    return (
+        "-----BEGIN" in text
+        or '"kty"' in text
+        or text.lower().startswith((SEED_PREFIX, "age-secret-key-"))
+        or bool(_HEX.fullmatch(text) or _BASE64.fullmatch(text))
+    )
+
+
+class _Shown:
+    """A path as the commands of errors have it."""
+
+    def __init__(self, path: str | None) -> None:
+        self.old = "FILE" if path is None else shlex.quote(path)
+        self.new = "NEW" if path is None else shlex.quote(f"{path}.new")
+
+
+# --- bytes and text --------------------------------------------------------------------
+
+
+def _as_text(data: bytes) -> str | None:
+    """`data` as text; `None`: it is none."""
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = data.decode("utf-16")
+        else:
+            text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return text if all(c.isprintable() or c.isspace() for c in text) else None
+
+
+def _from_bytes(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
+    if len(data) == _PAIR_SIZE and _is_pair(data):
+        return _plain(data[:_SEED_SIZE], password)
+    if len(data) == _SEED_SIZE:
+        if max(Counter(data).values()) > _MAX_REPEATS:
+            raise IdentityError(
+                "it holds 32 bytes that are not random, so they are no key",
+                _make_one(shown),
+                IdentityProblem.UNUSABLE,
+            )
+        return _plain(data, password)
+    if _is_der(data):
+        return _from_der(data, password, shown)
+    if b"-----BEGIN" in data:
+        raise _damaged("it has characters in it that no key file has")
+    if len(data) == _PAIR_SIZE:
+        raise IdentityError(
+            "it holds 64 bytes that are no libsodium secret key: the second half is not the "
+            "public key of the first",
+            _FORMATS,
+            IdentityProblem.UNUSABLE,
+        )
+    raise _unknown(len(data))
+
+
+def _from_text(text: str, password: bytes | None, shown: _Shown) -> bytes:
+    if "-----BEGIN" in text:
+        return _from_pem(text, password, shown)
+    stripped = text.strip().strip("\"'")
+    if stripped.startswith(("{", "[")):
+        return _plain(_from_json(stripped, shown), password)
+    lines = (line.strip().strip("\"'") for line in text.splitlines())
+    core = "".join(line for line in lines if line and not line.startswith(("#", ";", "//")))
+    is_marked = core.lower().startswith(SEED_PREFIX)
+    if is_marked:
+        core = core[len(SEED_PREFIX) :].strip()
+    raw = _unarmoured(core)
+    if raw is not None and len(raw) == _PAIR_SIZE and _is_pair(raw):
+        return _plain(raw[:_SEED_SIZE], password)
+    if is_marked:
+        if raw is None or len(raw) != _SEED_SIZE:
+            raise _damaged(f"what follows {SEED_PREFIX} is not 32 bytes as hex or base64")
+        return _plain(raw, password)
+    if raw is not None and len(raw) == _SEED_SIZE:
+        how = "64 hex digits" if _HEX.fullmatch(core) else "32 bytes as base64"
+        raise IdentityError(
+            f"it holds {how}, which may be the seed of an Ed25519 key, or a public key, or "
+            "something else",
+            "If it is a seed, say so: "
+            f"`(umask 077; (printf {SEED_PREFIX}; cat {shown.old}) > {shown.new})`",
+            IdentityProblem.AMBIGUOUS,
+        )
+    raise _known_text(text, core, shown) or _unknown(len(text), shown, is_text=True)
+
+
+def _unarmoured(core: str) -> bytes | None:
+    """The 32 or 64 bytes that `core` has as hex or base64."""
+    if _HEX.fullmatch(core):
+        return bytes.fromhex(core)
+    if _BASE64.fullmatch(core):
+        return _base64(core)
+    return None
+
+
+def _base64(text: str) -> bytes | None:
+    """What base64 or base64url has, with or without its padding."""
+    text = text.rstrip("=").replace("-", "+").replace("_", "/")
+    text += "=" * (-len(text) % 4)
+    try:
+        return base64.b64decode(text.encode("ascii", "replace"), validate=True)
+    except binascii.Error:
+        return None
+
+
+def _is_pair(data: bytes) -> bool:
+    """Whether the second half of 64 bytes is the public key of the first."""
+    return _public_half(data[:_SEED_SIZE]) == data[_SEED_SIZE:]
+
+
+def _public_half(seed: bytes) -> bytes:
+    # Imported here, as everywhere in this module: it is slow to import.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def _plain(seed: bytes, password: bytes | None) -> bytes:
+    """`seed`, which is not encrypted."""
+    if password is not None:
+        # Not ignored: whoever gives a password believes that the file is protected.
+        raise IdentityError(
+            "a password was given, but the file is not encrypted",
+            "Load it without a password",
+            IdentityProblem.NOT_ENCRYPTED,
+        )
+    return seed
+
+
+# --- PEM, PKCS#8, OpenSSH --------------------------------------------------------------
+
+
+def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
+    labels = [match[1] for match in _BEGIN.finditer(text)]
+    private = [label for label in labels if label.endswith("PRIVATE KEY")]
+    if not private:
+        raise _no_private_key(labels, shown)
+    if len(private) > 1:
+        raise IdentityError(
+            f"it holds {len(private)} private keys",
+            f"Put the right one alone into a file; `openssl pkey -in {shown.old} -out "
+            f"{shown.new}` takes the first",
+            IdentityProblem.AMBIGUOUS,
+        )
+    label = private[0]
+    if label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "OPENSSH PRIVATE KEY"):
+        kind = label.removesuffix("PRIVATE KEY").strip()
+        raise _another_kind(f"a private key in the format {kind}", shown)
+    body, end, _ = text.partition(f"-----BEGIN {label}-----")[2].partition(f"-----END {label}-----")
+    # What a variable of the environment, or JSON, makes of line ends.
+    body = "".join(re.sub(r"\\+[nr]", " ", body).split())
+    try:
+        # As bytes: of text that is not ASCII the error would have the whole key in it.
+        blob = base64.b64decode(body.encode("ascii", "replace"), validate=True)
+    except binascii.Error:
+        blob = b""
+    if not end or not blob:
+        raise _damaged("it is damaged")
+    if label == "OPENSSH PRIVATE KEY":
+        return _from_openssh(blob, password, shown)
+    return _from_der(blob, password, shown)
+
+
+def _from_der(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
+    """The seed in PKCS#8."""
+    from cryptography.hazmat.primitives import serialization
+
+    version_2 = _PKCS8_V2.match(data)
+    if version_2 is not None and _is_der(data):
+        seed = _plain(version_2[1], password)
+        if not data.endswith(_public_half(seed)):
+            raise _damaged("it is damaged")
+        return seed
+    other = _public_der(data)
+    if other is not None:
+        raise _public(other, shown)
+    if data[4:7] == b"\x02\x01\x03" or data[2:5] == b"\x02\x01\x03":
+        raise IdentityError(
+            "it is a PKCS#12 container",
+            "`openssl pkcs12 -nocerts -noenc -in "
+            f"{shown.old} -out {shown.new}` takes the key out of it",
+            IdentityProblem.UNUSABLE,
+        )
+    if password is not None:
+        _check_rounds(_pbkdf2_rounds(data), _MAX_PBKDF2_ROUNDS, "Restore it from a copy")
+    return _decode(lambda: serialization.load_der_private_key(data, password), password, shown)
+
+
+def _pbkdf2_rounds(data: bytes) -> int:
+    """How often PBKDF2 of an encrypted PKCS#8 key hashes; 0: it uses something else."""
+    found = _PBKDF2.search(data)
+    if found is None:
+        return 0
+    at = found.end() + found[1][0]
+    if data[at : at + 1] != b"\x02":
+        return 0
+    return int.from_bytes(data[at + 2 : at + 2 + data[at + 1]], "big") if at + 1 < len(data) else 0
+
+
+def _check_rounds(rounds: int, most: int, hint: str) -> None:
+    if rounds > most:
+        raise IdentityError(
+            f"it takes {rounds} rounds to derive its key from the password, more than {most}",
+            hint,
+            IdentityProblem.DAMAGED,
+        )
+
+
+class _OpensshHeader(NamedTuple):
+    """What an OpenSSH key says of itself without a password."""
+
+    cipher: str
+    rounds: int
+    keys: int
+    kind: str
+
+
+def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    header = _openssh_header(blob)
+    if header.keys != 1:
+        raise IdentityError(
+            f"it holds {header.keys} private keys",
+            "Put the right one alone into a file",
+            IdentityProblem.AMBIGUOUS,
+        )
+    if header.kind.startswith("sk-"):
+        raise _another_kind(
+            f"only a handle of a key that is inside a FIDO token ({header.kind})", shown
+        )
+    if header.kind != "ssh-ed25519":
+        raise _another_kind(f"an OpenSSH key of another kind ({header.kind})", shown)
+    if header.cipher == "none":
+        # Asked here, as cryptography 44 does not: it ignores a password that is not needed,
+        # and takes one that is missing for an empty one.
+        _plain(blob, password)
+    elif header.cipher not in _OPENSSH_CIPHERS:
+        raise _other_cipher(header.cipher, shown)
+    elif password is None:
+        raise _encrypted()
+    elif find_spec("bcrypt") is None:
+        raise IdentityError(
+            "an encrypted OpenSSH key needs the package bcrypt",
+            "Run `pip install bcrypt`",
+            IdentityProblem.UNUSABLE,
+        )
+    _check_rounds(
+        header.rounds,
+        _MAX_BCRYPT_ROUNDS,
+        f"Restore it from a copy, or encrypt it anew: `ssh-keygen -p -a 100 -f {shown.old}`",
+    )
+    begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----\n".encode() for word in ("BEGIN", "END"))
+    pem = begin + base64.encodebytes(blob) + end
+    return _decode(
+        lambda: serialization.load_ssh_private_key(pem, password), password, shown, header.cipher
+    )
+
+
+def _other_cipher(cipher: str, shown: _Shown) -> IdentityError:
+    return IdentityError(
+        f"it is an OpenSSH Ed25519 key, encrypted with {cipher}, which is not supported",
+        f"`ssh-keygen -p -Z aes256-ctr -f {shown.old}` encrypts it anew, in place",
+        IdentityProblem.UNUSABLE,
+    )
+
+
+def _openssh_header(blob: bytes) -> _OpensshHeader:
+    """Cipher, number of keys and kind of the first, before anything is decrypted."""
+    position = len(_OPENSSH_MAGIC)
+
+    def take(size: int) -> bytes:
+        nonlocal position
+        part = blob[position : position + size]
+        if len(part) != size:
+            raise _damaged("it is damaged")
+        position += size
+        return part
+
+    def take_string() -> bytes:
+        return take(int.from_bytes(take(4), "big"))
+
+    if not blob.startswith(_OPENSSH_MAGIC):
+        raise _damaged("it is damaged")
+    cipher, _, options = take_string(), take_string(), take_string()
+    count = int.from_bytes(take(4), "big")
+    public = take_string()
+    size = int.from_bytes(public[:4], "big")
+    rounds = int.from_bytes(options[-4:], "big")
+    return _OpensshHeader(_word(cipher), rounds, count, _word(public[4 : 4 + size]))
+
+
+def _word(data: bytes) -> str:
+    """A name in a file, made safe to show."""
+    return re.sub(r"[^A-Za-z0-9@._-]", "?", data[:60].decode("ascii", "replace"))
+
+
+def _decode(
+    load: Callable[[], Any], password: bytes | None, shown: _Shown, cipher: str | None = None
+) -> bytes:
+    """What `load` of the cryptography package gives, or its error in our words."""
+    from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        # Errors are told apart by class alone: the texts change between releases, and a
+        # wrong password is not always recognised as one (it decrypts to a plausible
+        # padding once in 256 times).
+        key = load()
+    except TypeError:
+        if password is not None:
+            _plain(b"", password)
+        raise _encrypted() from None
+    except (UnsupportedAlgorithm, NotImplementedError):
+        if cipher is not None:
+            raise _other_cipher(cipher, shown) from None
+        raise _another_kind("a key of a kind, or with an encryption, unknown here", shown) from None
+    # InternalError: a key of 32 bytes under the identifier of another kind.
+    except (ValueError, InvalidTag, InternalError):
+        if password is not None:
+            raise IdentityError(
+                "the password is wrong, or the file is damaged",
+                "Try the password again, or restore the file from a copy",
+                IdentityProblem.WRONG_PASSWORD,
+            ) from None
+        raise _damaged("it is damaged") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _another_kind(_kind_of(key), shown)
+    return key.private_bytes_raw()
+
+
+def _kind_of(key: Any) -> str:
+    name = type(key).__name__.removesuffix("PrivateKey").lstrip("_")
+    curve = getattr(getattr(key, "curve", None), "name", None)
+    if curve is not None:
+        nist = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}.get(curve)
+        name = f"EC ({nist or curve})"
+    size = getattr(key, "key_size", None) if name in ("RSA", "DSA", "DH") else None
+    return f"a key of type {name}{f' ({size} bits)' if size else ''}"
+
+
+# --- JWK -------------------------------------------------------------------------------
+
+
+def _from_json(text: str, shown: _Shown) -> bytes:
+    """The seed in a JWK (RFC 8037)."""
+    value = _parse_json(text)
+    if isinstance(value, dict) and isinstance(value.get("keys"), list):
+        raise IdentityError(
+            f"it is a set of {len(value['keys'])} JWKs",
+            f"Put one of them alone: `(umask 077; jq '.keys[0]' {shown.old} > {shown.new})`",
+            IdentityProblem.AMBIGUOUS,
+        )
+    if not isinstance(value, dict) or not isinstance(value.get("kty"), str):
+        raise IdentityError("it is JSON, but no JWK", _FORMATS, IdentityProblem.UNUSABLE)
+    kind = _word(str(value.get("crv", value["kty"])).encode())
+    if (value["kty"], value.get("crv")) != ("OKP", "Ed25519"):
+        raise _another_kind(f"a JWK of type {kind}", shown)
+    if "d" not in value:
+        raise _public("a public key, as JWK", shown)
+    seed, public = (
+        _base64(part) if isinstance(part, str) else b"" for part in (value["d"], value.get("x", ""))
+    )
+    if seed is None or len(seed) != _SEED_SIZE or (public and public != _public_half(seed)):
+        raise _damaged('it is a JWK whose "d" is no Ed25519 key, or not that of its "x"')
+    return seed
+
+
+def _parse_json(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        # The error itself has the whole text in it: it must not be the context of ours.
+        value = None
+    return value
+
+
+# --- what is no private key of ours ----------------------------------------------------
+
+
+def _is_der(data: bytes) -> bool:
+    """Whether `data` is one ASN.1 SEQUENCE, from its first byte to its last."""
+    if len(data) < 4 or data[0] != 0x30:
+        return False
+    if data[1] < 0x80:
+        return len(data) == 2 + data[1]
+    size = data[1] & 0x7F
+    return size <= 3 and len(data) == 2 + size + int.from_bytes(data[2 : 2 + size], "big")
+
+
+def _public_der(data: bytes) -> str | None:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    readers: tuple[tuple[str, Callable[[bytes], object]], ...] = (
+        ("a public key", serialization.load_der_public_key),
+        ("a certificate", x509.load_der_x509_certificate),
+    )
+    for words, read in readers:
+        try:
+            read(data)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+        return words
+    return None
+
+
+def _no_private_key(labels: list[str], shown: _Shown) -> IdentityError:
+    for label in labels:
+        if label == "PGP PRIVATE KEY BLOCK":
+            return _another_kind("an OpenPGP key", shown)
+        if label.endswith("PUBLIC KEY") or label == "PGP PUBLIC KEY BLOCK":
+            return _public("a public key", shown)
+        if label.endswith("CERTIFICATE"):
+            return _public("a certificate", shown)
+    if labels:
+        return IdentityError(
+            f"it holds no private key, but a {labels[0]}", _FORMATS, IdentityProblem.UNUSABLE
+        )
+    return _damaged("it is damaged")
+
+
+def _known_text(text: str, core: str, shown: _Shown) -> IdentityError | None:
+    if _PUBLIC_LINE.match(core) or _PUBLIC_LINE.search(text[:2000]):
+        is_certificate = "-cert-v" in core.partition(" ")[0]
+        return _public("an SSH certificate" if is_certificate else "a public key", shown)
+    if core.startswith("did:"):
+        return _public("a DID, which is a public key", shown)
+    if core.startswith("---- BEGIN SSH2 PUBLIC KEY"):
+        return _public("a public key", shown)
+    if core.startswith("PuTTY-User-Key-File-"):
+        return IdentityError(
+            "it is a key of PuTTY",
+            f"`puttygen {shown.old} -O private-openssh -o {shown.new}` converts it",
+            IdentityProblem.UNUSABLE,
+        )
+    if core.upper().startswith("AGE-SECRET-KEY-"):
+        return _another_kind("an age key (X25519)", shown)
+    if core.startswith("untrusted comment:"):
+        return _another_kind("a key of minisign or signify", shown)
+    return None
+
+
+def _public(what: str, shown: _Shown) -> IdentityError:
+    near = ""
+    if shown.old.rstrip("'").endswith(".pub"):
+        near = ", mostly the file of this name without .pub"
+    return IdentityError(
+        f"it holds {what}",
+        f"Give the path of the private key that belongs to it{near}",
+        IdentityProblem.NOT_PRIVATE,
+    )
+
+
+def _another_kind(what: str, shown: _Shown) -> IdentityError:
+    return IdentityError(
+        f"it holds {what}",
+        f"signedwire uses Ed25519 private keys alone: {_make_one(shown)}",
+        IdentityProblem.UNUSABLE,
+    )
+
+
+def _make_one(shown: _Shown) -> str:
+    return f"`signedwire id new {shown.new}` makes one"
+
+
+def _encrypted() -> IdentityError:
+    return IdentityError("it is encrypted", "Pass its password", IdentityProblem.ENCRYPTED)
+
+
+def _damaged(what: str) -> IdentityError:
+    return IdentityError(what, "Restore it from a copy", IdentityProblem.DAMAGED)
+
+
+def _unknown(size: int, shown: _Shown | None = None, *, is_text: bool = False) -> IdentityError:
+    what = "characters of text" if is_text else "bytes"
+    hint = _FORMATS if shown is None else f"{_FORMATS}; {_make_one(shown)}"
+    return IdentityError(
+        f"it holds {size} {what} that are no key in a known format", hint, IdentityProblem.UNUSABLE
+    )

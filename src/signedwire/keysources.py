@@ -1,0 +1,360 @@
+"""Where the key of a process comes from. The first of these that is there:
+
+1. an open descriptor, named by `identity_fd`;
+2. the credential `signedwire.identity`, a file in `$CREDENTIALS_DIRECTORY` (systemd);
+3. the variable SIGNEDWIRE_IDENTITY_KEY, which holds the key itself;
+4. the file at the configured path, `identity`;
+5. identity.pem in the user's configuration folder: the only place where a key is ever made
+   without being asked for.
+
+What is there and cannot be used is an error: the next is not tried. A key is read once. The
+variables that hold a key or a password are taken out of the environment, so no child process
+inherits them; no error, log or `repr` shows what is in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from signedwire.clock import monotonic
+from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.identity import Identity
+from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
+from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, explain_identity
+
+__all__ = [
+    "KeySource",
+    "Secrets",
+    "choose_key",
+    "default_key_path",
+    "load_identity",
+    "make_key_file",
+    "take_secrets",
+]
+
+CREDENTIAL: Final = "signedwire.identity"
+"""The name of the file in `$CREDENTIALS_DIRECTORY`."""
+_DESCRIPTOR_TIMEOUT: Final = 30.0
+"""Seconds until a pipe must have brought the whole key."""
+_ATTEMPTS: Final = 100
+_PAUSE: Final = 0.05
+"""Seconds between attempts to read a key file that another process is making."""
+
+_logger: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the environment had of a key and its password. Its `repr` shows neither."""
+
+    key: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """The one source that a key is to be read from."""
+
+    name: str
+    """Where it is, in words: a path, "descriptor 3", a variable."""
+    path: Path | None = None
+    """The file; `None`: it is in none."""
+    descriptor: int | None = None
+    is_default: bool = False
+    """Whether nobody named it, so that a key may be made there."""
+    is_credential: bool = False
+    group_readable: bool = False
+    key: str | None = field(default=None, repr=False)
+
+    def load(self, password: str | None = None) -> Identity:
+        """The identity that is there.
+
+        Raises:
+            IdentityError: naming the source, what is wrong and what to do.
+        """
+        if self.path is not None:
+            if self.is_credential:
+                # systemd gives its service access by an ACL, which shows as a group's.
+                return Identity._load(self.path, password, group_readable=True, warns=False)
+            return Identity.load(self.path, password, group_readable=self.group_readable)
+        if self.descriptor is not None:
+            data = _read_descriptor(self.descriptor)
+            return Identity._from_bytes(data, f"from {self.name}", password)
+        data = (self.key or "").encode("utf-8", "surrogateescape")
+        return Identity._from_bytes(data, f"in {self.name}", password)
+
+    def load_or_create(self, password: str | None = None) -> tuple[Identity, bool]:
+        """The identity that is there, and whether it was made just now.
+
+        One is made at the default path alone, where there is no file, or an empty one, as a
+        power cut may have left. Of several processes that do so at once one makes it.
+
+        Raises:
+            IdentityError: as for `load()`, or it cannot be written.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self.load(password), False
+            except IdentityError as error:
+                problem = error.problem
+                if not self.is_default or problem not in _VACANT:
+                    raise
+            assert self.path is not None
+            try:
+                is_empty = problem is IdentityProblem.EMPTY
+                identity = make_key_file(self.path, password, is_empty=is_empty)
+            except IdentityError as error:
+                # Another process was faster; but a dangling symbolic link stays what it is.
+                if error.problem is not IdentityProblem.EXISTS or not self.path.exists():
+                    raise
+                continue
+            if identity is not None:
+                return identity, True
+            threading.Event().wait(_PAUSE)
+        raise IdentityError(
+            f"cannot load the key file {self.path}: another process holds it while it is empty",
+            "End that process",
+            IdentityProblem.EMPTY,
+        )
+
+
+_VACANT: Final = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
+
+
+def take_secrets(environ: MutableMapping[str, str] | None = None) -> Secrets:
+    """Take the key and the password out of the environment; an empty password is none.
+
+    Call it before a thread or a child process is started. `environ` None means `os.environ`.
+    """
+    environ = os.environ if environ is None else environ
+    return Secrets(environ.pop(KEY_VARIABLE, None), environ.pop(PASSWORD_VARIABLE, None) or None)
+
+
+def load_identity(
+    config: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    create: bool = False,
+) -> Identity:
+    """The identity that the environment and the configuration file at `config` name.
+
+    `keysources` has the order of the sources. SIGNEDWIRE_PASSWORD opens an encrypted key.
+    `environ` None means `os.environ`, from which both variables that hold a secret are
+    removed: call it before other threads and child processes are started, and once. With
+    `create` a new identity is made at the default path where no source names one and none
+    is there.
+
+    Raises:
+        ConfigError: the file or a variable cannot be used.
+        IdentityError: naming the source, what is wrong and what to do.
+    """
+    values: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
+    secrets = take_secrets(values)
+    source = choose_key(config, values, secrets)
+    try:
+        if create:
+            return source.load_or_create(secrets.password)[0]
+        return source.load(secrets.password)
+    except IdentityError as error:
+        if error.problem is IdentityProblem.ENCRYPTED:
+            error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+        raise
+
+
+def choose_key(
+    config: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    secrets: Secrets,
+    *,
+    path: Path | None = None,
+    descriptor: int | None = None,
+    group_readable: bool = False,
+) -> KeySource:
+    """Which source has the key. The last three are given on a command line, and win.
+
+    Raises:
+        ConfigError: the file or a variable cannot be used.
+        IdentityError: two of a command line and the environment contradict each other, or
+            nothing is named and there is no home folder.
+    """
+    settings = explain_identity(config, environ)
+    group_readable = group_readable or settings["key_group_readable"].value is True
+    named = _named_otherwise(settings, environ, secrets, descriptor)
+    if path is not None:
+        if named is not None:
+            raise IdentityError(
+                f"--identity {path} and {named.name} each name a key",
+                "Leave one of them away",
+                IdentityProblem.AMBIGUOUS,
+            )
+        return KeySource(str(path), path, group_readable=group_readable)
+    file = settings["identity"]
+    if named is not None:
+        if file.value is not None:
+            _logger.info("the key comes from %s, not from the file %s", named.name, file.value)
+        return named
+    if file.value is not None:
+        found = Path(str(file.value))
+        return KeySource(str(found), found, group_readable=group_readable)
+    found = default_key_path()
+    return KeySource(str(found), found, is_default=True, group_readable=group_readable)
+
+
+def default_key_path() -> Path:
+    """identity.pem in the folder where this user's programs keep their configuration.
+
+    Raises:
+        IdentityError: there is no home folder.
+    """
+    if sys.platform == "win32":
+        base = os.environ.get("APPDATA", "")
+    elif sys.platform == "darwin":
+        base = str(_home() / "Library" / "Application Support")
+    else:
+        base = os.environ.get("XDG_CONFIG_HOME", "")
+        if not os.path.isabs(base):  # which the specification has ignored
+            base = str(_home() / ".config")
+    return Path(base or _home()) / "signedwire" / "identity.pem"
+
+
+def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -> Identity | None:
+    """A new identity in a new file; `None`: another process is replacing the empty one.
+
+    The folder is made where there is none. `is_empty` says that there is an empty file, which
+    is replaced.
+
+    Raises:
+        IdentityError: it cannot be written.
+    """
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        # Else a folder of that name would be made here.
+        raise IdentityError(
+            f"cannot save the key to {path}: ~ is not expanded",
+            "Write the whole path",
+            IdentityProblem.UNWRITABLE,
+        )
+    identity = Identity.generate()
+    if is_empty:
+        if not identity._save_over_empty(path, password):
+            return None
+        _logger.warning("the key file %s was empty, so a new key was made in it", path)
+        return identity
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise IdentityError(
+            f"cannot make the folder {path.parent}: {error.strerror}",
+            "`signedwire id new FILE` makes a key elsewhere, for --identity FILE",
+            IdentityProblem.UNWRITABLE,
+        ) from None
+    identity.save(path, password)
+    return identity
+
+
+def _home() -> Path:
+    home = os.environ.get("HOME")
+    with contextlib.suppress(RuntimeError):
+        found = Path.home()
+        if found.is_absolute() and home != "":
+            return found
+    raise IdentityError(
+        "there is no home folder",
+        "Give --identity and --store, or set HOME",
+        IdentityProblem.ABSENT,
+    )
+
+
+def _named_otherwise(
+    settings: Mapping[str, Setting],
+    environ: Mapping[str, str],
+    secrets: Secrets,
+    descriptor: int | None,
+) -> KeySource | None:
+    """The first of the sources that come before a file."""
+    if descriptor is None:
+        setting = settings["identity_fd"].value
+        descriptor = setting if isinstance(setting, int) else None
+    if descriptor is not None:
+        return KeySource(f"descriptor {descriptor}", descriptor=descriptor)
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if folder:
+        path = Path(folder) / CREDENTIAL
+        # Where it cannot be looked at, it is there, and reading it says what is wrong.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(PermissionError):
+                os.lstat(path)
+            return KeySource(f"the credential {path}", path, is_credential=True)
+    if secrets.key is not None:
+        return KeySource(KEY_VARIABLE, key=secrets.key)
+    return None
+
+
+def _read_descriptor(descriptor: int) -> bytes:
+    """What is left in an open file, pipe or socket, which is then closed."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except (OSError, OverflowError):
+        raise _bad_descriptor(
+            descriptor, "it is not open", "Open it for this process, as `3< FILE` of a shell does"
+        ) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise _bad_descriptor(
+            descriptor, "it is neither a file nor a pipe", "Open a key file: `3< FILE`"
+        )
+    try:
+        data = _read_to_end(descriptor)
+    except TimeoutError:
+        raise _bad_descriptor(
+            descriptor,
+            f"its other end did not write a whole key within {_DESCRIPTOR_TIMEOUT:.0f} s",
+            "Whoever writes the key must close its end then",
+        ) from None
+    except OSError as error:
+        raise _bad_descriptor(descriptor, cause_of(error), "Is it open for reading?") from None
+    finally:
+        if descriptor > 2:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    if len(data) > MAX_FILE_SIZE:
+        raise _bad_descriptor(descriptor, "it brings more than 64 KiB", "Is it a key?")
+    if not data:
+        raise _bad_descriptor(descriptor, "it is at its end", "Was it read before?")
+    return data
+
+
+def _read_to_end(descriptor: int) -> bytes:
+    data = b""
+    until = monotonic() + _DESCRIPTOR_TIMEOUT
+    poll = None
+    if hasattr(select, "poll"):  # not on Windows: a pipe there is waited for without end
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+    while len(data) <= MAX_FILE_SIZE:
+        if poll is not None and not poll.poll(max(0.0, until - monotonic()) * 1000):
+            raise TimeoutError
+        try:
+            part = os.read(descriptor, MAX_FILE_SIZE + 1 - len(data))
+        except BlockingIOError:
+            continue
+        if not part:
+            break
+        data += part
+    return data
+
+
+def _bad_descriptor(descriptor: int, why: str, hint: str) -> IdentityError:
+    return IdentityError(
+        f"cannot load the key from descriptor {descriptor}: {why}",
+        hint,
+        IdentityProblem.UNREADABLE,
+    )
