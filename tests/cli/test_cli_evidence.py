@@ -356,6 +356,7 @@ def test_help(command: str) -> None:
 def test_a_signal_rotates_it(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
     key = str(tmp_path / "bob.pem")
+    Identity.generate().save(key)
     process, peer = start_listening("--count", "2")
     with process:
         with Process("send", peer, "one", "--identity", key) as sender:
