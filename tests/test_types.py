@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import ipaddress
 import pickle
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add, crypto_sign_seed_keypair
 
-from signedwire.errors import AddressError, DidError
+from signedwire.errors import AddressError, DidError, SignedWireError
 from signedwire.types import (
     Address,
     DeliveryState,
@@ -394,3 +395,20 @@ class TestEnums:
         words = [str(member) for member in kind]
         assert len(set(words)) == len(words)
         assert all(word == word.lower() and "_" not in word for word in words)
+
+
+@pytest.mark.parametrize("character", ["\U000e3333", "\udcf3", "\x1b", "é", "x"])
+@pytest.mark.parametrize("parse", [Address.parse, Did.parse])
+def test_an_error_shows_little_of_a_long_text(
+    parse: Callable[[str], object], character: str
+) -> None:
+    """Counted as it is shown: one character may be escaped as ten."""
+    for text in (
+        character * 200,
+        f"{character * 200}://x:1",
+        f"{character * 200}:{character * 99}",
+    ):
+        with pytest.raises(SignedWireError) as caught:
+            parse(text)
+        assert len(str(caught.value)) < 400
+        assert "\x1b" not in str(caught.value)

@@ -91,11 +91,11 @@ class Did:
         multibase = stripped.removeprefix("did:key:")
         if not multibase.startswith("z6Mk"):
             raise DidError(
-                f"{_shorten(text)!r} is not a DID",
+                f"{_quote(text)} is not a DID",
                 "A DID is did:key:z6Mk…, z6Mk… or 64 hex digits; `signedwire id show` prints yours",
             )
         if len(multibase) > 64:
-            raise DidError(f"{_shorten(text)!r} is not a DID: {len(multibase)} characters long")
+            raise DidError(f"{_quote(text)} is not a DID: {len(multibase)} characters long")
         return cls._read(_decode_multibase(multibase, stripped), stripped)
 
     @classmethod
@@ -154,8 +154,10 @@ def known_did(raw: bytes) -> Did:
     return Did(raw)
 
 
-def _shorten(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def _quote(text: str, limit: int = 80) -> str:
+    """Text of others in quotes, escaped, and cut to `limit` characters as they are shown."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= limit + 2 else f"{quoted[:limit]}…{quoted[-1]}"
 
 
 def _encode_multibase(raw: bytes) -> str:
@@ -203,18 +205,18 @@ class Address(NamedTuple):
         scheme, has_scheme, _ = stripped.partition("://")
         if has_scheme:
             raise AddressError(
-                f"{_shorten(text)!r} is not an address: it begins with a scheme",
-                f"Leave {_shorten(scheme, 20)}:// away, and what follows the port",
+                f"{_quote(text)} is not an address: it begins with a scheme",
+                f"Leave {_quote(scheme, 20)[1:-1]}:// away, and what follows the port",
             )
         if stripped.startswith("[") and stripped.endswith("]"):
             raise AddressError(
-                f"{_shorten(text)!r} is not an address: the port is missing",
-                f"Write it behind the bracket, for example {_shorten(stripped)}:9001",
+                f"{_quote(text)} is not an address: the port is missing",
+                f"Write it behind the bracket, for example {_quote(stripped)[1:-1]}:9001",
             )
         host, separator, port_text = stripped.rpartition(":")
         if not separator or not host:
             raise AddressError(
-                f"{_shorten(text)!r} is not an address",
+                f"{_quote(text)} is not an address",
                 "Write host:port, for example 127.0.0.1:9001 or [::1]:9001",
             )
         if host.startswith("[") and host.endswith("]"):
@@ -223,21 +225,20 @@ class Address(NamedTuple):
                 ipaddress.IPv6Address(host.partition("%")[0])
             except ValueError:
                 raise AddressError(
-                    f"{_shorten(text)!r} is not an address: {_shorten(host)!r} is not IPv6"
+                    f"{_quote(text)} is not an address: {_quote(host)} is not IPv6"
                 ) from None
         elif ":" in host:
             raise AddressError(
-                f"{_shorten(text)!r} is not an address: put an IPv6 host in brackets",
+                f"{_quote(text)} is not an address: put an IPv6 host in brackets",
                 "For example [::1]:9001",
             )
         if any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253:
-            raise AddressError(f"{_shorten(text)!r} is not an address: bad host name")
+            raise AddressError(f"{_quote(text)} is not an address: bad host name")
         # The length first: int() raises on more than 4300 digits.
         is_number = len(port_text) <= 5 and port_text.isascii() and port_text.isdigit()
         if not is_number or int(port_text) > 65535:
             raise AddressError(
-                f"{_shorten(text)!r} is not an address: "
-                f"{_shorten(port_text)!r} is no port (0 to 65535)"
+                f"{_quote(text)} is not an address: {_quote(port_text)} is no port (0 to 65535)"
             )
         return cls(host, int(port_text))
 
