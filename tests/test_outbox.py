@@ -461,7 +461,7 @@ class TestArguments:
             await node.send(BOB.did, b"one")
             await node.send(BOB.did, b"two")
         connection = sqlite3.connect(path)
-        forged = body(1, b"forged", sender=EVE)
+        forged = body(1, b"bad", sender=EVE)  # as long as what was there
         connection.execute("UPDATE outgoing SET body = ? WHERE id & 255 = 1", (forged,))
         connection.commit()
         connection.close()

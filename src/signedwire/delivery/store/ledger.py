@@ -378,6 +378,15 @@ class Ledger:
                 return Lack(f"{limit:,} {what}", option)
         return None
 
+    def is_full_for(self, peer: PeerRecord, size: int) -> bool:
+        """Whether a limit of one peer keeps a message of so many bytes out."""
+        limits = self.limits
+        rows, bytes_ = limits.max_peer_rows, limits.max_peer_bytes
+        if peer.is_unmet:
+            rows = min(rows, limits.max_unmet_peer_rows)
+            bytes_ = min(bytes_, limits.max_unmet_peer_bytes)
+        return peer.rows >= rows or peer.bytes + size > bytes_
+
     def full(self, peer: PeerRecord, lack: Lack) -> StoreFullError:
         """What to raise then."""
         cure = "Wait until the peer takes some, give messages deadlines"

@@ -41,6 +41,14 @@ class UnmetPeers:
             self._executor.submit(Operation(unage))
         self._executor.kick()
 
+    def is_full(self, recipient: Did, size: int) -> bool:
+        """Whether one more message of so many bytes, not Critical, would break a limit of its
+        own recipient's.
+        """
+        ledger = self._work.ledger
+        peer = ledger.peers.get(recipient)
+        return peer is not None and ledger.is_full_for(peer, size)
+
     @property
     def on_aged(self) -> Callable[[list[RowName]], None] | None:
         """Told, where `then` is called, which rows became dead letters because they aged."""
