@@ -231,6 +231,20 @@ class TestAge:
         assert (store.stats().aged_out, store.stats().dead.rows) == (1, 1)
         assert store.close(LIMIT)
 
+    def test_a_way_that_is_known_after_a_restart(self, tmp_path: Path, times: SetClock) -> None:
+        store = make("sqlite", tmp_path / "node.db", self.LIMITS)
+        queue(store, Note(), Note())
+        put(store, Note(), recipient=OTHER)
+        assert store.close(LIMIT)
+        store = make("sqlite", tmp_path / "node.db", self.LIMITS)
+        assert store.stats().unmet == Backlog(2, 2 * SIZE)
+        store.unmet.set_met(PEER, True)
+        times.slept += 101
+        assert told(store.expire) is None
+        assert store.stats().unmet == Backlog(0, 0)
+        assert store.backlog(PEER).rows == 2
+        assert store.close(LIMIT)
+
 
 class TestAccessRules:
     def test_they_are_kept(self, tmp_path: Path) -> None:

@@ -166,6 +166,10 @@ class SqliteTables(Tables):
             ledger.reserve(peer, lane.rows, lane.bytes)
             if lane.rows:
                 self._stale.add(lane)
+        for (id_,) in self._ask(
+            f"SELECT DISTINCT id >> {ROW_BITS + 2} FROM outgoing WHERE ages_at_us IS NOT NULL"
+        ):
+            ledger.set_met(ledger.by_id[id_], False)
         for rule, key in self._ask("SELECT rule, did FROM access"):
             ledger.rules[AccessRule(rule)].add(key)
         ledger.count_on(unix_time_us())

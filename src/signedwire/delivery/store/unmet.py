@@ -18,8 +18,8 @@ __all__ = ["UnmetPeers"]
 class UnmetPeers:
     """What `Store.unmet` knows: to which recipients there is no way. Any thread.
 
-    A peer is unmet while it has no route and no link, and never had a link. That is not in
-    the file: whoever opens it says it anew by `set_met()`.
+    A peer is unmet while it has no route and no link, and never had a link. When a file is
+    opened, those are for whom messages with an age wait; `set_met()` tells what has changed.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
