@@ -461,7 +461,7 @@ class TestArguments:
             await node.send(BOB.did, b"one")
             await node.send(BOB.did, b"two")
         connection = sqlite3.connect(path)
-        forged = body(1, b"forged", sender=EVE)
+        forged = body(1, b"bad", sender=EVE)  # as long as what was there
         connection.execute("UPDATE outgoing SET body = ? WHERE id & 255 = 1", (forged,))
         connection.commit()
         connection.close()
@@ -519,8 +519,9 @@ class TestFailures:
             await node.send(BOB.did, b"stop!", priority=Priority.CRITICAL)
             with pytest.raises(StoreFullError, match="3 messages in all"):
                 await node.send(EVE.did, b"x")
-            (problem,) = node.health().problems
+            problem, of_bob = node.health().problems
             assert problem.startswith("the outbox is full: 3 messages, ")
+            assert of_bob.startswith(f"the outbox to {BOB.did} is full: 3 messages, ")
 
     @on_asyncio
     async def test_a_store_in_use(self, path: Path) -> None:

@@ -96,6 +96,7 @@ class Given(Generic[_In, _Out]):
 Count: TypeAlias = Annotated[int, Range(1, 65_535)]
 Slots: TypeAlias = Annotated[int, Range(1, 1_000_000)]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
+Age: TypeAlias = Annotated[float, Range(1, 3_650 * 86_400, "seconds")]
 StoredRows: TypeAlias = Annotated[int, Range(1, 10**9)]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
@@ -130,6 +131,19 @@ class TransportConfig:
     """Which DIDs may speak the v1 wire, of those that reach us and those that we dial:
     "all", or those named. One that has spoken v2 never may again. Default: nobody; but
     everybody where v1 is the only wire, with `wire` "v1" and in `TcpTransport`."""
+
+    allow: Given[Iterable[Did | str] | None, frozenset[Did] | None] = Given(None)
+    """The DIDs that may link to us and be sent to; all others are denied, and an empty list
+    denies everybody. `allow` lines of `access_file` are added to it. None: everybody who is
+    not denied. Default None."""
+
+    deny: Given[Iterable[Did | str], frozenset[Did]] = Given(frozenset())
+    """The DIDs that are denied, whatever any allow list says. Default: nobody."""
+
+    access_file: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
+    """A file with a line `allow DID` or `deny DID` for each; see `AccessList`. The node
+    reads it at its start, which fails where a line is wrong, and again when it is told to;
+    it never writes it. Default None."""
 
     wire: Literal["auto", "v1"] = "auto"
     """"auto": the v2 link, and v1 with the DIDs in `v1_peers`. "v1": nothing but v1 frames.
@@ -239,6 +253,24 @@ class TransportConfig:
 
     outbox_peer_bytes: StoredBytes = 2**30
     """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+
+    unmet_peer_limit: StoredRows = 10_000
+    """Messages that wait in the store for one peer that there is no way to, 1 to
+    1_000_000_000: it has no route and no link, there is no `fallback`, and it never linked
+    to us. One more is refused. Critical has `critical_reserve` further ones, as in the two
+    limits below. Default 10_000."""
+
+    unmet_peer_bytes: StoredBytes = 64 * 2**20
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 64 MiB."""
+
+    unmet_bytes: StoredBytes = 2**30
+    """The same for all such peers together, 1024 to 17_592_186_044_416 bytes. Default
+    1024 MiB."""
+
+    unmet_max_age: Age = 7 * 86_400.0
+    """Seconds that a message waits for such a peer, 1 to 315_360_000; then it is a dead
+    letter with reason "aged out". Messages that wait when a way to it becomes known do not
+    age any more. Default 604800.0, seven days."""
 
     dead_letter_limit: StoredRows = 100_000
     """Messages kept that were refused or given up, 1 to 1_000_000_000; when there are

@@ -47,14 +47,7 @@ from signedwire.transport.core import Core
 from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import (
-    Address,
-    DeliveryState,
-    Did,
-    PayloadType,
-    Priority,
-    Reason,
-)
+from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority, Reason
 
 __all__ = ["Deadline", "Node"]
 
@@ -128,6 +121,7 @@ class Node:
             ListenError: the address to listen on cannot be had.
             StoreOpenError: the store cannot be used; nothing in it was changed.
             EvidenceLogError: the evidence log cannot be used; what is in it stays.
+            ConfigError: the access file cannot be read, or has a wrong line.
             ClosedError: it was started before; a node lives once.
         """
         if self._has_started:
@@ -222,7 +216,8 @@ class Node:
                 Or a `datetime` with a time zone, which follows the wall clock.
 
         Raises:
-            UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued.
+            UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued. The
+                first is raised without a store alone: that keeps it until a way is known.
             MessageExpiredError: the deadline passed first.
             MessageRefusedError: the peer will not take it; `.reason` says why.
             DeliveryFailedError: it was given up; `.reason` says why, `.receipt` has the story.
@@ -589,7 +584,7 @@ class Node:
 
     @property
     def access(self) -> AccessList:
-        """Which DIDs are turned away. Change it at any time."""
+        """Which DIDs are denied. Change it at any time; a store keeps that."""
         return self._core.links.access
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
 
 if TYPE_CHECKING:
-    from signedwire.delivery.store import StoreStats
+    from signedwire.delivery.store import Backlog, StoreStats
 
 __all__ = [
     "Counters",
@@ -118,6 +118,9 @@ class PeerStatus:
     """Seconds, as the kernel measures it on the connection; `None` where unknown."""
     queued: Mapping[Priority, int]
     """Messages waiting, by lane."""
+    stored: Backlog | None = None
+    """How much waits for it in the store, in messages and bytes, those of `queued`
+    included; `None` without a store."""
     in_flight: int
     """Messages written to it over v2 whose receipt has not come."""
     overdue: float | None = None

@@ -330,6 +330,8 @@ class Reason(enum.StrEnum):
     """`max_attempts` connections or writes failed."""
     EXPIRED = "expired"
     """The deadline passed first."""
+    AGED_OUT = "aged out"
+    """It waited `unmet_max_age` for a peer that no way was known to."""
     CLOSED = "closed"
     """The node was closed before the message was written."""
     REFUSED = "refused"

@@ -14,7 +14,7 @@ from signedwire.errors import StoreCorruptError, StoreVersionError
 from signedwire.outbox import export
 from signedwire.types import Did, Priority, Reason
 from signedwire.wire.envelope import v2_sequence
-from storekit import PEER, Note, accept, make, put
+from storekit import OTHER, PEER, Note, accept, make, put
 
 
 @pytest.fixture
@@ -25,6 +25,9 @@ def path(tmp_path: Path) -> Path:
     put(store, Note(b"one"), Note(b"two"), Note(b"!", Priority.CRITICAL))
     store.bury(PEER, [(1, 1)], Reason.REFUSED, "no")
     accept(store, [1, 2, 3])
+    store.access.deny([bytes(PEER)])
+    store.access.allow_only([bytes(OTHER)])
+    store.put(PEER, [Note(b"three")], is_met=False)
     assert store.close()
     return path
 
@@ -88,6 +91,14 @@ def test_what_a_store_has_written_is_sound(path: Path) -> None:
         "UPDATE incoming SET place = -1",
         "UPDATE incoming SET body = zeroblob(9)",
         "UPDATE incoming SET id = id + (1 << 62)",
+        "UPDATE lane SET rows = rows + 1 WHERE rows > 0",
+        "DELETE FROM outgoing",
+        "UPDATE lane SET bytes = bytes - 1 WHERE rows > 0",
+        "DELETE FROM outgoing WHERE id = (SELECT min(id) FROM outgoing)",
+        "UPDATE outgoing SET ages_at_us = 'later'",
+        "UPDATE access SET rule = 'perhaps' WHERE rule = 'allow'",
+        "UPDATE access SET did = x'00'",
+        "UPDATE access SET did = zeroblob(32) WHERE rule = 'only'",
     ],
 )
 def test_a_row_that_no_store_has_written(path: Path, statement: str) -> None:

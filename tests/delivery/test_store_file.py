@@ -39,6 +39,7 @@ from storekit import LIMIT, OTHER, PEER, US, Note, Told, accept, put, told
 LOW, NORMAL, HIGH, CRITICAL = Priority
 CHILD = str(Path(__file__).with_name("storechild.py"))
 KILLS = int(os.environ.get("KILLS", "6"))
+NAMES = "SELECT type, name, tbl_name FROM sqlite_schema"
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 
 
@@ -507,17 +508,35 @@ class TestMigrations:
             assert connection.execute("SELECT x FROM more").fetchall() == [(7,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
         connection.close()
-        with pytest.raises(StoreVersionError, match=r"knows up to 2\. Use the newer signedwire"):
+        with pytest.raises(
+            StoreVersionError, match=rf"knows up to {len(MIGRATIONS)}\. Use the newer"
+        ):
             SqliteStore(path, US)
 
-    def test_a_file_of_the_first_version(self, stores: Stores, path: Path) -> None:
-        """It is brought to this version, with all that is in it."""
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_file_of_an_earlier_version(
+        self, stores: Stores, path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is brought to this version, with all that is in it, and has an access list."""
         store = stores()
         put(store, Note(), Note())
         assert store.close(LIMIT)
         with sqlite3.connect(path) as connection:
-            connection.execute("ALTER TABLE lane DROP COLUMN base")
-            connection.execute("PRAGMA user_version = 1")
+            connection.execute("DROP TABLE access")
+            connection.execute("DROP INDEX outgoing_age")
+            connection.execute("ALTER TABLE outgoing DROP COLUMN ages_at_us")
+            if version == 1:
+                connection.execute("ALTER TABLE lane DROP COLUMN base")
+            connection.execute(f"PRAGMA user_version = {version}")
+            schema_then = set(connection.execute(NAMES))
+        connection.close()
+        # It is what a signedwire of then has made.
+        made = Path(f"{path}-made")
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:version])
+            schema.open_file(str(made), US).close()
+        with sqlite3.connect(made) as connection:
+            assert schema_then == set(connection.execute(NAMES))
         connection.close()
         store = stores()
         note = Note()
@@ -526,6 +545,13 @@ class TestMigrations:
         assert [row.row for row in rows] == [1, 2, note.row] == [1, 2, 3]
         assert [row.sequence for row in rows] == [1, 2, note.sequence]
         assert note.sequence > 2
+        assert (store.access.denied, store.access.allowed) == (frozenset(), None)
+        assert told(store.access.deny, [bytes(PEER)]) is None
+        assert told(store.put, OTHER, [Note()], is_met=False) is None
+        assert store.close(LIMIT)
+        store = stores()
+        assert store.access.denied == {bytes(PEER)}
+        assert store.backlog(OTHER).rows == 1
 
     def test_one_that_fails_changes_nothing(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from signedwire import Priority, TransportConfig
 from signedwire.delivery.store import StoreLimits
-from signedwire.errors import ClosedError, SignedWireError
+from signedwire.errors import ClosedError, SignedWireError, StoreFailedError
 from signedwire.types import DeliveryState
 
 from .loop import Deadlock, Livelock, VirtualLoop
@@ -312,6 +312,8 @@ class _Scenario:
                 await self.mend(station)
             while station.life is None:
                 await station.restart()
+            # Also those that only a disk remembers which failed before it forgot them.
+            station.denied |= set(range(len(world.stations))) - {station.index}
             self.undeny(station)
             if abs(station.clock_offset) > _DAY:  # proofs of such a machine have expired
                 station.step(-station.clock_offset)
@@ -367,7 +369,7 @@ class _Scenario:
             if receipt.state in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
                 for life in sent.accepted_by:
                     alive = not life.is_dead
-                    is_late = sent.expires_at is not None
+                    is_late = sent.expires_at is not None or life in sent.denied_by
                     if alive and life not in sent.delivered_to and not is_late:
                         world.violate(f"{sent}: accepted by {life}, its application never got it")
         numbers = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -387,7 +389,8 @@ class _Scenario:
         if sent.was_persisted and not is_over:
             world.violate(f"{sent} was persisted, and never came, and nobody was told")
         is_kept = sent.to.store_path is not None and sent.was_confirmed
-        if is_kept and not sent.delivered_to and not sent.to.was_late(sent):
+        is_gone = sent.delivered_to or sent.denied_by or sent.to.was_late(sent)
+        if is_kept and not is_gone:
             world.violate(f"{sent} was accepted, and no application ever got it")
 
     async def watch(self) -> None:
@@ -611,7 +614,9 @@ class _Scenario:
             return
         self.world.trace(f"{life} denies {other}")
         station.denied.add(other.index)
-        life.context.run(life.node.access.deny, other.identity.did)
+        life.denied.add(other.index)
+        with contextlib.suppress(StoreFailedError):  # it holds all the same
+            life.context.run(life.node.access.deny, other.identity.did)
         self.later(span, lambda: self.undeny(station))
 
     def undeny(self, station: Station) -> None:
@@ -620,5 +625,8 @@ class _Scenario:
             return
         for index in sorted(station.denied):
             self.world.trace(f"{life} takes n{index} off its list")
-            life.context.run(life.node.access.undeny, self.world.stations[index].identity.did)
-        station.denied.clear()
+            life.denied.discard(index)
+            # With a disk that has failed, the next life denies it again.
+            with contextlib.suppress(StoreFailedError):
+                life.context.run(life.node.access.undeny, self.world.stations[index].identity.did)
+                station.denied.discard(index)

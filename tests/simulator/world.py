@@ -33,11 +33,12 @@ from signedwire.delivery import streams as streams_module
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
-from signedwire.delivery.store import Store, StoreLimits, sqlite_tables
+from signedwire.delivery.store import IncomingRow, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
+from signedwire.transport.denials import Denials
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.envelope import V2_HEADER_SIZE
@@ -86,6 +87,8 @@ class Sent:
     """Whose application has it."""
     done_by: list[Life] = field(default_factory=list)
     refused_by: list[Life] = field(default_factory=list)
+    denied_by: list[Life] = field(default_factory=list)
+    """Who had it, and dropped it because its sender was denied."""
     was_confirmed: bool = False
     """Whether the sender was told `accepted` once."""
     was_persisted: bool = False
@@ -134,6 +137,8 @@ class Life(Owner):
         """The last counter delivered to the application."""
         self.waiting: Counter[Did] = Counter()
         """In the inbox, by sender."""
+        self.denied: set[int] = set()
+        """Whom this life was told to deny."""
         self.arrived = 0
         self.is_closing = False
         self.over: asyncio.Future[None] = station.world.loop.create_future()
@@ -278,7 +283,7 @@ class Station:
         if life is None:
             return
         self.life = None
-        self.denied.clear()
+        self.forget_denials()
         self.world.trace(f"{life} crashes{' silently' * is_silent}")
         self.world.network.crash(life, is_silent=is_silent)
         if life.store is not None:
@@ -289,6 +294,11 @@ class Station:
         life.over.set_result(None)
         if is_silent:
             self.world.network.down.add(self.index)
+
+    def forget_denials(self) -> None:
+        """A store keeps them; without one they are gone with the life."""
+        if self.store_path is None:
+            self.denied.clear()
 
     async def restart(self) -> Life:
         """It is back, as another life with the same key."""
@@ -306,7 +316,7 @@ class Station:
         life.is_closing = True
         await self.world.close(life)
         self.life = None
-        self.denied.clear()
+        self.forget_denials()
 
 
 class World:
@@ -482,6 +492,8 @@ class World:
             self.violate(f"{sent}: its sender shows as {message.sender}")
         if message.priority != lane or lane != sent.lane or sender != sent.sender.station.index:
             self.violate(f"{sent}: its header is {message!r}")
+        if sent.sender.station.index in life.denied:
+            self.violate(f"{sent} delivered to {life}, which denies its sender")
         if life in sent.delivered_to:
             self.violate(f"{sent} delivered twice to {life}")
         self._check_redelivery(life, message, sent)
@@ -541,7 +553,7 @@ class World:
                 if not is_kept and not is_settled(sent):
                     self.violate(f"{sent} was persisted, and is gone from the store")
             if sent.to is station and sent.id not in incoming and sent.was_confirmed:
-                is_answered = sent.done_by or sent.refused_by or is_late
+                is_answered = sent.done_by or sent.refused_by or sent.denied_by or is_late
                 if not is_answered:
                     self.violate(f"{sent} was accepted by {station}, and is gone from its store")
             if sent.to is station and sent.id in incoming and sent.is_done:
@@ -621,7 +633,7 @@ class World:
             self.violate(f"{sent}: {before} and then {state}")
         if state in _ACCEPTED:
             sent.was_confirmed = True
-            if not sent.accepted_by:
+            if not (sent.accepted_by or sent.denied_by):
                 self.violate(f"{sent}: {state}, but it came into no inbox")
             if destination:
                 self.violate(f"{sent}: {state} by a v1 peer")
@@ -632,6 +644,9 @@ class World:
                 self.violate(f"{sent}: refused, but by nobody")
             elif reason is None:
                 self.violate(f"{sent}: refused without a reason")
+            elif reason is Reason.NOT_ALLOWED:
+                if not sent.denied_by:
+                    self.violate(f"{sent}: not allowed, but nobody denied its sender")
             elif reason is Reason.INBOX_FULL and sent.to.store_path is not None:
                 pass
             elif reason is not Reason.REFUSED:
@@ -678,6 +693,14 @@ class World:
         """A message left an inbox."""
         if message.origin is not None and message.sender is not None:
             life.waiting[message.sender] -= 1
+
+    def on_denied(self, life: Life, body: bytes) -> None:
+        """A message was dropped because its sender is denied."""
+        sent = self.sent[_number_in(body)]
+        self.trace(f"{life} drops #{sent.id} of a denied sender")
+        if sent.sender.station.index not in life.station.denied:
+            self.violate(f"{sent} dropped by {life}, which does not deny its sender")
+        sent.denied_by.append(life)
 
     def check_limits(self) -> None:
         """Memory, now."""
@@ -919,6 +942,27 @@ def simulated(world: World) -> Iterator[None]:
             world.on_take(life(), message)
         return message
 
+    def remove_if(inbox: Inbox, is_unwanted: Callable[[Message], bool]) -> list[Message]:
+        removed: list[Message] = old_remove_if(inbox, is_unwanted)
+        for message in removed:
+            world.on_take(life(), message)
+        return removed
+
+    def discard(denials: Denials, messages: Iterable[Message]) -> None:
+        messages = list(messages)
+        for message in messages:
+            if message.origin is not None:  # else of v1, whose header is another
+                world.on_denied(life(), message.envelope.body)
+        old_discard(denials, messages)
+
+    def allowed_of(denials: Denials, rows: Iterable[IncomingRow]) -> list[IncomingRow]:
+        rows = list(rows)
+        allowed: list[IncomingRow] = old_allowed_of(denials, rows)
+        for row in rows:
+            if row not in allowed:
+                world.on_denied(life(), row.body)
+        return allowed
+
     def advance(
         receipt: Receipt,
         state: DeliveryState,
@@ -960,6 +1004,9 @@ def simulated(world: World) -> Iterator[None]:
     old_add_many = put(Inbox, "add_many", add_many)
     old_put = put(Inbox, "put", put_in)
     old_take = put(Inbox, "take", take)
+    old_remove_if = put(Inbox, "remove_if", remove_if)
+    old_discard = put(Denials, "discard", discard)
+    old_allowed_of = put(Denials, "allowed_of", allowed_of)
     old_advance = put(Receipt, "advance", advance)
     old_climb_all = put(receipt_module, "climb_all", climb_all)
     for module in (streams_module, socket_module):  # which import it by its name

@@ -12,6 +12,7 @@ from signedwire.cli.ending import TERMINATED, end_on_sigterm
 from signedwire.cli.errors import NotDone
 from signedwire.cli.output import emit, paint, result, say
 from signedwire.cli.reaching import listening_config, reachable
+from signedwire.cli.reloading import reload_on_sighup
 from signedwire.cli.render import (
     UNPROVEN,
     at_utc,
@@ -133,7 +134,8 @@ class _Listening:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
                 rotate_on_sigusr1(self._node)
-            yield
+            with reload_on_sighup(self._node):
+                yield
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""

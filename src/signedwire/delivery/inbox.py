@@ -69,6 +69,17 @@ class Inbox:
         """Remove and return the oldest message of the highest priority, if there is one."""
         return self._lanes.take()
 
+    def remove_if(self, is_unwanted: Callable[[Message], bool]) -> list[Message]:
+        """Remove and return messages; the others keep their order.
+
+        Who takes meanwhile, in another thread, may find a lane empty that is not, and is
+        woken then.
+        """
+        removed = self._lanes.sweep(is_unwanted)
+        for _ in range(len(self._waiters)):
+            self._wake_one()
+        return removed
+
     def when_filled(self, wake: Wake) -> bool:
         """Have `wake` called at the next message; `False` where one waits or none will come."""
         with self._lock:

@@ -9,6 +9,7 @@ consumer. Items leave in the order in which they entered their lane.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -117,6 +118,24 @@ class Lanes(Generic[T]):
                         removed.append(item)
                     else:
                         lane.append(item)
+        self.tell_room()
+        return removed
+
+    def sweep(self, is_unwanted: Callable[[T], bool]) -> list[T]:
+        """`remove_if()` for where other threads may take meanwhile.
+
+        Each lane is emptied and filled again, so that nobody is given a later item before
+        an earlier one.
+        """
+        removed: list[T] = []
+        with self._lock:
+            for lane in self._lanes:
+                kept: list[T] = []
+                with contextlib.suppress(IndexError):
+                    while True:
+                        item = lane.popleft()
+                        (removed if is_unwanted(item) else kept).append(item)
+                lane.extendleft(reversed(kept))
         self.tell_room()
         return removed
 

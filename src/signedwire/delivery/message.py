@@ -147,6 +147,11 @@ class Message:
         return known_did(self._body[32:64]) if self._is_proven else None
 
     @property
+    def sender_key(self) -> bytes:
+        """The 32 bytes of the DID that it names as its sender."""
+        return self._body[32:64]
+
+    @property
     def is_proven(self) -> bool:
         """Whether a signature proves the sender. Always, where the policy requires it."""
         return self._is_proven

@@ -453,6 +453,10 @@ _HINTS = {
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
     "`signedwire ping DID@host:port` tries it",
     Reason.CLOSED: "The node was closed before its peer had answered",
+    Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
+    "node.dead.retry(id) sends it",
+    Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
+    "node.dead.retry(id) does",
     Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
     "add one with routing.update(did, address), or wait until it dials again",
 }

@@ -1,48 +1,144 @@
-"""Who may link to us and be sent to, changeable while the node runs."""
+"""Who may link to us and be sent to: configured, read from a file, and changed at run time."""
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from signedwire.delivery.store.access import AccessRules
+from signedwire.errors import ConfigError, DidError
 from signedwire.types import Did
 
-__all__ = ["AccessList"]
+if TYPE_CHECKING:
+    from signedwire.config import TransportConfig
+    from signedwire.delivery.store import Store
+
+__all__ = ["AccessFile", "AccessList", "read_access_file"]
+
+_MAX_FILE_SIZE: Final = 16 * 1024 * 1024
+"""Bytes: 200,000 lines need less."""
+_HOW: Final = "A line is `allow DID`, `deny DID`, `allow none`, empty, or a comment after #"
+
+
+class _Change(NamedTuple):
+    """A call that changes the list."""
+
+    keep: Callable[[AccessRules, Any], None]
+    """What keeps it in a store."""
+    keys: frozenset[bytes] | None
+
+
+class AccessFile(NamedTuple):
+    """What an access file says, of DIDs as their 32 bytes."""
+
+    allowed: frozenset[bytes] | None
+    """Those of its `allow` lines; `None`: it has none."""
+    denied: frozenset[bytes]
+    """Those of its `deny` lines."""
 
 
 class AccessList:
-    """A deny list and an optional allow list of DIDs. Any thread.
+    """Which DIDs may link to this node and be sent to: `node.access`. Any thread.
 
-    A denied DID is turned away right after TLS has proven it, before it costs any
-    session. A link that is open when its DID is denied is closed. What a denied DID
-    signed and sent over v1 is dropped.
+    There are three sources: `allow` and `deny` of the configuration, the lines of
+    `access_file` (`allow DID`, `deny DID`, or `allow none` for an allow list of nobody), and
+    the calls below. A DID is denied if any source denies it, whatever
+    an allow list says. Where there are `allow` lines or an `allow` option, it must be among
+    them together; where `allow_only()` was called, it must be among those as well.
+
+    What is called here is kept in the store of the node, and holds after a restart. It is
+    on the disk some milliseconds later; `await node.outbox.flush()` waits for that. Without
+    a store it holds for as long as the node. The configuration and the file are never
+    written.
+
+    From the moment in which a call that denies a DID returns, no message of it reaches the
+    application. Its link is closed with code 4, its messages in the inbox and the stored
+    inbox are dropped and counted as `denied`, and messages that wait to be sent to it fail
+    with that reason; with a store they become dead letters. New links of it are turned away
+    right after TLS has proven its DID. What it signed and sends over v1 is dropped.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, config: TransportConfig) -> None:
+        self._lock = threading.RLock()
+        self.has_rules = False
+        """Whether anybody may be denied: asked for every message, so it is quick."""
         # As bytes: frames of v1 are asked about before anything else is known of them.
-        self._denied: frozenset[bytes] = frozenset()
+        self._path = config.access_file
+        self._options = AccessFile(
+            None if config.allow is None else _keys(config.allow), _keys(config.deny)
+        )
+        self._file = AccessFile(None, frozenset())
+        self._configured_allowed = self._options.allowed
+        self._configured_denied = self._options.denied
+        # Changed in place: each look is one operation, which no other thread can halve.
+        self._denied: set[bytes] = set()
         self._allowed: frozenset[bytes] | None = None
+        self._store: Store | None = None
+        # What was called before the start, when the store is not open yet.
+        self._early: list[_Change] = []
+        self._is_open = False
         self.on_change: Callable[[], None] | None = None
         """Called after each change, in the thread that made it."""
+        self._look()
 
     def deny(self, *dids: Did | str) -> None:
-        """Turn these away from now on."""
-        with self._lock:
-            self._denied |= _keys(dids)
-        self._changed()
+        """Turn these away from now on.
 
-    def undeny(self, *dids: Did | str) -> None:
-        """Take these off the deny list."""
-        with self._lock:
-            self._denied -= _keys(dids)
-        self._changed()
+        Args:
+            dids: `Did` objects, or text that `Did.parse` reads.
+
+        Raises:
+            DidError: a text is no DID; nothing was changed.
+            StoreFailedError, ClosedError: it holds now, and is not in the store: its disk
+                has failed, or the node is closed.
+        """
+        self._change(_Change(AccessRules.deny, _keys(dids)))
+
+    def undeny(self, *dids: Did | str) -> tuple[Did, ...]:
+        """Take these off the list of those that `deny()` has denied.
+
+        Returns:
+            Those that are denied all the same: by the configuration, by its file, or
+            because they are not on an allow list.
+
+        Raises:
+            DidError, StoreFailedError, ClosedError: see `deny()`.
+        """
+        keys = _keys(dids)
+        self._change(_Change(AccessRules.undeny, keys))
+        return tuple(Did(key) for key in sorted(keys) if self.is_key_denied(key))
 
     def allow_only(self, dids: Iterable[Did | str] | None) -> None:
-        """Turn everybody else away; `None`: allow all that are not denied, as at first."""
-        with self._lock:
-            self._allowed = None if dids is None else _keys(dids)
-        self._changed()
+        """Turn everybody else away; `None`: take back what was said so before.
+
+        It replaces the list of the call before, and lets nobody in who is denied, or whom
+        the allow list of the configuration leaves out.
+
+        Raises:
+            DidError, StoreFailedError, ClosedError: see `deny()`.
+        """
+        keys = None if dids is None else _keys(dids)
+        self._change(_Change(AccessRules.allow_only, keys))
+
+    def reload(self) -> None:
+        """Read `access_file` again. Blocks for as long as that takes.
+
+        Raises:
+            ConfigError: it cannot be read, or a line is wrong: what it said before holds.
+                Or the configuration names no file.
+        """
+        if self._path is None:
+            raise ConfigError(
+                "there is no access file to read again",
+                "Name one: access_file in the configuration, or SIGNEDWIRE_ACCESS_FILE",
+            )
+        self._read(self._path)
+        if self.on_change is not None:
+            self.on_change()
 
     def is_denied(self, did: Did) -> bool:
         """Whether this DID is turned away."""
@@ -50,11 +146,143 @@ class AccessList:
 
     def is_key_denied(self, key: bytes) -> bool:
         """The same for the 32 bytes of a DID."""
-        return key in self._denied or (self._allowed is not None and key not in self._allowed)
+        if key in self._denied or key in self._configured_denied:
+            return True
+        for allowed in (self._configured_allowed, self._allowed):
+            if allowed is not None and key not in allowed:
+                return True
+        return False
 
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
+    def open(self, store: Store | None) -> None:
+        """Read the file, and take up what the store has kept. For use at the start.
+
+        Raises:
+            ConfigError: the access file cannot be used.
+        """
+        if self._path is not None:
+            self._read(self._path)
+        with self._lock:
+            self._is_open = True
+            early, self._early = self._early, []
+            if store is None:
+                return
+            # What was called before the start comes after what an earlier process has kept.
+            self._store = store
+            self._denied |= store.access.denied
+            self._allowed = store.access.allowed
+            for change in early:
+                self._carry_out(change)
+            self._look()
+
+    def _read(self, path: Path) -> None:
+        found = read_access_file(path)
+        with self._lock:
+            if self._file.allowed is not None and found.allowed is None:
+                raise ConfigError(
+                    f"the access file {path} has no `allow` line any more, which lets everybody "
+                    "in: what it said before holds",
+                    "Write `allow none` to let nobody in; to let everybody in, restart the node",
+                )
+            self._file = found
+            lists = [each.allowed for each in (self._options, found) if each.allowed is not None]
+            # Denials first: between the two, nobody gets in who is not let in by either.
+            self._configured_denied = self._options.denied | found.denied
+            self._configured_allowed = frozenset().union(*lists) if lists else None
+            self._look()
+
+    def _look(self) -> None:
+        self.has_rules = bool(self._denied or self._configured_denied) or not (
+            self._allowed is None and self._configured_allowed is None
+        )
+
+    def _change(self, change: _Change) -> None:
+        try:
+            with self._lock:
+                self._carry_out(change)
+        finally:
+            if self.on_change is not None:
+                self.on_change()
+
+    def _carry_out(self, change: _Change) -> None:
+        """Here first, so that it holds where the store cannot take it."""
+        keep, keys = change
+        if keep is AccessRules.allow_only:
+            self._allowed = None if keys is None else frozenset(keys)
+        elif keys is not None and keep is AccessRules.deny:
+            self._denied |= keys
+        elif keys is not None:
+            self._denied -= keys
+        self._look()
+        if self._store is not None:
+            keep(self._store.access, keys)
+        elif not self._is_open:
+            self._early.append(change)
+
+
+def read_access_file(path: Path) -> AccessFile:
+    """What the access file at `path` says.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file, is larger than 16 MiB, or has a
+            wrong line; the text names the file and the line.
+    """
+    allowed: set[bytes] = set()
+    denied: set[bytes] = set()
+    has_allow_list = False
+    for number, line in enumerate(_lines(path), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        rule, *rest = words
+        if rule not in ("allow", "deny"):
+            raise ConfigError(f"{path}, line {number}: {_shown(rule)} is no rule", _HOW)
+        if not rest or (len(rest) > 1 and not rest[1].startswith("#")):
+            raise ConfigError(f"{path}, line {number}: {rule} takes one DID", _HOW)
+        if [rule, rest[0]] == ["allow", "none"]:
+            has_allow_list = True
+            continue
+        try:
+            key = bytes(Did.parse(rest[0]))
+        except DidError as error:
+            raise ConfigError(f"{path}, line {number}: {error.fact}", error.hint) from None
+        if rule == "allow":
+            has_allow_list = True
+            allowed.add(key)
+        else:
+            denied.add(key)
+    return AccessFile(frozenset(allowed) if has_allow_list else None, frozenset(denied))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # Not blocking: a pipe that nobody writes would hold the node up for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"the access file {path} is no regular file", "Name a file")
+            data = file.read(_MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the access file {path}: {error.strerror or error}",
+            "Does the file exist, and may this user read it?",
+        ) from None
+    if len(data) > _MAX_FILE_SIZE:
+        raise ConfigError(f"the access file {path} is larger than 16 MiB", "Is it the right file?")
+    if not data:
+        raise ConfigError(
+            f"the access file {path} is empty: it may have been cut off",
+            "Write a rule into it, or a comment if it is to have none",
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {number}: not UTF-8", _HOW) from None
+    return text.split("\n")
+
+
+def _shown(word: str) -> str:
+    return repr(word if len(word) <= 40 else f"{word[:39]}…")
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:

@@ -122,6 +122,7 @@ class Core:
         Raises:
             ListenError: its address cannot be had.
             StoreOpenError: the store cannot be used.
+            ConfigError: the access file cannot be used.
             EvidenceLogError: the evidence log cannot be used.
             ClosedError: `close()` was called meanwhile.
         """
@@ -148,6 +149,7 @@ class Core:
             open_ = partial(self._open_store, self._loop.call_soon_threadsafe)
             limit = self.config.close_timeout
             self.outbox = Outbox(self, await open_in_thread(open_, Store.close, limit))
+        self.links.access.open(None if self.outbox is None else self.outbox.store)
         self.evidence = await open_evidence(self, self._us)
         await self.links.restore()
         self._fit_limits()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from signedwire.delivery.store import Backlog, Store
 from signedwire.stats import Health, PeerStatus
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from signedwire.transport.core import Core
 
 __all__ = ["health_of"]
+
+_MAX_NAMED: Final = 10
+"""Peers whose part of the outbox is full that are named."""
 
 
 def health_of(core: Core, peers: Iterable[PeerStatus]) -> Health:
@@ -46,3 +49,13 @@ def _fullness(store: Store, largest: int) -> Iterator[str]:
     for name, backlog, rows, bytes_ in held:
         if backlog.rows >= rows or backlog.bytes + largest > bytes_:
             yield f"the {name} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes"
+    if stats.unmet.bytes + largest > limits.max_unmet_bytes:
+        yield (
+            f"the outbox is full for peers never met: {stats.unmet.rows:,} messages, "
+            f"{stats.unmet.bytes:,} bytes"
+        )
+    full = [(did, held) for did, held in stats.peers.items() if store.unmet.is_full(did, largest)]
+    for did, backlog in full[:_MAX_NAMED]:
+        yield (f"the outbox to {did} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes")
+    if len(full) > _MAX_NAMED:
+        yield f"the outbox is full for {len(full) - _MAX_NAMED:,} more peers"

@@ -212,7 +212,10 @@ class Incoming:
 
     def put(self, message: Message, priority: int) -> bool:
         """Take a v1 message, once the evidence log has it; `False`: there is no room."""
-        log = self._core.evidence
+        log, denials = self._core.evidence, self._core.links.denials
+        if denials.is_from_denied(message):  # since it was checked
+            denials.discard([message])
+            return True
         if log is None:
             return self.inbox.put(message, priority)
         if not self.has_room(priority):
@@ -258,7 +261,12 @@ class Incoming:
 
     def take(self) -> Message | None:
         """The next message for the application, if there is one. Late ones go back."""
+        links = self._core.links
         while (message := self.inbox.take()) is not None:
+            # `is_from_denied()`, without the call where nobody can be: this is done for all.
+            if links.access.has_rules and links.denials.is_from_denied(message):
+                links.denials.discard([message])
+                continue
             origin = message.origin
             if origin is None:
                 return message

@@ -23,7 +23,7 @@ from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeave
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
-from signedwire.wire.link_frames import CLOSE_UNAVAILABLE, Refusal
+from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
 if TYPE_CHECKING:
@@ -242,6 +242,10 @@ class Inflow:
         self._receipt_first = self._answers.refused_leaves()
         self.flush_soon()
 
+    def hush(self) -> None:
+        """Say nothing more over the link of today: its peer is denied."""
+        self.link = None
+
     def ended(self, link: Link) -> None:
         """What it was granted and did not use is free."""
         self._links.remove(link)
@@ -254,6 +258,10 @@ class Inflow:
         """
         core = self._core
         log = core.evidence
+        if core.links.access.is_denied(self.peer):
+            self.hush()
+            link.close(CLOSE_DENIED, "denied")
+            return
         if self._store is not None and self._store.failure is not None:
             link.close(CLOSE_UNAVAILABLE, "the store has failed")
             return
@@ -398,6 +406,9 @@ class Inflow:
 
     def _deliver(self, messages: list[Message]) -> None:
         core = self._core
+        if messages and core.links.access.is_denied(self.peer):
+            core.links.denials.discard(messages)  # denied while they were being committed
+            return
         core.counters.messages_received += len(messages)
         if len(set(map(_lane_of, messages))) == 1:  # as mostly
             core.incoming.inbox.add_many(messages, messages[0].lane)

@@ -289,9 +289,8 @@ class Link(asyncio.Protocol):
         if self._expected is not None and did != self._expected:
             raise ProofError(f"{did} answered, not {self._expected}")
         self.did = did
-        flaw = self._core.links.check_access(did)
-        if flaw is not None:
-            self._fail(flaw, f"{did} may not link to us")
+        if (flaw := self._core.links.check_access(did)) is not None:
+            self._fail(flaw, f"{did} may not link to us", did)
             return
         self._core.links.note_v2(did)
         inflow = self._core.links.inflow(did)
@@ -380,8 +379,7 @@ class Link(asyncio.Protocol):
 
     def _on_hello(self, hello: Hello) -> None:
         assert self.did is not None
-        if self._core.links.check_access(self.did) is not None:
-            # Denied after it was proven, before it said HELLO.
+        if self._core.links.check_access(self.did) is not None:  # since it was proven
             self._refuse(frames.CLOSE_DENIED, Reason.DENIED, "denied")
             return
         if not self._core.links.inflow(self.did).begin(hello.epoch):
@@ -399,7 +397,7 @@ class Link(asyncio.Protocol):
     def _refuse(self, code: int, reason: Reason, text: str) -> None:
         assert self.did is not None
         self.close(code, text)
-        self._core.drop(reason, self.did.short)
+        self._core.drop(reason, str(self.did))
 
     def _on_closed(self, event: Closed) -> None:
         if event.reason is not None:
@@ -538,7 +536,9 @@ class Link(asyncio.Protocol):
     def close(self, code: int, reason: str) -> None:
         """Send CLOSE and hang up, without waiting."""
         if self._session is not None and not self.is_over:
-            self._send_receipts(self._session)
+            if code != frames.CLOSE_DENIED:  # who is denied is told nothing more
+                self._send_receipts(self._session)
+            self._roots, self._leaves = [], []
             self._session.close(code, reason)
             self._turn()
         else:
@@ -556,11 +556,11 @@ class Link(asyncio.Protocol):
         self._over("closed here")
         self._socket.abort()
 
-    def _fail(self, reason: Reason, cause: str) -> None:
+    def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
         host = "" if self._guest is None else self._guest.host
-        self._core.drop(reason, host)
-        if host:
+        self._core.drop(reason, host if did is None else str(did))
+        if host and (did is None or not self._core.links.denials.is_logged(did)):
             self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
         self._flush()
         self._over(cause)

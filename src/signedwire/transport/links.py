@@ -17,6 +17,7 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import CLOCKS_DIFFER, Receipt
 from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
 from signedwire.transport.access import AccessList
+from signedwire.transport.denials import Denials
 from signedwire.transport.inflow import InboxBudget, Inflow
 from signedwire.transport.link import Link
 from signedwire.transport.link_dialer import LinkDialer
@@ -53,8 +54,9 @@ class Links:
         self._weighed: dict[Did, int] = {}
         self._weights = 0
         self._budget = InboxBudget(core.config)
-        self.access = AccessList()
-        self.access.on_change = self._on_access_change
+        self.access = AccessList(core.config)
+        self.denials = Denials(core, self.access)
+        self.access.on_change = self.denials.on_change
         core.incoming.screen.is_denied = self.access.is_key_denied
 
     async def restore(self) -> None:
@@ -66,7 +68,7 @@ class Links:
             self._core.incoming.screen.v2_senders.add(bytes(did))
         after = 0
         while rows := await asyncio.wrap_future(store.undone(after=after)):
-            for row in rows:
+            for row in self.denials.allowed_of(rows):
                 self.inflow(row.sender).restore(row)
             after = rows[-1].id
 
@@ -151,15 +153,13 @@ class Links:
             return Reason.STORE_FAILED  # nothing more is accepted here
         return Reason.DENIED if self.access.is_denied(did) else None
 
-    def _on_access_change(self) -> None:
-        if self._core.is_open:  # before and after there is no loop, and no link
-            self._core.call_in_loop(self._close_denied)
-
-    def _close_denied(self) -> None:
-        for link in tuple(self._links):
-            if link.did is not None and self.access.is_denied(link.did):
-                link.close(link_frames.CLOSE_DENIED, "denied")
-        self._core.outgoing.give_up_denied()
+    def of_denied(self) -> list[Link]:
+        """Open links to peers that are denied now."""
+        return [
+            link
+            for link in tuple(self._links)
+            if link.did is not None and self.access.is_denied(link.did)
+        ]
 
     def note_v2(self, did: Did) -> None:
         """It has proven itself over v2: never again v1 with it, in neither direction."""

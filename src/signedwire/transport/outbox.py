@@ -45,6 +45,7 @@ _MAX_UNCOMMITTED: Final = 1024
 """Messages that wait for a commit, of all peers together. About what a queue holds: more are
 read back from the disk right after, which cost a fifth of the rate at 1000 bytes."""
 _PAGE: Final = 512
+_DENIED: Final = "its peer is denied by node.access"
 # A store can fail at any moment, in its own thread. That is told where messages are
 # stored; what only notes how far they have come has then nothing to note it in.
 _WHILE_IT_WORKS: Final = contextlib.suppress(StoreFailedError, ClosedError)
@@ -106,6 +107,8 @@ class Outbox:
         self._due_us: int | None = None
         self._is_look_due = False
         self._has_ended = False
+        self._unmet: set[Did] = set()
+        """For whom rows wait on the disk alone, until there is a way to them."""
         self._moves = 0  # how often deadlines on the disk were moved
 
     # -- life -------------------------------------------------------------------
@@ -113,6 +116,7 @@ class Outbox:
     def start(self) -> None:
         """Take up what an earlier process has left."""
         self.store.on_expired = self._on_expired
+        self.store.unmet.on_aged = self._on_aged
         self.store.is_in_use = self._core.outgoing.is_known
         self.store.on_failed = self._on_failed
         self.store.clock_steps.on_moved = self._on_deadlines_moved
@@ -138,6 +142,9 @@ class Outbox:
         self._is_look_due = False
         for peer in self._core.outgoing.stranded():
             self._core.outgoing.assign(peer)
+        unmet, self._unmet = self._unmet, set()
+        for did in unmet:
+            self._refill(self._core.outgoing.peer(did))
 
     def end(self) -> None:
         """No timer stays, and nobody waits any more for what waits on the disk alone."""
@@ -194,11 +201,12 @@ class Outbox:
                 "Send slower, or `await node.send(…)`, which waits",
             )
         then = partial(self._on_stored, peer, list(messages))  # the caller may change its own
+        is_met = self._core.outgoing.has_way(peer)
         for message in messages:
             message.is_stored = True
         # Who loads a row must find the receipt that goes with it.
         with self._lock:
-            self.store.put(peer.did, messages, replaces=replaces, then=then)
+            self.store.put(peer.did, messages, replaces=replaces, then=then, is_met=is_met)
             self._uncommitted += len(messages)
             receipts = self._stock(peer.did).receipts
             for message in messages:
@@ -238,6 +246,7 @@ class Outbox:
             return
         peer = self._core.outgoing.peer(peer.did)  # forgotten as a stranger since, perhaps
         stock, now = self._stock(peer.did), unix_time_us()
+        is_met = self._look_for_way(peer)
         for message in messages:
             message.climb(DeliveryState.PERSISTED, now)
             if self._has_ended:
@@ -253,6 +262,7 @@ class Outbox:
                 continue  # loaded already: this very object is in its lane, or beyond
             if (
                 v2_epoch(message.body) == peer.stream.epoch  # else numbered before a restart
+                and is_met
                 and not was_behind
                 and peer.lanes.put(message, lane)
             ):
@@ -261,7 +271,7 @@ class Outbox:
                 message.release()  # to be loaded
         if self._has_ended:
             return
-        if messages[0].expires_at is not None:
+        if messages[0].expires_at is not None or not is_met:
             self._watch_expiry()
         self._core.outgoing.assign(peer)
         self._refill(peer)
@@ -271,6 +281,12 @@ class Outbox:
         peer = self._core.outgoing.peer(peer.did)
         stock = self._stock(peer.did)
         if stock.is_loading or not self._core.is_open or self.store.failure is not None:
+            return
+        if self._core.links.access.is_denied(peer.did):
+            self.give_up_denied(peer)
+            return
+        if not self._look_for_way(peer):
+            self._unmet.add(peer.did)
             return
         for lane in _TOP_DOWN:
             if stock.is_behind(lane):
@@ -284,6 +300,28 @@ class Outbox:
                     if not peer.lanes.when_room(wake):
                         wake()
                 return
+
+    def _look_for_way(self, peer: Peer) -> bool:
+        """Whether there is a way to a peer; the store is told. In the loop."""
+        has_way = self._core.outgoing.has_way(peer)
+        with _WHILE_IT_WORKS:
+            self.store.unmet.set_met(peer.did, has_way)
+        return has_way
+
+    def give_up_denied(self, peer: Peer) -> None:
+        """The peer is denied: what waits for it on the disk becomes dead letters."""
+        if not self.store.backlog(peer.did).rows:
+            return
+        with _WHILE_IT_WORKS:
+            gone = self.store.unmet.bury_all(peer.did, Reason.DENIED, _DENIED)
+            gone.add_done_callback(partial(self._core.call_in_loop, self._on_buried, peer))
+
+    def _on_buried(self, peer: Peer, gone: Future[list[RowName]]) -> None:
+        if gone.cancelled() or gone.exception() is not None:
+            return  # the store has failed or closed, which is told elsewhere
+        if names := gone.result():
+            self.removed(names, Reason.DENIED, _DENIED)
+            self.give_up_denied(peer)  # there may be more than one transaction takes
 
     def _on_room(self, peer: Peer) -> None:
         self._stock(peer.did).is_waiting = False
@@ -443,6 +481,9 @@ class Outbox:
         """The peer could be reached."""
         with _WHILE_IT_WORKS:
             self.store.reached(peer.did)
+        if peer.did in self._unmet:
+            self._unmet.discard(peer.did)
+            self._refill(peer)
 
     def doubt(self, did: Did, lane: int, row: int) -> str:
         """What to say of a message without an answer: whether its peer may have it.
@@ -451,15 +492,20 @@ class Outbox:
         """
         return UNANSWERED if self.store.lane(did, lane).may_be_written(row) else ""
 
-    def removed(self, names: Iterable[RowName], reason: Reason) -> None:
-        """Rows are gone. What is in flight is not sent again."""
+    def removed(self, names: Iterable[RowName], reason: Reason, cause: str = "") -> None:
+        """Rows are gone. What is in flight is not sent again.
+
+        `cause` is what their receipts say; by default whether their peers may have them.
+        """
         by_peer: dict[Did, set[tuple[int, int]]] = {}
         for did, lane, row in names:
             by_peer.setdefault(did, set()).add((lane, row))
         for did, those in by_peer.items():
-            self._removed_of(did, those, reason)
+            self._removed_of(did, those, reason, cause)
 
-    def _removed_of(self, did: Did, names: set[tuple[int, int]], reason: Reason) -> None:
+    def _removed_of(
+        self, did: Did, names: set[tuple[int, int]], reason: Reason, cause: str
+    ) -> None:
         peer, stock = self._core.outgoing.peer(did), self._stock(did)
         is_expired = reason is Reason.EXPIRED
         for message in peer.lanes.remove_if(
@@ -467,8 +513,8 @@ class Outbox:
         ):
             names.remove((message.priority, message.row))
             message.is_stored = False  # no row to be buried
-            cause = self.doubt(did, message.priority, message.row)
-            self._core.outgoing.give_up(message, reason, cause)
+            why = cause or self.doubt(did, message.priority, message.row)
+            self._core.outgoing.give_up(message, reason, why)
         state = DeliveryState.EXPIRED if is_expired else DeliveryState.FAILED
         for name in names:  # on the disk alone, or in flight
             receipt = stock.receipts.get(name)
@@ -478,7 +524,7 @@ class Outbox:
                 self._core.counters.dropped[reason] += 1
                 peer.dropped[reason] += 1
                 if receipt is not None:
-                    receipt.advance(state, reason, self.doubt(did, *name))
+                    receipt.advance(state, reason, cause or self.doubt(did, *name))
 
     # -- deadlines and clocks --------------------------------------------------------------
 
@@ -540,6 +586,9 @@ class Outbox:
 
     def _on_expired(self, names: list[RowName]) -> None:
         self.removed(names, Reason.EXPIRED)
+
+    def _on_aged(self, names: list[RowName]) -> None:
+        self.removed(names, Reason.AGED_OUT, self.store.unmet.words_of_age)
 
 
 def _message_of(row: OutgoingRow) -> OutgoingMessage:

@@ -172,7 +172,7 @@ class Outgoing:
         peer = self._peers.get(did)
         check_allowed(self._core, did, peer)
         check_size(self._core, did, peer, payload_size)
-        if self._has_no_way(did, peer):
+        if self._core.outbox is None and self._has_no_way(did, peer):
             self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
             raise UnknownPeerError(
                 did,
@@ -217,6 +217,10 @@ class Outgoing:
         if peer is None:
             return self._resolve(did) is None
         return peer.link is None and self._route(peer) is None
+
+    def has_way(self, peer: Peer) -> bool:
+        """Whether a peer is linked, has been, or can be dialed. Any thread."""
+        return not self._has_no_way(peer.did, peer)
 
     def _has_just_left(self, did: Did) -> bool:
         left = self._left.get(did)
@@ -315,7 +319,11 @@ class Outgoing:
 
     def status(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was ever sent to or linked to us. Any thread."""
-        return {peer.did: peer.status() for peer in tuple(self._peers.values())}
+        outbox = self._core.outbox
+        return {
+            peer.did: peer.status(None if outbox is None else outbox.store.backlog(peer.did))
+            for peer in tuple(self._peers.values())
+        }
 
     def _tell_loop(self, peer: Peer, message: OutgoingMessage) -> None:
         """See to it that the loop looks at this peer; one wake-up for many messages."""
@@ -342,6 +350,9 @@ class Outgoing:
         """Hand a peer with messages to whatever brings them there today."""
         if self._is_ending:
             return  # end() comes to it
+        if self._core.links.access.is_denied(peer.did):
+            self.give_up_denied(peer)
+            return
         if peer.link is not None:
             peer.link.pump()
             return
@@ -454,11 +465,15 @@ class Outgoing:
             self.give_up_exhausted(peer, cause)
             self.assign(peer)
 
-    def give_up_denied(self) -> None:
-        """Fail what waits for peers that are turned away now."""
-        for peer in tuple(self._peers.values()):
-            if peer.lanes and self._core.links.access.is_denied(peer.did):
-                self._give_up_all(peer, Reason.DENIED)
+    def give_up_denied(self, peer: Peer) -> None:
+        """Fail what waits for a peer that is denied, and dial it no more."""
+        self.unassign(peer)
+        self._give_up_all(peer, Reason.DENIED)
+
+    def denied(self) -> list[Peer]:
+        """Those whom the access list denies now."""
+        is_denied = self._core.links.access.is_denied
+        return [peer for peer in tuple(self._peers.values()) if is_denied(peer.did)]
 
     def give_up_exhausted(self, peer: Peer, cause: str) -> None:
         """Fail the messages of `peer` that have had their attempts."""

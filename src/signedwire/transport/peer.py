@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.store import Backlog
 from signedwire.delivery.streams import SendStream
 from signedwire.stats import PeerStatus
 from signedwire.types import Address, Did, PeerState, Reason
@@ -107,8 +108,8 @@ class Peer:
         for receipt in self.stream.followed():
             receipt.abandon(reason, detail)
 
-    def status(self) -> PeerStatus:
-        """How it is doing. Any thread."""
+    def status(self, stored: Backlog | None = None) -> PeerStatus:
+        """How it is doing, `stored` being what waits for it in the store. Any thread."""
         link, dialer, now = self.link, self.dialer, clock.now()
 
         def unix(instant: float | None) -> float | None:
@@ -131,6 +132,7 @@ class Peer:
             retry_at=unix(None if dialer is None else dialer.retry_at),
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
             queued=self.lanes.sizes(),
+            stored=stored,
             in_flight=self.stream.in_flight,
             overdue=None if link is None else link.answers.overdue,
             credit=None if link is None else link.credit,

@@ -16,15 +16,17 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
-from signedwire.delivery.store.records import ROW_BITS, Marks, StoreLimits
+from signedwire.delivery.store.records import ROW_BITS, Backlog, Marks, StoreLimits
+from signedwire.delivery.store.tables import AccessRule
 from signedwire.errors import StoreFullError
 from signedwire.types import Did, Priority, Reason
 
 __all__ = [
     "MAX_PEER",
     "BatchRecord",
+    "Lack",
     "LaneRecord",
     "Ledger",
     "PeerRecord",
@@ -53,6 +55,15 @@ def base_at(epoch: int, now_us: int) -> int:
 def queued_at(header: bytes) -> int:
     """When a message was queued, from its header."""
     return int(_U64.unpack_from(header, 96)[0])
+
+
+class Lack(NamedTuple):
+    """A limit that is reached."""
+
+    what: str
+    """How much of what it lets in."""
+    option: str
+    """The option of the configuration that sets it."""
 
 
 class LaneRecord:
@@ -174,6 +185,7 @@ class PeerRecord:
         "heard_at",
         "id",
         "inbox",
+        "is_unmet",
         "lanes",
         "last_error",
         "last_error_at_us",
@@ -187,6 +199,8 @@ class PeerRecord:
         self.id = id_
         self.did = did
         self.has_spoken_v2 = False
+        self.is_unmet = False
+        """Whether there is no way to it, so that narrower limits hold."""
         self.heard_at = 0
         """Which batch was the last from it, or came after it was first heard of."""
         self.epoch = 0
@@ -234,12 +248,18 @@ class Ledger:
         self._free_ids: list[int] = []
         self.rows = 0
         self.bytes = 0
+        self.unmet_rows = 0
+        """Reserved, like the two above: of peers that are unmet."""
+        self.unmet_bytes = 0
         self.next_expiry_us: int | None = None
         """No row expires before this."""
         self.dead_rows = 0
         self.dead_bytes = 0
         self.dead_dropped = 0
         self.expired = 0
+        self.aged_out = 0
+        self.rules: dict[AccessRule, set[bytes]] = {rule: set() for rule in AccessRule}
+        """The access list as it was when the store was opened."""
         self.undone: dict[int, tuple[BatchRecord, int]] = {}
         """By row: its batch and its size."""
         self.undone_bytes = 0
@@ -315,32 +335,84 @@ class Ledger:
                 for lane in peer.lanes:
                     lane.base = max(lane.base, base)
 
-    def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> str | None:
+    def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> Lack | None:
         """Which limit so many more rows would break; `None`: they fit."""
         limits = self.limits
         more = limits.critical_reserve if is_critical else 0
-        for have, limit, what in (
-            (peer.rows, limits.max_peer_rows, "messages to this peer"),
-            (self.rows, limits.max_rows, "messages in all"),
-        ):
+        counts = [
+            (peer.rows, limits.max_peer_rows, "messages to this peer", "outbox_peer_limit"),
+            (self.rows, limits.max_rows, "messages in all", "outbox_limit"),
+        ]
+        sizes = [
+            (peer.bytes, limits.max_peer_bytes, "bytes to this peer", "outbox_peer_bytes"),
+            (self.bytes, limits.max_bytes, "bytes in all", "outbox_bytes"),
+        ]
+        if peer.is_unmet:
+            counts[:0] = [
+                (
+                    peer.rows,
+                    limits.max_unmet_peer_rows,
+                    "messages to a peer never met",
+                    "unmet_peer_limit",
+                )
+            ]
+            sizes[:0] = [
+                (
+                    peer.bytes,
+                    limits.max_unmet_peer_bytes,
+                    "bytes to a peer never met",
+                    "unmet_peer_bytes",
+                ),
+                (
+                    self.unmet_bytes,
+                    limits.max_unmet_bytes,
+                    "bytes to all peers never met",
+                    "unmet_bytes",
+                ),
+            ]
+        for have, limit, what, option in counts:
             if have + rows > limit + more:
-                return f"{limit:,} {what}"
-        for have, limit, what in (
-            (peer.bytes, limits.max_peer_bytes, "bytes to this peer"),
-            (self.bytes, limits.max_bytes, "bytes in all"),
-        ):
+                return Lack(f"{limit:,} {what}", option)
+        for have, limit, what, option in sizes:
             if have + bytes_ > limit + more * _RESERVED_BYTES:
-                return f"{limit:,} {what}"
+                return Lack(f"{limit:,} {what}", option)
         return None
 
-    def full(self, peer: PeerRecord, lack: str) -> StoreFullError:
+    def is_full_for(self, peer: PeerRecord, size: int) -> bool:
+        """Whether a limit of one peer keeps a message of so many bytes out."""
+        limits = self.limits
+        rows, bytes_ = limits.max_peer_rows, limits.max_peer_bytes
+        if peer.is_unmet:
+            rows = min(rows, limits.max_unmet_peer_rows)
+            bytes_ = min(bytes_, limits.max_unmet_peer_bytes)
+        return peer.rows >= rows or peer.bytes + size > bytes_
+
+    def full(self, peer: PeerRecord, lack: Lack) -> StoreFullError:
         """What to raise then."""
+        cure = "Wait until the peer takes some, give messages deadlines"
+        if lack.option.startswith("unmet"):
+            cure = "Add its route with routing.update(did, address), wait until it dials"
         return StoreFullError(
             peer.did,
             Reason.QUEUE_FULL,
-            f"the outbox holds its limit of {lack}; the message to {peer.did} was not stored",
-            "Wait until the peer takes some, give messages deadlines, or raise the limit",
+            f"the outbox holds its limit of {lack.what}; the message to {peer.did} was not stored",
+            f"{cure}, or raise {lack.option}",
         )
+
+    def set_met(self, peer: PeerRecord, is_met: bool) -> bool:
+        """Whether there is a way to a peer now; returns whether that has changed."""
+        with self.lock:
+            if peer.is_unmet is not is_met:
+                return False
+            self._count_unmet(peer, -1)
+            peer.is_unmet = not is_met
+            self._count_unmet(peer, 1)
+            return True
+
+    def _count_unmet(self, peer: PeerRecord, sign: int) -> None:
+        if peer.is_unmet:
+            self.unmet_rows += sign * peer.rows
+            self.unmet_bytes += sign * peer.bytes
 
     def reserve(self, peer: PeerRecord, rows: int, bytes_: int) -> None:
         """They count from now on; negative: no longer."""
@@ -349,10 +421,22 @@ class Ledger:
             peer.bytes += bytes_
             self.rows += rows
             self.bytes += bytes_
+            if peer.is_unmet:
+                self.unmet_rows += rows
+                self.unmet_bytes += bytes_
 
     def is_any_expired(self, now_us: int) -> bool:
         """Whether room may be made by removing what has expired."""
         return self.next_expiry_us is not None and self.next_expiry_us <= now_us
+
+    def backlogs(self) -> dict[Did, Backlog]:
+        """What waits for each peer for whom something does."""
+        with self.lock:
+            return {
+                peer.did: Backlog(peer.rows, peer.bytes)
+                for peer in self.peers.values()
+                if peer.rows
+            }
 
     @property
     def oldest_queued_at_us(self) -> int | None:

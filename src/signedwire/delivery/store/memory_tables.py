@@ -10,7 +10,7 @@ from itertools import islice
 from signedwire.delivery.deadlines import is_relative, moved
 from signedwire.delivery.store.ledger import Ledger, queued_at
 from signedwire.delivery.store.records import ROW_BITS
-from signedwire.delivery.store.tables import BatchRow, DeadRow, Row, Tables
+from signedwire.delivery.store.tables import AccessRule, BatchRow, DeadRow, Row, Tables
 from signedwire.types import Reason
 
 __all__ = ["MemoryTables"]
@@ -24,18 +24,23 @@ class MemoryTables(Tables):
         # By lane, then by name: each lane grows in order.
         self._lanes: dict[int, dict[int, bytes]] = {}
         self._expiries: list[tuple[int, int]] = []  # a heap; some are gone already
+        self._ages: list[tuple[int, int]] = []  # the same, of those with an age
+        self._aging: set[int] = set()
         self._dead: dict[int, DeadRow] = {}
         self._next_dead = 1
         self._undone: dict[int, tuple[int, int, int, bytes]] = {}
         self._batches: dict[int, BatchRow] = {}
 
-    def put(self, rows: Sequence[Row]) -> None:
+    def put(self, rows: Sequence[Row], ages_at_us: int | None = None) -> None:
         """See `Tables`."""
         for row_id, expires_at, body in rows:
             self._lanes.setdefault(row_id >> ROW_BITS, {})[row_id] = body
             self._ledger.lane_of(row_id).gained(row_id, body, 1, len(body))
             if expires_at is not None:
                 heapq.heappush(self._expiries, (expires_at, row_id))
+            if ages_at_us is not None:
+                heapq.heappush(self._ages, (ages_at_us, row_id))
+                self._aging.add(row_id)
 
     def remove(self, ids: Sequence[int]) -> None:
         """See `Tables`."""
@@ -46,6 +51,7 @@ class MemoryTables(Tables):
         rows = self._lanes.get(row_id >> ROW_BITS, {})
         body = rows.pop(row_id, None)
         if body is not None:
+            self._aging.discard(row_id)
             ledger = self._ledger
             lane = ledger.lane_of(row_id)
             lane.lost(row_id, 1, len(body))
@@ -63,8 +69,28 @@ class MemoryTables(Tables):
             _, row_id = heapq.heappop(heap)
             if self._take(row_id) is not None:
                 gone.append(row_id)
-        self._ledger.next_expiry_us = heap[0][0] if heap else None
+        self._look_for_next()
         return gone
+
+    def _look_for_next(self) -> None:
+        nexts = [heap[0][0] for heap in (self._expiries, self._ages) if heap]
+        self._ledger.next_expiry_us = min(nexts, default=None)
+
+    def aged(self, now_us: int, limit: int) -> list[int]:
+        """See `Tables`."""
+        found: list[int] = []
+        heap = self._ages
+        while heap and len(found) < limit and heap[0][0] <= now_us:
+            _, row_id = heapq.heappop(heap)
+            if row_id in self._aging:
+                found.append(row_id)
+        return found
+
+    def unage(self, first: int, last: int) -> None:
+        """See `Tables`."""
+        self._ages = [each for each in self._ages if not first <= each[1] <= last]
+        heapq.heapify(self._ages)
+        self._aging = {row_id for _, row_id in self._ages if row_id in self._aging}
 
     def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
         """See `Tables`."""
@@ -75,11 +101,20 @@ class MemoryTables(Tables):
                 if row_id >= unwritten:
                     lane[row_id] = moved(lane[row_id], by_us)
         heapq.heapify(self._expiries)
-        self._ledger.next_expiry_us = self._expiries[0][0] if self._expiries else None
+        self._ages = [
+            (at + by_us, row_id) if first <= row_id <= last else (at, row_id)
+            for at, row_id in self._ages
+        ]
+        heapq.heapify(self._ages)
+        self._look_for_next()
 
     def existing(self, ids: Sequence[int]) -> list[int]:
         """See `Tables`."""
         return [row_id for row_id in ids if row_id in self._lanes.get(row_id >> ROW_BITS, {})]
+
+    def names(self, first: int, last: int, limit: int) -> list[int]:
+        """See `Tables`."""
+        return [row_id for row_id, _ in islice(self._range(first, last), limit)]
 
     def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
         """See `Tables`."""
@@ -155,6 +190,14 @@ class MemoryTables(Tables):
     def batches(self, ids: Sequence[int]) -> list[BatchRow]:
         """See `Tables`."""
         return [self._batches[batch] for batch in ids if batch in self._batches]
+
+    # -- the access list --------------------------------------------------------------
+
+    def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
+        """See `Tables`. Nobody opens these tables again, so nobody reads the rules."""
+
+    def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
+        """See `Tables`."""
 
     # -- the whole --------------------------------------------------------------------
 

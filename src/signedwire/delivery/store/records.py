@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -274,8 +274,17 @@ class StoreLimits:
     """Outgoing messages to one peer."""
     max_peer_bytes: int = 1024**3
     """The same in bytes."""
+    max_unmet_peer_rows: int = 10_000
+    """Outgoing messages to one peer that there is no way to yet."""
+    max_unmet_peer_bytes: int = 64 * 1024**2
+    """The same in bytes."""
+    max_unmet_bytes: int = 1024**3
+    """The same of all such peers together, in bytes."""
+    max_unmet_age: float = 7 * 86_400.0
+    """Seconds that such a message waits; then it is a dead letter."""
     critical_reserve: int = 64
-    """Further messages, of 64 KiB each, that only Critical may use, in each of the four above."""
+    """Further messages, of 64 KiB each, that only Critical may use, in each of the seven above
+    but the last."""
     max_dead_rows: int = 100_000
     """Dead letters; beyond, the oldest leaves and is counted."""
     max_dead_bytes: int = 256 * 1024**2
@@ -303,12 +312,19 @@ class StoreStats:
     """Gauge: outgoing messages without an answer, those being committed included."""
     oldest_queued_at_us: int | None
     """Gauge: when the oldest of them was queued, Unix time; at most a second out of date."""
+    peers: Mapping[Did, Backlog]
+    """Gauge: the outgoing messages by recipient; who has none is absent."""
+    unmet: Backlog
+    """Gauge: the outgoing messages to peers that there is no way to yet."""
     dead: Backlog
     """Gauge: dead letters."""
     inbox: Backlog
     """Gauge: accepted messages that the application is not done with."""
     expired: int
     """Outgoing messages that were removed because their deadline passed."""
+    aged_out: int
+    """Outgoing messages that became dead letters because they waited too long for a peer that
+    there was no way to."""
     dead_letters_dropped: int
     """Dead letters that made room for newer ones."""
     commits: int

@@ -6,6 +6,7 @@
     dead       what was refused or given up
     batch      received batches: their leaves and signature
     incoming   messages of them that the application is not done with
+    access     which DIDs the node was told to turn away, or to let in alone
 
 A file is opened only whole, by one process at a time, with the key that made it.
 The lock is SQLite's own: `locking_mode=EXCLUSIVE` holds it until the file is
@@ -64,7 +65,13 @@ _VERSION_1: Final = (
         body BLOB NOT NULL)""",
 )
 _VERSION_2: Final = ("ALTER TABLE lane ADD COLUMN base INTEGER NOT NULL DEFAULT 0",)
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
+_VERSION_3: Final = (
+    """CREATE TABLE access (
+        rule TEXT NOT NULL, did BLOB NOT NULL, PRIMARY KEY (rule, did))""",
+    "ALTER TABLE outgoing ADD COLUMN ages_at_us INTEGER",
+    """CREATE INDEX outgoing_age ON outgoing (ages_at_us) WHERE ages_at_us IS NOT NULL""",
+)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes each version out of the one before; the first out of nothing."""
 
 _OLDEST_SQLITE: Final = (3, 35, 0)  # some thousand arguments to a statement

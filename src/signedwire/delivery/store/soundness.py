@@ -13,7 +13,7 @@ from typing import Final
 
 from signedwire.delivery.store.ledger import MAX_PEER
 from signedwire.delivery.store.records import MAX_ROW, ROW_BITS
-from signedwire.delivery.store.tables import NO_LANE, UNKEPT
+from signedwire.delivery.store.tables import NO_LANE, UNKEPT, AccessRule
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.envelope import SIGNATURE_SIZE, V2_HEADER_SIZE
@@ -67,6 +67,7 @@ _SOUND: Final = {
     "outgoing": (
         _ID,
         _is("expires_at_us", "integer", or_null=True),
+        _is("ages_at_us", "integer", or_null=True),
         _BODY,
         f"substr(body, 105, 1) = CASE id >> {ROW_BITS} & 3"
         " WHEN 0 THEN x'00' WHEN 1 THEN x'01' WHEN 2 THEN x'02' ELSE x'03' END",
@@ -95,6 +96,11 @@ _SOUND: Final = {
         " WHERE batch.id = incoming.batch)",
         _BODY,
     ),
+    "access": (
+        f"rule IN ({', '.join(repr(rule.value) for rule in AccessRule)})",
+        f"typeof(did) = 'blob' AND length(did) = CASE rule WHEN '{AccessRule.ONLY}'"
+        " THEN 0 ELSE 32 END",
+    ),
 }
 """What holds of every row of a table, in SQL. NULL counts as no."""
 
@@ -106,6 +112,14 @@ _UNNUMBERED: Final = f"""
     ) AS found LEFT JOIN lane ON lane.id = found.lane
     WHERE (first > 0 AND last < next) IS NOT TRUE LIMIT 1"""
 """A lane with a message under a number that the lane has not given."""
+
+_MISCOUNTED: Final = f"""
+    SELECT id FROM lane LEFT JOIN (
+        SELECT id >> {ROW_BITS} AS lane, count(*) AS found, sum(length(body)) AS size
+        FROM outgoing GROUP BY 1
+    ) ON lane = id
+    WHERE rows <> coalesce(found, 0) OR bytes <> coalesce(size, 0) LIMIT 1"""
+"""A lane whose counts are not those of its messages. The limits are kept by these counts."""
 
 
 def check_rows(connection: sqlite3.Connection) -> None:
@@ -121,6 +135,8 @@ def check_rows(connection: sqlite3.Connection) -> None:
             raise ValueError(f"row {found[0]} of the table {table} is none of a store's")
     if (found := connection.execute(_UNNUMBERED).fetchone()) is not None:
         raise ValueError(f"lane {found[0]} has not given the number of one of its messages")
+    if (found := connection.execute(_MISCOUNTED).fetchone()) is not None:
+        raise ValueError(f"lane {found[0]} has other messages than it has counted")
     for id_, lanes in connection.execute("SELECT id, lanes FROM batch"):
         if not _LANES.issuperset(lanes):
             raise ValueError(f"row {id_} of the table batch names a lane that there is not")

@@ -22,7 +22,7 @@ import contextlib
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, Final
@@ -32,7 +32,14 @@ from signedwire.delivery.deadlines import moved
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
 from signedwire.delivery.store.records import ROW_BITS, Marks
 from signedwire.delivery.store.soundness import check_rows
-from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, DeadRow, Row, Tables
+from signedwire.delivery.store.tables import (
+    PAGE_BYTES,
+    AccessRule,
+    BatchRow,
+    DeadRow,
+    Row,
+    Tables,
+)
 from signedwire.types import Did, Reason, unix_time_us
 
 __all__ = ["SqliteTables"]
@@ -116,6 +123,7 @@ class SqliteTables(Tables):
         self._connection = connection
         self._ledger = ledger
         self._puts: list[Row] = []
+        self._aging_puts: list[tuple[int, int | None, bytes, int]] = []
         self._removals: list[int] = []
         self._batches: list[BatchRow] = []
         self._accepted: list[tuple[int, int, int, bytes]] = []
@@ -158,6 +166,12 @@ class SqliteTables(Tables):
             ledger.reserve(peer, lane.rows, lane.bytes)
             if lane.rows:
                 self._stale.add(lane)
+        for (id_,) in self._ask(
+            f"SELECT DISTINCT id >> {ROW_BITS + 2} FROM outgoing WHERE ages_at_us IS NOT NULL"
+        ):
+            ledger.set_met(ledger.by_id[id_], False)
+        for rule, key in self._ask("SELECT rule, did FROM access"):
+            ledger.rules[AccessRule(rule)].add(key)
         ledger.count_on(unix_time_us())
         self._look_for_oldest()
         ledger.next_expiry_us = self._next_expiry()
@@ -180,7 +194,9 @@ class SqliteTables(Tables):
 
     def _next_expiry(self) -> int | None:
         ((found,),) = self._ask(
-            "SELECT min(expires_at_us) FROM outgoing WHERE expires_at_us IS NOT NULL"
+            "SELECT min(at) FROM ("
+            "SELECT min(expires_at_us) AS at FROM outgoing WHERE expires_at_us IS NOT NULL"
+            " UNION ALL SELECT min(ages_at_us) FROM outgoing WHERE ages_at_us IS NOT NULL)"
         )
         return None if found is None else int(found)
 
@@ -212,10 +228,13 @@ class SqliteTables(Tables):
 
     # -- outgoing ---------------------------------------------------------------------
 
-    def put(self, rows: Sequence[Row]) -> None:
+    def put(self, rows: Sequence[Row], ages_at_us: int | None = None) -> None:
         """See `Tables`."""
         ledger = self._ledger
-        self._puts += rows
+        if ages_at_us is None:
+            self._puts += rows
+        else:
+            self._aging_puts += [(*row, ages_at_us) for row in rows]
         for row_id, _, body in rows:
             lane = ledger.lane_of(row_id)
             lane.gained(row_id, body, 1, len(body))
@@ -240,6 +259,27 @@ class SqliteTables(Tables):
         self._ledger.next_expiry_us = self._next_expiry()
         return gone
 
+    def aged(self, now_us: int, limit: int) -> list[int]:
+        """See `Tables`."""
+        self._flush()
+        ((names,),) = self._ask(
+            "SELECT group_concat(id) FROM (SELECT id FROM outgoing WHERE ages_at_us <= ?"
+            " ORDER BY ages_at_us LIMIT ?)",
+            min(now_us, _MAX_I64),
+            limit,
+        )
+        return [int(name) for name in names.split(",")] if names else []
+
+    def unage(self, first: int, last: int) -> None:
+        """See `Tables`."""
+        self._flush()
+        self._begin()
+        self._connection.execute(
+            "UPDATE outgoing SET ages_at_us = NULL"
+            " WHERE id BETWEEN ? AND ? AND ages_at_us IS NOT NULL",
+            (first, last),
+        )
+
     def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
         """See `Tables`."""
         self._flush()
@@ -249,6 +289,11 @@ class SqliteTables(Tables):
             " body = CASE WHEN id < ?3 THEN body ELSE moved(body, ?2) END"
             " WHERE id BETWEEN ?1 AND ?4 AND expires_at_us & 1",
             (first, by_us, unwritten, last, _MAX_I64),
+        )
+        self._connection.execute(
+            "UPDATE outgoing SET ages_at_us = max(1, min(ages_at_us + ?2, ?4))"
+            " WHERE id BETWEEN ?1 AND ?3 AND ages_at_us IS NOT NULL",
+            (first, by_us, last, _MAX_I64),
         )
         self._ledger.next_expiry_us = self._next_expiry()
 
@@ -263,13 +308,25 @@ class SqliteTables(Tables):
             )
         ]
 
+    def names(self, first: int, last: int, limit: int) -> list[int]:
+        """See `Tables`."""
+        self._flush()
+        ((names,),) = self._ask(
+            "SELECT group_concat(id) FROM"
+            " (SELECT id FROM outgoing WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?)",
+            first,
+            last,
+            limit,
+        )
+        return [int(name) for name in names.split(",")] if names else []
+
     def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
         """See `Tables`."""
         self._flush()
         if not 0 <= first <= _MAX_I64:
             return []
         span = (first, min(last, _MAX_I64), limit)
-        rows = "SELECT * FROM outgoing WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        rows = "SELECT id, body FROM outgoing WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
         ((names, lengths),) = self._ask(
             f"SELECT group_concat(id), group_concat(length(body)) FROM ({rows})", *span
         )
@@ -402,6 +459,26 @@ class SqliteTables(Tables):
         )
         self._saved.discard(id_)
 
+    # -- the access list --------------------------------------------------------------
+
+    def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
+        """See `Tables`."""
+        self._begin()
+        self._connection.executemany(
+            "REPLACE INTO access VALUES (?, ?)", [(rule.value, key) for key in keys]
+        )
+
+    def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
+        """See `Tables`."""
+        self._begin()
+        if keys is None:
+            self._connection.execute("DELETE FROM access WHERE rule = ?", (rule.value,))
+        else:
+            self._connection.executemany(
+                "DELETE FROM access WHERE rule = ? AND did = ?",
+                [(rule.value, key) for key in keys],
+            )
+
     # -- the whole --------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -412,8 +489,11 @@ class SqliteTables(Tables):
         """Carry out what was gathered. Nothing is removed before it was put, whatever the order."""
         ledger = self._ledger
         if self._puts:
-            self._insert("outgoing", 3, self._puts)
+            self._insert("outgoing (id, expires_at_us, body)", 3, self._puts)
             self._puts = []
+        if self._aging_puts:
+            self._insert("outgoing (id, expires_at_us, body, ages_at_us)", 4, self._aging_puts)
+            self._aging_puts = []
         if self._batches:
             self._insert("batch", 6, self._batches)
             self._batches = []

@@ -34,6 +34,7 @@ from statistics import median
 from typing import Final, TypeVar
 
 from signedwire.clock import new_epoch
+from signedwire.delivery.store.access import AccessRules
 from signedwire.delivery.store.clock_steps import ClockSteps
 from signedwire.delivery.store.commits import Executor, Operation
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
@@ -55,6 +56,7 @@ from signedwire.delivery.store.records import (
     Then,
 )
 from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, Row
+from signedwire.delivery.store.unmet import UnmetPeers
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
@@ -85,6 +87,8 @@ class Store:
         """Asked, in any thread, whether a peer must not be forgotten now."""
         self.clock_steps = ClockSteps(work, executor)
         """Told of by `look_at_clock()`; its `on_moved` is called where `then` is."""
+        self.access = AccessRules(work, executor)
+        self.unmet = UnmetPeers(work, executor)
 
     # -- sending ----------------------------------------------------------------------
 
@@ -145,8 +149,11 @@ class Store:
         *,
         replaces: Sequence[int] = (),
         then: Then | None = None,
+        is_met: bool = True,
     ) -> None:
         """Number messages and store them, all or none; `replaces` are dead letters that go then.
+
+        `is_met` tells whether there is a way to the recipient; see `UnmetPeers`.
 
         When this returns, each draft has its number and its body. It may be sent when
         `then` is told `None`, not before. After `then` was told a StoreFullError, the
@@ -162,6 +169,7 @@ class Store:
         with self._lock:
             self.look_at_clock()
             peer = self._peer(recipient)
+            self.unmet.set_met(recipient, is_met)
             lack = ledger.lack(peer, len(drafts), size, is_critical=is_critical)
             if lack is not None and not ledger.is_any_expired(unix_time_us()):
                 raise ledger.full(peer, lack)
@@ -173,7 +181,8 @@ class Store:
                 draft.number(parties, epoch, lane.base + draft.row)
                 rows.append((lane.row_id(lane.next), v2_expiry(draft.body), draft.body))
                 lane.next += 1
-            put: Callable[[], object] = partial(self._work.put, rows, replaces)
+            age = None if is_met else unix_time_us() + int(self.limits.max_unmet_age * 1e6)
+            put: Callable[[], object] = partial(self._work.put, rows, replaces, age)
             if lack is not None:
                 # Reserves nothing yet, or those before it would find no room because of it.
                 put = partial(self._work.put_if_room, put, peer, len(rows), size, is_critical)
@@ -518,9 +527,12 @@ class Store:
         return StoreStats(
             outbox=Backlog(ledger.rows, ledger.bytes),
             oldest_queued_at_us=ledger.oldest_queued_at_us,
+            peers=ledger.backlogs(),
+            unmet=Backlog(ledger.unmet_rows, ledger.unmet_bytes),
             dead=Backlog(ledger.dead_rows, ledger.dead_bytes),
             inbox=Backlog(len(ledger.undone), ledger.undone_bytes),
             expired=ledger.expired,
+            aged_out=ledger.aged_out,
             dead_letters_dropped=ledger.dead_dropped,
             commits=executor.commits,
             commit_median=median(durations) if durations else 0.0,

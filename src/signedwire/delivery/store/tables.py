@@ -7,13 +7,23 @@ and removed.
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from signedwire.types import Reason
 
-__all__ = ["PAGE_BYTES", "UNKEPT", "BatchRow", "DeadRow", "Row", "Tables", "NO_LANE"]
+__all__ = [
+    "PAGE_BYTES",
+    "UNKEPT",
+    "AccessRule",
+    "BatchRow",
+    "DeadRow",
+    "Row",
+    "Tables",
+    "NO_LANE",
+]
 
 UNKEPT: Final = 4
 """In `BatchRow.lanes`, of what was refused for want of room."""
@@ -24,6 +34,17 @@ NO_LANE: Final = 255
 
 Row: TypeAlias = tuple[int, int | None, bytes]
 """An outgoing row: name, deadline, header and payload."""
+
+
+class AccessRule(enum.StrEnum):
+    """What a row of the access list says of its DID."""
+
+    DENY = "deny"
+    """It is turned away."""
+    ALLOW = "allow"
+    """It is on the allow list."""
+    ONLY = "only"
+    """There is an allow list; the DID is empty."""
 
 
 class DeadRow(NamedTuple):
@@ -57,8 +78,8 @@ class Tables(ABC):
     # -- outgoing ---------------------------------------------------------------------
 
     @abstractmethod
-    def put(self, rows: Sequence[Row]) -> None:
-        """Add outgoing rows."""
+    def put(self, rows: Sequence[Row], ages_at_us: int | None = None) -> None:
+        """Add outgoing rows. `ages_at_us`: when `aged()` returns them; `None`: never."""
 
     @abstractmethod
     def remove(self, ids: Sequence[int]) -> None:
@@ -72,16 +93,29 @@ class Tables(ABC):
         """
 
     @abstractmethod
+    def aged(self, now_us: int, limit: int) -> list[int]:
+        """Names of the rows that were put with an age which has passed. They stay."""
+
+    @abstractmethod
+    def unage(self, first: int, last: int) -> None:
+        """The rows from `first` to `last` have no age any more."""
+
+    @abstractmethod
     def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
         """Move deadlines in seconds of the rows from `first` to `last` by `by_us`.
 
         Those of rows from `unwritten` on also in their headers: nobody else has seen them.
+        Ages are moved too.
         Sets `Ledger.next_expiry_us` anew.
         """
 
     @abstractmethod
     def existing(self, ids: Sequence[int]) -> list[int]:
         """Those of the names that have a row."""
+
+    @abstractmethod
+    def names(self, first: int, last: int, limit: int) -> list[int]:
+        """The names of the first rows of a range, in order."""
 
     @abstractmethod
     def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
@@ -129,6 +163,16 @@ class Tables(ABC):
     @abstractmethod
     def remove_peer(self, id_: int) -> None:
         """Remove a peer that has no row and no dead letter."""
+
+    # -- the access list --------------------------------------------------------------
+
+    @abstractmethod
+    def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
+        """Add a rule for the 32 bytes of each DID; one that is there stays."""
+
+    @abstractmethod
+    def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
+        """Remove a rule for these DIDs; `None`: for all."""
 
     # -- the whole --------------------------------------------------------------------
 

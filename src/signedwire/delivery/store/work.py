@@ -23,7 +23,7 @@ from signedwire.delivery.store.records import (
 )
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row, Tables
 from signedwire.errors import StoreError
-from signedwire.types import Priority, unix_time_us
+from signedwire.types import Priority, Reason, unix_time_us
 from signedwire.wire.batch import HASH_SIZE
 
 __all__ = ["Work"]
@@ -40,7 +40,9 @@ class Work:
         self.ledger = ledger
         self.tables = tables
         self.on_expired: Callable[[list[RowName]], None] | None = None
+        self.on_aged: Callable[[list[RowName]], None] | None = None
         self._expired: list[int] = []
+        self._aged: list[RowName] = []
         self._origin_us = 0
 
     # -- an Engine --------------------------------------------------------------------
@@ -50,11 +52,15 @@ class Work:
         return self.tables.commit(is_idle=is_idle)
 
     def news(self) -> list[Callable[[], None]]:
-        """See `Engine`: what has expired."""
+        """See `Engine`: what has expired, and what has waited too long for a way."""
         gone, self._expired = self._expired, []
-        if not gone or self.on_expired is None:
-            return []
-        return [partial(self.on_expired, self.names(gone))]
+        aged, self._aged = self._aged, []
+        news: list[Callable[[], None]] = []
+        if gone and self.on_expired is not None:
+            news.append(partial(self.on_expired, self.names(gone)))
+        if aged and self.on_aged is not None:
+            news.append(partial(self.on_aged, aged))
+        return news
 
     def tidy(self) -> None:
         """See `Engine`."""
@@ -66,11 +72,16 @@ class Work:
 
     # -- outgoing ---------------------------------------------------------------------
 
-    def put(self, rows: Sequence[Row], replaces: Sequence[int]) -> None:
+    def put(
+        self, rows: Sequence[Row], replaces: Sequence[int], ages_at_us: int | None = None
+    ) -> None:
         """Add rows; remove the dead letters that they replace."""
         ledger = self.ledger
-        self.tables.put(rows)
-        first = min((row[1] for row in rows if row[1] is not None), default=None)
+        self.tables.put(rows, ages_at_us)
+        dues = [row[1] for row in rows if row[1] is not None]
+        if ages_at_us is not None:
+            dues.append(ages_at_us)
+        first = min(dues, default=None)
         if first is not None and (ledger.next_expiry_us is None or first < ledger.next_expiry_us):
             ledger.next_expiry_us = first
         if replaces:
@@ -93,14 +104,33 @@ class Work:
                 return ledger.full(peer, lack)
 
     def expire(self) -> int:
-        """Remove what has expired; returns how many rows."""
+        """Remove what has expired, and what has waited too long; returns how many rows."""
         # Where the wall clock was set just now, the rows are about to be moved: none goes
         # before it has been.
         passed_us = self._origin_us + int(monotonic() * 1e6)
-        gone = self.tables.expired(min(unix_time_us(), passed_us), _EXPIRE_LIMIT)
+        now_us = min(unix_time_us(), passed_us)
+        aged = self.tables.aged(now_us, _EXPIRE_LIMIT)
+        if aged:
+            self._aged += self.names(aged)
+            self.tables.bury(aged, Reason.AGED_OUT, self.words_of_age, unix_time_us())
+            self.ledger.aged_out += len(aged)
+        gone = self.tables.expired(now_us, _EXPIRE_LIMIT)
         self.ledger.expired += len(gone)
         self._expired += gone
-        return len(gone)
+        return len(gone) + len(aged)
+
+    @property
+    def words_of_age(self) -> str:
+        """Why a message has aged out, for people."""
+        age = self.ledger.limits.max_unmet_age
+        return f"no way to its peer was known for {age:g} s, which is unmet_max_age"
+
+    def bury_all(self, peer: PeerRecord, reason: Reason, detail: str) -> list[RowName]:
+        """Make dead letters of the first 10,000 rows for a peer; returns which."""
+        ids = self.tables.names(peer.first_row, peer.last_row, _EXPIRE_LIMIT)
+        names = self.names(ids)
+        self.tables.bury(ids, reason, detail, unix_time_us())
+        return names
 
     def begin_clock(self, origin_us: int) -> None:
         """`origin_us` is the Unix time at the instant 0 of the monotonic clock."""

@@ -1,0 +1,60 @@
+"""The access list in a store: which DIDs the node was told to turn away, kept over restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from signedwire.delivery.store.commits import Executor, Operation
+from signedwire.delivery.store.records import Then
+from signedwire.delivery.store.tables import AccessRule
+from signedwire.delivery.store.work import Work
+
+__all__ = ["AccessRules"]
+
+_NOBODY = b""
+
+
+class AccessRules:
+    """What `Store.access` keeps: DIDs as their 32 bytes. Any thread.
+
+    Each change returns at once and is on the disk with the next commit; `then` is told of it
+    as those of `Store` are. Each raises StoreFailedError or ClosedError where the store takes
+    nothing more.
+    """
+
+    def __init__(self, work: Work, executor: Executor) -> None:
+        self._work = work
+        self._executor = executor
+        rules = work.ledger.rules
+        self.denied = frozenset(rules[AccessRule.DENY])
+        """Who was denied when the store was opened."""
+        self.allowed = frozenset(rules[AccessRule.ALLOW]) if rules[AccessRule.ONLY] else None
+        """The allow list as it was then; `None`: there was none."""
+
+    def deny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
+        """Keep that these are denied."""
+        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, list(keys)), then)
+
+    def undeny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
+        """Keep that these are denied no more."""
+        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, list(keys)), then)
+
+    def allow_only(self, keys: Iterable[bytes] | None, then: Then | None = None) -> None:
+        """Keep an allow list in place of the one before; `None`: there is none."""
+        known = None if keys is None else list(keys)
+        self._submit(partial(self._replace, known), then)
+
+    def _replace(self, keys: list[bytes] | None) -> None:
+        tables = self._work.tables
+        tables.remove_rules(AccessRule.ALLOW, None)
+        if keys is None:
+            tables.remove_rules(AccessRule.ONLY, None)
+        else:
+            tables.add_rules(AccessRule.ONLY, [_NOBODY])
+            tables.add_rules(AccessRule.ALLOW, keys)
+
+    def _submit(self, run: Callable[[], object], then: Then | None) -> None:
+        with self._work.ledger.lock:
+            self._executor.submit(Operation(run, then))
+        self._executor.kick()

@@ -1,0 +1,75 @@
+"""Messages to peers that there is no way to: fewer of them are stored, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+from signedwire.delivery.store.commits import Executor, Operation
+from signedwire.delivery.store.noting import storable
+from signedwire.delivery.store.records import RowName
+from signedwire.delivery.store.work import Work
+from signedwire.types import Did, Reason
+
+__all__ = ["UnmetPeers"]
+
+
+class UnmetPeers:
+    """What `Store.unmet` knows: to which recipients there is no way. Any thread.
+
+    A peer is unmet while it has no route and no link, and never had a link. When a file is
+    opened, those are for whom messages with an age wait; `set_met()` tells what has changed.
+    """
+
+    def __init__(self, work: Work, executor: Executor) -> None:
+        self._work = work
+        self._executor = executor
+
+    def set_met(self, recipient: Did, is_met: bool) -> None:
+        """Say whether there is a way to a peer now. Where there is, its messages do not age.
+
+        Raises:
+            StoreFailedError, ClosedError: the store takes nothing more.
+        """
+        ledger = self._work.ledger
+        peer = ledger.peers.get(recipient)
+        if peer is None or not ledger.set_met(peer, is_met) or not (is_met and peer.rows):
+            return
+        with ledger.lock:
+            unage = partial(self._work.tables.unage, peer.first_row, peer.last_row)
+            self._executor.submit(Operation(unage))
+        self._executor.kick()
+
+    def is_full(self, recipient: Did, size: int) -> bool:
+        """Whether one more message of so many bytes, not Critical, would break a limit of its
+        own recipient's.
+        """
+        ledger = self._work.ledger
+        peer = ledger.peers.get(recipient)
+        return peer is not None and ledger.is_full_for(peer, size)
+
+    @property
+    def on_aged(self) -> Callable[[list[RowName]], None] | None:
+        """Told, where `then` is called, which rows became dead letters because they aged."""
+        return self._work.on_aged
+
+    @on_aged.setter
+    def on_aged(self, tell: Callable[[list[RowName]], None] | None) -> None:
+        self._work.on_aged = tell
+
+    @property
+    def words_of_age(self) -> str:
+        """Why they did, for people."""
+        return self._work.words_of_age
+
+    def bury_all(self, recipient: Did, reason: Reason, detail: str) -> Future[list[RowName]]:
+        """Make dead letters of up to 10,000 rows for a peer, the first ones; tells which."""
+        future: Future[list[RowName]] = Future()
+        ledger = self._work.ledger
+        with ledger.lock:
+            peer = ledger.peer(recipient)
+            bury = partial(self._work.bury_all, peer, reason, storable(detail))
+            self._executor.submit(Operation(bury, None, future))
+        self._executor.kick()
+        return future

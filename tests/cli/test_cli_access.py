@@ -1,0 +1,52 @@
+"""`signedwire listen` with an access file: a wrong one stops it, SIGHUP reads it again."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from clikit import expect_one_sentence, isolate, run, start_listening
+
+from signedwire import Identity
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP")
+
+
+@pytest.fixture
+def access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    isolate(tmp_path, monkeypatch)
+    path = tmp_path / "access"
+    path.write_text(f"deny {Identity.generate().did}\n")
+    monkeypatch.setenv("SIGNEDWIRE_ACCESS_FILE", str(path))
+    return path
+
+
+def test_it_does_not_start_with_a_wrong_line(access: Path) -> None:
+    access.write_text("# my list\nforbid somebody\n")
+    assert run("id", "new").exit_code == 0
+    ran = run("listen", "--no-store", "--timeout", "1")
+    assert ran.exit_code != 0
+    expect_one_sentence(ran, ran.exit_code, f"{access}, line 2: 'forbid' is no rule")
+
+
+def test_a_hang_up_reads_it_again(access: Path, tmp_path: Path) -> None:
+    other = str(tmp_path / "bob.pem")
+    assert run("id", "new", other).exit_code == 0
+    bob = run("id", "show", other).stdout.strip()
+    process, peer = start_listening("--no-store")
+    with process:
+        access.write_text("deny\n")
+        process._process.send_signal(signal.SIGHUP)
+        line = process.line("stderr")
+        assert line.startswith("the access list stays as it was: ")
+        assert f"{access}, line 1: deny takes one DID" in line
+        access.write_text(f"deny {bob}\n")
+        process._process.send_signal(signal.SIGHUP)
+        assert process.line("stderr") == f"read {access} again"
+        assert process.is_running
+        ran = run("send", peer, "hello", "--identity", other, "--no-store")
+        assert ran.exit_code != 0
+        assert process.line("stderr").startswith("dropped: denied (")
+        process.terminate()
+        process.wait()

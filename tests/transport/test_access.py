@@ -1,0 +1,700 @@
+"""Access lists: who is denied, from when on, what becomes of what is there; peers never met."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from test_link import Net, Watch, links_of, meet, take
+
+from signedwire import (
+    Address,
+    ConfigError,
+    DeliveryFailedError,
+    DeliveryState,
+    Did,
+    Node,
+    NotAllowedError,
+    Reason,
+    StoreFullError,
+    TransportConfig,
+    UnknownPeerError,
+    load_config,
+    sync,
+)
+from signedwire.delivery.store import Backlog
+from signedwire.events import Dropped, PeerDisconnected
+from signedwire.transport.access import AccessFile, AccessList, read_access_file
+from signedwire.transport.denials import _MAX_LOGGED
+from tlskit import quick
+from wirekit import (
+    ALICE,
+    BOB,
+    CAROL,
+    LIMIT,
+    eventually,
+    identity,
+    on_asyncio,
+    on_both_loops,
+    within,
+)
+
+FILL = 500
+NOBODY = Address("127.0.0.1", 1)
+
+
+def listed(**options: object) -> AccessList:
+    return AccessList(TransportConfig(**options))  # type: ignore[arg-type]
+
+
+# -- who is denied -------------------------------------------------------------------
+
+
+class TestLists:
+    def test_a_denial_wins_whatever_its_source(self, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        for source in ("option", "file", "call"):
+            path.write_text(f"allow {ALICE.did}\nallow {BOB.did}\n")
+            if source == "file":
+                path.write_text(f"deny {BOB.did}\nallow {BOB.did}\nallow {ALICE.did}\n")
+            access = listed(
+                allow=[ALICE.did, BOB.did],
+                deny=[BOB.did] if source == "option" else [],
+                access_file=path,
+            )
+            access.open(None)
+            access.allow_only([ALICE.did, BOB.did])
+            if source == "call":
+                access.deny(BOB.did)
+            assert access.is_denied(BOB.did), source
+            assert not access.is_denied(ALICE.did), source
+            assert access.undeny(BOB.did) == (() if source == "call" else (BOB.did,))
+
+    def test_an_empty_allow_list_lets_nobody_in(self, tmp_path: Path) -> None:
+        assert listed(allow=[]).is_denied(ALICE.did)
+        assert not listed(allow=None).is_denied(ALICE.did)
+        path = tmp_path / "access"
+        path.write_text("allow none\n")
+        access = listed(access_file=path)
+        access.open(None)
+        assert access.is_denied(ALICE.did)
+        access = listed()
+        access.allow_only([])
+        assert access.is_denied(ALICE.did)
+        access.allow_only(None)
+        assert not access.is_denied(ALICE.did)
+
+    def test_options_and_file_make_one_allow_list_and_calls_narrow_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        path.write_text(f"allow {BOB.did}\n")
+        access = listed(allow=[ALICE.did], access_file=path)
+        access.open(None)
+        assert not access.is_denied(ALICE.did)
+        assert not access.is_denied(BOB.did)
+        assert access.is_denied(CAROL.did)
+        access.allow_only([BOB.did, CAROL.did])
+        assert access.is_denied(ALICE.did)
+        assert not access.is_denied(BOB.did)
+        assert access.is_denied(CAROL.did)  # a call lets nobody in whom the configuration does not
+
+    def test_from_the_environment_and_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.toml"
+        path.write_text(f'deny = ["{BOB.did}"]\nallow = ["{ALICE.did}"]\naccess_file = "acl"\n')
+        config = load_config(path, {})
+        assert (config.deny, config.allow) == (frozenset([BOB.did]), frozenset([ALICE.did]))
+        assert config.access_file == Path("acl")
+        config = load_config(
+            path,
+            {
+                "SIGNEDWIRE_DENY": f"{CAROL.did}, {ALICE.did.hex().upper()}#x".split("#")[0],
+                "SIGNEDWIRE_ALLOW": "none",
+                "SIGNEDWIRE_ACCESS_FILE": "none",
+            },
+        )
+        assert config.deny == {CAROL.did, ALICE.did}
+        assert (config.allow, config.access_file) == (None, None)
+        with pytest.raises(ConfigError, match="SIGNEDWIRE_DENY"):
+            load_config(None, {"SIGNEDWIRE_DENY": "did:web:example.com"})
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "deny {did}",
+            "  deny \t {did}  \r\n",
+            "# a list\n\ndeny {did}   # he left",
+            "\ufeffdeny {did}\n",
+            "deny {did}#{bare}\n",
+            "deny {bare}\n",
+            "deny {hex}\n",
+            "deny {HEX}\n",
+            "deny {did}\ndeny {hex}\n",
+        ],
+    )
+    def test_forms_of_a_line(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "access"
+        did = BOB.did
+        text = text.format(did=did, bare=str(did)[8:], hex=did.hex(), HEX=did.hex().upper())
+        path.write_bytes(text.encode())
+        assert read_access_file(path) == AccessFile(None, frozenset([bytes(did)]))
+
+    @pytest.mark.parametrize(
+        ("line", "what"),
+        [
+            (b"denied {did}", "'denied' is no rule"),
+            (b"DENY {did}", "'DENY' is no rule"),
+            (b"{did}", "is no rule"),
+            (b"deny", "deny takes one DID"),
+            (b"deny none", "'none' is not a DID"),
+            (b"deny {did} {did}", "deny takes one DID"),
+            (b"deny {did},", "is not a base58 character"),
+            (b"allow did:key:z6MkNothing", "is not a DID"),
+            (b"deny DID:KEY:z6Mk", "is not a DID"),
+            (b"deny {did}\xff", "not UTF-8"),
+            (b"deny " + b"00" * 32, "no honest key looks like this"),
+        ],
+    )
+    def test_one_wrong_line(self, tmp_path: Path, line: bytes, what: str) -> None:
+        path = tmp_path / "access"
+        did = str(BOB.did).encode()
+        path.write_bytes(b"# a list\nallow " + did + b"\n" + line.replace(b"{did}", did) + b"\n")
+        with pytest.raises(ConfigError) as error:
+            read_access_file(path)
+        assert error.value.fact.startswith(f"{path}, line 3: ")
+        assert what in error.value.fact
+
+    def test_what_is_no_file_of_rules(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"cannot read the access file .*missing"):
+            read_access_file(tmp_path / "missing")
+        with pytest.raises(ConfigError, match=r"cannot read|no regular file"):
+            read_access_file(tmp_path)
+        empty = tmp_path / "empty"
+        empty.touch()
+        with pytest.raises(ConfigError, match="is empty: it may have been cut off"):
+            read_access_file(empty)
+        empty.write_text("# nobody yet\n")
+        assert read_access_file(empty) == AccessFile(None, frozenset())
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(tmp_path / "pipe")
+            with pytest.raises(ConfigError, match="no regular file"):
+                read_access_file(tmp_path / "pipe")
+
+    def test_reading_it_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "access"
+        path.write_text(f"deny {BOB.did}\n")
+        access = listed(access_file=path)
+        access.open(None)
+        path.write_text(f"deny {CAROL.did}\nallow {ALICE.did}\n")
+        access.reload()
+        assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
+        for wrong in ("deny nobody\n", "", f"deny {CAROL.did}\n"):  # the last lets everybody in
+            path.write_text(wrong)
+            with pytest.raises(ConfigError):
+                access.reload()
+            assert access.is_denied(BOB.did)
+        path.unlink()
+        with pytest.raises(ConfigError, match="cannot read"):
+            access.reload()
+        assert access.is_denied(BOB.did)
+        with pytest.raises(ConfigError, match="no access file"):
+            listed().reload()
+
+    def test_many_denials_cost_no_more_each(self) -> None:
+        """The set is changed in place: a copy for each would make 20,000 of them take minutes."""
+        access = listed()
+        did = ALICE.did
+        for number in range(20_000):
+            access._denied.add(number.to_bytes(32, "big"))
+        before = access._denied
+        access.deny(did)
+        assert access._denied is before
+        assert access._early[-1].keys == frozenset([bytes(did)])
+
+
+@on_asyncio
+async def test_a_node_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    path.write_text(f"deny {BOB.did}\ndeny somebody\n")
+    store = tmp_path / "node.db"
+    node = Node(ALICE, quick(access_file=path), store=store)
+    with pytest.raises(ConfigError, match=r"access, line 2: 'somebody' is not a DID"):
+        await node.start()
+    assert node.address is None
+    async with Node(ALICE, quick(), store=store):  # nothing was left open
+        pass
+
+
+@on_asyncio
+async def test_reloading_closes_the_links_of_who_is_denied_now(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    path.write_text("# nobody\n")
+    net = Net()
+    async with net.node(ALICE) as alice, net.node(BOB, access_file=path) as bob, Watch(bob) as seen:
+        meet(alice, bob)
+        await alice.send(bob.did, b"x")
+        path.write_text(f"deny {ALICE.did}\n")
+        bob.access.reload()
+        assert not links_of(bob)
+        assert bob.stats().dropped == {Reason.DENIED: 1}
+        await eventually(lambda: seen.of(PeerDisconnected))
+        assert seen.of(PeerDisconnected) == [PeerDisconnected(ALICE.did, "denied")]
+
+
+# -- what a denial does --------------------------------------------------------------
+
+
+def options(kind: str, path: Path) -> dict[str, object]:
+    files: dict[str, object] = {}
+    if kind in ("store", "both"):
+        files["store"] = path / "bob.db"
+    if kind in ("evidence", "both"):
+        files["evidence"] = path / "bob.log"
+    return files
+
+
+kinds = pytest.mark.parametrize("kind", ["memory", "store", "evidence", "both"])
+
+
+@kinds
+@on_both_loops
+async def test_what_waits_in_the_inbox_never_reaches_the_application(
+    kind: str, tmp_path: Path
+) -> None:
+    net = Net()
+    async with (
+        net.node(ALICE) as alice,
+        net.node(CAROL) as carol,
+        net.node(BOB, **options(kind, tmp_path)) as bob,
+        Watch(bob) as seen,
+    ):
+        meet(alice, bob)
+        meet(carol, bob)
+        await alice.send_many(bob.did, [b"%d" % number for number in range(FILL)])
+        await carol.send(bob.did, b"from carol")
+        assert bob.stats().inbox_messages == FILL + 1
+        bob.access.deny(ALICE.did)
+        stats = bob.stats()
+        assert stats.inbox_messages == 1
+        assert stats.dropped == {Reason.DENIED: FILL}
+        assert await take(bob, 1) == [b"from carol"]
+        assert await bob.receive(0) is None
+        await eventually(lambda: seen.of(Dropped))
+        assert seen.of(Dropped) == [Dropped(Reason.DENIED, str(ALICE.did), FILL)]
+        if kind in ("store", "both"):
+            await bob.outbox.flush()
+            store = bob.stats().store
+            assert store is not None
+            assert store.inbox.rows == 1
+    if kind in ("store", "both"):
+        async with net.node(BOB, **options(kind, tmp_path)) as bob:
+            assert await take(bob, 1) == [b"from carol"]
+            assert await bob.receive(0) is None
+
+
+@kinds
+@on_asyncio
+async def test_a_batch_that_is_being_committed_is_not_delivered(kind: str, tmp_path: Path) -> None:
+    net = Net("memory")
+    async with net.node(ALICE) as alice, net.node(BOB, **options(kind, tmp_path)) as bob:
+        meet(alice, bob)
+        await alice.send(bob.did, b"first")
+        received = asyncio.Event()
+        inflow = bob._core.links.inflow(ALICE.did)
+        receive = inflow.receive
+
+        def receive_and_tell(*arguments: object) -> None:
+            receive(*arguments)  # type: ignore[arg-type]
+            received.set()
+
+        inflow.receive = receive_and_tell  # type: ignore[method-assign, assignment]
+        receipts = [alice.send_nowait(bob.did, b"%d" % number) for number in range(50)]
+        await within(LIMIT, received.wait())
+        bob.access.deny(ALICE.did)  # in the same turn of the loop, or in the next
+        await asyncio.sleep(0.3)
+        assert await bob.receive(0) is None
+        assert bob.stats().inbox_messages == 0
+        assert bob.stats().dropped[Reason.DENIED] >= 1
+        assert not any(each.has_reached(DeliveryState.HANDLED) for each in receipts)
+
+
+class Taker:
+    """Takes all there is in a thread, and notes of each whether the denial was over before."""
+
+    def __init__(self, node: sync.Node) -> None:
+        self.node = node
+        self.taken: list[bool] = []
+        self.is_denied, self.started = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        while True:
+            was_denied = self.is_denied.is_set()  # before it is asked for
+            message = self.node.receive(0.2)
+            self.started.set()
+            if message is None:
+                return
+            self.taken.append(was_denied)
+
+
+def test_none_comes_after_deny_has_returned_in_another_thread(tmp_path: Path) -> None:
+    """The blocking node: the application takes in a thread that the loop knows nothing of."""
+    config = quick()
+    for round_ in range(5):
+        with sync.Node(BOB, config) as bob, sync.Node(ALICE, config) as alice:
+            alice.routing.update(bob.did, bob.address or "")
+            alice.send_many(bob.did, [b"x"] * FILL)
+            taker = Taker(bob)
+            assert taker.started.wait(LIMIT)
+            bob.access.deny(alice.did)
+            taker.is_denied.set()
+            taker.thread.join(LIMIT)
+            taken = taker.taken
+            assert not any(taken), round_
+            stats = bob.stats()
+            assert stats.dropped.get(Reason.DENIED, 0) + len(taken) == FILL
+
+
+@on_both_loops
+async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> None:
+    """Its link ends with code 4; receipts that waited for the disk are not sent."""
+    net = Net("memory")
+    async with (
+        net.node(ALICE, max_attempts=1) as alice,
+        net.node(BOB, store=tmp_path / "bob.db") as bob,
+    ):
+        meet(alice, bob)
+        await alice.send(bob.did, b"first")
+        message = await bob.receive(LIMIT)
+        assert message is not None
+        inflow, outbox = bob._core.links.inflow(ALICE.did), bob._core.outbox
+        assert outbox is not None
+        gate = threading.Event()
+        outbox.store._ask(lambda: gate.wait(LIMIT))
+        receipt = alice.send_nowait(bob.did, b"second")
+        await eventually(lambda: inflow._waiting[0] == 1)  # it waits for the commit
+        message.done()
+        bob.access.deny(ALICE.did)
+        gate.set()
+        with pytest.raises(DeliveryFailedError, match="code 4"):
+            await within(LIMIT, receipt.wait("accepted"))
+        await eventually(lambda: bob.stats().dropped.get(Reason.DENIED) == 1)
+        assert inflow._waiting == [0, 0, 0, 0]
+        assert await bob.receive(0) is None
+        assert DeliveryState.ACCEPTED not in [step.state for step in receipt.history]
+
+
+@on_asyncio
+async def test_who_is_let_in_again_is_told_that_they_were_refused() -> None:
+    net = Net()
+    async with net.pair() as (alice, bob):
+        receipts = [await alice.send(bob.did, payload) for payload in (b"1", b"2")]
+        bob.access.deny(ALICE.did)
+        await eventually(lambda: not links_of(alice))
+        assert bob.access.undeny(ALICE.did) == ()
+        later = await within(LIMIT, alice.send(bob.did, b"3"))
+        assert later.has_reached(DeliveryState.ACCEPTED)
+        await eventually(lambda: all(each.reason is Reason.NOT_ALLOWED for each in receipts))
+        assert await take(bob, 1) == [b"3"]
+
+
+@on_both_loops
+async def test_room_and_credit_are_free_again() -> None:
+    """What was dropped holds no credit: many times over, or the sender would stand still."""
+    net = Net("memory")
+    async with net.pair(credit_messages=64) as (alice, bob):
+        for _ in range(5):
+            await within(LIMIT, alice.send_many(bob.did, [b"x"] * 60))
+            bob.access.deny(ALICE.did)
+            await eventually(lambda: not links_of(alice))
+            bob.access.undeny(ALICE.did)
+        assert bob.stats().dropped[Reason.DENIED] >= 300
+        assert bob._core.links.inflow(ALICE.did)._waiting == [0, 0, 0, 0]
+
+
+@on_asyncio
+async def test_v1_messages_in_the_inbox_are_dropped_too() -> None:
+    async with (
+        Node(BOB, quick(v1_peers="all")) as bob,
+        Node(ALICE, quick(wire="v1")) as alice,
+    ):
+        meet(alice, bob)
+        for number in range(20):
+            await alice.send(bob.did, b"%d" % number)
+        await eventually(lambda: bob.stats().inbox_messages == 20)
+        bob.access.deny(ALICE.did)
+        assert bob.stats().inbox_messages == 0
+        assert bob.stats().dropped == {Reason.DENIED: 20}
+        await alice.send(bob.did, b"later")
+        await eventually(lambda: bob.stats().dropped == {Reason.DENIED: 21})
+        assert await bob.receive(0) is None
+
+
+@on_asyncio
+async def test_attempts_name_the_did_and_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "signedwire.transport")
+    net = Net("memory")
+    async with net.node(BOB, deny=[ALICE.did]) as bob, Watch(bob) as seen:
+        for _ in range(4):
+            async with net.node(ALICE, max_attempts=1) as alice:
+                meet(alice, bob)
+                with pytest.raises(DeliveryFailedError):
+                    await within(LIMIT, alice.send(bob.did, b"x"))
+        assert seen.of(Dropped) == [Dropped(Reason.DENIED, str(ALICE.did), 1)] * 4
+        lines = [
+            each.getMessage() for each in caplog.records if "may not link" in each.getMessage()
+        ]
+        assert len(lines) == 1
+        assert str(ALICE.did) in lines[0]
+        # Nor do ever new keys of one stranger.
+        logged = [not bob._core.links.denials.is_logged(identity(n).did) for n in range(3, 203)]
+        assert sum(logged) == _MAX_LOGGED - 1
+
+
+@on_asyncio
+async def test_it_is_dialed_no_more() -> None:
+    """Its dialer keeps a link up, and would dial for ever to hear that it denies it itself."""
+    net = Net("memory")
+    async with net.node(ALICE) as alice:
+        async with net.node(BOB) as bob:
+            meet(alice, bob)
+            await alice.send(bob.did, b"x")
+        await eventually(lambda: alice.stats().dial_failures > 0)
+        alice.access.deny(BOB.did)
+        before = alice.stats().dial_failures
+        await asyncio.sleep(0.5)
+        assert alice.stats().dial_failures <= before + 1
+        assert alice._core.outgoing.peer(BOB.did).dialer is None
+
+
+# -- kept ----------------------------------------------------------------------------
+
+
+@on_asyncio
+async def test_denials_are_kept_over_a_restart(tmp_path: Path) -> None:
+    net, store = Net(), tmp_path / "bob.db"
+    async with net.node(BOB, store=store) as bob:
+        bob.access.deny(ALICE.did, CAROL.did)
+        bob.access.undeny(CAROL.did)
+    async with net.node(BOB, store=store) as bob, net.node(ALICE, max_attempts=1) as alice:
+        assert bob.access.is_denied(ALICE.did)
+        assert not bob.access.is_denied(CAROL.did)
+        meet(alice, bob)
+        with pytest.raises(DeliveryFailedError):
+            await within(LIMIT, alice.send(bob.did, b"x"))
+        bob.access.undeny(ALICE.did)
+        bob.access.allow_only([])
+    async with net.node(BOB, store=store) as bob:
+        assert bob.access.is_denied(ALICE.did)  # still: nobody is on the list
+        bob.access.allow_only(None)
+    async with net.node(BOB, store=store) as bob:
+        assert not bob.access.is_denied(ALICE.did)
+    async with net.node(BOB, deny=[ALICE.did], store=store) as bob:
+        assert bob.access.undeny(ALICE.did) == (ALICE.did,)
+
+
+@on_asyncio
+async def test_what_is_called_before_the_start_is_kept_too(tmp_path: Path) -> None:
+    store = tmp_path / "bob.db"
+    async with Node(BOB, quick(), store=store) as bob:
+        bob.access.deny(CAROL.did)
+    bob = Node(BOB, quick(), store=store)
+    bob.access.deny(ALICE.did)
+    bob.access.undeny(CAROL.did)
+    async with bob:
+        assert bob.access.is_denied(ALICE.did)
+        assert not bob.access.is_denied(CAROL.did)
+    async with Node(BOB, quick(), store=store) as bob:
+        assert bob.access.is_denied(ALICE.did)
+        assert not bob.access.is_denied(CAROL.did)
+
+
+@on_asyncio
+async def test_what_an_earlier_process_accepted_is_dropped_at_the_start(tmp_path: Path) -> None:
+    net, store = Net(), tmp_path / "bob.db"
+    async with net.node(BOB, store=store) as bob, net.node(ALICE) as alice:
+        meet(alice, bob)
+        await alice.send_many(bob.did, [b"x"] * 20)
+    async with net.node(BOB, store=store, deny=[ALICE.did]) as bob:
+        assert await bob.receive(0) is None
+        assert bob.stats().dropped == {Reason.DENIED: 20}
+    async with net.node(BOB, store=store) as bob:
+        assert await bob.receive(0) is None
+
+
+@on_asyncio
+async def test_without_a_store_nothing_is_remembered_but_the_list() -> None:
+    async with Node(BOB, quick()) as bob:
+        for _ in range(10):
+            bob.access.deny(ALICE.did)
+        assert bob.access._early == []
+
+
+# -- messages to who is denied ---------------------------------------------------------
+
+
+@on_asyncio
+async def test_messages_to_a_denied_peer_become_dead_letters(tmp_path: Path) -> None:
+    """Also those that wait on the disk alone, as the queue is small."""
+    store = tmp_path / "alice.db"
+    config = quick(listen=None, send_queue_limit=10)
+    async with Node(ALICE, config, store=store) as alice:
+        alice.routing.update(BOB.did, NOBODY)
+        alice.routing.update(CAROL.did, NOBODY)
+        receipts = await alice.send_many(BOB.did, [b"%d" % n for n in range(50)])
+        other = await alice.send(CAROL.did, b"x")
+        alice.access.deny(BOB.did)
+        await eventually(lambda: all(each.is_final for each in receipts))
+        assert {each.reason for each in receipts} == {Reason.DENIED}
+        assert alice.stats().dropped[Reason.DENIED] == 50
+        letters = await alice.dead.list()
+        assert {letter.reason for letter in letters} == {Reason.DENIED}
+        assert sorted(int(letter.payload) for letter in letters) == list(range(50))
+        assert [row.recipient for row in await alice.outbox.list()] == [CAROL.did]
+        assert not other.is_final
+        with pytest.raises(NotAllowedError, match="denied"):
+            await alice.send(BOB.did, b"x")
+        with pytest.raises(NotAllowedError):
+            await alice.dead.retry(letters[0].id)
+        assert len(await alice.dead.list()) == 50  # nothing was lost by that
+        alice.access.undeny(BOB.did)
+        await alice.dead.retry(*[letter.id for letter in letters])
+        assert len(await alice.outbox.list(BOB.did)) == 50
+
+
+@on_asyncio
+async def test_a_restart_with_messages_to_who_is_denied_now(tmp_path: Path) -> None:
+    store = tmp_path / "alice.db"
+    async with Node(ALICE, quick(listen=None), store=store) as alice:
+        await alice.send_many(BOB.did, [b"x"] * 30)
+    config = quick(listen=None, allow=[])
+    async with Node(ALICE, config, store=store) as alice:
+        alice.routing.update(BOB.did, NOBODY)
+        await eventually(lambda: alice.stats().dropped.get(Reason.DENIED) == 30)
+        assert await alice.outbox.list() == []
+        assert alice.stats().dial_failures == 0
+
+
+# -- peers never met -----------------------------------------------------------------
+
+
+def stored(node: Node, did: Did) -> Backlog | None:
+    return node.peers()[did].stored
+
+
+@pytest.mark.parametrize("way", ["route", "link"])
+@on_both_loops
+async def test_a_store_queues_for_a_peer_never_met(way: str, tmp_path: Path) -> None:
+    net = Net()
+    async with net.node(ALICE, store=tmp_path / "alice.db") as alice:
+        receipts = [await alice.send(BOB.did, b"%d" % number) for number in range(20)]
+        receipts += [await alice.send(BOB.did, b"20", until="queued")]
+        await alice.outbox.flush()
+        assert {each.state for each in receipts} == {DeliveryState.PERSISTED}
+        assert stored(alice, BOB.did) == Backlog(21, 21 * 122 + 32)
+        stats = alice.stats().store
+        assert stats is not None
+        assert stats.unmet == stats.peers[BOB.did] == stored(alice, BOB.did)
+        assert alice.health().is_well
+        assert not alice._core.outgoing.peer(BOB.did).lanes  # they wait on the disk alone
+        async with net.node(BOB) as bob:
+            if way == "route":
+                meet(alice, bob)
+            else:
+                meet(bob, alice)
+                await within(LIMIT, bob.send(ALICE.did, b"hello"))
+            assert await take(bob, 21) == [b"%d" % number for number in range(21)]
+            for receipt in receipts:
+                await within(LIMIT, receipt.wait("accepted"))
+            await eventually(lambda: stored(alice, BOB.did) == Backlog(0, 0))
+            stats = alice.stats().store
+            assert stats is not None
+            assert stats.unmet == Backlog(0, 0)
+
+
+@on_asyncio
+async def test_they_are_sent_by_a_later_process(tmp_path: Path) -> None:
+    net = Net()
+    async with net.node(ALICE, store=tmp_path / "alice.db") as alice:
+        await alice.send_many(BOB.did, [b"1", b"2"])
+    async with net.node(ALICE, store=tmp_path / "alice.db") as alice, net.node(BOB) as bob:
+        assert stored(alice, BOB.did) == Backlog(2, 246)
+        store = alice.stats().store
+        assert store is not None
+        assert store.unmet.rows == 2
+        meet(alice, bob)
+        assert await take(bob, 2) == [b"1", b"2"]
+
+
+@on_asyncio
+async def test_a_full_store_says_which_limit(tmp_path: Path) -> None:
+    config = quick(listen=None, unmet_peer_limit=3, critical_reserve=0)
+    async with Node(ALICE, config, store=tmp_path / "alice.db") as alice:
+        await alice.send_many(BOB.did, [b"x"] * 3)
+        with pytest.raises(StoreFullError) as full:
+            await alice.send(BOB.did, b"x")
+        assert "3 messages to a peer never met" in full.value.fact
+        assert str(BOB.did) in full.value.fact
+        assert "unmet_peer_limit" in full.value.hint
+        assert full.value.recipient == BOB.did
+        assert alice.health().problems == (
+            f"the outbox to {BOB.did} is full: 3 messages, 369 bytes",
+        )
+        await alice.send(CAROL.did, b"x")
+        alice.routing.update(BOB.did, NOBODY)
+        await alice.send(BOB.did, b"x")  # the limits of one that can be dialed
+        assert alice.health().is_well
+
+
+@on_asyncio
+async def test_what_waits_too_long_is_a_dead_letter(tmp_path: Path) -> None:
+    config = quick(listen=None, unmet_max_age=1)
+    async with Node(ALICE, config, store=tmp_path / "alice.db") as alice:
+        alice.routing.update(CAROL.did, NOBODY)
+        kept = await alice.send(CAROL.did, b"kept")
+        receipt = await alice.send(BOB.did, b"old")
+        with pytest.raises(DeliveryFailedError, match="no way to its peer was known") as failure:
+            await within(LIMIT, receipt.wait("accepted"))
+        assert failure.value.reason is Reason.AGED_OUT
+        assert failure.value.hint
+        (letter,) = await alice.dead.list()
+        assert (letter.payload, letter.reason) == (b"old", Reason.AGED_OUT)
+        assert alice.stats().dropped == {Reason.AGED_OUT: 1}
+        store = alice.stats().store
+        assert store is not None
+        assert store.aged_out == 1
+        assert not kept.is_final
+
+
+@on_asyncio
+async def test_without_a_store_it_is_refused_as_before() -> None:
+    async with Node(ALICE, quick()) as alice:
+        with pytest.raises(UnknownPeerError):
+            await alice.send(BOB.did, b"x")
+
+
+def test_the_blocking_node_does_all_this(tmp_path: Path) -> None:
+    path = tmp_path / "access"
+    path.write_text(f"deny {CAROL.did}\n")
+    config = quick(access_file=path)
+    with (
+        sync.Node(ALICE, config, store=tmp_path / "alice.db") as alice,
+        sync.Node(BOB, config) as bob,
+    ):
+        assert alice.send(bob.did, b"early").state is DeliveryState.PERSISTED
+        assert alice.peers()[bob.did].stored == Backlog(1, 127)
+        alice.routing.update(bob.did, bob.address or "")
+        message = bob.receive(LIMIT)
+        assert message is not None
+        assert message.payload == b"early"
+        assert alice.access.is_denied(CAROL.did)
+        path.write_text(f"deny {CAROL.did}\ndeny {BOB.did}\n")
+        alice.access.reload()
+        with pytest.raises(NotAllowedError):
+            alice.send(bob.did, b"late")
+    path.write_text("nonsense\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        sync.Node(ALICE, config)
