@@ -29,6 +29,9 @@ _MAX_UNREAD: Final = 1024 * 1024 + _MAX_UNSENT
 When there are more, the node does not read from it either."""
 _LINGER: Final = 1.0
 """Seconds that a closing socket may take to send what is left."""
+_MAX_READ: Final = 128 * 1024
+"""Bytes that asyncio reads at once; its own choice is twice as much. What was read and waits
+for its turn is memory that strangers make us hold: of 40 of them 5 MiB less."""
 
 
 class LinkSocket:
@@ -64,6 +67,8 @@ class LinkSocket:
     def open(self, transport: asyncio.Transport) -> None:
         """Take the connected transport."""
         self._transport = transport
+        if hasattr(transport, "max_size"):
+            transport.max_size = _MAX_READ
         transport.set_write_buffer_limits(high=0)
 
     @property
