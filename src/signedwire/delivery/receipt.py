@@ -284,6 +284,8 @@ class Receipt:
                 if deadline is not None:
                     left = max(0.0, deadline - monotonic())
                     pause = left if pause is None else min(left, pause)
+                if pause is not None:
+                    pause = min(pause, threading.TIMEOUT_MAX)
                 if not changed.wait(pause) and pause == left and left is not None:
                     raise self._still_on_its_way(timeout)
                 changed.clear()
