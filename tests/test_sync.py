@@ -401,3 +401,19 @@ def test_a_program_that_forgets_to_close_ends() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert (done.stdout, done.returncode) == ("end\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, float("inf")])
+def test_a_timeout_may_be_as_long_as_one_likes(timeout: float) -> None:
+    with sync.Node(ALICE) as alice, sync.Node(BOB) as bob:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        got: list[object] = []
+        taker = threading.Thread(target=lambda: got.append(bob.receive(timeout)))
+        taker.start()
+        receipt = alice.send(bob.did, b"x")
+        taker.join(LIMIT)
+        (message,) = got
+        assert isinstance(message, Message)
+        threading.Timer(0.05, message.done).start()
+        assert receipt.result(timeout, "handled") is receipt

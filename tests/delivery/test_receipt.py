@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from signedwire.delivery.receipt import Receipt, Step, future_waker
+from signedwire.delivery.receipt import Receipt, Step, climb_all, future_waker, return_all
 from signedwire.errors import (
     ClosedError,
     DeliveryFailedError,
@@ -578,3 +578,19 @@ def test_a_waiter_whose_loop_has_closed_does_not_stop_the_others() -> None:
     receipt._subscribe(lambda: woken.append(True))
     receipt.advance(DeliveryState.WRITTEN)
     assert woken == [True]
+
+
+def test_a_history_keeps_its_beginning_and_its_end_however_often_it_was_written() -> None:
+    one, other = receipts_of_one_batch = [Receipt(BOB, 7), Receipt(BOB, 8)]
+    other._steps = one._steps
+    for number in range(100):
+        climb_all(receipts_of_one_batch, DeliveryState.WRITTEN, 1000 + number)
+        return_all(receipts_of_one_batch, DeliveryState.QUEUED, 2000 + number)
+        assert one._steps is other._steps, "each has a history of its own"
+    climb_all(receipts_of_one_batch, DeliveryState.ACCEPTED, 5000)
+    history = one.history
+    assert len(history) == 16
+    assert [step.state for step in history[:2]] == [DeliveryState.QUEUED, DeliveryState.WRITTEN]
+    assert history[1].at_us == 1000
+    assert history[-2:] == ((DeliveryState.QUEUED, 2099), (DeliveryState.ACCEPTED, 5000))
+    assert one.has_reached(DeliveryState.QUEUED)

@@ -180,16 +180,19 @@ async def _send_batches(link: Link, made: list[bytes], count: int, size: int) ->
         await link.send_batch(frame, count, size)
 
 
-def new(count: int) -> Attack:
-    """Messages that are new and in order, `count` to a batch."""
+def new(count: int, **flaws: Any) -> Attack:
+    """Messages that are new and in order, `count` to a batch; all but the first have `flaws`."""
 
     async def attack(field: Field) -> None:
         while True:
             try:
                 async with field.link(listens=True) as link:
-                    first = 1
+                    first, who = 1, link.who.identity
                     while True:
-                        frame, size = batch(link.who.identity, field.victim, count, first=first)
+                        after_the_first = flaws if first > 1 else {}
+                        frame, size = batch(
+                            who, field.victim, count, first=first, **after_the_first
+                        )
                         await link.send_batch(frame, count, size)
                         first += count
             except LinkEndedError:
@@ -225,6 +228,7 @@ def _envelopes(count: int) -> dict[str, Attack]:
         f"envelopes-malformed-{count}": always(is_malformed=True),
         f"envelopes-not-for-us-{count}": always(to=CAROL.did),
         f"envelopes-expired-{count}": always(expires_at_us=1),
+        f"envelopes-late-{count}": new(count, expires_at_us=1),
         f"envelopes-forged-{count}": _forged(count),
     }
 

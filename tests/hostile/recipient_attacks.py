@@ -5,13 +5,14 @@ Each takes `FED` messages without an answer, and then repeats one thing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
 from signedwire import Did, Identity
 from signedwire.types import Allowance
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Credit, Ping
+from signedwire.wire.link_frames import Close, Credit, Ping
 from tlskit import MALLORY
 
 from .frame_attacks import Attack, batch, receipts, refusals, signed_receipts
@@ -19,7 +20,7 @@ from .stranger import BURST, Field, Link, LinkEndedError, Who, hello
 
 __all__ = ["FED", "RECIPIENT_ATTACKS", "UNREAD_ATTACKS"]
 
-FED: Final = 65_536
+FED: Final = 6_144
 """As many as a node has in flight to one peer, whatever that grants."""
 _CREDIT: Final = 4 * FED
 _UNREAD_BATCHES: Final = 8
@@ -71,6 +72,34 @@ def _one_receipt_each(link: Link, who: Identity, victim: Did) -> bytes:
     )
 
 
+def _refuse_each(link: Link, who: Identity, victim: Did) -> bytes:
+    """A refusal for each message, 1,024 in a frame: each of them is due."""
+    names = link.refused = link.refused + 1024
+    if names > FED:
+        return Ping(1).encode()
+    return refusals(1024, first=names - 1023)
+
+
+def _receipts_all_over(link: Link, who: Identity, victim: Did) -> bytes:
+    """Receipts for messages that are far from each other, 1,024 in a frame: all are due."""
+    leaves = tuple(link.leaves[: 8 * 1024 : 8])
+    del link.leaves[: 8 * 1024 : 8]
+    return signed_receipts(who, victim, 2, leaves) if leaves else Ping(1).encode()
+
+
+async def _cut(field: Field) -> None:
+    """Take what comes, and cut the link with all of it unanswered, again and again."""
+    who = Who.new(MALLORY)
+    while True:
+        with contextlib.suppress(LinkEndedError):
+            async with field.link(who, words=hello(credit=_CREDIT), listens=True) as link:
+                while len(link.leaves) < FED:
+                    await link.change()
+                field.is_fed.set()
+                await field.may_begin.wait()
+                await link.send(Close(frames.CLOSE_TOO_MANY, "").encode())
+
+
 def _credit_by_one() -> Attack:
     granted = [0]
 
@@ -117,6 +146,9 @@ RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
         lambda link, who, victim: signed_receipts(who, victim, 3, (link.leaves[-1],))
     ),
     "recipient-receipt-each": after(FED, _one_receipt_each),
+    "recipient-receipts-all-over": after(FED, _receipts_all_over),
+    "recipient-refuse-each": after(FED, _refuse_each),
+    "recipient-cut": _cut,
     "recipient-refusals-unknown": repeated(lambda link, who, victim: refusals(1, first=10**9)),
     "recipient-refusals-unknown-full": repeated(
         lambda link, who, victim: refusals(1024, first=10**9)

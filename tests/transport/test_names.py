@@ -26,6 +26,7 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.cli.probing import probe_tcp
+from signedwire.transport import names as names_module
 from signedwire.transport import racing
 from signedwire.transport.names import (
     Endpoint,
@@ -469,3 +470,31 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@on_asyncio
+async def test_dead_names_never_seen_before_leave_threads_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where each had a thread before it was known to be slow."""
+    monkeypatch.setattr(names_module, "_SLOW", 0.1)
+    released = threading.Event()
+
+    def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        if host.startswith("dead"):
+            released.wait(LIMIT)
+            raise socket.gaierror(socket.EAI_AGAIN, "nobody answers")
+        return real(host, *rest, **more)
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    resolver = Resolver(8)
+    dead = [asyncio.create_task(resolver.look_up(f"dead{n}.example")) for n in range(12)]
+    try:
+        await asyncio.sleep(0.01)
+        assert resolver.running == 8
+        assert await within(LIMIT / 2, resolver.look_up("localhost"))
+        assert resolver.running <= 16
+    finally:
+        released.set()
+        await asyncio.gather(*dead, return_exceptions=True)

@@ -39,7 +39,7 @@ from signedwire.errors import (
 )
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "rung_named"]
+__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
 _SUBSCRIBING = threading.Lock()
@@ -52,6 +52,9 @@ _RANK = {
 }
 _STATES = tuple(DeliveryState)
 _CODES = {state: code for code, state in enumerate(_STATES)}
+# Steps of a history that are kept: the first three, and the last.
+_MAX_STEPS = 16
+_FIRST_STEPS = 3
 _FAILED = frozenset({DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.REFUSED})
 _FINAL = _FAILED | {DeliveryState.HANDLED}
 _CONFIRMED = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
@@ -132,7 +135,10 @@ class Receipt:
 
     @property
     def history(self) -> tuple[Step, ...]:
-        """Every state with the time it was reached, oldest first."""
+        """Every state with the time it was reached, oldest first.
+
+        At most 16: of a message that was written many times the first three and the last.
+        """
         steps = self._steps
         return tuple(Step(_STATES[steps[at]], steps[at + 1]) for at in range(0, len(steps), 2))
 
@@ -284,6 +290,8 @@ class Receipt:
                 if deadline is not None:
                     left = max(0.0, deadline - monotonic())
                     pause = left if pause is None else min(left, pause)
+                if pause is not None:
+                    pause = min(pause, threading.TIMEOUT_MAX)
                 if not changed.wait(pause) and pause == left and left is not None:
                     raise self._still_on_its_way(timeout)
                 changed.clear()
@@ -302,7 +310,7 @@ class Receipt:
             return
         self.reason = reason
         self.detail = detail
-        self._steps += (_CODES[state], unix_time_us())
+        self._steps = _shortened((*self._steps, _CODES[state], unix_time_us()))
         self.is_final = state in _FINAL
         # Last: who sees the state sees the rest.
         self.state = state
@@ -497,12 +505,35 @@ def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> 
             if _RANK.get(receipt.state, rank) >= rank:
                 continue
             before = receipt._steps
-            after = (*before, _CODES[state], at_us)
+            after = _shortened((*before, _CODES[state], at_us))
         receipt._steps = after
         receipt.state = state
         if receipt._changed is not None:
             for wake in tuple(receipt._changed):
                 wake()
+
+
+def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
+    """Move receipts back to `state`, where their messages wait to be written again.
+
+    Those of one batch mostly have one history, as in `climb_all()`.
+    """
+    before: tuple[int, ...] | None = None
+    after: tuple[int, ...] = ()
+    for receipt in receipts:
+        if receipt._steps is not before:
+            before = receipt._steps
+            after = _shortened((*before, _CODES[state], at_us))
+        receipt._steps = after
+        receipt.reason, receipt.detail, receipt.state = None, "", state
+        receipt._wake()
+
+
+def _shortened(steps: tuple[int, ...]) -> tuple[int, ...]:
+    """A history as it is kept: a peer that cuts its links again and again lengthens it."""
+    if len(steps) <= 2 * _MAX_STEPS:
+        return steps
+    return steps[: 2 * _FIRST_STEPS] + steps[-2 * (_MAX_STEPS - _FIRST_STEPS) :]
 
 
 def future_waker(

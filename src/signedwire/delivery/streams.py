@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 from weakref import ref
@@ -104,6 +104,10 @@ class _Landed(_Signed):
         }
 
 
+_Place: TypeAlias = tuple[_Flight, int]
+"""A message that has no answer yet: its batch, and which of it."""
+
+
 class SendStream:
     """The numbered messages to one peer.
 
@@ -121,8 +125,8 @@ class SendStream:
         # Messages without an answer, by name for refusals and by leaf for receipts of single
         # envelopes. Both are rare: `None` until one comes, since 256 entries for each batch
         # cost as much as its encryption. Without them an unknown name costs a walk over all.
-        self._by_name: dict[_Name, _Flight] | None = None
-        self._by_leaf: dict[bytes, _Flight] | None = None
+        self._by_name: dict[_Name, _Place] | None = None
+        self._by_leaf: dict[bytes, _Place] | None = None
         self._landed_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Messages that were written and have no answer yet."""
@@ -227,7 +231,7 @@ class SendStream:
         if self._by_name is not None:
             self._by_name.update(_names_of(flight))
         if self._by_leaf is not None:
-            self._by_leaf.update(dict.fromkeys(batch.leaves, flight))
+            self._by_leaf.update(_leaves_of(flight))
 
     def _settle(self, flight: _Flight, indices: Sequence[int]) -> None:
         """These of a flight are answered; with the last of them, the flight has landed."""
@@ -254,14 +258,12 @@ class SendStream:
             if not self._flights:
                 self._by_name = self._by_leaf = None
 
-    def _flight_of(self, leaf: bytes) -> _Flight | None:
-        """The flight of an envelope that has no answer yet."""
+    def _place_of(self, leaf: bytes) -> _Place | None:
+        """Where an envelope is that has no answer yet."""
         if self._by_leaf is None:
-            self._by_leaf = {
-                flight.batch.leaves[index]: flight
-                for flight in self._flights.values()
-                for index in _unsettled(flight)
-            }
+            self._by_leaf = {}
+            for flight in self._flights.values():
+                self._by_leaf.update(_leaves_of(flight))
         return self._by_leaf.get(leaf)
 
     def is_expected(self, receipts: Receipts) -> bool:
@@ -272,7 +274,7 @@ class SendStream:
             receipts.hashes
         ):
             return True
-        return any(self._flight_of(leaf) is not None for leaf in receipts.hashes)
+        return any(self._place_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """The peer's signed word: moves receipts on; returns the messages that are now accepted.
@@ -289,15 +291,21 @@ class SendStream:
                 if flight is not None:
                     accepted += self._accept(flight, raw)
             return accepted
-        return self._accept_named(set(receipts.hashes), raw)
+        return self._accept_named(receipts.hashes, raw)
 
-    def _accept_named(self, leaves: Set[bytes], raw: bytes) -> list[OutgoingMessage]:
-        """Accept what has no answer yet and one of these leaves."""
+    def _accept_named(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
+        """Accept what has no answer yet and one of these leaves.
+
+        Costs the same for each, however the peer picks them.
+        """
+        indices: dict[_Flight, list[int]] = {}
+        for leaf in dict.fromkeys(leaves):
+            place = self._place_of(leaf)
+            if place is not None:
+                indices.setdefault(place[0], []).append(place[1])
         accepted: list[OutgoingMessage] = []
-        for leaf in leaves:
-            flight = self._flight_of(leaf)
-            if flight is not None:
-                accepted += self._accept(flight, raw, leaves)
+        for flight, those in indices.items():
+            accepted += self._accept(flight, raw, sorted(those))
         return accepted
 
     def _handled(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
@@ -306,7 +314,7 @@ class SendStream:
         It gets only what its node has accepted. So a message without an answer, whose
         receipt went down with a link, is accepted by the same word.
         """
-        accepted = self._accept_named({leaf for leaf in leaves if leaf not in self._landed}, raw)
+        accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._landed], raw)
         proofs: dict[_Landed, _Signed] = {}
         for leaf in leaves:
             landed, receipt, _ = self._take_landed(leaf)
@@ -329,23 +337,20 @@ class SendStream:
         return found
 
     def _accept(
-        self, flight: _Flight, raw: bytes, named: Set[bytes] | None = None
+        self, flight: _Flight, raw: bytes, indices: Sequence[int] | None = None
     ) -> list[OutgoingMessage]:
-        """Accept what has no answer yet of a flight, or of those with a `named` leaf."""
-        messages, leaves = flight.messages, flight.batch.leaves
-        indices: Sequence[int] = range(len(messages))
-        accepted = messages
-        if named is not None or flight.unsettled < len(messages):
-            indices = [
-                index
-                for index, message in enumerate(messages)
-                if not message.is_settled and (named is None or leaves[index] in named)
-            ]
-            accepted = [messages[index] for index in indices]
+        """Accept what has no answer yet of a flight, or of that the messages at `indices`."""
+        accepted = flight.messages
+        if indices is None:
+            indices = range(len(accepted))
+            if flight.unsettled < len(accepted):
+                indices = _unsettled(flight)
+        if len(indices) < len(accepted):
+            accepted = [accepted[index] for index in indices]
         landed = _Landed(flight, indices, raw)
         if landed.receipts:
             names = {
-                (int(messages[index].priority), messages[index].sequence): leaf
+                (int(flight.messages[index].priority), flight.messages[index].sequence): leaf
                 for leaf, (index, _) in landed.receipts.items()
             }
             known = ref(landed, self._forgetting(names))
@@ -382,12 +387,11 @@ class SendStream:
         """What the peer will not take, in flight or after it had accepted it."""
         found: list[Refused] = []
         for lane, sequence, reason in refusals:
-            flight = self._find(lane, sequence)
-            if flight is not None:
-                for index, message in enumerate(flight.messages):
-                    if message.sequence == sequence and message.priority == lane:
-                        self._settle(flight, [index])
-                        found.append(Refused(message, reason, (lane, sequence), b""))
+            place = self._find(lane, sequence)
+            if place is not None:
+                flight, index = place
+                self._settle(flight, [index])
+                found.append(Refused(flight.messages[index], reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
             _, receipt, body = (None, None, b"") if leaf is None else self._take_landed(leaf)
@@ -395,8 +399,8 @@ class SendStream:
                 found.append(Refused(receipt, reason, None, body))
         return found
 
-    def _find(self, lane: int, sequence: int) -> _Flight | None:
-        """The flight of a message that has no answer yet."""
+    def _find(self, lane: int, sequence: int) -> _Place | None:
+        """Where a message is that has no answer yet."""
         if self._by_name is None:
             self._by_name = {}
             for flight in self._flights.values():
@@ -422,12 +426,17 @@ def _unsettled(flight: _Flight) -> list[int]:
     return [index for index, message in enumerate(flight.messages) if not message.is_settled]
 
 
-def _names_of(flight: _Flight) -> dict[_Name, _Flight]:
+def _names_of(flight: _Flight) -> dict[_Name, _Place]:
+    messages = flight.messages
     return {
-        (int(message.priority), message.sequence): flight
-        for message in flight.messages
-        if not message.is_settled
+        (int(messages[index].priority), messages[index].sequence): (flight, index)
+        for index in _unsettled(flight)
     }
+
+
+def _leaves_of(flight: _Flight) -> dict[bytes, _Place]:
+    leaves = flight.batch.leaves
+    return {leaves[index]: (flight, index) for index in _unsettled(flight)}
 
 
 class Refused(NamedTuple):

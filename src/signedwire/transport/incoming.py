@@ -255,7 +255,7 @@ class Incoming:
             arrived = threading.Event()
             if self.inbox.when_filled(arrived.set):
                 try:
-                    arrived.wait(left)
+                    arrived.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                 finally:
                     self.inbox.forget(arrived.set)
 

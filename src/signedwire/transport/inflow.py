@@ -273,7 +273,8 @@ class Inflow:
             _add(self._held, *_measure(batch))
             return
         arrivals = self.stream.arrived(batch, core.config.max_payload_size, now_us, self)
-        link.note_arrivals(len(arrivals.new), len(arrivals.duplicates) + len(arrivals.strays))
+        nothing = len(arrivals.duplicates) + len(arrivals.strays) + len(arrivals.late)
+        link.note_arrivals(len(arrivals.new), nothing)
         if arrivals.new:
             self._expect(arrivals.new)
         if arrivals.duplicates:

@@ -1,11 +1,10 @@
 """Host names become addresses, each name in a thread of its own.
 
 `getaddrinfo` blocks and cannot be stopped. So one host has at most one thread, however
-many ask for it, and hosts that were slow before share half of the threads. Only 64 hosts
-that are all looked up for the first time, and get no answer, keep another new host waiting
-until the first of them is given up. The threads are daemons: a process ends without waiting
-for them. Literal addresses need no thread. A host that was resolved before is answered from
-memory when its lookup takes long.
+many ask for it, and hosts that were slow before share half of the threads. A lookup that has
+taken a second no longer counts, so that others can begin: there are then up to twice as many
+threads. They are daemons: a process ends without waiting for them. Literal addresses need no
+thread. A host that was resolved before is answered from memory when its lookup takes long.
 """
 
 from __future__ import annotations
@@ -100,6 +99,7 @@ class _Lookup:
     def __init__(self, host: str) -> None:
         self.host = host
         self.is_slow = False
+        self.began = 0.0
         self.waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = []
 
 
@@ -107,8 +107,8 @@ class Resolver:
     """Looks names up for all nodes of the process. Any thread, any event loop.
 
     Args:
-        max_lookups: Threads at a time, at least 2. Hosts that were slow before have at
-            most half of them.
+        max_lookups: Threads at a time, at least 2; and as many again for lookups that have
+            taken over a second. Hosts that were slow before have at most half of them.
     """
 
     def __init__(self, max_lookups: int = _MAX_LOOKUPS) -> None:
@@ -145,6 +145,7 @@ class Resolver:
             lookup.waiters.append(waiter)
             known = self._known.get(host)
         self._start()
+        look_again = loop.call_later(_SLOW, self._start)
         try:
             async with asyncio.timeout(None if known is None else _KNOWN_AFTER):
                 outcome = await waiter[1]
@@ -152,6 +153,7 @@ class Resolver:
             assert known is not None
             return known
         finally:
+            look_again.cancel()
             self._stop_waiting(lookup, waiter)
         if isinstance(outcome, Exception):
             raise outcome.with_traceback(None)  # several may wait for it
@@ -168,16 +170,20 @@ class Resolver:
     def _start(self) -> None:
         """Start threads for those that wait, as far as there is room."""
         with self._lock:
+            now = monotonic()
             slow = sum(lookup.is_slow for lookup in self._running)
+            overdue = sum(now - lookup.began >= _SLOW for lookup in self._running)
+            limit = self._max_lookups + min(overdue, self._max_lookups)
             started = []
             for host, lookup in tuple(self._waiting.items()):
-                if len(self._running) >= self._max_lookups:
+                if len(self._running) >= limit:
                     break
                 lookup.is_slow = host in self._slow
                 if lookup.is_slow and slow >= self._max_lookups // 2:
                     continue
                 slow += lookup.is_slow
                 del self._waiting[host]
+                lookup.began = now
                 self._running.add(lookup)
                 started.append(lookup)
         for lookup in started:

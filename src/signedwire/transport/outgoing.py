@@ -12,12 +12,13 @@ import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import UNANSWERED, future_waker
+from signedwire.delivery.receipt import UNANSWERED, future_waker, return_all
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import (
     BackpressureError,
@@ -32,7 +33,7 @@ from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
 from signedwire.transport.queue_checks import check_allowed, check_size
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -448,6 +449,7 @@ class Outgoing:
         """
         self._core.counters.rewritten += len(messages)
         by_peer: dict[Peer, list[tuple[OutgoingMessage, int]]] = {}
+        back: dict[DeliveryState, list[OutgoingMessage]] = {}
         for message in messages:
             if message.is_final:  # its deadline came before an answer
                 message.release()
@@ -455,14 +457,18 @@ class Outgoing:
             peer = self.peer(message.recipient)
             message.failures_before -= is_fault
             if message.state is not DeliveryState.ACCEPTED:
-                is_stored = message.is_stored
-                message.advance(DeliveryState.PERSISTED if is_stored else DeliveryState.QUEUED)
-            if message.expires_at is not None:
+                state = DeliveryState.PERSISTED if message.is_stored else DeliveryState.QUEUED
+                back.setdefault(state, []).append(message)
+            if message.terms.expires_at is not None:
                 self._arm_expiry(peer, message)
             by_peer.setdefault(peer, []).append((message, message.priority))
+        for state, receipts in back.items():
+            return_all(receipts, state, unix_time_us())
         for peer, items in by_peer.items():
             peer.lanes.put_back(items)
-            self.give_up_exhausted(peer, cause)
+            # What waits in the lanes was queued later, and has failed no more often.
+            if any(self._is_exhausted(peer, message) for message, _ in items):
+                self.give_up_exhausted(peer, cause)
             self.assign(peer)
 
     def give_up_denied(self, peer: Peer) -> None:
@@ -477,13 +483,12 @@ class Outgoing:
 
     def give_up_exhausted(self, peer: Peer, cause: str) -> None:
         """Fail the messages of `peer` that have had their attempts."""
-        limit = self._core.config.max_attempts
-        for message in peer.lanes.remove_if(
-            lambda message: (
-                not message.is_stored and peer.failures - message.failures_before >= limit
-            )
-        ):
+        for message in peer.lanes.remove_if(partial(self._is_exhausted, peer)):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
+
+    def _is_exhausted(self, peer: Peer, message: OutgoingMessage) -> bool:
+        limit = self._core.config.max_attempts
+        return not message.is_stored and peer.failures - message.failures_before >= limit
 
     def _give_up_all(self, peer: Peer, reason: Reason) -> None:
         for message in peer.lanes.remove_if(lambda _: True):
