@@ -154,11 +154,11 @@ class TestBad:
     @pytest.mark.parametrize("data", [b"", b"SWCHAIN1", b"something else", b"\0" * 500])
     def test_what_is_no_log(self, path: Path, command: str, data: bytes) -> None:
         path.write_bytes(data)
-        expect_one_sentence(run("evidence", command, path), 2, "evidence log", str(path))
+        expect_one_sentence(run("evidence", command, path), 3, "evidence log", str(path))
 
     @pytest.mark.parametrize("command", ["verify", "show"])
     def test_what_cannot_be_read(self, path: Path, command: str) -> None:
-        expect_one_sentence(run("evidence", command, path), 2, f"cannot read {path}", "No such")
+        expect_one_sentence(run("evidence", command, path), 3, f"cannot read {path}", "No such")
 
 
 class TestShow:
@@ -213,4 +213,4 @@ def test_listen_keeps_it_by_the_configuration_and_send_leaves_it_alone(
 def test_help(command: str) -> None:
     ran = run("evidence", command, "--help")
     assert ran.exit_code == 0
-    assert "Exit codes: 0 done; 1 it failed" in ran.stdout
+    assert "Exit codes: 0 done" in ran.stdout

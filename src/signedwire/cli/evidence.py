@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.errors import BadFile
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
 from signedwire.errors import DidError
@@ -37,7 +38,7 @@ def verify(options: EvidenceVerify) -> int:
         problem = _NO_SUCH_HEAD
     if options.json:
         emit(_verdict(checker, problem, times))
-        return FAILED if problem else 0
+        return ExitCode.FAILED if problem else 0
     header = checker.reader.header
     assert header is not None  # _walk() has seen to that
     result(f"owner   {_owner(checker)}")
@@ -47,7 +48,7 @@ def verify(options: EvidenceVerify) -> int:
     result(f"head    {checker.head.hex()}")
     if problem:
         result(f"{paint('invalid', 'red')} {_where(checker)}{escape(problem)}")
-        return FAILED
+        return ExitCode.FAILED
     result(f"{paint('valid', 'green')}   the chain and every signature hold{_since(checker)}")
     return 0
 
@@ -82,7 +83,7 @@ def show(options: EvidenceShow) -> int:
     if checker.error is None:
         return 0
     say(f"invalid: {_where(checker)}{escape(checker.error.problem)}")
-    return FAILED
+    return ExitCode.FAILED
 
 
 def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
@@ -92,13 +93,13 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
             while checker.error is None and (data := file.read(_CHUNK)):
                 yield from checker.receive_data(data)
     except OSError as error:
-        raise BadInput(
+        raise BadFile(
             f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
         ) from None
     checker.receive_eof()
     if checker.reader.header is None:
         assert checker.error is not None
-        raise BadInput(
+        raise BadFile(
             f"{path}: {checker.error.problem}",
             'It takes what a node with `evidence = "FILE"` has written',
         )

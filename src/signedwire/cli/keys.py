@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.errors import IdentityError
 from signedwire.identity import Identity
@@ -43,7 +43,7 @@ def load(path: Path | None) -> Identity:
     """The identity in `path`, by default this user's, which is there already."""
     path = path or _default_path()
     if not path.exists():
-        raise BadInput(f"there is no key file {path}", f"`signedwire id new {path}` makes one")
+        raise BadFile(f"there is no key file {path}", f"`signedwire id new {path}` makes one")
     return _load(path)
 
 

@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
-from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say, standard_input
 from signedwire.cli.render import (
     MAX_DECODED,
@@ -94,7 +95,7 @@ def verify(options: Verify) -> int:
         )
     if not options.json:
         say(f"{count - failures} valid, {failures} invalid")
-    return FAILED if failures else 0
+    return ExitCode.FAILED if failures else 0
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
                 shutil.copyfileobj(pipe, file, _CHUNK)
                 file.seek(0)
         except OSError as error:
-            raise BadInput(
+            raise BadFile(
                 f"cannot read {name}: {error.strerror}", "Does the file exist, and may you read it?"
             ) from None
         yield file
