@@ -132,6 +132,8 @@ class PeerStatus:
     """Attempts to reach it that failed, ever."""
     dropped: Mapping[Reason, int]
     """Messages to it that were given up or refused, by reason."""
+    denies_us: bool = False
+    """Whether it turned us away when we were last linked or dialed it, as an access list does."""
 
 
 @dataclass(frozen=True, slots=True)

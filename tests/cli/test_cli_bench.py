@@ -120,17 +120,17 @@ def test_a_peer_that_is_no_bench_server_gets_one_question(
 def test_peers_that_are_not_reached() -> None:
     nobody = f"{Identity.generate().did}@127.0.0.1:9"
     expect_one_sentence(
-        run("bench", nobody), 1, "was not reached at 127.0.0.1:9", "`signedwire bench --serve`"
+        run("bench", nobody), 6, "was not reached at 127.0.0.1:9", "`signedwire bench --serve`"
     )
     ran = run("bench", nobody, "--json")
-    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert (ran.exit_code, ran.stdout) == (6, "")
     assert json.loads(ran.stderr)["error"] == "NotDone"
     with listener() as peer:
         wrong = f"{Identity.generate().did}@{peer.address}"
-        expect_one_sentence(run("bench", wrong), 1, "is there, not", "is the DID right?")
+        expect_one_sentence(run("bench", wrong), 6, "is there, not", "is the DID right?")
         peer.access.allow_only([])
         ran = run("bench", f"{peer.did}@{peer.address}")
-        expect_one_sentence(ran, 1, "turned us away", "add --own-identity")
+        expect_one_sentence(ran, 8, "turned us away", "add --own-identity")
         assert peer.receive(0) is None
 
 

@@ -159,11 +159,11 @@ class TestBad:
     @pytest.mark.parametrize("data", [b"", b"SWCHAIN1", b"something else", b"\0" * 500])
     def test_what_is_no_log(self, path: Path, command: str, data: bytes) -> None:
         path.write_bytes(data)
-        expect_one_sentence(run("evidence", command, path), 2, "evidence log", str(path))
+        expect_one_sentence(run("evidence", command, path), 3, "evidence log", str(path))
 
     @pytest.mark.parametrize("command", ["verify", "show"])
     def test_what_cannot_be_read(self, path: Path, command: str) -> None:
-        expect_one_sentence(run("evidence", command, path), 2, f"cannot read {path}", "No such")
+        expect_one_sentence(run("evidence", command, path), 3, f"cannot read {path}", "No such")
 
 
 class TestSeveralFiles:

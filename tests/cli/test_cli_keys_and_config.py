@@ -56,14 +56,14 @@ def test_the_default_is_in_the_folder_of_the_application(tmp_path: Path) -> None
 def test_an_existing_key_is_never_overwritten(key: Path) -> None:
     run("id", "new")
     before = key.read_bytes()
-    expect_one_sentence(run("id", "new"), 2, str(key), "never overwritten", "another path")
+    expect_one_sentence(run("id", "new"), 3, str(key), "never overwritten", "another path")
     assert key.read_bytes() == before
 
 
 def test_there_is_nothing_to_show_before_a_key_is_made(key: Path) -> None:
     expect_one_sentence(
         run("id", "show"),
-        2,
+        3,
         f"key file {key}",
         "no such file",
         f"`signedwire id new {key}` makes one.\n",
@@ -75,9 +75,9 @@ def test_an_encrypted_key_needs_its_password(key: Path, monkeypatch: pytest.Monk
     made = run("id", "new", "--password-env", "MY_SECRET")
     assert "encrypted" in made.stderr
     assert b"ENCRYPTED" in key.read_bytes()
-    expect_one_sentence(run("id", "show"), 2, "it is encrypted", "SIGNEDWIRE_PASSWORD")
+    expect_one_sentence(run("id", "show"), 3, "it is encrypted", "SIGNEDWIRE_PASSWORD")
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "wrong")
-    expect_one_sentence(run("id", "show"), 2, str(key), "the password is wrong")
+    expect_one_sentence(run("id", "show"), 3, str(key), "the password is wrong")
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
     assert run("id", "show").stdout == made.stdout
 
@@ -290,7 +290,7 @@ def test_config_check_names_what_is_wrong(tmp_path: Path, content: str, parts: l
     path = tmp_path / "node.toml"
     path.write_text(content)
     ran = run("config", "check", "--config", path)
-    expect_one_sentence(ran, 2, str(path), *parts)
+    expect_one_sentence(ran, 3, str(path), *parts)
 
 
 def test_config_check_reads_the_peers_and_the_variables(
@@ -298,8 +298,8 @@ def test_config_check_reads_the_peers_and_the_variables(
 ) -> None:
     peers = tmp_path / "peers.toml"
     peers.write_text('[peers]\nbob = "h:1"\n')
-    expect_one_sentence(run("config", "check", "--peers", peers), 2, "peers.bob", "not a DID")
+    expect_one_sentence(run("config", "check", "--peers", peers), 3, "peers.bob", "not a DID")
     monkeypatch.setenv("SIGNEDWIRE_LISTN", "h:1")
     ran = run("config", "check", "--json")
-    assert ran.exit_code == 2
+    assert ran.exit_code == 3
     assert "SIGNEDWIRE_LISTEN" in json.loads(ran.stderr)["hint"]

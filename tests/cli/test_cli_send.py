@@ -132,14 +132,14 @@ def test_v1_only_where_it_is_allowed(old_bob: Node, tmp_path: Path) -> None:
     ran = run("send", peer(old_bob), "x")
     expect_one_sentence(
         ran,
-        1,
+        6,
         f"{old_bob.address}: it hung up on TLS without a word, as v1 peers do, "
         "and v2 peers that are full)",
         "a v1 peer, add --v1.\n",
     )
     with Process("send", peer(old_bob), "-") as process:
         process.write(b"one\n")
-        assert process.wait() == 1
+        assert process.wait() == 6
         assert "line 1 of standard input: message #1" in process.rest("stderr")[-1]
     # Too long for v1: over v2 or not at all, and v1 peers drop such a thing without a word.
     ran = run("send", peer(old_bob), "x" * 1025, "--v1")
@@ -185,7 +185,7 @@ def test_waiting_for_less_still_says_how_far_it_came(bob: Node, until: str) -> N
     assert run("send", peer(bob), "x", "--until", until).stdout.startswith("accepted: 1 byte ")
     assert taken(bob).payload == b"x"
     ran = run("send", f"{BOB.did}@{free_address()}", "x", "--until", until)
-    expect_one_sentence(ran, 1, "was not delivered")
+    expect_one_sentence(ran, 6, "was not delivered")
 
 
 def test_until_it_is_handled(bob: Node) -> None:
@@ -197,7 +197,7 @@ def test_until_it_is_handled(bob: Node) -> None:
         assert process.wait() == 0
     with Process("send", peer(bob), "x", "--until", "handled", "--json") as process:
         taken(bob).refuse()
-        assert process.wait() == 1
+        assert process.wait() == 7
         told = json.loads(process.rest("stderr")[-1])
         assert told["error"] == "MessageRefusedError"
 
@@ -205,7 +205,7 @@ def test_until_it_is_handled(bob: Node) -> None:
 def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     run("id", "new")
     ran = run("send", peer(bob), "x", "--until", "handled", "--timeout", "0.2")
-    expect_one_sentence(ran, 1, "is accepted after 0.2 s, and not yet handled", "--timeout")
+    expect_one_sentence(ran, 5, "is accepted after 0.2 s, and not yet handled", "--timeout")
     with listener() as carol:
         # Who has accepted it and goes will not tell any more.
         monkeypatch.setattr("signedwire.cli.sending._GRACE", 0.0)
@@ -218,7 +218,7 @@ def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         killer.start()
         ran = run("send", peer(carol), "x", "--until", "handled")
         killer.join(LIMIT)
-    expect_one_sentence(ran, 1, "then its link ended", "not known whether it was handled")
+    expect_one_sentence(ran, 5, "then its link ended", "not known whether it was handled")
 
 
 def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> 
     expect_one_sentence(run("send", peer(bob), "x", "--proof", path), 2, "never overwritten")
     assert path.read_bytes() == before
     gone = tmp_path / "gone"
-    assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 1
+    assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 6
     assert not gone.exists()
 
 
@@ -241,7 +241,7 @@ def test_another_key_answers(bob: Node) -> None:
     run("id", "new")
     other = Identity.generate().did
     ran = run("send", f"{other}@{bob.address}", "x")
-    expect_one_sentence(ran, 1, f"{bob.did} answered, not {other}", "is the DID right?")
+    expect_one_sentence(ran, 6, f"{bob.did} answered, not {other}", "is the DID right?")
     assert bob.receive(0) is None
 
 
@@ -310,13 +310,13 @@ def test_a_live_v1_peer_takes_it() -> None:
         assert received["command_type"] == "pick"
         assert bytes(received["payload"]) == b"shelf"
         assert run("ping", to, "--v1").exit_code == 0
-        expect_one_sentence(run("send", to, "x"), 1, "it hung up on TLS", "add --v1")
+        expect_one_sentence(run("send", to, "x"), 6, "it hung up on TLS", "add --v1")
 
 
 def test_nobody_there() -> None:
     address = free_address()
     ran = run("send", f"{BOB.did}@{address}", "x", "--json")
-    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert (ran.exit_code, ran.stdout) == (6, "")
     told = json.loads(ran.stderr.splitlines()[-1])
     assert told["error"] == "DeliveryFailedError"
     assert f"cannot connect to {address}: connection refused" in told["message"]
@@ -328,7 +328,7 @@ def test_nobody_there() -> None:
 def test_an_unknown_host() -> None:
     ran = run("send", f"{BOB.did}@no-such-host.invalid:9", "x")
     ran.stderr = ran.stderr.splitlines(True)[-1]
-    expect_one_sentence(ran, 1, "the host name is unknown")
+    expect_one_sentence(ran, 6, "the host name is unknown")
 
 
 def test_a_peer_that_hangs_up_has_not_taken_it() -> None:
@@ -363,7 +363,7 @@ def test_a_peer_that_speaks_first_is_no_peer() -> None:
         connection.recv(1000)
 
     with stranger(greet) as to:
-        expect_one_sentence(run("send", to, "x", "--v1"), 1, "TLS failed: wrong version number")
+        expect_one_sentence(run("send", to, "x", "--v1"), 6, "TLS failed: wrong version number")
         ran = run("ping", to, "--v1")
         assert "but it does not speak TLS as v2 peers do: wrong version number\n" in ran.stdout
 
@@ -430,7 +430,7 @@ def test_the_first_line_that_is_refused_is_named(bob: Node) -> None:
         three.done()
         two.refuse()
         one.done()
-        assert process.wait() == 1  # though its input is still open
+        assert process.wait() == 7  # though its input is still open
         assert process.line().startswith("handled: 2 lines by ")
         assert "line 2 of standard input: " in process.rest("stderr")[-1]
 
@@ -452,7 +452,7 @@ def test_a_long_line_stops_it_and_is_named(wire: str, end: bytes) -> None:
     args = ["--v1"] if wire == "v1" else []
     with listener(BOB, **options) as node, Process("send", peer(node), "-", *args) as process:
         process.write(b"fits\n" + b"x" * (3000 if wire == "v1" else 2**20 + 2) + end)
-        assert process.wait() == 1  # though its input is still open
+        assert process.wait() == 2  # though its input is still open
         assert taken(node).payload == b"fits"
         assert f"{'written' if wire == 'v1' else 'accepted'}: 1 line " in process.line()
         told = process.rest("stderr")[-1]
@@ -465,7 +465,7 @@ def test_a_long_line_stops_it_and_is_named(wire: str, end: bytes) -> None:
 def test_a_line_that_cannot_be_delivered_is_named() -> None:
     with Process("send", f"{BOB.did}@{free_address()}", "-") as process:
         process.write(b"one\n")
-        assert process.wait() == 1  # though its input is still open
+        assert process.wait() == 6  # though its input is still open
         assert "accepted: 0 lines" in process.line()
         assert "signedwire: line 1 of standard input: message #1" in process.rest("stderr")[-1]
 
@@ -473,7 +473,7 @@ def test_a_line_that_cannot_be_delivered_is_named() -> None:
 def test_a_prompt_in_another_encoding_is_named(bob: Node) -> None:
     with Process("send", peer(bob), "-", "--llm-query") as process:
         process.write(b"fine\n\xff\n")
-        assert process.wait() == 1
+        assert process.wait() == 2
         assert "line 2 of standard input: a prompt is UTF-8" in process.rest("stderr")[-1]
 
 
@@ -535,7 +535,7 @@ def test_ping_as_often_as_asked(bob: Node, monkeypatch: pytest.MonkeyPatch) -> N
 def test_ping_says_who_else_answered(bob: Node) -> None:
     wrong = Identity.generate().did
     ran = run("ping", f"{wrong}@{bob.address}")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert f"but {bob.did} is there, not {wrong}" in ran.stdout
     assert f"{wrong} was not reached at {bob.address}. Another key answers" in ran.stderr
     (tried,) = run("ping", f"{wrong}@{bob.address}", "--json").objects
@@ -546,7 +546,7 @@ def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> Non
     run("id", "new")
     bob.access.allow_only([Identity.load(key).did])
     ran = run("ping", peer(bob))
-    assert ran.exit_code == 1
+    assert ran.exit_code == 8
     assert "it has proven its DID, then turned us away" in ran.stdout
     assert "add --own-identity" in ran.stderr
     assert run("ping", peer(bob), "--own-identity").exit_code == 0
@@ -558,14 +558,14 @@ def test_ping_sees_a_link_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "proven" in process.line()
         assert "round trip" in process.line()
         node.close()
-        assert process.wait() == 1
+        assert process.wait() == 6
         assert "but it closed the link: the node is closing" in process.rest("stdout")[-1]
         assert "was not reached at" in process.line("stderr")
 
 
 def test_ping_of_a_v1_peer_says_what_is_not_proven(old_bob: Node) -> None:
     ran = run("ping", peer(old_bob))
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert ran.stdout.endswith("but it hung up on TLS, as v1 peers do\n")
     assert "If it is a v1 peer, add --v1." in ran.stderr
     ran = run("ping", peer(old_bob), "--v1")
@@ -591,13 +591,13 @@ def test_ping_where_v1_is_the_only_wire(old_bob: Node, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 def test_ping_of_no_host(host: str) -> None:
     ran = run("ping", f"{BOB.did}@{host}:9", "--json")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert ran.objects[0]["state"] == "unreachable"
 
 
 def test_ping_finds_nobody_or_somebody_else() -> None:
     ran = run("ping", f"{BOB.did}@{free_address()}")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert ran.stdout.endswith(": cannot connect: connection refused\n")
     assert f"signedwire: {BOB.did} was not reached at" in ran.stderr
     with stranger(lambda connection: None) as to:
@@ -614,7 +614,7 @@ def test_ping_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with stranger(read_on) as to:
         ran = run("ping", to)
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert ran.stdout.endswith("but no handshake within 0.1 s\n")
 
 
@@ -629,7 +629,7 @@ def test_peers_tries_all_of_them(bob: Node, tmp_path: Path) -> None:
         routes.save(path)
         order = [did for did, _ in RoutingTable.load(path)]
         ran = run("peers", "--peers", path)
-        assert ran.exit_code == 1
+        assert ran.exit_code == 6
         lines = ran.stdout.splitlines()
         assert [line.split()[1] for line in lines] == list(map(str, order))
         assert lines[order.index(bob.did)].startswith(f"ok      {bob.did}  {bob.address}  v2  conn")
@@ -661,6 +661,6 @@ def test_peers_of_an_empty_file_and_of_many(bob: Node, tmp_path: Path) -> None:
     dids = [Identity.generate().did for _ in range(40)]
     RoutingTable(dict.fromkeys(dids, bob.address)).save(path)
     ran = run("peers", "--peers", path, "--json")
-    assert ran.exit_code == 1
+    assert ran.exit_code == 6
     assert [o["did"] for o in ran.objects] == [str(did) for did in sorted(dids)]
     assert {o["answered_by"] for o in ran.objects} == {str(bob.did)}

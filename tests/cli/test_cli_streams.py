@@ -73,7 +73,7 @@ def test_an_error_is_not_printed_to_stdout_where_stderr_is_closed() -> None:
 
 def test_closed_standard_input_is_not_an_empty_message() -> None:
     ran = shell(f"send {Identity.generate().did}@127.0.0.1:9 - --no-store", "<&-")
-    assert ran.returncode == 2
+    assert ran.returncode == 3
     assert b"standard input is closed" in ran.stderr
 
 

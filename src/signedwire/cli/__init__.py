@@ -6,17 +6,10 @@ one JSON object on stderr, `{"error": class, "message": …, "hint": …, "exit_
 so that stdout holds nothing but results. Text that came from the network or from a file
 is escaped before it is shown: it can neither colour nor move anything.
 
-Exit codes:
-
-    0    done
-    1    it failed: not delivered, not reachable, a bad signature, a port in use
-    2    bad usage or bad input: an option, a file, a configuration, a DID, a payload
-    130  Ctrl-C
-    141  whoever read our output stopped reading; nothing is said
-
-SIGTERM ends `listen` and `bench --serve` in order, and then the process by that very signal,
-so that whoever sent it sees what it asked for: a shell 143, systemd a clean end. Standard
-streams that are closed are opened on the null device.
+`exit_codes` has the exit codes. SIGTERM and SIGHUP end `listen` and `bench --serve` in
+order, and then the process by that very signal, so that whoever sent it sees what it asked
+for: a shell 143, systemd a clean end. Standard streams that are closed are opened on the
+null device. A reader that closes our output ends the run without a word, with code 141.
 
 How it is made: `surface` has one dataclass per command, whose fields are its options and
 whose `run()` calls the module that does the work, imported only then. `app` turns those

@@ -13,17 +13,12 @@ import typer
 from typer.core import TyperGroup
 
 from signedwire.cli import evidence_surface, keys, store_surface, surface
-from signedwire.cli.ending import TERMINATED, end_by_sigterm
-from signedwire.cli.errors import BAD_INPUT, report
+from signedwire.cli.ending import ENDING_CODES, end_by_signal
+from signedwire.cli.errors import report
+from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
 from signedwire.cli.output import escape, silence_stdout
 
 __all__ = ["app"]
-
-_EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 it failed (not delivered, not reachable, a bad signature); "
-    "2 bad usage or bad input; 130 Ctrl-C. Results go to stdout, prose and errors to stderr, "
-    "with --json both as JSON."
-)
 
 
 class _Group(TyperGroup):
@@ -44,8 +39,8 @@ class _Group(TyperGroup):
         except OSError as error:
             code = code or report(error, as_json=self._as_json)
             silence_stdout()
-        if code == TERMINATED:
-            end_by_sigterm()
+        if code in ENDING_CODES:
+            end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -59,9 +54,13 @@ class _Group(TyperGroup):
 
 
 class _LogFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.exc_info else escape(text)
+    """Escapes all of a record; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escape(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(escape, super().formatException(ei).split("\n")))
 
 
 def _start_logging() -> None:
@@ -102,7 +101,7 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
     call.__doc__ = command.__doc__
-    group.command(name, epilog=_EXIT_CODES)(call)
+    group.command(name, epilog=epilog(command.exit_codes))(call)
 
 
 def _show_version(wanted: bool) -> None:
@@ -127,7 +126,7 @@ def _root(
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
-        raise typer.Exit(BAD_INPUT)
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def _group() -> typer.Typer:
@@ -137,7 +136,7 @@ def _group() -> typer.Typer:
 def _build() -> typer.Typer:
     root = typer.Typer(
         cls=_Group,
-        epilog=_EXIT_CODES,
+        epilog=epilog(EVERY),
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         invoke_without_command=True,

@@ -12,10 +12,11 @@ from signedwire.bench.payload import MIN_SIZE
 from signedwire.bench.peer_bench import PeerBench, PeerResults
 from signedwire.bench.peer_server import BenchServer
 from signedwire.bench.peer_table import show_peer
-from signedwire.cli.ending import TERMINATED, end_on_sigterm
-from signedwire.cli.errors import FAILED, BadInput, NotDone
+from signedwire.cli.ending import end_on_signals, notify_ready
+from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, say
-from signedwire.cli.pinging import hint_for
+from signedwire.cli.pinging import code_of_failure, hint_for
 from signedwire.cli.probing import HUNG_UP, Finding, Prober
 from signedwire.cli.reaching import find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.render import count_of
@@ -81,16 +82,16 @@ def _serve(options: Bench) -> int:
 
 
 async def _serving(options: Bench, node: Node) -> int:
-    is_terminated, server, is_announced = end_on_sigterm(), BenchServer(node), False
+    signal_came, server, is_announced = end_on_signals(), BenchServer(node), False
     try:
         async with node:
             _announce(options, node)
             is_announced = True
             await server.run()
     except asyncio.CancelledError:
-        if not is_terminated():
+        if (code := signal_came()) is None:
             raise  # Ctrl-C
-        return TERMINATED
+        return code
     finally:
         # After the close, which counts what nobody took.
         if is_announced:
@@ -109,6 +110,7 @@ def _announce(options: Bench, node: Node) -> None:
         say("only this machine reaches it there; --listen 0.0.0.0:PORT is for others too")
     say("anybody who knows that line can send to it: it counts, echoes and keeps nothing")
     say("Ctrl-C ends it")
+    notify_ready()
     if options.json:
         emit({"event": "serving", "did": str(node.did), "address": str(address), "peer": peer})
 
@@ -175,7 +177,7 @@ def _measure(options: Bench, to: str) -> int:
         from rich.console import Console
 
         show_peer(Console(), results)
-    return FAILED if results.lost else 0
+    return ExitCode.FAILED if results.lost else 0
 
 
 async def _measuring(
@@ -198,4 +200,5 @@ def _not_reached(finding: Finding) -> NotDone:
     elif finding.state == "unreachable":
         hint = "Is `signedwire bench --serve` running there, and are host and port right?"
     error = finding.error or finding.state
-    return NotDone(f"{finding.did} was not reached at {finding.address}: {error}", hint)
+    fact = f"{finding.did} was not reached at {finding.address}: {error}"
+    return NotDone(fact, hint, code_of_failure(finding))

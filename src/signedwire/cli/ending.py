@@ -1,4 +1,8 @@
-"""SIGTERM, for the commands that run until they are told to end."""
+"""SIGTERM and SIGHUP, for the commands that run until they are told to end.
+
+The first such signal closes the node in an orderly way; a second one ends the waiting for
+peers. The process then ends by the signal itself, which systemd takes for a clean end.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,63 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["TERMINATED", "end_by_sigterm", "end_on_sigterm"]
+from signedwire.cli.exit_codes import ExitCode
 
-TERMINATED: Final = 143
-"""What a command returns after SIGTERM; the exit code where the signal cannot end us."""
+__all__ = ["ENDING_CODES", "end_by_signal", "end_on_signals", "notify_ready"]
+
+ENDING_CODES: Final = (ExitCode.TERMINATED, ExitCode.HUNG_UP)
+"""What a command returns after such a signal; the exit code where the signal cannot end us."""
+_SIGNAL_BASE: Final = 128
 
 
-def end_on_sigterm() -> Callable[[], bool]:
-    """Cancel the current task when SIGTERM comes.
+def end_on_signals() -> Callable[[], ExitCode | None]:
+    """Cancel the current task when SIGTERM or SIGHUP comes.
+
+    A signal that is ignored stays ignored, as `nohup` wants it.
 
     Returns:
-        A function that tells whether it has come: else the task was cancelled by Ctrl-C.
+        A function that returns the exit code of the first signal, and `None` where none
+        came: else the task was cancelled by Ctrl-C.
     """
     task = asyncio.current_task()
     assert task is not None
-    has_come = asyncio.Event()
+    came: list[ExitCode] = []
 
-    def end() -> None:
-        has_come.set()
+    def end(code: ExitCode) -> None:
+        came.append(code)
         task.cancel()
 
-    with contextlib.suppress(NotImplementedError):  # Windows
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
-    return has_come.is_set
+    for code in ENDING_CODES:
+        number = code - _SIGNAL_BASE
+        with contextlib.suppress(NotImplementedError, ValueError):  # Windows
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, end, code)
+    return lambda: came[0] if came else None
 
 
-def end_by_sigterm() -> None:
-    """End the process by SIGTERM, now that all is closed: that is what its sender waits for.
+def end_by_signal(code: ExitCode) -> None:
+    """End the process by the signal of `code`, now that all is closed.
 
     Returns where the system does not do it, as for the first process of a container.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # nobody reads any more
             stream.flush()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    number = code - _SIGNAL_BASE
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def notify_ready() -> None:
+    """Tell systemd, where it asked for that (`Type=notify`), that the service is ready."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")) or sys.platform == "win32":
+        return
+    name = f"\0{path[1:]}" if path.startswith("@") else path
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.sendto(b"READY=1", name)

@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, Final, NamedTuple
 
 import typer
 
-from signedwire.cli.output import escape, say
+from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.output import as_line, escape, say
 from signedwire.errors import (
     AddressError,
     ConfigError,
     ConnectTimeout,
+    DeliveryError,
     DeliveryFailedError,
     DialError,
     DidError,
     EnvelopeError,
     IdentityError,
+    ListenError,
     MessageExpiredError,
+    MessageRefusedError,
     NotAllowedError,
     PayloadTooLargeError,
     ResolveTimeout,
     SignedWireError,
+    StoreError,
     StoreInUseError,
-    StoreVersionError,
     UnknownPeerError,
 )
 from signedwire.transport.link_errors import HUNG_UP_ON_TLS
 from signedwire.types import Reason
 
 __all__ = [
-    "BAD_INPUT",
-    "FAILED",
     "HUNG_UP_ON_TLS",
-    "INTERRUPTED",
-    "PIPE_CLOSED",
+    "BadFile",
     "BadInput",
     "NotDone",
+    "code_of",
     "explain",
     "hint_about",
     "report",
 ]
 
-FAILED: Final = 1
-BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
-PIPE_CLOSED: Final = 141
-
 
 class BadInput(SignedWireError):
-    """An option, argument or file that cannot be used: exit code 2."""
+    """An option or an argument that cannot be used: `ExitCode.USAGE`."""
+
+
+class BadFile(BadInput):
+    """A file that cannot be read, written or used: `ExitCode.FILE`."""
 
 
 class NotDone(SignedWireError):
-    """What was asked for did not happen: exit code 1."""
+    """What was asked for did not happen; `code` is the exit code."""
+
+    def __init__(self, fact: str, hint: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(fact, hint)
+        self.code = code
 
 
 class _Report(NamedTuple):
@@ -63,21 +67,34 @@ class _Report(NamedTuple):
     kind: str
     fact: str
     hint: str
-    exit_code: int
+    exit_code: ExitCode
 
 
-_BAD_INPUT_ERRORS: Final = (
-    BadInput,
-    ConfigError,
-    DidError,
-    AddressError,
-    IdentityError,
-    EnvelopeError,
-    UnknownPeerError,
-    NotAllowedError,
-    PayloadTooLargeError,
-    StoreVersionError,
+# The first that fits.
+_CODES: Final[tuple[tuple[type[SignedWireError], ExitCode], ...]] = (
+    (BadFile, ExitCode.FILE),
+    (ConfigError, ExitCode.FILE),
+    (IdentityError, ExitCode.FILE),
+    (BadInput, ExitCode.USAGE),
+    (DidError, ExitCode.USAGE),
+    (AddressError, ExitCode.USAGE),
+    (EnvelopeError, ExitCode.USAGE),
+    (UnknownPeerError, ExitCode.USAGE),
+    (PayloadTooLargeError, ExitCode.USAGE),
+    (NotAllowedError, ExitCode.DENIED),
+    (MessageExpiredError, ExitCode.NO_ANSWER),
+    (MessageRefusedError, ExitCode.REFUSED),
+    (StoreError, ExitCode.STORE),
+    (DialError, ExitCode.UNREACHED),
+    (ListenError, ExitCode.SYSTEM),
 )
+_CODES_OF_REASONS: Final = {
+    Reason.ATTEMPTS_EXHAUSTED: ExitCode.UNREACHED,
+    Reason.BAD_IDENTITY: ExitCode.UNREACHED,
+    Reason.DENIED: ExitCode.DENIED,
+    Reason.EXPIRED: ExitCode.NO_ANSWER,
+    Reason.STORE_FAILED: ExitCode.STORE,
+}
 
 # What to do now, on the command line: the errors' own hints speak to programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
@@ -94,14 +111,24 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
 _UsageError: Final[type[BaseException]] = typer.BadParameter.__mro__[1]
 
 
-def report(error: BaseException, *, as_json: bool = False) -> int:
+def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     """Tell `error` on stderr, unless it needs no word, and return the exit code."""
     told = _translate(error)
     if told.kind == "BrokenPipeError":
         return told.exit_code
     if as_json:
-        fields = {"error": told.kind, "message": told.fact, "hint": told.hint or None}
-        say(json.dumps({**fields, "exit_code": told.exit_code}))
+        peer = error.recipient if isinstance(error, DeliveryError) else None
+        reason = error.reason if isinstance(error, DeliveryError) else None
+        fields = {
+            "error": told.kind,
+            "message": told.fact,
+            "hint": told.hint or None,
+            "peer": None if peer is None else str(peer),
+            "reason": None if reason is None else str(reason),
+            "exit_code": int(told.exit_code),
+            "exit": told.exit_code.name.lower(),
+        }
+        say(as_line(fields))
     else:
         say(f"signedwire: {escape(_sentence(told.fact, told.hint))}")
     if told.kind == "InternalError":
@@ -139,23 +166,35 @@ def _sentence(fact: str, hint: str) -> str:
 def _translate(error: BaseException) -> _Report:
     kind = type(error).__name__
     if isinstance(error, SignedWireError):
-        code = BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else FAILED
-        return _Report(kind, *explain(error), code)
+        return _Report(kind, *explain(error), code_of(error))
     if isinstance(error, _UsageError):
         return _usage(error)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return _Report("Interrupted", "interrupted", "", INTERRUPTED)
+        return _Report("Interrupted", "interrupted", "", ExitCode.INTERRUPTED)
     if isinstance(error, BrokenPipeError):
-        return _Report(kind, "", "", PIPE_CLOSED)
+        return _Report(kind, "", "", ExitCode.PIPE_CLOSED)
     if isinstance(error, ImportError):
         # Said by the part that needs an extra, with the command that installs it.
-        return _Report("ImportError", str(error), "", FAILED)
+        return _Report("ImportError", str(error), "", ExitCode.FAILED)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
         cause = error.strerror or str(error)
-        return _Report(kind, f"{where}{cause}", "Check the path, its permissions and the disk", 1)
+        hint = "Check the path, its permissions and the disk"
+        return _Report(kind, f"{where}{cause}", hint, ExitCode.SYSTEM)
     hint = "This is a bug in signedwire: run it again with -v and report what it shows"
-    return _Report("InternalError", f"internal error: {kind}: {error}", hint, FAILED)
+    return _Report("InternalError", f"internal error: {kind}: {error}", hint, ExitCode.FAILED)
+
+
+def code_of(error: SignedWireError) -> ExitCode:
+    """The exit code of an error of ours."""
+    if isinstance(error, NotDone):
+        return error.code
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, DeliveryFailedError):
+        return _CODES_OF_REASONS.get(error.reason, ExitCode.FAILED)
+    return ExitCode.FAILED
 
 
 def _hint(error: SignedWireError) -> str:
@@ -175,4 +214,4 @@ def _usage(error: Any) -> _Report:
     command = context.command_path if context is not None else "signedwire"
     fact = str(error.format_message()).strip().rstrip(".")
     fact = f"{fact[:1].lower()}{fact[1:]}"
-    return _Report("UsageError", fact, f"See `{command} --help`", BAD_INPUT)
+    return _Report("UsageError", fact, f"See `{command} --help`", ExitCode.USAGE)

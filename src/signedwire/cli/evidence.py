@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.errors import BadFile
 from signedwire.cli.evidence_chain import Part, did_or_hex, first_record_of, in_order
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say
 from signedwire.cli.reading import open_input
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
@@ -41,7 +42,7 @@ def verify(options: EvidenceVerify) -> int:
         emit(_fields(verdict))
     else:
         _print(verdict)
-    return FAILED if verdict.problem else 0
+    return ExitCode.FAILED if verdict.problem else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def show(options: EvidenceShow) -> int:
     if checker.error is None:
         return 0
     say(f"invalid: {_place(checker.error)}{escape(checker.error.problem)}")
-    return FAILED
+    return ExitCode.FAILED
 
 
 def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
@@ -146,7 +147,7 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
             while checker.error is None and (data := file.read(_CHUNK)):
                 yield from checker.receive_data(data)
     except OSError as error:
-        raise BadInput(
+        raise BadFile(
             f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
         ) from None
     checker.receive_eof()
@@ -154,11 +155,11 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
         assert checker.error is not None
         place = place_of_rest(str(path)) if path.is_file() else None
         if place is not None:
-            raise BadInput(
+            raise BadFile(
                 f"{path}: not a whole evidence log: it has no header and begins behind {place}",
                 "Put what was before it in front of it, and verify that",
             )
-        raise BadInput(
+        raise BadFile(
             f"{path}: {checker.error.problem}",
             'It takes what a node with `evidence = "FILE"` has written',
         )

@@ -8,8 +8,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from signedwire.cli.ending import TERMINATED, end_on_sigterm
+from signedwire.cli.ending import end_on_signals, notify_ready
 from signedwire.cli.errors import NotDone
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, paint, result, say
 from signedwire.cli.reaching import listening_config, reachable
 from signedwire.cli.reloading import reload_on_sighup
@@ -23,7 +24,8 @@ from signedwire.cli.render import (
     word,
 )
 from signedwire.cli.rotating import rotate_on_sigusr1
-from signedwire.cli.storing import Chosen, choose, prepare, tell_new
+from signedwire.cli.storing import Chosen, choose, prepare, tell_new, turn_of
+from signedwire.cli.turns import Turn
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.node import Node
@@ -58,8 +60,8 @@ def listen(options: Listen) -> int:
     routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
     # Opened when it is started, which is when a new store is told of.
     node = Node(identity, config.replace(store=chosen.path), routing)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_Listening(options, node, chosen).run())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, turn_of(identity.did) as turn:
+        return runner.run(_Listening(options, node, chosen, turn).run())
 
 
 def _config(options: Listen) -> TransportConfig:
@@ -74,15 +76,16 @@ def _config(options: Listen) -> TransportConfig:
 class _Listening:
     """One run of `signedwire listen`."""
 
-    def __init__(self, options: Listen, node: Node, store: Chosen) -> None:
+    def __init__(self, options: Listen, node: Node, store: Chosen, turn: Turn) -> None:
         self._options = options
         self._node = node
         self._store = store
+        self._turn = turn
         self._printed = 0
         self._is_announced = False
 
     async def run(self) -> int:
-        is_terminated = end_on_sigterm()
+        signal_came = end_on_signals()
         try:
             async with self._running():
                 self._announce()
@@ -100,11 +103,12 @@ class _Listening:
                     f"{self._printed} of {self._options.count} messages came within "
                     f"{self._options.timeout:g} s",
                     "Give it a longer --timeout, or see with -v what was dropped",
+                    ExitCode.NO_ANSWER,
                 ) from None
         except asyncio.CancelledError:
-            if not is_terminated():
+            if (code := signal_came()) is None:
                 raise  # Ctrl-C
-            return TERMINATED
+            return code
         finally:
             # After the close, which counts what nobody took.
             if self._is_announced:
@@ -114,10 +118,7 @@ class _Listening:
 
     async def _print_all(self) -> None:
         async for message in self._node.messages():
-            if self._options.json:
-                emit(_fields(message))
-            else:
-                result(_line(message))
+            self._print(message)
             message.done()
             self._printed += 1
             if self._printed == self._options.count:
@@ -126,10 +127,29 @@ class _Listening:
                 await asyncio.sleep(0)  # and in the next turn of the loop
                 return
 
+    def _print(self, message: Message) -> None:
+        try:
+            if self._options.json:
+                emit(_fields(message))
+            else:
+                result(_line(message))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            again = "it comes again at the next start" if self._store.path else "it is lost"
+            raise NotDone(
+                f"standard output cannot be written ({error.strerror}); message "
+                f"#{message.sequence_number} from {message.sender or UNPROVEN} was not printed "
+                f"and its sender is not told that it was handled; {again}",
+                "Make room, or print it elsewhere",
+                ExitCode.SYSTEM,
+            ) from None
+
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         is_new = prepare(self._store)
         async with self._node:
+            self._turn.give_back()  # the store is ours; others are told that it is in use
             if is_new:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
@@ -157,6 +177,7 @@ class _Listening:
         if self._options.json:
             did = str(self._node.did)
             emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
+        notify_ready()
 
     def _summarise(self) -> None:
         dropped = {str(reason): n for reason, n in self._node.stats().dropped.items() if n}

@@ -12,7 +12,16 @@ import typer
 
 from signedwire.errors import ConfigError
 
-__all__ = ["emit", "escape", "paint", "result", "say", "silence_stdout", "standard_input"]
+__all__ = [
+    "as_line",
+    "emit",
+    "escape",
+    "paint",
+    "result",
+    "say",
+    "silence_stdout",
+    "standard_input",
+]
 
 
 def escape(text: str) -> str:
@@ -33,7 +42,27 @@ def result(line: str) -> None:
 
 def emit(value: Mapping[str, object]) -> None:
     """One JSON object on a line of stdout, at once; all of it ASCII."""
-    print(json.dumps(value, allow_nan=False), flush=True)
+    print(as_line(value), flush=True)
+
+
+def as_line(value: Mapping[str, object]) -> str:
+    """`value` as JSON that every program can read: ASCII, no NaN, no lone surrogate.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite.
+    """
+    return json.dumps(_sound(value), allow_nan=False)
+
+
+def _sound(value: object) -> object:
+    """`value` with Python's escape for what no UTF-8 can carry, as in a file name of bytes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {str(_sound(name)): _sound(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_sound(part) for part in value]
+    return value
 
 
 def say(line: str) -> None:

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.errors import BadInput
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say
-from signedwire.cli.probing import HUNG_UP, Finding, Prober
+from signedwire.cli.probing import HUNG_UP, TURNED_AWAY, Finding, Prober
 from signedwire.cli.reaching import find_peer, is_v1_allowed
 from signedwire.routing import RoutingTable
 from signedwire.types import Address, Did
@@ -17,7 +18,7 @@ from signedwire.types import Address, Did
 if TYPE_CHECKING:
     from signedwire.cli.surface import Peers, Ping
 
-__all__ = ["hint_for", "peers", "ping"]
+__all__ = ["code_of_failure", "hint_for", "peers", "ping"]
 
 _MAX_PROBES = 16
 """Peers that are tried at the same time."""
@@ -28,17 +29,18 @@ _Find = Callable[[Did, Address], Finding]
 
 
 def ping(options: Ping) -> int:
-    """Link and PING as often as asked; 1 if that failed once."""
+    """Link and PING as often as asked; the exit code says whether that failed once."""
     config = options.load_config()
     did, address = find_peer(options.to, options, config.fallback)
     prober = Prober(config, options.load_identity() if options.own_identity else None)
     may_be_v1 = options.v1 or is_v1_allowed(config, did)
-    failures = 0
+    failures, code = 0, ExitCode.DONE
     finding = Finding(did=did, address=address)
     for number, finding in enumerate(
         prober.probe(did, address, options.count, may_be_v1=may_be_v1), 1
     ):
         failures += not finding.is_reached
+        code = code or code_of_failure(finding)
         if options.json:
             emit(finding.fields())
         else:
@@ -46,7 +48,7 @@ def ping(options: Ping) -> int:
                 result(line)
     if not options.json:
         _conclude(finding, options.count, failures)
-    return FAILED if failures else 0
+    return code
 
 
 def _ping_lines(finding: Finding, *, is_first: bool) -> list[str]:
@@ -82,13 +84,20 @@ def _conclude(finding: Finding, count: int, failures: int) -> None:
         say(f"not proven: that it is {did}; v1 peers never answer")
 
 
+def code_of_failure(finding: Finding) -> ExitCode:
+    """The exit code for what was found of one peer."""
+    if finding.is_reached:
+        return ExitCode.DONE
+    return ExitCode.DENIED if finding.state == TURNED_AWAY else ExitCode.UNREACHED
+
+
 def hint_for(finding: Finding) -> str:
     """What to do about a peer that was not reached."""
     if finding.state == HUNG_UP:
         return "If it is a v1 peer, add --v1."
     if finding.state == "another peer":
         return "Another key answers there: is the DID right?"
-    if finding.state == "turned away":
+    if finding.state == TURNED_AWAY:
         return "If it lets in only DIDs that it knows, add --own-identity."
     return "Is `signedwire listen` running there, and are host and port right?"
 
@@ -97,7 +106,7 @@ def hint_for(finding: Finding) -> str:
 
 
 def peers(options: Peers) -> int:
-    """Try every peer of the peers file; 1 if one was not reached."""
+    """Try every peer of the peers file; the exit code says whether one was not reached."""
     if options.peers is None:
         raise BadInput("there is no peers file", "Name one with --peers FILE")
     config = options.load_config()
@@ -118,7 +127,7 @@ def peers(options: Peers) -> int:
     if not options.json:
         source = escape(str(options.peers))
         say(f"reached {len(routes) - failures} of {len(routes)} peers in {source}")
-    return FAILED if failures else 0
+    return ExitCode.UNREACHED if failures else ExitCode.DONE
 
 
 class _Survey:

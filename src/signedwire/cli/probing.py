@@ -26,10 +26,12 @@ from signedwire.types import Address, Allowance, Did, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed, Session, SessionLimits
 
-__all__ = ["HUNG_UP", "Finding", "Prober", "probe_tcp"]
+__all__ = ["HUNG_UP", "TURNED_AWAY", "Finding", "Prober", "probe_tcp"]
 
 HUNG_UP: Final = "hung up on TLS"
 """The state of a peer that may speak v1."""
+TURNED_AWAY: Final = "turned away"
+"""The state of a peer that has proven its DID and does not let us in."""
 
 _WATCH: Final = 0.25
 """Seconds in which a v1 peer that refuses us has hung up."""
@@ -291,7 +293,7 @@ class _ProbedLink:
             return _NotReachedError("no v2 peer", f"{cause} in the middle of TLS")
         if self._session.their_hello is None:
             return _NotReachedError(
-                "turned away",
+                TURNED_AWAY,
                 f"it has proven its DID, then turned us away ({cause}); "
                 "it may have an access list that our key for this run is not on",
             )
@@ -303,7 +305,7 @@ class _ProbedLink:
         reason = str(error.reason or error).lower().replace("_", " ")
         if self._session is None:
             return _NotReachedError("no v2 peer", f"it does not speak TLS as v2 peers do: {reason}")
-        return _NotReachedError("turned away", f"it has proven its DID, then TLS failed: {reason}")
+        return _NotReachedError(TURNED_AWAY, f"it has proven its DID, then TLS failed: {reason}")
 
     def close(self) -> None:
         """Say goodbye and hang up."""

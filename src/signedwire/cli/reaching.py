@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput
 from signedwire.config import TransportConfig
+from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
 from signedwire.types import Address, Did, parse_peer
 
@@ -69,7 +70,10 @@ def listening_config(options: Command, listen: str | None) -> TransportConfig:
     """The configuration of a command that listens, there if it is given."""
     config = options.load_config()
     if listen is not None:
-        config = config.replace(listen=listen)
+        try:
+            config = config.replace(listen=listen)
+        except ConfigError as error:
+            raise BadInput(error.fact, error.hint) from None
     if config.listen is None:
         raise BadInput(
             "the configuration says listen = none, so there is nothing to listen on",

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from signedwire.cli.errors import HUNG_UP_ON_TLS, BadInput, NotDone, explain, hint_about
+from signedwire.cli.errors import (
+    HUNG_UP_ON_TLS,
+    BadInput,
+    NotDone,
+    code_of,
+    explain,
+    hint_about,
+)
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, result, say, standard_input
 from signedwire.cli.reaching import allow_v1, find_peer, forbid_v1, is_v1_allowed
 from signedwire.cli.render import count_of
-from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without
+from signedwire.cli.send_options import Save, check_usage, proof_file
+from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without, turn_of
 from signedwire.cli.wrapping import Wrap, given_payload, wrapper
 from signedwire.config import TransportConfig
 from signedwire.delivery.receipt import Receipt
@@ -26,10 +36,11 @@ from signedwire.errors import (
     DeliveryFailedError,
     StoreFullError,
 )
+from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
 from signedwire.transport.outbound import ORDERLY_CLOSE
-from signedwire.types import Address, DeliveryState, Did, PeerState
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Send
@@ -45,23 +56,34 @@ _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
 _UNCONFIRMED: Final = "v1 peers do not confirm"
 
-Save = Callable[[Receipt], None]
-"""Saves the proof of delivery."""
-
 
 def send(options: Send) -> int:
     """Send one message, or the lines of standard input."""
-    kind = _check_usage(options)
+    kind = check_usage(options)
     config = options.load_config().replace(listen=None, evidence=None)
     did, address = find_peer(options.to, options, config.fallback)
     if options.v1 or kind is not None:
         config = allow_v1(config, did)
     identity = options.load_identity()
-    wrap = wrapper(options, identity.did)
-    routing = RoutingTable({did: address})
     store = choose(options, identity.did)
     if store.path is None and options.until is DeliveryState.PERSISTED:
         raise BadInput("--until persisted needs a store", "Leave --no-store away")
+    with turn_of(identity.did, options.timeout) as turn:
+        if options.timeout is not None and turn.waited > _SLICE:
+            left = max(_SLICE, round(options.timeout - turn.waited, 2))
+            options = dataclasses.replace(options, timeout=left)
+        return _send(options, identity, config, did, address, store)
+
+
+def _send(
+    options: Send,
+    identity: Identity,
+    config: TransportConfig,
+    did: Did,
+    address: Address,
+    store: Chosen,
+) -> int:
+    wrap, routing = wrapper(options, identity.did), RoutingTable({did: address})
 
     def make(path: Path | None) -> Node:
         return Node(identity, config.replace(store=path), routing)
@@ -75,7 +97,7 @@ def send(options: Send) -> int:
     if is_too_long:
         config, store = forbid_v1(config), WITHOUT
     try:
-        with _proof_file(options.proof) as save:
+        with proof_file(options.proof) as save:
             node, store = open_or_do_without(store, make)
             return _Sending(options, node, did, address, store).send_one(payload, save)
     except DeliveryFailedError as error:
@@ -90,85 +112,6 @@ def _too_long_for_v1(size: int, config: TransportConfig, address: Address) -> Ba
         f"and {address} hung up on TLS, as v1 peers do; it was not sent",
         "Split it, or raise max_v1_payload_size where the peer is known to take more",
     )
-
-
-# -- what is sent -----------------------------------------------------------------
-
-
-def _check_usage(options: Send) -> str | None:
-    """Refuse options that contradict each other, before anything is done.
-
-    Returns the option that chose a v1 payload, if one did.
-    """
-    kinds = {
-        "--agent-command": options.agent_command is not None,
-        "--heartbeat": options.heartbeat,
-        "--motion": options.motion is not None,
-        "--llm-query": options.llm_query,
-    }
-    chosen = [name for name, is_given in kinds.items() if is_given]
-    if len(chosen) > 1:
-        raise BadInput(f"{' and '.join(chosen)} exclude each other", "Send them one by one")
-    is_given = options.text is not None or options.file is not None
-    if options.text is not None and options.file is not None:
-        raise BadInput("TEXT and --file exclude each other", "Give one of them")
-    if chosen and chosen[0] in ("--heartbeat", "--motion"):
-        if is_given:
-            raise BadInput(f"{chosen[0]} takes no TEXT and no --file", "Leave them away")
-    elif not is_given and chosen != ["--agent-command"]:
-        raise BadInput(
-            "there is nothing to send", "Give TEXT, --file FILE, or - for the lines of stdin"
-        )
-    if options.target and options.agent_command is None:
-        raise BadInput("--target is the target of --agent-command", "Give both, or neither")
-    if (options.system_prompt or options.model) and not options.llm_query:
-        raise BadInput("--system-prompt and --model belong to --llm-query", "Add --llm-query")
-    if options.proof is not None:
-        if options.text == "-":
-            raise BadInput("--proof is for one message, and - sends many", "Send them one by one")
-        if options.until not in (None, DeliveryState.ACCEPTED, DeliveryState.HANDLED):
-            raise BadInput(
-                f"--proof needs a receipt, and --until {options.until} does not wait for one",
-                "Leave --until away",
-            )
-    return chosen[0] if chosen else None
-
-
-@contextlib.contextmanager
-def _proof_file(path: Path | None) -> Iterator[Save]:
-    """A function that saves the proof, into a file that is there before all is done."""
-    if path is None:
-        yield lambda receipt: None
-        return
-    try:
-        file = path.open("xb")
-    except FileExistsError:
-        raise BadInput(
-            f"{path} exists already, and a proof is never overwritten", "Name another file"
-        ) from None
-    except OSError as error:
-        raise BadInput(
-            f"cannot write {path}: {error.strerror}",
-            "Does the folder exist, and may you write to it?",
-        ) from None
-
-    def save(receipt: Receipt) -> None:
-        if not receipt.is_confirmed:
-            raise NotDone(
-                f"message #{receipt.sequence_number} was written, but there is no proof of "
-                "it: v1 peers sign no receipts",
-                "Leave --proof away",
-            )
-        file.write(receipt.proof())
-        file.flush()
-        os.fsync(file.fileno())
-
-    try:
-        with file:
-            yield save
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 # -- how --------------------------------------------------------------------------
@@ -204,17 +147,53 @@ class _Sending:
     def send_one(self, payload: bytes, save: Save) -> int:
         with self._node:
             receipt = self._submit(payload)
-            self._wait(receipt)
+            try:
+                self._wait(receipt)
+            except DeliveryFailedError as error:
+                raise self._denial(error) or error from None
             self._check_hung_up(receipt)
         # After the close, which gives up what had not left.
-        state = self._final_state(receipt)
+        try:
+            state = self._final_state(receipt)
+        except DeliveryFailedError as error:
+            raise self._denial(error) or error from None
         save(receipt)
-        if self._options.json:
-            self._emit(receipt, state, len(payload), None)
-        else:
-            result(self._text(receipt, state, count_of(len(payload), "byte")))
-            self._tell_kept()
-        return 0
+        with self._saying_fate(f"message #{receipt.sequence_number} is {state}"):
+            if self._options.json:
+                self._emit(receipt, state, len(payload), None)
+            else:
+                result(self._text(receipt, state, count_of(len(payload), "byte")))
+                self._tell_kept()
+        is_enough = self._options.until is not None or state is not DeliveryState.PERSISTED
+        return ExitCode.DONE if is_enough else ExitCode.STORED
+
+    @contextlib.contextmanager
+    def _saying_fate(self, fate: str) -> Iterator[None]:
+        """Where a result cannot be printed, the error says what became of the message."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise NotDone(
+                f"standard output cannot be written ({error.strerror}); {fate}",
+                "Do not send it again",
+                ExitCode.SYSTEM,
+            ) from None
+
+    def _denial(self, error: DeliveryError | NotDone) -> NotDone | None:
+        """The error for a message that failed because the peer's access list keeps us out."""
+        status = self._node.peers().get(self._did)
+        is_exhausted = (
+            isinstance(error, DeliveryFailedError) and error.reason is Reason.ATTEMPTS_EXHAUSTED
+        )
+        if status is None or not status.denies_us or not is_exhausted:
+            return None
+        return NotDone(
+            error.fact,
+            f"It may have an access list: ask its owner to let {self._node.did} in",
+            ExitCode.DENIED,
+        )
 
     def _final_state(self, receipt: Receipt) -> DeliveryState:
         """Where the message is at last; a receipt that came unasked for counts.
@@ -284,8 +263,9 @@ class _Sending:
                 f"{failed} of {self._lines} lines were not delivered: the connection to "
                 f"{self._address} broke, and they did not get through after that",
                 "Send the last lines again",
+                ExitCode.UNREACHED,
             )
-        return 0
+        return ExitCode.STORED if kept and self._options.until is None else ExitCode.DONE
 
     def _tell_lines(self, come: int, kept: int) -> None:
         if come or not kept:
@@ -375,6 +355,7 @@ class _Sending:
             f"line {self._lines + 1} of standard input makes a payload of {size} bytes, over "
             f"the {wire}limit of {limit}; the lines before it are sent, and none after it is",
             f"Split it, or raise {raised} where the peer is known to take more",
+            ExitCode.USAGE,
         )
 
     # -- waiting ----------------------------------------------------------------
@@ -402,7 +383,8 @@ class _Sending:
         if self._wait_for_line(number, receipt, self._until, patience):
             self._pending.popleft()
             if self._options.json:
-                self._emit(receipt, self._shown(receipt), size, number)
+                with self._saying_fate(f"line {number} is {self._shown(receipt)}"):
+                    self._emit(receipt, self._shown(receipt), size, number)
 
     def _wait_for_line(
         self, number: int, receipt: Receipt, until: DeliveryState, patience: float | None = None
@@ -410,7 +392,7 @@ class _Sending:
         try:
             return self._wait(receipt, until, patience)
         except (DeliveryError, NotDone) as error:
-            raise _at_line(number, error) from None
+            raise _at_line(number, self._denial(error) or error) from None
 
     def _has_input(self) -> bool:
         # Elsewhere select() knows sockets only: there the answers are waited for first.
@@ -447,6 +429,7 @@ class _Sending:
                     "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
                     if self._store.path is None
                     else f"It stays in the store: {self._store.command}",
+                    ExitCode.NO_ANSWER,
                 )
             if receipt.state is DeliveryState.ACCEPTED:
                 self._check_link(receipt)
@@ -467,11 +450,19 @@ class _Sending:
             return False
         why = status.last_error or ""
         hint = hint_about(why)
+        if status.denies_us:
+            raise NotDone(
+                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
+                f"persisted, as the peer does not let us in ({why})",
+                f"Ask its owner to let {self._node.did} in: it is sent when that is so",
+                ExitCode.DENIED,
+            )
         if hint or self._options.until is not None or self._options.proof is not None:
             raise NotDone(
                 f"message #{receipt.sequence_number} to {self._did} is not {until} but "
                 f"persisted, as the peer was not reached ({why})",
                 hint or f"It is sent when it can be: {self._store.command} shows what waits",
+                ExitCode.UNREACHED if hint else ExitCode.STORED,
             )
         if receipt not in self._kept:
             self._kept.append(receipt)
@@ -496,6 +487,7 @@ class _Sending:
             f"{self._did} accepted message #{receipt.sequence_number}, then its link ended, "
             "so it is not known whether it was handled",
             "The message is not lost there; ask its application",
+            ExitCode.NO_ANSWER,
         )
 
     # -- telling ----------------------------------------------------------------
@@ -562,4 +554,4 @@ def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
 
 def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
     fact, hint = explain(error)
-    return NotDone(f"line {number} of standard input: {fact}", hint)
+    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error))

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.surface import Command
 
 __all__ = ["GROUPS", "StoreCommand"]
@@ -16,6 +17,8 @@ __all__ = ["GROUPS", "StoreCommand"]
 @dataclass(frozen=True, kw_only=True)
 class StoreCommand(Command):
     """What they all have."""
+
+    exit_codes = (ExitCode.STORE,)
 
     store: Annotated[
         Path | None,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
+from signedwire.cli.turns import Turn, runtime_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.errors import StoreInUseError
 from signedwire.outbox import limits_of
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from signedwire.cli.surface import Command, Storing
     from signedwire.config import TransportConfig
 
-__all__ = ["WITHOUT", "Chosen", "choose", "open_file", "open_or_do_without", "prepare", "tell_new"]
+__all__ = [
+    "WITHOUT",
+    "Chosen",
+    "choose",
+    "open_file",
+    "open_or_do_without",
+    "prepare",
+    "tell_new",
+    "turn_of",
+]
 
 T = TypeVar("T")
 
@@ -78,6 +88,11 @@ def _state_folder() -> Path:
     return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "signedwire"
 
 
+def turn_of(did: Did, patience: float | None = None) -> Turn:
+    """The turn of a key; `patience` is in seconds."""
+    return Turn(did, runtime_folder(), patience)
+
+
 def prepare(chosen: Chosen) -> bool:
     """Make the user's own folder for stores; whether the store will be new."""
     path = chosen.path
@@ -87,7 +102,7 @@ def prepare(chosen: Chosen) -> bool:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(
+            raise BadFile(
                 f"cannot make the folder {path.parent} for the store: {error.strerror}",
                 "Name a file with --store, or do without: --no-store",
             ) from None
@@ -128,5 +143,5 @@ def open_file(options: StoreCommand, did: Did, config: TransportConfig) -> Sqlit
         raise BadInput("the configuration says store = none", "Name a store with --store FILE")
     if not path.exists():
         hint = "`signedwire send` and `signedwire listen` make one"
-        raise BadInput(f"there is no store {path}", hint if is_default else "Is its name right?")
+        raise BadFile(f"there is no store {path}", hint if is_default else "Is its name right?")
     return SqliteStore(path, did, limits=limits_of(config), is_threaded=False)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 
 from signedwire.cli.errors import BadInput
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.types import DeliveryState, PayloadType, Priority
 
 if TYPE_CHECKING:
@@ -128,6 +129,9 @@ def _read_motion(text: str) -> Motion:
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What every command has."""
+
+    exit_codes: ClassVar[tuple[ExitCode, ...]] = ()
+    """The exit codes of this command beside those that every command has."""
 
     config: Annotated[
         Path | None,
@@ -255,6 +259,13 @@ class Listen(Storing):
     SIGUSR1 rotates the evidence log, where the configuration names one.
     """
 
+    exit_codes = (
+        ExitCode.NO_ANSWER,
+        ExitCode.STORE,
+        ExitCode.HUNG_UP,
+        ExitCode.TERMINATED,
+    )
+
     listen: Annotated[
         str | None,
         typer.Option(
@@ -296,7 +307,7 @@ class Send(Storing):
     TEXT, `-` or --file is the payload; the options of v1 payloads wrap it into what v1
     peers understand. With `-` lines go out as they come, without their line ends; a peer
     that does not keep up pauses the reading; at the first line that is too long or cannot
-    be delivered it stops, naming the line, with exit code 1.
+    be delivered it stops, and names the line.
 
     It returns when the peer has accepted: verified the message and signed a receipt, which
     --proof saves. The time that it shows is from writing to that. --until handled waits for
@@ -304,9 +315,18 @@ class Send(Storing):
     that the operating system has it on a connection to the peer's address.
 
     A message to a peer that is away stays in the store: it says "persisted", with exit
-    code 0 unless --until or --proof asks for more. It goes out, before all later ones, when
+    code 4, or 0 where --until asks for no more. It goes out, before all later ones, when
     the next `send` to that peer or `listen` with --peers runs; `signedwire outbox` has it.
     """
+
+    exit_codes = (
+        ExitCode.STORED,
+        ExitCode.NO_ANSWER,
+        ExitCode.UNREACHED,
+        ExitCode.REFUSED,
+        ExitCode.DENIED,
+        ExitCode.STORE,
+    )
 
     to: Annotated[
         str,
@@ -415,6 +435,8 @@ class Ping(_Probe):
     whether somebody listens and keeps the connection.
     """
 
+    exit_codes = (ExitCode.UNREACHED, ExitCode.DENIED)
+
     to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="Whom.")]
     count: Annotated[
         int, typer.Option(parser=_read_count, metavar="N", help="How often, one second apart.")
@@ -430,8 +452,10 @@ class Ping(_Probe):
 class Peers(_Probe):
     """Link to every peer of the peers file, as `ping` does: one line for each.
 
-    Exit code 1: one was not reached, or another DID answered.
+    Exit code 6: one was not reached, or another DID answered.
     """
+
+    exit_codes = (ExitCode.UNREACHED,)
 
     def run(self) -> int:
         from signedwire.cli.pinging import peers
@@ -505,12 +529,19 @@ class Bench(Command):
     Against a peer of your own: `signedwire bench --serve --listen 0.0.0.0:9001` on one
     machine prints the line for the other, `signedwire bench DID@host:9001`. That measures
     messages/s, each with its signed receipt, at each --size, and the time there and back.
-    A peer that is no bench server gets one question and nothing else. Exit code 1: it was
-    not reached, does not serve, or messages were lost.
+    A peer that is no bench server gets one question and nothing else. Exit code 1: it does
+    not serve, or messages were lost.
 
     --serve receives, counts, echoes and keeps nothing, until Ctrl-C. Anybody who knows its
     DID and address can send to it meanwhile. Both sides use a key made for this run.
     """
+
+    exit_codes = (
+        ExitCode.UNREACHED,
+        ExitCode.DENIED,
+        ExitCode.HUNG_UP,
+        ExitCode.TERMINATED,
+    )
 
     to: Annotated[
         str | None,

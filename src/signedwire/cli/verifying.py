@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
-from signedwire.cli.errors import FAILED, BadInput
+from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say, standard_input
 from signedwire.cli.reading import is_regular, open_input
 from signedwire.cli.render import (
@@ -123,7 +124,7 @@ def verify(options: Verify) -> int:
         )
     if not options.json:
         say(f"{count - failures} valid, {failures} invalid")
-    return FAILED if failures else 0
+    return ExitCode.FAILED if failures else 0
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def _rewound(file: IO[bytes], at: int | None, first: bytes) -> Iterator[IO[bytes
                 copy.write(piece)
             copy.seek(0)
         except OSError as error:
-            raise BadInput(
+            raise BadFile(
                 f"what comes by a pipe is copied, and that failed: {error.strerror or error}",
                 "Save it in a file, and give the name of that",
             ) from None

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from signedwire.cli import keys
-from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.errors import BadFile, BadInput, NotDone
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text, word
-from signedwire.cli.storing import open_file
+from signedwire.cli.storing import open_file, turn_of
 from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
 from signedwire.errors import StoreError
 from signedwire.identity import Identity
@@ -48,11 +48,12 @@ class _Opened(NamedTuple):
 @contextlib.contextmanager
 def _opened(options: surface.StoreCommand) -> Iterator[_Opened]:
     identity = keys.load(options)
-    store = open_file(options, identity.did, load_config(options.config))
-    try:
-        yield _Opened(store, identity)
-    finally:
-        store.close()
+    with turn_of(identity.did):
+        store = open_file(options, identity.did, load_config(options.config))
+        try:
+            yield _Opened(store, identity)
+        finally:
+            store.close()
 
 
 def _done(store: Store, submit: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -185,7 +186,7 @@ def export_outbox(options: surface.OutboxExport) -> int:
                 f"{options.file} exists already, and is not overwritten", "Name another file"
             ) from None
         except OSError as error:
-            raise BadInput(
+            raise BadFile(
                 f"cannot write {options.file}: {error.strerror}",
                 "Does the folder exist, and may you write to it?",
             ) from None

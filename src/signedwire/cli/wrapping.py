@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import BadFile, BadInput
 from signedwire.types import Did
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _read_file(path: Path) -> bytes:
             # One more than the largest payload that any configuration allows.
             return file.read(2**28 + 1)
     except OSError as error:
-        raise BadInput(
+        raise BadFile(
             f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
         ) from None
 

@@ -212,7 +212,9 @@ class Receipt:
             raise MessageRefusedError(
                 self,
                 reason,
-                f"{self.recipient} refused message #{self.sequence_number}: {reason}",
+                f"{self.recipient} refused message #{self.sequence_number}: {reason}"
+                + _NOT_DELIVERED * (reason is Reason.DUPLICATE),
+                _HINTS.get(reason, "") if reason is Reason.DUPLICATE else "",
             )
         if self.state is DeliveryState.FAILED:
             reason = self.reason or Reason.CLOSED
@@ -456,7 +458,9 @@ _SIGNS = (
     ("closed it with code 6", "Bring both sides to versions of one wire"),
     ("closed it with code 7", "Is something between the two changing bytes?"),
 )
+_NOT_DELIVERED = "; it was NOT delivered: another process used this number"
 _HINTS = {
+    Reason.DUPLICATE: "Send it again; one process per key at a time",
     Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
     "`signedwire ping DID@host:port` tries it",

@@ -11,6 +11,7 @@ from signedwire.transport.link import Link
 from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.types import Address, PeerState
 from signedwire.wire import link_frames as frames
+from signedwire.wire.session_events import CLOSE_UNSAID
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -74,6 +75,10 @@ class LinkDialer(Dialer):
                 return
             if not link.has_opened:  # else `on_link_over()` was told
                 self._is_blameless = self._peer.is_end_excused(link.closed, has_landed=False)
+                # It proved its DID and ended before its HELLO, as an access list does it.
+                is_mute = link.closed is None or link.closed.code == CLOSE_UNSAID
+                if link.did is not None and is_mute and type(error) is DialError:
+                    self._peer.denies_us = True
             if isinstance(error, HungUpError):
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
             else:

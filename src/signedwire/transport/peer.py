@@ -13,7 +13,7 @@ from signedwire.delivery.store import Backlog
 from signedwire.delivery.streams import SendStream
 from signedwire.stats import PeerStatus
 from signedwire.types import Address, Did, PeerState, Reason
-from signedwire.wire.link_frames import CLOSE_TOO_MANY
+from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_TOO_MANY
 
 if TYPE_CHECKING:
     from signedwire.transport.dialer import Dialer
@@ -30,6 +30,7 @@ class Peer:
     """The queue to one DID, and the way to it."""
 
     __slots__ = (
+        "denies_us",
         "dialer",
         "did",
         "dropped",
@@ -69,6 +70,8 @@ class Peer:
         """Attempts to reach the peer that failed, ever."""
         self.hang_ups = 0
         """How often in a row it hung up on TLS."""
+        self.denies_us = False
+        """Whether it turned us away when we were last linked or dialed it."""
         self.orderly_ends = 0
         """How many links in a row it has ended in an orderly way without an answer."""
         self.their_epoch = 0
@@ -95,6 +98,7 @@ class Peer:
 
         An orderly one is excused, but not time after time without one answer in between.
         """
+        self.denies_us = closed is not None and closed.is_by_peer and closed.code == CLOSE_DENIED
         if closed is None or not closed.is_orderly:
             return False
         if has_landed:
@@ -138,4 +142,5 @@ class Peer:
             credit=None if link is None else link.credit,
             failed_attempts=self.failures,
             dropped=dict(self.dropped),
+            denies_us=self.denies_us and link is None,
         )

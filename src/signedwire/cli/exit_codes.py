@@ -1,0 +1,69 @@
+"""The exit codes of `signedwire`: what a script can branch on.
+
+docs/operations.md has the same table. Each command's `--help` lists the codes that it
+can end with: those that every command has, and those in its `exit_codes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from signedwire.cli.interrupts import INTERRUPTED as _INTERRUPTED
+
+__all__ = ["COMMON", "EVERY", "ExitCode", "epilog"]
+
+
+class ExitCode(IntEnum):
+    """How a run of the command line ended; `meaning` says it in words."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """A code and its meaning, which `--help` and the docs show."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done; for `send`: the message came as far as --until"
+    FAILED = 1, "it failed for a reason that has no code of its own, or a check found a fault"
+    USAGE = 2, "the command line or a given value cannot be used"
+    FILE = 3, "the identity, the configuration or another file cannot be read or written"
+    STORED = 4, "the peer is away: the message was only stored, and is sent later"
+    NO_ANSWER = 5, "there was no answer in time: --timeout or --deadline passed"
+    UNREACHED = 6, "the peer was not reached, or another key answers there"
+    REFUSED = 7, "the peer refused the message"
+    DENIED = 8, "an access list or v1_peers, of the peer or of ours, forbids it"
+    STORE = 9, "the store or the evidence log cannot be used, is in use, is full or failed"
+    SYSTEM = 10, "the operating system refused something: a port, the disk, standard output"
+    HUNG_UP = 129, "SIGHUP, after a clean close"
+    INTERRUPTED = _INTERRUPTED, "Ctrl-C (SIGINT)"
+    PIPE_CLOSED = 141, "the reader of our output closed it"
+    TERMINATED = 143, "SIGTERM, after a clean close"
+
+
+COMMON: Final = (
+    ExitCode.DONE,
+    ExitCode.FAILED,
+    ExitCode.USAGE,
+    ExitCode.FILE,
+    ExitCode.SYSTEM,
+    ExitCode.INTERRUPTED,
+    ExitCode.PIPE_CLOSED,
+)
+"""What every command can end with."""
+
+
+EVERY: Final[tuple[ExitCode, ...]] = tuple(ExitCode.__members__.values())
+"""Every code there is."""
+
+
+def epilog(more: Iterable[ExitCode] = ()) -> str:
+    """The text below a command's help: its exit codes, and where its output goes."""
+    codes = "; ".join(f"{int(code)} {code.meaning}" for code in sorted({*COMMON, *more}))
+    return (
+        f"Exit codes: {codes}. Results go to stdout; errors, logs and prose go to stderr. With "
+        "--json each result is one JSON object on a line, and so is an error."
+    )

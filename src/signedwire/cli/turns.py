@@ -1,0 +1,133 @@
+"""Processes of one key, one after the other: they share a store, and the numbers of messages.
+
+`signedwire send` holds the key's turn while its node runs. `listen`, and the commands that
+work on the store's file, hold it while they open or use that file. So parallel `send`
+commands all go through, and none finds the store in use by another one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from signedwire.cli.output import say
+from signedwire.types import Did
+
+__all__ = ["Turn", "runtime_folder"]
+
+_PATIENCE: Final = 10.0
+"""Seconds for which a process waits for its turn by default."""
+_POLL: Final = 0.02
+
+
+class Turn:
+    """The right to be the one short-lived process of a key: a lock on a file of the user.
+
+    Where no such file can be had, as without a folder to write to, nothing is locked. Who
+    does not get the turn in time says so on stderr and goes on: what it then does either
+    works beside the other process, or fails and says why.
+
+    Args:
+        did: The key.
+        folder: Where the lock file is; `None`: there is no such place, and nothing is locked.
+        patience: Seconds to wait, at most 10.
+    """
+
+    def __init__(self, did: Did, folder: Path | None, patience: float | None = None) -> None:
+        self._did = did
+        self._folder = folder
+        self._patience = _PATIENCE if patience is None else min(patience, _PATIENCE)
+        self._fd = -1
+        self.waited = 0.0
+        """Seconds for which `take()` has waited."""
+
+    def take(self) -> None:
+        """Wait for the turn; returns at the latest when the patience is over."""
+        self._fd = self._open()
+        began = time.monotonic()
+        while self._fd >= 0 and not _lock(self._fd):
+            self.waited = time.monotonic() - began
+            if self.waited >= self._patience:
+                say(
+                    f"another process of {self._did} has been at work for {self.waited:.0f} s; "
+                    "going on beside it"
+                )
+                self.give_back()
+                return
+            time.sleep(_POLL)
+        self.waited = time.monotonic() - began
+
+    def give_back(self) -> None:
+        """Let the next one go on. Safe to call twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _open(self) -> int:
+        if self._folder is None:
+            return -1
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not _is_private(self._folder):
+                return -1
+            name = f"{str(self._did).removeprefix('did:key:')}.lock"
+            return os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return -1
+
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.give_back()
+
+
+def runtime_folder() -> Path | None:
+    """Where locks of this user are: below $XDG_RUNTIME_DIR, else the folder for temporary files."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(given) and os.path.isdir(given):
+        return Path(given) / "signedwire"
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError:  # there is none
+        return None
+    return folder / (f"signedwire-{os.getuid()}" if sys.platform != "win32" else "signedwire")
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can put something there: others may have made it before us."""
+    if sys.platform == "win32":
+        return True
+    found = folder.lstat()
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return is_ours and not found.st_mode & 0o022
+
+
+def _lock(fd: int) -> bool:
+    """Lock the file if nobody has; `True`, too, where the file system knows no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
