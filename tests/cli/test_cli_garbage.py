@@ -77,17 +77,17 @@ def test_what_never_ends(base: int, source: str) -> None:
     for command in COMMANDS:
         cost = measure(*command, source)
         expect_small(cost, base)
-        assert cost.exit_code == 2, cost
+        assert cost.exit_code == 3, cost
     with open(source, "rb") as file:
         cost = measure("verify", "-", stdin=file.fileno())
         expect_small(cost, base)
-        assert cost.exit_code == 2, cost
+        assert cost.exit_code == 3, cost
     with subprocess.Popen(["cat", source], stdout=subprocess.PIPE) as cat:
         assert cat.stdout is not None
         cost = measure("verify", "-", stdin=cat.stdout.fileno())
         cat.kill()
     expect_small(cost, base)
-    assert cost.exit_code == 2, cost
+    assert cost.exit_code == 3, cost
 
 
 def test_text_that_never_ends(tmp_path: Path, base: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_pipe_to_which_nobody_writes(tmp_path: Path, command: tuple[str, ...])
     path = tmp_path / "pipe"
     os.mkfifo(path)
     cost = measure(*command, path)
-    assert cost.exit_code == 2
+    assert cost.exit_code == 3
     assert "nobody has written to it" in cost.output
 
 
@@ -134,7 +134,7 @@ def test_a_named_pipe_is_read_to_its_end(tmp_path: Path, size: int) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder(tmp_path: Path, command: tuple[str, ...]) -> None:
     cost = measure(*command, tmp_path)
-    assert cost.exit_code == 2
+    assert cost.exit_code == 3
     assert f"cannot read {tmp_path}: Is a directory" in cost.output
 
 

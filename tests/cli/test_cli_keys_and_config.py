@@ -136,7 +136,7 @@ def test_no_key_is_made_where_a_path_was_given(
         config.write_text(f"identity = {json.dumps(str(path))}\n")
         words = [*words, "--config", str(config)]
     ran = run(*words)
-    expect_one_sentence(ran, 2, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
+    expect_one_sentence(ran, 3, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
     assert not path.exists()
     assert not key.exists()
 
@@ -156,9 +156,9 @@ def test_a_path_beside_another_source_is_refused(
     pem = path.read_text()
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
     ran = run("listen", "--identity", path)
-    expect_one_sentence(ran, 2, str(path), "SIGNEDWIRE_IDENTITY_KEY", "each name a key")
+    expect_one_sentence(ran, 3, str(path), "SIGNEDWIRE_IDENTITY_KEY", "each name a key")
     expect_one_sentence(
-        run("listen", "--identity", path, "--identity-fd", "7"), 2, "descriptor 7", "each name"
+        run("listen", "--identity", path, "--identity-fd", "7"), 3, "descriptor 7", "each name"
     )
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
     assert run("id", "show", path).exit_code == 0  # the file that was asked for
@@ -183,7 +183,7 @@ def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
         assert "SIGNEDWIRE_IDENTITY_KEY" not in os.environ
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem.replace("-----END", "-----NED"))
     ran = run("listen", "-v", "--json")
-    assert (ran.exit_code, "it is damaged" in ran.stderr) == (2, True)
+    assert (ran.exit_code, "it is damaged" in ran.stderr) == (3, True)
     assert body not in ran.stderr
     assert not key.exists()
 
@@ -197,7 +197,7 @@ def test_a_key_from_a_descriptor(tmp_path: Path) -> None:
         ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
     )
     assert shown.stdout.strip() == str(identity.did), shown
-    expect_one_sentence(run("id", "show", "--identity-fd", "999"), 2, "descriptor 999", "not open")
+    expect_one_sentence(run("id", "show", "--identity-fd", "999"), 3, "descriptor 999", "not open")
 
 
 def test_an_empty_file_at_the_default_path_is_none(key: Path, tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_an_empty_file_at_the_default_path_is_none(key: Path, tmp_path: Path) ->
     assert run("id", "show").exit_code == 0
     other = tmp_path / "other.pem"  # somebody chose that name: it is left
     other.touch(0o600)
-    expect_one_sentence(run("id", "new", other), 2, "never overwritten")
-    expect_one_sentence(run("listen", "--identity", other), 2, "it is empty", f"`rm {other}`")
+    expect_one_sentence(run("id", "new", other), 3, "never overwritten")
+    expect_one_sentence(run("listen", "--identity", other), 3, "it is empty", f"`rm {other}`")
 
 
 def test_a_group_readable_key_needs_the_option(
@@ -221,20 +221,20 @@ def test_a_group_readable_key_needs_the_option(
     run("id", "new")
     key.chmod(0o440)
     ran = run("id", "show")
-    expect_one_sentence(ran, 2, "mode 0440", "key_group_readable", "--key-group-readable")
+    expect_one_sentence(ran, 3, "mode 0440", "key_group_readable", "--key-group-readable")
     # Below /tmp, which is sticky, nobody else can replace it.
     assert run("id", "show", "--key-group-readable").exit_code == 0
     assert run("id", "show", key, "--key-group-readable").exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "true")
     assert run("id", "show").exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_KEY_GROUP_READABLE", "perhaps")
-    expect_one_sentence(run("id", "show"), 2, "'perhaps' is not allowed", "true or false")
+    expect_one_sentence(run("id", "show"), 3, "'perhaps' is not allowed", "true or false")
     monkeypatch.delenv("SIGNEDWIRE_KEY_GROUP_READABLE")
     config = tmp_path / "node.toml"
     config.write_text("key_group_readable = true\n")
     assert run("id", "show", "--config", config).exit_code == 0
     config.write_text('key_group_readable = "yes"\n')
-    expect_one_sentence(run("id", "show", "--config", config), 2, "Expected true or false")
+    expect_one_sentence(run("id", "show", "--config", config), 3, "Expected true or false")
 
 
 # -- config -----------------------------------------------------------------------
