@@ -12,7 +12,6 @@ the environment, guided by the annotations below, so an option is written only h
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import os
 import types
@@ -36,6 +35,7 @@ from typing import (
     get_type_hints,
 )
 
+from signedwire.arguments import did_you_mean as did_you_mean
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
 
@@ -372,18 +372,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
     }
 )
 """What each preset sets; the rest are the defaults."""
-
-
-def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """A hint for an unknown `name`: the nearest of `known`, else all of them.
-
-    `prefix` is put before each that is shown.
-    """
-    known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    if nearest:
-        return f"Did you mean {prefix}{nearest[0]}?"
-    return f"Known are {', '.join(prefix + each for each in known)}"
 
 
 def read_did(value: object) -> Did:

@@ -6,9 +6,10 @@ from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire import clock
+from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.deadlines import due_us
-from signedwire.delivery.receipt import Receipt, first_step
+from signedwire.delivery.receipt import NEEDS_STORE, Receipt, first_step
 from signedwire.errors import ClosedError
 from signedwire.home import Home
 from signedwire.identity import Identity
@@ -114,17 +115,20 @@ class Message:
         """
         self._answer(None)
 
-    def refuse(self, reason: Reason = Reason.REFUSED) -> None:
-        """Tell the sender that it will not be handled, and why.
+    def refuse(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
+        """Tell the sender that the message will not be handled, and why.
+
+        The first of `done()` and `refuse()` counts. May be called from any thread.
+
+        Args:
+            reason: One of those that the wire has a code for, or its text, such as
+                "inbox full". Default "refused".
 
         Raises:
-            ValueError: `reason` is none that can be told.
+            ValueError, TypeError: `reason` is none that can be told; the error names those.
             ClosedError, WrongContextError: see `done()`.
         """
-        if reason not in REASON_CODES:
-            known = ", ".join(REASON_CODES)
-            raise ValueError(f"{reason!r} cannot be told to a sender; known are {known}")
-        self._answer(reason)
+        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "cannot be told to a sender"))
 
     def _answer(self, reason: Reason | None) -> None:
         origin = self.origin
@@ -217,6 +221,7 @@ class Terms:
         "_due_us",
         "_epoch",
         "expires_at",
+        "has_store",
         "home",
         "is_bulk",
         "payload_type",
@@ -246,6 +251,8 @@ class Terms:
         """The history of their receipts until something happens."""
         self.home: Home | None = None
         """Where their node lives, for who waits for it; `None`: nobody waits."""
+        self.has_store = False
+        """Whether their node has a store, so that who waits may wait for that."""
         self._epoch = -1
         self._due_us = 0
         self._common = b""
@@ -355,7 +362,13 @@ class OutgoingMessage(Receipt):
             return None
         return max(0.0, clock.left(due))
 
+    @property
+    def _has_store(self) -> bool:
+        return self.is_stored or self.terms.has_store
+
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
+        if until is DeliveryState.PERSISTED and not self._has_store:
+            raise ValueError(NEEDS_STORE)
         if self.terms.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(
                 "the receipts of this send_many() are followed as far as 'accepted': "
@@ -382,6 +395,7 @@ class OutgoingMessage(Receipt):
             expires_at = known  # its sender holds the receipt, and so the seconds count
         elif expires_at is None:
             expires_at = WallInstant(due / 1e6)
+        home = self.terms.home
         self.terms = Terms(
             self.terms.recipient,
             Priority(body[104]),
@@ -390,6 +404,7 @@ class OutgoingMessage(Receipt):
             is_bulk=self.terms.is_bulk,
             queued_at_us=self.queued_at_us,
         )
+        self.terms.home, self.terms.has_store = home, True
         self.body = body
         self.sequence = v2_sequence(body)
         self.is_stored = True

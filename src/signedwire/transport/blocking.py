@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
@@ -69,15 +70,27 @@ class BlockingTransport:
         self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 
-    def receive(self, timeout: float | None = 0.0) -> SignedEnvelope | None:
-        """The next envelope that passed every check, or `None` after `timeout` seconds.
+    def receive(self, timeout: float | None = None) -> SignedEnvelope:
+        """Wait for the next envelope that passed every check. Any thread; Ctrl-C loses none.
 
-        0, the default, takes what is there; `None` waits as long as it takes.
+        Args:
+            timeout: Seconds, 0 or more; 0 takes what is there. `None`, the default, sets
+                no limit.
+
+        Raises:
+            TimeoutError: `timeout` seconds passed, and no envelope came.
+            ValueError, TypeError: `timeout` is no number of seconds.
+            ClosedError: the transport is closed and nothing is left.
+        """
+        return self._core.incoming.wait(as_seconds(timeout)).envelope
+
+    def receive_nowait(self) -> SignedEnvelope | None:
+        """The next envelope, as `receive()` has it, if one is there; else `None`. Any thread.
 
         Raises:
             ClosedError: the transport is closed and nothing is left.
         """
-        message = self._core.incoming.receive(timeout)
+        message = self._core.incoming.receive(0)
         return None if message is None else message.envelope
 
     def close(self) -> None:
@@ -104,9 +117,18 @@ class BlockingTransport:
             self.close()
 
     @property
-    def address(self) -> Address | None:
-        """Where it listens, with the real port; `None` without a listener."""
-        return self._core.incoming.address
+    def address(self) -> Address:
+        """Where the transport listens, with the real port. Any thread; also after the end.
+
+        Raises:
+            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
+        """
+        return self._core.incoming.listening_at()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the transport accepts connections now, at `address`. Any thread."""
+        return self._core.is_open and self._core.incoming.address is not None
 
     def stats(self) -> TransportStats:
         """The counters now."""
@@ -121,7 +143,9 @@ class BlockingTransport:
         return self._core.outgoing.status()
 
     def __repr__(self) -> str:
-        state = f"on {self.address}" if self._core.is_open else "closed"
+        address = self._core.incoming.address
+        state = f"on {address}" if address else "not listening"
+        state = state if self._core.is_open else "closed"
         return f"<{type(self).__name__} {state}>"
 
 
