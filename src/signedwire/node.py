@@ -28,6 +28,7 @@ from signedwire.arguments import (
     due_at,
 )
 from signedwire.config import TransportConfig
+from signedwire.contradictions import check_given_once
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -101,7 +102,18 @@ class Node:
                 "Identity.load(path), or Identity.generate()"
             )
         self._identity = identity
+        for name, value, kind, example in (
+            ("config", config, TransportConfig, 'TransportConfig(listen="127.0.0.1:9001")'),
+            ("routing", routing, RoutingTable, 'RoutingTable({did: "host:port"})'),
+            ("network", network, MemoryNetwork, "MemoryNetwork(seed=1)"),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} is a {kind.__name__}, not {type(value).__name__}: {example}"
+                )
         self._config = config or TransportConfig()
+        check_given_once("store", store, self._config.store)
+        check_given_once("evidence", evidence, self._config.evidence)
         if evidence is not None:
             self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.

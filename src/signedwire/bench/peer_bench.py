@@ -197,7 +197,11 @@ class PeerBench:
             except TimeoutError:
                 return None
             message.done()
-            if message.sender == self._peer and message.payload.startswith(beginning):
+            if (
+                message.is_proven
+                and message.sender == self._peer
+                and message.payload.startswith(beginning)
+            ):
                 return message.payload
 
     def _silence(self, what: str) -> NoBenchError:

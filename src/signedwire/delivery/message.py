@@ -10,7 +10,7 @@ from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import NEEDS_STORE, Receipt, first_step
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Home
 from signedwire.identity import Identity
 from signedwire.types import (
@@ -145,9 +145,19 @@ class Message:
             raise
 
     @property
-    def sender(self) -> Did | None:
-        """Who sent it, proven by signature; `None` where nothing proves it."""
-        return known_did(self._body[32:64]) if self._is_proven else None
+    def sender(self) -> Did:
+        """The DID that sent the message, proven by its signature.
+
+        Raises:
+            SignatureError: nothing proves who sent it, as `is_proven` tells. That is so for
+                unsigned envelopes alone, under `signatures="if-present"`.
+        """
+        if not self._is_proven:
+            raise SignatureError(
+                "nothing proves who sent this message: it is not signed",
+                "Ask `is_proven` first, or refuse such messages with signatures=required",
+            )
+        return known_did(self._body[32:64])
 
     @property
     def is_proven(self) -> bool:
@@ -205,8 +215,7 @@ class Message:
         )
 
     def __repr__(self) -> str:
-        sender = self.sender
-        name = "unproven sender" if sender is None else sender.short
+        name = self.sender.short if self._is_proven else "unproven sender"
         return f"<Message #{self.sequence_number} from {name} {len(self.payload)} bytes>"
 
 

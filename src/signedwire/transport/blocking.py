@@ -13,7 +13,7 @@ from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import ClosedError, WrongContextError
+from signedwire.errors import ClosedError, ConfigError, WrongContextError
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
@@ -46,6 +46,19 @@ class BlockingTransport:
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, carrier: Carrier, did: Did | None
     ) -> None:
+        for name, value, kinds in (
+            ("config", config, TransportConfig),
+            ("routing", routing, RoutingTable),
+            ("did", did, (Did, type(None))),
+        ):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} is {value!r:.60}, of type {type(value).__name__}")
+        if config.store is not None:
+            raise ConfigError(
+                f"store={str(config.store)!r} is given to a {type(self).__name__}, which keeps "
+                "messages in memory alone",
+                "Use a Node, or leave store away",
+            )
         self._core = Core(config, routing, carrier, did)
         self._portal = Portal(f"signedwire-{self.kind.replace(' ', '-')}")
         try:
@@ -65,6 +78,11 @@ class BlockingTransport:
             NotAllowedError, PayloadTooLargeError: it may not be sent.
             ClosedError: the transport is closed.
         """
+        if not isinstance(envelope, SignedEnvelope):
+            raise TypeError(
+                f"an envelope is a SignedEnvelope, not {type(envelope).__name__}: "
+                "SignedEnvelope.sign(…); a Node sends bytes"
+            )
         terms = Terms(envelope.recipient, envelope.priority)
         message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
         self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
