@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
 	@echo "make test    the whole test suite"
-	@echo "make check   ruff, mypy --strict, import arrows"
+	@echo "make check   ruff, mypy --strict (also of the docs), import arrows"
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
@@ -53,7 +53,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest tests/test_architecture.py
+	@$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs_types.py
 
 format: setup
 	@$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The house as design.md draws it: who imports whom, how large a room is, what is documented."""
+"""The house as `ROOMS` draws it: who imports whom, how large a room is, what is documented."""
 
 from __future__ import annotations
 
@@ -35,23 +35,31 @@ ROOMS: dict[str, set[str]] = {
     "keyformats": {"errors"},
     "keyfiles": {"errors"},
     "identity": {"errors", "types", "keyformats", "keyfiles"},
-    "config": {"errors", "types"},
+    "config": {"errors", "types", "arguments", "contradictions"},
     "stats": {"errors", "types"},
     "events": {"errors", "types", "home"},
-    "settings": {"errors", "types", "config", "keyformats"},
+    "settings": {"errors", "types", "config", "keyformats", "arguments"},
     "keysources": {"errors", "clock", "identity", "keyfiles", "settings"},
-    "arguments": {"clock"},
-    "routing": {"errors", "types", "config", "settings"},
+    "arguments": {"errors", "clock", "types"},
+    "contradictions": {"errors", "types"},
+    "routing": {"errors", "types", "config", "settings", "arguments"},
     "wire": {"errors", "types", "identity"},
-    "delivery": {"errors", "clock", "types", "home", "identity", "config", "stats", "wire"},
+    "delivery": {
+        *("errors", "clock", "types", "home", "identity", "config", "stats", "wire"),
+        "arguments",
+    },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
-        *("clock", "wire", "delivery", "home"),
+        *("clock", "wire", "delivery", "home", "arguments"),
     },
-    "outbox": {"errors", "types", "identity", "config", "wire", "delivery", "transport"},
+    "outbox": {
+        *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
+        "arguments",
+    },
+    "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("clock", "wire", "delivery", "transport", "outbox", "arguments"),
+        *("sending", "wire", "delivery", "transport", "outbox", "arguments", "contradictions"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),

@@ -110,7 +110,7 @@ class Run:
         config = TransportConfig(listen="127.0.0.1:0", close_timeout=0.05)
         files = {"store": str(folder / "a.db"), "evidence": str(folder / "e.log")}
         self.node = Node(ALICE, config.replace(**files))
-        self.node.routing.update(BOB.did, bob.address)  # type: ignore[arg-type]
+        self.node.routing.update(BOB.did, bob.address)
         self.bob = bob
         self.number = number
         self.folder = folder

@@ -40,13 +40,15 @@ NODE: dict[str, str] = {
     "start": "works Closed Wrong Wrong Wrong",
     "close": "works works Wrong Wrong Wrong",
     "did": _STATE,
-    "address": _STATE,
+    "address": "Closed works works works works",
+    "is_listening": _STATE,
     "routing": _STATE,
     "config": _STATE,
     "send": _WORK,
     "send_nowait": "Closed Closed Wrong works Wrong",
     "send_many": _WORK,
     "receive": _WORK,
+    "receive_nowait": "Closed Closed Wrong works Wrong",
     "messages": "Closed works Wrong Wrong Wrong",  # they end with the node
     "outbox": _STATE,
     "dead": _STATE,
@@ -79,6 +81,7 @@ SYNC: dict[str, str] = {
     "close": "- works works works Wrong",
     "did": _STATE,
     "address": _STATE,
+    "is_listening": _STATE,
     "routing": _STATE,
     "config": _STATE,
     "send": _BLOCKING,
@@ -86,6 +89,7 @@ SYNC: dict[str, str] = {
     "send_many": _BLOCKING,
     "receive": _BLOCKING,
     "messages": "- works works works Wrong",
+    "receive_nowait": _BLOCKING,  # last: nothing is left
     "outbox": _STATE,
     "dead": _STATE,
     "evidence_head": _STATE,
@@ -123,7 +127,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "dead.drop": (99,),
     "dead.retry": (99,),
     "receipt.wait": (DeliveryState.HANDLED, PAUSE),
-    "receipt.result": (PAUSE, DeliveryState.HANDLED),
+    "receipt.result": (DeliveryState.HANDLED, PAUSE),
 }
 
 
@@ -458,7 +462,7 @@ def test_a_child_leaves_the_block_of_its_parent_and_makes_its_own(tmp_path: Path
         def work() -> dict[str, Any]:
             node.__exit__(None, None, None)
             with blocking.Node(BOB, _quiet()) as bob:
-                bob.routing.update(ALICE.did, node.address)  # type: ignore[arg-type]
+                bob.routing.update(ALICE.did, node.address)
                 return {"state": str(bob.send(ALICE.did, b"from the child").state)}
 
         assert in_child(work) == {"state": "accepted"}

@@ -75,7 +75,7 @@ def test_a_peer_sees_the_end_although_a_helper_has_the_socket(
         async with Node(BOB) as bob:
             alice = Node(ALICE)
             await alice.start()
-            alice.routing.update(BOB.did, bob.address)  # type: ignore[arg-type]
+            alice.routing.update(BOB.did, bob.address)
             await alice.send(BOB.did, b"x")
             helper()
             await alice.close()
@@ -90,7 +90,7 @@ def test_case_13_another_loop_says_so_at_once() -> None:
     first = asyncio.new_event_loop()
     first.run_until_complete(a.start())
     first.run_until_complete(b.start())
-    a.routing.update(b.did, b.address)  # type: ignore[arg-type]
+    a.routing.update(b.did, b.address)
     started = time.monotonic()
     with pytest.raises(WrongContextError, match="this node belongs to another event loop, "):
         asyncio.run(a.send(b.did, b"x"))
@@ -108,7 +108,7 @@ def test_case_17_done_after_the_close(tmp_path: Path) -> None:
     async def main() -> None:
         async with Node(ALICE) as alice:
             async with Node(BOB, store=store) as bob:
-                alice.routing.update(BOB.did, bob.address)  # type: ignore[arg-type]
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"job")
                 message = await bob.receive()
             for answer in (message.done, message.refuse):
@@ -131,7 +131,7 @@ def test_with_ack_auto_what_is_taken_after_the_close_comes_again(tmp_path: Path)
     async def main() -> None:
         async with Node(ALICE) as alice:
             async with Node(BOB, config) as bob:
-                alice.routing.update(BOB.did, bob.address)  # type: ignore[arg-type]
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"job")
             taken = await bob.receive()
             assert taken.payload == b"job"
@@ -186,7 +186,7 @@ async def test_events_of_a_node_that_starts_later() -> None:
     node = Node(ALICE)
     events = node.events()
     async with node, Node(BOB) as bob:
-        bob.routing.update(ALICE.did, node.address)  # type: ignore[arg-type]
+        bob.routing.update(ALICE.did, node.address)
         await bob.send(ALICE.did, b"x")
         assert isinstance(await anext(events), PeerConnected)
 

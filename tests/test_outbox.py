@@ -129,7 +129,7 @@ class TestOutbox:
             assert node.stats().dropped == {Reason.DROPPED: 2}
             assert await node.dead.list() == []
             async with Node(BOB) as bob:
-                node.routing.update(BOB.did, bob.address or "")
+                node.routing.update(BOB.did, bob.address)
                 await node.outbox.retry()
                 got = [(await bob.receive()).payload for _ in range(3)]
                 assert got == [b"1", b"2", b"4"]
@@ -145,7 +145,7 @@ class TestOutbox:
             (row,) = await node.outbox.list()
             assert row.attempts > 3
             async with Node(BOB) as bob:
-                node.routing.update(BOB.did, bob.address or "")
+                node.routing.update(BOB.did, bob.address)
                 assert await node.outbox.retry(EVE.did) == 0
                 assert await node.outbox.retry(BOB.did) == 1
                 await receipt.wait(DeliveryState.ACCEPTED, timeout=0.5)
@@ -155,7 +155,7 @@ class TestOutbox:
         file = tmp_path / "export.txt"
         async with Node(ALICE, store=path) as alice, Node(EVE) as eve:
             alice.routing.update(BOB.did, NOBODY)
-            eve.routing.update(ALICE.did, alice.address or "")
+            eve.routing.update(ALICE.did, alice.address)
             await alice.send(BOB.did, b"waits")
             await eve.send(ALICE.did, b"came")
             assert await alice.outbox.export(file) == 2
@@ -219,7 +219,7 @@ class TestDeadLetters:
     @on_asyncio
     async def test_refused_looked_at_and_sent_again(self, path: Path) -> None:
         async with Node(ALICE, ALONE, store=path) as alice, Node(BOB) as bob:
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             await alice.send(BOB.did, b"before", until="accepted")
             await bob.receive()
             rows = await alice.outbox.list()
@@ -251,7 +251,7 @@ class TestDeadLetters:
     @on_asyncio
     async def test_refused_by_the_application_after_it_was_accepted(self, path: Path) -> None:
         async with Node(ALICE, ALONE, store=path) as alice, Node(BOB) as bob:
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             receipts = [await alice.send(BOB.did, b"%d" % n, until="accepted") for n in range(2)]
             for reason in (Reason.REFUSED, Reason.EXPIRED):
                 (await bob.receive()).refuse(reason)
@@ -283,9 +283,9 @@ class TestLives:
     async def test_a_script_that_sends_and_ends_has_sent(self, path: Path) -> None:
         async with Node(BOB) as bob:
             async with Node(ALICE, ALONE, store=path) as alice:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"x")
-            assert (await bob.receive(timeout=0)) is not None
+            assert await bob.receive(timeout=0)
 
     @on_asyncio
     async def test_nobody_waits_for_who_is_away(self, path: Path) -> None:
@@ -299,7 +299,7 @@ class TestLives:
     async def test_the_last_done_is_told(self, path: Path) -> None:
         async with Node(ALICE, ALONE) as alice:
             async with Node(BOB, store=path) as bob:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 receipt = await alice.send(BOB.did, b"x")
                 (await bob.receive()).done()
             await receipt.wait(DeliveryState.HANDLED, timeout=LIMIT)
@@ -313,12 +313,12 @@ class TestLives:
                 await alice.send(BOB.did, b"first")
             shutil.copy(path, copy)
             async with Node(ALICE, ALONE, store=path) as alice:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"second", until="accepted")
             assert [(await bob.receive()).payload for _ in range(2)] == [b"first", b"second"]
             shutil.move(copy, path)
             async with Node(ALICE, ALONE, store=path) as alice:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"third", until="accepted")
                 assert (await bob.receive()).payload == b"third"
                 assert await alice.outbox.list() == []
@@ -334,7 +334,7 @@ class TestLives:
             shutil.copy(path, copy)
             for payload in (b"second", b"third", b"fourth"):
                 async with Node(ALICE, ALONE, store=path) as alice:
-                    alice.routing.update(BOB.did, bob.address or "")
+                    alice.routing.update(BOB.did, bob.address)
                     await alice.send(BOB.did, payload, until="accepted")
                 shutil.copy(copy, path)
             got = [(await bob.receive(timeout=0.2)) for _ in range(5)]
@@ -349,7 +349,7 @@ class TestLives:
             await node.send(BOB.did, b"x")
         async with Node(ALICE, ALONE, store=path) as alice, Node(BOB) as bob:
             await asyncio.sleep(0.1)  # what waits has been loaded, and found no way
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             assert (await within(LIMIT, bob.receive())).payload == b"x"
 
     @on_asyncio
@@ -364,7 +364,7 @@ class TestLives:
             await node.send_many(BOB.did, [b"low"] * 50)
             await node.send(BOB.did, b"high", priority=Priority.HIGH)
             async with Node(BOB) as bob:
-                node.routing.update(BOB.did, bob.address or "")
+                node.routing.update(BOB.did, bob.address)
                 assert (await within(LIMIT, bob.receive())).payload == b"high"
 
     @on_asyncio
@@ -372,7 +372,7 @@ class TestLives:
         """What fits is accepted, and the rest is a dead letter with its reason."""
         config = TransportConfig(undone_limit=100)
         async with Node(BOB, config, store=path) as bob, Node(ALICE) as alice:
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(200)]
             await soon(lambda: all(one.is_final or one.state == "accepted" for one in receipts))
             states = [receipt.state for receipt in receipts]
@@ -383,11 +383,11 @@ class TestLives:
     async def test_a_smaller_limit_than_what_is_there(self, path: Path) -> None:
         async with Node(ALICE) as alice:
             async with Node(BOB, store=path) as bob:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 await alice.send_many(BOB.did, [b"x"] * 8)
             config = TransportConfig(undone_limit=5)
             async with Node(BOB, config, store=path) as bob:
-                alice.routing.update(BOB.did, bob.address or "")
+                alice.routing.update(BOB.did, bob.address)
                 sending = asyncio.create_task(alice.send(BOB.did, b"y"))
                 for _ in range(9):
                     (await within(LIMIT, bob.receive())).done()
@@ -466,7 +466,7 @@ class TestArguments:
         connection.commit()
         connection.close()
         async with Node(BOB) as bob, Node(ALICE, ALONE, store=path) as alice:
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             assert (await within(LIMIT, bob.receive())).payload == b"two"
             (letter,) = await alice.dead.list()
             assert letter.reason is Reason.MALFORMED
@@ -557,7 +557,7 @@ class TestConfig:
     async def test_when_a_message_counts_as_handled(self, ack: str, tmp_path: Path) -> None:
         config = TransportConfig(store=tmp_path / "bob.db", ack=ack)  # type: ignore[arg-type]
         async with Node(BOB, config) as bob, Node(ALICE, ALONE) as alice:
-            alice.routing.update(BOB.did, bob.address or "")
+            alice.routing.update(BOB.did, bob.address)
             receipt = await alice.send(BOB.did, b"x")
             await bob.receive()
             await bob.outbox.flush()

@@ -125,10 +125,11 @@ def test_there_and_back(two: tuple[sync.Node, sync.Node]) -> None:
     message = bob.receive()
     assert (message.sender, message.payload) == (alice.did, b"ping")
     assert alice.send(bob.did, b"x", until="queued").sequence_number == 2
-    assert alice.send_nowait(bob.did, b"y").result(LIMIT).state is DeliveryState.WRITTEN
+    assert alice.send_nowait(bob.did, b"y").result("written", LIMIT).state is DeliveryState.WRITTEN
     assert [bob.receive(LIMIT) is not None for _ in range(2)] == [True, True]
-    assert bob.receive(0) is None
-    assert bob.receive(0.01) is None
+    assert bob.receive_nowait() is None
+    with pytest.raises(TimeoutError, match="no message"):
+        bob.receive(0.01)
     assert alice.stats().messages_sent == 3
     assert alice.pool_stats().active == 1
     assert alice.peers()[bob.did].state is PeerState.CONNECTED
@@ -416,4 +417,4 @@ def test_a_timeout_may_be_as_long_as_one_likes(timeout: float) -> None:
         (message,) = got
         assert isinstance(message, Message)
         threading.Timer(0.05, message.done).start()
-        assert receipt.result(timeout, "handled") is receipt
+        assert receipt.result("handled", timeout) is receipt

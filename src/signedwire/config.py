@@ -12,7 +12,6 @@ the environment, guided by the annotations below, so an option is written only h
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import os
 import types
@@ -36,14 +35,12 @@ from typing import (
     get_type_hints,
 )
 
+from signedwire.arguments import did_you_mean as did_you_mean
+from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
 
 __all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
-
-# A v1 frame around an empty payload: a 106-byte header and a 64-byte signature.
-_V1_OVERHEAD: Final = 170
-_V2_OVERHEAD: Final = 122
 
 
 class SignaturePolicy(enum.StrEnum):
@@ -204,12 +201,12 @@ class TransportConfig:
     """Messages received and not yet taken by the application, 1 to 1_000_000; when it is
     full, reading pauses. Default 1000."""
 
-    max_frame_size: Annotated[int, Range(_V1_OVERHEAD, 2**24 - 1, "bytes")] = 2048
+    max_frame_size: Annotated[int, Range(V1_OVERHEAD, 2**24 - 1, "bytes")] = 2048
     """The largest v1 frame, in bytes without its length prefix, 170 to 16_777_215: the
     first byte of a v1 length must be zero. A larger one closes its connection.
     Default 2048."""
 
-    max_v1_payload_size: Annotated[int, Range(0, 2**24 - 1 - _V1_OVERHEAD, "bytes")] = 1024
+    max_v1_payload_size: Annotated[int, Range(0, 2**24 - 1 - V1_OVERHEAD, "bytes")] = 1024
     """The largest payload to a v1 peer in bytes, 0 to 16_777_045 and at most
     `max_frame_size` - 170. Live v1 peers drop a larger one without a word, so sending it
     is refused. Default 1024."""
@@ -309,8 +306,8 @@ class TransportConfig:
     0.001 to 86_400 seconds or None. Default 5.0."""
 
     handshake_timeout: Seconds | None = 10.0
-    """An accepted connection must bring its first acceptable envelope in this time,
-    0.001 to 86_400 seconds or None. Default 10.0."""
+    """For a new connection to prove its peer, dialed or accepted: over v2 by TLS and HELLO,
+    over v1 by the first acceptable envelope. 0.001 to 86_400 seconds or None. Default 10.0."""
 
     frame_timeout: Seconds | None = 30.0
     """From the first to the last byte of one frame, 0.001 to 86_400 seconds or None;
@@ -330,37 +327,7 @@ class TransportConfig:
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.read(getattr(self, name)))
-        if self.max_v1_payload_size > self.max_frame_size - _V1_OVERHEAD:
-            raise ConfigError(
-                f"max_v1_payload_size={self.max_v1_payload_size} does not fit into a frame of "
-                f"max_frame_size={self.max_frame_size}",
-                f"Expected at most {self.max_frame_size - _V1_OVERHEAD}, "
-                f"which is max_frame_size - {_V1_OVERHEAD}",
-            )
-        if self.credit_bytes < self.max_payload_size + _V2_OVERHEAD:
-            raise ConfigError(
-                f"credit_bytes={self.credit_bytes} is less than one message of "
-                f"max_payload_size={self.max_payload_size} needs, so none could be sent",
-                f"Expected at least {self.max_payload_size + _V2_OVERHEAD}, "
-                f"which is max_payload_size + {_V2_OVERHEAD}; or lower max_payload_size",
-            )
-        if self.dead_timeout <= self.ping_interval:
-            raise ConfigError(
-                f"dead_timeout={self.dead_timeout} is not more than "
-                f"ping_interval={self.ping_interval}, so a silent peer would never be asked",
-                "Expected about three times ping_interval",
-            )
-        if self.fallback is not None and self.fallback.port == 0:
-            raise ConfigError(
-                f"fallback={str(self.fallback)!r} is not allowed: nobody listens on port 0",
-                "Expected a port from 1 to 65_535",
-            )
-        if self.fallback is not None and self.fallback == self.listen:
-            raise ConfigError(
-                f"fallback={str(self.fallback)!r} is not allowed: "
-                "it is `listen`, so messages would come back to this node",
-                "Expected another node's host:port, or None",
-            )
+        check_pairs(self, {name: option.default for name, option in OPTIONS.items()})
 
     @classmethod
     def development(cls, **changes: Any) -> Self:
@@ -416,18 +383,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
     }
 )
 """What each preset sets; the rest are the defaults."""
-
-
-def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """A hint for an unknown `name`: the nearest of `known`, else all of them.
-
-    `prefix` is put before each that is shown.
-    """
-    known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    if nearest:
-        return f"Did you mean {prefix}{nearest[0]}?"
-    return f"Known are {', '.join(prefix + each for each in known)}"
 
 
 def read_did(value: object) -> Did:

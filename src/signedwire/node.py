@@ -9,37 +9,43 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Self, overload
+from typing import Self
 
-from signedwire import clock
-from signedwire.arguments import Deadline, as_bytes, due_at, named, next_chunk
+from signedwire.arguments import (
+    BytesLike,
+    Deadline,
+    PayloadTypeName,
+    PriorityName,
+    Until,
+    as_did,
+    as_seconds,
+    check_payloads,
+    due_at,
+)
 from signedwire.config import TransportConfig
+from signedwire.contradictions import check_given_once
 from signedwire.delivery.evidence_log import EvidenceLog
-from signedwire.delivery.message import Message, OutgoingMessage, Terms
-from signedwire.delivery.receipt import Receipt, future_waker, rung_named
+from signedwire.delivery.message import Message
+from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
-    BackpressureError,
     ClosedError,
-    DeliveryFailedError,
     EvidenceLogError,
     SignedWireError,
     StoreError,
     StoreFailedError,
-    StoreFullError,
     WrongContextError,
 )
 from signedwire.events import Event
 from signedwire.identity import Identity
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
+from signedwire.sending import Sending
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
 from signedwire.transport.carrier import Carrier
@@ -47,12 +53,10 @@ from signedwire.transport.core import Core
 from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority, Reason
+from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
 
 __all__ = ["Deadline", "Node"]
 
-
-_LONGEST_PAUSE = 1.0
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
@@ -92,7 +96,18 @@ class Node:
                 "Identity.load(path), or Identity.generate()"
             )
         self._identity = identity
+        for name, value, kind, example in (
+            ("config", config, TransportConfig, 'TransportConfig(listen="127.0.0.1:9001")'),
+            ("routing", routing, RoutingTable, 'RoutingTable({did: "host:port"})'),
+            ("network", network, MemoryNetwork, "MemoryNetwork(seed=1)"),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} is a {kind.__name__}, not {type(value).__name__}: {example}"
+                )
         self._config = config or TransportConfig()
+        check_given_once("store", store, self._config.store)
+        check_given_once("evidence", evidence, self._config.evidence)
         if evidence is not None:
             self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.
@@ -108,8 +123,8 @@ class Node:
         open_ = partial(open_store, self._config, identity.did) if self._has_store else None
         self._core = Core(self._config, self._routing, carrier, identity.did, identity, open_)
         self._outbox = Outbox(self._core)
+        self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._replace)
-        self._sequence = itertools.count(1)
         self._has_started = False
 
     # -- life -------------------------------------------------------------------
@@ -168,9 +183,19 @@ class Node:
         return self._identity.did
 
     @property
-    def address(self) -> Address | None:
-        """Where we listen, with the real port; `None` before the start or without a listener."""
-        return self._core.incoming.address
+    def address(self) -> Address:
+        """Where the node listens, with the real port. Any thread; also after the end.
+
+        Raises:
+            ClosedError: the node is not started.
+            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
+        """
+        return self._core.incoming.listening_at()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the node accepts connections now, at `address`. Any thread."""
+        return self._core.is_open and self._core.incoming.address is not None
 
     @property
     def routing(self) -> RoutingTable:
@@ -187,12 +212,12 @@ class Node:
     async def send(
         self,
         to: Did | str,
-        payload: bytes,
+        payload: BytesLike,
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str | None = None,
+        until: Until | None = None,
     ) -> Receipt:
         """Sign a message, send it, and return when it has come as far as `until`.
 
@@ -227,42 +252,26 @@ class Node:
             WrongContextError: it belongs to another event loop, or the process was forked.
         """
         self._check_here()
-        level = self._level(until)
-        did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, priority, payload_type, due_at(deadline), (payload,))
-        return await self._send(message, level)
+        level = self._sending.level(until)
+        (message,) = self._sending.messages(
+            as_did(to), priority, payload_type, due_at(deadline), (payload,)
+        )
+        return await self._sending.send(message, level)
 
     async def _replace(self, letter: DeadLetter) -> Receipt:
         """Send what is in a dead letter, which goes when that is stored."""
-        (message,) = self._messages(
+        (message,) = self._sending.messages(
             letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
         )
-        return await self._send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
-
-    async def _send(
-        self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
-    ) -> Receipt:
-        while True:
-            try:
-                self._core.outgoing.submit(
-                    message, message.payload_size, is_patient=True, replaces=replaces
-                )
-                break
-            except StoreFullError:
-                raise
-            except BackpressureError:
-                await self._wait_for_room(message)
-        if level is not DeliveryState.QUEUED:
-            await self._wait(message, level)
-        return message
+        return await self._sending.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
     def send_nowait(
         self,
         to: Did | str,
-        payload: bytes,
+        payload: BytesLike,
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
     ) -> Receipt:
         """Queue a message and return at once; `await receipt.wait()` to learn its fate.
@@ -273,20 +282,21 @@ class Node:
             BackpressureError: the queue to the peer is full; and what `send()` raises
                 for a message that was not queued.
         """
-        did = Did.parse(to) if isinstance(to, str) else to
-        (message,) = self._messages(did, priority, payload_type, due_at(deadline), (payload,))
+        (message,) = self._sending.messages(
+            as_did(to), priority, payload_type, due_at(deadline), (payload,)
+        )
         self._core.outgoing.submit(message, message.payload_size)
         return message
 
     async def send_many(
         self,
         to: Did | str,
-        payloads: Iterable[bytes],
+        payloads: Iterable[BytesLike],
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str | None = None,
+        until: Until | None = None,
     ) -> list[Receipt]:
         """Send many messages to one peer; return when all have come as far as `until`.
 
@@ -303,16 +313,16 @@ class Node:
                 their order.
         """
         self._check_here()
-        level = self._level(until)
-        did = Did.parse(to) if isinstance(to, str) else to
+        level, did = self._sending.level(until), as_did(to)
+        check_payloads(payloads)
         is_bulk = level is not DeliveryState.HANDLED
         expires_at = due_at(deadline)  # of them all, however long it takes to queue them
         receipts: list[Receipt] = []
         try:
             terms = (priority, payload_type, expires_at)
-            make = partial(self._messages, did, *terms, is_bulk=is_bulk)
-            await self._queue_many(did, iter(payloads), make, receipts)
-            await self._wait_for_all(receipts, level)
+            make = partial(self._sending.messages, did, *terms, is_bulk=is_bulk)
+            await self._sending.queue_many(did, iter(payloads), make, receipts)
+            await self._sending.wait_for_all(receipts, level)
         except SignedWireError as error:
             own = error
             if isinstance(error, StoreFailedError):  # that of a store is one for all
@@ -322,143 +332,33 @@ class Node:
             raise own from error.__cause__
         return receipts
 
-    async def _queue_many(
-        self,
-        did: Did,
-        source: Iterator[bytes],
-        make: Callable[[list[bytes]], list[OutgoingMessage]],
-        receipts: list[Receipt],
-    ) -> None:
-        while chunk := next_chunk(source):
-            messages = make(chunk)
-            self._core.outgoing.check_size(did, max(map(len, chunk)))
-            while messages:
-                try:
-                    count = self._core.outgoing.submit_many(messages)
-                    receipts += messages[:count]
-                    del messages[:count]
-                except StoreFullError:
-                    raise
-                except BackpressureError:
-                    await self._wait_for_room(messages[0])
-            # Let the link take them while the next ones are made.
-            await asyncio.sleep(0)
-
-    async def _wait_for_all(self, receipts: list[Receipt], level: DeliveryState) -> None:
-        first: SignedWireError | None = None
-        for receipt in receipts:
-            # Mostly it stands right there: what lies above or beside is asked for then.
-            if receipt.state is not level and not receipt.has_reached(level):
-                try:
-                    await self._wait(receipt, level)
-                except SignedWireError as error:
-                    first = first or error
-        if first is not None:
-            raise first
-
-    async def _wait(self, receipt: Receipt, level: DeliveryState) -> None:
-        try:
-            await receipt.wait(level)
-        except DeliveryFailedError as error:
-            if self._has_store and error.reason is Reason.QUEUE_FULL:
-                raise StoreFullError(error.recipient, error.reason, error.fact) from error
-            outbox = self._core.outbox
-            failure = None if outbox is None else outbox.store.failure
-            if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
-                raise
-            # A new one: that of the store is one for all.
-            fate = f"whether message #{receipt.sequence_number} to {receipt.recipient} is in it"
-            raise StoreFailedError(
-                failure.path, failure.cause, f"{fate} is not known", failure.hint
-            ) from error
-
-    def _level(self, until: DeliveryState | str | None) -> DeliveryState:
-        return rung_named(until, has_store=self._has_store)
-
-    def _messages(
-        self,
-        did: Did,
-        priority: Priority,
-        payload_type: PayloadType,
-        expires_at: float | None,
-        payloads: Iterable[bytes],
-        *,
-        is_bulk: bool = False,
-    ) -> list[OutgoingMessage]:
-        if not isinstance(did, Did):
-            raise TypeError(f"a recipient is a Did or its text, not {type(did).__name__}: node.did")
-        terms = Terms(
-            did,
-            named(Priority, priority),
-            expires_at,
-            named(PayloadType, payload_type),
-            is_bulk=is_bulk,
-        )
-        terms.home = self._core.home
-        return [
-            OutgoingMessage(terms, number, payload if type(payload) is bytes else as_bytes(payload))
-            for payload, number in zip(payloads, self._sequence, strict=False)
-        ]
-
-    async def _wait_for_room(self, message: OutgoingMessage) -> None:
-        """Until the queue has room; the deadline goes on meanwhile."""
-        pause = None
-        while True:
-            if message.expires_at is not None:
-                # Not longer: a clock may be set.
-                pause = min(clock.left(message.expires_at), _LONGEST_PAUSE)
-                if pause <= 0:
-                    cause = "the queue to the peer was full"
-                    self._core.outgoing.give_up(message, Reason.EXPIRED, cause)
-                    message.raise_if_failed()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._core.outgoing.room(message.recipient, message.priority)
-                return
-
     # -- receiving ----------------------------------------------------------------
 
-    @overload
-    async def receive(self, timeout: None = None) -> Message: ...
+    async def receive(self, timeout: float | None = None) -> Message:
+        """Wait for the next message: of the highest priority, the oldest first.
 
-    @overload
-    async def receive(self, timeout: float) -> Message | None: ...
+        Cancelling loses no message. `receive_nowait()` does not wait.
 
-    async def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message: of the highest priority, the oldest first.
-
-        With a `timeout` in seconds, `None` when it passes; 0 takes what is there.
-        Cancelling loses no message.
+        Args:
+            timeout: Seconds, 0 or more; 0 takes what is there. `None`, the default, sets
+                no limit.
 
         Raises:
+            TimeoutError: `timeout` seconds passed, and no message came.
+            ValueError, TypeError: `timeout` is no number of seconds.
             ClosedError: the node is not started, is closed, or was while waiting.
             WrongContextError: it belongs to another event loop, or the process was forked.
         """
         self._check_here(is_open=False)
-        inbox = self._core.incoming.inbox
-        message = self._core.incoming.take()
-        if message is not None:
-            return message
-        if timeout is not None and timeout <= 0:
-            self._core.home.check_open()
-            return None
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    self._core.home.check_open()
-                    arrived = loop.create_future()
-                    wake = future_waker(loop, arrived)
-                    if inbox.when_filled(wake):
-                        try:
-                            await arrived
-                        finally:
-                            inbox.forget(wake)
-                    message = self._core.incoming.take()
-                    if message is not None:
-                        return message
-        except TimeoutError:
-            return None
+        return await self._core.incoming.arrive(as_seconds(timeout))
+
+    def receive_nowait(self) -> Message | None:
+        """The next message, as `receive()` has it, if one is there; else `None`. Any thread.
+
+        Raises:
+            ClosedError, WrongContextError: see `receive()`.
+        """
+        return self._core.incoming.receive(0)
 
     async def messages(self) -> AsyncIterator[Message]:
         """Every message as it comes, until the node is closed.
@@ -589,7 +489,7 @@ class Node:
 
     def __repr__(self) -> str:
         if self._core.is_open:
-            where = f"listening on {self.address}" if self.address else "not listening"
+            where = f"listening on {self.address}" if self.is_listening else "not listening"
         else:
             where = self._core.home.in_words
         return f"<Node {self.did.short} {where}>"

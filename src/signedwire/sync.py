@@ -14,10 +14,18 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import Self, overload
+from typing import Self
 
 from signedwire import node as aio
 from signedwire import outbox as aio_outbox
+from signedwire.arguments import (
+    BytesLike,
+    Deadline,
+    PayloadTypeName,
+    PriorityName,
+    Until,
+    as_seconds,
+)
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -25,14 +33,13 @@ from signedwire.delivery.store import DeadLetter, OutgoingRow
 from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
 from signedwire.identity import Identity
-from signedwire.node import Deadline
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
+from signedwire.types import Address, Did, PayloadType, Priority
 
 __all__ = ["DeadLetters", "Node", "Outbox"]
 
@@ -97,9 +104,14 @@ class Node:
         return self._node.did
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Address:
         """See `signedwire.Node.address`."""
         return self._node.address
+
+    @property
+    def is_listening(self) -> bool:
+        """See `signedwire.Node.is_listening`."""
+        return self._node.is_listening
 
     @property
     def routing(self) -> RoutingTable:
@@ -114,12 +126,12 @@ class Node:
     def send(
         self,
         to: Did | str,
-        payload: bytes,
+        payload: BytesLike,
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str | None = None,
+        until: Until | None = None,
     ) -> Receipt:
         """See `signedwire.Node.send`."""
         return self._portal.call(
@@ -136,10 +148,10 @@ class Node:
     def send_nowait(
         self,
         to: Did | str,
-        payload: bytes,
+        payload: BytesLike,
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
     ) -> Receipt:
         """See `signedwire.Node.send_nowait`; `receipt.result()` waits for its fate."""
@@ -150,12 +162,12 @@ class Node:
     def send_many(
         self,
         to: Did | str,
-        payloads: Iterable[bytes],
+        payloads: Iterable[BytesLike],
         *,
-        priority: Priority = Priority.NORMAL,
-        payload_type: PayloadType = PayloadType.RAW,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
-        until: DeliveryState | str | None = None,
+        until: Until | None = None,
     ) -> list[Receipt]:
         """See `signedwire.Node.send_many`. The node's thread asks `payloads` for each."""
         return self._portal.call(
@@ -169,16 +181,14 @@ class Node:
             )
         )
 
-    @overload
-    def receive(self, timeout: None = None) -> Message: ...
-
-    @overload
-    def receive(self, timeout: float) -> Message | None: ...
-
-    def receive(self, timeout: float | None = None) -> Message | None:
-        """See `signedwire.Node.receive`."""
+    def receive(self, timeout: float | None = None) -> Message:
+        """See `signedwire.Node.receive`. Ctrl-C loses no message."""
         # Not through the portal: an interrupt could lose what the loop has just taken.
-        return self._node._core.incoming.receive(timeout)
+        return self._node._core.incoming.wait(as_seconds(timeout))
+
+    def receive_nowait(self) -> Message | None:
+        """See `signedwire.Node.receive_nowait`."""
+        return self._node.receive_nowait()
 
     def messages(self) -> Iterator[Message]:
         """See `signedwire.Node.messages`."""

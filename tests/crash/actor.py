@@ -9,6 +9,7 @@ It obeys one word a line on stdin: "stop" (let what waits come to its end, and s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
@@ -171,10 +172,10 @@ class Receiver:
     async def run(self) -> None:
         has_said = False
         while True:
-            message = await self._node.receive(timeout=0.02)
-            while message is not None:
+            with contextlib.suppress(TimeoutError):
+                self._take(await self._node.receive(timeout=0.02))
+            while (message := self._node.receive_nowait()) is not None:
                 self._take(message)
-                message = await self._node.receive(timeout=0)
             if self._is_stopping:
                 self._finish(len(self._undone))
                 stats = self._store.stats()

@@ -9,6 +9,7 @@ import pytest
 
 from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
+from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
@@ -105,7 +106,8 @@ class TestMessage:
 
     def test_an_unproven_sender_is_nobody(self) -> None:
         message = v1_message(is_proven=False)
-        assert message.sender is None
+        with pytest.raises(SignatureError, match="nothing proves who sent"):
+            _ = message.sender
         assert not message.is_proven
         assert repr(message) == "<Message #7 from unproven sender 5 bytes>"
 

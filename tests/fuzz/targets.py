@@ -60,7 +60,8 @@ def screen(data: bytes) -> None:
     verdict = _SCREEN.check(data)
     if isinstance(verdict, Passed):
         assert verdict.message.is_proven == (data in SIGNED)
-        assert (verdict.message.sender is None) != verdict.message.is_proven
+        if verdict.message.is_proven:
+            assert bytes(verdict.message.sender) == data[32:64]
         assert data[64:96] == bytes(BOB.did)
         repr(verdict.message)
 

@@ -691,7 +691,7 @@ class World:
 
     def on_take(self, life: Life, message: Message) -> None:
         """A message left an inbox."""
-        if message.origin is not None and message.sender is not None:
+        if message.origin is not None:
             life.waiting[message.sender] -= 1
 
     def on_denied(self, life: Life, body: bytes) -> None:

@@ -180,7 +180,7 @@ async def test_waiting_ends_when_the_own_node_closes(
         meet(alice, bob)
         receipt = await within(LIMIT, alice.send(bob.did, b"x", until="accepted"))
         waiting = asyncio.create_task(receipt.wait("handled"))
-        blocked = asyncio.create_task(asyncio.to_thread(receipt.result, None, HANDLED))
+        blocked = asyncio.create_task(asyncio.to_thread(receipt.result, HANDLED))
         many = asyncio.create_task(alice.send_many(bob.did, [b"1", b"2"], until="handled"))
         await take(bob, 3)
         await asyncio.sleep(0.05)
@@ -367,7 +367,7 @@ async def test_a_wait_for_handled_ends_at_the_deadline() -> None:
     async with Net("memory").pair() as (alice, bob):
         receipt = await within(LIMIT, alice.send(bob.did, b"x", deadline=0.3))
         message = await next_of(bob)
-        waiting = asyncio.create_task(asyncio.to_thread(receipt.result, None, HANDLED))
+        waiting = asyncio.create_task(asyncio.to_thread(receipt.result, HANDLED))
         for ended in (receipt.wait("handled"), waiting):
             with pytest.raises(MessageExpiredError, match="was accepted, but no word came"):
                 await within(LIMIT, ended)

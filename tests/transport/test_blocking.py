@@ -88,7 +88,7 @@ def test_an_envelope_arrives_as_it_was_signed(kind: str) -> None:
         envelope = sealed(1, b"hello")
         receipt = pair.alice.send(envelope)
         assert pair.bob.receive(LIMIT) == envelope
-        assert receipt.result(LIMIT).state is DeliveryState.WRITTEN
+        assert receipt.result(timeout=LIMIT).state is DeliveryState.WRITTEN
         assert pair.alice.stats().messages_sent == 1
         assert pair.bob.stats().messages_received == 1
         assert pair.alice.pool_stats().active == 1
@@ -120,10 +120,12 @@ def test_the_two_have_the_same_interface() -> None:
 
 def test_waiting_and_not_waiting(kind: str) -> None:
     with Pair(kind) as pair:
-        assert pair.bob.receive() is None
-        assert pair.bob.receive(-1) is None
+        assert pair.bob.receive_nowait() is None
+        with pytest.raises(TimeoutError, match="no message"):
+            pair.bob.receive(0)
         started_at = time.monotonic()
-        assert pair.bob.receive(0.05) is None
+        with pytest.raises(TimeoutError, match="no message"):
+            pair.bob.receive(0.05)
         assert 0.05 <= time.monotonic() - started_at < 1
         envelope = sealed(1)
         timer = threading.Timer(0.02, pair.alice.send, [envelope])
@@ -153,7 +155,7 @@ def test_what_is_not_sent(kind: str) -> None:
         with pytest.raises(PayloadTooLargeError):
             pair.alice.send(sealed(1, bytes(1025)))
         pair.alice.send(sealed(1, bytes(1024)))
-        assert pair.bob.receive(LIMIT) is not None
+        assert pair.bob.receive(LIMIT)
 
 
 def test_backpressure_and_failure() -> None:
@@ -167,7 +169,7 @@ def test_backpressure_and_failure() -> None:
             receipts.append(alice.send(sealed(3, priority=Priority.CRITICAL)))
             for receipt in receipts:
                 with pytest.raises(DeliveryFailedError):
-                    receipt.result(LIMIT)
+                    receipt.result(timeout=LIMIT)
             assert alice.stats().dropped == {
                 Reason.QUEUE_FULL: 1,
                 Reason.ATTEMPTS_EXHAUSTED: 3,
@@ -206,8 +208,8 @@ def test_several_threads_receive_and_each_message_goes_to_one(kind: str) -> None
 
         def receive(numbers: list[int]) -> None:
             try:
-                while (envelope := pair.bob.receive(None)) is not None:
-                    numbers.append(envelope.sequence_number)
+                while True:
+                    numbers.append(pair.bob.receive().sequence_number)
             except ClosedError:
                 numbers.append(-1)
 

@@ -321,7 +321,7 @@ async def test_who_is_denied_between_proof_and_hello_is_not_heard() -> None:
             assert (await alice.next(Closed)).code == frames.CLOSE_DENIED
         assert not any(isinstance(event, ReceiptsReceived) for event in alice.events)
         assert bob.stats().messages_received == 1
-        assert await bob.receive(0) is None
+        assert bob.receive_nowait() is None
 
 
 def size_of(thing: object) -> int:
@@ -751,7 +751,7 @@ async def test_a_node_is_no_recipient() -> None:
 @on_asyncio
 async def test_a_priority_is_known_by_its_name() -> None:
     async with Net().pair() as (alice, bob):
-        await within(LIMIT, alice.send(bob.did, b"stop", priority="critical"))  # type: ignore[arg-type]
+        await within(LIMIT, alice.send(bob.did, b"stop", priority="critical"))
         assert (await next_of(bob)).priority is Priority.CRITICAL
         with pytest.raises(ValueError, match="known are low, normal, high, critical"):
             alice.send_nowait(bob.did, b"x", priority="urgent")  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from signedwire import (
     SignatureError,
     UnknownPeerError,
 )
+from signedwire.arguments import Until
 from signedwire.errors import MessageRefusedError
 from signedwire.events import (
     Dropped,
@@ -147,7 +148,7 @@ async def test_a_message_climbs_the_ladder(carrier: str) -> None:
 @both_carriers
 @pytest.mark.parametrize("until", ["queued", "written", "accepted"])
 @on_both_loops
-async def test_send_returns_at_the_rung_that_was_asked_for(carrier: str, until: str) -> None:
+async def test_send_returns_at_the_rung_that_was_asked_for(carrier: str, until: Until) -> None:
     async with Net(carrier).pair() as (alice, bob):
         receipt = await within(LIMIT, alice.send(bob.did, b"x", until=until))
         assert receipt.has_reached(DeliveryState(until))
@@ -172,9 +173,9 @@ async def test_until_queued_waits_for_nobody() -> None:
 async def test_an_unknown_rung_is_refused() -> None:
     async with Net().pair() as (alice, bob):
         with pytest.raises(ValueError, match=r"'arrived' is unknown; known are queued"):
-            await alice.send(bob.did, b"x", until="arrived")
+            await alice.send(bob.did, b"x", until="arrived")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="unknown"):
-            await alice.send(bob.did, b"x", until="failed")
+            await alice.send(bob.did, b"x", until="failed")  # type: ignore[arg-type]
 
 
 @both_carriers

@@ -123,4 +123,5 @@ async def test_a_message_that_is_loaded_before_it_is_told_to_be_stored(
         assert bytes_of(receipt)[0].endswith(PAYLOAD)
         meet(alice, bob)
         assert await take(bob, 1) == [PAYLOAD]
-        assert await bob.receive(0.05) is None
+        with pytest.raises(TimeoutError, match="no message"):
+            await bob.receive(0.05)

@@ -192,11 +192,16 @@ class PeerBench:
         """The next message of the peer that begins so; `None`: none came in time."""
         deadline = time.monotonic() + _ANSWER_TIMEOUT
         while True:
-            message = await self._node.receive(deadline - time.monotonic())
-            if message is None:
+            try:
+                message = await self._node.receive(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
                 return None
             message.done()
-            if message.sender == self._peer and message.payload.startswith(beginning):
+            if (
+                message.is_proven
+                and message.sender == self._peer
+                and message.payload.startswith(beginning)
+            ):
                 return message.payload
 
     def _silence(self, what: str) -> NoBenchError:

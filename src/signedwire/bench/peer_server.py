@@ -58,10 +58,11 @@ class BenchServer:
             message.done()
 
     def _take(self, message: Message) -> None:
-        sender, payload = message.sender, message.payload
-        if sender is None:
+        if not message.is_proven:
             self.unasked += 1
-        elif sender in self._guests and payload[:1] in (b"\0", b"\1"):
+            return
+        sender, payload = message.sender, message.payload
+        if sender in self._guests and payload[:1] in (b"\0", b"\1"):
             self._guests[sender] += 1
             self.messages += 1
             self.bytes += len(payload)

@@ -203,7 +203,7 @@ def _fields(message: Message) -> dict[str, object]:
 
 
 def _line(message: Message) -> str:
-    sender = message.sender
+    sender = message.sender if message.is_proven else None
     # Padded before it is coloured, so that columns stay columns.
     who = f"{UNPROVEN if sender is None else sender.short:<13}"
     if sender is None:

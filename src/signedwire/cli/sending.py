@@ -416,7 +416,7 @@ class _Sending:
         timeout = self._options.timeout
         while True:
             with contextlib.suppress(TimeoutError):
-                receipt.result(_SLICE, until)
+                receipt.result(until, _SLICE)
                 return True
             receipt.raise_if_failed()  # an expired message is a TimeoutError too
             if self._is_kept(receipt, until):

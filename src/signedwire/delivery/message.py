@@ -6,10 +6,11 @@ from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire import clock
+from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.deadlines import due_us
-from signedwire.delivery.receipt import Receipt, first_step
-from signedwire.errors import ClosedError
+from signedwire.delivery.receipt import NEEDS_STORE, Receipt, first_step
+from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Home
 from signedwire.identity import Identity
 from signedwire.types import (
@@ -115,17 +116,20 @@ class Message:
         """
         self._answer(None)
 
-    def refuse(self, reason: Reason = Reason.REFUSED) -> None:
-        """Tell the sender that it will not be handled, and why.
+    def refuse(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
+        """Tell the sender that the message will not be handled, and why.
+
+        The first of `done()` and `refuse()` counts. May be called from any thread.
+
+        Args:
+            reason: One of those that the wire has a code for, or its text, such as
+                "inbox full". Default "refused".
 
         Raises:
-            ValueError: `reason` is none that can be told.
+            ValueError, TypeError: `reason` is none that can be told; the error names those.
             ClosedError, WrongContextError: see `done()`.
         """
-        if reason not in REASON_CODES:
-            known = ", ".join(REASON_CODES)
-            raise ValueError(f"{reason!r} cannot be told to a sender; known are {known}")
-        self._answer(reason)
+        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "cannot be told to a sender"))
 
     def _answer(self, reason: Reason | None) -> None:
         origin = self.origin
@@ -142,9 +146,19 @@ class Message:
             raise
 
     @property
-    def sender(self) -> Did | None:
-        """Who sent it, proven by signature; `None` where nothing proves it."""
-        return known_did(self._body[32:64]) if self._is_proven else None
+    def sender(self) -> Did:
+        """The DID that sent the message, proven by its signature.
+
+        Raises:
+            SignatureError: nothing proves who sent it, as `is_proven` tells. That is so for
+                unsigned envelopes alone, under `signatures="if-present"`.
+        """
+        if not self._is_proven:
+            raise SignatureError(
+                "nothing proves who sent this message: it is not signed",
+                "Ask `is_proven` first, or refuse such messages with signatures=required",
+            )
+        return known_did(self._body[32:64])
 
     @property
     def sender_key(self) -> bytes:
@@ -207,8 +221,7 @@ class Message:
         )
 
     def __repr__(self) -> str:
-        sender = self.sender
-        name = "unproven sender" if sender is None else sender.short
+        name = self.sender.short if self._is_proven else "unproven sender"
         return f"<Message #{self.sequence_number} from {name} {len(self.payload)} bytes>"
 
 
@@ -223,6 +236,7 @@ class Terms:
         "_due_us",
         "_epoch",
         "expires_at",
+        "has_store",
         "home",
         "is_bulk",
         "payload_type",
@@ -252,6 +266,8 @@ class Terms:
         """The history of their receipts until something happens."""
         self.home: Home | None = None
         """Where their node lives, for who waits for it; `None`: nobody waits."""
+        self.has_store = False
+        """Whether their node has a store, so that who waits may wait for that."""
         self._epoch = -1
         self._due_us = 0
         self._common = b""
@@ -361,7 +377,13 @@ class OutgoingMessage(Receipt):
             return None
         return min(max(0.0, clock.left(due)), _LOOK_AGAIN)
 
+    @property
+    def _has_store(self) -> bool:
+        return self.is_stored or self.terms.has_store
+
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
+        if until is DeliveryState.PERSISTED and not self._has_store:
+            raise ValueError(NEEDS_STORE)
         if self.terms.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(
                 "the receipts of this send_many() are followed as far as 'accepted': "
@@ -388,6 +410,7 @@ class OutgoingMessage(Receipt):
             expires_at = known  # its sender holds the receipt, and so the seconds count
         elif expires_at is None:
             expires_at = WallInstant(due / 1e6)
+        home = self.terms.home
         self.terms = Terms(
             self.terms.recipient,
             Priority(body[104]),
@@ -396,6 +419,7 @@ class OutgoingMessage(Receipt):
             is_bulk=self.terms.is_bulk,
             queued_at_us=self.queued_at_us,
         )
+        self.terms.home, self.terms.has_store = home, True
         self.body = body
         self.sequence = v2_sequence(body)
         self.is_stored = True

@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from signedwire.arguments import Until, as_seconds, chosen
 from signedwire.clock import monotonic
 from signedwire.errors import (
     ClosedError,
@@ -226,25 +227,24 @@ class Receipt:
                 self._hint(reason),
             )
 
-    async def wait(
-        self, until: DeliveryState | str = DeliveryState.WRITTEN, timeout: float | None = None
-    ) -> Receipt:
+    async def wait(self, until: Until | None = None, timeout: float | None = None) -> Receipt:
         """Wait until the message has come as far as `until`, and return this receipt.
 
         What was accepted counts as accepted, and what was persisted as persisted, also
         where it was refused, expired or given up since: `send()` and this agree whatever
-        comes first. It ends with an answer, at the message's deadline, when its node is
-        closed, or after `timeout`. Cancelling the wait does not take the message back.
+        comes first. The wait ends with an answer, at the message's deadline, when its node
+        is closed, or after `timeout`. Cancelling the wait does not take the message back.
+        Any event loop in any thread may wait; without one, use `result()`.
 
         Args:
-            until: A `DeliveryState` or its text. Default "written".
-            timeout: Seconds; `None`, the default, sets no limit.
+            until: How far: a `DeliveryState` or its text. The default is that of `send()`:
+                "persisted" where the message's node has a store, else "accepted".
+            timeout: Seconds, 0 or more; `None`, the default, sets no limit.
 
         Raises:
-            WrongContextError: its node's event loop cannot run meanwhile. Any other loop,
-                in another thread, may wait.
-            ValueError: there is no such state, or the message never comes to it: see
-                `send_many()`.
+            WrongContextError: its node's event loop cannot run meanwhile.
+            ValueError, TypeError: there is no such state, the message never comes to it (see
+                `send_many()`), or `timeout` is no number of seconds.
             MessageRefusedError: the peer will not take it, or its application not handle it.
             DeliveryFailedError: it was given up, or nothing more will be heard of it.
             MessageExpiredError: its deadline passed first.
@@ -252,7 +252,7 @@ class Receipt:
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
         loop = asyncio.get_running_loop()
-        until = self._state_named(until)
+        until, timeout = self._state_named(until), as_seconds(timeout)
         try:
             async with asyncio.timeout(timeout):
                 while not self.has_reached(until):
@@ -272,15 +272,17 @@ class Receipt:
             raise self._still_on_its_way(timeout) from None
         return self
 
-    def result(
-        self, timeout: float | None = None, until: DeliveryState | str = DeliveryState.WRITTEN
-    ) -> Receipt:
-        """What `wait()` does, blocking the calling thread.
+    def result(self, until: Until | None = None, timeout: float | None = None) -> Receipt:
+        """Wait as `wait()` does, but block the calling thread: for programs without asyncio.
+
+        Takes the arguments of `wait()`. Any thread may call this. Ctrl-C ends the wait, and
+        the message goes on.
 
         Raises:
             RuntimeError: without a `timeout` in the event loop's own thread, where it would
                 wait for ever; and what `wait()` does.
         """
+        timeout = as_seconds(timeout)
         until = self._state_named(until, is_blocking=timeout is None)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
@@ -353,21 +355,22 @@ class Receipt:
         assert self._changed is not None
         self._changed.remove(wake)
 
-    def _state_named(
-        self, until: DeliveryState | str, *, is_blocking: bool = False
-    ) -> DeliveryState:
+    def _state_named(self, until: Until | None, *, is_blocking: bool = False) -> DeliveryState:
         """The state to wait for.
 
         Raises:
-            ValueError: there is none of that name, or to wait for it would be for ever.
+            ValueError, TypeError: there is none of that name, or to wait for it would be for
+                ever.
         """
-        try:
-            state = DeliveryState(until)
-        except ValueError:
-            known = ", ".join(_STATES)
-            raise ValueError(f"until={until!r} is unknown; known are {known}") from None
+        default = default_rung(has_store=self._has_store)
+        state = default if until is None else state_named(until)
         self._check_followed(state, is_blocking=is_blocking)
         return state
+
+    @property
+    def _has_store(self) -> bool:
+        """Whether the node of the message has a store."""
+        return False
 
     def _raise_if_over(self, until: DeliveryState) -> None:
         """Raise where the message comes no further than it is."""
@@ -441,6 +444,7 @@ class Receipt:
         return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
 
 
+NEEDS_STORE = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
 UNANSWERED = "it had been written, so the peer may have taken it in time"
 """The detail of one that expired after a link had had it."""
 CLOCKS_DIFFER = (
@@ -474,19 +478,37 @@ _HINTS = {
 }
 
 
-def rung_named(until: DeliveryState | str | None, *, has_store: bool) -> DeliveryState:
+def rung_named(until: Until | None, *, has_store: bool) -> DeliveryState:
     """How far to wait, as `send()` takes it; `None`: its default, by whether there is a store.
 
     Raises:
-        ValueError: there is no such rung.
+        ValueError, TypeError: there is no such rung.
     """
     if until is None:
-        return DeliveryState.PERSISTED if has_store else DeliveryState.ACCEPTED
-    if until not in _RANK:
-        raise ValueError(f"until={until!r} is unknown; known are {', '.join(_RANK)}")
-    if until == DeliveryState.PERSISTED and not has_store:
-        raise ValueError("until='persisted' needs a store: Node(identity, store=\"node.db\")")
-    return DeliveryState(until)
+        return default_rung(has_store=has_store)
+    rung = state_named(until, _RANK)
+    if rung is DeliveryState.PERSISTED and not has_store:
+        raise ValueError(NEEDS_STORE)
+    return rung
+
+
+def default_rung(*, has_store: bool) -> DeliveryState:
+    """How far `send()`, `wait()` and `result()` wait when nothing else is said."""
+    return DeliveryState.PERSISTED if has_store else DeliveryState.ACCEPTED
+
+
+def state_named(until: Until, among: Iterable[DeliveryState] | None = None) -> DeliveryState:
+    """The state that `until` is or names.
+
+    Raises:
+        ValueError, TypeError: there is none; see `chosen()`.
+    """
+    try:
+        return chosen(DeliveryState, until, "until", among)
+    except TypeError as error:
+        if isinstance(until, (int, float)):
+            raise TypeError(f"{error}. Seconds are given by name: timeout={until!r}") from None
+        raise
 
 
 def first_step(at_us: int) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ class Keeper:
         """Note each message, work on it, be done with it; on many at the same time."""
         while True:
             noted = [self._note(await self._node.receive())]
-            while (message := await self._node.receive(timeout=0)) is not None:
+            while (message := self._node.receive_nowait()) is not None:
                 noted.append(self._note(message))
             task = asyncio.create_task(self._finish(noted))
             self._at_work.add(task)

@@ -197,7 +197,7 @@ class Actor:
                 self._peer, _numbered(stream + 1, critical, low), priority=Priority.CRITICAL
             )
             if receipt is not None:
-                await receipt.wait()
+                await receipt.wait("written")
             await asyncio.sleep(_PAUSE)
         return {"low": low, "critical": critical, "refused": refused}
 

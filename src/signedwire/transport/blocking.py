@@ -9,10 +9,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import ClosedError, WrongContextError
+from signedwire.errors import ClosedError, ConfigError, WrongContextError
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
@@ -45,6 +46,19 @@ class BlockingTransport:
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, carrier: Carrier, did: Did | None
     ) -> None:
+        for name, value, kinds in (
+            ("config", config, TransportConfig),
+            ("routing", routing, RoutingTable),
+            ("did", did, (Did, type(None))),
+        ):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} is {value!r:.60}, of type {type(value).__name__}")
+        if config.store is not None:
+            raise ConfigError(
+                f"store={str(config.store)!r} is given to a {type(self).__name__}, which keeps "
+                "messages in memory alone",
+                "Use a Node, or leave store away",
+            )
         self._core = Core(config, routing, carrier, did)
         self._portal = Portal(f"signedwire-{self.kind.replace(' ', '-')}")
         try:
@@ -64,20 +78,37 @@ class BlockingTransport:
             NotAllowedError, PayloadTooLargeError: it may not be sent.
             ClosedError: the transport is closed.
         """
+        if not isinstance(envelope, SignedEnvelope):
+            raise TypeError(
+                f"an envelope is a SignedEnvelope, not {type(envelope).__name__}: "
+                "SignedEnvelope.sign(…); a Node sends bytes"
+            )
         terms = Terms(envelope.recipient, envelope.priority)
         message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
         self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 
-    def receive(self, timeout: float | None = 0.0) -> SignedEnvelope | None:
-        """The next envelope that passed every check, or `None` after `timeout` seconds.
+    def receive(self, timeout: float | None = None) -> SignedEnvelope:
+        """Wait for the next envelope that passed every check. Any thread; Ctrl-C loses none.
 
-        0, the default, takes what is there; `None` waits as long as it takes.
+        Args:
+            timeout: Seconds, 0 or more; 0 takes what is there. `None`, the default, sets
+                no limit.
+
+        Raises:
+            TimeoutError: `timeout` seconds passed, and no envelope came.
+            ValueError, TypeError: `timeout` is no number of seconds.
+            ClosedError: the transport is closed and nothing is left.
+        """
+        return self._core.incoming.wait(as_seconds(timeout)).envelope
+
+    def receive_nowait(self) -> SignedEnvelope | None:
+        """The next envelope, as `receive()` has it, if one is there; else `None`. Any thread.
 
         Raises:
             ClosedError: the transport is closed and nothing is left.
         """
-        message = self._core.incoming.receive(timeout)
+        message = self._core.incoming.receive(0)
         return None if message is None else message.envelope
 
     def close(self) -> None:
@@ -104,9 +135,18 @@ class BlockingTransport:
             self.close()
 
     @property
-    def address(self) -> Address | None:
-        """Where it listens, with the real port; `None` without a listener."""
-        return self._core.incoming.address
+    def address(self) -> Address:
+        """Where the transport listens, with the real port. Any thread; also after the end.
+
+        Raises:
+            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
+        """
+        return self._core.incoming.listening_at()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the transport accepts connections now, at `address`. Any thread."""
+        return self._core.is_open and self._core.incoming.address is not None
 
     def stats(self) -> TransportStats:
         """The counters now."""
@@ -121,7 +161,9 @@ class BlockingTransport:
         return self._core.outgoing.status()
 
     def __repr__(self) -> str:
-        state = f"on {self.address}" if self._core.is_open else "closed"
+        address = self._core.incoming.address
+        state = f"on {address}" if address else "not listening"
+        state = state if self._core.is_open else "closed"
         return f"<{type(self).__name__} {state}>"
 
 

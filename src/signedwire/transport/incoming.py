@@ -21,7 +21,7 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
-from signedwire.errors import ClosedError, StoreError
+from signedwire.errors import ClosedError, StoreError, TransportError
 from signedwire.transport.admission import Admission
 from signedwire.transport.carrier import Listener, NeedsDescriptors
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
@@ -108,6 +108,23 @@ class Incoming:
     def address(self) -> Address | None:
         """Where we listen, with the real port; `None` without a listener."""
         return None if self._listener is None else self._listener.address
+
+    def listening_at(self) -> Address:
+        """Where we listen, for who asked for it as if there were no doubt.
+
+        Raises:
+            ClosedError: not started.
+            TransportError: the configuration has no listener.
+        """
+        address = self.address
+        if address is not None:
+            return address
+        if self._core.config.listen is not None:
+            self._core.home.check_open()
+        raise TransportError(
+            "there is no address: the configuration has listen=None, so nothing listens",
+            "Ask `is_listening` first, or set listen, for example to 127.0.0.1:0",
+        )
 
     @property
     def connections(self) -> int:
@@ -231,6 +248,50 @@ class Incoming:
         else:
             self._core.drop(Reason.STORE_FAILED)
 
+    async def arrive(self, timeout: float | None) -> Message:
+        """Wait for the next message, in the node's event loop. Cancelling loses none.
+
+        Raises:
+            ClosedError: not started, or closed, and nothing is left.
+            TimeoutError: `timeout` seconds passed first.
+        """
+        message = self.take()
+        if message is not None:
+            return message
+        home = self._core.home
+        home.check_open()
+        if timeout == 0:
+            raise no_message(timeout)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    home.check_open()
+                    arrived = loop.create_future()
+                    wake = future_waker(loop, arrived)
+                    if self.inbox.when_filled(wake):
+                        try:
+                            await arrived
+                        finally:
+                            self.inbox.forget(wake)
+                    message = self.take()
+                    if message is not None:
+                        return message
+        except TimeoutError:
+            raise no_message(timeout) from None
+
+    def wait(self, timeout: float | None) -> Message:
+        """Wait for the next message as `receive()` does, but raise when `timeout` passes.
+
+        Raises:
+            ClosedError: closed, and nothing is left.
+            TimeoutError: `timeout` seconds passed first.
+        """
+        message = self.receive(timeout)
+        if message is None:
+            raise no_message(timeout)
+        return message
+
     def receive(self, timeout: float | None) -> Message | None:
         """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
 
@@ -280,6 +341,11 @@ class Incoming:
                 origin.refused(message, Reason.EXPIRED)
             self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
         return None
+
+
+def no_message(timeout: float | None) -> TimeoutError:
+    """What a caller gets who waited in vain."""
+    return TimeoutError(f"no message came within {timeout} s")
 
 
 def _set(future: asyncio.Future[None], _: StoreError | None) -> None:

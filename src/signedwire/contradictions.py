@@ -1,0 +1,180 @@
+"""Options that contradict each other: two values of which one makes the other untrue.
+
+An option that merely has no effect in one node is not refused: one configuration file
+serves several commands, and not each of them listens or has a store. A limit that is left
+at its default contradicts nothing, so whoever sets one limit need not set them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from signedwire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from signedwire.config import TransportConfig
+
+__all__ = ["PAIRS", "check_given_once", "check_pairs"]
+
+V1_OVERHEAD: Final = 170
+"""Bytes of a v1 frame around an empty payload: a 106-byte header and a 64-byte signature."""
+V2_OVERHEAD: Final = 122
+"""Bytes of a v2 header, which count as the envelope's."""
+
+
+def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
+    """Refuse two options that contradict each other.
+
+    Args:
+        defaults: Every option's default, by name.
+
+    Raises:
+        ConfigError: with both names and values, and what is allowed.
+    """
+    for name, other, wrong, why, expected in PAIRS:
+        value, limit = getattr(config, name), getattr(config, other)
+        if value is None or limit is None or not wrong(value, limit):
+            continue
+        if (name, other) in _UNLESS_DEFAULT and value == defaults[name]:
+            continue
+        raise ConfigError(f"{name}={_shown(value)} {why} {other}={_shown(limit)}", expected)
+    _check_messages_fit(config)
+    _check_fallback(config)
+
+
+def check_given_once(name: str, argument: object, option: Path | None) -> None:
+    """Refuse a file that is given to `Node()` and in its configuration, and not the same.
+
+    Raises:
+        ConfigError: with both.
+    """
+    if argument is None or option is None or not isinstance(argument, (str, os.PathLike)):
+        return
+    if Path(argument) != option:
+        raise ConfigError(
+            f"{name}={str(argument)!r} is given to Node(), and {name}={str(option)!r} in config",
+            "Give one of the two",
+        )
+
+
+_Wrong = Callable[..., bool]
+
+
+def _is_more(value: float, limit: float) -> bool:
+    return value > limit
+
+
+def _is_not_more(value: float, limit: float) -> bool:
+    return value <= limit
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _is_auto_over_v1(ack: str, wire: str) -> bool:
+    return ack == "auto" and wire == "v1"
+
+
+PAIRS: Final[tuple[tuple[str, str, _Wrong, str, str], ...]] = (
+    (
+        *("max_v1_payload_size", "max_frame_size"),
+        lambda size, frame: size > frame - V1_OVERHEAD,
+        "does not fit into a frame of",
+        f"Expected at most max_frame_size - {V1_OVERHEAD}",
+    ),
+    (
+        *("dead_timeout", "ping_interval", _is_not_more),
+        "leaves a silent peer no time to be asked: it is not more than",
+        "Expected about three times ping_interval",
+    ),
+    (
+        *("retry_base_delay", "retry_max_delay", _is_more),
+        "is a longer pause than the longest,",
+        "Expected a retry_max_delay of at least twice retry_base_delay",
+    ),
+    (
+        *("max_unproven_per_host", "max_unproven_connections", _is_more),
+        "lets one host have more than all hosts together,",
+        "Expected at most max_unproven_connections",
+    ),
+    (
+        *("outbox_peer_limit", "outbox_limit", _is_more),
+        "lets one peer have more than all peers together,",
+        "Expected at most outbox_limit",
+    ),
+    (
+        *("outbox_peer_bytes", "outbox_bytes", _is_more),
+        "lets one peer have more than all peers together,",
+        "Expected at most outbox_bytes",
+    ),
+    (
+        *("undone_peer_limit", "undone_limit", _is_more),
+        "lets one sender have more than all senders together,",
+        "Expected at most undone_limit",
+    ),
+    (
+        *("store", "evidence", _is_same_file),
+        "is the same file as",
+        "Give each a file of its own",
+    ),
+    (
+        *("ack", "wire", _is_auto_over_v1),
+        "promises answers that v1 peers never get, and nothing else is spoken with",
+        'Leave ack at "done", or wire at "auto"',
+    ),
+)
+"""(option, other option, whether they contradict each other, why, what is expected)."""
+_UNLESS_DEFAULT: Final = frozenset(
+    {
+        ("retry_base_delay", "retry_max_delay"),
+        ("max_unproven_per_host", "max_unproven_connections"),
+        ("outbox_peer_limit", "outbox_limit"),
+        ("outbox_peer_bytes", "outbox_bytes"),
+        ("undone_peer_limit", "undone_limit"),
+    }
+)
+_HOLD_A_MESSAGE: Final = (
+    "credit_bytes",
+    "inbox_bytes",
+    "outbox_bytes",
+    "outbox_peer_bytes",
+    "undone_bytes",
+)
+
+
+def _check_messages_fit(config: TransportConfig) -> None:
+    """Each limit in bytes must hold one message of the largest size."""
+    least = config.max_payload_size + V2_OVERHEAD
+    for name in _HOLD_A_MESSAGE:
+        if getattr(config, name) < least:
+            raise ConfigError(
+                f"{name}={getattr(config, name)} is less than one message of "
+                f"max_payload_size={config.max_payload_size} needs, so none could be sent",
+                f"Expected at least {least}, "
+                f"which is max_payload_size + {V2_OVERHEAD}; or lower max_payload_size",
+            )
+
+
+def _check_fallback(config: TransportConfig) -> None:
+    fallback = config.fallback
+    if fallback is None:
+        return
+    if fallback.port == 0:
+        raise ConfigError(
+            f"fallback={str(fallback)!r} is not allowed: nobody listens on port 0",
+            "Expected a port from 1 to 65_535",
+        )
+    if fallback == config.listen:
+        raise ConfigError(
+            f"fallback={str(fallback)!r} is not allowed: "
+            "it is `listen`, so messages would come back to this node",
+            "Expected another node's host:port, or None",
+        )
+
+
+def _shown(value: object) -> str:
+    return repr(str(value)) if isinstance(value, (str, Path)) else str(value)
