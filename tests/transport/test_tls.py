@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import tlskit
@@ -165,6 +166,15 @@ def the_issuer_and_one_more() -> Credentials:
     key = new_key()
     made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
     return Credentials(key, (made, NULL_CA, made))
+
+
+@flaw("its handshake has no end")
+def certificates_of_20_kib() -> Credentials:
+    """OpenSSL would take all of them in one step."""
+    key = new_key()
+    made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
+    size = len(made.public_bytes(serialization.Encoding.DER))
+    return Credentials(key, (made, *[NULL_CA] * (20_480 // size)))
 
 
 @flaw("at most 2048")

@@ -168,7 +168,7 @@ class Link(asyncio.Protocol):
             return
         if self._guest is not None:
             self._guest.touch()
-        self._input.put(data, is_costly=self.is_costly)
+        self._input.put(data, is_costly=self._session is None or self.is_costly)
         self._core.shares.serve(self)
 
     def eof_received(self) -> bool:
