@@ -36,6 +36,7 @@ from typing import (
     get_type_hints,
 )
 
+from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
 
@@ -533,7 +534,12 @@ def _read(alternative: Any, value: Any) -> object:
             raise TypeError
         if not str(value).strip() or "\0" in str(value):
             raise ValueError
-        return Path(value)
+        if str(value) == ":memory:" or str(value).startswith("file:"):
+            raise ConfigError(
+                "that is a name for SQLite, and no file: leave it out for memory alone, "
+                "or write the path without file:"
+            )
+        return expand_home(value)
     return alternative(value)
 
 

@@ -10,7 +10,9 @@ variable of an option is its name in capitals after `SIGNEDWIRE_`:
     connect_timeout = "none"                  SIGNEDWIRE_CONNECT_TIMEOUT=none
 
 "none" stands for None. A key or a variable that is not known is an error, never ignored,
-and every value is checked, also one that a later source replaces.
+and every value is checked, also one that a later source replaces. Only what Kubernetes
+sets for a service called signedwire is passed over. `~` at the start of a path is the
+home folder.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from signedwire.config import OPTIONS, PRESET_OPTION, PRESETS, Option, TransportConfig, did_you_mean
+from signedwire.environment import (
+    SERVICE_LINK_CAUSE,
+    expand_home,
+    is_service_link,
+    looks_like_service_link,
+)
 from signedwire.errors import ConfigError
 
 __all__ = ["COMMAND_LINE_VARIABLES", "Setting", "explain_config", "load_config", "read_toml"]
@@ -96,6 +104,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: with the path, and the line where it is no TOML; or it is larger than
             16 MiB.
     """
+    path = expand_home(path)
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_SIZE + 1)
@@ -140,13 +149,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             continue
         suffix = variable.removeprefix(_PREFIX)
         if suffix not in _VARIABLES:
+            if is_service_link(variable, text):
+                continue
             known = [*_VARIABLES, *(name.removeprefix(_PREFIX) for name in COMMAND_LINE_VARIABLES)]
             raise ConfigError(
                 f"unknown environment variable {variable}",
                 did_you_mean(suffix, sorted(known), prefix=_PREFIX),
             )
         option = _VARIABLES[suffix]
-        found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
+        try:
+            found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
+        except ConfigError as error:
+            if looks_like_service_link(variable, text):
+                error.hint = f"{error.hint}. {SERVICE_LINK_CAUSE}"
+            raise
     return found
 
 
