@@ -13,13 +13,35 @@ import asyncio
 import enum
 import os
 import threading
-from typing import Final
+from typing import ClassVar, Final, NoReturn
 
 from signedwire.errors import ClosedError, WrongContextError
 
-__all__ = ["Home", "Phase"]
+__all__ = ["Bound", "Home", "Phase"]
 
 _MAKE_ANOTHER: Final = "Make a new one after the fork"
+
+
+class Bound:
+    """What belongs to a node of this process: it can be neither pickled nor copied.
+
+    A subclass says what to pass on in its place: `class Message(Bound, instead="…")`.
+    """
+
+    __slots__ = ()
+
+    _instead: ClassVar[str]
+
+    def __init_subclass__(cls, instead: str | None = None) -> None:
+        super().__init_subclass__()
+        if instead is not None:
+            name = "sync.Node" if cls.__module__ == "signedwire.sync" else cls.__name__
+            article = "an" if name[0] in "AEIOU" else "a"
+            cls._instead = f"{article} {name} can be neither pickled nor copied: {instead}"
+
+    def __reduce__(self) -> NoReturn:
+        # pickle, copy and deepcopy all come through here.
+        raise TypeError(self._instead)
 
 
 class Phase(enum.Enum):

@@ -37,6 +37,7 @@ from signedwire.errors import (
     WrongContextError,
 )
 from signedwire.events import Event
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
@@ -58,13 +59,12 @@ from signedwire.types import (
 
 __all__ = ["Deadline", "Node"]
 
-
 _LONGEST_PAUSE = 1.0
 # Where nodes of the memory carrier meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
 
-class Node:
+class Node(Bound, instead="pass the path of its key file, and make another there"):
     """A key that sends and receives. Use it as an async context manager.
 
     It belongs to the event loop in which it was entered; `signedwire.sync.Node`

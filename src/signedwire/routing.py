@@ -103,6 +103,10 @@ class RoutingTable:
         except DidError:
             return False
 
+    def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[Did, Address]]]]:
+        # A copy has the routes of this instant, and a lock and watchers of its own.
+        return type(self), (list(self),)
+
     def __len__(self) -> int:
         return len(self._routes)
 

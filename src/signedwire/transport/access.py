@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
+from signedwire.home import Bound
 from signedwire.types import Did
 
 __all__ = ["AccessList"]
 
 
-class AccessList:
+class AccessList(Bound, instead="it is a part of its node"):
     """A deny list and an optional allow list of DIDs. Any thread.
 
     A denied DID is turned away right after TLS has proven it, before it costs any
