@@ -534,6 +534,8 @@ def _read(alternative: Any, value: Any) -> object:
             raise TypeError
         if not str(value).strip() or "\0" in str(value):
             raise ValueError
+        if any(character < " " for character in str(value)):
+            raise ConfigError("it has a control character; in TOML put a path in single quotes")
         if str(value) == ":memory:" or str(value).startswith("file:"):
             raise ConfigError(
                 "that is a name for SQLite, and no file: leave it out for memory alone, "

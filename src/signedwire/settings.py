@@ -18,6 +18,7 @@ home folder.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path} is not TOML: not UTF-8 (at line {line})") from None
+        hint = "Save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        kind = "it is UTF-16" if hint else f"not UTF-8 (at line {line})"
+        raise ConfigError(f"{path} is not TOML: {kind}", hint) from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -126,7 +129,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         if "at line" not in reason:
             # An unclosed string or bracket is noticed at the end only.
             reason = f"{reason} (line {text.count(chr(10)) + 1} is the last)"
-        raise ConfigError(f"{path} is not TOML: {reason}") from None
+        raise ConfigError(f"{path} is not TOML: {reason}", _backslash_hint(text, reason)) from None
+
+
+def _backslash_hint(text: str, reason: str) -> str:
+    """What to do where the line has a Windows path in double quotes; else empty."""
+    found = re.search(r"at line (\d+)", reason)
+    lines = text.split("\n")
+    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    if re.search(r'"[^"]*\\', line) is None:
+        return ""
+    return r"In double quotes \ begins an escape: put a path in single quotes, as in 'C:\data\x.db'"
 
 
 def _from_file(path: Path) -> dict[str, Setting]:
