@@ -394,3 +394,9 @@ class TestEnums:
         words = [str(member) for member in kind]
         assert len(set(words)) == len(words)
         assert all(word == word.lower() and "_" not in word for word in words)
+
+
+@pytest.mark.parametrize("port", ["0", "9001"])
+def test_a_star_is_no_host(port: str) -> None:
+    with pytest.raises(AddressError, match=rf"write 0\.0\.0\.0:{port}, or \[::\]:{port}"):
+        Address.parse(f"*:{port}")

@@ -85,8 +85,18 @@ class Home:
         self._forks = _Forks.count
 
     def settle(self) -> None:
-        """The running event loop, and its thread and process, are the node's from now on."""
-        self.loop = asyncio.get_running_loop()
+        """The running event loop, and its thread and process, are the node's from now on.
+
+        Raises:
+            WrongContextError: none runs in this thread.
+        """
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongContextError(
+                "no asyncio event loop runs here, and signedwire.Node needs one",
+                "Use asyncio.run(), or signedwire.sync.Node in a thread, under trio or curio",
+            ) from None
         self.thread = threading.get_ident()
         self._forks = _Forks.count
         self.phase = Phase.STARTING
