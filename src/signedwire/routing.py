@@ -114,12 +114,18 @@ class RoutingTable:
         return f"<RoutingTable routes={len(self)} version={self.version}>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
         """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each.
+
+        `path` None means the file that the variable SIGNEDWIRE_PEERS names, as for the
+        command line; an empty table where it names none.
 
         Raises:
             ConfigError: with the file, the key and the reason.
         """
+        path = path or os.environ.get("SIGNEDWIRE_PEERS")
+        if not path:
+            return cls()
         path = Path(path)
         document = read_toml(path)
         for key in document:
