@@ -27,6 +27,7 @@ PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) 
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
+    "environment": {"errors"},
     "types": {"errors", "clock"},
     "home": {"errors"},
     "streams": set(),
@@ -35,10 +36,10 @@ ROOMS: dict[str, set[str]] = {
     "keyformats": {"errors"},
     "keyfiles": {"errors"},
     "identity": {"errors", "types", "keyformats", "keyfiles"},
-    "config": {"errors", "types", "arguments", "contradictions"},
+    "config": {"errors", "types", "arguments", "contradictions", "environment"},
     "stats": {"errors", "types"},
     "events": {"errors", "types", "home"},
-    "settings": {"errors", "types", "config", "keyformats", "arguments"},
+    "settings": {"errors", "types", "config", "keyformats", "arguments", "environment"},
     "keysources": {"errors", "clock", "identity", "keyfiles", "settings"},
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
@@ -59,11 +60,12 @@ ROOMS: dict[str, set[str]] = {
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("sending", "wire", "delivery", "transport", "outbox", "arguments", "contradictions"),
+        *("clock", "home", "sending", "wire", "delivery", "transport", "outbox", "arguments"),
+        *("contradictions",),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("portal", "wire", "delivery", "transport", "outbox", "arguments", "node"),
+        *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),
     },
 }
 # These stand on the roof: they may import everything, and nothing below imports them.

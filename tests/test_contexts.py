@@ -21,7 +21,16 @@ from typing import Any, Final
 import pytest
 
 import signedwire.sync as blocking
-from signedwire import DeadLetters, Message, Node, Outbox, Receipt, TransportConfig
+from signedwire import (
+    DeadLetters,
+    Identity,
+    Message,
+    Node,
+    Outbox,
+    Receipt,
+    TransportConfig,
+    WrongContextError,
+)
 from signedwire.types import DeliveryState
 from wirekit import ALICE, BOB, LIMIT
 
@@ -489,3 +498,11 @@ def test_a_node_is_not_pickled_for_another_process(kind: Any) -> None:
         pickle.dumps(node)
     if kind is blocking.Node:
         node.close()
+
+
+@pytest.mark.parametrize("method", ["start", "__aenter__"])
+def test_a_start_without_asyncio_says_what_it_needs(method: str) -> None:
+    """As trio and curio do it: they drive a coroutine, and no loop of asyncio runs."""
+    node = Node(Identity.generate())
+    with pytest.raises(WrongContextError, match=r"no asyncio event loop runs here.*sync\.Node"):
+        getattr(node, method)().send(None)

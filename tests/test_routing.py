@@ -243,3 +243,25 @@ def test_an_unreadable_or_broken_file(tmp_path: Path) -> None:
         RoutingTable.load(broken)
     broken.write_text("")
     assert len(RoutingTable.load(broken)) == 0
+
+
+def test_the_library_reads_the_peers_file_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did = A
+    path = tmp_path / "peers.toml"
+    path.write_text(f'[peers]\n"{did}" = "127.0.0.1:9001"\n')
+    monkeypatch.setenv("SIGNEDWIRE_PEERS", str(path))
+    assert dict(RoutingTable.load()) == {did: Address("127.0.0.1", 9001)}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SIGNEDWIRE_PEERS", "~/peers.toml")
+    assert len(RoutingTable.load()) == 1
+    monkeypatch.setenv("SIGNEDWIRE_PEERS", "~/none.toml")
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        RoutingTable.load()
+    for value in ("", None):
+        if value is None:
+            monkeypatch.delenv("SIGNEDWIRE_PEERS")
+        else:
+            monkeypatch.setenv("SIGNEDWIRE_PEERS", value)
+        assert len(RoutingTable.load()) == 0

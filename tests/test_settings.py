@@ -284,3 +284,23 @@ def test_a_file_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:
     for read in (load_config, RoutingTable.load):
         with pytest.raises(ConfigError, match=r"large\.toml is larger than 16 MiB"):
             read(path)
+
+
+@pytest.mark.parametrize("folder", ["Users", "xray", "data", "new"])
+def test_a_windows_path_in_double_quotes(tmp_path: Path, folder: str) -> None:
+    path = write(tmp_path, f'listen = "127.0.0.1:1"\nstore = "C:\\{folder}\\node.db"\n')
+    if folder == "new":  # "\n" is a line end to TOML: no error there, but no path either
+        with pytest.raises(ConfigError, match="a control character"):
+            load_config(path, {})
+        return
+    text = refusal(path)
+    assert "at line 2" in text
+    assert r"put a path in single quotes, as in 'C:\data\x.db'" in text
+    single = write(tmp_path, f"store = 'C:\\{folder}\\node.db'\n")
+    assert load_config(single, {}).store == Path(f"C:\\{folder}\\node.db")
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    assert "it is UTF-16. Save it as UTF-8" in refusal(
+        write(tmp_path, 'listen = "127.0.0.1:1"'.encode("utf-16"))
+    )

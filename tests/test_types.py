@@ -412,3 +412,9 @@ def test_an_error_shows_little_of_a_long_text(
             parse(text)
         assert len(str(caught.value)) < 400
         assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["0", "9001"])
+def test_a_star_is_no_host(port: str) -> None:
+    with pytest.raises(AddressError, match=rf"write 0\.0\.0\.0:{port}, or \[::\]:{port}"):
+        Address.parse(f"*:{port}")

@@ -30,8 +30,8 @@ Data goes one way through the house, down to send and up to receive:
   may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
   key of a process comes from.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say; `home`: in which process and event loop a node can work;
-  `streams`: descriptors 0 to 2.
+  names say; `environment`: whose variables are whose, folders of this user;
+  `home`: in which process and event loop a node can work; `streams`: descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """

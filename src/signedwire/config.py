@@ -37,6 +37,7 @@ from typing import (
 
 from signedwire.arguments import did_you_mean as did_you_mean
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
+from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
 
@@ -535,7 +536,14 @@ def _read(alternative: Any, value: Any) -> object:
             raise TypeError
         if not str(value).strip() or "\0" in str(value):
             raise ValueError
-        return Path(value)
+        if any(character < " " for character in str(value)):
+            raise ConfigError("it has a control character; in TOML put a path in single quotes")
+        if str(value) == ":memory:" or str(value).startswith("file:"):
+            raise ConfigError(
+                "that is a name for SQLite, and no file: leave it out for memory alone, "
+                "or write the path without file:"
+            )
+        return expand_home(value)
     if alternative is bool:
         if not isinstance(value, bool):
             raise TypeError

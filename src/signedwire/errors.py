@@ -41,7 +41,7 @@ do now. Catch `SignedWireError` to catch them all.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from signedwire.delivery.receipt import Receipt
@@ -89,7 +89,8 @@ class SignedWireError(Exception):
 
     `hint` is one sentence that says what to do now; it may be empty.
     `str()` gives the fact and the hint together. `receipts` has those of a `send_many()`
-    that failed, of every message that was queued; else it is empty.
+    that failed, of every message that was queued; else it is empty. An error can be pickled,
+    as a pool of processes does; its receipts, and a `receipt`, are left behind then.
     """
 
     receipts: tuple[Receipt, ...] = ()
@@ -101,6 +102,24 @@ class SignedWireError(Exception):
 
     def __str__(self) -> str:
         return f"{self.fact}. {self.hint}" if self.hint else self.fact
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default the arguments of the constructor would be `args`, which they are not.
+        state = {name: value for name, value in vars(self).items() if name not in _BOUND}
+        return _rebuild, (type(self),), state
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        state = state or {}
+        SignedWireError.__init__(self, state.get("fact", ""), state.get("hint", ""))
+        vars(self).update(state)
+
+
+_BOUND: Final = frozenset({"receipt", "receipts"})
+"""Attributes that belong to a node."""
+
+
+def _rebuild(kind: type[SignedWireError]) -> SignedWireError:
+    return kind.__new__(kind)
 
 
 class ConfigError(SignedWireError, ValueError):

@@ -13,13 +13,35 @@ import asyncio
 import enum
 import os
 import threading
-from typing import Final
+from typing import ClassVar, Final, NoReturn
 
 from signedwire.errors import ClosedError, WrongContextError
 
-__all__ = ["Home", "Phase"]
+__all__ = ["Bound", "Home", "Phase"]
 
 _MAKE_ANOTHER: Final = "Make a new one after the fork"
+
+
+class Bound:
+    """What belongs to a node of this process: it can be neither pickled nor copied.
+
+    A subclass says what to pass on in its place: `class Message(Bound, instead="…")`.
+    """
+
+    __slots__ = ()
+
+    _instead: ClassVar[str]
+
+    def __init_subclass__(cls, instead: str | None = None) -> None:
+        super().__init_subclass__()
+        if instead is not None:
+            name = "sync.Node" if cls.__module__ == "signedwire.sync" else cls.__name__
+            article = "an" if name[0] in "AEIOU" else "a"
+            cls._instead = f"{article} {name} can be neither pickled nor copied: {instead}"
+
+    def __reduce__(self) -> NoReturn:
+        # pickle, copy and deepcopy all come through here.
+        raise TypeError(self._instead)
 
 
 class Phase(enum.Enum):
@@ -63,8 +85,18 @@ class Home:
         self._forks = _Forks.count
 
     def settle(self) -> None:
-        """The running event loop, and its thread and process, are the node's from now on."""
-        self.loop = asyncio.get_running_loop()
+        """The running event loop, and its thread and process, are the node's from now on.
+
+        Raises:
+            WrongContextError: none runs in this thread.
+        """
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongContextError(
+                "no asyncio event loop runs here, and signedwire.Node needs one",
+                "Use asyncio.run(), or signedwire.sync.Node in a thread, under trio or curio",
+            ) from None
         self.thread = threading.get_ident()
         self._forks = _Forks.count
         self.phase = Phase.STARTING

@@ -42,6 +42,7 @@ from signedwire.errors import (
     WrongContextError,
 )
 from signedwire.events import Event
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
@@ -61,7 +62,7 @@ __all__ = ["Deadline", "Node"]
 _default_network = MemoryNetwork()
 
 
-class Node:
+class Node(Bound, instead="pass the path of its key file, and make another there"):
     """A key that sends and receives. Use it as an async context manager.
 
     It belongs to the event loop in which it was entered; `signedwire.sync.Node`

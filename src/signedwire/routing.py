@@ -103,6 +103,10 @@ class RoutingTable:
         except DidError:
             return False
 
+    def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[Did, Address]]]]:
+        # A copy has the routes of this instant, and a lock and watchers of its own.
+        return type(self), (list(self),)
+
     def __len__(self) -> int:
         return len(self._routes)
 
@@ -110,12 +114,18 @@ class RoutingTable:
         return f"<RoutingTable routes={len(self)} version={self.version}>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
         """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each.
+
+        `path` None means the file that the variable SIGNEDWIRE_PEERS names, as for the
+        command line; an empty table where it names none.
 
         Raises:
             ConfigError: with the file, the key and the reason.
         """
+        path = path or os.environ.get("SIGNEDWIRE_PEERS")
+        if not path:
+            return cls()
         path = Path(path)
         document = read_toml(path)
         for key in document:

@@ -13,12 +13,15 @@ The key of the process has options, too, which `load_identity` reads: `identity`
 its file, `identity_fd` and `key_group_readable`.
 
 "none" stands for None. A key or a variable that is not known is an error, never ignored,
-and every value is checked, also one that a later source replaces.
+and every value is checked, also one that a later source replaces. Only what Kubernetes
+sets for a service called signedwire is passed over. `~` at the start of a path is the
+home folder.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +36,12 @@ from signedwire.config import (
     Range,
     TransportConfig,
     did_you_mean,
+)
+from signedwire.environment import (
+    SERVICE_LINK_CAUSE,
+    expand_home,
+    is_service_link,
+    looks_like_service_link,
 )
 from signedwire.errors import ConfigError
 from signedwire.keyformats import looks_like_a_key
@@ -153,6 +162,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: with the path, and the line where it is no TOML; or it is larger than
             16 MiB.
     """
+    path = expand_home(path)
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_SIZE + 1)
@@ -166,7 +176,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path} is not TOML: not UTF-8 (at line {line})") from None
+        hint = "Save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        kind = "it is UTF-16" if hint else f"not UTF-8 (at line {line})"
+        raise ConfigError(f"{path} is not TOML: {kind}", hint) from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -174,7 +186,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         if "at line" not in reason:
             # An unclosed string or bracket is noticed at the end only.
             reason = f"{reason} (line {text.count(chr(10)) + 1} is the last)"
-        raise ConfigError(f"{path} is not TOML: {reason}") from None
+        raise ConfigError(f"{path} is not TOML: {reason}", _backslash_hint(text, reason)) from None
+
+
+def _backslash_hint(text: str, reason: str) -> str:
+    """What to do where the line has a Windows path in double quotes; else empty."""
+    found = re.search(r"at line (\d+)", reason)
+    lines = text.split("\n")
+    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    if re.search(r'"[^"]*\\', line) is None:
+        return ""
+    return r"In double quotes \ begins an escape: put a path in single quotes, as in 'C:\data\x.db'"
 
 
 def _from_file(path: Path) -> dict[str, Setting]:
@@ -197,13 +219,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             continue
         suffix = variable.removeprefix(_PREFIX)
         if suffix not in _VARIABLES:
+            if is_service_link(variable, text):
+                continue
             known = [*_VARIABLES, *(name.removeprefix(_PREFIX) for name in COMMAND_LINE_VARIABLES)]
             raise ConfigError(
                 f"unknown environment variable {variable}",
                 did_you_mean(suffix, sorted(known), prefix=_PREFIX),
             )
         option = _VARIABLES[suffix]
-        found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
+        try:
+            found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
+        except ConfigError as error:
+            if looks_like_service_link(variable, text):
+                error.hint = f"{error.hint}. {SERVICE_LINK_CAUSE}"
+            raise
     return found
 
 

@@ -32,6 +32,7 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
 from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
@@ -44,7 +45,7 @@ from signedwire.types import Address, Did, PayloadType, Priority
 __all__ = ["DeadLetters", "Node", "Outbox"]
 
 
-class Node:
+class Node(Bound, instead="pass the path of its key file, and make another there"):
     """A blocking `signedwire.Node`, usable from any thread. It listens once made.
 
     Use it as a context manager, or call `close()`. Ctrl-C ends a waiting call and

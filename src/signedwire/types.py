@@ -232,6 +232,12 @@ class Address(NamedTuple):
                 f"{_quote(text)} is not an address: put an IPv6 host in brackets",
                 "For example [::1]:9001",
             )
+        if host == "*":
+            raise AddressError(
+                f"{_quote(text)} is not an address: * is no host",
+                f"For all of this machine's addresses write 0.0.0.0:{_quote(port_text)[1:-1]}, "
+                f"or [::]:{_quote(port_text)[1:-1]} for those of IPv6",
+            )
         if any(c.isspace() or not c.isprintable() for c in host) or len(host) > 253:
             raise AddressError(f"{_quote(text)} is not an address: bad host name")
         # The length first: int() raises on more than 4300 digits.

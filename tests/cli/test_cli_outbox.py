@@ -12,9 +12,9 @@ import pytest
 from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, start_listening
 
 from signedwire import Identity, Reason, SignedEnvelope
-from signedwire.cli import storing
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.delivery.store import SqliteStore
+from signedwire.environment import state_folder
 from signedwire.sync import Node
 
 BOB = Identity.from_seed(bytes(range(32)))
@@ -280,7 +280,7 @@ def test_the_folder_of_each_platform(
     monkeypatch.setenv("HOME", "/home/a")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert storing._state_folder() == Path(expected)
+    assert state_folder() == Path(expected)
 
 
 def test_a_folder_that_cannot_be_made(

@@ -22,8 +22,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+from functools import partial
 
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.interrupts import INTERRUPTED, restore
 from signedwire.streams import open_standard_descriptors
 
@@ -38,6 +41,9 @@ _MISSING = (
 def main() -> None:
     """The entry point of the script `signedwire`; ends the process with an exit code."""
     _open_streams()
+    has_come: list[int] = []
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _exit)
     try:
         import rich  # noqa: F401
         import typer  # noqa: F401
@@ -52,9 +58,29 @@ def main() -> None:
         from signedwire.cli.app import app
 
         restore()
+        if os.getpid() == 1:
+            signal.signal(signal.SIGTERM, partial(_interrupt, has_come))
     except KeyboardInterrupt:  # where Ctrl-C is another's
         sys.exit(INTERRUPTED)
-    app(prog_name="signedwire")
+    try:
+        app(prog_name="signedwire")
+    except SystemExit as end:
+        if end.code == INTERRUPTED and has_come:
+            sys.exit(ExitCode.TERMINATED)
+        raise
+
+
+# The first process of a container: the kernel keeps signals from it that it does not handle.
+
+
+def _exit(*_: object) -> None:
+    os._exit(ExitCode.TERMINATED)
+
+
+def _interrupt(has_come: list[int], number: int, _: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does."""
+    has_come.append(number)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _open_streams() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -12,6 +10,7 @@ from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
 from signedwire.cli.turns import Turn, runtime_folder
 from signedwire.delivery.store import SqliteStore
+from signedwire.environment import expand_home, state_folder
 from signedwire.errors import StoreInUseError
 from signedwire.outbox import limits_of
 from signedwire.settings import explain_config
@@ -68,24 +67,12 @@ def choose(options: Storing, did: Did) -> Chosen:
 
 def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
     if named is not None:
-        return Chosen(named, False)
+        return Chosen(expand_home(named), False)
     for setting in explain_config(options.config):
         if setting.name == "store" and setting.origin != _DEFAULT:
             return Chosen(None if setting.value is None else Path(str(setting.value)), False)
     # One for each key: a store belongs to one.
-    return Chosen(_state_folder() / f"{str(did).removeprefix('did:key:')}.db", True)
-
-
-def _state_folder() -> Path:
-    """Where programs of this user keep what must not be lost."""
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "signedwire"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "signedwire"
-    # "All paths must be absolute; others are to be ignored." (XDG base directories)
-    state = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "signedwire"
+    return Chosen(state_folder() / f"{str(did).removeprefix('did:key:')}.db", True)
 
 
 def turn_of(did: Did, patience: float | None = None) -> Turn:
@@ -104,7 +91,7 @@ def prepare(chosen: Chosen) -> bool:
         except OSError as error:
             raise BadFile(
                 f"cannot make the folder {path.parent} for the store: {error.strerror}",
-                "Name a file with --store, or do without: --no-store",
+                "Name a file with --store, do without: --no-store, or set HOME",
             ) from None
     return True
 

@@ -11,7 +11,7 @@ from signedwire.clock import WallInstant
 from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import NEEDS_STORE, Receipt, first_step
 from signedwire.errors import ClosedError, SignatureError
-from signedwire.home import Home
+from signedwire.home import Bound, Home
 from signedwire.identity import Identity
 from signedwire.types import (
     DeliveryState,
@@ -56,7 +56,7 @@ class Origin(Protocol):
         """The application will not do it."""
 
 
-class Message:
+class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     """A message that arrived and passed every check of the configured policy."""
 
     __slots__ = (

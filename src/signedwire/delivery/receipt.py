@@ -38,6 +38,7 @@ from signedwire.errors import (
     MessageExpiredError,
     MessageRefusedError,
 )
+from signedwire.home import Bound
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
 __all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
@@ -78,7 +79,7 @@ class Step(NamedTuple):
     at_us: int
 
 
-class Receipt:
+class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `proof()`"):
     """What has become of one message; it changes as the message goes its way.
 
     Attributes may be read from any thread. The transport alone moves it on.

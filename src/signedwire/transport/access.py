@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
+from signedwire.home import Bound
 from signedwire.types import Did
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class AccessFile(NamedTuple):
     """Those of its `deny` lines."""
 
 
-class AccessList:
+class AccessList(Bound, instead="it is a part of its node"):
     """Which DIDs may link to this node and be sent to: `node.access`. Any thread.
 
     There are three sources: `allow` and `deny` of the configuration, the lines of

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import secrets
 import ssl
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from signedwire.errors import ProofError
+from signedwire.errors import ProofError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, unix_time_us
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof, make_leaf_proof
@@ -101,7 +103,7 @@ class TlsIdentity:
         if now >= self._renew_at_us or now < self._renew_at_us - _LEAF_LIFETIME_US:
             # A disk that is full now may not be at the next connection: the old proof is
             # good for as long again.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(SignedWireError):
                 self._renew(now)
         return TlsChannel(self._contexts[is_server], is_server=is_server)
 
@@ -178,7 +180,11 @@ def make_context(
 def _load_certificate(
     context: ssl.SSLContext, key: EllipticCurvePrivateKey, leaf: Certificate
 ) -> None:
-    """ssl reads keys from files alone: give it one that is encrypted and gone at once."""
+    """ssl reads keys from files alone: give it one that is encrypted and gone at once.
+
+    Raises:
+        SignedWireError: there is no place for one.
+    """
     from cryptography.hazmat.primitives import serialization
 
     password = secrets.token_bytes(32).hex().encode()
@@ -187,11 +193,42 @@ def _load_certificate(
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(password),
     ) + leaf.public_bytes(serialization.Encoding.PEM)
-    with tempfile.TemporaryDirectory(prefix="signedwire-") as folder:
+    places = _file_in_memory(pem), _file_in("/dev/shm", pem), _file_in(None, pem)
+    for place in places:
+        try:
+            with place as path:
+                context.load_cert_chain(path, password=password)
+            return
+        except OSError as error:  # ssl.SSLError is one, too
+            cause = error
+    raise SignedWireError(
+        "TLS cannot start: OpenSSL takes a key from a file alone, and there is neither a file "
+        f"in memory nor a folder to write one to for a moment ({cause.strerror or cause})",
+        "Set TMPDIR to a folder that this user may write to; it can be in memory (tmpfs)",
+    ) from None
+
+
+@contextlib.contextmanager
+def _file_in_memory(content: bytes) -> Iterator[str]:
+    """The path of a file in no folder, which goes with the block."""
+    if not hasattr(os, "memfd_create"):  # other systems than Linux
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    with open(os.memfd_create("signedwire-leaf"), "wb", buffering=0) as file:
+        file.write(content)
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+@contextlib.contextmanager
+def _file_in(parent: str | None, content: bytes) -> Iterator[str]:
+    """The path of a file for this user alone, which goes with the block.
+
+    `parent` None: in the folder for temporary files.
+    """
+    with tempfile.TemporaryDirectory(prefix="signedwire-", dir=parent) as folder:
         path = os.path.join(folder, "leaf.pem")
         with open(path, "wb") as file:
-            file.write(pem)
-        context.load_cert_chain(path, password=password)
+            file.write(content)
+        yield path
 
 
 class TlsChannel:

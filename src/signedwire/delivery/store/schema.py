@@ -133,6 +133,9 @@ def _make(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
+        # A device would be written to, and its mode be changed for everybody.
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            raise OSError(errno.EINVAL, "it is no regular file") from None
         return
     if os.name == "posix":  # pragma: no branch
         directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
@@ -233,6 +236,11 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
         return StoreCorruptError(path, f"the file is damaged ({error})", _REPAIR)
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return StoreOpenError(path, "its directory does not exist", "Make the directory first")
+    if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
+        return StoreOpenError(path, "a part of its path is no directory", "Is its name right?")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        hint = "Name a file on a volume that can be written"
+        return StoreOpenError(path, "its file system is read-only", hint)
     cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return StoreOpenError(path, cause, "Is the disk full, or may this user not write there?")
 

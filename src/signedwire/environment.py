@@ -1,0 +1,115 @@
+"""What surrounds the process: whose variables are whose, and where this user's files are."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from signedwire.errors import ConfigError
+
+__all__ = [
+    "SERVICE_LINK_CAUSE",
+    "expand_home",
+    "home_folder",
+    "is_service_link",
+    "looks_like_service_link",
+    "state_folder",
+]
+
+# What Kubernetes, and Docker's links before it, set for a service called "signedwire", or
+# "signedwire-…": https://kubernetes.io/docs/concepts/services-networking/service/
+_URL: Final = r"(?:tcp|udp|sctp)://\S+:\d{1,5}"
+_HOST: Final = r"[0-9a-fA-F.:]+"
+_PORT: Final = r"\d{1,5}"
+_SERVICE_LINKS: Final = tuple(
+    (re.compile(f".+_{name}"), re.compile(value))
+    for name, value in (
+        ("SERVICE_HOST", _HOST),
+        ("SERVICE_PORT(?:_[A-Z0-9_]+)?", _PORT),
+        ("PORT", _URL),
+        (r"PORT_\d{1,5}_(?:TCP|UDP|SCTP)", _URL),
+        (r"PORT_\d{1,5}_(?:TCP|UDP|SCTP)_PROTO", "tcp|udp|sctp"),
+        (r"PORT_\d{1,5}_(?:TCP|UDP|SCTP)_PORT", _PORT),
+        (r"PORT_\d{1,5}_(?:TCP|UDP|SCTP)_ADDR", _HOST),
+    )
+)
+
+SERVICE_LINK_CAUSE: Final = (
+    "Kubernetes sets such variables for a service whose name begins with signedwire: put "
+    "enableServiceLinks: false into the pod's spec, or give the service another name"
+)
+"""What to do where such a variable has the name of an option."""
+
+
+def is_service_link(variable: str, value: str) -> bool:
+    """Whether name and value are those that Kubernetes gives a pod for each service."""
+    return any(name.fullmatch(variable) and of.fullmatch(value) for name, of in _SERVICE_LINKS)
+
+
+def looks_like_service_link(variable: str, value: str) -> bool:
+    """Whether its name or its value is one of those: then the error names the cause."""
+    return re.fullmatch(_URL, value) is not None or any(
+        name.fullmatch(variable) for name, _ in _SERVICE_LINKS
+    )
+
+
+def home_folder() -> Path:
+    """This user's home folder, an absolute path other than the root of the file system.
+
+    Raises:
+        ConfigError: HOME is empty or no such path, or it is not set and the system knows
+            no folder for this user, as in a container with a number for a user.
+    """
+    given = os.environ.get("HOME") if os.name == "posix" else None
+    try:
+        home = Path.home() if given is None else Path(given)
+    except RuntimeError:
+        home = Path()
+    # A container's user without an entry has "/", where nobody wants files of ours.
+    if home.is_absolute() and home != Path(home.anchor):
+        return home
+    raise ConfigError(
+        "there is no home folder", "Give --identity and --store, or set HOME to a folder"
+    )
+
+
+def state_folder() -> Path:
+    """Where our files of this user are that must not be lost; it may not be there yet.
+
+    Raises:
+        ConfigError: there is no home folder.
+    """
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else home_folder() / "AppData" / "Local") / "signedwire"
+    if sys.platform == "darwin":
+        return home_folder() / "Library" / "Application Support" / "signedwire"
+    # "All paths must be absolute; others are to be ignored." (XDG base directories)
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if os.path.isabs(state) else home_folder() / ".local/state") / "signedwire"
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """`path` with the folder that `~` or `~user` at its start stands for.
+
+    A file whose name does begin so is given as `./~…`.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    text = os.fspath(path)
+    if not text.startswith("~"):
+        return Path(path)
+    first, *rest = Path(text).parts
+    if first == "~":
+        return home_folder().joinpath(*rest)
+    expanded = Path(os.path.expanduser(first))
+    if not expanded.is_absolute():
+        raise ConfigError(
+            f"there is no user {first[1:]!r} on this system, whose home folder {first} would be",
+            f"Write the whole path, or ./{first} for a file of that name",
+        )
+    return expanded.joinpath(*rest)

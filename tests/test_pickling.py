@@ -1,0 +1,124 @@
+"""What belongs to a node is neither pickled nor copied, and says what to pass in its place."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from signedwire import (
+    Address,
+    Did,
+    Identity,
+    MemoryNetwork,
+    Node,
+    Reason,
+    RoutingTable,
+    SignedWireError,
+    TransportConfig,
+    errors,
+    sync,
+)
+
+WAYS: dict[str, Callable[[Any], object]] = {
+    "pickle": pickle.dumps,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+@each_way
+async def test_what_belongs_to_a_node(way: Callable[[Any], object]) -> None:
+    network = MemoryNetwork(seed=1)
+    a, b = Identity.generate(), Identity.generate()
+    async with Node(a, network=network) as alice, Node(b, network=network) as bob:
+        alice.routing.update(b.did, bob.address)
+        receipt = await alice.send(b.did, b"x")
+        message = await bob.receive()
+        for thing, says in (
+            (message, "a Message can be neither pickled nor copied: pass its `payload`"),
+            (receipt, "a Receipt can be neither pickled nor copied: pass its `state`"),
+            (alice, "a Node can be neither pickled nor copied: pass the path of its key file"),
+            (sync.Node(a), "a sync.Node can be neither pickled nor copied: pass the path"),
+            (alice.access, "an AccessList can be neither pickled nor copied"),
+            (a, "an Identity can be neither pickled nor copied"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                way(thing)
+            assert str(caught.value).startswith(says), caught.value
+            # In a list of work for other processes, too.
+            if way is not copy.copy:
+                with pytest.raises(TypeError, match="neither pickled nor copied"):
+                    way([thing])
+        # What the texts offer can be passed.
+        for part in (message.payload, message.envelope, receipt.state, receipt.proof()):
+            assert pickle.loads(pickle.dumps(part)) == part
+
+
+def passed(thing: Any) -> list[Any]:
+    """`thing` as each way gives it."""
+    return [pickle.loads(pickle.dumps(thing)), copy.copy(thing), copy.deepcopy(thing)]
+
+
+def test_a_copy_of_a_routing_table_is_a_table_of_its_own() -> None:
+    did, other = Identity.generate().did, Identity.generate().did
+    table = RoutingTable({did: "127.0.0.1:1"})
+    for each in passed(table):
+        each.update(other, "127.0.0.1:2")
+        assert len(table) == 1
+        assert dict(each) == {did: Address("127.0.0.1", 1), other: Address("127.0.0.1", 2)}
+
+
+def test_a_configuration_stays_itself() -> None:
+    config = TransportConfig(store="x.db", v1_peers=[Identity.generate().did])
+    assert all(each == config for each in passed(config))
+
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, SignedWireError)
+]
+
+
+class _Receipt:
+    """All that the errors of a receipt look at."""
+
+    def __init__(self, recipient: Did) -> None:
+        self.recipient = recipient
+
+    def __reduce__(self) -> str:
+        raise TypeError("bound to its node")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_comes_through_a_pool_of_processes(kind: type[SignedWireError]) -> None:
+    did = Identity.generate().did
+    values: dict[str, object] = {
+        "receipt": _Receipt(did),
+        "recipient": did,
+        "reason": Reason.CLOSED,
+        "address": Address("127.0.0.1", 1),
+    }
+    parameters = list(inspect.signature(kind).parameters.values())
+    make: Callable[..., SignedWireError] = kind
+    error = make(
+        *(
+            values.get(each.name, f"the {each.name}")
+            for each in parameters
+            if each.name == "hint" or each.default is inspect.Parameter.empty
+        )
+    )
+    error.receipts = (_Receipt(did),)  # type: ignore[assignment]
+    error.add_note("a note")
+    for other in passed(error):
+        assert type(other) is kind
+        assert (str(other), other.args) == (str(error), error.args)
+        left = {"receipt", "receipts"}
+        assert vars(other) == {k: v for k, v in vars(error).items() if k not in left}
+        assert other.receipts == ()
