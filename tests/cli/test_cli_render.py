@@ -17,7 +17,7 @@ from signedwire.cli.render import (
     envelope_fields,
     payload_text,
 )
-from signedwire.cli.surface import _read_payload_type, _read_priority
+from signedwire.cli.values import read_payload_type, read_priority
 
 HOSTILE = [
     "\x1b[31mred",
@@ -146,9 +146,9 @@ def test_times() -> None:
 
 def test_the_words_of_the_options_are_the_names_of_the_members() -> None:
     for priority in Priority:
-        assert _read_priority(priority.name.lower()) is priority
+        assert read_priority(priority.name.lower()) is priority
     for kind in PayloadType:
-        assert _read_payload_type(kind.name.lower().replace("_", "-")) is kind
+        assert read_payload_type(kind.name.lower().replace("_", "-")) is kind
 
 
 def test_what_is_shown_does_not_cost_what_is_sent() -> None:

@@ -6,15 +6,26 @@ the exit code. An option that all commands have is written once, in `Command`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.values import (
+    UNTIL,
+    Motion,
+    read_count,
+    read_motion,
+    read_payload_type,
+    read_priority,
+    read_seconds,
+    read_size,
+    read_until,
+    words,
+)
 from signedwire.types import DeliveryState, PayloadType, Priority
 
 if TYPE_CHECKING:
@@ -31,99 +42,11 @@ __all__ = [
     "IdNew",
     "IdShow",
     "Listen",
-    "Motion",
     "Peers",
     "Ping",
     "Send",
     "Verify",
 ]
-
-
-def _word(member: Priority | PayloadType) -> str:
-    """`Priority.LOW` as the command line has it."""
-    return member.name.lower().replace("_", "-")
-
-
-def _words(kind: type[Priority] | type[PayloadType]) -> str:
-    return "|".join(map(_word, kind))
-
-
-def _read_word(kind: type[Priority] | type[PayloadType], text: object) -> Any:
-    # typer may hand over a default, which is a member already.
-    for member in kind:
-        if text in (member, _word(member)):
-            return member
-    raise typer.BadParameter(f"{text!r} is none of {_words(kind).replace('|', ', ')}")
-
-
-def _read_priority(text: str) -> Priority:
-    return Priority(_read_word(Priority, text))
-
-
-def _read_payload_type(text: str) -> PayloadType:
-    return PayloadType(_read_word(PayloadType, text))
-
-
-UNTIL: Final = (
-    DeliveryState.QUEUED,
-    DeliveryState.PERSISTED,
-    DeliveryState.WRITTEN,
-    DeliveryState.ACCEPTED,
-    DeliveryState.HANDLED,
-)
-"""How far `send` can wait for a message to come."""
-
-
-def _read_until(text: object) -> DeliveryState:
-    for state in UNTIL:
-        if text == state:
-            return state
-    raise typer.BadParameter(f"{text!r} is none of {', '.join(UNTIL)}")
-
-
-def _read_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    # Written so that NaN is refused too; a century is more than anybody waits.
-    if not 0 < seconds <= 3.2e9:
-        raise typer.BadParameter(f"{str(text)!r} is not a positive number of seconds")
-    return seconds
-
-
-def _read_whole(text: str, least: int) -> int:
-    # The length first: int() raises on more than 4300 digits.
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
-        raise typer.BadParameter(f"{text!r} is not a whole number from {least} on")
-    return int(text)
-
-
-def _read_count(text: object) -> int:
-    return _read_whole(str(text), 1)
-
-
-def _read_size(text: object) -> int:
-    return _read_whole(str(text), 0)
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Two velocities, x, y and z each: m/s and rad/s."""
-
-    linear: tuple[float, float, float]
-    angular: tuple[float, float, float]
-
-
-def _read_motion(text: str) -> Motion:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != 6 or not all(map(math.isfinite, values)):
-        raise typer.BadParameter(f"{text!r} is not six numbers with commas between them")
-    x, y, z, roll, pitch, yaw = values
-    return Motion((x, y, z), (roll, pitch, yaw))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,12 +199,12 @@ class Listen(Storing):
     ] = None
     count: Annotated[
         int | None,
-        typer.Option(parser=_read_count, metavar="N", help="End after so many messages."),
+        typer.Option(parser=read_count, metavar="N", help="End after so many messages."),
     ] = None
     timeout: Annotated[
         float | None,
         typer.Option(
-            parser=_read_seconds,
+            parser=read_seconds,
             metavar="SECONDS",
             help="End after this time; a failure if --count was not reached.",
         ),
@@ -340,16 +263,16 @@ class Send(Storing):
     file: Annotated[Path | None, typer.Option(help="Send what is in this file.")] = None
     priority: Annotated[
         Priority,
-        typer.Option(parser=_read_priority, metavar=_words(Priority), show_default="normal"),
+        typer.Option(parser=read_priority, metavar=words(Priority), show_default="normal"),
     ] = Priority.NORMAL
     payload_type: Annotated[
         PayloadType,
-        typer.Option(parser=_read_payload_type, metavar=_words(PayloadType), show_default="raw"),
+        typer.Option(parser=read_payload_type, metavar=words(PayloadType), show_default="raw"),
     ] = PayloadType.RAW
     deadline: Annotated[
         float | None,
         typer.Option(
-            parser=_read_seconds,
+            parser=read_seconds,
             metavar="SECONDS",
             help="After this time a message is neither written nor taken by the peer.",
         ),
@@ -357,7 +280,7 @@ class Send(Storing):
     until: Annotated[
         DeliveryState | None,
         typer.Option(
-            parser=_read_until,
+            parser=read_until,
             metavar="|".join(UNTIL),
             show_default="accepted, or persisted where the peer is away",
             help="How far a message must have come.",
@@ -366,7 +289,7 @@ class Send(Storing):
     timeout: Annotated[
         float | None,
         typer.Option(
-            parser=_read_seconds, metavar="SECONDS", help="Wait no longer than this for that."
+            parser=read_seconds, metavar="SECONDS", help="Wait no longer than this for that."
         ),
     ] = None
     proof: Annotated[
@@ -389,7 +312,7 @@ class Send(Storing):
     motion: Annotated[
         Motion | None,
         typer.Option(
-            parser=_read_motion,
+            parser=read_motion,
             metavar="LX,LY,LZ,AX,AY,AZ",
             help="v1 MotionCommand, in m/s and rad/s.",
         ),
@@ -439,7 +362,7 @@ class Ping(_Probe):
 
     to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="Whom.")]
     count: Annotated[
-        int, typer.Option(parser=_read_count, metavar="N", help="How often, one second apart.")
+        int, typer.Option(parser=read_count, metavar="N", help="How often, one second apart.")
     ] = 1
 
     def run(self) -> int:
@@ -560,15 +483,15 @@ class Bench(Command):
     ] = None
     seconds: Annotated[
         float,
-        typer.Option(parser=_read_seconds, metavar="SECONDS", help="How long for each figure."),
+        typer.Option(parser=read_seconds, metavar="SECONDS", help="How long for each figure."),
     ] = 2.0
     rounds: Annotated[
-        int, typer.Option(parser=_read_count, metavar="N", help="How often each is measured.")
+        int, typer.Option(parser=read_count, metavar="N", help="How often each is measured.")
     ] = 3
     size: Annotated[
         list[int] | None,
         typer.Option(
-            parser=_read_size,
+            parser=read_size,
             metavar="BYTES",
             help="A payload size; may be given often.",
             show_default="64, 1000",

@@ -269,8 +269,7 @@ class Link(asyncio.Protocol):
 
     def _end_input(self) -> None:
         """The stream has ended: handle the frames that are left, then the end."""
-        session = self._session
-        if session is not None:
+        if (session := self._session) is not None:
             now = self._loop.time()
             while session.handle_frame(now):
                 pass
@@ -559,8 +558,8 @@ class Link(asyncio.Protocol):
 
     def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
-        host = "" if self._guest is None else self._guest.host
-        self._core.drop(reason, host if did is None else str(did))
+        host = self._guest.host if self._guest else ""
+        self._core.drop(reason, str(did or host))
         if host and (did is None or not self._core.links.denials.is_logged(did)):
             self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
         self._flush()
