@@ -275,8 +275,13 @@ class Link(asyncio.Protocol):
             await self.change()
 
     def stop_reading(self) -> None:
-        """Leave what comes in the socket."""
-        assert self._transport is not None
+        """Leave what comes in the socket.
+
+        Raises:
+            LinkEndedError: the victim has ended it.
+        """
+        if self.is_ended or self._transport is None or self._transport.is_closing():
+            raise LinkEndedError
         self._transport.pause_reading()
 
     async def send_batch(self, frame: bytes, messages: int, size: int) -> None:
