@@ -184,8 +184,7 @@ class Link(asyncio.Protocol):
     def _flush(self) -> None:
         if (data := self._outgoing.read()) and self._transport is not None:
             self.client_random = self.client_random or data[11:43]
-            self._field.bytes_sent += len(data)
-            self._transport.write(data)
+            self._put(data)
 
     # -- what the loop calls -------------------------------------------------------
 
@@ -254,10 +253,16 @@ class Link(asyncio.Protocol):
 
     async def write(self, records: bytes) -> None:
         """Write bytes that are records already."""
-        assert self._transport is not None
-        self._field.bytes_sent += len(records)
-        self._transport.write(records)
+        self._put(records)
         await self.drain()
+
+    def _put(self, data: bytes) -> None:
+        assert self._transport is not None
+        if self._transport.is_closing():  # uvloop raises there, asyncio says nothing
+            self._end()
+            return
+        self._field.bytes_sent += len(data)
+        self._transport.write(data)
 
     async def drain(self) -> None:
         """Wait while the socket is full; the other links have their turn in any case."""
@@ -275,8 +280,13 @@ class Link(asyncio.Protocol):
             await self.change()
 
     def stop_reading(self) -> None:
-        """Leave what comes in the socket."""
-        assert self._transport is not None
+        """Leave what comes in the socket.
+
+        Raises:
+            LinkEndedError: the victim has ended it.
+        """
+        if self.is_ended or self._transport is None or self._transport.is_closing():
+            raise LinkEndedError
         self._transport.pause_reading()
 
     async def send_batch(self, frame: bytes, messages: int, size: int) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from nodechild import rss_kib
 from signedwire import Did, Identity, Node
+from signedwire.types import PeerState
 from tlskit import MALLORY
 
 from .child import commands, main, say
@@ -72,8 +73,13 @@ async def take(node: Node) -> None:
         message.done()
 
 
+def is_linked(node: Node, to: Did) -> bool:
+    status = node.peers().get(to)
+    return status is not None and status.state is PeerState.CONNECTED
+
+
 async def feed(node: Node, to: Did, count: int) -> None:
-    while to not in node.peers():  # until it has linked to us, there is no way to it
+    while not is_linked(node, to):  # there is no other way to it
         await asyncio.sleep(0.01)
     await node.send_many(to, (b"%16d" % number for number in range(count)), until="queued")
 
