@@ -269,9 +269,9 @@ class Inflow:
         if arrivals.new:
             self._expect(arrivals.new)
         if arrivals.duplicates:
-            core.drop(Reason.DUPLICATE, count=len(arrivals.duplicates))
+            core.drop(Reason.DUPLICATE, self.peer, count=len(arrivals.duplicates))
         for refusal in arrivals.refusals:
-            core.drop(refusal.reason, self.peer.short)
+            core.drop(refusal.reason, self.peer)
         self._refused += arrivals.refusals
         if self._refused:
             self.flush_soon()
@@ -336,7 +336,7 @@ class Inflow:
         for message in messages:
             self.stream.refuse(message.leaf, message.lane)
             self._refused.append(Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL))
-            self._core.drop(Reason.INBOX_FULL, self.peer.short)
+            self._core.drop(Reason.INBOX_FULL, self.peer)
             self._unexpect(message)
         self.flush_soon()
         gone = {message.leaf for message in messages}
@@ -420,7 +420,7 @@ class Inflow:
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """What to tell of a batch whose signature does not fit; nothing of it is believed."""
         refusals = self.stream.failed(batch)
-        self._core.drop(Reason.BAD_SIGNATURE, self.peer.short, count=len(refusals))
+        self._core.drop(Reason.BAD_SIGNATURE, self.peer, count=len(refusals))
         return refusals
 
     # -- what the application says: any thread -----------------------------------------

@@ -181,7 +181,7 @@ class Links:
         self._links.add(link)
         if link.did == self._us and hello.epoch == peer.stream.epoch:
             # Another process may have our key; this one is ourselves.
-            self._core.drop(Reason.BAD_IDENTITY)
+            self._core.drop(Reason.BAD_IDENTITY, link.did)
             for message in peer.lanes.remove_if(lambda _: True):
                 cause = "the address is that of this very node"
                 self._core.outgoing.give_up(message, Reason.BAD_IDENTITY, cause)
@@ -367,7 +367,7 @@ class Links:
             if receipt.is_final:
                 continue  # its deadline came before its answer
             self._core.counters.send_failures += 1
-            self._core.counters.dropped[reason] += 1
+            self._core.drop(reason, did)
             peer.dropped[reason] += 1
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED

@@ -475,7 +475,7 @@ class Outbox:
             # Queued: its removal is told before that it was stored.
             if receipt is None or receipt.state in _UNANSWERED or not is_expired:
                 self._core.counters.send_failures += 1
-                self._core.counters.dropped[reason] += 1
+                self._core.drop(reason, did)
                 peer.dropped[reason] += 1
                 if receipt is not None:
                     receipt.advance(state, reason, self.doubt(did, *name))

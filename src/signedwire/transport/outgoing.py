@@ -140,7 +140,7 @@ class Outgoing:
         if not peer.lanes.put(message, message.priority):
             if not is_patient:
                 self._core.counters.backpressure_events += 1
-                self._core.counters.dropped[Reason.QUEUE_FULL] += 1
+                self._core.drop(Reason.QUEUE_FULL, did)
                 peer.dropped[Reason.QUEUE_FULL] += 1
             raise BackpressureError(
                 did,
@@ -173,7 +173,7 @@ class Outgoing:
         check_allowed(self._core, did, peer)
         check_size(self._core, did, peer, payload_size)
         if self._has_no_way(did, peer):
-            self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
+            self._core.drop(Reason.UNKNOWN_PEER, did)
             raise UnknownPeerError(
                 did,
                 Reason.UNKNOWN_PEER,
@@ -496,7 +496,7 @@ class Outgoing:
         if message.is_stored and self._core.outbox is not None:
             self._core.outbox.ended(message, reason, cause)
         self._core.counters.send_failures += 1
-        self._core.counters.dropped[reason] += 1
+        self._core.drop(reason, message.recipient)
         peer.dropped[reason] += 1
         if not cause and peer.dialer is not None:
             cause = peer.dialer.last_error or ""
