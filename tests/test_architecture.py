@@ -40,10 +40,13 @@ ROOMS: dict[str, set[str]] = {
     "arguments": {"clock"},
     "routing": {"errors", "types", "config", "settings"},
     "wire": {"errors", "types", "identity"},
-    "delivery": {"errors", "clock", "types", "home", "identity", "config", "stats", "wire"},
+    "logs": {"clock"},
+    "delivery": {
+        *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
+    },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
-        *("clock", "wire", "delivery", "home"),
+        *("clock", "wire", "delivery", "home", "logs"),
     },
     "outbox": {"errors", "types", "identity", "config", "wire", "delivery", "transport"},
     "node": {

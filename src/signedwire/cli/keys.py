@@ -74,7 +74,7 @@ def _load(path: Path) -> Identity:
         if "it is encrypted" not in error.fact:
             raise
         if sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {path}", hide_input=True, err=True)
+            asked: str = typer.prompt(f"Password of {escape(str(path))}", hide_input=True, err=True)
             return Identity.load(path, asked)
         raise IdentityError(error.fact, f"Put its password into {_PASSWORD_VARIABLE}") from None
 

@@ -25,6 +25,7 @@ from signedwire.errors import ClosedError
 from signedwire.events import Event, EventQueue
 from signedwire.home import Home, Phase
 from signedwire.identity import Identity
+from signedwire.logs import EventLog, fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
@@ -93,7 +94,7 @@ class Core:
         self.drops = Drops(self)
         self.drop = self.drops.add
         self.rng = random.Random()
-        self.log = logging.getLogger("signedwire.transport")
+        self.log = EventLog(logging.getLogger("signedwire.transport"))
         self._identity = identity
         self._open_store = open_store
         self.outbox: Outbox | None = None
@@ -175,6 +176,7 @@ class Core:
                 "this process may open few descriptors, so there are at most %d inbound, "
                 "%d unproven and %d outbound connections; ulimit -n raises that",
                 *limits,
+                extra=fields("limits lowered"),
             )
 
     async def close(self) -> None:
@@ -258,7 +260,9 @@ class Core:
         closing = in_own_thread(self.outbox.store.close, timeout)
         is_cancelled = await outlast(closing)
         if not closing.result():
-            self.log.warning("the disk does not answer; its thread ends when it does")
+            extra = fields("disk silent", path=self.config.store)
+            text = "the disk does not answer; its thread ends when it does"
+            self.log.warning(text, extra=extra)
             self.outbox.give_up_uncommitted()
         return is_cancelled
 

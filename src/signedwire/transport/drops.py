@@ -7,13 +7,14 @@ first of a peer and reason is told at once, and then at most one a second.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.events import Dropped
-from signedwire.types import Did, Reason
+from signedwire.logs import fields
+from signedwire.types import Did, Reason, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -38,7 +39,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        self.first_at = self.last_at = time.time()
+        self.first_at = self.last_at = unix_time_us() / 1e6
 
 
 class Drops:
@@ -54,6 +55,7 @@ class Drops:
         self._waiting: dict[_Key, _Tally] = {}
         self._told: dict[_Key, float] = {}  # when, in loop time; of the last second
         self._is_look_due = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, reason: Reason, did: Did | None = None, host: str = "", count: int = 1) -> None:
         """Count envelopes, messages or a connection that were dropped. Any thread.
@@ -63,11 +65,11 @@ class Drops:
             host: Where they came from, where there is no DID.
         """
         core = self._core
-        core.counters.dropped[reason] += count
-        # Nothing is kept for nobody.
-        if not (core.events.is_watched or core.log.isEnabledFor(logging.DEBUG)):
-            return
-        with self._lock:
+        with self._lock:  # threads that send count, too
+            core.counters.dropped[reason] += count
+            # Nothing is kept for nobody.
+            if not (core.events.is_watched or core.log.isEnabledFor(logging.DEBUG)):
+                return
             key = _Key(reason, did, str(did) if did is not None else host)
             is_new = key not in self._waiting and key not in self._told
             if is_new and len(self._waiting.keys() | self._told.keys()) >= MAX_TOLD:
@@ -76,7 +78,7 @@ class Drops:
             if tally is None:
                 tally = self._waiting[key] = _Tally()
             tally.count += count
-            tally.last_at = time.time()
+            tally.last_at = unix_time_us() / 1e6
             if self._is_look_due:
                 return
             self._is_look_due = True
@@ -96,10 +98,19 @@ class Drops:
         for key, tally in told:
             self._tell(key, tally)
         if self._is_look_due:
-            loop.call_at(again, self._look)
+            self._timer = loop.call_at(again, self._look)
+
+    def log_closed(self, host: str, reason: Reason, fact: str) -> None:
+        """Tell the log of a connection that was closed because of what it brought. In the loop."""
+        extra = fields("connection closed", address=host, reason=reason)
+        self._core.log.info(
+            "closed the connection from %s: %s (%s)", host, reason, fact, extra=extra
+        )
 
     def flush(self) -> None:
         """The node ends: tell all that was not told."""
+        if self._timer is not None:
+            self._timer.cancel()
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for key, tally in waiting.items():
@@ -109,16 +120,16 @@ class Drops:
         core, count = self._core, tally.count
         event = Dropped(key.reason, key.did, key.source, count, tally.first_at, tally.last_at)
         core.events.put(event)
-        core.log.debug(
+        core.log.logger.debug(  # its lines are few enough as it is
             "dropped %d of %s: %s",
             count,
             key.source or "an unnamed source",
             key.reason,
-            extra={
-                "event": "dropped",
-                "peer": None if key.did is None else str(key.did),
-                "address": key.source if key.did is None else None,
-                "reason": str(key.reason),
-                "count": count,
-            },
+            extra=fields(
+                "dropped",
+                peer=key.did,
+                address=key.source if key.did is None else None,
+                reason=key.reason,
+                count=count,
+            ),
         )

@@ -21,6 +21,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeaves, Store, Then
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
+from signedwire.logs import fields
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
 from signedwire.wire.link_frames import CLOSE_UNAVAILABLE, Refusal
@@ -206,6 +207,7 @@ class Inflow:
                 "%s came with an older state than the one known: two processes use its key, "
                 "or its clock went back",
                 self.peer,
+                extra=fields("older state", peer=self.peer),
             )
             return False
         if epoch != before:
@@ -461,7 +463,8 @@ class Inflow:
 
     def _take_answer(self, message: Message, reason: Reason | None) -> None:
         if self._core.links.has_ended:  # since another thread has answered
-            self._core.log.warning("%s; %s", self._too_late(message), _ANSWER_BEFORE)
+            late, extra = self._too_late(message), fields("answered too late", peer=self.peer)
+            self._core.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
             return
         if message.row is None or self._store is None:
             self._say(message, reason)

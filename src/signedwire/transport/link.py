@@ -556,7 +556,7 @@ class Link(asyncio.Protocol):
         host = "" if self._guest is None else self._guest.host
         self._core.drop(reason, self.did, host)
         if host:
-            self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
+            self._core.drops.log_closed(host, reason, cause)
         self._flush()
         self._over(cause)
         self._hang_up()

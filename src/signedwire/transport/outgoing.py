@@ -24,6 +24,7 @@ from signedwire.errors import (
     ClosedError,
     UnknownPeerError,
 )
+from signedwire.logs import fields
 from signedwire.stats import PeerStatus
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
@@ -100,7 +101,8 @@ class Outgoing:
         is_cancelled = await outlast(all_closing)
         for fault in all_closing.result():
             if isinstance(fault, Exception):  # of ours: it must not keep the others
-                self._core.log.error("closing a connection failed", exc_info=fault)
+                extra = fields("close fault", error=type(fault).__name__)
+                self._core.log.error("closing a connection failed", exc_info=fault, extra=extra)
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
