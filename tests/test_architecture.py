@@ -45,13 +45,14 @@ ROOMS: dict[str, set[str]] = {
     "contradictions": {"errors", "types"},
     "routing": {"errors", "types", "config", "settings", "arguments"},
     "wire": {"errors", "types", "identity"},
+    "logs": {"clock"},
     "delivery": {
-        *("errors", "clock", "types", "home", "identity", "config", "stats", "wire"),
+        *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
         "arguments",
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
-        *("clock", "wire", "delivery", "home", "arguments"),
+        *("clock", "wire", "delivery", "home", "arguments", "logs"),
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),

@@ -22,6 +22,7 @@ import pytest
 
 import signedwire.sync as blocking
 from signedwire import (
+    ClosedError,
     DeadLetters,
     Identity,
     Message,
@@ -61,8 +62,8 @@ NODE: dict[str, str] = {
     "messages": "Closed works Wrong Wrong Wrong",  # they end with the node
     "outbox": _STATE,
     "dead": _STATE,
-    "evidence_head": "EvidenceLogError works works works works",
-    "rotate_evidence": "EvidenceLogError Closed Wrong Wrong Wrong",
+    "evidence_head": "Closed works works works works",
+    "rotate_evidence": "Closed Closed Wrong Wrong Wrong",
     "stats": _STATE,
     "health": _STATE,  # which is asked why the node cannot work
     "pool_stats": _STATE,
@@ -506,3 +507,18 @@ def test_a_start_without_asyncio_says_what_it_needs(method: str) -> None:
     node = Node(Identity.generate())
     with pytest.raises(WrongContextError, match=r"no asyncio event loop runs here.*sync\.Node"):
         getattr(node, method)().send(None)
+
+
+async def test_before_the_start_nothing_says_that_it_is_closed(tmp_path: Path) -> None:
+    """A node that was never started says so, whatever is asked of it."""
+    node = Node(ALICE, _quiet(), store=tmp_path / "a.db", evidence=tmp_path / "e.log")
+    things = Things(node, tmp_path)
+    told = {}
+    for name, outcome in expected(NODE, "before start").items():
+        if outcome == "Closed":
+            with pytest.raises(ClosedError) as caught:
+                await _finish(things.call(name))
+            told[name] = caught.value.fact
+    assert len(told) > 15
+    assert {name for name, fact in told.items() if "not started" not in fact} == set()
+    assert {name for name, fact in told.items() if "closed" in fact} == set()

@@ -84,7 +84,7 @@ class TestDidSpellings:
         assert str(did) == ZERO_SEED_DID
         assert did.hex() == ZERO_SEED_HEX
         assert bytes(did) == bytes.fromhex(ZERO_SEED_HEX)
-        assert did.short == "z6MkiTBz…ooWp"
+        assert did.short == "did:key:z6MkiTBz…ooWp"
         assert repr(did) == f"Did('{ZERO_SEED_DID}')"
 
     @quiet

@@ -64,12 +64,23 @@ class MessageRefused:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Envelopes or a connection of others were dropped."""
+    """Messages of ours, or envelopes or connections of others, were dropped.
+
+    Those of one peer and reason are told together, at most once a second. The counts of all
+    such events add up to `stats().dropped`.
+    """
 
     reason: Reason
+    did: Did | None
+    """The peer that they came from, or that they were for; `None`: that is not known."""
     source: str
-    """The host or DID that they came from; may be empty."""
+    """The DID as text, else the host that they came from; may be empty."""
     count: int
+    """How many."""
+    first_at: float
+    """When the first of them was dropped: Unix time, seconds."""
+    last_at: float
+    """When the last of them was dropped: Unix time, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,11 @@ class EventQueue:
         # replaced and never changed. Weak: of a watcher that nobody follows nothing stays.
         self._watchers: tuple[ref[_Watcher], ...] = ()
         self._is_closed = False
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody may watch. Any thread."""
+        return bool(self._watchers)
 
     def put(self, event: Event) -> None:
         """Something happened. In the loop."""

@@ -424,7 +424,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         --head` then finds whether anything up to it is missing or was rewritten.
 
         Raises:
-            EvidenceLogError: this node keeps no evidence, or is not started.
+            EvidenceLogError, ClosedError: this node keeps no evidence, or is not started.
         """
         return self._evidence().head
 
@@ -443,12 +443,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def _evidence(self) -> EvidenceLog:
         log = self._core.evidence
+        if log is None and self._config.evidence is not None:
+            self._core.home.check_open()
         if log is None:
-            raise EvidenceLogError(
-                str(self._config.evidence or ""),
-                "is not open: this node keeps none, or is not started",
-                'Give it one: Node(identity, evidence="evidence.log")',
-            )
+            hint = 'Give it one: Node(identity, evidence="evidence.log")'
+            raise EvidenceLogError("of this node", "is not kept", hint)
         return log
 
     # -- what is going on -------------------------------------------------------------

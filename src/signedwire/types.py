@@ -115,9 +115,9 @@ class Did:
 
     @property
     def short(self) -> str:
-        """A form for people and logs, such as `z6MkhaXg…2doK`. Not unique."""
-        text = _encode_multibase(self._raw)
-        return f"{text[:8]}…{text[-4:]}"
+        """A form for people, such as `did:key:z6MkhaXg…2doK`. Not unique."""
+        text = str(self)
+        return f"{text[:16]}…{text[-4:]}"
 
     def __bytes__(self) -> bytes:
         return self._raw

@@ -133,8 +133,8 @@ def test_the_fields_of_an_envelope() -> None:
         "priority": "critical",
         "payload_type": "sensor-fusion",
         "size": 1,
-        "encoding": "base64",
-        "payload": "/w==",
+        "encoding": "hex",
+        "payload": "ff",
     }
     assert envelope_fields(envelope, is_proven=False)["sender"] is None
 

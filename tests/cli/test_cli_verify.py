@@ -30,7 +30,7 @@ def json_line(saved: SignedEnvelope, **changes: object) -> str:
     """A line as `listen --json` prints it."""
     fields = {
         "event": "message",
-        "received_at": "2026-01-01T00:00:00.000000Z",
+        "received_at_us": 1_767_225_600_000_000,
         **envelope_fields(saved, is_proven=saved.is_signed),
         "decoded": decoded_fields(saved.payload),
         "envelope": saved.encode().hex(),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from signedwire import (
+    ClosedError,
     ConfigError,
     DeliveryState,
     EvidenceLogError,
@@ -337,7 +338,7 @@ class TestStarting:
     async def test_a_node_without(self) -> None:
         async with alice() as node:
             assert node.stats().evidence is None
-            with pytest.raises(EvidenceLogError, match="keeps none"):
+            with pytest.raises(EvidenceLogError, match="is not kept"):
                 node.evidence_head()
 
     @on_asyncio
@@ -349,7 +350,7 @@ class TestStarting:
     @on_asyncio
     async def test_by_the_configuration(self, path: Path) -> None:
         node = Node(BOB, TransportConfig(evidence=path))
-        with pytest.raises(EvidenceLogError, match="is not started"):
+        with pytest.raises(ClosedError, match="is not started"):
             node.evidence_head()
         async with node:
             assert node.evidence_head().records == 0

@@ -16,7 +16,6 @@ from signedwire.cli.reaching import listening_config, reachable
 from signedwire.cli.reloading import reload_on_sighup
 from signedwire.cli.render import (
     UNPROVEN,
-    at_utc,
     count_of,
     decoded_fields,
     envelope_fields,
@@ -192,7 +191,7 @@ class _Listening:
 def _fields(message: Message) -> dict[str, object]:
     return {
         "event": "message",
-        "received_at": at_utc(unix_time_us()),
+        "received_at_us": unix_time_us(),
         **envelope_fields(message.envelope, is_proven=message.is_proven),
         # v2 senders hold our signed receipt, and are told when this line is printed.
         "is_receipted": message.envelope.epoch is not None,
@@ -205,7 +204,7 @@ def _fields(message: Message) -> dict[str, object]:
 def _line(message: Message) -> str:
     sender = message.sender if message.is_proven else None
     # Padded before it is coloured, so that columns stay columns.
-    who = f"{UNPROVEN if sender is None else sender.short:<13}"
+    who = f"{UNPROVEN if sender is None else sender.short:<21}"
     if sender is None:
         who = paint(who, "yellow")
     kind = message.payload_type

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import time
 from collections.abc import Mapping
@@ -74,7 +73,7 @@ def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, o
     try:
         text, encoding = payload.decode(), "text"
     except UnicodeDecodeError:
-        text, encoding = base64.b64encode(payload).decode(), "base64"
+        text, encoding = payload.hex(), "hex"
     if isinstance(envelope, LargeEnvelope):
         text = encoding = None
     return {

@@ -48,7 +48,7 @@ class Chosen(NamedTuple):
     @property
     def command(self) -> str:
         """What shows what waits in it."""
-        named = "" if self.is_default else f" --store {self.path}"
+        named = "" if self.is_default else f" --store {escape(str(self.path))}"
         return f"`signedwire outbox list{named}`"
 
 

@@ -53,6 +53,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, unix_time_us
 from signedwire.wire.evidence_log import (
@@ -248,7 +249,9 @@ class EvidenceLog:
         """
         is_closed = self._executor.close(timeout)
         head = self.head
-        self._log.info("evidence log %s: %d records, head %s", self.path, head.records, head)
+        extra = fields("evidence closed", path=self.path, count=head.records)
+        args = self.path, head.records, head
+        self._log.info("evidence log %s: %d records, head %s", *args, extra=extra)
         return is_closed
 
     def _tell(self, news: News) -> None:
@@ -268,7 +271,7 @@ class EvidenceLog:
             f"has failed: {_cause(error)}; nothing more is accepted or acknowledged",
             hint,
         )
-        self._log.error("%s", failure)
+        self._log.error("%s", failure, extra=fields("evidence failed", path=self.path))
         return failure
 
 
@@ -376,6 +379,7 @@ class _File:
             self._path,
             mode,
             mode & ~bits,
+            extra=fields("evidence mode", path=self._path),
         )
 
     def _cut(self, found: _Found) -> None:
@@ -402,6 +406,7 @@ class _File:
             found.count,
             self.torn,
             beside,
+            extra=fields("evidence torn", path=self._path, count=self.torn),
         )
 
     # -- the engine --------------------------------------------------------------------------

@@ -17,6 +17,7 @@
   byte tells its wire. `inbound`: v1 connections, their deadlines, the order of checks.
 - `shares`: which link may process its input in which turn of the loop. `link_input`,
   `link_socket`, `receipt_delay`: what waits on either side of a link.
+- `drops`: counts what is dropped, and tells it in few events and log lines.
 - `evidence`: the evidence log, which has what was accepted before anybody is told of it.
 - `outbox`: between the store and the queues: what waits on the disk, and its rows' life.
 - `clock_watch`: notices that the wall clock was set, or the machine suspended.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.clock import StepWatch, monotonic
 from signedwire.events import ClockStepped
+from signedwire.logs import fields
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -46,6 +47,7 @@ class ClockWatch:
             core.log.warning(
                 "the wall clock was set by %+.1f s; deadlines in seconds are not changed by it",
                 step,
+                extra=fields("clock stepped", seconds=step),
             )
             if core.outbox is not None:
                 core.outbox.on_clock_step()

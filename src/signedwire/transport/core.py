@@ -22,14 +22,16 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.store import Store
 from signedwire.errors import ClosedError
-from signedwire.events import Dropped, Event, EventQueue
+from signedwire.events import Event, EventQueue
 from signedwire.home import Home, Phase
 from signedwire.identity import Identity
+from signedwire.logs import EventLog, fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fit, free_descriptors
+from signedwire.transport.drops import Drops
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
@@ -39,7 +41,7 @@ from signedwire.transport.outlast import in_own_thread, next_turn, open_in_threa
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.transport.tls import TlsIdentity
-from signedwire.types import Did, Reason
+from signedwire.types import Did
 from signedwire.wire.link_frames import FRAME_MARGIN
 from signedwire.wire.session import SessionLimits
 
@@ -89,8 +91,10 @@ class Core:
         self.counters = Counters()
         self.home = Home()
         self.events = EventQueue(self.home)
+        self.drops = Drops(self)
+        self.drop = self.drops.add
         self.rng = random.Random()
-        self.log = logging.getLogger("signedwire.transport")
+        self.log = EventLog(logging.getLogger("signedwire.transport"))
         self._identity = identity
         self._open_store = open_store
         self.outbox: Outbox | None = None
@@ -174,6 +178,7 @@ class Core:
                 "this process may open few descriptors, so there are at most %d inbound, "
                 "%d unproven and %d outbound connections; ulimit -n raises that",
                 *limits,
+                extra=fields("limits lowered"),
             )
 
     async def close(self) -> None:
@@ -229,6 +234,7 @@ class Core:
         is_cancelled |= await self.incoming.end()
         self.links.abort_lingering()
         is_cancelled |= await self._close_store(self._left_for_a_disk(deadline))
+        self.drops.flush()
         self.events.close()
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
 
@@ -256,9 +262,17 @@ class Core:
         closing = in_own_thread(self.outbox.store.close, timeout)
         is_cancelled = await outlast(closing)
         if not closing.result():
-            self.log.warning("the disk does not answer; its thread ends when it does")
+            extra = fields("disk silent", path=self.config.store)
+            text = "the disk does not answer; its thread ends when it does"
+            self.log.warning(text, extra=extra)
             self.outbox.give_up_uncommitted()
         return is_cancelled
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The node's loop, once it was started."""
+        assert self._loop is not None
+        return self._loop
 
     @property
     def is_open(self) -> bool:
@@ -295,13 +309,6 @@ class Core:
                 raise
 
     # -- what happens -----------------------------------------------------------------
-
-    def drop(self, reason: Reason, source: str = "", *, count: int = 1) -> None:
-        """Count envelopes or a connection of others that were dropped."""
-        self.counters.dropped[reason] += count
-        self.emit(Dropped(reason, source, count))
-        if source:
-            self.log.debug("dropped %d from %s: %s", count, source, reason)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens to `Node.events()`."""

@@ -32,7 +32,7 @@ class Denials:
     def __init__(self, core: Core, access: AccessList) -> None:
         self._core = core
         self._access = access
-        self._discarded: deque[str] = deque()
+        self._discarded: deque[Did | None] = deque()
         """The sender of each message that was dropped and not yet told of, or nothing."""
         self._is_telling_due = False
         self._logged: OrderedDict[Did, float] = OrderedDict()
@@ -75,7 +75,7 @@ class Denials:
                 with contextlib.suppress(ClosedError):
                     message.origin.refused(message, Reason.NOT_ALLOWED)
             # Of an unsigned one anybody may have written who it is from.
-            self._discarded.append(str(message.sender) if message.is_proven else "")
+            self._discarded.append(message.sender if message.is_proven else None)
         if self._discarded and not self._is_telling_due:
             self._is_telling_due = True
             self._core.call_in_loop(self._tell)
@@ -83,11 +83,11 @@ class Denials:
     def _tell(self) -> None:
         """Count and tell, once for each DID."""
         self._is_telling_due = False
-        counts: Counter[str] = Counter()
+        counts: Counter[Did | None] = Counter()
         while self._discarded:
             counts[self._discarded.popleft()] += 1
-        for source, count in counts.items():
-            self._core.drop(Reason.DENIED, source, count=count)
+        for did, count in counts.items():
+            self._core.drop(Reason.DENIED, did, count=count)
 
     def allowed_of(self, rows: Iterable[IncomingRow]) -> list[IncomingRow]:
         """Those whose sender is not denied, of what an earlier process has accepted.
@@ -105,7 +105,7 @@ class Denials:
             with contextlib.suppress(StoreFailedError, ClosedError):
                 self._core.outbox.store.done(gone)
         for did, count in counts.items():
-            self._core.drop(Reason.DENIED, str(did), count=count)
+            self._core.drop(Reason.DENIED, did, count=count)
         return allowed
 
     def is_logged(self, did: Did) -> bool:

@@ -8,12 +8,12 @@ them up all the same: `Shortage` then closes the connection that is to go first.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from signedwire.logs import EventLog, fields
 from signedwire.transport.tcp import describe_os_error
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Shortage:
         evict: Closes the connection that is to go first; `False`: there is none.
     """
 
-    def __init__(self, log: logging.Logger, evict: Callable[[], bool]) -> None:
+    def __init__(self, log: EventLog, evict: Callable[[], bool]) -> None:
         self._log = log
         self._evict = evict
         self._evicted = 0
@@ -105,5 +105,6 @@ class Shortage:
                 describe_os_error(error),
                 self._evicted,
                 _LOG_PERIOD,
+                extra=fields("no descriptors", count=self._evicted, error=describe_os_error(error)),
             )
         return has_room

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
+from signedwire.logs import fields
 from signedwire.transport.carrier import Resolving
 from signedwire.transport.names import Endpoint
 from signedwire.transport.pool import Standing
@@ -209,7 +210,9 @@ class Dialer(ABC):
         except Exception as error:
             # A fault of a carrier, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
-            self._core.log.exception("dialing %s failed in a way that it must not", self.address)
+            extra = fields("dial fault", address=self.address, error=type(error).__name__)
+            text = "dialing %s failed in a way that it must not"
+            self._core.log.exception(text, self.address, extra=extra)
             self._end_attempt(f"cannot connect to {self.address}: {error!r}")
             return False
         except BaseException:
@@ -225,7 +228,8 @@ class Dialer(ABC):
             self._core.counters.reconnections += 1
         self._was_connected = True
         self.set_state(PeerState.CONNECTED)
-        self._core.log.debug("connected to %s", self.address)
+        extra = fields("connected", address=self.address)
+        self._core.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
         return True
 
@@ -307,7 +311,7 @@ class Dialer(ABC):
         """Remember a failure for `PeerStatus`."""
         self.last_error = cause
         self.last_error_at = monotonic()
-        self._core.log.info("%s", cause)
+        self._core.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note when."""

@@ -107,8 +107,8 @@ class Guest:
         self._cancel()
         if isinstance(self.protocol, InboundLink):
             self.protocol.discard()
-        self._core.drop(reason)
-        self._core.log.info("closed the connection from %s: %s (%s)", self.host, reason, fact)
+        self._core.drop(reason, None, self.host)
+        self._core.drops.log_closed(self.host, reason, fact)
         if isinstance(self.protocol, Link) and reason is Reason.CONNECTION_LIMIT:
             self.protocol.turn_away(fact)
         elif reason is Reason.CONNECTION_LIMIT and self._core.incoming.may_linger(self):

@@ -85,7 +85,7 @@ class InboundLink(asyncio.Protocol):
         return whole
 
     def _drop(self, reason: Reason, count: int = 1) -> None:
-        self._core.drop(reason, self._guest.host, count=count)
+        self._core.drop(reason, None, self._guest.host, count)
         self._unacceptable += count
         if not self._guest.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
             self._guest.refuse(reason, "nothing acceptable came, and much else")
@@ -129,7 +129,7 @@ class InboundLink(asyncio.Protocol):
         if worker is None:
             return False
         untaken = self._in_check + len(self._frames)
-        self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
+        self._core.drop(Reason.INBOX_CLOSED, None, self._guest.host, untaken)
         worker.cancel()
         is_cancelled = await outlast(worker)
         self._guest.leave()
@@ -252,7 +252,7 @@ class InboundLink(asyncio.Protocol):
                 # Also where it has to wait for the application: its sender did not.
                 self._guest.prove()
             if screen.is_replay(verdict):
-                core.drop(Reason.DUPLICATE, self._guest.host)
+                core.drop(Reason.DUPLICATE, verdict.message.sender, self._guest.host)
             elif incoming.put(verdict.message, verdict.priority):
                 screen.remember(verdict)
                 core.counters.messages_received += 1

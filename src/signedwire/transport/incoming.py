@@ -98,7 +98,7 @@ class Incoming:
             is_cancelled |= await link.stop()
         untaken = self.inbox.close()
         if untaken:
-            self._core.counters.dropped[Reason.INBOX_CLOSED] += untaken
+            self._core.drop(Reason.INBOX_CLOSED, count=untaken)
         if self._executor is not None:
             # Its threads are at most a slice, some milliseconds, from their end.
             self._executor.shutdown(wait=True, cancel_futures=True)
@@ -246,7 +246,7 @@ class Incoming:
         if error is None:
             self.inbox.add_many([message], priority)
         else:
-            self._core.drop(Reason.STORE_FAILED)
+            self._core.drop(Reason.STORE_FAILED, message.sender)
 
     async def arrive(self, timeout: float | None) -> Message:
         """Wait for the next message, in the node's event loop. Cancelling loses none.
@@ -339,7 +339,7 @@ class Incoming:
                 return message
             with contextlib.suppress(ClosedError):
                 origin.refused(message, Reason.EXPIRED)
-            self._core.call_in_loop(self._core.drop, Reason.EXPIRED)
+            self._core.drop(Reason.EXPIRED, message.sender)
         return None
 
 

@@ -21,6 +21,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeaves, Store, Then
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
+from signedwire.logs import fields
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
@@ -209,6 +210,7 @@ class Inflow:
                 "%s came with an older state than the one known: two processes use its key, "
                 "or its clock went back",
                 self.peer,
+                extra=fields("older state", peer=self.peer),
             )
             return False
         if epoch != before:
@@ -278,9 +280,9 @@ class Inflow:
         if arrivals.new:
             self._expect(arrivals.new)
         if arrivals.duplicates:
-            core.drop(Reason.DUPLICATE, count=len(arrivals.duplicates))
+            core.drop(Reason.DUPLICATE, self.peer, count=len(arrivals.duplicates))
         for refusal in arrivals.refusals:
-            core.drop(refusal.reason, self.peer.short)
+            core.drop(refusal.reason, self.peer)
         self._refused += arrivals.refusals
         if self._refused:
             self.flush_soon()
@@ -345,7 +347,7 @@ class Inflow:
         for message in messages:
             self.stream.refuse(message.leaf, message.lane)
             self._refused.append(Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL))
-            self._core.drop(Reason.INBOX_FULL, self.peer.short)
+            self._core.drop(Reason.INBOX_FULL, self.peer)
             self._unexpect(message)
         self.flush_soon()
         gone = {message.leaf for message in messages}
@@ -428,7 +430,7 @@ class Inflow:
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """What to tell of a batch whose signature does not fit; nothing of it is believed."""
         refusals = self.stream.failed(batch)
-        self._core.drop(Reason.BAD_SIGNATURE, self.peer.short, count=len(refusals))
+        self._core.drop(Reason.BAD_SIGNATURE, self.peer, count=len(refusals))
         return refusals
 
     # -- what the application says: any thread -----------------------------------------
@@ -469,7 +471,8 @@ class Inflow:
 
     def _take_answer(self, message: Message, reason: Reason | None) -> None:
         if self._core.links.has_ended:  # since another thread has answered
-            self._core.log.warning("%s; %s", self._too_late(message), _ANSWER_BEFORE)
+            late, extra = self._too_late(message), fields("answered too late", peer=self.peer)
+            self._core.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
             return
         if message.row is None or self._store is None:
             self._say(message, reason)

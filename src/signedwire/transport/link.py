@@ -337,7 +337,7 @@ class Link(asyncio.Protocol):
 
     def _on_overdue(self) -> None:
         assert self.did is not None
-        self._core.drop(Reason.TOO_SLOW, self.did.short)
+        self._core.drop(Reason.TOO_SLOW, self.did)
         timeout = self._core.config.answer_timeout
         self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
 
@@ -398,11 +398,11 @@ class Link(asyncio.Protocol):
     def _refuse(self, code: int, reason: Reason, text: str) -> None:
         assert self.did is not None
         self.close(code, text)
-        self._core.drop(reason, str(self.did))
+        self._core.drop(reason, self.did)
 
     def _on_closed(self, event: Closed) -> None:
         if event.reason is not None:
-            self._core.drop(event.reason, self.did.short if self.did else "")
+            self._core.drop(event.reason, self.did)
         if self._unanswered and event.reason is not None and not event.is_by_peer:
             self._last_event = event  # what came before waits for the disk, and is answered first
             self._loop.call_later(_LINGER, self._end_session, event)
@@ -559,9 +559,9 @@ class Link(asyncio.Protocol):
     def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
         host = self._guest.host if self._guest else ""
-        self._core.drop(reason, str(did or host))
+        self._core.drop(reason, self.did, host)
         if host and (did is None or not self._core.links.denials.is_logged(did)):
-            self._core.log.info("closed the connection from %s: %s (%s)", host, reason, cause)
+            self._core.drops.log_closed(host, reason, cause)
         self._flush()
         self._over(cause)
         self._hang_up()

@@ -16,6 +16,7 @@ from signedwire import clock
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import CLOCKS_DIFFER, Receipt
 from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
+from signedwire.logs import fields
 from signedwire.transport.access import AccessList
 from signedwire.transport.denials import Denials
 from signedwire.transport.inflow import InboxBudget, Inflow
@@ -181,7 +182,7 @@ class Links:
         self._links.add(link)
         if link.did == self._us and hello.epoch == peer.stream.epoch:
             # Another process may have our key; this one is ourselves.
-            self._core.drop(Reason.BAD_IDENTITY)
+            self._core.drop(Reason.BAD_IDENTITY, link.did)
             for message in peer.lanes.remove_if(lambda _: True):
                 cause = "the address is that of this very node"
                 self._core.outgoing.give_up(message, Reason.BAD_IDENTITY, cause)
@@ -201,6 +202,7 @@ class Links:
                 "%s has heard from a later state of our key: two processes use it, "
                 "our store is an old copy, or our clock went back",
                 link.did,
+                extra=fields("later state", peer=link.did),
             )
             is_known = hello.known_epoch == peer.stream.epoch
             marks = hello.marks if is_known else None
@@ -224,7 +226,8 @@ class Links:
         if old is not None:
             old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
             self._core.outgoing.put_back(peer.stream.take_back(), is_fault=False)
-        self._core.log.info("linked with %s (%s)", link.did, link.address)
+        extra = fields("linked", peer=link.did, address=link.address)
+        self._core.log.info("linked with %s (%s)", link.did, link.address, extra=extra)
         self._core.emit(PeerConnected(link.did, link.address, link.is_dialed))
         link.pump()
 
@@ -254,6 +257,7 @@ class Links:
                 "%s has accepted messages that our store does not know of: the store is an old "
                 "copy. What waited in it is sent again, and delivered only if it was not before",
                 peer.did,
+                extra=fields("old copy", peer=peer.did),
             )
 
     def _restart_stream(self, peer: Peer, epoch: int, marks: Sequence[int] | None) -> None:
@@ -291,7 +295,9 @@ class Links:
             is_excused = peer.is_end_excused(closed, has_landed=link.has_landed)
         if link.dialer is not None:
             link.dialer.on_link_over(link, cause, closed, is_excused=is_excused)
-        self._core.log.info("the link with %s (%s) ended: %s", link.did, link.address, cause)
+        extra = fields("link ended", peer=link.did, address=link.address)
+        text = "the link with %s (%s) ended: %s"
+        self._core.log.info(text, link.did, link.address, cause, extra=extra)
         if not is_the_one:
             return
         self._core.emit(PeerDisconnected(link.did, cause))
@@ -367,7 +373,7 @@ class Links:
             if receipt.is_final:
                 continue  # its deadline came before its answer
             self._core.counters.send_failures += 1
-            self._core.counters.dropped[reason] += 1
+            self._core.drop(reason, did)
             peer.dropped[reason] += 1
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
@@ -382,7 +388,8 @@ class Links:
 
     def on_stall(self, seconds: float) -> None:
         """Our own loop stood still."""
-        self._core.log.warning("the event loop stood still for %.1f s; no peer is blamed", seconds)
+        text = "the event loop stood still for %.1f s; no peer is blamed"
+        self._core.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
         self._core.emit(LoopStalled(seconds))
 
 

@@ -32,6 +32,7 @@ from signedwire.errors import (
     StoreFailedError,
     StoreFullError,
 )
+from signedwire.logs import fields
 from signedwire.transport.peer import Peer
 from signedwire.types import DeliveryState, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_START, v2_epoch, v2_expiry
@@ -130,7 +131,9 @@ class Outbox:
         self._watch_expiry()
 
     def _on_failed(self, error: StoreError) -> None:
-        self._core.log.error("%s", error)
+        self._core.log.error(
+            "%s", error, extra=fields("store failed", path=self._core.config.store)
+        )
 
     def _on_routes(self) -> None:
         """A route has changed, in any thread: who was without one may have one."""
@@ -521,7 +524,7 @@ class Outbox:
             # Queued: its removal is told before that it was stored.
             if receipt is None or receipt.state in _UNANSWERED or not is_expired:
                 self._core.counters.send_failures += 1
-                self._core.counters.dropped[reason] += 1
+                self._core.drop(reason, did)
                 peer.dropped[reason] += 1
                 if receipt is not None:
                     receipt.advance(state, reason, cause or self.doubt(did, *name))

@@ -25,6 +25,7 @@ from signedwire.errors import (
     ClosedError,
     UnknownPeerError,
 )
+from signedwire.logs import fields
 from signedwire.stats import PeerStatus
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
@@ -101,7 +102,8 @@ class Outgoing:
         is_cancelled = await outlast(all_closing)
         for fault in all_closing.result():
             if isinstance(fault, Exception):  # of ours: it must not keep the others
-                self._core.log.error("closing a connection failed", exc_info=fault)
+                extra = fields("close fault", error=type(fault).__name__)
+                self._core.log.error("closing a connection failed", exc_info=fault, extra=extra)
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
@@ -141,7 +143,7 @@ class Outgoing:
         if not peer.lanes.put(message, message.priority):
             if not is_patient:
                 self._core.counters.backpressure_events += 1
-                self._core.counters.dropped[Reason.QUEUE_FULL] += 1
+                self._core.drop(Reason.QUEUE_FULL, did)
                 peer.dropped[Reason.QUEUE_FULL] += 1
             raise BackpressureError(
                 did,
@@ -174,7 +176,7 @@ class Outgoing:
         check_allowed(self._core, did, peer)
         check_size(self._core, did, peer, payload_size)
         if self._core.outbox is None and self._has_no_way(did, peer):
-            self._core.counters.dropped[Reason.UNKNOWN_PEER] += 1
+            self._core.drop(Reason.UNKNOWN_PEER, did)
             raise UnknownPeerError(
                 did,
                 Reason.UNKNOWN_PEER,
@@ -516,7 +518,7 @@ class Outgoing:
         if message.is_stored and self._core.outbox is not None:
             self._core.outbox.ended(message, reason, cause)
         self._core.counters.send_failures += 1
-        self._core.counters.dropped[reason] += 1
+        self._core.drop(reason, message.recipient)
         peer.dropped[reason] += 1
         if not cause and peer.dialer is not None:
             cause = peer.dialer.last_error or ""

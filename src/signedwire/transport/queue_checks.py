@@ -21,12 +21,12 @@ def check_allowed(core: Core, did: Did, peer: Peer | None) -> None:
         NotAllowedError: they do not.
     """
     if core.links.access.is_denied(did):
-        core.counters.dropped[Reason.DENIED] += 1
+        core.drop(Reason.DENIED, did)
         raise NotAllowedError(
             did, Reason.DENIED, f"{did} is denied by node.access; the message was not queued"
         )
     if _is_v1(core, peer) and not core.links.is_v1_allowed(did):
-        core.counters.dropped[Reason.NOT_ALLOWED] += 1
+        core.drop(Reason.NOT_ALLOWED, did)
         raise NotAllowedError(
             did,
             Reason.NOT_ALLOWED,
@@ -44,7 +44,7 @@ def check_size(core: Core, did: Did, peer: Peer | None, payload_size: int) -> No
     is_v1 = _is_v1(core, peer)
     limit = core.config.max_v1_payload_size if is_v1 else core.config.max_payload_size
     if payload_size > limit:
-        core.counters.dropped[Reason.TOO_LARGE] += 1
+        core.drop(Reason.TOO_LARGE, did)
         wire = "v1 " if is_v1 else ""
         raise PayloadTooLargeError(
             did,

@@ -1,0 +1,135 @@
+"""Everything that is dropped is counted here, and told in few events and few lines of the log.
+
+A stranger, or a peer whose messages expire, can have thousands of envelopes dropped in a
+second. Each is counted at once. `Dropped` events and log lines have a count of their own: the
+first of a peer and reason is told at once, and then at most one a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from signedwire.events import Dropped
+from signedwire.logs import fields
+from signedwire.types import Did, Reason, unix_time_us
+
+if TYPE_CHECKING:
+    from signedwire.transport.core import Core
+
+__all__ = ["INTERVAL", "MAX_TOLD", "Drops"]
+
+INTERVAL: Final = 1.0
+"""Seconds between two events of one peer and reason."""
+MAX_TOLD: Final = 64
+"""Peers and reasons in a second that have events of their own. Strangers choose their DIDs:
+what comes from more of them is told together, one event for each reason."""
+
+
+class _Key(NamedTuple):
+    reason: Reason
+    did: Did | None
+    source: str
+
+
+class _Tally:
+    __slots__ = ("count", "first_at", "last_at")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first_at = self.last_at = unix_time_us() / 1e6
+
+
+class Drops:
+    """Counts what is dropped, for the events and the log of one node.
+
+    The sum of the counts of all `Dropped` events is that of `stats().dropped`, for who
+    watched from the start to the end.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._lock = threading.Lock()
+        self._waiting: dict[_Key, _Tally] = {}
+        self._told: dict[_Key, float] = {}  # when, in loop time; of the last second
+        self._is_look_due = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, reason: Reason, did: Did | None = None, host: str = "", count: int = 1) -> None:
+        """Count envelopes, messages or a connection that were dropped. Any thread.
+
+        Args:
+            did: Whom they came from, or were for; `None` where that is not known.
+            host: Where they came from, where there is no DID.
+        """
+        core = self._core
+        with self._lock:  # threads that send count, too
+            core.counters.dropped[reason] += count
+            # Nothing is kept for nobody.
+            if not (core.events.is_watched or core.log.isEnabledFor(logging.DEBUG)):
+                return
+            key = _Key(reason, did, str(did) if did is not None else host)
+            is_new = key not in self._waiting and key not in self._told
+            if is_new and len(self._waiting.keys() | self._told.keys()) >= MAX_TOLD:
+                key = _Key(reason, None, "")
+            tally = self._waiting.get(key)
+            if tally is None:
+                tally = self._waiting[key] = _Tally()
+            tally.count += count
+            tally.last_at = unix_time_us() / 1e6
+            if self._is_look_due:
+                return
+            self._is_look_due = True
+        core.call_in_loop(self._look)
+
+    def _look(self) -> None:
+        """Tell what is due, and come again for the rest. In the loop."""
+        loop = self._core.loop
+        now = loop.time()
+        with self._lock:
+            self._told = {key: at for key, at in self._told.items() if now - at < INTERVAL}
+            due = [key for key in self._waiting if key not in self._told]
+            told = [(key, self._waiting.pop(key)) for key in due]
+            self._told.update(dict.fromkeys(due, now))
+            self._is_look_due = bool(self._waiting)
+            again = min((self._told[key] for key in self._waiting), default=now) + INTERVAL
+        for key, tally in told:
+            self._tell(key, tally)
+        if self._is_look_due:
+            self._timer = loop.call_at(again, self._look)
+
+    def log_closed(self, host: str, reason: Reason, fact: str) -> None:
+        """Tell the log of a connection that was closed because of what it brought. In the loop."""
+        extra = fields("connection closed", address=host, reason=reason)
+        self._core.log.info(
+            "closed the connection from %s: %s (%s)", host, reason, fact, extra=extra
+        )
+
+    def flush(self) -> None:
+        """The node ends: tell all that was not told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for key, tally in waiting.items():
+            self._tell(key, tally)
+
+    def _tell(self, key: _Key, tally: _Tally) -> None:
+        core, count = self._core, tally.count
+        event = Dropped(key.reason, key.did, key.source, count, tally.first_at, tally.last_at)
+        core.events.put(event)
+        core.log.logger.debug(  # its lines are few enough as it is
+            "dropped %d of %s: %s",
+            count,
+            key.source or "an unnamed source",
+            key.reason,
+            extra=fields(
+                "dropped",
+                peer=key.did,
+                address=key.source if key.did is None else None,
+                reason=key.reason,
+                count=count,
+            ),
+        )

@@ -1,0 +1,253 @@
+"""What others wrote cannot move a terminal, nor break a line of JSON: {place} × {sequence}."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clikit import Ran, isolate, listener, run, start_listening
+
+from signedwire import Identity, Reason
+from signedwire.cli import errors, surface
+from signedwire.cli.app import _LogFormatter
+from signedwire.errors import SignedWireError
+
+BOB = Identity.from_seed(bytes(range(32)))
+AWAY = f"{BOB.did}@127.0.0.1:1"
+SEQUENCES = {
+    "colour": "\x1b[31m",
+    "title": "\x1b]0;title\x07",
+    "C1": "\x9b31m",
+    "return": "\rover",
+    "backspace": "\b\b\b",
+    "line tabulation": "\x0b",
+    "form feed": "\x0c",
+    "next line": "\x85",
+    "line separator": "\u2028",
+    "paragraph separator": "\u2029",
+    "override": "\u202egnp.exe",
+    "embedding": "\u202a",
+    "isolate": "\u2066x\u2069",
+    "zero width": "\u200b\u200d\ufeff",
+    "mark": "\u200e\u061c",
+    "tag": "\U000e0041",
+    "delete": "\x7f",
+    "surrogate": "\udcff",
+}
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return isolate(tmp_path, monkeypatch)
+
+
+def bad(text: str) -> set[str]:
+    """The characters of an output that a terminal would not show as they are."""
+    kinds = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn")
+    return {c for c in text if unicodedata.category(c) in kinds} - {"\n"}
+
+
+def check(ran: Ran, *, is_json: bool) -> None:
+    assert not bad(ran.stdout), ran
+    assert not bad(ran.stderr), ran
+    if is_json:
+        for line in ran.stdout.split("\n")[:-1]:
+            assert isinstance(json.loads(line), dict)
+            line.encode("ascii")
+
+
+def _payload(text: str, json_: list[str], folder: Path) -> Ran:
+    """From a peer, in `listen`, and then in its log."""
+    with listener(BOB) as bob:
+        process, to = start_listening("--count", "1", "--no-store", *json_)
+        with process:
+            did, _, address = to.partition("@")
+            bob.routing.update(did, address)
+            bob.send(did, text.encode("utf-8", "surrogateescape"))
+            code = process.wait()
+            lines = [process.rest(name) for name in ("stdout", "stderr")]
+    return Ran(code, *("".join(f"{line}\n" for line in part) for part in lines))
+
+
+def _outbox(text: str, json_: list[str], folder: Path) -> Ran:
+    run("send", AWAY, text)
+    return run("outbox", "show", "1", *json_)
+
+
+def _file(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("verify", f"/no/{text}", *json_)
+
+
+def _store(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("send", AWAY, "x", "--store", str(folder / f"s{text}.db"), *json_)
+
+
+def _key(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("id", "new", str(folder / f"k{text}.pem"), *json_)
+
+
+def _did(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("send", f"{text}@h:1", "x", *json_)
+
+
+def _host(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("ping", f"{BOB.did}@h{text}:1", *json_)
+
+
+def _option(text: str, json_: list[str], folder: Path) -> Ran:
+    return run("send", AWAY, "x", "--priority", text, *json_)
+
+
+def _peers(text: str, json_: list[str], folder: Path) -> Ran:
+    file = folder / "peers.toml"
+    name = text.encode("unicode_escape").decode().replace("\\x", "\\u00")
+    file.write_text(f'[peers]\n"{name}" = "h:1"\n', encoding="utf-8")
+    return run("peers", "--peers", file, *json_)
+
+
+def _config(text: str, json_: list[str], folder: Path) -> Ran:
+    file = folder / "node.toml"
+    name = text.encode("unicode_escape").decode().replace("\\x", "\\u00")
+    file.write_text(f'listen = "{name}"\n', encoding="utf-8")
+    return run("config", "show", "--config", file, *json_)
+
+
+def _environment(text: str, json_: list[str], folder: Path) -> Ran:
+    os.environ["SIGNEDWIRE_STORE"] = f"{folder}/e{text}.db"
+    try:
+        return run("config", "show", *json_)
+    finally:
+        del os.environ["SIGNEDWIRE_STORE"]
+
+
+PLACES: dict[str, Callable[[str, list[str], Path], Ran]] = {
+    "a payload in the outbox": _outbox,
+    "the name of a file": _file,
+    "the name of a store": _store,
+    "the name of a key": _key,
+    "a DID": _did,
+    "a host": _host,
+    "an option": _option,
+    "a peers file": _peers,
+    "a configuration": _config,
+    "the environment": _environment,
+}
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_from_others_reaches_a_terminal(
+    place: str, sequence: str, json_: list[str], tmp_path: Path
+) -> None:
+    check(PLACES[place](SEQUENCES[sequence], json_, tmp_path), is_json=bool(json_))
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]], ids=["text", "json"])
+def test_nothing_in_a_payload_reaches_the_terminal_of_a_listener(
+    json_: list[str], tmp_path: Path
+) -> None:
+    ran = _payload("".join(SEQUENCES.values()), json_, tmp_path)
+    assert ran.exit_code == 0, ran
+    check(ran, is_json=bool(json_))
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("json_", [[], ["--json"]], ids=["text", "json"])
+def test_nothing_in_an_error_reaches_a_terminal(
+    sequence: str, json_: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the words with which a peer closed a link, which errors repeat."""
+    text = SEQUENCES[sequence]
+    for error in (SignedWireError(text, text), RuntimeError(text), OSError(5, text, text)):
+
+        def fail(self: object, error: Exception = error) -> int:
+            raise error
+
+        monkeypatch.setattr(surface.ConfigCheck, "run", fail)
+        ran = run("config", "check", *json_)
+        assert ran.stderr.count("\n") == 1
+        check(ran, is_json=bool(json_))
+        if json_:
+            assert json.loads(ran.stderr)["exit_code"] == ran.exit_code
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_nothing_in_a_log_record_or_its_traceback_reaches_a_terminal(sequence: str) -> None:
+    text = SEQUENCES[sequence]
+    try:
+        raise RuntimeError(text)
+    except RuntimeError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("signedwire", 40, "f", 1, "%s", (text,), info)
+    told = _LogFormatter("%(message)s").format(record)
+    assert not bad(told)
+    assert "Traceback" in told
+
+
+def test_json_never_has_nan_and_is_utf8() -> None:
+    from signedwire.cli.output import as_line
+
+    with pytest.raises(ValueError):
+        as_line({"x": float("nan")})
+    line = as_line({"a\udcff": ["\udcff", {"b": "\ud800"}], "c": "ä"})
+    assert json.loads(line) == {"a\\udcff": ["\\udcff", {"b": "\\ud800"}], "c": "ä"}
+    json.loads(line).__repr__().encode()
+
+
+COMMANDS: dict[str, tuple[list[str], ...]] = {
+    "id new": (["id", "new"], ["id", "new", "/proc/x/y"]),
+    "id show": (["id", "show"], ["id", "show", "/no/x"]),
+    "listen": (["listen", "--timeout", "0.05"], ["listen", "--listen", "x"]),
+    "send": (["send", AWAY, "x"], ["send", AWAY, "x", "--no-store"], ["send", "bob", "x"]),
+    "ping": (["ping", AWAY], ["ping", "bob"]),
+    "peers": (["peers"],),
+    "verify": (["verify", "/no/x"], ["verify", "/dev/null"]),
+    "config show": (["config", "show"], ["config", "show", "--config", "/no/x"]),
+    "config check": (["config", "check"], ["config", "check", "--peers", "/no/x"]),
+    "outbox": (["outbox", "list"], ["outbox", "show", "1"], ["outbox", "show", "9"]),
+    "outbox retry": (["outbox", "retry"],),
+    "outbox export": (["outbox", "export", "/no/x"],),
+    "outbox drop": (["outbox", "drop", "9"], ["outbox", "drop", "--all"]),
+    "dead": (["dead", "list"], ["dead", "show", "9"], ["dead", "drop", "9"], ["dead", "retry"]),
+    "evidence": (["evidence", "verify", "/no/x"], ["evidence", "show", "/dev/null"]),
+    "bench": (["bench", AWAY], ["bench", "--listen", "x"]),
+    "usage": (["sing"], ["send"]),
+}
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["quiet", "verbose"])
+def test_every_line_of_stdout_is_json_for_every_command_and_outcome(verbose: list[str]) -> None:
+    run("id", "new")
+    run("send", AWAY, "waits")
+    codes = set()
+    for ways in COMMANDS.values():
+        for words in ways:
+            is_usage = words[0] == "sing" or words == ["send"]
+            ran = run(*words, *([] if is_usage else verbose), "--json")
+            codes.add(ran.exit_code)
+            for value in ran.objects:
+                assert isinstance(value, dict), words
+                for name in ("did", "peer", "recipient", "sender", "owner", "answered_by"):
+                    text = value.get(name)
+                    assert text is None or text.startswith("did:key:z6Mk"), (words, name)
+            if ran.exit_code and not ran.stdout:
+                (told,) = [line for line in ran.stderr.split("\n") if line.startswith("{")]
+                assert json.loads(told)["exit_code"] == ran.exit_code, words
+    assert {0, 2, 3, 4, 6} <= codes
+
+
+def test_an_error_names_its_peer_and_reason_in_json() -> None:
+    with listener() as bob:
+        bob.access.allow_only([])
+        ran = run("send", AWAY, "x", "--no-store", "--json")
+    told = json.loads(ran.stderr.splitlines()[-1])
+    assert told["peer"] == str(BOB.did)
+    assert told["reason"] == str(Reason.ATTEMPTS_EXHAUSTED)
+    assert told["exit"] == "unreached"
+    assert errors.code_of(SignedWireError("x")).name == "FAILED"
