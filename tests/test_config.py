@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from signedwire import config as config_module
 from signedwire.config import OPTIONS, PRESETS, Option, SignaturePolicy, TransportConfig
+from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
 
@@ -76,6 +77,17 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
         if "credit_bytes" in changes or "max_payload_size" in changes:
             payload = changes.get("max_payload_size", 2**20)
             changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 122)
+            for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+                changes[name] = max(changes.get(name, 2**28), payload + 122)
+        for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+            if name in changes:
+                changes[name] = max(changes[name], 2**20 + 122)
+        for name, other, *_ in PAIRS:
+            # An inner limit stays at its default: alone that contradicts nothing.
+            if name in changes and other in changes:
+                del changes[name]
+            elif name in changes and name not in ("store", "ack"):
+                changes[name] = min(changes[name], OPTIONS[other].default)
         if "max_v1_payload_size" in changes or "max_frame_size" in changes:
             frame = changes.setdefault("max_frame_size", 2048)
             changes["max_v1_payload_size"] = min(
@@ -318,7 +330,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     )
     for make in (TransportConfig.development, TransportConfig().replace):
         with pytest.raises(ConfigError) as caught:
-            make(max_atempts=3)
+            make(max_atempts=3)  # type: ignore[call-arg]
         assert str(caught.value) == "unknown option 'max_atempts'. Did you mean max_attempts?"
 
 

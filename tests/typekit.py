@@ -31,5 +31,6 @@ def check(folder: Path, *options: str) -> list[str]:
         text=True,
         timeout=300,
     )
-    assert done.returncode in (0, 1) and not done.stderr, done.stdout + done.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert not done.stderr
     return done.stdout.splitlines()

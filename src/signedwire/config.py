@@ -30,12 +30,14 @@ from typing import (
     TypeAlias,
     TypeVar,
     Union,
+    Unpack,
     get_args,
     get_origin,
     get_type_hints,
 )
 
 from signedwire.arguments import did_you_mean as did_you_mean
+from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
@@ -118,7 +120,9 @@ class TransportConfig:
     carrier: Literal["tcp", "memory"] = "tcp"
     """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
 
-    signatures: SignaturePolicy = SignaturePolicy.REQUIRED
+    signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
+        SignaturePolicy.REQUIRED
+    )
     """What becomes of unsigned envelopes. Default "required": they are dropped."""
 
     v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
@@ -286,17 +290,17 @@ class TransportConfig:
         check_pairs(self, {name: option.default for name, option in OPTIONS.items()})
 
     @classmethod
-    def development(cls, **changes: Any) -> Self:
+    def development(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """Inside one process: the memory carrier, unsigned envelopes accepted."""
         return cls.preset("development", **changes)
 
     @classmethod
-    def lightweight(cls, **changes: Any) -> Self:
+    def lightweight(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """On a trusted network: TCP, v1 from every DID, a signature verified if present."""
         return cls.preset("lightweight", **changes)
 
     @classmethod
-    def production(cls, **changes: Any) -> Self:
+    def production(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """Signatures required; the v1 wire only for the DIDs named in `v1_peers`.
 
         Without `v1_peers` that is nobody.
@@ -304,7 +308,7 @@ class TransportConfig:
         return cls.preset("production", **changes)
 
     @classmethod
-    def preset(cls, name: str, /, **changes: Any) -> Self:
+    def preset(cls, name: str, /, **changes: Unpack[ConfigChanges]) -> Self:
         """The preset called `name` with `changes` made to it.
 
         Raises:
@@ -314,7 +318,7 @@ class TransportConfig:
             raise ConfigError(f"unknown preset {name!r}", did_you_mean(name, PRESETS))
         return cls(**{**PRESETS[name], **_known(changes)})
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Unpack[ConfigChanges]) -> Self:
         """A copy with `changes` made to it, checked as a whole.
 
         Raises:
@@ -358,7 +362,7 @@ def read_address(value: object) -> Address:
     raise AddressError(f"{value!r} is not an address", "Expected an Address or host:port")
 
 
-def _known(changes: dict[str, Any]) -> dict[str, Any]:
+def _known(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in changes:
         if name not in OPTIONS:
             raise ConfigError(f"unknown option {name!r}", did_you_mean(name, OPTIONS))

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from signedwire.config import did_you_mean, read_address, read_did
 from signedwire.errors import AddressError, ConfigError, DidError
@@ -36,7 +36,10 @@ class RoutingTable:
     """
 
     def __init__(
-        self, routes: Mapping[Any, Address | str] | Iterable[tuple[Did | str, Address | str]] = ()
+        self,
+        routes: Mapping[Did, Address | str]
+        | Mapping[str, Address | str]
+        | Iterable[tuple[Did | str, Address | str]] = (),
     ) -> None:
         self._lock = threading.Lock()
         self._routes: dict[Did, Address] = {}

@@ -181,5 +181,5 @@ def test_an_unsigned_sender_is_never_shown_as_the_did_that_it_claims(
     truth = sealed(1, honest, Priority.NORMAL, PayloadType.RAW)
     receiver.receive([encode_frame(lie.encode()), truth])
     first, second = iter(receiver.inbox.take, None)
-    assert (first.sender, first.payload) == (None, forged)
+    assert (first.is_proven, first.payload) == (False, forged)
     assert (second.sender, second.payload) == (ALICE.did, honest)
