@@ -99,7 +99,7 @@ StoredRows: TypeAlias = Annotated[int, Range(1, 10**9)]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TransportConfig:
     """How a node listens, dials, retries, and whom it believes. Immutable.
 
@@ -284,6 +284,13 @@ class TransportConfig:
     verify_threads: Annotated[int, Range(1, 256)] | None = None
     """Threads that verify signatures, 1 to 256. Default None: one per core, at most 4."""
 
+    def __repr__(self) -> str:
+        values = ((name, getattr(self, name)) for name in OPTIONS)
+        changed = (
+            f"{name}={_shown(value)}" for name, value in values if value != OPTIONS[name].default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.read(getattr(self, name)))
@@ -343,6 +350,15 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
     }
 )
 """What each preset sets; the rest are the defaults."""
+
+
+def _shown(value: object) -> str:
+    """A value as `TransportConfig()` takes it, without what cannot be pasted."""
+    if isinstance(value, (enum.Enum, Address, Path)):
+        return repr(str(value))
+    if isinstance(value, frozenset):
+        return f"{sorted(map(str, value))}"
+    return repr(value)
 
 
 def read_did(value: object) -> Did:

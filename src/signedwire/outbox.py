@@ -65,6 +65,9 @@ class Outbox:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def __repr__(self) -> str:
+        return f"<Outbox of {self._core.config.store}>"
+
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> OutgoingRows:
@@ -159,6 +162,9 @@ class DeadLetters:
         self._core = core
         self._replace = replace
         self._busy: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<DeadLetters of {self._core.config.store}>"
 
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100

@@ -26,6 +26,10 @@ class AccessList:
         self.on_change: Callable[[], None] | None = None
         """Called after each change, in the thread that made it."""
 
+    def __repr__(self) -> str:
+        only = "all" if self._allowed is None else f"{len(self._allowed)}"
+        return f"<AccessList {len(self._denied)} denied, {only} allowed>"
+
     def deny(self, *dids: Did | str) -> None:
         """Turn these away from now on."""
         with self._lock:

@@ -65,6 +65,13 @@ class MemoryNetwork:
         self._streams: set[_Stream] = set()
         self._next_port = _FIRST_FREE_PORT
 
+    def __repr__(self) -> str:
+        shortest, longest = self.delay
+        return (
+            f"<MemoryNetwork seed={self.seed} delay={shortest:g}-{longest:g} s loss={self.loss:g} "
+            f"cut={self.cut:g}, {len(self._listeners)} listeners>"
+        )
+
     async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
         """See `Carrier.dial`."""
         listener = self._listeners.get(address)
