@@ -28,13 +28,15 @@ Data goes one way through the house, down to send and up to receive:
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
 - `identity`: keys; the only place that signs and verifies.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say; `home`: in which process and event loop a node can work;
+  names say; `arguments`, `contradictions`: what callers pass is checked there;
+  `sending`: the part of a node that sends; `home`: in which process and event loop a node can work;
   `streams`: descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """
 
 import signedwire.cli.interrupts  # noqa: F401 - first: see there
+from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -119,11 +121,13 @@ __all__ = [
     "AddressError",
     "Backlog",
     "BackpressureError",
+    "BytesLike",
     "ClosedError",
     "ConfigError",
     "ConnectTimeout",
     "DeadLetter",
     "DeadLetters",
+    "Deadline",
     "DeliveryError",
     "DeliveryFailedError",
     "DeliveryState",
@@ -155,12 +159,14 @@ __all__ = [
     "OutgoingRow",
     "PayloadTooLargeError",
     "PayloadType",
+    "PayloadTypeName",
     "PeerConnected",
     "PeerDisconnected",
     "PeerState",
     "PeerStatus",
     "PoolStats",
     "Priority",
+    "PriorityName",
     "ProofError",
     "ProvenDelivery",
     "Reason",
@@ -185,6 +191,7 @@ __all__ = [
     "TransportError",
     "TransportStats",
     "UnknownPeerError",
+    "Until",
     "WrongContextError",
     "__version__",
     "load_config",

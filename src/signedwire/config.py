@@ -144,8 +144,9 @@ class TransportConfig:
     1 to 1_000_000. Default 4096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_179_869_184, and at least what one message
-    of `max_payload_size` needs. Default 2 MiB."""
+    """Bytes of envelopes that a v2 peer may have sent us and our application not yet taken,
+    1024 to 17_179_869_184, and at least what one message of `max_payload_size` needs.
+    Default 2 MiB."""
 
     inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
     """Bytes of v2 envelopes of all peers together that our application has not yet taken,
@@ -172,12 +173,13 @@ class TransportConfig:
     process may not open so many descriptors, as for the other two. Default 1000."""
 
     max_unproven_connections: Count = 128
-    """Accepted connections that have not yet, 1 to 65_535. Default 128."""
+    """Accepted connections that have not yet proven their sender, 1 to 65_535.
+    Default 128."""
 
     max_unproven_per_host: Count = 8
-    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt. When
-    one more comes, the oldest of them has one second left to prove itself, and less where
-    others need its place. Default 8."""
+    """Accepted connections from one IPv4 address or one IPv6 /56 that have not yet proven
+    their sender, 1 to 65_535; loopback is exempt. When one more comes, the oldest of them
+    has one second left to prove itself, and less where others need its place. Default 8."""
 
     send_queue_limit: Slots = 1000
     """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk
@@ -221,30 +223,35 @@ class TransportConfig:
     has `critical_reserve` further ones, as in the three limits below. Default 2_000_000."""
 
     outbox_bytes: StoredBytes = 4 * 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 4096 MiB."""
+    """Bytes of envelopes that wait in the store, at least one message of `max_payload_size`
+    and 1024 to 17_592_186_044_416. Default 4096 MiB."""
 
     outbox_peer_limit: StoredRows = 1_000_000
     """Messages to one peer that wait in the store, 1 to 1_000_000_000. Default 1_000_000."""
 
     outbox_peer_bytes: StoredBytes = 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Bytes of envelopes to one peer that wait in the store, at least one message of
+    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
 
     dead_letter_limit: StoredRows = 100_000
     """Messages kept that were refused or given up, 1 to 1_000_000_000; when there are
     more, the oldest is dropped and counted. Default 100_000."""
 
     dead_letter_bytes: StoredBytes = 256 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 256 MiB."""
+    """Bytes of envelopes kept that were refused or given up, 1024 to 17_592_186_044_416.
+    Default 256 MiB."""
 
     undone_limit: StoredRows = 100_000
     """Accepted messages in the store that are not done, 1 to 1_000_000_000; one more is
     not accepted, and its sender is told "inbox full". Default 100_000."""
 
     undone_bytes: StoredBytes = 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Bytes of accepted envelopes in the store that are not done, at least one message of
+    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
 
     undone_peer_limit: StoredRows = 50_000
-    """The same of one sender, 1 to 1_000_000_000 messages. Default 50_000."""
+    """Accepted messages of one sender in the store that are not done, 1 to 1_000_000_000.
+    Default 50_000."""
 
     max_attempts: Count = 3
     """Connections or writes tried per message before it is given up, 1 to 65_535; what is

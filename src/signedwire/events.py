@@ -36,7 +36,9 @@ class PeerConnected:
     """A v2 link is open: the peer has proven its DID."""
 
     did: Did
+    """The DID that the peer has proven."""
     address: Address | None
+    """Where the other end of the connection is; `None` where that is not known."""
     is_dialed: bool
     """Whether we dialed it."""
 
@@ -46,7 +48,9 @@ class PeerDisconnected:
     """A v2 link has ended."""
 
     did: Did
+    """The DID of the peer."""
     cause: str
+    """Why the link ended, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,11 @@ class MessageRefused:
     """A peer will not take a message of ours."""
 
     did: Did
+    """The DID of the peer."""
     sequence_number: int
-    """The one of its receipt."""
+    """The number on the receipt of the message."""
     reason: Reason
+    """Why the peer refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,11 @@ class Dropped:
     """Envelopes or a connection of others were dropped."""
 
     reason: Reason
+    """Why they were dropped; `stats().dropped` counts by it."""
     source: str
     """The host or DID that they came from; may be empty."""
     count: int
+    """How many were dropped for this reason at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class LoopStalled:
     """Our own event loop stood still, so that timers came late."""
 
     seconds: float
+    """How late the timers came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,7 @@ class ClockStepped:
     """
 
     seconds: float
-    """How far; less than 0: back."""
+    """How far the clock was set, in seconds; less than 0: back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class EventsMissed:
     """This watcher was too slow for so many events."""
 
     count: int
+    """How many events it has missed, the oldest of those that waited."""
 
 
 Event: TypeAlias = (
