@@ -7,6 +7,7 @@ import builtins
 import doctest
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
@@ -36,14 +37,18 @@ ROOMS: dict[str, set[str]] = {
     "keyformats": {"errors"},
     "keyfiles": {"errors"},
     "identity": {"errors", "types", "keyformats", "keyfiles"},
-    "config": {"errors", "types", "arguments", "contradictions", "environment"},
+    "options": {"errors", "types", "environment"},
+    "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
     "stats": {"errors", "types"},
     "events": {"errors", "types", "home"},
-    "settings": {"errors", "types", "config", "keyformats", "arguments", "environment"},
+    "settings": {
+        *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
+    },
     "keysources": {"errors", "clock", "identity", "keyfiles", "settings"},
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
-    "routing": {"errors", "types", "config", "settings", "arguments"},
+    "config_changes": {"types"},
+    "routing": {"errors", "types", "settings", "arguments", "options"},
     "wire": {"errors", "types", "identity"},
     "logs": {"clock"},
     "delivery": {
@@ -78,6 +83,10 @@ FORBIDDEN_IN_WIRE = {
     *("concurrent", "multiprocessing", "subprocess", "signal", "time", "datetime"),
     *("random", "secrets", "uuid", "os", "io", "pathlib", "logging"),
 }
+
+
+# Types that have no docstring at run time.
+ALIASES = {"BytesLike", "Deadline", "PayloadTypeName", "PriorityName", "Until"}
 
 
 def name_of(path: Path) -> str:
@@ -213,6 +222,8 @@ class TestDocstrings:
     @pytest.mark.parametrize("name", sorted(set(signedwire.__all__) - {"__version__"}))
     def test_every_public_name_and_its_methods(self, name: str) -> None:
         value = getattr(signedwire, name)
+        if name in ALIASES:
+            pytest.skip("has its text in the source: see the next test")
         # Its own, not one inherited.
         assert vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
         if inspect.isclass(value):
@@ -220,6 +231,18 @@ class TestDocstrings:
                 is_method = isinstance(member, (property, classmethod, staticmethod))
                 if (is_method or inspect.isfunction(member)) and not method.startswith("_"):
                     assert inspect.getdoc(member), f"{name}.{method}"
+
+    def test_every_alias_has_a_text_below_it(self) -> None:
+        body = parse(SOURCE / "arguments.py").body
+        texts = {
+            node.target.id
+            for node, below in itertools.pairwise(body)
+            if isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        }
+        assert texts >= ALIASES
 
     def test_no_public_name_twice(self) -> None:
         assert len(set(signedwire.__all__)) == len(signedwire.__all__)

@@ -108,7 +108,7 @@ class Run:
 
     def __init__(self, folder: Path, bob: Node, number: int) -> None:
         config = TransportConfig(listen="127.0.0.1:0", close_timeout=0.05)
-        files = {"store": str(folder / "a.db"), "evidence": str(folder / "e.log")}
+        files: dict[str, Any] = {"store": str(folder / "a.db"), "evidence": str(folder / "e.log")}
         self.node = Node(ALICE, config.replace(**files))
         self.node.routing.update(BOB.did, bob.address)
         self.bob = bob

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signedwire import config as config_module
-from signedwire.config import OPTIONS, PRESETS, Option, SignaturePolicy, TransportConfig
+from signedwire import options as options_module
+from signedwire.config import OPTIONS, PRESETS, SignaturePolicy, TransportConfig
+from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.options import Option
 from signedwire.types import Address, Did
 
 # The public keys of RFC 8032, section 7.1, tests 1 to 3.
@@ -76,6 +78,17 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
         if "credit_bytes" in changes or "max_payload_size" in changes:
             payload = changes.get("max_payload_size", 2**20)
             changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 122)
+            for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+                changes[name] = max(changes.get(name, 2**28), payload + 122)
+        for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+            if name in changes:
+                changes[name] = max(changes[name], 2**20 + 122)
+        for name, other, *_ in PAIRS:
+            # An inner limit stays at its default: alone that contradicts nothing.
+            if name in changes and other in changes:
+                del changes[name]
+            elif name in changes and name not in ("store", "ack"):
+                changes[name] = min(changes[name], OPTIONS[other].default)
         if "max_v1_payload_size" in changes or "max_frame_size" in changes:
             frame = changes.setdefault("max_frame_size", 2048)
             changes["max_v1_payload_size"] = min(
@@ -282,7 +295,7 @@ def test_a_configuration_is_immutable_and_a_change_makes_a_checked_copy() -> Non
 
 
 def test_a_field_descriptor_refuses_assignment() -> None:
-    field = config_module.Given[str, str]("x")
+    field = options_module.Given[str, str]("x")
     assert field.__get__(None) == "x"
     with pytest.raises(AttributeError, match="use replace"):
         field.__set__(None, "y")
@@ -318,16 +331,16 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     )
     for make in (TransportConfig.development, TransportConfig().replace):
         with pytest.raises(ConfigError) as caught:
-            make(max_atempts=3)
+            make(max_atempts=3)  # type: ignore[call-arg]
         assert str(caught.value) == "unknown option 'max_atempts'. Did you mean max_attempts?"
 
 
 @pytest.mark.parametrize(
     ("read", "error", "text"),
     [
-        (config_module.read_did, DidError, "7 is not a DID. Expected a Did or its text"),
+        (options_module.read_did, DidError, "7 is not a DID. Expected a Did or its text"),
         (
-            config_module.read_address,
+            options_module.read_address,
             AddressError,
             "7 is not an address. Expected an Address or host:port",
         ),

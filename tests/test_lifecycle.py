@@ -50,7 +50,7 @@ def helper() -> Iterator[Any]:
 
 @needs_fork
 def test_a_forked_helper_holds_neither_address_nor_files(tmp_path: Path, helper: Any) -> None:
-    files = {"store": str(tmp_path / "a.db"), "evidence": str(tmp_path / "e.log")}
+    files: dict[str, Any] = {"store": str(tmp_path / "a.db"), "evidence": str(tmp_path / "e.log")}
     config = TransportConfig(listen="127.0.0.1:0").replace(**files)
     node = blocking.Node(ALICE, config)
     address = node.address
@@ -231,7 +231,10 @@ async def test_busy_threads_of_the_program_do_not_hold_a_node_up(tmp_path: Path)
     busy = [loop.run_in_executor(None, may_end.wait, LIMIT) for _ in range(64)]
     try:
         async with asyncio.timeout(LIMIT / 2):
-            files = {"store": str(tmp_path / "a.db"), "evidence": str(tmp_path / "e.log")}
+            files: dict[str, Any] = {
+                "store": str(tmp_path / "a.db"),
+                "evidence": str(tmp_path / "e.log"),
+            }
             config = TransportConfig(listen="127.0.0.1:0").replace(**files)
             async with Node(ALICE, config) as node:
                 await node.outbox.export(tmp_path / "out")

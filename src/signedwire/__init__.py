@@ -30,13 +30,16 @@ Data goes one way through the house, down to send and up to receive:
   may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
   key of a process comes from.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say; `environment`: whose variables are whose, folders of this user;
-  `home`: in which process and event loop a node can work; `streams`: descriptors 0 to 2.
+  names say; `arguments`, `contradictions`: what callers pass is checked there;
+  `sending`: the part of a node that sends; `environment`: whose variables are whose, folders
+  of this user; `home`: in which process and event loop a node can work; `streams`:
+  descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """
 
 import signedwire.cli.interrupts  # noqa: F401 - first: see there
+from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -126,11 +129,13 @@ __all__ = [
     "AddressError",
     "Backlog",
     "BackpressureError",
+    "BytesLike",
     "ClosedError",
     "ConfigError",
     "ConnectTimeout",
     "DeadLetter",
     "DeadLetters",
+    "Deadline",
     "DeliveryError",
     "DeliveryFailedError",
     "DeliveryState",
@@ -166,12 +171,14 @@ __all__ = [
     "OutgoingRow",
     "PayloadTooLargeError",
     "PayloadType",
+    "PayloadTypeName",
     "PeerConnected",
     "PeerDisconnected",
     "PeerState",
     "PeerStatus",
     "PoolStats",
     "Priority",
+    "PriorityName",
     "ProofError",
     "ProvenDelivery",
     "Reason",
@@ -196,6 +203,7 @@ __all__ = [
     "TransportError",
     "TransportStats",
     "UnknownPeerError",
+    "Until",
     "WrongContextError",
     "__version__",
     "load_config",

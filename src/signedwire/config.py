@@ -22,23 +22,18 @@ from typing import (
     Annotated,
     Any,
     Final,
-    Generic,
     Literal,
-    NamedTuple,
-    NoReturn,
     Self,
     TypeAlias,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
+    Unpack,
     get_type_hints,
 )
 
 from signedwire.arguments import did_you_mean as did_you_mean
+from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
-from signedwire.environment import expand_home
-from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.errors import ConfigError
+from signedwire.options import Given, Option, Range
 from signedwire.types import Address, Did
 
 __all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
@@ -56,41 +51,6 @@ class SignaturePolicy(enum.StrEnum):
     """It is delivered, its sender shown as unproven."""
 
 
-class Range(NamedTuple):
-    """The bounds of a number, both allowed, and its unit for messages."""
-
-    least: float
-    most: float
-    unit: str = ""
-
-    def __str__(self) -> str:
-        # Underscores as in Python and TOML, so that the text can be pasted.
-        return f"{self.least:_} to {self.most:_}"
-
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
-
-class Given(Generic[_In, _Out]):
-    """The type of a field that is given as one type and read as another.
-
-    A descriptor-typed field as the `dataclasses` documentation has it: type checkers
-    take the argument's type from `__set__` and the attribute's from `__get__`. At run
-    time it yields the default, then `slots=True` puts a plain slot in its place and
-    `__post_init__` converts.
-    """
-
-    def __init__(self, default: _Out) -> None:
-        self._default = default
-
-    def __get__(self, instance: object, owner: type | None = None) -> _Out:
-        return self._default
-
-    def __set__(self, instance: object, value: _In) -> NoReturn:
-        raise AttributeError("a configuration is immutable; use replace()")
-
-
 Count: TypeAlias = Annotated[int, Range(1, 65_535)]
 Slots: TypeAlias = Annotated[int, Range(1, 1_000_000)]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
@@ -99,7 +59,7 @@ StoredRows: TypeAlias = Annotated[int, Range(1, 10**9)]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TransportConfig:
     """How a node listens, dials, retries, and whom it believes. Immutable.
 
@@ -120,7 +80,9 @@ class TransportConfig:
     carrier: Literal["tcp", "memory"] = "tcp"
     """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
 
-    signatures: SignaturePolicy = SignaturePolicy.REQUIRED
+    signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
+        SignaturePolicy.REQUIRED
+    )
     """What becomes of unsigned envelopes. Default "required": they are dropped."""
 
     v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
@@ -155,8 +117,9 @@ class TransportConfig:
     1 to 1_000_000. Default 4096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_179_869_184, and at least what one message
-    of `max_payload_size` needs. Default 2 MiB."""
+    """Bytes of envelopes that a v2 peer may have sent us and our application not yet taken,
+    1024 to 17_179_869_184, and at least what one message of `max_payload_size` needs.
+    Default 2 MiB."""
 
     inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
     """Bytes of v2 envelopes of all peers together that our application has not yet taken,
@@ -183,12 +146,13 @@ class TransportConfig:
     process may not open so many descriptors, as for the other two. Default 1000."""
 
     max_unproven_connections: Count = 128
-    """Accepted connections that have not yet, 1 to 65_535. Default 128."""
+    """Accepted connections that have not yet proven their sender, 1 to 65_535.
+    Default 128."""
 
     max_unproven_per_host: Count = 8
-    """The same from one IPv4 address or one IPv6 /56, 1 to 65_535; loopback is exempt. When
-    one more comes, the oldest of them has one second left to prove itself, and less where
-    others need its place. Default 8."""
+    """Accepted connections from one IPv4 address or one IPv6 /56 that have not yet proven
+    their sender, 1 to 65_535; loopback is exempt. When one more comes, the oldest of them
+    has one second left to prove itself, and less where others need its place. Default 8."""
 
     send_queue_limit: Slots = 1000
     """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk
@@ -244,13 +208,15 @@ class TransportConfig:
     has `critical_reserve` further ones, as in the three limits below. Default 2_000_000."""
 
     outbox_bytes: StoredBytes = 4 * 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 4096 MiB."""
+    """Bytes of envelopes that wait in the store, at least one message of `max_payload_size`
+    and 1024 to 17_592_186_044_416. Default 4096 MiB."""
 
     outbox_peer_limit: StoredRows = 1_000_000
     """Messages to one peer that wait in the store, 1 to 1_000_000_000. Default 1_000_000."""
 
     outbox_peer_bytes: StoredBytes = 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Bytes of envelopes to one peer that wait in the store, at least one message of
+    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
 
     unmet_peer_limit: StoredRows = 10_000
     """Messages that wait in the store for one peer that there is no way to, 1 to
@@ -275,17 +241,20 @@ class TransportConfig:
     more, the oldest is dropped and counted. Default 100_000."""
 
     dead_letter_bytes: StoredBytes = 256 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 256 MiB."""
+    """Bytes of envelopes kept that were refused or given up, 1024 to 17_592_186_044_416.
+    Default 256 MiB."""
 
     undone_limit: StoredRows = 100_000
     """Accepted messages in the store that are not done, 1 to 1_000_000_000; one more is
     not accepted, and its sender is told "inbox full". Default 100_000."""
 
     undone_bytes: StoredBytes = 2**30
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Bytes of accepted envelopes in the store that are not done, at least one message of
+    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
 
     undone_peer_limit: StoredRows = 50_000
-    """The same of one sender, 1 to 1_000_000_000 messages. Default 50_000."""
+    """Accepted messages of one sender in the store that are not done, 1 to 1_000_000_000.
+    Default 50_000."""
 
     max_attempts: Count = 3
     """Connections or writes tried per message before it is given up, 1 to 65_535; what is
@@ -325,23 +294,30 @@ class TransportConfig:
     verify_threads: Annotated[int, Range(1, 256)] | None = None
     """Threads that verify signatures, 1 to 256. Default None: one per core, at most 4."""
 
+    def __repr__(self) -> str:
+        values = ((name, getattr(self, name)) for name in OPTIONS)
+        changed = (
+            f"{name}={_shown(value)}" for name, value in values if value != OPTIONS[name].default
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.read(getattr(self, name)))
         check_pairs(self, {name: option.default for name, option in OPTIONS.items()})
 
     @classmethod
-    def development(cls, **changes: Any) -> Self:
+    def development(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """Inside one process: the memory carrier, unsigned envelopes accepted."""
         return cls.preset("development", **changes)
 
     @classmethod
-    def lightweight(cls, **changes: Any) -> Self:
+    def lightweight(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """On a trusted network: TCP, v1 from every DID, a signature verified if present."""
         return cls.preset("lightweight", **changes)
 
     @classmethod
-    def production(cls, **changes: Any) -> Self:
+    def production(cls, **changes: Unpack[ConfigChanges]) -> Self:
         """Signatures required; the v1 wire only for the DIDs named in `v1_peers`.
 
         Without `v1_peers` that is nobody.
@@ -349,7 +325,7 @@ class TransportConfig:
         return cls.preset("production", **changes)
 
     @classmethod
-    def preset(cls, name: str, /, **changes: Any) -> Self:
+    def preset(cls, name: str, /, **changes: Unpack[ConfigChanges]) -> Self:
         """The preset called `name` with `changes` made to it.
 
         Raises:
@@ -359,7 +335,7 @@ class TransportConfig:
             raise ConfigError(f"unknown preset {name!r}", did_you_mean(name, PRESETS))
         return cls(**{**PRESETS[name], **_known(changes)})
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Unpack[ConfigChanges]) -> Self:
         """A copy with `changes` made to it, checked as a whole.
 
         Raises:
@@ -386,186 +362,20 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
 """What each preset sets; the rest are the defaults."""
 
 
-def read_did(value: object) -> Did:
-    """A `Did`, or text that `Did.parse` reads. Raises DidError for anything else."""
-    if isinstance(value, Did):
-        return value
-    if isinstance(value, str):
-        return Did.parse(value)
-    raise DidError(f"{value!r} is not a DID", "Expected a Did or its text")
+def _shown(value: object) -> str:
+    """A value as `TransportConfig()` takes it, without what cannot be pasted."""
+    if isinstance(value, (enum.Enum, Address, Path)):
+        return repr(str(value))
+    if isinstance(value, frozenset):
+        return f"{sorted(map(str, value))}"
+    return repr(value)
 
 
-def read_address(value: object) -> Address:
-    """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
-    if isinstance(value, (Address, str)):
-        # An Address is a plain tuple that anybody can fill, so it is read like its text.
-        return Address.parse(str(value))
-    raise AddressError(f"{value!r} is not an address", "Expected an Address or host:port")
-
-
-def _known(changes: dict[str, Any]) -> dict[str, Any]:
+def _known(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in changes:
         if name not in OPTIONS:
             raise ConfigError(f"unknown option {name!r}", did_you_mean(name, OPTIONS))
     return changes
-
-
-# --- From an annotation to a checked value ---------------------------------------------
-# An annotation is a union of alternatives, None perhaps among them. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, bool, Address, Path or
-# frozenset[Did].
-# The three functions below say what each expects, reads and makes of text.
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option as its field is annotated."""
-
-    name: str
-    default: object
-    alternatives: tuple[Any, ...]
-    is_optional: bool
-
-    @classmethod
-    def of(cls, name: str, default: object, annotation: Any) -> Option:
-        if get_origin(annotation) is Given:
-            annotation = get_args(annotation)[1]
-        is_union = get_origin(annotation) in (Union, types.UnionType)
-        parts = get_args(annotation) if is_union else (annotation,)
-        alternatives = tuple(part for part in parts if part is not types.NoneType)
-        return cls(name, default, alternatives, types.NoneType in parts)
-
-    @property
-    def expected(self) -> str:
-        """What is allowed, for people, such as `a whole number from 1 to 256, or None`."""
-        parts = [_expected(alternative) for alternative in self.alternatives]
-        return ", or ".join(parts + ["None"] * self.is_optional)
-
-    def read(self, value: object) -> object:
-        """`value` as the field holds it.
-
-        Raises:
-            ConfigError: with the name, the value and what is allowed.
-        """
-        if value is None and self.is_optional:
-            return None
-        reason = ""
-        for alternative in self.alternatives:
-            try:
-                return _read(alternative, value)
-            except SignedWireError as error:
-                reason = f": {error.fact}"
-            except (TypeError, ValueError):
-                pass
-        raise self._refusal(value, reason)
-
-    def read_text(self, text: str) -> object:
-        """The same from the text of an environment variable; a list has commas.
-
-        Raises:
-            ConfigError: with the name, the text and what is allowed.
-        """
-        if self.is_none(text):
-            return None
-        for alternative in self.alternatives:
-            try:
-                value = _from_text(alternative, text.strip())
-            except ValueError:
-                continue
-            return self.read(value)
-        raise self._refusal(text)
-
-    def is_none(self, value: object) -> bool:
-        """Whether `value` is the word that stands for None where there is no null."""
-        return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
-
-    def _refusal(self, value: object, reason: str = "") -> ConfigError:
-        shown = repr(value)
-        shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
-        return ConfigError(
-            f"{self.name}={shown} is not allowed{reason}", f"Expected {self.expected}"
-        )
-
-
-def _expected(alternative: Any) -> str:
-    kind = get_origin(alternative)
-    if kind is Annotated:
-        number, bounds = get_args(alternative)
-        noun = "a whole number" if number is int else "a number"
-        return f"{noun}{f' of {bounds.unit}' * bool(bounds.unit)} from {bounds}"
-    if kind is Literal:
-        return " or ".join(get_args(alternative))
-    if kind is frozenset:
-        return "a list of DIDs"
-    if alternative is Path:
-        return "the path of a file"
-    if alternative is bool:
-        return "true or false"
-    return "host:port" if alternative is Address else " or ".join(alternative)
-
-
-def _read(alternative: Any, value: Any) -> object:
-    """`value` as `alternative` has it.
-
-    Raises:
-        TypeError, ValueError, SignedWireError: where it is no such thing.
-    """
-    kind = get_origin(alternative)
-    if kind is Annotated:
-        number, bounds = get_args(alternative)
-        # bool is an int to Python, but `max_attempts=True` is a mistake.
-        if isinstance(value, bool) or not isinstance(value, (int, number)):
-            raise TypeError
-        # Written so that NaN, which compares false, is refused.
-        if not bounds.least <= value <= bounds.most:
-            raise ValueError
-        return number(value)
-    if kind is Literal:
-        if value not in get_args(alternative):
-            raise ValueError
-        return value
-    if kind is frozenset:
-        # A str is an iterable too, but its characters are no DIDs.
-        if isinstance(value, str):
-            raise TypeError
-        return frozenset(read_did(item) for item in value)
-    if alternative is Address:
-        return read_address(value)
-    if alternative is Path:
-        if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-            raise TypeError
-        if not str(value).strip() or "\0" in str(value):
-            raise ValueError
-        if any(character < " " for character in str(value)):
-            raise ConfigError("it has a control character; in TOML put a path in single quotes")
-        if str(value) == ":memory:" or str(value).startswith("file:"):
-            raise ConfigError(
-                "that is a name for SQLite, and no file: leave it out for memory alone, "
-                "or write the path without file:"
-            )
-        return expand_home(value)
-    if alternative is bool:
-        if not isinstance(value, bool):
-            raise TypeError
-        return value
-    return alternative(value)
-
-
-def _from_text(alternative: Any, text: str) -> object:
-    """`text` as what `_read` takes. Raises ValueError where it cannot be."""
-    kind = get_origin(alternative)
-    if kind is Annotated:
-        number, _ = get_args(alternative)
-        return number(text)
-    if kind is Literal:
-        return _read(alternative, text)
-    if kind is frozenset:
-        return [item.strip() for item in text.split(",") if item.strip()]
-    if alternative is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError
-        return text.lower() == "true"
-    return text
 
 
 _ANNOTATIONS: Final = get_type_hints(TransportConfig, include_extras=True)

@@ -41,6 +41,8 @@ def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
         if (name, other) in _UNLESS_DEFAULT and value == defaults[name]:
             continue
         raise ConfigError(f"{name}={_shown(value)} {why} {other}={_shown(limit)}", expected)
+    _check_v1_payload(config)
+    _check_pings(config)
     _check_messages_fit(config)
     _check_fallback(config)
 
@@ -67,10 +69,6 @@ def _is_more(value: float, limit: float) -> bool:
     return value > limit
 
 
-def _is_not_more(value: float, limit: float) -> bool:
-    return value <= limit
-
-
 def _is_same_file(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
@@ -80,17 +78,6 @@ def _is_auto_over_v1(ack: str, wire: str) -> bool:
 
 
 PAIRS: Final[tuple[tuple[str, str, _Wrong, str, str], ...]] = (
-    (
-        *("max_v1_payload_size", "max_frame_size"),
-        lambda size, frame: size > frame - V1_OVERHEAD,
-        "does not fit into a frame of",
-        f"Expected at most max_frame_size - {V1_OVERHEAD}",
-    ),
-    (
-        *("dead_timeout", "ping_interval", _is_not_more),
-        "leaves a silent peer no time to be asked: it is not more than",
-        "Expected about three times ping_interval",
-    ),
     (
         *("retry_base_delay", "retry_max_delay", _is_more),
         "is a longer pause than the longest,",
@@ -144,6 +131,25 @@ _HOLD_A_MESSAGE: Final = (
     "outbox_peer_bytes",
     "undone_bytes",
 )
+
+
+def _check_v1_payload(config: TransportConfig) -> None:
+    most = config.max_frame_size - V1_OVERHEAD
+    if config.max_v1_payload_size > most:
+        raise ConfigError(
+            f"max_v1_payload_size={config.max_v1_payload_size} does not fit into a frame of "
+            f"max_frame_size={config.max_frame_size}",
+            f"Expected at most {most}, which is max_frame_size - {V1_OVERHEAD}",
+        )
+
+
+def _check_pings(config: TransportConfig) -> None:
+    if config.dead_timeout <= config.ping_interval:
+        raise ConfigError(
+            f"dead_timeout={config.dead_timeout} is not more than "
+            f"ping_interval={config.ping_interval}, so a silent peer would never be asked",
+            "Expected about three times ping_interval",
+        )
 
 
 def _check_messages_fit(config: TransportConfig) -> None:

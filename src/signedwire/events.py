@@ -39,7 +39,9 @@ class PeerConnected:
     """A v2 link is open: the peer has proven its DID."""
 
     did: Did
+    """The DID that the peer has proven."""
     address: Address | None
+    """Where the other end of the connection is; `None` where that is not known."""
     is_dialed: bool
     """Whether we dialed it."""
 
@@ -49,7 +51,9 @@ class PeerDisconnected:
     """A v2 link has ended."""
 
     did: Did
+    """The DID of the peer."""
     cause: str
+    """Why the link ended, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,11 @@ class MessageRefused:
     """A peer will not take a message of ours."""
 
     did: Did
+    """The DID of the peer."""
     sequence_number: int
-    """The one of its receipt."""
+    """The number on the receipt of the message."""
     reason: Reason
+    """Why the peer refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class Dropped:
     """
 
     reason: Reason
+    """Why they were dropped; `stats().dropped` counts by it."""
     did: Did | None
     """The peer that they came from, or that they were for; `None`: that is not known."""
     source: str
@@ -88,6 +95,7 @@ class LoopStalled:
     """Our own event loop stood still, so that timers came late."""
 
     seconds: float
+    """How late the timers came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class ClockStepped:
     """
 
     seconds: float
-    """How far; less than 0: back."""
+    """How far the clock was set, in seconds; less than 0: back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,7 @@ class EventsMissed:
     """This watcher was too slow for so many events."""
 
     count: int
+    """How many events it has missed, the oldest of those that waited."""
 
 
 Event: TypeAlias = (

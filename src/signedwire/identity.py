@@ -61,6 +61,11 @@ class Identity:
     """Seed and public key, 64 bytes: the form from which libsodium signs fastest."""
 
     def __init__(self, seed: bytes) -> None:
+        if not isinstance(seed, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"an Ed25519 seed is {_SEED_SIZE} bytes, not {type(seed).__name__}; "
+                "Identity.load(path) reads a key file"
+            )
         if len(seed) != _SEED_SIZE:
             raise IdentityError(
                 f"an Ed25519 seed is {_SEED_SIZE} bytes, got {len(seed)}",

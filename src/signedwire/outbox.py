@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final, TypeAlias
 
+from signedwire.arguments import as_did, whole_number
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
@@ -64,6 +65,9 @@ class Outbox:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def __repr__(self) -> str:
+        return f"<Outbox of {self._core.config.store}>"
+
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> OutgoingRows:
@@ -75,7 +79,7 @@ class Outbox:
             limit: How many at most.
         """
         store, did = _store(self._core), _did(recipient)
-        after, limit = _whole(after), _whole(limit)
+        after, limit = whole_number(after, "after"), whole_number(limit, "limit")
         rows: OutgoingRows = []
         while len(rows) < limit:
             page = await asyncio.wrap_future(
@@ -159,12 +163,16 @@ class DeadLetters:
         self._replace = replace
         self._busy: set[int] = set()
 
+    def __repr__(self) -> str:
+        return f"<DeadLetters of {self._core.config.store}>"
+
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> Letters:
         """Dead letters, the oldest first; `after` is the `id` of the last that is known."""
         store = _store(self._core)
-        did, after, limit = _did(recipient), _whole(after), _whole(limit)
+        did = _did(recipient)
+        after, limit = whole_number(after, "after"), whole_number(limit, "limit")
         letters: Letters = []
         while len(letters) < limit:
             page = await asyncio.wrap_future(
@@ -216,18 +224,12 @@ def _store(core: Core) -> Store:
 
 
 def _did(recipient: Did | str | None) -> Did | None:
-    return Did.parse(recipient) if isinstance(recipient, str) else recipient
+    return None if recipient is None else as_did(recipient)
 
 
 def _ids(ids: Iterable[int]) -> list[int]:
-    return [_whole(id_) for id_ in ids]
-
-
-def _whole(number: int) -> int:
-    """What a store can look for."""
-    if not isinstance(number, int):
-        raise TypeError(f"{number!r} is {type(number).__name__}; a whole number is wanted")
-    return min(max(number, 0), 2**62)
+    # Whatever is below 0 is the id of nothing, as 0 is.
+    return [max(0, whole_number(id_, "id", least=-(2**70))) for id_ in ids]
 
 
 def _on_dropped(core: Core, dropped: Future[list[RowName]]) -> None:

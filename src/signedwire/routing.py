@@ -11,10 +11,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from signedwire.config import did_you_mean, read_address, read_did
+from signedwire.arguments import did_you_mean
 from signedwire.errors import AddressError, ConfigError, DidError
+from signedwire.options import read_address, read_did
 from signedwire.settings import read_toml
 from signedwire.types import Address, Did
 
@@ -36,7 +37,10 @@ class RoutingTable:
     """
 
     def __init__(
-        self, routes: Mapping[Any, Address | str] | Iterable[tuple[Did | str, Address | str]] = ()
+        self,
+        routes: Mapping[Did, Address | str]
+        | Mapping[str, Address | str]
+        | Iterable[tuple[Did | str, Address | str]] = (),
     ) -> None:
         self._lock = threading.Lock()
         self._routes: dict[Did, Address] = {}

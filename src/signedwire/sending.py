@@ -73,7 +73,14 @@ class Sending:
         receipts: list[Receipt],
     ) -> None:
         """Queue what `source` gives, a batch at a time; `receipts` grows by them."""
-        while chunk := next_chunk(source):
+        while True:
+            try:
+                chunk = next_chunk(source)
+            except TypeError as error:
+                error.add_note(f"{len(receipts)} messages before it were queued and are sent")
+                raise
+            if not chunk:
+                return
             messages = make(chunk)
             self._core.outgoing.check_size(did, max(map(len, chunk)))
             while messages:

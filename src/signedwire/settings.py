@@ -28,15 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from signedwire.config import (
-    OPTIONS,
-    PRESET_OPTION,
-    PRESETS,
-    Option,
-    Range,
-    TransportConfig,
-    did_you_mean,
-)
+from signedwire.arguments import did_you_mean
+from signedwire.config import OPTIONS, PRESET_OPTION, PRESETS, TransportConfig
 from signedwire.environment import (
     SERVICE_LINK_CAUSE,
     expand_home,
@@ -45,6 +38,7 @@ from signedwire.environment import (
 )
 from signedwire.errors import ConfigError
 from signedwire.keyformats import looks_like_a_key
+from signedwire.options import Option, Range
 
 __all__ = [
     "COMMAND_LINE_VARIABLES",

@@ -38,9 +38,10 @@ class TransportStats:
     messages_received: int = 0
     """Messages that passed every check and were queued for the application."""
     bytes_sent: int = 0
-    """Bytes of those frames, lengths included; a frame that is written twice counts twice."""
+    """Bytes written to sockets: over v2 the TLS records, with handshakes, answers and pings;
+    over v1 the frames of messages. A message that is written twice counts twice."""
     bytes_received: int = 0
-    """Bytes read from sockets, whatever became of them."""
+    """Bytes read from sockets, whatever became of them; over v2 the TLS records."""
     send_failures: int = 0
     """Messages given up: attempts exhausted, expired, or closed while queued."""
     backpressure_events: int = 0
@@ -54,7 +55,7 @@ class TransportStats:
     evictions: int = 0
     """Idle connections closed to make room for another peer's."""
     connections_accepted: int = 0
-    """Inbound connections admitted."""
+    """Inbound connections admitted, also those that proved no sender afterwards."""
     inbound_connections: int = 0
     """Gauge: inbound connections now."""
     inbound_limit: int = 0
@@ -99,7 +100,7 @@ class PeerStatus:
     """The health of one peer that we send to."""
 
     did: Did
-    """Who."""
+    """The peer's DID."""
     wire: str | None
     """"v2" or "v1"; `None` while that is not known."""
     address: Address | None
@@ -111,11 +112,12 @@ class PeerStatus:
     last_error: str | None
     """The last failure of this link in words; kept after it recovered."""
     last_error_at: float | None
-    """When that was: Unix time, seconds."""
+    """When `last_error` happened: Unix time, seconds."""
     retry_at: float | None
     """While backing off: when the next attempt is due, Unix time, seconds."""
     round_trip: float | None
-    """Seconds, as the kernel measures it on the connection; `None` where unknown."""
+    """Seconds: over v2 between the last PING and its PONG, over v1 as the kernel measures it on
+    the connection; `None` where nothing has been measured."""
     queued: Mapping[Priority, int]
     """Messages waiting, by lane."""
     stored: Backlog | None = None
@@ -141,9 +143,9 @@ class EvidenceHead:
     """What stands for everything in an evidence log. `str()` is the hash: write it down."""
 
     records: int
-    """How many there are."""
+    """Number of records in the log."""
     hash: str
-    """Of the last one, and so of all: 64 hex digits."""
+    """The hash of the last record, and so of all: 64 hex digits."""
 
     def __str__(self) -> str:
         return self.hash
@@ -154,7 +156,7 @@ class EvidenceStats:
     """An evidence log. Counters rise for the life of a node; gauges say what is now."""
 
     path: str
-    """Its file."""
+    """The path of the log's file."""
     head: EvidenceHead
     """What stands for everything that is on the disk."""
     size: int

@@ -268,6 +268,9 @@ class Outbox:
         self._outbox = outbox
         self._portal = portal
 
+    def __repr__(self) -> str:
+        return repr(self._outbox)
+
     def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> OutgoingRows:
@@ -301,6 +304,9 @@ class DeadLetters:
     def __init__(self, dead: aio_outbox.DeadLetters, portal: Portal) -> None:
         self._dead = dead
         self._portal = portal
+
+    def __repr__(self) -> str:
+        return repr(self._dead)
 
     def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100

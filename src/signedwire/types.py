@@ -52,7 +52,12 @@ class Did:
 
     def __init__(self, public_key: bytes) -> None:
         # Not `bytes()` alone, which makes of a number so many zeros.
-        raw = bytes(memoryview(public_key))
+        if not isinstance(public_key, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"Did() takes the 32 bytes of a public key, not {type(public_key).__name__}; "
+                "Did.parse(text) reads text"
+            )
+        raw = bytes(public_key)
         if len(raw) != 32:
             raise DidError(
                 f"a DID is 32 bytes, got {len(raw)}",
@@ -75,7 +80,12 @@ class Did:
 
         Raises:
             DidError: with the text and what is wrong with it.
+            TypeError: `text` is no str.
         """
+        given: object = text
+        if not isinstance(given, str):
+            hint = "it is one already" if isinstance(given, Did) else "Did(raw) takes 32 bytes"
+            raise TypeError(f"Did.parse() reads text, not {type(given).__name__}: {hint}")
         stripped = text.strip()
         if stripped.startswith(("did:key:", "z6Mk")):
             # DID documents name a key so; the fragment repeats what stands before it.
@@ -200,7 +210,12 @@ class Address(NamedTuple):
 
         Raises:
             AddressError: with the text and what is wrong with it.
+            TypeError: `text` is no str.
         """
+        given: object = text
+        if not isinstance(given, str):
+            hint = ": it is one already" if isinstance(given, Address) else ", such as host:9001"
+            raise TypeError(f"Address.parse() reads text, not {type(given).__name__}{hint}")
         stripped = text.strip()
         scheme, has_scheme, _ = stripped.partition("://")
         if has_scheme:
@@ -381,9 +396,10 @@ class Reason(enum.StrEnum):
 
 
 class DeliveryState(enum.StrEnum):
-    """The ladder that a message climbs; the last three end it.
+    """The ladder that a message climbs.
 
-    Towards v1 peers it ends at `WRITTEN`, unconfirmed: they never answer.
+    `HANDLED`, `REFUSED`, `FAILED` and `EXPIRED` end it. Towards v1 peers it ends at
+    `WRITTEN`, unconfirmed: they never answer.
     """
 
     QUEUED = "queued"

@@ -84,7 +84,9 @@ async def receive(node: Node) -> None:
     """Take and finish, in threes."""
     store, taken, has_said = store_of(node), list[Message](), False
     while True:
-        message = await node.receive(timeout=0.05)
+        message: Message | None = None
+        with contextlib.suppress(TimeoutError):
+            message = await node.receive(timeout=0.05)
         if message is not None:
             say(
                 (

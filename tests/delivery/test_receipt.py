@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -240,6 +244,10 @@ class TestProof:
         assert receipt.proof() == b"\x07"
 
 
+async def as_awaitable(value: Any) -> Any:
+    return await value if isinstance(value, Awaitable) else value
+
+
 class TestWait:
     @pytest.mark.parametrize("state", [QUEUED, WRITTEN])
     async def test_what_is_reached_does_not_wait(self, state: DeliveryState) -> None:
@@ -358,6 +366,33 @@ class TestWait:
             receipt_at(QUEUED).result(text, 0)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=f"until={text!r} is unknown"):
             await receipt_at(QUEUED).wait(text)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("until", "timeout", "kind", "text"),
+        [
+            ("handeld", None, ValueError, "Did you mean 'handled'?"),
+            (30, None, TypeError, "Seconds are given by name: timeout=30"),
+            (True, None, TypeError, "of type bool"),
+            ("written", "5", TypeError, "seconds are wanted, such as 5.0"),
+            ("written", True, TypeError, "of type bool"),
+            ("written", timedelta(seconds=5), TypeError, "use .total_seconds()"),
+            ("written", -1, ValueError, "from 0 to 1_000_000_000"),
+            ("written", math.nan, ValueError, "from 0 to 1_000_000_000"),
+            ("written", math.inf, ValueError, "None sets no limit"),
+            ("written", 10**400, ValueError, "a number of 1329 bits"),
+        ],
+    )
+    async def test_what_is_no_argument(
+        self, until: Any, timeout: Any, kind: type[Exception], text: str
+    ) -> None:
+        receipt = receipt_at(WRITTEN)  # so that nothing waits, and it is checked all the same
+        for call in (receipt.wait, receipt.result):
+            with pytest.raises(kind, match=re.escape(text)):
+                await as_awaitable(call(until, timeout))
+        if timeout is None:
+            with pytest.raises(kind):
+                receipt.has_reached(until)
+        expect_no_waiter(receipt)
 
     async def test_a_text_does_as_well(self) -> None:
         receipt = receipt_at(HANDLED)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def rename_and_create(path: Path) -> None:
 each_deed = pytest.mark.parametrize("deed", [copytruncate, rename_and_create, Path.unlink])
 
 
-def bob(path: Path, *, has_store: bool = False, **options: object) -> Node:
+def bob(path: Path, *, has_store: bool = False, **options: Any) -> Node:
     store = path.with_name("bob.db") if has_store else None
     config = TransportConfig(close_timeout=0.5).replace(evidence=path, store=store, **options)
     return Node(BOB, config)

@@ -740,11 +740,11 @@ def test_a_file_name_is_no_identity() -> None:
 @on_asyncio
 async def test_a_node_is_no_recipient() -> None:
     async with Net().pair() as (alice, bob):
-        with pytest.raises(TypeError, match=r"node\.did"):
+        with pytest.raises(TypeError, match=r"pass its \.did"):
             await alice.send(bob, b"x")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"node\.did"):
+        with pytest.raises(TypeError, match=r"pass its \.did"):
             alice.send_nowait(bob, b"x")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"node\.did"):
+        with pytest.raises(TypeError, match=r"pass its \.did"):
             await alice.send_many(bob, [b"x"])  # type: ignore[arg-type]
 
 

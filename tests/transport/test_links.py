@@ -1022,7 +1022,8 @@ async def test_a_route_that_changes_while_dialing_frees_the_place() -> None:
 @on_both_loops
 async def test_many_changes_of_a_route_leave_one_dialer() -> None:
     _, draw = random_seed()
-    async with Net().pair(max_attempts=1000, retry_base_delay=1.0) as (alice, bob):
+    pauses = {"retry_base_delay": 1.0, "retry_max_delay": 1.0}
+    async with Net().pair(max_attempts=1000, **pauses) as (alice, bob):
         with refusing_address() as nowhere, RawServer() as silent:
             receipts = []
             for number in range(30):

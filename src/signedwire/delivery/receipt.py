@@ -169,12 +169,21 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             )
         return self.evidence.prove(self)
 
-    def has_reached(self, state: DeliveryState) -> bool:
+    def has_reached(self, state: Until) -> bool:
         """Whether the message has come as far as `state`; v1 peers stop at `written`.
 
-        One that was accepted has been, also where it was refused or expired since; and
-        one that was persisted, also where it failed. One that its peer refused was written.
+        A message that was accepted has been, also where it was refused or expired since;
+        and one that was persisted, also where it failed. A message that its peer refused
+        was written. Any thread.
+
+        Args:
+            state: A `DeliveryState` or its text.
+
+        Raises:
+            ValueError, TypeError: there is no such state.
         """
+        if type(state) is not DeliveryState:
+            state = state_named(state)
         now = self.state  # once: another thread may move it on
         if now in _FAILED and state not in _FAILED:
             reached = [_RANK[step.state] for step in self.history if step.state in _LASTING]

@@ -86,6 +86,10 @@ class AccessList(Bound, instead="it is a part of its node"):
         """Called after each change, in the thread that made it."""
         self._look()
 
+    def __repr__(self) -> str:
+        only = "all" if self._allowed is None else f"{len(self._allowed)}"
+        return f"<AccessList {len(self._denied)} denied, {only} allowed>"
+
     def deny(self, *dids: Did | str) -> None:
         """Turn these away from now on.
 

@@ -34,7 +34,8 @@ class MemoryNetwork:
 
     Args:
         seed: Of everything random here.
-        delay: Shortest and longest time, in seconds, that a write travels. Order is kept.
+        delay: Shortest and longest time, 0 to 86,400 seconds, that a write travels. Order
+            is kept.
         loss: Probability, 0 to 1, that a write vanishes while its stream goes on.
             TCP does not do this; it shows what a layer above must survive.
         cut: Probability, 0 to 1, that a write breaks its connection instead of arriving.
@@ -50,7 +51,9 @@ class MemoryNetwork:
     ) -> None:
         if not (0 <= loss <= 1 and 0 <= cut <= 1):
             raise ValueError(f"loss {loss} and cut {cut} are probabilities, 0 to 1")
-        if not 0 <= delay[0] <= delay[1]:
+        if not isinstance(delay, tuple) or len(delay) != 2:
+            raise TypeError(f"delay {delay!r} is not (shortest, longest) in seconds")
+        if not 0 <= delay[0] <= delay[1] <= 86_400:
             raise ValueError(f"delay {delay} is not (shortest, longest) in seconds")
         self.seed = seed
         self.delay = delay
@@ -61,6 +64,13 @@ class MemoryNetwork:
         self._listeners: dict[Address, _MemoryListener] = {}
         self._streams: set[_Stream] = set()
         self._next_port = _FIRST_FREE_PORT
+
+    def __repr__(self) -> str:
+        shortest, longest = self.delay
+        return (
+            f"<MemoryNetwork seed={self.seed} delay={shortest:g}-{longest:g} s loss={self.loss:g} "
+            f"cut={self.cut:g}, {len(self._listeners)} listeners>"
+        )
 
     async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
         """See `Carrier.dial`."""

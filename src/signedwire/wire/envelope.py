@@ -167,7 +167,7 @@ class SignedEnvelope:
         """
         body = _encode_body(
             bytes(identity.did),
-            bytes(recipient),
+            _key_of(recipient, "recipient"),
             payload,
             sequence_number,
             priority,
@@ -195,8 +195,8 @@ class SignedEnvelope:
         Takes and raises what `sign()` does.
         """
         body = _encode_body(
-            bytes(sender),
-            bytes(recipient),
+            _key_of(sender, "sender"),
+            _key_of(recipient, "recipient"),
             payload,
             sequence_number,
             priority,
@@ -389,6 +389,12 @@ class SignedEnvelope:
         )
 
 
+def _key_of(did: Did, name: str) -> bytes:
+    if not isinstance(did, Did):
+        raise TypeError(f"a {name} is a Did, not {type(did).__name__}; Did.parse(text) makes one")
+    return bytes(did)
+
+
 def _encode_body(
     sender: bytes,
     recipient: bytes,
@@ -401,6 +407,12 @@ def _encode_body(
 ) -> bytes:
     if timestamp_us is None:
         timestamp_us = unix_time_us()
+    if type(sequence_number) is not int or type(timestamp_us) is not int:
+        raise EnvelopeError(
+            f"sequence_number={sequence_number!r} or timestamp_us={timestamp_us!r} "
+            "is no whole number",
+            "Pass an int; True, 1.0 and numpy's are none",
+        )
     if not (0 <= sequence_number <= _MAX_U64 and 0 <= timestamp_us <= _MAX_U64):
         raise EnvelopeError(
             f"sequence number {sequence_number} or timestamp {timestamp_us} "

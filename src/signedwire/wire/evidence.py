@@ -54,12 +54,22 @@ class ProvenDelivery:
 
 
 def verify_receipt(data: bytes) -> ProvenDelivery:
-    """Check a proof of delivery, offline.
+    """Check a proof of delivery, offline. Any thread; needs neither node nor network.
+
+    Args:
+        data: What `Receipt.proof()` gave.
+
+    Returns:
+        What it proves: the envelope, and whether and when it was accepted or handled.
 
     Raises:
+        TypeError: `data` is not bytes.
         EnvelopeError: the bytes are no proof.
         SignatureError: sender or recipient did not sign what it says.
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"a proof of delivery is bytes, not {type(data).__name__}")
+    data = bytes(data)
     start = len(MAGIC) + _SIZE.size
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
         raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")

@@ -1,4 +1,4 @@
-"""The store of a node that has none: it keeps the same promises until the process ends."""
+"""A store in memory, for tests: it keeps the promises of a store until the process ends."""
 
 from __future__ import annotations
 

@@ -143,15 +143,26 @@ class OutgoingRow(NamedTuple):
         """The bytes inside."""
         return self.body[V2_HEADER_SIZE:]
 
+    def __repr__(self) -> str:
+        # Without the body: a log is no place for payloads.
+        error = f", last error: {self.last_error}" if self.last_error else ""
+        return (
+            f"<OutgoingRow {self.id} #{self.message_number} to {self.recipient.short} "
+            f"{len(self.body) - V2_HEADER_SIZE} bytes, {self.attempts} attempts{error}>"
+        )
+
 
 class DeadLetter(NamedTuple):
     """A message that was refused or given up, and is kept."""
 
     id: int
+    """Its name within the store: what `node.dead` takes."""
     recipient: Did
+    """The DID that it was for."""
     body: bytes
     """Header and payload, as they were to be sent."""
     reason: Reason
+    """Why it was refused or given up."""
     detail: str
     """The last error in words; may be empty."""
     died_at_us: int
@@ -186,6 +197,13 @@ class DeadLetter(NamedTuple):
     def payload(self) -> bytes:
         """The bytes inside."""
         return self.body[V2_HEADER_SIZE:]
+
+    def __repr__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return (
+            f"<DeadLetter {self.id} #{self.message_number} to {self.recipient.short} "
+            f"{len(self.body) - V2_HEADER_SIZE} bytes: {self.reason}{detail}>"
+        )
 
 
 class IncomingRow(NamedTuple):

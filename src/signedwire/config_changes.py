@@ -1,0 +1,66 @@
+"""The options of `TransportConfig` as a type, for calls that take some of them by name.
+
+A type checker so knows every option of `TransportConfig.production(…)` and `replace(…)`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from signedwire.types import Address, Did
+
+if TYPE_CHECKING:
+    from signedwire.config import SignaturePolicy
+
+__all__ = ["ConfigChanges"]
+
+
+class ConfigChanges(TypedDict, total=False):
+    """Options by name, each of the type that `TransportConfig()` takes; see there."""
+
+    listen: Address | str | None
+    fallback: Address | str | None
+    carrier: Literal["tcp", "memory"]
+    signatures: SignaturePolicy | Literal["required", "if-present"]
+    v1_peers: Literal["all"] | Iterable[Did | str]
+    wire: Literal["auto", "v1"]
+    max_payload_size: int
+    credit_messages: int
+    credit_bytes: int
+    inbox_bytes: int
+    ping_interval: float
+    dead_timeout: float
+    answer_timeout: float
+    max_connections: int
+    max_inbound_connections: int
+    max_unproven_connections: int
+    max_unproven_per_host: int
+    send_queue_limit: int
+    critical_reserve: int
+    inbox_limit: int
+    max_frame_size: int
+    max_v1_payload_size: int
+    store: str | os.PathLike[str] | None
+    evidence: str | os.PathLike[str] | None
+    ack: Literal["done", "auto"]
+    outbox_limit: int
+    outbox_bytes: int
+    outbox_peer_limit: int
+    outbox_peer_bytes: int
+    dead_letter_limit: int
+    dead_letter_bytes: int
+    undone_limit: int
+    undone_bytes: int
+    undone_peer_limit: int
+    max_attempts: int
+    retry_base_delay: float
+    retry_max_delay: float
+    retry_jitter: float
+    connect_timeout: float | None
+    handshake_timeout: float | None
+    frame_timeout: float | None
+    close_timeout: float
+    replay_memory: int
+    verify_threads: int | None

@@ -1,0 +1,238 @@
+"""From the annotation of an option to its checked value.
+
+`config` annotates each option; what is here reads a value or a text by that.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from signedwire.environment import expand_home
+from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.types import Address, Did
+
+__all__ = ["Given", "Option", "Range", "read_address", "read_did"]
+
+
+class Range(NamedTuple):
+    """The bounds of a number, both allowed, and its unit for messages."""
+
+    least: float
+    most: float
+    unit: str = ""
+
+    def __str__(self) -> str:
+        # Underscores as in Python and TOML, so that the text can be pasted.
+        return f"{self.least:_} to {self.most:_}"
+
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Given(Generic[_In, _Out]):
+    """The type of a field that is given as one type and read as another.
+
+    A descriptor-typed field as the `dataclasses` documentation has it: type checkers
+    take the argument's type from `__set__` and the attribute's from `__get__`. At run
+    time it yields the default, then `slots=True` puts a plain slot in its place and
+    `__post_init__` converts.
+    """
+
+    def __init__(self, default: _Out) -> None:
+        self._default = default
+
+    def __get__(self, instance: object, owner: type | None = None) -> _Out:
+        return self._default
+
+    def __set__(self, instance: object, value: _In) -> NoReturn:
+        raise AttributeError("a configuration is immutable; use replace()")
+
+
+def read_did(value: object) -> Did:
+    """A `Did`, or text that `Did.parse` reads. Raises DidError for anything else."""
+    if isinstance(value, Did):
+        return value
+    if isinstance(value, str):
+        return Did.parse(value)
+    raise DidError(f"{value!r} is not a DID", "Expected a Did or its text")
+
+
+def read_address(value: object) -> Address:
+    """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
+    if isinstance(value, (Address, str)):
+        # An Address is a plain tuple that anybody can fill, so it is read like its text.
+        return Address.parse(str(value))
+    raise AddressError(f"{value!r} is not an address", "Expected an Address or host:port")
+
+
+# An annotation is a union of alternatives, None perhaps among them. An alternative is
+# Annotated[number, Range], Literal[words], an enum of words, bool, Address, Path or
+# frozenset[Did].
+# The three functions below say what each expects, reads and makes of text.
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as its field is annotated."""
+
+    name: str
+    default: object
+    alternatives: tuple[Any, ...]
+    is_optional: bool
+
+    @classmethod
+    def of(cls, name: str, default: object, annotation: Any) -> Option:
+        if get_origin(annotation) is Given:
+            annotation = get_args(annotation)[1]
+        is_union = get_origin(annotation) in (Union, types.UnionType)
+        parts = get_args(annotation) if is_union else (annotation,)
+        alternatives = tuple(part for part in parts if part is not types.NoneType)
+        return cls(name, default, alternatives, types.NoneType in parts)
+
+    @property
+    def expected(self) -> str:
+        """What is allowed, for people, such as `a whole number from 1 to 256, or None`."""
+        parts = [_expected(alternative) for alternative in self.alternatives]
+        return ", or ".join(parts + ["None"] * self.is_optional)
+
+    def read(self, value: object) -> object:
+        """`value` as the field holds it.
+
+        Raises:
+            ConfigError: with the name, the value and what is allowed.
+        """
+        if value is None and self.is_optional:
+            return None
+        reason = ""
+        for alternative in self.alternatives:
+            try:
+                return _read(alternative, value)
+            except SignedWireError as error:
+                reason = f": {error.fact}"
+            except (TypeError, ValueError):
+                pass
+        raise self._refusal(value, reason)
+
+    def read_text(self, text: str) -> object:
+        """The same from the text of an environment variable; a list has commas.
+
+        Raises:
+            ConfigError: with the name, the text and what is allowed.
+        """
+        if self.is_none(text):
+            return None
+        for alternative in self.alternatives:
+            try:
+                value = _from_text(alternative, text.strip())
+            except ValueError:
+                continue
+            return self.read(value)
+        raise self._refusal(text)
+
+    def is_none(self, value: object) -> bool:
+        """Whether `value` is the word that stands for None where there is no null."""
+        return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
+
+    def _refusal(self, value: object, reason: str = "") -> ConfigError:
+        shown = repr(value)
+        shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
+        return ConfigError(
+            f"{self.name}={shown} is not allowed{reason}", f"Expected {self.expected}"
+        )
+
+
+def _expected(alternative: Any) -> str:
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, bounds = get_args(alternative)
+        noun = "a whole number" if number is int else "a number"
+        return f"{noun}{f' of {bounds.unit}' * bool(bounds.unit)} from {bounds}"
+    if kind is Literal:
+        return " or ".join(get_args(alternative))
+    if kind is frozenset:
+        return "a list of DIDs"
+    if alternative is Path:
+        return "the path of a file"
+    if alternative is bool:
+        return "true or false"
+    return "host:port" if alternative is Address else " or ".join(alternative)
+
+
+def _read(alternative: Any, value: Any) -> object:
+    """`value` as `alternative` has it.
+
+    Raises:
+        TypeError, ValueError, SignedWireError: where it is no such thing.
+    """
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, bounds = get_args(alternative)
+        # bool is an int to Python, but `max_attempts=True` is a mistake.
+        if isinstance(value, bool) or not isinstance(value, (int, number)):
+            raise TypeError
+        # Written so that NaN, which compares false, is refused.
+        if not bounds.least <= value <= bounds.most:
+            raise ValueError
+        return number(value)
+    if kind is Literal:
+        if value not in get_args(alternative):
+            raise ValueError
+        return value
+    if kind is frozenset:
+        # A str is an iterable too, but its characters are no DIDs.
+        if isinstance(value, str):
+            raise TypeError
+        return frozenset(read_did(item) for item in value)
+    if alternative is Address:
+        return read_address(value)
+    if alternative is Path:
+        if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+            raise TypeError
+        if not str(value).strip() or "\0" in str(value):
+            raise ValueError
+        if any(character < " " for character in str(value)):
+            raise ConfigError("it has a control character; in TOML put a path in single quotes")
+        if str(value) == ":memory:" or str(value).startswith("file:"):
+            raise ConfigError(
+                "that is a name for SQLite, and no file: leave it out for memory alone, "
+                "or write the path without file:"
+            )
+        return expand_home(value)
+    if alternative is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    return alternative(value)
+
+
+def _from_text(alternative: Any, text: str) -> object:
+    """`text` as what `_read` takes. Raises ValueError where it cannot be."""
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        number, _ = get_args(alternative)
+        return number(text)
+    if kind is Literal:
+        return _read(alternative, text)
+    if kind is frozenset:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if alternative is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    return text
