@@ -76,9 +76,8 @@ class FloorPeer:
     def __init__(self) -> None:
         self._identity = Identity.generate()
         tls = TlsIdentity(self._identity)
-        self._server_context, self._client_context = (
-            tls.channel(is_server=is_server).tls.context for is_server in (True, False)
-        )
+        self._server_context = tls.context(is_server=True)
+        self._client_context = tls.context(is_server=False)
         self._peer = self._identity.did
         self._address = ("", 0)
         self._link: FloorLink | None = None

@@ -157,18 +157,12 @@ class Incoming:
 
     def _evict_unproven(self) -> bool:
         """No descriptor is left: close what is to go first, if there is anything."""
-        guest = self._oldest_lingering() if self._lingering else self._admission.evict_unproven()
+        guest = next(iter(self._lingering), None) or self._admission.evict_unproven()
         if guest is None:
             return False
         guest.refuse(Reason.CONNECTION_LIMIT, "no descriptor is left")
         guest.close()
         return True
-
-    def _oldest_lingering(self) -> Guest:
-        """It gives its place up now: what it sends later tells us only that it is closed."""
-        guest = next(iter(self._lingering))
-        del self._lingering[guest]
-        return guest
 
     def may_linger(self, guest: Guest) -> bool:
         """Whether a refused connection may stay a moment, to be told why if it speaks v2."""
@@ -176,7 +170,9 @@ class Incoming:
         if not (core.is_open and core.speaks_v2 and isinstance(guest.protocol, Doorway)):
             return False
         if len(self._lingering) >= MAX_LINGERING:
-            self._oldest_lingering().close()
+            # It leaves when its connection is closed, in the next turn: what one turn accepts
+            # may stay beyond the limit, and is told that there is no room.
+            next(iter(self._lingering)).close()
         self._guests.discard(guest)
         self._lingering[guest] = None
         return True

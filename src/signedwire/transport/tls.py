@@ -99,13 +99,17 @@ class TlsIdentity:
 
     def channel(self, *, is_server: bool) -> TlsChannel:
         """A new channel for one connection."""
+        return TlsChannel(self.context(is_server=is_server), is_server=is_server)
+
+    def context(self, *, is_server: bool) -> ssl.SSLContext:
+        """The context of one side, with a proof that is good for days."""
         now = unix_time_us()
         if now >= self._renew_at_us or now < self._renew_at_us - _LEAF_LIFETIME_US:
             # A disk that is full now may not be at the next connection: the old proof is
             # good for as long again.
             with contextlib.suppress(SignedWireError):
                 self._renew(now)
-        return TlsChannel(self._contexts[is_server], is_server=is_server)
+        return self._contexts[is_server]
 
     def _renew(self, now_us: int) -> None:
         key, leaf = make_leaf(self._identity, now_us + _LEAF_LIFETIME_US)
