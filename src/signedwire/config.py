@@ -71,7 +71,8 @@ class TransportConfig:
 
     listen: Given[Address | str | None, Address | None] = Given(Address("127.0.0.1", 0))
     """Where to accept connections: an `Address` or "host:port"; port 0 takes a free one.
-    None accepts nothing and only dials. Default 127.0.0.1:0."""
+    "0.0.0.0:9001" takes every IPv4 address of this machine, "[::]:9001" every IPv6 address
+    and none of IPv4. None accepts nothing and only dials. Default 127.0.0.1:0."""
 
     fallback: Given[Address | str | None, Address | None] = Given(None)
     """Where to send for a DID that has no route, as for `listen` but with a real port.

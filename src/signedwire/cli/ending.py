@@ -41,6 +41,10 @@ def end_on_signals() -> Callable[[], ExitCode | None]:
         came.append(code)
         task.cancel()
 
+    if os.getpid() == 1:
+        # The children of others that died come to the first process of a container, such as
+        # those of `docker exec`. Ignored, they go at once; these commands have none of their own.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for code in ENDING_CODES:
         number = code - _SIGNAL_BASE
         with contextlib.suppress(NotImplementedError, ValueError):  # Windows
