@@ -61,7 +61,7 @@ class Surroundings(NamedTuple):
 
 
 IN_NAMESPACE = ("unshare", "--mount", "--propagation=private", "sh", "-c")
-STORING = {"listen": 2, "send": 2}
+STORING = {"listen": 3, "send": 3}
 NO_HOME: Final = "there is no home folder. Give --identity and --store, or set HOME"
 PLACES = {
     "plain": Surroundings(),
@@ -72,25 +72,26 @@ PLACES = {
     ),
     "unknown uid": Surroundings(
         STRANGER,
-        codes={**STORING, "id new": 2},
+        codes={**STORING, "id new": 3},
         says=(NO_HOME, "Permission denied"),
     ),
     "read-only root": Surroundings(
         (*IN_NAMESPACE, READ_ONLY, "sh"),
-        codes={**STORING, "id new": 2},
+        codes={**STORING, "id new": 3},
         says=("Read-only file system",),
     ),
     "no temp folder": Surroundings(
         (*IN_NAMESPACE, NO_TEMP, "sh"),
-        codes={**STORING, "id new": 2},
+        codes={**STORING, "id new": 3},
         says=("Read-only file system",),
     ),
     "stdin closed": Surroundings(without(0)),
     "stdout closed": Surroundings(without(1)),
     "stderr closed": Surroundings(without(2)),
+    "all closed": Surroundings(("sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh")),
     "service links": Surroundings(variables=SERVICE_LINKS),
     "0440 key": Surroundings(
-        mode=0o440, codes={"listen": 2, "send": 2, "id show": 2, "library": 2}, says=("0440",)
+        mode=0o440, codes={**STORING, "id show": 3, "library": 2}, says=("0440",)
     ),
     "PID 1": Surroundings(("unshare", "--pid", "--fork", "--kill-child")),
 }
@@ -194,7 +195,7 @@ def test_sigterm_ends_the_first_process_of_a_container(
 ) -> None:
     """The kernel gives PID 1 no default action for it."""
     key = isolate(tmp_path, monkeypatch)
-    key.parent.mkdir(mode=0o755)
+    key.parent.mkdir(mode=0o755, parents=True)
     Identity.generate().save(key)
     away = f"{Identity.generate().did}@192.0.2.1:9"
     arguments = {
@@ -235,3 +236,42 @@ def _caught(status: Path) -> int:
     """The signals that a process handles itself."""
     line = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
     return int(line.split()[1], 16)
+
+
+@pytest.mark.skipif(
+    not ROOT or not (shutil.which("unshare") and shutil.which("nsenter")),
+    reason="needs root, unshare and nsenter",
+)
+def test_the_first_process_of_a_container_lets_orphans_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `docker exec` starts, and leaves behind when it ends, comes to PID 1."""
+    key = isolate(tmp_path, monkeypatch)
+    key.parent.mkdir(mode=0o755, parents=True)
+    Identity.generate().save(key)
+    command = [PYTHON, "-m", "signedwire", "listen", "--no-store", "--json"]
+    with subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["event"] == "listening"
+            first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+            inside = ["nsenter", "--target", first, "--pid", "--mount", "sh", "-c"]
+            orphans = subprocess.run(
+                [*inside, "for i in 1 2 3; do (true & true &); done"], capture_output=True
+            )
+            if orphans.returncode:
+                pytest.skip(f"this system does not let us: {orphans.stderr.decode()}")
+            left = Path(f"/proc/{first}/task/{first}/children")
+            until = time.monotonic() + LIMIT
+            while left.read_text().split():
+                assert time.monotonic() < until, "zombies are left"
+                time.sleep(0.02)
+            os.kill(int(first), signal.SIGTERM)
+            assert process.wait(LIMIT) == 143
+        finally:
+            process.kill()
