@@ -32,7 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "types": {"errors", "clock"},
     "home": {"errors"},
     "streams": set(),
-    "portal": {"errors", "streams"},
+    "resources": {"errors"},
+    "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
     "keyfiles": {"errors"},
@@ -53,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        "arguments",
+        *("arguments", "resources"),
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),

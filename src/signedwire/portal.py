@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from signedwire.errors import ClosedError, WrongContextError
+from signedwire.resources import check_descriptors, start_thread
 from signedwire.streams import open_standard_descriptors
 
 __all__ = ["Portal", "new_event_loop"]
@@ -26,8 +27,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
     Standard streams that are closed are opened on the null device first: else the loop
     would get their descriptors, and uvloop's ends the process then.
+
+    Raises:
+        SignedWireError: the process has too few descriptors left.
     """
     open_standard_descriptors()
+    check_descriptors()
     try:
         import uvloop
     except ImportError:
@@ -57,7 +62,7 @@ class Portal:
         self._process_id = os.getpid()  # a fork has our objects, but not our thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except BaseException:  # the system gives no more threads
             self._loop.close()
             raise

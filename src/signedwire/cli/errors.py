@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any, Final, NamedTuple
 
@@ -180,6 +181,8 @@ def _translate(error: BaseException) -> _Report:
         where = f"{error.filename}: " if error.filename is not None else ""
         cause = error.strerror or str(error)
         hint = "Check the path, its permissions and the disk"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "Raise the limit of descriptors: `ulimit -n`"
         return _Report(kind, f"{where}{cause}", hint, ExitCode.SYSTEM)
     hint = "This is a bug in signedwire: run it again with -v and report what it shows"
     return _Report("InternalError", f"internal error: {kind}: {error}", hint, ExitCode.FAILED)

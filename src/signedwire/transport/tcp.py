@@ -138,6 +138,11 @@ class TcpCarrier:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
             elif error.errno == errno.EACCES:
                 cause, hint = "permission denied", "Ports under 1024 need privileges"
+            elif error.errno in (errno.EMFILE, errno.ENFILE):
+                cause, hint = (
+                    describe_os_error(error),
+                    "Raise the limit of descriptors: `ulimit -n`",
+                )
             else:
                 cause, hint = describe_os_error(error), "Is it an address of this machine?"
             raise ListenError(address, cause, hint) from error

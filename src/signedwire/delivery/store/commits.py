@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from signedwire.clock import monotonic
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, StoreError
+from signedwire.resources import start_thread
 
 __all__ = ["Call", "Engine", "Executor", "Inline", "Operation", "Writer"]
 
@@ -240,7 +241,7 @@ class Writer:
         self._thread = threading.Thread(
             target=self._run, args=(open_, opened), name="signedwire-store", daemon=True
         )
-        self._thread.start()
+        start_thread(self._thread)
         opened.result()
 
     @property
