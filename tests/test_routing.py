@@ -218,7 +218,7 @@ def test_saving_into_no_folder(tmp_path: Path) -> None:
         ("peers = 3", 'peers=3 is no table. Expected [peers], then "DID" = "host:port"'),
         ("[peers]\nrobot = 'a:1'", "peers.robot: 'robot' is not a DID. A DID is did:key:z6Mk"),
         (f"[peers]\n'{A}' = 'a'", f"peers.{A}: 'a' is not an address. Write host:port"),
-        (f"[peers]\n'{A}' = 9001", f"peers.{A}: 9001 is not an address. Expected an Address or"),
+        (f"[peers]\n'{A}' = 9001", f"peers.{A}: 9001 is not an address. Give an Address or"),
         (f"[peers]\n'{A}' = 'a:0'", f"peers.{A}: 'a:0' cannot be a route: nobody listens on"),
         (
             f"[peers]\n'{A}' = 'a:1'\n'{A.hex()}' = 'a:2'",

@@ -189,7 +189,15 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
             "SIGNEDWIRE_LISTEN",
             "9001",
             "environment SIGNEDWIRE_LISTEN: listen='9001' is not allowed: "
-            "'9001' is not an address. Expected host:port, or None",
+            "'9001' is not an address. Expected host:port, or None. "
+            "Write host:port, for example 127.0.0.1:9001 or [::1]:9001",
+        ),
+        (
+            "SIGNEDWIRE_LISTEN",
+            "*:9001",
+            "environment SIGNEDWIRE_LISTEN: listen='*:9001' is not allowed: "
+            "'*:9001' is not an address: * is no host. Expected host:port, or None. For all of "
+            "this machine's addresses write 0.0.0.0:9001, or [::]:9001 for those of IPv6",
         ),
         (
             "SIGNEDWIRE_CARRIER",
@@ -206,7 +214,8 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
             "SIGNEDWIRE_V1_PEERS",
             "none",
             "environment SIGNEDWIRE_V1_PEERS: v1_peers=['none'] is not allowed: "
-            "'none' is not a DID. Expected all, or a list of DIDs",
+            "'none' is not a DID. Expected all, or a list of DIDs. A DID is did:key:z6Mk…, z6Mk… "
+            "or 64 hex digits; `signedwire id show` prints yours",
         ),
         (
             "SIGNEDWIRE_PRESET",

@@ -70,7 +70,7 @@ def read_did(value: object) -> Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
-    raise DidError(f"{value!r} is not a DID", "Expected a Did or its text")
+    raise DidError(f"{value!r} is not a DID", "Give a Did or its text")
 
 
 def read_address(value: object) -> Address:
@@ -78,7 +78,7 @@ def read_address(value: object) -> Address:
     if isinstance(value, (Address, str)):
         # An Address is a plain tuple that anybody can fill, so it is read like its text.
         return Address.parse(str(value))
-    raise AddressError(f"{value!r} is not an address", "Expected an Address or host:port")
+    raise AddressError(f"{value!r} is not an address", "Give an Address or host:port")
 
 
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
@@ -119,15 +119,15 @@ class Option:
         """
         if value is None and self.is_optional:
             return None
-        reason = ""
+        reason = hint = ""
         for alternative in self.alternatives:
             try:
                 return _read(alternative, value)
             except SignedWireError as error:
-                reason = f": {error.fact}"
+                reason, hint = f": {error.fact}", error.hint
             except (TypeError, ValueError):
                 pass
-        raise self._refusal(value, reason)
+        raise self._refusal(value, reason, hint)
 
     def read_text(self, text: str) -> object:
         """The same from the text of an environment variable; a list has commas.
@@ -149,11 +149,12 @@ class Option:
         """Whether `value` is the word that stands for None where there is no null."""
         return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
 
-    def _refusal(self, value: object, reason: str = "") -> ConfigError:
-        shown = repr(value)
+    def _refusal(self, value: object, reason: str = "", hint: str = "") -> ConfigError:
+        shown = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
         shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
         return ConfigError(
-            f"{self.name}={shown} is not allowed{reason}", f"Expected {self.expected}"
+            f"{self.name}={shown} is not allowed{reason}",
+            ". ".join(filter(None, (f"Expected {self.expected}", hint))),
         )
 
 
