@@ -238,11 +238,31 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
         return StoreOpenError(path, "its directory does not exist", "Make the directory first")
     if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
         return StoreOpenError(path, "a part of its path is no directory", "Is its name right?")
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
+        return StoreOpenError(path, "the disk is full", "Make room on it, or name another file")
+    if _is_read_only(path, error):
         hint = "Name a file on a volume that can be written"
         return StoreOpenError(path, "its file system is read-only", hint)
+    for place in (path, os.path.dirname(path) or os.curdir):
+        # SQLite says "disk I/O error", or the like, of a file that it may only read.
+        if code and os.path.exists(place) and not os.access(place, os.W_OK):
+            return StoreOpenError(
+                path,
+                f"this user may not write to {place}",
+                "A store needs a file and a folder that belong to the user of the node",
+            )
     cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return StoreOpenError(path, cause, "Is the disk full, or may this user not write there?")
+
+
+def _is_read_only(path: str, error: Exception) -> bool:
+    """Whether its file system is. SQLite does not say so of a file that is there already."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EROFS
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except (OSError, AttributeError):  # it is not there; or not a system that tells
+        return False
 
 
 def commit_failed(path: str, error: BaseException) -> StoreFailedError:
