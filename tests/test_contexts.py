@@ -509,6 +509,14 @@ def test_a_start_without_asyncio_says_what_it_needs(method: str) -> None:
         getattr(node, method)().send(None)
 
 
+def test_a_receipt_that_is_waited_for_without_asyncio_says_so() -> None:
+    with blocking.Node(Identity.generate()) as node, blocking.Node(Identity.generate()) as peer:
+        node.routing.update(peer.did, f"{peer.address}")
+        receipt = node.send(peer.did, b"x")
+        with pytest.raises(WrongContextError, match=r"no asyncio event loop.*receipt\.result"):
+            receipt.wait().send(None)
+
+
 async def test_before_the_start_nothing_says_that_it_is_closed(tmp_path: Path) -> None:
     """A node that was never started says so, whatever is asked of it."""
     node = Node(ALICE, _quiet(), store=tmp_path / "a.db", evidence=tmp_path / "e.log")

@@ -17,7 +17,7 @@ from typing import ClassVar, Final, NoReturn
 
 from signedwire.errors import ClosedError, WrongContextError
 
-__all__ = ["Bound", "Home", "Phase"]
+__all__ = ["Bound", "Home", "Phase", "running_loop"]
 
 _MAKE_ANOTHER: Final = "Make a new one after the fork"
 
@@ -90,13 +90,9 @@ class Home:
         Raises:
             WrongContextError: none runs in this thread.
         """
-        try:
-            self.loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise WrongContextError(
-                "no asyncio event loop runs here, and signedwire.Node needs one",
-                "Use asyncio.run(), or signedwire.sync.Node in a thread, under trio or curio",
-            ) from None
+        self.loop = running_loop(
+            "signedwire.Node", "Use asyncio.run(), or signedwire.sync.Node in a thread"
+        )
         self.thread = threading.get_ident()
         self._forks = _Forks.count
         self.phase = Phase.STARTING
@@ -190,6 +186,21 @@ class Home:
         if self.loop is not None and not self.loop.is_running():
             return "the event loop that this node belongs to is not running"
         return None
+
+
+def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
+    """The event loop of asyncio that runs in this thread, for `what`.
+
+    Raises:
+        WrongContextError: none does; it says what to do `instead`.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongContextError(
+            f"no asyncio event loop runs here, and {what} needs one",
+            f"{instead}, under trio or curio",
+        ) from None
 
 
 def _elsewhere(where: str) -> WrongContextError:

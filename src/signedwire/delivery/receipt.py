@@ -38,7 +38,7 @@ from signedwire.errors import (
     MessageExpiredError,
     MessageRefusedError,
 )
-from signedwire.home import Bound
+from signedwire.home import Bound, running_loop
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
 __all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
@@ -252,7 +252,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             timeout: Seconds, 0 or more; `None`, the default, sets no limit.
 
         Raises:
-            WrongContextError: its node's event loop cannot run meanwhile.
+            WrongContextError: its node's event loop cannot run meanwhile, or none of asyncio
+                runs here.
             ValueError, TypeError: there is no such state, the message never comes to it (see
                 `send_many()`), or `timeout` is no number of seconds.
             MessageRefusedError: the peer will not take it, or its application not handle it.
@@ -261,7 +262,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             ClosedError: its node was closed first, and it is in the store or was accepted.
             TimeoutError: `timeout` seconds passed first; the message is still on its way.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop("receipt.wait()", "Call receipt.result() in a thread")
         until, timeout = self._state_named(until), as_seconds(timeout)
         try:
             async with asyncio.timeout(timeout):
