@@ -213,9 +213,7 @@ class Link(asyncio.Protocol):
             if monotonic() >= until:
                 break
         self._turn()
-        if self.is_over:
-            self._input.clear()
-        elif self._lost is not None and not self._has_input:
+        if self._lost is not None and not self._has_input:
             self._over(self._lost)
         if self.is_over and self._lost is not None:
             self._channel.release()
@@ -577,6 +575,7 @@ class Link(asyncio.Protocol):
         if self.is_over:
             return
         self.is_over = True
+        self._input.clear()  # it may wait long for its turn
         self.closed = closed
         self.cause = cause
         if self._timer is not None:
