@@ -147,8 +147,9 @@ class Link(asyncio.Protocol):
         self.client_random = b""
         """Of its ClientHello: what the key log knows it by."""
         self.leaves: list[bytes] = []
-        self.refused = 0
         """Of the messages that came."""
+        self.refused = 0
+        """How many of them were refused."""
         self._pongs = 0
         self._field = field
         self._listens = listens

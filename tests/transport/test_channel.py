@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 import pytest
@@ -47,3 +48,13 @@ def test_openssl_has_no_part_before_the_first_byte_and_after_the_last() -> None:
     assert server._tls is None
     server.send(b"x")  # nobody is there
     assert server.data_to_send() == b""
+
+
+def test_nothing_is_collected_behind_the_end() -> None:
+    client, server = linked()
+    with contextlib.suppress(ssl.SSLError):
+        client.tls.unwrap()
+    server.receive_data(client.data_to_send())
+    for _ in range(16):
+        server.receive_data(b"\x17\x03\x03\x40\x00" + bytes(65_531))
+    assert server._incoming.pending == 0

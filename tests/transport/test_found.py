@@ -41,7 +41,6 @@ from signedwire.transport import outgoing as outgoing_module
 from signedwire.transport import places as places_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.inflow import Inflow
-from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Allowance, PeerState, unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
@@ -85,21 +84,6 @@ async def dial_wordless(node: Node, who: Identity) -> RawPeer:
 
 
 # -- an end that is not one ------------------------------------------------------------
-
-
-def test_a_channel_collects_nothing_behind_its_end() -> None:
-    client = TlsIdentity(ALICE).channel(is_server=False)
-    server = TlsIdentity(BOB).channel(is_server=True)
-    client.start()
-    while not (client.is_ready and server.is_ready):
-        server.receive_data(client.data_to_send())
-        client.receive_data(server.data_to_send())
-    with contextlib.suppress(ssl.SSLError):
-        client.tls.unwrap()
-    server.receive_data(client.data_to_send())
-    for _ in range(16):
-        server.receive_data(JUNK)
-    assert server._incoming.pending == 0
 
 
 @pytest.mark.parametrize("says_hello", [True, False])

@@ -153,16 +153,19 @@ async def test_a_fault_in_one_link_stops_no_other(now: list[float]) -> None:
     shares = LoopShares()
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    alone = Broken(1, is_costly=False, now=now)
+    shares.serve(alone)  # at once, in the socket's own call
+    assert alone.is_aborted
     first = Work(10, is_costly=True, now=now)
     broken, last = Broken(10, is_costly=True, now=now), Work(10, is_costly=True, now=now)
     for work in (first, broken, last):
         shares.serve(work)
     assert await turns_until(first) + await turns_until(last) < 20
     assert (broken.is_aborted, first.is_aborted, last.is_aborted) == (True, False, False)
-    assert [str(context["exception"]) for context in told] == ["a fault of ours"]
+    assert [str(context["exception"]) for context in told] == ["a fault of ours"] * 2
 
 
-async def longest_turn(now: list[float], costs: float, works: list[Work], turns: int) -> float:
+async def longest_turn(now: list[float], costs: float, turns: int) -> float:
     """What the application does with it costs so many times what the input did."""
     longest, before, spent = 0.0, now[0], 0.0
     for _ in range(turns):
@@ -182,7 +185,7 @@ async def test_shares_fit_what_a_whole_turn_takes(now: list[float], costs: float
     works = [Work(10**6, is_costly=number % 2 == 0, now=now) for number in range(40)]
     for work in works:
         shares.serve(work)
-    longest = await longest_turn(now, costs, works, 200)
+    longest = await longest_turn(now, costs, 200)
     assert longest <= 0.020
     if not costs:
         assert longest >= 0.005, "no turn took both shares although there was time"

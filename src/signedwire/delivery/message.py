@@ -39,8 +39,9 @@ __all__ = ["Message", "Origin", "OutgoingMessage", "Terms"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
-_LOOK_AGAIN: Final = 1.0
 """Two readings of the clocks differ by less, if neither was set."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds after which a wait looks at its deadline again."""
 
 
 class Origin(Protocol):

@@ -196,14 +196,13 @@ class Resolver:
                 self._finish(lookup, OSError("no thread can be started to look the name up"), 0.0)
 
     def _run(self, lookup: _Lookup) -> None:
-        began = monotonic()
         outcome: list[Endpoint] | Exception
         try:
             infos = socket.getaddrinfo(lookup.host, None, type=socket.SOCK_STREAM)
             outcome = interleaved(Endpoint(info[0], info[4]).at(0) for info in infos)
         except Exception as error:  # noqa: BLE001 - whoever asked is told
             outcome = error
-        self._finish(lookup, outcome, monotonic() - began)
+        self._finish(lookup, outcome, monotonic() - lookup.began)
         self._start()
 
     def _finish(self, lookup: _Lookup, outcome: list[Endpoint] | Exception, took: float) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from weakref import WeakValueDictionary
 
 from signedwire.clock import new_epoch
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
@@ -34,6 +33,7 @@ from signedwire.errors import (
 )
 from signedwire.logs import fields
 from signedwire.transport.peer import Peer
+from signedwire.transport.stock import Stock
 from signedwire.types import DeliveryState, Did, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import V2_START, v2_epoch, v2_expiry
 
@@ -57,43 +57,6 @@ _LONGEST_PAUSE: Final = 1.0
 _TOP_DOWN: Final = sorted((int(priority) for priority in Priority), reverse=True)
 
 
-class _Stock:
-    """What is known of one peer's rows, lane by lane."""
-
-    __slots__ = (
-        "accepted",
-        "is_loading",
-        "is_unknown",
-        "is_waiting",
-        "loaded",
-        "receipts",
-        "restarts",
-        "told",
-    )
-
-    def __init__(self) -> None:
-        self.loaded = [0] * len(Priority)
-        """The highest row that came into the queue."""
-        self.told = [0] * len(Priority)
-        """The highest that was told to be stored."""
-        self.is_unknown = [False] * len(Priority)
-        """Whether rows of an earlier process may wait."""
-        self.is_loading = False
-        self.is_waiting = False
-        """Whether it is to be called when the queue has room."""
-        self.restarts = 0
-        """How often everything was to be loaded anew."""
-        self.accepted = [0] * len(Priority)
-        """The highest sequence of earlier processes that the peer had accepted when the epoch
-        changed."""
-        self.receipts: WeakValueDictionary[tuple[int, int], OutgoingMessage] = WeakValueDictionary()
-        """Of messages that wait, for as long as somebody holds them."""
-
-    def is_behind(self, lane: int) -> bool:
-        """Whether rows of the lane wait on the disk alone."""
-        return self.is_unknown[lane] or self.told[lane] > self.loaded[lane]
-
-
 class Outbox:
     """The messages of a node that wait in its store. `put()` is for any thread."""
 
@@ -101,7 +64,7 @@ class Outbox:
         self._core = core
         self.store = store
         self._lock = threading.Lock()
-        self._stocks: dict[Did, _Stock] = {}
+        self._stocks: dict[Did, Stock] = {}
         self._uncommitted = 0
         self._room: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -170,7 +133,7 @@ class Outbox:
                 if receipt.state is DeliveryState.QUEUED:
                     receipt.advance(DeliveryState.FAILED, Reason.STORE_FAILED, cause)
 
-    def _receipts_of(self, stock: _Stock) -> list[OutgoingMessage]:
+    def _receipts_of(self, stock: Stock) -> list[OutgoingMessage]:
         with self._lock:
             return list(stock.receipts.values())
 
@@ -223,10 +186,10 @@ class Outbox:
                 self._room = loop.create_future()
             await asyncio.wait({self._room})
 
-    def _stock(self, did: Did) -> _Stock:
+    def _stock(self, did: Did) -> Stock:
         stock = self._stocks.get(did)
         if stock is None:
-            stock = self._stocks.setdefault(did, _Stock())
+            stock = self._stocks.setdefault(did, Stock())
         return stock
 
     # -- the loop: from the store to the queue ----------------------------------------
@@ -330,7 +293,7 @@ class Outbox:
         self._stock(peer.did).is_waiting = False
         self._refill(peer)
 
-    def _load(self, peer: Peer, stock: _Stock, lane: int) -> None:
+    def _load(self, peer: Peer, stock: Stock, lane: int) -> None:
         future = self.store.load(peer.did, lane, stock.loaded[lane], _PAGE)
         stock.is_loading = True
         version = stock.restarts, self._moves

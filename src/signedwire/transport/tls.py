@@ -241,7 +241,7 @@ class TlsChannel:
     Raises `ssl.SSLError` from every method when the other side breaks TLS; what
     `data_to_send()` then gives is the alert that tells it so, and `send()` does nothing.
 
-    OpenSSL's part, 17 to 60 KiB, is made with the first byte that is processed, and freed
+    OpenSSL's part, 27 to 45 KiB, is made with the first byte that is processed, and freed
     by `release()`: a peer that has sent nothing, or is gone, takes none of it.
     """
 
