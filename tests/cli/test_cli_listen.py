@@ -220,6 +220,14 @@ def test_a_time_limit() -> None:
     assert '"0 of 2 messages came within 0.05 s"' in ran.stderr
 
 
+@pytest.mark.parametrize("seconds", ["inf", "1e300", "2e9"])
+def test_a_time_limit_may_be_as_long_as_one_likes(seconds: str) -> None:
+    process, _ = start_listening("--timeout", seconds)
+    with process:
+        process.interrupt()
+        assert process.wait() == 130
+
+
 def test_an_address_that_cannot_be_had() -> None:
     run("id", "new")
     with listener() as other:

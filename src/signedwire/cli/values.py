@@ -24,6 +24,9 @@ __all__ = [
     "words",
 ]
 
+_LONGEST: Final = 1e9
+"""Seconds, 30 years: no loop and no lock need count further."""
+
 
 def word(member: Priority | PayloadType) -> str:
     """`Priority.LOW` as the command line has it."""
@@ -72,15 +75,14 @@ def read_until(text: object) -> DeliveryState:
 
 
 def read_seconds(text: str) -> float:
-    """A positive number of seconds, at most a century."""
+    """A positive number of seconds; what is above 30 years, as "inf" is, counts as 30 years."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    # Written so that NaN is refused too; a century is more than anybody waits.
-    if not 0 < seconds <= 3.2e9:
+    if not seconds > 0:  # written so that NaN is refused too
         raise typer.BadParameter(f"{str(text)!r} is not a positive number of seconds")
-    return seconds
+    return min(seconds, _LONGEST)
 
 
 def _read_whole(text: str, least: int) -> int:

@@ -294,10 +294,11 @@ class Incoming:
         The message is taken in the thread that asks, so an interrupt of it loses none.
 
         Raises:
-            ClosedError: closed, and nothing is left.
+            ClosedError: not started, or closed, and nothing is left.
         """
         deadline = None if timeout is None else monotonic() + timeout
         self._core.home.check_alive()
+        self._core.home.check_begun()
         while True:
             message = self.take()
             if message is not None:
