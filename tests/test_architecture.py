@@ -36,8 +36,8 @@ ROOMS: dict[str, set[str]] = {
     "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
-    "keyfiles": {"errors"},
-    "identity": {"errors", "types", "keyformats", "keyfiles"},
+    "keyfiles": {"errors", "logs"},
+    "identity": {"errors", "types", "environment", "keyformats", "keyfiles"},
     "options": {"errors", "types", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
     "stats": {"errors", "types"},
@@ -45,11 +45,11 @@ ROOMS: dict[str, set[str]] = {
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
     },
-    "keysources": {"errors", "clock", "identity", "keyfiles", "settings"},
+    "keysources": {"errors", "clock", "identity", "keyfiles", "settings", "logs"},
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
     "config_changes": {"types"},
-    "routing": {"errors", "types", "settings", "arguments", "options"},
+    "routing": {"errors", "types", "settings", "arguments", "environment", "options"},
     "wire": {"errors", "types", "identity"},
     "logs": {"clock"},
     "delivery": {
@@ -62,13 +62,13 @@ ROOMS: dict[str, set[str]] = {
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
-        "arguments",
+        *("arguments", "environment"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("clock", "home", "sending", "wire", "delivery", "transport", "outbox", "arguments"),
-        *("contradictions",),
+        *("contradictions", "environment"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),

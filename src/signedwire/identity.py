@@ -22,7 +22,8 @@ from typing import Final, NoReturn, Self, final
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
 
-from signedwire.errors import DidError, IdentityError, IdentityProblem
+from signedwire.environment import expand_home
+from signedwire.errors import ConfigError, DidError, IdentityError, IdentityProblem
 from signedwire.keyfiles import cause_of, read_key_file, replace_empty_file, write_new_file
 from signedwire.keyformats import decode_key, looks_like_a_key
 from signedwire.types import Did, known_did
@@ -98,8 +99,8 @@ class Identity:
     ) -> Self:
         """Read a key file: PKCS#8, OpenSSH, JWK, libsodium's, or a raw 32-byte seed.
 
-        `keyformats` has what is accepted and what is refused. Encrypted files need
-        `password`; a `str` is taken as UTF-8.
+        `~` at the start of `path` is the home folder. `keyformats` has what is accepted and
+        what is refused. Encrypted files need `password`; a `str` is taken as UTF-8.
 
         On POSIX, a file that its group or others may access is refused, as ssh does. With
         `group_readable` its group may read it, where the file and all folders above it
@@ -124,7 +125,7 @@ class Identity:
         group_readable: bool,
         warns: bool = True,
     ) -> Self:
-        name = os.fspath(path)
+        name = _expanded(path, "load the key file")
         if looks_like_a_key(name) and not os.path.lexists(name):
             raise IdentityError(
                 "what was given as the path of a key file is a key itself, or looks like one, "
@@ -160,7 +161,7 @@ class Identity:
             IdentityError: naming the path: something is already there, it
                 cannot be written, or the password is empty or over 1023 bytes.
         """
-        self._write(os.fspath(path), password, write_new_file)
+        self._write(_expanded(path, "save the key to"), password, write_new_file)
 
     def _save_over_empty(self, path: str | os.PathLike[str], password: str | None) -> bool:
         """`save` in the place of an empty file; `False`: somebody else is at it."""
@@ -308,6 +309,15 @@ def _password_bytes(password: str | bytes | None, action: str) -> bytes | None:
     # surrogateescape gives back the bytes that were typed where a terminal's or
     # an environment's encoding could not decode them.
     return password.encode("utf-8", "surrogateescape") if isinstance(password, str) else password
+
+
+def _expanded(path: str | os.PathLike[str], action: str) -> str:
+    """The name of a file, with the home folder for `~` at its start."""
+    try:
+        return os.fspath(expand_home(path))
+    except ConfigError as error:
+        problem = IdentityProblem.ABSENT
+        raise IdentityError(f"cannot {action} {path}: {error.fact}", error.hint, problem) from None
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.logs import fields
 
 __all__ = ["MAX_FILE_SIZE", "cause_of", "read_key_file", "replace_empty_file", "write_new_file"]
 
@@ -44,7 +45,6 @@ _GROUP_OPTION: Final = (
     "or --key-group-readable"
 )
 
-_ABSENT: Final = IdentityProblem.ABSENT
 
 _logger: Final = logging.getLogger(__name__)
 _warned: Final[set[str]] = set()
@@ -68,10 +68,6 @@ def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True
     try:
         descriptor = os.open(name, _READ_FLAGS)
     except FileNotFoundError:
-        if name.startswith("~"):
-            raise IdentityError(
-                "there is no such file", "~ is not expanded: write the whole path", _ABSENT
-            ) from None
         raise IdentityError(
             "there is no such file",
             f"`signedwire id new {shlex.quote(name)}` makes one, or Identity.generate().save(path)",
@@ -177,6 +173,7 @@ def _warn_once(name: str, status: os.stat_result) -> None:
             name,
             status.st_gid,
             stat.S_IMODE(status.st_mode),
+            extra=fields("key readable by group", path=name),
         )
 
 

@@ -30,6 +30,7 @@ from signedwire.clock import monotonic
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
+from signedwire.logs import fields
 from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, explain_identity
 
 __all__ = [
@@ -201,7 +202,12 @@ def choose_key(
     file = settings["identity"]
     if named is not None:
         if file.value is not None:
-            _logger.info("the key comes from %s, not from the file %s", named.name, file.value)
+            _logger.info(
+                "the key comes from %s, not from the file %s",
+                named.name,
+                file.value,
+                extra=fields("key source", path=file.value),
+            )
         return named
     if file.value is not None:
         found = Path(str(file.value))
@@ -236,18 +242,15 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
     Raises:
         IdentityError: it cannot be written.
     """
-    if path.parts[:1] and path.parts[0].startswith("~"):
-        # Else a folder of that name would be made here.
-        raise IdentityError(
-            f"cannot save the key to {path}: ~ is not expanded",
-            "Write the whole path",
-            IdentityProblem.UNWRITABLE,
-        )
     identity = Identity.generate()
     if is_empty:
         if not identity._save_over_empty(path, password):
             return None
-        _logger.warning("the key file %s was empty, so a new key was made in it", path)
+        _logger.warning(
+            "the key file %s was empty, so a new key was made in it",
+            path,
+            extra=fields("key made", path=path),
+        )
         return identity
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

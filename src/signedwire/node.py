@@ -33,6 +33,7 @@ from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter
+from signedwire.environment import expand_home
 from signedwire.errors import (
     ClosedError,
     EvidenceLogError,
@@ -441,7 +442,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 goes on as before; or the log has failed; or this node keeps none.
         """
         self._core.home.check_here()
-        return await asyncio.wrap_future(self._evidence().rotate(archive))
+        name = None if archive is None else expand_home(archive)
+        return await asyncio.wrap_future(self._evidence().rotate(name))
 
     def _evidence(self) -> EvidenceLog:
         log = self._core.evidence

@@ -30,6 +30,7 @@ from signedwire.delivery.store import (
     Store,
     StoreLimits,
 )
+from signedwire.environment import expand_home
 from signedwire.errors import EnvelopeError
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
@@ -143,10 +144,10 @@ class Outbox:
             FileExistsError: the file is there already; it is not overwritten.
             OSError: it cannot be written.
         """
-        core = self._core
+        core, file = self._core, expand_home(path)
         return await open_in_thread(
-            partial(export, _store(core), core.identity, path),
-            lambda _: os.unlink(path),
+            partial(export, _store(core), core.identity, file),
+            lambda _: os.unlink(file),
             core.config.close_timeout,
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from signedwire.arguments import did_you_mean
+from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError
 from signedwire.options import read_address, read_did
 from signedwire.settings import read_toml
@@ -169,7 +170,8 @@ class RoutingTable:
             for did, address in sorted(self)
         ]
         try:
-            _replace_file(Path(os.path.realpath(path)), "".join(["[peers]\n", *lines]).encode())
+            file = Path(os.path.realpath(expand_home(path)))
+            _replace_file(file, "".join(["[peers]\n", *lines]).encode())
         except OSError as error:
             raise ConfigError(
                 f"cannot write {path}: {error.strerror or error}",

@@ -133,7 +133,7 @@ class Did:
         return self._raw
 
     def __str__(self) -> str:
-        return f"did:key:{_encode_multibase(self._raw)}"
+        return did_text(self._raw)
 
     def __repr__(self) -> str:
         return f"Did('{self}')"
@@ -162,6 +162,11 @@ class Did:
 def known_did(raw: bytes) -> Did:
     """`Did(raw)`, remembering the last 4096, since checking a point costs 50 µs."""
     return Did(raw)
+
+
+def did_text(raw: bytes) -> str:
+    """The text of a DID in a message, also where `raw` is no usable key: it is not checked."""
+    return f"did:key:{_encode_multibase(raw)}"
 
 
 def _quote(text: str, limit: int = 80) -> str:

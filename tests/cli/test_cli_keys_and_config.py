@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clikit import LIMIT, expect_one_sentence, isolate, run
+from clikit import LIMIT, expect_one_sentence, isolate, listener, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
 from signedwire.settings import IDENTITY_OPTIONS
@@ -141,11 +141,46 @@ def test_no_key_is_made_where_a_path_was_given(
     assert not key.exists()
 
 
-def test_a_tilde_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder_in_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no shell has expanded it: behind a `=`, in quotes, in a unit file."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run("id", "new", "~/k.pem").exit_code == 0
+    shown = run("id", "show", "--identity=~/k.pem", "--json").objects[0]
+    assert shown["path"] == str(tmp_path / "k.pem")
+    (tmp_path / "node.toml").write_text('evidence = "~/e.log"\n')
+    (tmp_path / "peers.toml").write_text(f'[peers]\n"{shown["did"]}" = "127.0.0.1:1"\n')
+    common = ("--identity=~/k.pem", "--config=~/node.toml", "--peers=~/peers.toml")
+    ran = run("listen", *common, "--store=~/s.db", "--timeout", "0.05")
+    assert ran.exit_code == 0, ran
+    assert {"e.log", "k.pem", "s.db"} <= set(os.listdir(tmp_path))
+    with listener() as bob:
+        to = (f"{bob.did}@{bob.address}", "--file=~/peers.toml", "--proof=~/p")
+        assert run("send", *to, *common, "--no-store").exit_code == 0
+    assert run("verify", "~/p").exit_code == 0
+    assert run("evidence", "verify", "~/e.log").exit_code == 0
+    assert run("outbox", "export", "~/out", *common, "--store=~/s.db").exit_code == 0
+    assert (tmp_path / "out").exists()
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY", "~/k.pem")
+    monkeypatch.setenv("SIGNEDWIRE_PEERS", "~/none.toml")
+    assert run("id", "show").exit_code == 0
+    expect_one_sentence(run("peers"), 3, f"cannot read {tmp_path}/none.toml")
+    for args in (("id", "new", "~nobody-here/k"), ("verify", "~nobody-here/p")):
+        expect_one_sentence(run(*args), 3, "there is no user 'nobody-here'", "or ./~nobody-here")
+    assert os.listdir(elsewhere) == []
+
+
+def test_a_tilde_without_a_home_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    expect_one_sentence(run("id", "new", "~/k.pem"), 2, "~ is not expanded")
-    expect_one_sentence(run("listen", "--identity", "~/k.pem"), 2, "~ is not expanded")
-    assert os.listdir(tmp_path) == []
+    monkeypatch.setenv("HOME", "/")
+    for args in (("id", "new", "~/k.pem"), ("listen", "--identity", "~/k.pem"), ("verify", "~/p")):
+        expect_one_sentence(run(*args), 3, "there is no home folder", "or set HOME")
+    assert "~" not in os.listdir(tmp_path)
 
 
 def test_a_path_beside_another_source_is_refused(

@@ -404,7 +404,7 @@ def test_export_and_verify(full: Path, tmp_path: Path, alice: Identity) -> None:
     assert envelope.recipient == BOB.did
     file.write_text(file.read_text().replace("6f6e65", "6f6e64"))
     assert run("verify", file).exit_code == 1
-    expect_one_sentence(run("outbox", "export", file), 2, "exists already")
+    expect_one_sentence(run("outbox", "export", file), 3, "exists already")
     expect_one_sentence(run("outbox", "export", "/no/f"), 3, "cannot write /no/f: No such file")
     assert run("outbox", "export", tmp_path / "2", "--json").objects == [
         {"file": str(tmp_path / "2"), "envelopes": 3}

@@ -230,7 +230,7 @@ def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> 
     ran = run("verify", path)
     assert f"accepted by {bob.did} at 2" in ran.stdout
     before = path.read_bytes()
-    expect_one_sentence(run("send", peer(bob), "x", "--proof", path), 2, "never overwritten")
+    expect_one_sentence(run("send", peer(bob), "x", "--proof", path), 3, "never overwritten")
     assert path.read_bytes() == before
     gone = tmp_path / "gone"
     assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 6

@@ -109,7 +109,8 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
 )
 def test_bad_input_is_told_in_one_sentence(args: list[str], parts: list[str]) -> None:
     # A file that is named in vain is told apart from a wrong option.
-    code = 3 if any(word in ("/no/f", "/no/p", "/proc/x/y") for word in args) else 2
+    files = ("/no/f", "/no/p", "/proc/x/y", "/etc/passwd")
+    code = 3 if any(word in files for word in args) else 2
     ran = run(*args)
     # What the first use of an identity and of a store says is no part of the error.
     ran.stderr = "".join(

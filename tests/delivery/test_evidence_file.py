@@ -20,6 +20,7 @@ import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery import evidence_log
+from signedwire.delivery.evidence_disk import sync_data
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
@@ -123,13 +124,13 @@ class TestWriting:
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log, go = logs(), threading.Event()
-        sync = evidence_log._sync
+        sync = sync_data
 
         def slow(fd: int) -> None:
             assert go.wait(LIMIT)
             sync(fd)
 
-        monkeypatch.setattr(evidence_log, "_sync", slow)
+        monkeypatch.setattr(evidence_log, "sync_data", slow)
         first, second = Told(), Told()
         head = log.head
         log.append(messages(1), first)
@@ -147,7 +148,7 @@ class TestWriting:
             assert go.wait(LIMIT)
             syncs.append(fd)
 
-        monkeypatch.setattr(evidence_log, "_sync", count)
+        monkeypatch.setattr(evidence_log, "sync_data", count)
         log.append(messages(1))
         while log.stats().waiting:
             pass
@@ -178,7 +179,7 @@ class TestWriting:
     ) -> None:
         monkeypatch.setattr(evidence_log, "_MAX_WAITING", 2)
         log, go = logs(), threading.Event()
-        monkeypatch.setattr(evidence_log, "_sync", lambda _: go.wait(LIMIT))
+        monkeypatch.setattr(evidence_log, "sync_data", lambda _: go.wait(LIMIT))
         for number in range(1, 5):
             log.append(messages(number))
         assert not log.has_room
@@ -402,7 +403,7 @@ class TestFailing:
         def fail(fd: int) -> None:
             raise error
 
-        monkeypatch.setattr(evidence_log, "_sync", fail)
+        monkeypatch.setattr(evidence_log, "sync_data", fail)
         told = append(log, messages(2))
         assert isinstance(told, EvidenceLogError)
         assert failures == [told] == [log.failure]
@@ -445,7 +446,7 @@ class TestFailing:
             raise KeyError
 
         log = logs()
-        monkeypatch.setattr(evidence_log, "_sync", fail)
+        monkeypatch.setattr(evidence_log, "sync_data", fail)
         assert "KeyError" in str(append(log, messages(1)))
         assert "fault of signedwire" in str(log.failure)
 

@@ -143,7 +143,7 @@ def test_between_the_write_and_the_sync(
 
     log = inline(path)
     assert append(log, 1) is None
-    monkeypatch.setattr(evidence_log, "_sync", lambda _: deed(path))
+    monkeypatch.setattr(evidence_log, "sync_data", lambda _: deed(path))
     failure = append(log, 2)
     assert isinstance(failure, EvidenceLogError)
     assert words in failure.fact

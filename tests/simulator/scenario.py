@@ -385,7 +385,7 @@ class _Scenario:
         world, sender = self.world, sent.sender.station
         is_late = sender.was_late(sent) or sent.to.was_late(sent)
         is_v1 = sender.speaks_v1 or sent.to.speaks_v1  # nobody waits for those
-        is_over = is_settled(sent) or sent.accepted_by or is_late or is_v1
+        is_over = is_settled(sent) or sent.accepted_by or sent.was_buried or is_late or is_v1
         if sent.was_persisted and not is_over:
             world.violate(f"{sent} was persisted, and never came, and nobody was told")
         is_kept = sent.to.store_path is not None and sent.was_confirmed

@@ -33,12 +33,13 @@ from signedwire.delivery import streams as streams_module
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
-from signedwire.delivery.store import IncomingRow, Store, StoreLimits, sqlite_tables
+from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
 from signedwire.transport.denials import Denials
+from signedwire.transport.outbox import Outbox
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.envelope import V2_HEADER_SIZE
@@ -87,6 +88,8 @@ class Sent:
     """Whose application has it."""
     done_by: list[Life] = field(default_factory=list)
     refused_by: list[Life] = field(default_factory=list)
+    was_buried: bool = False
+    """Whether its sender's store made a dead letter of it because its recipient is denied."""
     denied_by: list[Life] = field(default_factory=list)
     """Who had it, and dropped it because its sender was denied."""
     was_confirmed: bool = False
@@ -549,7 +552,7 @@ class World:
             if sent.sender.station is station and sent.was_persisted:
                 # A dead letter tells the next life what the last one was not told.
                 is_kept = sent.id in outgoing or sent.id in dead or is_late
-                is_kept = is_kept or sent.was_unconfirmed
+                is_kept = is_kept or sent.was_unconfirmed or sent.was_buried
                 if not is_kept and not is_settled(sent):
                     self.violate(f"{sent} was persisted, and is gone from the store")
             if sent.to is station and sent.id not in incoming and sent.was_confirmed:
@@ -701,6 +704,16 @@ class World:
         if sent.sender.station.index not in life.station.denied:
             self.violate(f"{sent} dropped by {life}, which does not deny its sender")
         sent.denied_by.append(life)
+
+    def on_removed(self, life: Life, names: list[RowName], reason: Reason) -> None:
+        """Rows have left a store without an answer of their peer."""
+        if reason is not Reason.DENIED:
+            return
+        gone = set(names)
+        for sent in self.sent.values():
+            row = sent.receipt
+            if sent.sender.station is life.station and isinstance(row, OutgoingMessage):
+                sent.was_buried |= (row.recipient, row.priority, row.row) in gone
 
     def check_limits(self) -> None:
         """Memory, now."""
@@ -955,6 +968,11 @@ def simulated(world: World) -> Iterator[None]:
                 world.on_denied(life(), message.envelope.body)
         old_discard(denials, messages)
 
+    def removed(outbox: Outbox, names: Iterable[RowName], reason: Reason, cause: str = "") -> None:
+        names = list(names)
+        world.on_removed(life(), names, reason)
+        old_removed(outbox, names, reason, cause)
+
     def allowed_of(denials: Denials, rows: Iterable[IncomingRow]) -> list[IncomingRow]:
         rows = list(rows)
         allowed: list[IncomingRow] = old_allowed_of(denials, rows)
@@ -1004,6 +1022,7 @@ def simulated(world: World) -> Iterator[None]:
     old_add_many = put(Inbox, "add_many", add_many)
     old_put = put(Inbox, "put", put_in)
     old_take = put(Inbox, "take", take)
+    old_removed = put(Outbox, "removed", removed)
     old_remove_if = put(Inbox, "remove_if", remove_if)
     old_discard = put(Denials, "discard", discard)
     old_allowed_of = put(Denials, "allowed_of", allowed_of)

@@ -26,6 +26,7 @@ from signedwire import (
     sync,
 )
 from signedwire.delivery import evidence_log
+from signedwire.delivery.evidence_disk import sync_data
 from signedwire.transport.core import Core
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.wire.evidence_log import HEADER_SIZE, LogChecker
@@ -60,7 +61,7 @@ class Disk:
         self.go.set()
         self.error: OSError | None = None
         self.syncs = 0
-        sync_ = evidence_log._sync
+        sync_ = sync_data
 
         def slow(fd: int) -> None:
             assert self.go.wait(LIMIT)
@@ -69,7 +70,7 @@ class Disk:
             sync_(fd)
             self.syncs += 1
 
-        patch.setattr(evidence_log, "_sync", slow)
+        patch.setattr(evidence_log, "sync_data", slow)
 
 
 @pytest.fixture

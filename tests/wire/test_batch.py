@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from linkkit import ALICE, BOB, EVE, alone, body
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label, verify_digest, verify_labelled
+from signedwire.types import did_text
 from signedwire.wire.batch import (
     MAX_BATCH,
     batch_root,
@@ -257,7 +258,7 @@ class TestSignatures:
         with pytest.raises(SignatureError) as caught:
             verify_batch(SENDER, other, signature)
         assert str(caught.value) == (
-            f"bad signature: the batch of {len(other)} is not what {SENDER.hex()} signed"
+            f"bad signature: the batch of {len(other)} is not what {did_text(SENDER)} signed"
         )
 
     @pytest.mark.parametrize("label", [label for label in Label if label is not Label.BATCH])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from linkkit import EVE, alone, body
 from signedwire.errors import DidError, EnvelopeError, SignatureError, SignedWireError
 from signedwire.identity import Identity
-from signedwire.types import Did, PayloadType, Priority
+from signedwire.types import Did, PayloadType, Priority, did_text
 from signedwire.wire.envelope import (
     ENVELOPE_OVERHEAD,
     HEADER_SIZE,
@@ -328,8 +328,9 @@ class TestVerifying:
             # Not decode(), which would refuse some of them earlier.
             with pytest.raises(SignatureError) as caught:
                 SignedEnvelope(bytes(flipped[:-64]), bytes(flipped[-64:])).verify()
+            signer = did_text(bytes(flipped[32:64]))
             assert str(caught.value) == (
-                f"bad signature: the envelope is not what {flipped[32:64].hex()} signed, "
+                f"bad signature: the envelope is not what {signer} signed, "
                 "or somebody else signed it"
             ), f"seed {seed}, {name} at {position}"
 
@@ -361,7 +362,7 @@ class TestVerifying:
             envelope.verify()
         assert isinstance(caught.value, SignedWireError)
         assert str(caught.value) == (
-            f"unsigned envelope: it claims to be from {ALICE.did.hex()}, without proof"
+            f"unsigned envelope: it claims to be from {ALICE.did}, without proof"
         )
 
 

@@ -108,7 +108,7 @@ class TestForgeries:
     )
     def test_a_receipt_that_the_recipient_did_not_sign(self, receipts: Receipts) -> None:
         assert refusal(packed(taken_out(7), receipts)) == (
-            f"the receipt was not signed by its recipient {BOB.did.hex()}"
+            f"the receipt was not signed by its recipient {BOB.did}"
         )
 
     @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ class TestForgeries:
         receipts = signed(ACCEPTED_BATCHES, batch.root)
         assert verify_receipt(packed(alone(mixed, 0), receipts)).envelope.recipient == BOB.did
         assert refusal(packed(alone(mixed, 1), receipts)) == (
-            f"the receipt was not signed by its recipient {EVE.did.hex()}"
+            f"the receipt was not signed by its recipient {EVE.did}"
         )
 
     @settings(deadline=None, max_examples=150)

@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, get_type_hints
 
 import typer
@@ -17,6 +18,7 @@ from signedwire.cli.ending import ENDING_CODES, end_by_signal
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
 from signedwire.cli.output import escape, silence_stdout
+from signedwire.environment import expand_home
 
 __all__ = ["app"]
 
@@ -81,7 +83,7 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     fields = tuple(sorted(fields, key=lambda field: field.name in common))
 
     def call(**values: Any) -> int:
-        chosen = command(**values)
+        chosen = command(**{name: _expanded(value) for name, value in values.items()})
         if chosen.verbose:
             _start_logging()
         keys.take_secrets()  # before anything is started that would inherit them
@@ -102,6 +104,16 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
     call.__doc__ = command.__doc__
     group.command(name, epilog=epilog(command.exit_codes))(call)
+
+
+def _expanded(value: Any) -> Any:
+    """A value with `~` at the start of each path in it expanded, as in the configuration.
+
+    A shell does so only where a word begins: not in `--identity=~/key.pem`, nor in quotes.
+    """
+    if isinstance(value, Path):
+        return expand_home(value)
+    return list(map(_expanded, value)) if isinstance(value, list) else value
 
 
 def _show_version(wanted: bool) -> None:

@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     DONE = 0, "done; for `send`: the message came as far as --until"
     FAILED = 1, "it failed for a reason that has no code of its own, or a check found a fault"
     USAGE = 2, "the command line or a given value cannot be used"
-    FILE = 3, "the identity, the configuration or another file cannot be read or written"
+    FILE = 3, "the identity, the configuration or another file cannot be read, written or used"
     STORED = 4, "the peer is away: the message was only stored, and is sent later"
     NO_ANSWER = 5, "there was no answer in time: --timeout or --deadline passed"
     UNREACHED = 6, "the peer was not reached, or another key answers there"

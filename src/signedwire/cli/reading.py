@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Final
 
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import BadFile
 
 __all__ = ["is_regular", "open_input"]
 
@@ -23,14 +23,14 @@ def open_input(path: Path) -> IO[bytes]:
     """Open a file, or a named pipe that another program writes to.
 
     Raises:
-        BadInput: it cannot be read, or nobody has written to the pipe within 5 seconds.
+        BadFile: it cannot be read, or nobody has written to the pipe within 5 seconds.
     """
     try:
         if os.name == "posix" and stat.S_ISFIFO(os.stat(path).st_mode):
             return io.BufferedReader(_open_pipe(path))
         return path.open("rb")
     except OSError as error:
-        raise BadInput(
+        raise BadFile(
             f"cannot read {path}: {error.strerror}", "Does the file exist, and may you read it?"
         ) from None
 
@@ -82,7 +82,7 @@ def _open_pipe(path: Path) -> _Pipe:
                     continue
             os.set_blocking(fd, True)
             return _Pipe(fd, first)
-        raise BadInput(
+        raise BadFile(
             f"cannot read {path}: it is a pipe, and nobody has written to it",
             "Start the program that writes to it first",
         )

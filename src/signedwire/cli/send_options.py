@@ -69,7 +69,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
     try:
         file = path.open("xb")
     except FileExistsError:
-        raise BadInput(
+        raise BadFile(
             f"{path} exists already, and a proof is never overwritten", "Name another file"
         ) from None
     except OSError as error:

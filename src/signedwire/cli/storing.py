@@ -10,7 +10,7 @@ from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
 from signedwire.cli.turns import Turn, runtime_folder
 from signedwire.delivery.store import SqliteStore
-from signedwire.environment import expand_home, state_folder
+from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
 from signedwire.outbox import limits_of
 from signedwire.settings import explain_config
@@ -67,7 +67,7 @@ def choose(options: Storing, did: Did) -> Chosen:
 
 def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
     if named is not None:
-        return Chosen(expand_home(named), False)
+        return Chosen(named, False)
     for setting in explain_config(options.config):
         if setting.name == "store" and setting.origin != _DEFAULT:
             return Chosen(None if setting.value is None else Path(str(setting.value)), False)

@@ -393,7 +393,7 @@ class Verify(Command):
     FILE holds a proof that `signedwire send --proof` saved, one envelope (raw or hex, also
     over several lines), one in hex per line as `signedwire outbox export` writes them, v1
     frames, or what `signedwire listen --json` printed; there, what a line says is also
-    compared with the envelope in it. Exit code 1: one is invalid, 2: there is none.
+    compared with the envelope in it. Exit code 1: one is invalid, 3: there is none.
 
     It needs little memory, however large the file is. So with --json the payload of an
     envelope of more than 2 MiB is null, and a line of JSON has a limit of 9 MiB.
@@ -401,7 +401,7 @@ class Verify(Command):
     Of text that comes by a pipe it takes 1 GiB.
     """
 
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]
 
     def run(self) -> int:
         from signedwire.cli.verifying import verify

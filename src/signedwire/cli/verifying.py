@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
-from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.errors import BadFile
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, say, standard_input
 from signedwire.cli.reading import is_regular, open_input
@@ -117,7 +117,7 @@ def verify(options: Verify) -> int:
             if failures > _MAX_INVALID:
                 break
     if not count:
-        raise BadInput(
+        raise BadFile(
             f"there is no envelope in {options.file}",
             "It takes proofs of delivery, raw or hex envelopes, v1 frames, or what "
             "`signedwire listen --json` printed",
@@ -128,11 +128,11 @@ def verify(options: Verify) -> int:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[IO[bytes]]:
-    if name == "-":
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    if path == Path("-"):
         yield standard_input().buffer
         return
-    with open_input(Path(name)) as file:
+    with open_input(path) as file:
         yield file
 
 
@@ -144,7 +144,7 @@ def _rewound(file: IO[bytes], at: int | None, first: bytes) -> Iterator[IO[bytes
         first: What was read since.
 
     Raises:
-        BadInput: it has more than 1 GiB, or there is no place for a copy.
+        BadFile: it has more than 1 GiB, or there is no place for a copy.
     """
     if at is not None:
         file.seek(at)
@@ -165,7 +165,7 @@ def _rewound(file: IO[bytes], at: int | None, first: bytes) -> Iterator[IO[bytes
                 "Save it in a file, and give the name of that",
             ) from None
         if size > _MAX_PIPE:
-            raise BadInput(
+            raise BadFile(
                 "more than 1 GiB of text came by a pipe",
                 "Save it in a file, and give the name of that",
             )
@@ -179,13 +179,13 @@ def _find(file: IO[bytes]) -> Iterator[_Found]:
     """Everything that looks like an envelope, or stands where one should.
 
     Raises:
-        BadInput: it cannot be read.
+        BadFile: it cannot be read.
     """
     at = file.tell() if is_regular(file) else None
     try:
         first = file.read(_CHUNK)
     except OSError as error:
-        raise BadInput(f"cannot read it: {error.strerror}", "Is it a file?") from None
+        raise BadFile(f"cannot read it: {error.strerror}", "Is it a file?") from None
     found = _in_bytes(chain((first,), _chunks(file)))
     if found is not None:
         yield from found

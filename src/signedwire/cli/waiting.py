@@ -182,7 +182,7 @@ def export_outbox(options: surface.OutboxExport) -> int:
         try:
             count = export(store, identity, options.file)
         except FileExistsError:
-            raise BadInput(
+            raise BadFile(
                 f"{options.file} exists already, and is not overwritten", "Name another file"
             ) from None
         except OSError as error:

@@ -15,16 +15,18 @@ from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
 
 __all__ = [
     "BINARY",
+    "cause_of",
     "close",
     "finish_rotation",
     "lock",
     "open_file",
     "remove_unfinished",
+    "sync_data",
     "sync_directory",
     "write_all",
 ]
 
-BINARY: Final[int] = getattr(os, "OBINARY", 0)
+BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 # O_NONBLOCK: opening a FIFO must not hang before we can see that it is one.
 _FLAGS: Final[int] = (
     os.O_RDWR | os.O_APPEND | BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -101,6 +103,13 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
             done += os.write(fd, view[done:])
 
 
+def sync_data(fd: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
 def sync_directory(path: str) -> None:
     if os.name == "posix":  # pragma: no branch
         directory = os.open(os.path.dirname(path), os.O_RDONLY)
@@ -109,3 +118,7 @@ def sync_directory(path: str) -> None:
                 os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def cause_of(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

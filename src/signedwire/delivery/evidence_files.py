@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from signedwire.errors import EnvelopeError
+from signedwire.logs import fields
 from signedwire.wire.evidence_log import (
     HEADER_SIZE,
     LogHeader,
@@ -174,7 +175,13 @@ class NumberedFiles:
             try:
                 os.unlink(path)
             except OSError as error:
-                log.warning("evidence log %s: %s cannot be removed: %s", self._path, path, error)
+                log.warning(
+                    "evidence log %s: %s cannot be removed: %s",
+                    self._path,
+                    path,
+                    error,
+                    extra=fields("evidence not removed", path=path),
+                )
             else:
                 log.info(
                     "evidence log %s: %s was removed, as more than %d rotated files were there; "
@@ -183,6 +190,7 @@ class NumberedFiles:
                     path,
                     keep,
                     number,
+                    extra=fields("evidence removed", path=path),
                 )
                 removed.append(Removed(path, number))
         return removed

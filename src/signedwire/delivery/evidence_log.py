@@ -31,11 +31,13 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.delivery.evidence_disk import (
     BINARY,
+    cause_of,
     close,
     finish_rotation,
     lock,
     open_file,
     remove_unfinished,
+    sync_data,
     sync_directory,
     write_all,
 )
@@ -55,7 +57,7 @@ from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
-from signedwire.types import Did, unix_time_us
+from signedwire.types import Did, did_text, unix_time_us
 from signedwire.wire.evidence_log import (
     HEADER_SIZE,
     MAGIC,
@@ -268,7 +270,7 @@ class EvidenceLog:
             hint = "That is a fault of signedwire: report it, and start the node again"
         failure = EvidenceLogError(
             self.path,
-            f"has failed: {_cause(error)}; nothing more is accepted or acknowledged",
+            f"has failed: {cause_of(error)}; nothing more is accepted or acknowledged",
             hint,
         )
         self._log.error("%s", failure, extra=fields("evidence failed", path=self.path))
@@ -355,8 +357,8 @@ class _File:
         if header.owner != bytes(self._owner):
             raise EvidenceLogError(
                 self._path,
-                f"cannot be used: it belongs to {header.owner.hex()}, "
-                f"and this node is {bytes(self._owner).hex()}",
+                f"cannot be used: it belongs to {did_text(header.owner)}, and this node is "
+                f"{self._owner}",
                 "Start with the key that it was made with, or name another file",
             )
 
@@ -438,7 +440,7 @@ class _File:
         self._retry_at = 0.0
         if isinstance(result, EvidenceLogError):  # no record is lost by a larger file
             self._retry_at = monotonic() + _RETRY_ROTATION
-            self._log.error("%s", result)
+            self._log.error("%s", result, extra=fields("evidence not rotated", path=self._path))
 
     def _flush(self) -> None:
         if self._buffer:
@@ -454,7 +456,7 @@ class _File:
         if not self._is_changed:
             self._watch.check(self.size)
             return False
-        _sync(self._fd)
+        sync_data(self._fd)
         self._watch.check(self.size)
         self._is_changed = False
         self.head = EvidenceHead(self._chain.count, self._chain.head.hex())
@@ -474,7 +476,12 @@ class _File:
             try:
                 self._watch.check(self.size)
             except OSError as error:
-                self._log.error("the evidence log %s is damaged: %s", self._path, _cause(error))
+                self._log.error(
+                    "the evidence log %s is damaged: %s",
+                    self._path,
+                    cause_of(error),
+                    extra=fields("evidence failed", path=self._path),
+                )
         close(self._fd)
 
     def rotate(self, archive: str | None) -> EvidenceHead | EvidenceLogError:
@@ -508,7 +515,7 @@ class _File:
                 os.unlink(new)
             return EvidenceLogError(
                 path,
-                f"was not rotated: {_cause(error)}",
+                f"was not rotated: {cause_of(error)}",
                 "Name a file on the same disk, in a directory that exists",
             )
         old, self._fd = self._fd, fd
@@ -521,7 +528,13 @@ class _File:
         self.size = len(data)
         self._records_before = last
         self._go_on_in(header)
-        self._log.info("evidence log %s: %d records are in %s now", path, head.records, archive)
+        self._log.info(
+            "evidence log %s: %d records are in %s now",
+            path,
+            head.records,
+            archive,
+            extra=fields("evidence rotated", path=archive, count=head.records),
+        )
         self._news.append(Rotated(archive, head.records, head.hash))
         if self._rotation.keep is not None:
             self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
@@ -576,19 +589,8 @@ def _lost_error(path: str, what: str, archive: str) -> EvidenceLogError:
     )
 
 
-def _sync(fd: int) -> None:
-    if hasattr(os, "fdatasync"):
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
-
-
-def _cause(error: BaseException) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-
-
 def _open_error(path: str, error: OSError) -> EvidenceLogError:
     hint = "Is the disk full, or may this user not write there?"
     if error.errno == errno.ENOENT:
         hint = "Make its directory first"
-    return EvidenceLogError(path, f"cannot be opened: {_cause(error)}", hint)
+    return EvidenceLogError(path, f"cannot be opened: {cause_of(error)}", hint)

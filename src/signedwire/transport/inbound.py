@@ -255,7 +255,6 @@ class InboundLink(asyncio.Protocol):
                 core.drop(Reason.DUPLICATE, verdict.message.sender, self._guest.host)
             elif incoming.put(verdict.message, verdict.priority):
                 screen.remember(verdict)
-                core.counters.messages_received += 1
             else:
                 return done
         return len(verdicts)

@@ -230,7 +230,9 @@ class Incoming:
             denials.discard([message])
             return True
         if log is None:
-            return self.inbox.put(message, priority)
+            is_taken = self.inbox.put(message, priority)
+            self._core.counters.messages_received += is_taken
+            return is_taken
         if not self.has_room(priority):
             return False
         self._unlogged += 1
@@ -240,6 +242,7 @@ class Incoming:
     def _on_logged(self, message: Message, priority: int, error: StoreError | None) -> None:
         self._unlogged -= 1
         if error is None:
+            self._core.counters.messages_received += 1
             self.inbox.add_many([message], priority)
         else:
             self._core.drop(Reason.STORE_FAILED, message.sender)

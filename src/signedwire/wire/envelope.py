@@ -36,7 +36,7 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label, verify_digest, verify_labelled
-from signedwire.types import Did, PayloadType, Priority, known_did, unix_time_us
+from signedwire.types import Did, PayloadType, Priority, did_text, known_did, unix_time_us
 from signedwire.wire.batch import (
     HASH_SIZE,
     batch_root,
@@ -260,7 +260,7 @@ class SignedEnvelope:
         sender, proof = self._body[32:64], self._proof
         if proof == UNSIGNED:
             raise SignatureError(
-                f"unsigned envelope: it claims to be from {sender.hex()}, without proof"
+                f"unsigned envelope: it claims to be from {did_text(sender)}, without proof"
             )
         if isinstance(proof, bytes):
             is_good = verify_digest(sender, self.digest, proof)
@@ -270,7 +270,7 @@ class SignedEnvelope:
             )
         if not is_good:
             raise SignatureError(
-                f"bad signature: the envelope is not what {sender.hex()} signed, "
+                f"bad signature: the envelope is not what {did_text(sender)} signed, "
                 "or somebody else signed it"
             )
 
@@ -532,7 +532,7 @@ def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[
     root = batch_root(sender, leaves)
     if not verify_labelled(sender, Label.BATCH, root, signature):
         raise SignatureError(
-            f"bad signature: the batch of {len(bodies)} is not what {sender.hex()} signed"
+            f"bad signature: the batch of {len(bodies)} is not what {did_text(sender)} signed"
         )
     return root, leaves
 

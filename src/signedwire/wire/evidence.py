@@ -15,6 +15,7 @@ from typing import Final
 
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
+from signedwire.types import did_text
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -101,5 +102,5 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
         raise SignatureError("the receipt is about other envelopes")
     text = recipient + sender + receipts.statement
     if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
-        raise SignatureError(f"the receipt was not signed by its recipient {recipient.hex()}")
+        raise SignatureError(f"the receipt was not signed by its recipient {did_text(recipient)}")
     return ProvenDelivery(envelope, receipts.kind == HANDLED_ENVELOPES, receipts.at_us)

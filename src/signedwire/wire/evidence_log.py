@@ -32,6 +32,7 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Label, verify_labelled
+from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
 from signedwire.wire.envelope import (
     ENVELOPE_OVERHEAD,
@@ -490,7 +491,8 @@ class LogChecker:
         owner, body = self.reader.header.owner, envelope.body
         if body[64:96] != owner:
             raise SignatureError(
-                f"its envelope is for {body[64:96].hex()}, not for {owner.hex()}, whose log it is"
+                f"its envelope is for {did_text(body[64:96])}, not for {did_text(owner)}, whose "
+                "log it is"
             )
         proof = envelope.proof
         if isinstance(proof, bytes):
@@ -500,7 +502,9 @@ class LogChecker:
         name = (sender, proof.root(sender, envelope.digest), proof.signature)
         if name not in self._good:
             if not verify_labelled(sender, Label.BATCH, name[1], proof.signature):
-                raise SignatureError(f"bad signature: its envelope is not what {sender.hex()} sent")
+                raise SignatureError(
+                    f"bad signature: its envelope is not what {did_text(sender)} sent"
+                )
             self._good.append(name)
         return envelope
 
