@@ -25,6 +25,9 @@ class ConfigChanges(TypedDict, total=False):
     carrier: Literal["tcp", "memory"]
     signatures: SignaturePolicy | Literal["required", "if-present"]
     v1_peers: Literal["all"] | Iterable[Did | str]
+    allow: Iterable[Did | str] | None
+    deny: Iterable[Did | str]
+    access_file: str | os.PathLike[str] | None
     wire: Literal["auto", "v1"]
     max_payload_size: int
     credit_messages: int
@@ -44,11 +47,18 @@ class ConfigChanges(TypedDict, total=False):
     max_v1_payload_size: int
     store: str | os.PathLike[str] | None
     evidence: str | os.PathLike[str] | None
+    evidence_max_bytes: int | None
+    evidence_max_age: float | None
+    evidence_keep: int | None
     ack: Literal["done", "auto"]
     outbox_limit: int
     outbox_bytes: int
     outbox_peer_limit: int
     outbox_peer_bytes: int
+    unmet_peer_limit: int
+    unmet_peer_bytes: int
+    unmet_bytes: int
+    unmet_max_age: float
     dead_letter_limit: int
     dead_letter_bytes: int
     undone_limit: int

@@ -130,7 +130,7 @@ class TestProven:
         assert len(doors) == 2
 
     def test_a_stranger_never_takes_the_place_of_a_proven_one(self) -> None:
-        doors = admission(unproven=1)
+        doors = admission(unproven=1, per_host=1)
         assert doors.admit(0, "192.0.2.1") == (None, None)
         assert doors.prove(0) is None
         assert doors.admit(1, "192.0.2.2") == (None, None)
@@ -172,6 +172,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @initialize(proven=st.integers(1, 3), unproven=st.integers(1, 4), per_host=st.integers(1, 3))
     def start(self, proven: int, unproven: int, per_host: int) -> None:
+        per_host = min(per_host, unproven)
         self.doors = admission(proven, unproven, per_host)
         self.limits = (proven, unproven, per_host)
         self.unproven: list[tuple[int, str | None]] = []

@@ -576,7 +576,7 @@ async def test_signatures_if_present() -> None:
         with await RawLink.dial(bob.address) as link:
             await link.write(framed(unsigned(1)) + tampered(2) + framed(sealed(3)))
             messages = await take(bob, 2)
-        assert [(m.sequence_number, m.sender, m.is_proven) for m in messages] == [
+        assert [(m.sequence_number, m.proven_sender, m.is_proven) for m in messages] == [
             (1, None, False),
             (3, ALICE.did, True),
         ]

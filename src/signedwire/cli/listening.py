@@ -136,10 +136,11 @@ class _Listening:
             raise
         except OSError as error:
             again = "it comes again at the next start" if self._store.path else "it is lost"
+            sender = message.proven_sender or UNPROVEN
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
-                f"#{message.sequence_number} from {message.sender or UNPROVEN} was not printed "
-                f"and its sender is not told that it was handled; {again}",
+                f"#{message.sequence_number} from {sender} was not printed and "
+                f"its sender is not told that it was handled; {again}",
                 "Make room, or print it elsewhere",
                 ExitCode.SYSTEM,
             ) from None
@@ -202,7 +203,7 @@ def _fields(message: Message) -> dict[str, object]:
 
 
 def _line(message: Message) -> str:
-    sender = message.sender if message.is_proven else None
+    sender = message.proven_sender
     # Padded before it is coloured, so that columns stay columns.
     who = f"{UNPROVEN if sender is None else sender.short:<21}"
     if sender is None:

@@ -162,6 +162,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return known_did(self._body[32:64])
 
     @property
+    def proven_sender(self) -> Did | None:
+        """The DID that is proven to have sent the message; `None`: nothing proves who did."""
+        return self.sender if self._is_proven else None
+
+    @property
     def sender_key(self) -> bytes:
         """The 32 bytes of the DID that it names as its sender."""
         return self._body[32:64]

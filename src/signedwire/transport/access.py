@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
 from signedwire.home import Bound
 from signedwire.types import Did
 
 if TYPE_CHECKING:
-    from signedwire.config import TransportConfig
     from signedwire.delivery.store import Store
 
 __all__ = ["AccessFile", "AccessList", "read_access_file"]

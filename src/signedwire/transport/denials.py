@@ -75,7 +75,7 @@ class Denials:
                 with contextlib.suppress(ClosedError):
                     message.origin.refused(message, Reason.NOT_ALLOWED)
             # Of an unsigned one anybody may have written who it is from.
-            self._discarded.append(message.sender if message.is_proven else None)
+            self._discarded.append(message.proven_sender)
         if self._discarded and not self._is_telling_due:
             self._is_telling_due = True
             self._core.call_in_loop(self._tell)

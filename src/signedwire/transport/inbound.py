@@ -252,7 +252,7 @@ class InboundLink(asyncio.Protocol):
                 # Also where it has to wait for the application: its sender did not.
                 self._guest.prove()
             if screen.is_replay(verdict):
-                core.drop(Reason.DUPLICATE, verdict.message.sender, self._guest.host)
+                core.drop(Reason.DUPLICATE, verdict.message.proven_sender, self._guest.host)
             elif incoming.put(verdict.message, verdict.priority):
                 screen.remember(verdict)
             else:

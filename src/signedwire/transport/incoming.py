@@ -245,7 +245,7 @@ class Incoming:
             self._core.counters.messages_received += 1
             self.inbox.add_many([message], priority)
         else:
-            self._core.drop(Reason.STORE_FAILED, message.sender)
+            self._core.drop(Reason.STORE_FAILED, message.proven_sender)
 
     async def arrive(self, timeout: float | None) -> Message:
         """Wait for the next message, in the node's event loop. Cancelling loses none.
@@ -339,7 +339,7 @@ class Incoming:
                 return message
             with contextlib.suppress(ClosedError):
                 origin.refused(message, Reason.EXPIRED)
-            self._core.drop(Reason.EXPIRED, message.sender)
+            self._core.drop(Reason.EXPIRED, message.proven_sender)
         return None
 
 
