@@ -36,25 +36,27 @@ each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_what_belongs_to_a_node(way: Callable[[Any], object]) -> None:
     network = MemoryNetwork(seed=1)
     a, b = Identity.generate(), Identity.generate()
+    config = TransportConfig(listen=None)
     async with Node(a, network=network) as alice, Node(b, network=network) as bob:
         alice.routing.update(b.did, bob.address)
         receipt = await alice.send(b.did, b"x")
         message = await bob.receive()
-        for thing, says in (
-            (message, "a Message can be neither pickled nor copied: pass its `payload`"),
-            (receipt, "a Receipt can be neither pickled nor copied: pass its `state`"),
-            (alice, "a Node can be neither pickled nor copied: pass the path of its key file"),
-            (sync.Node(a), "a sync.Node can be neither pickled nor copied: pass the path"),
-            (alice.access, "an AccessList can be neither pickled nor copied"),
-            (a, "an Identity can be neither pickled nor copied"),
-        ):
-            with pytest.raises(TypeError) as caught:
-                way(thing)
-            assert str(caught.value).startswith(says), caught.value
-            # In a list of work for other processes, too.
-            if way is not copy.copy:
-                with pytest.raises(TypeError, match="neither pickled nor copied"):
-                    way([thing])
+        with sync.Node(a, config) as blocking:
+            for thing, says in (
+                (message, "a Message can be neither pickled nor copied: pass its `payload`"),
+                (receipt, "a Receipt can be neither pickled nor copied: pass its `state`"),
+                (alice, "a Node can be neither pickled nor copied: pass the path of its key file"),
+                (blocking, "a sync.Node can be neither pickled nor copied: pass the path"),
+                (alice.access, "an AccessList can be neither pickled nor copied"),
+                (a, "an Identity can be neither pickled nor copied"),
+            ):
+                with pytest.raises(TypeError) as caught:
+                    way(thing)
+                assert str(caught.value).startswith(says), caught.value
+                # In a list of work for other processes, too.
+                if way is not copy.copy:
+                    with pytest.raises(TypeError, match="neither pickled nor copied"):
+                        way([thing])
         # What the texts offer can be passed.
         for part in (message.payload, message.envelope, receipt.state, receipt.proof()):
             assert pickle.loads(pickle.dumps(part)) == part

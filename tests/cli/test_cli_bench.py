@@ -87,7 +87,7 @@ def test_both_sides_speak_json() -> None:
     assert all(trip["median"] > 0 for trip in document["round_trips"])
     assert summary["event"] == "summary"
     assert summary["messages"] == document["sent"]
-    assert (summary["peers"], summary["unasked"], summary["unanswered"]) == (1, 0, 0)
+    assert (summary["peer_count"], summary["unasked"], summary["unanswered"]) == (1, 0, 0)
     assert summary["echoed"] > 0
     assert summary["dropped"] == {}
 

@@ -8,14 +8,16 @@ import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clikit import Ran, isolate, listener, run, start_listening
 
-from signedwire import Identity, Reason
+from signedwire import Address, Did, Identity, Reason
 from signedwire.cli import errors, surface
 from signedwire.cli.app import _LogFormatter
 from signedwire.errors import SignedWireError
+from signedwire.types import parse_peer
 
 BOB = Identity.from_seed(bytes(range(32)))
 AWAY = f"{BOB.did}@127.0.0.1:1"
@@ -221,8 +223,50 @@ COMMANDS: dict[str, tuple[list[str], ...]] = {
 }
 
 
+def is_did(value: object) -> bool:
+    return isinstance(value, str) and str(Did.parse(value)) == value
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+# One key has one meaning in all commands. What is in none of these is of one command alone.
+MEANINGS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("did", "recipient", "sender", "owner", "answered_by"), is_did),
+    "dids": lambda value: all(map(is_did, value)),
+    "peer": lambda value: parse_peer(value)[1] is not None,  # DID@host:port, to be typed
+    "address": lambda value: Address.parse(value) is not None,
+    **dict.fromkeys(("file", "store", "config", "peers"), lambda value: "/" in value),
+    **dict.fromkeys(("problem", "message", "hint", "reason", "detail", "event"), is_text),
+    "wire": lambda value: value in ("v1", "v2"),
+    "state": lambda value: value == value.lower(),
+    "dropped": lambda value: isinstance(value, dict),
+}
+# What older names of the same things were, and the word that stands for them.
+NO_KEYS = {"path": "file", "did_is_proven": "is_proven", "valid": "is_valid", "time": "…_us"}
+
+
+def expect_meaning(fields: dict[str, Any]) -> None:
+    """Each key of a JSON line means what it does everywhere, or is null."""
+    for name, value in fields.items():
+        assert name not in NO_KEYS, f"{name} is {NO_KEYS.get(name)} elsewhere"
+        if value is None:
+            continue
+        if name in MEANINGS:
+            assert MEANINGS[name](value), (name, value)
+        elif name.startswith("is_"):
+            assert isinstance(value, bool), (name, value)
+        elif name.endswith("_us"):
+            assert isinstance(value, int), (name, value)
+        elif name.endswith("_ms"):
+            assert isinstance(value, (int, float)), (name, value)
+
+
 @pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["quiet", "verbose"])
-def test_every_line_of_stdout_is_json_for_every_command_and_outcome(verbose: list[str]) -> None:
+def test_every_line_of_stdout_is_json_for_every_command_and_outcome(
+    verbose: list[str], tmp_path: Path
+) -> None:
     run("id", "new")
     run("send", AWAY, "waits")
     codes = set()
@@ -233,13 +277,40 @@ def test_every_line_of_stdout_is_json_for_every_command_and_outcome(verbose: lis
             codes.add(ran.exit_code)
             for value in ran.objects:
                 assert isinstance(value, dict), words
-                for name in ("did", "peer", "recipient", "sender", "owner", "answered_by"):
-                    text = value.get(name)
-                    assert text is None or text.startswith("did:key:z6Mk"), (words, name)
+                expect_meaning(value)
             if ran.exit_code and not ran.stdout:
                 (told,) = [line for line in ran.stderr.split("\n") if line.startswith("{")]
                 assert json.loads(told)["exit_code"] == ran.exit_code, words
+                expect_meaning(json.loads(told))
     assert {0, 2, 3, 4, 6} <= codes
+
+
+def test_json_of_what_succeeds_has_the_same_keys(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'evidence = "{tmp_path}/e.log"\n')
+    process, to = start_listening("--json", "--config", str(tmp_path / "c.toml"))
+    (tmp_path / "p.toml").write_text('[peers]\n"{}" = "{}"\n'.format(*to.split("@")))
+    with process:
+        ways: tuple[tuple[str, ...], ...] = (
+            ("send", to, "x", "--proof", f"{tmp_path}/proof", "--no-store"),
+            ("ping", to),
+            ("peers", "--peers", f"{tmp_path}/p.toml"),
+            ("config", "check", "--peers", f"{tmp_path}/p.toml"),
+            ("verify", f"{tmp_path}/proof"),
+        )
+        for words in ways:
+            ran = run(*words, "--json")
+            assert ran.exit_code == 0, ran
+            assert ran.objects, words
+            for fields in ran.objects:
+                expect_meaning(fields)
+        expect_meaning(json.loads(process.line()))
+        process.interrupt()
+        assert process.wait() == 130
+    for word in ("verify", "show"):
+        ran = run("evidence", word, f"{tmp_path}/e.log", "--json")
+        assert ran.exit_code == 0, ran
+        for fields in ran.objects:
+            expect_meaning(fields)
 
 
 def test_an_error_names_its_peer_and_reason_in_json() -> None:
@@ -247,7 +318,7 @@ def test_an_error_names_its_peer_and_reason_in_json() -> None:
         bob.access.allow_only([])
         ran = run("send", AWAY, "x", "--no-store", "--json")
     told = json.loads(ran.stderr.splitlines()[-1])
-    assert told["peer"] == str(BOB.did)
+    assert told["did"] == str(BOB.did)
     assert told["reason"] == str(Reason.ATTEMPTS_EXHAUSTED)
     assert told["exit"] == "unreached"
     assert errors.code_of(SignedWireError("x")).name == "FAILED"

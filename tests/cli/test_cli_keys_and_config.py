@@ -31,7 +31,7 @@ def test_a_new_identity_is_shown_again(key: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert run("id", "show").stdout == made.stdout
     shown = run("id", "show", "--json").objects
-    assert shown == [{"did": str(did), "did_hex": did.hex(), "path": str(key)}]
+    assert shown == [{"did": str(did), "did_hex": did.hex(), "file": str(key)}]
 
 
 def test_a_path_and_an_option_win_over_the_variable(
@@ -47,7 +47,7 @@ def test_a_path_and_an_option_win_over_the_variable(
 
 def test_the_default_is_in_the_folder_of_the_application(tmp_path: Path) -> None:
     (made,) = run("id", "new", "--json").objects
-    path = Path(made["path"])
+    path = Path(made["file"])
     assert path.name == "identity.pem"
     assert path.is_relative_to(tmp_path)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -150,7 +150,7 @@ def test_a_tilde_is_the_home_folder_in_every_option(
     monkeypatch.chdir(elsewhere)
     assert run("id", "new", "~/k.pem").exit_code == 0
     shown = run("id", "show", "--identity=~/k.pem", "--json").objects[0]
-    assert shown["path"] == str(tmp_path / "k.pem")
+    assert shown["file"] == str(tmp_path / "k.pem")
     (tmp_path / "node.toml").write_text('evidence = "~/e.log"\n')
     (tmp_path / "peers.toml").write_text(f'[peers]\n"{shown["did"]}" = "127.0.0.1:1"\n')
     common = ("--identity=~/k.pem", "--config=~/node.toml", "--peers=~/peers.toml")
@@ -208,7 +208,7 @@ def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
     pem = (tmp_path / "a.pem").read_text()
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)
     (shown,) = run("id", "show", "--json").objects
-    assert shown == {"did": str(identity.did), "did_hex": identity.did.hex(), "path": None}
+    assert shown == {"did": str(identity.did), "did_hex": identity.did.hex(), "file": None}
     body = pem.splitlines()[1]
     for words in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
         monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", pem)

@@ -236,6 +236,17 @@ def test_an_address_that_cannot_be_had() -> None:
         expect_one_sentence(ran, 10, told, "port")
 
 
+def test_a_second_listener_is_told_what_to_do() -> None:
+    process, peer = start_listening()
+    with process:
+        at = ("--listen", str(parse_peer(peer)[1]))
+        for args in (at, ()):
+            ran = run("listen", *args, "--timeout", "1")
+            expect_one_sentence(ran, 9, "has it open", "`signedwire id new FILE`", "--identity")
+        ran = run("listen", *at, "--no-store", "--timeout", "1")
+        expect_one_sentence(ran, 10, "the port is in use", "choose another, or use port 0")
+
+
 def test_listening_everywhere_it_names_an_address_that_can_be_dialed() -> None:
     ran = run("listen", "--listen", "0.0.0.0:0", "--timeout", "0.01", "--json")
     assert ran.exit_code == 0, ran

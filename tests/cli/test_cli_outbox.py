@@ -182,7 +182,7 @@ def test_a_listener_has_a_store_and_a_sender_with_its_key_goes_without(
         ran = run("outbox", "list")
         expect_one_sentence(ran, 9, f"cannot open the store {path}: another process", "Wait until")
         ran = run("listen", "--timeout", "1")
-        expect_one_sentence(ran, 9, "another process", "Wait until")
+        expect_one_sentence(ran, 9, "another process", "`signedwire id new FILE`")
         ran = run("send", peer, "x", "--store", str(path))
         expect_one_sentence(ran, 9, "another process")
         ran = run("send", peer, "x")
@@ -388,7 +388,7 @@ def test_retry(full: Path) -> None:
     assert "`signedwire listen --peers FILE`" in ran.stderr
     assert {row["attempts"] for row in run("outbox", "list", "--json").objects} == {0}
     ran = run("outbox", "retry", "--to", str(BOB.did), "--json")
-    assert ran.objects == [{"peers": [str(BOB.did)]}]
+    assert ran.objects == [{"dids": [str(BOB.did)]}]
     assert run("outbox", "retry", "--to", str(Identity.generate().did)).stderr == ""
 
 

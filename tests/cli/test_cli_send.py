@@ -525,9 +525,9 @@ def test_ping_as_often_as_asked(bob: Node, monkeypatch: pytest.MonkeyPatch) -> N
             "address": str(bob.address),
             "state": "connected",
             "wire": "v2",
-            "did_is_proven": True,
+            "is_proven": True,
             "answered_by": str(bob.did),
-            "error": None,
+            "problem": None,
         }
     assert run("ping", peer(bob), "--count", "2").stdout.count("round trip") == 2
 
@@ -539,7 +539,7 @@ def test_ping_says_who_else_answered(bob: Node) -> None:
     assert f"but {bob.did} is there, not {wrong}" in ran.stdout
     assert f"{wrong} was not reached at {bob.address}. Another key answers" in ran.stderr
     (tried,) = run("ping", f"{wrong}@{bob.address}", "--json").objects
-    assert (tried["did_is_proven"], tried["answered_by"]) == (False, str(bob.did))
+    assert (tried["is_proven"], tried["answered_by"]) == (False, str(bob.did))
 
 
 def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> None:
@@ -583,7 +583,7 @@ def test_ping_where_v1_is_the_only_wire(old_bob: Node, monkeypatch: pytest.Monke
     ran = run("ping", peer(old_bob), "--count", "2", "--json")
     assert ran.exit_code == 0, ran
     assert 1.0 in pauses
-    assert [(o["state"], o["wire"], o["did_is_proven"]) for o in ran.objects] == [
+    assert [(o["state"], o["wire"], o["is_proven"]) for o in ran.objects] == [
         ("open", "v1", False)
     ] * 2
 
@@ -642,7 +642,7 @@ def test_peers_tries_all_of_them(bob: Node, tmp_path: Path) -> None:
         routes.save(path)
         ran = run("peers", "--peers", path, "--v1", "--json")
         assert ran.exit_code == 0, ran
-        assert {o["did"]: (o["wire"], o["did_is_proven"]) for o in ran.objects} == {
+        assert {o["did"]: (o["wire"], o["is_proven"]) for o in ran.objects} == {
             str(bob.did): ("v2", True),
             str(old): ("v1", False),
         }

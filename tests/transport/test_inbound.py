@@ -574,13 +574,13 @@ async def test_what_is_not_acceptable_proves_nobody() -> None:
 async def test_signatures_if_present() -> None:
     async with receiver(signatures=SignaturePolicy.IF_PRESENT) as bob:
         with await RawLink.dial(bob.address) as link:
-            await link.write(framed(unsigned(1)) + tampered(2) + framed(sealed(3)))
+            await link.write(framed(unsigned(1)) * 2 + tampered(2) + framed(sealed(3)))
             messages = await take(bob, 2)
         assert [(m.sequence_number, m.proven_sender, m.is_proven) for m in messages] == [
             (1, None, False),
             (3, ALICE.did, True),
         ]
-        assert dropped(bob) == {Reason.BAD_SIGNATURE: 1}
+        assert dropped(bob) == {Reason.BAD_SIGNATURE: 1, Reason.DUPLICATE: 1}
 
 
 @on_both_loops

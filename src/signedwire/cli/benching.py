@@ -130,7 +130,7 @@ def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
                 "messages": server.messages,
                 "bytes": server.bytes,
                 "echoed": server.echoed,
-                "peers": server.guests,
+                "peer_count": server.guests,
                 "unasked": server.unasked,
                 "unanswered": server.unanswered,
                 "dropped": dropped,

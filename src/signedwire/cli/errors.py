@@ -118,13 +118,13 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     if told.kind == "BrokenPipeError":
         return told.exit_code
     if as_json:
-        peer = error.recipient if isinstance(error, DeliveryError) else None
+        did = error.recipient if isinstance(error, DeliveryError) else None
         reason = error.reason if isinstance(error, DeliveryError) else None
         fields = {
             "error": told.kind,
             "message": told.fact,
             "hint": told.hint or None,
-            "peer": None if peer is None else str(peer),
+            "did": None if did is None else str(did),
             "reason": None if reason is None else str(reason),
             "exit_code": int(told.exit_code),
             "exit": told.exit_code.name.lower(),

@@ -137,6 +137,6 @@ def _new_password(options: IdNew) -> str | None:
 def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:
     if as_json:
         shown = None if path is None else str(path)
-        emit({"did": str(identity.did), "did_hex": identity.did.hex(), "path": shown})
+        emit({"did": str(identity.did), "did_hex": identity.did.hex(), "file": shown})
     else:
         result(str(identity.did))

@@ -27,6 +27,7 @@ from signedwire.cli.storing import Chosen, choose, prepare, tell_new, turn_of
 from signedwire.cli.turns import Turn
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
+from signedwire.errors import StoreInUseError
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["listen"]
 
 _LOOK_INTERVAL: Final = 0.25
+_ANOTHER_KEY: Final = (
+    "Use the listener that runs with this key, or end it; a second one needs a key of its own: "
+    "`signedwire id new FILE`, then --identity FILE"
+)
 _WHY: Final = {
     Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
     Reason.UNSIGNED: "--allow-unsigned takes such",
@@ -96,6 +101,8 @@ class _Listening:
                     finally:
                         watching.cancel()
                         await asyncio.gather(watching, return_exceptions=True)
+        except StoreInUseError as error:
+            raise NotDone(error.fact, _ANOTHER_KEY, ExitCode.STORE) from None
         except TimeoutError:
             if self._options.count is not None:
                 raise NotDone(

@@ -78,12 +78,12 @@ class Finding:
             "address": str(self.address),
             "state": self.state,
             "wire": self.wire,
-            "did_is_proven": self.is_proven,
+            "is_proven": self.is_proven,
             "answered_by": None if self.answered_by is None else str(self.answered_by),
             "connect_ms": self.connect_ms,
             "handshake_ms": self.handshake_ms,
             "round_trip_ms": self.round_trip_ms,
-            "error": self.error,
+            "problem": self.error,
         }
 
 

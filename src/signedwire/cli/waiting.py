@@ -159,7 +159,7 @@ def retry_outbox(options: surface.OutboxRetry) -> int:
             store.reached(each)
         _done(store, store.barrier)
     if options.json:
-        emit({"peers": [str(each) for each in peers]})
+        emit({"dids": [str(each) for each in peers]})
         return 0
     result(f"{count_of(len(peers), 'peer')} will be tried anew")
     if peers:
