@@ -10,12 +10,14 @@ import inspect
 import itertools
 import pkgutil
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import signedwire
 
@@ -346,6 +348,17 @@ def check_code(code: str, where: str) -> None:
                 assert any(has_name(kind, node.attr) for kind in kinds), (
                     f"{where}: {node.value.id} has no {node.attr}"
                 )
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [("cryptography", "43.0.3"), ("pynacl", "1.6.1"), ("typer", "0.26.0")]
+)
+def test_a_dependency_that_does_not_work_is_not_installed(name: str, broken: str) -> None:
+    """The comments in pyproject.toml say what fails with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    (wanted,) = [each for each in map(Requirement, texts) if each.name == name]
+    assert broken not in wanted.specifier
 
 
 class TestPages:

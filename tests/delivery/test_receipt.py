@@ -212,7 +212,16 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("reason", "said"),
-        [(Reason.NOT_ALLOWED, "not allowed"), (None, "refused"), (Reason.TOO_LARGE, "too large")],
+        [
+            (Reason.NOT_ALLOWED, "not allowed"),
+            (None, "refused"),
+            (Reason.TOO_LARGE, "too large"),
+            (
+                Reason.DUPLICATE,
+                "duplicate; it was NOT delivered: another process used this number. "
+                "Send it again; one process per key at a time",
+            ),
+        ],
     )
     def test_refused(self, reason: Reason | None, said: str) -> None:
         receipt = receipt_at(REFUSED, reason)
