@@ -7,7 +7,8 @@ from typing import Any, Final
 from signedwire.identity import Identity
 from signedwire.types import Allowance, Priority
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import (
     BatchReceived,

@@ -15,8 +15,9 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Allowance
 from signedwire.wire.batch import path_of
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
 from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.header import encode_v2_body
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, make_leaf_proof
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,

@@ -13,7 +13,7 @@ from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, St
 from signedwire.delivery.store.commits import Writer
 from signedwire.errors import StoreError
 from signedwire.types import Did, Priority
-from signedwire.wire.envelope import encode_v2_body
+from signedwire.wire.header import encode_v2_body
 
 US: Final = ALICE.did
 PEER: Final = BOB.did

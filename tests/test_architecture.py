@@ -176,6 +176,19 @@ class TestArrows:
         assert found <= allowed.get(room_of(path), set())
 
     @each_module
+    def test_one_module_knows_the_header(self, path: Path) -> None:
+        """A field of an envelope is read by its name."""
+        if name_of(path) == "wire/header.py":
+            return
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Subscript):
+                part = ast.unparse(node.slice)
+                assert part not in {"8:24", "32:64", "64:96", "32:96", "104", "105"}, node.lineno
+            elif isinstance(node, ast.Call) and "unpack_from" in ast.unparse(node.func):
+                place = ast.unparse(node.args[-1])
+                assert place not in {"8", "24", "96", "106", "114"}, node.lineno
+
+    @each_module
     def test_one_module_reads_the_clocks(self, path: Path) -> None:
         """Whoever replaces the clocks there has replaced them all."""
         if room_of(path) not in {*ROOF, "clock"}:

@@ -16,7 +16,7 @@ from signedwire.delivery.deadlines import due_us, instant_of, is_relative, moved
 from signedwire.delivery.message import Terms
 from signedwire.delivery.store import MemoryStore
 from signedwire.types import Priority
-from signedwire.wire.envelope import v2_expiry
+from signedwire.wire.header import expiry_of
 
 YEAR = 365 * 86_400.0
 
@@ -59,7 +59,7 @@ def test_a_header_is_made_of_the_seconds_that_are_left_when_it_is_made() -> None
         assert terms.common(parties, 9) is first  # made once, while no clock is set
         set_clock.ahead = 0.0
         header = body(1)[:32] + terms.common(parties, 9)
-        left = (v2_expiry(header) or 0) / 1e6 - clock.unix_time()
+        left = (expiry_of(header) or 0) / 1e6 - clock.unix_time()
         assert 59.0 < left <= 60.0
 
 
@@ -84,10 +84,10 @@ def test_any_deadline_fits_into_a_header_and_is_one(instant: float) -> None:
 def test_a_moved_header_differs_in_its_deadline_alone() -> None:
     before = body(1, b"payload", expires_at_us=1_000_001)
     after = moved(before, 2_000_000)
-    assert v2_expiry(after) == 3_000_001
+    assert expiry_of(after) == 3_000_001
     assert (after[:114], after[122:]) == (before[:114], before[122:])
     assert moved(after, -2_000_000) == before
-    assert (v2_expiry(moved(before, -(10**15))) or 0) > 0  # never "for ever"
+    assert (expiry_of(moved(before, -(10**15))) or 0) > 0  # never "for ever"
 
 
 def test_a_clock_before_1970_says_that_it_is_1970() -> None:

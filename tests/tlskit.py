@@ -31,7 +31,8 @@ from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.tls import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Allowance, unix_time_us
-from signedwire.wire.envelope import encode_v2_body, sign_batch
+from signedwire.wire.envelope import sign_batch
+from signedwire.wire.header import encode_v2_body
 from signedwire.wire.leaf import LEAF_EXTENSION_OID
 from signedwire.wire.link_frames import Envelopes, Hello
 from wirekit import identity

@@ -36,7 +36,8 @@ from signedwire.identity import Identity
 from signedwire.transport.core import Core
 from signedwire.transport.outlast import open_in_thread
 from signedwire.types import Did, Reason
-from signedwire.wire.envelope import V2_START, BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.header import SENDER, V2_START
 
 __all__ = [
     "DeadLetters",
@@ -318,7 +319,7 @@ def _envelopes(store: Store, identity: Identity) -> Iterator[SignedEnvelope]:
 def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:
     """A row with the signature that a batch of it alone would have."""
     # Only what a node of this key has made: the file may have been changed.
-    if not row.body.startswith(V2_START) or row.body[32:64] != bytes(identity.did):
+    if not row.body.startswith(V2_START) or row.body[SENDER] != bytes(identity.did):
         raise EnvelopeError(
             f"message {row.id} in the store is not from {identity.did}; it was not signed",
             "Somebody has changed the store: trust nothing in it",

@@ -11,8 +11,9 @@ from clikit import Ran, expect_one_sentence, isolate, run
 from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.render import decoded_fields, envelope_fields
 from signedwire.sync import Node
-from signedwire.wire.envelope import BatchProof, encode_v2_body, sign_batch
+from signedwire.wire.envelope import BatchProof, sign_batch
 from signedwire.wire.frames import encode_frame
+from signedwire.wire.header import encode_v2_body
 
 ALICE, BOB = Identity.from_seed(bytes(range(32))), Identity.from_seed(bytes(32))
 

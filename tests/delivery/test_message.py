@@ -12,7 +12,8 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import PayloadType, Priority, Reason
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, encode_v2_body, sign_batch
+from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived
 

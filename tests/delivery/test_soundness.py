@@ -13,7 +13,7 @@ from signedwire.delivery.store.soundness import _SOUND
 from signedwire.errors import StoreCorruptError, StoreVersionError
 from signedwire.outbox import export
 from signedwire.types import Did, Priority, Reason
-from signedwire.wire.envelope import v2_sequence
+from signedwire.wire.header import sequence_of
 from storekit import OTHER, PEER, Note, accept, make, put
 
 
@@ -130,7 +130,7 @@ def test_pages_are_bounded_by_bytes(tmp_path: Path) -> None:
         counts.append(len(page))
         undone += page
     assert counts == [3, 3, 3, 1]
-    assert [v2_sequence(row.body) for row in undone] == list(range(1, 11))
+    assert [sequence_of(row.body) for row in undone] == list(range(1, 11))
     first = store.dead_letters(limit=100).result()
     rest = store.dead_letters(after=first[-1].id, limit=100).result()
     assert (len(first), len(rest)) == (3, 3)

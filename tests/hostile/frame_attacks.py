@@ -10,7 +10,8 @@ from signedwire import Did, Identity
 from signedwire.identity import Label
 from signedwire.types import Allowance, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import encode_v2_body, sign_batch
+from signedwire.wire.envelope import sign_batch
+from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Close, Credit, Envelopes, Ping, Pong, Receipts, Refusal
 from wirekit import CAROL
 

@@ -42,7 +42,7 @@ from signedwire.transport.denials import Denials
 from signedwire.transport.outbox import Outbox
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
-from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.leaf import make_leaf_proof
 from signedwire.wire.session import Session
 

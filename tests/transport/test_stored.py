@@ -9,7 +9,7 @@ import pytest
 from test_links import RawPeer
 
 from signedwire import DeliveryState, MessageExpiredError, Node, Reason, TransportConfig
-from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.session import BatchReceived
 from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, within
 

@@ -17,15 +17,9 @@ from linkkit import EVE, alone, body
 from signedwire.errors import DidError, EnvelopeError, SignatureError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, did_text
-from signedwire.wire.envelope import (
-    ENVELOPE_OVERHEAD,
-    HEADER_SIZE,
-    SIGNATURE_SIZE,
-    V2_HEADER_SIZE,
-    BatchProof,
-    SignedEnvelope,
-)
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SIGNATURE_SIZE, BatchProof, SignedEnvelope
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
+from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
 from vectors import load_vectors
 
 ALICE = Identity.from_seed(bytes(range(32)))
@@ -150,7 +144,7 @@ class TestMaking:
             + u64_time
             + b"\x03\x02"
         )
-        assert len(header) == HEADER_SIZE == 106
+        assert len(header) == V1_HEADER_SIZE == 106
         assert data[:-64] == header + b"hello"
         assert envelope.digest == blake3(header + b"hello").digest()
         assert ENVELOPE_OVERHEAD == 170 == len(make(b"").encode())

@@ -11,9 +11,10 @@ from linkkit import ALICE, BOB, alone, body, sent
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Label
 from signedwire.wire import evidence_log
-from signedwire.wire.envelope import V2_START, SignedEnvelope
+from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.evidence import encode_evidence, verify_receipt
 from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
+from signedwire.wire.header import V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
 from signedwire.wire.link_frames import Receipts
 

@@ -21,7 +21,7 @@ from signedwire import Did, Identity
 from signedwire.bench.child import ANSWER_TIMEOUT, MAX_PINGS, run_in, serve
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.tls import TlsIdentity
-from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.header import V2_HEADER_SIZE
 
 __all__ = ["main"]
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Final
 
 from signedwire import Did, Identity, SignedEnvelope
-from signedwire.wire.envelope import encode_v2_body, sign_batch, verify_batch
+from signedwire.wire.envelope import sign_batch, verify_batch
 from signedwire.wire.frames import FrameDecoder, encode_frame
+from signedwire.wire.header import encode_v2_body
 
 __all__ = ["BATCHES", "STEPS", "measure_steps"]
 

@@ -11,6 +11,7 @@ from signedwire.cli.output import escape
 from signedwire.errors import DidError, SignedWireError
 from signedwire.types import PayloadType, Priority
 from signedwire.wire.envelope import SignedEnvelope
+from signedwire.wire.header import RECIPIENT
 from signedwire.wire.large import LargeEnvelope
 
 __all__ = [
@@ -59,7 +60,7 @@ def recipient_text(envelope: SignedEnvelope) -> str:
     try:
         return str(envelope.recipient)
     except DidError:
-        return envelope.body[64:96].hex()
+        return envelope.body[RECIPIENT].hex()
 
 
 def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, object]:

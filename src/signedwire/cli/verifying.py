@@ -26,10 +26,11 @@ from signedwire.cli.render import (
     recipient_text,
 )
 from signedwire.errors import EnvelopeError, SignatureError
-from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MAGIC, SignedEnvelope
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
 from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
 from signedwire.wire.evidence import ProvenDelivery
 from signedwire.wire.frames import FrameDecoder
+from signedwire.wire.header import MAGIC
 from signedwire.wire.large import WHOLE, EnvelopeStream, ProofStream
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ else it is an instant.
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from signedwire.clock import Now, WallInstant, now, to_unix
-from signedwire.wire.envelope import v2_expiry
+from signedwire.wire.header import expiry_of, with_expiry
 
 __all__ = ["due_us", "instant_of", "is_relative", "moved"]
 
@@ -21,8 +20,6 @@ _RELATIVE: Final = 1
 _LEAST_US: Final = 2
 """0 is no deadline."""
 _MOST_US: Final = 2**63 - 2  # what a column of the store can hold
-_EXPIRY: Final = struct.Struct("<Q")
-_EXPIRY_AT: Final = 114
 
 
 def due_us(expires_at: float | None, at: Now | None = None) -> int:
@@ -52,6 +49,6 @@ def instant_of(us: int, origin_us: int | None) -> float:
 
 def moved(body: bytes, by_us: int) -> bytes:
     """Header and payload with a deadline that is so much later; `by_us` is even."""
-    us = (v2_expiry(body) or 0) + by_us
+    us = (expiry_of(body) or 0) + by_us
     us = min(max(us, _LEAST_US | _RELATIVE), _MOST_US)
-    return body[:_EXPIRY_AT] + _EXPIRY.pack(us) + body[_EXPIRY_AT + _EXPIRY.size :]
+    return with_expiry(body, us)

@@ -22,15 +22,17 @@ from signedwire.types import (
     known_did,
     unix_time_us,
 )
-from signedwire.wire.envelope import (
-    HEADER_SIZE,
+from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.header import (
+    PAYLOAD_TYPE,
+    PRIORITY,
+    SENDER,
+    V1_HEADER_SIZE,
     V2_HEADER_SIZE,
-    BatchProof,
-    SignedEnvelope,
     complete_v2_body,
     encode_v2_common,
-    v2_expiry,
-    v2_sequence,
+    expiry_of,
+    sequence_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
@@ -85,7 +87,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     ) -> None:
         # There is one of these for each message: arguments by name would cost it 0.15 µs.
         self._body = body
-        self.lane = body[104]
+        self.lane = body[PRIORITY]
         """The number of its priority."""
         self.size = len(body)
         """Bytes of header and payload, as credit counts them."""
@@ -159,7 +161,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
                 "nothing proves who sent this message: it is not signed",
                 "Ask `is_proven` first, or refuse such messages with signatures=required",
             )
-        return known_did(self._body[32:64])
+        return known_did(self._body[SENDER])
 
     @property
     def proven_sender(self) -> Did | None:
@@ -169,7 +171,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def sender_key(self) -> bytes:
         """The 32 bytes of the DID that it names as its sender."""
-        return self._body[32:64]
+        return self._body[SENDER]
 
     @property
     def is_proven(self) -> bool:
@@ -179,7 +181,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def payload(self) -> bytes:
         """The bytes that were sent."""
-        return self._body[HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
+        return self._body[V1_HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
 
     @property
     def priority(self) -> Priority:
@@ -203,7 +205,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def payload_type(self) -> PayloadType:
         """What the sender says the payload is."""
-        return PayloadType(self._body[105])
+        return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
     def sequence_number(self) -> int:
@@ -409,7 +411,7 @@ class OutgoingMessage(Receipt):
 
         `expires_at` is the deadline as the store knows it; by default the date in the header.
         """
-        due, known = v2_expiry(body), self.terms.expires_at
+        due, known = expiry_of(body), self.terms.expires_at
         if due is None:
             expires_at = None
         elif known is not None and not isinstance(known, WallInstant):
@@ -419,15 +421,15 @@ class OutgoingMessage(Receipt):
         home = self.terms.home
         self.terms = Terms(
             self.terms.recipient,
-            Priority(body[104]),
+            Priority(body[PRIORITY]),
             expires_at,
-            PayloadType(body[105]),
+            PayloadType(body[PAYLOAD_TYPE]),
             is_bulk=self.terms.is_bulk,
             queued_at_us=self.queued_at_us,
         )
         self.terms.home, self.terms.has_store = home, True
         self.body = body
-        self.sequence = v2_sequence(body)
+        self.sequence = sequence_of(body)
         self.is_stored = True
         self.is_settled = False
         self.was_written = was_written

@@ -5,7 +5,6 @@ See `delivery.streams` for the sender and for what the two remember of each othe
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -13,18 +12,22 @@ from signedwire.delivery.accepted import AcceptedLeaves
 from signedwire.delivery.message import Message, Origin
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Priority, Reason
-from signedwire.wire.envelope import MAX_PAYLOAD_TYPE, V2_HEADER_SIZE, V2_START
+from signedwire.wire.header import (
+    MAX_PAYLOAD_TYPE,
+    PRIORITY,
+    RECIPIENT,
+    SENDER,
+    V2_HEADER_SIZE,
+    V2_START,
+    sequence_of,
+    unpack_v2,
+)
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 
 __all__ = ["Arrivals", "ReceiveStream"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_SEQUENCE_AT: Final = 24
-_SEQUENCE: Final = struct.Struct("<Q")
-_LANE_AT: Final = 104
-# magic and version, sequence, the two DIDs, lane, payload type, epoch, expiry
-_HEADER: Final = struct.Struct("<8s16xQ64s8xBBQQ")
 
 
 class Arrivals(NamedTuple):
@@ -145,8 +148,8 @@ class ReceiveStream:
         largest = V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
-        is_critical = batch.bodies[0][_LANE_AT] == _CRITICAL
-        unpack = _HEADER.unpack_from
+        is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
+        unpack = unpack_v2
         for index, body in enumerate(batch.bodies):
             start, sequence, its_parties, lane, kind, its_epoch, expires_at_us = unpack(body)
             if (
@@ -190,7 +193,7 @@ class ReceiveStream:
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest:
             return Reason.TOO_LARGE
-        if body[64:96] != self._parties[32:] and body[32:64] == self._parties[:32]:
+        if body[RECIPIENT] != self._parties[32:] and body[SENDER] == self._parties[:32]:
             return Reason.NOT_FOR_US
         return Reason.MALFORMED
 
@@ -198,8 +201,8 @@ class ReceiveStream:
         """Refuse, by name, every envelope of a batch whose signature does not fit."""
         return [
             Refusal(
-                min(body[_LANE_AT], _CRITICAL),
-                _SEQUENCE.unpack_from(body, _SEQUENCE_AT)[0],
+                min(body[PRIORITY], _CRITICAL),
+                sequence_of(body),
                 Reason.BAD_SIGNATURE,
             )
             for body in batch.bodies

@@ -21,6 +21,7 @@ from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
+from signedwire.wire.header import PRIORITY, RECIPIENT, SENDER
 
 __all__ = ["Passed", "Screen"]
 
@@ -70,25 +71,27 @@ class Screen:
             envelope = SignedEnvelope.decode_v1(frame)
         except EnvelopeError:
             return Reason.MALFORMED
-        if self._us is not None and frame[64:96] != self._us:
+        if self._us is not None and frame[RECIPIENT] != self._us:
             return Reason.NOT_FOR_US
-        if self._senders is not None and frame[32:64] not in self._senders:
+        if self._senders is not None and frame[SENDER] not in self._senders:
             return Reason.NOT_ALLOWED
-        if self.is_denied(frame[32:64]):
+        if self.is_denied(frame[SENDER]):
             return Reason.DENIED
-        if frame[32:64] in self.v2_senders:
+        if frame[SENDER] in self.v2_senders:
             return Reason.NOT_ALLOWED
         digest = blake3(memoryview(frame)[:-SIGNATURE_SIZE]).digest()
         signature = frame[-SIGNATURE_SIZE:]
         if signature == UNSIGNED:
             if self._requires_signature:
                 return Reason.UNSIGNED
-            return Passed(Message(envelope.body, signature, is_proven=False), frame[104], digest)
+            return Passed(
+                Message(envelope.body, signature, is_proven=False), frame[PRIORITY], digest
+            )
         if digest in self._replays:
             return Reason.DUPLICATE
-        if not verify_digest(frame[32:64], digest, signature):
+        if not verify_digest(frame[SENDER], digest, signature):
             return Reason.BAD_SIGNATURE
-        return Passed(Message(envelope.body, signature), frame[104], digest)
+        return Passed(Message(envelope.body, signature), frame[PRIORITY], digest)
 
     def is_replay(self, passed: Passed) -> bool:
         """Whether it was delivered since it was checked: two copies can be in check at once."""

@@ -17,7 +17,6 @@ application at most once and in order, whatever happens to links and receipts.
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -28,10 +27,8 @@ from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import (
-    V2_HEADER_SIZE,
-)
 from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, sequence_of
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -44,10 +41,6 @@ __all__ = ["Refused", "SendStream"]
 
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
-
-_SEQUENCE_AT: Final = 24
-_SEQUENCE: Final = struct.Struct("<Q")
-_LANE_AT: Final = 104
 
 _Name: TypeAlias = tuple[int, int]
 """Lane and sequence."""
@@ -379,8 +372,7 @@ class SendStream:
         index, receipt = landed.receipts[leaf]
         # After the last leaf nobody holds `known`, which would have forgotten the names.
         body = landed.bodies[index]
-        (sequence,) = _SEQUENCE.unpack_from(body, _SEQUENCE_AT)
-        self._landed_names.pop((body[_LANE_AT], sequence), None)
+        self._landed_names.pop((body[PRIORITY], sequence_of(body)), None)
         return landed, receipt(), body
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:

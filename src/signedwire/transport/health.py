@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire.delivery.store import Backlog, Store
 from signedwire.stats import Health, PeerStatus
 from signedwire.transport.answers import overdue_answers
-from signedwire.wire.envelope import V2_HEADER_SIZE
+from signedwire.wire.header import V2_HEADER_SIZE
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core

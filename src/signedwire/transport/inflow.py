@@ -23,7 +23,7 @@ from signedwire.delivery.store import IncomingRow, Marks, Noted, RememberedLeave
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
+from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, expiry_of
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
@@ -35,7 +35,6 @@ __all__ = ["InboxBudget", "Inflow"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
-_LANE_AT: Final = 104
 _lane_of: Final = attrgetter("lane")
 _MORE_REMEMBERED: Final = 1024
 """What is remembered beyond the credit, for what the application answers late."""
@@ -289,12 +288,12 @@ class Inflow:
         roots, leaves = ([batch.root], []) if arrivals.leaves is None else ([], arrivals.leaves)
         if self._store is None and log is None:
             self._deliver(arrivals.new)
-            link.owe(roots, leaves, is_urgent=batch.bodies[0][_LANE_AT] == _CRITICAL)
+            link.owe(roots, leaves, is_urgent=batch.bodies[0][PRIORITY] == _CRITICAL)
             self._answer_again(arrivals.duplicates)
             link.settle()
             return
         held, again = self._hold(batch, arrivals.new), arrivals.duplicates
-        unkept = _Unkept(link, batch.bodies[0][_LANE_AT], arrivals.new, roots, leaves, again, held)
+        unkept = _Unkept(link, batch.bodies[0][PRIORITY], arrivals.new, roots, leaves, again, held)
         if self._store is None:
             self._then(unkept)(None)
         else:
@@ -384,7 +383,7 @@ class Inflow:
 
     def restore(self, row: IncomingRow) -> None:
         """A message that an earlier process accepted and did not get done."""
-        message = Message(row.body, row.batch, row.place, v2_expiry(row.body), self)
+        message = Message(row.body, row.batch, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
         self._expect([message])
@@ -539,7 +538,7 @@ class Inflow:
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:
     """Its lane, as far as Critical or not goes; its messages and bytes."""
-    return batch.bodies[0][_LANE_AT], len(batch.bodies), sum(map(len, batch.bodies))
+    return batch.bodies[0][PRIORITY], len(batch.bodies), sum(map(len, batch.bodies))
 
 
 def _add(totals: list[int], lane: int, messages: int, size: int) -> None:

@@ -35,7 +35,7 @@ from signedwire.logs import fields
 from signedwire.transport.peer import Peer
 from signedwire.transport.stock import Stock
 from signedwire.types import DeliveryState, Did, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import V2_START, v2_epoch, v2_expiry
+from signedwire.wire.header import PARTIES, V2_START, epoch_of, expiry_of
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -227,7 +227,7 @@ class Outbox:
             if row <= stock.loaded[lane]:
                 continue  # loaded already: this very object is in its lane, or beyond
             if (
-                v2_epoch(message.body) == peer.stream.epoch  # else numbered before a restart
+                epoch_of(message.body) == peer.stream.epoch  # else numbered before a restart
                 and is_met
                 and not was_behind
                 and peer.lanes.put(message, lane)
@@ -353,7 +353,7 @@ class Outbox:
         header, us = row.body, bytes(self._core.identity.did)
         return (
             header.startswith(V2_START)
-            and header[32:96] == us + bytes(did)
+            and header[PARTIES] == us + bytes(did)
             and row.lane == lane
             and self.store.lane(did, lane).can_have(row.row, row.sequence)
         )
@@ -513,7 +513,7 @@ class Outbox:
             peer = self._core.outgoing.peer(did)
             opened_at = [self.store.lane(did, lane).opened_at for lane in range(len(Priority))]
             for message in peer.lanes:
-                due = v2_expiry(message.body) if message.sequence else None
+                due = expiry_of(message.body) if message.sequence else None
                 if (
                     due is not None
                     and is_relative(due)

@@ -1,22 +1,14 @@
-"""The signed envelope: 106-byte header, payload, 64-byte signature.
+"""The signed envelope: header, payload, and what proves them.
 
-    0    magic             u32 LE, the bytes 49 4E 4D 4F
-    4    version           u32 LE; live v1 peers write 7, any value is read
-    8    message_id        16 bytes; here u64 LE sequence, u64 LE timestamp
-    24   sequence_number   u64 LE, per sender, from 1
-    32   sender            the sender's Ed25519 public key
-    64   recipient         the recipient's
-    96   timestamp_us      u64 LE, Unix time
-    104  priority          0 low, 1 normal, 2 high, 3 critical
-    105  payload_type      0 raw … 4 sensor fusion
+A v1 envelope is signed alone:
+
+    0    header            106 bytes, see `wire.header`
     106  payload
     -64  signature         Ed25519 over BLAKE3(header ‖ payload); zeros: unsigned
 
-That is a v1 envelope. A v2 envelope has version 8, a header of 122 bytes, and
-is signed together with others (`wire.batch`):
+A v2 envelope is signed together with others (`wire.batch`):
 
-    106  epoch             u64 LE; grows when the sender loses its state
-    114  expires_at_us     u64 LE, Unix time; 0: never
+    0    header            122 bytes
     122  payload
          path              only where it stands alone: hashes of the others
     -68  index, count      2 × u16 LE: its place in the batch
@@ -46,32 +38,34 @@ from signedwire.wire.batch import (
     path_size,
     root_from_path,
 )
+from signedwire.wire.header import (
+    MAX_PAYLOAD_TYPE,
+    MAX_PRIORITY,
+    PAYLOAD_TYPE,
+    PRIORITY,
+    RECIPIENT,
+    SENDER,
+    V1_HEADER_SIZE,
+    V2_HEADER_SIZE,
+    check_header,
+    encode_v1_header,
+    epoch_of,
+    expiry_of,
+    is_v2,
+    message_id_of,
+    sequence_of,
+    timestamp_of,
+    version_of,
+)
 
-__all__ = ["ENVELOPE_OVERHEAD", "HEADER_SIZE", "SIGNATURE_SIZE", "SignedEnvelope"]
+__all__ = ["ENVELOPE_OVERHEAD", "SIGNATURE_SIZE", "SignedEnvelope"]
 
-HEADER_SIZE: Final = 106
 SIGNATURE_SIZE: Final = 64
-ENVELOPE_OVERHEAD: Final = HEADER_SIZE + SIGNATURE_SIZE
-"""Bytes of an envelope beside its payload, and so the size of the smallest one."""
-
-MAGIC: Final = 0x4F4D4E49
-V1_VERSION: Final = 7
-V2_VERSION: Final = 8
-V2_HEADER_SIZE: Final = 122
+ENVELOPE_OVERHEAD: Final = V1_HEADER_SIZE + SIGNATURE_SIZE
+"""Bytes of a v1 envelope beside its payload, and so the size of the smallest one."""
 UNSIGNED: Final = bytes(SIGNATURE_SIZE)
 
-_MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
-_V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
-V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
-
-_V2_HEADER: Final = struct.Struct("<8sQQQ90s")
-_V2_COMMON: Final = struct.Struct("<64sQBBQQ")
 _PLACE: Final = struct.Struct("<HH")
-_HEADER: Final = struct.Struct("<IIQQQ32s32sQBB")
-_HEADER_WITH_ID: Final = struct.Struct("<II16sQ32s32sQBB")
-_U64: Final = struct.Struct("<Q")
-_MAX_PRIORITY: Final = max(Priority)
-MAX_PAYLOAD_TYPE: Final = max(PayloadType)
 _MAX_U64: Final = 2**64 - 1
 
 
@@ -215,7 +209,7 @@ class SignedEnvelope:
                 type, or a proof that cannot be one.
         """
         raw = bytes(data)
-        if raw[4:8] == _V2_VERSION_BYTES:
+        if is_v2(raw):
             return cls._decode_v2(raw)
         return cls.decode_v1(raw)
 
@@ -257,7 +251,7 @@ class SignedEnvelope:
         Raises:
             SignatureError: it is unsigned, or the signature does not fit.
         """
-        sender, proof = self._body[32:64], self._proof
+        sender, proof = self._body[SENDER], self._proof
         if proof == UNSIGNED:
             raise SignatureError(
                 f"unsigned envelope: it claims to be from {did_text(sender)}, without proof"
@@ -297,17 +291,17 @@ class SignedEnvelope:
     @property
     def version(self) -> int:
         """The sender's wire version; live v1 peers write 7."""
-        return int.from_bytes(self._body[4:8], "little")
+        return version_of(self._body)
 
     @property
     def message_id(self) -> bytes:
         """16 bytes that the sender chose. Not globally unique."""
-        return self._body[8:24]
+        return message_id_of(self._body)
 
     @property
     def sequence_number(self) -> int:
         """Counts the sender's envelopes, from 1."""
-        return int(_U64.unpack_from(self._body, 24)[0])
+        return sequence_of(self._body)
 
     @property
     def sender(self) -> Did:
@@ -316,7 +310,7 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID; such an envelope never verifies.
         """
-        return known_did(self._body[32:64])
+        return known_did(self._body[SENDER])
 
     @property
     def recipient(self) -> Did:
@@ -325,32 +319,36 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID.
         """
-        return known_did(self._body[64:96])
+        return known_did(self._body[RECIPIENT])
 
     @property
     def timestamp_us(self) -> int:
         """When the sender says it made the envelope, in microseconds since 1970."""
-        return int(_U64.unpack_from(self._body, 96)[0])
+        return timestamp_of(self._body)
 
     @property
     def priority(self) -> Priority:
         """The lane the sender chose."""
-        return Priority(self._body[104])
+        return Priority(self._body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
         """What the sender says the payload is."""
-        return PayloadType(self._body[105])
+        return PayloadType(self._body[PAYLOAD_TYPE])
+
+    @property
+    def _header_size(self) -> int:
+        return V1_HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE
 
     @property
     def payload(self) -> bytes:
         """The bytes inside."""
-        return self._body[HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
+        return self._body[self._header_size :]
 
     @property
     def payload_size(self) -> int:
         """How many bytes are inside."""
-        return len(self._body) - (HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE)
+        return len(self._body) - (self._header_size)
 
     @property
     def signature(self) -> bytes:
@@ -363,14 +361,14 @@ class SignedEnvelope:
         """Which state of its sender numbered it; `None` in v1, which has no epochs."""
         if isinstance(self._proof, bytes):
             return None
-        return int(_U64.unpack_from(self._body, 106)[0])
+        return epoch_of(self._body)
 
     @property
     def expires_at_us(self) -> int | None:
         """The instant after which it must not be delivered: Unix time, µs; `None`: never."""
         if isinstance(self._proof, bytes):
             return None
-        return v2_expiry(self._body)
+        return expiry_of(self._body)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, SignedEnvelope):
@@ -383,8 +381,8 @@ class SignedEnvelope:
     def __repr__(self) -> str:
         signed = "" if self.is_signed else " unsigned"
         return (
-            f"<SignedEnvelope{signed} #{self.sequence_number} {self._body[32:36].hex()}…"
-            f" -> {self._body[64:68].hex()}… {self.priority.name}"
+            f"<SignedEnvelope{signed} #{self.sequence_number} {self._body[SENDER][:4].hex()}…"
+            f" -> {self._body[RECIPIENT][:4].hex()}… {self.priority.name}"
             f" {self.payload_size} bytes>"
         )
 
@@ -418,7 +416,7 @@ def _encode_body(
             f"sequence number {sequence_number} or timestamp {timestamp_us} "
             "is not between 0 and 2^64-1"
         )
-    if not (0 <= priority <= _MAX_PRIORITY and 0 <= payload_type <= MAX_PAYLOAD_TYPE):
+    if not (0 <= priority <= MAX_PRIORITY and 0 <= payload_type <= MAX_PAYLOAD_TYPE):
         raise EnvelopeError(
             f"priority {priority} or payload type {payload_type} is unknown",
             "Use the members of Priority and PayloadType",
@@ -427,92 +425,12 @@ def _encode_body(
         raise EnvelopeError(
             f"a payload is bytes, not {type(payload).__name__}", "Encode text with .encode()"
         )
-    if message_id is None:
-        header = _HEADER.pack(
-            MAGIC,
-            V1_VERSION,
-            sequence_number,
-            timestamp_us,
-            sequence_number,
-            sender,
-            recipient,
-            timestamp_us,
-            priority,
-            payload_type,
-        )
-    elif len(message_id) == 16:
-        header = _HEADER_WITH_ID.pack(
-            MAGIC,
-            V1_VERSION,
-            message_id,
-            sequence_number,
-            sender,
-            recipient,
-            timestamp_us,
-            priority,
-            payload_type,
-        )
-    else:
+    if message_id is not None and len(message_id) != 16:
         raise EnvelopeError(f"a message id is 16 bytes, got {len(message_id)}")
-    return header + payload
-
-
-def check_header(raw: bytes, min_size: int) -> None:
-    """What v1 and v2 headers have in common.
-
-    Raises:
-        EnvelopeError: too short, another magic, or an unknown priority or type.
-    """
-    if len(raw) < min_size:
-        raise EnvelopeError(f"not an envelope: {len(raw)} bytes, the smallest has {min_size}")
-    if raw[:4] != _MAGIC_BYTES:
-        raise EnvelopeError(
-            f"not an envelope: begins with {raw[:4].hex(' ')}, not {_MAGIC_BYTES.hex(' ')}"
-        )
-    if raw[104] > _MAX_PRIORITY:
-        raise EnvelopeError(f"not an envelope: priority {raw[104]}, known are 0 to 3")
-    if raw[105] > MAX_PAYLOAD_TYPE:
-        raise EnvelopeError(f"not an envelope: payload type {raw[105]}, known are 0 to 4")
-
-
-def encode_v2_body(
-    parties: bytes,
-    payload: bytes,
-    message_number: int,
-    sequence_number: int,
-    timestamp_us: int,
-    priority: int,
-    payload_type: int,
-    epoch: int,
-    expires_at_us: int,
-) -> bytes:
-    """Header and payload of a v2 envelope; the caller answers for the ranges.
-
-    `parties` are sender and recipient.
-    """
-    common = encode_v2_common(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
-    return complete_v2_body(common, payload, message_number, sequence_number, timestamp_us)
-
-
-def encode_v2_common(
-    parties: bytes,
-    timestamp_us: int,
-    priority: int,
-    payload_type: int,
-    epoch: int,
-    expires_at_us: int,
-) -> bytes:
-    """The end of the header, the same for all that is sent together to one recipient."""
-    return _V2_COMMON.pack(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
-
-
-def complete_v2_body(
-    common: bytes, payload: bytes, message_number: int, sequence_number: int, timestamp_us: int
-) -> bytes:
-    """Header and payload; for every message, so it packs as little as it can."""
-    return (
-        _V2_HEADER.pack(V2_START, message_number, timestamp_us, sequence_number, common) + payload
+    header = encode_v1_header(
+        sender + recipient, sequence_number, timestamp_us, priority, payload_type, message_id
     )
+    return header + payload
 
 
 def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
@@ -535,18 +453,3 @@ def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[
             f"bad signature: the batch of {len(bodies)} is not what {did_text(sender)} signed"
         )
     return root, leaves
-
-
-def v2_expiry(body: bytes) -> int | None:
-    """The deadline in a v2 header: Unix time, microseconds; `None`: never."""
-    return int(_U64.unpack_from(body, 114)[0]) or None
-
-
-def v2_sequence(body: bytes) -> int:
-    """The place in its lane that a v2 header names."""
-    return int(_U64.unpack_from(body, 24)[0])
-
-
-def v2_epoch(body: bytes) -> int:
-    """The epoch of its sender that a v2 header names."""
-    return int(_U64.unpack_from(body, 106)[0])

@@ -17,6 +17,7 @@ from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -90,7 +91,7 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
         raise EnvelopeError(f"not a proof of delivery: {error.fact}") from None
     assert isinstance(receipts, Receipts)
     envelope.verify()
-    sender, recipient = envelope.body[32:64], envelope.body[64:96]
+    sender, recipient = envelope.body[SENDER], envelope.body[RECIPIENT]
     leaf = envelope.digest
     if receipts.kind != ACCEPTED_BATCHES:
         name = leaf

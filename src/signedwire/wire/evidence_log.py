@@ -34,13 +34,8 @@ from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
-from signedwire.wire.envelope import (
-    ENVELOPE_OVERHEAD,
-    V2_HEADER_SIZE,
-    V2_START,
-    BatchProof,
-    SignedEnvelope,
-)
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, BatchProof, SignedEnvelope
+from signedwire.wire.header import RECIPIENT, SENDER, V2_HEADER_SIZE, V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
@@ -489,16 +484,16 @@ class LogChecker:
         envelope = _decode(record)
         assert self.reader.header is not None
         owner, body = self.reader.header.owner, envelope.body
-        if body[64:96] != owner:
+        if body[RECIPIENT] != owner:
             raise SignatureError(
-                f"its envelope is for {did_text(body[64:96])}, not for {did_text(owner)}, whose "
-                "log it is"
+                f"its envelope is for {did_text(body[RECIPIENT])}, not for {did_text(owner)}, "
+                "whose log it is"
             )
         proof = envelope.proof
         if isinstance(proof, bytes):
             envelope.verify()
             return envelope
-        sender = body[32:64]
+        sender = body[SENDER]
         name = (sender, proof.root(sender, envelope.digest), proof.signature)
         if name not in self._good:
             if not verify_labelled(sender, Label.BATCH, name[1], proof.signature):

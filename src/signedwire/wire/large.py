@@ -14,14 +14,9 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
-from signedwire.wire.envelope import (
-    HEADER_SIZE,
-    SIGNATURE_SIZE,
-    V2_HEADER_SIZE,
-    BatchProof,
-    SignedEnvelope,
-)
+from signedwire.wire.envelope import SIGNATURE_SIZE, BatchProof, SignedEnvelope
 from signedwire.wire.evidence import MAGIC, ProvenDelivery, prove_delivery
+from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
 
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
@@ -126,7 +121,7 @@ class EnvelopeStream:
         # Its beginning and its end say all but the hash.
         proof = self._decode(self._header + bytes(self._held)).proof
         if isinstance(proof, bytes):
-            header, end = self._header[:HEADER_SIZE], SIGNATURE_SIZE
+            header, end = self._header[:V1_HEADER_SIZE], SIGNATURE_SIZE
         else:
             header, end = self._header, len(proof.encode())
         hasher = self._hasher.copy()

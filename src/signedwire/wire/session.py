@@ -33,7 +33,8 @@ from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Allowance, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import V2_HEADER_SIZE, sign_batch, verify_batch
+from signedwire.wire.envelope import sign_batch, verify_batch
+from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
@@ -76,7 +77,6 @@ __all__ = [
 ]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_PRIORITY_AT: Final = 104
 _STALL: Final = 1.0
 """When a timer is later than this, in seconds, it was our own loop that stood still; and
 what the peer has then to be heard, since its bytes may still wait in the socket."""
@@ -294,7 +294,7 @@ class Session:
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
-        is_critical = bodies[0][_PRIORITY_AT] == _CRITICAL
+        is_critical = bodies[0][PRIORITY] == _CRITICAL
         self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
         self._idle.expect_answers(len(bodies))
         assert not self._sent.exceeds(self._allowed)
@@ -457,7 +457,7 @@ class Session:
             raise RemoteProtocolError(
                 Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
             )
-        is_critical = batch.bodies[0][_PRIORITY_AT] == _CRITICAL
+        is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
         self._received = received = received.plus(
             len(batch.bodies), sum(map(len, batch.bodies)), is_critical=is_critical
         )

@@ -11,7 +11,6 @@ down together with them, so that nothing has to be counted when a store is opene
 from __future__ import annotations
 
 import heapq
-import struct
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from signedwire.delivery.store.records import ROW_BITS, Backlog, Marks, StoreLim
 from signedwire.delivery.store.tables import AccessRule
 from signedwire.errors import StoreFullError
 from signedwire.types import Did, Priority, Reason
+from signedwire.wire.header import timestamp_of
 
 __all__ = [
     "MAX_PEER",
@@ -31,14 +31,12 @@ __all__ = [
     "Ledger",
     "PeerRecord",
     "base_at",
-    "queued_at",
 ]
 
 MAX_PEER: Final = 2**21 - 1
 _LANES: Final = len(Priority)
 _CRITICAL: Final = int(Priority.CRITICAL)
 _RESERVED_BYTES: Final = 64 * 1024
-_U64: Final = struct.Struct("<Q")
 _BASE_UNIT: Final = 2**20
 _MAX_BASE: Final = 2**62
 
@@ -50,11 +48,6 @@ def base_at(epoch: int, now_us: int) -> int:
     carries a million messages in a millisecond.
     """
     return min(max(0, now_us - epoch) // 1000 * _BASE_UNIT, _MAX_BASE)
-
-
-def queued_at(header: bytes) -> int:
-    """When a message was queued, from its header."""
-    return int(_U64.unpack_from(header, 96)[0])
 
 
 class Lack(NamedTuple):
@@ -145,7 +138,7 @@ class LaneRecord:
     def gained(self, first_id: int, body: bytes, rows: int, bytes_: int) -> None:
         """Rows were put."""
         if not self.rows:
-            self.first_id, self.first_at = first_id, queued_at(body)
+            self.first_id, self.first_at = first_id, timestamp_of(body)
         self.rows += rows
         self.bytes += bytes_
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from signedwire.delivery.deadlines import is_relative, moved
-from signedwire.delivery.store.ledger import Ledger, queued_at
+from signedwire.delivery.store.ledger import Ledger
 from signedwire.delivery.store.records import ROW_BITS
 from signedwire.delivery.store.tables import AccessRule, BatchRow, DeadRow, Row, Tables
 from signedwire.types import Reason
+from signedwire.wire.header import timestamp_of
 
 __all__ = ["MemoryTables"]
 
@@ -58,7 +59,7 @@ class MemoryTables(Tables):
             ledger.reserve(ledger.by_id[lane.id >> 2], -1, -len(body))
             if lane.rows and lane.first_id is None:
                 lane.first_id = next(iter(rows))
-                lane.first_at = queued_at(rows[lane.first_id])
+                lane.first_at = timestamp_of(rows[lane.first_id])
         return body
 
     def expired(self, now_us: int, limit: int) -> list[int]:

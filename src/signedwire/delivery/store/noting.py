@@ -9,16 +9,16 @@ from signedwire.delivery.store.ledger import PeerRecord
 from signedwire.delivery.store.records import Marks, Noted, Then
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT
 from signedwire.errors import StoreError
+from signedwire.wire.header import PRIORITY
 
 __all__ = ["lanes_of", "note_marks", "storable"]
 
-_LANE_AT: Final = 104
 _MAX_TEXT: Final = 1000
 
 
 def lanes_of(bodies: Sequence[bytes], noted: Noted) -> bytes:
     """The lane of each envelope of a batch, or why it was not kept, a byte each."""
-    lanes = bytearray(body[_LANE_AT] & 3 for body in bodies)
+    lanes = bytearray(body[PRIORITY] & 3 for body in bodies)
     for place in noted.unkept:
         lanes[place] = UNKEPT
     for place in noted.strays:

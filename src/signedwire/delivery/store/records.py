@@ -10,13 +10,16 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from signedwire.errors import StoreError
 from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.batch import batch_root
-from signedwire.wire.envelope import (
+from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.header import (
+    PAYLOAD_TYPE,
+    PRIORITY,
     V2_HEADER_SIZE,
-    BatchProof,
-    SignedEnvelope,
-    v2_epoch,
-    v2_expiry,
-    v2_sequence,
+    epoch_of,
+    expiry_of,
+    message_number_of,
+    sequence_of,
+    timestamp_of,
 )
 from signedwire.wire.session import BatchReceived
 
@@ -46,8 +49,6 @@ ROW_BITS: Final = 40
 order, and an end of the B-tree that grows."""
 MAX_ROW: Final = 2**ROW_BITS - 1
 _U64: Final = struct.Struct("<Q")
-_PRIORITY_AT: Final = 104
-_PAYLOAD_TYPE_AT: Final = 105
 
 
 class Draft(Protocol):
@@ -96,17 +97,17 @@ class OutgoingRow(NamedTuple):
     @property
     def lane(self) -> int:
         """The number of its priority."""
-        return self.body[_PRIORITY_AT]
+        return self.body[PRIORITY]
 
     @property
     def priority(self) -> Priority:
         """Its lane."""
-        return Priority(self.body[_PRIORITY_AT])
+        return Priority(self.body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
         """What the payload is said to be."""
-        return PayloadType(self.body[_PAYLOAD_TYPE_AT])
+        return PayloadType(self.body[PAYLOAD_TYPE])
 
     @property
     def row(self) -> int:
@@ -116,27 +117,27 @@ class OutgoingRow(NamedTuple):
     @property
     def sequence(self) -> int:
         """Its place in its lane, as its recipient sees it."""
-        return v2_sequence(self.body)
+        return sequence_of(self.body)
 
     @property
     def message_number(self) -> int:
         """The number on its receipt."""
-        return int(_U64.unpack_from(self.body, 8)[0])
+        return message_number_of(self.body)
 
     @property
     def epoch(self) -> int:
         """Which state of ours numbered it."""
-        return v2_epoch(self.body)
+        return epoch_of(self.body)
 
     @property
     def queued_at_us(self) -> int:
         """When it was queued: Unix time, microseconds."""
-        return int(_U64.unpack_from(self.body, 96)[0])
+        return timestamp_of(self.body)
 
     @property
     def expires_at_us(self) -> int | None:
         """Its deadline: Unix time, microseconds; `None`: it waits for ever."""
-        return v2_expiry(self.body)
+        return expiry_of(self.body)
 
     @property
     def payload(self) -> bytes:
@@ -171,27 +172,27 @@ class DeadLetter(NamedTuple):
     @property
     def priority(self) -> Priority:
         """Its lane."""
-        return Priority(self.body[_PRIORITY_AT])
+        return Priority(self.body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
         """What the payload is said to be."""
-        return PayloadType(self.body[_PAYLOAD_TYPE_AT])
+        return PayloadType(self.body[PAYLOAD_TYPE])
 
     @property
     def message_number(self) -> int:
         """The number on its receipt."""
-        return int(_U64.unpack_from(self.body, 8)[0])
+        return message_number_of(self.body)
 
     @property
     def queued_at_us(self) -> int:
         """When it was queued: Unix time, microseconds."""
-        return int(_U64.unpack_from(self.body, 96)[0])
+        return timestamp_of(self.body)
 
     @property
     def expires_at_us(self) -> int | None:
         """The deadline that it had: Unix time, microseconds; `None`: it had none."""
-        return v2_expiry(self.body)
+        return expiry_of(self.body)
 
     @property
     def payload(self) -> bytes:
@@ -223,7 +224,7 @@ class IncomingRow(NamedTuple):
     @property
     def expires_at_us(self) -> int | None:
         """Its deadline: Unix time, microseconds; `None`: it has none."""
-        return v2_expiry(self.body)
+        return expiry_of(self.body)
 
     @property
     def envelope(self) -> SignedEnvelope:

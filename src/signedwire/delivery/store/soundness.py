@@ -16,7 +16,8 @@ from signedwire.delivery.store.records import MAX_ROW, ROW_BITS
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT, AccessRule
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
-from signedwire.wire.envelope import SIGNATURE_SIZE, V2_HEADER_SIZE
+from signedwire.wire.envelope import SIGNATURE_SIZE
+from signedwire.wire.header import PAYLOAD_TYPE, PRIORITY, V2_HEADER_SIZE
 
 __all__ = ["check_rows"]
 
@@ -41,8 +42,8 @@ _ID: Final = _whole("id", 1, _MAX_ID)
 # `substr()` of a blob is a blob, and those are compared byte by byte.
 _BODY: Final = (
     f"{_blob('body', f'>= {V2_HEADER_SIZE}')}"
-    f" AND substr(body, 105, 1) BETWEEN x'00' AND x'{max(Priority):02x}'"
-    f" AND substr(body, 106, 1) BETWEEN x'00' AND x'{max(PayloadType):02x}'"
+    f" AND substr(body, {PRIORITY + 1}, 1) BETWEEN x'00' AND x'{max(Priority):02x}'"
+    f" AND substr(body, {PAYLOAD_TYPE + 1}, 1) BETWEEN x'00' AND x'{max(PayloadType):02x}'"
 )
 _REASONS: Final = ", ".join(f"'{reason.value}'" for reason in Reason)
 
@@ -69,7 +70,7 @@ _SOUND: Final = {
         _is("expires_at_us", "integer", or_null=True),
         _is("ages_at_us", "integer", or_null=True),
         _BODY,
-        f"substr(body, 105, 1) = CASE id >> {ROW_BITS} & 3"
+        f"substr(body, {PRIORITY + 1}, 1) = CASE id >> {ROW_BITS} & 3"
         " WHEN 0 THEN x'00' WHEN 1 THEN x'01' WHEN 2 THEN x'02' ELSE x'03' END",
     ),
     "dead": (

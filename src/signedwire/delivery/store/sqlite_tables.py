@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
@@ -41,6 +40,7 @@ from signedwire.delivery.store.tables import (
     Tables,
 )
 from signedwire.types import Did, Reason, unix_time_us
+from signedwire.wire.header import V2_HEADER_SIZE, timestamp_of
 
 __all__ = ["SqliteTables"]
 
@@ -48,7 +48,6 @@ _CHUNK: Final = 1024
 _SHORT_RUN: Final = 8
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _OLDEST_INTERVAL: Final = 1.0
-_U64: Final = struct.Struct("<Q")
 _MAX_I64: Final = 2**63 - 1
 
 
@@ -218,13 +217,13 @@ class SqliteTables(Tables):
                 by_id[lane_id].first_id = row_id
         firsts = {lane.first_id: lane for lane in lanes}
         for part, size in _chunks(list(firsts)):
-            for row_id, queued_at in self._ask(
-                "SELECT id, substr(body, 97, 8) FROM outgoing"
+            for row_id, header in self._ask(
+                f"SELECT id, substr(body, 1, {V2_HEADER_SIZE}) FROM outgoing"
                 f" WHERE id IN ({','.join('?' * size)})",
                 *part,
                 *[None] * (size - len(part)),
             ):
-                (firsts[row_id].first_at,) = _U64.unpack(queued_at)
+                firsts[row_id].first_at = timestamp_of(header)
 
     # -- outgoing ---------------------------------------------------------------------
 

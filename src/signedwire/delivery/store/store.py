@@ -60,7 +60,7 @@ from signedwire.delivery.store.unmet import UnmetPeers
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
-from signedwire.wire.envelope import V2_HEADER_SIZE, v2_expiry
+from signedwire.wire.header import V2_HEADER_SIZE, expiry_of
 from signedwire.wire.session import BatchReceived
 
 __all__ = ["Store"]
@@ -179,7 +179,7 @@ class Store:
                 lane = peer.lanes[draft.priority]
                 draft.row = lane.next
                 draft.number(parties, epoch, lane.base + draft.row)
-                rows.append((lane.row_id(lane.next), v2_expiry(draft.body), draft.body))
+                rows.append((lane.row_id(lane.next), expiry_of(draft.body), draft.body))
                 lane.next += 1
             age = None if is_met else unix_time_us() + int(self.limits.max_unmet_age * 1e6)
             put: Callable[[], object] = partial(self._work.put, rows, replaces, age)

@@ -5,7 +5,6 @@ Nothing here is called by the application's threads; see `Store` for what each m
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -25,12 +24,11 @@ from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row, Tab
 from signedwire.errors import StoreError
 from signedwire.types import Priority, Reason, unix_time_us
 from signedwire.wire.batch import HASH_SIZE
+from signedwire.wire.header import epoch_of, with_epoch
 
 __all__ = ["Work"]
 
 _EXPIRE_LIMIT: Final = 10_000
-_U64: Final = struct.Struct("<Q")
-_EPOCH_AT: Final = 106
 
 
 class Work:
@@ -173,9 +171,8 @@ class Work:
         for id_, body in self.tables.page(first, last, limit, max_bytes):
             lane = ledger.lane_of(id_)
             peer = ledger.by_id[lane.id >> 2]
-            epoch = _U64.pack(peer.epoch)
-            if body[_EPOCH_AT : _EPOCH_AT + 8] != epoch:
-                body = body[:_EPOCH_AT] + epoch + body[_EPOCH_AT + 8 :]
+            if epoch_of(body) != peer.epoch:
+                body = with_epoch(body, peer.epoch)
             is_written = id_ & MAX_ROW <= lane.written
             rows.append(
                 OutgoingRow(id_, peer.did, body, is_written, peer.attempts, peer.last_error)

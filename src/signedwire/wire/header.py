@@ -1,0 +1,238 @@
+"""The header of an envelope: this module alone knows where its fields lie.
+
+    0    magic             u32 LE, the bytes 49 4E 4D 4F
+    4    version           u32 LE; live v1 peers write 7, any value is read
+    8    message_id        16 bytes; here u64 LE sequence, u64 LE timestamp
+    24   sequence_number   u64 LE, per sender, from 1
+    32   sender            the sender's Ed25519 public key
+    64   recipient         the recipient's
+    96   timestamp_us      u64 LE, Unix time
+    104  priority          0 low, 1 normal, 2 high, 3 critical
+    105  payload_type      0 raw … 4 sensor fusion
+    106                    here the payload of a v1 envelope begins
+
+A v2 envelope has version 8, and two fields more:
+
+    106  epoch             u64 LE; grows when the sender loses its state
+    114  expires_at_us     u64 LE, Unix time; 0: never
+    122                    here its payload begins
+
+A *body* is header and payload. A field is read from it where it is asked for: one byte or
+a slice by its place (`body[PRIORITY]`, `body[SENDER]`), a number by a function.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from signedwire.errors import EnvelopeError
+from signedwire.types import PayloadType, Priority
+
+__all__ = [
+    "MAGIC",
+    "MAX_PAYLOAD_TYPE",
+    "MAX_PRIORITY",
+    "PARTIES",
+    "PAYLOAD_TYPE",
+    "PRIORITY",
+    "RECIPIENT",
+    "SENDER",
+    "V1_HEADER_SIZE",
+    "V1_VERSION",
+    "V2_HEADER_SIZE",
+    "V2_START",
+    "V2_VERSION",
+    "check_header",
+    "complete_v2_body",
+    "encode_v1_header",
+    "encode_v2_body",
+    "encode_v2_common",
+    "epoch_of",
+    "expiry_of",
+    "is_v2",
+    "message_id_of",
+    "message_number_of",
+    "sequence_of",
+    "timestamp_of",
+    "unpack_v2",
+    "version_of",
+    "with_epoch",
+    "with_expiry",
+]
+
+MAGIC: Final = 0x4F4D4E49
+V1_VERSION: Final = 7
+V2_VERSION: Final = 8
+V1_HEADER_SIZE: Final = 106
+V2_HEADER_SIZE: Final = 122
+
+SENDER: Final = slice(32, 64)
+RECIPIENT: Final = slice(64, 96)
+PARTIES: Final = slice(32, 96)
+"""Sender and recipient."""
+PRIORITY: Final = 104
+PAYLOAD_TYPE: Final = 105
+
+MAX_PRIORITY: Final = max(Priority)
+MAX_PAYLOAD_TYPE: Final = max(PayloadType)
+
+_VERSION: Final = slice(4, 8)
+_MESSAGE_ID: Final = slice(8, 24)
+_MESSAGE_NUMBER: Final = 8
+_SEQUENCE: Final = 24
+_TIMESTAMP: Final = 96
+_EPOCH: Final = 106
+_EXPIRY: Final = 114
+
+_MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
+_V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
+V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
+"""How every v2 envelope begins."""
+
+_U64: Final = struct.Struct("<Q")
+_V1: Final = struct.Struct("<II16sQ32s32sQBB")
+_V1_ID: Final = struct.Struct("<QQ")
+_V2: Final = struct.Struct("<8sQQQ90s")
+_V2_COMMON: Final = struct.Struct("<64sQBBQQ")
+unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQ").unpack_from
+"""(`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0) of a v2 body:
+in one step, for the loop over what arrives."""
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+def is_v2(body: bytes) -> bool:
+    """Whether the header names version 8."""
+    return body[_VERSION] == _V2_VERSION_BYTES
+
+
+def version_of(body: bytes) -> int:
+    """The sender's wire version."""
+    return int.from_bytes(body[_VERSION], "little")
+
+
+def message_id_of(body: bytes) -> bytes:
+    """16 bytes that the sender chose."""
+    return body[_MESSAGE_ID]
+
+
+def message_number_of(body: bytes) -> int:
+    """The first half of a message id as nodes of this package write it."""
+    return int(_U64.unpack_from(body, _MESSAGE_NUMBER)[0])
+
+
+def sequence_of(body: bytes) -> int:
+    """The place of a message among those of its sender, in v2 within its lane."""
+    return int(_U64.unpack_from(body, _SEQUENCE)[0])
+
+
+def timestamp_of(body: bytes) -> int:
+    """When the sender says it made the message: Unix time, microseconds."""
+    return int(_U64.unpack_from(body, _TIMESTAMP)[0])
+
+
+def epoch_of(body: bytes) -> int:
+    """Which state of its sender numbered it. Of a v2 body."""
+    return int(_U64.unpack_from(body, _EPOCH)[0])
+
+
+def expiry_of(body: bytes) -> int | None:
+    """The deadline: Unix time, microseconds; `None`: never. Of a v2 body."""
+    return int(_U64.unpack_from(body, _EXPIRY)[0]) or None
+
+
+def check_header(raw: bytes, min_size: int) -> None:
+    """Check what v1 and v2 headers have in common.
+
+    Raises:
+        EnvelopeError: too short, another magic, or an unknown priority or type.
+    """
+    if len(raw) < min_size:
+        raise EnvelopeError(f"not an envelope: {len(raw)} bytes, the smallest has {min_size}")
+    if raw[:4] != _MAGIC_BYTES:
+        raise EnvelopeError(
+            f"not an envelope: begins with {raw[:4].hex(' ')}, not {_MAGIC_BYTES.hex(' ')}"
+        )
+    if raw[PRIORITY] > MAX_PRIORITY:
+        raise EnvelopeError(f"not an envelope: priority {raw[PRIORITY]}, known are 0 to 3")
+    if raw[PAYLOAD_TYPE] > MAX_PAYLOAD_TYPE:
+        raise EnvelopeError(f"not an envelope: payload type {raw[PAYLOAD_TYPE]}, known are 0 to 4")
+
+
+# -- writing ---------------------------------------------------------------------------
+
+
+def encode_v1_header(
+    parties: bytes,
+    sequence: int,
+    timestamp_us: int,
+    priority: int,
+    payload_type: int,
+    message_id: bytes | None,
+) -> bytes:
+    """A v1 header; the caller answers for the ranges.
+
+    `parties` are sender and recipient; `message_id` None: sequence and timestamp, as live
+    v1 peers write it.
+    """
+    return _V1.pack(
+        MAGIC,
+        V1_VERSION,
+        _V1_ID.pack(sequence, timestamp_us) if message_id is None else message_id,
+        sequence,
+        parties[:32],
+        parties[32:],
+        timestamp_us,
+        priority,
+        payload_type,
+    )
+
+
+def encode_v2_body(
+    parties: bytes,
+    payload: bytes,
+    message_number: int,
+    sequence_number: int,
+    timestamp_us: int,
+    priority: int,
+    payload_type: int,
+    epoch: int,
+    expires_at_us: int,
+) -> bytes:
+    """Header and payload of a v2 envelope; the caller answers for the ranges.
+
+    `parties` are sender and recipient.
+    """
+    common = encode_v2_common(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
+    return complete_v2_body(common, payload, message_number, sequence_number, timestamp_us)
+
+
+def encode_v2_common(
+    parties: bytes,
+    timestamp_us: int,
+    priority: int,
+    payload_type: int,
+    epoch: int,
+    expires_at_us: int,
+) -> bytes:
+    """The end of the header, the same for all that is sent together to one recipient."""
+    return _V2_COMMON.pack(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
+
+
+def complete_v2_body(
+    common: bytes, payload: bytes, message_number: int, sequence_number: int, timestamp_us: int
+) -> bytes:
+    """Header and payload; for every message, so it packs as little as it can."""
+    return _V2.pack(V2_START, message_number, timestamp_us, sequence_number, common) + payload
+
+
+def with_epoch(body: bytes, epoch: int) -> bytes:
+    """The same v2 body under another epoch of its sender."""
+    return body[:_EPOCH] + _U64.pack(epoch) + body[_EPOCH + _U64.size :]
+
+
+def with_expiry(body: bytes, expires_at_us: int) -> bytes:
+    """The same v2 body with another deadline."""
+    return body[:_EXPIRY] + _U64.pack(expires_at_us) + body[_EXPIRY + _U64.size :]
