@@ -44,7 +44,7 @@ ci-tools:
 	  { apt-get update -qq && apt-get install -qq --yes --no-install-recommends $(CI_TOOLS); }; fi
 
 demo: setup
-	@$(BIN)/signedwire demo
+	@$(BIN)/python -m examples.demo
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -1,1 +1,1 @@
-"""`python -m benches`, which is `make bench`. The bench itself is `signedwire.bench`."""
+"""`python -m benches`, which is `make bench`. It measures this machine, beside other software."""

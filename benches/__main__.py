@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from signedwire.bench import PARTS, run_bench
+from benches.running import PARTS, run_bench
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m benches", description=__doc__)

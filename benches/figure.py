@@ -8,7 +8,7 @@ from typing import Any, Final
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from signedwire.bench.results import System
+from benches.results import System
 
 __all__ = ["draw"]
 

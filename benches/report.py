@@ -16,8 +16,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Final
 
-from signedwire.bench.micro import STEPS
-from signedwire.bench.results import System
+from benches.micro import STEPS
+from benches.results import System
 
 __all__ = ["BEGIN", "END", "block", "main", "replace_block"]
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benches import nats_server, peers
+from benches.links import crowds_for
+from benches.nats_server import NatsServer, what_is_missing
+from benches.payload import COMMAND, MAX_SIZE, v1_data_size
+from benches.peers import CURVE, FLOOR, NATS_CORE, OMNIMESH
+from benches.results import Measure, Results, System
+from benches.running import run_bench
 
-from signedwire.bench import nats_server, peers, run_bench
-from signedwire.bench.links import crowds_for
-from signedwire.bench.nats_server import NatsServer, what_is_missing
-from signedwire.bench.payload import COMMAND, MAX_SIZE, MIN_SIZE, v1_data_size
-from signedwire.bench.peers import CURVE, FLOOR, NATS_CORE, OMNIMESH
-from signedwire.bench.results import Measure, Results, System
+from signedwire.bench import MIN_SIZE
 
 pytest.importorskip("rich")
 
@@ -192,7 +194,7 @@ def test_the_server_ends_with_a_bench_that_is_killed(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import sys, time; from pathlib import Path\n"
-            "from signedwire.bench.nats_server import NatsServer\n"
+            "from benches.nats_server import NatsServer\n"
             "print(NatsServer(Path(sys.argv[1])).pid, flush=True); time.sleep(60)",
             str(tmp_path),
         ],
@@ -264,7 +266,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 @needs_nats
 async def test_what_nats_drops_does_not_hold_its_sender_up(tmp_path: Path) -> None:
-    from signedwire.bench.nats_core import NatsPeer
+    from benches.nats_core import NatsPeer
 
     with NatsServer(tmp_path) as server:
         sender = NatsPeer(server.url)

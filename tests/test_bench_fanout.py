@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from benches import fanout, startup
+from benches.children import environment
+from benches.fanout import CALLS, IN_FLIGHT
+from benches.results import FanOut, Results
+from benches.running import run_bench
 
-from signedwire.bench import fanout, run_bench, startup
-from signedwire.bench.children import environment
-from signedwire.bench.fanout import CALLS, IN_FLIGHT
-from signedwire.bench.figures import FanOut, percentiles
-from signedwire.bench.results import Results
+from signedwire.bench.figures import percentiles
 
 pytest.importorskip("rich")
 
@@ -72,7 +73,7 @@ def test_a_limit_is_raised_as_far_as_it_may_be() -> None:
             sys.executable,
             "-c",
             "import resource as r\n"
-            "from signedwire.bench.descriptors import hard_limit, raise_limit\n"
+            "from benches.descriptors import hard_limit, raise_limit\n"
             "r.setrlimit(r.RLIMIT_NOFILE, (64, 128))\n"
             "raise_limit(100); print(r.getrlimit(r.RLIMIT_NOFILE), hard_limit())\n"
             "raise_limit(50); raise_limit(500); print(r.getrlimit(r.RLIMIT_NOFILE))\n",

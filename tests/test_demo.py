@@ -9,11 +9,10 @@ import sys
 import time
 
 import pytest
+from examples.demo.checks import Checks
+from examples.demo.outage import Ledger
 
-from signedwire.demo.checks import Checks
-from signedwire.demo.outage import Ledger
-
-COMMAND = "from signedwire.demo import run_demo; raise SystemExit(run_demo({}))"
+COMMAND = "from examples.demo.show import run_demo; raise SystemExit(run_demo({}))"
 LIMIT = 20.0
 
 
@@ -103,7 +102,7 @@ def _children(pid: int) -> list[int]:
 def _is_ours(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"signedwire.demo.node" in file.read()
+            return b"examples.demo.node" in file.read()
     except OSError:
         return False
 

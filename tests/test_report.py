@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 from benches import report
+from benches.micro import STEPS
 from benches.report import BEGIN, END, block, replace_block
-
-from signedwire.bench.figures import FanOut, Start
-from signedwire.bench.micro import STEPS
-from signedwire.bench.results import LinkCost, Measure, Results, System
+from benches.results import FanOut, LinkCost, Measure, Results, Start, System
 
 DOCS = Path(__file__).parent.parent / "docs"
 

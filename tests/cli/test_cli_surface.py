@@ -203,26 +203,6 @@ def test_help_loads_neither_rich_nor_what_only_some_commands_need() -> None:
     assert ran.stderr == "[]\n"
 
 
-def test_demo_and_bench_are_called_with_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, object]] = []
-
-    def record(**given: object) -> int:
-        calls.append(given)
-        return 3
-
-    monkeypatch.setattr("signedwire.demo.run_demo", record)
-    monkeypatch.setattr("signedwire.bench.run_bench", record)
-    assert run("demo", "--json").exit_code == 3
-    args = ["bench", "--seconds", "0.5", "--size", "1", "--size", "2", "--no-compare"]
-    assert run(*args).exit_code == 3
-    assert run("bench", "--json").exit_code == 3
-    assert calls == [
-        {"json": True},
-        {"seconds": 0.5, "sizes": [1, 2], "rounds": 3, "compare": False, "json": False},
-        {"seconds": 2.0, "sizes": [64, 1000], "rounds": 3, "compare": True, "json": True},
-    ]
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_stdout_is_told() -> None:
     with open("/dev/full", "w") as full:

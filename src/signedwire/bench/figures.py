@@ -1,4 +1,4 @@
-"""Figures of fan-out, of starting, and of a bench against a peer, as data."""
+"""The figures of a bench against a peer, as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FanOut", "PeerRate", "RoundTrip", "Rounds", "Start", "percentiles"]
+__all__ = ["PeerRate", "RoundTrip", "Rounds", "percentiles"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +28,6 @@ class Rounds:
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {**dataclasses.asdict(self), "median": self.median, "spread": self.spread}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FanOut(Rounds):
-    """Messages per second to so many peers together, each with its receipt."""
-
-    peers: int
-    loop: str
-    size: int
-    """Payload, bytes."""
-    at_a_time: int
-    """Calls of `send_many()` that run together, each to another peer."""
-    chunk: int
-    """Payloads of each of those calls."""
-    sent: int
-    lost: int
-    sender_cpu: float
-    """CPU microseconds of the sending process per message, all its threads."""
-    receiver_cpu: float
-    """The same of the receiving process, in which all the peers are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start(Rounds):
-    """Seconds from the start of a process until it has come so far."""
-
-    what: str
-    """"python", "import signedwire" or "first message"."""
 
 
 @dataclass(frozen=True, kw_only=True)

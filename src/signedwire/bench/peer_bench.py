@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from signedwire import Did, Node, SignedWireError
+from signedwire.bench import Tell
 from signedwire.bench.figures import PeerRate, RoundTrip, percentiles
 from signedwire.bench.peer_server import ASK, COUNT, SO_MANY, YES
-from signedwire.bench.rounds import Tell
 
 __all__ = ["AT_A_TIME", "NoBenchError", "PeerBench", "PeerResults", "chunk_of"]
 

@@ -1,4 +1,4 @@
-"""`signedwire bench`: of this machine, against a peer, and as that peer."""
+"""`signedwire bench`: against a peer, and as that peer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import contextlib
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from signedwire.bench import progress
-from signedwire.bench.payload import MIN_SIZE
+from signedwire.bench import MIN_SIZE, progress
 from signedwire.bench.peer_bench import PeerBench, PeerResults
 from signedwire.bench.peer_server import BenchServer
 from signedwire.bench.peer_table import show_peer
@@ -35,7 +34,7 @@ _SIZES: Final = [64, 1000]
 
 
 def bench(options: Bench) -> int:
-    """Measure this machine, or a peer, or be that peer."""
+    """Measure a peer, or be that peer."""
     if options.to is not None and options.serve:
         raise BadInput(
             "DID@HOST:PORT and --serve exclude each other",
@@ -45,17 +44,12 @@ def bench(options: Bench) -> int:
         raise BadInput("--listen is where --serve listens", "Add --serve")
     if options.serve:
         return _serve(options)
-    if options.to is not None:
-        return _measure(options, options.to)
-    from signedwire.bench import run_bench
-
-    return run_bench(
-        seconds=options.seconds,
-        sizes=options.size or _SIZES,
-        rounds=options.rounds,
-        compare=options.compare,
-        json=options.json,
-    )
+    if options.to is None:
+        raise BadInput(
+            "there is no peer to measure",
+            "Run `signedwire bench --serve` where it is to be; that prints the line for here",
+        )
+    return _measure(options, options.to)
 
 
 def _identity(options: Bench) -> Identity:
@@ -196,7 +190,7 @@ async def _measuring(
 def _not_reached(finding: Finding) -> NotDone:
     hint = hint_for(finding)
     if finding.state == HUNG_UP:
-        hint = "v1 peers cannot be measured so; `signedwire bench` measures the v1 wire here"
+        hint = "v1 peers cannot be measured: they send no receipts"
     elif finding.state == "unreachable":
         hint = "Is `signedwire bench --serve` running there, and are host and port right?"
     error = finding.error or finding.state

@@ -38,7 +38,6 @@ __all__ = [
     "Command",
     "ConfigCheck",
     "ConfigShow",
-    "Demo",
     "IdNew",
     "IdShow",
     "Listen",
@@ -433,27 +432,14 @@ class ConfigCheck(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Command):
-    """See two processes exchange real messages."""
-
-    def run(self) -> int:
-        from signedwire.demo import run_demo
-
-        return run_demo(json=self.json)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure this machine, or a peer over the network between.
+    """Measure a peer of your own, over the network between.
 
-    Without an argument: messages per second and round trips of processes on this machine,
-    beside other software; it takes some minutes.
-
-    Against a peer of your own: `signedwire bench --serve --listen 0.0.0.0:9001` on one
-    machine prints the line for the other, `signedwire bench DID@host:9001`. That measures
-    messages/s, each with its signed receipt, at each --size, and the time there and back.
-    A peer that is no bench server gets one question and nothing else. Exit code 1: it does
-    not serve, or messages were lost.
+    `signedwire bench --serve --listen 0.0.0.0:9001` on one machine prints the line for
+    the other, `signedwire bench DID@host:9001`. That measures messages/s, each with its
+    signed receipt, at each --size, and the time there and back. A peer that is no bench
+    server gets one question and nothing else. Exit code 1: it does not serve, or messages
+    were lost.
 
     --serve receives, counts, echoes and keeps nothing, until Ctrl-C. Anybody who knows its
     DID and address can send to it meanwhile. Both sides use a key made for this run.
@@ -497,10 +483,6 @@ class Bench(Command):
             show_default="64, 1000",
         ),
     ] = None
-    compare: Annotated[
-        bool,
-        typer.Option("--compare/--no-compare", help="Beside other software on this machine."),
-    ] = True
     own_identity: Annotated[
         bool,
         typer.Option(
@@ -522,7 +504,6 @@ COMMANDS: Final[dict[str, type[Command]]] = {
     "ping": Ping,
     "peers": Peers,
     "verify": Verify,
-    "demo": Demo,
     "bench": Bench,
 }
 """The commands of the first level, in the order of the help."""

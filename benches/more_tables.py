@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from benches.fanout import IN_FLIGHT, SIZE
+from benches.results import Results, Start
 from signedwire.bench.columns import new_table, with_spread
-from signedwire.bench.fanout import IN_FLIGHT, SIZE
-from signedwire.bench.figures import Start
-from signedwire.bench.results import Results
 
 __all__ = ["fanout_table", "more_meaning", "start_table"]
 

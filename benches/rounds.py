@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from importlib import util
 from typing import Final, Self
 
-from signedwire.bench.children import Child, ChildGone
+from benches.children import Child, ChildGone
+from benches.results import Measure, Results, System
+from signedwire.bench import Tell
 from signedwire.bench.figures import percentiles
-from signedwire.bench.results import Measure, Results, System
 
-__all__ = ["Pair", "Tell", "Throughput", "loops", "measure_pairs", "start_pairs"]
+__all__ = ["Pair", "Throughput", "loops", "measure_pairs", "start_pairs"]
 
-_CHILD: Final = "signedwire.bench.child"
+_CHILD: Final = "benches.child"
 _START_TIMEOUT: Final = 15.0
 _SLACK: Final = 20.0
 """Seconds that a measurement may take longer than it was asked to, before its pair is given up."""
 _MAX_WARM_UP: Final = 0.3
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Nodes with stores whose peer is away: `python -m signedwire.bench.away LIMIT FOLDER`.
+"""Nodes with stores whose peer is away: `python -m benches.away LIMIT FOLDER`.
 
 lone size count        so many send(), one after the other, and after each a sync of
                        4 KiB → {"told", "commit", "sync"}
@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
+from benches.child import serve
 from signedwire import Identity, Node, Receipt, TransportConfig
-from signedwire.bench.child import serve
 
 __all__ = ["AT_A_TIME", "main"]
 

@@ -1,6 +1,6 @@
 """A ØMQ peer with CURVE in a process of its own.
 
-    python -m signedwire.bench.zmq_curve LIMIT SYSTEM
+    python -m benches.zmq_curve LIMIT SYSTEM
 
 It answers what a peer of ours does (see `child`), by pyzmq's blocking API, which is its
 fastest: PUSH to PULL for throughput, DEALER to DEALER for round trips, at ØMQ's default
@@ -16,7 +16,7 @@ from typing import Final
 
 import zmq
 
-from signedwire.bench.child import ANSWER_TIMEOUT, MAX_PINGS, Arrivals, serve_blocking
+from benches.child import ANSWER_TIMEOUT, MAX_PINGS, Arrivals, serve_blocking
 
 __all__ = ["main"]
 

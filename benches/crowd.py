@@ -1,4 +1,4 @@
-"""Many nodes in one process: `python -m signedwire.bench.crowd LIMIT LOOP`.
+"""Many nodes in one process: `python -m benches.crowd LIMIT LOOP`.
 
 open nodes          so many, and one to warm up with → [[did, address], …], that one last
 warm_up others      one link from each of ours, and one to each of the others
@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benches.child import run_in
+from benches.children import Channel, Request
 from signedwire import Did, Identity, Node, TransportConfig
-from signedwire.bench.child import run_in
-from signedwire.bench.children import Channel, Request
 
 __all__ = ["main"]
 

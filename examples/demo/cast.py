@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from benches.children import Child
+
 from signedwire import Address, Did, Identity
-from signedwire.bench.children import Child
 
 __all__ = ["Actor", "wait_for"]
 
@@ -38,7 +39,7 @@ class Actor:
         if self._child is None:
             self._news.clear()
             self._child = Child(
-                self.name, "signedwire.demo.node", limit=self._limit, on_news=self._news.append
+                self.name, "examples.demo.node", limit=self._limit, on_news=self._news.append
             )
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""One of the demo's nodes in a process of its own: `python -m signedwire.demo.node LIMIT`.
+"""One of the demo's nodes in a process of its own: `python -m examples.demo.node LIMIT`.
 
 It is an ordinary application: one `signedwire.Node`, one task that takes every
 message, and some things to do that the conductor asks for. It tells its counters
@@ -16,6 +16,8 @@ import time
 from collections import deque
 from typing import Any, Final
 
+from benches.children import Channel, Request
+
 from signedwire import (
     BackpressureError,
     DeliveryState,
@@ -27,7 +29,6 @@ from signedwire import (
     Receipt,
     TransportConfig,
 )
-from signedwire.bench.children import Channel, Request
 from signedwire.events import PeerConnected
 
 __all__ = ["counters"]

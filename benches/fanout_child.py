@@ -1,4 +1,4 @@
-"""Either side of a fan-out: `python -m signedwire.bench.fanout_child LIMIT LOOP`.
+"""Either side of a fan-out: `python -m benches.fanout_child LIMIT LOOP`.
 
 open nodes             so many, for which others send → [[did, address], …]
 link peers             one node of ours with a link to each of them
@@ -20,9 +20,9 @@ import sys
 import time
 from typing import Final
 
+from benches.child import Arrivals, run_in, serve
+from benches.descriptors import raise_limit
 from signedwire import Did, Identity, Node, TransportConfig
-from signedwire.bench.child import Arrivals, run_in, serve
-from signedwire.bench.descriptors import raise_limit
 
 __all__ = ["SPARE_DESCRIPTORS", "main"]
 

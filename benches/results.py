@@ -6,9 +6,46 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from signedwire.bench.figures import FanOut, Rounds, Start
+from signedwire.bench.figures import Rounds
 
-__all__ = ["BacklogCost", "CommitCost", "LinkCost", "Measure", "Results", "System"]
+__all__ = [
+    "BacklogCost",
+    "CommitCost",
+    "FanOut",
+    "LinkCost",
+    "Measure",
+    "Results",
+    "Start",
+    "System",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FanOut(Rounds):
+    """Messages per second to so many peers together, each with its receipt."""
+
+    peers: int
+    loop: str
+    size: int
+    """Payload, bytes."""
+    at_a_time: int
+    """Calls of `send_many()` that run together, each to another peer."""
+    chunk: int
+    """Payloads of each of those calls."""
+    sent: int
+    lost: int
+    sender_cpu: float
+    """CPU microseconds of the sending process per message, all its threads."""
+    receiver_cpu: float
+    """The same of the receiving process, in which all the peers are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Rounds):
+    """Seconds from the start of a process until it has come so far."""
+
+    what: str
+    """"python", "import signedwire" or "first message"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,12 @@ from functools import partial
 from importlib import metadata, util
 from typing import Final
 
+from benches.nats_server import CORE_WINDOW, NatsServer, ServerGone, what_is_missing
+from benches.results import Results, System
+from benches.rounds import Pair, loops, start_pairs
+from benches.stored import temporary_folder
 from signedwire import __version__
-from signedwire.bench.nats_server import CORE_WINDOW, NatsServer, ServerGone, what_is_missing
-from signedwire.bench.results import Results, System
-from signedwire.bench.rounds import Pair, Tell, loops, start_pairs
-from signedwire.bench.stored import temporary_folder
+from signedwire.bench import Tell
 
 __all__ = ["CURVE", "FLOOR", "NATS_CORE", "OMNIMESH", "open_pairs"]
 
@@ -81,7 +82,7 @@ def _curve(limit: float) -> tuple[Starts, str]:
         raise _Missing(f"pyzmq: {error}; pip install 'signedwire[bench]'") from None
     version = f"{zmq.pyzmq_version()}, libzmq {zmq.zmq_version()}"
     system = System(name=CURVE, version=version, wire="curve", loop="native")
-    return {system: partial(Pair, system, limit, "signedwire.bench.zmq_curve")}, (
+    return {system: partial(Pair, system, limit, "benches.zmq_curve")}, (
         f"{version}, blocking API, PUSH to PULL; round trips DEALER to DEALER. What they send is "
         f"encrypted and authenticated with CURVE; the listener's key is checked, the dialer's is "
         f"not. No message is signed: nothing can be shown to a third party. Nobody answers: a "
@@ -102,7 +103,7 @@ def _nats_core(known: list[str], limit: float, stack: contextlib.ExitStack) -> t
     for loop in known:
         system = System(name=NATS_CORE, version=server.version, wire="nats", loop=loop)
         arguments = ((server.url,), (server.url,))
-        starts[system] = partial(Pair, system, limit, "signedwire.bench.nats_core", arguments)
+        starts[system] = partial(Pair, system, limit, "benches.nats_core", arguments)
     return starts, (
         f"nats-server {server.version}, publish and subscribe by callback, through the server, "
         f"JetStream unused. Nothing is signed or encrypted, nothing is kept, and nobody answers; "
@@ -117,9 +118,7 @@ def _floor(known: list[str], limit: float) -> tuple[Starts, str]:
     starts: Starts = {}
     for loop in known:
         system = System(name=FLOOR, version=ssl.OPENSSL_VERSION, wire="tls", loop=loop)
-        starts[system] = partial(
-            Pair, system, limit, "signedwire.bench.floor", has_throughput=False
-        )
+        starts[system] = partial(Pair, system, limit, "benches.floor", has_throughput=False)
     return starts, (
         f"the least that a signed round trip costs in Python: a bare asyncio.Protocol over the "
         f"loop's own TLS 1.3 ({ssl.OPENSSL_VERSION}), and each way one Ed25519 signature over as "

@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from signedwire.bench.children import Child, ChildGone
-from signedwire.bench.results import LinkCost, Results
-from signedwire.bench.rounds import Tell, loops
+from benches.children import Child, ChildGone
+from benches.results import LinkCost, Results
+from benches.rounds import loops
+from signedwire.bench import Tell
 
 __all__ = ["crowds_for", "measure_links"]
 
-_CHILD: Final = "signedwire.bench.crowd"
+_CHILD: Final = "benches.crowd"
 _TIMEOUT: Final = 30.0
 _SETTLE: Final = 0.3
 

@@ -13,15 +13,14 @@ import sys
 import time
 from typing import Final
 
-from signedwire.bench.children import Child, ChildGone, environment
-from signedwire.bench.figures import Start
-from signedwire.bench.results import Results
-from signedwire.bench.rounds import Tell
+from benches.children import Child, ChildGone, environment
+from benches.results import Results, Start
+from signedwire.bench import Tell
 
 __all__ = ["MAX_RUNS", "PROGRAMS", "measure_start"]
 
 MAX_RUNS: Final = 1000
-_PEER: Final = "signedwire.bench.child"
+_PEER: Final = "benches.child"
 _TIMEOUT: Final = 20.0
 
 PROGRAMS: Final = {

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["COMMAND", "MAX_SIZE", "MIN_SIZE", "v1_data_size"]
+__all__ = ["COMMAND", "MAX_SIZE", "v1_data_size"]
 
 COMMAND: Final = "b"
 """The command type of every AgentCommand that is sent."""
 
-MIN_SIZE: Final = 16
 MAX_SIZE: Final = 1024
 """What a v1 peer accepts as encoded payload."""
 

@@ -1,4 +1,4 @@
-"""One of the demo's nodes that have a store: `python -m signedwire.demo.keeper LIMIT`.
+"""One of the demo's nodes that have a store: `python -m examples.demo.keeper LIMIT`.
 
 It tells the conductor at once what it was told and what it did, so that all it has said
 is known when it is killed: "persisted", "noted" (a message, before `done()`), "done" (on
@@ -12,8 +12,9 @@ import struct
 import sys
 from typing import Any, Final, TypeAlias
 
+from benches.children import Channel, Request
+
 from signedwire import Did, Identity, Message, Node, TransportConfig
-from signedwire.bench.children import Channel, Request
 
 __all__ = ["Name", "main", "read_name"]
 

@@ -1,6 +1,6 @@
 """The least that a signed round trip costs in Python, in a process of its own.
 
-    python -m signedwire.bench.floor LIMIT SYSTEM
+    python -m benches.floor LIMIT SYSTEM
 
 A bare `asyncio.Protocol` over TLS 1.3, with the contexts of our links, and one Ed25519
 signature for each way: the sender signs as many bytes as an envelope of ours has, header
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
+from benches.child import ANSWER_TIMEOUT, MAX_PINGS, run_in, serve
 from signedwire import Did, Identity
-from signedwire.bench.child import ANSWER_TIMEOUT, MAX_PINGS, run_in, serve
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.tls import TlsIdentity
 from signedwire.wire.header import V2_HEADER_SIZE

@@ -17,19 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from benches.away import AT_A_TIME
+from benches.children import Child, ChildGone
+from benches.nats_server import WINDOW, NatsServer, ServerGone, what_is_missing
+from benches.results import BacklogCost, CommitCost, Results, System
+from benches.rounds import Pair, loops, start_pairs
 from signedwire import __version__
-from signedwire.bench.away import AT_A_TIME
-from signedwire.bench.children import Child, ChildGone
-from signedwire.bench.nats_server import WINDOW, NatsServer, ServerGone, what_is_missing
-from signedwire.bench.results import BacklogCost, CommitCost, Results, System
-from signedwire.bench.rounds import Pair, Tell, loops, start_pairs
+from signedwire.bench import Tell
 
 __all__ = ["NATS", "measure_away", "open_stored_pairs", "temporary_folder"]
 
 NATS: Final = "NATS JetStream"
-_CHILD: Final = "signedwire.bench.child"
-_NATS_CHILD: Final = "signedwire.bench.jetstream"
-_AWAY_CHILD: Final = "signedwire.bench.away"
+_CHILD: Final = "benches.child"
+_NATS_CHILD: Final = "benches.jetstream"
+_AWAY_CHILD: Final = "benches.away"
 _LONE: Final = 200
 _GROUPED: Final = 10_000
 _COMMIT_ROUNDS: Final = 3

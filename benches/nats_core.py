@@ -1,6 +1,6 @@
 """A NATS peer, publish and subscribe without JetStream, in a process of its own.
 
-    python -m signedwire.bench.nats_core LIMIT SYSTEM URL
+    python -m benches.nats_core LIMIT SYSTEM URL
 
 It answers what a peer of ours does (see `child`). Nothing is signed or encrypted, and
 nobody answers a message. NATS drops what a subscriber is too slow for, so the receiver
@@ -19,8 +19,8 @@ from typing import Final
 import nats
 from nats.aio.msg import Msg
 
-from signedwire.bench.child import ANSWER_TIMEOUT, MAX_PINGS, Arrivals, run_in, serve
-from signedwire.bench.nats_server import CORE_WINDOW
+from benches.child import ANSWER_TIMEOUT, MAX_PINGS, Arrivals, run_in, serve
+from benches.nats_server import CORE_WINDOW
 
 __all__ = ["main"]
 

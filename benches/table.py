@@ -6,13 +6,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benches.micro import STEPS
+from benches.more_tables import fanout_table, more_meaning, start_table
+from benches.peers import OMNIMESH
+from benches.results import CommitCost, LinkCost, Measure, Results
+from benches.stored import NATS
 from signedwire.bench.columns import new_table as _table
 from signedwire.bench.columns import with_spread
-from signedwire.bench.micro import STEPS
-from signedwire.bench.more_tables import fanout_table, more_meaning, start_table
-from signedwire.bench.peers import OMNIMESH
-from signedwire.bench.results import CommitCost, LinkCost, Measure, Results
-from signedwire.bench.stored import NATS
 
 __all__ = ["show"]
 

@@ -1,6 +1,6 @@
 """A NATS JetStream peer in a process of its own.
 
-    python -m signedwire.bench.jetstream LIMIT SYSTEM URL
+    python -m benches.jetstream LIMIT SYSTEM URL
 
 It answers what a peer of ours does (see `child`). Its sender keeps a window of
 publishes in flight and waits for the acknowledgement of each; its receiver pulls and
@@ -19,8 +19,8 @@ import nats
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType
 
-from signedwire.bench.child import Arrivals, run_in, serve
-from signedwire.bench.nats_server import WINDOW
+from benches.child import Arrivals, run_in, serve
+from benches.nats_server import WINDOW
 
 __all__ = ["main"]
 

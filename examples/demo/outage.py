@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
+from benches.children import Child
+
+from examples.demo.cast import wait_for
+from examples.demo.keeper import Name, read_name
+from examples.demo.stage import Stage
 from signedwire import Address, Did, Identity
-from signedwire.bench.children import Child
 from signedwire.delivery.store import SqliteStore
-from signedwire.demo.cast import wait_for
-from signedwire.demo.keeper import Name, read_name
-from signedwire.demo.stage import Stage
 
 __all__ = ["KeepingActor", "Ledger", "power_cut"]
 
@@ -106,7 +107,7 @@ class KeepingActor:
     def prepare(self) -> None:
         """Start the process that will follow this one: Python takes its time."""
         self._next = Child(
-            self.name, "signedwire.demo.keeper", limit=self._limit, on_news=self._ledger.hear
+            self.name, "examples.demo.keeper", limit=self._limit, on_news=self._ledger.hear
         )
 
     def launch(self) -> None:

@@ -19,12 +19,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-from signedwire.bench.children import Child, ChildGone
-from signedwire.bench.descriptors import hard_limit
-from signedwire.bench.fanout_child import SPARE_DESCRIPTORS
-from signedwire.bench.figures import FanOut
-from signedwire.bench.results import Results
-from signedwire.bench.rounds import Tell, loops
+from benches.children import Child, ChildGone
+from benches.descriptors import hard_limit
+from benches.fanout_child import SPARE_DESCRIPTORS
+from benches.results import FanOut, Results
+from benches.rounds import loops
+from signedwire.bench import Tell
 
 __all__ = ["CALLS", "IN_FLIGHT", "MAX_PEERS", "SIZE", "measure_fanout"]
 
@@ -35,7 +35,7 @@ CALLS: Final = (1000, 100)
 MAX_PEERS: Final = 10_000
 SIZE: Final = 64
 """Payload, bytes."""
-_CHILD: Final = "signedwire.bench.fanout_child"
+_CHILD: Final = "benches.fanout_child"
 _START_SECONDS: Final = 30.0
 _SECONDS_PER_PEER: Final = 0.05
 """To make a node and its link, on a slow machine."""

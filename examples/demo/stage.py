@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from signedwire.demo.checks import Check, Checks
+from examples.demo.checks import Check, Checks
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

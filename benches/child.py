@@ -1,6 +1,6 @@
 """One benched peer in a process of its own.
 
-    python -m signedwire.bench.child LIMIT SYSTEM [STORE]
+    python -m benches.child LIMIT SYSTEM [STORE]
 
 SYSTEM is a `System.kind`: "omnimesh", "v2-asyncio", "v2-uvloop-stored". Whatever the
 system, it answers the same requests:
@@ -26,9 +26,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from benches.children import Channel, Request
+from benches.payload import COMMAND, v1_data_size
 from signedwire import Did, Identity, Node, TransportConfig
-from signedwire.bench.children import Channel, Request
-from signedwire.bench.payload import COMMAND, v1_data_size
 
 __all__ = [
     "ANSWER_TIMEOUT",

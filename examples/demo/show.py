@@ -1,4 +1,4 @@
-"""Two processes, real traffic, under 20 s: `signedwire demo`, `make demo`.
+"""Two processes, real traffic, under 20 s: `make demo`.
 
 - `scenes`, `outage`: what is shown. `checks`: every line shown as a result is one; the exit
   code is 0 only if all were true.
@@ -23,12 +23,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benches.children import ChildGone
+
+from examples.demo import scenes
+from examples.demo.cast import Actor
+from examples.demo.outage import KeepingActor, Ledger, power_cut
+from examples.demo.stage import Screen, Stage
 from signedwire import Identity
-from signedwire.bench.children import ChildGone
-from signedwire.demo import scenes
-from signedwire.demo.cast import Actor
-from signedwire.demo.outage import KeepingActor, Ledger, power_cut
-from signedwire.demo.stage import Screen, Stage
 
 __all__ = ["run_demo"]
 
@@ -45,10 +46,7 @@ def run_demo(json: bool = False) -> int:
     try:
         stage = _stage(json)
     except ImportError:
-        sys.stderr.write(
-            "signedwire demo: it needs rich: "
-            "pip install 'signedwire[cli]', or '.[cli]' in a checkout\n"
-        )
+        sys.stderr.write("the demo needs rich: pip install '.[cli]'\n")
         return 1
     # Made by those who come on last: a demo that is killed before leaves nothing.
     folder = Path(tempfile.gettempdir(), f"signedwire-demo-{secrets.token_hex(8)}")

@@ -6,9 +6,9 @@ import socket
 import time
 from typing import Any, Final
 
+from examples.demo.cast import Actor, wait_for
+from examples.demo.stage import Stage
 from signedwire import Identity, SignedEnvelope, SignedWireError
-from signedwire.demo.cast import Actor, wait_for
-from signedwire.demo.stage import Stage
 from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.frames import encode_frame
 

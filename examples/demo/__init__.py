@@ -1,0 +1,1 @@
+"""Two processes, real traffic, under 20 s: `python -m examples.demo`."""
