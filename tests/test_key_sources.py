@@ -353,7 +353,7 @@ def test_no_home_folder(value: str | None, monkeypatch: pytest.MonkeyPatch, home
         monkeypatch.setenv("HOME", value)
     before = os.listdir(home)
     assert str(refused(create=True)) == (
-        "there is no home folder. Give --identity and --store, or set HOME"
+        "there is no home folder. Give --identity and --store, or set HOME to a folder"
     )
     assert os.listdir(home) == before
 

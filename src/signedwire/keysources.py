@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Final
 
 from signedwire.clock import monotonic
-from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.environment import home_folder
+from signedwire.errors import ConfigError, IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
 from signedwire.logs import fields
@@ -265,16 +266,10 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
 
 
 def _home() -> Path:
-    home = os.environ.get("HOME")
-    with contextlib.suppress(RuntimeError):
-        found = Path.home()
-        if found.is_absolute() and home != "":
-            return found
-    raise IdentityError(
-        "there is no home folder",
-        "Give --identity and --store, or set HOME",
-        IdentityProblem.ABSENT,
-    )
+    try:
+        return home_folder()
+    except ConfigError as error:
+        raise IdentityError(error.fact, error.hint, IdentityProblem.ABSENT) from None
 
 
 def _named_otherwise(
