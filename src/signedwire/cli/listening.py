@@ -143,7 +143,7 @@ class _Listening:
             raise
         except OSError as error:
             again = "it comes again at the next start" if self._store.path else "it is lost"
-            sender = message.proven_sender or UNPROVEN
+            sender = message.proven_sender or "an unproven sender"
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
                 f"#{message.sequence_number} from {sender} was not printed and "
