@@ -88,7 +88,7 @@ class Link(asyncio.Protocol):
         self._timer_due = 0.0
         self._roots: list[bytes] = []
         self._leaves: list[bytes] = []
-        self._receipt_delay = ReceiptDelay(self._loop, self._say)
+        self._receipt_delay = ReceiptDelay(self._loop)
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
@@ -310,7 +310,7 @@ class Link(asyncio.Protocol):
         session = self._session
         if session is not None:
             if self._roots or self._leaves:
-                self._receipt_delay.start()
+                self._receipt_delay.start(self._say)
             self._watch_answers()
         self._flush()
         if session is not None and not self.is_over:
@@ -455,7 +455,7 @@ class Link(asyncio.Protocol):
             session.grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
-        self._receipt_delay.start()
+        self._receipt_delay.start(self._say)
 
     def pump(self) -> None:
         """Write one batch of what waits for this peer, within its credit."""
