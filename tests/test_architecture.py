@@ -33,12 +33,13 @@ ROOMS: dict[str, set[str]] = {
     "environment": {"errors"},
     "types": {"errors", "clock"},
     "home": {"errors"},
+    "folders": set(),
     "streams": set(),
     "resources": {"errors"},
     "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
-    "keyfiles": {"errors", "logs"},
+    "keyfiles": {"errors", "logs", "folders"},
     "identity": {"errors", "types", "environment", "keyformats", "keyfiles"},
     "options": {"errors", "types", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
@@ -47,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
     },
-    "keysources": {"errors", "clock", "identity", "keyfiles", "settings", "logs"},
+    "keysources": {"errors", "clock", "identity", "keyfiles", "settings", "logs", "folders"},
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
     "config_changes": {"types"},
@@ -56,7 +57,7 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        *("arguments", "resources"),
+        *("arguments", "resources", "folders"),
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
@@ -64,7 +65,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
-        *("arguments", "environment"),
+        *("arguments", "environment", "folders"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {

@@ -11,6 +11,7 @@ from typing import Final
 
 from signedwire.delivery.evidence_files import NEW_SUFFIX, header_of
 from signedwire.errors import EvidenceLogError
+from signedwire.folders import sync_folder
 from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "open_file",
     "remove_unfinished",
     "sync_data",
-    "sync_directory",
     "write_all",
 ]
 
@@ -54,7 +54,7 @@ def finish_rotation(path: str) -> None:
         try:
             lock(fd, path)  # a node that rotates just now has it
             os.rename(new, path)
-            sync_directory(path)
+            sync_folder(os.path.dirname(path))
         finally:
             close(fd)
 
@@ -108,16 +108,6 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def sync_directory(path: str) -> None:
-    if os.name == "posix":  # pragma: no branch
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some file systems have no such fsync
-                os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def cause_of(error: BaseException) -> str:

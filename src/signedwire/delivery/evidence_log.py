@@ -38,7 +38,6 @@ from signedwire.delivery.evidence_disk import (
     open_file,
     remove_unfinished,
     sync_data,
-    sync_directory,
     write_all,
 )
 from signedwire.delivery.evidence_files import (
@@ -55,6 +54,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.folders import sync_folder
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us
@@ -306,7 +306,7 @@ class _File:
             newest = self._numbers.newest()
             if newest is not None and not os.path.lexists(path):
                 raise _lost_error(path, "is not there", newest[1])
-            self._fd, is_new = open_file(path)
+            self._fd, _ = open_file(path)
         except OSError as error:
             raise _open_error(path, error) from None
         try:
@@ -322,8 +322,7 @@ class _File:
                 self._take_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
-            if is_new:
-                sync_directory(path)
+            sync_folder(os.path.dirname(path))  # an earlier start may have died before it
         except OSError as error:
             close(self._fd)
             raise _open_error(path, error) from None
@@ -398,7 +397,7 @@ class _File:
             os.fsync(copy)
         finally:
             os.close(copy)
-        sync_directory(beside)
+        sync_folder(os.path.dirname(beside))
         os.ftruncate(self._fd, found.size)
         os.fsync(self._fd)
         self._log.warning(
@@ -520,9 +519,11 @@ class _File:
             )
         old, self._fd = self._fd, fd
         close(old)
+        # Or the next rename alone might be on the disk, and the old file have no name.
+        sync_folder(os.path.dirname(archive))
+        sync_folder(os.path.dirname(path))
         os.rename(new, path)  # a crash before this is made up for by finish_rotation()
-        sync_directory(archive)
-        sync_directory(path)
+        sync_folder(os.path.dirname(path))
         self._chain = Chain(data[-32:])
         self.head = EvidenceHead(0, data[-32:].hex())
         self.size = len(data)
