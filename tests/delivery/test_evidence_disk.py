@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evidencekit import append, inline
+from evidencekit import Killed, Mortal, append, chain_of, inline, numbers_in
 
 from folderkit import fails_for_folders
+from signedwire.delivery import evidence_disk
+from signedwire.delivery.evidence_files import header_of
 from signedwire.errors import EvidenceLogError
+from signedwire.wire.evidence_log import LogHeader
 
+fcntl = pytest.importorskip("fcntl")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened there")
 
 
@@ -78,3 +84,184 @@ class TestFolderSync:
         assert done[4] == "rename evidence.log.new"
         assert f"sync {tmp_path.name}" in done[5:]
         assert log.close()
+
+
+class TestTwoProcesses:
+    """A second process starts on a log that is in use, and the first rotates just then.
+
+    It is refused at its start, and never takes a record or the file from the first.
+    """
+
+    def test_the_rotation_ends_before_the_other_can_finish_it(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        rename = os.rename
+        done: list[str] = []
+
+        def read_then_go_on(name: str) -> LogHeader | None:
+            header = header_of(name)
+            if not done and name.endswith(".new"):
+                done.append(name)
+                rename(name, path)  # the first process goes on
+            return header
+
+        def start_another(old: str, new: str) -> None:
+            if not old.endswith(".new"):
+                rename(old, new)
+                return
+            with monkeypatch.context() as patch:
+                patch.setattr(evidence_disk, "header_of", read_then_go_on)
+                with pytest.raises(EvidenceLogError, match="has it open"):
+                    inline(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", start_another)
+            log.rotate().result(0)
+        assert done
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+        assert not Path(f"{path}.new").exists()
+
+    @staticmethod
+    def before_the_lock(patch: pytest.MonkeyPatch, deed: Callable[[], object]) -> list[bool]:
+        """Have something done when the next process that starts asks for its lock."""
+        flock, done = fcntl.flock, list[bool]()
+
+        def lock(fd: int, how: int) -> None:
+            if not done:
+                done.append(True)
+                deed()
+            flock(fd, how)
+
+        patch.setattr(fcntl, "flock", lock)
+        return done
+
+    def test_the_file_that_was_opened_is_an_archive_when_it_is_locked(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        done = self.before_the_lock(monkeypatch, lambda: log.rotate().result(0))
+        with pytest.raises(EvidenceLogError, match="has it open"):
+            inline(path)
+        assert done
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+    def test_the_first_one_rotates_and_ends(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then the second one has the new file, and the numbers that are true by now."""
+        log = inline(path)
+        assert append(log, 1) is None
+
+        def rotate_and_end() -> None:
+            log.rotate().result(0)
+            assert append(log, 2, 3) is None
+            log.rotate().result(0)
+            assert log.close()
+
+        done = self.before_the_lock(monkeypatch, rotate_and_end)
+        other = inline(path)
+        assert done
+        assert append(other, 4) is None
+        other.rotate().result(0)
+        assert other.close()
+        assert [each.name[-2:] for each in chain_of(path)] == ["01", "03", "04", "og"]
+        assert numbers_in(chain_of(path)) == [1, 2, 3, 4]
+
+    def test_a_new_file_in_the_middle_of_a_rotation(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other one saw the log, then finds none and makes an empty file."""
+        log = inline(path)
+        assert append(log, 1) is None
+        rename, lexists = os.rename, os.path.lexists
+        seen: list[str] = []
+
+        def see_it_still(name: str) -> bool:
+            if not seen:
+                seen.append(name)
+                return True
+            return lexists(name)
+
+        def start_another(old: str, new: str) -> None:
+            if old.endswith(".new"):
+                with monkeypatch.context() as patch:
+                    patch.setattr(os.path, "lexists", see_it_still)
+                    with pytest.raises(EvidenceLogError, match="has it open"):
+                        inline(path)
+            rename(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", start_another)
+            log.rotate(path.with_name("old.log")).result(0)
+        assert seen == [str(path)]
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path.with_name("old.log"), path]) == [1, 2]
+
+    def test_a_name_that_always_leads_elsewhere(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It ends with an error instead of going on for ever."""
+        assert inline(path).close()
+        monkeypatch.setattr(os.path, "samestat", lambda one, two: False)
+        with pytest.raises(EvidenceLogError, match="another program replaces it"):
+            inline(path)
+
+
+class TestFinishing:
+    """A crash came between the two renames of a rotation: the next start does the second."""
+
+    @pytest.fixture
+    def new(self, path: Path) -> Path:
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert log.close()
+        return path.rename(f"{path}.new")
+
+    def test_a_file_that_comes_meanwhile_is_not_replaced(
+        self, path: Path, new: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, link = new.read_bytes(), os.link
+
+        def be_late(old: str, target: str) -> None:
+            if not path.exists():
+                path.write_bytes(b"another's")
+            link(old, target)
+
+        monkeypatch.setattr(os, "link", be_late)
+        with pytest.raises(EvidenceLogError, match="not an evidence log"):
+            inline(path)
+        assert path.read_bytes() == b"another's"
+        assert new.read_bytes() == data
+
+    @pytest.mark.parametrize("is_after", [False, True])
+    def test_a_crash_at_each_step_of_it(
+        self, path: Path, new: Path, monkeypatch: pytest.MonkeyPatch, is_after: bool
+    ) -> None:
+        data = new.read_bytes()
+        for at in range(1, 100):
+            path.unlink(missing_ok=True)
+            new.write_bytes(data)
+            with monkeypatch.context() as patch:
+                mortal = Mortal(patch, at, is_after=is_after)
+                with contextlib.suppress(Killed):
+                    inline(path).close()
+            mortal.let_go()
+            log = inline(path)
+            assert not new.exists()
+            assert path.stat().st_nlink == 1
+            assert append(log, 2) is None
+            assert log.close()
+            assert numbers_in(chain_of(path)) == [1, 2]
+            if mortal.count < at:
+                assert at > 10
+                return
+        pytest.fail("it never came to its end")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidencekit import append, chain_of, inline, message, numbers_in
+from evidencekit import Killed, Mortal, append, chain_of, inline, message, numbers_in
 
 from linkkit import EVE
 from signedwire.delivery import evidence_log
@@ -252,47 +252,6 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
     assert chain_of(path) == [archive(path, 10), path]
     assert log.close()
     assert numbers_in(chain_of(path)) == list(range(1, 12))
-
-
-class Killed(BaseException):
-    """The process dies here."""
-
-
-CALLS = ("open", "write", "fsync", "fdatasync", "rename", "unlink", "ftruncate", "close", "fstat")
-
-
-class Mortal:
-    """Has the process die before, or after, the nth of its system calls that touch files."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, is_after: bool) -> None:
-        self.count = 0
-        self._open: set[int] = set()
-        self._close = os.close
-        for name in CALLS:
-            patch.setattr(os, name, self._wrapped(name, getattr(os, name), at, is_after))
-
-    def _wrapped(self, name: str, real: Any, at: int, is_after: bool) -> Any:
-        def call(*args: Any, **more: Any) -> Any:
-            self.count += 1
-            if self.count == at and not is_after:
-                raise Killed
-            if self.count > at:
-                raise Killed  # nothing runs in a process that is dead
-            result = real(*args, **more)
-            if name == "open":
-                self._open.add(result)
-            elif name == "close":
-                self._open.discard(args[0])
-            if self.count == at:
-                raise Killed
-            return result
-
-        return call
-
-    def let_go(self) -> None:
-        """What the system does for a dead process."""
-        for fd in self._open:
-            self._close(fd)
 
 
 @pytest.mark.parametrize("is_after", [False, True])

@@ -11,7 +11,7 @@ from typing import Final
 
 from signedwire.delivery.evidence_files import NEW_SUFFIX, header_of
 from signedwire.errors import EvidenceLogError
-from signedwire.folders import sync_folder
+from signedwire.folders import rename_new, sync_folder
 from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
 
 __all__ = [
@@ -19,8 +19,10 @@ __all__ = [
     "cause_of",
     "close",
     "finish_rotation",
+    "is_at",
     "lock",
     "open_file",
+    "refuse_while_rotating",
     "remove_unfinished",
     "sync_data",
     "write_all",
@@ -38,37 +40,87 @@ def open_file(path: str) -> tuple[int, bool]:
     try:
         return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
     except FileExistsError:
-        fd = os.open(path, _FLAGS)
+        return _open_existing(path), False
+
+
+def _open_existing(path: str) -> int:
+    fd = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a regular file")
-    return fd, False
+    return fd
+
+
+def is_at(fd: int, path: str) -> bool:
+    """Whether the path leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def finish_rotation(path: str) -> None:
-    """A crash between the two renames of `rotate()` leaves the new log with the wrong name."""
+    """Give the new log its name, which a crash between the two renames of `rotate()` left out.
+
+    Raises:
+        EvidenceLogError: a node rotates just now.
+        OSError: it cannot be renamed.
+    """
     new = path + NEW_SUFFIX
-    header = None if os.path.lexists(path) else header_of(new)
-    if header is not None and header.previous != NO_HEAD:
-        fd, _ = open_file(new)
-        try:
-            lock(fd, path)  # a node that rotates just now has it
-            os.rename(new, path)
+    fd = -1 if os.path.lexists(path) else _lock_next(path)
+    if fd < 0:
+        return
+    try:
+        # A node that had it locked may have ended its rotation meanwhile.
+        if is_at(fd, new) and not os.path.lexists(path):
+            with contextlib.suppress(FileExistsError):
+                rename_new(new, path)
             sync_folder(os.path.dirname(path))
-        finally:
-            close(fd)
+    finally:
+        close(fd)
+
+
+def refuse_while_rotating(path: str) -> None:
+    """Find out whether a node is between the two renames of `rotate()`.
+
+    Raises:
+        EvidenceLogError: one is.
+        OSError: its new file cannot be opened.
+    """
+    fd = _lock_next(path)
+    if fd >= 0:
+        close(fd)
+
+
+def _lock_next(path: str) -> int:
+    """Open and lock what goes on from the log; -1: there is no such file."""
+    new = path + NEW_SUFFIX
+    header = header_of(new)
+    if header is None or header.previous == NO_HEAD:
+        return -1
+    try:
+        fd = _open_existing(new)
+    except FileNotFoundError:  # a node ended its rotation
+        return -1
+    try:
+        lock(fd, path)
+    except BaseException:
+        close(fd)
+        raise
+    return fd
 
 
 def remove_unfinished(path: str, owner: bytes) -> None:
     """A crash before the first rename of `rotate()` leaves a new log that is out of date.
 
-    It would be taken for the log itself as soon as that is moved away.
+    It would be taken for the log itself as soon as that is moved away. A crash in
+    `finish_rotation()` leaves a second name of the log.
     """
     new = path + NEW_SUFFIX
     header = header_of(new)
     if header is not None and header.owner == owner and header.previous != NO_HEAD:
         with contextlib.suppress(FileNotFoundError):
-            if os.path.getsize(new) == HEADER_SIZE:
+            if os.path.getsize(new) == HEADER_SIZE or os.path.samefile(path, new):
                 os.unlink(new)
 
 

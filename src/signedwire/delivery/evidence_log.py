@@ -24,7 +24,6 @@ import os
 import stat
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -33,7 +32,6 @@ from signedwire.delivery.evidence_disk import (
     BINARY,
     cause_of,
     close,
-    finish_rotation,
     lock,
     open_file,
     remove_unfinished,
@@ -48,7 +46,13 @@ from signedwire.delivery.evidence_files import (
     Removed,
     Rotated,
     RotationPolicy,
-    place_of_rest,
+)
+from signedwire.delivery.evidence_opening import (
+    Found,
+    lost_error,
+    open_error,
+    open_log,
+    read_log,
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
@@ -59,11 +63,8 @@ from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us
 from signedwire.wire.evidence_log import (
-    HEADER_SIZE,
-    MAGIC,
     Chain,
     LogHeader,
-    LogReader,
     name_of,
 )
 
@@ -72,29 +73,12 @@ __all__ = ["EvidenceLog"]
 _CHUNK: Final = 1024 * 1024
 _WEIGHED: Final = 1024
 """Bytes that count like one message, where a write is kept from being too large."""
-_MAX_TORN: Final = 64 * 1024 * 1024
-"""More than that was never written between two syncs, but for one larger record."""
 _MAX_WAITING: Final = 4096
-_DAMAGE_HINT: Final = (
-    "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
-)
 _TOUCHED_HINT: Final = (
     "Keep logrotate and the like away from it. Stop the node, put the file back as it was, "
     "and start it again; docs/evidence.md has how to rotate it"
 )
 _RETRY_ROTATION: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What was in a file that was opened."""
-
-    header: LogHeader
-    head: bytes
-    count: int
-    size: int
-    unlogged: set[bytes]
-    """Names of those that were asked for and are not in it."""
 
 
 News = Rotated | Removed
@@ -302,19 +286,15 @@ class _File:
         self.torn = 0
         """Bytes that a crash had left and that were cut off when it was opened."""
         try:
-            finish_rotation(path)
-            newest = self._numbers.newest()
-            if newest is not None and not os.path.lexists(path):
-                raise _lost_error(path, "is not there", newest[1])
-            self._fd, _ = open_file(path)
+            self._fd = open_log(path, self._numbers)
         except OSError as error:
-            raise _open_error(path, error) from None
+            raise open_error(path, error) from None
         try:
-            lock(self._fd, path)
-            found = _read(self._fd, path, set(undone))
+            newest = self._numbers.newest()  # under the lock: nobody rotates now
+            found = read_log(self._fd, path, set(undone))
             if found is None:
                 if newest is not None:
-                    raise _lost_error(path, "is empty", newest[1])
+                    raise lost_error(path, "is empty", newest[1])
                 self._take_rights(0o077)
                 found = self._begin(set(undone))
             else:
@@ -325,7 +305,7 @@ class _File:
             sync_folder(os.path.dirname(path))  # an earlier start may have died before it
         except OSError as error:
             close(self._fd)
-            raise _open_error(path, error) from None
+            raise open_error(path, error) from None
         except BaseException:
             close(self._fd)
             raise
@@ -344,13 +324,13 @@ class _File:
 
     # -- opening ---------------------------------------------------------------------------
 
-    def _begin(self, undone: set[bytes]) -> _Found:
+    def _begin(self, undone: set[bytes]) -> Found:
         header = LogHeader(bytes(self._owner), unix_time_us())
         data = header.encode()
         os.ftruncate(self._fd, 0)
         write_all(self._fd, data)
         os.fsync(self._fd)
-        return _Found(header, data[-32:], 0, len(data), undone)
+        return Found(header, data[-32:], 0, len(data), undone)
 
     def _check_owner(self, header: LogHeader) -> None:
         if header.owner != bytes(self._owner):
@@ -383,7 +363,7 @@ class _File:
             extra=fields("evidence mode", path=self._path),
         )
 
-    def _cut(self, found: _Found) -> None:
+    def _cut(self, found: Found) -> None:
         total = os.fstat(self._fd).st_size
         self.torn = total - found.size
         if not self.torn:
@@ -540,58 +520,3 @@ class _File:
         if self._rotation.keep is not None:
             self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
         return head
-
-
-def _read(fd: int, path: str, undone: set[bytes]) -> _Found | None:
-    """Read a log through; `None`: nothing was ever written to it.
-
-    Raises:
-        EvidenceLogError: it is none, or damaged.
-    """
-    reader = LogReader()
-    beginning = b""
-    while reader.error is None and (data := os.read(fd, _CHUNK)):
-        beginning = (beginning + data)[:HEADER_SIZE] if len(beginning) < HEADER_SIZE else beginning
-        for record in reader.receive_data(data):
-            undone.discard(name_of(record.envelope))
-    reader.receive_eof()
-    total = os.fstat(fd).st_size
-    error, header = reader.error, reader.header
-    if header is None:
-        assert error is not None
-        # What a crash leaves of a new file: a part of it, or zeros.
-        if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
-            return None
-        place = place_of_rest(path)
-        if place is not None:
-            raise EvidenceLogError(
-                path,
-                f"cannot be used: it has no header and begins behind {place}",
-                "Another program cut it at its front. Put what it had before in front of it, "
-                "then run `signedwire evidence verify` on it",
-            )
-        raise EvidenceLogError(path, f"cannot be used: {error.problem}", "Name another file")
-    if error is not None and not error.is_incomplete and total - reader.offset > _MAX_TORN:
-        raise EvidenceLogError(
-            path,
-            f"is damaged: record {error.number}, at byte {error.offset} of {total}: "
-            f"{error.problem}",
-            _DAMAGE_HINT,
-        )
-    return _Found(header, reader.head, reader.count, reader.offset, undone)
-
-
-def _lost_error(path: str, what: str, archive: str) -> EvidenceLogError:
-    return EvidenceLogError(
-        path,
-        f"{what}, and {archive}, behind which it goes on, is still there: another program "
-        "moved, cut or removed it",
-        "Put it back; or move the numbered files away too, and a new chain begins",
-    )
-
-
-def _open_error(path: str, error: OSError) -> EvidenceLogError:
-    hint = "Is the disk full, or may this user not write there?"
-    if error.errno == errno.ENOENT:
-        hint = "Make its directory first"
-    return EvidenceLogError(path, f"cannot be opened: {cause_of(error)}", hint)
