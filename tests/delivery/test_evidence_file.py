@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery import evidence_log, evidence_opening
+from signedwire.delivery import evidence_disk, evidence_log, evidence_opening
 from signedwire.delivery.evidence_disk import sync_data
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
@@ -491,7 +491,7 @@ class TestRotating:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         log = logs()
-        monkeypatch.setattr(evidence_log, "open_file", full)
+        monkeypatch.setattr(evidence_disk, "open_file", full)
         with pytest.raises(EvidenceLogError, match="No space left"):
             log.rotate(tmp_path / "old").result(LIMIT)
         assert append(log, messages(1)) is None

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from evidencekit import Killed, Mortal, append, chain_of, inline, message, numbers_in
 
+from folderkit import cannot_be_opened
 from linkkit import EVE
-from signedwire.delivery import evidence_log
+from signedwire.delivery import evidence_disk, evidence_log
 from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
 from signedwire.delivery.evidence_log import EvidenceLog, News
 from signedwire.errors import EvidenceLogError
@@ -229,6 +230,123 @@ class TestKeep:
         assert numbers_in(chain_of(path)) == [1, 2, 3]
 
 
+class TestTroubleBehindARotation:
+    """The next file is the log by then, and what could not be done besides is told."""
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+    def test_the_folder_cannot_be_listed(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        code: int,
+    ) -> None:
+        log = inline(path, RotationPolicy(keep=1))
+        news: list[News] = []
+        log.on_news = news.append
+
+        def refuse(folder: str) -> Any:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", refuse)
+            for number in (1, 2, 3):
+                assert append(log, number) is None
+                log.rotate().result(0)
+        assert log.failure is None
+        assert caplog.text.count("old files cannot be removed") == 3
+        assert os.strerror(code) in caplog.text
+        assert [type(each) for each in news] == [Rotated] * 3
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert [each.last_record for each in news if isinstance(each, Removed)] == [1, 2, 3]
+        assert log.close()
+
+    def test_a_folder_that_cannot_be_read(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of mode 0300: files in it can be made and renamed all the same."""
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        with monkeypatch.context() as patch:
+            cannot_be_opened(patch, path.parent, errno.EACCES)
+            assert append(log, *range(1, 12)) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == list(range(1, 12))
+        assert len(chain_of(path)) == 3
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+    def test_no_descriptor_for_the_folder(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        code: int,
+    ) -> None:
+        """It is found before anything is renamed, so all goes on as before."""
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        with monkeypatch.context() as patch:
+            cannot_be_opened(patch, path.parent, code)
+            assert append(log, *range(1, 12)) is None
+        assert f"was not rotated: {os.strerror(code)}" in caplog.text
+        assert log.failure is None
+        assert os.listdir(path.parent) == ["evidence.log"]
+        log.rotate().result(0)
+        assert append(log, 12) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == list(range(1, 13))
+
+    def test_what_was_begun_cannot_be_removed(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rename is refused, and so is the removal of the next file."""
+        log = inline(path)
+        assert append(log, 1) is None
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        def gone() -> None:
+            raise FileNotFoundError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            patch.setattr(os, "unlink", lambda name: refuse() if os.path.exists(name) else gone())
+            with pytest.raises(EvidenceLogError, match="was not rotated: Operation not"):
+                log.rotate().result(0)
+        assert append(log, 2) is None
+        log.rotate().result(0)
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+    def test_the_second_rename_fails(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Then there is no log: nothing is acknowledged, and the next start ends it."""
+        log = inline(path)
+        assert append(log, 1) is None
+        rename = os.rename
+
+        def fail(old: str, new: str) -> None:
+            if old.endswith(".new"):
+                raise OSError(errno.EIO, "Input/output error")
+            rename(old, new)
+
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", fail)
+            with pytest.raises(EvidenceLogError, match="has failed: Input/output error"):
+                log.rotate().result(0)
+        caplog.clear()
+        assert log.close()
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before - 1
+        log = inline(path)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+
 def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,7 +358,7 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evidence_log, "open_file", full)
+        patch.setattr(evidence_disk, "open_file", full)
         assert append(log, *range(1, 10)) is None
     assert caplog.text.count("was not rotated: No space left") == 1
     assert chain_of(path) == [path]

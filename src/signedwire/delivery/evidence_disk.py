@@ -16,11 +16,14 @@ from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
 
 __all__ = [
     "BINARY",
+    "NotRotatedError",
     "cause_of",
     "close",
+    "discard_next",
     "finish_rotation",
     "is_at",
     "lock",
+    "make_next",
     "open_file",
     "refuse_while_rotating",
     "remove_unfinished",
@@ -33,6 +36,10 @@ BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 _FLAGS: Final[int] = (
     os.O_RDWR | os.O_APPEND | BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 )
+
+
+class NotRotatedError(Exception):
+    """The log goes on in the same file; the text says why."""
 
 
 def open_file(path: str) -> tuple[int, bool]:
@@ -49,6 +56,33 @@ def _open_existing(path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a regular file")
     return fd
+
+
+def make_next(path: str, data: bytes) -> int:
+    """Make the file that goes on from the log, locked, with `data` on the disk.
+
+    Raises:
+        OSError, EvidenceLogError: it cannot be made; nothing is left of it.
+    """
+    new = path + NEW_SUFFIX
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    fd, _ = open_file(new)
+    try:
+        lock(fd, new)
+        write_all(fd, data)
+        os.fsync(fd)
+    except (OSError, EvidenceLogError):
+        discard_next(fd, path)
+        raise
+    return fd
+
+
+def discard_next(fd: int, path: str) -> None:
+    """Close and remove what `make_next()` made; one that stays is removed by the next one."""
+    close(fd)
+    with contextlib.suppress(OSError):
+        os.unlink(path + NEW_SUFFIX)
 
 
 def is_at(fd: int, path: str) -> bool:

@@ -169,8 +169,18 @@ class NumberedFiles:
 
     def remove_all_but(self, keep: int, log: logging.Logger) -> list[Removed]:
         """Remove the oldest ones until `keep` are left; what cannot be removed is logged."""
-        mine = [each for each in self._found() if each[2] and self._is_mine(each[1])]
-        removed = []
+        removed: list[Removed] = []
+        try:
+            found = self._found()
+        except OSError as error:
+            log.warning(
+                "evidence log %s: its old files cannot be removed: %s; the next rotation will try",
+                self._path,
+                error,
+                extra=fields("evidence not removed", path=self._path),
+            )
+            return removed
+        mine = [each for each in found if each[2] and self._is_mine(each[1])]
         for number, path, _ in mine[:-keep]:
             try:
                 os.unlink(path)

@@ -30,10 +30,11 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.delivery.evidence_disk import (
     BINARY,
+    NotRotatedError,
     cause_of,
     close,
-    lock,
-    open_file,
+    discard_next,
+    make_next,
     remove_unfinished,
     sync_data,
     write_all,
@@ -58,7 +59,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
-from signedwire.folders import sync_folder
+from signedwire.folders import Folder, sync_folder
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us
@@ -476,34 +477,16 @@ class _File:
             return EvidenceLogError(
                 path, f"was not rotated: there is something at {archive}", "Name another file"
             )
-        new = path + NEW_SUFFIX
         header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head)
         data = header.encode()
-        fd = -1
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)
-            fd, _ = open_file(new)
-            lock(fd, new)
-            write_all(fd, data)
-            os.fsync(fd)
-            os.rename(path, archive)
-        except (OSError, StoreError) as error:
-            if fd >= 0:
-                close(fd)
-                os.unlink(new)
+            self._move_on(archive, data)
+        except NotRotatedError as error:
             return EvidenceLogError(
                 path,
-                f"was not rotated: {cause_of(error)}",
+                f"was not rotated: {error}",
                 "Name a file on the same disk, in a directory that exists",
             )
-        old, self._fd = self._fd, fd
-        close(old)
-        # Or the next rename alone might be on the disk, and the old file have no name.
-        sync_folder(os.path.dirname(archive))
-        sync_folder(os.path.dirname(path))
-        os.rename(new, path)  # a crash before this is made up for by finish_rotation()
-        sync_folder(os.path.dirname(path))
         self._chain = Chain(data[-32:])
         self.head = EvidenceHead(0, data[-32:].hex())
         self.size = len(data)
@@ -520,3 +503,34 @@ class _File:
         if self._rotation.keep is not None:
             self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
         return head
+
+    def _move_on(self, archive: str, data: bytes) -> None:
+        """Rename the log, and give its name to a new file that begins with `data`.
+
+        Raises:
+            NotRotatedError: nothing was done.
+            OSError: the log is renamed, and the next start has to do the rest.
+        """
+        path = self._path
+        with contextlib.ExitStack() as stack:
+            try:
+                # Behind the first rename there may be no descriptor left for them.
+                names = {os.path.dirname(archive), os.path.dirname(path)}
+                folders = [stack.enter_context(Folder(each)) for each in names]
+                fd = make_next(path, data)
+                try:
+                    os.rename(path, archive)
+                except OSError:
+                    discard_next(fd, path)
+                    raise
+            except (OSError, StoreError) as error:
+                raise NotRotatedError(cause_of(error)) from error
+            self._is_changed = True  # until all of it is on the disk
+            old, self._fd = self._fd, fd
+            close(old)
+            for folder in folders:  # or the next rename alone might be on the disk
+                folder.sync()
+            os.rename(path + NEW_SUFFIX, path)  # see finish_rotation()
+            for folder in folders:
+                folder.sync()
+            self._is_changed = False
