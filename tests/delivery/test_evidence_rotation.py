@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ import pytest
 from evidencekit import Killed, Mortal, append, chain_of, inline, message, numbers_in
 
 from folderkit import cannot_be_opened
-from linkkit import EVE
-from signedwire.delivery import evidence_disk, evidence_log
-from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
+from linkkit import BOB, EVE
+from signedwire.delivery import evidence_disk, evidence_files, evidence_log
+from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy, header_of
 from signedwire.delivery.evidence_log import EvidenceLog, News
 from signedwire.errors import EvidenceLogError
 from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
@@ -194,20 +195,21 @@ class TestKeep:
         assert inline(path).close()
         others = {
             archive(path, 0): LogHeader(bytes(EVE.did), 1).encode(),
-            archive(path, 1): b"something else",
+            path.with_name("evidence.log.0000000000001"): LogHeader(bytes(BOB.did), 1).encode(),
+            archive(path, 4): b"something else",
             Path(f"{archive(path, 2)}.gz"): b"compressed",
             path.with_name("evidence.log.1"): b"of logrotate",
         }
         for each, data in others.items():
             each.write_bytes(data)
-        archive(path, 3).mkdir()
+        archive(path, 5).mkdir()
         log = inline(path, RotationPolicy(keep=1))
-        for number in (4, 5, 6):
-            assert append(log, number) is None
+        for last in (1, 2, 3, 6):
+            assert append(log, *range(log._file._records_before + 1, last + 1)) is None
             log.rotate().result(0)
         assert log.close()
         assert {each: each.read_bytes() for each in others} == others
-        assert archive(path, 3).is_dir()
+        assert archive(path, 5).is_dir()
         numbered = [each for each in chain_of(path) if each not in others and each.is_file()]
         assert numbered == [archive(path, 6), path]
 
@@ -228,6 +230,105 @@ class TestKeep:
         assert append(log, 3) is None
         assert log.close()
         assert numbers_in(chain_of(path)) == [1, 2, 3]
+
+
+DATED = 202601021530
+"""A number that no rotation gave: an operator has put the date behind the name of a copy."""
+
+
+class TestCopies:
+    """An operator's copies have names like those of a rotation, and begin with our header."""
+
+    @staticmethod
+    def copy(path: Path, number: int) -> Path:
+        return Path(shutil.copy(path, archive(path, number)))
+
+    def test_a_copy_never_counts_and_the_new_archive_stays(self, path: Path) -> None:
+        log = inline(path, RotationPolicy(keep=2))
+        assert append(log, 1) is None
+        copies = [self.copy(path, DATED), self.copy(path, DATED + 1)]
+        removed: list[News] = []
+        log.on_news = removed.append
+        for number in (2, 3, 4, 5):
+            log.rotate().result(0)
+            assert append(log, number) is None
+        assert log.close()
+        assert [each.last_record for each in removed if isinstance(each, Removed)] == [1, 2]
+        assert all(each.exists() for each in copies)
+        assert numbers_in([archive(path, 3), archive(path, 4), path]) == [3, 4, 5]
+
+    @pytest.mark.parametrize("copied", ["the log", "the archive", "both", "an old one"])
+    def test_a_copy_is_no_number_after_a_restart(self, path: Path, copied: str) -> None:
+        policy = RotationPolicy(keep=2)
+        log = inline(path, policy)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            if number == 1 and copied == "an old one":  # which is itself removed then
+                self.copy(path, DATED)
+            log.rotate().result(0)
+        assert append(log, 4) is None
+        if copied in ("the log", "both"):
+            self.copy(path, DATED)
+        if copied in ("the archive", "both"):
+            shutil.copy(archive(path, 3), archive(path, DATED + 1))
+        assert log.close()
+        before = {each for each in path.parent.iterdir() if str(DATED)[:-1] in each.name}
+        assert before
+        log = inline(path, policy)
+        log.rotate().result(0)
+        assert append(log, 5) is None
+        assert log.close()
+        assert numbers_in([archive(path, 3), archive(path, 4), path]) == [3, 4, 5]
+        assert all(each.exists() for each in before)
+
+    @pytest.mark.parametrize("copied", [True, False])
+    def test_where_the_newest_was_compressed(self, path: Path, copied: bool) -> None:
+        """Its hash cannot be compared: it is the largest number of what is no copy."""
+        log = inline(path)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            if number == 2 and copied:
+                self.copy(path, DATED)
+            log.rotate().result(0)
+        if copied:
+            self.copy(path, DATED + 1)
+        assert log.close()
+        archive(path, 3).rename(f"{archive(path, 3)}.gz")
+        log = inline(path)
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert log.close()
+        assert archive(path, 4).exists()
+
+    def test_a_log_that_goes_on_from_no_other_begins_at_0(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        assert log.close()
+        self.copy(path, DATED)
+        log = inline(path)
+        log.rotate().result(0)
+        assert log.close()
+        assert archive(path, 1).exists()
+
+    def test_headers_are_read_only_where_more_than_keep_are_there(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+
+        def note(name: str) -> LogHeader | None:
+            read.append(name)
+            return header_of(name)
+
+        log = inline(path, RotationPolicy(keep=3))
+        monkeypatch.setattr(evidence_files, "header_of", note)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            log.rotate().result(0)
+        assert read == []
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert len(read) == 4
+        assert log.close()
 
 
 class TestTroubleBehindARotation:

@@ -291,11 +291,11 @@ class _File:
         except OSError as error:
             raise open_error(path, error) from None
         try:
-            newest = self._numbers.newest()  # under the lock: nobody rotates now
+            newest = self._numbers.newest()
             found = read_log(self._fd, path, set(undone))
             if found is None:
                 if newest is not None:
-                    raise lost_error(path, "is empty", newest[1])
+                    raise lost_error(path, "is empty", newest)
                 self._take_rights(0o077)
                 found = self._begin(set(undone))
             else:
@@ -303,6 +303,8 @@ class _File:
                 self._take_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
+            # Under the lock: nobody rotates now.
+            self._records_before = self._numbers.records_before(found.header)
             sync_folder(os.path.dirname(path))  # an earlier start may have died before it
         except OSError as error:
             close(self._fd)
@@ -314,7 +316,6 @@ class _File:
         self._chain = Chain(found.head, found.count)
         self.head = EvidenceHead(found.count, found.head.hex())
         self.size = found.size
-        self._records_before = 0 if newest is None else newest[0]
         self._go_on_in(found.header)
 
     def _go_on_in(self, header: LogHeader) -> None:
@@ -501,7 +502,7 @@ class _File:
         )
         self._news.append(Rotated(archive, head.records, head.hash))
         if self._rotation.keep is not None:
-            self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
+            self._news += self._numbers.remove_all_but(self._rotation.keep, last, self._log)
         return head
 
     def _move_on(self, archive: str, data: bytes) -> None:

@@ -60,7 +60,7 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
         if newest is not None and not os.path.lexists(path):
             refuse_while_rotating(path)
             if not os.path.lexists(path):
-                raise lost_error(path, "is not there", newest[1])
+                raise lost_error(path, "is not there", newest)
         fd, _is_new = open_file(path)
         try:
             lock(fd, path)
