@@ -142,6 +142,19 @@ class TestWhoAsksForIt:
             Identity.generate().save(tmp_path / "key")
         assert os.listdir(tmp_path) == []
 
+    def test_a_key_in_the_place_of_an_empty_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is there then, and the next start finds it; nobody has used it yet."""
+        path = tmp_path / "key"
+        path.touch(0o600)
+        with monkeypatch.context() as patch:
+            fails_for_folders(patch, errno.EIO)
+            with pytest.raises(IdentityError, match="Input/output error"):
+                make_key_file(path, None, is_empty=True)
+        assert Identity.load(path)
+        assert os.listdir(tmp_path) == ["key"]
+
     def test_the_folders_above_a_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[int] = []
         monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))

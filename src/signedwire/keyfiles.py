@@ -254,7 +254,8 @@ def replace_empty_file(name: str, data: bytes) -> bool:
     others, who are told False, read the file again.
 
     Raises:
-        OSError: it cannot be locked or replaced; the empty file is left.
+        OSError: it cannot be locked or replaced, and the empty file is left. Or the folder
+            cannot be synced: the new file is there, and a power cut may bring the empty one back.
     """
     try:
         import fcntl

@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -328,6 +330,84 @@ class TestCopies:
         assert append(log, 4) is None
         log.rotate().result(0)
         assert len(read) == 4
+        assert log.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes")
+class TestReaders:
+    """Whom the operator lets read the log may read the next file too, and nobody may write."""
+
+    @pytest.mark.parametrize(
+        ("mode", "then"),
+        [(0o600, 0o600), (0o640, 0o640), (0o644, 0o644), (0o666, 0o644), (0o4770, 0o750)],
+    )
+    def test_a_rotation_keeps_the_mode(self, path: Path, mode: int, then: int) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        path.chmod(mode)
+        umask = os.umask(0o077)
+        try:
+            log.rotate().result(0)
+        finally:
+            os.umask(umask)
+        assert stat.S_IMODE(path.stat().st_mode) == then
+        assert append(log, 2) is None
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == then
+        assert log.close()
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to change the group"
+    )
+    def test_and_the_group(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        os.chown(path, -1, 12345)
+        path.chmod(0o640)
+        log.rotate().result(0)
+        assert path.stat().st_gid == 12345
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert log.close()
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to change the group"
+    )
+    def test_a_group_that_cannot_be_given_leaves_it_private(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Or our own group might read what the operator's group may."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        log = inline(path)
+        assert append(log, 1) is None
+        os.chown(path, -1, 12345)
+        path.chmod(0o640)
+        monkeypatch.setattr(os, "fchown", refuse)
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "only this user may read the new file" in caplog.text
+        assert log.close()
+
+    @pytest.mark.skipif(not hasattr(os, "setxattr"), reason="Linux")
+    def test_an_access_control_list_leaves_it_private(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The mode's group bits are its mask then, and not what the group may do."""
+        entries = [(1, 6, -1), (2, 4, 12345), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
+        acl = struct.pack("<I", 2)
+        acl += b"".join(struct.pack("<HHI", tag, what, who % 2**32) for tag, what, who in entries)
+        log = inline(path)
+        assert append(log, 1) is None
+        try:
+            os.setxattr(path, "system.posix_acl_access", acl)
+        except OSError:
+            pytest.skip("this file system has no access control lists")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "only this user may read the new file" in caplog.text
         assert log.close()
 
 

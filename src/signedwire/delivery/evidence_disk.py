@@ -58,8 +58,16 @@ def _open_existing(path: str) -> int:
     return fd
 
 
-def make_next(path: str, data: bytes) -> int:
+def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
     """Make the file that goes on from the log, locked, with `data` on the disk.
+
+    Args:
+        path: Of the log.
+        data: What the new file begins with.
+        old: Descriptor of the log.
+
+    Returns:
+        The descriptor, and whether those may read the new file who may read the old one.
 
     Raises:
         OSError, EvidenceLogError: it cannot be made; nothing is left of it.
@@ -70,12 +78,43 @@ def make_next(path: str, data: bytes) -> int:
     fd, _ = open_file(new)
     try:
         lock(fd, new)
+        is_readable = _take_readers(fd, old)
         write_all(fd, data)
         os.fsync(fd)
     except (OSError, EvidenceLogError):
         discard_next(fd, path)
         raise
-    return fd
+    return fd, is_readable
+
+
+def _take_readers(fd: int, old: int) -> bool:
+    """Let those read a new file who may read the old one: group and mode, without others' writes.
+
+    Returns:
+        `False`: the new file stays as it was made, for its owner alone. Its group cannot be
+        changed, or the old one has an access control list: its mode says too much then.
+    """
+    status = os.fstat(old)
+    mode = stat.S_IMODE(status.st_mode) & 0o755 | 0o600
+    if os.name != "posix" or mode == 0o600:
+        return True
+    try:
+        if "system.posix_acl_access" in _attributes(old):
+            return False
+        if os.fstat(fd).st_gid != status.st_gid:
+            os.fchown(fd, -1, status.st_gid)
+        os.fchmod(fd, mode)
+    except OSError:
+        return False
+    return True
+
+
+def _attributes(fd: int) -> list[str]:
+    """Names of the extended attributes of a file; a file system may have none."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
+            return os.listxattr(fd)
+    return []
 
 
 def discard_next(fd: int, path: str) -> None:

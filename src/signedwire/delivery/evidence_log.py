@@ -518,7 +518,7 @@ class _File:
                 # Behind the first rename there may be no descriptor left for them.
                 names = {os.path.dirname(archive), os.path.dirname(path)}
                 folders = [stack.enter_context(Folder(each)) for each in names]
-                fd = make_next(path, data)
+                fd, is_readable = make_next(path, data, self._fd)
                 try:
                     os.rename(path, archive)
                 except OSError:
@@ -526,6 +526,13 @@ class _File:
                     raise
             except (OSError, StoreError) as error:
                 raise NotRotatedError(cause_of(error)) from error
+            if not is_readable:
+                self._log.warning(
+                    "evidence log %s: only this user may read the new file, other than the "
+                    "one before; set its group and mode again",
+                    path,
+                    extra=fields("evidence mode", path=path),
+                )
             self._is_changed = True  # until all of it is on the disk
             old, self._fd = self._fd, fd
             close(old)
