@@ -68,6 +68,8 @@ def test_what_is_no_log_has_the_code_that_the_docs_say(path: Path, data: bytes |
     said = re.search(r"with (\d+) if a file cannot be read, or\s+is no evidence log", page)
     assert said is not None
     assert ran.exit_code == int(said[1]) == ExitCode.FILE
+    shown = " ".join(run("evidence", "verify", "--help").stdout.split())
+    assert f"{ran.exit_code}: it is no evidence log" in shown
     assert ran.stdout == ""
 
 
