@@ -7,11 +7,13 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evidencekit import Killed, Mortal, append, chain_of, inline, numbers_in
 
 from folderkit import fails_for_folders
+from linkkit import BOB
 from signedwire.delivery import evidence_disk
 from signedwire.delivery.evidence_files import header_of
 from signedwire.errors import EvidenceLogError
@@ -151,6 +153,40 @@ class TestTwoProcesses:
         assert append(log, 2) is None
         assert log.close()
         assert numbers_in(chain_of(path)) == [1, 2]
+
+    def test_the_file_that_was_there_is_gone_when_it_is_opened(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        rename, open_ = os.rename, os.open
+        archive = f"{path}.000000000001"
+        opened: list[str] = []
+
+        def open_too_late(name: Any, flags: int, *args: Any) -> int:
+            if name == str(path):
+                opened.append(name)
+                if len(opened) == 1:
+                    raise FileExistsError
+                rename(path, archive)  # the first process begins to rotate
+                patch.setattr(os, "open", open_)
+            return open_(name, flags, *args)
+
+        new = Path(f"{path}.new")
+        with monkeypatch.context() as patch:
+            fd = -1
+            try:
+                patch.setattr(os, "open", open_too_late)
+                header = LogHeader(bytes(BOB.did), 1, log._file._chain.head)
+                new.write_bytes(header.encode())
+                fd = open_(new, os.O_RDWR)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                with pytest.raises(EvidenceLogError, match="has it open"):
+                    inline(path)
+            finally:
+                os.close(fd)
+        assert len(opened) == 2
+        assert log.close()
 
     def test_the_first_one_rotates_and_ends(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -61,7 +61,12 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
             refuse_while_rotating(path)
             if not os.path.lexists(path):
                 raise lost_error(path, "is not there", newest)
-        fd, _is_new = open_file(path)
+        try:
+            fd, _is_new = open_file(path)
+        except FileNotFoundError:
+            if os.path.islink(path) or not os.path.isdir(os.path.dirname(path)):
+                raise
+            continue  # it was there a moment ago: a node rotates
         try:
             lock(fd, path)
             if not os.fstat(fd).st_size:
