@@ -122,6 +122,20 @@ class TestRenameNew:
         assert new.read_text() == "mine"
         assert os.listdir(tmp_path) == ["new"]
 
+    def test_nfs_repeats_a_link_whose_answer_was_lost(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.link
+
+        def link(old: str, new: str) -> None:
+            real(old, new)
+            real(old, new)  # FileExistsError
+
+        monkeypatch.setattr(os, "link", link)
+        (tmp_path / "old").write_text("mine")
+        rename_new(str(tmp_path / "old"), str(tmp_path / "new"))
+        assert os.listdir(tmp_path) == ["new"]
+
     def test_another_fault(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             rename_new(str(tmp_path / "old"), str(tmp_path / "new"))

@@ -14,7 +14,7 @@ from evidencekit import Killed, Mortal, append, chain_of, inline, numbers_in
 
 from folderkit import fails_for_folders
 from linkkit import BOB
-from signedwire.delivery import evidence_disk
+from signedwire.delivery import evidence_disk, evidence_opening
 from signedwire.delivery.evidence_files import header_of
 from signedwire.errors import EvidenceLogError
 from signedwire.wire.evidence_log import LogHeader
@@ -241,6 +241,54 @@ class TestTwoProcesses:
         assert log.close()
         assert numbers_in([path.with_name("old.log"), path]) == [1, 2]
 
+    def test_a_rotation_that_ends_while_it_is_looked_for(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The log was absent, and is there at the second look: nobody has moved it away."""
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert log.close()
+        away = path.rename(path.with_name("away"))
+        monkeypatch.setattr(
+            evidence_opening, "refuse_while_rotating", lambda path: away.rename(path)
+        )
+        log = inline(path)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+    @pytest.mark.parametrize("is_moved", [True, False])
+    def test_the_log_is_moved_away_or_its_rotation_ended(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, is_moved: bool
+    ) -> None:
+        """Between the look and the opening; what was looked at is not made anew."""
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert log.close()
+        other, new = path.with_name("moved"), path.with_name("evidence.log.new")
+        if is_moved:
+            done = self.before_the_lock(monkeypatch, lambda: path.rename(other))
+            with pytest.raises(EvidenceLogError, match="is not there"):
+                inline(path)
+            assert done
+            assert not path.exists()
+            return
+        path.rename(new)
+
+        def read_then_end(name: str) -> LogHeader | None:
+            header = header_of(name)
+            if new.exists():
+                new.rename(path)
+            return header
+
+        monkeypatch.setattr(evidence_disk, "header_of", read_then_end)
+        log = inline(path)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
     def test_a_name_that_always_leads_elsewhere(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -301,3 +349,13 @@ class TestFinishing:
                 assert at > 10
                 return
         pytest.fail("it never came to its end")
+
+    def test_an_empty_file_has_its_name(self, path: Path, new: Path) -> None:
+        """Nobody rotates, so the start goes on to what it says of an empty log."""
+        path.touch()
+        with pytest.raises(EvidenceLogError, match="is empty, and"):
+            inline(path)
+        path.with_name("evidence.log.000000000001").unlink()
+        assert inline(path).close()
+        assert inline(path).close()
+        assert not new.exists()

@@ -302,6 +302,27 @@ class TestCopies:
         assert log.close()
         assert archive(path, 4).exists()
 
+    def test_an_archive_that_cannot_be_read_is_no_reason_to_stop(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its header is read, and then the disk fails: its number is the largest of the rest."""
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert log.close()
+
+        def fail(*_: object, **__: object) -> Any:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evidence_files, "open", fail, raising=False)
+            patch.setattr(
+                evidence_files, "header_of", lambda _: LogHeader(bytes(BOB.did), 1, bytes(32))
+            )
+            log = inline(path)
+        assert log._file._records_before == 1
+        assert log.close()
+
     def test_a_log_that_goes_on_from_no_other_begins_at_0(self, path: Path) -> None:
         log = inline(path)
         assert append(log, 1) is None
@@ -390,6 +411,21 @@ class TestReaders:
         assert "only this user may read the new file" in caplog.text
         assert log.close()
 
+    @pytest.mark.skipif(not hasattr(os, "listxattr"), reason="Linux")
+    def test_a_file_system_without_attributes(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(fd: int) -> list[str]:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+        log = inline(path)
+        assert append(log, 1) is None
+        path.chmod(0o640)
+        monkeypatch.setattr(os, "listxattr", refuse)
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert log.close()
+
     @pytest.mark.skipif(not hasattr(os, "setxattr"), reason="Linux")
     def test_an_access_control_list_leaves_it_private(
         self, path: Path, caplog: pytest.LogCaptureFixture
@@ -475,6 +511,23 @@ class TestTroubleBehindARotation:
         assert append(log, 12) is None
         assert log.close()
         assert numbers_in(chain_of(path)) == list(range(1, 13))
+
+    def test_no_room_for_the_next_file(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was made and cannot be written: nothing of it is left."""
+        log = inline(path)
+        assert append(log, 1) is None
+
+        def full(fd: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(EvidenceLogError, match="was not rotated: No space left"):
+                log.rotate().result(0)
+        assert os.listdir(path.parent) == ["evidence.log"]
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
 
     def test_what_was_begun_cannot_be_removed(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -112,7 +112,7 @@ def _take_readers(fd: int, old: int) -> bool:
 def _attributes(fd: int) -> list[str]:
     """Names of the extended attributes of a file; a file system may have none."""
     with contextlib.suppress(OSError):
-        if sys.platform == "linux":
+        if sys.platform == "linux":  # pragma: no branch
             return os.listxattr(fd)
     return []
 
