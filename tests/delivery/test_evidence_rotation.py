@@ -720,3 +720,56 @@ class TestUnfinished:
         assert append(log, 2) is None
         assert log.close()
         assert numbers_in(chain_of(path)) == [1, 2]
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["", "\0", "a\0b"])
+    def test_what_is_no_name_is_refused_and_all_goes_on(self, path: Path, name: str) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        with pytest.raises(EvidenceLogError, match="is no name of a file"):
+            log.rotate(name)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
+
+    @pytest.mark.parametrize("name", [b"x", 5, True])
+    def test_another_type_is_refused(self, path: Path, name: Any) -> None:
+        log = inline(path)
+        with pytest.raises(TypeError):
+            log.rotate(name)
+        assert append(log, 1) is None
+        assert log.close()
+
+    @pytest.mark.parametrize("kind", ["text", "link", "fifo", "folder", "large"])
+    def test_what_others_have_put_where_the_next_file_is_to_be_stays(
+        self, path: Path, kind: str
+    ) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        new = path.with_name(f"{path.name}.new")
+        match kind:
+            case "text":
+                new.write_text("mine")
+            case "link":
+                new.symlink_to(path)
+            case "fifo":
+                os.mkfifo(new)
+            case "folder":
+                new.mkdir()
+            case "large":
+                new.write_bytes(bytes(HEADER_SIZE + 1))
+        with pytest.raises(EvidenceLogError, match=r"something else is at .*\.new"):
+            log.rotate().result(LIMIT)
+        assert os.path.lexists(new)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
+
+    @pytest.mark.parametrize("left", [0, 1, 8, HEADER_SIZE])
+    def test_what_a_crash_has_left_there_goes(self, path: Path, left: int) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        path.with_name(f"{path.name}.new").write_bytes(path.read_bytes()[:left])
+        assert log.rotate().result(LIMIT).records == 1
+        assert log.close()

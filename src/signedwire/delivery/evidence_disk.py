@@ -12,7 +12,7 @@ from typing import Final
 from signedwire.delivery.evidence_files import NEW_SUFFIX, header_of
 from signedwire.errors import EvidenceLogError
 from signedwire.folders import rename_new, sync_folder
-from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
+from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, NO_HEAD
 
 __all__ = [
     "BINARY",
@@ -73,8 +73,7 @@ def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
         OSError, EvidenceLogError: it cannot be made; nothing is left of it.
     """
     new = path + NEW_SUFFIX
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
+    _remove_beginning(new)
     fd, _ = open_file(new)
     try:
         lock(fd, new)
@@ -85,6 +84,26 @@ def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
         discard_next(fd, path)
         raise
     return fd, is_readable
+
+
+def _remove_beginning(new: str) -> None:
+    """Remove what a crash left of a new file: a part of a header, all of it, or zeros.
+
+    Raises:
+        FileExistsError: it is something else, which is not ours to remove.
+        OSError: it cannot be removed.
+    """
+    try:
+        status = os.lstat(new)
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(status.st_mode) and status.st_size <= HEADER_SIZE:
+        with open(new, "rb") as file:
+            beginning = file.read(len(MAGIC))
+        if MAGIC.startswith(beginning) or not any(beginning):
+            os.unlink(new)
+            return
+    raise FileExistsError(errno.EEXIST, f"something else is at {new}")
 
 
 def _take_readers(fd: int, old: int) -> bool:

@@ -193,6 +193,32 @@ class NumberedFiles:
                 originals.setdefault(header, number)
         return max(largest, *originals.values(), 0)
 
+    def later_part(self, log: LogHeader, size: int, records: int) -> str | None:
+        """A rotated file that has more of the chain than the log: so the log is an older copy.
+
+        Args:
+            log: What the log begins with.
+            size: Of the log, in bytes.
+            records: How many the log has.
+
+        Returns:
+            Path of that file; `None`: there is none.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        for number, path, is_plain in reversed(self._found()):
+            header = header_of(path) if is_plain else None
+            if header is None or header.owner != self._owner:
+                continue
+            if header == log:  # a copy that somebody made of this log is not longer than it
+                is_first = log.previous == NO_HEAD
+                if os.path.getsize(path) > size or (is_first and number == records):
+                    return path
+            elif log.previous == NO_HEAD:  # a chain begins where no rotated file is
+                return path
+        return None
+
     def remove_all_but(self, keep: int, last: int, log: logging.Logger) -> list[Removed]:
         """Remove the oldest ones until `keep` are left; what cannot be removed is logged.
 

@@ -115,7 +115,14 @@ class EvidenceLog:
         is_threaded: bool = True,
         rotation: RotationPolicy = _NO_ROTATION,
     ) -> None:
-        self.path = os.path.abspath(path)
+        try:
+            self.path = os.path.abspath(path)
+        except FileNotFoundError:
+            raise EvidenceLogError(
+                os.fsdecode(path),
+                "cannot be opened: its path is relative, and the working directory is gone",
+                "Give the whole path",
+            ) from None
         self.on_news: Callable[[News], None] | None = None
         """Told where `then` is called: a file was rotated, or an old one removed."""
         self._log = logging.getLogger("signedwire.evidence")
@@ -210,9 +217,14 @@ class EvidenceLog:
         Returns:
             The head of the archive. An EvidenceLogError: something has that name
             already, or it is not on the same disk; all goes on as before.
+
+        Raises:
+            TypeError: `archive` is no path.
+            EvidenceLogError: `archive` cannot be the name of a file; all goes on as before.
         """
         future: Future[EvidenceHead] = Future()
-        rotate = partial(self._file.rotate, None if archive is None else os.path.abspath(archive))
+        name = None if archive is None else _archive_name(self.path, archive)
+        rotate = partial(self._file.rotate, name)
         self._executor.submit(Operation(rotate, None, future))
         self._executor.kick()
         return future
@@ -262,6 +274,17 @@ class EvidenceLog:
         return failure
 
 
+def _archive_name(path: str, archive: str | os.PathLike[str]) -> str:
+    name = os.fspath(archive)
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an archive is text or a Path, not {type(name).__name__}")
+    if not name or "\0" in name:
+        raise EvidenceLogError(
+            path, f"was not rotated: {name!r} is no name of a file", "Give the archive a name"
+        )
+    return os.path.abspath(name)
+
+
 class _File:
     """The `Engine` of an evidence log: what has the file open, in the thread that writes."""
 
@@ -300,6 +323,9 @@ class _File:
                 found = self._begin(set(undone))
             else:
                 self._check_owner(found.header)
+                later = self._numbers.later_part(found.header, found.size, found.count)
+                if later is not None:
+                    raise lost_error(path, "is an older copy, or of another chain", later)
                 self._take_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
@@ -486,7 +512,7 @@ class _File:
             return EvidenceLogError(
                 path,
                 f"was not rotated: {error}",
-                "Name a file on the same disk, in a directory that exists",
+                "Name a file on the same disk, in a directory that exists; move what is in the way",
             )
         self._chain = Chain(data[-32:])
         self.head = EvidenceHead(0, data[-32:].hex())
