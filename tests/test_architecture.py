@@ -33,12 +33,13 @@ ROOMS: dict[str, set[str]] = {
     "environment": {"errors"},
     "types": {"errors", "clock"},
     "home": {"errors"},
+    "folders": set(),
     "streams": set(),
     "resources": {"errors"},
     "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
-    "keyfiles": {"errors", "logs"},
+    "keyfiles": {"errors", "logs", "folders"},
     "identity": {"errors", "types", "environment", "keyformats", "keyfiles"},
     "options": {"errors", "types", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
@@ -48,7 +49,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
     },
     "keysources": {
-        *("errors", "clock", "environment", "identity", "keyfiles", "settings", "logs"),
+        *("errors", "clock", "environment", "identity", "keyfiles", "settings", "logs", "folders"),
     },
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
@@ -58,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        *("arguments", "resources"),
+        *("arguments", "resources", "folders"),
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
@@ -66,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
-        *("arguments", "environment"),
+        *("arguments", "environment", "folders"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {

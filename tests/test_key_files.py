@@ -399,6 +399,7 @@ def test_killed_while_the_key_is_made(tmp_path: Path, call: str | None, is_there
     """Whole or absent: whatever is there afterwards, the next start goes on with it."""
     environ = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     environ = {name: value for name, value in environ.items() if not name.startswith("SIGNEDWIRE_")}
+    (tmp_path / "signedwire").mkdir()  # or the first sync would be that of the folder above
     command = [sys.executable, "-c", HALF_WRITTEN if call is None else MAKE]
     if call is not None:
         names = call.partition(":")[0]

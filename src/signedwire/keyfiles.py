@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.folders import NO_LINKS, sync_folder
 from signedwire.logs import fields
 
 __all__ = ["MAX_FILE_SIZE", "cause_of", "read_key_file", "replace_empty_file", "write_new_file"]
@@ -31,11 +32,6 @@ _READ_FLAGS: Final = (
 )
 _CREATE_FLAGS: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-)
-# What link() says on a file system without hard links: FAT, some of NFS, SMB and FUSE.
-_NO_LINKS: Final = frozenset(
-    {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
-    | ({errno.EACCES} if not _POSIX else set())
 )
 _MAX_LINKS: Final = 40
 """Symbolic links that are followed in one path, as in Linux."""
@@ -245,7 +241,7 @@ def write_new_file(name: str, data: bytes) -> None:
             if not os.path.samestat(os.lstat(beside), os.lstat(name)):
                 raise
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             _write_in_place(name, data)
         _sync_or_remove(name)
@@ -258,7 +254,8 @@ def replace_empty_file(name: str, data: bytes) -> bool:
     others, who are told False, read the file again.
 
     Raises:
-        OSError: it cannot be locked or replaced; the empty file is left.
+        OSError: it cannot be locked or replaced, and the empty file is left. Or the folder
+            cannot be synced: the new file is there, and a power cut may bring the empty one back.
     """
     try:
         import fcntl
@@ -277,7 +274,7 @@ def replace_empty_file(name: str, data: bytes) -> bool:
             return False
         with _written_beside(name, data) as beside:
             os.rename(beside, name)
-        _sync_directory(os.path.dirname(name) or os.curdir)
+        sync_folder(os.path.dirname(name))
         return True
     finally:
         os.close(descriptor)
@@ -339,26 +336,9 @@ def _write_in_place(name: str, data: bytes) -> None:
 
 def _sync_or_remove(name: str) -> None:
     """Make the name durable; where the disk refuses, there is no file."""
-    if not _POSIX:
-        return
     try:
-        _sync_directory(os.path.dirname(name) or os.curdir)
+        sync_folder(os.path.dirname(name))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-
-
-def _sync_directory(path: str) -> None:
-    """Make a new name in the directory durable, where its file system can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        # A directory that we may write but not read, or a file system whose
-        # directories have no fsync: nothing is wrong with the file itself.
-        if error.errno not in (errno.EACCES, errno.EINVAL):
-            raise

@@ -29,6 +29,7 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.environment import home_folder
 from signedwire.errors import ConfigError, IdentityError, IdentityProblem
+from signedwire.folders import make_folders
 from signedwire.identity import Identity
 from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
 from signedwire.logs import fields
@@ -254,7 +255,7 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
         )
         return identity
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path.parent)
     except OSError as error:
         raise IdentityError(
             f"cannot make the folder {path.parent}: {error.strerror}",

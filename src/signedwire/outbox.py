@@ -32,6 +32,7 @@ from signedwire.delivery.store import (
 )
 from signedwire.environment import expand_home
 from signedwire.errors import EnvelopeError
+from signedwire.folders import sync_folder
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
 from signedwire.transport.outlast import open_in_thread
@@ -292,6 +293,7 @@ def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> in
                 count += 1
             file.flush()
             os.fsync(file.fileno())
+            sync_folder(os.path.dirname(path))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(path)

@@ -12,6 +12,7 @@ from signedwire.cli.turns import Turn, runtime_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
+from signedwire.folders import make_folders
 from signedwire.outbox import limits_of
 from signedwire.settings import explain_config
 from signedwire.types import Did
@@ -87,7 +88,7 @@ def prepare(chosen: Chosen) -> bool:
         return False
     if chosen.is_default:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(path.parent)
         except OSError as error:
             raise BadFile(
                 f"cannot make the folder {path.parent} for the store: {error.strerror}",

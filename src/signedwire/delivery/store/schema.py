@@ -32,6 +32,7 @@ from signedwire.errors import (
     StoreOpenError,
     StoreVersionError,
 )
+from signedwire.folders import sync_folder
 from signedwire.types import Did
 
 __all__ = ["MIGRATIONS", "commit_failed", "migrate", "open_file", "reading"]
@@ -137,13 +138,7 @@ def _make(path: str) -> None:
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise OSError(errno.EINVAL, "it is no regular file") from None
         return
-    if os.name == "posix":  # pragma: no branch
-        directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some file systems have no such fsync
-                os.fsync(directory)
-        finally:
-            os.close(directory)
+    sync_folder(os.path.dirname(path))
 
 
 def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
