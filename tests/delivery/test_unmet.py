@@ -125,9 +125,12 @@ def test_the_counts_are_those_of_the_rows(opener: Callable[..., Store], seed: in
                 del waiting[did][name]
                 assert told(store.settled, did, [name]) is None
             case 3 if rng.random() < 0.1:
-                gone = store.unmet.bury_all(did, Reason.DENIED, "no").result(LIMIT)
+                last = store.unmet.last_rows(did)
+                late = Note()
+                assert told(store.put, did, [late], is_met=did not in unmet) is None
+                gone = store.unmet.bury_up_to(did, last, Reason.DENIED, "no").result(LIMIT)
                 assert {each[1:] for each in gone} == set(waiting[did])
-                waiting[did].clear()
+                waiting[did] = {(NORMAL, late.row): 122 + late.payload_size}
         stats = store.stats()
         mine = {each: Backlog(len(w), sum(w.values())) for each, w in waiting.items() if w}
         assert stats.peers == mine

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_link import Net, Watch, links_of, meet, take
@@ -20,6 +22,7 @@ from signedwire import (
     Node,
     NotAllowedError,
     Reason,
+    Receipt,
     StoreFullError,
     TransportConfig,
     UnknownPeerError,
@@ -568,6 +571,83 @@ async def test_messages_to_a_denied_peer_become_dead_letters(tmp_path: Path) -> 
         alice.access.undeny(BOB.did)
         await alice.dead.retry(*[letter.id for letter in letters])
         assert len(await alice.outbox.list(BOB.did)) == 50
+
+
+@on_asyncio
+async def test_a_denial_that_was_taken_back_takes_no_message_of_after(tmp_path: Path) -> None:
+    """What waited when it was said is still being made dead letters of."""
+    async with Node(ALICE, quick(listen=None), store=tmp_path / "alice.db") as alice:
+        one = await alice.send(BOB.did, b"one")
+        alice.access.deny(BOB.did)
+        alice.access.undeny(BOB.did)
+        two = await alice.send(BOB.did, b"two")
+        await eventually(lambda: one.is_final)
+        await alice.outbox.flush()
+        assert one.reason is Reason.DENIED
+        assert two.state is DeliveryState.PERSISTED
+        assert [row.payload for row in await alice.outbox.list(BOB.did)] == [b"two"]
+        assert [letter.payload for letter in await alice.dead.list()] == [b"one"]
+
+
+@on_asyncio
+async def test_it_ends_where_it_was_taken_back_and_the_rest_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More wait than one transaction takes: the next one looks whether it is denied still."""
+    monkeypatch.setattr("signedwire.delivery.store.work._EXPIRE_LIMIT", 3)
+    net = Net()
+    async with (
+        net.node(ALICE, send_queue_limit=2, store=tmp_path / "alice.db") as alice,
+        net.node(BOB) as bob,
+    ):
+        receipts = await alice.send_many(BOB.did, [b"%d" % number for number in range(8)])
+        alice.access.deny(BOB.did)
+        alice.access.undeny(BOB.did)
+        late = await alice.send(BOB.did, b"late")
+        meet(alice, bob)
+        assert await take(bob, 6) == [b"3", b"4", b"5", b"6", b"7", b"late"]
+        await within(LIMIT, late.wait("accepted"))
+        assert [each.reason for each in receipts[:3]] == [Reason.DENIED] * 3
+
+
+@pytest.mark.parametrize("where", ["disk", "queue"])
+@on_asyncio
+async def test_let_in_by_another_thread_while_the_denial_is_carried_out(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "alice.db" if where == "disk" else None
+    async with Node(ALICE, quick(listen=None), store=store) as alice:
+        alice.routing.update(BOB.did, NOBODY)
+        one = await alice.send(BOB.did, b"one", until="queued")
+        if store is not None:
+            await alice.outbox.flush()
+        late: list[Receipt] = []
+
+        def let_in_and_send() -> None:
+            alice.access.undeny(BOB.did)
+            late.append(alice.send_nowait(BOB.did, b"two"))
+
+        def first(method: Callable[..., Any]) -> Callable[..., Any]:
+            def changed(*arguments: Any) -> Any:
+                if not late:
+                    thread = threading.Thread(target=let_in_and_send)
+                    thread.start()
+                    thread.join(LIMIT)
+                return method(*arguments)
+
+            return changed
+
+        core = alice._core
+        if core.outbox is None:
+            monkeypatch.setattr(core.outgoing, "unassign", first(core.outgoing.unassign))
+        else:
+            peers = core.outbox.store.unmet
+            monkeypatch.setattr(peers, "bury_up_to", first(peers.bury_up_to))
+        alice.access.deny(BOB.did)
+        await eventually(lambda: one.is_final)
+        await asyncio.sleep(0.1)
+        assert one.reason is Reason.DENIED
+        assert late[0].reason is not Reason.DENIED
 
 
 @on_asyncio
