@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import pytest
 from test_link import Net, Watch, links_of, meet, take
@@ -31,6 +34,7 @@ from signedwire import (
 )
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
+from signedwire.transport import access as access_module
 from signedwire.transport.access import AccessFile, AccessList, read_access_file
 from signedwire.transport.denials import _MAX_LOGGED
 from tlskit import quick
@@ -52,6 +56,32 @@ NOBODY = Address("127.0.0.1", 1)
 
 def listed(**options: object) -> AccessList:
     return AccessList(TransportConfig(**options))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def at_each_line(call: Callable[[int], None]) -> Iterator[None]:
+    """Call before each line of access.py that this thread runs, with the number of the call."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != access_module.__file__:
+            return None
+        if event == "line":
+            count += 1
+            sys.settrace(None)
+            try:
+                call(count)
+            finally:
+                sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 # -- who is denied -------------------------------------------------------------------
@@ -204,6 +234,101 @@ class TestLists:
         assert access.is_denied(BOB.did)
         with pytest.raises(ConfigError, match="no access file"):
             listed().reload()
+
+    CHANGES: Final[dict[str, tuple[str, Callable[[AccessList], None]]]] = {
+        "reload": (f"deny {BOB.did}\n", lambda _: None),
+        "reload the other way": (f"allow {ALICE.did}\n", lambda _: None),
+        "calls": ("# none\n", lambda access: access.deny(BOB.did)),
+        "calls the other way": ("# none\n", lambda access: access.allow_only([ALICE.did])),
+    }
+
+    @staticmethod
+    def change(access: AccessList, kind: str, path: Path) -> None:
+        """Deny BOB otherwise than before; he is denied all the time."""
+        if kind == "reload":
+            path.write_text(f"allow {ALICE.did}\n")
+            access.reload()
+        elif kind == "reload the other way":
+            path.write_text(f"allow {ALICE.did}\nallow {BOB.did}\ndeny {BOB.did}\n")
+            access.reload()
+        elif kind == "calls":
+            access.allow_only([ALICE.did])
+            access.undeny(BOB.did)
+        else:
+            access.deny(BOB.did)
+            access.allow_only(None)
+
+    @pytest.mark.parametrize("kind", CHANGES)
+    def test_who_is_denied_before_and_after_is_denied_between(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        """Asked after each line of the change, and with the change after each line of asking."""
+        path, (text, begin) = tmp_path / "access", self.CHANGES[kind]
+
+        def opened() -> AccessList:
+            path.write_text(text)
+            access = listed(access_file=path)
+            access.open(None)
+            begin(access)
+            assert access.is_denied(BOB.did)
+            return access
+
+        access, answers = opened(), list[bool]()
+        with at_each_line(lambda _: answers.append(access.is_denied(BOB.did))):
+            self.change(access, kind, path)
+        assert len(answers) > 10
+        assert all(answers)
+        line = 1
+        while self.is_denied_with_change_at(line, opened(), kind, path):
+            line += 1
+        assert line > 5
+
+    def is_denied_with_change_at(
+        self, line: int, access: AccessList, kind: str, path: Path
+    ) -> bool:
+        """Ask, with the change before this line of the asking; whether it has so many."""
+        lines: list[int] = []
+
+        def change(number: int) -> None:
+            lines.append(number)
+            if number == line:
+                self.change(access, kind, path)
+
+        with at_each_line(change):
+            assert access.is_denied(BOB.did), line
+        assert line < 100
+        return len(lines) >= line
+
+    def test_the_later_of_two_reloads_wins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, has_read, go_on = tmp_path / "access", threading.Event(), threading.Event()
+        path.write_text(f"deny {BOB.did}\n")
+        access = listed(access_file=path)
+
+        def read(path: Path) -> AccessFile:
+            found = read_access_file(path)
+            if not has_read.is_set():
+                has_read.set()
+                assert go_on.wait(LIMIT)
+            return found
+
+        monkeypatch.setattr("signedwire.transport.access.read_access_file", read)
+        earlier, later = (
+            threading.Thread(target=access.reload),
+            threading.Thread(target=access.reload),
+        )
+        earlier.start()
+        assert has_read.wait(LIMIT)
+        path.write_text(f"deny {CAROL.did}\n")
+        later.start()
+        later.join(0.3)
+        access.deny(ALICE.did)  # does not wait for who reads
+        go_on.set()
+        for each in (earlier, later):
+            each.join(LIMIT)
+        assert not access.is_denied(BOB.did)
+        assert access.is_denied(CAROL.did)
 
     def test_many_denials_cost_no_more_each(self) -> None:
         """The set is changed in place: a copy for each would make 20,000 of them take minutes."""

@@ -65,6 +65,7 @@ class AccessList(Bound, instead="it is a part of its node"):
 
     def __init__(self, config: TransportConfig) -> None:
         self._lock = threading.RLock()
+        self._reading = threading.Lock()
         self.has_rules = False
         """Whether anybody may be denied: asked for every message, so it is quick."""
         # As bytes: frames of v1 are asked about before anything else is known of them.
@@ -73,15 +74,16 @@ class AccessList(Bound, instead="it is a part of its node"):
             None if config.allow is None else _keys(config.allow), _keys(config.deny)
         )
         self._file = AccessFile(None, frozenset())
-        self._configured_allowed = self._options.allowed
-        self._configured_denied = self._options.denied
-        # Changed in place: each look is one operation, which no other thread can halve.
+        # Each is changed by one operation, which no other thread can halve: the first one is
+        # replaced whole, the set of denials is changed in place.
+        self._configured = self._options
         self._denied: set[bytes] = set()
         self._allowed: frozenset[bytes] | None = None
         self._store: Store | None = None
         # What was called before the start, when the store is not open yet.
         self._early: list[_Change] = []
         self._is_open = False
+        self._changes = 0
         self.on_change: Callable[[], None] | None = None
         """Called after each change, in the thread that made it."""
         self._look()
@@ -150,13 +152,18 @@ class AccessList(Bound, instead="it is a part of its node"):
         return self.is_key_denied(bytes(did))
 
     def is_key_denied(self, key: bytes) -> bool:
-        """The same for the 32 bytes of a DID."""
-        if key in self._denied or key in self._configured_denied:
-            return True
-        for allowed in (self._configured_allowed, self._allowed):
-            if allowed is not None and key not in allowed:
+        """Whether the DID of these 32 bytes is turned away."""
+        while True:
+            changes = self._changes
+            configured = self._configured
+            if key in self._denied or key in configured.denied:
                 return True
-        return False
+            for allowed in (configured.allowed, self._allowed):
+                if allowed is not None and key not in allowed:
+                    return True
+            # Else two changes may have come between: one of the sources denied it at any time.
+            if changes == self._changes:
+                return False
 
     def open(self, store: Store | None) -> None:
         """Read the file, and take up what the store has kept. For use at the start.
@@ -180,7 +187,12 @@ class AccessList(Bound, instead="it is a part of its node"):
             self._look()
 
     def _read(self, path: Path) -> None:
-        found = read_access_file(path)
+        # One after the other: else what was read first could be taken up last. The calls that
+        # change the list do not wait for that.
+        with self._reading:
+            self._take_up(read_access_file(path), path)
+
+    def _take_up(self, found: AccessFile, path: Path) -> None:
         with self._lock:
             if self._file.allowed is not None and found.allowed is None:
                 raise ConfigError(
@@ -190,14 +202,15 @@ class AccessList(Bound, instead="it is a part of its node"):
                 )
             self._file = found
             lists = [each.allowed for each in (self._options, found) if each.allowed is not None]
-            # Denials first: between the two, nobody gets in who is not let in by either.
-            self._configured_denied = self._options.denied | found.denied
-            self._configured_allowed = frozenset().union(*lists) if lists else None
+            allowed = frozenset().union(*lists) if lists else None
+            self._configured = AccessFile(allowed, self._options.denied | found.denied)
             self._look()
 
     def _look(self) -> None:
-        self.has_rules = bool(self._denied or self._configured_denied) or not (
-            self._allowed is None and self._configured_allowed is None
+        """Something was changed. The lock is held."""
+        self._changes += 1
+        self.has_rules = bool(self._denied or self._configured.denied) or not (
+            self._allowed is None and self._configured.allowed is None
         )
 
     def _change(self, change: _Change) -> None:
