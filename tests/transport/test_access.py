@@ -235,6 +235,18 @@ class TestLists:
         with pytest.raises(ConfigError, match="no access file"):
             listed().reload()
 
+    def test_the_last_allow_line_may_go_where_the_configuration_has_a_list(
+        self, tmp_path: Path
+    ) -> None:
+        """That lets nobody in: it is how who is on that line is turned away."""
+        path = tmp_path / "access"
+        path.write_text(f"allow {BOB.did}\n")
+        access = listed(allow=[ALICE.did], access_file=path)
+        access.open(None)
+        path.write_text("# nobody else\n")
+        access.reload()
+        assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
+
     CHANGES: Final[dict[str, tuple[str, Callable[[AccessList], None]]]] = {
         "reload": (f"deny {BOB.did}\n", lambda _: None),
         "reload the other way": (f"allow {ALICE.did}\n", lambda _: None),

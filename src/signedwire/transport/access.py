@@ -194,7 +194,8 @@ class AccessList(Bound, instead="it is a part of its node"):
 
     def _take_up(self, found: AccessFile, path: Path) -> None:
         with self._lock:
-            if self._file.allowed is not None and found.allowed is None:
+            has_lost_its_list = self._file.allowed is not None and found.allowed is None
+            if has_lost_its_list and self._options.allowed is None:
                 raise ConfigError(
                     f"the access file {path} has no `allow` line any more, which lets everybody "
                     "in: what it said before holds",
