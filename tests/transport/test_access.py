@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from test_link import Net, Watch, links_of, meet, take
@@ -214,6 +215,29 @@ class TestLists:
             os.mkfifo(tmp_path / "pipe")
             with pytest.raises(ConfigError, match="no regular file"):
                 read_access_file(tmp_path / "pipe")
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "missing", "wrong", "fails", "good"])
+    def test_no_descriptor_stays_open(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "access"
+        match kind:
+            case "folder":
+                path.mkdir()
+            case "pipe":
+                os.mkfifo(path)
+            case "wrong" | "fails":
+                path.write_text("nonsense\n")
+            case "good":
+                path.write_text("# none\n")
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            with monkeypatch.context() as patch, contextlib.suppress(ConfigError):
+                if kind == "fails":
+                    patch.setattr(os, "fstat", Mock(side_effect=OSError(5, "input/output error")))
+                read_access_file(path)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
 
     def test_reading_it_again(self, tmp_path: Path) -> None:
         path = tmp_path / "access"

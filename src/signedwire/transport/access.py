@@ -276,10 +276,14 @@ def _lines(path: Path) -> list[str]:
     try:
         # Not blocking: a pipe that nobody writes would hold the node up for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        try:
+            # Looked at first: of a folder, `open()` would make no file, and close nothing.
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ConfigError(f"the access file {path} is no regular file", "Name a file")
-            data = file.read(_MAX_FILE_SIZE + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(_MAX_FILE_SIZE + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ConfigError(
             f"cannot read the access file {path}: {error.strerror or error}",
