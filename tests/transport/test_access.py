@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from signedwire import (
     load_config,
     sync,
 )
+from signedwire.cli.reloading import reload_on_sighup
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
 from signedwire.transport import access as access_module
@@ -100,7 +102,7 @@ class TestLists:
                 deny=[BOB.did] if source == "option" else [],
                 access_file=path,
             )
-            access.open(None)
+            access.reload()
             access.allow_only([ALICE.did, BOB.did])
             if source == "call":
                 access.deny(BOB.did)
@@ -114,7 +116,7 @@ class TestLists:
         path = tmp_path / "access"
         path.write_text("allow none\n")
         access = listed(access_file=path)
-        access.open(None)
+        access.reload()
         assert access.is_denied(ALICE.did)
         access = listed()
         access.allow_only([])
@@ -126,7 +128,7 @@ class TestLists:
         path = tmp_path / "access"
         path.write_text(f"allow {BOB.did}\n")
         access = listed(allow=[ALICE.did], access_file=path)
-        access.open(None)
+        access.reload()
         assert not access.is_denied(ALICE.did)
         assert not access.is_denied(BOB.did)
         assert access.is_denied(CAROL.did)
@@ -243,7 +245,7 @@ class TestLists:
         path = tmp_path / "access"
         path.write_text(f"deny {BOB.did}\n")
         access = listed(access_file=path)
-        access.open(None)
+        access.reload()
         path.write_text(f"deny {CAROL.did}\nallow {ALICE.did}\n")
         access.reload()
         assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
@@ -266,7 +268,7 @@ class TestLists:
         path = tmp_path / "access"
         path.write_text(f"allow {BOB.did}\n")
         access = listed(allow=[ALICE.did], access_file=path)
-        access.open(None)
+        access.reload()
         path.write_text("# nobody else\n")
         access.reload()
         assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
@@ -304,7 +306,7 @@ class TestLists:
         def opened() -> AccessList:
             path.write_text(text)
             access = listed(access_file=path)
-            access.open(None)
+            access.reload()
             begin(access)
             assert access.is_denied(BOB.did)
             return access
@@ -389,6 +391,80 @@ async def test_a_node_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -
     assert not node.is_listening
     async with Node(ALICE, quick(), store=store):  # nothing was left open
         pass
+
+
+class Slow:
+    """Holds whoever reads an access file."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.is_reading, self.go_on = threading.Event(), threading.Event()
+        self.readings = 0
+        patch.setattr(access_module, "read_access_file", self.read)
+
+    def read(self, path: Path) -> AccessFile:
+        self.readings += 1
+        self.is_reading.set()
+        assert self.go_on.wait(LIMIT)
+        return read_access_file(path)
+
+
+@on_both_loops
+async def test_the_loop_goes_on_while_a_node_that_starts_reads_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, slow = tmp_path / "access", Slow(monkeypatch)
+    path.write_text(f"deny {BOB.did}\n")
+    node = Node(ALICE, quick(access_file=path))
+    starting = asyncio.create_task(node.start())
+    await eventually(slow.is_reading.is_set)  # the loop turns
+    assert not starting.done()
+    slow.go_on.set()
+    await within(LIMIT, starting)
+    assert node.access.is_denied(BOB.did)
+    await node.close()
+
+
+@on_asyncio
+async def test_a_start_that_is_cancelled_while_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, slow = tmp_path / "access", Slow(monkeypatch)
+    path.write_text(f"deny {BOB.did}\n")
+    store = tmp_path / "node.db"
+    node = Node(ALICE, quick(access_file=path, close_timeout=0.1), store=store)
+    starting = asyncio.create_task(node.start())
+    await eventually(slow.is_reading.is_set)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(LIMIT, starting)
+    slow.go_on.set()
+    async with Node(ALICE, quick(), store=store):  # nothing was left open
+        pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP")
+@on_both_loops
+async def test_a_hang_up_reads_it_while_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that come meanwhile have it read once more, and not each for itself."""
+    path = tmp_path / "access"
+    path.write_text("# nobody\n")
+    async with Node(ALICE, quick(access_file=path)) as node:
+        reload_on_sighup(node)
+        slow = Slow(monkeypatch)
+        signal.raise_signal(signal.SIGHUP)
+        await eventually(slow.is_reading.is_set)
+        for _ in range(5):
+            signal.raise_signal(signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        path.write_text(f"deny {BOB.did}\n")
+        slow.go_on.set()
+        await eventually(lambda: slow.readings == 2 and node.access.is_denied(BOB.did))
+        await asyncio.sleep(0.1)
+        assert slow.readings == 2
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    assert capsys.readouterr().err == f"read {path} again\n" * 2
 
 
 @on_asyncio

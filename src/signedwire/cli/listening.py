@@ -155,14 +155,14 @@ class _Listening:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         is_new = prepare(self._store)
+        reload_on_sighup(self._node)
         async with self._node:
             self._turn.give_back()  # the store is ours; others are told that it is in use
             if is_new:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
                 rotate_on_sigusr1(self._node)
-            with reload_on_sighup(self._node):
-                yield
+            yield
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""

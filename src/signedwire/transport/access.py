@@ -132,7 +132,10 @@ class AccessList(Bound, instead="it is a part of its node"):
         self._change(_Change(AccessRules.allow_only, keys))
 
     def reload(self) -> None:
-        """Read `access_file` again. Blocks for as long as that takes.
+        """Read `access_file` again. Blocks for as long as that takes, some 50 µs for each line.
+
+        In an event loop, which that would stop, call it in a thread, as any call here may be:
+        `await asyncio.to_thread(node.access.reload)`.
 
         Raises:
             ConfigError: it cannot be read, or a line is wrong: what it said before holds.
@@ -143,7 +146,10 @@ class AccessList(Bound, instead="it is a part of its node"):
                 "there is no access file to read again",
                 "Name one: access_file in the configuration, or SIGNEDWIRE_ACCESS_FILE",
             )
-        self._read(self._path)
+        # One after the other: else what was read first could be taken up last. The calls that
+        # change the list do not wait for that.
+        with self._reading:
+            self._take_up(read_access_file(self._path), self._path)
         if self.on_change is not None:
             self.on_change()
 
@@ -166,13 +172,7 @@ class AccessList(Bound, instead="it is a part of its node"):
                 return False
 
     def open(self, store: Store | None) -> None:
-        """Read the file, and take up what the store has kept. For use at the start.
-
-        Raises:
-            ConfigError: the access file cannot be used.
-        """
-        if self._path is not None:
-            self._read(self._path)
+        """Take up what the store has kept. For use at the start, when the file has been read."""
         with self._lock:
             self._is_open = True
             early, self._early = self._early, []
@@ -185,12 +185,6 @@ class AccessList(Bound, instead="it is a part of its node"):
             for change in early:
                 self._carry_out(change)
             self._look()
-
-    def _read(self, path: Path) -> None:
-        # One after the other: else what was read first could be taken up last. The calls that
-        # change the list do not wait for that.
-        with self._reading:
-            self._take_up(read_access_file(path), path)
 
     def _take_up(self, found: AccessFile, path: Path) -> None:
         with self._lock:
