@@ -54,6 +54,23 @@ def test_a_hang_up_reads_it_again(access: Path, tmp_path: Path) -> None:
         process.wait()
 
 
+def test_the_name_of_the_file_turns_no_terminal_round(
+    access: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = access.with_name("a\u202eb")
+    access.rename(path)
+    monkeypatch.setenv("SIGNEDWIRE_ACCESS_FILE", str(path))
+    assert run("id", "new").exit_code == 0
+    process, _ = start_listening("--no-store")
+    with process:
+        for text, begin in (("# none\n", "read "), ("nonsense\n", "the access list stays as")):
+            path.write_text(text)
+            process.send(signal.SIGHUP)
+            line = process.line("stderr")
+            assert line.startswith(begin)
+            assert "a\\u202eb" in line
+
+
 SLOW_CLOSE = """
 import asyncio, sys
 from signedwire.cli import main

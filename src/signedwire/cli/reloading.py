@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 
-from signedwire.cli.output import escape, say
+from signedwire.cli.output import say
 from signedwire.errors import ConfigError
 from signedwire.node import Node
 from signedwire.transport.outlast import in_own_thread
@@ -55,4 +55,4 @@ class _Reloading:
             else:
                 text = f"read {self._node.config.access_file} again"
             with contextlib.suppress(OSError):  # nobody reads stderr: it is read all the same
-                say(escape(text))
+                say(text)
