@@ -158,7 +158,8 @@ class _Sending:
         except DeliveryFailedError as error:
             raise self._denial(error) or error from None
         save(receipt)
-        with self._saying_fate(f"message #{receipt.sequence_number} is {state}"):
+        proof = "" if self._options.proof is None else f"; its proof is in {self._options.proof}"
+        with self._saying_fate(f"message #{receipt.sequence_number} is {state}{proof}"):
             if self._options.json:
                 self._emit(receipt, state, len(payload), None)
             else:
