@@ -29,7 +29,7 @@ class _Change(NamedTuple):
     """A call that changes the list."""
 
     keep: Callable[[AccessRules, Any], None]
-    """What keeps it in a store."""
+    """The method that keeps the change in a store."""
     keys: frozenset[bytes] | None
 
 
@@ -37,9 +37,9 @@ class AccessFile(NamedTuple):
     """What an access file says, of DIDs as their 32 bytes."""
 
     allowed: frozenset[bytes] | None
-    """Those of its `allow` lines; `None`: it has none."""
+    """The DIDs of its `allow` lines; `None`: the file has no such line."""
     denied: frozenset[bytes]
-    """Those of its `deny` lines."""
+    """The DIDs of its `deny` lines."""
 
 
 class AccessList(Bound, instead="it is a part of its node"):
@@ -93,7 +93,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         return f"<AccessList {len(self._denied)} denied, {only} allowed>"
 
     def deny(self, *dids: Did | str) -> None:
-        """Turn these away from now on.
+        """Turn the DIDs of `dids` away from now on.
 
         Args:
             dids: `Did` objects, or text that `Did.parse` reads.
@@ -106,10 +106,10 @@ class AccessList(Bound, instead="it is a part of its node"):
         self._change(_Change(AccessRules.deny, _keys(dids)))
 
     def undeny(self, *dids: Did | str) -> tuple[Did, ...]:
-        """Take these off the list of those that `deny()` has denied.
+        """Take DIDs off the list of those that `deny()` has denied.
 
         Returns:
-            Those that are denied all the same: by the configuration, by its file, or
+            The DIDs among them that are denied all the same: by the configuration, by its file, or
             because they are not on an allow list.
 
         Raises:
@@ -202,7 +202,7 @@ class AccessList(Bound, instead="it is a part of its node"):
             self._look()
 
     def _look(self) -> None:
-        """Something was changed. The lock is held."""
+        """Note that the list was changed. The caller holds the lock."""
         self._changes += 1
         self.has_rules = bool(self._denied or self._configured.denied) or not (
             self._allowed is None and self._configured.allowed is None
@@ -217,7 +217,7 @@ class AccessList(Bound, instead="it is a part of its node"):
                 self.on_change()
 
     def _carry_out(self, change: _Change) -> None:
-        """Here first, so that it holds where the store cannot take it."""
+        """Change the list here first, so that it holds where the store cannot take the change."""
         keep, keys = change
         if keep is AccessRules.allow_only:
             self._allowed = None if keys is None else frozenset(keys)
