@@ -41,13 +41,12 @@ class UnmetPeers:
             self._executor.submit(Operation(unage))
         self._executor.kick()
 
-    def is_full(self, recipient: Did, size: int) -> bool:
-        """Whether one more message of so many bytes, not Critical, would break a limit of its
-        own recipient's.
+    def full_peers(self, size: int) -> list[Did]:
+        """The recipients whose own limit would be broken by one more message, not Critical.
+
+        `size` is that message's size in bytes.
         """
-        ledger = self._work.ledger
-        peer = ledger.peers.get(recipient)
-        return peer is not None and ledger.is_full_for(peer, size)
+        return self._work.ledger.full_peers(size)
 
     @property
     def on_aged(self) -> Callable[[list[RowName]], None] | None:
