@@ -13,9 +13,12 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.sending import _Sending
+from signedwire.delivery.receipt import Receipt, return_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.sync import Node
+from signedwire.types import DeliveryState, unix_time_us
 
 BOB = Identity.from_seed(bytes(range(32)))
 AWAY = f"{BOB.did}@127.0.0.1:1"
@@ -115,6 +118,34 @@ def test_whoever_asks_for_more_is_told_that_it_is_not_so(
     assert "`signedwire outbox list --store s.db` shows what waits" in ran.stderr
     assert not (tmp_path / "p").exists()
     assert len(run("outbox", "list", "--store", "s.db", "--json").objects) == 1
+
+
+@pytest.mark.parametrize("until", [[], ["--until", "accepted"], ["--until", "written"]], ids=str)
+@pytest.mark.parametrize("text", ["x", "-"], ids=["one", "lines"])
+def test_what_was_written_and_is_back_in_the_store_is_no_success(
+    text: str,
+    until: list[str],
+    alice: Identity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection to a v1 peer broke before its host had the last message."""
+    monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
+
+    def take_back(_: object, last: Receipt) -> None:
+        assert last.state is DeliveryState.WRITTEN
+        return_all([last], DeliveryState.PERSISTED, unix_time_us())
+        last.park()  # as the close does
+
+    monkeypatch.setattr(_Sending, "_check_hung_up", take_back)
+    lines = tmp_path / "lines"
+    lines.write_text("x\ny\n")
+    with listener(BOB, wire="v1") as bob, lines.open() as given:
+        monkeypatch.setattr("signedwire.cli.sending.standard_input", lambda: given)
+        ran = run("send", f"{BOB.did}@{bob.address}", text, *until)
+    assert ran.exit_code == ExitCode.STORED, ran
+    assert "persisted: 1 " in ran.stdout
+    assert ("written: 1 line " in ran.stdout) is (text == "-")
 
 
 def test_without_a_store(alice: Identity, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import typer
 
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import as_line, escape, say
+from signedwire.cli.output import emit_error, escape, say
 from signedwire.errors import (
     AddressError,
     ConfigError,
@@ -129,7 +129,7 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
             "exit_code": int(told.exit_code),
             "exit": told.exit_code.name.lower(),
         }
-        say(as_line(fields))
+        emit_error(fields)
     else:
         say(f"signedwire: {escape(_sentence(told.fact, told.hint))}")
     if told.kind == "InternalError":

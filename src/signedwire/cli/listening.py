@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire.cli.ending import end_on_signals, notify_ready
 from signedwire.cli.errors import NotDone
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, paint, result, say
+from signedwire.cli.output import emit, paint, result_as_is, say
 from signedwire.cli.reaching import listening_config, reachable
 from signedwire.cli.reloading import reload_on_sighup
 from signedwire.cli.render import (
@@ -138,7 +138,7 @@ class _Listening:
             if self._options.json:
                 emit(_fields(message))
             else:
-                result(_line(message))
+                result_as_is(_line(message))
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -155,14 +155,14 @@ class _Listening:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         is_new = prepare(self._store)
+        reload_on_sighup(self._node)
         async with self._node:
             self._turn.give_back()  # the store is ours; others are told that it is in use
             if is_new:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
                 rotate_on_sigusr1(self._node)
-            with reload_on_sighup(self._node):
-                yield
+            yield
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""

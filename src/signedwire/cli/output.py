@@ -15,9 +15,11 @@ from signedwire.errors import ConfigError
 __all__ = [
     "as_line",
     "emit",
+    "emit_error",
     "escape",
     "paint",
     "result",
+    "result_as_is",
     "say",
     "silence_stdout",
     "standard_input",
@@ -36,13 +38,23 @@ def escape(text: str) -> str:
 
 
 def result(line: str) -> None:
-    """One line of a result for people, at once. The line must be escaped where it has to be."""
+    """Print one line of a result for people on stdout, at once and escaped."""
+    result_as_is(escape(line))
+
+
+def result_as_is(line: str) -> None:
+    """Print one line with `paint()` in it on stdout, at once. The caller has escaped the rest."""
     print(line, flush=True)
 
 
 def emit(value: Mapping[str, object]) -> None:
     """One JSON object on a line of stdout, at once; all of it ASCII."""
     print(as_line(value), flush=True)
+
+
+def emit_error(value: Mapping[str, object]) -> None:
+    """Print one JSON object on a line of stderr, at once; all of it ASCII."""
+    print(as_line(value), file=sys.stderr, flush=True)
 
 
 def as_line(value: Mapping[str, object]) -> str:
@@ -66,8 +78,8 @@ def _sound(value: object) -> object:
 
 
 def say(line: str) -> None:
-    """One line of prose on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line of prose on stderr, at once and escaped."""
+    print(escape(line), file=sys.stderr, flush=True)
 
 
 def paint(text: str, colour: str) -> str:

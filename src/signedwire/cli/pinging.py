@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, escape, paint, result, say
+from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.cli.probing import HUNG_UP, TURNED_AWAY, Finding, Prober
 from signedwire.cli.reaching import find_peer, is_v1_allowed
 from signedwire.routing import RoutingTable
@@ -123,7 +123,7 @@ def peers(options: Peers) -> int:
         if options.json:
             emit(finding.fields())
         else:
-            result(_peer_line(finding))
+            result_as_is(_peer_line(finding))
     if not options.json:
         source = escape(str(options.peers))
         say(f"reached {len(routes) - failures} of {len(routes)} peers in {source}")

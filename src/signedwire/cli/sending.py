@@ -54,6 +54,8 @@ _SLICE: Final = 0.05
 """Seconds for which we wait for an answer before we look at other things."""
 _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
+_MOST_UNCONFIRMED: Final = 32 * 1024
+"""Lines. A socket holds up to 4 MiB by default on Linux, and a v1 message has over 170 bytes."""
 _UNCONFIRMED: Final = "v1 peers do not confirm"
 
 
@@ -138,6 +140,8 @@ class _Sending:
         self._is_v1_allowed = is_v1_allowed(node.config, did)
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
         self._pending: deque[tuple[int, Receipt, int]] = deque()  # line, receipt, size
+        # Lines to a v1 peer, which go back into the store where its host has not had them.
+        self._written: deque[Receipt] = deque(maxlen=_MOST_UNCONFIRMED)
         self._last: Receipt | None = None
         self._lines = 0
         self._input = -1
@@ -158,13 +162,15 @@ class _Sending:
         except DeliveryFailedError as error:
             raise self._denial(error) or error from None
         save(receipt)
-        with self._saying_fate(f"message #{receipt.sequence_number} is {state}"):
+        proof = "" if self._options.proof is None else f"; its proof is in {self._options.proof}"
+        with self._saying_fate(f"message #{receipt.sequence_number} is {state}{proof}"):
             if self._options.json:
                 self._emit(receipt, state, len(payload), None)
             else:
                 result(self._text(receipt, state, count_of(len(payload), "byte")))
                 self._tell_kept()
-        is_enough = self._options.until is not None or state is not DeliveryState.PERSISTED
+        # One to a v1 peer may have been written, and be back in the store since.
+        is_enough = state is not DeliveryState.PERSISTED or state is self._until
         return ExitCode.DONE if is_enough else ExitCode.STORED
 
     @contextlib.contextmanager
@@ -253,7 +259,7 @@ class _Sending:
             failed = self._node.stats().send_failures
             behind = [each for _, each, _ in self._pending if not self._has_come(each)]
             failed += sum(not each.is_final and not each.is_parked for each in behind)
-            self._kept += [each for each in behind if each.is_parked]
+            self._kept += [each for each in (*behind, *self._written) if each.is_parked]
             kept = sum(not self._has_come(each) for each in self._kept)
             come = max(0, self._lines - failed - kept)
             if not self._options.json:
@@ -265,7 +271,7 @@ class _Sending:
                 "Send the last lines again",
                 ExitCode.UNREACHED,
             )
-        return ExitCode.STORED if kept and self._options.until is None else ExitCode.DONE
+        return ExitCode.STORED if kept else ExitCode.DONE
 
     def _tell_lines(self, come: int, kept: int) -> None:
         if come or not kept:
@@ -382,6 +388,8 @@ class _Sending:
         number, receipt, size = self._pending[0]
         if self._wait_for_line(number, receipt, self._until, patience):
             self._pending.popleft()
+            if receipt.is_unconfirmed:
+                self._written.append(receipt)
             if self._options.json:
                 with self._saying_fate(f"line {number} is {self._shown(receipt)}"):
                     self._emit(receipt, self._shown(receipt), size, number)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
-from signedwire.cli.turns import Turn, runtime_folder
+from signedwire.cli.turns import Turn, turns_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
@@ -78,7 +78,7 @@ def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
 
 def turn_of(did: Did, patience: float | None = None) -> Turn:
     """The turn of a key; `patience` is in seconds."""
-    return Turn(did, runtime_folder(), patience)
+    return Turn(did, turns_folder(), patience)
 
 
 def prepare(chosen: Chosen) -> bool:
