@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
-    "keyfiles": {"errors", "logs"},
+    "keyfiles": {"errors", "keyformats", "logs"},
     "identity": {"errors", "types", "environment", "keyformats", "keyfiles"},
     "options": {"errors", "types", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},

@@ -13,9 +13,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.keyformats import is_key_for_path
 from signedwire.logs import fields
 
-__all__ = ["MAX_FILE_SIZE", "cause_of", "read_key_file", "replace_empty_file", "write_new_file"]
+__all__ = [
+    "MAX_FILE_SIZE",
+    "cause_of",
+    "read_key_file",
+    "refuse_key_for_path",
+    "replace_empty_file",
+    "write_new_file",
+]
 
 MAX_FILE_SIZE: Final = 64 * 1024
 """Bytes; the largest honest key, an encrypted OpenSSH one with a comment, has about 500."""
@@ -48,6 +56,21 @@ _GROUP_OPTION: Final = (
 
 _logger: Final = logging.getLogger(__name__)
 _warned: Final[set[str]] = set()
+
+
+def refuse_key_for_path(name: str) -> None:
+    """Call it before `name`, given as the path of a key file, is used or shown.
+
+    Raises:
+        IdentityError: it is rather a key. The error does not show it.
+    """
+    if is_key_for_path(name):
+        raise IdentityError(
+            "what was given as the path of a key file is a key itself, or looks like one, "
+            "so it is not shown here",
+            "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY",
+            IdentityProblem.ABSENT,
+        )
 
 
 # --- reading ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import shlex
 from collections import Counter
@@ -26,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from signedwire.errors import IdentityError, IdentityProblem
 
-__all__ = ["SEED_PREFIX", "decode_key", "looks_like_a_key"]
+__all__ = ["SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
 
 SEED_PREFIX: Final = "ed25519-seed:"
 """Says of the hex or base64 behind it that it is the seed of an Ed25519 key."""
@@ -95,6 +96,11 @@ def looks_like_a_key(text: str) -> bool:
         or text.lower().startswith((SEED_PREFIX, "age-secret-key-"))
         or bool(_HEX.fullmatch(text) or _BASE64.fullmatch(text))
     )
+
+
+def is_key_for_path(text: str) -> bool:
+    """Whether somebody gave a key, `text`, for a path: no file of that name is there."""
+    return looks_like_a_key(text) and not os.path.lexists(text)
 
 
 class _Shown:

@@ -29,7 +29,7 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
-from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
+from signedwire.keyfiles import MAX_FILE_SIZE, cause_of, refuse_key_for_path
 from signedwire.logs import fields
 from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, explain_identity
 
@@ -76,6 +76,16 @@ class KeySource:
     is_credential: bool = False
     group_readable: bool = False
     key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def file(cls, path: Path, *, group_readable: bool) -> KeySource:
+        """The file that somebody named.
+
+        Raises:
+            IdentityError: it is rather a key, which is not shown.
+        """
+        refuse_key_for_path(str(path))
+        return cls(str(path), path, group_readable=group_readable)
 
     def load(self, password: str | None = None) -> Identity:
         """The identity that is there.
@@ -192,13 +202,14 @@ def choose_key(
     group_readable = group_readable or settings["key_group_readable"].value is True
     named = _named_otherwise(settings, environ, secrets, descriptor)
     if path is not None:
+        source = KeySource.file(path, group_readable=group_readable)
         if named is not None:
             raise IdentityError(
                 f"--identity {path} and {named.name} each name a key",
                 "Leave one of them away",
                 IdentityProblem.AMBIGUOUS,
             )
-        return KeySource(str(path), path, group_readable=group_readable)
+        return source
     file = settings["identity"]
     if named is not None:
         if file.value is not None:
@@ -210,8 +221,7 @@ def choose_key(
             )
         return named
     if file.value is not None:
-        found = Path(str(file.value))
-        return KeySource(str(found), found, group_readable=group_readable)
+        return KeySource.file(Path(str(file.value)), group_readable=group_readable)
     found = default_key_path()
     return KeySource(str(found), found, is_default=True, group_readable=group_readable)
 
@@ -240,8 +250,9 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
     is replaced.
 
     Raises:
-        IdentityError: it cannot be written.
+        IdentityError: it cannot be written, or `path` is rather a key.
     """
+    refuse_key_for_path(str(path))
     identity = Identity.generate()
     if is_empty:
         if not identity._save_over_empty(path, password):

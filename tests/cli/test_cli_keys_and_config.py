@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -221,6 +223,53 @@ def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
     assert (ran.exit_code, "it is damaged" in ran.stderr) == (3, True)
     assert body not in ran.stderr
     assert not key.exists()
+
+
+SEED = bytes(range(1, 33))
+KEYS = [
+    f"ed25519-seed:{SEED.hex()}",
+    SEED.hex(),
+    base64.b64encode(SEED).decode(),
+    base64.b64encode(SEED).decode().rstrip("="),
+    json.dumps({"kty": "OKP", "crv": "Ed25519", "d": SEED.hex()}),
+    f"-----BEGIN PRIVATE KEY-----\n{base64.b64encode(SEED * 2).decode()}\n",
+]
+
+
+@pytest.mark.parametrize("text", KEYS, ids=range(len(KEYS)))
+@pytest.mark.parametrize("has_variable", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([*words, "--identity", "KEY"] for words in ALL_THAT_USE_A_KEY),
+        ["id", "show", "KEY"],
+        ["id", "new", "KEY"],
+        ["id", "new", "--identity", "KEY"],
+        ["listen", "--identity-fd", "KEY"],
+        ["listen", "KEY"],
+    ],
+    ids=" ".join,
+)
+def test_a_key_given_where_something_else_belongs_is_not_shown(
+    words: list[str],
+    has_variable: bool,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if has_variable:
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", f"ed25519-seed:{'5b' * 32}")
+    before = sorted(tmp_path.rglob("*"))
+    # A PEM begins as an option does, and `listen` takes no argument.
+    is_usage = words[-2] != "--identity" and (words[0] == "listen" or text[0] == "-")
+    ran = run(*(text if word == "KEY" else word for word in words), "-v")
+    says = [] if "--identity-fd" in words else ["a key itself", "not shown"]
+    expect_one_sentence(ran, 2 if is_usage else 3, *says)
+    body = max(re.findall(r"[A-Za-z0-9+/=]+", text), key=len)
+    assert body not in ran.stderr
+    assert body[:12] not in ran.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")

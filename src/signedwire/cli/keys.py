@@ -58,7 +58,7 @@ def show(options: IdShow) -> int:
     if options.path is not None:
         settings = explain_identity(options.config)
         allowed = options.key_group_readable or settings["key_group_readable"].value is True
-        source = KeySource(str(options.path), options.path, group_readable=allowed)
+        source = KeySource.file(options.path, group_readable=allowed)
     else:
         source = _choose(options)
     _show(_load(source), source.path, as_json=options.json)
