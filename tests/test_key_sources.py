@@ -17,7 +17,7 @@ import pytest
 from signedwire import ConfigError, Identity, IdentityError, IdentityProblem, load_config
 from signedwire import keysources as sources
 from signedwire.keysources import CREDENTIAL, Secrets, default_key_path, load_identity, take_secrets
-from signedwire.settings import explain_config, explain_identity
+from signedwire.settings import read_settings
 from test_key_inputs import PLAIN, SEED, TEXT, assert_shows_no_secret
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
@@ -167,12 +167,13 @@ def test_no_child_inherits_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_shows_the_secrets(home: Path) -> None:
     secrets = Secrets(TEXT, "correct horse")
-    source = sources.choose_key(None, {}, secrets)
+    source = sources.choose_key(read_settings(None, {}).identity(), {}, secrets)
     for shown in (repr(secrets), str(secrets), repr(source), f"{source}"):
         assert "PRIVATE KEY" not in shown
         assert "correct horse" not in shown
         assert "MC4C" not in shown
-    for setting in (*explain_config(None, {}), *explain_identity(None, {}).values()):
+    settings = read_settings(None, {})
+    for setting in (*settings.explain(), *settings.identity().values()):
         assert setting.name not in ("identity_key", "password")
 
 
@@ -180,7 +181,7 @@ def test_nothing_shows_the_secrets(home: Path) -> None:
 @pytest.mark.parametrize("text", [TEXT, SEED.hex()])
 def test_a_key_in_the_wrong_variable_is_not_shown(name: str, text: str, home: Path) -> None:
     environ = {f"SIGNEDWIRE_{name}": text}
-    for read in (load_config, load_identity, explain_identity, explain_config):
+    for read in (load_config, load_identity, read_settings):
         with pytest.raises(ConfigError, match="is a key itself") as caught:
             read(None, environ)
         assert_shows_no_secret(caught.value)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
-from signedwire.settings import COMMAND_LINE_VARIABLES, Setting, explain_config, load_config
+from signedwire.settings import COMMAND_LINE_VARIABLES, Setting, load_config, read_settings
 from signedwire.types import Address, Did
 from test_config import DIDS, valid_changes
 
@@ -59,7 +59,7 @@ def test_any_configuration_survives_file_and_environment(
     }
     path = write(folder, toml)
     assert load_config(path, environ) == TransportConfig(**changes)
-    for setting in explain_config(path, environ):
+    for setting in read_settings(path, environ).explain():
         if setting.name not in changes:
             assert setting == Setting(setting.name, OPTIONS[setting.name].default, "default")
         elif setting.name in in_file:
@@ -70,7 +70,7 @@ def test_any_configuration_survives_file_and_environment(
 
 def test_nothing_given_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(environ={}) == TransportConfig()
-    assert [setting.name for setting in explain_config(environ={})] == list(OPTIONS)
+    assert [setting.name for setting in read_settings(environ={}).explain()] == list(OPTIONS)
     monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "9")
     assert load_config().max_attempts == 9
 
@@ -82,7 +82,7 @@ def test_a_later_source_wins_and_each_is_named(tmp_path: Path) -> None:
     )
     environ = {"SIGNEDWIRE_LISTEN": "none", "PATH": "/bin", "SIGNEDWIREX": "of somebody else"}
     assert load_config(path, environ) == TransportConfig.production(listen=None, max_attempts=4)
-    found = {setting.name: setting for setting in explain_config(path, environ)}
+    found = {setting.name: setting for setting in read_settings(path, environ).explain()}
     assert found["listen"] == Setting("listen", None, "environment SIGNEDWIRE_LISTEN")
     assert found["max_attempts"] == Setting("max_attempts", 4, str(path))
     assert found["carrier"] == Setting("carrier", "tcp", str(path))
@@ -254,7 +254,7 @@ def test_values_that_do_not_fit_together_name_their_sources(tmp_path: Path) -> N
         "max_v1_payload_size=2000 does not fit into a frame of max_frame_size=1000. "
         "Expected at most 830, which is max_frame_size - 170"
     )
-    found = {setting.name: setting.value for setting in explain_config(path, environ)}
+    found = {setting.name: setting.value for setting in read_settings(path, environ).explain()}
     assert (found["max_v1_payload_size"], found["max_frame_size"]) == (2000, 1000)
 
 

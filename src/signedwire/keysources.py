@@ -31,7 +31,7 @@ from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keyfiles import MAX_FILE_SIZE, cause_of, refuse_key_for_path
 from signedwire.logs import fields
-from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, explain_identity
+from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, read_settings
 
 __all__ = [
     "KeySource",
@@ -171,7 +171,7 @@ def load_identity(
     """
     values: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
     secrets = take_secrets(values)
-    source = choose_key(config, values, secrets)
+    source = choose_key(read_settings(config, values).identity(), values, secrets)
     try:
         if create:
             return source.load_or_create(secrets.password)[0]
@@ -183,7 +183,7 @@ def load_identity(
 
 
 def choose_key(
-    config: str | os.PathLike[str] | None,
+    settings: Mapping[str, Setting],
     environ: Mapping[str, str],
     secrets: Secrets,
     *,
@@ -193,12 +193,12 @@ def choose_key(
 ) -> KeySource:
     """Which source has the key. The last three are given on a command line, and win.
 
+    `settings` are the options of the key, as `Settings.identity()` has them.
+
     Raises:
-        ConfigError: the file or a variable cannot be used.
         IdentityError: two of a command line and the environment contradict each other, or
             nothing is named and there is no home folder.
     """
-    settings = explain_identity(config, environ)
     group_readable = group_readable or settings["key_group_readable"].value is True
     named = _named_otherwise(settings, environ, secrets, descriptor)
     if path is not None:

@@ -46,9 +46,9 @@ __all__ = [
     "KEY_VARIABLE",
     "PASSWORD_VARIABLE",
     "Setting",
-    "explain_config",
-    "explain_identity",
+    "Settings",
     "load_config",
+    "read_settings",
     "read_toml",
 ]
 
@@ -91,6 +91,61 @@ class Setting:
     """"default", "preset …", the path of the file, or "environment SIGNEDWIRE_…"."""
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a configuration file and the environment set, read once, and what comes of it."""
+
+    given: Mapping[str, Setting]
+    """By name, each value checked by itself."""
+
+    def config(self) -> TransportConfig:
+        """The configuration that comes of it.
+
+        Raises:
+            ConfigError: two values do not fit together; it names who set any.
+        """
+        settings = self.explain()
+        values: dict[str, Any] = {setting.name: setting.value for setting in settings}
+        try:
+            return TransportConfig(**values)
+        except ConfigError as error:
+            # Each value is fine by itself, so two do not fit together: say who set any.
+            origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
+            raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
+
+    def explain(self) -> list[Setting]:
+        """Every option in the order of `TransportConfig`, with its value and its origin."""
+        settings = {
+            name: Setting(name, option.default, "default") for name, option in OPTIONS.items()
+        }
+        preset = self.given.get(PRESET_OPTION.name)
+        if preset is not None:
+            for name, value in PRESETS[str(preset.value)].items():
+                settings[name] = Setting(name, value, f"preset {preset.value}")
+        return [self.given.get(name, setting) for name, setting in settings.items()]
+
+    def identity(self) -> dict[str, Setting]:
+        """The options of the key by name."""
+        return {
+            name: self.given.get(name, Setting(name, option.default, "default"))
+            for name, option in IDENTITY_OPTIONS.items()
+        }
+
+
+def read_settings(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """What the file at `path` (None: no file) and `environ` (None: `os.environ`) set.
+
+    Call it once for all that is wanted of them: a pipe can be read only once.
+
+    Raises:
+        ConfigError: with the file or variable, the key, the value and what is expected.
+    """
+    given = {} if path is None else _from_file(Path(path))
+    return Settings(given | _from_environment(os.environ if environ is None else environ))
+
+
 def load_config(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> TransportConfig:
@@ -101,52 +156,7 @@ def load_config(
     Raises:
         ConfigError: with the file or variable, the key, the value and what is expected.
     """
-    settings = explain_config(path, environ)
-    values: dict[str, Any] = {setting.name: setting.value for setting in settings}
-    try:
-        return TransportConfig(**values)
-    except ConfigError as error:
-        # Each value is fine by itself, so two do not fit together: say who set any.
-        origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
-        raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
-
-
-def explain_config(
-    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> list[Setting]:
-    """Every option in the order of `TransportConfig`, with its value and its origin.
-
-    Takes and raises what `load_config` does, except that each value is checked by itself
-    only: values that do not fit together can be looked at here.
-    """
-    given = _given(path, environ)
-    for name in IDENTITY_OPTIONS:
-        given.pop(name, None)
-    preset = given.pop(PRESET_OPTION.name, None)
-    settings = {name: Setting(name, option.default, "default") for name, option in OPTIONS.items()}
-    if preset is not None:
-        for name, value in PRESETS[str(preset.value)].items():
-            settings[name] = Setting(name, value, f"preset {preset.value}")
-    return list((settings | given).values())
-
-
-def explain_identity(
-    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> dict[str, Setting]:
-    """The options of the key by name. Takes and raises what `explain_config` does."""
-    given = _given(path, environ)
-    return {
-        name: given.get(name, Setting(name, option.default, "default"))
-        for name, option in IDENTITY_OPTIONS.items()
-    }
-
-
-def _given(
-    path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
-) -> dict[str, Setting]:
-    """What the file and the environment set."""
-    given = {} if path is None else _from_file(Path(path))
-    return given | _from_environment(os.environ if environ is None else environ)
+    return read_settings(path, environ).config()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from clikit import LIMIT, expect_one_sentence, isolate, listener, run
 
-from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
+from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config, settings
 from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
@@ -141,6 +142,41 @@ def test_no_key_is_made_where_a_path_was_given(
     expect_one_sentence(ran, 3, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
     assert not path.exists()
     assert not key.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *ALL_THAT_USE_A_KEY,
+        ["ping", f"{BOB}@127.0.0.1:9"],
+        ["id", "new"],
+        ["config", "show"],
+        ["config", "check"],
+    ],
+    ids=" ".join,
+)
+def test_a_configuration_that_comes_by_a_pipe_is_read_once(
+    words: list[str], tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--config <(cat node.toml)`: read again it is empty, and that would be believed."""
+    read = Mock(wraps=settings.read_toml)
+    monkeypatch.setattr(settings, "read_toml", read)
+    path, store = tmp_path / "own.pem", tmp_path / "own.db"
+    if words != ["id", "new"]:
+        Identity.generate().save(path)
+    reader, writer = os.pipe()
+    os.write(writer, f'identity = "{path}"\nstore = "{store}"\nmax_attempts = 1\n'.encode())
+    os.close(writer)
+    ran = run(*words, "--config", f"/dev/fd/{reader}")
+    os.close(reader)
+    assert read.call_count == 1
+    assert path.exists()
+    assert store.exists() == (words[0] in ("listen", "send"))
+    if words[0] in ("outbox", "dead"):
+        expect_one_sentence(ran, 3, f"there is no store {store}")
+    assert not key.exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_tilde_is_the_home_folder_in_every_option(

@@ -15,7 +15,7 @@ from signedwire.cli.output import emit, escape, result, say
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keysources import KeySource, Secrets
-from signedwire.settings import PASSWORD_VARIABLE, explain_identity
+from signedwire.settings import PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
@@ -36,7 +36,7 @@ def take_secrets() -> None:
 
 def new(options: IdNew) -> int:
     """`signedwire id new`."""
-    named = options.path or options.identity or explain_identity(options.config)["identity"].value
+    named = options.path or options.identity or options.settings.identity()["identity"].value
     password = _new_password(options)
     path = keysources.default_key_path() if named is None else Path(str(named))
     # A power cut may have left an empty file; at a path that somebody chose it stays.
@@ -56,7 +56,7 @@ def new(options: IdNew) -> int:
 def show(options: IdShow) -> int:
     """`signedwire id show`."""
     if options.path is not None:
-        settings = explain_identity(options.config)
+        settings = options.settings.identity()
         allowed = options.key_group_readable or settings["key_group_readable"].value is True
         source = KeySource.file(options.path, group_readable=allowed)
     else:
@@ -86,7 +86,7 @@ def load_or_create(options: Command) -> Identity:
 
 def _choose(options: Command) -> KeySource:
     return keysources.choose_key(
-        options.config,
+        options.settings.identity(),
         os.environ,
         _Taken.secrets,
         path=options.identity,
