@@ -839,8 +839,9 @@ def test_other_keys_of_ssh_keygen(tmp_path: Path, options: tuple[str, ...], what
         url64(SEED),
         base64.b64encode(PAIR).decode(),
         f"ed25519-seed:{SEED.hex()}",
+        "/" + base64.b64encode(SEED).decode()[1:],
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_key_given_as_a_path_is_not_shown(text: str) -> None:
     assert looks_like_a_key(text)
@@ -850,7 +851,14 @@ def test_a_key_given_as_a_path_is_not_shown(text: str) -> None:
     assert caught.value.problem is IdentityProblem.ABSENT
 
 
-@pytest.mark.parametrize("text", ["identity.pem", "/etc/signedwire/key", "a" * 42, "0" * 63, "~/k"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("identity.pem", "/etc/signedwire/key", "a" * 42, "0" * 63, "~/k"),
+        *(f"/run/secrets/{'k' * (size - 13)}" for size in (43, 86)),
+        *(f"{start}{'k' * (size - 2)}" for size in (43, 86, 64, 128) for start in ("./", "~/")),
+    ],
+)
 def test_a_path_is_no_key(text: str) -> None:
     assert not looks_like_a_key(text)
 

@@ -192,6 +192,27 @@ def test_a_key_in_the_wrong_variable_is_not_shown(name: str, text: str, home: Pa
     assert_shows_no_secret(caught.value)
 
 
+@pytest.mark.parametrize("size", [43, 64, 86, 128])
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_path_that_may_be_base64_or_hex_is_a_path(
+    size: int, is_absolute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pytest`'s own folders are too long for an absolute one, and have other characters."""
+    with tempfile.TemporaryDirectory(prefix="sw", dir="/tmp") as folder:
+        monkeypatch.chdir(folder)
+        name = f"{folder}/run/".ljust(size, "a") if is_absolute else "a" * size
+        identity = saved(Path(name))
+        config = Path("c.toml")
+        config.write_text(f'identity = "{name}"\n')
+        for environ, file in (({"SIGNEDWIRE_IDENTITY": name}, None), ({}, config)):
+            assert load_identity(file, environ) == identity
+            assert read_settings(file, environ).identity()["identity"].value == Path(name)
+            load_config(file, environ)
+        Path(name).unlink()
+        if is_absolute:  # what is missing is named
+            assert str(name) in str(refused(config, environ={}))
+
+
 # --- descriptors -------------------------------------------------------------------------
 
 

@@ -68,7 +68,8 @@ def refuse_key_for_path(name: str) -> None:
         raise IdentityError(
             "what was given as the path of a key file is a key itself, or looks like one, "
             "so it is not shown here",
-            "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY",
+            "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY; a path with ./ or "
+            "/ at its start is none",
             IdentityProblem.ABSENT,
         )
 

@@ -97,18 +97,22 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether `text`, given where a path belongs, is rather a key: then it is never shown."""
+    """Whether `text`, given where something else belongs, is rather a key: then it is not shown.
+
+    With a / at its start and no padding it is the path that it may be as well.
+    """
     text = text.strip()
+    is_absolute = text.startswith("/") and not text.endswith("=")
     return (
         "-----BEGIN" in text
         or '"kty"' in text
         or text.lower().startswith((SEED_PREFIX, "age-secret-key-"))
-        or bool(_HEX.fullmatch(text) or _BASE64.fullmatch(text))
+        or bool(_HEX.fullmatch(text) or (not is_absolute and _BASE64.fullmatch(text)))
     )
 
 
 def is_key_for_path(text: str) -> bool:
-    """Whether somebody gave a key, `text`, for a path: no file of that name is there."""
+    """Whether `text`, given where a path belongs, is rather a key: no such file is there."""
     return looks_like_a_key(text) and not os.path.lexists(text)
 
 

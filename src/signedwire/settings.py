@@ -37,7 +37,7 @@ from signedwire.environment import (
     looks_like_service_link,
 )
 from signedwire.errors import ConfigError
-from signedwire.keyformats import looks_like_a_key
+from signedwire.keyformats import is_key_for_path, looks_like_a_key
 from signedwire.options import Option, Range
 
 __all__ = [
@@ -241,10 +241,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
-    if option.name in IDENTITY_OPTIONS and looks_like_a_key(str(value)):
+    is_key = is_key_for_path if option.alternatives == (Path,) else looks_like_a_key
+    if option.name in IDENTITY_OPTIONS and is_key(str(value)):
         raise ConfigError(
             f"{origin}: {option.name} is a key itself, or looks like one, so it is not shown",
-            f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}",
+            f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}; "
+            "a path with ./ or / at its start is none",
         )
     try:
         return Setting(option.name, read(value), origin)
