@@ -47,7 +47,9 @@ ROOMS: dict[str, set[str]] = {
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
     },
-    "keysources": {"errors", "clock", "identity", "keyfiles", "settings", "logs"},
+    "keysources": {
+        *("errors", "clock", "home", "environment", "identity", "keyfiles", "settings", "logs"),
+    },
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
     "config_changes": {"types"},

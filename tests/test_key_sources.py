@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +163,8 @@ def test_an_environment_that_was_given_is_left_alone(home: Path) -> None:
 def test_no_child_inherits_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", TEXT)
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "secret")
-    assert take_secrets() == Secrets(TEXT, "secret")
+    secrets = take_secrets()
+    assert (secrets.key, secrets.password) == (TEXT, "secret")
     code = "import os; print([name for name in os.environ if name.startswith('SIGNEDWIRE_')])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
     assert ran.stdout.split() == [b"[]"]
@@ -175,6 +180,23 @@ def test_nothing_shows_the_secrets(home: Path) -> None:
     settings = read_settings(None, {})
     for setting in (*settings.explain(), *settings.identity().values()):
         assert setting.name not in ("identity_key", "password")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict, dataclasses.astuple, vars],
+    ids=lambda way: way.__name__,
+)
+def test_secrets_do_not_travel(way: Callable[[Any], object]) -> None:
+    secrets = Secrets(TEXT, "correct horse")
+    source = sources.choose_key(read_settings(None, {}).identity(), {}, secrets)
+    for thing in (secrets, source):
+        with pytest.raises(TypeError) as caught:
+            way(thing)
+        assert_shows_no_secret(caught.value)
+        if way in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError):
+                way([thing])
 
 
 @pytest.mark.parametrize("name", ["IDENTITY", "IDENTITY_FD", "KEY_GROUP_READABLE"])

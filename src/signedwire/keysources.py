@@ -22,12 +22,12 @@ import stat
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.keyfiles import MAX_FILE_SIZE, cause_of, refuse_key_for_path
 from signedwire.logs import fields
@@ -54,28 +54,51 @@ _PAUSE: Final = 0.05
 _logger: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Bound, instead="pass the path of a key file"):
     """What the environment had of a key and its password. Its `repr` shows neither."""
 
-    key: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    # Neither is a dataclass, which `asdict()` would take apart.
+    __slots__ = ("key", "password")
+
+    def __init__(self, key: str | None = None, password: str | None = None) -> None:
+        self.key = key
+        self.password = password
+
+    def __repr__(self) -> str:
+        return "<Secrets>"
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """The one source that a key is to be read from."""
+class KeySource(Bound, instead="pass the path of its file"):
+    """The one source that a key is to be read from. Its `repr` shows no key."""
 
-    name: str
-    """Where it is, in words: a path, "descriptor 3", a variable."""
-    path: Path | None = None
-    """The file; `None`: it is in none."""
-    descriptor: int | None = None
-    is_default: bool = False
-    """Whether nobody named it, so that a key may be made there."""
-    is_credential: bool = False
-    group_readable: bool = False
-    key: str | None = field(default=None, repr=False)
+    __slots__ = (
+        *("_key", "descriptor", "group_readable", "is_credential", "is_default", "name", "path"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        path: Path | None = None,
+        *,
+        descriptor: int | None = None,
+        is_default: bool = False,
+        is_credential: bool = False,
+        group_readable: bool = False,
+        key: str | None = None,
+    ) -> None:
+        self.name = name
+        """Where it is, in words: a path, "descriptor 3", a variable."""
+        self.path = path
+        """The file; `None`: it is in none."""
+        self.descriptor = descriptor
+        self.is_default = is_default
+        """Whether nobody named it, so that a key may be made there."""
+        self.is_credential = is_credential
+        self.group_readable = group_readable
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"<KeySource {self.name}>"
 
     @classmethod
     def file(cls, path: Path, *, group_readable: bool) -> KeySource:
@@ -101,7 +124,7 @@ class KeySource:
         if self.descriptor is not None:
             data = _read_descriptor(self.descriptor)
             return Identity._from_bytes(data, f"from {self.name}", password)
-        data = (self.key or "").encode("utf-8", "surrogateescape")
+        data = (self._key or "").encode("utf-8", "surrogateescape")
         return Identity._from_bytes(data, f"in {self.name}", password)
 
     def load_or_create(self, password: str | None = None) -> tuple[Identity, bool]:

@@ -16,6 +16,8 @@ import pytest
 from clikit import LIMIT, expect_one_sentence, isolate, listener, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config, settings
+from signedwire.cli import keys
+from signedwire.keysources import KeySource, Secrets
 from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
@@ -259,6 +261,30 @@ def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
     assert (ran.exit_code, "it is damaged" in ran.stderr) == (3, True)
     assert body not in ran.stderr
     assert not key.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [*ALL_THAT_USE_A_KEY, ["id", "new"], ["config", "show"]], ids=" ".join
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_secrets_are_forgotten_once_they_are_used(
+    words: list[str], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", "no key" if fails else KEYS[0])
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
+    kept: list[Secrets] = []
+
+    def watched(source: KeySource, password: str | None = None) -> Identity:
+        kept.append(keys._Taken.secrets)
+        assert password == "correct horse"
+        return loaded(source)
+
+    loaded = KeySource.load
+    monkeypatch.setattr(KeySource, "load", watched)
+    run(*words)
+    assert len(kept) == (words not in (["id", "new"], ["config", "show"]))
+    for secrets in (*kept, keys._Taken.secrets):
+        assert (secrets.key, secrets.password) == (None, None)
 
 
 SEED = bytes(range(1, 33))
