@@ -383,23 +383,39 @@ def test_many_at_once_make_one_key(is_empty: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="folders as XDG has them")
-@pytest.mark.parametrize("value", [None, "", "relative"])
-def test_no_home_folder(value: str | None, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.mark.parametrize("value", [None, "", "relative", "/", "//", "~"])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_no_home_folder(
+    value: str | None, is_given: bool, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    def nobody(_: int) -> object:
+        raise KeyError("uid not found")
 
     monkeypatch.chdir(home)
-    monkeypatch.setenv("XDG_CONFIG_HOME", "also-relative")
-    if value is None:
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    environ = {"XDG_CONFIG_HOME": "also-relative"} | ({} if value is None else {"HOME": value})
+    if not is_given:
         monkeypatch.delenv("HOME")
-        monkeypatch.setattr(Path, "home", no_home)
-    else:
-        monkeypatch.setenv("HOME", value)
+        for name, text in environ.items():
+            monkeypatch.setenv(name, text)
     before = os.listdir(home)
-    assert str(refused(create=True)) == (
-        "there is no home folder. Give --identity and --store, or set HOME"
+    with pytest.raises(ConfigError) as caught:
+        load_identity(environ=environ if is_given else None, create=True)
+    assert str(caught.value) == (
+        "there is no home folder. Give --identity and --store, or set HOME to a folder"
     )
     assert os.listdir(home) == before
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="folders as XDG has them")
+def test_the_default_path_is_of_the_environment_that_is_given(home: Path) -> None:
+    for name, where in (("HOME", home / "h" / ".config"), ("XDG_CONFIG_HOME", home / "h")):
+        environ = {name: str(home / "h")}
+        made = load_identity(environ=environ, create=True)
+        assert default_key_path(environ) == where / "signedwire" / "identity.pem"
+        assert Identity.load(default_key_path(environ)) == made
+        assert load_identity(environ=environ) == made
+    assert not default_key_path().exists()
 
 
 def test_a_folder_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

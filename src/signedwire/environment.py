@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,17 +57,24 @@ def looks_like_service_link(variable: str, value: str) -> bool:
     )
 
 
-def home_folder() -> Path:
+def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     """This user's home folder, an absolute path other than the root of the file system.
+
+    `environ` None means `os.environ`.
 
     Raises:
         ConfigError: HOME is empty or no such path, or it is not set and the system knows
             no folder for this user, as in a container with a number for a user.
     """
-    given = os.environ.get("HOME") if os.name == "posix" else None
+    given = (os.environ if environ is None else environ).get("HOME")
     try:
-        home = Path.home() if given is None else Path(given)
-    except RuntimeError:
+        if os.name != "posix":
+            home = Path.home()
+        else:
+            import pwd
+
+            home = Path(pwd.getpwuid(os.getuid()).pw_dir if given is None else given)
+    except (RuntimeError, KeyError):
         home = Path()
     # A container's user without an entry has "/", where nobody wants files of ours.
     if home.is_absolute() and home != Path(home.anchor):

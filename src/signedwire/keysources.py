@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from signedwire.clock import monotonic
+from signedwire.environment import home_folder
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.home import Bound
 from signedwire.identity import Identity
@@ -189,7 +190,8 @@ def load_identity(
     is there.
 
     Raises:
-        ConfigError: the file or a variable cannot be used.
+        ConfigError: the file or a variable cannot be used, or nothing names a key and there
+            is no home folder.
         IdentityError: naming the source, what is wrong and what to do.
     """
     values: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
@@ -219,8 +221,8 @@ def choose_key(
     `settings` are the options of the key, as `Settings.identity()` has them.
 
     Raises:
-        IdentityError: two of a command line and the environment contradict each other, or
-            nothing is named and there is no home folder.
+        ConfigError: nothing is named, and there is no home folder.
+        IdentityError: two of a command line and the environment contradict each other.
     """
     group_readable = group_readable or settings["key_group_readable"].value is True
     named = _named_otherwise(settings, environ, secrets, descriptor)
@@ -245,25 +247,28 @@ def choose_key(
         return named
     if file.value is not None:
         return KeySource.file(Path(str(file.value)), group_readable=group_readable)
-    found = default_key_path()
+    found = default_key_path(environ)
     return KeySource(str(found), found, is_default=True, group_readable=group_readable)
 
 
-def default_key_path() -> Path:
+def default_key_path(environ: Mapping[str, str] | None = None) -> Path:
     """identity.pem in the folder where this user's programs keep their configuration.
 
+    `environ` None means `os.environ`.
+
     Raises:
-        IdentityError: there is no home folder.
+        ConfigError: there is no home folder.
     """
+    environ = os.environ if environ is None else environ
     if sys.platform == "win32":
-        base = os.environ.get("APPDATA", "")
+        base = Path(environ.get("APPDATA") or home_folder(environ))
     elif sys.platform == "darwin":
-        base = str(_home() / "Library" / "Application Support")
+        base = home_folder(environ) / "Library" / "Application Support"
     else:
-        base = os.environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(base):  # which the specification has ignored
-            base = str(_home() / ".config")
-    return Path(base or _home()) / "signedwire" / "identity.pem"
+        given = environ.get("XDG_CONFIG_HOME", "")
+        # The specification has any other ignored.
+        base = Path(given) if os.path.isabs(given) else home_folder(environ) / ".config"
+    return base / "signedwire" / "identity.pem"
 
 
 def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -> Identity | None:
@@ -296,19 +301,6 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
         ) from None
     identity.save(path, password)
     return identity
-
-
-def _home() -> Path:
-    home = os.environ.get("HOME")
-    with contextlib.suppress(RuntimeError):
-        found = Path.home()
-        if found.is_absolute() and home != "":
-            return found
-    raise IdentityError(
-        "there is no home folder",
-        "Give --identity and --store, or set HOME",
-        IdentityProblem.ABSENT,
-    )
 
 
 def _named_otherwise(
