@@ -38,17 +38,20 @@ ROOMS: dict[str, set[str]] = {
     "portal": {"errors", "streams", "resources"},
     "payloads": {"errors", "types"},
     "keyformats": {"errors"},
-    "keyfiles": {"errors", "keyformats", "logs"},
-    "identity": {"errors", "types", "environment", "keyformats", "keyfiles"},
+    "files": {"clock"},
+    "keyfiles": {"errors", "files", "keyformats", "logs"},
+    "identity": {"errors", "types", "environment", "files", "keyformats", "keyfiles"},
     "options": {"errors", "types", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
     "stats": {"errors", "types"},
     "events": {"errors", "types", "home"},
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
+        "files",
     },
     "keysources": {
         *("errors", "clock", "home", "environment", "identity", "keyfiles", "settings", "logs"),
+        "files",
     },
     "arguments": {"errors", "clock", "types"},
     "contradictions": {"errors", "types"},
@@ -58,11 +61,11 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        *("arguments", "resources"),
+        *("arguments", "resources", "files"),
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
-        *("clock", "wire", "delivery", "home", "arguments", "logs"),
+        *("clock", "wire", "delivery", "home", "arguments", "logs", "files"),
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),

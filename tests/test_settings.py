@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signedwire import settings as settings_module
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
@@ -283,7 +287,48 @@ def test_a_file_that_cannot_be_read_names_its_path(tmp_path: Path) -> None:
         f"cannot read {missing}: No such file or directory. "
         "Does the file exist, and may this user read it?"
     )
-    assert refusal(tmp_path).startswith(f"cannot read {tmp_path}: Is a directory. ")
+    assert refusal(tmp_path).startswith(
+        f"cannot read {tmp_path}: it is a folder, not a regular file. "
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names")
+@pytest.mark.parametrize("read", [load_config, RoutingTable.load])
+def test_a_pipe_is_read_and_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(settings_module, "_PIPE_TIMEOUT", 0.2)
+
+    def error_with(*parts: bytes, ends: bool = True) -> str:
+        # Open for both, so that it does not wait for the reader.
+        descriptor = os.open(path, os.O_RDWR)
+        for part in parts:
+            os.write(descriptor, part)
+        timer = threading.Timer(0.05, os.close, (descriptor,))
+        if ends:
+            timer.start()
+        try:
+            read(path)
+        except ConfigError as error:
+            return str(error)
+        finally:
+            if ends:
+                timer.join()
+            else:
+                os.close(descriptor)
+        return ""
+
+    with pytest.raises(ConfigError, match=r"nobody wrote it to its end within 0\.2 s"):
+        read(path)
+    assert "nobody wrote it to its end" in error_with(b"[peers]", ends=False)
+    assert "the pipe brought nothing" in error_with()
+    assert "unknown key 'lisen'" in error_with(b"li", b"sen = 1")
+    assert error_with(b"#", b" nothing") == ""
+    read(Path(os.devnull))
+    with pytest.raises(ConfigError, match="is larger than 16 MiB"):
+        read(Path("/dev/zero"))
 
 
 def test_a_file_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:

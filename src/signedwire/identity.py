@@ -24,8 +24,8 @@ from nacl.exceptions import BadSignatureError
 
 from signedwire.environment import expand_home
 from signedwire.errors import ConfigError, DidError, IdentityError, IdentityProblem
+from signedwire.files import cause_of
 from signedwire.keyfiles import (
-    cause_of,
     read_key_file,
     refuse_key_for_path,
     replace_empty_file,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import stat
 import sys
 import threading
@@ -25,12 +24,12 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
-from signedwire.clock import monotonic
 from signedwire.environment import home_folder
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.files import cause_of, read_to_end
 from signedwire.home import Bound
 from signedwire.identity import Identity
-from signedwire.keyfiles import MAX_FILE_SIZE, cause_of, refuse_key_for_path
+from signedwire.keyfiles import MAX_FILE_SIZE, refuse_key_for_path
 from signedwire.logs import fields
 from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, read_settings
 
@@ -341,7 +340,7 @@ def _read_descriptor(descriptor: int) -> bytes:
             descriptor, "it is neither a file nor a pipe", "Open a key file: `3< FILE`"
         )
     try:
-        data = _read_to_end(descriptor)
+        data = read_to_end(descriptor, MAX_FILE_SIZE, _DESCRIPTOR_TIMEOUT)
     except TimeoutError:
         raise _bad_descriptor(
             descriptor,
@@ -358,26 +357,6 @@ def _read_descriptor(descriptor: int) -> bytes:
         raise _bad_descriptor(descriptor, "it brings more than 64 KiB", "Is it a key?")
     if not data:
         raise _bad_descriptor(descriptor, "it is at its end", "Was it read before?")
-    return data
-
-
-def _read_to_end(descriptor: int) -> bytes:
-    data = b""
-    until = monotonic() + _DESCRIPTOR_TIMEOUT
-    poll = None
-    if hasattr(select, "poll"):  # not on Windows: a pipe there is waited for without end
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-    while len(data) <= MAX_FILE_SIZE:
-        if poll is not None and not poll.poll(max(0.0, until - monotonic()) * 1000):
-            raise TimeoutError
-        try:
-            part = os.read(descriptor, MAX_FILE_SIZE + 1 - len(data))
-        except BlockingIOError:
-            continue
-        if not part:
-            break
-        data += part
     return data
 
 

@@ -37,6 +37,7 @@ from signedwire.environment import (
     looks_like_service_link,
 )
 from signedwire.errors import ConfigError
+from signedwire.files import TooLargeError, cause_of, read_small_file
 from signedwire.keyformats import is_key_for_path, looks_like_a_key
 from signedwire.options import Option, Range
 
@@ -55,6 +56,8 @@ __all__ = [
 _PREFIX: Final = "SIGNEDWIRE_"
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
 """Bytes: 100,000 peers need less than 10 MB."""
+_PIPE_TIMEOUT: Final = 30.0
+"""Seconds until a pipe must have brought the whole document."""
 IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
     "identity": Option("identity", None, (Path,), True),
     "identity_fd": Option("identity_fd", None, (Annotated[int, Range(0, 2**20)],), True),
@@ -160,22 +163,21 @@ def load_config(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The TOML document in the file at `path`.
+    """The TOML document in the file at `path`, or in what a pipe there brings within 30 s.
 
     Raises:
         ConfigError: with the path, and the line where it is no TOML; or it is larger than
-            16 MiB.
+            16 MiB, or a pipe brought nothing or did not end.
     """
     path = expand_home(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_SIZE + 1)
-        if len(data) > _MAX_FILE_SIZE:
-            raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?")
+        data, _ = read_small_file(path, _MAX_FILE_SIZE, pipe_timeout=_PIPE_TIMEOUT)
         text = data.decode("utf-8-sig")
+    except TooLargeError:
+        raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?") from None
     except OSError as error:
         raise ConfigError(
-            f"cannot read {path}: {error.strerror or error}",
+            f"cannot read {path}: {cause_of(error)}",
             "Does the file exist, and may this user read it?",
         ) from None
     except UnicodeDecodeError as error:

@@ -15,7 +15,6 @@ from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
 
 __all__ = [
     "BINARY",
-    "cause_of",
     "close",
     "finish_rotation",
     "lock",
@@ -118,7 +117,3 @@ def sync_directory(path: str) -> None:
                 os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def cause_of(error: BaseException) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -31,7 +31,6 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.delivery.evidence_disk import (
     BINARY,
-    cause_of,
     close,
     finish_rotation,
     lock,
@@ -55,6 +54,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.files import cause_of
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us

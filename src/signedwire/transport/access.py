@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
+from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
 from signedwire.home import Bound
 from signedwire.types import Did
 
@@ -260,19 +259,18 @@ def read_access_file(path: Path) -> AccessFile:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Not blocking: a pipe that nobody writes would hold the node up for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"the access file {path} is no regular file", "Name a file")
-            data = file.read(_MAX_FILE_SIZE + 1)
+        data, _ = read_small_file(path, _MAX_FILE_SIZE)
+    except NotRegularError:
+        raise ConfigError(f"the access file {path} is no regular file", "Name a file") from None
+    except TooLargeError:
+        raise ConfigError(
+            f"the access file {path} is larger than 16 MiB", "Is it the right file?"
+        ) from None
     except OSError as error:
         raise ConfigError(
-            f"cannot read the access file {path}: {error.strerror or error}",
+            f"cannot read the access file {path}: {cause_of(error)}",
             "Does the file exist, and may this user read it?",
         ) from None
-    if len(data) > _MAX_FILE_SIZE:
-        raise ConfigError(f"the access file {path} is larger than 16 MiB", "Is it the right file?")
     if not data:
         raise ConfigError(
             f"the access file {path} is empty: it may have been cut off",
