@@ -54,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
         "files",
     },
     "arguments": {"errors", "clock", "types"},
-    "contradictions": {"errors", "types"},
+    "contradictions": {"errors", "types", "environment"},
     "config_changes": {"types"},
     "routing": {"errors", "types", "settings", "arguments", "environment", "options"},
     "wire": {"errors", "types", "identity"},

@@ -377,13 +377,18 @@ def test_one_limit_alone_contradicts_no_default(options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("name", ["store", "evidence"])
-def test_a_file_is_given_once(tmp_path: Path, name: str) -> None:
+def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options: Any = {name: str(tmp_path / "one")}
     config = TransportConfig(**options)
     other: Any = {name: tmp_path / f"two-{uuid.uuid4()}"}
     with pytest.raises(ConfigError, match=rf"{name}='.*two.*' is given to Node.*{name}='.*one"):
         Node(ALICE, config, **other)
     Node(ALICE, config, **options)  # the same twice is no contradiction
+    in_home: Any = {name: "~/one"}
+    Node(ALICE, TransportConfig(**in_home), **in_home)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Node(ALICE, config, **in_home)
+    Node(ALICE, TransportConfig(**in_home), **options)
     both: Any = {"store": tmp_path / "x", "evidence": tmp_path / "x"}
     with pytest.raises(ConfigError, match="is the same file as"):
         Node(ALICE, **both)

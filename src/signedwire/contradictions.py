@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ def check_given_once(name: str, argument: object, option: Path | None) -> None:
     """Refuse a file that is given to `Node()` and in its configuration, and not the same.
 
     Raises:
-        ConfigError: with both.
+        ConfigError: with both; or `~` at the start of `argument` stands for no folder.
     """
     if argument is None or option is None or not isinstance(argument, (str, os.PathLike)):
         return
-    if Path(argument) != option:
+    if expand_home(argument) != option:
         raise ConfigError(
             f"{name}={str(argument)!r} is given to Node(), and {name}={str(option)!r} in config",
             "Give one of the two",
