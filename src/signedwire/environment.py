@@ -42,7 +42,7 @@ SERVICE_LINK_CAUSE: Final = (
     "Kubernetes sets such variables for a service whose name begins with signedwire: put "
     "enableServiceLinks: false into the pod's spec, or give the service another name"
 )
-"""What to do where such a variable has the name of an option."""
+"""What to do about such a variable that is not quite as `is_service_link` knows them."""
 
 
 def is_service_link(variable: str, value: str) -> bool:
@@ -51,7 +51,7 @@ def is_service_link(variable: str, value: str) -> bool:
 
 
 def looks_like_service_link(variable: str, value: str) -> bool:
-    """Whether its name or its value is one of those: then the error names the cause."""
+    """Whether its name or its value is one of those: then Kubernetes may have set it."""
     return re.fullmatch(_URL, value) is not None or any(
         name.fullmatch(variable) for name, _ in _SERVICE_LINKS
     )

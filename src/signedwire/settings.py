@@ -228,17 +228,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             if is_service_link(variable, text):
                 continue
             known = [*_VARIABLES, *(name.removeprefix(_PREFIX) for name in COMMAND_LINE_VARIABLES)]
-            raise ConfigError(
-                f"unknown environment variable {variable}",
-                did_you_mean(suffix, sorted(known), prefix=_PREFIX),
-            )
-        option = _VARIABLES[suffix]
-        try:
-            found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
-        except ConfigError as error:
+            hint = did_you_mean(suffix, sorted(known), prefix=_PREFIX)
             if looks_like_service_link(variable, text):
-                error.hint = f"{error.hint}. {SERVICE_LINK_CAUSE}"
-            raise
+                hint = f"{SERVICE_LINK_CAUSE}. Else: {hint[:1].lower()}{hint[1:]}"
+            raise ConfigError(f"unknown environment variable {variable}", hint)
+        option = _VARIABLES[suffix]
+        found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
     return found
 
 
