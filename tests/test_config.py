@@ -83,6 +83,10 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
         for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
             if name in changes:
                 changes[name] = max(changes[name], 2**20 + 122)
+        for name in ("unmet_bytes", "unmet_peer_bytes"):
+            if name in changes:
+                least = changes.get("max_payload_size", 2**20) + 122
+                changes[name] = max(changes[name], least)
         for name, other, *_ in PAIRS:
             # An inner limit stays at its default: alone that contradicts nothing.
             if name in changes and other in changes:

@@ -226,7 +226,8 @@ class TransportConfig:
     limits below. Default 10_000."""
 
     unmet_peer_bytes: StoredBytes = 64 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 64 MiB."""
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. It and `unmet_bytes`, where
+    they are set, are at least one message of `max_payload_size`. Default 64 MiB."""
 
     unmet_bytes: StoredBytes = 2**30
     """The same for all such peers together, 1024 to 17_592_186_044_416 bytes. Default
