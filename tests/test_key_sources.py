@@ -208,10 +208,11 @@ def test_a_key_in_the_wrong_variable_is_not_shown(name: str, text: str, home: Pa
             read(None, environ)
         assert_shows_no_secret(caught.value)
     config = home / "node.toml"
-    config.write_text(f"{name.lower()} = '''{text}'''\n")
-    with pytest.raises(ConfigError, match="is a key itself") as caught:
-        load_config(config, {})
-    assert_shows_no_secret(caught.value)
+    for value in (f"'''{text}'''", f"['''{text}''']", f"{{d = '''{text}'''}}"):
+        config.write_text(f"{name.lower()} = {value}\n")
+        with pytest.raises(ConfigError, match="is a key itself") as caught:
+            load_config(config, {})
+        assert_shows_no_secret(caught.value)
 
 
 @pytest.mark.parametrize("size", [43, 64, 86, 128])

@@ -17,7 +17,13 @@ from signedwire import settings as settings_module
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
-from signedwire.settings import COMMAND_LINE_VARIABLES, Setting, load_config, read_settings
+from signedwire.settings import (
+    COMMAND_LINE_VARIABLES,
+    IDENTITY_OPTIONS,
+    Setting,
+    load_config,
+    read_settings,
+)
 from signedwire.types import Address, Did
 from test_config import DIDS, valid_changes
 
@@ -260,6 +266,28 @@ def test_values_that_do_not_fit_together_name_their_sources(tmp_path: Path) -> N
     )
     found = {setting.name: setting.value for setting in read_settings(path, environ).explain()}
     assert (found["max_v1_payload_size"], found["max_frame_size"]) == (2000, 1000)
+
+
+HUGE = "0x" + "f" * 4500
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, *IDENTITY_OPTIONS, "preset"])
+@pytest.mark.parametrize("toml", [HUGE, f"[{HUGE}]", f"{{a = {HUGE}}}"], ids=["", "list", "table"])
+def test_a_number_without_a_text_is_refused_as_any_other(
+    tmp_path: Path, option: str, toml: str
+) -> None:
+    """Python makes no decimal text of it."""
+    text = refusal(write(tmp_path, f"{option} = {toml}"))
+    is_hidden = option in IDENTITY_OPTIONS and toml != HUGE
+    says = f"{option} is a key itself" if is_hidden else f"{option}=<"
+    assert says in text
+    assert "a number of 18000 bits" in text or toml != HUGE
+
+
+def test_a_route_to_a_number_without_a_text_is_refused(tmp_path: Path) -> None:
+    for value in (HUGE, f"[{HUGE}]", f"{{'{DIDS[0]}' = {HUGE}}}", f"{{'{DIDS[0]}' = [{HUGE}]}}"):
+        with pytest.raises(ConfigError, match="<"):
+            RoutingTable.load(write(tmp_path, f"peers = {value}"))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
 
@@ -42,7 +43,8 @@ def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
         if pair.is_wrong is _is_more and value == defaults[pair.name]:
             continue
         raise ConfigError(
-            f"{pair.name}={_shown(value)} {pair.why} {pair.other}={_shown(limit)}", pair.expected
+            f"{pair.name}={shown(value, 200)} {pair.why} {pair.other}={shown(limit, 200)}",
+            pair.expected,
         )
     _check_v1_payload(config)
     _check_pings(config)
@@ -186,7 +188,3 @@ def _check_fallback(config: TransportConfig) -> None:
             "it is `listen`, so messages would come back to this node",
             "Expected another node's host:port, or None",
         )
-
-
-def _shown(value: object) -> str:
-    return repr(str(value)) if isinstance(value, (str, Path)) else str(value)

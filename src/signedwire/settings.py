@@ -239,7 +239,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
     is_key = is_key_for_path if option.alternatives == (Path,) else looks_like_a_key
-    if option.name in IDENTITY_OPTIONS and is_key(str(value)):
+    # A list or a table is no value of theirs, and may be a JWK.
+    if option.name in IDENTITY_OPTIONS and (
+        is_key(value) if isinstance(value, str) else isinstance(value, (list, dict))
+    ):
         raise ConfigError(
             f"{origin}: {option.name} is a key itself, or looks like one, so it is not shown",
             f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}; "

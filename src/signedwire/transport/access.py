@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from signedwire.arguments import shown
 from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
@@ -239,7 +240,7 @@ def read_access_file(path: Path) -> AccessFile:
             continue
         rule, *rest = words
         if rule not in ("allow", "deny"):
-            raise ConfigError(f"{path}, line {number}: {_shown(rule)} is no rule", _HOW)
+            raise ConfigError(f"{path}, line {number}: {shown(rule, 42)} is no rule", _HOW)
         if not rest or (len(rest) > 1 and not rest[1].startswith("#")):
             raise ConfigError(f"{path}, line {number}: {rule} takes one DID", _HOW)
         if [rule, rest[0]] == ["allow", "none"]:
@@ -282,10 +283,6 @@ def _lines(path: Path) -> list[str]:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {number}: not UTF-8", _HOW) from None
     return text.split("\n")
-
-
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= 40 else f"{word[:39]}…")
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
