@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signedwire import Identity, load_identity
 from signedwire import settings as settings_module
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
@@ -127,9 +128,34 @@ def test_spellings(tmp_path: Path) -> None:
     assert load_config(environ={"SIGNEDWIRE_V1_PEERS": "all"}).v1_peers == "all"
 
 
-def test_the_variables_of_the_command_line_are_passed_over() -> None:
-    environ = dict.fromkeys(COMMAND_LINE_VARIABLES, "anything")
+def test_the_variables_of_the_command_line_are_no_options() -> None:
+    environ = dict.fromkeys(COMMAND_LINE_VARIABLES, "anything") | {"SIGNEDWIRE_CONFIG": ""}
     assert load_config(environ=environ) == TransportConfig()
+
+
+def test_a_call_without_a_path_reads_the_file_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As RoutingTable.load() does."""
+    Identity.generate().save(tmp_path / "a.pem")
+    identity = Identity.load(tmp_path / "a.pem")
+    path = write(tmp_path, f'max_attempts = 7\nidentity = "{tmp_path}/a.pem"\n')
+    other = tmp_path / "other.toml"
+    other.write_text("max_attempts = 8\n")
+    environ = {"SIGNEDWIRE_CONFIG": str(path)}
+    assert load_config(environ=environ).max_attempts == 7
+    assert load_identity(environ=environ) == identity
+    assert load_config(other, environ).max_attempts == 8
+    assert read_settings(None, environ).explain()[0].name == "listen"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SIGNEDWIRE_CONFIG", f"~/{path.name}")
+    assert load_config().max_attempts == 7
+    assert load_identity() == identity
+    assert load_config(environ={}) == TransportConfig()
+    for bad in ("~/none.toml", "a\0b", "\ud800"):
+        assert "cannot read" in refusal(environ={"SIGNEDWIRE_CONFIG": bad})
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_identity(environ={"SIGNEDWIRE_CONFIG": bad})
 
 
 @pytest.mark.parametrize(

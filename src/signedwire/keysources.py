@@ -182,6 +182,7 @@ def load_identity(
 ) -> Identity:
     """The identity that the environment and the configuration file at `config` name.
 
+    `config` None means the file that the variable SIGNEDWIRE_CONFIG names, if it does.
     `keysources` has the order of the sources. SIGNEDWIRE_PASSWORD opens an encrypted key.
     `environ` None means `os.environ`, from which both variables that hold a secret are
     removed: call it before other threads and child processes are started, and once. With

@@ -75,11 +75,12 @@ KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
 """The variable that holds a key itself. `keysources` takes it out of the environment."""
 PASSWORD_VARIABLE: Final = "SIGNEDWIRE_PASSWORD"
 """The variable that holds the password of the key; taken out of the environment, too."""
+_CONFIG_VARIABLE: Final = "SIGNEDWIRE_CONFIG"
 COMMAND_LINE_VARIABLES: Final = frozenset(
-    {KEY_VARIABLE, PASSWORD_VARIABLE, "SIGNEDWIRE_CONFIG", "SIGNEDWIRE_PEERS"}
+    {KEY_VARIABLE, PASSWORD_VARIABLE, _CONFIG_VARIABLE, "SIGNEDWIRE_PEERS"}
 )
-"""Variables that are no options and are passed over here: two hold secrets, and two belong to
-the command line."""
+"""Variables that are no options: two hold secrets, and two name the files that the command
+line, and calls without a path, read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +139,29 @@ class Settings:
 def read_settings(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """What the file at `path` (None: no file) and `environ` (None: `os.environ`) set.
+    """What the file at `path` and `environ` (None: `os.environ`) set.
+
+    `path` None means the file that SIGNEDWIRE_CONFIG names in `environ`; no file where it
+    names none.
 
     Call it once for all that is wanted of them: a pipe can be read only once.
 
     Raises:
         ConfigError: with the file or variable, the key, the value and what is expected.
     """
-    given = {} if path is None else _from_file(Path(path))
-    return Settings(given | _from_environment(os.environ if environ is None else environ))
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(_CONFIG_VARIABLE)
+    given = _from_file(Path(path)) if path else {}
+    return Settings(given | _from_environment(environ))
 
 
 def load_config(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> TransportConfig:
-    """The configuration from the file at `path` (None: no file) and from `environ`.
+    """The configuration from the file at `path` and from `environ`.
 
-    `environ` None means `os.environ`.
+    `path` None means the file that the variable SIGNEDWIRE_CONFIG names, as for the command
+    line; no file where it names none. `environ` None means `os.environ`.
 
     Raises:
         ConfigError: with the file or variable, the key, the value and what is expected.
@@ -173,18 +180,18 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         data, _ = read_small_file(path, _MAX_FILE_SIZE, pipe_timeout=_PIPE_TIMEOUT)
         text = data.decode("utf-8-sig")
-    except TooLargeError:
-        raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?") from None
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {cause_of(error)}",
-            "Does the file exist, and may this user read it?",
-        ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         hint = "Save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         kind = "it is UTF-16" if hint else f"not UTF-8 (at line {line})"
         raise ConfigError(f"{path} is not TOML: {kind}", hint) from None
+    except TooLargeError:
+        raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {path}: {cause_of(error)}",
+            "Does the file exist, and may this user read it?",
+        ) from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
