@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from signedwire import Identity, IdentityError, IdentityProblem, keyfiles
+from signedwire import Identity, IdentityError, IdentityProblem, files, keyfiles
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
@@ -176,7 +176,7 @@ def test_a_pipe_that_comes_between_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "key", 0o600)
-    monkeypatch.setattr(keyfiles, "_refuse_other_kinds", lambda name: None)
+    monkeypatch.setattr(files, "_mode_of", lambda name: None)
     assert "it is a pipe" in load_error(tmp_path / "key").fact
 
 

@@ -344,6 +344,12 @@ async def test_what_is_no_reason(reason: Any, kind: type[Exception], text: str) 
         {"outbox_peer_limit": 9, "outbox_limit": 5},
         {"outbox_peer_bytes": 2**22, "outbox_bytes": 2**21},
         {"undone_peer_limit": 9, "undone_limit": 5},
+        {"unmet_bytes": 2000, "max_payload_size": 2000},
+        {"unmet_peer_bytes": 2000, "max_payload_size": 2000},
+        {"unmet_peer_bytes": 2**22, "unmet_bytes": 2**21},
+        {"unmet_peer_limit": 9, "outbox_peer_limit": 5},
+        {"unmet_peer_bytes": 2**22, "outbox_peer_bytes": 2**21},
+        {"unmet_bytes": 2**22, "outbox_bytes": 2**21},
         {"store": "node.db", "evidence": "./node.db"},
         {"ack": "auto", "wire": "v1"},
         {"fallback": "10.0.0.1:9001", "listen": "10.0.0.1:9001"},
@@ -368,6 +374,11 @@ def test_options_that_contradict_each_other_are_both_named(options: dict[str, An
         {"undone_limit": 5},
         {"retry_max_delay": 0.05},
         {"max_unproven_connections": 5},
+        {"outbox_peer_limit": 5},
+        {"outbox_peer_bytes": 2**21},
+        {"unmet_bytes": 2**21},
+        {"max_payload_size": 2**27, "credit_bytes": 2**28, "inbox_bytes": 2**28},
+        {"retry_base_delay": 1.0, "retry_max_delay": 1.0},
         {"ack": "auto"},
     ],
     ids=lambda options: "-".join(options),
@@ -377,13 +388,18 @@ def test_one_limit_alone_contradicts_no_default(options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("name", ["store", "evidence"])
-def test_a_file_is_given_once(tmp_path: Path, name: str) -> None:
+def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options: Any = {name: str(tmp_path / "one")}
     config = TransportConfig(**options)
     other: Any = {name: tmp_path / f"two-{uuid.uuid4()}"}
     with pytest.raises(ConfigError, match=rf"{name}='.*two.*' is given to Node.*{name}='.*one"):
         Node(ALICE, config, **other)
     Node(ALICE, config, **options)  # the same twice is no contradiction
+    in_home: Any = {name: "~/one"}
+    Node(ALICE, TransportConfig(**in_home), **in_home)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Node(ALICE, config, **in_home)
+    Node(ALICE, TransportConfig(**in_home), **options)
     both: Any = {"store": tmp_path / "x", "evidence": tmp_path / "x"}
     with pytest.raises(ConfigError, match="is the same file as"):
         Node(ALICE, **both)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import shlex
 from collections import Counter
@@ -26,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from signedwire.errors import IdentityError, IdentityProblem
 
-__all__ = ["SEED_PREFIX", "decode_key", "looks_like_a_key"]
+__all__ = ["SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
 
 SEED_PREFIX: Final = "ed25519-seed:"
 """Says of the hex or base64 behind it that it is the seed of an Ed25519 key."""
@@ -55,6 +56,15 @@ _PBKDF2: Final = re.compile(
 _PKCS8_V2: Final = re.compile(
     rb"\x30.\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL
 )
+# The names that errors show: any other text in a file may be a part of a key.
+_NAMES: Final = {
+    *("EC", "RSA", "DSA", "oct", "OKP", "AKP", "P-256", "P-384", "P-521", "secp256k1"),
+    *("Ed25519", "Ed448", "X25519", "X448", "ssh-rsa", "ssh-dss", "ssh-xmss@openssh.com"),
+    *("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "3des-cbc"),
+    *("aes128-cbc", "aes192-cbc", "aes128-ctr", "aes192-ctr", "aes128-gcm@openssh.com"),
+    *("chacha20-poly1305@openssh.com", "SSH2 ENCRYPTED", "CERTIFICATE REQUEST", "X509 CRL"),
+    *("DH PARAMETERS", "EC PARAMETERS", *_OPENSSH_CIPHERS),
+}
 _FORMATS: Final = (
     "A key file is PKCS#8 (PEM or DER), an OpenSSH private key, a JWK, libsodium's 64-byte "
     "secret key, or a raw 32-byte seed"
@@ -87,14 +97,23 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether `text`, given where a path belongs, is rather a key: then it is never shown."""
+    """Whether `text`, given where something else belongs, is rather a key: then it is not shown.
+
+    With a / at its start and no padding it is the path that it may be as well.
+    """
     text = text.strip()
+    is_absolute = text.startswith("/") and not text.endswith("=")
     return (
         "-----BEGIN" in text
         or '"kty"' in text
         or text.lower().startswith((SEED_PREFIX, "age-secret-key-"))
-        or bool(_HEX.fullmatch(text) or _BASE64.fullmatch(text))
+        or bool(_HEX.fullmatch(text) or (not is_absolute and _BASE64.fullmatch(text)))
     )
+
+
+def is_key_for_path(text: str) -> bool:
+    """Whether `text`, given where a path belongs, is rather a key: no such file is there."""
+    return looks_like_a_key(text) and not os.path.lexists(text)
 
 
 class _Shown:
@@ -236,7 +255,9 @@ def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
     label = private[0]
     if label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "OPENSSH PRIVATE KEY"):
         kind = label.removesuffix("PRIVATE KEY").strip()
-        raise _another_kind(f"a private key in the format {kind}", shown)
+        raise _another_kind(
+            f"a private key in {_named(kind, 'the format', 'another format')}", shown
+        )
     body, end, _ = text.partition(f"-----BEGIN {label}-----")[2].partition(f"-----END {label}-----")
     # What a variable of the environment, or JSON, makes of line ends.
     body = "".join(re.sub(r"\\+[nr]", " ", body).split())
@@ -317,11 +338,10 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
             IdentityProblem.AMBIGUOUS,
         )
     if header.kind.startswith("sk-"):
-        raise _another_kind(
-            f"only a handle of a key that is inside a FIDO token ({header.kind})", shown
-        )
+        raise _another_kind("only a handle of a key that is inside a FIDO token", shown)
     if header.kind != "ssh-ed25519":
-        raise _another_kind(f"an OpenSSH key of another kind ({header.kind})", shown)
+        named = f" ({header.kind})" if header.kind in _NAMES else ""
+        raise _another_kind(f"an OpenSSH key of another kind{named}", shown)
     if header.cipher == "none":
         # Asked here, as cryptography 44 does not: it ignores a password that is not needed,
         # and takes one that is missing for an empty one.
@@ -349,8 +369,9 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
 
 
 def _other_cipher(cipher: str, shown: _Shown) -> IdentityError:
+    named = _named(cipher, "", "an unknown cipher")
     return IdentityError(
-        f"it is an OpenSSH Ed25519 key, encrypted with {cipher}, which is not supported",
+        f"it is an OpenSSH Ed25519 key, encrypted with {named}, which is not supported",
         f"`ssh-keygen -p -Z aes256-ctr -f {shown.old}` encrypts it anew, in place",
         IdentityProblem.UNUSABLE,
     )
@@ -378,12 +399,14 @@ def _openssh_header(blob: bytes) -> _OpensshHeader:
     public = take_string()
     size = int.from_bytes(public[:4], "big")
     rounds = int.from_bytes(options[-4:], "big")
-    return _OpensshHeader(_word(cipher), rounds, count, _word(public[4 : 4 + size]))
+    kind = public[4 : 4 + size]
+    cipher_name, kind_name = (name.decode("ascii", "replace") for name in (cipher, kind))
+    return _OpensshHeader(cipher_name, rounds, count, kind_name)
 
 
-def _word(data: bytes) -> str:
-    """A name in a file, made safe to show."""
-    return re.sub(r"[^A-Za-z0-9@._-]", "?", data[:60].decode("ascii", "replace"))
+def _named(name: object, what: str, otherwise: str) -> str:
+    """`what` and a name that a file has; where it is none that we know, `otherwise`."""
+    return f"{what} {name}".lstrip() if isinstance(name, str) and name in _NAMES else otherwise
 
 
 def _decode(
@@ -444,9 +467,9 @@ def _from_json(text: str, shown: _Shown) -> bytes:
         )
     if not isinstance(value, dict) or not isinstance(value.get("kty"), str):
         raise IdentityError("it is JSON, but no JWK", _FORMATS, IdentityProblem.UNUSABLE)
-    kind = _word(str(value.get("crv", value["kty"])).encode())
+    kind = value.get("crv", value["kty"])
     if (value["kty"], value.get("crv")) != ("OKP", "Ed25519"):
-        raise _another_kind(f"a JWK of type {kind}", shown)
+        raise _another_kind(f"a JWK of {_named(kind, 'type', 'another type')}", shown)
     if "d" not in value:
         raise _public("a public key, as JWK", shown)
     seed, public = (
@@ -506,8 +529,9 @@ def _no_private_key(labels: list[str], shown: _Shown) -> IdentityError:
         if label.endswith("CERTIFICATE"):
             return _public("a certificate", shown)
     if labels:
+        what = _named(labels[0], "a", "something else")
         return IdentityError(
-            f"it holds no private key, but a {labels[0]}", _FORMATS, IdentityProblem.UNUSABLE
+            f"it holds no private key, but {what}", _FORMATS, IdentityProblem.UNUSABLE
         )
     return _damaged("it is damaged")
 

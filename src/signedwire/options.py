@@ -22,6 +22,7 @@ from typing import (
     get_origin,
 )
 
+from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
@@ -70,7 +71,7 @@ def read_did(value: object) -> Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
-    raise DidError(f"{value!r} is not a DID", "Give a Did or its text")
+    raise DidError(f"{shown(value)} is not a DID", "Give a Did or its text")
 
 
 def read_address(value: object) -> Address:
@@ -78,7 +79,7 @@ def read_address(value: object) -> Address:
     if isinstance(value, (Address, str)):
         # An Address is a plain tuple that anybody can fill, so it is read like its text.
         return Address.parse(str(value))
-    raise AddressError(f"{value!r} is not an address", "Give an Address or host:port")
+    raise AddressError(f"{shown(value)} is not an address", "Give an Address or host:port")
 
 
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
@@ -150,10 +151,8 @@ class Option:
         return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
 
     def _refusal(self, value: object, reason: str = "", hint: str = "") -> ConfigError:
-        shown = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-        shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
         return ConfigError(
-            f"{self.name}={shown} is not allowed{reason}",
+            f"{self.name}={shown(value, 100)} is not allowed{reason}",
             ". ".join(filter(None, (f"Expected {self.expected}", hint))),
         )
 

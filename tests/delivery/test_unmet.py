@@ -19,7 +19,7 @@ from signedwire.errors import StoreFullError
 from signedwire.identity import Identity
 from signedwire.outbox import limits_of
 from signedwire.types import Did, Priority, Reason, unix_time_us
-from storekit import LIMIT, OTHER, PEER, Note, Told, make, put, told
+from storekit import LIMIT, OTHER, PEER, Note, make, put, told
 
 NORMAL, CRITICAL = Priority.NORMAL, Priority.CRITICAL
 SIZE = 122 + 5
@@ -274,20 +274,20 @@ class TestAccessRules:
         assert (store.access.denied, store.access.allowed) == (frozenset(), None)
         store.access.deny([bytes(PEER), bytes(OTHER)])
         store.access.deny([bytes(PEER)])
-        assert told(store.access.undeny, [bytes(OTHER)]) is None
+        store.access.undeny([bytes(OTHER)])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert (store.access.denied, store.access.allowed) == (frozenset([bytes(PEER)]), None)
-        assert told(store.access.allow_only, []) is None
+        store.access.allow_only([])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert store.access.allowed == frozenset()
-        assert told(store.access.allow_only, [bytes(OTHER)]) is None
-        assert told(store.access.allow_only, [bytes(PEER)]) is None
+        store.access.allow_only([bytes(OTHER)])
+        store.access.allow_only([bytes(PEER)])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert store.access.allowed == frozenset([bytes(PEER)])
-        assert told(store.access.allow_only, None) is None
+        store.access.allow_only(None)
         assert store.close(LIMIT)
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT rule, did FROM access").fetchall() == [
@@ -296,8 +296,8 @@ class TestAccessRules:
         connection.close()
 
     def test_the_calls_are_those_of_every_store(self, opener: Callable[..., Store]) -> None:
-        store, then = opener(), Told()
+        store = opener()
         store.access.deny([bytes(PEER)])
         store.access.allow_only([bytes(OTHER)])
-        store.access.undeny([bytes(PEER)], then)
-        assert then.wait() is None
+        store.access.undeny([bytes(PEER)])
+        assert store.close(LIMIT)

@@ -87,7 +87,10 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
         if chosen.verbose:
             _start_logging()
         keys.take_secrets()  # before anything is started that would inherit them
-        return chosen.run()
+        try:
+            return chosen.run()
+        finally:
+            keys.forget_secrets()
 
     parameters = [
         inspect.Parameter(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.routing import RoutingTable
-from signedwire.settings import explain_config, explain_identity, load_config
 from signedwire.types import Address
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ __all__ = ["check", "show"]
 
 def show(options: ConfigShow) -> int:
     """`signedwire config show`: TOML, the origins as comments."""
-    settings = explain_config(options.config) + list(explain_identity(options.config).values())
+    settings = [*options.settings.explain(), *options.settings.identity().values()]
     if options.json:
         for setting in settings:
             value = _plain(setting.value)
@@ -39,7 +38,7 @@ def show(options: ConfigShow) -> int:
 
 def check(options: ConfigCheck) -> int:
     """`signedwire config check`."""
-    config = load_config(options.config)
+    config = options.settings.config()
     routes = None if options.peers is None else len(RoutingTable.load(options.peers))
     if options.json:
         emit(

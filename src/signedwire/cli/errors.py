@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from typing import Any, Final, NamedTuple
 
 import typer
@@ -31,6 +32,7 @@ from signedwire.errors import (
     StoreInUseError,
     UnknownPeerError,
 )
+from signedwire.keyformats import looks_like_a_key
 from signedwire.transport.link_errors import HUNG_UP_ON_TLS
 from signedwire.types import Reason
 
@@ -217,4 +219,7 @@ def _usage(error: Any) -> _Report:
     command = context.command_path if context is not None else "signedwire"
     fact = str(error.format_message()).strip().rstrip(".")
     fact = f"{fact[:1].lower()}{fact[1:]}"
+    if any(map(looks_like_a_key, (fact, *re.split(r"[\s'\"`(),;=]+", fact)))):
+        fact = "an argument that does not belong there is a key itself, or looks like one, so it "
+        fact += "is not shown here"
     return _Report("UsageError", fact, f"See `{command} --help`", ExitCode.USAGE)

@@ -15,16 +15,16 @@ from signedwire.cli.output import emit, escape, result, say
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keysources import KeySource, Secrets
-from signedwire.settings import PASSWORD_VARIABLE, explain_identity
+from signedwire.settings import PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["load", "load_or_create", "new", "show", "take_secrets"]
+__all__ = ["forget_secrets", "load", "load_or_create", "new", "show", "take_secrets"]
 
 
 class _Taken:
-    """What this run of the command line took out of the environment."""
+    """What this run of the command line took out of the environment, until it is used."""
 
     secrets = Secrets()
 
@@ -34,9 +34,15 @@ def take_secrets() -> None:
     _Taken.secrets = keysources.take_secrets()
 
 
+def forget_secrets() -> Secrets:
+    """What was taken and not used yet. Nothing here keeps it any longer."""
+    secrets, _Taken.secrets = _Taken.secrets, Secrets()
+    return secrets
+
+
 def new(options: IdNew) -> int:
     """`signedwire id new`."""
-    named = options.path or options.identity or explain_identity(options.config)["identity"].value
+    named = options.path or options.identity or options.settings.identity()["identity"].value
     password = _new_password(options)
     path = keysources.default_key_path() if named is None else Path(str(named))
     # A power cut may have left an empty file; at a path that somebody chose it stays.
@@ -55,28 +61,31 @@ def new(options: IdNew) -> int:
 
 def show(options: IdShow) -> int:
     """`signedwire id show`."""
+    secrets = forget_secrets()
     if options.path is not None:
-        settings = explain_identity(options.config)
+        settings = options.settings.identity()
         allowed = options.key_group_readable or settings["key_group_readable"].value is True
-        source = KeySource(str(options.path), options.path, group_readable=allowed)
+        source = KeySource.file(options.path, group_readable=allowed)
     else:
-        source = _choose(options)
-    _show(_load(source), source.path, as_json=options.json)
+        source = _choose(options, secrets)
+    _show(_load(source, secrets), source.path, as_json=options.json)
     return 0
 
 
 def load(options: Command) -> Identity:
     """The identity of this user, which is there already."""
-    return _load(_choose(options))
+    secrets = forget_secrets()
+    return _load(_choose(options, secrets), secrets)
 
 
 def load_or_create(options: Command) -> Identity:
     """The identity of this user; made if nobody named one and there is none yet."""
-    source = _choose(options)
+    secrets = forget_secrets()
+    source = _choose(options, secrets)
     if not source.is_default:
-        return _load(source)
+        return _load(source, secrets)
     try:
-        identity, is_new = source.load_or_create(_Taken.secrets.password)
+        identity, is_new = source.load_or_create(secrets.password)
     except IdentityError as error:
         return _unlock(source, error)
     if is_new:
@@ -84,20 +93,20 @@ def load_or_create(options: Command) -> Identity:
     return identity
 
 
-def _choose(options: Command) -> KeySource:
+def _choose(options: Command, secrets: Secrets) -> KeySource:
     return keysources.choose_key(
-        options.config,
+        options.settings.identity(),
         os.environ,
-        _Taken.secrets,
+        secrets,
         path=options.identity,
         descriptor=options.identity_fd,
         group_readable=options.key_group_readable,
     )
 
 
-def _load(source: KeySource) -> Identity:
+def _load(source: KeySource, secrets: Secrets) -> Identity:
     try:
-        return source.load(_Taken.secrets.password)
+        return source.load(secrets.password)
     except IdentityError as error:
         return _unlock(source, error)
 
@@ -122,7 +131,7 @@ def _new_password(options: IdNew) -> str | None:
         return asked
     variable = options.password_env
     if variable is None or variable == PASSWORD_VARIABLE:
-        password = _Taken.secrets.password
+        password = forget_secrets().password
     else:
         password = os.environ.pop(variable, None)
     if not password and variable is not None:

@@ -14,7 +14,6 @@ from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
 from signedwire.folders import make_folders
 from signedwire.outbox import limits_of
-from signedwire.settings import explain_config
 from signedwire.types import Did
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def choose(options: Storing, did: Did) -> Chosen:
 def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
     if named is not None:
         return Chosen(named, False)
-    for setting in explain_config(options.config):
+    for setting in options.settings.explain():
         if setting.name == "store" and setting.origin != _DEFAULT:
             return Chosen(None if setting.value is None else Path(str(setting.value)), False)
     # One for each key: a store belongs to one.

@@ -7,6 +7,7 @@ the exit code. An option that all commands have is written once, in `Command`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
@@ -31,6 +32,7 @@ from signedwire.types import DeliveryState, PayloadType, Priority
 if TYPE_CHECKING:
     from signedwire.config import TransportConfig
     from signedwire.identity import Identity
+    from signedwire.settings import Settings
 
 __all__ = [
     "COMMANDS",
@@ -91,11 +93,16 @@ class Command:
         """Do it and return the exit code."""
         raise NotImplementedError
 
+    @cached_property
+    def settings(self) -> Settings:
+        """What --config and the environment set; read at first use, and once."""
+        from signedwire.settings import read_settings
+
+        return read_settings(self.config)
+
     def load_config(self) -> TransportConfig:
         """The configuration from --config and the environment; for use between processes."""
-        from signedwire.settings import load_config
-
-        config = load_config(self.config)
+        config = self.settings.config()
         if config.carrier == "memory":
             raise BadInput(
                 "carrier='memory' stays inside one process, so the command line cannot use it",

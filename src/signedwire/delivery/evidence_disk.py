@@ -17,7 +17,6 @@ from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, NO_HEAD
 __all__ = [
     "BINARY",
     "NotRotatedError",
-    "cause_of",
     "close",
     "discard_next",
     "finish_rotation",
@@ -252,7 +251,3 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def cause_of(error: BaseException) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

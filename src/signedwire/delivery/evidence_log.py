@@ -31,7 +31,6 @@ from signedwire.clock import monotonic
 from signedwire.delivery.evidence_disk import (
     BINARY,
     NotRotatedError,
-    cause_of,
     close,
     discard_next,
     make_next,
@@ -59,6 +58,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.files import cause_of
 from signedwire.folders import Folder, sync_folder
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats

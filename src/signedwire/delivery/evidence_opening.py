@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from signedwire.delivery.evidence_disk import (
-    cause_of,
     close,
     finish_rotation,
     is_at,
@@ -22,6 +21,7 @@ from signedwire.delivery.evidence_disk import (
 )
 from signedwire.delivery.evidence_files import NumberedFiles, place_of_rest
 from signedwire.errors import EvidenceLogError
+from signedwire.files import cause_of
 from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, LogHeader, LogReader, name_of
 
 __all__ = ["Found", "lost_error", "open_error", "open_log", "read_log"]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from signedwire.arguments import shown
 from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
+from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
 from signedwire.home import Bound
 from signedwire.types import Did
 
@@ -248,7 +248,7 @@ def read_access_file(path: Path) -> AccessFile:
             continue
         rule, *rest = words
         if rule not in ("allow", "deny"):
-            raise ConfigError(f"{path}, line {number}: {_shown(rule)} is no rule", _HOW)
+            raise ConfigError(f"{path}, line {number}: {shown(rule, 42)} is no rule", _HOW)
         if not rest or (len(rest) > 1 and not rest[1].startswith("#")):
             raise ConfigError(f"{path}, line {number}: {rule} takes one DID", _HOW)
         if [rule, rest[0]] == ["allow", "none"]:
@@ -268,23 +268,18 @@ def read_access_file(path: Path) -> AccessFile:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Not blocking: a pipe that nobody writes would hold the node up for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            # Looked at first: of a folder, `open()` would make no file, and close nothing.
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"the access file {path} is no regular file", "Name a file")
-            with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(_MAX_FILE_SIZE + 1)
-        finally:
-            os.close(descriptor)
+        data, _ = read_small_file(path, _MAX_FILE_SIZE)
+    except NotRegularError:
+        raise ConfigError(f"the access file {path} is no regular file", "Name a file") from None
+    except TooLargeError:
+        raise ConfigError(
+            f"the access file {path} is larger than 16 MiB", "Is it the right file?"
+        ) from None
     except OSError as error:
         raise ConfigError(
-            f"cannot read the access file {path}: {error.strerror or error}",
+            f"cannot read the access file {path}: {cause_of(error)}",
             "Does the file exist, and may this user read it?",
         ) from None
-    if len(data) > _MAX_FILE_SIZE:
-        raise ConfigError(f"the access file {path} is larger than 16 MiB", "Is it the right file?")
     if not data:
         raise ConfigError(
             f"the access file {path} is empty: it may have been cut off",
@@ -296,10 +291,6 @@ def _lines(path: Path) -> list[str]:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {number}: not UTF-8", _HOW) from None
     return text.split("\n")
-
-
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= 40 else f"{word[:39]}…")
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
