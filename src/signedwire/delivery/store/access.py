@@ -13,6 +13,7 @@ from signedwire.delivery.store.work import Work
 __all__ = ["AccessRules"]
 
 _NOBODY = b""
+_KEY_SIZE = 32
 
 
 class AccessRules:
@@ -20,7 +21,8 @@ class AccessRules:
 
     Each change returns at once and is on the disk with the next commit; `then` is told of it
     as those of `Store` are. Each raises StoreFailedError or ClosedError where the store takes
-    nothing more.
+    nothing more, and ValueError for a key that is not 32 bytes, with which the store could not
+    be opened again.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
@@ -34,15 +36,15 @@ class AccessRules:
 
     def deny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
         """Keep that these are denied."""
-        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, list(keys)), then)
+        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, _sound(keys)), then)
 
     def undeny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
         """Keep that these are denied no more."""
-        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, list(keys)), then)
+        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, _sound(keys)), then)
 
     def allow_only(self, keys: Iterable[bytes] | None, then: Then | None = None) -> None:
         """Keep an allow list in place of the one before; `None`: there is none."""
-        known = None if keys is None else list(keys)
+        known = None if keys is None else _sound(keys)
         self._submit(partial(self._replace, known), then)
 
     def _replace(self, keys: list[bytes] | None) -> None:
@@ -58,3 +60,11 @@ class AccessRules:
         with self._work.ledger.lock:
             self._executor.submit(Operation(run, then))
         self._executor.kick()
+
+
+def _sound(keys: Iterable[bytes]) -> list[bytes]:
+    known = list(keys)
+    for key in known:
+        if type(key) is not bytes or len(key) != _KEY_SIZE:
+            raise ValueError(f"the access list holds {_KEY_SIZE} bytes of a DID, not {key!r}")
+    return known
