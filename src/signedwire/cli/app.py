@@ -31,6 +31,7 @@ class _Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         given: Sequence[str] | None = args[0] if args else kwargs.get("args")
         self._as_json = "--json" in (sys.argv[1:] if given is None else given)
+        _escape_logs()
         try:
             outcome = super().main(*args, **{**kwargs, "standalone_mode": False})
         except Exception as error:  # noqa: BLE001 - report() is where all of them go
@@ -63,6 +64,15 @@ class _LogFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         return "\n".join(map(escape, super().formatException(ei).split("\n")))
+
+
+def _escape_logs() -> None:
+    """Escape the warnings that Python itself prints for all who have no handler.
+
+    Without -v those are ours, and always those of other libraries, such as asyncio.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LogFormatter("%(message)s"))
 
 
 def _start_logging() -> None:
