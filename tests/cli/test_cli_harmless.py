@@ -227,6 +227,36 @@ def test_nothing_in_the_log_of_another_library_reaches_a_terminal(verbose: list[
     check(ran, is_json=False)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal to ask at")
+def test_nothing_in_a_question_reaches_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "d\x1b[31mX\u202e.pem"
+    Identity.generate().save(path, "password")
+    ours, its = os.openpty()
+    with (
+        os.fdopen(ours, "wb", buffering=0) as terminal,
+        os.fdopen(its, "rb") as stdin,
+        subprocess.Popen(
+            [sys.executable, "-m", "signedwire", "id", "show", path],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # else it asks at the terminal of who runs the tests
+        ) as asking,
+    ):
+        asked = b""
+        assert asking.stderr is not None
+        # What is typed before the space that ends the question is thrown away.
+        while not asked.endswith(b": "):
+            byte = os.read(asking.stderr.fileno(), 1)
+            assert byte, asked
+            asked += byte
+        terminal.write(b"password\n")
+        stdout, stderr = asking.communicate(timeout=LIMIT)
+    assert stdout.startswith(b"did:key:"), stderr
+    assert asked.startswith(b"Password of ")
+    check(Ran(0, stdout.decode(), (asked + stderr).decode()), is_json=False)
+
+
 def python(*words: str | os.PathLike[str]) -> Ran:
     """A process of its own: the log handlers of pytest are not there."""
     ran = subprocess.run(

@@ -106,7 +106,8 @@ def _unlock(source: KeySource, error: IdentityError) -> Identity:
     """Ask for the password that is missing, where somebody is there; else raise."""
     if error.problem is IdentityProblem.ENCRYPTED:
         if source.path is not None and sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
+            question = f"Password of {escape(str(source.path))}"
+            asked: str = typer.prompt(question, hide_input=True, err=True)
             return source.load(asked)
         error.hint = f"Put its password into {PASSWORD_VARIABLE}"
     elif error.problem is IdentityProblem.ABSENT and source.path is not None:
