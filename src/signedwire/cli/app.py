@@ -18,6 +18,7 @@ from signedwire.cli.ending import ENDING_CODES, end_by_signal
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
 from signedwire.cli.output import escape, silence_stdout
+from signedwire.cli.redaction import without_keys
 from signedwire.environment import expand_home
 
 __all__ = ["app"]
@@ -57,13 +58,14 @@ class _Group(TyperGroup):
 
 
 class _LogFormatter(logging.Formatter):
-    """Escapes all of a record; a traceback keeps its lines."""
+    """Escapes all of a record, and hides keys in it; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return escape(super().formatMessage(record))
+        return escape(without_keys(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(map(escape, super().formatException(ei).split("\n")))
+        told = without_keys(super().formatException(ei))
+        return "\n".join(map(escape, told.split("\n")))
 
 
 def _escape_logs() -> None:

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 import typer
 
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import as_line, escape, say
+from signedwire.cli.output import as_line, escape, say_raw
+from signedwire.cli.redaction import without_keys
 from signedwire.errors import (
     AddressError,
     ConfigError,
@@ -122,16 +123,17 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         reason = error.reason if isinstance(error, DeliveryError) else None
         fields = {
             "error": told.kind,
-            "message": told.fact,
-            "hint": told.hint or None,
+            "message": without_keys(told.fact),
+            "hint": without_keys(told.hint) or None,
             "did": None if did is None else str(did),
             "reason": None if reason is None else str(reason),
             "exit_code": int(told.exit_code),
             "exit": told.exit_code.name.lower(),
         }
-        say(as_line(fields))
+        say_raw(as_line(fields))
     else:
-        say(f"signedwire: {escape(_sentence(told.fact, told.hint))}")
+        sentence = without_keys(_sentence(told.fact, told.hint))
+        say_raw(f"signedwire: {escape(sentence)}")
     if told.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return told.exit_code

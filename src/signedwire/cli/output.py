@@ -10,6 +10,7 @@ from typing import TextIO
 
 import typer
 
+from signedwire.cli.redaction import without_keys
 from signedwire.errors import ConfigError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "paint",
     "result",
     "say",
+    "say_raw",
     "silence_stdout",
     "standard_input",
 ]
@@ -66,7 +68,12 @@ def _sound(value: object) -> object:
 
 
 def say(line: str) -> None:
-    """One line of prose on stderr."""
+    """One line of prose on stderr, without what looks like a key: `say_raw()` for the rest."""
+    say_raw(without_keys(line))
+
+
+def say_raw(line: str) -> None:
+    """A line on stderr as it is, such as JSON."""
     print(line, file=sys.stderr, flush=True)
 
 
