@@ -17,7 +17,7 @@ from signedwire.cli import evidence_surface, keys, store_surface, surface
 from signedwire.cli.ending import ENDING_CODES, end_by_signal
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
-from signedwire.cli.output import escape, silence_stdout
+from signedwire.cli.output import escape, say_raw, silence
 from signedwire.cli.redaction import without_keys
 from signedwire.environment import expand_home
 
@@ -42,7 +42,11 @@ class _Group(TyperGroup):
             sys.stdout.flush()
         except OSError as error:
             code = code or report(error, as_json=self._as_json)
-            silence_stdout()
+            silence(sys.stdout)
+        try:
+            sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)  # else the interpreter ends with a code of its own
         if code in ENDING_CODES:
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
@@ -149,7 +153,7 @@ def _root(
     that it prints into another. Options come after the command.
     """
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
+        say_raw(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ __all__ = [
     "result",
     "say",
     "say_raw",
-    "silence_stdout",
+    "silence",
     "standard_input",
 ]
 
@@ -73,8 +74,13 @@ def say(line: str) -> None:
 
 
 def say_raw(line: str) -> None:
-    """A line on stderr as it is, such as JSON."""
-    print(line, file=sys.stderr, flush=True)
+    """A line on stderr as it is, such as JSON.
+
+    Where it cannot be written, on a full disk or into a closed pipe, the command goes on: what
+    it does and its exit code do not depend on who reads along.
+    """
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def paint(text: str, colour: str) -> str:
@@ -84,12 +90,12 @@ def paint(text: str, colour: str) -> str:
     return text
 
 
-def silence_stdout() -> None:
+def silence(stream: TextIO) -> None:
     """Send whatever is still buffered nowhere, so that the interpreter's exit says nothing."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError):  # a stdout without a descriptor, as in tests
+        os.dup2(nowhere, stream.fileno())
+    except (OSError, ValueError):  # it has no descriptor, as in tests
         return
     os.close(nowhere)
 
