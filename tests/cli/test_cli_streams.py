@@ -36,6 +36,29 @@ def shell(words: str, closed: str) -> subprocess.CompletedProcess[bytes]:
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 
+@pytest.mark.parametrize("message", [["-"], ["--file", "/dev/stdin"]], ids=" ".join)
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_key_and_message_do_not_both_come_from_standard_input(
+    message: list[str], way: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "n.pem"
+    Identity.generate().save(key)
+    words = ["send", f"{Identity.generate().did}@127.0.0.1:1", *message, "--no-store"]
+    chosen = ["--identity-fd", "0"] if way == "option" else []
+    env = {} if way == "option" else {"SIGNEDWIRE_IDENTITY_FD": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "signedwire", *words, *chosen],
+        input=key.read_bytes() + b"one\n",
+        capture_output=True,
+        timeout=LIMIT,
+        env=os.environ | env,
+    )
+    told = ran.stderr.decode()
+    assert ran.returncode == ExitCode.USAGE, ran
+    assert " ".join(message) + " and " in told
+    assert ("--identity-fd 0" if way == "option" else "identity_fd = 0") in told
+
+
 @pytest.mark.parametrize("closed", CLOSED)
 def test_a_message_is_sent_with_closed_streams(closed: str) -> None:
     with listener() as node:

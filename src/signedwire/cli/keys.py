@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
 __all__ = ["load", "load_or_create", "new", "show", "take_secrets"]
+
+
+_STANDARD_INPUT: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 class _Taken:
@@ -85,7 +88,7 @@ def load_or_create(options: Command) -> Identity:
 
 
 def _choose(options: Command) -> KeySource:
-    return keysources.choose_key(
+    source = keysources.choose_key(
         options.config,
         os.environ,
         _Taken.secrets,
@@ -93,6 +96,23 @@ def _choose(options: Command) -> KeySource:
         descriptor=options.identity_fd,
         group_readable=options.key_group_readable,
     )
+    if source.descriptor == 0:
+        _check_input(options)
+    return source
+
+
+def _check_input(options: Command) -> None:
+    """Refuse a message from standard input where the key comes from there: one gets nothing."""
+    text, file = getattr(options, "text", None), getattr(options, "file", None)
+    what = "-" if text == "-" else f"--file {file}" if str(file) in _STANDARD_INPUT else None
+    if what is not None:
+        key = (
+            "identity_fd = 0 of the settings" if options.identity_fd is None else "--identity-fd 0"
+        )
+        raise BadInput(
+            f"{what} and {key} both read standard input",
+            "Open the key file as another descriptor: `--identity-fd 3 3< FILE`",
+        )
 
 
 def _load(source: KeySource) -> Identity:
