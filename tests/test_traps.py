@@ -32,6 +32,7 @@ from signedwire import (
     SignedWireError,
     TcpTransport,
     TransportConfig,
+    load_config,
     sync,
     verify_receipt,
 )
@@ -409,3 +410,58 @@ def test_a_transport_keeps_no_store(tmp_path: Path) -> None:
     config = TransportConfig(store=tmp_path / "a.db")
     with pytest.raises(ConfigError, match=r"store='.*a\.db' is given to a TcpTransport"):
         TcpTransport(config, RoutingTable())
+
+
+class OtherDid(Did):
+    """A DID of a program that has added to it."""
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (
+            lambda _: RoutingTable().update(TO, Address(5, "x")),  # type: ignore[arg-type]
+            ValueError,
+            "its host is text",
+        ),
+        (lambda _: Identity.load(b"a.pem"), TypeError, "a path is text"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, [1]), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, []), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, bytearray(b"x")), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda _: RoutingTable().save(b"x"), TypeError, "a path is text"),  # type: ignore[arg-type]
+        (
+            lambda _: load_config(None, {"SIGNEDWIRE_LISTEN": 5}),  # type: ignore[dict-item]
+            TypeError,
+            "'SIGNEDWIRE_LISTEN' is of str and int",
+        ),
+        (
+            lambda _: load_config(None, {b"SIGNEDWIRE_LISTEN": "x"}),  # type: ignore[dict-item]
+            TypeError,
+            "is of bytes and str",
+        ),
+    ],
+)
+def test_what_is_of_a_wrong_type(
+    make: Callable[[Any], Any], kind: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=text):
+        make(tmp_path / "key.pem")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_paths_that_are_none_to_export_to(tmp_path: Path) -> None:
+    async with Node(ALICE, TransportConfig(listen=None), store=tmp_path / "a.db") as node:
+        with pytest.raises(TypeError, match="a path is text"):
+            await node.outbox.export(b"q")  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="null character"):
+            await node.outbox.export("a\0b")
+
+
+async def test_a_subclass_of_did_is_a_did() -> None:
+    async with Node(ALICE, TransportConfig(listen=None)) as node:
+        other = OtherDid(bytes(TO))
+        node.access.deny(other)
+        assert node.access.is_denied(TO)
+        assert node.access.undeny(other) == ()
+        with pytest.raises(SignedWireError, match="no address is known"):
+            await node.send(other, b"x")

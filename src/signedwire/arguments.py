@@ -194,6 +194,8 @@ def as_did(value: object, argument: str = "recipient") -> Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
+    if isinstance(value, Did):  # a plain one of it: a subclass may change what it is made of
+        return Did(value._raw)
     hint = ""
     if isinstance(value, (bytes, bytearray, memoryview)):
         hint = ": Did(raw) takes the 32 bytes of a key"

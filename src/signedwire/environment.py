@@ -107,8 +107,12 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigError: there is no such folder.
+        TypeError: `path` is neither text nor a path of text.
     """
     text = os.fspath(path)
+    given: object = text
+    if not isinstance(given, str):
+        raise TypeError(f"a path is text or a Path, not {type(given).__name__}: os.fsdecode(path)")
     if not text.startswith("~"):
         return Path(path)
     first, *rest = Path(text).parts

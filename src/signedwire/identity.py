@@ -302,6 +302,9 @@ def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 def _password_bytes(password: str | bytes | None, action: str) -> bytes | None:
     if password is None:
         return None
+    given: object = password
+    if not isinstance(given, (str, bytes)):
+        raise TypeError(f"a password is text or bytes, not {type(given).__name__}")
     if not password:
         raise IdentityError(
             f"{action}: the password is empty", "Pass None for a key file without a password"

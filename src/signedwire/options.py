@@ -76,6 +76,9 @@ def read_did(value: object) -> Did:
 
 def read_address(value: object) -> Address:
     """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
+    host: object = value.host if isinstance(value, Address) else ""
+    if not isinstance(host, str):
+        raise AddressError(f"{value!r} is not an address: its host is text", "Give host:port")
     if isinstance(value, (Address, str)):
         # An Address is a plain tuple that anybody can fill, so it is read like its text.
         return Address.parse(str(value))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -143,7 +144,7 @@ class Outbox:
 
         Raises:
             FileExistsError: the file is there already; it is not overwritten.
-            OSError: it cannot be written.
+            OSError: it cannot be written, or the path has a null character.
         """
         core, file = self._core, expand_home(path)
         return await open_in_thread(
@@ -286,6 +287,8 @@ def copy_of(letter: DeadLetter) -> OutgoingMessage:
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:
     """See `Outbox.export()`. Blocks; not for a loop in which the store calls back."""
     count = 0
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "a path has no null character", os.fspath(path))
     with open(path, "x", encoding="ascii", opener=_open_private) as file:
         try:
             for envelope in _envelopes(store, identity):

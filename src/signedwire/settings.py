@@ -228,6 +228,10 @@ def _from_file(path: Path) -> dict[str, Setting]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     found = {}
     for variable, text in environ.items():
+        given: tuple[object, object] = (variable, text)
+        if not all(isinstance(each, str) for each in given):
+            kinds = " and ".join(type(each).__name__ for each in given)
+            raise TypeError(f"environ is of text to text, and {variable!r} is of {kinds}")
         if not variable.startswith(_PREFIX) or variable in COMMAND_LINE_VARIABLES:
             continue
         suffix = variable.removeprefix(_PREFIX)

@@ -268,6 +268,21 @@ class TestAge:
 
 
 class TestAccessRules:
+    @pytest.mark.parametrize(
+        "key", [b"", bytes(5), bytes(31), bytes(33), bytearray(32)], ids=lambda key: repr(len(key))
+    )
+    def test_a_key_that_would_spoil_the_store_is_not_taken(
+        self, tmp_path: Path, key: bytes
+    ) -> None:
+        store = make("sqlite", tmp_path / "node.db")
+        for change in (store.access.deny, store.access.undeny, store.access.allow_only):
+            with pytest.raises(ValueError, match="32 bytes of a DID"):
+                change([bytes(PEER), key])
+        assert store.close(LIMIT)
+        store = make("sqlite", tmp_path / "node.db")
+        assert (store.access.denied, store.access.allowed) == (frozenset(), None)
+        assert store.close(LIMIT)
+
     def test_they_are_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "node.db"
         store = make("sqlite", path)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -123,6 +124,35 @@ class TestLists:
         assert access.is_denied(ALICE.did)
         access.allow_only(None)
         assert not access.is_denied(ALICE.did)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [5, True, b"x", bytes(BOB.did), memoryview(bytes(BOB.did)), None, BOB, [BOB.did]],
+        ids=lambda wrong: type(wrong).__name__,
+    )
+    def test_what_is_no_did_changes_nothing(self, wrong: Any) -> None:
+        access = listed(allow=[ALICE.did, BOB.did])
+        for call in (
+            partial(access.deny, BOB.did, wrong),
+            partial(access.undeny, wrong),
+            partial(access.allow_only, [BOB.did, wrong]),
+            partial(access.is_denied, wrong),
+        ):
+            with pytest.raises(TypeError, match="is a Did or its text, not"):
+                call()
+        assert not access.is_denied(BOB.did)
+        assert not access.is_denied(str(ALICE.did))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [b"", bytes(BOB.did), memoryview(b""), "", BOB.did],
+        ids=lambda wrong: type(wrong).__name__,
+    )
+    def test_one_thing_is_no_allow_list(self, wrong: Any) -> None:
+        access = listed()
+        with pytest.raises(TypeError, match="a list of DIDs is due, not one"):
+            access.allow_only(wrong)
+        assert not access.is_denied(BOB.did)
 
     def test_options_and_file_make_one_allow_list_and_calls_narrow_it(self, tmp_path: Path) -> None:
         path = tmp_path / "access"

@@ -17,7 +17,8 @@ from signedwire.cli import evidence_surface, keys, store_surface, surface
 from signedwire.cli.ending import ENDING_CODES, end_by_signal
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
-from signedwire.cli.output import escape, silence_stdout
+from signedwire.cli.output import escape, say_as_is, silence
+from signedwire.cli.redaction import without_keys
 from signedwire.environment import expand_home
 
 __all__ = ["app"]
@@ -31,6 +32,7 @@ class _Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         given: Sequence[str] | None = args[0] if args else kwargs.get("args")
         self._as_json = "--json" in (sys.argv[1:] if given is None else given)
+        _escape_logs()
         try:
             outcome = super().main(*args, **{**kwargs, "standalone_mode": False})
         except Exception as error:  # noqa: BLE001 - report() is where all of them go
@@ -40,7 +42,11 @@ class _Group(TyperGroup):
             sys.stdout.flush()
         except OSError as error:
             code = code or report(error, as_json=self._as_json)
-            silence_stdout()
+            silence(sys.stdout)
+        try:
+            sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)  # else the interpreter ends with a code of its own
         if code in ENDING_CODES:
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
@@ -56,13 +62,23 @@ class _Group(TyperGroup):
 
 
 class _LogFormatter(logging.Formatter):
-    """Escapes all of a record; a traceback keeps its lines."""
+    """Escapes all of a record, and hides keys in it; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return escape(super().formatMessage(record))
+        return escape(without_keys(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(map(escape, super().formatException(ei).split("\n")))
+        told = without_keys(super().formatException(ei))
+        return "\n".join(map(escape, told.split("\n")))
+
+
+def _escape_logs() -> None:
+    """Escape the warnings that Python itself prints for all who have no handler.
+
+    Without -v those are ours, and always those of other libraries, such as asyncio.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LogFormatter("%(message)s"))
 
 
 def _start_logging() -> None:
@@ -140,7 +156,7 @@ def _root(
     that it prints into another. Options come after the command.
     """
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
+        say_as_is(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
 
 

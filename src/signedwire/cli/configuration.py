@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signedwire.cli.output import emit, escape, result, say
+from signedwire.cli.redaction import value_without_keys, without_keys
 from signedwire.routing import RoutingTable
 from signedwire.types import Address
 
@@ -23,7 +24,8 @@ def show(options: ConfigShow) -> int:
     if options.json:
         for setting in settings:
             value = _plain(setting.value)
-            emit({"name": setting.name, "value": value, "origin": setting.origin})
+            origin = without_keys(setting.origin)
+            emit({"name": setting.name, "value": value, "origin": origin})
         return 0
     # TOML has no null; the settings read "none" as None.
     lines = [
@@ -32,7 +34,7 @@ def show(options: ConfigShow) -> int:
     ]
     width = min(44, max(len(text) for text, _ in lines))
     for text, origin in lines:
-        result(f"{text:<{width}}  # {escape(origin)}")
+        result(f"{text:<{width}}  # {escape(without_keys(origin))}")
     return 0
 
 
@@ -59,9 +61,9 @@ def check(options: ConfigCheck) -> int:
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON and TOML both have it."""
-    if isinstance(value, (Address, Path)):
-        return str(value)
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    """`value` as JSON and TOML both have it; where it is a key, it is not shown."""
+    if isinstance(value, (str, Address, Path)):
+        return value_without_keys(str(value))
+    if isinstance(value, Iterable):
         return sorted(str(item) for item in value)
     return value

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 import typer
 
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit_error, escape, say
+from signedwire.cli.output import emit_error, say
+from signedwire.cli.redaction import without_keys
 from signedwire.errors import (
     AddressError,
     ConfigError,
@@ -124,8 +125,8 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         reason = error.reason if isinstance(error, DeliveryError) else None
         fields = {
             "error": told.kind,
-            "message": told.fact,
-            "hint": told.hint or None,
+            "message": without_keys(told.fact),
+            "hint": without_keys(told.hint) or None,
             "did": None if did is None else str(did),
             "reason": None if reason is None else str(reason),
             "exit_code": int(told.exit_code),
@@ -133,7 +134,7 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         }
         emit_error(fields)
     else:
-        say(f"signedwire: {escape(_sentence(told.fact, told.hint))}")
+        say(f"signedwire: {_sentence(told.fact, told.hint)}")
     if told.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return told.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
 __all__ = ["forget_secrets", "load", "load_or_create", "new", "show", "take_secrets"]
+
+
+_STANDARD_INPUT: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 class _Taken:
@@ -94,7 +97,7 @@ def load_or_create(options: Command) -> Identity:
 
 
 def _choose(options: Command, secrets: Secrets) -> KeySource:
-    return keysources.choose_key(
+    source = keysources.choose_key(
         options.settings.identity(),
         os.environ,
         secrets,
@@ -102,6 +105,23 @@ def _choose(options: Command, secrets: Secrets) -> KeySource:
         descriptor=options.identity_fd,
         group_readable=options.key_group_readable,
     )
+    if source.descriptor == 0:
+        _check_input(options)
+    return source
+
+
+def _check_input(options: Command) -> None:
+    """Refuse a message from standard input where the key comes from there: one gets nothing."""
+    text, file = getattr(options, "text", None), getattr(options, "file", None)
+    what = "-" if text == "-" else f"--file {file}" if str(file) in _STANDARD_INPUT else None
+    if what is not None:
+        key = (
+            "identity_fd = 0 of the settings" if options.identity_fd is None else "--identity-fd 0"
+        )
+        raise BadInput(
+            f"{what} and {key} both read standard input",
+            "Open the key file as another descriptor: `--identity-fd 3 3< FILE`",
+        )
 
 
 def _load(source: KeySource, secrets: Secrets) -> Identity:
@@ -115,7 +135,8 @@ def _unlock(source: KeySource, error: IdentityError) -> Identity:
     """Ask for the password that is missing, where somebody is there; else raise."""
     if error.problem is IdentityProblem.ENCRYPTED:
         if source.path is not None and sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
+            question = f"Password of {escape(str(source.path))}"
+            asked: str = typer.prompt(question, hide_input=True, err=True)
             return source.load(asked)
         error.hint = f"Put its password into {PASSWORD_VARIABLE}"
     elif error.problem is IdentityProblem.ABSENT and source.path is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
+from signedwire.cli.redaction import HIDDEN, value_without_keys
 from signedwire.cli.turns import Turn, turns_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
@@ -85,6 +86,12 @@ def prepare(chosen: Chosen) -> bool:
     path = chosen.path
     if path is None or path.exists():
         return False
+    if HIDDEN in value_without_keys(str(path)):
+        raise BadInput(
+            "what was given as the path of the store is a key itself, or looks like one, so it "
+            "is not shown, and no file is called so",
+            "Give --store the path of a file, and look at SIGNEDWIRE_STORE",
+        )
     if chosen.is_default:
         try:
             make_folders(path.parent)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from signedwire.arguments import shown
+from signedwire.arguments import as_did, shown
 from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
@@ -100,6 +100,7 @@ class AccessList(Bound, instead="it is a part of its node"):
 
         Raises:
             DidError: a text is no DID; nothing was changed.
+            TypeError: one is neither a `Did` nor text; nothing was changed.
             StoreFailedError, ClosedError: it holds now, and is not in the store: its disk
                 has failed, or the node is closed.
         """
@@ -113,7 +114,7 @@ class AccessList(Bound, instead="it is a part of its node"):
             because they are not on an allow list.
 
         Raises:
-            DidError, StoreFailedError, ClosedError: see `deny()`.
+            DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
         keys = _keys(dids)
         self._change(_Change(AccessRules.undeny, keys))
@@ -126,7 +127,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         the allow list of the configuration leaves out.
 
         Raises:
-            DidError, StoreFailedError, ClosedError: see `deny()`.
+            DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
         keys = None if dids is None else _keys(dids)
         self._change(_Change(AccessRules.allow_only, keys))
@@ -153,9 +154,9 @@ class AccessList(Bound, instead="it is a part of its node"):
         if self.on_change is not None:
             self.on_change()
 
-    def is_denied(self, did: Did) -> bool:
-        """Whether this DID is turned away."""
-        return self.is_key_denied(bytes(did))
+    def is_denied(self, did: Did | str) -> bool:
+        """Whether this DID is turned away. Raises DidError or TypeError for what is none."""
+        return self.is_key_denied(bytes(as_did(did, "DID to look for")))
 
     def is_key_denied(self, key: bytes) -> bool:
         """Whether the DID of these 32 bytes is turned away."""
@@ -294,6 +295,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
-    if isinstance(dids, str):
-        raise TypeError("a list of DIDs is due, not one text")
-    return frozenset(bytes(Did.parse(did) if isinstance(did, str) else did) for did in dids)
+    # Bytes are numbers one by one, and empty bytes an allow list of nobody.
+    if isinstance(dids, (str, bytes, bytearray, memoryview, Did)):
+        raise TypeError(f"a list of DIDs is due, not one {type(dids).__name__}")
+    return frozenset(bytes(as_did(did, "DID of an access list")) for did in dids)

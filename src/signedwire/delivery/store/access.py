@@ -12,13 +12,15 @@ from signedwire.delivery.store.work import Work
 __all__ = ["AccessRules"]
 
 _NOBODY = b""
+_KEY_SIZE = 32
 
 
 class AccessRules:
     """What `Store.access` keeps: DIDs as their 32 bytes. Any thread.
 
     Each change returns at once and is on the disk with the next commit. Each raises
-    StoreFailedError or ClosedError where the store takes nothing more.
+    StoreFailedError or ClosedError where the store takes nothing more, and ValueError for a
+    key that is not 32 bytes, with which the store could not be opened again.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
@@ -32,15 +34,15 @@ class AccessRules:
 
     def deny(self, keys: Iterable[bytes]) -> None:
         """Keep that these are denied."""
-        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, list(keys)))
+        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, _sound(keys)))
 
     def undeny(self, keys: Iterable[bytes]) -> None:
         """Keep that these are denied no more."""
-        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, list(keys)))
+        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, _sound(keys)))
 
     def allow_only(self, keys: Iterable[bytes] | None) -> None:
         """Keep an allow list in place of the one before; `None`: there is none."""
-        known = None if keys is None else list(keys)
+        known = None if keys is None else _sound(keys)
         self._submit(partial(self._replace, known))
 
     def _replace(self, keys: list[bytes] | None) -> None:
@@ -56,3 +58,11 @@ class AccessRules:
         with self._work.ledger.lock:
             self._executor.submit(Operation(run))
         self._executor.kick()
+
+
+def _sound(keys: Iterable[bytes]) -> list[bytes]:
+    known = list(keys)
+    for key in known:
+        if type(key) is not bytes or len(key) != _KEY_SIZE:
+            raise ValueError(f"the access list holds {_KEY_SIZE} bytes of a DID, not {key!r}")
+    return known
