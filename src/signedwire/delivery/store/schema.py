@@ -24,6 +24,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from signedwire.delivery.store.beginning import begin, check_begun, finish
 from signedwire.errors import (
     DidError,
     StoreCorruptError,
@@ -130,13 +131,22 @@ def reading(connection: sqlite3.Connection, path: str) -> Iterator[None]:
 
 def _make(path: str) -> None:
     """Make the file, for nobody else to read: SQLite's beside it get its mode, 0600."""
+    is_new = not os.path.lexists(path)
     try:
+        if is_new:
+            begin(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         # A device would be written to, and its mode be changed for everybody.
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise OSError(errno.EINVAL, "it is no regular file") from None
+        if os.path.isfile(path):
+            _check_size(path)
         return
+    except OSError:
+        if is_new and not os.path.lexists(path):
+            finish(path)
+        raise
     if os.name == "posix":  # pragma: no branch
         directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
         try:
@@ -144,6 +154,16 @@ def _make(path: str) -> None:
                 os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def _check_size(path: str) -> None:
+    """Refuse an emptied file while SQLite has not seen it: it removes the WAL of such a one."""
+    # The mark first: whoever makes the file takes it away when there is something in it.
+    try:
+        check_begun(path, is_empty=True)
+    except StoreCorruptError:
+        if os.path.getsize(path) == 0:
+            raise
 
 
 def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
@@ -159,6 +179,8 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
             f"it has version {version}, and this signedwire knows up to {len(MIGRATIONS)}",
             "Use the newer signedwire that wrote it",
         )
+    # Read under a lock of SQLite's: nobody is making it meanwhile.
+    check_begun(path, is_empty=not objects)
     if version:
         _check_owner(connection, path, owner)
     # It is ours. By its name: opening and closing the file here would drop the locks of
@@ -178,6 +200,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     migrate(connection, MIGRATIONS, owner)
     # What a crash left in the WAL would stay, and the next be appended to it.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finish(path)
 
 
 def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
