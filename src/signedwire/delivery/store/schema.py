@@ -231,7 +231,8 @@ def migrate(
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # after some errors SQLite has rolled it back itself
+            connection.execute("ROLLBACK")
         raise
 
 
