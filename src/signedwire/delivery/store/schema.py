@@ -78,6 +78,11 @@ MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 _OLDEST_SQLITE: Final = (3, 35, 0)  # some thousand arguments to a statement
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MISFIT: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+"""What SQLite answers to a statement that the tables of the file do not suit."""
+_COLUMNS: Final = """
+    SELECT kept.name, of.name FROM sqlite_schema AS kept, pragma_table_info(kept.name) AS of
+    WHERE kept.type = 'table'"""
 _REPAIR: Final = (
     "Copy it away before anything else; then restore a copy of before, or save what can be "
     "read with `sqlite3 FILE .recover`, or start with a new file"
@@ -179,6 +184,8 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
             f"it has version {version}, and this signedwire knows up to {len(MIGRATIONS)}",
             "Use the newer signedwire that wrote it",
         )
+    if version < 0:
+        raise StoreCorruptError(path, f"no store has the version {version}", _REPAIR)
     # Read under a lock of SQLite's: nobody is making it meanwhile.
     check_begun(path, is_empty=not objects)
     if version:
@@ -198,6 +205,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     if found != "ok":
         raise StoreCorruptError(path, f"the file is damaged ({found})", _REPAIR)
     migrate(connection, MIGRATIONS, owner)
+    _check_columns(connection, path, owner)
     # What a crash left in the WAL would stay, and the next be appended to it.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finish(path)
@@ -211,6 +219,22 @@ def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
             f"it belongs to {Did(known)}, and this node is {owner}",
             "Start with the key that the store was made with, or name another file",
         )
+
+
+def _check_columns(connection: sqlite3.Connection, path: str, owner: Did) -> None:
+    """Refuse tables that no migration makes, and what would change rows behind our back."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate(made, MIGRATIONS, owner)
+        expected = set(made.execute(_COLUMNS))
+    tables = {table for table, _ in expected}
+    # Further tables do no harm: what repairs a file may leave some.
+    wrong = expected ^ {found for found in connection.execute(_COLUMNS) if found[0] in tables}
+    names = sorted({table for table, _ in wrong})
+    others = "SELECT name FROM sqlite_schema WHERE type IN ('trigger', 'view')"
+    names += sorted(name for (name,) in connection.execute(others))
+    if names:
+        cause = f"its tables do not fit together ({', '.join(map(repr, names))})"
+        raise StoreCorruptError(path, cause, _REPAIR)
 
 
 def migrate(
@@ -258,6 +282,8 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
         return StoreOpenError(path, "it is a directory", "Name a file")
     if code in _DAMAGED:
         return StoreCorruptError(path, f"the file is damaged ({error})", _REPAIR)
+    if code in _MISFIT:
+        return StoreCorruptError(path, f"its tables do not fit together ({error})", _REPAIR)
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return StoreOpenError(path, "its directory does not exist", "Make the directory first")
     if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
