@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
-        *("arguments", "environment"),
+        *("arguments", "environment", "home"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {
