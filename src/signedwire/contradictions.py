@@ -7,8 +7,11 @@ at its default contradicts nothing, so whoever sets one limit need not set them 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +48,7 @@ def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
     _check_pings(config)
     _check_messages_fit(config)
     _check_fallback(config)
+    _check_files(config)
 
 
 def check_given_once(name: str, argument: object, option: Path | None) -> None:
@@ -67,10 +71,6 @@ _Wrong = Callable[..., bool]
 
 def _is_more(value: float, limit: float) -> bool:
     return value > limit
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _is_auto_over_v1(ack: str, wire: str) -> bool:
@@ -102,11 +102,6 @@ PAIRS: Final[tuple[tuple[str, str, _Wrong, str, str], ...]] = (
         *("undone_peer_limit", "undone_limit", _is_more),
         "lets one sender have more than all senders together,",
         "Expected at most undone_limit",
-    ),
-    (
-        *("store", "evidence", _is_same_file),
-        "is the same file as",
-        "Give each a file of its own",
     ),
     (
         *("ack", "wire", _is_auto_over_v1),
@@ -180,6 +175,40 @@ def _check_fallback(config: TransportConfig) -> None:
             "it is `listen`, so messages would come back to this node",
             "Expected another node's host:port, or None",
         )
+
+
+_FILES: Final = ("store", "evidence", "access_file")
+_BESIDE: Final = {
+    "store": re.compile(r"-(wal|shm|journal|unfinished)"),
+    "evidence": re.compile(r"\.(new|torn-.*|\d{12,}(\.gz)?)", re.DOTALL),
+}
+"""How the names of the files end that are made beside the one of an option."""
+
+
+def _check_files(config: TransportConfig) -> None:
+    """Each file has one use, and none is what is made beside another."""
+    paths = {name: path for name in _FILES if (path := getattr(config, name)) is not None}
+    for name, other in combinations(paths, 2):
+        if _is_same_file(paths[name], paths[other]):
+            raise ConfigError(
+                f"{name}={_shown(paths[name])} is the same file as {other}={_shown(paths[other])}",
+                "Give each a file of its own",
+            )
+    for name, other in permutations(paths, 2):
+        path, beside = os.path.realpath(paths[name]), os.path.realpath(paths[other])
+        end = _BESIDE.get(name)
+        if end and beside.startswith(path) and end.fullmatch(beside, len(path)):
+            raise ConfigError(
+                f"{other}={_shown(paths[other])} is kept beside {name}={_shown(paths[name])} "
+                "for its own use",
+                "Give each a file of its own, with another name",
+            )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):  # of files that are not there yet only names are known
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _shown(value: object) -> str:
