@@ -70,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
-        *("arguments", "environment", "folders"),
+        *("arguments", "environment", "folders", "home"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "node": {

@@ -91,8 +91,11 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
             # An inner limit stays at its default: alone that contradicts nothing.
             if name in changes and other in changes:
                 del changes[name]
-            elif name in changes and name not in ("store", "ack"):
+            elif name in changes and name != "ack":
                 changes[name] = min(changes[name], OPTIONS[other].default)
+        files = [name for name in ("store", "evidence", "access_file") if changes.get(name)]
+        for name in files[1:]:  # there are fewer paths than files
+            del changes[name]
         if "max_v1_payload_size" in changes or "max_frame_size" in changes:
             frame = changes.setdefault("max_frame_size", 2048)
             changes["max_v1_payload_size"] = min(

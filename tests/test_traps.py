@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import uuid
 from collections.abc import Callable
@@ -352,6 +353,15 @@ async def test_what_is_no_reason(reason: Any, kind: type[Exception], text: str) 
         {"unmet_peer_bytes": 2**22, "outbox_peer_bytes": 2**21},
         {"unmet_bytes": 2**22, "outbox_bytes": 2**21},
         {"store": "node.db", "evidence": "./node.db"},
+        {"store": "node.db", "access_file": "node.db"},
+        {"evidence": "node.log", "access_file": "x/../node.log"},
+        {"store": "node.db", "evidence": "node.db-wal"},
+        {"store": "node.db", "evidence": "./node.db-shm"},
+        {"store": "node.db", "evidence": "node.db-journal"},
+        {"store": "node.db", "access_file": "node.db-unfinished"},
+        {"store": "node.log.new", "evidence": "node.log"},
+        {"store": "node.log.000000012000", "evidence": "node.log"},
+        {"evidence": "node.log", "access_file": "node.log.torn-1-2"},
         {"ack": "auto", "wire": "v1"},
         {"fallback": "10.0.0.1:9001", "listen": "10.0.0.1:9001"},
     ],
@@ -381,6 +391,12 @@ def test_options_that_contradict_each_other_are_both_named(options: dict[str, An
         {"max_payload_size": 2**27, "credit_bytes": 2**28, "inbox_bytes": 2**28},
         {"retry_base_delay": 1.0, "retry_max_delay": 1.0},
         {"ack": "auto"},
+        {"store": "node.db", "evidence": "node.db-log", "access_file": "node.db.access"},
+        {"store": "node", "evidence": "node.log", "access_file": "node.access"},
+        {"store": "x/node.db", "evidence": "y/node.db-wal"},
+        # The log may be given to `Node()`, and rotated by hand.
+        {"evidence_keep": 3},
+        {"evidence_keep": 3, "evidence": "node.log"},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -404,6 +420,19 @@ def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     both: Any = {"store": tmp_path / "x", "evidence": tmp_path / "x"}
     with pytest.raises(ConfigError, match="is the same file as"):
         Node(ALICE, **both)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hard", "symbolic"])
+def test_links_to_one_file(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.touch()
+    link(one, other)
+    with pytest.raises(ConfigError, match=r"store='.*one' is the same file as evidence='.*other'"):
+        TransportConfig(store=one, evidence=other)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "again").symlink_to("folder")
+    with pytest.raises(ConfigError, match=r"evidence='.*x-wal' is kept beside store='.*x'"):
+        TransportConfig(store=tmp_path / "folder" / "x", evidence=tmp_path / "again" / "x-wal")
 
 
 def test_a_transport_keeps_no_store(tmp_path: Path) -> None:

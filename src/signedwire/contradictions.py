@@ -7,8 +7,11 @@ at its default contradicts nothing, so whoever sets one limit need not set them 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -50,6 +53,7 @@ def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
     _check_pings(config)
     _check_messages_fit(config, defaults)
     _check_fallback(config)
+    _check_files(config)
 
 
 def check_given_once(name: str, argument: object, option: Path | None) -> None:
@@ -84,10 +88,6 @@ def _is_more(value: float, limit: float) -> bool:
     return value > limit
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
 def _is_auto_over_v1(ack: str, wire: str) -> bool:
     return ack == "auto" and wire == "v1"
 
@@ -114,11 +114,6 @@ PAIRS: Final[tuple[Pair, ...]] = (
     _within("unmet_peer_bytes", "outbox_peer_bytes", "a peer never met", "any other peer"),
     _within("unmet_bytes", "outbox_bytes", *_UNMET),
     _within("undone_peer_limit", "undone_limit", "one sender", "all senders together"),
-    Pair(
-        *("store", "evidence", _is_same_file),
-        "is the same file as",
-        "Give each a file of its own",
-    ),
     Pair(
         *("ack", "wire", _is_auto_over_v1),
         "promises answers that v1 peers never get, and nothing else is spoken with",
@@ -188,3 +183,38 @@ def _check_fallback(config: TransportConfig) -> None:
             "it is `listen`, so messages would come back to this node",
             "Expected another node's host:port, or None",
         )
+
+
+_FILES: Final = ("store", "evidence", "access_file")
+_BESIDE: Final = {
+    "store": re.compile(r"-(wal|shm|journal|unfinished)"),
+    "evidence": re.compile(r"\.(new|torn-.*|\d{12,}(\.gz)?)", re.DOTALL),
+}
+"""How the names of the files end that are made beside the one of an option."""
+
+
+def _check_files(config: TransportConfig) -> None:
+    """Each file has one use, and none is what is made beside another."""
+    paths = {name: path for name in _FILES if (path := getattr(config, name)) is not None}
+    for name, other in combinations(paths, 2):
+        if _is_same_file(paths[name], paths[other]):
+            raise ConfigError(
+                f"{name}={shown(paths[name], 200)} is the same file as "
+                f"{other}={shown(paths[other], 200)}",
+                "Give each a file of its own",
+            )
+    for name, other in permutations(paths, 2):
+        path, beside = os.path.realpath(paths[name]), os.path.realpath(paths[other])
+        end = _BESIDE.get(name)
+        if end and beside.startswith(path) and end.fullmatch(beside, len(path)):
+            raise ConfigError(
+                f"{other}={shown(paths[other], 200)} is kept beside "
+                f"{name}={shown(paths[name], 200)} for its own use",
+                "Give each a file of its own, with another name",
+            )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):  # of files that are not there yet only names are known
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)

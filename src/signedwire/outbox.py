@@ -34,6 +34,7 @@ from signedwire.delivery.store import (
 from signedwire.environment import expand_home
 from signedwire.errors import EnvelopeError
 from signedwire.folders import sync_folder
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
 from signedwire.transport.outlast import open_in_thread
@@ -58,7 +59,7 @@ Letters: TypeAlias = list[DeadLetter]
 Receipts: TypeAlias = list[Receipt]
 
 
-class Outbox:
+class Outbox(Bound, instead="pass what its `list()` gave"):
     """The messages of a node that wait in its store: `node.outbox`.
 
     Methods raise ClosedError where the node is not open, WrongContextError where it
@@ -154,7 +155,7 @@ class Outbox:
         )
 
 
-class DeadLetters:
+class DeadLetters(Bound, instead="pass what its `list()` gave"):
     """The messages of a node that were refused or given up: `node.dead`.
 
     Methods raise ClosedError where the node is not open, WrongContextError where it

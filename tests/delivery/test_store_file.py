@@ -564,6 +564,17 @@ class TestMigrations:
                 SqliteStore(path, US)
         put(stores(), Note())
 
+    def test_one_that_sqlite_has_rolled_back_itself(
+        self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As it does where the disk is full. What it said first is told."""
+        twice = ("CREATE TABLE more (x UNIQUE)", "INSERT OR ROLLBACK INTO more VALUES (1), (1)")
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, twice))
+            with pytest.raises(StoreOpenError, match=r"UNIQUE constraint failed: more\.x"):
+                SqliteStore(path, US)
+        put(stores(), Note())
+
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 class TestFaults:

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 from signedwire.arguments import shown
 from signedwire.errors import DialError, ListenError
+from signedwire.home import Bound
 from signedwire.types import Address
 
 __all__ = ["MemoryNetwork"]
@@ -30,7 +31,7 @@ _WINDOW: Final = 64 * 1024
 _FIRST_FREE_PORT: Final = 49152
 
 
-class MemoryNetwork:
+class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
     """A carrier and the net behind it; give one to every node that shall meet.
 
     Args:
