@@ -546,7 +546,8 @@ class TestMigrations:
         assert [row.sequence for row in rows] == [1, 2, note.sequence]
         assert note.sequence > 2
         assert (store.access.denied, store.access.allowed) == (frozenset(), None)
-        assert told(store.access.deny, [bytes(PEER)]) is None
+        store.access.deny([bytes(PEER)])
+        assert told(store.barrier) is None
         assert told(store.put, OTHER, [Note()], is_met=False) is None
         assert store.close(LIMIT)
         store = stores()
