@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signedwire.cli.output import emit, escape, result, say
+from signedwire.environment import state_folder
+from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
-from signedwire.settings import explain_config, explain_identity, load_config
+from signedwire.settings import Setting, explain_config, explain_identity, load_config
 from signedwire.types import Address
 
 if TYPE_CHECKING:
@@ -23,14 +25,12 @@ def show(options: ConfigShow) -> int:
     settings = explain_config(options.config) + list(explain_identity(options.config).values())
     if options.json:
         for setting in settings:
+            note = {"note": _default_store()} if _is_default_store(setting) else {}
             value = _plain(setting.value)
-            emit({"name": setting.name, "value": value, "origin": setting.origin})
+            emit({"name": setting.name, "value": value, "origin": setting.origin, **note})
         return 0
     # TOML has no null; the settings read "none" as None.
-    lines = [
-        (f"{s.name} = {json.dumps('none' if s.value is None else _plain(s.value))}", s.origin)
-        for s in settings
-    ]
+    lines = [(_line(setting), setting.origin) for setting in settings]
     width = min(44, max(len(text) for text, _ in lines))
     for text, origin in lines:
         result(f"{text:<{width}}  # {escape(origin)}")
@@ -57,6 +57,29 @@ def check(options: ConfigCheck) -> int:
     if config.carrier == "memory":
         say("carrier = memory stays inside one process: `listen` and `send` will refuse it")
     return 0
+
+
+def _line(setting: Setting) -> str:
+    """A setting as a line of TOML.
+
+    "none" as a value would take the user's own store away from who uses it as a file.
+    """
+    if _is_default_store(setting):
+        return f"# {setting.name}: {escape(_default_store())}"
+    value = "none" if setting.value is None else _plain(setting.value)
+    return f"{setting.name} = {json.dumps(value)}"
+
+
+def _is_default_store(setting: Setting) -> bool:
+    return setting.name == "store" and setting.origin == "default"
+
+
+def _default_store() -> str:
+    """What the command line does where nobody names a store."""
+    try:
+        return f"one for each key, in {state_folder()}"
+    except ConfigError:  # there is no home folder
+        return "one for each key, in the user's state folder"
 
 
 def _plain(value: object) -> object:
