@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clikit import isolate, run
+from clikit import LIMIT, Ran, isolate, listener, run
 
 from signedwire import Identity
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
+from signedwire.sync import Node
 
 BOB = Identity.from_seed(bytes(range(32)))
 AWAY = f"{BOB.did}@127.0.0.1:1"
@@ -57,3 +64,82 @@ def test_config_show_without_a_home_folder_still_shows(monkeypatch: pytest.Monke
     assert shown.exit_code == 0
     assert "# store: one for each key, in the user's state folder" in shown.stdout
     assert set(tomllib.loads(shown.stdout)) >= set(OPTIONS) - {"store"}
+
+
+# -- what is stored has one exit code ----------------------------------------------
+
+
+def process(*words: str, given: str = "a line\n", shell: str = "") -> Ran:
+    """A run as a process of its own, whose standard input can be read by its descriptor."""
+    command: list[str] = [sys.executable, "-m", "signedwire.cli", *words]
+    if shell:  # what the shell adds: a pipe, a redirection
+        command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def told(ran: Ran) -> dict[str, Any]:
+    """The error as JSON; what goes to stderr before it is prose."""
+    fields: dict[str, Any] = json.loads(ran.stderr.splitlines()[-1])
+    return fields
+
+
+def no_peer(_: Node) -> str:
+    return AWAY
+
+
+def another_key(bob: Node) -> str:
+    return f"{Identity.generate().did}@{bob.address}"
+
+
+def one_who_denies(bob: Node) -> str:
+    bob.access.allow_only([])
+    return f"{bob.did}@{bob.address}"
+
+
+@pytest.mark.parametrize("text", ["x", "-"])
+@pytest.mark.parametrize(
+    ("peer", "cause"),
+    [
+        (no_peer, "cannot connect"),
+        (another_key, "answered, not"),
+        (one_who_denies, "does not let us in"),
+    ],
+)
+def test_what_is_stored_ends_with_one_code_whatever_the_cause(
+    peer: Callable[[Node], str], cause: str, text: str
+) -> None:
+    with listener() as bob:
+        to = peer(bob)
+        words = ("send", to, text, "--until", "accepted")
+        ran = process(*words)
+        assert ran.exit_code == ExitCode.STORED
+        assert "not accepted but persisted" in ran.stderr
+        assert cause in ran.stderr
+        assert "`signedwire outbox drop ID` takes it back" in ran.stderr
+        error = told(process(*words, "--json"))
+    assert (error["exit_code"], error["exit"]) == (4, "stored")
+    assert (error["did"], error["state"]) == (to.split("@")[0], "persisted")
+    assert Path(error["store"]).is_file()
+    assert error["detail"]
+    assert len(run("outbox", "list", "--json").objects) == 2
+
+
+def test_a_time_limit_says_whether_it_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "1000")
+    ran = run("send", AWAY, "x", "--timeout", "0.2", "--json")
+    assert ran.exit_code == ExitCode.STORED
+    assert told(ran)["store"] is not None
+    ran = run("send", AWAY, "x", "--timeout", "0.2", "--json", "--no-store")
+    assert ran.exit_code == ExitCode.NO_ANSWER
+    assert (told(ran)["store"], told(ran)["state"]) == (None, "queued")
+
+
+def test_what_is_accepted_is_not_said_to_be_sent_later() -> None:
+    with listener() as bob:
+        to = f"{bob.did}@{bob.address}"
+        ran = run("send", to, "x", "--until", "handled", "--timeout", "0.3", "--json")
+    assert ran.exit_code == ExitCode.NO_ANSWER
+    assert (told(ran)["store"], told(ran)["state"]) == (None, "accepted")

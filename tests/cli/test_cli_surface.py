@@ -146,7 +146,8 @@ def test_errors_are_json_where_results_are() -> None:
         assert (ran.exit_code, ran.stdout) == (2, "")
         told = json.loads(ran.stderr)
         assert set(told) == {
-            "error", "message", "hint", "did", "reason", "exit_code", "exit"
+            "error", "message", "hint", "did", "reason", "detail", "state", "store",
+            "exit_code", "exit"
         }  # fmt: skip
         assert (told["exit_code"], told["exit"]) == (2, "usage")
         assert told["error"] in ("DidError", "UsageError")

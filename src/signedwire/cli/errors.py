@@ -32,13 +32,15 @@ from signedwire.errors import (
     UnknownPeerError,
 )
 from signedwire.transport.link_errors import HUNG_UP_ON_TLS
-from signedwire.types import Reason
+from signedwire.types import DeliveryState, Did, Reason
 
 __all__ = [
     "HUNG_UP_ON_TLS",
+    "About",
     "BadFile",
     "BadInput",
     "NotDone",
+    "about_of",
     "code_of",
     "explain",
     "hint_about",
@@ -54,12 +56,31 @@ class BadFile(BadInput):
     """A file that cannot be read, written or used: `ExitCode.FILE`."""
 
 
+class About(NamedTuple):
+    """Which message an error is about, and what became of it, for JSON."""
+
+    did: Did | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    """What the last attempt ended with."""
+    state: DeliveryState | None = None
+    store: str | None = None
+    """The file in which the message waits; it is sent later."""
+
+
 class NotDone(SignedWireError):
     """What was asked for did not happen; `code` is the exit code."""
 
-    def __init__(self, fact: str, hint: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+    def __init__(
+        self,
+        fact: str,
+        hint: str = "",
+        code: ExitCode = ExitCode.FAILED,
+        about: About | None = None,
+    ) -> None:
         super().__init__(fact, hint)
         self.code = code
+        self.about = about or About()
 
 
 class _Report(NamedTuple):
@@ -118,14 +139,12 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     if told.kind == "BrokenPipeError":
         return told.exit_code
     if as_json:
-        did = error.recipient if isinstance(error, DeliveryError) else None
-        reason = error.reason if isinstance(error, DeliveryError) else None
+        about = about_of(error)
         fields = {
             "error": told.kind,
             "message": told.fact,
             "hint": told.hint or None,
-            "did": None if did is None else str(did),
-            "reason": None if reason is None else str(reason),
+            **{name: None if each is None else str(each) for name, each in about._asdict().items()},
             "exit_code": int(told.exit_code),
             "exit": told.exit_code.name.lower(),
         }
@@ -135,6 +154,18 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     if told.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return told.exit_code
+
+
+def about_of(error: BaseException) -> About:
+    """Which message an error is about; nothing is known where it is about none."""
+    if isinstance(error, NotDone):
+        return error.about
+    if isinstance(error, DeliveryFailedError):
+        receipt = error.receipt
+        return About(error.recipient, error.reason, receipt.detail or None, receipt.state)
+    if isinstance(error, DeliveryError):
+        return About(error.recipient, error.reason)
+    return About()
 
 
 def explain(error: SignedWireError) -> tuple[str, str]:

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     FAILED = 1, "it failed for a reason that has no code of its own, or a check found a fault"
     USAGE = 2, "the command line or a given value cannot be used"
     FILE = 3, "the identity, the configuration or another file cannot be read, written or used"
-    STORED = 4, "the peer is away: the message was only stored, and is sent later"
+    STORED = 4, "the message is only stored, and is sent later, whatever kept it from its peer"
     NO_ANSWER = 5, "there was no answer in time: --timeout or --deadline passed"
     UNREACHED = 6, "the peer was not reached, or another key answers there"
     REFUSED = 7, "the peer refused the message"

@@ -15,8 +15,10 @@ from weakref import WeakKeyDictionary
 
 from signedwire.cli.errors import (
     HUNG_UP_ON_TLS,
+    About,
     BadInput,
     NotDone,
+    about_of,
     code_of,
     explain,
     hint_about,
@@ -423,14 +425,7 @@ class _Sending:
                 return True
             waited = time.monotonic() - began
             if timeout is not None and time.monotonic() - first_wait >= timeout:
-                raise NotDone(
-                    f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
-                    f"after {timeout:g} s, and not yet {until}",
-                    "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
-                    if self._store.path is None
-                    else f"It stays in the store: {self._store.command}",
-                    ExitCode.NO_ANSWER,
-                )
+                raise self._late(receipt, until, timeout)
             if receipt.state is DeliveryState.ACCEPTED:
                 self._check_link(receipt)
             if patience is not None and waited >= patience:
@@ -451,22 +446,49 @@ class _Sending:
         why = status.last_error or ""
         hint = hint_about(why)
         if status.denies_us:
-            raise NotDone(
-                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
-                f"persisted, as the peer does not let us in ({why})",
-                f"Ask its owner to let {self._node.did} in: it is sent when that is so",
-                ExitCode.DENIED,
-            )
+            fact = f"as the peer does not let us in ({why})"
+            hint = f"Ask its owner to let {self._node.did} in: it is sent when that is so"
+            raise self._only_stored(receipt, until, fact, hint)
         if hint or self._options.until is not None or self._options.proof is not None:
-            raise NotDone(
-                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
-                f"persisted, as the peer was not reached ({why})",
-                hint or f"It is sent when it can be: {self._store.command} shows what waits",
-                ExitCode.UNREACHED if hint else ExitCode.STORED,
-            )
+            fact = f"as the peer was not reached ({why})"
+            raise self._only_stored(receipt, until, fact, hint or "It is sent when it can be")
         if receipt not in self._kept:
             self._kept.append(receipt)
         return True
+
+    def _only_stored(self, receipt: Receipt, until: DeliveryState, why: str, hint: str) -> NotDone:
+        """The error for a message that is stored, where more was asked for."""
+        return NotDone(
+            f"message #{receipt.sequence_number} to {self._did} is not {until} but "
+            f"{receipt.state}, {why}",
+            f"{hint}. {self._store.what_waits}",
+            ExitCode.STORED,
+            self._about(receipt),
+        )
+
+    def _late(self, receipt: Receipt, until: DeliveryState, timeout: float) -> NotDone:
+        fact = (
+            f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
+            f"after {timeout:g} s, and not yet {until}"
+        )
+        about = self._about(receipt)
+        if about.store is not None:
+            hint = f"It stays in the store and is sent later. {self._store.what_waits}"
+            return NotDone(fact, hint, ExitCode.STORED, about)
+        hint = "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
+        return NotDone(fact, hint, ExitCode.NO_ANSWER, about)
+
+    def _about(self, receipt: Receipt) -> About:
+        """What a program is told of a message: in the store it is until the peer answers."""
+        is_answered = receipt.is_final or receipt.has_reached(DeliveryState.ACCEPTED)
+        store = None if is_answered or self._store.path is None else str(self._store.path)
+        return About(
+            self._did,
+            receipt.reason,
+            self._node.peers()[self._did].last_error or None,
+            receipt.state,
+            store,
+        )
 
     def _tell_kept(self) -> None:
         """Say what becomes of what was kept."""
@@ -475,7 +497,7 @@ class _Sending:
         why = escape(self._node.peers()[self._did].last_error or "it is away")
         say(
             f"the peer was not reached ({why}); it is sent when `signedwire send` to this peer, or "
-            f"`signedwire listen --peers FILE`, runs next; {self._store.command} shows what waits"
+            f"`signedwire listen --peers FILE`, runs next. {self._store.what_waits}"
         )
 
     def _check_link(self, receipt: Receipt) -> None:
@@ -554,4 +576,5 @@ def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
 
 def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
     fact, hint = explain(error)
-    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error))
+    about = about_of(error)
+    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error), about)

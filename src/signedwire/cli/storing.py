@@ -46,10 +46,13 @@ class Chosen(NamedTuple):
     """Whether nobody named it."""
 
     @property
-    def command(self) -> str:
-        """What shows what waits in it."""
+    def what_waits(self) -> str:
+        """A sentence about the commands that look at what waits in it, and take it back."""
         named = "" if self.is_default else f" --store {escape(str(self.path))}"
-        return f"`signedwire outbox list{named}`"
+        return (
+            f"`signedwire outbox list{named}` shows what waits, "
+            f"`signedwire outbox drop ID{named}` takes it back"
+        )
 
 
 WITHOUT: Final = Chosen(None, False)

@@ -237,9 +237,10 @@ class Send(Storing):
     the peer's application. v1 peers never answer: to them it says "written", which means
     that the operating system has it on a connection to the peer's address.
 
-    A message to a peer that is away stays in the store: it says "persisted", with exit
-    code 4, or 0 where --until asks for no more. It goes out, before all later ones, when
-    the next `send` to that peer or `listen` with --peers runs; `signedwire outbox` has it.
+    A message whose peer is away, or denies us, stays in the store: it says "persisted",
+    with exit code 4, or 0 where --until asks for no more. It goes out, before all later
+    ones, when the next `send` to that peer or `listen` with --peers runs, so do not send it
+    again; `signedwire outbox` shows it, and drops it.
     """
 
     exit_codes = (
