@@ -66,6 +66,8 @@ _KEYS: Final[Mapping[str, Option]] = {
     **OPTIONS,
     **IDENTITY_OPTIONS,
 }
+_ARE_PEERS: Final = frozenset({"peer", "peers", "route", "routes", "routing"})
+"""Keys by which people look for what is in the peers file."""
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
 KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
@@ -197,13 +199,24 @@ def _from_file(path: Path) -> dict[str, Setting]:
     found = {}
     for key, value in read_toml(path).items():
         if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, _KEYS))
+            raise ConfigError(f"{path}: unknown key {key!r}", _hint_about(key))
         option = _KEYS[key]
         # TOML has no null, so there too the word "none" stands for None.
         found[key] = _setting(
             option, str(path), option.read, None if option.is_none(value) else value
         )
     return found
+
+
+def _hint_about(key: str) -> str:
+    """What to do about a key that is not known."""
+    if key.lower() in _ARE_PEERS:
+        # The nearest name is v1_peers, which would let the v1 wire in.
+        return (
+            "Peers are in a file of their own, with a table [peers]: name it with --peers FILE "
+            "or SIGNEDWIRE_PEERS"
+        )
+    return did_you_mean(key, _KEYS)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:

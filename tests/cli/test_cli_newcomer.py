@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import LIMIT, Ran, isolate, listener, run
+from clikit import LIMIT, Ran, expect_one_sentence, isolate, listener, run
 
-from signedwire import Identity
+from signedwire import ConfigError, Identity, TransportConfig
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
 from signedwire.sync import Node
@@ -143,3 +143,23 @@ def test_what_is_accepted_is_not_said_to_be_sent_later() -> None:
         ran = run("send", to, "x", "--until", "handled", "--timeout", "0.3", "--json")
     assert ran.exit_code == ExitCode.NO_ANSWER
     assert (told(ran)["store"], told(ran)["state"]) == (None, "accepted")
+
+
+# -- peers in the wrong file ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", ['peers = "p.toml"', f'[peers]\n"{BOB.did}" = "h:1"', "[Peers]", "[routes]"]
+)
+def test_peers_in_the_configuration_are_not_taken_for_v1_peers(
+    content: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    for words in (["config", "check"], ["listen"], ["send", AWAY, "x"]):
+        ran = run(*words, "--config", file)
+        expect_one_sentence(ran, 3, "unknown key", "--peers FILE or SIGNEDWIRE_PEERS")
+        assert "v1_peers" not in ran.stderr
+    with pytest.raises(ConfigError, match="routing=RoutingTable") as caught:
+        TransportConfig.production(peers="p.toml")  # type: ignore[call-arg]
+    assert "v1_peers" not in str(caught.value)
