@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from clikit import LIMIT, Ran, expect_one_sentence, isolate, listener, run
+from typer.models import OptionInfo
 
 from signedwire import ConfigError, Identity, TransportConfig
+from signedwire.cli import evidence_surface, store_surface, surface
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
 from signedwire.sync import Node
@@ -163,3 +166,65 @@ def test_peers_in_the_configuration_are_not_taken_for_v1_peers(
     with pytest.raises(ConfigError, match="routing=RoutingTable") as caught:
         TransportConfig.production(peers="p.toml")  # type: ignore[call-arg]
     assert "v1_peers" not in str(caught.value)
+
+
+# -- paths that cannot be used -------------------------------------------------------
+
+
+def all_commands() -> dict[str, type[surface.Command]]:
+    return {
+        **surface.COMMANDS,
+        **{
+            f"{group} {word}": command
+            for group, (_, commands) in store_surface.GROUPS.items()
+            for word, command in commands.items()
+        },
+        "id new": surface.IdNew,
+        "id show": surface.IdShow,
+        "config show": surface.ConfigShow,
+        "config check": surface.ConfigCheck,
+        "evidence verify": evidence_surface.EvidenceVerify,
+        "evidence show": evidence_surface.EvidenceShow,
+    }
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_an_empty_path_is_refused_by_name(name: str) -> None:
+    """As it comes from a variable that is not set: it is not the working directory."""
+    hints = get_type_hints(all_commands()[name], include_extras=True)
+    of_paths = {field: hint for field, hint in hints.items() if "Path" in str(hint)}
+    assert len(of_paths) >= 3
+    for field, hint in of_paths.items():
+        is_option = isinstance(get_args(hint)[1], OptionInfo)
+        given = [f"--{field.replace('_', '-')}", ""] if is_option else [""]
+        to = [AWAY, "x"] if name == "send" else []
+        ran = run(*name.split(), *to, *given)
+        expect_one_sentence(ran, 2, given[0], "the path is empty")
+
+
+def test_a_file_that_cannot_be_read_is_no_wrong_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"x")
+    file.chmod(0)
+    # Whoever may read everything is told what others are.
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    for words in (["verify"], ["evidence", "verify"], ["evidence", "show"], ["id", "show"]):
+        ran = run(*words, file)
+        assert ran.exit_code == 3, ran
+    assert run("config", "check", "--config", file).exit_code == 3
+    assert run("id", "show", "--identity", file).exit_code == 3
+    assert run("peers", "--peers", file).exit_code == 3
+    assert run("send", AWAY, "--file", file).exit_code in (3, 4)  # 4: it can be read
+
+
+@pytest.mark.parametrize("command", ["listen", "send", "outbox list"])
+def test_a_store_that_cannot_be_looked_at_is_named_as_the_store(
+    command: str, tmp_path: Path
+) -> None:
+    run("id", "new")
+    path = tmp_path / ("x" * 300)  # even asking whether it is there is an error
+    to = [AWAY, "x"] if command == "send" else []
+    ran = run(*command.split(), *to, "--store", path)
+    expect_one_sentence(ran, ExitCode.STORE, f"cannot open the store {path}", "too long")
