@@ -228,3 +228,26 @@ def test_a_store_that_cannot_be_looked_at_is_named_as_the_store(
     to = [AWAY, "x"] if command == "send" else []
     ran = run(*command.split(), *to, "--store", path)
     expect_one_sentence(ran, ExitCode.STORE, f"cannot open the store {path}", "too long")
+
+
+# -- lines ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_no_lines_are_nothing_to_send(options: list[str]) -> None:
+    """Nobody is there, so nothing may be said to be accepted."""
+    ran = process("send", AWAY, "-", "--no-store", *options, given="")
+    assert (ran.exit_code, ran.stdout) == (0, "")
+    assert ran.stderr.endswith("nothing to send: no line came on standard input\n")
+
+
+def test_a_closed_input_is_an_error_and_nothing_else() -> None:
+    run("id", "new")
+    ran = process("send", AWAY, "-", "--no-store", shell="<&-")
+    expect_one_sentence(ran, 3, "standard input is closed")
+
+
+def test_a_first_line_that_is_not_accepted_is_not_counted() -> None:
+    run("id", "new")
+    ran = process("send", AWAY, "-", "--no-store")
+    expect_one_sentence(ran, 6, "line 1 of standard input", "attempts exhausted")

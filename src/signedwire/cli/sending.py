@@ -248,7 +248,9 @@ class _Sending:
                         self._queue(wrap, line)
                     self._settle(are_more_to_come=True)
                 self._settle()
-                if self._last is not None:
+                if self._last is None:
+                    say("nothing to send: no line came on standard input")
+                else:
                     self._check_hung_up(self._last)
         finally:
             # After the close, in which more may have been answered or given up.
@@ -270,7 +272,7 @@ class _Sending:
         return ExitCode.STORED if kept and self._options.until is None else ExitCode.DONE
 
     def _tell_lines(self, come: int, kept: int) -> None:
-        if come or not kept:
+        if come:
             result(self._lines_text(come))
         if kept:
             path = escape(str(self._store.path))
