@@ -251,3 +251,27 @@ def test_a_first_line_that_is_not_accepted_is_not_counted() -> None:
     run("id", "new")
     ran = process("send", AWAY, "-", "--no-store")
     expect_one_sentence(ran, 6, "line 1 of standard input", "attempts exhausted")
+
+
+# -- one fault, one error ------------------------------------------------------------
+
+
+def test_one_fault_is_one_error_for_one_message_and_for_lines() -> None:
+    run("id", "new")
+    with listener() as bob:
+        for to in (AWAY, another_key(bob), one_who_denies(bob)):
+            words = ("send", to, "--no-store", "--json")
+            one, lines = told(run(*words, "x")), told(process(*words, "-"))
+            assert one["error"] == lines["error"] == "DeliveryFailedError"
+            assert one["did"] == lines["did"] == to.split("@")[0]
+            assert one["reason"] == lines["reason"] == "attempts exhausted"
+            assert one["state"] == lines["state"] == "failed"
+            assert one["detail"]
+            assert lines["detail"]
+            assert one["exit_code"] == lines["exit_code"]
+
+
+@pytest.mark.parametrize("text", ["x", "-"])
+def test_what_is_stored_says_why_in_json_too(text: str) -> None:
+    (sent,) = process("send", AWAY, text, "--json").objects
+    assert (sent["state"], "connection refused" in sent["detail"]) == ("persisted", True)

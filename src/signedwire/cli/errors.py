@@ -69,7 +69,10 @@ class About(NamedTuple):
 
 
 class NotDone(SignedWireError):
-    """What was asked for did not happen; `code` is the exit code."""
+    """What was asked for did not happen; `code` is the exit code.
+
+    With `cause`, the error that this says more about, `kind` is that of the cause.
+    """
 
     def __init__(
         self,
@@ -77,10 +80,13 @@ class NotDone(SignedWireError):
         hint: str = "",
         code: ExitCode = ExitCode.FAILED,
         about: About | None = None,
+        *,
+        cause: SignedWireError | None = None,
     ) -> None:
         super().__init__(fact, hint)
         self.code = code
-        self.about = about or About()
+        self.about = about or (About() if cause is None else about_of(cause))
+        self.kind: str = "NotDone" if cause is None else _kind_of(cause)
 
 
 class _Report(NamedTuple):
@@ -195,8 +201,13 @@ def _sentence(fact: str, hint: str) -> str:
     return f"{fact} {hint if hint.endswith(ends) else f'{hint}.'}"
 
 
+def _kind_of(error: BaseException) -> str:
+    """The class of an error, as programs are told it: one for one fault in every command."""
+    return error.kind if isinstance(error, NotDone) else type(error).__name__
+
+
 def _translate(error: BaseException) -> _Report:
-    kind = type(error).__name__
+    kind = _kind_of(error)
     if isinstance(error, SignedWireError):
         return _Report(kind, *explain(error), code_of(error))
     if isinstance(error, _UsageError):

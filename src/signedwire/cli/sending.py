@@ -18,7 +18,6 @@ from signedwire.cli.errors import (
     About,
     BadInput,
     NotDone,
-    about_of,
     code_of,
     explain,
     hint_about,
@@ -195,6 +194,7 @@ class _Sending:
             error.fact,
             f"It may have an access list: ask its owner to let {self._node.did} in",
             ExitCode.DENIED,
+            cause=error,
         )
 
     def _final_state(self, receipt: Receipt) -> DeliveryState:
@@ -268,6 +268,7 @@ class _Sending:
                 f"{self._address} broke, and they did not get through after that",
                 "Send the last lines again",
                 ExitCode.UNREACHED,
+                About(self._did, detail=self._node.peers()[self._did].last_error or None),
             )
         return ExitCode.STORED if kept and self._options.until is None else ExitCode.DONE
 
@@ -518,6 +519,8 @@ class _Sending:
 
     def _emit(self, receipt: Receipt, state: DeliveryState, size: int, line: int | None) -> None:
         fields: dict[str, object] = {} if line is None else {"line": line}
+        if state is DeliveryState.PERSISTED:
+            fields["detail"] = self._node.peers()[self._did].last_error or None
         if self._options.proof is not None:
             fields["proof"] = str(self._options.proof)
         emit(
@@ -578,5 +581,4 @@ def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
 
 def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
     fact, hint = explain(error)
-    about = about_of(error)
-    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error), about)
+    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error), cause=error)
