@@ -275,3 +275,46 @@ def test_one_fault_is_one_error_for_one_message_and_for_lines() -> None:
 def test_what_is_stored_says_why_in_json_too(text: str) -> None:
     (sent,) = process("send", AWAY, text, "--json").objects
     assert (sent["state"], "connection refused" in sent["detail"]) == ("persisted", True)
+
+
+# -- a peer without an address -------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["x", "-"])
+def test_a_store_takes_messages_for_a_peer_without_an_address(text: str) -> None:
+    with listener(BOB) as bob:
+        ran = process("send", str(BOB.did), text)
+        assert ran.exit_code == ExitCode.STORED
+        assert ran.stdout.startswith("persisted: ")
+        for part in ("no address is known for the peer yet", "`signedwire send DID@host:port`"):
+            assert part in ran.stderr
+        (sent,) = process("send", str(BOB.did), text, "--json").objects
+        assert (sent["state"], sent["address"]) == ("persisted", None)
+        assert sent["detail"] == "no address is known for the peer yet"
+        # With an address all of them go, in order.
+        assert run("send", f"{BOB.did}@{bob.address}", "now").exit_code == 0
+        came = [bob.receive(LIMIT) for _ in range(3)]
+    assert [each and each.payload for each in came] == [
+        *[b"x" if text == "x" else b"a line"] * 2,
+        b"now",
+    ]
+
+
+def test_whoever_asks_for_more_is_told_that_there_is_no_address(tmp_path: Path) -> None:
+    for options in (["--until", "accepted"], ["--proof", str(tmp_path / "p")]):
+        ran = run("send", str(BOB.did), "x", *options, "--json")
+        assert ran.exit_code == ExitCode.STORED
+        assert "no address is known for the peer yet" in told(ran)["message"]
+    assert run("send", str(BOB.did), "x", "--until", "persisted").exit_code == 0
+
+
+def test_without_a_store_a_peer_needs_an_address(
+    key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_one_sentence(
+        run("send", str(BOB.did), "x", "--no-store"), 2, "no address is known", "DID@host:port"
+    )
+    assert not key.exists()
+    run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_STORE", "none")
+    expect_one_sentence(run("send", str(BOB.did), "x"), 2, "no address is known", "DID@host:port")

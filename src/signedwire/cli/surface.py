@@ -255,7 +255,8 @@ class Send(Storing):
     to: Annotated[
         str,
         typer.Argument(
-            metavar="DID[@HOST:PORT]", help="Whom; without an address, --peers has to know it."
+            metavar="DID[@HOST:PORT]",
+            help="Whom; an address that neither this nor --peers has can be given later.",
         ),
     ]
     text: Annotated[
