@@ -25,6 +25,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -48,6 +49,7 @@ __all__ = [
     "Setting",
     "explain_config",
     "explain_identity",
+    "find_faults",
     "load_config",
     "read_toml",
 ]
@@ -143,6 +145,33 @@ def explain_identity(
     }
 
 
+def find_faults(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> list[ConfigError]:
+    """Everything for which `load_config` refuses its arguments, each value looked at by itself.
+
+    Values that do not fit together are looked for where all of them are fine by themselves.
+    """
+    found: list[ConfigError] = []
+
+    def attempt(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except ConfigError as error:
+            found.append(error)
+
+    if path is not None:
+        document: dict[str, Any] = {}
+        attempt(lambda: document.update(read_toml(Path(path))))
+        for key, value in document.items():
+            attempt(partial(_from_entry, Path(path), key, value))
+    for variable, text in (os.environ if environ is None else environ).items():
+        attempt(partial(_from_environment, {variable: text}))
+    if not found:
+        attempt(lambda: load_config(path, environ))
+    return found
+
+
 def _given(
     path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
 ) -> dict[str, Setting]:
@@ -196,16 +225,15 @@ def _backslash_hint(text: str, reason: str) -> str:
 
 
 def _from_file(path: Path) -> dict[str, Setting]:
-    found = {}
-    for key, value in read_toml(path).items():
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}", _hint_about(key))
-        option = _KEYS[key]
-        # TOML has no null, so there too the word "none" stands for None.
-        found[key] = _setting(
-            option, str(path), option.read, None if option.is_none(value) else value
-        )
-    return found
+    return {key: _from_entry(path, key, value) for key, value in read_toml(path).items()}
+
+
+def _from_entry(path: Path, key: str, value: object) -> Setting:
+    if key not in _KEYS:
+        raise ConfigError(f"{path}: unknown key {key!r}", _hint_about(key))
+    option = _KEYS[key]
+    # TOML has no null, so there too the word "none" stands for None.
+    return _setting(option, str(path), option.read, None if option.is_none(value) else value)
 
 
 def _hint_about(key: str) -> str:

@@ -305,9 +305,16 @@ def test_config_check_accepts_what_can_be_used(
     peers = tmp_path / "peers.toml"
     RoutingTable({BOB: "10.0.0.7:9001"}).save(peers)
     ran = run("config", "check", "--peers", peers)
-    assert ran.stdout == f"ok: the defaults with the environment, 1 peers in {peers}\n"
+    assert ran.stdout == f"ok: the defaults with the environment, 1 peer in {peers}\n"
     checked = run("config", "check", "--peers", peers, "--json").objects
-    assert checked == [{"ok": True, "config": None, "peers": str(peers), "routes": 1}]
+    expected: dict[str, object] = {
+        "ok": True,
+        "config": None,
+        "peers": str(peers),
+        "routes": 1,
+        "warnings": [],
+    }
+    assert checked == [expected]
     monkeypatch.setenv("SIGNEDWIRE_PRESET", "development")
     assert "stays inside one process" in run("config", "check").stderr
 

@@ -318,3 +318,76 @@ def test_without_a_store_a_peer_needs_an_address(
     run("id", "new")
     monkeypatch.setenv("SIGNEDWIRE_STORE", "none")
     expect_one_sentence(run("send", str(BOB.did), "x"), 2, "no address is known", "DID@host:port")
+
+
+# -- config check --------------------------------------------------------------------
+
+
+REFUSED = {
+    'access_file = "no/access"': "cannot read the access file no/access",
+    'identity = "no/key.pem"': "key file no/key.pem",
+    'store = "no/s.db"': "the store no/s.db cannot be made: there is no folder no",
+    'evidence = "no/e.log"': "the evidence log no/e.log cannot be made",
+    'store = "."': "the store . cannot be used: it is no regular file",
+    'store = "c.toml"': "the store c.toml cannot be used: it is another file",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_config_check_finds_what_listen_refuses(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "c.toml"
+    file.write_text(f"{line}\n")
+    expect_one_sentence(run("config", "check", "--config", file), 3, REFUSED[line])
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["c.toml", "run"]  # nothing made
+    assert run("listen", "--config", file, "--timeout", "0.05").exit_code in (3, 9)
+
+
+def test_config_check_shows_all_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "c.toml"
+    words = ("config", "check", "--config", str(file), "--peers", "no.toml")
+    file.write_text("max_attempts = 0\nlistn = 1\nconnect_timeout = true\n")
+    monkeypatch.setenv("SIGNEDWIRE_INBOX_LIMIT", "many")
+    ran = run(*words)
+    assert ran.exit_code == 3
+    parts = ("max_attempts", "listn", "connect_timeout", "INBOX_LIMIT", "no.toml")
+    for part, line in zip(parts, ran.stderr.splitlines(), strict=True):
+        assert part in line
+    errors = [json.loads(line) for line in run(*words, "--json").stderr.splitlines()]
+    assert [each["exit_code"] for each in errors] == [3] * 5
+    monkeypatch.delenv("SIGNEDWIRE_INBOX_LIMIT")
+    file.write_text("\n".join(list(REFUSED)[:4]))
+    assert len(run(*words).stderr.splitlines()) == 5
+
+
+def test_config_check_warns_of_what_has_no_effect(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    log = f'evidence = "{tmp_path}/e.log"\nevidence_keep = 2\n'
+    for content, part in (
+        (log, "on SIGUSR1 alone"),
+        ("evidence_keep = 2\n", "evidence names no file"),
+        ("evidence_max_bytes = 2000\n", "evidence names no file"),
+        ('identity = "k"\nidentity_fd = 3\n', "identity has no effect"),
+        (f"{log}evidence_max_bytes = 2000\n", ""),
+    ):
+        file.write_text(content)
+        ran = run("config", "check", "--config", file)
+        assert (ran.exit_code, ran.stderr.count("\n")) == (0, 1 if part else 0), ran
+        assert part in ran.stderr
+        (checked,) = run("config", "check", "--config", file, "--json").objects
+        assert [part in each for each in checked["warnings"]] == ([True] if part else [])
+
+
+def test_config_check_accepts_what_listen_makes(tmp_path: Path) -> None:
+    assert run("config", "check").exit_code == 0  # the key and the store are made later
+    assert run("listen", "--timeout", "0.05").exit_code == 0
+    assert run("config", "check").exit_code == 0
+    (store,) = (tmp_path / "state" / "signedwire").glob("*.db")
+    file = tmp_path / "c.toml"
+    file.write_text(f'store = "{store}"\n')
+    assert run("config", "check", "--config", file).exit_code == 0

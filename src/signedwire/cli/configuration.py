@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signedwire.cli.checking import check_all
+from signedwire.cli.errors import report
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, result, say
+from signedwire.cli.render import count_of
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
-from signedwire.routing import RoutingTable
-from signedwire.settings import Setting, explain_config, explain_identity, load_config
+from signedwire.settings import Setting, explain_config, explain_identity
 from signedwire.types import Address
 
 if TYPE_CHECKING:
@@ -38,24 +41,30 @@ def show(options: ConfigShow) -> int:
 
 
 def check(options: ConfigCheck) -> int:
-    """`signedwire config check`."""
-    config = load_config(options.config)
-    routes = None if options.peers is None else len(RoutingTable.load(options.peers))
+    """`signedwire config check`: every fault on a line of its own."""
+    found = check_all(options)
+    if found.faults:
+        for fault in found.faults:
+            report(fault, as_json=options.json)
+        return ExitCode.FILE
     if options.json:
         emit(
             {
                 "ok": True,
                 "config": None if options.config is None else str(options.config),
                 "peers": None if options.peers is None else str(options.peers),
-                "routes": routes,
+                "routes": found.routes,
+                "warnings": found.warnings,
             }
         )
         return 0
     source = "the defaults" if options.config is None else escape(str(options.config))
-    peers = "" if routes is None else f", {routes} peers in {escape(str(options.peers))}"
+    peers = ""
+    if found.routes is not None:
+        peers = f", {count_of(found.routes, 'peer')} in {escape(str(options.peers))}"
     result(f"ok: {source} with the environment{peers}")
-    if config.carrier == "memory":
-        say("carrier = memory stays inside one process: `listen` and `send` will refuse it")
+    for warning in found.warnings:
+        say(warning)
     return 0
 
 

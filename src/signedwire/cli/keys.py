@@ -20,7 +20,7 @@ from signedwire.settings import PASSWORD_VARIABLE, explain_identity
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["load", "load_or_create", "new", "show", "take_secrets"]
+__all__ = ["check", "load", "load_or_create", "new", "show", "take_secrets"]
 
 
 class _Taken:
@@ -63,6 +63,28 @@ def show(options: IdShow) -> int:
         source = _choose(options)
     _show(_load(source), source.path, as_json=options.json)
     return 0
+
+
+def check(options: Command) -> None:
+    """Refuse an identity that could not be loaded. Nothing is made or asked for.
+
+    A descriptor is left alone: it can be read only once.
+
+    Raises:
+        IdentityError: naming the source, what is wrong and what to do.
+    """
+    source = _choose(options)
+    if source.descriptor is not None:
+        return
+    try:
+        source.load(_Taken.secrets.password)
+    except IdentityError as error:
+        vacant = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
+        if source.is_default and error.problem in vacant:
+            return  # made at first use
+        if error.problem is IdentityProblem.ENCRYPTED:
+            error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+        raise
 
 
 def load(options: Command) -> Identity:

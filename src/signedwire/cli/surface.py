@@ -426,7 +426,12 @@ class ConfigShow(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigCheck(Command):
-    """Check the configuration, and the peers file where there is one."""
+    """Check the configuration and every file that it names, and the peers file.
+
+    It finds all for which `listen` would not start, but for a port that is in use and what
+    is inside a store or an evidence log, and names each. It makes and locks nothing, so it
+    can run beside the node.
+    """
 
     def run(self) -> int:
         from signedwire.cli.configuration import check
