@@ -47,6 +47,13 @@ class _Group(TyperGroup):
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            # Printing --help and --version is a part of this; typer would end with 1.
+            raise typer.Exit(report(error)) from None
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
