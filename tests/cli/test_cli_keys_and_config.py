@@ -13,6 +13,7 @@ import pytest
 from clikit import LIMIT, expect_one_sentence, isolate, listener, run
 
 from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
+from signedwire.cli import keys
 from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
@@ -94,16 +95,18 @@ def test_the_password_that_will_open_it_also_encrypts_it(
 
 
 def test_a_password_can_be_typed(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)  # the runner types
     made = run("id", "new", "--ask-password", given="correct\ncorrect\n")
     assert made.exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct")
     assert run("id", "show").stdout == made.stdout.splitlines(True)[-1]
 
 
-def test_password_options_that_cannot_be_used() -> None:
+def test_password_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     expect_one_sentence(run("id", "new", "--password-env", "NOPE"), 2, "NOPE", "no such variable")
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)
     assert run("id", "new", "--ask-password", given="").exit_code == 130
 
 

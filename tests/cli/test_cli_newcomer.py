@@ -15,7 +15,7 @@ import pytest
 from clikit import LIMIT, Ran, expect_one_sentence, isolate, listener, run
 from typer.models import OptionInfo
 
-from signedwire import ConfigError, Identity, TransportConfig
+from signedwire import ConfigError, Identity, IdentityError, TransportConfig, load_identity
 from signedwire.cli import evidence_surface, store_surface, surface
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
@@ -78,7 +78,13 @@ def process(*words: str, given: str = "a line\n", shell: str = "") -> Ran:
     if shell:  # what the shell adds: a pipe, a redirection
         command = ["sh", "-c", f'"$@" {shell}', "sh", *command]
     done = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=LIMIT, check=False
+        command,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+        start_new_session=True,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -391,3 +397,76 @@ def test_config_check_accepts_what_listen_makes(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'store = "{store}"\n')
     assert run("config", "check", "--config", file).exit_code == 0
+
+
+# -- pipes, passwords, keys ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["--help", "-h", "--version", "send --help", "id --help", ""])
+def test_a_reader_that_is_gone_ends_help_as_it_ends_all_else(words: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "signedwire.cli", *words.split()],
+        stdout=write,
+        stderr=write if not words else subprocess.PIPE,  # help that nobody asked for
+        timeout=LIMIT,
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == (ExitCode.PIPE_CLOSED if words else done.returncode)
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("shell", ["</dev/null", ""])
+def test_a_password_needs_a_terminal_to_be_asked_at(shell: str, key: Path) -> None:
+    ran = process("id", "new", "--ask-password", given="secret\nsecret\n", shell=shell)
+    expect_one_sentence(ran, 2, "there is no terminal", "--password-env")
+    assert not key.exists()
+
+
+def test_what_is_wrong_with_a_password_names_its_variable(
+    key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "x")
+    expect_one_sentence(run("id", "show"), 3, "not encrypted", "Unset SIGNEDWIRE_PASSWORD")
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "x")
+    with pytest.raises(IdentityError, match="Unset SIGNEDWIRE_PASSWORD"):
+        load_identity()
+    key.unlink()
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "right")
+    run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "wrong")
+    expect_one_sentence(run("id", "show"), 3, "password is wrong", "in SIGNEDWIRE_PASSWORD right?")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("", "unset it, so that another source is used"),
+        ("   ", "Put the whole key there again"),
+        ("ab" * 32, "write ed25519-seed: before it"),
+        ("ed25519-seed:abc", "Put the whole key there again"),
+    ],
+)
+def test_what_is_wrong_with_a_key_in_a_variable_speaks_of_no_file(
+    content: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", content)
+    ran = run("id", "show")
+    expect_one_sentence(ran, 3, "in SIGNEDWIRE_IDENTITY_KEY", hint)
+    assert not [word for word in ("FILE", "NEW", "rm ", "cat ", "copy") if word in ran.stderr]
+
+
+def test_ping_with_our_own_key_does_not_advise_to_use_it(key: Path) -> None:
+    did = run("id", "new").stdout.strip()
+    with listener() as bob:
+        to = one_who_denies(bob)
+        for command in ("ping", "bench"):
+            ran = run(command, to, "--own-identity")
+            assert ran.exit_code == ExitCode.DENIED
+            assert "add --own-identity" not in ran.stdout + ran.stderr
+            assert "our key for this run" not in ran.stdout + ran.stderr
+            assert f"ask its owner to let {did} in" in ran.stderr
+        assert "add --own-identity" in run("ping", to).stderr

@@ -20,7 +20,7 @@ from signedwire.settings import PASSWORD_VARIABLE, explain_identity
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["check", "load", "load_or_create", "new", "show", "take_secrets"]
+__all__ = ["check", "has_terminal", "load", "load_or_create", "new", "show", "take_secrets"]
 
 
 class _Taken:
@@ -82,8 +82,7 @@ def check(options: Command) -> None:
         vacant = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
         if source.is_default and error.problem in vacant:
             return  # made at first use
-        if error.problem is IdentityProblem.ENCRYPTED:
-            error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+        error.hint = keysources.hint_about_password(error)
         raise
 
 
@@ -126,12 +125,12 @@ def _load(source: KeySource) -> Identity:
 
 def _unlock(source: KeySource, error: IdentityError) -> Identity:
     """Ask for the password that is missing, where somebody is there; else raise."""
-    if error.problem is IdentityProblem.ENCRYPTED:
-        if source.path is not None and sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
-            return source.load(asked)
-        error.hint = f"Put its password into {PASSWORD_VARIABLE}"
-    elif error.problem is IdentityProblem.ABSENT and source.path is not None:
+    is_asked_for = error.problem is IdentityProblem.ENCRYPTED and source.path is not None
+    if is_asked_for and sys.stdin.isatty():
+        asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
+        return source.load(asked)
+    error.hint = keysources.hint_about_password(error)
+    if error.problem is IdentityProblem.ABSENT and source.path is not None:
         error.hint = error.hint.partition(", or ")[0]  # what follows speaks to programs
     raise error
 
@@ -140,8 +139,7 @@ def _new_password(options: IdNew) -> str | None:
     if options.password_env is not None and options.ask_password:
         raise BadInput("--password-env and --ask-password exclude each other", "Give one of them")
     if options.ask_password:
-        asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        return asked
+        return _asked_password()
     variable = options.password_env
     if variable is None or variable == PASSWORD_VARIABLE:
         password = _Taken.secrets.password
@@ -154,6 +152,27 @@ def _new_password(options: IdNew) -> str | None:
             "Set it, or use --ask-password",
         )
     return password
+
+
+def _asked_password() -> str:
+    if not has_terminal():
+        raise BadInput(
+            "there is no terminal to ask for the password at",
+            "Put it into a variable, and use --password-env VAR",
+        )
+    asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return asked
+
+
+def has_terminal() -> bool:
+    """Whether a password can be asked for at a terminal, without showing it."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:
