@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from clikit import LIMIT, Ran, expect_one_sentence, isolate, listener, run
+from clikit import LIMIT, Process, Ran, expect_one_sentence, isolate, listener, run
 from typer.models import OptionInfo
 
 from signedwire import ConfigError, Identity, IdentityError, TransportConfig, load_identity
@@ -470,3 +471,22 @@ def test_ping_with_our_own_key_does_not_advise_to_use_it(key: Path) -> None:
             assert "our key for this run" not in ran.stdout + ran.stderr
             assert f"ask its owner to let {did} in" in ran.stderr
         assert "add --own-identity" in run("ping", to).stderr
+
+
+# -- signals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_the_help_of_every_command_lists_the_codes_of_signals(name: str) -> None:
+    shown = " ".join(run(*name.split(), "--help").stdout.split())
+    assert "129 SIGHUP;" in shown
+    assert "143 SIGTERM;" in shown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_send_with_that_code(number: str) -> None:
+    with Process("send", AWAY, "-", "--no-store") as sending:
+        assert "made a new identity" in sending.line("stderr")
+        sending.send(signal.Signals[number])
+        assert sending.wait() == -signal.Signals[number]

@@ -38,10 +38,10 @@ class ExitCode(IntEnum):
     DENIED = 8, "an access list or v1_peers, of the peer or of ours, forbids it"
     STORE = 9, "the store or the evidence log cannot be used, is in use, is full or failed"
     SYSTEM = 10, "the operating system refused something: a port, the disk, standard output"
-    HUNG_UP = 129, "SIGHUP, after a clean close"
+    HUNG_UP = 129, "SIGHUP; `listen` and `bench --serve` close in order first"
     INTERRUPTED = _INTERRUPTED, "Ctrl-C (SIGINT)"
     PIPE_CLOSED = 141, "the reader of our output closed it"
-    TERMINATED = 143, "SIGTERM, after a clean close"
+    TERMINATED = 143, "SIGTERM; `listen` and `bench --serve` close in order first"
 
 
 COMMON: Final = (
@@ -50,8 +50,10 @@ COMMON: Final = (
     ExitCode.USAGE,
     ExitCode.FILE,
     ExitCode.SYSTEM,
+    ExitCode.HUNG_UP,
     ExitCode.INTERRUPTED,
     ExitCode.PIPE_CLOSED,
+    ExitCode.TERMINATED,
 )
 """What every command can end with."""
 

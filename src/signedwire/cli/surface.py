@@ -185,8 +185,6 @@ class Listen(Storing):
     exit_codes = (
         ExitCode.NO_ANSWER,
         ExitCode.STORE,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     listen: Annotated[
@@ -469,8 +467,6 @@ class Bench(Command):
     exit_codes = (
         ExitCode.UNREACHED,
         ExitCode.DENIED,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     to: Annotated[
