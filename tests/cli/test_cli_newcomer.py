@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -490,3 +491,37 @@ def test_a_signal_ends_send_with_that_code(number: str) -> None:
         assert "made a new identity" in sending.line("stderr")
         sending.send(signal.Signals[number])
         assert sending.wait() == -signal.Signals[number]
+
+
+# -- the files of the documents ------------------------------------------------------
+
+
+def test_the_files_of_the_documents_can_be_used(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    blocks = dict(re.findall(r"```toml file=(\S+)\n(.*?)```", text, re.DOTALL))
+    assert blocks.keys() == {"node.toml", "peers.toml"}
+    made = run("id", "new", tmp_path / "identity.pem")
+    assert made.exit_code == 0
+    for name, content in blocks.items():
+        here = content.replace("/var/lib/signedwire", str(tmp_path))
+        assert (here != content) == (name == "node.toml")
+        (tmp_path / name).write_text(here)
+    words = ("--config", tmp_path / "node.toml", "--peers", tmp_path / "peers.toml")
+    (checked,) = run("config", "check", *words, "--json").objects
+    assert (checked["ok"], checked["routes"], checked["warnings"]) == (True, 2, [])
+    values = {each["name"]: each for each in run("config", "show", *words, "--json").objects}
+    assert values["listen"]["value"] == "0.0.0.0:9001"
+    assert run("outbox", "list", *words).exit_code == 3  # there is no such store yet
+
+
+def test_a_relative_path_is_taken_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "c.toml").write_text('identity = "k.pem"\nstore = "s.db"\n')
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run("id", "new", "k.pem")
+    assert run("send", AWAY, "x", "--config", "../etc/c.toml").exit_code == ExitCode.STORED
+    assert {each.name for each in (tmp_path / "here").iterdir()} >= {"k.pem", "s.db"}
+    assert [each.name for each in (tmp_path / "etc").iterdir()] == ["c.toml"]
