@@ -525,3 +525,27 @@ def test_a_relative_path_is_taken_from_the_working_directory(
     assert run("send", AWAY, "x", "--config", "../etc/c.toml").exit_code == ExitCode.STORED
     assert {each.name for each in (tmp_path / "here").iterdir()} >= {"k.pem", "s.db"}
     assert [each.name for each in (tmp_path / "etc").iterdir()] == ["c.toml"]
+
+
+# -- a full disk ---------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["config show", "config show --json", "id show", "outbox list"])
+def test_standard_output_that_cannot_be_written_is_named(words: str) -> None:
+    run("send", AWAY, "x")
+    ran = process(*words.split(), shell=">/dev/full")
+    assert ran.exit_code == ExitCode.SYSTEM
+    assert "standard output: No space left on device" in ran.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_key_that_was_made_is_told_of_though_its_did_cannot_be_printed(
+    options: list[str], tmp_path: Path
+) -> None:
+    ran = process("id", "new", str(tmp_path / "k.pem"), *options, shell=">/dev/full")
+    assert ran.exit_code == ExitCode.SYSTEM
+    made, error = ran.stderr.splitlines()
+    assert made == f"made a new identity in {tmp_path}/k.pem"
+    assert "standard output: No space left on device" in error

@@ -48,8 +48,8 @@ def new(options: IdNew) -> int:
             "Load the key that is there",
             IdentityProblem.EXISTS,
         )
-    _show(identity, path, as_json=options.json)
     say(f"made a new {'encrypted ' if password else ''}identity in {escape(str(path))}")
+    _show(identity, path, as_json=options.json)
     return 0
 
 

@@ -37,12 +37,22 @@ def escape(text: str) -> str:
 
 def result(line: str) -> None:
     """One line of a result for people, at once. The line must be escaped where it has to be."""
-    print(line, flush=True)
+    _print(line)
 
 
 def emit(value: Mapping[str, object]) -> None:
     """One JSON object on a line of stdout, at once; all of it ASCII."""
-    print(as_line(value), flush=True)
+    _print(as_line(value))
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The system's error names no file where a descriptor cannot be written.
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def as_line(value: Mapping[str, object]) -> str:
