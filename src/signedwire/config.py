@@ -377,7 +377,10 @@ def _shown(value: object) -> str:
 def _known(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in changes:
         if name not in OPTIONS:
-            raise ConfigError(f"unknown option {name!r}", did_you_mean(name, OPTIONS))
+            hint = did_you_mean(name, OPTIONS)
+            if name in ("peers", "routes", "routing"):  # not v1_peers, which lets v1 in
+                hint = "Routes are an argument of Node: routing=RoutingTable(…)"
+            raise ConfigError(f"unknown option {name!r}", hint)
     return changes
 
 

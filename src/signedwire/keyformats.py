@@ -70,6 +70,12 @@ _FORMATS: Final = (
     "secret key, or a raw 32-byte seed"
 )
 
+_HINTS_WITHOUT_A_FILE: Final = {
+    IdentityProblem.EMPTY: "Put the key there, or unset it, so that another source is used",
+    IdentityProblem.DAMAGED: "Put the whole key there again",
+}
+"""What to do about a key that was in a variable or came through a descriptor."""
+
 
 def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> bytes:
     """The 32-byte seed in `data`.
@@ -80,7 +86,15 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
     Raises:
         IdentityError: its fact says what `data` is or lacks, without saying where that was.
     """
-    shown = _Shown(path)
+    try:
+        return _from_data(data, password, _Shown(path))
+    except IdentityError as error:
+        if path is None:
+            error.hint = _HINTS_WITHOUT_A_FILE.get(error.problem, error.hint)
+        raise
+
+
+def _from_data(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
     if not data:
         raise IdentityError(
             "it is empty",
@@ -120,6 +134,7 @@ class _Shown:
     """A path as the commands of errors have it."""
 
     def __init__(self, path: str | None) -> None:
+        self.is_no_file = path is None
         self.old = "FILE" if path is None else shlex.quote(path)
         self.new = "NEW" if path is None else shlex.quote(f"{path}.new")
 
@@ -187,7 +202,9 @@ def _from_text(text: str, password: bytes | None, shown: _Shown) -> bytes:
         raise IdentityError(
             f"it holds {how}, which may be the seed of an Ed25519 key, or a public key, or "
             "something else",
-            "If it is a seed, say so: "
+            f"If it is a seed, write {SEED_PREFIX} before it"
+            if shown.is_no_file
+            else "If it is a seed, say so: "
             f"`(umask 077; (printf {SEED_PREFIX}; cat {shown.old}) > {shown.new})`",
             IdentityProblem.AMBIGUOUS,
         )

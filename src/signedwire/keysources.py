@@ -39,6 +39,7 @@ __all__ = [
     "Secrets",
     "choose_key",
     "default_key_path",
+    "hint_about_password",
     "load_identity",
     "make_key_file",
     "take_secrets",
@@ -51,6 +52,13 @@ _DESCRIPTOR_TIMEOUT: Final = 30.0
 _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.05
 """Seconds between attempts to read a key file that another process is making."""
+
+_PASSWORD_HINTS: Final = {
+    IdentityProblem.ENCRYPTED: f"Put its password into {PASSWORD_VARIABLE}",
+    IdentityProblem.NOT_ENCRYPTED: f"Unset {PASSWORD_VARIABLE}, or encrypt the key",
+    IdentityProblem.WRONG_PASSWORD: f"Is the password in {PASSWORD_VARIABLE} right? If it is, "
+    "restore the key from a copy",
+}
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -175,6 +183,11 @@ def take_secrets(environ: MutableMapping[str, str] | None = None) -> Secrets:
     return Secrets(environ.pop(KEY_VARIABLE, None), environ.pop(PASSWORD_VARIABLE, None) or None)
 
 
+def hint_about_password(error: IdentityError) -> str:
+    """The hint of an error, which names the variable where that has the password."""
+    return _PASSWORD_HINTS.get(error.problem, error.hint)
+
+
 def load_identity(
     config: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
@@ -203,8 +216,7 @@ def load_identity(
             return source.load_or_create(secrets.password)[0]
         return source.load(secrets.password)
     except IdentityError as error:
-        if error.problem is IdentityProblem.ENCRYPTED:
-            error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+        error.hint = hint_about_password(error)
         raise
 
 

@@ -25,6 +25,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -48,6 +49,7 @@ __all__ = [
     "PASSWORD_VARIABLE",
     "Setting",
     "Settings",
+    "find_faults",
     "load_config",
     "read_settings",
     "read_toml",
@@ -69,6 +71,8 @@ _KEYS: Final[Mapping[str, Option]] = {
     **OPTIONS,
     **IDENTITY_OPTIONS,
 }
+_ARE_PEERS: Final = frozenset({"peer", "peers", "route", "routes", "routing"})
+"""Keys by which people look for what is in the peers file."""
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
 KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
@@ -169,6 +173,35 @@ def load_config(
     return read_settings(path, environ).config()
 
 
+def find_faults(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> list[ConfigError]:
+    """Everything for which `load_config` refuses its arguments, each value looked at by itself.
+
+    Values that do not fit together are looked for where all of them are fine by themselves.
+    """
+    found: list[ConfigError] = []
+
+    def attempt(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except ConfigError as error:
+            found.append(error)
+
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(_CONFIG_VARIABLE)
+    if path:
+        document: dict[str, Any] = {}
+        attempt(lambda: document.update(read_toml(Path(path))))
+        for key, value in document.items():
+            attempt(partial(_from_entry, Path(path), key, value))
+    for variable, text in environ.items():
+        attempt(partial(_from_environment, {variable: text}))
+    if not found:
+        attempt(lambda: load_config(path, environ))
+    return found
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The TOML document in the file at `path`, or in what a pipe there brings within 30 s.
 
@@ -213,16 +246,26 @@ def _backslash_hint(text: str, reason: str) -> str:
 
 
 def _from_file(path: Path) -> dict[str, Setting]:
-    found = {}
-    for key, value in read_toml(path).items():
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, _KEYS))
-        option = _KEYS[key]
-        # TOML has no null, so there too the word "none" stands for None.
-        found[key] = _setting(
-            option, str(path), option.read, None if option.is_none(value) else value
+    return {key: _from_entry(path, key, value) for key, value in read_toml(path).items()}
+
+
+def _from_entry(path: Path, key: str, value: object) -> Setting:
+    if key not in _KEYS:
+        raise ConfigError(f"{path}: unknown key {key!r}", _hint_about(key))
+    option = _KEYS[key]
+    # TOML has no null, so there too the word "none" stands for None.
+    return _setting(option, str(path), option.read, None if option.is_none(value) else value)
+
+
+def _hint_about(key: str) -> str:
+    """What to do about a key that is not known."""
+    if key.lower() in _ARE_PEERS:
+        # The nearest name is v1_peers, which would let the v1 wire in.
+        return (
+            "Peers are in a file of their own, with a table [peers]: name it with --peers FILE "
+            "or SIGNEDWIRE_PEERS"
         )
-    return found
+    return did_you_mean(key, _KEYS)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:

@@ -99,16 +99,18 @@ def test_the_password_that_will_open_it_also_encrypts_it(
 
 
 def test_a_password_can_be_typed(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)  # the runner types
     made = run("id", "new", "--ask-password", given="correct\ncorrect\n")
     assert made.exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct")
     assert run("id", "show").stdout == made.stdout.splitlines(True)[-1]
 
 
-def test_password_options_that_cannot_be_used() -> None:
+def test_password_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     expect_one_sentence(run("id", "new", "--password-env", "NOPE"), 2, "NOPE", "no such variable")
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)
     assert run("id", "new", "--ask-password", given="").exit_code == 130
 
 
@@ -416,9 +418,16 @@ def test_config_check_accepts_what_can_be_used(
     peers = tmp_path / "peers.toml"
     RoutingTable({BOB: "10.0.0.7:9001"}).save(peers)
     ran = run("config", "check", "--peers", peers)
-    assert ran.stdout == f"ok: the defaults with the environment, 1 peers in {peers}\n"
+    assert ran.stdout == f"ok: the defaults with the environment, 1 peer in {peers}\n"
     checked = run("config", "check", "--peers", peers, "--json").objects
-    assert checked == [{"ok": True, "config": None, "peers": str(peers), "routes": 1}]
+    expected: dict[str, object] = {
+        "ok": True,
+        "config": None,
+        "peers": str(peers),
+        "routes": 1,
+        "warnings": [],
+    }
+    assert checked == [expected]
     monkeypatch.setenv("SIGNEDWIRE_PRESET", "development")
     assert "stays inside one process" in run("config", "check").stderr
 

@@ -74,7 +74,7 @@ def test_a_message_to_a_peer_that_is_away_is_kept_and_goes_out_with_the_next(
     assert told[0] == f"made a new identity, {alice.did}, in {key}"
     assert told[1] == f"made a new store in {path}"
     assert told[2].startswith("the peer was not reached (cannot connect to 127.0.0.1:1: ")
-    assert told[2].endswith("`signedwire outbox list` shows what waits")
+    assert "`signedwire outbox list` shows what waits" in told[2]
     assert len(told) == 3
     assert os.name != "posix" or path.stat().st_mode & 0o777 == 0o600
 
@@ -163,16 +163,16 @@ def test_without_a_store(alice: Identity, tmp_path: Path) -> None:
 def test_another_key_that_answers_is_not_away(alice: Identity, bob: Node) -> None:
     wrong = Identity.generate().did
     ran = run("send", f"{wrong}@{bob.address}", "x")
-    assert ran.exit_code == 6
+    assert ran.exit_code == 4
     assert "Another key answers there: is the DID right?" in ran.stderr
 
 
 def test_a_time_limit_says_that_it_stays(alice: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "1000")
     ran = run("send", AWAY, "x", "--timeout", "0.2")
-    assert ran.exit_code == 5
+    assert ran.exit_code == 4
     assert "is persisted after 0.2 s, and not yet accepted" in ran.stderr
-    assert "It stays in the store: `signedwire outbox list`" in ran.stderr
+    assert "It stays in the store and is sent later. `signedwire outbox list`" in ran.stderr
 
 
 def test_lines_to_a_peer_that_is_away(alice: Identity) -> None:

@@ -8,10 +8,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from signedwire.cli import evidence_surface, keys, store_surface, surface
 from signedwire.cli.ending import ENDING_CODES, end_by_signal
@@ -19,6 +20,7 @@ from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
 from signedwire.cli.output import escape, say_as_is, silence
 from signedwire.cli.redaction import without_keys
+from signedwire.cli.values import read_path
 from signedwire.environment import expand_home
 
 __all__ = ["app"]
@@ -50,6 +52,13 @@ class _Group(TyperGroup):
         if code in ENDING_CODES:
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            # Printing --help and --version is a part of this; typer would end with 1.
+            raise typer.Exit(report(error)) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -93,6 +102,8 @@ def _start_logging() -> None:
 def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     """Make a typer command whose parameters are the fields of `command`."""
     hints = get_type_hints(command, include_extras=True)
+    for hint in hints.values():
+        _read_as_path(hint)
     fields = dataclasses.fields(command)
     common = {field.name for field in dataclasses.fields(surface.Command)}
     # A command's own options first, then those that all have.
@@ -123,6 +134,21 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
     call.__doc__ = command.__doc__
     group.command(name, epilog=epilog(command.exit_codes))(call)
+
+
+def _read_as_path(hint: Any) -> None:
+    """Have the parameter that is annotated so read by `read_path`, where it is a path.
+
+    Typer's own way reports a file that cannot be read as a wrong command line, and takes an
+    empty text for the working directory.
+    """
+    kind, *notes = get_args(hint)
+    if Path not in (kind, *get_args(kind)):
+        return
+    for note in notes:
+        note.parser = read_path
+        if isinstance(note, OptionInfo):
+            note.metavar = note.metavar or "FILE"
 
 
 def _expanded(value: Any) -> Any:

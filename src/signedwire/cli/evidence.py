@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
     checker.receive_eof()
     if checker.reader.header is None:
         assert checker.error is not None
-        place = place_of_rest(str(path)) if path.is_file() else None
+        place = place_of_rest(str(path)) if os.path.isfile(path) else None
         if place is not None:
             raise BadFile(
                 f"{path}: not a whole evidence log: it has no header and begins behind {place}",

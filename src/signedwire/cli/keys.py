@@ -20,7 +20,16 @@ from signedwire.settings import PASSWORD_VARIABLE
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["forget_secrets", "load", "load_or_create", "new", "show", "take_secrets"]
+__all__ = [
+    "check",
+    "forget_secrets",
+    "has_terminal",
+    "load",
+    "load_or_create",
+    "new",
+    "show",
+    "take_secrets",
+]
 
 
 _STANDARD_INPUT: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -57,8 +66,8 @@ def new(options: IdNew) -> int:
             "Load the key that is there",
             IdentityProblem.EXISTS,
         )
-    _show(identity, path, as_json=options.json)
     say(f"made a new {'encrypted ' if password else ''}identity in {escape(str(path))}")
+    _show(identity, path, as_json=options.json)
     return 0
 
 
@@ -73,6 +82,28 @@ def show(options: IdShow) -> int:
         source = _choose(options, secrets)
     _show(_load(source, secrets), source.path, as_json=options.json)
     return 0
+
+
+def check(options: Command) -> None:
+    """Refuse an identity that could not be loaded. Nothing is made or asked for.
+
+    A descriptor is left alone: it can be read only once.
+
+    Raises:
+        IdentityError: naming the source, what is wrong and what to do.
+    """
+    secrets = forget_secrets()
+    source = _choose(options, secrets)
+    if source.descriptor is not None:
+        return
+    try:
+        source.load(secrets.password)
+    except IdentityError as error:
+        vacant = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
+        if source.is_default and error.problem in vacant:
+            return  # made at first use
+        error.hint = keysources.hint_about_password(error)
+        raise
 
 
 def load(options: Command) -> Identity:
@@ -133,13 +164,13 @@ def _load(source: KeySource, secrets: Secrets) -> Identity:
 
 def _unlock(source: KeySource, error: IdentityError) -> Identity:
     """Ask for the password that is missing, where somebody is there; else raise."""
-    if error.problem is IdentityProblem.ENCRYPTED:
-        if source.path is not None and sys.stdin.isatty():
-            question = f"Password of {escape(str(source.path))}"
-            asked: str = typer.prompt(question, hide_input=True, err=True)
-            return source.load(asked)
-        error.hint = f"Put its password into {PASSWORD_VARIABLE}"
-    elif error.problem is IdentityProblem.ABSENT and source.path is not None:
+    is_asked_for = error.problem is IdentityProblem.ENCRYPTED and source.path is not None
+    if is_asked_for and sys.stdin.isatty():
+        question = f"Password of {escape(str(source.path))}"
+        asked: str = typer.prompt(question, hide_input=True, err=True)
+        return source.load(asked)
+    error.hint = keysources.hint_about_password(error)
+    if error.problem is IdentityProblem.ABSENT and source.path is not None:
         error.hint = error.hint.partition(", or ")[0]  # what follows speaks to programs
     raise error
 
@@ -148,8 +179,7 @@ def _new_password(options: IdNew) -> str | None:
     if options.password_env is not None and options.ask_password:
         raise BadInput("--password-env and --ask-password exclude each other", "Give one of them")
     if options.ask_password:
-        asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        return asked
+        return _asked_password()
     variable = options.password_env
     if variable is None or variable == PASSWORD_VARIABLE:
         password = forget_secrets().password
@@ -162,6 +192,27 @@ def _new_password(options: IdNew) -> str | None:
             "Set it, or use --ask-password",
         )
     return password
+
+
+def _asked_password() -> str:
+    if not has_terminal():
+        raise BadInput(
+            "there is no terminal to ask for the password at",
+            "Put it into a variable, and use --password-env VAR",
+        )
+    asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return asked
+
+
+def has_terminal() -> bool:
+    """Whether a password can be asked for at a terminal, without showing it."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:

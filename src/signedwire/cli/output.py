@@ -47,12 +47,22 @@ def result(line: str) -> None:
 
 def result_as_is(line: str) -> None:
     """Print one line with `paint()` in it on stdout, at once. The caller has escaped the rest."""
-    print(line, flush=True)
+    _print(line)
 
 
 def emit(value: Mapping[str, object]) -> None:
     """One JSON object on a line of stdout, at once; all of it ASCII."""
-    print(as_line(value), flush=True)
+    _print(as_line(value))
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The system's error names no file where a descriptor cannot be written.
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def emit_error(value: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -47,10 +48,13 @@ class Chosen(NamedTuple):
     """Whether nobody named it."""
 
     @property
-    def command(self) -> str:
-        """What shows what waits in it."""
+    def what_waits(self) -> str:
+        """A sentence about the commands that look at what waits in it, and take it back."""
         named = "" if self.is_default else f" --store {escape(str(self.path))}"
-        return f"`signedwire outbox list{named}`"
+        return (
+            f"`signedwire outbox list{named}` shows what waits, "
+            f"`signedwire outbox drop ID{named}` takes it back"
+        )
 
 
 WITHOUT: Final = Chosen(None, False)
@@ -84,7 +88,8 @@ def turn_of(did: Did, patience: float | None = None) -> Turn:
 def prepare(chosen: Chosen) -> bool:
     """Make the user's own folder for stores; whether the store will be new."""
     path = chosen.path
-    if path is None or path.exists():
+    # os.path.exists() raises nothing: opening the store says what is wrong, and of what.
+    if path is None or os.path.exists(path):
         return False
     if HIDDEN in value_without_keys(str(path)):
         raise BadInput(
@@ -135,7 +140,18 @@ def open_file(options: StoreCommand, did: Did, config: TransportConfig) -> Sqlit
     path, is_default = _choose(options.store, options, did)
     if path is None:
         raise BadInput("the configuration says store = none", "Name a store with --store FILE")
-    if not path.exists():
+    if not _may_be_there(path):
         hint = "`signedwire send` and `signedwire listen` make one"
         raise BadFile(f"there is no store {path}", hint if is_default else "Is its name right?")
     return SqliteStore(path, did, limits=limits_of(config), is_threaded=False)
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether there is such a file, or it cannot be looked at: opening it then says why."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True

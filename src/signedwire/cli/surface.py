@@ -192,8 +192,6 @@ class Listen(Storing):
     exit_codes = (
         ExitCode.NO_ANSWER,
         ExitCode.STORE,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     listen: Annotated[
@@ -244,9 +242,10 @@ class Send(Storing):
     the peer's application. v1 peers never answer: to them it says "written", which means
     that the operating system has it on a connection to the peer's address.
 
-    A message to a peer that is away stays in the store: it says "persisted", with exit
-    code 4, or 0 where --until asks for no more. It goes out, before all later ones, when
-    the next `send` to that peer or `listen` with --peers runs; `signedwire outbox` has it.
+    A message whose peer is away, or denies us, stays in the store: it says "persisted",
+    with exit code 4, or 0 where --until asks for no more. It goes out, before all later
+    ones, when the next `send` to that peer or `listen` with --peers runs, so do not send it
+    again; `signedwire outbox` shows it, and drops it.
     """
 
     exit_codes = (
@@ -261,7 +260,8 @@ class Send(Storing):
     to: Annotated[
         str,
         typer.Argument(
-            metavar="DID[@HOST:PORT]", help="Whom; without an address, --peers has to know it."
+            metavar="DID[@HOST:PORT]",
+            help="Whom; an address that neither this nor --peers has can be given later.",
         ),
     ]
     text: Annotated[
@@ -431,7 +431,12 @@ class ConfigShow(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigCheck(Command):
-    """Check the configuration, and the peers file where there is one."""
+    """Check the configuration and every file that it names, and the peers file.
+
+    It finds all for which `listen` would not start, but for a port that is in use and what
+    is inside a store or an evidence log, and names each. It makes and locks nothing, so it
+    can run beside the node.
+    """
 
     def run(self) -> int:
         from signedwire.cli.configuration import check
@@ -469,8 +474,6 @@ class Bench(Command):
     exit_codes = (
         ExitCode.UNREACHED,
         ExitCode.DENIED,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     to: Annotated[
