@@ -10,8 +10,17 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.errors import DeliveryError
 from signedwire.types import Address, DeliveryState
 
-__all__ = ["HOW_IT_GOES", "NO_ADDRESS", "at_line", "milliseconds", "too_long_for_v1"]
+__all__ = [
+    "HOW_IT_GOES",
+    "NO_ADDRESS",
+    "UNCONFIRMED",
+    "at_line",
+    "milliseconds",
+    "too_long_for_v1",
+    "wire_of",
+]
 
+UNCONFIRMED: Final = "v1 peers do not confirm"
 NO_ADDRESS: Final = "no address is known for the peer yet"
 HOW_IT_GOES: Final = (
     "It is sent when `signedwire send DID@host:port` to this peer runs next, or with --peers FILE "
@@ -41,3 +50,10 @@ def at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
     """The error of a line, which names it."""
     fact, hint = explain(error)
     return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error), cause=error)
+
+
+def wire_of(receipt: Receipt) -> str | None:
+    """The wire that a message went over; `None`: it is stored, and has not left."""
+    if receipt.is_unconfirmed:
+        return "v1"
+    return None if receipt.state is DeliveryState.PERSISTED else "v2"

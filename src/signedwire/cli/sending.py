@@ -27,9 +27,11 @@ from signedwire.cli.render import count_of
 from signedwire.cli.send_fate import (
     HOW_IT_GOES,
     NO_ADDRESS,
+    UNCONFIRMED,
     at_line,
     milliseconds,
     too_long_for_v1,
+    wire_of,
 )
 from signedwire.cli.send_options import Save, check_usage, proof_file
 from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without, turn_of
@@ -62,7 +64,6 @@ _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
 _MOST_UNCONFIRMED: Final = 32 * 1024
 """Lines. A socket holds up to 4 MiB by default on Linux, and a v1 message has over 170 bytes."""
-_UNCONFIRMED: Final = "v1 peers do not confirm"
 
 
 def send(options: Send) -> int:
@@ -241,7 +242,7 @@ class _Sending:
         if state is DeliveryState.PERSISTED:
             return f"{state}: {what} for {who} (in {escape(str(self._store.path))})"
         if not receipt.is_confirmed:
-            why = _UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
+            why = UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
             return f"{state}: {what} to {who} ({why})"
         took = milliseconds(receipt, state)
         shown = "" if took is None else f", {took:.1f} ms"
@@ -293,7 +294,7 @@ class _Sending:
     def _lines_text(self, come: int) -> str:
         lines = count_of(come, "line")
         if self._last is not None and self._last.is_unconfirmed:
-            return f"written: {lines} to {self._did.short} ({_UNCONFIRMED})"
+            return f"written: {lines} to {self._did.short} ({UNCONFIRMED})"
         if self._until in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
             return f"{self._until}: {lines} by {self._did.short} (signed receipts)"
         return f"{self._until}: {lines} to {self._did.short}"
@@ -563,7 +564,7 @@ class _Sending:
                 **fields,
                 "state": str(state),
                 "is_confirmed": receipt.is_confirmed,
-                "wire": self._wire_of(receipt),
+                "wire": wire_of(receipt),
                 "store": None if self._store.path is None else str(self._store.path),
                 "took_ms": milliseconds(receipt, state),
                 "recipient": str(receipt.recipient),
@@ -573,11 +574,6 @@ class _Sending:
                 "size": size,
             }
         )
-
-    def _wire_of(self, receipt: Receipt) -> str | None:
-        if receipt.is_unconfirmed:
-            return "v1"
-        return None if receipt.state is DeliveryState.PERSISTED else "v2"
 
     def _check_hung_up(self, last: Receipt) -> None:
         """See whether a v1 peer broke the connection off right after a message.
