@@ -12,6 +12,7 @@ from signedwire.types import Address, DeliveryState
 
 __all__ = [
     "HOW_IT_GOES",
+    "MOST_UNCONFIRMED",
     "NO_ADDRESS",
     "UNCONFIRMED",
     "at_line",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 UNCONFIRMED: Final = "v1 peers do not confirm"
+MOST_UNCONFIRMED: Final = 32 * 1024
+"""Lines. A socket holds up to 4 MiB by default on Linux, and a v1 message has over 170 bytes."""
 NO_ADDRESS: Final = "no address is known for the peer yet"
 HOW_IT_GOES: Final = (
     "It is sent when `signedwire send DID@host:port` to this peer runs next, or with --peers FILE "

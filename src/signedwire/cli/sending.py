@@ -26,6 +26,7 @@ from signedwire.cli.reaching import allow_v1, find_route, forbid_v1, is_v1_allow
 from signedwire.cli.render import count_of
 from signedwire.cli.send_fate import (
     HOW_IT_GOES,
+    MOST_UNCONFIRMED,
     NO_ADDRESS,
     UNCONFIRMED,
     at_line,
@@ -62,8 +63,6 @@ _SLICE: Final = 0.05
 """Seconds for which we wait for an answer before we look at other things."""
 _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
-_MOST_UNCONFIRMED: Final = 32 * 1024
-"""Lines. A socket holds up to 4 MiB by default on Linux, and a v1 message has over 170 bytes."""
 
 
 def send(options: Send) -> int:
@@ -147,7 +146,7 @@ class _Sending:
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
         self._pending: deque[tuple[int, Receipt, int]] = deque()  # line, receipt, size
         # Lines to a v1 peer, which go back into the store where its host has not had them.
-        self._written: deque[Receipt] = deque(maxlen=_MOST_UNCONFIRMED)
+        self._written: deque[Receipt] = deque(maxlen=MOST_UNCONFIRMED)
         self._last: Receipt | None = None
         self._lines = 0
         self._input = -1
