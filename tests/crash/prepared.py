@@ -19,7 +19,14 @@ from signedwire.delivery.store.sqlite_tables import SqliteTables
 
 from .actor import main
 
-_COLUMNS: Final = {"outgoing": 3, "batch": 6, "incoming": 4, "lane": 6, "peer": 12}
+_COLUMNS: Final = {
+    "outgoing (id, expires_at_us, body)": 3,
+    "outgoing (id, expires_at_us, body, ages_at_us)": 4,
+    "batch": 6,
+    "incoming": 4,
+    "lane": 6,
+    "peer": 12,
+}
 _SIZES: Final = [1 << exponent for exponent in range(11)]
 
 
