@@ -240,5 +240,6 @@ def test_a_full_disk_under_stdout_is_told() -> None:
         )
     assert done.returncode == 10
     assert done.stderr == (
-        "signedwire: No space left on device. Check the path, its permissions and the disk.\n"
+        "signedwire: standard output: No space left on device. "
+        "Check the path, its permissions and the disk.\n"
     )
