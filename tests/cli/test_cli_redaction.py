@@ -18,7 +18,9 @@ from signedwire import Identity
 from signedwire.cli.app import _LogFormatter
 from signedwire.cli.redaction import HIDDEN, value_without_keys, without_keys
 
-SEED = os.urandom(32)
+# Its base64 begins with a letter or a digit: with / it would be a path from the root, which
+# stays, and with - an option.
+SEED = bytes([os.urandom(1)[0] % 248]) + os.urandom(31)
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
 IDENTITY = Identity.from_seed(SEED)
 OTHER = Identity.from_seed(bytes(range(32)))
@@ -135,8 +137,6 @@ def test_a_key_in_a_wrong_place_is_not_shown(
 @pytest.mark.parametrize("form", VALUES)
 def test_config_show_says_where_the_key_stands(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = VALUES[form].replace("\n", "\\n")
-    if text.startswith("/"):
-        pytest.skip("base64 that is a path from the root")
     monkeypatch.setenv("SIGNEDWIRE_STORE", text)
     lines = run("config", "show").stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("store =")]
@@ -157,8 +157,6 @@ def test_a_message_keeps_what_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("form", FORMS)
 def test_a_key_in_a_record_of_the_log_is_not_shown(form: str) -> None:
     text = FORMS[form]
-    if text.startswith("/"):
-        pytest.skip("base64 that is a path from the root")
     try:
         raise RuntimeError(text)
     except RuntimeError as error:
