@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.cli import keys
 from signedwire.cli.errors import BadFile
-from signedwire.cli.redaction import HIDDEN, value_without_keys
+from signedwire.cli.redaction import key_as_path
 from signedwire.config import TransportConfig
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError, SignedWireError
@@ -90,12 +90,8 @@ def _check_file(what: str, path: Path | None, begins: bytes = b"") -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        if HIDDEN in value_without_keys(str(path)):
-            raise BadFile(
-                f"what was given as the path of the {what} is a key itself, or looks like one, "
-                "so it is not shown",
-                "Give the path of a file",
-            ) from None
+        if fact := key_as_path(path, what):
+            raise BadFile(fact, "Give the path of a file") from None
         folder = path.parent
         if not folder.is_dir():
             raise BadFile(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 from signedwire.keyformats import SEED_PREFIX, looks_like_a_key
 
-__all__ = ["HIDDEN", "value_without_keys", "without_keys"]
+__all__ = ["HIDDEN", "key_as_path", "value_without_keys", "without_keys"]
 
 HIDDEN: Final = "[a key, not shown]"
 """What stands in the place of a key."""
@@ -58,3 +59,13 @@ def value_without_keys(text: str) -> str:
     if looks_like_a_key(text) and not text.startswith(("/", "~")):
         return HIDDEN
     return without_keys(text)
+
+
+def key_as_path(path: Path, what: str) -> str | None:
+    """What to say where a key was given as the path of `what`, which is not there; else `None`."""
+    if HIDDEN not in value_without_keys(str(path)):
+        return None
+    return (
+        f"what was given as the path of the {what} is a key itself, or looks like one, "
+        "so it is not shown, and no file is called so"
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from signedwire.cli.errors import BadFile, BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.delivery.receipt import Receipt
+from signedwire.folders import sync_folder
 from signedwire.types import DeliveryState
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
             while data:
                 data = data[file.write(data) :]
             os.fsync(file.fileno())
+            sync_folder(path.parent)
         except OSError as error:
             raise NotDone(
                 f"message #{receipt.sequence_number} is {receipt.state}, but its proof cannot be "

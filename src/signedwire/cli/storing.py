@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
-from signedwire.cli.redaction import HIDDEN, value_without_keys
+from signedwire.cli.redaction import key_as_path
 from signedwire.cli.turns import Turn, turns_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
@@ -91,12 +91,8 @@ def prepare(chosen: Chosen) -> bool:
     # os.path.exists() raises nothing: opening the store says what is wrong, and of what.
     if path is None or os.path.exists(path):
         return False
-    if HIDDEN in value_without_keys(str(path)):
-        raise BadInput(
-            "what was given as the path of the store is a key itself, or looks like one, so it "
-            "is not shown, and no file is called so",
-            "Give --store the path of a file, and look at SIGNEDWIRE_STORE",
-        )
+    if fact := key_as_path(path, "store"):
+        raise BadInput(fact, "Give --store the path of a file, and look at SIGNEDWIRE_STORE")
     if chosen.is_default:
         try:
             make_folders(path.parent)

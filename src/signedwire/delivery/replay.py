@@ -2,7 +2,7 @@
 
 v1 has no replay protection on the wire: whoever saw an envelope can send it
 again, and its signature still fits. So the node remembers the digests of what
-it delivered. The memory holds the last `limit` of them (about 150 bytes each);
+it delivered. The memory holds the last `limit` of them (100 to 120 bytes each);
 a replay older than that would be delivered again, and docs/security.md says so.
 """
 
