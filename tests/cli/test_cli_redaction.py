@@ -26,6 +26,8 @@ IDENTITY = Identity.from_seed(SEED)
 OTHER = Identity.from_seed(bytes(range(32)))
 NO_PASSWORD = serialization.NoEncryption()
 WINDOW = 10
+# What a node makes where it is not there.
+MADE = ("SIGNEDWIRE_STORE", "SIGNEDWIRE_EVIDENCE")
 
 
 def private(encoding: serialization.Encoding, form: serialization.PrivateFormat) -> bytes:
@@ -92,7 +94,10 @@ def settings(name: str) -> Callable[[str, list[str]], list[Ran]]:
     def place(text: str, json_: list[str]) -> list[Ran]:
         os.environ[name] = text
         try:
-            return [run("config", "show", *json_), run("config", "check", *json_)]
+            ran = [run("config", "show", *json_), run("config", "check", *json_)]
+            if name in MADE:
+                ran.append(run("listen", "--timeout", "0.1", *json_))
+            return ran
         finally:
             del os.environ[name]
 

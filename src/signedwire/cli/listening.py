@@ -23,7 +23,7 @@ from signedwire.cli.render import (
     word,
 )
 from signedwire.cli.rotating import rotate_on_sigusr1
-from signedwire.cli.storing import Chosen, choose, prepare, tell_new, turn_of
+from signedwire.cli.storing import Chosen, choose, prepare, refuse_key, tell_new, turn_of
 from signedwire.cli.turns import Turn
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
@@ -70,6 +70,12 @@ def listen(options: Listen) -> int:
 
 def _config(options: Listen) -> TransportConfig:
     config = listening_config(options, options.listen)
+    if config.evidence is not None:
+        refuse_key(
+            config.evidence,
+            "evidence log",
+            "Give `evidence` the path of a file, and look at SIGNEDWIRE_EVIDENCE",
+        )
     if options.allow_unsigned:
         config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
     if options.v1 or options.allow_unsigned:  # unsigned messages there are in v1 alone

@@ -30,6 +30,7 @@ __all__ = [
     "open_file",
     "open_or_do_without",
     "prepare",
+    "refuse_key",
     "tell_new",
     "turn_of",
 ]
@@ -91,8 +92,7 @@ def prepare(chosen: Chosen) -> bool:
     # os.path.exists() raises nothing: opening the store says what is wrong, and of what.
     if path is None or os.path.exists(path):
         return False
-    if fact := key_as_path(path, "store"):
-        raise BadInput(fact, "Give --store the path of a file, and look at SIGNEDWIRE_STORE")
+    refuse_key(path, "store", "Give --store the path of a file, and look at SIGNEDWIRE_STORE")
     if chosen.is_default:
         try:
             make_folders(path.parent)
@@ -102,6 +102,12 @@ def prepare(chosen: Chosen) -> bool:
                 "Name a file with --store, do without: --no-store, or set HOME",
             ) from None
     return True
+
+
+def refuse_key(path: Path, what: str, hint: str) -> None:
+    """Raise `BadInput` where a key was given as the path of `what`, which is not there."""
+    if not os.path.exists(path) and (fact := key_as_path(path, what)):
+        raise BadInput(fact, hint)
 
 
 def tell_new(chosen: Chosen) -> None:
