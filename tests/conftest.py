@@ -11,6 +11,8 @@ import pytest
 # A shell starts its background jobs with SIGINT ignored, and so would every child
 # that a test starts be: then nothing of Ctrl-C could be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # and nohup has that one ignored
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from signedwire import ConfigError, TransportConfig, load_config
-from signedwire.environment import expand_home, home_folder, state_folder
+from signedwire.config import OPTIONS
+from signedwire.environment import (
+    expand_home,
+    home_folder,
+    looks_like_service_link,
+    state_folder,
+)
+from signedwire.settings import IDENTITY_OPTIONS
 
 # What Kubernetes gives a pod beside a service "signedwire" with the ports 9001 and "metrics",
 # and one called "signedwire-relay" with IPv6.
@@ -65,11 +72,29 @@ def test_what_is_no_service_link_is_an_error(variable: str, value: str) -> None:
     assert f"unknown environment variable {variable}" in refusal({variable: value})
 
 
-def test_a_link_in_the_place_of_an_option_names_the_cause() -> None:
-    text = refusal({"SIGNEDWIRE_LISTEN": "tcp://10.0.0.11:9001"})
-    assert "environment SIGNEDWIRE_LISTEN: listen='tcp://10.0.0.11:9001' is not allowed" in text
-    assert "enableServiceLinks: false" in text
-    assert "enableServiceLinks" not in refusal({"SIGNEDWIRE_LISTEN": "here"})
+@pytest.mark.parametrize(
+    ("variable", "value", "is_told"),
+    [
+        ("SIGNEDWIRE_PORT_9001_TCP_PROTO", "quic", True),
+        ("SIGNEDWIRE_SERVICE_HOST", "robot.example", True),
+        ("SIGNEDWIRE_RELAY_ADDRESS", "tcp://10.0.0.11:9001", True),
+        ("SIGNEDWIRE_LISTN", "127.0.0.1:9001", False),
+        # No option ends as those do, so somebody wrote this.
+        ("SIGNEDWIRE_LISTEN", "tcp://10.0.0.11:9001", False),
+        ("SIGNEDWIRE_LISTEN", "here", False),
+    ],
+)
+def test_what_may_be_a_service_link_names_the_cause(
+    variable: str, value: str, is_told: bool
+) -> None:
+    text = refusal({variable: value})
+    assert variable in text
+    assert ("enableServiceLinks: false" in text) == is_told
+
+
+def test_no_option_ends_as_a_service_link_does() -> None:
+    for option in (*OPTIONS, *IDENTITY_OPTIONS):
+        assert not looks_like_service_link(f"SIGNEDWIRE_{option.upper()}", "")
 
 
 # -- no home ----------------------------------------------------------------------------

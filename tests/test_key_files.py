@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from signedwire import Identity, IdentityError, IdentityProblem, keyfiles
+from signedwire import Identity, IdentityError, IdentityProblem, files, keyfiles
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
@@ -176,7 +176,7 @@ def test_a_pipe_that_comes_between_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "key", 0o600)
-    monkeypatch.setattr(keyfiles, "_refuse_other_kinds", lambda name: None)
+    monkeypatch.setattr(files, "_mode_of", lambda name: None)
     assert "it is a pipe" in load_error(tmp_path / "key").fact
 
 
@@ -399,6 +399,7 @@ def test_killed_while_the_key_is_made(tmp_path: Path, call: str | None, is_there
     """Whole or absent: whatever is there afterwards, the next start goes on with it."""
     environ = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     environ = {name: value for name, value in environ.items() if not name.startswith("SIGNEDWIRE_")}
+    (tmp_path / "signedwire").mkdir()  # or the first sync would be that of the folder above
     command = [sys.executable, "-c", HALF_WRITTEN if call is None else MAKE]
     if call is not None:
         names = call.partition(":")[0]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ import pytest
 from signedwire import ConfigError, Identity, IdentityError, IdentityProblem, load_config
 from signedwire import keysources as sources
 from signedwire.keysources import CREDENTIAL, Secrets, default_key_path, load_identity, take_secrets
-from signedwire.settings import explain_config, explain_identity
+from signedwire.settings import read_settings
 from test_key_inputs import PLAIN, SEED, TEXT, assert_shows_no_secret
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
@@ -159,7 +163,8 @@ def test_an_environment_that_was_given_is_left_alone(home: Path) -> None:
 def test_no_child_inherits_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", TEXT)
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "secret")
-    assert take_secrets() == Secrets(TEXT, "secret")
+    secrets = take_secrets()
+    assert (secrets.key, secrets.password) == (TEXT, "secret")
     code = "import os; print([name for name in os.environ if name.startswith('SIGNEDWIRE_')])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
     assert ran.stdout.split() == [b"[]"]
@@ -167,28 +172,68 @@ def test_no_child_inherits_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_shows_the_secrets(home: Path) -> None:
     secrets = Secrets(TEXT, "correct horse")
-    source = sources.choose_key(None, {}, secrets)
+    source = sources.choose_key(read_settings(None, {}).identity(), {}, secrets)
     for shown in (repr(secrets), str(secrets), repr(source), f"{source}"):
         assert "PRIVATE KEY" not in shown
         assert "correct horse" not in shown
         assert "MC4C" not in shown
-    for setting in (*explain_config(None, {}), *explain_identity(None, {}).values()):
+    settings = read_settings(None, {})
+    for setting in (*settings.explain(), *settings.identity().values()):
         assert setting.name not in ("identity_key", "password")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pickle.dumps, copy.copy, copy.deepcopy, dataclasses.asdict, dataclasses.astuple, vars],
+    ids=lambda way: way.__name__,
+)
+def test_secrets_do_not_travel(way: Callable[[Any], object]) -> None:
+    secrets = Secrets(TEXT, "correct horse")
+    source = sources.choose_key(read_settings(None, {}).identity(), {}, secrets)
+    for thing in (secrets, source):
+        with pytest.raises(TypeError) as caught:
+            way(thing)
+        assert_shows_no_secret(caught.value)
+        if way in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError):
+                way([thing])
 
 
 @pytest.mark.parametrize("name", ["IDENTITY", "IDENTITY_FD", "KEY_GROUP_READABLE"])
 @pytest.mark.parametrize("text", [TEXT, SEED.hex()])
 def test_a_key_in_the_wrong_variable_is_not_shown(name: str, text: str, home: Path) -> None:
     environ = {f"SIGNEDWIRE_{name}": text}
-    for read in (load_config, load_identity, explain_identity, explain_config):
+    for read in (load_config, load_identity, read_settings):
         with pytest.raises(ConfigError, match="is a key itself") as caught:
             read(None, environ)
         assert_shows_no_secret(caught.value)
     config = home / "node.toml"
-    config.write_text(f"{name.lower()} = '''{text}'''\n")
-    with pytest.raises(ConfigError, match="is a key itself") as caught:
-        load_config(config, {})
-    assert_shows_no_secret(caught.value)
+    for value in (f"'''{text}'''", f"['''{text}''']", f"{{d = '''{text}'''}}"):
+        config.write_text(f"{name.lower()} = {value}\n")
+        with pytest.raises(ConfigError, match="is a key itself") as caught:
+            load_config(config, {})
+        assert_shows_no_secret(caught.value)
+
+
+@pytest.mark.parametrize("size", [43, 64, 86, 128])
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_path_that_may_be_base64_or_hex_is_a_path(
+    size: int, is_absolute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pytest`'s own folders are too long for an absolute one, and have other characters."""
+    with tempfile.TemporaryDirectory(prefix="sw", dir="/tmp") as folder:
+        monkeypatch.chdir(folder)
+        name = f"{folder}/run/".ljust(size, "a") if is_absolute else "a" * size
+        identity = saved(Path(name))
+        config = Path("c.toml")
+        config.write_text(f'identity = "{name}"\n')
+        for environ, file in (({"SIGNEDWIRE_IDENTITY": name}, None), ({}, config)):
+            assert load_identity(file, environ) == identity
+            assert read_settings(file, environ).identity()["identity"].value == Path(name)
+            load_config(file, environ)
+        Path(name).unlink()
+        if is_absolute:  # what is missing is named
+            assert str(name) in str(refused(config, environ={}))
 
 
 # --- descriptors -------------------------------------------------------------------------
@@ -339,23 +384,39 @@ def test_many_at_once_make_one_key(is_empty: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="folders as XDG has them")
-@pytest.mark.parametrize("value", [None, "", "relative"])
-def test_no_home_folder(value: str | None, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.mark.parametrize("value", [None, "", "relative", "/", "//", "~"])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_no_home_folder(
+    value: str | None, is_given: bool, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    def nobody(_: int) -> object:
+        raise KeyError("uid not found")
 
     monkeypatch.chdir(home)
-    monkeypatch.setenv("XDG_CONFIG_HOME", "also-relative")
-    if value is None:
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    environ = {"XDG_CONFIG_HOME": "also-relative"} | ({} if value is None else {"HOME": value})
+    if not is_given:
         monkeypatch.delenv("HOME")
-        monkeypatch.setattr(Path, "home", no_home)
-    else:
-        monkeypatch.setenv("HOME", value)
+        for name, text in environ.items():
+            monkeypatch.setenv(name, text)
     before = os.listdir(home)
-    assert str(refused(create=True)) == (
-        "there is no home folder. Give --identity and --store, or set HOME"
+    with pytest.raises(ConfigError) as caught:
+        load_identity(environ=environ if is_given else None, create=True)
+    assert str(caught.value) == (
+        "there is no home folder. Give --identity and --store, or set HOME to a folder"
     )
     assert os.listdir(home) == before
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="folders as XDG has them")
+def test_the_default_path_is_of_the_environment_that_is_given(home: Path) -> None:
+    for name, where in (("HOME", home / "h" / ".config"), ("XDG_CONFIG_HOME", home / "h")):
+        environ = {name: str(home / "h")}
+        made = load_identity(environ=environ, create=True)
+        assert default_key_path(environ) == where / "signedwire" / "identity.pem"
+        assert Identity.load(default_key_path(environ)) == made
+        assert load_identity(environ=environ) == made
+    assert not default_key_path().exists()
 
 
 def test_a_folder_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from signedwire import (
     Did,
     Identity,
     MemoryNetwork,
+    MemoryTransport,
     Node,
     Reason,
     RoutingTable,
     SignedWireError,
+    TcpTransport,
     TransportConfig,
     errors,
     sync,
@@ -60,6 +63,55 @@ async def test_what_belongs_to_a_node(way: Callable[[Any], object]) -> None:
         # What the texts offer can be passed.
         for part in (message.payload, message.envelope, receipt.state, receipt.proof()):
             assert pickle.loads(pickle.dumps(part)) == part
+
+
+@each_way
+async def test_what_a_node_holds_in_its_store(way: Callable[[Any], object], tmp_path: Path) -> None:
+    a, b = Identity.generate(), Identity.generate()
+    config = TransportConfig(listen=None)
+    async with Node(a, config, store=tmp_path / "a.db") as alice:
+        alice.routing.update(b.did, "127.0.0.1:1")
+        await alice.send(b.did, b"x")
+        with sync.Node(b, config, store=tmp_path / "b.db") as blocking:
+            for thing, says in (
+                (alice.outbox, "an Outbox can be neither pickled nor copied: pass what its"),
+                (alice.dead, "a DeadLetters can be neither pickled nor copied: pass what its"),
+                (blocking.outbox, "a sync.Outbox can be neither pickled nor copied: pass what"),
+                (blocking.dead, "a sync.DeadLetters can be neither pickled nor copied: pass"),
+            ):
+                with pytest.raises(TypeError) as caught:
+                    way(thing)
+                assert str(caught.value).startswith(says), caught.value
+        # What the texts offer can be passed.
+        (row,) = await alice.outbox.list()
+        assert [each.payload for each in passed(row)] == [b"x"] * 3
+
+
+@each_way
+def test_networks_and_transports(way: Callable[[Any], object]) -> None:
+    """A copy would meet nobody, or share the sockets."""
+    network = MemoryNetwork(seed=1)
+    with (
+        TcpTransport(TransportConfig(listen=None), RoutingTable()) as tcp,
+        MemoryTransport(TransportConfig(listen=None), RoutingTable(), network) as memory,
+    ):
+        for thing, says in (
+            (network, "a MemoryNetwork can be neither pickled nor copied: give the same one"),
+            (tcp, "a TcpTransport can be neither pickled nor copied: make another there"),
+            (memory, "a MemoryTransport can be neither pickled nor copied: make another there"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                way(thing)
+            assert str(caught.value).startswith(says), caught.value
+
+
+@each_way
+async def test_what_is_followed(way: Callable[[Any], object]) -> None:
+    """Python itself refuses generators, in words of its own."""
+    node = Node(Identity.generate(), network=MemoryNetwork(seed=1))
+    for following in (node.events(), node.messages()):
+        with pytest.raises(TypeError, match="cannot pickle 'async_generator' object"):
+            way(following)
 
 
 def passed(thing: Any) -> list[Any]:

@@ -96,7 +96,7 @@ def test_refusals() -> None:
     for call in (table.resolve, table.remove, lambda did: table.update(did, "a:1")):
         with pytest.raises(DidError, match=r"^'robot' is not a DID"):
             call("robot")
-        with pytest.raises(DidError, match=r"^b'x' is not a DID"):
+        with pytest.raises(DidError, match=r"^<1 bytes> is not a DID"):
             call(b"x")  # type: ignore[arg-type]
     assert (len(table), table.version) == (0, 0)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signedwire import Identity, load_identity
+from signedwire import settings as settings_module
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
-from signedwire.settings import COMMAND_LINE_VARIABLES, Setting, explain_config, load_config
+from signedwire.settings import (
+    COMMAND_LINE_VARIABLES,
+    IDENTITY_OPTIONS,
+    Setting,
+    load_config,
+    read_settings,
+)
 from signedwire.types import Address, Did
 from test_config import DIDS, valid_changes
 
@@ -59,7 +70,7 @@ def test_any_configuration_survives_file_and_environment(
     }
     path = write(folder, toml)
     assert load_config(path, environ) == TransportConfig(**changes)
-    for setting in explain_config(path, environ):
+    for setting in read_settings(path, environ).explain():
         if setting.name not in changes:
             assert setting == Setting(setting.name, OPTIONS[setting.name].default, "default")
         elif setting.name in in_file:
@@ -70,7 +81,7 @@ def test_any_configuration_survives_file_and_environment(
 
 def test_nothing_given_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(environ={}) == TransportConfig()
-    assert [setting.name for setting in explain_config(environ={})] == list(OPTIONS)
+    assert [setting.name for setting in read_settings(environ={}).explain()] == list(OPTIONS)
     monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "9")
     assert load_config().max_attempts == 9
 
@@ -82,7 +93,7 @@ def test_a_later_source_wins_and_each_is_named(tmp_path: Path) -> None:
     )
     environ = {"SIGNEDWIRE_LISTEN": "none", "PATH": "/bin", "SIGNEDWIREX": "of somebody else"}
     assert load_config(path, environ) == TransportConfig.production(listen=None, max_attempts=4)
-    found = {setting.name: setting for setting in explain_config(path, environ)}
+    found = {setting.name: setting for setting in read_settings(path, environ).explain()}
     assert found["listen"] == Setting("listen", None, "environment SIGNEDWIRE_LISTEN")
     assert found["max_attempts"] == Setting("max_attempts", 4, str(path))
     assert found["carrier"] == Setting("carrier", "tcp", str(path))
@@ -117,9 +128,34 @@ def test_spellings(tmp_path: Path) -> None:
     assert load_config(environ={"SIGNEDWIRE_V1_PEERS": "all"}).v1_peers == "all"
 
 
-def test_the_variables_of_the_command_line_are_passed_over() -> None:
-    environ = dict.fromkeys(COMMAND_LINE_VARIABLES, "anything")
+def test_the_variables_of_the_command_line_are_no_options() -> None:
+    environ = dict.fromkeys(COMMAND_LINE_VARIABLES, "anything") | {"SIGNEDWIRE_CONFIG": ""}
     assert load_config(environ=environ) == TransportConfig()
+
+
+def test_a_call_without_a_path_reads_the_file_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As RoutingTable.load() does."""
+    Identity.generate().save(tmp_path / "a.pem")
+    identity = Identity.load(tmp_path / "a.pem")
+    path = write(tmp_path, f'max_attempts = 7\nidentity = "{tmp_path}/a.pem"\n')
+    other = tmp_path / "other.toml"
+    other.write_text("max_attempts = 8\n")
+    environ = {"SIGNEDWIRE_CONFIG": str(path)}
+    assert load_config(environ=environ).max_attempts == 7
+    assert load_identity(environ=environ) == identity
+    assert load_config(other, environ).max_attempts == 8
+    assert read_settings(None, environ).explain()[0].name == "listen"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SIGNEDWIRE_CONFIG", f"~/{path.name}")
+    assert load_config().max_attempts == 7
+    assert load_identity() == identity
+    assert load_config(environ={}) == TransportConfig()
+    for bad in ("~/none.toml", "a\0b", "\ud800"):
+        assert "cannot read" in refusal(environ={"SIGNEDWIRE_CONFIG": bad})
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_identity(environ={"SIGNEDWIRE_CONFIG": bad})
 
 
 @pytest.mark.parametrize(
@@ -254,8 +290,30 @@ def test_values_that_do_not_fit_together_name_their_sources(tmp_path: Path) -> N
         "max_v1_payload_size=2000 does not fit into a frame of max_frame_size=1000. "
         "Expected at most 830, which is max_frame_size - 170"
     )
-    found = {setting.name: setting.value for setting in explain_config(path, environ)}
+    found = {setting.name: setting.value for setting in read_settings(path, environ).explain()}
     assert (found["max_v1_payload_size"], found["max_frame_size"]) == (2000, 1000)
+
+
+HUGE = "0x" + "f" * 4500
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, *IDENTITY_OPTIONS, "preset"])
+@pytest.mark.parametrize("toml", [HUGE, f"[{HUGE}]", f"{{a = {HUGE}}}"], ids=["", "list", "table"])
+def test_a_number_without_a_text_is_refused_as_any_other(
+    tmp_path: Path, option: str, toml: str
+) -> None:
+    """Python makes no decimal text of it."""
+    text = refusal(write(tmp_path, f"{option} = {toml}"))
+    is_hidden = option in IDENTITY_OPTIONS and toml != HUGE
+    says = f"{option} is a key itself" if is_hidden else f"{option}=<"
+    assert says in text
+    assert "a number of 18000 bits" in text or toml != HUGE
+
+
+def test_a_route_to_a_number_without_a_text_is_refused(tmp_path: Path) -> None:
+    for value in (HUGE, f"[{HUGE}]", f"{{'{DIDS[0]}' = {HUGE}}}", f"{{'{DIDS[0]}' = [{HUGE}]}}"):
+        with pytest.raises(ConfigError, match="<"):
+            RoutingTable.load(write(tmp_path, f"peers = {value}"))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +341,48 @@ def test_a_file_that_cannot_be_read_names_its_path(tmp_path: Path) -> None:
         f"cannot read {missing}: No such file or directory. "
         "Does the file exist, and may this user read it?"
     )
-    assert refusal(tmp_path).startswith(f"cannot read {tmp_path}: Is a directory. ")
+    assert refusal(tmp_path).startswith(
+        f"cannot read {tmp_path}: it is a folder, not a regular file. "
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names")
+@pytest.mark.parametrize("read", [load_config, RoutingTable.load])
+def test_a_pipe_is_read_and_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(settings_module, "_PIPE_TIMEOUT", 0.2)
+
+    def error_with(*parts: bytes, ends: bool = True) -> str:
+        # Open for both, so that it does not wait for the reader.
+        descriptor = os.open(path, os.O_RDWR)
+        for part in parts:
+            os.write(descriptor, part)
+        timer = threading.Timer(0.05, os.close, (descriptor,))
+        if ends:
+            timer.start()
+        try:
+            read(path)
+        except ConfigError as error:
+            return str(error)
+        finally:
+            if ends:
+                timer.join()
+            else:
+                os.close(descriptor)
+        return ""
+
+    with pytest.raises(ConfigError, match=r"nobody wrote it to its end within 0\.2 s"):
+        read(path)
+    assert "nobody wrote it to its end" in error_with(b"[peers]", ends=False)
+    assert "the pipe brought nothing" in error_with()
+    assert "unknown key 'lisen'" in error_with(b"li", b"sen = 1")
+    assert error_with(b"#", b" nothing") == ""
+    read(Path(os.devnull))
+    with pytest.raises(ConfigError, match="is larger than 16 MiB"):
+        read(Path("/dev/zero"))
 
 
 def test_a_file_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:

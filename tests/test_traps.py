@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 import uuid
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from signedwire import (
     SignedWireError,
     TcpTransport,
     TransportConfig,
+    load_config,
     sync,
     verify_receipt,
 )
@@ -344,7 +346,22 @@ async def test_what_is_no_reason(reason: Any, kind: type[Exception], text: str) 
         {"outbox_peer_limit": 9, "outbox_limit": 5},
         {"outbox_peer_bytes": 2**22, "outbox_bytes": 2**21},
         {"undone_peer_limit": 9, "undone_limit": 5},
+        {"unmet_bytes": 2000, "max_payload_size": 2000},
+        {"unmet_peer_bytes": 2000, "max_payload_size": 2000},
+        {"unmet_peer_bytes": 2**22, "unmet_bytes": 2**21},
+        {"unmet_peer_limit": 9, "outbox_peer_limit": 5},
+        {"unmet_peer_bytes": 2**22, "outbox_peer_bytes": 2**21},
+        {"unmet_bytes": 2**22, "outbox_bytes": 2**21},
         {"store": "node.db", "evidence": "./node.db"},
+        {"store": "node.db", "access_file": "node.db"},
+        {"evidence": "node.log", "access_file": "x/../node.log"},
+        {"store": "node.db", "evidence": "node.db-wal"},
+        {"store": "node.db", "evidence": "./node.db-shm"},
+        {"store": "node.db", "evidence": "node.db-journal"},
+        {"store": "node.db", "access_file": "node.db-unfinished"},
+        {"store": "node.log.new", "evidence": "node.log"},
+        {"store": "node.log.000000012000", "evidence": "node.log"},
+        {"evidence": "node.log", "access_file": "node.log.torn-1-2"},
         {"ack": "auto", "wire": "v1"},
         {"fallback": "10.0.0.1:9001", "listen": "10.0.0.1:9001"},
     ],
@@ -368,7 +385,18 @@ def test_options_that_contradict_each_other_are_both_named(options: dict[str, An
         {"undone_limit": 5},
         {"retry_max_delay": 0.05},
         {"max_unproven_connections": 5},
+        {"outbox_peer_limit": 5},
+        {"outbox_peer_bytes": 2**21},
+        {"unmet_bytes": 2**21},
+        {"max_payload_size": 2**27, "credit_bytes": 2**28, "inbox_bytes": 2**28},
+        {"retry_base_delay": 1.0, "retry_max_delay": 1.0},
         {"ack": "auto"},
+        {"store": "node.db", "evidence": "node.db-log", "access_file": "node.db.access"},
+        {"store": "node", "evidence": "node.log", "access_file": "node.access"},
+        {"store": "x/node.db", "evidence": "y/node.db-wal"},
+        # The log may be given to `Node()`, and rotated by hand.
+        {"evidence_keep": 3},
+        {"evidence_keep": 3, "evidence": "node.log"},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -377,19 +405,92 @@ def test_one_limit_alone_contradicts_no_default(options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("name", ["store", "evidence"])
-def test_a_file_is_given_once(tmp_path: Path, name: str) -> None:
+def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     options: Any = {name: str(tmp_path / "one")}
     config = TransportConfig(**options)
     other: Any = {name: tmp_path / f"two-{uuid.uuid4()}"}
     with pytest.raises(ConfigError, match=rf"{name}='.*two.*' is given to Node.*{name}='.*one"):
         Node(ALICE, config, **other)
     Node(ALICE, config, **options)  # the same twice is no contradiction
+    in_home: Any = {name: "~/one"}
+    Node(ALICE, TransportConfig(**in_home), **in_home)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Node(ALICE, config, **in_home)
+    Node(ALICE, TransportConfig(**in_home), **options)
     both: Any = {"store": tmp_path / "x", "evidence": tmp_path / "x"}
     with pytest.raises(ConfigError, match="is the same file as"):
         Node(ALICE, **both)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink], ids=["hard", "symbolic"])
+def test_links_to_one_file(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.touch()
+    link(one, other)
+    with pytest.raises(ConfigError, match=r"store='.*one' is the same file as evidence='.*other'"):
+        TransportConfig(store=one, evidence=other)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "again").symlink_to("folder")
+    with pytest.raises(ConfigError, match=r"evidence='.*x-wal' is kept beside store='.*x'"):
+        TransportConfig(store=tmp_path / "folder" / "x", evidence=tmp_path / "again" / "x-wal")
 
 
 def test_a_transport_keeps_no_store(tmp_path: Path) -> None:
     config = TransportConfig(store=tmp_path / "a.db")
     with pytest.raises(ConfigError, match=r"store='.*a\.db' is given to a TcpTransport"):
         TcpTransport(config, RoutingTable())
+
+
+class OtherDid(Did):
+    """A DID of a program that has added to it."""
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (
+            lambda _: RoutingTable().update(TO, Address(5, "x")),  # type: ignore[arg-type]
+            ValueError,
+            "its host is text",
+        ),
+        (lambda _: Identity.load(b"a.pem"), TypeError, "a path is text"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, [1]), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, []), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda path: ALICE.save(path, bytearray(b"x")), TypeError, "a password is text or bytes"),  # type: ignore[arg-type]
+        (lambda _: RoutingTable().save(b"x"), TypeError, "a path is text"),  # type: ignore[arg-type]
+        (
+            lambda _: load_config(None, {"SIGNEDWIRE_LISTEN": 5}),  # type: ignore[dict-item]
+            TypeError,
+            "'SIGNEDWIRE_LISTEN' is of str and int",
+        ),
+        (
+            lambda _: load_config(None, {b"SIGNEDWIRE_LISTEN": "x"}),  # type: ignore[dict-item]
+            TypeError,
+            "is of bytes and str",
+        ),
+    ],
+)
+def test_what_is_of_a_wrong_type(
+    make: Callable[[Any], Any], kind: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=text):
+        make(tmp_path / "key.pem")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_paths_that_are_none_to_export_to(tmp_path: Path) -> None:
+    async with Node(ALICE, TransportConfig(listen=None), store=tmp_path / "a.db") as node:
+        with pytest.raises(TypeError, match="a path is text"):
+            await node.outbox.export(b"q")  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="null character"):
+            await node.outbox.export("a\0b")
+
+
+async def test_a_subclass_of_did_is_a_did() -> None:
+    async with Node(ALICE, TransportConfig(listen=None)) as node:
+        other = OtherDid(bytes(TO))
+        node.access.deny(other)
+        assert node.access.is_denied(TO)
+        assert node.access.undeny(other) == ()
+        with pytest.raises(SignedWireError, match="no address is known"):
+            await node.send(other, b"x")

@@ -32,8 +32,8 @@ Data goes one way through the house, down to send and up to receive:
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
   names say; `arguments`, `contradictions`: what callers pass is checked there;
   `sending`: the part of a node that sends; `environment`: whose variables are whose, folders
-  of this user; `home`: in which process and event loop a node can work; `streams`:
-  descriptors 0 to 2.
+  of this user; `folders`: how the names in one are made durable; `home`: in which process
+  and event loop a node can work; `streams`: descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).
 - `cli`: the command line (an extra).
 """

@@ -8,6 +8,7 @@ out of range a ValueError; both name the argument, the value and what to pass in
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -33,6 +34,7 @@ __all__ = [
     "next_chunk",
     "priority_of",
     "payload_type_of",
+    "shown",
     "whole_number",
 ]
 
@@ -117,15 +119,15 @@ def chosen(
                 return member
     else:
         raise TypeError(
-            f"{argument}={_shown(value)} is {_kind(value)}; a {kind.__name__} or its text is "
+            f"{argument}={shown(value)} is {_kind(value)}; a {kind.__name__} or its text is "
             f"wanted, such as {text_of(members[0])!r}"
         )
     texts = [text_of(member) for member in members]
     text = text_of(value) if isinstance(value, Enum) else str(value)
     nearest = difflib.get_close_matches(text.lower(), texts, n=1)
     hint = f". Did you mean {nearest[0]!r}?" if nearest and nearest[0] != text else ""
-    shown = repr(text) if isinstance(value, Enum) else _shown(value)
-    raise ValueError(f"{argument}={shown} {fault}; known are {', '.join(texts)}{hint}")
+    what = repr(text) if isinstance(value, Enum) else shown(value)
+    raise ValueError(f"{argument}={what} {fault}; known are {', '.join(texts)}{hint}")
 
 
 def text_of(member: Enum) -> str:
@@ -192,6 +194,8 @@ def as_did(value: object, argument: str = "recipient") -> Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
+    if isinstance(value, Did):  # a plain one of it: a subclass may change what it is made of
+        return Did(value._raw)
     hint = ""
     if isinstance(value, (bytes, bytearray, memoryview)):
         hint = ": Did(raw) takes the 32 bytes of a key"
@@ -214,12 +218,12 @@ def as_seconds(value: object, argument: str = "timeout") -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         hint = "; use .total_seconds()" if isinstance(value, timedelta) else ""
         raise TypeError(
-            f"{argument}={_shown(value)} is {_kind(value)}; seconds are wanted, "
+            f"{argument}={shown(value)} is {_kind(value)}; seconds are wanted, "
             f"such as 5.0, or None for no limit{hint}"
         )
     if not value >= 0:  # NaN, which compares false, is refused, too
         raise ValueError(
-            f"{argument}={_shown(value)} is not a number of seconds, 0 or more; None sets no limit"
+            f"{argument}={shown(value)} is not a number of seconds, 0 or more; None sets no limit"
         )
     return None if value > _MAX_SECONDS else float(value)
 
@@ -232,9 +236,9 @@ def whole_number(value: object, argument: str, *, least: int = 0) -> int:
         ValueError: it is less than `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument}={_shown(value)} is {_kind(value)}; a whole number is wanted")
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; a whole number is wanted")
     if value < least:
-        raise ValueError(f"{argument}={value} is less than {least}")
+        raise ValueError(f"{argument}={shown(value)} is less than {least}")
     return min(value, 2**62)
 
 
@@ -287,12 +291,12 @@ def due_at(deadline: Deadline) -> float | None:
     seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(
-            f"deadline={_shown(deadline)} is {_kind(deadline)}; seconds, a timedelta or a "
+            f"deadline={shown(deadline)} is {_kind(deadline)}; seconds, a timedelta or a "
             "datetime with a time zone is wanted, or None for no deadline"
         )
     if not 0 < seconds <= _MAX_SECONDS:
         raise ValueError(
-            f"deadline {_shown(deadline)} is not a positive number of seconds of at most "
+            f"deadline {shown(deadline)} is not a positive number of seconds of at most "
             f"{_MAX_SECONDS:_} (30 years); None is for ever"
         )
     return monotonic() + seconds
@@ -302,11 +306,15 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object, most: int = _SHOWN) -> str:
+    """A value as errors have it: in at most so many characters, and never another error."""
     # Bytes may be a payload or a key, and so are not shown.
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
     if isinstance(value, int) and not isinstance(value, Enum) and value.bit_length() > 200:
         return f"<a number of {value.bit_length()} bits>"  # str() may refuse it
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    try:
+        text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    except Exception:  # noqa: BLE001 - a list with such a number, or a class of others
+        return f"<{_kind(value)}>"
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -6,7 +6,8 @@ Start from a preset and name what differs:
 
 A configuration is checked as a whole when it is made and never changes; whatever
 holds one may rely on every value in it. `settings` reads one from a file and from
-the environment, guided by the annotations below, so an option is written only here.
+the environment, guided by the annotations below. So an option is written here, and once
+more, as a type for calls that take some by name, in `config_changes`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import (
     get_type_hints,
 )
 
-from signedwire.arguments import did_you_mean as did_you_mean
+from signedwire.arguments import did_you_mean
 from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
@@ -226,7 +227,8 @@ class TransportConfig:
     limits below. Default 10_000."""
 
     unmet_peer_bytes: StoredBytes = 64 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. Default 64 MiB."""
+    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. It and `unmet_bytes`, where
+    they are set, are at least one message of `max_payload_size`. Default 64 MiB."""
 
     unmet_bytes: StoredBytes = 2**30
     """The same for all such peers together, 1024 to 17_592_186_044_416 bytes. Default
@@ -375,7 +377,10 @@ def _shown(value: object) -> str:
 def _known(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in changes:
         if name not in OPTIONS:
-            raise ConfigError(f"unknown option {name!r}", did_you_mean(name, OPTIONS))
+            hint = did_you_mean(name, OPTIONS)
+            if name in ("peers", "routes", "routing"):  # not v1_peers, which lets v1 in
+                hint = "Routes are an argument of Node: routing=RoutingTable(…)"
+            raise ConfigError(f"unknown option {name!r}", hint)
     return changes
 
 

@@ -7,11 +7,16 @@ at its default contradicts nothing, so whoever sets one limit need not set them 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable
+from itertools import combinations, permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from signedwire.arguments import shown
+from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,103 +39,99 @@ def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
     Raises:
         ConfigError: with both names and values, and what is allowed.
     """
-    for name, other, wrong, why, expected in PAIRS:
-        value, limit = getattr(config, name), getattr(config, other)
-        if value is None or limit is None or not wrong(value, limit):
+    for pair in PAIRS:
+        value, limit = getattr(config, pair.name), getattr(config, pair.other)
+        if value is None or limit is None or not pair.is_wrong(value, limit):
             continue
-        if (name, other) in _UNLESS_DEFAULT and value == defaults[name]:
+        if pair.is_wrong is _is_more and value == defaults[pair.name]:
             continue
-        raise ConfigError(f"{name}={_shown(value)} {why} {other}={_shown(limit)}", expected)
+        raise ConfigError(
+            f"{pair.name}={shown(value, 200)} {pair.why} {pair.other}={shown(limit, 200)}",
+            pair.expected,
+        )
     _check_v1_payload(config)
     _check_pings(config)
-    _check_messages_fit(config)
+    _check_messages_fit(config, defaults)
     _check_fallback(config)
+    _check_files(config)
 
 
 def check_given_once(name: str, argument: object, option: Path | None) -> None:
     """Refuse a file that is given to `Node()` and in its configuration, and not the same.
 
     Raises:
-        ConfigError: with both.
+        ConfigError: with both; or `~` at the start of `argument` stands for no folder.
     """
     if argument is None or option is None or not isinstance(argument, (str, os.PathLike)):
         return
-    if Path(argument) != option:
+    if expand_home(argument) != option:
         raise ConfigError(
             f"{name}={str(argument)!r} is given to Node(), and {name}={str(option)!r} in config",
             "Give one of the two",
         )
 
 
-_Wrong = Callable[..., bool]
+class Pair(NamedTuple):
+    """Two options that can contradict each other."""
+
+    name: str
+    other: str
+    is_wrong: Callable[..., bool]
+    """Whether the values of the two do."""
+    why: str
+    """What the first value does to the second, in the error between both."""
+    expected: str
+    """What is allowed."""
 
 
 def _is_more(value: float, limit: float) -> bool:
     return value > limit
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
 def _is_auto_over_v1(ack: str, wire: str) -> bool:
     return ack == "auto" and wire == "v1"
 
 
-PAIRS: Final[tuple[tuple[str, str, _Wrong, str, str], ...]] = (
-    (
+def _within(inner: str, outer: str, one: str, all_of_them: str) -> Pair:
+    """That a limit for one must not be above that for all."""
+    why = f"lets {one} have more than {all_of_them},"
+    return Pair(inner, outer, _is_more, why, f"Expected at most {outer}")
+
+
+_ONE_PEER: Final = ("one peer", "all peers together")
+_UNMET: Final = ("peers never met", "all peers together")
+PAIRS: Final[tuple[Pair, ...]] = (
+    Pair(
         *("retry_base_delay", "retry_max_delay", _is_more),
         "is a longer pause than the longest,",
-        "Expected a retry_max_delay of at least twice retry_base_delay",
+        "Expected a retry_max_delay of at least retry_base_delay",
     ),
-    (
-        *("max_unproven_per_host", "max_unproven_connections", _is_more),
-        "lets one host have more than all hosts together,",
-        "Expected at most max_unproven_connections",
-    ),
-    (
-        *("outbox_peer_limit", "outbox_limit", _is_more),
-        "lets one peer have more than all peers together,",
-        "Expected at most outbox_limit",
-    ),
-    (
-        *("outbox_peer_bytes", "outbox_bytes", _is_more),
-        "lets one peer have more than all peers together,",
-        "Expected at most outbox_bytes",
-    ),
-    (
-        *("undone_peer_limit", "undone_limit", _is_more),
-        "lets one sender have more than all senders together,",
-        "Expected at most undone_limit",
-    ),
-    (
-        *("store", "evidence", _is_same_file),
-        "is the same file as",
-        "Give each a file of its own",
-    ),
-    (
+    _within("max_unproven_per_host", "max_unproven_connections", "one host", "all hosts together"),
+    _within("outbox_peer_limit", "outbox_limit", *_ONE_PEER),
+    _within("outbox_peer_bytes", "outbox_bytes", *_ONE_PEER),
+    _within("unmet_peer_bytes", "unmet_bytes", *_ONE_PEER),
+    _within("unmet_peer_limit", "outbox_peer_limit", "a peer never met", "any other peer"),
+    _within("unmet_peer_bytes", "outbox_peer_bytes", "a peer never met", "any other peer"),
+    _within("unmet_bytes", "outbox_bytes", *_UNMET),
+    _within("undone_peer_limit", "undone_limit", "one sender", "all senders together"),
+    Pair(
         *("ack", "wire", _is_auto_over_v1),
         "promises answers that v1 peers never get, and nothing else is spoken with",
         'Leave ack at "done", or wire at "auto"',
     ),
 )
-"""(option, other option, whether they contradict each other, why, what is expected)."""
-_UNLESS_DEFAULT: Final = frozenset(
-    {
-        ("retry_base_delay", "retry_max_delay"),
-        ("max_unproven_per_host", "max_unproven_connections"),
-        ("outbox_peer_limit", "outbox_limit"),
-        ("outbox_peer_bytes", "outbox_bytes"),
-        ("undone_peer_limit", "undone_limit"),
-    }
-)
+"""All of them but those whose rule has a number in it."""
 _HOLD_A_MESSAGE: Final = (
     "credit_bytes",
     "inbox_bytes",
     "outbox_bytes",
     "outbox_peer_bytes",
     "undone_bytes",
+    "unmet_bytes",
+    "unmet_peer_bytes",
 )
+_UNLESS_DEFAULT: Final = ("unmet_bytes", "unmet_peer_bytes")
+"""Of those: what is for a store alone, and by default less than the largest payload."""
 
 
 def _check_v1_payload(config: TransportConfig) -> None:
@@ -152,10 +153,12 @@ def _check_pings(config: TransportConfig) -> None:
         )
 
 
-def _check_messages_fit(config: TransportConfig) -> None:
+def _check_messages_fit(config: TransportConfig, defaults: dict[str, object]) -> None:
     """Each limit in bytes must hold one message of the largest size."""
     least = config.max_payload_size + V2_OVERHEAD
     for name in _HOLD_A_MESSAGE:
+        if name in _UNLESS_DEFAULT and getattr(config, name) == defaults[name]:
+            continue
         if getattr(config, name) < least:
             raise ConfigError(
                 f"{name}={getattr(config, name)} is less than one message of "
@@ -182,5 +185,36 @@ def _check_fallback(config: TransportConfig) -> None:
         )
 
 
-def _shown(value: object) -> str:
-    return repr(str(value)) if isinstance(value, (str, Path)) else str(value)
+_FILES: Final = ("store", "evidence", "access_file")
+_BESIDE: Final = {
+    "store": re.compile(r"-(wal|shm|journal|unfinished)"),
+    "evidence": re.compile(r"\.(new|torn-.*|\d{12,}(\.gz)?)", re.DOTALL),
+}
+"""How the names of the files end that are made beside the one of an option."""
+
+
+def _check_files(config: TransportConfig) -> None:
+    """Each file has one use, and none is what is made beside another."""
+    paths = {name: path for name in _FILES if (path := getattr(config, name)) is not None}
+    for name, other in combinations(paths, 2):
+        if _is_same_file(paths[name], paths[other]):
+            raise ConfigError(
+                f"{name}={shown(paths[name], 200)} is the same file as "
+                f"{other}={shown(paths[other], 200)}",
+                "Give each a file of its own",
+            )
+    for name, other in permutations(paths, 2):
+        path, beside = os.path.realpath(paths[name]), os.path.realpath(paths[other])
+        end = _BESIDE.get(name)
+        if end and beside.startswith(path) and end.fullmatch(beside, len(path)):
+            raise ConfigError(
+                f"{other}={shown(paths[other], 200)} is kept beside "
+                f"{name}={shown(paths[name], 200)} for its own use",
+                "Give each a file of its own, with another name",
+            )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):  # of files that are not there yet only names are known
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,7 @@ SERVICE_LINK_CAUSE: Final = (
     "Kubernetes sets such variables for a service whose name begins with signedwire: put "
     "enableServiceLinks: false into the pod's spec, or give the service another name"
 )
-"""What to do where such a variable has the name of an option."""
+"""What to do about such a variable that is not quite as `is_service_link` knows them."""
 
 
 def is_service_link(variable: str, value: str) -> bool:
@@ -50,23 +51,30 @@ def is_service_link(variable: str, value: str) -> bool:
 
 
 def looks_like_service_link(variable: str, value: str) -> bool:
-    """Whether its name or its value is one of those: then the error names the cause."""
+    """Whether its name or its value is one of those: then Kubernetes may have set it."""
     return re.fullmatch(_URL, value) is not None or any(
         name.fullmatch(variable) for name, _ in _SERVICE_LINKS
     )
 
 
-def home_folder() -> Path:
+def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     """This user's home folder, an absolute path other than the root of the file system.
+
+    `environ` None means `os.environ`.
 
     Raises:
         ConfigError: HOME is empty or no such path, or it is not set and the system knows
             no folder for this user, as in a container with a number for a user.
     """
-    given = os.environ.get("HOME") if os.name == "posix" else None
+    given = (os.environ if environ is None else environ).get("HOME")
     try:
-        home = Path.home() if given is None else Path(given)
-    except RuntimeError:
+        if os.name != "posix":
+            home = Path.home()
+        else:
+            import pwd
+
+            home = Path(pwd.getpwuid(os.getuid()).pw_dir if given is None else given)
+    except (RuntimeError, KeyError):
         home = Path()
     # A container's user without an entry has "/", where nobody wants files of ours.
     if home.is_absolute() and home != Path(home.anchor):
@@ -99,8 +107,12 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigError: there is no such folder.
+        TypeError: `path` is neither text nor a path of text.
     """
     text = os.fspath(path)
+    given: object = text
+    if not isinstance(given, str):
+        raise TypeError(f"a path is text or a Path, not {type(given).__name__}: os.fsdecode(path)")
     if not text.startswith("~"):
         return Path(path)
     first, *rest = Path(text).parts

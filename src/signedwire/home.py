@@ -35,7 +35,8 @@ class Bound:
     def __init_subclass__(cls, instead: str | None = None) -> None:
         super().__init_subclass__()
         if instead is not None:
-            name = "sync.Node" if cls.__module__ == "signedwire.sync" else cls.__name__
+            is_blocking = cls.__module__ == "signedwire.sync"
+            name = f"sync.{cls.__name__}" if is_blocking else cls.__name__
             article = "an" if name[0] in "AEIOU" else "a"
             cls._instead = f"{article} {name} can be neither pickled nor copied: {instead}"
 

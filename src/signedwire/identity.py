@@ -24,8 +24,14 @@ from nacl.exceptions import BadSignatureError
 
 from signedwire.environment import expand_home
 from signedwire.errors import ConfigError, DidError, IdentityError, IdentityProblem
-from signedwire.keyfiles import cause_of, read_key_file, replace_empty_file, write_new_file
-from signedwire.keyformats import decode_key, looks_like_a_key
+from signedwire.files import cause_of
+from signedwire.keyfiles import (
+    read_key_file,
+    refuse_key_for_path,
+    replace_empty_file,
+    write_new_file,
+)
+from signedwire.keyformats import decode_key
 from signedwire.types import Did, known_did
 
 __all__ = ["Identity", "Label", "verify_digest", "verify_labelled"]
@@ -126,13 +132,7 @@ class Identity:
         warns: bool = True,
     ) -> Self:
         name = _expanded(path, "load the key file")
-        if looks_like_a_key(name) and not os.path.lexists(name):
-            raise IdentityError(
-                "what was given as the path of a key file is a key itself, or looks like one, "
-                "so it is not shown here",
-                "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY",
-                IdentityProblem.ABSENT,
-            )
+        refuse_key_for_path(name)
         action = f"cannot load the key file {name}"
         secret = _password_bytes(password, action)
         with _naming(action):
@@ -302,6 +302,9 @@ def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
 def _password_bytes(password: str | bytes | None, action: str) -> bytes | None:
     if password is None:
         return None
+    given: object = password
+    if not isinstance(given, (str, bytes)):
+        raise TypeError(f"a password is text or bytes, not {type(given).__name__}")
     if not password:
         raise IdentityError(
             f"{action}: the password is empty", "Pass None for a key file without a password"

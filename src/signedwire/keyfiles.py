@@ -13,29 +13,25 @@ from collections.abc import Iterator
 from typing import Final
 
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
+from signedwire.folders import NO_LINKS, sync_folder
+from signedwire.keyformats import is_key_for_path
 from signedwire.logs import fields
 
-__all__ = ["MAX_FILE_SIZE", "cause_of", "read_key_file", "replace_empty_file", "write_new_file"]
+__all__ = [
+    "MAX_FILE_SIZE",
+    "read_key_file",
+    "refuse_key_for_path",
+    "replace_empty_file",
+    "write_new_file",
+]
 
 MAX_FILE_SIZE: Final = 64 * 1024
 """Bytes; the largest honest key, an encrypted OpenSSH one with a comment, has about 500."""
 _POSIX: Final = os.name == "posix"
-# O_BINARY is Windows only, the others POSIX only. O_NONBLOCK: opening a FIFO
-# that nobody writes must not hang before we can see that it is one.
-_READ_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-)
+# O_BINARY is Windows only, O_CLOEXEC POSIX only.
 _CREATE_FLAGS: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-)
-# What link() says on a file system without hard links: FAT, some of NFS, SMB and FUSE.
-_NO_LINKS: Final = frozenset(
-    {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
-    | ({errno.EACCES} if not _POSIX else set())
 )
 _MAX_LINKS: Final = 40
 """Symbolic links that are followed in one path, as in Linux."""
@@ -48,6 +44,22 @@ _GROUP_OPTION: Final = (
 
 _logger: Final = logging.getLogger(__name__)
 _warned: Final[set[str]] = set()
+
+
+def refuse_key_for_path(name: str) -> None:
+    """Call it before `name`, given as the path of a key file, is used or shown.
+
+    Raises:
+        IdentityError: it is rather a key. The error does not show it.
+    """
+    if is_key_for_path(name):
+        raise IdentityError(
+            "what was given as the path of a key file is a key itself, or looks like one, "
+            "so it is not shown here",
+            "Put it into a file of mode 0600, or into SIGNEDWIRE_IDENTITY_KEY; a path with ./ or "
+            "/ at its start is none",
+            IdentityProblem.ABSENT,
+        )
 
 
 # --- reading ---------------------------------------------------------------------------
@@ -64,9 +76,12 @@ def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True
     Raises:
         IdentityError: its fact says what is wrong, without the name.
     """
-    _refuse_other_kinds(name)
     try:
-        descriptor = os.open(name, _READ_FLAGS)
+        data, status = read_small_file(name, MAX_FILE_SIZE)
+    except NotRegularError as error:
+        raise _not_regular(error.mode) from None
+    except TooLargeError:
+        raise IdentityError("it is larger than 64 KiB", "Give the path of a key file") from None
     except FileNotFoundError:
         raise IdentityError(
             "there is no such file",
@@ -76,35 +91,11 @@ def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True
     except (OSError, ValueError) as error:
         raise _unreadable(cause_of(error), _why_not(name, error)) from error
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _not_regular(status.st_mode)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_FILE_SIZE + 1)
         if _POSIX and data and _is_open_to_group(name, status, group_readable) and warns:
             _warn_once(name, status)
     except OSError as error:
-        raise _unreadable(cause_of(error), "Check the disk that it is on") from error
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_FILE_SIZE:
-        raise IdentityError("it is larger than 64 KiB", "Give the path of a key file")
+        raise _unreadable(cause_of(error), "Check the folders above it") from error
     return data
-
-
-def cause_of(error: OSError | ValueError) -> str:
-    """What the system said; a ValueError is a path with a NUL in it."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _refuse_other_kinds(name: str) -> None:
-    """Refuse by the path, too: to open a device can do something, as a watchdog's does."""
-    try:
-        mode = os.stat(name).st_mode
-    except (OSError, ValueError):
-        return  # what is wrong then, opening it says
-    if not stat.S_ISREG(mode):
-        raise _not_regular(mode)
 
 
 def _not_regular(mode: int) -> IdentityError:
@@ -123,6 +114,8 @@ def _unreadable(why: str, hint: str) -> IdentityError:
 
 def _why_not(name: str, error: OSError | ValueError) -> str:
     """What to do where a file could not be opened."""
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return "Check the disk that it is on"
     hint = "Check the path and who may read it"
     if not isinstance(error, PermissionError) or not _POSIX:
         return hint
@@ -245,7 +238,7 @@ def write_new_file(name: str, data: bytes) -> None:
             if not os.path.samestat(os.lstat(beside), os.lstat(name)):
                 raise
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             _write_in_place(name, data)
         _sync_or_remove(name)
@@ -258,7 +251,8 @@ def replace_empty_file(name: str, data: bytes) -> bool:
     others, who are told False, read the file again.
 
     Raises:
-        OSError: it cannot be locked or replaced; the empty file is left.
+        OSError: it cannot be locked or replaced, and the empty file is left. Or the folder
+            cannot be synced: the new file is there, and a power cut may bring the empty one back.
     """
     try:
         import fcntl
@@ -277,7 +271,7 @@ def replace_empty_file(name: str, data: bytes) -> bool:
             return False
         with _written_beside(name, data) as beside:
             os.rename(beside, name)
-        _sync_directory(os.path.dirname(name) or os.curdir)
+        sync_folder(os.path.dirname(name))
         return True
     finally:
         os.close(descriptor)
@@ -339,26 +333,9 @@ def _write_in_place(name: str, data: bytes) -> None:
 
 def _sync_or_remove(name: str) -> None:
     """Make the name durable; where the disk refuses, there is no file."""
-    if not _POSIX:
-        return
     try:
-        _sync_directory(os.path.dirname(name) or os.curdir)
+        sync_folder(os.path.dirname(name))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-
-
-def _sync_directory(path: str) -> None:
-    """Make a new name in the directory durable, where its file system can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        # A directory that we may write but not read, or a file system whose
-        # directories have no fsync: nothing is wrong with the file itself.
-        if error.errno not in (errno.EACCES, errno.EINVAL):
-            raise

@@ -17,16 +17,32 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.keytexts import (
+    FORMATS,
+    NAMES,
+    OPENSSH_CIPHERS,
+    Shown,
+    another_kind,
+    damaged,
+    encrypted,
+    known_text,
+    make_one,
+    named,
+    no_private_key,
+    other_cipher,
+    public,
+    unknown,
+)
 
-__all__ = ["SEED_PREFIX", "decode_key", "looks_like_a_key"]
+__all__ = ["SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
 
 SEED_PREFIX: Final = "ed25519-seed:"
 """Says of the hex or base64 behind it that it is the seed of an Ed25519 key."""
@@ -38,10 +54,7 @@ _MAX_REPEATS: Final = 7
 _BEGIN: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?|[A-Za-z0-9+/_-]{86}(?:==)?")
-_PUBLIC_LINE: Final = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+ AAAA")
 _OPENSSH_MAGIC: Final = b"openssh-key-v1\0"
-# What the cryptography package decrypts.
-_OPENSSH_CIPHERS: Final = frozenset({"aes256-ctr", "aes256-cbc", "aes256-gcm@openssh.com"})
 # One round of bcrypt takes about 10 ms, a million of PBKDF2 0.4 s: a damaged number would
 # have a start wait for days without a word.
 _MAX_BCRYPT_ROUNDS: Final = 2_000
@@ -55,10 +68,12 @@ _PBKDF2: Final = re.compile(
 _PKCS8_V2: Final = re.compile(
     rb"\x30.\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL
 )
-_FORMATS: Final = (
-    "A key file is PKCS#8 (PEM or DER), an OpenSSH private key, a JWK, libsodium's 64-byte "
-    "secret key, or a raw 32-byte seed"
-)
+
+_HINTS_WITHOUT_A_FILE: Final = {
+    IdentityProblem.EMPTY: "Put the key there, or unset it, so that another source is used",
+    IdentityProblem.DAMAGED: "Put the whole key there again",
+}
+"""What to do about a key that was in a variable or came through a descriptor."""
 
 
 def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> bytes:
@@ -70,7 +85,15 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
     Raises:
         IdentityError: its fact says what `data` is or lacks, without saying where that was.
     """
-    shown = _Shown(path)
+    try:
+        return _from_data(data, password, Shown(path))
+    except IdentityError as error:
+        if path is None:
+            error.hint = _HINTS_WITHOUT_A_FILE.get(error.problem, error.hint)
+        raise
+
+
+def _from_data(data: bytes, password: bytes | None, shown: Shown) -> bytes:
     if not data:
         raise IdentityError(
             "it is empty",
@@ -79,7 +102,7 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
             IdentityProblem.EMPTY,
         )
     if not data.strip(b"\0 \t\r\n"):
-        raise _damaged("it holds nothing but zero bytes or blanks, as after a power cut")
+        raise damaged("it holds nothing but zero bytes or blanks, as after a power cut")
     text = _as_text(data)
     if text is None:
         return _from_bytes(data, password, shown)
@@ -87,22 +110,23 @@ def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> 
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether `text`, given where a path belongs, is rather a key: then it is never shown."""
+    """Whether `text`, given where something else belongs, is rather a key: then it is not shown.
+
+    With a / at its start and no padding it is the path that it may be as well.
+    """
     text = text.strip()
+    is_absolute = text.startswith("/") and not text.endswith("=")
     return (
         "-----BEGIN" in text
         or '"kty"' in text
         or text.lower().startswith((SEED_PREFIX, "age-secret-key-"))
-        or bool(_HEX.fullmatch(text) or _BASE64.fullmatch(text))
+        or bool(_HEX.fullmatch(text) or (not is_absolute and _BASE64.fullmatch(text)))
     )
 
 
-class _Shown:
-    """A path as the commands of errors have it."""
-
-    def __init__(self, path: str | None) -> None:
-        self.old = "FILE" if path is None else shlex.quote(path)
-        self.new = "NEW" if path is None else shlex.quote(f"{path}.new")
+def is_key_for_path(text: str) -> bool:
+    """Whether `text`, given where a path belongs, is rather a key: no such file is there."""
+    return looks_like_a_key(text) and not os.path.lexists(text)
 
 
 # --- bytes and text --------------------------------------------------------------------
@@ -120,32 +144,32 @@ def _as_text(data: bytes) -> str | None:
     return text if all(c.isprintable() or c.isspace() for c in text) else None
 
 
-def _from_bytes(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
+def _from_bytes(data: bytes, password: bytes | None, shown: Shown) -> bytes:
     if len(data) == _PAIR_SIZE and _is_pair(data):
         return _plain(data[:_SEED_SIZE], password)
     if len(data) == _SEED_SIZE:
         if max(Counter(data).values()) > _MAX_REPEATS:
             raise IdentityError(
                 "it holds 32 bytes that are not random, so they are no key",
-                _make_one(shown),
+                make_one(shown),
                 IdentityProblem.UNUSABLE,
             )
         return _plain(data, password)
     if _is_der(data):
         return _from_der(data, password, shown)
     if b"-----BEGIN" in data:
-        raise _damaged("it has characters in it that no key file has")
+        raise damaged("it has characters in it that no key file has")
     if len(data) == _PAIR_SIZE:
         raise IdentityError(
             "it holds 64 bytes that are no libsodium secret key: the second half is not the "
             "public key of the first",
-            _FORMATS,
+            FORMATS,
             IdentityProblem.UNUSABLE,
         )
-    raise _unknown(len(data))
+    raise unknown(len(data))
 
 
-def _from_text(text: str, password: bytes | None, shown: _Shown) -> bytes:
+def _from_text(text: str, password: bytes | None, shown: Shown) -> bytes:
     if "-----BEGIN" in text:
         return _from_pem(text, password, shown)
     stripped = text.strip().strip("\"'")
@@ -161,18 +185,20 @@ def _from_text(text: str, password: bytes | None, shown: _Shown) -> bytes:
         return _plain(raw[:_SEED_SIZE], password)
     if is_marked:
         if raw is None or len(raw) != _SEED_SIZE:
-            raise _damaged(f"what follows {SEED_PREFIX} is not 32 bytes as hex or base64")
+            raise damaged(f"what follows {SEED_PREFIX} is not 32 bytes as hex or base64")
         return _plain(raw, password)
     if raw is not None and len(raw) == _SEED_SIZE:
         how = "64 hex digits" if _HEX.fullmatch(core) else "32 bytes as base64"
         raise IdentityError(
             f"it holds {how}, which may be the seed of an Ed25519 key, or a public key, or "
             "something else",
-            "If it is a seed, say so: "
+            f"If it is a seed, write {SEED_PREFIX} before it"
+            if shown.is_no_file
+            else "If it is a seed, say so: "
             f"`(umask 077; (printf {SEED_PREFIX}; cat {shown.old}) > {shown.new})`",
             IdentityProblem.AMBIGUOUS,
         )
-    raise _known_text(text, core, shown) or _unknown(len(text), shown, is_text=True)
+    raise known_text(text, core, shown) or unknown(len(text), shown, is_text=True)
 
 
 def _unarmoured(core: str) -> bytes | None:
@@ -221,11 +247,11 @@ def _plain(seed: bytes, password: bytes | None) -> bytes:
 # --- PEM, PKCS#8, OpenSSH --------------------------------------------------------------
 
 
-def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
+def _from_pem(text: str, password: bytes | None, shown: Shown) -> bytes:
     labels = [match[1] for match in _BEGIN.finditer(text)]
     private = [label for label in labels if label.endswith("PRIVATE KEY")]
     if not private:
-        raise _no_private_key(labels, shown)
+        raise no_private_key(labels, shown)
     if len(private) > 1:
         raise IdentityError(
             f"it holds {len(private)} private keys",
@@ -236,7 +262,7 @@ def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
     label = private[0]
     if label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "OPENSSH PRIVATE KEY"):
         kind = label.removesuffix("PRIVATE KEY").strip()
-        raise _another_kind(f"a private key in the format {kind}", shown)
+        raise another_kind(f"a private key in {named(kind, 'the format', 'another format')}", shown)
     body, end, _ = text.partition(f"-----BEGIN {label}-----")[2].partition(f"-----END {label}-----")
     # What a variable of the environment, or JSON, makes of line ends.
     body = "".join(re.sub(r"\\+[nr]", " ", body).split())
@@ -246,13 +272,13 @@ def _from_pem(text: str, password: bytes | None, shown: _Shown) -> bytes:
     except binascii.Error:
         blob = b""
     if not end or not blob:
-        raise _damaged("it is damaged")
+        raise damaged("it is damaged")
     if label == "OPENSSH PRIVATE KEY":
         return _from_openssh(blob, password, shown)
     return _from_der(blob, password, shown)
 
 
-def _from_der(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
+def _from_der(data: bytes, password: bytes | None, shown: Shown) -> bytes:
     """The seed in PKCS#8."""
     from cryptography.hazmat.primitives import serialization
 
@@ -260,11 +286,11 @@ def _from_der(data: bytes, password: bytes | None, shown: _Shown) -> bytes:
     if version_2 is not None and _is_der(data):
         seed = _plain(version_2[1], password)
         if not data.endswith(_public_half(seed)):
-            raise _damaged("it is damaged")
+            raise damaged("it is damaged")
         return seed
     other = _public_der(data)
     if other is not None:
-        raise _public(other, shown)
+        raise public(other, shown)
     if data[4:7] == b"\x02\x01\x03" or data[2:5] == b"\x02\x01\x03":
         raise IdentityError(
             "it is a PKCS#12 container",
@@ -306,7 +332,7 @@ class _OpensshHeader(NamedTuple):
     kind: str
 
 
-def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
+def _from_openssh(blob: bytes, password: bytes | None, shown: Shown) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
     header = _openssh_header(blob)
@@ -317,19 +343,18 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
             IdentityProblem.AMBIGUOUS,
         )
     if header.kind.startswith("sk-"):
-        raise _another_kind(
-            f"only a handle of a key that is inside a FIDO token ({header.kind})", shown
-        )
+        raise another_kind("only a handle of a key that is inside a FIDO token", shown)
     if header.kind != "ssh-ed25519":
-        raise _another_kind(f"an OpenSSH key of another kind ({header.kind})", shown)
+        kind = f" ({header.kind})" if header.kind in NAMES else ""
+        raise another_kind(f"an OpenSSH key of another kind{kind}", shown)
     if header.cipher == "none":
         # Asked here, as cryptography 44 does not: it ignores a password that is not needed,
         # and takes one that is missing for an empty one.
         _plain(blob, password)
-    elif header.cipher not in _OPENSSH_CIPHERS:
-        raise _other_cipher(header.cipher, shown)
+    elif header.cipher not in OPENSSH_CIPHERS:
+        raise other_cipher(header.cipher, shown)
     elif password is None:
-        raise _encrypted()
+        raise encrypted()
     elif find_spec("bcrypt") is None:
         raise IdentityError(
             "an encrypted OpenSSH key needs the package bcrypt",
@@ -348,14 +373,6 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: _Shown) -> bytes:
     )
 
 
-def _other_cipher(cipher: str, shown: _Shown) -> IdentityError:
-    return IdentityError(
-        f"it is an OpenSSH Ed25519 key, encrypted with {cipher}, which is not supported",
-        f"`ssh-keygen -p -Z aes256-ctr -f {shown.old}` encrypts it anew, in place",
-        IdentityProblem.UNUSABLE,
-    )
-
-
 def _openssh_header(blob: bytes) -> _OpensshHeader:
     """Cipher, number of keys and kind of the first, before anything is decrypted."""
     position = len(_OPENSSH_MAGIC)
@@ -364,7 +381,7 @@ def _openssh_header(blob: bytes) -> _OpensshHeader:
         nonlocal position
         part = blob[position : position + size]
         if len(part) != size:
-            raise _damaged("it is damaged")
+            raise damaged("it is damaged")
         position += size
         return part
 
@@ -372,22 +389,19 @@ def _openssh_header(blob: bytes) -> _OpensshHeader:
         return take(int.from_bytes(take(4), "big"))
 
     if not blob.startswith(_OPENSSH_MAGIC):
-        raise _damaged("it is damaged")
+        raise damaged("it is damaged")
     cipher, _, options = take_string(), take_string(), take_string()
     count = int.from_bytes(take(4), "big")
     public = take_string()
     size = int.from_bytes(public[:4], "big")
     rounds = int.from_bytes(options[-4:], "big")
-    return _OpensshHeader(_word(cipher), rounds, count, _word(public[4 : 4 + size]))
-
-
-def _word(data: bytes) -> str:
-    """A name in a file, made safe to show."""
-    return re.sub(r"[^A-Za-z0-9@._-]", "?", data[:60].decode("ascii", "replace"))
+    kind = public[4 : 4 + size]
+    cipher_name, kind_name = (name.decode("ascii", "replace") for name in (cipher, kind))
+    return _OpensshHeader(cipher_name, rounds, count, kind_name)
 
 
 def _decode(
-    load: Callable[[], Any], password: bytes | None, shown: _Shown, cipher: str | None = None
+    load: Callable[[], Any], password: bytes | None, shown: Shown, cipher: str | None = None
 ) -> bytes:
     """What `load` of the cryptography package gives, or its error in our words."""
     from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
@@ -401,11 +415,11 @@ def _decode(
     except TypeError:
         if password is not None:
             _plain(b"", password)
-        raise _encrypted() from None
+        raise encrypted() from None
     except (UnsupportedAlgorithm, NotImplementedError):
         if cipher is not None:
-            raise _other_cipher(cipher, shown) from None
-        raise _another_kind("a key of a kind, or with an encryption, unknown here", shown) from None
+            raise other_cipher(cipher, shown) from None
+        raise another_kind("a key of a kind, or with an encryption, unknown here", shown) from None
     # InternalError: a key of 32 bytes under the identifier of another kind.
     except (ValueError, InvalidTag, InternalError):
         if password is not None:
@@ -414,9 +428,9 @@ def _decode(
                 "Try the password again, or restore the file from a copy",
                 IdentityProblem.WRONG_PASSWORD,
             ) from None
-        raise _damaged("it is damaged") from None
+        raise damaged("it is damaged") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise _another_kind(_kind_of(key), shown)
+        raise another_kind(_kind_of(key), shown)
     return key.private_bytes_raw()
 
 
@@ -433,7 +447,7 @@ def _kind_of(key: Any) -> str:
 # --- JWK -------------------------------------------------------------------------------
 
 
-def _from_json(text: str, shown: _Shown) -> bytes:
+def _from_json(text: str, shown: Shown) -> bytes:
     """The seed in a JWK (RFC 8037)."""
     value = _parse_json(text)
     if isinstance(value, dict) and isinstance(value.get("keys"), list):
@@ -443,17 +457,17 @@ def _from_json(text: str, shown: _Shown) -> bytes:
             IdentityProblem.AMBIGUOUS,
         )
     if not isinstance(value, dict) or not isinstance(value.get("kty"), str):
-        raise IdentityError("it is JSON, but no JWK", _FORMATS, IdentityProblem.UNUSABLE)
-    kind = _word(str(value.get("crv", value["kty"])).encode())
+        raise IdentityError("it is JSON, but no JWK", FORMATS, IdentityProblem.UNUSABLE)
+    kind = value.get("crv", value["kty"])
     if (value["kty"], value.get("crv")) != ("OKP", "Ed25519"):
-        raise _another_kind(f"a JWK of type {kind}", shown)
+        raise another_kind(f"a JWK of {named(kind, 'type', 'another type')}", shown)
     if "d" not in value:
-        raise _public("a public key, as JWK", shown)
-    seed, public = (
+        raise public("a public key, as JWK", shown)
+    seed, half = (
         _base64(part) if isinstance(part, str) else b"" for part in (value["d"], value.get("x", ""))
     )
-    if seed is None or len(seed) != _SEED_SIZE or (public and public != _public_half(seed)):
-        raise _damaged('it is a JWK whose "d" is no Ed25519 key, or not that of its "x"')
+    if seed is None or len(seed) != _SEED_SIZE or (half and half != _public_half(seed)):
+        raise damaged('it is a JWK whose "d" is no Ed25519 key, or not that of its "x"')
     return seed
 
 
@@ -495,78 +509,3 @@ def _public_der(data: bytes) -> str | None:
             continue
         return words
     return None
-
-
-def _no_private_key(labels: list[str], shown: _Shown) -> IdentityError:
-    for label in labels:
-        if label == "PGP PRIVATE KEY BLOCK":
-            return _another_kind("an OpenPGP key", shown)
-        if label.endswith("PUBLIC KEY") or label == "PGP PUBLIC KEY BLOCK":
-            return _public("a public key", shown)
-        if label.endswith("CERTIFICATE"):
-            return _public("a certificate", shown)
-    if labels:
-        return IdentityError(
-            f"it holds no private key, but a {labels[0]}", _FORMATS, IdentityProblem.UNUSABLE
-        )
-    return _damaged("it is damaged")
-
-
-def _known_text(text: str, core: str, shown: _Shown) -> IdentityError | None:
-    if _PUBLIC_LINE.match(core) or _PUBLIC_LINE.search(text[:2000]):
-        is_certificate = "-cert-v" in core.partition(" ")[0]
-        return _public("an SSH certificate" if is_certificate else "a public key", shown)
-    if core.startswith("did:"):
-        return _public("a DID, which is a public key", shown)
-    if core.startswith("---- BEGIN SSH2 PUBLIC KEY"):
-        return _public("a public key", shown)
-    if core.startswith("PuTTY-User-Key-File-"):
-        return IdentityError(
-            "it is a key of PuTTY",
-            f"`puttygen {shown.old} -O private-openssh -o {shown.new}` converts it",
-            IdentityProblem.UNUSABLE,
-        )
-    if core.upper().startswith("AGE-SECRET-KEY-"):
-        return _another_kind("an age key (X25519)", shown)
-    if core.startswith("untrusted comment:"):
-        return _another_kind("a key of minisign or signify", shown)
-    return None
-
-
-def _public(what: str, shown: _Shown) -> IdentityError:
-    near = ""
-    if shown.old.rstrip("'").endswith(".pub"):
-        near = ", mostly the file of this name without .pub"
-    return IdentityError(
-        f"it holds {what}",
-        f"Give the path of the private key that belongs to it{near}",
-        IdentityProblem.NOT_PRIVATE,
-    )
-
-
-def _another_kind(what: str, shown: _Shown) -> IdentityError:
-    return IdentityError(
-        f"it holds {what}",
-        f"signedwire uses Ed25519 private keys alone: {_make_one(shown)}",
-        IdentityProblem.UNUSABLE,
-    )
-
-
-def _make_one(shown: _Shown) -> str:
-    return f"`signedwire id new {shown.new}` makes one"
-
-
-def _encrypted() -> IdentityError:
-    return IdentityError("it is encrypted", "Pass its password", IdentityProblem.ENCRYPTED)
-
-
-def _damaged(what: str) -> IdentityError:
-    return IdentityError(what, "Restore it from a copy", IdentityProblem.DAMAGED)
-
-
-def _unknown(size: int, shown: _Shown | None = None, *, is_text: bool = False) -> IdentityError:
-    what = "characters of text" if is_text else "bytes"
-    hint = _FORMATS if shown is None else f"{_FORMATS}; {_make_one(shown)}"
-    return IdentityError(
-        f"it holds {size} {what} that are no key in a known format", hint, IdentityProblem.UNUSABLE
-    )

@@ -17,27 +17,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import stat
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from signedwire.clock import monotonic
+from signedwire.environment import home_folder
 from signedwire.errors import IdentityError, IdentityProblem
+from signedwire.files import cause_of, read_to_end
+from signedwire.folders import make_folders
+from signedwire.home import Bound
 from signedwire.identity import Identity
-from signedwire.keyfiles import MAX_FILE_SIZE, cause_of
+from signedwire.keyfiles import MAX_FILE_SIZE, refuse_key_for_path
 from signedwire.logs import fields
-from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, explain_identity
+from signedwire.settings import KEY_VARIABLE, PASSWORD_VARIABLE, Setting, read_settings
 
 __all__ = [
     "KeySource",
     "Secrets",
     "choose_key",
     "default_key_path",
+    "hint_about_password",
     "load_identity",
     "make_key_file",
     "take_secrets",
@@ -51,31 +53,71 @@ _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.05
 """Seconds between attempts to read a key file that another process is making."""
 
+_PASSWORD_HINTS: Final = {
+    IdentityProblem.ENCRYPTED: f"Put its password into {PASSWORD_VARIABLE}",
+    IdentityProblem.NOT_ENCRYPTED: f"Unset {PASSWORD_VARIABLE}, or encrypt the key",
+    IdentityProblem.WRONG_PASSWORD: f"Is the password in {PASSWORD_VARIABLE} right? If it is, "
+    "restore the key from a copy",
+}
+
 _logger: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Bound, instead="pass the path of a key file"):
     """What the environment had of a key and its password. Its `repr` shows neither."""
 
-    key: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    # Neither is a dataclass, which `asdict()` would take apart.
+    __slots__ = ("key", "password")
+
+    def __init__(self, key: str | None = None, password: str | None = None) -> None:
+        self.key = key
+        self.password = password
+
+    def __repr__(self) -> str:
+        return "<Secrets>"
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """The one source that a key is to be read from."""
+class KeySource(Bound, instead="pass the path of its file"):
+    """The one source that a key is to be read from. Its `repr` shows no key."""
 
-    name: str
-    """Where it is, in words: a path, "descriptor 3", a variable."""
-    path: Path | None = None
-    """The file; `None`: it is in none."""
-    descriptor: int | None = None
-    is_default: bool = False
-    """Whether nobody named it, so that a key may be made there."""
-    is_credential: bool = False
-    group_readable: bool = False
-    key: str | None = field(default=None, repr=False)
+    __slots__ = (
+        *("_key", "descriptor", "group_readable", "is_credential", "is_default", "name", "path"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        path: Path | None = None,
+        *,
+        descriptor: int | None = None,
+        is_default: bool = False,
+        is_credential: bool = False,
+        group_readable: bool = False,
+        key: str | None = None,
+    ) -> None:
+        self.name = name
+        """Where it is, in words: a path, "descriptor 3", a variable."""
+        self.path = path
+        """The file; `None`: it is in none."""
+        self.descriptor = descriptor
+        self.is_default = is_default
+        """Whether nobody named it, so that a key may be made there."""
+        self.is_credential = is_credential
+        self.group_readable = group_readable
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"<KeySource {self.name}>"
+
+    @classmethod
+    def file(cls, path: Path, *, group_readable: bool) -> KeySource:
+        """The file that somebody named.
+
+        Raises:
+            IdentityError: it is rather a key, which is not shown.
+        """
+        refuse_key_for_path(str(path))
+        return cls(str(path), path, group_readable=group_readable)
 
     def load(self, password: str | None = None) -> Identity:
         """The identity that is there.
@@ -91,7 +133,7 @@ class KeySource:
         if self.descriptor is not None:
             data = _read_descriptor(self.descriptor)
             return Identity._from_bytes(data, f"from {self.name}", password)
-        data = (self.key or "").encode("utf-8", "surrogateescape")
+        data = (self._key or "").encode("utf-8", "surrogateescape")
         return Identity._from_bytes(data, f"in {self.name}", password)
 
     def load_or_create(self, password: str | None = None) -> tuple[Identity, bool]:
@@ -141,6 +183,11 @@ def take_secrets(environ: MutableMapping[str, str] | None = None) -> Secrets:
     return Secrets(environ.pop(KEY_VARIABLE, None), environ.pop(PASSWORD_VARIABLE, None) or None)
 
 
+def hint_about_password(error: IdentityError) -> str:
+    """The hint of an error, which names the variable where that has the password."""
+    return _PASSWORD_HINTS.get(error.problem, error.hint)
+
+
 def load_identity(
     config: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
@@ -149,6 +196,7 @@ def load_identity(
 ) -> Identity:
     """The identity that the environment and the configuration file at `config` name.
 
+    `config` None means the file that the variable SIGNEDWIRE_CONFIG names, if it does.
     `keysources` has the order of the sources. SIGNEDWIRE_PASSWORD opens an encrypted key.
     `environ` None means `os.environ`, from which both variables that hold a secret are
     removed: call it before other threads and child processes are started, and once. With
@@ -156,24 +204,24 @@ def load_identity(
     is there.
 
     Raises:
-        ConfigError: the file or a variable cannot be used.
+        ConfigError: the file or a variable cannot be used, or nothing names a key and there
+            is no home folder.
         IdentityError: naming the source, what is wrong and what to do.
     """
     values: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
     secrets = take_secrets(values)
-    source = choose_key(config, values, secrets)
+    source = choose_key(read_settings(config, values).identity(), values, secrets)
     try:
         if create:
             return source.load_or_create(secrets.password)[0]
         return source.load(secrets.password)
     except IdentityError as error:
-        if error.problem is IdentityProblem.ENCRYPTED:
-            error.hint = f"Put its password into {PASSWORD_VARIABLE}"
+        error.hint = hint_about_password(error)
         raise
 
 
 def choose_key(
-    config: str | os.PathLike[str] | None,
+    settings: Mapping[str, Setting],
     environ: Mapping[str, str],
     secrets: Secrets,
     *,
@@ -183,22 +231,23 @@ def choose_key(
 ) -> KeySource:
     """Which source has the key. The last three are given on a command line, and win.
 
+    `settings` are the options of the key, as `Settings.identity()` has them.
+
     Raises:
-        ConfigError: the file or a variable cannot be used.
-        IdentityError: two of a command line and the environment contradict each other, or
-            nothing is named and there is no home folder.
+        ConfigError: nothing is named, and there is no home folder.
+        IdentityError: two of a command line and the environment contradict each other.
     """
-    settings = explain_identity(config, environ)
     group_readable = group_readable or settings["key_group_readable"].value is True
     named = _named_otherwise(settings, environ, secrets, descriptor)
     if path is not None:
+        source = KeySource.file(path, group_readable=group_readable)
         if named is not None:
             raise IdentityError(
                 f"--identity {path} and {named.name} each name a key",
                 "Leave one of them away",
                 IdentityProblem.AMBIGUOUS,
             )
-        return KeySource(str(path), path, group_readable=group_readable)
+        return source
     file = settings["identity"]
     if named is not None:
         if file.value is not None:
@@ -210,27 +259,29 @@ def choose_key(
             )
         return named
     if file.value is not None:
-        found = Path(str(file.value))
-        return KeySource(str(found), found, group_readable=group_readable)
-    found = default_key_path()
+        return KeySource.file(Path(str(file.value)), group_readable=group_readable)
+    found = default_key_path(environ)
     return KeySource(str(found), found, is_default=True, group_readable=group_readable)
 
 
-def default_key_path() -> Path:
+def default_key_path(environ: Mapping[str, str] | None = None) -> Path:
     """identity.pem in the folder where this user's programs keep their configuration.
 
+    `environ` None means `os.environ`.
+
     Raises:
-        IdentityError: there is no home folder.
+        ConfigError: there is no home folder.
     """
+    environ = os.environ if environ is None else environ
     if sys.platform == "win32":
-        base = os.environ.get("APPDATA", "")
+        base = Path(environ.get("APPDATA") or home_folder(environ))
     elif sys.platform == "darwin":
-        base = str(_home() / "Library" / "Application Support")
+        base = home_folder(environ) / "Library" / "Application Support"
     else:
-        base = os.environ.get("XDG_CONFIG_HOME", "")
-        if not os.path.isabs(base):  # which the specification has ignored
-            base = str(_home() / ".config")
-    return Path(base or _home()) / "signedwire" / "identity.pem"
+        given = environ.get("XDG_CONFIG_HOME", "")
+        # The specification has any other ignored.
+        base = Path(given) if os.path.isabs(given) else home_folder(environ) / ".config"
+    return base / "signedwire" / "identity.pem"
 
 
 def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -> Identity | None:
@@ -240,8 +291,9 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
     is replaced.
 
     Raises:
-        IdentityError: it cannot be written.
+        IdentityError: it cannot be written, or `path` is rather a key.
     """
+    refuse_key_for_path(str(path))
     identity = Identity.generate()
     if is_empty:
         if not identity._save_over_empty(path, password):
@@ -253,7 +305,7 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
         )
         return identity
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path.parent)
     except OSError as error:
         raise IdentityError(
             f"cannot make the folder {path.parent}: {error.strerror}",
@@ -262,19 +314,6 @@ def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -
         ) from None
     identity.save(path, password)
     return identity
-
-
-def _home() -> Path:
-    home = os.environ.get("HOME")
-    with contextlib.suppress(RuntimeError):
-        found = Path.home()
-        if found.is_absolute() and home != "":
-            return found
-    raise IdentityError(
-        "there is no home folder",
-        "Give --identity and --store, or set HOME",
-        IdentityProblem.ABSENT,
-    )
 
 
 def _named_otherwise(
@@ -315,7 +354,7 @@ def _read_descriptor(descriptor: int) -> bytes:
             descriptor, "it is neither a file nor a pipe", "Open a key file: `3< FILE`"
         )
     try:
-        data = _read_to_end(descriptor)
+        data = read_to_end(descriptor, MAX_FILE_SIZE, _DESCRIPTOR_TIMEOUT)
     except TimeoutError:
         raise _bad_descriptor(
             descriptor,
@@ -332,26 +371,6 @@ def _read_descriptor(descriptor: int) -> bytes:
         raise _bad_descriptor(descriptor, "it brings more than 64 KiB", "Is it a key?")
     if not data:
         raise _bad_descriptor(descriptor, "it is at its end", "Was it read before?")
-    return data
-
-
-def _read_to_end(descriptor: int) -> bytes:
-    data = b""
-    until = monotonic() + _DESCRIPTOR_TIMEOUT
-    poll = None
-    if hasattr(select, "poll"):  # not on Windows: a pipe there is waited for without end
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-    while len(data) <= MAX_FILE_SIZE:
-        if poll is not None and not poll.poll(max(0.0, until - monotonic()) * 1000):
-            raise TimeoutError
-        try:
-            part = os.read(descriptor, MAX_FILE_SIZE + 1 - len(data))
-        except BlockingIOError:
-            continue
-        if not part:
-            break
-        data += part
     return data
 
 

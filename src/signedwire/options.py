@@ -22,6 +22,7 @@ from typing import (
     get_origin,
 )
 
+from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.types import Address, Did
@@ -70,15 +71,18 @@ def read_did(value: object) -> Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
-    raise DidError(f"{value!r} is not a DID", "Give a Did or its text")
+    raise DidError(f"{shown(value)} is not a DID", "Give a Did or its text")
 
 
 def read_address(value: object) -> Address:
     """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
+    host: object = value.host if isinstance(value, Address) else ""
+    if not isinstance(host, str):
+        raise AddressError(f"{value!r} is not an address: its host is text", "Give host:port")
     if isinstance(value, (Address, str)):
         # An Address is a plain tuple that anybody can fill, so it is read like its text.
         return Address.parse(str(value))
-    raise AddressError(f"{value!r} is not an address", "Give an Address or host:port")
+    raise AddressError(f"{shown(value)} is not an address", "Give an Address or host:port")
 
 
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
@@ -150,10 +154,8 @@ class Option:
         return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
 
     def _refusal(self, value: object, reason: str = "", hint: str = "") -> ConfigError:
-        shown = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-        shown = shown if len(shown) <= 100 else f"{shown[:99]}…"
         return ConfigError(
-            f"{self.name}={shown} is not allowed{reason}",
+            f"{self.name}={shown(value, 100)} is not allowed{reason}",
             ". ".join(filter(None, (f"Expected {self.expected}", hint))),
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -32,6 +33,8 @@ from signedwire.delivery.store import (
 )
 from signedwire.environment import expand_home
 from signedwire.errors import EnvelopeError
+from signedwire.folders import sync_folder
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.transport.core import Core
 from signedwire.transport.outlast import open_in_thread
@@ -57,7 +60,7 @@ Letters: TypeAlias = list[DeadLetter]
 Receipts: TypeAlias = list[Receipt]
 
 
-class Outbox:
+class Outbox(Bound, instead="pass what its `list()` gave"):
     """The messages of a node that wait in its store: `node.outbox`.
 
     Methods raise ClosedError where the node is not open, WrongContextError where it
@@ -143,7 +146,7 @@ class Outbox:
 
         Raises:
             FileExistsError: the file is there already; it is not overwritten.
-            OSError: it cannot be written.
+            OSError: it cannot be written, or the path has a null character.
         """
         core, file = self._core, expand_home(path)
         return await open_in_thread(
@@ -153,7 +156,7 @@ class Outbox:
         )
 
 
-class DeadLetters:
+class DeadLetters(Bound, instead="pass what its `list()` gave"):
     """The messages of a node that were refused or given up: `node.dead`.
 
     Methods raise ClosedError where the node is not open, WrongContextError where it
@@ -286,6 +289,8 @@ def copy_of(letter: DeadLetter) -> OutgoingMessage:
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:
     """See `Outbox.export()`. Blocks; not for a loop in which the store calls back."""
     count = 0
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "a path has no null character", os.fspath(path))
     with open(path, "x", encoding="ascii", opener=_open_private) as file:
         try:
             for envelope in _envelopes(store, identity):
@@ -293,6 +298,7 @@ def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> in
                 count += 1
             file.flush()
             os.fsync(file.fileno())
+            sync_folder(os.path.dirname(path))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(path)

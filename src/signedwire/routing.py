@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from signedwire.arguments import did_you_mean
+from signedwire.arguments import did_you_mean, shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError
 from signedwire.options import read_address, read_did
@@ -139,7 +139,8 @@ class RoutingTable:
         peers = document.get("peers", {})
         if not isinstance(peers, dict):
             raise ConfigError(
-                f"{path}: peers={peers!r} is no table", 'Expected [peers], then "DID" = "host:port"'
+                f"{path}: peers={shown(peers)} is no table",
+                'Expected [peers], then "DID" = "host:port"',
             )
         table = cls()
         for key, value in peers.items():

@@ -25,6 +25,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -37,7 +38,8 @@ from signedwire.environment import (
     looks_like_service_link,
 )
 from signedwire.errors import ConfigError
-from signedwire.keyformats import looks_like_a_key
+from signedwire.files import TooLargeError, cause_of, read_small_file
+from signedwire.keyformats import is_key_for_path, looks_like_a_key
 from signedwire.options import Option, Range
 
 __all__ = [
@@ -46,15 +48,18 @@ __all__ = [
     "KEY_VARIABLE",
     "PASSWORD_VARIABLE",
     "Setting",
-    "explain_config",
-    "explain_identity",
+    "Settings",
+    "find_faults",
     "load_config",
+    "read_settings",
     "read_toml",
 ]
 
 _PREFIX: Final = "SIGNEDWIRE_"
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
 """Bytes: 100,000 peers need less than 10 MB."""
+_PIPE_TIMEOUT: Final = 30.0
+"""Seconds until a pipe must have brought the whole document."""
 IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
     "identity": Option("identity", None, (Path,), True),
     "identity_fd": Option("identity_fd", None, (Annotated[int, Range(0, 2**20)],), True),
@@ -66,17 +71,20 @@ _KEYS: Final[Mapping[str, Option]] = {
     **OPTIONS,
     **IDENTITY_OPTIONS,
 }
+_ARE_PEERS: Final = frozenset({"peer", "peers", "route", "routes", "routing"})
+"""Keys by which people look for what is in the peers file."""
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
 KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
 """The variable that holds a key itself. `keysources` takes it out of the environment."""
 PASSWORD_VARIABLE: Final = "SIGNEDWIRE_PASSWORD"
 """The variable that holds the password of the key; taken out of the environment, too."""
+_CONFIG_VARIABLE: Final = "SIGNEDWIRE_CONFIG"
 COMMAND_LINE_VARIABLES: Final = frozenset(
-    {KEY_VARIABLE, PASSWORD_VARIABLE, "SIGNEDWIRE_CONFIG", "SIGNEDWIRE_PEERS"}
+    {KEY_VARIABLE, PASSWORD_VARIABLE, _CONFIG_VARIABLE, "SIGNEDWIRE_PEERS"}
 )
-"""Variables that are no options and are passed over here: two hold secrets, and two belong to
-the command line."""
+"""Variables that are no options: two hold secrets, and two name the files that the command
+line, and calls without a path, read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,88 +99,132 @@ class Setting:
     """"default", "preset …", the path of the file, or "environment SIGNEDWIRE_…"."""
 
 
-def load_config(
-    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> TransportConfig:
-    """The configuration from the file at `path` (None: no file) and from `environ`.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a configuration file and the environment set, read once, and what comes of it."""
 
-    `environ` None means `os.environ`.
+    given: Mapping[str, Setting]
+    """By name, each value checked by itself."""
+
+    def config(self) -> TransportConfig:
+        """The configuration that comes of it.
+
+        Raises:
+            ConfigError: two values do not fit together; it names who set any.
+        """
+        settings = self.explain()
+        values: dict[str, Any] = {setting.name: setting.value for setting in settings}
+        try:
+            return TransportConfig(**values)
+        except ConfigError as error:
+            # Each value is fine by itself, so two do not fit together: say who set any.
+            origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
+            raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
+
+    def explain(self) -> list[Setting]:
+        """Every option in the order of `TransportConfig`, with its value and its origin."""
+        settings = {
+            name: Setting(name, option.default, "default") for name, option in OPTIONS.items()
+        }
+        preset = self.given.get(PRESET_OPTION.name)
+        if preset is not None:
+            for name, value in PRESETS[str(preset.value)].items():
+                settings[name] = Setting(name, value, f"preset {preset.value}")
+        return [self.given.get(name, setting) for name, setting in settings.items()]
+
+    def identity(self) -> dict[str, Setting]:
+        """The options of the key by name."""
+        return {
+            name: self.given.get(name, Setting(name, option.default, "default"))
+            for name, option in IDENTITY_OPTIONS.items()
+        }
+
+
+def read_settings(
+    path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """What the file at `path` and `environ` (None: `os.environ`) set.
+
+    `path` None means the file that SIGNEDWIRE_CONFIG names in `environ`; no file where it
+    names none.
+
+    Call it once for all that is wanted of them: a pipe can be read only once.
 
     Raises:
         ConfigError: with the file or variable, the key, the value and what is expected.
     """
-    settings = explain_config(path, environ)
-    values: dict[str, Any] = {setting.name: setting.value for setting in settings}
-    try:
-        return TransportConfig(**values)
-    except ConfigError as error:
-        # Each value is fine by itself, so two do not fit together: say who set any.
-        origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
-        raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(_CONFIG_VARIABLE)
+    given = _from_file(Path(path)) if path else {}
+    return Settings(given | _from_environment(environ))
 
 
-def explain_config(
+def load_config(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> list[Setting]:
-    """Every option in the order of `TransportConfig`, with its value and its origin.
+) -> TransportConfig:
+    """The configuration from the file at `path` and from `environ`.
 
-    Takes and raises what `load_config` does, except that each value is checked by itself
-    only: values that do not fit together can be looked at here.
+    `path` None means the file that the variable SIGNEDWIRE_CONFIG names, as for the command
+    line; no file where it names none. `environ` None means `os.environ`.
+
+    Raises:
+        ConfigError: with the file or variable, the key, the value and what is expected.
     """
-    given = _given(path, environ)
-    for name in IDENTITY_OPTIONS:
-        given.pop(name, None)
-    preset = given.pop(PRESET_OPTION.name, None)
-    settings = {name: Setting(name, option.default, "default") for name, option in OPTIONS.items()}
-    if preset is not None:
-        for name, value in PRESETS[str(preset.value)].items():
-            settings[name] = Setting(name, value, f"preset {preset.value}")
-    return list((settings | given).values())
+    return read_settings(path, environ).config()
 
 
-def explain_identity(
+def find_faults(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
-) -> dict[str, Setting]:
-    """The options of the key by name. Takes and raises what `explain_config` does."""
-    given = _given(path, environ)
-    return {
-        name: given.get(name, Setting(name, option.default, "default"))
-        for name, option in IDENTITY_OPTIONS.items()
-    }
+) -> list[ConfigError]:
+    """Everything for which `load_config` refuses its arguments, each value looked at by itself.
 
+    Values that do not fit together are looked for where all of them are fine by themselves.
+    """
+    found: list[ConfigError] = []
 
-def _given(
-    path: str | os.PathLike[str] | None, environ: Mapping[str, str] | None
-) -> dict[str, Setting]:
-    """What the file and the environment set."""
-    given = {} if path is None else _from_file(Path(path))
-    return given | _from_environment(os.environ if environ is None else environ)
+    def attempt(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except ConfigError as error:
+            found.append(error)
+
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(_CONFIG_VARIABLE)
+    if path:
+        document: dict[str, Any] = {}
+        attempt(lambda: document.update(read_toml(Path(path))))
+        for key, value in document.items():
+            attempt(partial(_from_entry, Path(path), key, value))
+    for variable, text in environ.items():
+        attempt(partial(_from_environment, {variable: text}))
+    if not found:
+        attempt(lambda: load_config(path, environ))
+    return found
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The TOML document in the file at `path`.
+    """The TOML document in the file at `path`, or in what a pipe there brings within 30 s.
 
     Raises:
         ConfigError: with the path, and the line where it is no TOML; or it is larger than
-            16 MiB.
+            16 MiB, or a pipe brought nothing or did not end.
     """
     path = expand_home(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_SIZE + 1)
-        if len(data) > _MAX_FILE_SIZE:
-            raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?")
+        data, _ = read_small_file(path, _MAX_FILE_SIZE, pipe_timeout=_PIPE_TIMEOUT)
         text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror or error}",
-            "Does the file exist, and may this user read it?",
-        ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         hint = "Save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         kind = "it is UTF-16" if hint else f"not UTF-8 (at line {line})"
         raise ConfigError(f"{path} is not TOML: {kind}", hint) from None
+    except TooLargeError:
+        raise ConfigError(f"{path} is larger than 16 MiB", "Is it the right file?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {path}: {cause_of(error)}",
+            "Does the file exist, and may this user read it?",
+        ) from None
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -194,21 +246,35 @@ def _backslash_hint(text: str, reason: str) -> str:
 
 
 def _from_file(path: Path) -> dict[str, Setting]:
-    found = {}
-    for key, value in read_toml(path).items():
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}", did_you_mean(key, _KEYS))
-        option = _KEYS[key]
-        # TOML has no null, so there too the word "none" stands for None.
-        found[key] = _setting(
-            option, str(path), option.read, None if option.is_none(value) else value
+    return {key: _from_entry(path, key, value) for key, value in read_toml(path).items()}
+
+
+def _from_entry(path: Path, key: str, value: object) -> Setting:
+    if key not in _KEYS:
+        raise ConfigError(f"{path}: unknown key {key!r}", _hint_about(key))
+    option = _KEYS[key]
+    # TOML has no null, so there too the word "none" stands for None.
+    return _setting(option, str(path), option.read, None if option.is_none(value) else value)
+
+
+def _hint_about(key: str) -> str:
+    """What to do about a key that is not known."""
+    if key.lower() in _ARE_PEERS:
+        # The nearest name is v1_peers, which would let the v1 wire in.
+        return (
+            "Peers are in a file of their own, with a table [peers]: name it with --peers FILE "
+            "or SIGNEDWIRE_PEERS"
         )
-    return found
+    return did_you_mean(key, _KEYS)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     found = {}
     for variable, text in environ.items():
+        given: tuple[object, object] = (variable, text)
+        if not all(isinstance(each, str) for each in given):
+            kinds = " and ".join(type(each).__name__ for each in given)
+            raise TypeError(f"environ is of text to text, and {variable!r} is of {kinds}")
         if not variable.startswith(_PREFIX) or variable in COMMAND_LINE_VARIABLES:
             continue
         suffix = variable.removeprefix(_PREFIX)
@@ -216,25 +282,25 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
             if is_service_link(variable, text):
                 continue
             known = [*_VARIABLES, *(name.removeprefix(_PREFIX) for name in COMMAND_LINE_VARIABLES)]
-            raise ConfigError(
-                f"unknown environment variable {variable}",
-                did_you_mean(suffix, sorted(known), prefix=_PREFIX),
-            )
-        option = _VARIABLES[suffix]
-        try:
-            found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
-        except ConfigError as error:
+            hint = did_you_mean(suffix, sorted(known), prefix=_PREFIX)
             if looks_like_service_link(variable, text):
-                error.hint = f"{error.hint}. {SERVICE_LINK_CAUSE}"
-            raise
+                hint = f"{SERVICE_LINK_CAUSE}. Else: {hint[:1].lower()}{hint[1:]}"
+            raise ConfigError(f"unknown environment variable {variable}", hint)
+        option = _VARIABLES[suffix]
+        found[option.name] = _setting(option, f"environment {variable}", option.read_text, text)
     return found
 
 
 def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
-    if option.name in IDENTITY_OPTIONS and looks_like_a_key(str(value)):
+    is_key = is_key_for_path if option.alternatives == (Path,) else looks_like_a_key
+    # A list or a table is no value of theirs, and may be a JWK.
+    if option.name in IDENTITY_OPTIONS and (
+        is_key(value) if isinstance(value, str) else isinstance(value, (list, dict))
+    ):
         raise ConfigError(
             f"{origin}: {option.name} is a key itself, or looks like one, so it is not shown",
-            f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}",
+            f"Put the key into a file of mode 0600 and give its path, or into {KEY_VARIABLE}; "
+            "a path with ./ or / at its start is none",
         )
     try:
         return Setting(option.name, read(value), origin)

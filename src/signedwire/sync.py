@@ -261,7 +261,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return repr(self._node)
 
 
-class Outbox:
+class Outbox(Bound, instead="pass what its `list()` gave"):
     """A blocking `signedwire.outbox.Outbox`: the `outbox` of a `Node`."""
 
     def __init__(self, outbox: aio_outbox.Outbox, portal: Portal) -> None:
@@ -298,7 +298,7 @@ class Outbox:
         return self._portal.call(lambda: self._outbox.export(path))
 
 
-class DeadLetters:
+class DeadLetters(Bound, instead="pass what its `list()` gave"):
     """A blocking `signedwire.outbox.DeadLetters`: the `dead` of a `Node`."""
 
     def __init__(self, dead: aio_outbox.DeadLetters, portal: Portal) -> None:

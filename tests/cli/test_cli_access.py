@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from clikit import expect_one_sentence, isolate, run, start_listening
+from clikit import LIMIT, expect_one_sentence, isolate, run, start_listening
 
 from signedwire import Identity
 
@@ -50,3 +52,67 @@ def test_a_hang_up_reads_it_again(access: Path, tmp_path: Path) -> None:
         assert process.line("stderr").startswith("dropped: denied (")
         process.terminate()
         process.wait()
+
+
+def test_the_name_of_the_file_turns_no_terminal_round(
+    access: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = access.with_name("a\u202eb")
+    access.rename(path)
+    monkeypatch.setenv("SIGNEDWIRE_ACCESS_FILE", str(path))
+    assert run("id", "new").exit_code == 0
+    process, _ = start_listening("--no-store")
+    with process:
+        for text, begin in (("# none\n", "read "), ("nonsense\n", "the access list stays as")):
+            path.write_text(text)
+            process.send(signal.SIGHUP)
+            line = process.line("stderr")
+            assert line.startswith(begin)
+            assert "a\\u202eb" in line
+
+
+SLOW_CLOSE = """
+import asyncio, sys
+from signedwire.cli import main
+from signedwire.transport.core import Core
+
+close = Core.close
+
+async def slowly(core):
+    print("closing", file=sys.stderr, flush=True)
+    await asyncio.sleep(1)
+    await close(core)
+
+Core.close = slowly
+sys.argv = ["signedwire", "listen", "--no-store"]
+main()
+"""
+
+
+def test_a_hang_up_does_not_end_a_listener_that_closes(access: Path) -> None:
+    assert run("id", "new").exit_code == 0
+    with subprocess.Popen([sys.executable, "-c", SLOW_CLOSE], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith(b"  signedwire send"):
+            pass
+        process.terminate()
+        assert process.stderr.readline() == b"closing\n"
+        process.send_signal(signal.SIGHUP)
+        _, told = process.communicate(timeout=LIMIT)
+        assert b"received 0 messages" in told
+        assert process.returncode == -signal.SIGTERM
+
+
+def test_a_hang_up_that_is_ignored_stays_so(access: Path) -> None:
+    assert run("id", "new").exit_code == 0
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which children inherit, as of nohup
+    try:
+        process, _ = start_listening("--no-store")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        access.write_text("nonsense\n")
+        process.send(signal.SIGHUP)
+        process.terminate()
+        process.wait()
+        assert process.rest("stderr") == ["received 0 messages"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from clikit import Process, Ran, expect_one_sentence, isolate, run, start_listen
 
 from linkkit import ALICE, BOB, alone, body
 from signedwire import Identity, SignedEnvelope
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.wire.evidence_log import Chain, LogHeader
 
 
@@ -55,6 +57,20 @@ def test_a_sound_log(path: Path) -> None:
         f"head    {parts[-1][-32:].hex()}",
         "valid   the chain and every signature hold",
     ]
+
+
+@pytest.mark.parametrize("data", [None, b"", b"something else", pieces()[0][:-1]])
+def test_what_is_no_log_has_the_code_that_the_docs_say(path: Path, data: bytes | None) -> None:
+    if data is not None:
+        path.write_bytes(data)
+    ran = run("evidence", "verify", path)
+    page = Path(__file__).parents[2].joinpath("docs", "evidence.md").read_text(encoding="utf-8")
+    said = re.search(r"with (\d+) if a file cannot be read, or\s+is no evidence log", page)
+    assert said is not None
+    assert ran.exit_code == int(said[1]) == ExitCode.FILE
+    shown = " ".join(run("evidence", "verify", "--help").stdout.split())
+    assert f"{ran.exit_code}: it is no evidence log" in shown
+    assert ran.stdout == ""
 
 
 def test_a_sound_log_for_programs(path: Path) -> None:

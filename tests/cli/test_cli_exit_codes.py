@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, start_listening
 
-from signedwire import Identity, Reason
+from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import EVERY, ExitCode
 from signedwire.sync import Node
+from signedwire.types import parse_peer
+from signedwire.wire.frames import encode_frame
 
 BOB = Identity.from_seed(bytes(range(32)))
 AWAY = f"{BOB.did}@127.0.0.1:1"
@@ -89,7 +91,8 @@ def _unreached(_: Path) -> int:
     codes = {run("send", AWAY, "x", "--no-store").exit_code, run("ping", AWAY).exit_code}
     with listener() as bob:
         other = f"{BOB.did}@{bob.address}"
-        codes |= {run("send", other, "x").exit_code, run("ping", other).exit_code}
+        unkept = run("send", other, "x", "--no-store")
+        codes |= {unkept.exit_code, run("ping", other).exit_code}
     assert len(codes) == 1, codes
     return codes.pop()
 
@@ -119,7 +122,8 @@ def _denied(_: Path) -> int:
         )
         stored = run("send", at(bob), "x")
         assert "not accepted but persisted, as the peer does not let us in" in stored.stderr
-        codes = {ran.exit_code, stored.exit_code, run("ping", at(bob)).exit_code}
+        assert stored.exit_code == ExitCode.STORED
+        codes = {ran.exit_code, run("ping", at(bob)).exit_code}
     assert len(codes) == 1, codes
     return codes.pop()
 
@@ -299,3 +303,25 @@ def test_what_could_not_be_printed_is_not_handled() -> None:
     ran = run("listen", "--count", "1", "--timeout", "5")
     assert ran.exit_code == 0, ran
     assert ran.stdout.rstrip().endswith("(again) x")
+
+
+def test_what_could_not_be_printed_may_be_unsigned() -> None:
+    run("id", "new")
+    with open("/dev/full", "wb") as full:
+        process = Process("listen", "--allow-unsigned", "--no-store", stdout=full)
+        with process:
+            to = ""
+            while not to:
+                words = process.line("stderr").split()
+                to = words[2] if words[:2] == ["signedwire", "send"] else ""
+            did, address = parse_peer(to)
+            assert address is not None
+            sender = Identity.generate().did
+            unsigned = SignedEnvelope.unsigned(sender, did, b"x", sequence_number=1)
+            frame = encode_frame(unsigned.encode())
+            with socket.create_connection(address, LIMIT) as connection:
+                connection.sendall(frame)
+                assert process.wait() == ExitCode.SYSTEM
+            told = process.rest("stderr")[-1]
+            assert "message #1 from an unproven sender was not printed" in told
+            assert str(sender) not in told

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import Ran, isolate, listener, run, start_listening
+from clikit import LIMIT, Ran, isolate, listener, run, start_listening
 
 from signedwire import Address, Did, Identity, Reason
 from signedwire.cli import errors, surface
@@ -190,6 +192,81 @@ def test_nothing_in_a_log_record_or_its_traceback_reaches_a_terminal(sequence: s
     told = _LogFormatter("%(message)s").format(record)
     assert not bad(told)
     assert "Traceback" in told
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["", "-v"])
+@pytest.mark.skipif(os.name != "posix", reason="needs modes of files")
+def test_nothing_in_a_warning_reaches_a_terminal(verbose: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "d\x1b[31mX\u202e"
+    folder.mkdir()
+    assert run("id", "new", folder / "g.pem").exit_code == 0
+    (folder / "g.pem").chmod(0o440)
+    ran = process("id", "show", folder / "g.pem", "--key-group-readable", *verbose)
+    assert ran.exit_code == 0, ran
+    assert "g.pem" in ran.stderr
+    check(ran, is_json=False)
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["", "-v"])
+def test_nothing_in_the_log_of_another_library_reaches_a_terminal(verbose: list[str]) -> None:
+    """As asyncio logs what nobody has caught."""
+    program = (
+        "import logging, sys, typer; from signedwire.cli import configuration, main\n"
+        "def fail(options):\n"
+        "    try: raise RuntimeError('caught \\x1b[31m')\n"
+        "    except RuntimeError: logging.getLogger('asyncio').exception('told \\x1b[31m')\n"
+        "    return 0\n"
+        "configuration.check = fail\n"
+        f"sys.argv = ['signedwire', 'config', 'check', *{verbose!r}]\n"
+        "main()\n"
+    )
+    ran = python("-c", program)
+    assert ran.exit_code == 0, ran
+    assert "told \\x1b[31m" in ran.stderr
+    assert "caught \\x1b[31m" in ran.stderr
+    check(ran, is_json=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal to ask at")
+def test_nothing_in_a_question_reaches_a_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "d\x1b[31mX\u202e.pem"
+    Identity.generate().save(path, "password")
+    ours, its = os.openpty()
+    with (
+        os.fdopen(ours, "wb", buffering=0) as terminal,
+        os.fdopen(its, "rb") as stdin,
+        subprocess.Popen(
+            [sys.executable, "-m", "signedwire", "id", "show", path],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # else it asks at the terminal of who runs the tests
+        ) as asking,
+    ):
+        asked = b""
+        assert asking.stderr is not None
+        # What is typed before the space that ends the question is thrown away.
+        while not asked.endswith(b": "):
+            byte = os.read(asking.stderr.fileno(), 1)
+            assert byte, asked
+            asked += byte
+        terminal.write(b"password\n")
+        stdout, stderr = asking.communicate(timeout=LIMIT)
+    assert stdout.startswith(b"did:key:"), stderr
+    assert asked.startswith(b"Password of ")
+    check(Ran(0, stdout.decode(), (asked + stderr).decode()), is_json=False)
+
+
+def python(*words: str | os.PathLike[str]) -> Ran:
+    """A process of its own: the log handlers of pytest are not there."""
+    ran = subprocess.run(
+        [sys.executable, *words], capture_output=True, encoding="utf-8", timeout=LIMIT
+    )
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+def process(*words: str | os.PathLike[str]) -> Ran:
+    return python("-m", "signedwire", *words)
 
 
 def test_json_never_has_nan_and_is_utf8() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from clikit import LIMIT, expect_one_sentence, isolate, listener, run
 
-from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config
+from signedwire import Did, Identity, RoutingTable, TransportConfig, load_config, settings
+from signedwire.cli import keys
+from signedwire.keysources import KeySource, Secrets
 from signedwire.settings import IDENTITY_OPTIONS
 
 BOB = Identity.from_seed(bytes(range(32))).did
@@ -94,16 +99,18 @@ def test_the_password_that_will_open_it_also_encrypts_it(
 
 
 def test_a_password_can_be_typed(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)  # the runner types
     made = run("id", "new", "--ask-password", given="correct\ncorrect\n")
     assert made.exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct")
     assert run("id", "show").stdout == made.stdout.splitlines(True)[-1]
 
 
-def test_password_options_that_cannot_be_used() -> None:
+def test_password_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     expect_one_sentence(run("id", "new", "--password-env", "NOPE"), 2, "NOPE", "no such variable")
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
+    monkeypatch.setattr(keys, "has_terminal", lambda: True)
     assert run("id", "new", "--ask-password", given="").exit_code == 130
 
 
@@ -139,6 +146,41 @@ def test_no_key_is_made_where_a_path_was_given(
     expect_one_sentence(ran, 3, f"{path}: there is no such file", f"`signedwire id new '{path}'`")
     assert not path.exists()
     assert not key.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd")
+@pytest.mark.parametrize(
+    "words",
+    [
+        *ALL_THAT_USE_A_KEY,
+        ["ping", f"{BOB}@127.0.0.1:9"],
+        ["id", "new"],
+        ["config", "show"],
+        ["config", "check"],
+    ],
+    ids=" ".join,
+)
+def test_a_configuration_that_comes_by_a_pipe_is_read_once(
+    words: list[str], tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--config <(cat node.toml)`: read again it is empty, and that would be believed."""
+    read = Mock(wraps=settings.read_toml)
+    monkeypatch.setattr(settings, "read_toml", read)
+    path, store = tmp_path / "own.pem", tmp_path / "own.db"
+    if words != ["id", "new"]:
+        Identity.generate().save(path)
+    reader, writer = os.pipe()
+    os.write(writer, f'identity = "{path}"\nstore = "{store}"\nmax_attempts = 1\n'.encode())
+    os.close(writer)
+    ran = run(*words, "--config", f"/dev/fd/{reader}")
+    os.close(reader)
+    assert read.call_count == 1
+    assert path.exists()
+    assert store.exists() == (words[0] in ("listen", "send"))
+    if words[0] in ("outbox", "dead"):
+        expect_one_sentence(ran, 3, f"there is no store {store}")
+    assert not key.exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_tilde_is_the_home_folder_in_every_option(
@@ -223,6 +265,77 @@ def test_a_key_from_the_environment_has_no_path_and_is_not_shown(
     assert not key.exists()
 
 
+@pytest.mark.parametrize(
+    "words", [*ALL_THAT_USE_A_KEY, ["id", "new"], ["config", "show"]], ids=" ".join
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_secrets_are_forgotten_once_they_are_used(
+    words: list[str], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", "no key" if fails else KEYS[0])
+    monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct horse")
+    kept: list[Secrets] = []
+
+    def watched(source: KeySource, password: str | None = None) -> Identity:
+        kept.append(keys._Taken.secrets)
+        assert password == "correct horse"
+        return loaded(source)
+
+    loaded = KeySource.load
+    monkeypatch.setattr(KeySource, "load", watched)
+    run(*words)
+    assert len(kept) == (words not in (["id", "new"], ["config", "show"]))
+    for secrets in (*kept, keys._Taken.secrets):
+        assert (secrets.key, secrets.password) == (None, None)
+
+
+SEED = bytes(range(1, 33))
+KEYS = [
+    f"ed25519-seed:{SEED.hex()}",
+    SEED.hex(),
+    base64.b64encode(SEED).decode(),
+    base64.b64encode(SEED).decode().rstrip("="),
+    json.dumps({"kty": "OKP", "crv": "Ed25519", "d": SEED.hex()}),
+    f"-----BEGIN PRIVATE KEY-----\n{base64.b64encode(SEED * 2).decode()}\n",
+]
+
+
+@pytest.mark.parametrize("text", KEYS, ids=range(len(KEYS)))
+@pytest.mark.parametrize("has_variable", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([*words, "--identity", "KEY"] for words in ALL_THAT_USE_A_KEY),
+        ["id", "show", "KEY"],
+        ["id", "new", "KEY"],
+        ["id", "new", "--identity", "KEY"],
+        ["listen", "--identity-fd", "KEY"],
+        ["listen", "KEY"],
+    ],
+    ids=" ".join,
+)
+def test_a_key_given_where_something_else_belongs_is_not_shown(
+    words: list[str],
+    has_variable: bool,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if has_variable:
+        monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", f"ed25519-seed:{'5b' * 32}")
+    before = sorted(tmp_path.rglob("*"))
+    # A PEM begins as an option does, and `listen` takes no argument.
+    is_usage = words[-2] != "--identity" and (words[0] == "listen" or text[0] == "-")
+    ran = run(*(text if word == "KEY" else word for word in words), "-v")
+    says = [] if "--identity-fd" in words else ["a key itself", "not shown"]
+    expect_one_sentence(ran, 2 if is_usage else 3, *says)
+    body = max(re.findall(r"[A-Za-z0-9+/=]+", text), key=len)
+    assert body not in ran.stderr
+    assert body[:12] not in ran.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.skipif(os.name != "posix", reason="descriptors as POSIX has them")
 def test_a_key_from_a_descriptor(tmp_path: Path) -> None:
     identity = Identity.generate()
@@ -305,9 +418,16 @@ def test_config_check_accepts_what_can_be_used(
     peers = tmp_path / "peers.toml"
     RoutingTable({BOB: "10.0.0.7:9001"}).save(peers)
     ran = run("config", "check", "--peers", peers)
-    assert ran.stdout == f"ok: the defaults with the environment, 1 peers in {peers}\n"
+    assert ran.stdout == f"ok: the defaults with the environment, 1 peer in {peers}\n"
     checked = run("config", "check", "--peers", peers, "--json").objects
-    assert checked == [{"ok": True, "config": None, "peers": str(peers), "routes": 1}]
+    expected: dict[str, object] = {
+        "ok": True,
+        "config": None,
+        "peers": str(peers),
+        "routes": 1,
+        "warnings": [],
+    }
+    assert checked == [expected]
     monkeypatch.setenv("SIGNEDWIRE_PRESET", "development")
     assert "stays inside one process" in run("config", "check").stderr
 

@@ -14,6 +14,7 @@ from clikit import LIMIT, isolate, listener, run, start_listening
 from signedwire import Identity
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.storing import turn_of
+from signedwire.cli.turns import Turn
 from signedwire.sync import Node
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
@@ -104,13 +105,59 @@ def test_a_turn_that_does_not_come_is_told_and_the_message_goes_out(key: Path) -
         assert message.payload == b"x"
 
 
-def test_a_folder_that_others_can_write_to_holds_no_lock(
-    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "run" / "signedwire"
-    folder.mkdir(exist_ok=True)
+def test_a_folder_that_others_can_write_to_holds_no_lock(key: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
     os.chmod(folder, 0o777)
     did = Identity.load(key).did
-    with turn_of(did), turn_of(did, 5.0) as second:
+    with Turn(did, folder), Turn(did, folder, 5.0) as second:
         assert second.waited < 1.0
     assert list(folder.iterdir()) == []
+
+
+def test_the_environment_changes_nothing(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login shell has variables that cron has not."""
+    did = Identity.load(key).did
+    shell = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    with turn_of(did):
+        for name in shell:
+            monkeypatch.delenv(name)
+        monkeypatch.setattr("tempfile.tempdir", None)
+        with turn_of(did, 0.3) as second:
+            assert second.waited >= 0.3
+
+
+def test_one_at_a_time_and_no_file_stays(key: Path, tmp_path: Path) -> None:
+    """Each removes the file while others wait for it, and none is let in by the one removed."""
+    folder, did = tmp_path / "turns", Identity.load(key).did
+    inside, most = [0], [0]
+
+    def take_turns() -> None:
+        for _ in range(20):
+            with Turn(did, folder) as turn:
+                assert turn.waited < 10
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                threading.Event().wait(0.001)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=take_turns) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(PATIENCE)
+    assert most == [1]
+    assert list(folder.iterdir()) == []
+
+
+def test_who_did_not_get_the_turn_leaves_the_lock(key: Path, tmp_path: Path) -> None:
+    did = Identity.load(key).did
+    with Turn(did, tmp_path):
+        with Turn(did, tmp_path, 0.1):
+            pass
+        with Turn(did, tmp_path, 0.1) as third:
+            assert third.waited >= 0.1

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from signedwire import Address, Identity, PayloadType, Priority, SignedEnvelope, payloads
-from signedwire.cli.output import escape
+from signedwire.cli.errors import BadFile, report
+from signedwire.cli.output import escape, result, result_as_is, say
 from signedwire.cli.pinging import _peer_line, _ping_lines
 from signedwire.cli.probing import Finding
 from signedwire.cli.render import (
@@ -38,6 +39,25 @@ HOSTILE = [
 def test_escaped_text_is_printable_and_one_line(text: str) -> None:
     assert escape(text).isprintable()
     assert escape(text) != text
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_every_line_for_people_is_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"cannot read {text}")
+    result(f"in {text}")
+    report(BadFile(text, text))
+    out, err = capsys.readouterr()
+    assert out == f"in {escape(text)}\n"
+    assert err.startswith(f"cannot read {escape(text)}\nsignedwire: {escape(text)}")
+    assert err.count("\n") == 2
+    result_as_is(f"\x1b[32mvalid\x1b[0m  {escape(text)}")  # what `paint()` made stays
+    assert capsys.readouterr().out == f"\x1b[32mvalid\x1b[0m  {escape(text)}\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE[:-1], ids=ascii)
+def test_an_error_as_json_stays_json(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report(BadFile(text, text), as_json=True)
+    assert json.loads(capsys.readouterr().err)["message"] == text
 
 
 @pytest.mark.parametrize("text", HOSTILE[:-1], ids=ascii)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import re
 import socket
@@ -11,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run
@@ -24,6 +27,7 @@ from signedwire import (
     payloads,
     verify_receipt,
 )
+from signedwire.cli import main
 from signedwire.sync import Node
 
 sys.path.append(str(Path(__file__).parents[1] / "interop"))
@@ -235,6 +239,61 @@ def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> 
     gone = tmp_path / "gone"
     assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 6
     assert not gone.exists()
+
+
+class _Broken(io.StringIO):
+    """A standard output that fails as a full disk, a closed pipe or Ctrl-C does."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str, /) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "no space left on device"), 10),
+        (BrokenPipeError(errno.EPIPE, "broken pipe"), 141),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=["full", "pipe", "Ctrl-C"],
+)
+@pytest.mark.parametrize("json", [[], ["--json"]], ids=["text", "json"])
+def test_a_proof_that_is_saved_stays_whatever_comes_after(
+    error: BaseException,
+    code: int,
+    json: list[str],
+    bob: Node,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run("id", "new")
+    path = tmp_path / "proof"
+    to = peer(bob)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["signedwire", "send", to, "hello", "--proof", str(path), *json])
+        patch.setattr(sys, "stdout", _Broken(error))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == code
+    assert verify_receipt(path.read_bytes()).envelope.payload == b"hello"
+    if code == 10:
+        assert f"its proof is in {path}" in capsys.readouterr().err
+
+
+def test_a_proof_that_cannot_be_written_is_told_with_what_became_of_the_message(
+    bob: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "proof"
+    monkeypatch.setattr("os.fsync", Mock(side_effect=OSError(errno.EIO, "input/output error")))
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY_KEY", f"ed25519-seed:{'07' * 32}")
+    ran = run("send", peer(bob), "hello", "--proof", path)
+    expect_one_sentence(ran, 10, "is accepted, but its proof cannot be written", "Do not send it")
+    assert not path.exists()
 
 
 def test_another_key_answers(bob: Node) -> None:
@@ -466,7 +525,7 @@ def test_a_line_that_cannot_be_delivered_is_named() -> None:
     with Process("send", f"{BOB.did}@{free_address()}", "-") as process:
         process.write(b"one\n")
         assert process.wait() == 6  # though its input is still open
-        assert "accepted: 0 lines" in process.line()
+        assert process.rest("stdout") == []
         assert "signedwire: line 1 of standard input: message #1" in process.rest("stderr")[-1]
 
 

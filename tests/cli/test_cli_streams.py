@@ -13,6 +13,7 @@ import pytest
 from clikit import LIMIT, isolate, listener, run, start_listening
 
 from signedwire import Identity
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.streams import open_standard_descriptors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and a shell")
@@ -33,6 +34,29 @@ def shell(words: str, closed: str) -> subprocess.CompletedProcess[bytes]:
 
 
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("message", [["-"], ["--file", "/dev/stdin"]], ids=" ".join)
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_key_and_message_do_not_both_come_from_standard_input(
+    message: list[str], way: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "n.pem"
+    Identity.generate().save(key)
+    words = ["send", f"{Identity.generate().did}@127.0.0.1:1", *message, "--no-store"]
+    chosen = ["--identity-fd", "0"] if way == "option" else []
+    env = {} if way == "option" else {"SIGNEDWIRE_IDENTITY_FD": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "signedwire", *words, *chosen],
+        input=key.read_bytes() + b"one\n",
+        capture_output=True,
+        timeout=LIMIT,
+        env=os.environ | env,
+    )
+    told = ran.stderr.decode()
+    assert ran.returncode == ExitCode.USAGE, ran
+    assert " ".join(message) + " and " in told
+    assert ("--identity-fd 0" if way == "option" else "identity_fd = 0") in told
 
 
 @pytest.mark.parametrize("closed", CLOSED)
@@ -59,6 +83,67 @@ def test_a_result_goes_to_its_stream_or_nowhere(closed: str) -> None:
     assert ran.stdout.startswith(b"did:key:") == is_shown
 
 
+def unwritable(words: str, way: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with a stderr that takes nothing: a full disk, or a closed pipe."""
+    if way == "full disk":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, stderr = os.pipe()
+        os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "signedwire", *words.split()],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=LIMIT,
+        )
+    finally:
+        os.close(stderr)
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize("way", ["full disk", "closed pipe"])
+def test_an_unwritable_stderr_changes_no_exit_code(way: str, tmp_path: Path) -> None:
+    away = f"{Identity.generate().did}@127.0.0.1:1"
+    key, store = tmp_path / "n.pem", tmp_path / "s.db"
+    for words, code in {
+        f"id new {key}": ExitCode.DONE,
+        f"id show {key} -v": ExitCode.DONE,
+        f"id show {tmp_path / 'nope.pem'}": ExitCode.FILE,
+        f"id show {tmp_path / 'nope.pem'} --json": ExitCode.FILE,
+        "id show --no-such-option": ExitCode.USAGE,
+        "": ExitCode.USAGE,
+        f"send {away} x --identity {key} --store {store}": ExitCode.STORED,
+        f"outbox list --identity {key} --store {store}": ExitCode.DONE,
+    }.items():
+        ran = unwritable(words, way)
+        assert ran.returncode == code, (words, ran)
+    assert ran.stdout.count(b"\n") == 1, ran  # the message waits
+
+
+@needs_full
+@pytest.mark.parametrize("way", ["full disk", "closed pipe"])
+def test_a_new_store_is_sent_from_with_an_unwritable_stderr(way: str, tmp_path: Path) -> None:
+    with listener() as node:
+        peer = f"{node.did}@{node.address}"
+        ran = unwritable(f"send {peer} hello --store {tmp_path / 'new.db'}", way)
+        assert ran.returncode == 0, ran
+        assert ran.stdout.startswith(b"accepted")
+        assert node.receive(LIMIT) is not None
+
+
+@needs_full
+@pytest.mark.parametrize("way", ["full disk", "closed pipe"])
+def test_listening_goes_on_with_an_unwritable_stderr(way: str) -> None:
+    ran = unwritable("listen --timeout 1 --json", way)
+    assert ran.returncode == 0, ran
+    events = [json.loads(line)["event"] for line in ran.stdout.splitlines()]
+    assert events == ["listening", "summary"]
+
+
 def test_json_is_nothing_but_json_where_stderr_is_closed() -> None:
     ran = shell("listen --json --no-store --timeout 0.2", "2>&-")
     assert ran.returncode == 0, ran
@@ -82,6 +167,7 @@ import os, sys
 for fd in map(int, sys.argv[1]):
     os.close(fd)
 from signedwire import Identity
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.sync import Node
 with Node(Identity.generate()) as a, Node(Identity.generate()) as b:
     a.routing.update(b.did, b.address)

@@ -67,7 +67,10 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
         (["send", "bob@h:1", "x"], ["'bob' is not a DID", "64 hex digits"]),
         (["send", f"{BOB}@h", "x"], ["'h' is not an address", "host:port"]),
         (["send", f"{BOB}@h:0", "x"], ["nobody listens on port 0"]),
-        (["send", BOB, "x"], [f"no address is known for {BOB}", "Write DID@host:port", "--peers"]),
+        (
+            ["send", BOB, "x", "--no-store"],
+            [f"no address is known for {BOB}", "Write DID@host:port", "--peers"],
+        ),
         (["send", f"{BOB}@h:1"], ["there is nothing to send", "--file FILE"]),
         (["send", f"{BOB}@h:1", "x", "--file", "f"], ["TEXT and --file exclude each other"]),
         (["send", f"{BOB}@h:1", "--file", "/no/f"], ["cannot read /no/f: No such file"]),
@@ -146,7 +149,8 @@ def test_errors_are_json_where_results_are() -> None:
         assert (ran.exit_code, ran.stdout) == (2, "")
         told = json.loads(ran.stderr)
         assert set(told) == {
-            "error", "message", "hint", "did", "reason", "exit_code", "exit"
+            "error", "message", "hint", "did", "reason", "detail", "state", "store",
+            "exit_code", "exit"
         }  # fmt: skip
         assert (told["exit_code"], told["exit"]) == (2, "usage")
         assert told["error"] in ("DidError", "UsageError")
@@ -216,5 +220,6 @@ def test_a_full_disk_under_stdout_is_told() -> None:
         )
     assert done.returncode == 10
     assert done.stderr == (
-        "signedwire: No space left on device. Check the path, its permissions and the disk.\n"
+        "signedwire: standard output: No space left on device. "
+        "Check the path, its permissions and the disk.\n"
     )

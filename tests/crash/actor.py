@@ -34,7 +34,7 @@ from signedwire.errors import StoreError
 
 from .records import RECORD, Kind
 
-__all__ = ["RECEIVER", "SENDER", "WINDOW", "obey", "say", "say_of", "store_of"]
+__all__ = ["RECEIVER", "SENDER", "WINDOW", "main", "obey", "say", "say_of", "store_of"]
 
 SENDER: Final = Identity.from_seed(b"crash sender".ljust(32, b"."))
 RECEIVER: Final = Identity.from_seed(b"crash receiver".ljust(32, b"."))
@@ -228,7 +228,8 @@ async def obey(actor: Sender | Receiver | None) -> None:
     os._exit(0)  # whoever started us is no more
 
 
-async def _main(role: str, path: str, seed: str, port: str, first: str, *rest: str) -> None:
+async def main(role: str, path: str, seed: str, port: str, first: str, *rest: str) -> None:
+    """Be that actor."""
     rng = random.Random(seed)
     is_sender = role == "sender"
     # What a restart of the other side takes is waited for by the driver as well.
@@ -250,7 +251,7 @@ async def _main(role: str, path: str, seed: str, port: str, first: str, *rest: s
 
 if __name__ == "__main__":
     try:
-        asyncio.run(_main(*sys.argv[1:]))
+        asyncio.run(main(*sys.argv[1:]))
     except DeliveryFailedError as failure:
         sys.stderr.write(f"{failure}\n")
         sys.exit(3)

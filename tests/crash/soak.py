@@ -36,8 +36,7 @@ _RESIDENT_GROWTH: Final = 1.05
 """Of all that is resident."""
 _WARM_UP: Final = (0.2, 600.0)
 """What does not count for the memory: this share of the time, and this many seconds or half
-of it. What has a bound fills up meanwhile: SQLite's pages, to 2 MB; its statements, of which
-there is one for each size of a group up to the largest that a restart brings; the leaves of
+of it. What has a bound fills up meanwhile: SQLite's pages, to 2 MB; the leaves of
 8192 messages of a sender; and the gaps of the allocator at the highest load."""
 _MAX_WAL: Final = 8 * 1024 * 1024
 _RATE: Final = 80
@@ -83,6 +82,8 @@ class Soak:
         self.pair = Pair(folder, seed)
         self.proxy = Proxy(self.pair.receiver.port)
         both = (self.pair.sender, self.pair.receiver)
+        for actor in both:
+            actor.module = "crash.prepared"
         self._victim, self._survivor = both if kills_sender else both[::-1]
         self._samples: list[tuple[int, int]] = []
         """In use, and resident."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from linkkit import BOB, body, received
 from signedwire.delivery.evidence_files import RotationPolicy
@@ -59,3 +62,47 @@ def numbers_in(files: Sequence[Path]) -> list[int]:
 def chain_of(path: Path) -> list[Path]:
     """The numbered files of a log in their order, and the log."""
     return [*sorted(path.parent.glob(f"{path.name}.0*")), path]
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+CALLS = (
+    *("open", "write", "fsync", "fdatasync", "rename", "link", "unlink", "ftruncate", "close"),
+    "fstat",
+)
+
+
+class Mortal:
+    """Has the process die before, or after, the nth of its system calls that touch files."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, is_after: bool) -> None:
+        self.count = 0
+        self._open: set[int] = set()
+        self._close = os.close
+        for name in CALLS:
+            patch.setattr(os, name, self._wrapped(name, getattr(os, name), at, is_after))
+
+    def _wrapped(self, name: str, real: Any, at: int, is_after: bool) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            self.count += 1
+            if self.count == at and not is_after:
+                raise Killed
+            if self.count > at:
+                raise Killed  # nothing runs in a process that is dead
+            result = real(*args, **more)
+            if name == "open":
+                self._open.add(result)
+            elif name == "close":
+                self._open.discard(args[0])
+            if self.count == at:
+                raise Killed
+            return result
+
+        return call
+
+    def let_go(self) -> None:
+        """What the system does for a dead process."""
+        for fd in self._open:
+            self._close(fd)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery import evidence_log
+from signedwire.delivery import evidence_disk, evidence_log, evidence_opening
 from signedwire.delivery.evidence_disk import sync_data
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
@@ -279,7 +279,7 @@ class TestOpening:
         def fail(*_: object) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(evidence_log, "_read", fail)
+        monkeypatch.setattr(evidence_log, "read_log", fail)
         with pytest.raises(EvidenceLogError, match="cannot be opened: Input/output error"):
             logs()
         assert logs.path.read_bytes() == before
@@ -329,7 +329,7 @@ class TestTorn:
     def test_damage_in_front_is_no_torn_tail(
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence_log, "_MAX_TORN", 300)
+        monkeypatch.setattr(evidence_opening, "_MAX_TORN", 300)
         whole = bytearray(filled(logs, 4))
         whole[HEADER_SIZE + 150] ^= 1
         logs.path.write_bytes(whole)
@@ -341,7 +341,7 @@ class TestTorn:
     def test_a_record_larger_than_that_can_be_torn_too(
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence_log, "_MAX_TORN", 300)
+        monkeypatch.setattr(evidence_opening, "_MAX_TORN", 300)
         log = logs()
         assert append(log, messages(1, size=1000)) is None
         assert log.close(LIMIT)
@@ -491,7 +491,7 @@ class TestRotating:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         log = logs()
-        monkeypatch.setattr(evidence_log, "open_file", full)
+        monkeypatch.setattr(evidence_disk, "open_file", full)
         with pytest.raises(EvidenceLogError, match="No space left"):
             log.rotate(tmp_path / "old").result(LIMIT)
         assert append(log, messages(1)) is None

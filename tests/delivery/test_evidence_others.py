@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from evidencekit import append, inline, numbers_in
 
+from signedwire.delivery.evidence_files import RotationPolicy
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.errors import EvidenceLogError
 from signedwire.wire.evidence_log import HEADER_SIZE
@@ -306,6 +307,10 @@ class TestRest:
             inline(path)
 
 
+def archive(path: Path, last: int) -> Path:
+    return path.with_name(f"{path.name}.{last:012}")
+
+
 class TestLost:
     """A log is gone, and the numbered files before it are there: no new chain begins by itself."""
 
@@ -318,14 +323,42 @@ class TestLost:
         assert log.close()
         deed(path)
         before = sorted(each.name for each in path.parent.iterdir())
-        archive = path.with_name("evidence.log.000000000002")
+        before_it = archive(path, 2)
         with pytest.raises(EvidenceLogError) as caught:
             inline(path)
-        assert str(archive) in caught.value.fact
+        assert str(before_it) in caught.value.fact
         assert "Put it back" in caught.value.hint
         assert sorted(each.name for each in path.parent.iterdir()) == before
-        archive.unlink()
+        before_it.unlink()
         assert inline(path).head.records == 0
+
+    @pytest.mark.parametrize("records", [2, 3, 4, 6, 9])
+    def test_an_older_copy_in_its_place(self, path: Path, records: int) -> None:
+        """Of the first file, as it was before or just when it was rotated, or of a later one."""
+        log = inline(path, RotationPolicy(max_bytes=1000))
+        copy = path.with_name("copy")
+        for number in range(1, 14):
+            assert append(log, number) is None
+            if number == records:
+                copy.write_bytes(path.read_bytes())
+        assert log.close()
+        if records == 4:
+            copy = archive(path, 4)
+        shutil.copyfile(copy, path)
+        with pytest.raises(EvidenceLogError, match="is an older copy") as failed:
+            inline(path)
+        assert "Put it back" in failed.value.hint
+
+    def test_a_copy_of_the_log_beside_it_is_none_of_the_chain(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1, 2) is None
+        shutil.copyfile(path, archive(path, 202601021530))
+        assert append(log, 3) is None
+        assert log.close()
+        shutil.copyfile(path, archive(path, 202601021531))
+        log = inline(path)
+        assert log.head.records == 3
+        assert log.close()
 
     def test_a_compressed_one_counts_too(self, path: Path) -> None:
         path.with_name("evidence.log.000000000002.gz").touch()

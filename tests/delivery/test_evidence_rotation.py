@@ -6,7 +6,10 @@ import errno
 import logging
 import os
 import random
+import shutil
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -14,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidencekit import append, chain_of, inline, message, numbers_in
+from evidencekit import Killed, Mortal, append, chain_of, inline, message, numbers_in
 
-from linkkit import EVE
-from signedwire.delivery import evidence_log
-from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
+from folderkit import cannot_be_opened
+from linkkit import BOB, EVE
+from signedwire.delivery import evidence_disk, evidence_files, evidence_log
+from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy, header_of
 from signedwire.delivery.evidence_log import EvidenceLog, News
 from signedwire.errors import EvidenceLogError
 from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
@@ -193,20 +197,21 @@ class TestKeep:
         assert inline(path).close()
         others = {
             archive(path, 0): LogHeader(bytes(EVE.did), 1).encode(),
-            archive(path, 1): b"something else",
+            path.with_name("evidence.log.0000000000001"): LogHeader(bytes(BOB.did), 1).encode(),
+            archive(path, 4): b"something else",
             Path(f"{archive(path, 2)}.gz"): b"compressed",
             path.with_name("evidence.log.1"): b"of logrotate",
         }
         for each, data in others.items():
             each.write_bytes(data)
-        archive(path, 3).mkdir()
+        archive(path, 5).mkdir()
         log = inline(path, RotationPolicy(keep=1))
-        for number in (4, 5, 6):
-            assert append(log, number) is None
+        for last in (1, 2, 3, 6):
+            assert append(log, *range(log._file._records_before + 1, last + 1)) is None
             log.rotate().result(0)
         assert log.close()
         assert {each: each.read_bytes() for each in others} == others
-        assert archive(path, 3).is_dir()
+        assert archive(path, 5).is_dir()
         numbered = [each for each in chain_of(path) if each not in others and each.is_file()]
         assert numbered == [archive(path, 6), path]
 
@@ -229,6 +234,353 @@ class TestKeep:
         assert numbers_in(chain_of(path)) == [1, 2, 3]
 
 
+DATED = 202601021530
+"""A number that no rotation gave: an operator has put the date behind the name of a copy."""
+
+
+class TestCopies:
+    """An operator's copies have names like those of a rotation, and begin with our header."""
+
+    @staticmethod
+    def copy(path: Path, number: int) -> Path:
+        return Path(shutil.copy(path, archive(path, number)))
+
+    def test_a_copy_never_counts_and_the_new_archive_stays(self, path: Path) -> None:
+        log = inline(path, RotationPolicy(keep=2))
+        assert append(log, 1) is None
+        copies = [self.copy(path, DATED), self.copy(path, DATED + 1)]
+        removed: list[News] = []
+        log.on_news = removed.append
+        for number in (2, 3, 4, 5):
+            log.rotate().result(0)
+            assert append(log, number) is None
+        assert log.close()
+        assert [each.last_record for each in removed if isinstance(each, Removed)] == [1, 2]
+        assert all(each.exists() for each in copies)
+        assert numbers_in([archive(path, 3), archive(path, 4), path]) == [3, 4, 5]
+
+    @pytest.mark.parametrize("copied", ["the log", "the archive", "both", "an old one"])
+    def test_a_copy_is_no_number_after_a_restart(self, path: Path, copied: str) -> None:
+        policy = RotationPolicy(keep=2)
+        log = inline(path, policy)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            if number == 1 and copied == "an old one":  # which is itself removed then
+                self.copy(path, DATED)
+            log.rotate().result(0)
+        assert append(log, 4) is None
+        if copied in ("the log", "both"):
+            self.copy(path, DATED)
+        if copied in ("the archive", "both"):
+            shutil.copy(archive(path, 3), archive(path, DATED + 1))
+        assert log.close()
+        before = {each for each in path.parent.iterdir() if str(DATED)[:-1] in each.name}
+        assert before
+        log = inline(path, policy)
+        log.rotate().result(0)
+        assert append(log, 5) is None
+        assert log.close()
+        assert numbers_in([archive(path, 3), archive(path, 4), path]) == [3, 4, 5]
+        assert all(each.exists() for each in before)
+
+    @pytest.mark.parametrize("copied", [True, False])
+    def test_where_the_newest_was_compressed(self, path: Path, copied: bool) -> None:
+        """Its hash cannot be compared: it is the largest number of what is no copy."""
+        log = inline(path)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            if number == 2 and copied:
+                self.copy(path, DATED)
+            log.rotate().result(0)
+        if copied:
+            self.copy(path, DATED + 1)
+        assert log.close()
+        archive(path, 3).rename(f"{archive(path, 3)}.gz")
+        log = inline(path)
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert log.close()
+        assert archive(path, 4).exists()
+
+    def test_an_archive_that_cannot_be_read_is_no_reason_to_stop(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its header is read, and then the disk fails: its number is the largest of the rest."""
+        log = inline(path)
+        assert append(log, 1) is None
+        log.rotate().result(0)
+        assert log.close()
+
+        def fail(*_: object, **__: object) -> Any:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(evidence_files, "open", fail, raising=False)
+            patch.setattr(
+                evidence_files, "header_of", lambda _: LogHeader(bytes(BOB.did), 1, bytes(32))
+            )
+            log = inline(path)
+        assert log._file._records_before == 1
+        assert log.close()
+
+    def test_a_log_that_goes_on_from_no_other_begins_at_0(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        assert log.close()
+        self.copy(path, DATED)
+        log = inline(path)
+        log.rotate().result(0)
+        assert log.close()
+        assert archive(path, 1).exists()
+
+    def test_headers_are_read_only_where_more_than_keep_are_there(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+
+        def note(name: str) -> LogHeader | None:
+            read.append(name)
+            return header_of(name)
+
+        log = inline(path, RotationPolicy(keep=3))
+        monkeypatch.setattr(evidence_files, "header_of", note)
+        for number in (1, 2, 3):
+            assert append(log, number) is None
+            log.rotate().result(0)
+        assert read == []
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert len(read) == 4
+        assert log.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes")
+class TestReaders:
+    """Whom the operator lets read the log may read the next file too, and nobody may write."""
+
+    @pytest.mark.parametrize(
+        ("mode", "then"),
+        [(0o600, 0o600), (0o640, 0o640), (0o644, 0o644), (0o666, 0o644), (0o4770, 0o750)],
+    )
+    def test_a_rotation_keeps_the_mode(self, path: Path, mode: int, then: int) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        path.chmod(mode)
+        umask = os.umask(0o077)
+        try:
+            log.rotate().result(0)
+        finally:
+            os.umask(umask)
+        assert stat.S_IMODE(path.stat().st_mode) == then
+        assert append(log, 2) is None
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == then
+        assert log.close()
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to change the group"
+    )
+    def test_and_the_group(self, path: Path) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        os.chown(path, -1, 12345)
+        path.chmod(0o640)
+        log.rotate().result(0)
+        assert path.stat().st_gid == 12345
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert log.close()
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to change the group"
+    )
+    def test_a_group_that_cannot_be_given_leaves_it_private(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Or our own group might read what the operator's group may."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        log = inline(path)
+        assert append(log, 1) is None
+        os.chown(path, -1, 12345)
+        path.chmod(0o640)
+        monkeypatch.setattr(os, "fchown", refuse)
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "only this user may read the new file" in caplog.text
+        assert log.close()
+
+    @pytest.mark.skipif(not hasattr(os, "listxattr"), reason="Linux")
+    def test_a_file_system_without_attributes(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(fd: int) -> list[str]:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+        log = inline(path)
+        assert append(log, 1) is None
+        path.chmod(0o640)
+        monkeypatch.setattr(os, "listxattr", refuse)
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        assert log.close()
+
+    @pytest.mark.skipif(not hasattr(os, "setxattr"), reason="Linux")
+    def test_an_access_control_list_leaves_it_private(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The mode's group bits are its mask then, and not what the group may do."""
+        entries = [(1, 6, -1), (2, 4, 12345), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
+        acl = struct.pack("<I", 2)
+        acl += b"".join(struct.pack("<HHI", tag, what, who % 2**32) for tag, what, who in entries)
+        log = inline(path)
+        assert append(log, 1) is None
+        try:
+            os.setxattr(path, "system.posix_acl_access", acl)
+        except OSError:
+            pytest.skip("this file system has no access control lists")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        log.rotate().result(0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "only this user may read the new file" in caplog.text
+        assert log.close()
+
+
+class TestTroubleBehindARotation:
+    """The next file is the log by then, and what could not be done besides is told."""
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+    def test_the_folder_cannot_be_listed(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        code: int,
+    ) -> None:
+        log = inline(path, RotationPolicy(keep=1))
+        news: list[News] = []
+        log.on_news = news.append
+
+        def refuse(folder: str) -> Any:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", refuse)
+            for number in (1, 2, 3):
+                assert append(log, number) is None
+                log.rotate().result(0)
+        assert log.failure is None
+        assert caplog.text.count("old files cannot be removed") == 3
+        assert os.strerror(code) in caplog.text
+        assert [type(each) for each in news] == [Rotated] * 3
+        assert append(log, 4) is None
+        log.rotate().result(0)
+        assert [each.last_record for each in news if isinstance(each, Removed)] == [1, 2, 3]
+        assert log.close()
+
+    def test_a_folder_that_cannot_be_read(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of mode 0300: files in it can be made and renamed all the same."""
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        with monkeypatch.context() as patch:
+            cannot_be_opened(patch, path.parent, errno.EACCES)
+            assert append(log, *range(1, 12)) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == list(range(1, 12))
+        assert len(chain_of(path)) == 3
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+    def test_no_descriptor_for_the_folder(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        code: int,
+    ) -> None:
+        """It is found before anything is renamed, so all goes on as before."""
+        log = inline(path, RotationPolicy(max_bytes=SIZE))
+        with monkeypatch.context() as patch:
+            cannot_be_opened(patch, path.parent, code)
+            assert append(log, *range(1, 12)) is None
+        assert f"was not rotated: {os.strerror(code)}" in caplog.text
+        assert log.failure is None
+        assert os.listdir(path.parent) == ["evidence.log"]
+        log.rotate().result(0)
+        assert append(log, 12) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == list(range(1, 13))
+
+    def test_no_room_for_the_next_file(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was made and cannot be written: nothing of it is left."""
+        log = inline(path)
+        assert append(log, 1) is None
+
+        def full(fd: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(EvidenceLogError, match="was not rotated: No space left"):
+                log.rotate().result(0)
+        assert os.listdir(path.parent) == ["evidence.log"]
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
+
+    def test_what_was_begun_cannot_be_removed(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rename is refused, and so is the removal of the next file."""
+        log = inline(path)
+        assert append(log, 1) is None
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        def gone() -> None:
+            raise FileNotFoundError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            patch.setattr(os, "unlink", lambda name: refuse() if os.path.exists(name) else gone())
+            with pytest.raises(EvidenceLogError, match="was not rotated: Operation not"):
+                log.rotate().result(0)
+        assert append(log, 2) is None
+        log.rotate().result(0)
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+    def test_the_second_rename_fails(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Then there is no log: nothing is acknowledged, and the next start ends it."""
+        log = inline(path)
+        assert append(log, 1) is None
+        rename = os.rename
+
+        def fail(old: str, new: str) -> None:
+            if old.endswith(".new"):
+                raise OSError(errno.EIO, "Input/output error")
+            rename(old, new)
+
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", fail)
+            with pytest.raises(EvidenceLogError, match="has failed: Input/output error"):
+                log.rotate().result(0)
+        caplog.clear()
+        assert log.close()
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+        if before:
+            assert len(os.listdir("/proc/self/fd")) == before - 1
+        log = inline(path)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in(chain_of(path)) == [1, 2]
+
+
 def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,7 +592,7 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evidence_log, "open_file", full)
+        patch.setattr(evidence_disk, "open_file", full)
         assert append(log, *range(1, 10)) is None
     assert caplog.text.count("was not rotated: No space left") == 1
     assert chain_of(path) == [path]
@@ -252,47 +604,6 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
     assert chain_of(path) == [archive(path, 10), path]
     assert log.close()
     assert numbers_in(chain_of(path)) == list(range(1, 12))
-
-
-class Killed(BaseException):
-    """The process dies here."""
-
-
-CALLS = ("open", "write", "fsync", "fdatasync", "rename", "unlink", "ftruncate", "close", "fstat")
-
-
-class Mortal:
-    """Has the process die before, or after, the nth of its system calls that touch files."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, at: int, *, is_after: bool) -> None:
-        self.count = 0
-        self._open: set[int] = set()
-        self._close = os.close
-        for name in CALLS:
-            patch.setattr(os, name, self._wrapped(name, getattr(os, name), at, is_after))
-
-    def _wrapped(self, name: str, real: Any, at: int, is_after: bool) -> Any:
-        def call(*args: Any, **more: Any) -> Any:
-            self.count += 1
-            if self.count == at and not is_after:
-                raise Killed
-            if self.count > at:
-                raise Killed  # nothing runs in a process that is dead
-            result = real(*args, **more)
-            if name == "open":
-                self._open.add(result)
-            elif name == "close":
-                self._open.discard(args[0])
-            if self.count == at:
-                raise Killed
-            return result
-
-        return call
-
-    def let_go(self) -> None:
-        """What the system does for a dead process."""
-        for fd in self._open:
-            self._close(fd)
 
 
 @pytest.mark.parametrize("is_after", [False, True])
@@ -409,3 +720,56 @@ class TestUnfinished:
         assert append(log, 2) is None
         assert log.close()
         assert numbers_in(chain_of(path)) == [1, 2]
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["", "\0", "a\0b"])
+    def test_what_is_no_name_is_refused_and_all_goes_on(self, path: Path, name: str) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        with pytest.raises(EvidenceLogError, match="is no name of a file"):
+            log.rotate(name)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
+
+    @pytest.mark.parametrize("name", [b"x", 5, True])
+    def test_another_type_is_refused(self, path: Path, name: Any) -> None:
+        log = inline(path)
+        with pytest.raises(TypeError):
+            log.rotate(name)
+        assert append(log, 1) is None
+        assert log.close()
+
+    @pytest.mark.parametrize("kind", ["text", "link", "fifo", "folder", "large"])
+    def test_what_others_have_put_where_the_next_file_is_to_be_stays(
+        self, path: Path, kind: str
+    ) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        new = path.with_name(f"{path.name}.new")
+        match kind:
+            case "text":
+                new.write_text("mine")
+            case "link":
+                new.symlink_to(path)
+            case "fifo":
+                os.mkfifo(new)
+            case "folder":
+                new.mkdir()
+            case "large":
+                new.write_bytes(bytes(HEADER_SIZE + 1))
+        with pytest.raises(EvidenceLogError, match=r"something else is at .*\.new"):
+            log.rotate().result(LIMIT)
+        assert os.path.lexists(new)
+        assert append(log, 2) is None
+        assert log.close()
+        assert numbers_in([path]) == [1, 2]
+
+    @pytest.mark.parametrize("left", [0, 1, 8, HEADER_SIZE])
+    def test_what_a_crash_has_left_there_goes(self, path: Path, left: int) -> None:
+        log = inline(path)
+        assert append(log, 1) is None
+        path.with_name(f"{path.name}.new").write_bytes(path.read_bytes()[:left])
+        assert log.rotate().result(LIMIT).records == 1
+        assert log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
-from signedwire.types import PayloadType, Priority, Reason
+from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import REASON_CODES
@@ -111,6 +112,19 @@ class TestMessage:
             _ = message.sender
         assert not message.is_proven
         assert repr(message) == "<Message #7 from unproven sender 5 bytes>"
+
+    def test_no_public_name_gives_the_sender_of_an_unsigned_message(self) -> None:
+        """But the envelope and its bytes, which are what came."""
+        message, found = v1_message(is_proven=False), list[str]()
+        claimed = bytes(ALICE.did)
+        for name in dir(message):
+            if not name.startswith("_") and name != "envelope":
+                with contextlib.suppress(SignatureError):
+                    value = getattr(message, name)
+                    if isinstance(value, (bytes, Did)) and bytes(value) == claimed:
+                        found.append(name)
+        assert found == []
+        assert message._claimed_sender == claimed
 
     @pytest.mark.parametrize(
         "name", [n for n in vars(Message) if isinstance(vars(Message)[n], property)]

@@ -55,4 +55,4 @@ def test_bounded_for_ever(limit: int) -> None:
     memory = ReplayMemory(limit)
     for number in range(20_000):
         memory.add(number.to_bytes(4, "big"))
-    assert len(memory) == limit == len(memory._oldest_first)
+    assert len(memory) == limit

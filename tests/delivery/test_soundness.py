@@ -143,3 +143,74 @@ def test_a_did_is_not_made_of_a_number() -> None:
     number: bytes = 2**40  # type: ignore[assignment]
     with pytest.raises(TypeError):
         Did(number)
+
+
+@pytest.mark.parametrize("table", ["node", *_SOUND])
+@pytest.mark.parametrize("how", ["lost", "other columns", "a view"])
+def test_a_table_that_is_missing(path: Path, table: str, how: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+    if how == "lost":
+        connection.execute("DROP TABLE elsewhere")
+    elif how == "other columns":
+        connection.execute(f"CREATE TABLE {table} (other)")
+        connection.execute(f"INSERT INTO {table} VALUES (1)")
+    else:
+        connection.execute(f"CREATE VIEW {table} AS SELECT 1 AS one")
+    connection.close()
+    expect_damage(path)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, -1, -2, -3, -(2**31)])
+def test_a_version_that_is_not_the_one_of_its_tables(path: Path, version: int) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    expect_damage(path)
+
+
+def test_an_earlier_version_with_a_negative_number(path: Path) -> None:
+    """It is not taken for one that the last steps of the migration would fit."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in (
+        "DROP TABLE access",
+        "DROP INDEX outgoing_age",
+        "ALTER TABLE outgoing DROP COLUMN ages_at_us",
+        "PRAGMA user_version = -1",
+    ):
+        connection.execute(statement)
+    connection.close()
+    expect_damage(path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER other BEFORE INSERT ON outgoing BEGIN SELECT RAISE(ABORT, 'no'); END",
+        "CREATE TRIGGER other AFTER UPDATE ON peer BEGIN DELETE FROM access; END",
+        "ALTER TABLE access ADD COLUMN more",
+        "ALTER TABLE dead RENAME COLUMN detail TO details",
+    ],
+)
+def test_what_would_come_to_light_in_the_middle_of_work(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement)
+    connection.close()
+    expect_damage(path)
+
+
+def test_what_a_repair_leaves_does_no_harm(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("CREATE TABLE lost_and_found (rootpgno, pgno, nfield, id, c0)")
+    connection.execute("ANALYZE")
+    connection.close()
+    assert make("inline", path).close()
+
+
+def expect_damage(path: Path) -> None:
+    """It is refused as damaged, says how to repair it, and stays as it is."""
+    before = path.read_bytes()
+    with pytest.raises(StoreCorruptError) as caught:
+        make("inline", path)
+    assert "Copy it away before anything else; then restore a copy" in str(caught.value)
+    assert path.read_bytes() == before

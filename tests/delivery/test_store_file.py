@@ -546,7 +546,8 @@ class TestMigrations:
         assert [row.sequence for row in rows] == [1, 2, note.sequence]
         assert note.sequence > 2
         assert (store.access.denied, store.access.allowed) == (frozenset(), None)
-        assert told(store.access.deny, [bytes(PEER)]) is None
+        store.access.deny([bytes(PEER)])
+        assert told(store.barrier) is None
         assert told(store.put, OTHER, [Note()], is_met=False) is None
         assert store.close(LIMIT)
         store = stores()
@@ -561,6 +562,17 @@ class TestMigrations:
             broken = (*MIGRATIONS, ("CREATE TABLE more (x)", "CREATE TABLE more (x)"))
             patch.setattr(schema, "MIGRATIONS", broken)
             with pytest.raises(StoreOpenError, match="already exists"):
+                SqliteStore(path, US)
+        put(stores(), Note())
+
+    def test_one_that_sqlite_has_rolled_back_itself(
+        self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As it does where the disk is full. What it said first is told."""
+        twice = ("CREATE TABLE more (x UNIQUE)", "INSERT OR ROLLBACK INTO more VALUES (1), (1)")
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, twice))
+            with pytest.raises(StoreOpenError, match=r"UNIQUE constraint failed: more\.x"):
                 SqliteStore(path, US)
         put(stores(), Note())
 

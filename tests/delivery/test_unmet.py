@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from signedwire.errors import StoreFullError
 from signedwire.identity import Identity
 from signedwire.outbox import limits_of
 from signedwire.types import Did, Priority, Reason, unix_time_us
-from storekit import LIMIT, OTHER, PEER, Note, Told, make, put, told
+from storekit import LIMIT, OTHER, PEER, Note, make, put, told
 
 NORMAL, CRITICAL = Priority.NORMAL, Priority.CRITICAL
 SIZE = 122 + 5
@@ -91,6 +92,23 @@ def test_full_for_all_of_them(opener: Callable[..., Store]) -> None:
     assert store.stats().unmet == Backlog(3, 3 * SIZE)
 
 
+def test_figures_do_not_wait_for_who_sends(opener: Callable[..., Store]) -> None:
+    """Nor does anybody who sends wait for them, however many peers there are."""
+    store = opener(StoreLimits(max_unmet_peer_rows=1, critical_reserve=0))
+    queue(store, Note())
+    put(store, Note(), recipient=OTHER)
+    found: list[object] = []
+
+    def look() -> None:
+        found.extend([store.stats().outbox.rows, store.unmet.full_peers(SIZE)])
+
+    with store._lock:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(LIMIT)
+        assert found == [2, [PEER]]
+
+
 def test_critical_has_its_reserve(opener: Callable[..., Store]) -> None:
     store = opener(StoreLimits(max_unmet_peer_rows=1, critical_reserve=1))
     queue(store, Note())
@@ -125,12 +143,15 @@ def test_the_counts_are_those_of_the_rows(opener: Callable[..., Store], seed: in
                 del waiting[did][name]
                 assert told(store.settled, did, [name]) is None
             case 3 if rng.random() < 0.1:
-                gone = store.unmet.bury_all(did, Reason.DENIED, "no").result(LIMIT)
+                last = store.unmet.last_rows(did)
+                late = Note()
+                assert told(store.put, did, [late], is_met=did not in unmet) is None
+                gone = store.unmet.bury_up_to(did, last, Reason.DENIED, "no").result(LIMIT)
                 assert {each[1:] for each in gone} == set(waiting[did])
-                waiting[did].clear()
+                waiting[did] = {(NORMAL, late.row): 122 + late.payload_size}
         stats = store.stats()
-        mine = {each: Backlog(len(w), sum(w.values())) for each, w in waiting.items() if w}
-        assert stats.peers == mine
+        mine = {each: Backlog(len(w), sum(w.values())) for each, w in waiting.items()}
+        assert {each: store.backlog(each) for each in waiting} == mine
         assert stats.unmet == Backlog(
             sum(mine[each].rows for each in unmet & mine.keys()),
             sum(mine[each].bytes for each in unmet & mine.keys()),
@@ -247,26 +268,41 @@ class TestAge:
 
 
 class TestAccessRules:
+    @pytest.mark.parametrize(
+        "key", [b"", bytes(5), bytes(31), bytes(33), bytearray(32)], ids=lambda key: repr(len(key))
+    )
+    def test_a_key_that_would_spoil_the_store_is_not_taken(
+        self, tmp_path: Path, key: bytes
+    ) -> None:
+        store = make("sqlite", tmp_path / "node.db")
+        for change in (store.access.deny, store.access.undeny, store.access.allow_only):
+            with pytest.raises(ValueError, match="32 bytes of a DID"):
+                change([bytes(PEER), key])
+        assert store.close(LIMIT)
+        store = make("sqlite", tmp_path / "node.db")
+        assert (store.access.denied, store.access.allowed) == (frozenset(), None)
+        assert store.close(LIMIT)
+
     def test_they_are_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "node.db"
         store = make("sqlite", path)
         assert (store.access.denied, store.access.allowed) == (frozenset(), None)
         store.access.deny([bytes(PEER), bytes(OTHER)])
         store.access.deny([bytes(PEER)])
-        assert told(store.access.undeny, [bytes(OTHER)]) is None
+        store.access.undeny([bytes(OTHER)])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert (store.access.denied, store.access.allowed) == (frozenset([bytes(PEER)]), None)
-        assert told(store.access.allow_only, []) is None
+        store.access.allow_only([])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert store.access.allowed == frozenset()
-        assert told(store.access.allow_only, [bytes(OTHER)]) is None
-        assert told(store.access.allow_only, [bytes(PEER)]) is None
+        store.access.allow_only([bytes(OTHER)])
+        store.access.allow_only([bytes(PEER)])
         assert store.close(LIMIT)
         store = make("sqlite", path)
         assert store.access.allowed == frozenset([bytes(PEER)])
-        assert told(store.access.allow_only, None) is None
+        store.access.allow_only(None)
         assert store.close(LIMIT)
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT rule, did FROM access").fetchall() == [
@@ -275,8 +311,8 @@ class TestAccessRules:
         connection.close()
 
     def test_the_calls_are_those_of_every_store(self, opener: Callable[..., Store]) -> None:
-        store, then = opener(), Told()
+        store = opener()
         store.access.deny([bytes(PEER)])
         store.access.allow_only([bytes(OTHER)])
-        store.access.undeny([bytes(PEER)], then)
-        assert then.wait() is None
+        store.access.undeny([bytes(PEER)])
+        assert store.close(LIMIT)

@@ -14,7 +14,7 @@ from signedwire.delivery.screen import Passed, Screen
 from signedwire.errors import AddressError, ConfigError, DidError, IdentityError
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
-from signedwire.settings import explain_config, load_config
+from signedwire.settings import load_config, read_settings
 from signedwire.types import Address, Did, parse_peer
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
@@ -117,7 +117,7 @@ def peers_file(data: bytes) -> None:
 def config_file(data: bytes) -> None:
     path = file_with(data)
     with contextlib.suppress(ConfigError):
-        explain_config(path, {})
+        read_settings(path, {}).explain()
     try:
         config = load_config(path, {})
     except ConfigError as error:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import BadFile
 from signedwire.cli.render import envelope_fields
 from signedwire.cli.verifying import verify
 from signedwire.delivery.evidence_log import EvidenceLog
@@ -232,11 +232,11 @@ def verify_file(data: bytes) -> None:
     """`signedwire verify --json` of such a file calls nothing valid that nobody signed."""
     path = file_with(data, "saved")
     stdout, stderr = io.StringIO(), io.StringIO()
-    options: Any = SimpleNamespace(file=str(path), json=True)
+    options: Any = SimpleNamespace(file=path, json=True)
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
             code = verify(options)
-        except BadInput as error:
+        except BadFile as error:
             expect_named(error, path)
             return
         verdicts = [json.loads(line) for line in stdout.getvalue().splitlines()]

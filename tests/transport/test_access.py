@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from test_link import Net, Watch, links_of, meet, take
@@ -20,14 +28,17 @@ from signedwire import (
     Node,
     NotAllowedError,
     Reason,
+    Receipt,
     StoreFullError,
     TransportConfig,
     UnknownPeerError,
     load_config,
     sync,
 )
+from signedwire.cli.reloading import reload_on_sighup
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
+from signedwire.transport import access as access_module
 from signedwire.transport.access import AccessFile, AccessList, read_access_file
 from signedwire.transport.denials import _MAX_LOGGED
 from tlskit import quick
@@ -51,6 +62,32 @@ def listed(**options: object) -> AccessList:
     return AccessList(TransportConfig(**options))  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def at_each_line(call: Callable[[int], None]) -> Iterator[None]:
+    """Call before each line of access.py that this thread runs, with the number of the call."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != access_module.__file__:
+            return None
+        if event == "line":
+            count += 1
+            sys.settrace(None)
+            try:
+                call(count)
+            finally:
+                sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 # -- who is denied -------------------------------------------------------------------
 
 
@@ -66,7 +103,7 @@ class TestLists:
                 deny=[BOB.did] if source == "option" else [],
                 access_file=path,
             )
-            access.open(None)
+            access.reload()
             access.allow_only([ALICE.did, BOB.did])
             if source == "call":
                 access.deny(BOB.did)
@@ -80,7 +117,7 @@ class TestLists:
         path = tmp_path / "access"
         path.write_text("allow none\n")
         access = listed(access_file=path)
-        access.open(None)
+        access.reload()
         assert access.is_denied(ALICE.did)
         access = listed()
         access.allow_only([])
@@ -88,11 +125,40 @@ class TestLists:
         access.allow_only(None)
         assert not access.is_denied(ALICE.did)
 
+    @pytest.mark.parametrize(
+        "wrong",
+        [5, True, b"x", bytes(BOB.did), memoryview(bytes(BOB.did)), None, BOB, [BOB.did]],
+        ids=lambda wrong: type(wrong).__name__,
+    )
+    def test_what_is_no_did_changes_nothing(self, wrong: Any) -> None:
+        access = listed(allow=[ALICE.did, BOB.did])
+        for call in (
+            partial(access.deny, BOB.did, wrong),
+            partial(access.undeny, wrong),
+            partial(access.allow_only, [BOB.did, wrong]),
+            partial(access.is_denied, wrong),
+        ):
+            with pytest.raises(TypeError, match="is a Did or its text, not"):
+                call()
+        assert not access.is_denied(BOB.did)
+        assert not access.is_denied(str(ALICE.did))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [b"", bytes(BOB.did), memoryview(b""), "", BOB.did],
+        ids=lambda wrong: type(wrong).__name__,
+    )
+    def test_one_thing_is_no_allow_list(self, wrong: Any) -> None:
+        access = listed()
+        with pytest.raises(TypeError, match="a list of DIDs is due, not one"):
+            access.allow_only(wrong)
+        assert not access.is_denied(BOB.did)
+
     def test_options_and_file_make_one_allow_list_and_calls_narrow_it(self, tmp_path: Path) -> None:
         path = tmp_path / "access"
         path.write_text(f"allow {BOB.did}\n")
         access = listed(allow=[ALICE.did], access_file=path)
-        access.open(None)
+        access.reload()
         assert not access.is_denied(ALICE.did)
         assert not access.is_denied(BOB.did)
         assert access.is_denied(CAROL.did)
@@ -182,11 +248,34 @@ class TestLists:
             with pytest.raises(ConfigError, match="no regular file"):
                 read_access_file(tmp_path / "pipe")
 
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "missing", "wrong", "fails", "good"])
+    def test_no_descriptor_stays_open(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "access"
+        match kind:
+            case "folder":
+                path.mkdir()
+            case "pipe":
+                os.mkfifo(path)
+            case "wrong" | "fails":
+                path.write_text("nonsense\n")
+            case "good":
+                path.write_text("# none\n")
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            with monkeypatch.context() as patch, contextlib.suppress(ConfigError):
+                if kind == "fails":
+                    patch.setattr(os, "fstat", Mock(side_effect=OSError(5, "input/output error")))
+                read_access_file(path)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
     def test_reading_it_again(self, tmp_path: Path) -> None:
         path = tmp_path / "access"
         path.write_text(f"deny {BOB.did}\n")
         access = listed(access_file=path)
-        access.open(None)
+        access.reload()
         path.write_text(f"deny {CAROL.did}\nallow {ALICE.did}\n")
         access.reload()
         assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
@@ -201,6 +290,113 @@ class TestLists:
         assert access.is_denied(BOB.did)
         with pytest.raises(ConfigError, match="no access file"):
             listed().reload()
+
+    def test_the_last_allow_line_may_go_where_the_configuration_has_a_list(
+        self, tmp_path: Path
+    ) -> None:
+        """That lets nobody in: it is how who is on that line is turned away."""
+        path = tmp_path / "access"
+        path.write_text(f"allow {BOB.did}\n")
+        access = listed(allow=[ALICE.did], access_file=path)
+        access.reload()
+        path.write_text("# nobody else\n")
+        access.reload()
+        assert [access.is_denied(each.did) for each in (ALICE, BOB, CAROL)] == [False, True, True]
+
+    CHANGES: Final[dict[str, tuple[str, Callable[[AccessList], None]]]] = {
+        "reload": (f"deny {BOB.did}\n", lambda _: None),
+        "reload the other way": (f"allow {ALICE.did}\n", lambda _: None),
+        "calls": ("# none\n", lambda access: access.deny(BOB.did)),
+        "calls the other way": ("# none\n", lambda access: access.allow_only([ALICE.did])),
+    }
+
+    @staticmethod
+    def change(access: AccessList, kind: str, path: Path) -> None:
+        """Deny BOB otherwise than before; he is denied all the time."""
+        if kind == "reload":
+            path.write_text(f"allow {ALICE.did}\n")
+            access.reload()
+        elif kind == "reload the other way":
+            path.write_text(f"allow {ALICE.did}\nallow {BOB.did}\ndeny {BOB.did}\n")
+            access.reload()
+        elif kind == "calls":
+            access.allow_only([ALICE.did])
+            access.undeny(BOB.did)
+        else:
+            access.deny(BOB.did)
+            access.allow_only(None)
+
+    @pytest.mark.parametrize("kind", CHANGES)
+    def test_who_is_denied_before_and_after_is_denied_between(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        """Asked after each line of the change, and with the change after each line of asking."""
+        path, (text, begin) = tmp_path / "access", self.CHANGES[kind]
+
+        def opened() -> AccessList:
+            path.write_text(text)
+            access = listed(access_file=path)
+            access.reload()
+            begin(access)
+            assert access.is_denied(BOB.did)
+            return access
+
+        access, answers = opened(), list[bool]()
+        with at_each_line(lambda _: answers.append(access.is_denied(BOB.did))):
+            self.change(access, kind, path)
+        assert len(answers) > 10
+        assert all(answers)
+        line = 1
+        while self.is_denied_with_change_at(line, opened(), kind, path):
+            line += 1
+        assert line > 5
+
+    def is_denied_with_change_at(
+        self, line: int, access: AccessList, kind: str, path: Path
+    ) -> bool:
+        """Ask, with the change before this line of the asking; whether it has so many."""
+        lines: list[int] = []
+
+        def change(number: int) -> None:
+            lines.append(number)
+            if number == line:
+                self.change(access, kind, path)
+
+        with at_each_line(change):
+            assert access.is_denied(BOB.did), line
+        assert line < 100
+        return len(lines) >= line
+
+    def test_the_later_of_two_reloads_wins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, has_read, go_on = tmp_path / "access", threading.Event(), threading.Event()
+        path.write_text(f"deny {BOB.did}\n")
+        access = listed(access_file=path)
+
+        def read(path: Path) -> AccessFile:
+            found = read_access_file(path)
+            if not has_read.is_set():
+                has_read.set()
+                assert go_on.wait(LIMIT)
+            return found
+
+        monkeypatch.setattr("signedwire.transport.access.read_access_file", read)
+        earlier, later = (
+            threading.Thread(target=access.reload),
+            threading.Thread(target=access.reload),
+        )
+        earlier.start()
+        assert has_read.wait(LIMIT)
+        path.write_text(f"deny {CAROL.did}\n")
+        later.start()
+        later.join(0.3)
+        access.deny(ALICE.did)  # does not wait for who reads
+        go_on.set()
+        for each in (earlier, later):
+            each.join(LIMIT)
+        assert not access.is_denied(BOB.did)
+        assert access.is_denied(CAROL.did)
 
     def test_many_denials_cost_no_more_each(self) -> None:
         """The set is changed in place: a copy for each would make 20,000 of them take minutes."""
@@ -225,6 +421,80 @@ async def test_a_node_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -
     assert not node.is_listening
     async with Node(ALICE, quick(), store=store):  # nothing was left open
         pass
+
+
+class Slow:
+    """Holds whoever reads an access file."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.is_reading, self.go_on = threading.Event(), threading.Event()
+        self.readings = 0
+        patch.setattr(access_module, "read_access_file", self.read)
+
+    def read(self, path: Path) -> AccessFile:
+        self.readings += 1
+        self.is_reading.set()
+        assert self.go_on.wait(LIMIT)
+        return read_access_file(path)
+
+
+@on_both_loops
+async def test_the_loop_goes_on_while_a_node_that_starts_reads_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, slow = tmp_path / "access", Slow(monkeypatch)
+    path.write_text(f"deny {BOB.did}\n")
+    node = Node(ALICE, quick(access_file=path))
+    starting = asyncio.create_task(node.start())
+    await eventually(slow.is_reading.is_set)  # the loop turns
+    assert not starting.done()
+    slow.go_on.set()
+    await within(LIMIT, starting)
+    assert node.access.is_denied(BOB.did)
+    await node.close()
+
+
+@on_asyncio
+async def test_a_start_that_is_cancelled_while_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, slow = tmp_path / "access", Slow(monkeypatch)
+    path.write_text(f"deny {BOB.did}\n")
+    store = tmp_path / "node.db"
+    node = Node(ALICE, quick(access_file=path, close_timeout=0.1), store=store)
+    starting = asyncio.create_task(node.start())
+    await eventually(slow.is_reading.is_set)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(LIMIT, starting)
+    slow.go_on.set()
+    async with Node(ALICE, quick(), store=store):  # nothing was left open
+        pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="SIGHUP")
+@on_both_loops
+async def test_a_hang_up_reads_it_while_the_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that come meanwhile have it read once more, and not each for itself."""
+    path = tmp_path / "access"
+    path.write_text("# nobody\n")
+    async with Node(ALICE, quick(access_file=path)) as node:
+        reload_on_sighup(node)
+        slow = Slow(monkeypatch)
+        signal.raise_signal(signal.SIGHUP)
+        await eventually(slow.is_reading.is_set)
+        for _ in range(5):
+            signal.raise_signal(signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        path.write_text(f"deny {BOB.did}\n")
+        slow.go_on.set()
+        await eventually(lambda: slow.readings == 2 and node.access.is_denied(BOB.did))
+        await asyncio.sleep(0.1)
+        assert slow.readings == 2
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+    assert capsys.readouterr().err == f"read {path} again\n" * 2
 
 
 @on_asyncio
@@ -571,6 +841,83 @@ async def test_messages_to_a_denied_peer_become_dead_letters(tmp_path: Path) -> 
 
 
 @on_asyncio
+async def test_a_denial_that_was_taken_back_takes_no_message_of_after(tmp_path: Path) -> None:
+    """What waited when it was said is still being made dead letters of."""
+    async with Node(ALICE, quick(listen=None), store=tmp_path / "alice.db") as alice:
+        one = await alice.send(BOB.did, b"one")
+        alice.access.deny(BOB.did)
+        alice.access.undeny(BOB.did)
+        two = await alice.send(BOB.did, b"two")
+        await eventually(lambda: one.is_final)
+        await alice.outbox.flush()
+        assert one.reason is Reason.DENIED
+        assert two.state is DeliveryState.PERSISTED
+        assert [row.payload for row in await alice.outbox.list(BOB.did)] == [b"two"]
+        assert [letter.payload for letter in await alice.dead.list()] == [b"one"]
+
+
+@on_asyncio
+async def test_it_ends_where_it_was_taken_back_and_the_rest_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More wait than one transaction takes: the next one looks whether it is denied still."""
+    monkeypatch.setattr("signedwire.delivery.store.work._EXPIRE_LIMIT", 3)
+    net = Net()
+    async with (
+        net.node(ALICE, send_queue_limit=2, store=tmp_path / "alice.db") as alice,
+        net.node(BOB) as bob,
+    ):
+        receipts = await alice.send_many(BOB.did, [b"%d" % number for number in range(8)])
+        alice.access.deny(BOB.did)
+        alice.access.undeny(BOB.did)
+        late = await alice.send(BOB.did, b"late")
+        meet(alice, bob)
+        assert await take(bob, 6) == [b"3", b"4", b"5", b"6", b"7", b"late"]
+        await within(LIMIT, late.wait("accepted"))
+        assert [each.reason for each in receipts[:3]] == [Reason.DENIED] * 3
+
+
+@pytest.mark.parametrize("where", ["disk", "queue"])
+@on_asyncio
+async def test_let_in_by_another_thread_while_the_denial_is_carried_out(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "alice.db" if where == "disk" else None
+    async with Node(ALICE, quick(listen=None), store=store) as alice:
+        alice.routing.update(BOB.did, NOBODY)
+        one = await alice.send(BOB.did, b"one", until="queued")
+        if store is not None:
+            await alice.outbox.flush()
+        late: list[Receipt] = []
+
+        def let_in_and_send() -> None:
+            alice.access.undeny(BOB.did)
+            late.append(alice.send_nowait(BOB.did, b"two"))
+
+        def first(method: Callable[..., Any]) -> Callable[..., Any]:
+            def changed(*arguments: Any) -> Any:
+                if not late:
+                    thread = threading.Thread(target=let_in_and_send)
+                    thread.start()
+                    thread.join(LIMIT)
+                return method(*arguments)
+
+            return changed
+
+        core = alice._core
+        if core.outbox is None:
+            monkeypatch.setattr(core.outgoing, "unassign", first(core.outgoing.unassign))
+        else:
+            peers = core.outbox.store.unmet
+            monkeypatch.setattr(peers, "bury_up_to", first(peers.bury_up_to))
+        alice.access.deny(BOB.did)
+        await eventually(lambda: one.is_final)
+        await asyncio.sleep(0.1)
+        assert one.reason is Reason.DENIED
+        assert late[0].reason is not Reason.DENIED
+
+
+@on_asyncio
 async def test_a_restart_with_messages_to_who_is_denied_now(tmp_path: Path) -> None:
     store = tmp_path / "alice.db"
     async with Node(ALICE, quick(listen=None), store=store) as alice:
@@ -602,7 +949,7 @@ async def test_a_store_queues_for_a_peer_never_met(way: str, tmp_path: Path) -> 
         assert stored(alice, BOB.did) == Backlog(21, 21 * 122 + 32)
         stats = alice.stats().store
         assert stats is not None
-        assert stats.unmet == stats.peers[BOB.did] == stored(alice, BOB.did)
+        assert stats.unmet == stored(alice, BOB.did)
         assert alice.health().is_well
         assert not alice._core.outgoing.peer(BOB.did).lanes  # they wait on the disk alone
         async with net.node(BOB) as bob:

@@ -744,7 +744,7 @@ async def test_a_priority_is_known_by_its_name() -> None:
 @on_asyncio
 async def test_dids_may_be_text() -> None:
     async with Net().node(ALICE) as alice:
-        with pytest.raises(TypeError, match="not one text"):
+        with pytest.raises(TypeError, match="not one str"):
             alice.access.allow_only(str(BOB.did))
         assert not alice.access.is_denied(CAROL.did)
         alice.access.allow_only([str(BOB.did)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -376,7 +378,7 @@ def count_writes(node: Node, peer: Node) -> list[int]:
 async def test_the_receipt_of_a_critical_message_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ReceiptDelay, "start", lambda self: None)  # it would wait for ever
+    monkeypatch.setattr(ReceiptDelay, "start", lambda *_: None)  # it would wait for ever
     async with Net().pair() as (alice, bob):
         normal = alice.send_nowait(bob.did, b"status")
         urgent = alice.send_nowait(bob.did, b"stop", priority=Priority.CRITICAL)
@@ -924,3 +926,28 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         if how != "aborted":
             assert turns >= 499
             assert not session.has_frames
+
+
+@on_both_loops
+async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
+    """The socket of a link whose input waits is not read, so nothing tells of a reset."""
+    async with Net().node(BOB) as bob:
+        assert bob.address is not None
+        _, writer = await asyncio.open_connection(bob.address.host, bob.address.port)
+        writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
+        await eventually(lambda: any(type(g.protocol).__name__ == "Link" for g in guests(bob)))
+        (guest,) = guests(bob)
+        link = guest.protocol
+        link.set_waiting(True)
+        assert not link.drop_if_reset()
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await eventually(link.drop_if_reset)
+        assert link.is_over
+        await eventually(lambda: not guests(bob))
+
+
+def guests(node: Node) -> list[Any]:
+    """The connections that were accepted."""
+    return list(node._core.incoming._guests)

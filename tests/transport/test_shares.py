@@ -23,6 +23,7 @@ class Work:
         self.is_costly = is_costly
         self.is_waiting = False
         self.is_aborted = False
+        self.is_reset = False
         self.turn_tag = 0.0
         self.turns: list[int] = []
         self._now = now
@@ -39,6 +40,9 @@ class Work:
                 break
         self.turns.append(done)
         return self.steps > 0
+
+    def drop_if_reset(self) -> bool:
+        return self.is_reset
 
     def set_waiting(self, is_waiting: bool) -> None:
         self.is_waiting = is_waiting
@@ -211,3 +215,22 @@ async def test_an_honest_link_waits_for_one_turn_among_forty_that_never_pause(
         for _ in range(50):  # each message every 50 turns
             await asyncio.sleep(0)
     assert max(waits) <= 2
+
+
+@on_asyncio
+async def test_links_that_were_reset_while_they_waited_cost_no_turn(now: list[float]) -> None:
+    """Strangers that open, send and reset, time after time: a newcomer comes through."""
+    shares = LoopShares()
+    gone = [Work(100, is_costly=True, now=now) for _ in range(500)]
+    for one in gone:
+        shares.serve(one)
+    begun = sum(len(one.turns) for one in gone)
+    for one in gone:
+        one.is_reset = True
+    newcomer = Work(3, is_costly=True, now=now)
+    shares.serve(newcomer)
+    await turns_until(newcomer, 30)
+    for _ in range(500 // shares_module._LOOKS + 2):
+        await asyncio.sleep(0)
+    assert len(shares._waiting) <= shares_module._FEW
+    assert sum(len(one.turns) for one in gone) < begun + 200

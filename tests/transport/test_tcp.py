@@ -264,3 +264,26 @@ async def test_the_close_of_the_peer_is_seen_at_once() -> None:
         link.close()
         assert TcpCarrier().peer_has_closed(transport)
         await close(ours)
+
+
+@pytest.mark.parametrize(
+    ("listen", "reached", "not_reached"),
+    [("[::]:0", "::1", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1", "::1")],
+)
+@on_both_loops
+async def test_everywhere_is_everywhere_of_one_family(
+    listen: str, reached: str, not_reached: str
+) -> None:
+    """As the docs say, and the same on every system: `[::]` takes no IPv4."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    listener = await TcpCarrier().listen(Address.parse(listen), Recorder)
+    try:
+        port = listener.address.port
+        socket.create_connection((reached, port), 5).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((not_reached, port), 5)
+    finally:
+        listener.close()

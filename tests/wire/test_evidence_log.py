@@ -324,7 +324,7 @@ class TestForged:
 
     def test_an_envelope_for_another(self) -> None:
         error = error_of(forged(alone([body(1, recipient=EVE)])))
-        assert f"is for {EVE.did.hex()}, not for {BOB.did.hex()}" in error.problem
+        assert f"is for {EVE.did}, not for {BOB.did}" in error.problem
 
     @pytest.mark.parametrize("wire", [0, 3, 2])
     def test_an_envelope_of_no_wire(self, wire: int) -> None:

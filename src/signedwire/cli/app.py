@@ -8,16 +8,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from signedwire.cli import evidence_surface, keys, store_surface, surface
 from signedwire.cli.ending import ENDING_CODES, end_by_signal
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
-from signedwire.cli.output import escape, silence_stdout
+from signedwire.cli.output import escape, say_as_is, silence
+from signedwire.cli.redaction import without_keys
+from signedwire.cli.values import read_path
 from signedwire.environment import expand_home
 
 __all__ = ["app"]
@@ -31,6 +34,7 @@ class _Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         given: Sequence[str] | None = args[0] if args else kwargs.get("args")
         self._as_json = "--json" in (sys.argv[1:] if given is None else given)
+        _escape_logs()
         try:
             outcome = super().main(*args, **{**kwargs, "standalone_mode": False})
         except Exception as error:  # noqa: BLE001 - report() is where all of them go
@@ -40,10 +44,21 @@ class _Group(TyperGroup):
             sys.stdout.flush()
         except OSError as error:
             code = code or report(error, as_json=self._as_json)
-            silence_stdout()
+            silence(sys.stdout)
+        try:
+            sys.stderr.flush()
+        except OSError:
+            silence(sys.stderr)  # else the interpreter ends with a code of its own
         if code in ENDING_CODES:
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            # Printing --help and --version is a part of this; typer would end with 1.
+            raise typer.Exit(report(error)) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -56,13 +71,23 @@ class _Group(TyperGroup):
 
 
 class _LogFormatter(logging.Formatter):
-    """Escapes all of a record; a traceback keeps its lines."""
+    """Escapes all of a record, and hides keys in it; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return escape(super().formatMessage(record))
+        return escape(without_keys(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(map(escape, super().formatException(ei).split("\n")))
+        told = without_keys(super().formatException(ei))
+        return "\n".join(map(escape, told.split("\n")))
+
+
+def _escape_logs() -> None:
+    """Escape the warnings that Python itself prints for all who have no handler.
+
+    Without -v those are ours, and always those of other libraries, such as asyncio.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LogFormatter("%(message)s"))
 
 
 def _start_logging() -> None:
@@ -77,6 +102,8 @@ def _start_logging() -> None:
 def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     """Make a typer command whose parameters are the fields of `command`."""
     hints = get_type_hints(command, include_extras=True)
+    for hint in hints.values():
+        _read_as_path(hint)
     fields = dataclasses.fields(command)
     common = {field.name for field in dataclasses.fields(surface.Command)}
     # A command's own options first, then those that all have.
@@ -87,7 +114,10 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
         if chosen.verbose:
             _start_logging()
         keys.take_secrets()  # before anything is started that would inherit them
-        return chosen.run()
+        try:
+            return chosen.run()
+        finally:
+            keys.forget_secrets()
 
     parameters = [
         inspect.Parameter(
@@ -104,6 +134,21 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
     call.__doc__ = command.__doc__
     group.command(name, epilog=epilog(command.exit_codes))(call)
+
+
+def _read_as_path(hint: Any) -> None:
+    """Have the parameter that is annotated so read by `read_path`, where it is a path.
+
+    Typer's own way reports a file that cannot be read as a wrong command line, and takes an
+    empty text for the working directory.
+    """
+    kind, *notes = get_args(hint)
+    if Path not in (kind, *get_args(kind)):
+        return
+    for note in notes:
+        note.parser = read_path
+        if isinstance(note, OptionInfo):
+            note.metavar = note.metavar or "FILE"
 
 
 def _expanded(value: Any) -> Any:
@@ -137,7 +182,7 @@ def _root(
     that it prints into another. Options come after the command.
     """
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
+        say_as_is(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
 
 

@@ -160,7 +160,7 @@ def _measure(options: Bench, to: str) -> int:
     prober = Prober(config, identity if options.own_identity else None)
     finding = next(prober.probe(did, address))
     if not finding.is_reached:
-        raise _not_reached(finding)
+        raise _not_reached(finding, identity.did if options.own_identity else None)
     node = Node(identity, config)
     node.routing.update(did, address)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -187,8 +187,8 @@ async def _measuring(
             )
 
 
-def _not_reached(finding: Finding) -> NotDone:
-    hint = hint_for(finding)
+def _not_reached(finding: Finding, us: Did | None) -> NotDone:
+    hint = hint_for(finding, us)
     if finding.state == HUNG_UP:
         hint = "v1 peers cannot be measured: they send no receipts"
     elif finding.state == "unreachable":

@@ -7,9 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from signedwire.cli.checking import check_all
+from signedwire.cli.errors import report
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, result, say
-from signedwire.routing import RoutingTable
-from signedwire.settings import explain_config, explain_identity, load_config
+from signedwire.cli.redaction import value_without_keys, without_keys
+from signedwire.cli.render import count_of
+from signedwire.environment import state_folder
+from signedwire.errors import ConfigError
+from signedwire.settings import Setting
 from signedwire.types import Address
 
 if TYPE_CHECKING:
@@ -20,49 +26,77 @@ __all__ = ["check", "show"]
 
 def show(options: ConfigShow) -> int:
     """`signedwire config show`: TOML, the origins as comments."""
-    settings = explain_config(options.config) + list(explain_identity(options.config).values())
+    settings = [*options.settings.explain(), *options.settings.identity().values()]
     if options.json:
         for setting in settings:
+            note = {"note": _default_store()} if _is_default_store(setting) else {}
             value = _plain(setting.value)
-            emit({"name": setting.name, "value": value, "origin": setting.origin})
+            origin = without_keys(setting.origin)
+            emit({"name": setting.name, "value": value, "origin": origin, **note})
         return 0
     # TOML has no null; the settings read "none" as None.
-    lines = [
-        (f"{s.name} = {json.dumps('none' if s.value is None else _plain(s.value))}", s.origin)
-        for s in settings
-    ]
+    lines = [(_line(setting), setting.origin) for setting in settings]
     width = min(44, max(len(text) for text, _ in lines))
     for text, origin in lines:
-        result(f"{text:<{width}}  # {escape(origin)}")
+        result(f"{text:<{width}}  # {escape(without_keys(origin))}")
     return 0
 
 
 def check(options: ConfigCheck) -> int:
-    """`signedwire config check`."""
-    config = load_config(options.config)
-    routes = None if options.peers is None else len(RoutingTable.load(options.peers))
+    """`signedwire config check`: every fault on a line of its own."""
+    found = check_all(options)
+    if found.faults:
+        for fault in found.faults:
+            report(fault, as_json=options.json)
+        return ExitCode.FILE
     if options.json:
         emit(
             {
                 "ok": True,
                 "config": None if options.config is None else str(options.config),
                 "peers": None if options.peers is None else str(options.peers),
-                "routes": routes,
+                "routes": found.routes,
+                "warnings": found.warnings,
             }
         )
         return 0
     source = "the defaults" if options.config is None else escape(str(options.config))
-    peers = "" if routes is None else f", {routes} peers in {escape(str(options.peers))}"
+    peers = ""
+    if found.routes is not None:
+        peers = f", {count_of(found.routes, 'peer')} in {escape(str(options.peers))}"
     result(f"ok: {source} with the environment{peers}")
-    if config.carrier == "memory":
-        say("carrier = memory stays inside one process: `listen` and `send` will refuse it")
+    for warning in found.warnings:
+        say(warning)
     return 0
 
 
+def _line(setting: Setting) -> str:
+    """A setting as a line of TOML.
+
+    "none" as a value would take the user's own store away from who uses it as a file.
+    """
+    if _is_default_store(setting):
+        return f"# {setting.name}: {escape(_default_store())}"
+    value = "none" if setting.value is None else _plain(setting.value)
+    return f"{setting.name} = {json.dumps(value)}"
+
+
+def _is_default_store(setting: Setting) -> bool:
+    return setting.name == "store" and setting.origin == "default"
+
+
+def _default_store() -> str:
+    """What the command line does where nobody names a store."""
+    try:
+        return f"one for each key, in {state_folder()}"
+    except ConfigError:  # there is no home folder
+        return "one for each key, in the user's state folder"
+
+
 def _plain(value: object) -> object:
-    """`value` as JSON and TOML both have it."""
-    if isinstance(value, (Address, Path)):
-        return str(value)
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    """`value` as JSON and TOML both have it; where it is a key, it is not shown."""
+    if isinstance(value, (str, Address, Path)):
+        return value_without_keys(str(value))
+    if isinstance(value, Iterable):
         return sorted(str(item) for item in value)
     return value

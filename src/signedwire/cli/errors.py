@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from typing import Any, Final, NamedTuple
 
 import typer
 
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import as_line, escape, say
+from signedwire.cli.output import emit_error, say
+from signedwire.cli.redaction import without_keys
 from signedwire.errors import (
     AddressError,
     ConfigError,
@@ -31,14 +33,17 @@ from signedwire.errors import (
     StoreInUseError,
     UnknownPeerError,
 )
+from signedwire.keyformats import looks_like_a_key
 from signedwire.transport.link_errors import HUNG_UP_ON_TLS
-from signedwire.types import Reason
+from signedwire.types import DeliveryState, Did, Reason
 
 __all__ = [
     "HUNG_UP_ON_TLS",
+    "About",
     "BadFile",
     "BadInput",
     "NotDone",
+    "about_of",
     "code_of",
     "explain",
     "hint_about",
@@ -54,12 +59,37 @@ class BadFile(BadInput):
     """A file that cannot be read, written or used: `ExitCode.FILE`."""
 
 
-class NotDone(SignedWireError):
-    """What was asked for did not happen; `code` is the exit code."""
+class About(NamedTuple):
+    """Which message an error is about, and what became of it, for JSON."""
 
-    def __init__(self, fact: str, hint: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+    did: Did | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+    """What the last attempt ended with."""
+    state: DeliveryState | None = None
+    store: str | None = None
+    """The file in which the message waits; it is sent later."""
+
+
+class NotDone(SignedWireError):
+    """What was asked for did not happen; `code` is the exit code.
+
+    With `cause`, the error that this says more about, `kind` is that of the cause.
+    """
+
+    def __init__(
+        self,
+        fact: str,
+        hint: str = "",
+        code: ExitCode = ExitCode.FAILED,
+        about: About | None = None,
+        *,
+        cause: SignedWireError | None = None,
+    ) -> None:
         super().__init__(fact, hint)
         self.code = code
+        self.about = about or (About() if cause is None else about_of(cause))
+        self.kind: str = "NotDone" if cause is None else _kind_of(cause)
 
 
 class _Report(NamedTuple):
@@ -118,23 +148,33 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
     if told.kind == "BrokenPipeError":
         return told.exit_code
     if as_json:
-        did = error.recipient if isinstance(error, DeliveryError) else None
-        reason = error.reason if isinstance(error, DeliveryError) else None
+        about = about_of(error)
         fields = {
             "error": told.kind,
-            "message": told.fact,
-            "hint": told.hint or None,
-            "did": None if did is None else str(did),
-            "reason": None if reason is None else str(reason),
+            "message": without_keys(told.fact),
+            "hint": without_keys(told.hint) or None,
+            **{name: None if each is None else str(each) for name, each in about._asdict().items()},
             "exit_code": int(told.exit_code),
             "exit": told.exit_code.name.lower(),
         }
-        say(as_line(fields))
+        emit_error(fields)
     else:
-        say(f"signedwire: {escape(_sentence(told.fact, told.hint))}")
+        say(f"signedwire: {_sentence(told.fact, told.hint)}")
     if told.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return told.exit_code
+
+
+def about_of(error: BaseException) -> About:
+    """Which message an error is about; nothing is known where it is about none."""
+    if isinstance(error, NotDone):
+        return error.about
+    if isinstance(error, DeliveryFailedError):
+        receipt = error.receipt
+        return About(error.recipient, error.reason, receipt.detail or None, receipt.state)
+    if isinstance(error, DeliveryError):
+        return About(error.recipient, error.reason)
+    return About()
 
 
 def explain(error: SignedWireError) -> tuple[str, str]:
@@ -164,8 +204,13 @@ def _sentence(fact: str, hint: str) -> str:
     return f"{fact} {hint if hint.endswith(ends) else f'{hint}.'}"
 
 
+def _kind_of(error: BaseException) -> str:
+    """The class of an error, as programs are told it: one for one fault in every command."""
+    return error.kind if isinstance(error, NotDone) else type(error).__name__
+
+
 def _translate(error: BaseException) -> _Report:
-    kind = type(error).__name__
+    kind = _kind_of(error)
     if isinstance(error, SignedWireError):
         return _Report(kind, *explain(error), code_of(error))
     if isinstance(error, _UsageError):
@@ -217,4 +262,7 @@ def _usage(error: Any) -> _Report:
     command = context.command_path if context is not None else "signedwire"
     fact = str(error.format_message()).strip().rstrip(".")
     fact = f"{fact[:1].lower()}{fact[1:]}"
+    if any(map(looks_like_a_key, (fact, *re.split(r"[\s'\"`(),;=]+", fact)))):
+        fact = "an argument that does not belong there is a key itself, or looks like one, so it "
+        fact += "is not shown here"
     return _Report("UsageError", fact, f"See `{command} --help`", ExitCode.USAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire.cli.errors import BadFile
 from signedwire.cli.evidence_chain import Part, did_or_hex, first_record_of, in_order
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, escape, paint, result, say
+from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.cli.reading import open_input
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
 from signedwire.delivery.evidence_files import place_of_rest
@@ -102,9 +103,10 @@ def _print(verdict: _Verdict) -> None:
     result(f"head    {last.head.hex()}")
     if problem:
         where = "" if verdict.bad is None else _where(verdict.bad, len(chain) > 1)
-        result(f"{paint('invalid', 'red')} {where}{escape(problem)}")
+        result_as_is(f"{paint('invalid', 'red')} {where}{escape(problem)}")
     else:
-        result(f"{paint('valid', 'green')}   the chain and every signature hold{_since(verdict)}")
+        mark = paint("valid", "green")
+        result_as_is(f"{mark}   the chain and every signature hold{_since(verdict)}")
 
 
 def show(options: EvidenceShow) -> int:
@@ -153,7 +155,7 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
     checker.receive_eof()
     if checker.reader.header is None:
         assert checker.error is not None
-        place = place_of_rest(str(path)) if path.is_file() else None
+        place = place_of_rest(str(path)) if os.path.isfile(path) else None
         if place is not None:
             raise BadFile(
                 f"{path}: not a whole evidence log: it has no header and begins behind {place}",

@@ -34,7 +34,7 @@ class EvidenceVerify(Command):
     It prints the head, a hash that stands for all that is in the log. Write it down
     elsewhere: whoever cuts off the end or writes the log anew cannot keep it, and
     --head finds that. A log that has grown since passes. Exit code 1: something is
-    wrong, and the first bad record is named; 2: it is no evidence log.
+    wrong, and the first bad record is named; 3: it is no evidence log.
     """
 
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="The files of the log.")]

@@ -31,17 +31,17 @@ class ExitCode(IntEnum):
     FAILED = 1, "it failed for a reason that has no code of its own, or a check found a fault"
     USAGE = 2, "the command line or a given value cannot be used"
     FILE = 3, "the identity, the configuration or another file cannot be read, written or used"
-    STORED = 4, "the peer is away: the message was only stored, and is sent later"
+    STORED = 4, "the message is only stored, and is sent later, whatever kept it from its peer"
     NO_ANSWER = 5, "there was no answer in time: --timeout or --deadline passed"
     UNREACHED = 6, "the peer was not reached, or another key answers there"
     REFUSED = 7, "the peer refused the message"
     DENIED = 8, "an access list or v1_peers, of the peer or of ours, forbids it"
     STORE = 9, "the store or the evidence log cannot be used, is in use, is full or failed"
     SYSTEM = 10, "the operating system refused something: a port, the disk, standard output"
-    HUNG_UP = 129, "SIGHUP, after a clean close"
+    HUNG_UP = 129, "SIGHUP; `listen` and `bench --serve` close in order first"
     INTERRUPTED = _INTERRUPTED, "Ctrl-C (SIGINT)"
     PIPE_CLOSED = 141, "the reader of our output closed it"
-    TERMINATED = 143, "SIGTERM, after a clean close"
+    TERMINATED = 143, "SIGTERM; `listen` and `bench --serve` close in order first"
 
 
 COMMON: Final = (
@@ -50,8 +50,10 @@ COMMON: Final = (
     ExitCode.USAGE,
     ExitCode.FILE,
     ExitCode.SYSTEM,
+    ExitCode.HUNG_UP,
     ExitCode.INTERRUPTED,
     ExitCode.PIPE_CLOSED,
+    ExitCode.TERMINATED,
 )
 """What every command can end with."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -15,16 +15,28 @@ from signedwire.cli.output import emit, escape, result, say
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keysources import KeySource, Secrets
-from signedwire.settings import PASSWORD_VARIABLE, explain_identity
+from signedwire.settings import PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command, IdNew, IdShow
 
-__all__ = ["load", "load_or_create", "new", "show", "take_secrets"]
+__all__ = [
+    "check",
+    "forget_secrets",
+    "has_terminal",
+    "load",
+    "load_or_create",
+    "new",
+    "show",
+    "take_secrets",
+]
+
+
+_STANDARD_INPUT: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 class _Taken:
-    """What this run of the command line took out of the environment."""
+    """What this run of the command line took out of the environment, until it is used."""
 
     secrets = Secrets()
 
@@ -34,9 +46,15 @@ def take_secrets() -> None:
     _Taken.secrets = keysources.take_secrets()
 
 
+def forget_secrets() -> Secrets:
+    """What was taken and not used yet. Nothing here keeps it any longer."""
+    secrets, _Taken.secrets = _Taken.secrets, Secrets()
+    return secrets
+
+
 def new(options: IdNew) -> int:
     """`signedwire id new`."""
-    named = options.path or options.identity or explain_identity(options.config)["identity"].value
+    named = options.path or options.identity or options.settings.identity()["identity"].value
     password = _new_password(options)
     path = keysources.default_key_path() if named is None else Path(str(named))
     # A power cut may have left an empty file; at a path that somebody chose it stays.
@@ -48,35 +66,60 @@ def new(options: IdNew) -> int:
             "Load the key that is there",
             IdentityProblem.EXISTS,
         )
-    _show(identity, path, as_json=options.json)
     say(f"made a new {'encrypted ' if password else ''}identity in {escape(str(path))}")
+    _show(identity, path, as_json=options.json)
     return 0
 
 
 def show(options: IdShow) -> int:
     """`signedwire id show`."""
+    secrets = forget_secrets()
     if options.path is not None:
-        settings = explain_identity(options.config)
+        settings = options.settings.identity()
         allowed = options.key_group_readable or settings["key_group_readable"].value is True
-        source = KeySource(str(options.path), options.path, group_readable=allowed)
+        source = KeySource.file(options.path, group_readable=allowed)
     else:
-        source = _choose(options)
-    _show(_load(source), source.path, as_json=options.json)
+        source = _choose(options, secrets)
+    _show(_load(source, secrets), source.path, as_json=options.json)
     return 0
+
+
+def check(options: Command) -> None:
+    """Refuse an identity that could not be loaded. Nothing is made or asked for.
+
+    A descriptor is left alone: it can be read only once.
+
+    Raises:
+        IdentityError: naming the source, what is wrong and what to do.
+    """
+    secrets = forget_secrets()
+    source = _choose(options, secrets)
+    if source.descriptor is not None:
+        return
+    try:
+        source.load(secrets.password)
+    except IdentityError as error:
+        vacant = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
+        if source.is_default and error.problem in vacant:
+            return  # made at first use
+        error.hint = keysources.hint_about_password(error)
+        raise
 
 
 def load(options: Command) -> Identity:
     """The identity of this user, which is there already."""
-    return _load(_choose(options))
+    secrets = forget_secrets()
+    return _load(_choose(options, secrets), secrets)
 
 
 def load_or_create(options: Command) -> Identity:
     """The identity of this user; made if nobody named one and there is none yet."""
-    source = _choose(options)
+    secrets = forget_secrets()
+    source = _choose(options, secrets)
     if not source.is_default:
-        return _load(source)
+        return _load(source, secrets)
     try:
-        identity, is_new = source.load_or_create(_Taken.secrets.password)
+        identity, is_new = source.load_or_create(secrets.password)
     except IdentityError as error:
         return _unlock(source, error)
     if is_new:
@@ -84,32 +127,50 @@ def load_or_create(options: Command) -> Identity:
     return identity
 
 
-def _choose(options: Command) -> KeySource:
-    return keysources.choose_key(
-        options.config,
+def _choose(options: Command, secrets: Secrets) -> KeySource:
+    source = keysources.choose_key(
+        options.settings.identity(),
         os.environ,
-        _Taken.secrets,
+        secrets,
         path=options.identity,
         descriptor=options.identity_fd,
         group_readable=options.key_group_readable,
     )
+    if source.descriptor == 0:
+        _check_input(options)
+    return source
 
 
-def _load(source: KeySource) -> Identity:
+def _check_input(options: Command) -> None:
+    """Refuse a message from standard input where the key comes from there: one gets nothing."""
+    text, file = getattr(options, "text", None), getattr(options, "file", None)
+    what = "-" if text == "-" else f"--file {file}" if str(file) in _STANDARD_INPUT else None
+    if what is not None:
+        key = (
+            "identity_fd = 0 of the settings" if options.identity_fd is None else "--identity-fd 0"
+        )
+        raise BadInput(
+            f"{what} and {key} both read standard input",
+            "Open the key file as another descriptor: `--identity-fd 3 3< FILE`",
+        )
+
+
+def _load(source: KeySource, secrets: Secrets) -> Identity:
     try:
-        return source.load(_Taken.secrets.password)
+        return source.load(secrets.password)
     except IdentityError as error:
         return _unlock(source, error)
 
 
 def _unlock(source: KeySource, error: IdentityError) -> Identity:
     """Ask for the password that is missing, where somebody is there; else raise."""
-    if error.problem is IdentityProblem.ENCRYPTED:
-        if source.path is not None and sys.stdin.isatty():
-            asked: str = typer.prompt(f"Password of {source.path}", hide_input=True, err=True)
-            return source.load(asked)
-        error.hint = f"Put its password into {PASSWORD_VARIABLE}"
-    elif error.problem is IdentityProblem.ABSENT and source.path is not None:
+    is_asked_for = error.problem is IdentityProblem.ENCRYPTED and source.path is not None
+    if is_asked_for and sys.stdin.isatty():
+        question = f"Password of {escape(str(source.path))}"
+        asked: str = typer.prompt(question, hide_input=True, err=True)
+        return source.load(asked)
+    error.hint = keysources.hint_about_password(error)
+    if error.problem is IdentityProblem.ABSENT and source.path is not None:
         error.hint = error.hint.partition(", or ")[0]  # what follows speaks to programs
     raise error
 
@@ -118,11 +179,10 @@ def _new_password(options: IdNew) -> str | None:
     if options.password_env is not None and options.ask_password:
         raise BadInput("--password-env and --ask-password exclude each other", "Give one of them")
     if options.ask_password:
-        asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-        return asked
+        return _asked_password()
     variable = options.password_env
     if variable is None or variable == PASSWORD_VARIABLE:
-        password = _Taken.secrets.password
+        password = forget_secrets().password
     else:
         password = os.environ.pop(variable, None)
     if not password and variable is not None:
@@ -132,6 +192,27 @@ def _new_password(options: IdNew) -> str | None:
             "Set it, or use --ask-password",
         )
     return password
+
+
+def _asked_password() -> str:
+    if not has_terminal():
+        raise BadInput(
+            "there is no terminal to ask for the password at",
+            "Put it into a variable, and use --password-env VAR",
+        )
+    asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return asked
+
+
+def has_terminal() -> bool:
+    """Whether a password can be asked for at a terminal, without showing it."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
 
 
 def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:

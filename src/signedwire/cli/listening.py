@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire.cli.ending import end_on_signals, notify_ready
 from signedwire.cli.errors import NotDone
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, paint, result, say
+from signedwire.cli.output import emit, paint, result_as_is, say
 from signedwire.cli.reaching import listening_config, reachable
 from signedwire.cli.reloading import reload_on_sighup
 from signedwire.cli.render import (
@@ -23,7 +23,7 @@ from signedwire.cli.render import (
     word,
 )
 from signedwire.cli.rotating import rotate_on_sigusr1
-from signedwire.cli.storing import Chosen, choose, prepare, tell_new, turn_of
+from signedwire.cli.storing import Chosen, choose, prepare, refuse_key, tell_new, turn_of
 from signedwire.cli.turns import Turn
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
@@ -70,6 +70,12 @@ def listen(options: Listen) -> int:
 
 def _config(options: Listen) -> TransportConfig:
     config = listening_config(options, options.listen)
+    if config.evidence is not None:
+        refuse_key(
+            config.evidence,
+            "evidence log",
+            "Give `evidence` the path of a file, and look at SIGNEDWIRE_EVIDENCE",
+        )
     if options.allow_unsigned:
         config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
     if options.v1 or options.allow_unsigned:  # unsigned messages there are in v1 alone
@@ -138,12 +144,12 @@ class _Listening:
             if self._options.json:
                 emit(_fields(message))
             else:
-                result(_line(message))
+                result_as_is(_line(message))
         except BrokenPipeError:
             raise
         except OSError as error:
             again = "it comes again at the next start" if self._store.path else "it is lost"
-            sender = message.proven_sender or UNPROVEN
+            sender = message.proven_sender or "an unproven sender"
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
                 f"#{message.sequence_number} from {sender} was not printed and "
@@ -155,14 +161,14 @@ class _Listening:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         is_new = prepare(self._store)
+        reload_on_sighup(self._node)
         async with self._node:
             self._turn.give_back()  # the store is ours; others are told that it is in use
             if is_new:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
                 rotate_on_sigusr1(self._node)
-            with reload_on_sighup(self._node):
-                yield
+            yield
 
     async def _tell_drops(self) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""

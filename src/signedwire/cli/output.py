@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,16 +11,20 @@ from typing import TextIO
 
 import typer
 
+from signedwire.cli.redaction import without_keys
 from signedwire.errors import ConfigError
 
 __all__ = [
     "as_line",
     "emit",
+    "emit_error",
     "escape",
     "paint",
     "result",
+    "result_as_is",
     "say",
-    "silence_stdout",
+    "say_as_is",
+    "silence",
     "standard_input",
 ]
 
@@ -36,13 +41,33 @@ def escape(text: str) -> str:
 
 
 def result(line: str) -> None:
-    """One line of a result for people, at once. The line must be escaped where it has to be."""
-    print(line, flush=True)
+    """Print one line of a result for people on stdout, at once and escaped."""
+    result_as_is(escape(line))
+
+
+def result_as_is(line: str) -> None:
+    """Print one line with `paint()` in it on stdout, at once. The caller has escaped the rest."""
+    _print(line)
 
 
 def emit(value: Mapping[str, object]) -> None:
     """One JSON object on a line of stdout, at once; all of it ASCII."""
-    print(as_line(value), flush=True)
+    _print(as_line(value))
+
+
+def _print(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The system's error names no file where a descriptor cannot be written.
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def emit_error(value: Mapping[str, object]) -> None:
+    """Print one JSON object on a line of stderr, at once; all of it ASCII."""
+    say_as_is(as_line(value))
 
 
 def as_line(value: Mapping[str, object]) -> str:
@@ -66,8 +91,18 @@ def _sound(value: object) -> object:
 
 
 def say(line: str) -> None:
-    """One line of prose on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one line of prose on stderr, at once, escaped and without what looks like a key."""
+    say_as_is(escape(without_keys(line)))
+
+
+def say_as_is(line: str) -> None:
+    """Print a line on stderr as it is, such as JSON or the help.
+
+    Where it cannot be written, on a full disk or into a closed pipe, the command goes on: what
+    it does and its exit code do not depend on who reads along.
+    """
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def paint(text: str, colour: str) -> str:
@@ -77,12 +112,12 @@ def paint(text: str, colour: str) -> str:
     return text
 
 
-def silence_stdout() -> None:
+def silence(stream: TextIO) -> None:
     """Send whatever is still buffered nowhere, so that the interpreter's exit says nothing."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-    except (OSError, ValueError):  # a stdout without a descriptor, as in tests
+        os.dup2(nowhere, stream.fileno())
+    except (OSError, ValueError):  # it has no descriptor, as in tests
         return
     os.close(nowhere)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, escape, paint, result, say
+from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.cli.probing import HUNG_UP, TURNED_AWAY, Finding, Prober
 from signedwire.cli.reaching import find_peer, is_v1_allowed
 from signedwire.routing import RoutingTable
@@ -32,7 +32,8 @@ def ping(options: Ping) -> int:
     """Link and PING as often as asked; the exit code says whether that failed once."""
     config = options.load_config()
     did, address = find_peer(options.to, options, config.fallback)
-    prober = Prober(config, options.load_identity() if options.own_identity else None)
+    identity = options.load_identity() if options.own_identity else None
+    prober = Prober(config, identity)
     may_be_v1 = options.v1 or is_v1_allowed(config, did)
     failures, code = 0, ExitCode.DONE
     finding = Finding(did=did, address=address)
@@ -47,7 +48,7 @@ def ping(options: Ping) -> int:
             for line in _ping_lines(finding, is_first=number == 1):
                 result(line)
     if not options.json:
-        _conclude(finding, options.count, failures)
+        _conclude(finding, options.count, failures, None if identity is None else identity.did)
     return code
 
 
@@ -72,13 +73,13 @@ def _ping_lines(finding: Finding, *, is_first: bool) -> list[str]:
     return lines
 
 
-def _conclude(finding: Finding, count: int, failures: int) -> None:
+def _conclude(finding: Finding, count: int, failures: int, us: Did | None) -> None:
     did, address = finding.did, finding.address
     if failures:
         of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
         if count > 1 and finding.handshake_ms is not None:
             of = " any more"
-        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(finding)}")
+        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(finding, us)}")
     elif finding.wire == "v1":
         say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
         say(f"not proven: that it is {did}; v1 peers never answer")
@@ -91,12 +92,14 @@ def code_of_failure(finding: Finding) -> ExitCode:
     return ExitCode.DENIED if finding.state == TURNED_AWAY else ExitCode.UNREACHED
 
 
-def hint_for(finding: Finding) -> str:
-    """What to do about a peer that was not reached."""
+def hint_for(finding: Finding, us: Did | None) -> str:
+    """What to do about a peer that was not reached; `us` is our DID where it was shown it."""
     if finding.state == HUNG_UP:
         return "If it is a v1 peer, add --v1."
     if finding.state == "another peer":
         return "Another key answers there: is the DID right?"
+    if finding.state == TURNED_AWAY and us is not None:
+        return f"If it lets in only DIDs that it knows, ask its owner to let {us} in."
     if finding.state == TURNED_AWAY:
         return "If it lets in only DIDs that it knows, add --own-identity."
     return "Is `signedwire listen` running there, and are host and port right?"
@@ -123,7 +126,7 @@ def peers(options: Peers) -> int:
         if options.json:
             emit(finding.fields())
         else:
-            result(_peer_line(finding))
+            result_as_is(_peer_line(finding))
     if not options.json:
         source = escape(str(options.peers))
         say(f"reached {len(routes) - failures} of {len(routes)} peers in {source}")

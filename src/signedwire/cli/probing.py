@@ -295,7 +295,7 @@ class _ProbedLink:
             return _NotReachedError(
                 TURNED_AWAY,
                 f"it has proven its DID, then turned us away ({cause}); "
-                "it may have an access list that our key for this run is not on",
+                "it may have an access list that the key we used is not on",
             )
         return _NotReachedError("closed", cause)
 

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 __all__ = [
     "allow_v1",
     "find_peer",
+    "find_route",
     "forbid_v1",
     "is_v1_allowed",
     "listening_config",
+    "no_address",
     "reachable",
 ]
 
@@ -32,19 +34,30 @@ _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"
 
 def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address]:
     """The DID and the address in `to`; the address else from the peers file, or the fallback."""
+    did, address = find_route(to, options, fallback)
+    if address is None:
+        raise no_address(did, options)
+    return did, address
+
+
+def find_route(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address | None]:
+    """As `find_peer`, where a store may keep a message until there is an address."""
     did, address = parse_peer(to)
     if address is None and options.peers is not None:
         address = RoutingTable.load(options.peers).resolve(did)
     address = address or fallback
-    if address is None:
-        where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
-        raise BadInput(
-            f"no address is known for {did}: none was given, {where}",
-            "Write DID@host:port, or name the peer in a file given with --peers",
-        )
-    if address.port == 0:
+    if address is not None and address.port == 0:
         raise BadInput(f"nobody listens on port 0, as in {address}", "Write the peer's port")
     return did, address
+
+
+def no_address(did: Did, options: Command) -> BadInput:
+    """The error for a peer that there is no way to."""
+    where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
+    return BadInput(
+        f"no address is known for {did}: none was given, {where}",
+        "Write DID@host:port, or name the peer in a file given with --peers",
+    )
 
 
 def is_v1_allowed(config: TransportConfig, did: Did) -> bool:

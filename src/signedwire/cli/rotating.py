@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 
-from signedwire.cli.output import escape, say
+from signedwire.cli.output import say
 from signedwire.errors import SignedWireError
 from signedwire.node import Node
 
@@ -30,6 +30,6 @@ async def _rotate(node: Node) -> None:
     try:
         head = await node.rotate_evidence()
     except SignedWireError as error:
-        say(escape(str(error)))
+        say(str(error))
     else:
         say(f"rotated the evidence log: {head.records} records, head {head}")

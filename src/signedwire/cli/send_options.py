@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from signedwire.cli.errors import BadFile, BadInput, NotDone
+from signedwire.cli.exit_codes import ExitCode
 from signedwire.delivery.receipt import Receipt
+from signedwire.folders import sync_folder
 from signedwire.types import DeliveryState
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
         yield lambda receipt: None
         return
     try:
-        file = path.open("xb")
+        file = path.open("xb", buffering=0)
     except FileExistsError:
         raise BadFile(
             f"{path} exists already, and a proof is never overwritten", "Name another file"
@@ -85,13 +87,26 @@ def proof_file(path: Path | None) -> Iterator[Save]:
                 "it: v1 peers sign no receipts",
                 "Leave --proof away",
             )
-        file.write(receipt.proof())
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            data = receipt.proof()
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+            sync_folder(path.parent)
+        except OSError as error:
+            raise NotDone(
+                f"message #{receipt.sequence_number} is {receipt.state}, but its proof cannot be "
+                f"written to {path}: {error.strerror}",
+                "Do not send it again",
+                ExitCode.SYSTEM,
+            ) from None
+        saved.append(receipt)
 
+    saved: list[Receipt] = []
     try:
         with file:
             yield save
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    finally:
+        # Whatever fails after it, a proof stays: there is no other.
+        if not saved:
+            path.unlink(missing_ok=True)

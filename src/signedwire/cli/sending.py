@@ -15,16 +15,25 @@ from weakref import WeakKeyDictionary
 
 from signedwire.cli.errors import (
     HUNG_UP_ON_TLS,
+    About,
     BadInput,
     NotDone,
-    code_of,
-    explain,
     hint_about,
 )
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, result, say, standard_input
-from signedwire.cli.reaching import allow_v1, find_peer, forbid_v1, is_v1_allowed
+from signedwire.cli.reaching import allow_v1, find_route, forbid_v1, is_v1_allowed, no_address
 from signedwire.cli.render import count_of
+from signedwire.cli.send_fate import (
+    HOW_IT_GOES,
+    MOST_UNCONFIRMED,
+    NO_ADDRESS,
+    UNCONFIRMED,
+    at_line,
+    milliseconds,
+    too_long_for_v1,
+    wire_of,
+)
 from signedwire.cli.send_options import Save, check_usage, proof_file
 from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without, turn_of
 from signedwire.cli.wrapping import Wrap, given_payload, wrapper
@@ -54,20 +63,23 @@ _SLICE: Final = 0.05
 """Seconds for which we wait for an answer before we look at other things."""
 _GRACE: Final = 5.0
 """Seconds without a link after which nobody will tell any more that it was handled."""
-_UNCONFIRMED: Final = "v1 peers do not confirm"
 
 
 def send(options: Send) -> int:
     """Send one message, or the lines of standard input."""
     kind = check_usage(options)
     config = options.load_config().replace(listen=None, evidence=None)
-    did, address = find_peer(options.to, options, config.fallback)
+    did, address = find_route(options.to, options, config.fallback)
+    if address is None and options.no_store:
+        raise no_address(did, options)
     if options.v1 or kind is not None:
         config = allow_v1(config, did)
     identity = options.load_identity()
     store = choose(options, identity.did)
     if store.path is None and options.until is DeliveryState.PERSISTED:
         raise BadInput("--until persisted needs a store", "Leave --no-store away")
+    if address is None and store.path is None:
+        raise no_address(did, options)
     with turn_of(identity.did, options.timeout) as turn:
         if options.timeout is not None and turn.waited > _SLICE:
             left = max(_SLICE, round(options.timeout - turn.waited, 2))
@@ -80,10 +92,13 @@ def _send(
     identity: Identity,
     config: TransportConfig,
     did: Did,
-    address: Address,
+    address: Address | None,
     store: Chosen,
 ) -> int:
-    wrap, routing = wrapper(options, identity.did), RoutingTable({did: address})
+    wrap, routing = (
+        wrapper(options, identity.did),
+        RoutingTable({} if address is None else {did: address}),
+    )
 
     def make(path: Path | None) -> Node:
         return Node(identity, config.replace(store=path), routing)
@@ -101,17 +116,9 @@ def _send(
             node, store = open_or_do_without(store, make)
             return _Sending(options, node, did, address, store).send_one(payload, save)
     except DeliveryFailedError as error:
-        if is_too_long and HUNG_UP_ON_TLS in error.fact:
-            raise _too_long_for_v1(len(payload), config, address) from None
+        if is_too_long and address is not None and HUNG_UP_ON_TLS in error.fact:
+            raise too_long_for_v1(len(payload), config, address) from None
         raise
-
-
-def _too_long_for_v1(size: int, config: TransportConfig, address: Address) -> BadInput:
-    return BadInput(
-        f"a payload of {size} bytes is over the v1 limit of {config.max_v1_payload_size}, "
-        f"and {address} hung up on TLS, as v1 peers do; it was not sent",
-        "Split it, or raise max_v1_payload_size where the peer is known to take more",
-    )
 
 
 # -- how --------------------------------------------------------------------------
@@ -121,7 +128,7 @@ class _Sending:
     """One run of `signedwire send`."""
 
     def __init__(
-        self, options: Send, node: Node, did: Did, address: Address, store: Chosen
+        self, options: Send, node: Node, did: Did, address: Address | None, store: Chosen
     ) -> None:
         self._options = options
         self._node = node
@@ -138,6 +145,8 @@ class _Sending:
         self._is_v1_allowed = is_v1_allowed(node.config, did)
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
         self._pending: deque[tuple[int, Receipt, int]] = deque()  # line, receipt, size
+        # Lines to a v1 peer, which go back into the store where its host has not had them.
+        self._written: deque[Receipt] = deque(maxlen=MOST_UNCONFIRMED)
         self._last: Receipt | None = None
         self._lines = 0
         self._input = -1
@@ -158,13 +167,15 @@ class _Sending:
         except DeliveryFailedError as error:
             raise self._denial(error) or error from None
         save(receipt)
-        with self._saying_fate(f"message #{receipt.sequence_number} is {state}"):
+        proof = "" if self._options.proof is None else f"; its proof is in {self._options.proof}"
+        with self._saying_fate(f"message #{receipt.sequence_number} is {state}{proof}"):
             if self._options.json:
                 self._emit(receipt, state, len(payload), None)
             else:
                 result(self._text(receipt, state, count_of(len(payload), "byte")))
                 self._tell_kept()
-        is_enough = self._options.until is not None or state is not DeliveryState.PERSISTED
+        # One to a v1 peer may have been written, and be back in the store since.
+        is_enough = state is not DeliveryState.PERSISTED or state is self._until
         return ExitCode.DONE if is_enough else ExitCode.STORED
 
     @contextlib.contextmanager
@@ -193,6 +204,7 @@ class _Sending:
             error.fact,
             f"It may have an access list: ask its owner to let {self._node.did} in",
             ExitCode.DENIED,
+            cause=error,
         )
 
     def _final_state(self, receipt: Receipt) -> DeliveryState:
@@ -225,13 +237,13 @@ class _Sending:
         return receipt.state
 
     def _text(self, receipt: Receipt, state: DeliveryState, what: str) -> str:
-        who = f"{self._did.short} at {self._address}"
+        who = self._did.short if self._address is None else f"{self._did.short} at {self._address}"
         if state is DeliveryState.PERSISTED:
             return f"{state}: {what} for {who} (in {escape(str(self._store.path))})"
         if not receipt.is_confirmed:
-            why = _UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
+            why = UNCONFIRMED if receipt.is_unconfirmed else "no receipt came yet"
             return f"{state}: {what} to {who} ({why})"
-        took = _milliseconds(receipt, state)
+        took = milliseconds(receipt, state)
         shown = "" if took is None else f", {took:.1f} ms"
         return f"{state}: {what} by {who}{shown} (signed receipt)"
 
@@ -246,14 +258,16 @@ class _Sending:
                         self._queue(wrap, line)
                     self._settle(are_more_to_come=True)
                 self._settle()
-                if self._last is not None:
+                if self._last is None:
+                    say("nothing to send: no line came on standard input")
+                else:
                     self._check_hung_up(self._last)
         finally:
             # After the close, in which more may have been answered or given up.
             failed = self._node.stats().send_failures
             behind = [each for _, each, _ in self._pending if not self._has_come(each)]
             failed += sum(not each.is_final and not each.is_parked for each in behind)
-            self._kept += [each for each in behind if each.is_parked]
+            self._kept += [each for each in (*behind, *self._written) if each.is_parked]
             kept = sum(not self._has_come(each) for each in self._kept)
             come = max(0, self._lines - failed - kept)
             if not self._options.json:
@@ -264,11 +278,12 @@ class _Sending:
                 f"{self._address} broke, and they did not get through after that",
                 "Send the last lines again",
                 ExitCode.UNREACHED,
+                About(self._did, detail=self._last_error()),
             )
-        return ExitCode.STORED if kept and self._options.until is None else ExitCode.DONE
+        return ExitCode.STORED if kept else ExitCode.DONE
 
     def _tell_lines(self, come: int, kept: int) -> None:
-        if come or not kept:
+        if come:
             result(self._lines_text(come))
         if kept:
             path = escape(str(self._store.path))
@@ -278,7 +293,7 @@ class _Sending:
     def _lines_text(self, come: int) -> str:
         lines = count_of(come, "line")
         if self._last is not None and self._last.is_unconfirmed:
-            return f"written: {lines} to {self._did.short} ({_UNCONFIRMED})"
+            return f"written: {lines} to {self._did.short} ({UNCONFIRMED})"
         if self._until in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
             return f"{self._until}: {lines} by {self._did.short} (signed receipts)"
         return f"{self._until}: {lines} to {self._did.short}"
@@ -315,7 +330,7 @@ class _Sending:
             payload = wrap(line.removesuffix(b"\r"))
         except BadInput as error:
             self._settle()
-            raise _at_line(number, error) from None
+            raise at_line(number, error) from None
         if len(payload) > self._limit():
             self._settle()
             raise self._too_long(str(len(payload)))
@@ -323,7 +338,7 @@ class _Sending:
             receipt = self._submit(payload)
         except DeliveryError as error:
             self._settle()
-            raise _at_line(number, error) from None
+            raise at_line(number, error) from None
         self._lines, self._last = number, receipt
         self._pending.append((number, receipt, len(payload)))
         if self._wire is None and self._is_v1_allowed:
@@ -382,6 +397,8 @@ class _Sending:
         number, receipt, size = self._pending[0]
         if self._wait_for_line(number, receipt, self._until, patience):
             self._pending.popleft()
+            if receipt.is_unconfirmed:
+                self._written.append(receipt)
             if self._options.json:
                 with self._saying_fate(f"line {number} is {self._shown(receipt)}"):
                     self._emit(receipt, self._shown(receipt), size, number)
@@ -392,7 +409,7 @@ class _Sending:
         try:
             return self._wait(receipt, until, patience)
         except (DeliveryError, NotDone) as error:
-            raise _at_line(number, self._denial(error) or error) from None
+            raise at_line(number, self._denial(error) or error) from None
 
     def _has_input(self) -> bool:
         # Elsewhere select() knows sockets only: there the answers are waited for first.
@@ -423,14 +440,7 @@ class _Sending:
                 return True
             waited = time.monotonic() - began
             if timeout is not None and time.monotonic() - first_wait >= timeout:
-                raise NotDone(
-                    f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
-                    f"after {timeout:g} s, and not yet {until}",
-                    "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
-                    if self._store.path is None
-                    else f"It stays in the store: {self._store.command}",
-                    ExitCode.NO_ANSWER,
-                )
+                raise self._late(receipt, until, timeout)
             if receipt.state is DeliveryState.ACCEPTED:
                 self._check_link(receipt)
             if patience is not None and waited >= patience:
@@ -442,6 +452,8 @@ class _Sending:
         Raises:
             NotDone: that is not enough, or it is not for being away that it fails.
         """
+        if self._address is None:
+            return self._is_kept_for_later(receipt, until)
         status = self._node.peers()[self._did]
         if status.state is PeerState.CONNECTED:
             self._failed_before = status.failed_attempts
@@ -451,31 +463,79 @@ class _Sending:
         why = status.last_error or ""
         hint = hint_about(why)
         if status.denies_us:
-            raise NotDone(
-                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
-                f"persisted, as the peer does not let us in ({why})",
-                f"Ask its owner to let {self._node.did} in: it is sent when that is so",
-                ExitCode.DENIED,
-            )
+            fact = f"as the peer does not let us in ({why})"
+            hint = f"Ask its owner to let {self._node.did} in: it is sent when that is so"
+            raise self._only_stored(receipt, until, fact, hint)
         if hint or self._options.until is not None or self._options.proof is not None:
-            raise NotDone(
-                f"message #{receipt.sequence_number} to {self._did} is not {until} but "
-                f"persisted, as the peer was not reached ({why})",
-                hint or f"It is sent when it can be: {self._store.command} shows what waits",
-                ExitCode.UNREACHED if hint else ExitCode.STORED,
-            )
+            fact = f"as the peer was not reached ({why})"
+            raise self._only_stored(receipt, until, fact, hint or "It is sent when it can be")
+        self._keep(receipt)
+        return True
+
+    def _is_kept_for_later(self, receipt: Receipt, until: DeliveryState) -> bool:
+        """The same for a peer of which no address is known."""
+        if receipt.state is not DeliveryState.PERSISTED:
+            return False
+        if self._options.until is not None or self._options.proof is not None:
+            raise self._only_stored(receipt, until, f"as {NO_ADDRESS}", HOW_IT_GOES)
+        self._keep(receipt)
+        return True
+
+    def _keep(self, receipt: Receipt) -> None:
         if receipt not in self._kept:
             self._kept.append(receipt)
-        return True
+
+    def _only_stored(self, receipt: Receipt, until: DeliveryState, why: str, hint: str) -> NotDone:
+        """The error for a message that is stored, where more was asked for."""
+        return NotDone(
+            f"message #{receipt.sequence_number} to {self._did} is not {until} but "
+            f"{receipt.state}, {why}",
+            f"{hint}. {self._store.what_waits}",
+            ExitCode.STORED,
+            self._about(receipt),
+        )
+
+    def _late(self, receipt: Receipt, until: DeliveryState, timeout: float) -> NotDone:
+        fact = (
+            f"message #{receipt.sequence_number} to {self._did} is {receipt.state} "
+            f"after {timeout:g} s, and not yet {until}"
+        )
+        about = self._about(receipt)
+        if about.store is not None:
+            hint = f"It stays in the store and is sent later. {self._store.what_waits}"
+            return NotDone(fact, hint, ExitCode.STORED, about)
+        hint = "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
+        return NotDone(fact, hint, ExitCode.NO_ANSWER, about)
+
+    def _about(self, receipt: Receipt) -> About:
+        """What a program is told of a message: in the store it is until the peer answers."""
+        is_answered = receipt.is_final or receipt.has_reached(DeliveryState.ACCEPTED)
+        store = None if is_answered or self._store.path is None else str(self._store.path)
+        return About(
+            self._did,
+            receipt.reason,
+            self._last_error(),
+            receipt.state,
+            store,
+        )
+
+    def _last_error(self) -> str | None:
+        """Why the peer has not been reached; of one without an address: that."""
+        if self._address is None:
+            return NO_ADDRESS
+        return self._node.peers()[self._did].last_error or None
 
     def _tell_kept(self) -> None:
         """Say what becomes of what was kept."""
         if not any(each.state is DeliveryState.PERSISTED for each in self._kept):
             return
-        why = escape(self._node.peers()[self._did].last_error or "it is away")
+        if self._address is None:
+            say(f"{NO_ADDRESS}. {HOW_IT_GOES}. {self._store.what_waits}")
+            return
+        why = escape(self._last_error() or "it is away")
         say(
             f"the peer was not reached ({why}); it is sent when `signedwire send` to this peer, or "
-            f"`signedwire listen --peers FILE`, runs next; {self._store.command} shows what waits"
+            f"`signedwire listen --peers FILE`, runs next. {self._store.what_waits}"
         )
 
     def _check_link(self, receipt: Receipt) -> None:
@@ -494,6 +554,8 @@ class _Sending:
 
     def _emit(self, receipt: Receipt, state: DeliveryState, size: int, line: int | None) -> None:
         fields: dict[str, object] = {} if line is None else {"line": line}
+        if state is DeliveryState.PERSISTED:
+            fields["detail"] = self._last_error()
         if self._options.proof is not None:
             fields["proof"] = str(self._options.proof)
         emit(
@@ -501,21 +563,16 @@ class _Sending:
                 **fields,
                 "state": str(state),
                 "is_confirmed": receipt.is_confirmed,
-                "wire": self._wire_of(receipt),
+                "wire": wire_of(receipt),
                 "store": None if self._store.path is None else str(self._store.path),
-                "took_ms": _milliseconds(receipt, state),
+                "took_ms": milliseconds(receipt, state),
                 "recipient": str(receipt.recipient),
-                "address": str(self._address),
+                "address": None if self._address is None else str(self._address),
                 "sender": str(self._node.did),
                 "sequence_number": receipt.sequence_number,
                 "size": size,
             }
         )
-
-    def _wire_of(self, receipt: Receipt) -> str | None:
-        if receipt.is_unconfirmed:
-            return "v1"
-        return None if receipt.state is DeliveryState.PERSISTED else "v2"
 
     def _check_hung_up(self, last: Receipt) -> None:
         """See whether a v1 peer broke the connection off right after a message.
@@ -541,17 +598,3 @@ class _Sending:
                     "so it was most likely not taken",
                     "Is a v1 peer listening there, and nothing else?",
                 )
-
-
-def _milliseconds(receipt: Receipt, state: DeliveryState) -> float | None:
-    """From writing to the peer's word that it has accepted or handled the message."""
-    at_us = dict(receipt.history)  # the last time that each was reached
-    if not receipt.is_confirmed or state not in at_us or DeliveryState.WRITTEN not in at_us:
-        return None
-    took_us = at_us[state] - at_us[DeliveryState.WRITTEN]
-    return took_us / 1000 if took_us >= 0 else None  # the clock was set back meanwhile
-
-
-def _at_line(number: int, error: DeliveryError | BadInput | NotDone) -> NotDone:
-    fact, hint = explain(error)
-    return NotDone(f"line {number} of standard input: {fact}", hint, code_of(error))

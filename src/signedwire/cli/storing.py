@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from signedwire.cli.errors import BadFile, BadInput
 from signedwire.cli.output import escape, say
-from signedwire.cli.turns import Turn, runtime_folder
+from signedwire.cli.redaction import key_as_path
+from signedwire.cli.turns import Turn, turns_folder
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
+from signedwire.folders import make_folders
 from signedwire.outbox import limits_of
-from signedwire.settings import explain_config
 from signedwire.types import Did
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = [
     "open_file",
     "open_or_do_without",
     "prepare",
+    "refuse_key",
     "tell_new",
     "turn_of",
 ]
@@ -46,10 +49,13 @@ class Chosen(NamedTuple):
     """Whether nobody named it."""
 
     @property
-    def command(self) -> str:
-        """What shows what waits in it."""
+    def what_waits(self) -> str:
+        """A sentence about the commands that look at what waits in it, and take it back."""
         named = "" if self.is_default else f" --store {escape(str(self.path))}"
-        return f"`signedwire outbox list{named}`"
+        return (
+            f"`signedwire outbox list{named}` shows what waits, "
+            f"`signedwire outbox drop ID{named}` takes it back"
+        )
 
 
 WITHOUT: Final = Chosen(None, False)
@@ -68,7 +74,7 @@ def choose(options: Storing, did: Did) -> Chosen:
 def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
     if named is not None:
         return Chosen(named, False)
-    for setting in explain_config(options.config):
+    for setting in options.settings.explain():
         if setting.name == "store" and setting.origin != _DEFAULT:
             return Chosen(None if setting.value is None else Path(str(setting.value)), False)
     # One for each key: a store belongs to one.
@@ -77,23 +83,31 @@ def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
 
 def turn_of(did: Did, patience: float | None = None) -> Turn:
     """The turn of a key; `patience` is in seconds."""
-    return Turn(did, runtime_folder(), patience)
+    return Turn(did, turns_folder(), patience)
 
 
 def prepare(chosen: Chosen) -> bool:
     """Make the user's own folder for stores; whether the store will be new."""
     path = chosen.path
-    if path is None or path.exists():
+    # os.path.exists() raises nothing: opening the store says what is wrong, and of what.
+    if path is None or os.path.exists(path):
         return False
+    refuse_key(path, "store", "Give --store the path of a file, and look at SIGNEDWIRE_STORE")
     if chosen.is_default:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(path.parent)
         except OSError as error:
             raise BadFile(
                 f"cannot make the folder {path.parent} for the store: {error.strerror}",
                 "Name a file with --store, do without: --no-store, or set HOME",
             ) from None
     return True
+
+
+def refuse_key(path: Path, what: str, hint: str) -> None:
+    """Raise `BadInput` where a key was given as the path of `what`, which is not there."""
+    if not os.path.exists(path) and (fact := key_as_path(path, what)):
+        raise BadInput(fact, hint)
 
 
 def tell_new(chosen: Chosen) -> None:
@@ -128,7 +142,18 @@ def open_file(options: StoreCommand, did: Did, config: TransportConfig) -> Sqlit
     path, is_default = _choose(options.store, options, did)
     if path is None:
         raise BadInput("the configuration says store = none", "Name a store with --store FILE")
-    if not path.exists():
+    if not _may_be_there(path):
         hint = "`signedwire send` and `signedwire listen` make one"
         raise BadFile(f"there is no store {path}", hint if is_default else "Is its name right?")
     return SqliteStore(path, did, limits=limits_of(config), is_threaded=False)
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether there is such a file, or it cannot be looked at: opening it then says why."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True

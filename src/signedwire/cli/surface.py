@@ -7,6 +7,7 @@ the exit code. An option that all commands have is written once, in `Command`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
@@ -31,6 +32,7 @@ from signedwire.types import DeliveryState, PayloadType, Priority
 if TYPE_CHECKING:
     from signedwire.config import TransportConfig
     from signedwire.identity import Identity
+    from signedwire.settings import Settings
 
 __all__ = [
     "COMMANDS",
@@ -90,11 +92,16 @@ class Command:
         """Do it and return the exit code."""
         raise NotImplementedError
 
+    @cached_property
+    def settings(self) -> Settings:
+        """What --config and the environment set; read at first use, and once."""
+        from signedwire.settings import read_settings
+
+        return read_settings(self.config)
+
     def load_config(self) -> TransportConfig:
         """The configuration from --config and the environment; for use between processes."""
-        from signedwire.settings import load_config
-
-        config = load_config(self.config)
+        config = self.settings.config()
         if config.carrier == "memory":
             raise BadInput(
                 "carrier='memory' stays inside one process, so the command line cannot use it",
@@ -184,8 +191,6 @@ class Listen(Storing):
     exit_codes = (
         ExitCode.NO_ANSWER,
         ExitCode.STORE,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     listen: Annotated[
@@ -236,9 +241,10 @@ class Send(Storing):
     the peer's application. v1 peers never answer: to them it says "written", which means
     that the operating system has it on a connection to the peer's address.
 
-    A message to a peer that is away stays in the store: it says "persisted", with exit
-    code 4, or 0 where --until asks for no more. It goes out, before all later ones, when
-    the next `send` to that peer or `listen` with --peers runs; `signedwire outbox` has it.
+    A message whose peer is away, or denies us, stays in the store: it says "persisted",
+    with exit code 4, or 0 where --until asks for no more. It goes out, before all later
+    ones, when the next `send` to that peer or `listen` with --peers runs, so do not send it
+    again; `signedwire outbox` shows it, and drops it.
     """
 
     exit_codes = (
@@ -253,7 +259,8 @@ class Send(Storing):
     to: Annotated[
         str,
         typer.Argument(
-            metavar="DID[@HOST:PORT]", help="Whom; without an address, --peers has to know it."
+            metavar="DID[@HOST:PORT]",
+            help="Whom; an address that neither this nor --peers has can be given later.",
         ),
     ]
     text: Annotated[
@@ -423,7 +430,12 @@ class ConfigShow(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigCheck(Command):
-    """Check the configuration, and the peers file where there is one."""
+    """Check the configuration and every file that it names, and the peers file.
+
+    It finds all for which `listen` would not start, but for a port that is in use and what
+    is inside a store or an evidence log, and names each. It makes and locks nothing, so it
+    can run beside the node.
+    """
 
     def run(self) -> int:
         from signedwire.cli.configuration import check
@@ -448,8 +460,6 @@ class Bench(Command):
     exit_codes = (
         ExitCode.UNREACHED,
         ExitCode.DENIED,
-        ExitCode.HUNG_UP,
-        ExitCode.TERMINATED,
     )
 
     to: Annotated[

@@ -7,6 +7,7 @@ commands all go through, and none finds the store in use by another one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -19,7 +20,7 @@ from typing import Final, Self
 from signedwire.cli.output import say
 from signedwire.types import Did
 
-__all__ = ["Turn", "runtime_folder"]
+__all__ = ["Turn", "turns_folder"]
 
 _PATIENCE: Final = 10.0
 """Seconds for which a process waits for its turn by default."""
@@ -44,14 +45,14 @@ class Turn:
         self._folder = folder
         self._patience = _PATIENCE if patience is None else min(patience, _PATIENCE)
         self._fd = -1
+        self._is_ours = False
         self.waited = 0.0
         """Seconds for which `take()` has waited."""
 
     def take(self) -> None:
         """Wait for the turn; returns at the latest when the patience is over."""
-        self._fd = self._open()
         began = time.monotonic()
-        while self._fd >= 0 and not _lock(self._fd):
+        while not self._try():
             self.waited = time.monotonic() - began
             if self.waited >= self._patience:
                 say(
@@ -66,20 +67,50 @@ class Turn:
     def give_back(self) -> None:
         """Let the next one go on. Safe to call twice."""
         fd, self._fd = self._fd, -1
+        is_ours, self._is_ours = self._is_ours, False
         if fd >= 0:
+            if is_ours and self._path is not None:
+                # While it is locked: who waits sees then that it has the name no more.
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
             os.close(fd)
 
-    def _open(self) -> int:
+    def _try(self) -> bool:
+        """Whether it is our turn now, or nothing can be locked."""
+        if self._fd < 0:
+            self._fd = self._open()
+        if self._fd < 0:
+            return True
+        if not _lock(self._fd):
+            return False
+        self._is_ours = self._has_name()
+        if not self._is_ours:  # who had the turn has removed it
+            self.give_back()
+        return self._is_ours
+
+    @property
+    def _path(self) -> Path | None:
         if self._folder is None:
+            return None
+        return self._folder / f"{str(self._did).removeprefix('did:key:')}.lock"
+
+    def _open(self) -> int:
+        if self._folder is None or self._path is None:
             return -1
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             if not _is_private(self._folder):
                 return -1
-            name = f"{str(self._did).removeprefix('did:key:')}.lock"
-            return os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return -1
+
+    def _has_name(self) -> bool:
+        try:
+            found = None if self._path is None else self._path.stat()
+            return found is not None and os.path.samestat(os.fstat(self._fd), found)
+        except OSError:
+            return False
 
     def __enter__(self) -> Self:
         self.take()
@@ -94,16 +125,19 @@ class Turn:
         self.give_back()
 
 
-def runtime_folder() -> Path | None:
-    """Where locks of this user are: below $XDG_RUNTIME_DIR, else the folder for temporary files."""
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(given) and os.path.isdir(given):
-        return Path(given) / "signedwire"
-    try:
-        folder = Path(tempfile.gettempdir())
-    except OSError:  # there is none
-        return None
-    return folder / (f"signedwire-{os.getuid()}" if sys.platform != "win32" else "signedwire")
+def turns_folder() -> Path | None:
+    """Where the locks of this user are, whatever the environment of a process says.
+
+    A login shell has an XDG_RUNTIME_DIR and cron has none: a place that depends on it would
+    not be the same for both.
+    """
+    if sys.platform == "win32":
+        try:
+            return Path(tempfile.gettempdir()) / "signedwire"
+        except OSError:  # there is none
+            return None
+    else:
+        return Path("/tmp") / f"signedwire-{os.getuid()}"
 
 
 def _is_private(folder: Path) -> bool:

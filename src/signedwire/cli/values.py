@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -15,6 +16,7 @@ __all__ = [
     "Motion",
     "read_count",
     "read_motion",
+    "read_path",
     "read_payload_type",
     "read_priority",
     "read_seconds",
@@ -100,6 +102,15 @@ def read_count(text: object) -> int:
 def read_size(text: object) -> int:
     """A whole number from 0 on."""
     return _read_whole(str(text), 0)
+
+
+def read_path(text: str) -> Path:
+    """A path. An empty text, which `Path` takes for the working directory, is most often a
+    variable that is not set.
+    """
+    if not text:
+        raise typer.BadParameter("the path is empty: is a variable not set?")
+    return Path(text)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
 
 from signedwire.cli.errors import BadFile
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, escape, paint, result, say, standard_input
+from signedwire.cli.output import emit, escape, paint, result_as_is, say, standard_input
 from signedwire.cli.reading import is_regular, open_input
 from signedwire.cli.render import (
     MAX_DECODED,
@@ -114,7 +114,7 @@ def verify(options: Verify) -> int:
             if options.json:
                 emit(_fields(verdict))
             else:
-                result(_line(verdict))
+                result_as_is(_line(verdict))
             if failures > _MAX_INVALID:
                 break
     if not count:

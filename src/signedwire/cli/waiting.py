@@ -15,7 +15,6 @@ from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
 from signedwire.errors import StoreError
 from signedwire.identity import Identity
 from signedwire.outbox import copy_of, export
-from signedwire.settings import load_config
 from signedwire.types import Did
 from signedwire.wire.envelope import UNSIGNED, BatchProof, SignedEnvelope
 
@@ -49,7 +48,7 @@ class _Opened(NamedTuple):
 def _opened(options: surface.StoreCommand) -> Iterator[_Opened]:
     identity = keys.load(options)
     with turn_of(identity.did):
-        store = open_file(options, identity.did, load_config(options.config))
+        store = open_file(options, identity.did, options.settings.config())
         try:
             yield _Opened(store, identity)
         finally:

@@ -11,18 +11,22 @@ from typing import Final
 
 from signedwire.delivery.evidence_files import NEW_SUFFIX, header_of
 from signedwire.errors import EvidenceLogError
-from signedwire.wire.evidence_log import HEADER_SIZE, NO_HEAD
+from signedwire.folders import rename_new, sync_folder
+from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, NO_HEAD
 
 __all__ = [
     "BINARY",
-    "cause_of",
+    "NotRotatedError",
     "close",
+    "discard_next",
     "finish_rotation",
+    "is_at",
     "lock",
+    "make_next",
     "open_file",
+    "refuse_while_rotating",
     "remove_unfinished",
     "sync_data",
-    "sync_directory",
     "write_all",
 ]
 
@@ -33,42 +37,181 @@ _FLAGS: Final[int] = (
 )
 
 
+class NotRotatedError(Exception):
+    """The log goes on in the same file; the text says why."""
+
+
 def open_file(path: str) -> tuple[int, bool]:
     """The file, private to its owner, and whether it is new."""
     try:
         return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
     except FileExistsError:
-        fd = os.open(path, _FLAGS)
+        return _open_existing(path), False
+
+
+def _open_existing(path: str) -> int:
+    fd = os.open(path, _FLAGS)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a regular file")
-    return fd, False
+    return fd
+
+
+def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
+    """Make the file that goes on from the log, locked, with `data` on the disk.
+
+    Args:
+        path: Of the log.
+        data: What the new file begins with.
+        old: Descriptor of the log.
+
+    Returns:
+        The descriptor, and whether those may read the new file who may read the old one.
+
+    Raises:
+        OSError, EvidenceLogError: it cannot be made; nothing is left of it.
+    """
+    new = path + NEW_SUFFIX
+    _remove_beginning(new)
+    fd, _ = open_file(new)
+    try:
+        lock(fd, new)
+        is_readable = _take_readers(fd, old)
+        write_all(fd, data)
+        os.fsync(fd)
+    except (OSError, EvidenceLogError):
+        discard_next(fd, path)
+        raise
+    return fd, is_readable
+
+
+def _remove_beginning(new: str) -> None:
+    """Remove what a crash left of a new file: a part of a header, all of it, or zeros.
+
+    Raises:
+        FileExistsError: it is something else, which is not ours to remove.
+        OSError: it cannot be removed.
+    """
+    try:
+        status = os.lstat(new)
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(status.st_mode) and status.st_size <= HEADER_SIZE:
+        with open(new, "rb") as file:
+            beginning = file.read(len(MAGIC))
+        if MAGIC.startswith(beginning) or not any(beginning):
+            os.unlink(new)
+            return
+    raise FileExistsError(errno.EEXIST, f"something else is at {new}")
+
+
+def _take_readers(fd: int, old: int) -> bool:
+    """Let those read a new file who may read the old one: group and mode, without others' writes.
+
+    Returns:
+        `False`: the new file stays as it was made, for its owner alone. Its group cannot be
+        changed, or the old one has an access control list: its mode says too much then.
+    """
+    status = os.fstat(old)
+    mode = stat.S_IMODE(status.st_mode) & 0o755 | 0o600
+    if os.name != "posix" or mode == 0o600:
+        return True
+    try:
+        if "system.posix_acl_access" in _attributes(old):
+            return False
+        if os.fstat(fd).st_gid != status.st_gid:
+            os.fchown(fd, -1, status.st_gid)
+        os.fchmod(fd, mode)
+    except OSError:
+        return False
+    return True
+
+
+def _attributes(fd: int) -> list[str]:
+    """Names of the extended attributes of a file; a file system may have none."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":  # pragma: no branch
+            return os.listxattr(fd)
+    return []
+
+
+def discard_next(fd: int, path: str) -> None:
+    """Close and remove what `make_next()` made; one that stays is removed by the next one."""
+    close(fd)
+    with contextlib.suppress(OSError):
+        os.unlink(path + NEW_SUFFIX)
+
+
+def is_at(fd: int, path: str) -> bool:
+    """Whether the path leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def finish_rotation(path: str) -> None:
-    """A crash between the two renames of `rotate()` leaves the new log with the wrong name."""
+    """Give the new log its name, which a crash between the two renames of `rotate()` left out.
+
+    Raises:
+        EvidenceLogError: a node rotates just now.
+        OSError: it cannot be renamed.
+    """
     new = path + NEW_SUFFIX
-    header = None if os.path.lexists(path) else header_of(new)
-    if header is not None and header.previous != NO_HEAD:
-        fd, _ = open_file(new)
-        try:
-            lock(fd, path)  # a node that rotates just now has it
-            os.rename(new, path)
-            sync_directory(path)
-        finally:
-            close(fd)
+    fd = -1 if os.path.lexists(path) else _lock_next(path)
+    if fd < 0:
+        return
+    try:
+        # A node that had it locked may have ended its rotation meanwhile.
+        if is_at(fd, new) and not os.path.lexists(path):
+            with contextlib.suppress(FileExistsError):
+                rename_new(new, path)
+            sync_folder(os.path.dirname(path))
+    finally:
+        close(fd)
+
+
+def refuse_while_rotating(path: str) -> None:
+    """Find out whether a node is between the two renames of `rotate()`.
+
+    Raises:
+        EvidenceLogError: one is.
+        OSError: its new file cannot be opened.
+    """
+    fd = _lock_next(path)
+    if fd >= 0:
+        close(fd)
+
+
+def _lock_next(path: str) -> int:
+    """Open and lock what goes on from the log; -1: there is no such file."""
+    new = path + NEW_SUFFIX
+    header = header_of(new)
+    if header is None or header.previous == NO_HEAD:
+        return -1
+    try:
+        fd = _open_existing(new)
+    except FileNotFoundError:  # a node ended its rotation
+        return -1
+    try:
+        lock(fd, path)
+    except BaseException:
+        close(fd)
+        raise
+    return fd
 
 
 def remove_unfinished(path: str, owner: bytes) -> None:
     """A crash before the first rename of `rotate()` leaves a new log that is out of date.
 
-    It would be taken for the log itself as soon as that is moved away.
+    It would be taken for the log itself as soon as that is moved away. A crash in
+    `finish_rotation()` leaves a second name of the log.
     """
     new = path + NEW_SUFFIX
     header = header_of(new)
     if header is not None and header.owner == owner and header.previous != NO_HEAD:
         with contextlib.suppress(FileNotFoundError):
-            if os.path.getsize(new) == HEADER_SIZE:
+            if os.path.getsize(new) == HEADER_SIZE or os.path.samefile(path, new):
                 os.unlink(new)
 
 
@@ -108,17 +251,3 @@ def sync_data(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def sync_directory(path: str) -> None:
-    if os.name == "posix":  # pragma: no branch
-        directory = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some file systems have no such fsync
-                os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def cause_of(error: BaseException) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -24,6 +24,7 @@ from signedwire.errors import EnvelopeError
 from signedwire.logs import fields
 from signedwire.wire.evidence_log import (
     HEADER_SIZE,
+    NO_HEAD,
     LogHeader,
     LogReader,
     LogRecord,
@@ -151,26 +152,96 @@ class NumberedFiles:
         return f"{self._path}.{last_record:0{_DIGITS}}"
 
     def _found(self) -> list[tuple[int, str, bool]]:
-        """Number and path of each, and whether it has the name that a rotation gave."""
+        """Number and path of each, and whether nothing stands behind the number."""
         folder = os.path.dirname(self._path)
         found = []
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(folder):
                 match = self._pattern.fullmatch(name)
-                if match is not None:
+                # A rotation writes a number in one way only.
+                if match is not None and match[1] == f"{int(match[1]):0{_DIGITS}}":
                     path = os.path.join(folder, name)
                     found.append((int(match[1]), path, match[2] is None))
         return sorted(found)
 
-    def newest(self) -> tuple[int, str] | None:
-        """Number and path of the last one, compressed or not; `None`: there is none."""
+    def newest(self) -> str | None:
+        """Path of the one with the largest number, compressed or not; `None`: there is none."""
         found = self._found()
-        return found[-1][:2] if found else None
+        return found[-1][1] if found else None
 
-    def remove_all_but(self, keep: int, log: logging.Logger) -> list[Removed]:
-        """Remove the oldest ones until `keep` are left; what cannot be removed is logged."""
-        mine = [each for each in self._found() if each[2] and self._is_mine(each[1])]
-        removed = []
+    def records_before(self, log: LogHeader) -> int:
+        """How many records of the whole chain are before the log that begins with this header.
+
+        The number of the file with whose last hash the log goes on says it. Where that file
+        was compressed or moved away, the largest number of the others does, except of copies:
+        a copy has the header of its original, and the smallest number of one header counts.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        if log.previous == NO_HEAD:
+            return 0
+        originals: dict[LogHeader, int] = {}
+        largest = 0
+        for number, path, is_plain in self._found():
+            header = header_of(path) if is_plain else None
+            if header is None:
+                largest = largest if is_plain else number
+            elif header.owner == self._owner and header != log:
+                if _head_of(path) == log.previous:
+                    return number
+                originals.setdefault(header, number)
+        return max(largest, *originals.values(), 0)
+
+    def later_part(self, log: LogHeader, size: int, records: int) -> str | None:
+        """A rotated file that has more of the chain than the log: so the log is an older copy.
+
+        Args:
+            log: What the log begins with.
+            size: Of the log, in bytes.
+            records: How many the log has.
+
+        Returns:
+            Path of that file; `None`: there is none.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        for number, path, is_plain in reversed(self._found()):
+            header = header_of(path) if is_plain else None
+            if header is None or header.owner != self._owner:
+                continue
+            if header == log:  # a copy that somebody made of this log is not longer than it
+                is_first = log.previous == NO_HEAD
+                if os.path.getsize(path) > size or (is_first and number == records):
+                    return path
+            elif log.previous == NO_HEAD:  # a chain begins where no rotated file is
+                return path
+        return None
+
+    def remove_all_but(self, keep: int, last: int, log: logging.Logger) -> list[Removed]:
+        """Remove the oldest ones until `keep` are left; what cannot be removed is logged.
+
+        Args:
+            keep: How many; 1 or more.
+            last: Records of the whole chain before the log. A file with a larger number is
+                a copy that somebody made: it is not counted, and stays.
+            log: Where removals are told.
+        """
+        removed: list[Removed] = []
+        try:
+            found = [each for each in self._found() if each[2] and each[0] <= last]
+        except OSError as error:
+            log.warning(
+                "evidence log %s: its old files cannot be removed: %s; the next rotation will try",
+                self._path,
+                error,
+                extra=fields("evidence not removed", path=self._path),
+            )
+            return removed
+        if len(found) <= keep:
+            return removed
+        mine = [each for each in found if self._is_mine(each[1])]
         for number, path, _ in mine[:-keep]:
             try:
                 os.unlink(path)
@@ -209,6 +280,14 @@ def header_of(path: str) -> LogHeader | None:
             return LogHeader.decode(file.read(HEADER_SIZE))
     except (OSError, EnvelopeError):
         return None
+
+
+def _head_of(path: str) -> bytes:
+    """The last hash of the log at `path`, if it is a whole one; empty: it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-len(NO_HEAD), os.SEEK_END)
+        return file.read()
+    return b""
 
 
 def place_of_rest(path: str) -> str | None:

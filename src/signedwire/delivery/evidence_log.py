@@ -24,21 +24,18 @@ import os
 import stat
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.evidence_disk import (
     BINARY,
-    cause_of,
+    NotRotatedError,
     close,
-    finish_rotation,
-    lock,
-    open_file,
+    discard_next,
+    make_next,
     remove_unfinished,
     sync_data,
-    sync_directory,
     write_all,
 )
 from signedwire.delivery.evidence_files import (
@@ -49,21 +46,26 @@ from signedwire.delivery.evidence_files import (
     Removed,
     Rotated,
     RotationPolicy,
-    place_of_rest,
+)
+from signedwire.delivery.evidence_opening import (
+    Found,
+    lost_error,
+    open_error,
+    open_log,
+    read_log,
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
 from signedwire.delivery.store.records import Then
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.files import cause_of
+from signedwire.folders import Folder, sync_folder
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us
 from signedwire.wire.evidence_log import (
-    HEADER_SIZE,
-    MAGIC,
     Chain,
     LogHeader,
-    LogReader,
     name_of,
 )
 
@@ -72,29 +74,12 @@ __all__ = ["EvidenceLog"]
 _CHUNK: Final = 1024 * 1024
 _WEIGHED: Final = 1024
 """Bytes that count like one message, where a write is kept from being too large."""
-_MAX_TORN: Final = 64 * 1024 * 1024
-"""More than that was never written between two syncs, but for one larger record."""
 _MAX_WAITING: Final = 4096
-_DAMAGE_HINT: Final = (
-    "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
-)
 _TOUCHED_HINT: Final = (
     "Keep logrotate and the like away from it. Stop the node, put the file back as it was, "
     "and start it again; docs/evidence.md has how to rotate it"
 )
 _RETRY_ROTATION: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What was in a file that was opened."""
-
-    header: LogHeader
-    head: bytes
-    count: int
-    size: int
-    unlogged: set[bytes]
-    """Names of those that were asked for and are not in it."""
 
 
 News = Rotated | Removed
@@ -130,7 +115,14 @@ class EvidenceLog:
         is_threaded: bool = True,
         rotation: RotationPolicy = _NO_ROTATION,
     ) -> None:
-        self.path = os.path.abspath(path)
+        try:
+            self.path = os.path.abspath(path)
+        except FileNotFoundError:
+            raise EvidenceLogError(
+                os.fsdecode(path),
+                "cannot be opened: its path is relative, and the working directory is gone",
+                "Give the whole path",
+            ) from None
         self.on_news: Callable[[News], None] | None = None
         """Told where `then` is called: a file was rotated, or an old one removed."""
         self._log = logging.getLogger("signedwire.evidence")
@@ -225,9 +217,14 @@ class EvidenceLog:
         Returns:
             The head of the archive. An EvidenceLogError: something has that name
             already, or it is not on the same disk; all goes on as before.
+
+        Raises:
+            TypeError: `archive` is no path.
+            EvidenceLogError: `archive` cannot be the name of a file; all goes on as before.
         """
         future: Future[EvidenceHead] = Future()
-        rotate = partial(self._file.rotate, None if archive is None else os.path.abspath(archive))
+        name = None if archive is None else _archive_name(self.path, archive)
+        rotate = partial(self._file.rotate, name)
         self._executor.submit(Operation(rotate, None, future))
         self._executor.kick()
         return future
@@ -277,6 +274,17 @@ class EvidenceLog:
         return failure
 
 
+def _archive_name(path: str, archive: str | os.PathLike[str]) -> str:
+    name = os.fspath(archive)
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an archive is text or a Path, not {type(name).__name__}")
+    if not name or "\0" in name:
+        raise EvidenceLogError(
+            path, f"was not rotated: {name!r} is no name of a file", "Give the archive a name"
+        )
+    return os.path.abspath(name)
+
+
 class _File:
     """The `Engine` of an evidence log: what has the file open, in the thread that writes."""
 
@@ -302,31 +310,31 @@ class _File:
         self.torn = 0
         """Bytes that a crash had left and that were cut off when it was opened."""
         try:
-            finish_rotation(path)
-            newest = self._numbers.newest()
-            if newest is not None and not os.path.lexists(path):
-                raise _lost_error(path, "is not there", newest[1])
-            self._fd, is_new = open_file(path)
+            self._fd = open_log(path, self._numbers)
         except OSError as error:
-            raise _open_error(path, error) from None
+            raise open_error(path, error) from None
         try:
-            lock(self._fd, path)
-            found = _read(self._fd, path, set(undone))
+            newest = self._numbers.newest()
+            found = read_log(self._fd, path, set(undone))
             if found is None:
                 if newest is not None:
-                    raise _lost_error(path, "is empty", newest[1])
+                    raise lost_error(path, "is empty", newest)
                 self._take_rights(0o077)
                 found = self._begin(set(undone))
             else:
                 self._check_owner(found.header)
+                later = self._numbers.later_part(found.header, found.size, found.count)
+                if later is not None:
+                    raise lost_error(path, "is an older copy, or of another chain", later)
                 self._take_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
-            if is_new:
-                sync_directory(path)
+            # Under the lock: nobody rotates now.
+            self._records_before = self._numbers.records_before(found.header)
+            sync_folder(os.path.dirname(path))  # an earlier start may have died before it
         except OSError as error:
             close(self._fd)
-            raise _open_error(path, error) from None
+            raise open_error(path, error) from None
         except BaseException:
             close(self._fd)
             raise
@@ -334,7 +342,6 @@ class _File:
         self._chain = Chain(found.head, found.count)
         self.head = EvidenceHead(found.count, found.head.hex())
         self.size = found.size
-        self._records_before = 0 if newest is None else newest[0]
         self._go_on_in(found.header)
 
     def _go_on_in(self, header: LogHeader) -> None:
@@ -345,13 +352,13 @@ class _File:
 
     # -- opening ---------------------------------------------------------------------------
 
-    def _begin(self, undone: set[bytes]) -> _Found:
+    def _begin(self, undone: set[bytes]) -> Found:
         header = LogHeader(bytes(self._owner), unix_time_us())
         data = header.encode()
         os.ftruncate(self._fd, 0)
         write_all(self._fd, data)
         os.fsync(self._fd)
-        return _Found(header, data[-32:], 0, len(data), undone)
+        return Found(header, data[-32:], 0, len(data), undone)
 
     def _check_owner(self, header: LogHeader) -> None:
         if header.owner != bytes(self._owner):
@@ -384,7 +391,7 @@ class _File:
             extra=fields("evidence mode", path=self._path),
         )
 
-    def _cut(self, found: _Found) -> None:
+    def _cut(self, found: Found) -> None:
         total = os.fstat(self._fd).st_size
         self.torn = total - found.size
         if not self.torn:
@@ -398,7 +405,7 @@ class _File:
             os.fsync(copy)
         finally:
             os.close(copy)
-        sync_directory(beside)
+        sync_folder(os.path.dirname(beside))
         os.ftruncate(self._fd, found.size)
         os.fsync(self._fd)
         self._log.warning(
@@ -497,32 +504,16 @@ class _File:
             return EvidenceLogError(
                 path, f"was not rotated: there is something at {archive}", "Name another file"
             )
-        new = path + NEW_SUFFIX
         header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head)
         data = header.encode()
-        fd = -1
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new)
-            fd, _ = open_file(new)
-            lock(fd, new)
-            write_all(fd, data)
-            os.fsync(fd)
-            os.rename(path, archive)
-        except (OSError, StoreError) as error:
-            if fd >= 0:
-                close(fd)
-                os.unlink(new)
+            self._move_on(archive, data)
+        except NotRotatedError as error:
             return EvidenceLogError(
                 path,
-                f"was not rotated: {cause_of(error)}",
-                "Name a file on the same disk, in a directory that exists",
+                f"was not rotated: {error}",
+                "Name a file on the same disk, in a directory that exists; move what is in the way",
             )
-        old, self._fd = self._fd, fd
-        close(old)
-        os.rename(new, path)  # a crash before this is made up for by finish_rotation()
-        sync_directory(archive)
-        sync_directory(path)
         self._chain = Chain(data[-32:])
         self.head = EvidenceHead(0, data[-32:].hex())
         self.size = len(data)
@@ -537,60 +528,43 @@ class _File:
         )
         self._news.append(Rotated(archive, head.records, head.hash))
         if self._rotation.keep is not None:
-            self._news += self._numbers.remove_all_but(self._rotation.keep, self._log)
+            self._news += self._numbers.remove_all_but(self._rotation.keep, last, self._log)
         return head
 
+    def _move_on(self, archive: str, data: bytes) -> None:
+        """Rename the log, and give its name to a new file that begins with `data`.
 
-def _read(fd: int, path: str, undone: set[bytes]) -> _Found | None:
-    """Read a log through; `None`: nothing was ever written to it.
-
-    Raises:
-        EvidenceLogError: it is none, or damaged.
-    """
-    reader = LogReader()
-    beginning = b""
-    while reader.error is None and (data := os.read(fd, _CHUNK)):
-        beginning = (beginning + data)[:HEADER_SIZE] if len(beginning) < HEADER_SIZE else beginning
-        for record in reader.receive_data(data):
-            undone.discard(name_of(record.envelope))
-    reader.receive_eof()
-    total = os.fstat(fd).st_size
-    error, header = reader.error, reader.header
-    if header is None:
-        assert error is not None
-        # What a crash leaves of a new file: a part of it, or zeros.
-        if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
-            return None
-        place = place_of_rest(path)
-        if place is not None:
-            raise EvidenceLogError(
-                path,
-                f"cannot be used: it has no header and begins behind {place}",
-                "Another program cut it at its front. Put what it had before in front of it, "
-                "then run `signedwire evidence verify` on it",
-            )
-        raise EvidenceLogError(path, f"cannot be used: {error.problem}", "Name another file")
-    if error is not None and not error.is_incomplete and total - reader.offset > _MAX_TORN:
-        raise EvidenceLogError(
-            path,
-            f"is damaged: record {error.number}, at byte {error.offset} of {total}: "
-            f"{error.problem}",
-            _DAMAGE_HINT,
-        )
-    return _Found(header, reader.head, reader.count, reader.offset, undone)
-
-
-def _lost_error(path: str, what: str, archive: str) -> EvidenceLogError:
-    return EvidenceLogError(
-        path,
-        f"{what}, and {archive}, behind which it goes on, is still there: another program "
-        "moved, cut or removed it",
-        "Put it back; or move the numbered files away too, and a new chain begins",
-    )
-
-
-def _open_error(path: str, error: OSError) -> EvidenceLogError:
-    hint = "Is the disk full, or may this user not write there?"
-    if error.errno == errno.ENOENT:
-        hint = "Make its directory first"
-    return EvidenceLogError(path, f"cannot be opened: {cause_of(error)}", hint)
+        Raises:
+            NotRotatedError: nothing was done.
+            OSError: the log is renamed, and the next start has to do the rest.
+        """
+        path = self._path
+        with contextlib.ExitStack() as stack:
+            try:
+                # Behind the first rename there may be no descriptor left for them.
+                names = {os.path.dirname(archive), os.path.dirname(path)}
+                folders = [stack.enter_context(Folder(each)) for each in names]
+                fd, is_readable = make_next(path, data, self._fd)
+                try:
+                    os.rename(path, archive)
+                except OSError:
+                    discard_next(fd, path)
+                    raise
+            except (OSError, StoreError) as error:
+                raise NotRotatedError(cause_of(error)) from error
+            if not is_readable:
+                self._log.warning(
+                    "evidence log %s: only this user may read the new file, other than the "
+                    "one before; set its group and mode again",
+                    path,
+                    extra=fields("evidence mode", path=path),
+                )
+            self._is_changed = True  # until all of it is on the disk
+            old, self._fd = self._fd, fd
+            close(old)
+            for folder in folders:  # or the next rename alone might be on the disk
+                folder.sync()
+            os.rename(path + NEW_SUFFIX, path)  # see finish_rotation()
+            for folder in folders:
+                folder.sync()
+            self._is_changed = False

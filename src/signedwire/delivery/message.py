@@ -169,8 +169,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return self.sender if self._is_proven else None
 
     @property
-    def sender_key(self) -> bytes:
-        """The 32 bytes of the DID that it names as its sender."""
+    def _claimed_sender(self) -> bytes:
+        """The 32 bytes of the DID that it names as its sender, proven or not.
+
+        For denials alone: who is turned away is so under an unsigned name as well.
+        """
         return self._body[SENDER]
 
     @property

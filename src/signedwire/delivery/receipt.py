@@ -30,7 +30,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from signedwire.arguments import Until, as_seconds, chosen
+from signedwire.arguments import Until, as_seconds, chosen, shown
 from signedwire.clock import monotonic
 from signedwire.errors import (
     ClosedError,
@@ -518,7 +518,7 @@ def state_named(until: Until, among: Iterable[DeliveryState] | None = None) -> D
         return chosen(DeliveryState, until, "until", among)
     except TypeError as error:
         if isinstance(until, (int, float)):
-            raise TypeError(f"{error}. Seconds are given by name: timeout={until!r}") from None
+            raise TypeError(f"{error}. Seconds are given by name: timeout={shown(until)}") from None
         raise
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from signedwire.arguments import as_did, shown
 from signedwire.config import TransportConfig
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
+from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
 from signedwire.home import Bound
 from signedwire.types import Did
 
@@ -29,7 +29,7 @@ class _Change(NamedTuple):
     """A call that changes the list."""
 
     keep: Callable[[AccessRules, Any], None]
-    """What keeps it in a store."""
+    """The method that keeps the change in a store."""
     keys: frozenset[bytes] | None
 
 
@@ -37,9 +37,9 @@ class AccessFile(NamedTuple):
     """What an access file says, of DIDs as their 32 bytes."""
 
     allowed: frozenset[bytes] | None
-    """Those of its `allow` lines; `None`: it has none."""
+    """The DIDs of its `allow` lines; `None`: the file has no such line."""
     denied: frozenset[bytes]
-    """Those of its `deny` lines."""
+    """The DIDs of its `deny` lines."""
 
 
 class AccessList(Bound, instead="it is a part of its node"):
@@ -65,6 +65,7 @@ class AccessList(Bound, instead="it is a part of its node"):
 
     def __init__(self, config: TransportConfig) -> None:
         self._lock = threading.RLock()
+        self._reading = threading.Lock()
         self.has_rules = False
         """Whether anybody may be denied: asked for every message, so it is quick."""
         # As bytes: frames of v1 are asked about before anything else is known of them.
@@ -73,15 +74,16 @@ class AccessList(Bound, instead="it is a part of its node"):
             None if config.allow is None else _keys(config.allow), _keys(config.deny)
         )
         self._file = AccessFile(None, frozenset())
-        self._configured_allowed = self._options.allowed
-        self._configured_denied = self._options.denied
-        # Changed in place: each look is one operation, which no other thread can halve.
+        # Each is changed by one operation, which no other thread can halve: the first one is
+        # replaced whole, the set of denials is changed in place.
+        self._configured = self._options
         self._denied: set[bytes] = set()
         self._allowed: frozenset[bytes] | None = None
         self._store: Store | None = None
         # What was called before the start, when the store is not open yet.
         self._early: list[_Change] = []
         self._is_open = False
+        self._changes = 0
         self.on_change: Callable[[], None] | None = None
         """Called after each change, in the thread that made it."""
         self._look()
@@ -91,27 +93,28 @@ class AccessList(Bound, instead="it is a part of its node"):
         return f"<AccessList {len(self._denied)} denied, {only} allowed>"
 
     def deny(self, *dids: Did | str) -> None:
-        """Turn these away from now on.
+        """Turn the DIDs of `dids` away from now on.
 
         Args:
             dids: `Did` objects, or text that `Did.parse` reads.
 
         Raises:
             DidError: a text is no DID; nothing was changed.
+            TypeError: one is neither a `Did` nor text; nothing was changed.
             StoreFailedError, ClosedError: it holds now, and is not in the store: its disk
                 has failed, or the node is closed.
         """
         self._change(_Change(AccessRules.deny, _keys(dids)))
 
     def undeny(self, *dids: Did | str) -> tuple[Did, ...]:
-        """Take these off the list of those that `deny()` has denied.
+        """Take DIDs off the list of those that `deny()` has denied.
 
         Returns:
-            Those that are denied all the same: by the configuration, by its file, or
+            The DIDs among them that are denied all the same: by the configuration, by its file, or
             because they are not on an allow list.
 
         Raises:
-            DidError, StoreFailedError, ClosedError: see `deny()`.
+            DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
         keys = _keys(dids)
         self._change(_Change(AccessRules.undeny, keys))
@@ -124,13 +127,16 @@ class AccessList(Bound, instead="it is a part of its node"):
         the allow list of the configuration leaves out.
 
         Raises:
-            DidError, StoreFailedError, ClosedError: see `deny()`.
+            DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
         keys = None if dids is None else _keys(dids)
         self._change(_Change(AccessRules.allow_only, keys))
 
     def reload(self) -> None:
-        """Read `access_file` again. Blocks for as long as that takes.
+        """Read `access_file` again. Blocks for as long as that takes, some 50 µs for each line.
+
+        In an event loop, which that would stop, call it in a thread, as any call here may be:
+        `await asyncio.to_thread(node.access.reload)`.
 
         Raises:
             ConfigError: it cannot be read, or a line is wrong: what it said before holds.
@@ -141,31 +147,33 @@ class AccessList(Bound, instead="it is a part of its node"):
                 "there is no access file to read again",
                 "Name one: access_file in the configuration, or SIGNEDWIRE_ACCESS_FILE",
             )
-        self._read(self._path)
+        # One after the other: else what was read first could be taken up last. The calls that
+        # change the list do not wait for that.
+        with self._reading:
+            self._take_up(read_access_file(self._path), self._path)
         if self.on_change is not None:
             self.on_change()
 
-    def is_denied(self, did: Did) -> bool:
-        """Whether this DID is turned away."""
-        return self.is_key_denied(bytes(did))
+    def is_denied(self, did: Did | str) -> bool:
+        """Whether this DID is turned away. Raises DidError or TypeError for what is none."""
+        return self.is_key_denied(bytes(as_did(did, "DID to look for")))
 
     def is_key_denied(self, key: bytes) -> bool:
-        """The same for the 32 bytes of a DID."""
-        if key in self._denied or key in self._configured_denied:
-            return True
-        for allowed in (self._configured_allowed, self._allowed):
-            if allowed is not None and key not in allowed:
+        """Whether the DID of these 32 bytes is turned away."""
+        while True:
+            changes = self._changes
+            configured = self._configured
+            if key in self._denied or key in configured.denied:
                 return True
-        return False
+            for allowed in (configured.allowed, self._allowed):
+                if allowed is not None and key not in allowed:
+                    return True
+            # Else two changes may have come between: one of the sources denied it at any time.
+            if changes == self._changes:
+                return False
 
     def open(self, store: Store | None) -> None:
-        """Read the file, and take up what the store has kept. For use at the start.
-
-        Raises:
-            ConfigError: the access file cannot be used.
-        """
-        if self._path is not None:
-            self._read(self._path)
+        """Take up what the store has kept. For use at the start, when the file has been read."""
         with self._lock:
             self._is_open = True
             early, self._early = self._early, []
@@ -179,10 +187,10 @@ class AccessList(Bound, instead="it is a part of its node"):
                 self._carry_out(change)
             self._look()
 
-    def _read(self, path: Path) -> None:
-        found = read_access_file(path)
+    def _take_up(self, found: AccessFile, path: Path) -> None:
         with self._lock:
-            if self._file.allowed is not None and found.allowed is None:
+            has_lost_its_list = self._file.allowed is not None and found.allowed is None
+            if has_lost_its_list and self._options.allowed is None:
                 raise ConfigError(
                     f"the access file {path} has no `allow` line any more, which lets everybody "
                     "in: what it said before holds",
@@ -190,14 +198,15 @@ class AccessList(Bound, instead="it is a part of its node"):
                 )
             self._file = found
             lists = [each.allowed for each in (self._options, found) if each.allowed is not None]
-            # Denials first: between the two, nobody gets in who is not let in by either.
-            self._configured_denied = self._options.denied | found.denied
-            self._configured_allowed = frozenset().union(*lists) if lists else None
+            allowed = frozenset().union(*lists) if lists else None
+            self._configured = AccessFile(allowed, self._options.denied | found.denied)
             self._look()
 
     def _look(self) -> None:
-        self.has_rules = bool(self._denied or self._configured_denied) or not (
-            self._allowed is None and self._configured_allowed is None
+        """Note that the list was changed. The caller holds the lock."""
+        self._changes += 1
+        self.has_rules = bool(self._denied or self._configured.denied) or not (
+            self._allowed is None and self._configured.allowed is None
         )
 
     def _change(self, change: _Change) -> None:
@@ -209,7 +218,7 @@ class AccessList(Bound, instead="it is a part of its node"):
                 self.on_change()
 
     def _carry_out(self, change: _Change) -> None:
-        """Here first, so that it holds where the store cannot take it."""
+        """Change the list here first, so that it holds where the store cannot take the change."""
         keep, keys = change
         if keep is AccessRules.allow_only:
             self._allowed = None if keys is None else frozenset(keys)
@@ -240,7 +249,7 @@ def read_access_file(path: Path) -> AccessFile:
             continue
         rule, *rest = words
         if rule not in ("allow", "deny"):
-            raise ConfigError(f"{path}, line {number}: {_shown(rule)} is no rule", _HOW)
+            raise ConfigError(f"{path}, line {number}: {shown(rule, 42)} is no rule", _HOW)
         if not rest or (len(rest) > 1 and not rest[1].startswith("#")):
             raise ConfigError(f"{path}, line {number}: {rule} takes one DID", _HOW)
         if [rule, rest[0]] == ["allow", "none"]:
@@ -260,19 +269,18 @@ def read_access_file(path: Path) -> AccessFile:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Not blocking: a pipe that nobody writes would hold the node up for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"the access file {path} is no regular file", "Name a file")
-            data = file.read(_MAX_FILE_SIZE + 1)
+        data, _ = read_small_file(path, _MAX_FILE_SIZE)
+    except NotRegularError:
+        raise ConfigError(f"the access file {path} is no regular file", "Name a file") from None
+    except TooLargeError:
+        raise ConfigError(
+            f"the access file {path} is larger than 16 MiB", "Is it the right file?"
+        ) from None
     except OSError as error:
         raise ConfigError(
-            f"cannot read the access file {path}: {error.strerror or error}",
+            f"cannot read the access file {path}: {cause_of(error)}",
             "Does the file exist, and may this user read it?",
         ) from None
-    if len(data) > _MAX_FILE_SIZE:
-        raise ConfigError(f"the access file {path} is larger than 16 MiB", "Is it the right file?")
     if not data:
         raise ConfigError(
             f"the access file {path} is empty: it may have been cut off",
@@ -286,11 +294,8 @@ def _lines(path: Path) -> list[str]:
     return text.split("\n")
 
 
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= 40 else f"{word[:39]}…")
-
-
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
-    if isinstance(dids, str):
-        raise TypeError("a list of DIDs is due, not one text")
-    return frozenset(bytes(Did.parse(did) if isinstance(did, str) else did) for did in dids)
+    # Bytes are numbers one by one, and empty bytes an allow list of nobody.
+    if isinstance(dids, (str, bytes, bytearray, memoryview, Did)):
+        raise TypeError(f"a list of DIDs is due, not one {type(dids).__name__}")
+    return frozenset(bytes(as_did(did, "DID of an access list")) for did in dids)

@@ -41,7 +41,7 @@ class AnswerWatch:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
-        self._on_overdue = on_overdue
+        self._on_overdue: Callable[[], None] | None = on_overdue
         self._oldest: bytes | None = None
         self._since = self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -64,6 +64,7 @@ class AnswerWatch:
     def end(self) -> None:
         """The link is over."""
         self._oldest = None
+        self._on_overdue = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -77,7 +78,7 @@ class AnswerWatch:
             self._since += late + _STALL
         if now < self._since + self._timeout:
             self._arm()
-        else:
+        elif self._on_overdue is not None:
             self._on_overdue()
 
     def _arm(self) -> None:

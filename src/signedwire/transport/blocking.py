@@ -14,6 +14,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import ClosedError, ConfigError, WrongContextError
+from signedwire.home import Bound
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
@@ -27,7 +28,7 @@ from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
 __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
 
 
-class BlockingTransport:
+class BlockingTransport(Bound):
     """What the two transports share; usable from any thread. It listens once made.
 
     Use it as a context manager, or call `close()`.
@@ -167,7 +168,7 @@ class BlockingTransport:
         return f"<{type(self).__name__} {state}>"
 
 
-class TcpTransport(BlockingTransport):
+class TcpTransport(BlockingTransport, instead="make another there"):
     """Signed envelopes over TCP."""
 
     kind = "tcp transport"
@@ -178,7 +179,7 @@ class TcpTransport(BlockingTransport):
         super().__init__(config, routing, TcpCarrier(), did)
 
 
-class MemoryTransport(BlockingTransport):
+class MemoryTransport(BlockingTransport, instead="make another there"):
     """Signed envelopes over a `MemoryNetwork`, for tests: faults on demand, no socket."""
 
     kind = "memory transport"

@@ -153,6 +153,7 @@ class Core:
             open_ = partial(self._open_store, self._loop.call_soon_threadsafe)
             limit = self.config.close_timeout
             self.outbox = Outbox(self, await open_in_thread(open_, Store.close, limit))
+        await self._read_access_file()
         self.links.access.open(None if self.outbox is None else self.outbox.store)
         self.evidence = await open_evidence(self, self._us)
         await self.links.restore()
@@ -165,6 +166,12 @@ class Core:
         if self.outbox is not None:
             self.outbox.start()
         self.home.phase = Phase.OPEN
+
+    async def _read_access_file(self) -> None:
+        """In a thread: many lines take seconds, in which the loop has other things to do."""
+        if self.config.access_file is not None:
+            reload, limit = self.links.access.reload, self.config.close_timeout
+            await open_in_thread(reload, lambda _: None, limit)
 
     def _fit_limits(self) -> None:
         """Have no more connections than the process may open."""

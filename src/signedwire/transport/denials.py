@@ -62,7 +62,7 @@ class Denials:
     def is_from_denied(self, message: Message) -> bool:
         """Whether the sender of a message is denied now. Any thread."""
         access = self._access
-        return access.has_rules and access.is_key_denied(message.sender_key)
+        return access.has_rules and access.is_key_denied(message._claimed_sender)
 
     def discard(self, messages: Iterable[Message]) -> None:
         """Drop messages of denied senders, before the application has them. Any thread.

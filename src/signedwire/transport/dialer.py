@@ -201,6 +201,7 @@ class Dialer(ABC):
             await self._take_turn()
         except DialError as error:
             self._end_attempt(str(error), is_attempt=not isinstance(error, ResolveTimeout))
+            error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
             # No attempt: it may be as good as any, and slow.

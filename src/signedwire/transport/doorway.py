@@ -129,6 +129,7 @@ class Guest:
     def leave(self) -> None:
         """The connection has ended."""
         self._cancel()
+        self.protocol = None
         self._core.incoming.forget(self)
 
     def close(self) -> None:

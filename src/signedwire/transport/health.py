@@ -54,8 +54,9 @@ def _fullness(store: Store, largest: int) -> Iterator[str]:
             f"the outbox is full for peers never met: {stats.unmet.rows:,} messages, "
             f"{stats.unmet.bytes:,} bytes"
         )
-    full = [(did, held) for did, held in stats.peers.items() if store.unmet.is_full(did, largest)]
-    for did, backlog in full[:_MAX_NAMED]:
+    full = store.unmet.full_peers(largest)
+    for did in full[:_MAX_NAMED]:
+        backlog = store.backlog(did)
         yield (f"the outbox to {did} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes")
     if len(full) > _MAX_NAMED:
         yield f"the outbox is full for {len(full) - _MAX_NAMED:,} more peers"

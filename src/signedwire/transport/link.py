@@ -88,7 +88,7 @@ class Link(asyncio.Protocol):
         self._timer_due = 0.0
         self._roots: list[bytes] = []
         self._leaves: list[bytes] = []
-        self._receipt_delay = ReceiptDelay(self._loop, self._say)
+        self._receipt_delay = ReceiptDelay(self._loop)
         self.has_heard = False
         """Whether the other side ever said a byte."""
         self._pump_handle: asyncio.Handle | None = None
@@ -226,6 +226,12 @@ class Link(asyncio.Protocol):
             return False
         return bool(self._input) or (self._session is not None and self._session.has_frames)
 
+    def drop_if_reset(self) -> bool:
+        """See `shares.Worker`."""
+        if is_gone := self.is_costly and self._socket.is_reset:
+            self.abort("the peer reset the connection")
+        return is_gone
+
     def set_waiting(self, is_waiting: bool) -> None:
         """See `shares.Worker`."""
         self._socket.set_waiting(is_waiting)
@@ -255,8 +261,7 @@ class Link(asyncio.Protocol):
         except ProofError as error:
             self._fail(Reason.BAD_IDENTITY, error.fact)
             return
-        session = self._session
-        if session is None:
+        if (session := self._session) is None:
             return
         now = self._loop.time()
         session.count_idle(self._input.surplus_records(len(data), len(plain)), now)
@@ -310,17 +315,15 @@ class Link(asyncio.Protocol):
         session = self._session
         if session is not None:
             if self._roots or self._leaves:
-                self._receipt_delay.start()
+                self._receipt_delay.start(self._say)
             self._watch_answers()
         self._flush()
         if session is not None and not self.is_over:
             self._arm(session)
 
     def _take_events(self) -> None:
-        session = self._session
-        if session is not None:
-            while (event := session.next_event()) is not None:
-                self._handle(event)
+        while self._session is not None and (event := self._session.next_event()) is not None:
+            self._handle(event)
 
     def note_arrivals(self, new: int, repeats: int) -> None:
         """A batch brought so many messages that are new, and so many that bring nothing."""
@@ -441,11 +444,9 @@ class Link(asyncio.Protocol):
 
     def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
         """The application has taken, handled or refused messages: tell the peer."""
-        session = self._session
-        if session is None or self.is_over:
+        if (session := self._session) is None or self.is_over:
             return
-        if self._roots or self._leaves:
-            self._send_receipts(session)
+        self._send_receipts(session)
         if refused:
             session.send_refusals(refused)
         if handled:
@@ -455,7 +456,7 @@ class Link(asyncio.Protocol):
             session.grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
-        self._receipt_delay.start()
+        self._receipt_delay.start(self._say)
 
     def pump(self) -> None:
         """Write one batch of what waits for this peer, within its credit."""
@@ -549,9 +550,9 @@ class Link(asyncio.Protocol):
             self._socket.write(self._channel.turn_away())
         self.close(frames.CLOSE_TOO_MANY, reason)
 
-    def abort(self) -> None:
+    def abort(self, cause: str = "closed here") -> None:
         """End at once."""
-        self._over("closed here")
+        self._over(cause)
         self._socket.abort()
 
     def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:

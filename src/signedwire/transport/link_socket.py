@@ -8,6 +8,7 @@ sent, the kernel's share included, or what one message needs.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
@@ -141,6 +142,17 @@ class LinkSocket:
         elif not self._is_read:
             self._is_read = True
             transport.resume_reading()
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether the other side has reset it: nobody is told of that while it is not read."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None:
+            return False
+        try:
+            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        except (OSError, ValueError):  # closed meanwhile; uvloop's own words
+            return False
 
     # -- the end ----------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from signedwire.arguments import shown
 from signedwire.errors import DialError, ListenError
+from signedwire.home import Bound
 from signedwire.types import Address
 
 __all__ = ["MemoryNetwork"]
@@ -29,7 +31,7 @@ _WINDOW: Final = 64 * 1024
 _FIRST_FREE_PORT: Final = 49152
 
 
-class MemoryNetwork:
+class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
     """A carrier and the net behind it; give one to every node that shall meet.
 
     Args:
@@ -52,7 +54,7 @@ class MemoryNetwork:
         if not (0 <= loss <= 1 and 0 <= cut <= 1):
             raise ValueError(f"loss {loss} and cut {cut} are probabilities, 0 to 1")
         if not isinstance(delay, tuple) or len(delay) != 2:
-            raise TypeError(f"delay {delay!r} is not (shortest, longest) in seconds")
+            raise TypeError(f"delay {shown(delay)} is not (shortest, longest) in seconds")
         if not 0 <= delay[0] <= delay[1] <= 86_400:
             raise ValueError(f"delay {delay} is not (shortest, longest) in seconds")
         self.seed = seed

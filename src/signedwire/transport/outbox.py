@@ -275,11 +275,16 @@ class Outbox:
         return has_way
 
     def give_up_denied(self, peer: Peer) -> None:
-        """The peer is denied: what waits for it on the disk becomes dead letters."""
+        """Make dead letters of what waits on the disk, if the peer is denied still."""
         if not self.store.backlog(peer.did).rows:
             return
+        last = self.store.unmet.last_rows(peer.did)
+        # Asked after that: whatever is put later may have been put when the peer was let in.
+        if not self._core.links.access.is_denied(peer.did):
+            self._refill(peer)
+            return
         with _WHILE_IT_WORKS:
-            gone = self.store.unmet.bury_all(peer.did, Reason.DENIED, _DENIED)
+            gone = self.store.unmet.bury_up_to(peer.did, last, Reason.DENIED, _DENIED)
             gone.add_done_callback(partial(self._core.call_in_loop, self._on_buried, peer))
 
     def _on_buried(self, peer: Peer, gone: Future[list[RowName]]) -> None:

@@ -107,7 +107,7 @@ class Outgoing:
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
-            self._give_up_all(peer, Reason.CLOSED)
+            self._give_up_all(peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
             why = "its node was closed before word came that it was handled"
             peer.abandon(Reason.CLOSED, why)
             peer.lanes.wake_all()
@@ -160,7 +160,7 @@ class Outgoing:
             self._tell_loop(peer, message)
         if self._are_queues_ended:
             # Closed since we looked, by another thread, and perhaps past this peer.
-            self._give_up_all(peer, Reason.CLOSED)
+            self._give_up_all(peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
 
     def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
         """Whether a message may be queued; its peer."""
@@ -353,8 +353,7 @@ class Outgoing:
         """Hand a peer with messages to whatever brings them there today."""
         if self._is_ending:
             return  # end() comes to it
-        if self._core.links.access.is_denied(peer.did):
-            self.give_up_denied(peer)
+        if self._core.links.access.is_denied(peer.did) and self.give_up_denied(peer):
             return
         if peer.link is not None:
             peer.link.pump()
@@ -473,10 +472,14 @@ class Outgoing:
                 self.give_up_exhausted(peer, cause)
             self.assign(peer)
 
-    def give_up_denied(self, peer: Peer) -> None:
-        """Fail what waits for a peer that is denied, and dial it no more."""
+    def give_up_denied(self, peer: Peer) -> bool:
+        """Fail what waits for a peer and dial it no more; `False`: the peer is denied no more."""
+        waiting = frozenset(peer.lanes)  # before the list is asked: what comes later may be allowed
+        if not self._core.links.access.is_denied(peer.did):
+            return False
         self.unassign(peer)
-        self._give_up_all(peer, Reason.DENIED)
+        self._give_up_all(peer.lanes.remove_if(waiting.__contains__), Reason.DENIED)
+        return True
 
     def denied(self) -> list[Peer]:
         """Those whom the access list denies now."""
@@ -492,8 +495,8 @@ class Outgoing:
         limit = self._core.config.max_attempts
         return not message.is_stored and peer.failures - message.failures_before >= limit
 
-    def _give_up_all(self, peer: Peer, reason: Reason) -> None:
-        for message in peer.lanes.remove_if(lambda _: True):
+    def _give_up_all(self, messages: Iterable[OutgoingMessage], reason: Reason) -> None:
+        for message in messages:
             self.give_up(message, reason)
 
     def give_up(

@@ -46,7 +46,7 @@ async def connect_first(endpoints: Sequence[Endpoint]) -> socket.socket:
                 try:
                     winner = task.result()
                 except OSError as error:
-                    errors.append(error)
+                    errors.append(error.with_traceback(None))  # which refers to `errors`
     except BaseException:
         _stop(running)
         await asyncio.gather(*running, return_exceptions=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from itertools import count
+from itertools import count, islice
 from typing import Final, Protocol
 
 from signedwire.clock import monotonic
@@ -40,6 +40,10 @@ _CALM: Final = 1.0
 """Seconds without a link that waits, after which the shares are small again."""
 _QUANTUM: Final = 0.001
 """Seconds after which a link lets the next one work."""
+_LOOKS: Final = 32
+"""Links that wait and are looked at in each turn; a look takes less than a microsecond."""
+_FEW: Final = 4
+"""Links that may wait before any is looked at."""
 _MAX_LEAD: Final = 0.010
 """Seconds of work that a link can be ahead of the others at most, and so has to wait for."""
 
@@ -56,6 +60,9 @@ class Worker(Protocol):
 
     def work(self, until: float) -> bool:
         """Process input until `until`, by the monotonic clock; whether some is left."""
+
+    def drop_if_reset(self) -> bool:
+        """End where the other side has reset the connection, and its input is not worth a look."""
 
     def abort(self) -> None:
         """End at once: its input could not be processed."""
@@ -116,6 +123,10 @@ class _Share:
             if one.worker is not None:
                 worker, one.worker = one.worker, None
                 return worker, one.tag
+
+    def oldest(self, count: int) -> list[_Waiting]:
+        """Some of those that wait, the longest first."""
+        return [one for one in islice(self._by_age, count) if one.worker is not None]
 
     def tag(self, worker: Worker) -> float:
         """Where a link that comes now stands among those that wait.
@@ -193,6 +204,7 @@ class LoopShares:
         """A new turn of the loop: those that wait come before what arrives in it."""
         self._is_scheduled = False
         self._adapt()
+        self._drop_reset()
         for share in (self._others, self._costly):
             share.spent = 0.0
             is_first = True
@@ -203,6 +215,20 @@ class LoopShares:
         self._has_waited = bool(self._waiting)
         if self._waiting:
             self._schedule()
+
+    def _drop_reset(self) -> None:
+        """Let those go that hung up while they waited: nobody reads their sockets meanwhile.
+
+        Else strangers that open, send and reset would fill the queue, and keep newcomers out.
+        In a short queue even what came before a reset is processed.
+        """
+        if len(self._waiting) <= _FEW:
+            return
+        for one in self._costly.oldest(_LOOKS):
+            worker = one.worker
+            if worker is not None and worker.drop_if_reset():
+                one.worker = None
+                self._waiting.discard(worker)
 
     def _fail(self, worker: Worker, error: Exception) -> None:
         """End this link alone: a fault in processing its input is one of ours."""

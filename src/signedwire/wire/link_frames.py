@@ -248,7 +248,8 @@ REASON_CODES: Final = {
     Reason.BAD_SIGNATURE: 8,
     Reason.DUPLICATE: 9,
 }
-_REASONS: Final = {code: reason for reason, code in REASON_CODES.items()}
+REASONS: Final = {code: reason for reason, code in REASON_CODES.items()}
+"""The reasons by their codes."""
 
 
 def decode(frame_type: int, body: bytes) -> Frame | None:
@@ -330,9 +331,9 @@ def _read_refusals(body: bytes) -> Refusals:
         raise _error(f"a refusal of {len(body)} bytes for {count} envelopes")
     refusals = []
     for lane, sequence, code in _REFUSAL.iter_unpack(body[2:]):
-        if lane >= LANES or code not in _REASONS:
+        if lane >= LANES or code not in REASONS:
             raise _error(f"a refusal in lane {lane} with reason {code}")
-        refusals.append(Refusal(lane, sequence, _REASONS[code]))
+        refusals.append(Refusal(lane, sequence, REASONS[code]))
     return Refusals(tuple(refusals))
 
 

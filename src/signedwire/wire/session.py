@@ -171,16 +171,6 @@ class Session:
         self._fine = now
         self._ping_number = 0
         self._ping_sent_at: float | None = None
-        self._handlers: dict[type, Callable[..., None]] = {
-            Hello: self._handle_hello,
-            Envelopes: self._handle_envelopes,
-            Receipts: self._handle_receipts,
-            Refusals: self._handle_refusals,
-            Credit: self._handle_credit,
-            Ping: self._handle_ping,
-            Pong: self._handle_pong,
-            Close: self._handle_close,
-        }
 
     @property
     def is_closed(self) -> bool:
@@ -432,7 +422,7 @@ class Session:
         if is_hello != (self.state is State.OPENING) and not isinstance(frame, Close):
             what = "a second HELLO" if is_hello else "a frame before its HELLO"
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {what}")
-        self._handlers[type(frame)](frame, now)
+        _HANDLERS[type(frame)](self, frame, now)
 
     def _handle_hello(self, hello: Hello, now: float) -> None:
         if not hello.min_version <= frames.VERSION <= hello.max_version:
@@ -525,3 +515,17 @@ class Session:
         if not closed.is_by_peer:
             self._goodbye = Close(closed.code, closed.cause).encode()
         self._events.append(closed)
+
+
+# Of the class, not of each session: one that held its own methods would be freed by the
+# garbage collector alone, and links that come and go would make that stand still for 30 ms.
+_HANDLERS: Final[dict[type, Callable[..., None]]] = {
+    Hello: Session._handle_hello,
+    Envelopes: Session._handle_envelopes,
+    Receipts: Session._handle_receipts,
+    Refusals: Session._handle_refusals,
+    Credit: Session._handle_credit,
+    Ping: Session._handle_ping,
+    Pong: Session._handle_pong,
+    Close: Session._handle_close,
+}

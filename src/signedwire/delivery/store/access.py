@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from signedwire.delivery.store.commits import Executor, Operation
-from signedwire.delivery.store.records import Then
 from signedwire.delivery.store.tables import AccessRule
 from signedwire.delivery.store.work import Work
 
 __all__ = ["AccessRules"]
 
 _NOBODY = b""
+_KEY_SIZE = 32
 
 
 class AccessRules:
     """What `Store.access` keeps: DIDs as their 32 bytes. Any thread.
 
-    Each change returns at once and is on the disk with the next commit; `then` is told of it
-    as those of `Store` are. Each raises StoreFailedError or ClosedError where the store takes
-    nothing more.
+    Each change returns at once and is on the disk with the next commit. Each raises
+    StoreFailedError or ClosedError where the store takes nothing more, and ValueError for a
+    key that is not 32 bytes, with which the store could not be opened again.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
@@ -32,18 +32,18 @@ class AccessRules:
         self.allowed = frozenset(rules[AccessRule.ALLOW]) if rules[AccessRule.ONLY] else None
         """The allow list as it was then; `None`: there was none."""
 
-    def deny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
+    def deny(self, keys: Iterable[bytes]) -> None:
         """Keep that these are denied."""
-        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, list(keys)), then)
+        self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, _sound(keys)))
 
-    def undeny(self, keys: Iterable[bytes], then: Then | None = None) -> None:
+    def undeny(self, keys: Iterable[bytes]) -> None:
         """Keep that these are denied no more."""
-        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, list(keys)), then)
+        self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, _sound(keys)))
 
-    def allow_only(self, keys: Iterable[bytes] | None, then: Then | None = None) -> None:
+    def allow_only(self, keys: Iterable[bytes] | None) -> None:
         """Keep an allow list in place of the one before; `None`: there is none."""
-        known = None if keys is None else list(keys)
-        self._submit(partial(self._replace, known), then)
+        known = None if keys is None else _sound(keys)
+        self._submit(partial(self._replace, known))
 
     def _replace(self, keys: list[bytes] | None) -> None:
         tables = self._work.tables
@@ -54,7 +54,15 @@ class AccessRules:
             tables.add_rules(AccessRule.ONLY, [_NOBODY])
             tables.add_rules(AccessRule.ALLOW, keys)
 
-    def _submit(self, run: Callable[[], object], then: Then | None) -> None:
+    def _submit(self, run: Callable[[], object]) -> None:
         with self._work.ledger.lock:
-            self._executor.submit(Operation(run, then))
+            self._executor.submit(Operation(run))
         self._executor.kick()
+
+
+def _sound(keys: Iterable[bytes]) -> list[bytes]:
+    known = list(keys)
+    for key in known:
+        if type(key) is not bytes or len(key) != _KEY_SIZE:
+            raise ValueError(f"the access list holds {_KEY_SIZE} bytes of a DID, not {key!r}")
+    return known

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from signedwire.delivery.store.records import ROW_BITS, Backlog, Marks, StoreLimits
+from signedwire.delivery.store.records import ROW_BITS, Marks, StoreLimits
 from signedwire.delivery.store.tables import AccessRule
 from signedwire.errors import StoreFullError
 from signedwire.types import Did, Priority, Reason
@@ -422,14 +422,13 @@ class Ledger:
         """Whether room may be made by removing what has expired."""
         return self.next_expiry_us is not None and self.next_expiry_us <= now_us
 
-    def backlogs(self) -> dict[Did, Backlog]:
-        """What waits for each peer for whom something does."""
-        with self.lock:
-            return {
-                peer.did: Backlog(peer.rows, peer.bytes)
-                for peer in self.peers.values()
-                if peer.rows
-            }
+    def full_peers(self, size: int) -> list[Did]:
+        """The peers whose own limit keeps a message of so many bytes out.
+
+        Without the lock, which all who send wait for: there may be 100,000 peers.
+        """
+        peers = tuple(self.peers.values())
+        return [peer.did for peer in peers if peer.rows and self.is_full_for(peer, size)]
 
     @property
     def oldest_queued_at_us(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -331,8 +331,6 @@ class StoreStats:
     """Gauge: outgoing messages without an answer, those being committed included."""
     oldest_queued_at_us: int | None
     """Gauge: when the oldest of them was queued, Unix time; at most a second out of date."""
-    peers: Mapping[Did, Backlog]
-    """Gauge: the outgoing messages by recipient; who has none is absent."""
     unmet: Backlog
     """Gauge: the outgoing messages to peers that there is no way to yet."""
     dead: Backlog

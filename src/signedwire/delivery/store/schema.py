@@ -24,6 +24,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from signedwire.delivery.store.beginning import begin, check_begun, finish
 from signedwire.errors import (
     DidError,
     StoreCorruptError,
@@ -32,6 +33,7 @@ from signedwire.errors import (
     StoreOpenError,
     StoreVersionError,
 )
+from signedwire.folders import sync_folder
 from signedwire.types import Did
 
 __all__ = ["MIGRATIONS", "commit_failed", "migrate", "open_file", "reading"]
@@ -77,6 +79,11 @@ MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
 _OLDEST_SQLITE: Final = (3, 35, 0)  # some thousand arguments to a statement
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_MISFIT: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+"""What SQLite answers to a statement that the tables of the file do not suit."""
+_COLUMNS: Final = """
+    SELECT kept.name, of.name FROM sqlite_schema AS kept, pragma_table_info(kept.name) AS of
+    WHERE kept.type = 'table'"""
 _REPAIR: Final = (
     "Copy it away before anything else; then restore a copy of before, or save what can be "
     "read with `sqlite3 FILE .recover`, or start with a new file"
@@ -130,20 +137,33 @@ def reading(connection: sqlite3.Connection, path: str) -> Iterator[None]:
 
 def _make(path: str) -> None:
     """Make the file, for nobody else to read: SQLite's beside it get its mode, 0600."""
+    is_new = not os.path.lexists(path)
     try:
+        if is_new:
+            begin(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         # A device would be written to, and its mode be changed for everybody.
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise OSError(errno.EINVAL, "it is no regular file") from None
+        if os.path.isfile(path):
+            _check_size(path)
         return
-    if os.name == "posix":  # pragma: no branch
-        directory = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # some file systems have no such fsync
-                os.fsync(directory)
-        finally:
-            os.close(directory)
+    except OSError:
+        if is_new and not os.path.lexists(path):
+            finish(path)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def _check_size(path: str) -> None:
+    """Refuse an emptied file while SQLite has not seen it: it removes the WAL of such a one."""
+    # The mark first: whoever makes the file takes it away when there is something in it.
+    try:
+        check_begun(path, is_empty=True)
+    except StoreCorruptError:
+        if os.path.getsize(path) == 0:
+            raise
 
 
 def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
@@ -159,6 +179,10 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
             f"it has version {version}, and this signedwire knows up to {len(MIGRATIONS)}",
             "Use the newer signedwire that wrote it",
         )
+    if version < 0:
+        raise StoreCorruptError(path, f"no store has the version {version}", _REPAIR)
+    # Read under a lock of SQLite's: nobody is making it meanwhile.
+    check_begun(path, is_empty=not objects)
     if version:
         _check_owner(connection, path, owner)
     # It is ours. By its name: opening and closing the file here would drop the locks of
@@ -176,8 +200,10 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     if found != "ok":
         raise StoreCorruptError(path, f"the file is damaged ({found})", _REPAIR)
     migrate(connection, MIGRATIONS, owner)
+    _check_columns(connection, path, owner)
     # What a crash left in the WAL would stay, and the next be appended to it.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finish(path)
 
 
 def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
@@ -188,6 +214,22 @@ def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
             f"it belongs to {Did(known)}, and this node is {owner}",
             "Start with the key that the store was made with, or name another file",
         )
+
+
+def _check_columns(connection: sqlite3.Connection, path: str, owner: Did) -> None:
+    """Refuse tables that no migration makes, and what would change rows behind our back."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrate(made, MIGRATIONS, owner)
+        expected = set(made.execute(_COLUMNS))
+    tables = {table for table, _ in expected}
+    # Further tables do no harm: what repairs a file may leave some.
+    wrong = expected ^ {found for found in connection.execute(_COLUMNS) if found[0] in tables}
+    names = sorted({table for table, _ in wrong})
+    others = "SELECT name FROM sqlite_schema WHERE type IN ('trigger', 'view')"
+    names += sorted(name for (name,) in connection.execute(others))
+    if names:
+        cause = f"its tables do not fit together ({', '.join(map(repr, names))})"
+        raise StoreCorruptError(path, cause, _REPAIR)
 
 
 def migrate(
@@ -208,7 +250,8 @@ def migrate(
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # after some errors SQLite has rolled it back itself
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -234,6 +277,8 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
         return StoreOpenError(path, "it is a directory", "Name a file")
     if code in _DAMAGED:
         return StoreCorruptError(path, f"the file is damaged ({error})", _REPAIR)
+    if code in _MISFIT:
+        return StoreCorruptError(path, f"its tables do not fit together ({error})", _REPAIR)
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return StoreOpenError(path, "its directory does not exist", "Make the directory first")
     if isinstance(error, OSError) and error.errno == errno.ENOTDIR:

@@ -527,7 +527,6 @@ class Store:
         return StoreStats(
             outbox=Backlog(ledger.rows, ledger.bytes),
             oldest_queued_at_us=ledger.oldest_queued_at_us,
-            peers=ledger.backlogs(),
             unmet=Backlog(ledger.unmet_rows, ledger.unmet_bytes),
             dead=Backlog(ledger.dead_rows, ledger.dead_bytes),
             inbox=Backlog(len(ledger.undone), ledger.undone_bytes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -41,13 +41,12 @@ class UnmetPeers:
             self._executor.submit(Operation(unage))
         self._executor.kick()
 
-    def is_full(self, recipient: Did, size: int) -> bool:
-        """Whether one more message of so many bytes, not Critical, would break a limit of its
-        own recipient's.
+    def full_peers(self, size: int) -> list[Did]:
+        """The recipients whose own limit would be broken by one more message, not Critical.
+
+        `size` is that message's size in bytes.
         """
-        ledger = self._work.ledger
-        peer = ledger.peers.get(recipient)
-        return peer is not None and ledger.is_full_for(peer, size)
+        return self._work.ledger.full_peers(size)
 
     @property
     def on_aged(self) -> Callable[[list[RowName]], None] | None:
@@ -63,13 +62,28 @@ class UnmetPeers:
         """Why they did, for people."""
         return self._work.words_of_age
 
-    def bury_all(self, recipient: Did, reason: Reason, detail: str) -> Future[list[RowName]]:
-        """Make dead letters of up to 10,000 rows for a peer, the first ones; tells which."""
+    def last_rows(self, recipient: Did) -> list[int]:
+        """The number of the last row that was put into each lane to a peer; 0: none was."""
+        ledger = self._work.ledger
+        with ledger.lock:
+            return [lane.next - 1 for lane in ledger.peer(recipient).lanes]
+
+    def bury_up_to(
+        self, recipient: Did, last: Sequence[int], reason: Reason, detail: str
+    ) -> Future[list[RowName]]:
+        """Make dead letters of the first 10,000 rows for a peer, and tell which those were.
+
+        Args:
+            recipient: The peer.
+            last: For each lane the last row that may become one; see `last_rows()`.
+            reason: Why.
+            detail: The same in words.
+        """
         future: Future[list[RowName]] = Future()
         ledger = self._work.ledger
         with ledger.lock:
             peer = ledger.peer(recipient)
-            bury = partial(self._work.bury_all, peer, reason, storable(detail))
+            bury = partial(self._work.bury_up_to, peer, last, reason, storable(detail))
             self._executor.submit(Operation(bury, None, future))
         self._executor.kick()
         return future

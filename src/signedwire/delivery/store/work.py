@@ -123,9 +123,17 @@ class Work:
         age = self.ledger.limits.max_unmet_age
         return f"no way to its peer was known for {age:g} s, which is unmet_max_age"
 
-    def bury_all(self, peer: PeerRecord, reason: Reason, detail: str) -> list[RowName]:
-        """Make dead letters of the first 10,000 rows for a peer; returns which."""
-        ids = self.tables.names(peer.first_row, peer.last_row, _EXPIRE_LIMIT)
+    def bury_up_to(
+        self, peer: PeerRecord, last: Sequence[int], reason: Reason, detail: str
+    ) -> list[RowName]:
+        """Make dead letters of the first 10,000 rows for a peer; returns which.
+
+        `last` is the last row of each lane that may become one.
+        """
+        ids: list[int] = []
+        for lane, row in zip(peer.lanes, last, strict=True):
+            first, limit = lane.row_id(0), _EXPIRE_LIMIT - len(ids)
+            ids += self.tables.names(first, lane.row_id(row), limit)
         names = self.names(ids)
         self.tables.bury(ids, reason, detail, unix_time_us())
         return names

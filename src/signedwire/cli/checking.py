@@ -1,0 +1,141 @@
+"""What `signedwire config check` finds: all for which a node would not start, without starting it.
+
+Nothing is made, locked or changed, and no port is tried, so it can run beside the node that
+uses the same files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from signedwire.cli import keys
+from signedwire.cli.errors import BadFile
+from signedwire.cli.redaction import key_as_path
+from signedwire.config import TransportConfig
+from signedwire.environment import state_folder
+from signedwire.errors import ConfigError, SignedWireError
+from signedwire.routing import RoutingTable
+from signedwire.settings import find_faults
+from signedwire.transport.access import read_access_file
+
+if TYPE_CHECKING:
+    from signedwire.cli.surface import ConfigCheck
+
+__all__ = ["Checked", "check_all"]
+
+_SQLITE: Final = b"SQLite format 3\0"
+
+
+class Checked(NamedTuple):
+    """What was found."""
+
+    faults: list[SignedWireError]
+    """For each of them a node would not start."""
+    warnings: list[str]
+    """What has no effect, or not the one that it seems to have."""
+    routes: int | None
+    """How many peers the peers file has; `None`: there is none."""
+
+
+def check_all(options: ConfigCheck) -> Checked:
+    """Look at the configuration and at every file that it names."""
+    faults: list[SignedWireError] = []
+    warnings: list[str] = []
+    routes: list[int] = []
+
+    def attempt(look: Callable[[], object]) -> None:
+        try:
+            look()
+        except SignedWireError as error:
+            faults.append(error)
+
+    try:
+        config = options.settings.config()
+    except ConfigError as error:
+        # What came through a pipe is gone.
+        is_there = options.config is None or options.config.is_file()
+        faults += (is_there and find_faults(options.config)) or [error]
+    else:
+        if config.access_file is not None:
+            path = config.access_file
+            attempt(lambda: read_access_file(path))
+        attempt(lambda: keys.check(options))
+        attempt(lambda: _check_store(options, config))
+        attempt(lambda: _check_file("evidence log", config.evidence))
+        warnings = _warnings(options, config)
+    if options.peers is not None:
+        peers = options.peers
+        attempt(lambda: routes.append(len(RoutingTable.load(peers))))
+    return Checked(faults, warnings, routes[0] if routes else None)
+
+
+def _check_store(options: ConfigCheck, config: TransportConfig) -> None:
+    _check_file("store", config.store, _SQLITE)
+    if "store" not in options.settings.given:
+        state_folder()  # there must be a home folder to make it in
+
+
+def _check_file(what: str, path: Path | None, begins: bytes = b"") -> None:
+    """Refuse a file that a node could not open, or could not make.
+
+    Raises:
+        BadFile: naming it, and why.
+    """
+    if path is None:
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if fact := key_as_path(path, what):
+            raise BadFile(fact, "Give the path of a file") from None
+        folder = path.parent
+        if not folder.is_dir():
+            raise BadFile(
+                f"the {what} {path} cannot be made: there is no folder {folder}",
+                "Make it, or name a file elsewhere",
+            ) from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BadFile(
+                f"the {what} {path} cannot be made: this user may not write to {folder}",
+                "Give the folder to this user, or name a file elsewhere",
+            ) from None
+        return
+    except OSError as error:
+        raise BadFile(
+            f"the {what} {path} cannot be used: {error.strerror}", "Check the path"
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise BadFile(f"the {what} {path} cannot be used: it is no regular file", "Name a file")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise BadFile(
+            f"the {what} {path} cannot be used: this user may not read and write it",
+            "Give the file to this user, or name another",
+        )
+    with path.open("rb") as file:
+        start = file.read(len(begins))
+    if start and start != begins:
+        raise BadFile(f"the {what} {path} cannot be used: it is another file", "Name another")
+
+
+def _warnings(options: ConfigCheck, config: TransportConfig) -> list[str]:
+    warnings = []
+    if config.carrier == "memory":
+        warnings.append(
+            "carrier = memory stays inside one process: `listen` and `send` will refuse it"
+        )
+    rotates = config.evidence_max_bytes is not None or config.evidence_max_age is not None
+    if config.evidence is None and (rotates or config.evidence_keep is not None):
+        warnings.append("the limits of the evidence log have no effect: evidence names no file")
+    elif config.evidence_keep is not None and not rotates:
+        warnings.append(
+            "evidence_keep removes files when the log rotates, and without evidence_max_bytes "
+            "or evidence_max_age that happens on SIGUSR1 alone"
+        )
+    key = options.settings.identity()
+    if key["identity"].value is not None and key["identity_fd"].value is not None:
+        warnings.append("identity has no effect: identity_fd comes first")
+    return warnings
