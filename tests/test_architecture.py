@@ -63,7 +63,7 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        *("arguments", "resources", "files", "folders"),
+        *("arguments", "resources", "files", "folders", "events"),
     },
     "transport": {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),

@@ -175,8 +175,8 @@ class Run:
     def check_waiters(self, receipts: list[Receipt]) -> None:
         assert not any(receipt._changed for receipt in receipts)
         core = self.node._core
-        assert not core.incoming.inbox._waiters
-        assert not [one for one in core.events._watchers if one() is not None]
+        assert not core.endpoint.inbox._waiters
+        assert not [one for one in core.runtime.events._watchers if one() is not None]
 
 
 async def first_of(items: Any) -> Any:
@@ -205,7 +205,7 @@ async def test_nothing_is_left_of_what_was_cancelled(tmp_path: Path, part: int) 
             where = f"CANCELLATION_SEED={SEED}, part {part}, run {number}: {call}, {words}"
             try:
                 await run.cancelled(call, is_due)
-                is_over = call in ("start", "close") and not run.node._core.is_open
+                is_over = call in ("start", "close") and not run.node._core.runtime.is_open
                 if not is_over:
                     await run.node.close()
                 await eventually(lambda b=before: descriptors() <= b, 5)  # type: ignore[misc]

@@ -62,7 +62,7 @@ async def soon(condition: Callable[[], bool]) -> None:
 
 def break_disk(node: Node) -> None:
     """From now on no transaction ends well."""
-    outbox = node._core.outbox
+    outbox = node._core.store
     assert outbox is not None
 
     def fail(**_: Any) -> bool:
@@ -226,7 +226,7 @@ class TestDeadLetters:
             await bob.receive()
             rows = await alice.outbox.list()
             assert rows == []
-            outbox = alice._core.outbox
+            outbox = alice._core.store
             assert outbox is not None
             dead_body = body(77, b"no", priority=Priority.LOW, payload_type=4)
             for _ in range(2):
@@ -266,7 +266,7 @@ class TestDeadLetters:
     @on_asyncio
     async def test_one_that_is_sent_again_goes_with_the_commit(self, path: Path) -> None:
         async with Node(ALICE, ALONE, store=path) as node:
-            outbox = node._core.outbox
+            outbox = node._core.store
             assert outbox is not None
             outbox.store.note_v2(BOB.did)  # it may link to us, so messages for it may wait
             outbox.store.bury_accepted(BOB.did, body(1, b"no"), Reason.REFUSED)
@@ -357,7 +357,7 @@ class TestLives:
     async def test_no_wake_up_for_each_that_waits(self, path: Path) -> None:
         async with away(path, ALONE.replace(send_queue_limit=10)) as node:
             await node.send_many(BOB.did, [b"x"] * 500)
-            assert len(node._core.outgoing.peer(BOB.did).lanes._room_wakes) <= 1
+            assert len(node._core.endpoint.peers.session(BOB.did).sender.lanes._room_wakes) <= 1
 
     @on_asyncio
     async def test_urgent_past_a_full_queue(self, path: Path) -> None:
@@ -413,7 +413,7 @@ class TestLives:
     async def test_a_disk_that_does_not_answer_while_the_node_closes(self, path: Path) -> None:
         async with away(path, ALONE.replace(close_timeout=0.3)) as node:
             gate = threading.Event()
-            outbox = node._core.outbox
+            outbox = node._core.store
             assert outbox is not None
             outbox.store._ask(lambda: gate.wait(LIMIT))
             sending = asyncio.create_task(node.send(BOB.did, b"x"))
@@ -449,7 +449,7 @@ class TestArguments:
     @on_asyncio
     async def test_two_who_send_a_dead_letter_again(self, path: Path) -> None:
         async with away(path) as node:
-            outbox = node._core.outbox
+            outbox = node._core.store
             assert outbox is not None
             outbox.store.bury_accepted(BOB.did, body(1, b"pay"), Reason.REFUSED)
             (letter,) = await node.dead.list()
@@ -538,7 +538,7 @@ class TestConfig:
     @on_asyncio
     async def test_a_store_by_the_configuration(self, path: Path) -> None:
         async with Node(ALICE, ALONE.replace(store=path, outbox_limit=7)) as node:
-            outbox = node._core.outbox
+            outbox = node._core.store
             assert outbox is not None
             assert outbox.store.limits.max_rows == 7
             store = node.stats().store
@@ -592,7 +592,7 @@ class TestSync:
             assert node.outbox.retry() == 1
             assert node.outbox.export(tmp_path / "file") == 1
             node.outbox.flush()
-            outbox = node._node._core.outbox
+            outbox = node._node._core.store
             assert outbox is not None
             outbox.store.bury(BOB.did, [(second.lane, second.sequence)], Reason.REFUSED)
             (letter,) = node.dead.list()

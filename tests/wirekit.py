@@ -35,7 +35,7 @@ from signedwire import (
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport.carrier import Carrier, Listener
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
@@ -220,7 +220,7 @@ class OpenCore:
     ) -> None:
         self.routing = RoutingTable()
         config = (config or quick()).replace(wire="v1")
-        self.core = Core(config, self.routing, carrier or TcpCarrier(), us, ALICE)
+        self.core = NodeCore(config, self.routing, carrier or TcpCarrier(), us, ALICE)
         self._next_number = 1
 
     async def __aenter__(self) -> Self:
@@ -240,15 +240,15 @@ class OpenCore:
     ) -> Receipt:
         """Submit the next message; they are numbered from 1."""
         message = OutgoingMessage(Terms(to, priority, expires_at), self._next_number, payload)
-        self.core.outgoing.submit(message, len(payload))
+        self.core.endpoint.submit(message, len(payload))
         self._next_number += 1
         return message
 
     @property
     def address(self) -> Address:
         """Where it listens."""
-        assert self.core.incoming.address is not None
-        return self.core.incoming.address
+        assert self.core.acceptor.address is not None
+        return self.core.acceptor.address
 
 
 # -- raw sockets -----------------------------------------------------------------

@@ -41,6 +41,7 @@ Data goes one way through the house, down to send and up to receive:
 import signedwire.cli.interrupts  # noqa: F401 - first: see there
 from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
 from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import Backlog, DeadLetter, OutgoingRow, StoreStats
@@ -106,7 +107,6 @@ from signedwire.stats import (
     PoolStats,
     TransportStats,
 )
-from signedwire.transport.access import AccessList
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import (

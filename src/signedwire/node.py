@@ -29,6 +29,7 @@ from signedwire.arguments import (
 )
 from signedwire.config import TransportConfig
 from signedwire.contradictions import check_given_once
+from signedwire.delivery.access import AccessList
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -49,9 +50,8 @@ from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
-from signedwire.transport.access import AccessList
 from signedwire.transport.carrier import Carrier
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
@@ -125,7 +125,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             self._config = self._config.replace(store=store)
         self._has_store = self._config.store is not None
         open_ = partial(open_store, self._config, identity.did) if self._has_store else None
-        self._core = Core(self._config, self._routing, carrier, identity.did, identity, open_)
+        self._core = NodeCore(self._config, self._routing, carrier, identity.did, identity, open_)
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._replace)
@@ -144,7 +144,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             ClosedError: it was started before; a node lives once.
         """
         if self._has_started:
-            self._core.home.check_here()
+            self._core.runtime.home.check_here()
             raise ClosedError("this node was started before", "Make a new Node; it lives once")
         self._has_started = True
         await self._core.start()
@@ -176,7 +176,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._core.home.is_forked:  # a child leaves the block, too: nothing is its own
+        if (
+            not self._core.runtime.home.is_forked
+        ):  # a child leaves the block, too: nothing is its own
             await self.close()
 
     # -- who and where ------------------------------------------------------------
@@ -194,12 +196,12 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             ClosedError: the node is not started.
             TransportError: it does not listen, by `listen=None`; `is_listening` tells.
         """
-        return self._core.incoming.listening_at()
+        return self._core.acceptor.listening_at()
 
     @property
     def is_listening(self) -> bool:
         """Whether the node accepts connections now, at `address`. Any thread."""
-        return self._core.is_open and self._core.incoming.address is not None
+        return self._core.runtime.is_open and self._core.acceptor.address is not None
 
     @property
     def routing(self) -> RoutingTable:
@@ -289,7 +291,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         (message,) = self._sending.messages(
             as_did(to), priority, payload_type, due_at(deadline), (payload,)
         )
-        self._core.outgoing.submit(message, message.payload_size)
+        self._core.endpoint.submit(message, message.payload_size)
         return message
 
     async def send_many(
@@ -354,7 +356,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             WrongContextError: it belongs to another event loop, or the process was forked.
         """
         self._check_here(is_open=False)
-        return await self._core.incoming.arrive(as_seconds(timeout))
+        return await self._core.reader.arrive(as_seconds(timeout))
 
     def receive_nowait(self) -> Message | None:
         """The next message, as `receive()` has it, if one is there; else `None`. Any thread.
@@ -362,7 +364,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         Raises:
             ClosedError, WrongContextError: see `receive()`.
         """
-        return self._core.incoming.receive(0)
+        return self._core.reader.receive(0)
 
     async def messages(self) -> AsyncIterator[Message]:
         """Every message as it comes, until the node is closed.
@@ -372,7 +374,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             WrongContextError: see `receive()`.
         """
         self._check_here(is_open=False)
-        take = self._core.incoming.take
+        take = self._core.reader.take
         while True:
             while (message := take()) is not None:
                 yield message
@@ -386,8 +388,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def _check_here(self, *, is_open: bool = True) -> None:
         """Whether a coroutine of this node can do its work in the running event loop."""
-        self._core.home.check_here()
-        (self._core.home.check_open if is_open else self._core.home.check_begun)()
+        self._core.runtime.home.check_here()
+        (self._core.runtime.home.check_open if is_open else self._core.runtime.home.check_begun)()
 
     # -- the store ----------------------------------------------------------------
 
@@ -441,14 +443,14 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             EvidenceLogError: something has that name, or it is on another disk, and all
                 goes on as before; or the log has failed; or this node keeps none.
         """
-        self._core.home.check_here()
+        self._core.runtime.home.check_here()
         name = None if archive is None else expand_home(archive)
         return await asyncio.wrap_future(self._evidence().rotate(name))
 
     def _evidence(self) -> EvidenceLog:
         log = self._core.evidence
         if log is None and self._config.evidence is not None:
-            self._core.home.check_open()
+            self._core.runtime.home.check_open()
         if log is None:
             hint = 'Give it one: Node(identity, evidence="evidence.log")'
             raise EvidenceLogError("of this node", "is not kept", hint)
@@ -458,8 +460,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def stats(self) -> TransportStats:
         """The counters now, and the store's figures."""
-        stats, outbox = self._core.stats(), self._core.outbox
-        return stats if outbox is None else dataclasses.replace(stats, store=outbox.store.stats())
+        stats, driver = self._core.stats(), self._core.store
+        return stats if driver is None else dataclasses.replace(stats, store=driver.store.stats())
 
     def health(self) -> Health:
         """Whether the node can do its work now: open, with a store that takes messages, and
@@ -475,7 +477,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def peers(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was sent to."""
-        return self._core.outgoing.status()
+        return self._core.endpoint.status()
 
     def events(self) -> AsyncIterator[Event]:
         """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.
@@ -484,16 +486,16 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         Following it raises ClosedError where the node is not started by then, and
         WrongContextError as `receive()` does.
         """
-        return self._core.events.watch()
+        return self._core.runtime.events.watch()
 
     @property
     def access(self) -> AccessList:
         """Which DIDs are denied. Change it at any time; a store keeps that."""
-        return self._core.links.access
+        return self._core.endpoint.access
 
     def __repr__(self) -> str:
-        if self._core.is_open:
+        if self._core.runtime.is_open:
             where = f"listening on {self.address}" if self.is_listening else "not listening"
         else:
-            where = self._core.home.in_words
+            where = self._core.runtime.home.in_words
         return f"<Node {self.did.short} {where}>"

@@ -36,7 +36,7 @@ from signedwire.errors import EnvelopeError
 from signedwire.folders import sync_folder
 from signedwire.home import Bound
 from signedwire.identity import Identity
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 from signedwire.transport.outlast import open_in_thread
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
@@ -67,11 +67,11 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
     belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: NodeCore) -> None:
         self._core = core
 
     def __repr__(self) -> str:
-        return f"<Outbox of {self._core.config.store}>"
+        return f"<Outbox of {self._core.runtime.config.store}>"
 
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
@@ -109,7 +109,7 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         """
         core = self._core
         dropped: Future[list[RowName]] = _store(core).drop(_ids(ids))
-        dropped.add_done_callback(partial(core.call_in_loop, _on_dropped, core))
+        dropped.add_done_callback(partial(core.runtime.call_soon, _on_dropped, core))
         # Shielded: cancelled, it would not say what it has dropped.
         names = await asyncio.shield(asyncio.wrap_future(dropped))
         return len(names)
@@ -124,10 +124,7 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         waiting = [each for each in store.recipients() if did in (None, each)]
         for each in waiting:
             store.reached(each)
-            peer = self._core.outgoing.peer(each)
-            if peer.dialer is not None:
-                peer.dialer.hurry()
-            self._core.outgoing.assign(peer)
+            self._core.dialers.hurry(self._core.endpoint.peers.session(each))
         return len(waiting)
 
     async def flush(self) -> None:
@@ -150,9 +147,9 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         """
         core, file = self._core, expand_home(path)
         return await open_in_thread(
-            partial(export, _store(core), core.identity, file),
+            partial(export, _store(core), core.runtime.identity, file),
             lambda _: os.unlink(file),
-            core.config.close_timeout,
+            core.runtime.config.close_timeout,
         )
 
 
@@ -163,13 +160,13 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
     belongs to another event loop or process, StoreFailedError where its store has failed.
     """
 
-    def __init__(self, core: Core, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
+    def __init__(self, core: NodeCore, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
         self._core = core
         self._replace = replace
         self._busy: set[int] = set()
 
     def __repr__(self) -> str:
-        return f"<DeadLetters of {self._core.config.store}>"
+        return f"<DeadLetters of {self._core.runtime.config.store}>"
 
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
@@ -221,11 +218,11 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
         return receipts
 
 
-def _store(core: Core) -> Store:
-    core.home.check_here()
-    core.home.check_open()
-    assert core.outbox is not None  # else there is no Outbox
-    return core.outbox.store
+def _store(core: NodeCore) -> Store:
+    core.runtime.home.check_here()
+    core.runtime.home.check_open()
+    assert core.store is not None  # else there is no Outbox
+    return core.store.store
 
 
 def _did(recipient: Did | str | None) -> Did | None:
@@ -237,9 +234,9 @@ def _ids(ids: Iterable[int]) -> list[int]:
     return [max(0, whole_number(id_, "id", least=-(2**70))) for id_ in ids]
 
 
-def _on_dropped(core: Core, dropped: Future[list[RowName]]) -> None:
-    if core.outbox is not None and not dropped.cancelled() and dropped.exception() is None:
-        core.outbox.removed(dropped.result(), Reason.DROPPED)
+def _on_dropped(core: NodeCore, dropped: Future[list[RowName]]) -> None:
+    if core.store is not None and not dropped.cancelled() and dropped.exception() is None:
+        core.store.removed(dropped.result(), Reason.DROPPED)
 
 
 # -- without a node ---------------------------------------------------------------------

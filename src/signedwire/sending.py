@@ -20,7 +20,8 @@ from signedwire.arguments import (
     priority_of,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.delivery.receipt import Receipt, rung_named
+from signedwire.delivery.peer_sender import PeerSender
+from signedwire.delivery.receipt import Receipt, future_waker, rung_named
 from signedwire.errors import (
     BackpressureError,
     DeliveryFailedError,
@@ -28,10 +29,10 @@ from signedwire.errors import (
     StoreFailedError,
     StoreFullError,
 )
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "wait_for_room"]
 
 _LONGEST_PAUSE: Final = 1.0
 
@@ -42,8 +43,9 @@ class Sending:
     `messages()` may be called from any thread.
     """
 
-    def __init__(self, core: Core, *, has_store: bool) -> None:
+    def __init__(self, core: NodeCore, *, has_store: bool) -> None:
         self._core = core
+        self._endpoint = core.endpoint
         self._has_store = has_store
         self._sequence = itertools.count(1)
 
@@ -53,7 +55,7 @@ class Sending:
         """Queue one message, and wait until it has come as far as `level`."""
         while True:
             try:
-                self._core.outgoing.submit(
+                self._endpoint.submit(
                     message, message.payload_size, is_patient=True, replaces=replaces
                 )
                 break
@@ -82,10 +84,10 @@ class Sending:
             if not chunk:
                 return
             messages = make(chunk)
-            self._core.outgoing.check_size(did, max(map(len, chunk)))
+            self._endpoint.check_size(did, max(map(len, chunk)))
             while messages:
                 try:
-                    count = self._core.outgoing.submit_many(messages)
+                    count = self._endpoint.submit_many(messages)
                     receipts += messages[:count]
                     del messages[:count]
                 except StoreFullError:
@@ -114,8 +116,7 @@ class Sending:
         except DeliveryFailedError as error:
             if self._has_store and error.reason is Reason.QUEUE_FULL:
                 raise StoreFullError(error.recipient, error.reason, error.fact) from error
-            outbox = self._core.outbox
-            failure = None if outbox is None else outbox.store.failure
+            failure = self._endpoint.context.store.failure
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
             # A new one: that of the store is one for all.
@@ -146,7 +147,7 @@ class Sending:
             payload_type_of(payload_type),
             is_bulk=is_bulk,
         )
-        terms.home, terms.has_store = self._core.home, self._has_store
+        terms.home, terms.has_store = self._core.runtime.home, self._has_store
         return [
             OutgoingMessage(terms, number, payload if type(payload) is bytes else as_bytes(payload))
             for payload, number in zip(payloads, self._sequence, strict=False)
@@ -161,9 +162,30 @@ class Sending:
                 pause = min(clock.left(message.expires_at), _LONGEST_PAUSE)
                 if pause <= 0:
                     cause = "the queue to the peer was full"
-                    self._core.outgoing.give_up(message, Reason.EXPIRED, cause)
+                    self._sender(message).give_up(message, Reason.EXPIRED, cause)
                     message.raise_if_failed()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._core.outgoing.room(message.recipient, message.priority)
+                    await wait_for_room(self._core, message.recipient, message.priority)
                 return
+
+    def _sender(self, message: OutgoingMessage) -> PeerSender:
+        return self._endpoint.peers.session(message.recipient).sender
+
+
+async def wait_for_room(core: NodeCore, did: Did, priority: int) -> None:
+    """Wait until a message of this priority can be queued for a peer, or the node is closed.
+
+    In the loop of the node. Cancelling leaves nothing behind.
+    """
+    loop = asyncio.get_running_loop()
+    store, sender = core.context.store, core.endpoint.peers.session(did).sender
+    while core.runtime.is_open and not store.has_room(sender, priority):
+        room = loop.create_future()
+        wake = future_waker(loop, room)
+        if not store.when_room(sender, wake):
+            return
+        try:
+            await room
+        finally:
+            store.forget_room(sender, wake)

@@ -27,6 +27,7 @@ from signedwire.arguments import (
     as_seconds,
 )
 from signedwire.config import TransportConfig
+from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
@@ -38,7 +39,6 @@ from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
-from signedwire.transport.access import AccessList
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Address, Did, PayloadType, Priority
 
@@ -96,7 +96,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._node._core.home.is_forked:  # a child leaves the block, too
+        if not self._node._core.runtime.home.is_forked:  # a child leaves the block, too
             self.close()
 
     @property
@@ -185,7 +185,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
     def receive(self, timeout: float | None = None) -> Message:
         """See `signedwire.Node.receive`. Ctrl-C loses no message."""
         # Not through the portal: an interrupt could lose what the loop has just taken.
-        return self._node._core.incoming.wait(as_seconds(timeout))
+        return self._node._core.reader.wait(as_seconds(timeout))
 
     def receive_nowait(self) -> Message | None:
         """See `signedwire.Node.receive_nowait`."""

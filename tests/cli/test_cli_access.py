@@ -74,7 +74,7 @@ def test_the_name_of_the_file_turns_no_terminal_round(
 SLOW_CLOSE = """
 import asyncio, sys
 from signedwire.cli import main
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 
 close = Core.close
 

@@ -52,7 +52,7 @@ def say(*records: tuple[int, int, int, int]) -> None:
 
 
 def store_of(node: Node) -> Store:
-    outbox = node._core.outbox
+    outbox = node._core.store
     assert outbox is not None
     return outbox.store
 

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from signedwire import Address, Node, TransportConfig
+from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.store import Marks, Store
 from signedwire.delivery.store.ledger import PeerRecord
 from signedwire.delivery.store.tables import BatchRow
 from signedwire.delivery.store.work import Work
-from signedwire.transport.inflow import Inflow
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, Session
 
@@ -41,7 +41,7 @@ def note(word: str, names: Sequence[bytes]) -> None:
 def watch() -> None:
     """Have it said what is stored and what is signed, each by its leaves."""
     leaves: dict[bytes, list[bytes]] = {}
-    accept, receive, sign = Work.accept, Inflow.receive, Session.send_receipts
+    accept, receive, sign = Work.accept, PeerReceiver.receive, Session.send_receipts
 
     def accepting(
         work: Work, peer: PeerRecord, marks: Marks, batch: BatchRow, rows: Sequence[Any]
@@ -49,7 +49,7 @@ def watch() -> None:
         accept(work, peer, marks, batch, rows)
         note("stored", [batch.leaves[at : at + _HASH] for at in range(0, len(batch.leaves), _HASH)])
 
-    def receiving(inflow: Inflow, batch: BatchReceived, *rest: Any) -> None:
+    def receiving(inflow: PeerReceiver, batch: BatchReceived, *rest: Any) -> None:
         leaves[batch.root] = batch.leaves
         receive(inflow, batch, *rest)
 
@@ -62,7 +62,7 @@ def watch() -> None:
         sign(session, kind, hashes, at_us)
 
     Work.accept = accepting  # type: ignore[assignment,method-assign]
-    Inflow.receive = receiving  # type: ignore[assignment,method-assign]
+    PeerReceiver.receive = receiving  # type: ignore[assignment,method-assign]
     Session.send_receipts = signing  # type: ignore[assignment,method-assign]
 
 

@@ -10,11 +10,11 @@ import contextlib
 
 from signedwire import payloads
 from signedwire.config import OPTIONS, SignaturePolicy, TransportConfig
-from signedwire.delivery.screen import Passed, Screen
 from signedwire.errors import AddressError, ConfigError, DidError, IdentityError
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config, read_settings
+from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import Address, Did, parse_peer
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
@@ -58,7 +58,7 @@ def frames(data: bytes) -> None:
 
 def screen(data: bytes) -> None:
     verdict = _SCREEN.check(data)
-    if isinstance(verdict, Passed):
+    if isinstance(verdict, Verified):
         assert verdict.message.is_proven == (data in SIGNED)
         if verdict.message.is_proven:
             assert bytes(verdict.message.sender) == data[32:64]
@@ -67,7 +67,7 @@ def screen(data: bytes) -> None:
 
 
 _ENVELOPES = (*sorted(SIGNED), UNSIGNED, bytes(170))
-_SCREEN = Screen(TransportConfig(signatures=SignaturePolicy.IF_PRESENT), BOB.did)
+_SCREEN = V1Validator(TransportConfig(signatures=SignaturePolicy.IF_PRESENT), BOB.did)
 
 # --- text -------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.delivery.screen import Passed, Screen
 from signedwire.identity import Identity
+from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
@@ -47,7 +47,7 @@ class Receiver:
 
     def __init__(self, **changes: Any) -> None:
         self.decoder = FrameDecoder(LIMIT)
-        self.screen = Screen(TransportConfig(v1_peers="all", **changes), BOB.did)
+        self.screen = V1Validator(TransportConfig(v1_peers="all", **changes), BOB.did)
         self.inbox = Inbox(1000, 0)
         self.dropped: Counter[Reason] = Counter()
 
@@ -56,12 +56,14 @@ class Receiver:
         delivered: list[bytes] = []
         for piece in pieces:
             for verdict in self.screen.check_all(self.decoder.receive_data(piece)):
-                if isinstance(verdict, Passed) and not self.screen.is_replay(verdict):
+                if isinstance(verdict, Verified) and not self.screen.is_replay(verdict):
                     assert self.inbox.put(verdict.message, verdict.priority)
                     self.screen.remember(verdict)
                     delivered.append(verdict.message.envelope.encode())
                 else:
-                    self.dropped[Reason.DUPLICATE if isinstance(verdict, Passed) else verdict] += 1
+                    self.dropped[
+                        Reason.DUPLICATE if isinstance(verdict, Verified) else verdict
+                    ] += 1
         self.decoder.receive_eof()
         if self.decoder.error is not None:
             self.dropped[self.decoder.error.reason] += 1

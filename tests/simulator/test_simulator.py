@@ -161,16 +161,16 @@ class TestTheSimulatorItself:
         assert "was accepted by" in violations
 
     def test_sees_a_missing_mark(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.transport.inflow import Inflow
+        from signedwire.delivery.peer_receiver import PeerReceiver
 
-        old = Inflow._deliver
+        old = PeerReceiver._deliver
 
-        def forgetful(self: Inflow, messages: list[Message]) -> None:
+        def forgetful(self: PeerReceiver, messages: list[Message]) -> None:
             for message in messages:
                 message.redelivered = False
             old(self, messages)
 
-        monkeypatch.setattr(Inflow, "_deliver", forgetful)
+        monkeypatch.setattr(PeerReceiver, "_deliver", forgetful)
         assert "without a mark" in self.violations_of("process-crashes")
 
     def test_sees_a_deadline_in_seconds_that_follows_the_wall_clock(
@@ -187,10 +187,12 @@ class TestTheSimulatorItself:
         assert "before its deadline" in violations
 
     def test_sees_what_is_written_after_its_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.transport.outgoing import Outgoing
+        from signedwire.delivery.peer_sender import PeerSender
 
-        monkeypatch.setattr(Outgoing, "is_dead", lambda self, message, largest=0: message.is_final)
-        monkeypatch.setattr(Outgoing, "_arm_expiry", lambda self, peer, message: None)
+        monkeypatch.setattr(
+            PeerSender, "is_dead", lambda self, message, largest=0: message.is_final
+        )
+        monkeypatch.setattr(PeerSender, "watch_deadline", lambda self, message: None)
         faults = ("suspends", "partitions")
         outcomes = [run(seed, faults, has_clocks=True) for seed in range(12)]
         violations = " ".join(text for outcome in outcomes for text in outcome.violations)
@@ -201,9 +203,9 @@ class TestTheSimulatorItself:
         return " ".join(text for outcome in outcomes for text in outcome.violations)
 
     def test_sees_what_never_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.transport.inflow import Inflow
+        from signedwire.delivery.peer_receiver import PeerReceiver
 
-        monkeypatch.setattr(Inflow, "flush", lambda self: None)
+        monkeypatch.setattr(PeerReceiver, "flush", lambda self: None)
         violations = " ".join(
             text for seed in range(8) for text in run(1_000_000 + seed, ()).violations
         )

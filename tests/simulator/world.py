@@ -30,6 +30,8 @@ from signedwire.arguments import Deadline
 from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
 from signedwire.delivery import streams as streams_module
+from signedwire.delivery.denied import DeniedMessages
+from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
@@ -38,8 +40,7 @@ from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
-from signedwire.transport.denials import Denials
-from signedwire.transport.outbox import Outbox
+from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.header import V2_HEADER_SIZE
@@ -233,7 +234,7 @@ class Station:
         async def begin() -> None:
             carrier: Any = HostCarrier(world.network, self.index, self.ip)
             life.node = Node(self.identity, self.config, self.routing, network=carrier)
-            life.node._core.rng.seed(f"{world.seed}/{life}")
+            life.node._core.runtime.rng.seed(f"{world.seed}/{life}")
             if self.store_path is not None:
                 life.node._has_store = True
                 life.node._core._open_store = lambda call: self._open(life)
@@ -961,25 +962,27 @@ def simulated(world: World) -> Iterator[None]:
             world.on_take(life(), message)
         return removed
 
-    def discard(denials: Denials, messages: Iterable[Message]) -> None:
+    def discard(denied: DeniedMessages, messages: Iterable[Message]) -> None:
         messages = list(messages)
         for message in messages:
             if message.origin is not None:  # else of v1, whose header is another
                 world.on_denied(life(), message.envelope.body)
-        old_discard(denials, messages)
+        old_discard(denied, messages)
 
-    def removed(outbox: Outbox, names: Iterable[RowName], reason: Reason, cause: str = "") -> None:
+    def removed(
+        store: StoreDriver, names: Iterable[RowName], reason: Reason, cause: str = ""
+    ) -> None:
         names = list(names)
         world.on_removed(life(), names, reason)
-        old_removed(outbox, names, reason, cause)
+        old_removed(store, names, reason, cause)
 
-    def allowed_of(denials: Denials, rows: Iterable[IncomingRow]) -> list[IncomingRow]:
+    def restore_rows(endpoint: Endpoint, rows: Iterable[IncomingRow]) -> list[int]:
         rows = list(rows)
-        allowed: list[IncomingRow] = old_allowed_of(denials, rows)
+        denied: list[int] = old_restore_rows(endpoint, rows)
         for row in rows:
-            if row not in allowed:
+            if row.id in denied:
                 world.on_denied(life(), row.body)
-        return allowed
+        return denied
 
     def advance(
         receipt: Receipt,
@@ -1022,10 +1025,10 @@ def simulated(world: World) -> Iterator[None]:
     old_add_many = put(Inbox, "add_many", add_many)
     old_put = put(Inbox, "put", put_in)
     old_take = put(Inbox, "take", take)
-    old_removed = put(Outbox, "removed", removed)
+    old_removed = put(StoreDriver, "removed", removed)
     old_remove_if = put(Inbox, "remove_if", remove_if)
-    old_discard = put(Denials, "discard", discard)
-    old_allowed_of = put(Denials, "allowed_of", allowed_of)
+    old_discard = put(DeniedMessages, "discard", discard)
+    old_restore_rows = put(Endpoint, "restore", restore_rows)
     old_advance = put(Receipt, "advance", advance)
     old_climb_all = put(receipt_module, "climb_all", climb_all)
     for module in (streams_module, socket_module):  # which import it by its name

@@ -36,11 +36,11 @@ from signedwire import (
     sync,
 )
 from signedwire.cli.reloading import reload_on_sighup
+from signedwire.delivery import access as access_module
+from signedwire.delivery.access import AccessFile, AccessList, read_access_file
+from signedwire.delivery.denied import _MAX_LOGGED
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
-from signedwire.transport import access as access_module
-from signedwire.transport.access import AccessFile, AccessList, read_access_file
-from signedwire.transport.denials import _MAX_LOGGED
 from tlskit import quick
 from wirekit import (
     ALICE,
@@ -381,7 +381,7 @@ class TestLists:
                 assert go_on.wait(LIMIT)
             return found
 
-        monkeypatch.setattr("signedwire.transport.access.read_access_file", read)
+        monkeypatch.setattr("signedwire.delivery.access.read_access_file", read)
         earlier, later = (
             threading.Thread(target=access.reload),
             threading.Thread(target=access.reload),
@@ -574,7 +574,7 @@ async def test_a_batch_that_is_being_committed_is_not_delivered(kind: str, tmp_p
         meet(alice, bob)
         await alice.send(bob.did, b"first")
         received = asyncio.Event()
-        inflow = bob._core.links.inflow(ALICE.did)
+        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         receive = inflow.receive
 
         def receive_and_tell(*arguments: object) -> None:
@@ -644,7 +644,7 @@ async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> N
         await alice.send(bob.did, b"first")
         message = await bob.receive(LIMIT)
         assert message is not None
-        inflow, outbox = bob._core.links.inflow(ALICE.did), bob._core.outbox
+        inflow, outbox = bob._core.endpoint.peers.session(ALICE.did).receiver, bob._core.store
         assert outbox is not None
         gate = threading.Event()
         outbox.store._ask(lambda: gate.wait(LIMIT))
@@ -686,7 +686,7 @@ async def test_room_and_credit_are_free_again() -> None:
             await eventually(lambda: not links_of(alice))
             bob.access.undeny(ALICE.did)
         assert bob.stats().dropped[Reason.DENIED] >= 300
-        assert bob._core.links.inflow(ALICE.did)._waiting == [0, 0, 0, 0]
+        assert bob._core.endpoint.peers.session(ALICE.did).receiver._waiting == [0, 0, 0, 0]
 
 
 @on_asyncio
@@ -725,7 +725,9 @@ async def test_attempts_name_the_did_and_fill_no_log(caplog: pytest.LogCaptureFi
         assert len(lines) == 1
         assert str(ALICE.did) in lines[0]
         # Nor do ever new keys of one stranger.
-        logged = [not bob._core.links.denials.is_logged(identity(n).did) for n in range(3, 203)]
+        logged = [
+            not bob._core.endpoint.denied_log.is_logged(identity(n).did) for n in range(3, 203)
+        ]
         assert sum(logged) == _MAX_LOGGED - 1
 
 
@@ -742,7 +744,7 @@ async def test_it_is_dialed_no_more() -> None:
         before = alice.stats().dial_failures
         await asyncio.sleep(0.5)
         assert alice.stats().dial_failures <= before + 1
-        assert alice._core.outgoing.peer(BOB.did).dialer is None
+        assert alice._core.endpoint.peers.session(BOB.did).sender.route is None
 
 
 # -- kept ----------------------------------------------------------------------------
@@ -905,10 +907,10 @@ async def test_let_in_by_another_thread_while_the_denial_is_carried_out(
             return changed
 
         core = alice._core
-        if core.outbox is None:
-            monkeypatch.setattr(core.outgoing, "unassign", first(core.outgoing.unassign))
+        if core.store is None:
+            monkeypatch.setattr(core.dialers, "disconnect", first(core.dialers.disconnect))
         else:
-            peers = core.outbox.store.unmet
+            peers = core.store.store.unmet
             monkeypatch.setattr(peers, "bury_up_to", first(peers.bury_up_to))
         alice.access.deny(BOB.did)
         await eventually(lambda: one.is_final)
@@ -951,7 +953,9 @@ async def test_a_store_queues_for_a_peer_never_met(way: str, tmp_path: Path) -> 
         assert stats is not None
         assert stats.unmet == stored(alice, BOB.did)
         assert alice.health().is_well
-        assert not alice._core.outgoing.peer(BOB.did).lanes  # they wait on the disk alone
+        assert not alice._core.endpoint.peers.session(
+            BOB.did
+        ).sender.lanes  # they wait on the disk alone
         async with net.node(BOB) as bob:
             if way == "route":
                 meet(alice, bob)

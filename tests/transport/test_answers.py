@@ -134,7 +134,7 @@ async def test_as_many_answers_are_remembered_as_there_is_credit(how: str) -> No
         network.cut_all()
         for message in messages:
             message.done() if how == "done" else message.refuse()
-        inflow = bob._core.links.inflow(ALICE.did)
+        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         before = inflow.weight
         await eventually(lambda: all(one.is_final for one in receipts))
         assert inflow.weight >= 100 * count
@@ -161,7 +161,7 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
         for message in messages:
             message.done()
         await asyncio.sleep(0.01)
-        inflow = bob._core.links.inflow(ALICE.did)
+        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         assert len(inflow._answers) == 16 + 4 + 1024
         assert not inflow._handled
 

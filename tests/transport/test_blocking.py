@@ -136,7 +136,7 @@ def test_waiting_and_not_waiting(kind: str) -> None:
 
 def test_whom_it_serves(kind: str) -> None:
     with Pair(kind, did=BOB.did) as pair:
-        pair.alice._core.routing.update(CAROL.did, str(pair.bob.address))
+        pair.alice._core.runtime.routing.update(CAROL.did, str(pair.bob.address))
         pair.alice.send(sealed(1, recipient=CAROL.did))
         pair.alice.send(sealed(2))
         received = pair.bob.receive(LIMIT)
@@ -268,7 +268,7 @@ def test_two_threads_close() -> None:
 def test_a_failed_start_leaves_no_thread(kind: str) -> None:
     with Pair(kind) as pair:
         config = quick(listen=pair.bob.address)
-        network = pair.bob._core.carrier
+        network = pair.bob._core.runtime.carrier
 
         def start() -> BlockingTransport:
             if isinstance(network, MemoryNetwork):

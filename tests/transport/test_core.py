@@ -24,8 +24,9 @@ from signedwire import (
     UnknownPeerError,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.transport.core import Core
-from signedwire.transport.peer import Peer
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.sending import wait_for_room
+from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpCarrier
 from wirekit import (
     BOB,
@@ -72,7 +73,7 @@ async def test_what_is_not_queued_is_told_and_counted() -> None:
                 Reason.QUEUE_FULL: 4,
             }
             assert (stats.backpressure_events, stats.send_failures) == (4, 0)
-            assert sender.core.outgoing.status()[BOB.did].dropped == {Reason.QUEUE_FULL: 4}
+            assert sender.core.endpoint.status()[BOB.did].dropped == {Reason.QUEUE_FULL: 4}
             for caught in (not_allowed, unknown, too_large, full):
                 assert caught.value.reason in stats.dropped
             assert unknown.value.recipient == BOB.did
@@ -91,8 +92,8 @@ async def test_a_fallback_takes_what_has_no_route() -> None:
 @on_asyncio
 async def test_before_the_start_and_after_the_end() -> None:
     sender = OpenCore()
-    assert sender.core.incoming.address is None
-    assert not sender.core.is_open
+    assert sender.core.acceptor.address is None
+    assert not sender.core.runtime.is_open
     sender.routing.update(BOB.did, "127.0.0.1:9")
     with pytest.raises(ClosedError):
         sender.post()
@@ -114,11 +115,11 @@ async def test_room_comes_when_half_is_gone() -> None:
     with RawServer() as server:
         async with OpenCore(quick(send_queue_limit=4), carrier) as sender:
             sender.routing.update(BOB.did, server.address)
-            await sender.core.outgoing.room(BOB.did, Priority.NORMAL)
+            await wait_for_room(sender.core, BOB.did, Priority.NORMAL)
             for _ in range(4):
                 sender.post()
-            waiting = asyncio.create_task(sender.core.outgoing.room(BOB.did, Priority.NORMAL))
-            await sender.core.outgoing.room(BOB.did, Priority.CRITICAL)
+            waiting = asyncio.create_task(wait_for_room(sender.core, BOB.did, Priority.NORMAL))
+            await wait_for_room(sender.core, BOB.did, Priority.CRITICAL)
             done, _ = await asyncio.wait({waiting}, timeout=0.02)
             assert not done
             carrier.gate.set()
@@ -132,10 +133,10 @@ async def test_those_who_gave_up_waiting_for_room_leave_nothing_behind() -> None
             sender.routing.update(BOB.did, hole)
             for _ in range(4):
                 sender.post()
-            lanes = sender.core.outgoing.peer(BOB.did).lanes
+            lanes = sender.core.endpoint.peers.session(BOB.did).sender.lanes
             for _ in range(50):
                 with pytest.raises(TimeoutError):
-                    await within(0.001, sender.core.outgoing.room(BOB.did, Priority.NORMAL))
+                    await within(0.001, wait_for_room(sender.core, BOB.did, Priority.NORMAL))
             assert len(lanes._room_wakes) <= 1
 
 
@@ -146,7 +147,7 @@ async def test_who_waits_for_room_learns_of_the_end() -> None:
             sender.routing.update(BOB.did, hole)
             sender.post()
             waiting = [
-                asyncio.create_task(sender.core.outgoing.room(BOB.did, Priority.NORMAL))
+                asyncio.create_task(wait_for_room(sender.core, BOB.did, Priority.NORMAL))
                 for _ in range(3)
             ]
             await asyncio.sleep(0)
@@ -168,7 +169,7 @@ async def test_a_second_close_waits_for_the_first() -> None:
             await asyncio.sleep(0)
             await sender.core.close()
             assert receipt.state is DeliveryState.FAILED
-            assert sender.core.outgoing.status()[BOB.did].state is PeerState.CLOSED
+            assert sender.core.endpoint.status()[BOB.did].state is PeerState.CLOSED
             await first
 
 
@@ -194,8 +195,10 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
         async with OpenCore(quick(close_timeout=0.01)) as sender:
             sender.routing.update(BOB.did, hole)
             receipts = [sender.post(expires_at=time.monotonic() + 60) for _ in range(3)]
-            await eventually(lambda: len(sender.core.outgoing._expiries) == 3)
-        assert not sender.core.outgoing._expiries
+            await eventually(
+                lambda: len(sender.core.endpoint.peers.session(BOB.did).sender._deadlines) == 3
+            )
+        assert not sender.core.endpoint.peers.session(BOB.did).sender._deadlines
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
 
 
@@ -236,14 +239,14 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     sender.routing.update(BOB.did, "127.0.0.1:9")
     await sender.core.start()
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.outgoing._has_no_way
+    original = sender.core.endpoint._has_way
 
-    def check_slowly(did: Did, peer: Peer | None) -> bool:
+    def check_slowly(did: Did, session: PeerSession | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
-        return original(did, peer)
+        return original(did, session)
 
-    sender.core.outgoing._has_no_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint._has_way = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
         asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
     )
@@ -261,14 +264,14 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     sender = OpenCore(quick(close_timeout=0.001))
     sender.routing.update(BOB.did, "127.0.0.1:9")
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.outgoing._has_no_way
+    original = sender.core.endpoint._has_way
 
-    def check_slowly(did: Did, peer: Peer | None) -> bool:
+    def check_slowly(did: Did, session: PeerSession | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
-        return original(did, peer)
+        return original(did, session)
 
-    sender.core.outgoing._has_no_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint._has_way = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []
 
     def post() -> None:
@@ -303,7 +306,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
                     message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), number)
-                    sender.core.outgoing.submit(message, 0)
+                    sender.core.endpoint.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
             reading = asyncio.create_task(read_all(server, 2000))
@@ -324,7 +327,7 @@ async def read_all(server: RawServer, count: int) -> list[int]:
 async def test_a_failed_start_leaves_nothing() -> None:
     with RawServer() as server:
         async with no_leaks():
-            core = Core(quick(listen=server.address), RoutingTable(), TcpCarrier(), None)
+            core = NodeCore(quick(listen=server.address), RoutingTable(), TcpCarrier(), None)
             with pytest.raises(OSError, match="in use"):
                 await core.start()
             await core.close()
@@ -333,7 +336,7 @@ async def test_a_failed_start_leaves_nothing() -> None:
 @on_asyncio
 async def test_a_core_that_listens_nowhere() -> None:
     async with OpenCore(quick(listen=None)) as sender:
-        assert sender.core.incoming.address is None
+        assert sender.core.acceptor.address is None
 
 
 @on_asyncio
@@ -341,13 +344,15 @@ async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
         message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 1)
         for _ in range(2):
-            sender.core.outgoing.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
+            sender.core.endpoint.peers.session(BOB.did).sender.give_up(
+                message, Reason.ATTEMPTS_EXHAUSTED
+            )
         assert sender.core.stats().send_failures == 1
 
 
 @on_asyncio
 async def test_a_blocking_receive_in_the_loop_would_never_end() -> None:
     async with OpenCore() as bob:
-        assert bob.core.incoming.receive(0) is None
+        assert bob.core.reader.receive(0) is None
         with pytest.raises(RuntimeError, match="own thread"):
-            bob.core.incoming.receive(None)
+            bob.core.reader.receive(None)

@@ -9,7 +9,8 @@ import pytest
 
 from hostile.dead_peers import SORTS, measure
 from signedwire import Node, PeerState
-from signedwire.transport import places as places_module
+from signedwire.transport import slots as slots_module
+from signedwire.transport.link import Link
 from signedwire.transport.pool import Standing
 from wirekit import (
     ALICE,
@@ -60,12 +61,12 @@ async def test_a_living_peer_gets_its_link_back_beside_forty_silent_ones() -> No
             meet(alice, bob)
             await within(LIMIT, alice.send(bob.did, b"1"))
             send_to_dead(alice, silent.address)
-            places = alice._core.outgoing.places
+            places = alice._core.dialers.slots
             await eventually(lambda: places.pool.next_standing is Standing.DOUBTFUL)
             assert len(places.pool.opening()) <= 5
             for _ in range(5):
-                link = alice._core.outgoing.peer(bob.did).link
-                assert link is not None
+                link = alice._core.endpoint.peers.session(bob.did).link
+                assert isinstance(link, Link)
                 link.abort()
                 await within(SLACK, alice.send(bob.did, b"2"))
             assert alice.stats().evictions == 0
@@ -105,8 +106,8 @@ async def test_who_lost_a_place_for_nothing_keeps_the_next_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever has waited long may have a link in use closed; each time for nothing, later."""
-    monkeypatch.setattr(places_module, "_PATIENCE", 0.05)
-    monkeypatch.setattr(places_module, "_TURN", 0.01)
+    monkeypatch.setattr(slots_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(slots_module, "_TURN", 0.01)
     with RawServer(backlog=512) as silent:
         async with Node(ALICE, config(max_connections=1)) as alice, Node(BOB, config()) as bob:
             meet(alice, bob)
@@ -120,7 +121,7 @@ async def test_who_lost_a_place_for_nothing_keeps_the_next_longer(
                 await asyncio.sleep(0.002)
             # Every 0.05 s it would be 40 and more.
             assert 0 < alice.stats().evictions <= 10
-            assert alice._core.outgoing.places._patience > 0.05
+            assert alice._core.dialers.slots._patience > 0.05
 
 
 @on_both_loops

@@ -47,7 +47,7 @@ async def test_many_drops_of_one_peer_are_one_event_a_second() -> None:
         began = loop.time()
         for _ in range(200):
             for _ in range(50):
-                node._core.drop(Reason.EXPIRED, BOB.did)
+                node._core.runtime.drop(Reason.EXPIRED, BOB.did)
             await asyncio.sleep(0.005)
         took = loop.time() - began
     await watch.task
@@ -65,9 +65,9 @@ async def test_the_first_of_a_kind_is_told_at_once() -> None:
     async with Node(ALICE, quick()) as node:
         watch = Watch(node)
         await asyncio.sleep(0)
-        node._core.drop(Reason.MALFORMED, None, "192.0.2.1")
+        node._core.runtime.drop(Reason.MALFORMED, None, "192.0.2.1")
         await eventually(lambda: watch.drops(), timeout=0.5 * INTERVAL)
-        node._core.drop(Reason.MALFORMED, BOB.did)
+        node._core.runtime.drop(Reason.MALFORMED, BOB.did)
         await eventually(lambda: len(watch.drops()) == 2, timeout=0.5 * INTERVAL)
     await watch.task
 
@@ -82,8 +82,8 @@ async def test_strangers_that_choose_their_keys_take_bounded_memory_and_events(
         watch = Watch(node)
         await asyncio.sleep(0)
         for did in dids:
-            node._core.drop(Reason.DENIED, did)
-            drops = node._core.drops
+            node._core.runtime.drop(Reason.DENIED, did)
+            drops = node._core.runtime.drops
             assert len(drops._waiting.keys() | drops._told.keys()) <= MAX_TOLD + len(Reason)
     await watch.task
     assert watch.sums() == {Reason.DENIED: len(dids)}
@@ -102,7 +102,7 @@ async def test_drops_of_other_threads_are_counted_and_told() -> None:
 
         def drop() -> None:
             for _ in range(2000):
-                node._core.drop(Reason.QUEUE_FULL, BOB.did)
+                node._core.runtime.drop(Reason.QUEUE_FULL, BOB.did)
 
         await asyncio.gather(*(asyncio.to_thread(drop) for _ in range(4)))
     await watch.task

@@ -7,6 +7,7 @@ import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -27,7 +28,8 @@ from signedwire import (
 )
 from signedwire.delivery import evidence_log
 from signedwire.delivery.evidence_disk import sync_data
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
+from signedwire.transport.link import Link
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.wire.evidence_log import HEADER_SIZE, LogChecker
 from wirekit import (
@@ -171,8 +173,8 @@ async def test_a_repeated_message_is_not_receipted_earlier_either(
         log = receiver._core.evidence
         assert log is not None
         await eventually(lambda: log._file._chain.count == 2)  # written, and not synced
-        for link in tuple(sender._core.links._links):
-            link.abort()
+        for link in tuple(sender._core.endpoint.links):
+            cast(Link, link).abort()
         await eventually(lambda: receiver.stats().dropped.get(Reason.DUPLICATE))
         assert receipt.state is DeliveryState.WRITTEN
         disk.go.set()
@@ -241,8 +243,8 @@ async def test_a_store_that_fails_leaves_nothing_in_the_log(
         monkeypatch.setattr(Work, "commit", fail)
         sender.send_nowait(receiver.did, b"lost")
         await eventually(lambda: not receiver.health().is_well)
-        assert receiver._core.outbox is not None
-        assert isinstance(receiver._core.outbox.store.failure, StoreFailedError)
+        assert receiver._core.store is not None
+        assert isinstance(receiver._core.store.store.failure, StoreFailedError)
         assert receiver._core.evidence is not None
         assert receiver._core.evidence.failure is None
     assert payloads_in(path) == [b"one"]
@@ -274,7 +276,7 @@ class TestV1:
                     link.write(b"".join(framed(sealed(n, b"%d" % n)) for n in range(count)))
                 )
                 got: list[bytes] = []
-                inbox = bob.core.incoming.inbox
+                inbox = bob.core.endpoint.inbox
                 while len(got) < count:
                     await eventually(lambda: len(inbox))
                     assert len(inbox) <= 100
@@ -291,12 +293,12 @@ class TestV1:
             disk.go.clear()
             with await RawLink.dial(bob.address) as link:
                 await link.write(b"".join(framed(sealed(n)) for n in range(200)))
-                await eventually(lambda: bob.core.incoming._unlogged == 50)
+                await eventually(lambda: bob.core._v1._unlogged == 50)
                 await asyncio.sleep(0.05)
-                assert bob.core.incoming._unlogged == 50
-                assert len(bob.core.incoming.inbox) == 0
+                assert bob.core._v1._unlogged == 50
+                assert len(bob.core.endpoint.inbox) == 0
                 disk.go.set()
-                inbox, taken = bob.core.incoming.inbox, 0
+                inbox, taken = bob.core.endpoint.inbox, 0
                 while taken < 200:
                     await eventually(lambda: len(inbox))
                     taken += inbox.take() is not None
@@ -309,7 +311,7 @@ class TestV1:
             with await RawLink.dial(bob.address) as link:
                 unsigned = SignedEnvelope.unsigned(ALICE.did, BOB.did, b"a", sequence_number=1)
                 await link.write(framed(unsigned) + framed(sealed(2, b"b")))
-                await eventually(lambda: len(bob.core.incoming.inbox) == 2)
+                await eventually(lambda: len(bob.core.endpoint.inbox) == 2)
         assert payloads_in(path) == [b"b"]
 
     @on_asyncio
@@ -321,7 +323,7 @@ class TestV1:
                 await eventually(lambda: bob.core.stats().dropped.get(Reason.STORE_FAILED) == 5)
                 await link.write(framed(sealed(9)))
                 await eventually(lambda: bob.core.stats().dropped.get(Reason.STORE_FAILED) == 6)
-            assert len(bob.core.incoming.inbox) == 0
+            assert len(bob.core.endpoint.inbox) == 0
 
 
 class TestStarting:
@@ -344,7 +346,7 @@ class TestStarting:
 
     @on_asyncio
     async def test_it_needs_a_did(self, path: Path) -> None:
-        core = Core(quick(evidence=path), RoutingTable(), TcpCarrier(), None)
+        core = NodeCore(quick(evidence=path), RoutingTable(), TcpCarrier(), None)
         with pytest.raises(ConfigError, match="evidence is of one DID"):
             await core.start()
 

@@ -134,11 +134,11 @@ async def test_v1_messages_are_dropped_then(path: Path) -> None:
     async with OpenCore(quick(evidence=path), us=BOB.did) as core:
         with await RawLink.dial(core.address) as link:
             await link.write(framed(sealed(1)))
-            await eventually(lambda: len(core.core.incoming.inbox) == 1)
+            await eventually(lambda: len(core.core.endpoint.inbox) == 1)
             copytruncate(path)
             await link.write(framed(sealed(2)))
             await eventually(lambda: core.core.stats().dropped.get(Reason.STORE_FAILED) == 1)
-        assert len(core.core.incoming.inbox) == 1
+        assert len(core.core.endpoint.inbox) == 1
 
 
 @posix_only

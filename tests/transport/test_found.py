@@ -12,7 +12,7 @@ import threading
 import time
 import types
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from test_link import Net, links_of, meet, next_of, states, take
@@ -29,18 +29,19 @@ from signedwire import (
     Reason,
     UnknownPeerError,
 )
+from signedwire.delivery import endpoint as endpoint_module
+from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected
 from signedwire.transport import dialer as dialer_module
-from signedwire.transport import link as link_module
-from signedwire.transport import outgoing as outgoing_module
-from signedwire.transport import places as places_module
+from signedwire.transport import slots as slots_module
 from signedwire.transport import tcp as tcp_module
-from signedwire.transport.inflow import Inflow
+from signedwire.transport.link import Link
 from signedwire.types import Allowance, PeerState, unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
@@ -169,7 +170,7 @@ async def test_what_was_written_and_expires_unanswered_may_have_arrived() -> Non
 @on_asyncio
 async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
     async with Net().pair() as (alice, bob):
-        outgoing, receipts = alice._core.outgoing, []
+        endpoint, receipts = alice._core.endpoint, []
 
         def send() -> None:
             meet(alice, bob)
@@ -189,9 +190,9 @@ async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
                 return found
 
         alice.routing.remove(bob.did)
-        peer = outgoing.peer(bob.did)
-        peer.lanes.__class__ = Interrupted
-        outgoing.forget_if_stranger(peer)
+        session = endpoint.peers.session(bob.did)
+        session.sender.lanes.__class__ = Interrupted
+        endpoint.peers.forget_if_stranger(session)
         await within(LIMIT, receipts[0].wait(DeliveryState.ACCEPTED))
         assert await take(bob, 1) == [b"not lost"]
 
@@ -199,13 +200,14 @@ async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
 @on_asyncio
 async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
     async with Net().pair() as (alice, bob):
-        outgoing, loop = alice._core.outgoing, asyncio.get_running_loop()
-        peer = outgoing.peer(bob.did)
+        endpoint, loop = alice._core.endpoint, asyncio.get_running_loop()
+        session = endpoint.peers.session(bob.did)
+        sender = session.sender
         forgotten = threading.Event()
 
         def forget() -> None:
             alice.routing.remove(bob.did)
-            outgoing.forget_if_stranger(peer)
+            endpoint.peers.forget_if_stranger(session)
             meet(alice, bob)
             forgotten.set()
 
@@ -217,9 +219,9 @@ async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
                 assert forgotten.wait(LIMIT)
                 return super().put(item, priority)
 
-        peer.lanes.__class__ = Interrupted
+        sender.lanes.__class__ = Interrupted
         receipt = await in_thread(alice.send_nowait, bob.did, b"not lost")
-        assert outgoing.peer(bob.did) is not peer
+        assert endpoint.peers.session(bob.did).sender is not sender
         await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
         assert await take(bob, 1) == [b"not lost"]
 
@@ -232,13 +234,13 @@ async def test_who_lives_long_and_lands_nothing_fails(monkeypatch: pytest.Monkey
     monkeypatch.setattr(dialer_module, "STABLE_AFTER", 0.01)
     arrived = 0
 
-    def receive(self: Inflow, *_: object) -> tuple[list[bytes], list[bytes]]:
+    def receive(self: PeerReceiver, *_: object) -> tuple[list[bytes], list[bytes]]:
         nonlocal arrived
         arrived += 1
-        asyncio.get_running_loop().call_later(0.05, self._links[-1].abort)
+        asyncio.get_running_loop().call_later(0.05, cast(Link, self._links[-1]).abort)
         return [], []
 
-    monkeypatch.setattr(Inflow, "receive", receive)
+    monkeypatch.setattr(PeerReceiver, "receive", receive)
     async with Net().pair() as (alice, bob):
         with pytest.raises(DeliveryFailedError) as failure:
             await within(LIMIT, alice.send(bob.did, b"poison"))
@@ -346,8 +348,8 @@ def test_a_small_message_does_not_keep_the_large_ones_of_its_batch() -> None:
 @on_asyncio
 async def test_an_earlier_break_kills_no_younger_message() -> None:
     async with Net().node(BOB, close_timeout=0.01) as base:
-        peer = base._core.outgoing.peer(ALICE.did)
-        timers = []
+        peer = base._core.endpoint.peers.session(ALICE.did)
+        timers: list[Any] = []
         robot = await RawPeer.dial(base, ALICE)
         await robot.next(HelloReceived)
         for number in (b"1", b"2"):
@@ -357,7 +359,7 @@ async def test_an_earlier_break_kills_no_younger_message() -> None:
             await eventually(lambda: peer.return_timer is not None)
             timers.append(peer.return_timer)
             base.send_nowait(ALICE.did, b"more")
-            await eventually(lambda: not peer.is_ready)
+            await eventually(lambda: not peer.sender.is_scheduled)
             assert peer.return_timer is timers[-1]
             robot = await RawPeer.dial(base, ALICE)
             batch = await robot.next(BatchReceived)
@@ -389,12 +391,12 @@ async def test_a_message_does_not_wait_for_ever_for_a_robot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Net().node(BOB) as base:
-        monkeypatch.setattr(outgoing_module, "_RETURN_GRACE", 60.0)
+        monkeypatch.setattr(endpoint_module, "_RETURN_GRACE", 60.0)
         robot = await RawPeer.dial(base, ALICE)
         await robot.next(HelloReceived)
         await robot.end()
         await eventually(lambda: base.stats().inbound_connections == 0)
-        monkeypatch.setattr(outgoing_module, "_RETURN_GRACE", 0.1)
+        monkeypatch.setattr(endpoint_module, "_RETURN_GRACE", 0.1)
         with contextlib.suppress(UnknownPeerError):  # on a slow machine it is late already
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, base.send(ALICE.did, b"x"))
@@ -493,7 +495,7 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
                 else:
                     message.refuse()
         await eventually(lambda: bob.stats().inbound_connections == 0)
-        inflow = bob._core.links.inflow(ALICE.did)
+        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         for _ in range(10):
             with await dial_wordless(bob, ALICE) as alice:
                 await alice.say(hello().encode(), frames.Close(frames.CLOSE_DONE, "").encode())
@@ -546,7 +548,7 @@ async def test_who_closes_signs_for_nothing_new() -> None:
             waiting = bob.send_nowait(CAROL.did, b"keeps close() busy")
             await eventually(lambda: links_of(bob))
             closing = asyncio.create_task(bob.close())
-            await eventually(lambda: not bob._core.is_open)
+            await eventually(lambda: not bob._core.runtime.is_open)
             before = bob.stats().bytes_received
             await alice.send(alice.body(1, b"too late"))
             await eventually(lambda: bob.stats().bytes_received > before)
@@ -562,7 +564,7 @@ async def test_who_closes_signs_for_nothing_new() -> None:
 async def test_what_is_in_flight_is_bounded_whatever_is_granted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, name, 50)
+    monkeypatch.setattr(peer_sender_module, name, 50)
     count, limit = 600, 256
     with RawServer() as server:
         async with Net().node(ALICE) as alice:
@@ -585,7 +587,7 @@ async def test_what_is_in_flight_is_bounded_whatever_is_granted(
 async def test_who_never_answers_does_not_keep_the_only_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(places_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(slots_module, "_PATIENCE", 0.1)
     with RawServer() as server:
         async with (
             Net().node(ALICE, max_connections=1, close_timeout=0.01) as alice,
@@ -613,10 +615,10 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
     async with Net().node(ALICE) as alice, Net().node(BOB) as bob:
         meet(bob, alice)
         if is_ahead:
-            inflow = bob._core.links.inflow(alice.did)
+            inflow = bob._core.endpoint.peers.session(alice.did).receiver
             assert inflow.begin(unix_time_us() + 10**12)
             inflow._has_delivered = True
-        known = bob._core.links.inflow(alice.did).stream.epoch
+        known = bob._core.endpoint.peers.session(alice.did).receiver.stream.epoch
         epochs = [known]
         for number in (b"1", b"2", b"3"):
             await within(LIMIT, bob.send(alice.did, b"here I am"))
@@ -624,12 +626,12 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
             receipt = await within(LIMIT, alice.send(bob.did, number))
             assert receipt.is_confirmed
             assert await take(bob, 1) == [number]
-            epochs.append(alice._core.outgoing.peer(bob.did).stream.epoch)
+            epochs.append(alice._core.endpoint.peers.session(bob.did).sender.stream.epoch)
             del receipt
             gc.collect()
             for link in links_of(alice):
                 link.close(frames.CLOSE_EVICTED, "so the test wants")
-            await eventually(lambda: bob.did not in alice._core.outgoing._peers)
+            await eventually(lambda: not alice._core.endpoint.peers.session(bob.did).has_sender)
             await eventually(lambda: not links_of(bob))
         assert epochs == sorted(set(epochs))
         assert bob.stats().dropped.keys() <= {Reason.STALE_EPOCH}

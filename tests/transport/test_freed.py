@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from signedwire import Address, DeliveryFailedError, Node
+from signedwire.transport.link import Link
 from tlskit import quick
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, refusing_address, within
 
@@ -80,8 +81,8 @@ async def test_links_that_are_cut_and_dialed_again(side: str) -> None:
         async with nothing_left():
             for _ in range(5):
                 node, peer = (alice, bob) if side == "dialer" else (bob, alice)
-                link = node._core.outgoing.peer(peer.did).link
-                assert link is not None
+                link = node._core.endpoint.peers.session(peer.did).link
+                assert isinstance(link, Link)
                 link.abort()
                 del link
                 await exchange(alice, bob)
@@ -98,7 +99,7 @@ async def test_links_of_v1() -> None:
         await within(LIMIT, alice.send(bob.did, b"1"))
         async with nothing_left():
             for _ in range(3):
-                for guest in list(bob._core.incoming._guests):
+                for guest in list(bob._core.acceptor._connections):
                     guest.close()
                 del guest
                 await eventually(lambda: bob.stats().inbound_connections == 0)

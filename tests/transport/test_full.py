@@ -14,10 +14,10 @@ from test_link import Net, links_of, meet, take
 from test_links import RawPeer
 
 from signedwire import DeliveryState, Node, Reason
-from signedwire.transport import doorway as doorway_module
-from signedwire.transport import link as link_module
-from signedwire.transport.incoming import MAX_LINGERING
-from signedwire.transport.link import Link
+from signedwire.transport import acceptor as acceptor_module
+from signedwire.transport import lingering as lingering_module
+from signedwire.transport.acceptor import MAX_LINGERING
+from signedwire.transport.lingering import Lingering
 from signedwire.transport.tls import FULL_ALERT, TlsChannel, TlsIdentity, tells_full
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived
@@ -97,10 +97,10 @@ async def test_few_wait_for_an_answer_when_they_have_lost_their_places() -> None
             count = MAX_LINGERING + 20
             links = [stack.enter_context(await RawLink.dial(bob.address)) for _ in range(count)]
             await eventually(lambda: bob.stats().connections_accepted == count)
-            await eventually(lambda: len(bob._core.incoming._lingering) == MAX_LINGERING)
+            await eventually(lambda: len(bob._core.acceptor._lingering) == MAX_LINGERING)
             # Those that stay do so for a moment alone.
             await within(LIMIT, asyncio.gather(*[link.wait_closed() for link in links[:-1]]))
-            await eventually(lambda: not bob._core.incoming._lingering)
+            await eventually(lambda: not bob._core.acceptor._lingering)
             assert bob.stats().inbound_connections == 1
 
 
@@ -221,7 +221,7 @@ async def test_many_who_come_at_once_all_arrive_at_a_listener_with_few_places() 
 async def test_a_last_moment_is_no_longer_than_the_handshake_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doorway_module, "_LAST_MOMENT", 60.0)
+    monkeypatch.setattr(acceptor_module, "_LAST_MOMENT", 60.0)
     monkeypatch.setattr("signedwire.transport.admission.host_group", lambda _: "one")
     config = {"max_unproven_per_host": 1, "handshake_timeout": 0.1}
     async with Net("tcp").node(BOB, **config) as bob:
@@ -238,14 +238,14 @@ async def test_few_links_linger_for_their_goodbye(monkeypatch: pytest.MonkeyPatc
     """Their places are others' already, so peers that do not read could add up."""
     most: list[int] = []
 
-    class Counted(set[Link]):
-        def add(self, link: Link) -> None:
-            super().add(link)
-            most.append(len(self))
+    class Counted(Lingering):
+        def add(self, connection: Any) -> None:
+            super().add(connection)
+            most.append(len(self._connections))
 
-    monkeypatch.setattr(link_module, "_MAX_LINGERING", 2)
+    monkeypatch.setattr(lingering_module, "_MAX", 2)
     async with Net("tcp").node(BOB) as bob, contextlib.AsyncExitStack() as stack:
-        bob._core.links.lingering = Counted()
+        bob._core.runtime.lingering = Counted()
         for number in range(6):
             peer = stack.enter_context(await RawPeer.dial(bob, identity(400 + number)))
             await peer.next(HelloReceived)

@@ -488,7 +488,7 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
         due = [
             dialer._next_dial_at
             for node in nodes
-            for dialer in node._core.outgoing._dialers.values()
+            for dialer in node._core.dialers._dialers.values()
         ]
         assert len(due) == count
         assert all(at >= planned for at, planned in zip(sorted(dials), sorted(due), strict=True))

@@ -14,8 +14,8 @@ import pytest
 
 from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelope
 from signedwire.delivery.message import Message
-from signedwire.transport import doorway as doorway_module
-from signedwire.transport.doorway import Doorway
+from signedwire.transport import acceptor as acceptor_module
+from signedwire.transport.acceptor import _ProtocolDetector
 from signedwire.wire.frames import encode_frame
 from wirekit import (
     ALICE,
@@ -48,7 +48,7 @@ async def take(receiver: OpenCore, count: int) -> list[Message]:
 
     def enough() -> bool:
         while (
-            len(messages) < count and (message := receiver.core.incoming.inbox.take()) is not None
+            len(messages) < count and (message := receiver.core.endpoint.inbox.take()) is not None
         ):
             messages.append(message)
         return len(messages) == count
@@ -171,13 +171,13 @@ async def test_a_stalled_application_holds_every_connection_up_and_each_goes_on(
 async def test_order_holds_over_a_reconnection() -> None:
     """What came on a connection that has ended goes before what the next one brings."""
     async with receiver() as bob:
-        check_all, may_go_on = bob.core.incoming.screen.check_all, threading.Event()
+        check_all, may_go_on = bob.core._v1.validator.check_all, threading.Event()
 
         def check_slowly(frames: list[bytes]) -> list[Any]:
             assert may_go_on.wait(LIMIT)
             return list(check_all(frames))
 
-        bob.core.incoming.screen.check_all = check_slowly  # type: ignore[assignment,method-assign]
+        bob.core._v1.validator.check_all = check_slowly  # type: ignore[assignment,method-assign]
         with await RawLink.dial(bob.address) as link:
             await link.write(b"".join(framed(sealed(number)) for number in range(20)))
         await eventually(lambda: bob.core.stats().bytes_received == 20 * 174)
@@ -310,7 +310,7 @@ async def test_random_garbage() -> None:
             rng.choice([link.close, link.reset])()
         # A bit flipped outside of the envelope's own check cannot exist: nothing was signed.
         await eventually(lambda: bob.core.stats().inbound_connections == 0)
-        while (message := bob.core.incoming.inbox.take()) is not None:
+        while (message := bob.core.endpoint.inbox.take()) is not None:
             assert message.envelope == sealed_copy(good), f"seed={seed}"
         await works(bob)
 
@@ -479,13 +479,13 @@ class FakeTransport(asyncio.Transport):
 async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newest() -> None:
     async with receiver(max_unproven_per_host=2, max_unproven_connections=4) as bob:
 
-        def connect(peername: tuple[str, int] | None) -> Doorway:
-            link = Doorway(bob.core)
+        def connect(peername: tuple[str, int] | None) -> _ProtocolDetector:
+            link = _ProtocolDetector(bob.core.runtime, bob.core.acceptor)
             link.connection_made(FakeTransport(peername))
             return link
 
         def are_refused() -> list[bool]:
-            return [link._guest is not None and link._guest.is_refused for link in links]
+            return [link._connection is not None and link._connection.is_refused for link in links]
 
         links = [connect(None)]
         links += [connect(("10.0.0.1", port)) for port in range(4)]
@@ -503,11 +503,11 @@ async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newes
 async def test_who_made_room_is_closed_when_its_last_moment_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doorway_module, "_LAST_MOMENT", 0.05)
+    monkeypatch.setattr(acceptor_module, "_LAST_MOMENT", 0.05)
     async with receiver(max_unproven_per_host=1) as bob:
         first, second = FakeTransport(("10.0.0.1", 1)), FakeTransport(("10.0.0.1", 2))
         for transport in (first, second):
-            Doorway(bob.core).connection_made(transport)
+            _ProtocolDetector(bob.core.runtime, bob.core.acceptor).connection_made(transport)
         assert not first.is_aborted
         await eventually(lambda: first.is_aborted)
         assert dropped(bob) == {Reason.CONNECTION_LIMIT: 1}
@@ -519,7 +519,10 @@ async def test_nobody_is_let_in_once_it_is_closed() -> None:
     bob = receiver()
     async with bob:
         pass
-    link, transport = Doorway(bob.core), FakeTransport(("10.0.0.1", 1))
+    link, transport = (
+        _ProtocolDetector(bob.core.runtime, bob.core.acceptor),
+        FakeTransport(("10.0.0.1", 1)),
+    )
     link.connection_made(transport)
     assert transport.is_aborted
 
@@ -558,7 +561,7 @@ async def test_signatures_required(count: int) -> None:
             Reason.BAD_SIGNATURE: count,
             Reason.NOT_FOR_US: count,
         }
-        assert bob.core.incoming.inbox.take() is None
+        assert bob.core.endpoint.inbox.take() is None
 
 
 @on_both_loops
@@ -605,7 +608,7 @@ async def test_a_replay_is_delivered_once() -> None:
         with await RawLink.dial(bob.address) as another:
             await another.write(captured)
             await eventually(lambda: dropped(bob).get(Reason.DUPLICATE) == 301)
-        assert bob.core.incoming.inbox.take() is None
+        assert bob.core.endpoint.inbox.take() is None
 
 
 @on_asyncio
@@ -675,4 +678,4 @@ async def test_no_more_is_held_than_there_are_places_for() -> None:
                 await link.write(b"".join(framed(sealed(start + one)) for one in range(100)))
         await eventually(lambda: bob.core.stats().connections_accepted == 10)
         await eventually(lambda: dropped(bob).get(Reason.CONNECTION_LIMIT, 0) == 8)
-        await eventually(lambda: len(bob.core.incoming.busy) == 2)
+        await eventually(lambda: len(bob.core._v1.busy) == 2)

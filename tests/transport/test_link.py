@@ -43,6 +43,7 @@ from signedwire.events import (
     PeerConnected,
     PeerDisconnected,
 )
+from signedwire.transport.link import Link
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import PeerState
@@ -356,10 +357,11 @@ async def test_a_reply_goes_over_the_link_that_the_other_side_dialed(carrier: st
 
 def count_writes(node: Node, peer: Node) -> list[int]:
     """The sizes of what `node` says to `peer` from now on, write by write."""
-    link = node._core.outgoing.peer(peer.did).link
-    assert link is not None
+    link = node._core.endpoint.peers.session(peer.did).link
+    assert isinstance(link, Link)
     # On a busy machine, the test itself may have held the loop.
-    link._receipt_delay._prompt_until, link._receipt_delay._late = 0.0, 0
+    delay = link._receipts._delay
+    delay._prompt_until, delay._late = 0.0, 0
     session = link._session
     assert session is not None
     data_to_send, sizes = session.data_to_send, []
@@ -430,7 +432,7 @@ async def test_an_application_that_holds_the_loop_holds_two_receipts_back_and_no
 
 
 def links_of(node: Node) -> list[Any]:
-    return [link for link in node._core.links._links if link.is_open]
+    return [one for one in node._core.endpoint.links if isinstance(one, Link) and one.is_open]
 
 
 @both_carriers
@@ -563,7 +565,7 @@ async def test_a_slow_watcher_is_told_how_many_it_missed() -> None:
         first = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         for number in range(1500):
-            bob._core.emit(LoopStalled(number))
+            bob._core.runtime.emit(LoopStalled(number))
         assert isinstance(await first, EventsMissed | LoopStalled)
         seen = [await anext(events) for _ in range(999)]
         missed = sum(e.count for e in (*seen, first.result()) if isinstance(e, EventsMissed))
@@ -903,8 +905,8 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
     """And the link then has no input: one that had some for ever took each turn of the loop."""
     async with Net().pair() as (alice, bob):
         await within(LIMIT, alice.send(bob.did, b"x"))
-        link = bob._core.outgoing.peer(alice.did).link
-        assert link is not None
+        link = bob._core.endpoint.peers.session(alice.did).link
+        assert isinstance(link, Link)
         session = link._session
         assert session is not None
         session.put_data(Ping(1).encode() * 500, asyncio.get_running_loop().time())
@@ -935,9 +937,9 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
         assert bob.address is not None
         _, writer = await asyncio.open_connection(bob.address.host, bob.address.port)
         writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
-        await eventually(lambda: any(type(g.protocol).__name__ == "Link" for g in guests(bob)))
+        await eventually(lambda: any(type(g.handler).__name__ == "Link" for g in guests(bob)))
         (guest,) = guests(bob)
-        link = guest.protocol
+        link = guest.handler
         link.set_waiting(True)
         assert not link.drop_if_reset()
         sock = writer.get_extra_info("socket")
@@ -950,4 +952,4 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
 
 def guests(node: Node) -> list[Any]:
     """The connections that were accepted."""
-    return list(node._core.incoming._guests)
+    return list(node._core.acceptor._connections)

@@ -31,8 +31,8 @@ from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.transport import admission as admission_module
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.outbound import Outbound
 from signedwire.transport.tls import TlsIdentity
+from signedwire.transport.v1.sender import V1Sender
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import (
@@ -215,11 +215,11 @@ def payloads(batch: BatchReceived) -> list[bytes]:
 
 
 def dialers(node: Node) -> list[Any]:
-    return list(node._core.outgoing._dialers.values())
+    return list(node._core.dialers._dialers.values())
 
 
 def dialer_to(node: Node, did: Did) -> Any:
-    dialer = node._core.outgoing.peer(did).dialer
+    dialer = node._core.endpoint.peers.session(did).sender.route
     assert dialer is not None
     return dialer
 
@@ -231,7 +231,8 @@ def connecting() -> list[asyncio.Task[Any]]:
 
 def is_forgotten(node: Node, did: Did) -> bool:
     core = node._core
-    return did not in core.outgoing._peers and did not in core.links._inflows
+    session = core.endpoint.peers._sessions.get(did)
+    return session is None or not (session.has_sender or session.has_receiver)
 
 
 def address_of(node: Node) -> Address:
@@ -247,14 +248,14 @@ async def test_a_broken_link_gives_its_place_back_before_its_messages_are_queued
     with RawServer() as server:
         async with Net().node(ALICE, max_connections=1) as alice:
             alice.routing.update(BOB.did, server.address)
-            outgoing, active = alice._core.outgoing, []
-            put_back = outgoing.put_back
+            endpoint, active = alice._core.endpoint, []
+            requeue = endpoint.requeue
 
             def watched(*args: Any, **kw: Any) -> None:
                 active.append(alice.pool_stats().active)
-                put_back(*args, **kw)
+                requeue(*args, **kw)
 
-            outgoing.put_back = watched  # type: ignore[method-assign]
+            endpoint.requeue = watched  # type: ignore[method-assign]
             receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(3)]
             first = await RawPeer.accept(server, BOB, ALICE)
             lost = await first.next(BatchReceived)
@@ -278,18 +279,18 @@ async def test_links_that_break_as_they_open_lose_nothing_and_leave_the_pool_rig
     network = net.memory
     assert network is not None
     async with net.pair(max_attempts=1000, max_connections=1) as (alice, bob):
-        links = alice._core.links
-        attach, opened = links.attach, 0
+        endpoint = alice._core.endpoint
+        link_opened, opened = endpoint.link_opened, 0
 
         def cutting(*args: Any) -> None:
             nonlocal opened
-            attach(*args)
+            link_opened(*args)
             opened += 1
             if opened <= 5:
                 assert network is not None
                 network.cut_all()
 
-        links.attach = cutting  # type: ignore[assignment,method-assign]
+        endpoint.link_opened = cutting  # type: ignore[assignment,method-assign]
         sent = [b"%d" % n for n in range(50)]
         receipts = await within(LIMIT, alice.send_many(bob.did, sent))
         assert all(receipt.is_confirmed for receipt in receipts)
@@ -349,7 +350,7 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
     async with Net().node(BOB) as bob, Net().node(ALICE) as alice:
         meet(bob, alice)
         await bob.send(alice.did, b"before")
-        epoch = alice._core.links.inflow(bob.did).stream.epoch
+        epoch = alice._core.endpoint.peers.session(bob.did).receiver.stream.epoch
         assert abs(epoch - unix_time_us()) < 60 * 10**6
         with await RawPeer.dial(bob, CAROL, known_epoch=HUGE) as stranger:
             assert (await stranger.next(HelloReceived)).hello.epoch == epoch
@@ -362,7 +363,7 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
         with await RawPeer.dial(bob, identity(9)) as other:
             assert (await other.next(HelloReceived)).hello.epoch == epoch
         await bob.send(alice.did, b"after")
-        assert alice._core.links.inflow(bob.did).stream.epoch == epoch
+        assert alice._core.endpoint.peers.session(bob.did).receiver.stream.epoch == epoch
         assert bob.stats().reconnections == 0
         assert await take(alice, 2) == [b"before", b"after"]
 
@@ -378,7 +379,7 @@ async def test_an_epoch_beyond_all_epochs_breaks_the_protocol(field: str, value:
             assert (closed.code, closed.is_by_peer) == (frames.CLOSE_PROTOCOL_ERROR, True)
         await eventually(lambda: bob.stats().inbound_connections == 0)
         assert is_forgotten(bob, CAROL.did)
-        assert not bob._core.outgoing._epochs
+        assert not any(one.least_epoch for one in bob._core.endpoint.peers.all())
         assert bob.stats().dropped[Reason.PROTOCOL_ERROR] == 1
 
 
@@ -564,7 +565,7 @@ async def test_a_v1_peer_that_is_upgraded_in_place_is_spoken_to_over_v2() -> Non
             meet(alice, bob)
             await within(LIMIT, alice.send(bob.did, b"1"))
             assert await take(bob, 1) == [b"1"]
-            assert isinstance(dialer_to(alice, bob.did), Outbound)
+            assert isinstance(dialer_to(alice, bob.did), V1Sender)
         await eventually(lambda: alice.peers()[BOB.did].wire is None)
         # Large messages go again, at once: it may speak v2.
         large = alice.send_nowait(BOB.did, bytes(5000))
@@ -648,9 +649,9 @@ async def test_a_stranger_that_brings_nothing_leaves_nothing(how: str) -> None:
             await eventually(lambda: bob.stats().inbound_connections == 0)
             assert is_forgotten(bob, who.did)
         assert bob.peers() == {}
-        assert not bob._core.outgoing._peers
-        assert not bob._core.links._inflows
-        assert not bob._core.links._links
+        sessions = bob._core.endpoint.peers.all()
+        assert not any(one.has_sender or one.has_receiver for one in sessions)
+        assert not bob._core.endpoint.links
         connected = 3 if how in ("hello", "reset", "close", "garbage") else 0
         await eventually(lambda: len(watch.of(PeerDisconnected)) == connected)
         assert len(watch.of(PeerConnected)) == connected

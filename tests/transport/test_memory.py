@@ -188,9 +188,9 @@ async def trace(seed: int) -> tuple[list[int], list[tuple[str, ...]], dict[str, 
             receipts.append(alice.post())
             await receipts[-1].wait(timeout=LIMIT)
             # One at a time: how many go into one write must not depend on the clock.
-            await eventually(lambda: alice.core.outgoing._dialers[bob.address].is_settled)
+            await eventually(lambda: alice.core.dialers._dialers[bob.address].is_settled)
         numbers = []
-        while (message := bob.core.incoming.inbox.take()) is not None:
+        while (message := bob.core.endpoint.inbox.take()) is not None:
             numbers.append(message.sequence_number)
         stats = alice.core.stats()
         return (
@@ -227,7 +227,7 @@ async def test_cuts_lose_and_double_nothing() -> None:
         numbers: list[int] = []
 
         def has_all() -> bool:
-            while (message := bob.core.incoming.inbox.take()) is not None:
+            while (message := bob.core.endpoint.inbox.take()) is not None:
                 numbers.append(message.sequence_number)
             return len(numbers) == 200
 

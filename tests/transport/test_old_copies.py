@@ -55,8 +55,8 @@ class World:
     @property
     def store(self) -> Store:
         assert self.alice is not None
-        assert self.alice._core.outbox is not None
-        return self.alice._core.outbox.store
+        assert self.alice._core.store is not None
+        return self.alice._core.store.store
 
     async def bob_comes(self) -> None:
         if self.bob is None:

@@ -156,7 +156,7 @@ async def test_a_dead_peer_delays_no_other(kind: str) -> None:
             count = 900 if kind == "deaf" else 20  # to a deaf one, more than buffers hold
             receipts = []
             for _ in range(count):
-                if sender.core.outgoing.peer(BOB.did).lanes.has_room(1):
+                if sender.core.endpoint.peers.session(BOB.did).sender.lanes.has_room(1):
                     receipts.append(sender.post(BIG))
                     await asyncio.sleep(0)
             sender.post(to=CAROL.did)
@@ -178,7 +178,7 @@ async def test_three_attempts_with_growing_jittered_pauses_then_failed() -> None
     config = quick(retry_base_delay=0.01, retry_max_delay=5, retry_jitter=0.25)
     async with OpenCore(config, carrier) as sender:
         carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
-        sender.core.rng = random.Random(5)
+        sender.core.runtime.rng = random.Random(5)
         expected = backoff_delays(0.01, 5, 0.25, random.Random(5))
         sender.routing.update(BOB.did, "10.0.0.1:9")
         receipt = sender.post()
@@ -194,9 +194,9 @@ async def test_three_attempts_with_growing_jittered_pauses_then_failed() -> None
         stats = sender.core.stats()
         assert (stats.dial_failures, stats.send_failures, stats.messages_sent) == (3, 1, 0)
         assert stats.dropped == {Reason.ATTEMPTS_EXHAUSTED: 1}
-        status = sender.core.outgoing.status()[BOB.did]
+        status = sender.core.endpoint.status()[BOB.did]
         assert (status.failed_attempts, status.dropped) == (3, {Reason.ATTEMPTS_EXHAUSTED: 1})
-        await eventually(lambda: sender.core.outgoing.status()[BOB.did].state is PeerState.IDLE)
+        await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
 
 
 @on_asyncio
@@ -349,7 +349,7 @@ async def test_a_message_in_time_is_not_expired_afterwards() -> None:
             with await server.accept() as link:
                 assert await link.read_numbers(1) == [1]
                 await receipt.wait()
-                assert not sender.core.outgoing._expiries
+                assert not sender.core.endpoint.peers.session(BOB.did).sender._deadlines
                 await asyncio.sleep(0.06)
             assert receipt.state is DeliveryState.WRITTEN
             assert sender.core.stats().send_failures == 0
@@ -533,8 +533,8 @@ async def test_a_peer_that_writes_is_no_v1_peer() -> None:
                 await receipt.wait()
                 await link.write(b"220 mail.example ESMTP\r\n")
                 await link.wait_closed()
-            await eventually(lambda: sender.core.outgoing.status()[BOB.did].state is PeerState.IDLE)
-            assert "wrote bytes" in str(sender.core.outgoing.status()[BOB.did].last_error)
+            await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
+            assert "wrote bytes" in str(sender.core.endpoint.status()[BOB.did].last_error)
 
 
 @on_asyncio
@@ -565,7 +565,7 @@ async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged() ->
             link = await server.accept()
             await receipt.wait()
             link.reset()
-            await eventually(lambda: sender.core.outgoing.status()[BOB.did].state is PeerState.IDLE)
+            await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
             assert sender.core.stats().rewritten == 0
 
 
@@ -583,7 +583,7 @@ async def test_a_peer_that_moves_takes_its_waiting_messages_along() -> None:
             with await server_accept(new) as link:
                 assert await link.read_numbers(3) == [1, 2, 3]
             await receipts[-1].wait()
-            status = sender.core.outgoing.status()[BOB.did]
+            status = sender.core.endpoint.status()[BOB.did]
             assert status.address == new.address
 
 
@@ -624,18 +624,18 @@ async def test_the_states_of_a_peer() -> None:
         async with OpenCore(quick(retry_base_delay=0.1, retry_max_delay=0.2), carrier) as sender:
 
             def state() -> PeerState:
-                return sender.core.outgoing.status()[BOB.did].state
+                return sender.core.endpoint.status()[BOB.did].state
 
             sender.routing.update(BOB.did, server.address)
             carrier.gate.clear()
             carrier.error = DialError(server.address, "no route to host")
             receipt = sender.post()
             assert state() is PeerState.IDLE
-            assert sender.core.outgoing.status()[BOB.did].address is None
+            assert sender.core.endpoint.status()[BOB.did].address is None
             await eventually(lambda: state() is PeerState.DIALING)
             carrier.gate.set()
             await eventually(lambda: state() is PeerState.BACKING_OFF)
-            status = sender.core.outgoing.status()[BOB.did]
+            status = sender.core.endpoint.status()[BOB.did]
             assert status.retry_at is not None
             assert status.last_error_at is not None
             assert status.last_error_at <= time.time() < status.retry_at
@@ -643,7 +643,7 @@ async def test_the_states_of_a_peer() -> None:
             assert status.queued[Priority.NORMAL] == 1
             carrier.error = None
             await receipt.wait(timeout=LIMIT)
-            status = sender.core.outgoing.status()[BOB.did]
+            status = sender.core.endpoint.status()[BOB.did]
             assert (status.state, status.retry_at) == (PeerState.CONNECTED, None)
             assert status.round_trip is None or 0 < status.round_trip < 1
         assert state() is PeerState.CLOSED
@@ -704,7 +704,7 @@ async def test_the_least_recently_used_connection_is_evicted() -> None:
         links = [await server.accept() for server in servers[:2]]
         await sender.post(to=dids[2]).wait()
         assert await links[1].read_numbers(2) == [2], "the end follows"
-        states = {did: status.state for did, status in sender.core.outgoing.status().items()}
+        states = {did: status.state for did, status in sender.core.endpoint.status().items()}
         assert states == {
             dids[0]: PeerState.CONNECTED,
             dids[1]: PeerState.IDLE,
@@ -760,9 +760,9 @@ async def test_close_keeps_its_time(state: str) -> None:
             elif state == "waiting for a place":
                 await eventually(lambda: sender.core.pool_stats().active == 1)
                 receipts.append(sender.post(to=CAROL.did))
-                await eventually(lambda: sender.core.outgoing.places.pool.has_queue)
+                await eventually(lambda: sender.core.dialers.slots.pool.has_queue)
             else:
-                await eventually(lambda: sender.core.outgoing.status()[BOB.did].state == state)
+                await eventually(lambda: sender.core.endpoint.status()[BOB.did].state == state)
             started_at = time.monotonic()
             await sender.core.close()
             assert 0.19 <= time.monotonic() - started_at < SLACK
@@ -834,9 +834,9 @@ async def test_nothing_left_to_send_ends_the_dialing() -> None:
         sender.routing.update(BOB.did, "10.0.0.1:9")
         expired = sender.post(expires_at=time.monotonic() + 0.02)
         await eventually(lambda: expired.is_final)
-        await eventually(lambda: sender.core.outgoing.status()[BOB.did].state is PeerState.IDLE)
+        await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
         assert len(carrier.dialed_at) == 1
-        assert sender.core.outgoing.status()[BOB.did].retry_at is None
+        assert sender.core.endpoint.status()[BOB.did].retry_at is None
 
 
 @on_asyncio
@@ -845,7 +845,7 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
     with RawServer() as server:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
-            sender.core.outgoing.submit(
+            sender.core.endpoint.submit(
                 OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
             )
             with await server.accept() as link:

@@ -18,7 +18,7 @@ from signedwire import (
     verify_receipt,
 )
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.transport.outbox import Outbox
+from signedwire.transport.store_driver import StoreDriver
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import SentBatch, Session
 from wirekit import ALICE, BOB, eventually, on_asyncio, refusing_address
@@ -109,16 +109,17 @@ async def test_it_is_all_there_when_the_peer_comes(tmp_path: Path) -> None:
 async def test_a_message_that_is_loaded_before_it_is_told_to_be_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, late = Outbox._on_stored, list[tuple[Any, ...]]()
-    monkeypatch.setattr(Outbox, "_on_stored", lambda *arguments: late.append(arguments))
+    told, late = StoreDriver._on_stored, list[tuple[Any, ...]]()
+    monkeypatch.setattr(StoreDriver, "_on_stored", lambda *arguments: late.append(arguments))
     config = TransportConfig(listen=None)
     async with Node(ALICE, config, store=tmp_path / "a.db") as alice, Net().node(BOB) as bob:
         alice.routing.update(bob.did, "127.0.0.1:1")
         receipt = alice.send_nowait(bob.did, PAYLOAD)
         await eventually(lambda: late)
-        outbox, peer, *_ = late[0]
-        outbox._load(peer, outbox._stock(peer.did), 1)
-        await eventually(lambda: peer.lanes)
+        driver, did, *_ = late[0]
+        session = alice._core.endpoint.peers.session(did)
+        driver._load(session, driver._cursor(did), 1)
+        await eventually(lambda: session.sender.lanes)
         told(*late[0])
         assert bytes_of(receipt)[0].endswith(PAYLOAD)
         meet(alice, bob)

@@ -84,7 +84,7 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, rng = random_seed()
-    owe, left_out = Link.owe, list[bytes]()
+    queue, left_out = Link.queue_receipts, list[bytes]()
     countdown = rng.randrange(5, 40)
 
     def forget_one(
@@ -97,16 +97,16 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
             if not countdown:
                 left_out.extend(roots)
                 return
-        owe(link, roots, leaves, is_urgent=is_urgent)
+        queue(link, roots, leaves, is_urgent=is_urgent)
 
-    monkeypatch.setattr(Link, "owe", forget_one)
+    monkeypatch.setattr(Link, "queue_receipts", forget_one)
     net, delivered = Net(), DeliveryLog()
     async with net.node(ALICE, close_timeout=0.2) as alice, net.node(BOB) as bob:
         meet(alice, bob)
         listening = asyncio.create_task(note_all(bob, delivered))
         receipts = await within(60, stream(alice, bob))
         await eventually(lambda: len(delivered) == COUNT, 60)
-        peer = alice._core.outgoing.peer(bob.did)
+        peer = alice._core.endpoint.peers.session(bob.did).sender
         await eventually(lambda: len(peer.stream._flights) == 1, 60)
         ((root, flight),) = peer.stream._flights.items()
         assert [root] == left_out

@@ -1036,8 +1036,8 @@ SLOWER_MUTATIONS: Final = {
         "proof_expired",
     ),
     "no way back to v1": (
-        "transport/links.py",
-        "self._core.incoming.screen.v2_senders.add(bytes(did))",
+        "delivery/endpoint.py",
+        "self.v2_speakers.add(bytes(did))",
         "pass",
         "has_spoken_v2",
     ),

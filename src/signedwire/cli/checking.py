@@ -16,11 +16,11 @@ from signedwire.cli import keys
 from signedwire.cli.errors import BadFile
 from signedwire.cli.redaction import key_as_path
 from signedwire.config import TransportConfig
+from signedwire.delivery.access import read_access_file
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError, SignedWireError
 from signedwire.routing import RoutingTable
 from signedwire.settings import find_faults
-from signedwire.transport.access import read_access_file
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import ConfigCheck

@@ -48,7 +48,7 @@ from signedwire.errors import (
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
-from signedwire.transport.outbound import ORDERLY_CLOSE
+from signedwire.transport.v1.sender import ORDERLY_CLOSE
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:

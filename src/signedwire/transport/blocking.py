@@ -19,7 +19,7 @@ from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
 from signedwire.transport.carrier import Carrier
-from signedwire.transport.core import Core
+from signedwire.transport.core import NodeCore
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tcp import TcpCarrier
 from signedwire.types import Address, Did
@@ -60,7 +60,7 @@ class BlockingTransport(Bound):
                 "messages in memory alone",
                 "Use a Node, or leave store away",
             )
-        self._core = Core(config, routing, carrier, did)
+        self._core = NodeCore(config, routing, carrier, did)
         self._portal = Portal(f"signedwire-{self.kind.replace(' ', '-')}")
         try:
             self._portal.call(self._core.start)
@@ -86,7 +86,7 @@ class BlockingTransport(Bound):
             )
         terms = Terms(envelope.recipient, envelope.priority)
         message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
-        self._core.outgoing.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
+        self._core.endpoint.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 
     def receive(self, timeout: float | None = None) -> SignedEnvelope:
@@ -101,7 +101,7 @@ class BlockingTransport(Bound):
             ValueError, TypeError: `timeout` is no number of seconds.
             ClosedError: the transport is closed and nothing is left.
         """
-        return self._core.incoming.wait(as_seconds(timeout)).envelope
+        return self._core.reader.wait(as_seconds(timeout)).envelope
 
     def receive_nowait(self) -> SignedEnvelope | None:
         """The next envelope, as `receive()` has it, if one is there; else `None`. Any thread.
@@ -109,7 +109,7 @@ class BlockingTransport(Bound):
         Raises:
             ClosedError: the transport is closed and nothing is left.
         """
-        message = self._core.incoming.receive(0)
+        message = self._core.reader.receive(0)
         return None if message is None else message.envelope
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class BlockingTransport(Bound):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._core.home.is_forked:  # a child leaves the block, too
+        if not self._core.runtime.home.is_forked:  # a child leaves the block, too
             self.close()
 
     @property
@@ -142,12 +142,12 @@ class BlockingTransport(Bound):
         Raises:
             TransportError: it does not listen, by `listen=None`; `is_listening` tells.
         """
-        return self._core.incoming.listening_at()
+        return self._core.acceptor.listening_at()
 
     @property
     def is_listening(self) -> bool:
         """Whether the transport accepts connections now, at `address`. Any thread."""
-        return self._core.is_open and self._core.incoming.address is not None
+        return self._core.runtime.is_open and self._core.acceptor.address is not None
 
     def stats(self) -> TransportStats:
         """The counters now."""
@@ -159,12 +159,12 @@ class BlockingTransport(Bound):
 
     def peers(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was sent to."""
-        return self._core.outgoing.status()
+        return self._core.endpoint.status()
 
     def __repr__(self) -> str:
-        address = self._core.incoming.address
+        address = self._core.acceptor.address
         state = f"on {address}" if address else "not listening"
-        state = state if self._core.is_open else "closed"
+        state = state if self._core.runtime.is_open else "closed"
         return f"<{type(self).__name__} {state}>"
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from signedwire.clock import StepWatch, monotonic
 from signedwire.events import ClockStepped
 from signedwire.logs import fields
-
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
+from signedwire.transport.runtime import Runtime
 
 __all__ = ["ClockWatch"]
 
@@ -20,10 +19,20 @@ _LEAST_STEP: Final = 0.5
 
 
 class ClockWatch:
-    """Looks at the clocks once a second, while a node is open."""
+    """Looks at the clocks once a second, while a node is open.
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    Args:
+        runtime: What every part of the node works with.
+        on_step: Called when any clock went another way than the others.
+        on_wall_step: Called after that where the wall clock was set.
+    """
+
+    def __init__(
+        self, runtime: Runtime, on_step: Callable[[], None], on_wall_step: Callable[[], None]
+    ) -> None:
+        self._runtime = runtime
+        self._on_step = on_step
+        self._on_wall_step = on_wall_step
         self._loop = asyncio.get_running_loop()
         self._steps = StepWatch(_LEAST_STEP)
         self._lead = monotonic() - self._loop.time()
@@ -35,20 +44,19 @@ class ClockWatch:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_INTERVAL, self._look)
-        core, step = self._core, self._steps.look()
+        runtime, step = self._runtime, self._steps.look()
         lead = monotonic() - self._loop.time()
         # The loop's timers stand still while the machine is suspended; deadlines do not.
         is_apart = abs(lead - self._lead) >= _LEAST_STEP
         if not step and not is_apart:
             return
         self._lead = lead
-        core.outgoing.on_clock_step()
+        self._on_step()
         if step:
-            core.log.warning(
+            runtime.log.warning(
                 "the wall clock was set by %+.1f s; deadlines in seconds are not changed by it",
                 step,
                 extra=fields("clock stepped", seconds=step),
             )
-            if core.outbox is not None:
-                core.outbox.on_clock_step()
-            core.emit(ClockStepped(step))
+            self._on_wall_step()
+            runtime.emit(ClockStepped(step))

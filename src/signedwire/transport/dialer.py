@@ -13,36 +13,49 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
 from signedwire.logs import fields
 from signedwire.transport.carrier import Resolving
-from signedwire.transport.names import Endpoint
+from signedwire.transport.names import Endpoint as NetworkEndpoint
 from signedwire.transport.pool import Standing
+from signedwire.transport.runtime import Runtime
+from signedwire.transport.slots import ConnectionSlots
 from signedwire.types import Address, PeerState
 
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.transport.peer import Peer
-
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "DialerParts"]
 
 STABLE_AFTER: Final = 5.0
 """Seconds that a connection must last before the pauses begin anew."""
 
 
+class DialerParts(NamedTuple):
+    """What every dialer of a node works with."""
+
+    runtime: Runtime
+    endpoint: Endpoint
+    slots: ConnectionSlots
+
+
 class _CalledOff(Exception):
-    """The place of an attempt was needed for another."""
+    """The slot of an attempt was needed for another."""
 
 
 class Dialer(ABC):
     """One connection to one address, for the peers that are reached there."""
 
-    def __init__(self, core: Core, address: Address) -> None:
-        self._core = core
+    is_preemptible = False
+    """Whether the connection may be closed although it is in use."""
+
+    def __init__(self, parts: DialerParts, address: Address) -> None:
+        self._runtime = parts.runtime
+        self._endpoint = parts.endpoint
+        self._slots = parts.slots
         self.address = address
         self.state = PeerState.IDLE
         # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
@@ -50,10 +63,10 @@ class Dialer(ABC):
         self.last_error: str | None = None
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
-        self._ready: deque[Peer] = deque()  # peers with messages, each once
+        self._ready: deque[PeerSession] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
-        self._endpoints: list[Endpoint] | None = None
-        self._place: asyncio.Future[None] | None = None
+        self._resolved: list[NetworkEndpoint] | None = None
+        self._slot: asyncio.Future[None] | None = None
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
         self.standing = Standing.UNTRIED
@@ -103,18 +116,22 @@ class Dialer(ABC):
     def evict(self) -> None:
         """The place went to another; the next message connects again."""
 
-    # -- what the core calls ----------------------------------------------------
+    # -- what others call ----------------------------------------------------
 
-    def add(self, peer: Peer) -> None:
-        """Messages wait for `peer`."""
-        if peer not in self._ready:
-            self._ready.append(peer)
+    def add(self, session: PeerSession) -> None:
+        """Messages wait for a peer."""
+        if session not in self._ready:
+            self._ready.append(session)
         self.pump()
 
-    def remove(self, peer: Peer) -> None:
+    def remove(self, session: PeerSession) -> None:
         """The peer is reached elsewhere now."""
-        if peer in self._ready:
-            self._ready.remove(peer)
+        if session in self._ready:
+            self._ready.remove(session)
+
+    def touch(self) -> None:
+        """The connection is of use."""
+        self._slots.touch(self)
 
     def hurry(self) -> None:
         """Try at once: no more of the pause, and the next ones short again."""
@@ -123,10 +140,10 @@ class Dialer(ABC):
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
-    def grant_place(self) -> None:
-        """The pool has a place for this connection."""
-        if self._place is not None and not self._place.done():
-            self._place.set_result(None)
+    def grant_slot(self) -> None:
+        """The dialer may connect now."""
+        if self._slot is not None and not self._slot.done():
+            self._slot.set_result(None)
 
     def call_off(self) -> None:
         """End an attempt whose place is needed for another; it waits for its next turn."""
@@ -157,8 +174,8 @@ class Dialer(ABC):
 
     def _is_wanted(self) -> bool:
         """Whether a connection is worth an attempt now."""
-        self._core.outgoing.reroute(self._ready)
-        while self._ready and not self._ready[0].lanes:
+        self._endpoint.reroute(self._ready)
+        while self._ready and not self._ready[0].sender.lanes:
             self._ready.popleft()
         return bool(self._ready)
 
@@ -190,13 +207,13 @@ class Dialer(ABC):
         self._connecting = None
 
     async def _dial(self) -> bool:
-        places, loop = self._core.outgoing.places, asyncio.get_running_loop()
+        slots, loop = self._slots, asyncio.get_running_loop()
         try:
             await self._resolve()
-            self._place = loop.create_future()
+            self._slot = loop.create_future()
             self._is_called_off = False
-            places.apply(self)
-            await self._place
+            slots.acquire(self)
+            await self._slot
             began = loop.time()
             await self._take_turn()
         except DialError as error:
@@ -206,48 +223,48 @@ class Dialer(ABC):
         except _CalledOff:
             # No attempt: it may be as good as any, and slow.
             self.standing = Standing.DOUBTFUL
-            places.leave(self)
+            slots.release(self)
             return False
         except Exception as error:
             # A fault of a carrier, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
-            self._core.log.exception(text, self.address, extra=extra)
+            self._runtime.log.exception(text, self.address, extra=extra)
             self._end_attempt(f"cannot connect to {self.address}: {error!r}")
             return False
         except BaseException:
-            places.leave(self)
+            slots.release(self)
             raise
         finally:
-            self._place = None
+            self._slot = None
         self._connected_at = loop.time()
         self.opening_time = self._connected_at - began
         self.standing = Standing.PROVEN
-        places.opened(self)
+        slots.opened(self)
         if self._was_connected:
-            self._core.counters.reconnections += 1
+            self._runtime.counters.reconnections += 1
         self._was_connected = True
         self.set_state(PeerState.CONNECTED)
         extra = fields("connected", address=self.address)
-        self._core.log.debug("connected to %s", self.address, extra=extra)
+        self._runtime.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
         return True
 
     def _end_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
         self.standing = Standing.DOUBTFUL
-        self._core.outgoing.places.leave(self)
-        self._core.counters.dial_failures += 1
+        self._slots.release(self)
+        self._runtime.counters.dial_failures += 1
         self._fail_attempt(cause, is_attempt=is_attempt)
 
     async def _resolve(self) -> None:
         """Look the host name up. This takes no place: a dead name keeps none from others."""
-        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
+        carrier, timeout = self._runtime.carrier, self._runtime.config.connect_timeout
         if not isinstance(carrier, Resolving):
             return
         try:
             async with asyncio.timeout(timeout):
-                self._endpoints = await carrier.resolve(self.address)
+                self._resolved = await carrier.resolve(self.address)
         except TimeoutError:
             raise ResolveTimeout(
                 self.address,
@@ -269,11 +286,11 @@ class Dialer(ABC):
             self._turn = None
 
     async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
-        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
+        carrier, timeout = self._runtime.carrier, self._runtime.config.connect_timeout
         try:
             async with asyncio.timeout(timeout):
                 if isinstance(carrier, Resolving):
-                    await carrier.dial(self.address, protocol, self._endpoints)
+                    await carrier.dial(self.address, protocol, self._resolved)
                 else:
                     await carrier.dial(self.address, protocol)
         except TimeoutError:
@@ -281,7 +298,7 @@ class Dialer(ABC):
 
     def _on_lost(self, cause: str, *, was_used: bool = True) -> None:
         """The connection is gone: decide when the next attempt may be."""
-        self._core.outgoing.places.leave(self)
+        self._slots.release(self)
         cause = f"connection to {self.address} ended: {cause}"
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
@@ -296,7 +313,7 @@ class Dialer(ABC):
             self._fail_attempt(cause)
         self.set_state(PeerState.IDLE)
 
-    def _concerned(self) -> tuple[Peer, ...]:
+    def _concerned(self) -> tuple[PeerSession, ...]:
         """For whom an attempt counts."""
         return tuple(self._ready)
 
@@ -304,15 +321,14 @@ class Dialer(ABC):
         """Pause before the next attempt, and count this one for who waits if it was one."""
         self.note_error(cause)
         self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
-        for peer in self._concerned() if is_attempt else ():
-            peer.failures += 1
-            self._core.outgoing.give_up_exhausted(peer, cause)
+        for session in self._concerned() if is_attempt else ():
+            session.sender.note_attempt_failed(cause)
 
     def note_error(self, cause: str) -> None:
         """Remember a failure for `PeerStatus`."""
         self.last_error = cause
         self.last_error_at = monotonic()
-        self._core.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
+        self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note when."""
@@ -321,10 +337,10 @@ class Dialer(ABC):
             self.since = monotonic()
 
     def _new_delays(self) -> Iterator[float]:
-        config = self._core.config
-        if self._core.outbox is not None:
+        config = self._runtime.config
+        if self._endpoint.context.store.is_durable:
             # Its messages wait for days: gently, and each node in a rhythm of its own.
-            return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._core.rng, factor=1.6)
+            return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._runtime.rng, factor=1.6)
         return backoff_delays(
-            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._core.rng
+            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._runtime.rng
         )

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from signedwire.events import Dropped
-from signedwire.logs import fields
+from signedwire.events import Dropped, EventQueue
+from signedwire.logs import EventLog, fields
+from signedwire.stats import Counters
 from signedwire.types import Did, Reason, unix_time_us
-
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
 
 __all__ = ["INTERVAL", "MAX_TOLD", "Drops"]
 
@@ -47,10 +46,25 @@ class Drops:
 
     The sum of the counts of all `Dropped` events is that of `stats().dropped`, for who
     watched from the start to the end.
+
+    Args:
+        counters: What is counted in.
+        events: Takes `Dropped` events.
+        log: Takes a line for each event.
+        call_soon: Calls a function in the loop, from any thread.
     """
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(
+        self,
+        counters: Counters,
+        events: EventQueue,
+        log: EventLog,
+        call_soon: Callable[..., None],
+    ) -> None:
+        self._counters = counters
+        self._events = events
+        self._log = log
+        self._call_soon = call_soon
         self._lock = threading.Lock()
         self._waiting: dict[_Key, _Tally] = {}
         self._told: dict[_Key, float] = {}  # when, in loop time; of the last second
@@ -64,11 +78,10 @@ class Drops:
             did: Whom they came from, or were for; `None` where that is not known.
             host: Where they came from, where there is no DID.
         """
-        core = self._core
         with self._lock:  # threads that send count, too
-            core.counters.dropped[reason] += count
+            self._counters.dropped[reason] += count
             # Nothing is kept for nobody.
-            if not (core.events.is_watched or core.log.isEnabledFor(logging.DEBUG)):
+            if not (self._events.is_watched or self._log.isEnabledFor(logging.DEBUG)):
                 return
             key = _Key(reason, did, str(did) if did is not None else host)
             is_new = key not in self._waiting and key not in self._told
@@ -82,11 +95,11 @@ class Drops:
             if self._is_look_due:
                 return
             self._is_look_due = True
-        core.call_in_loop(self._look)
+        self._call_soon(self._look)
 
     def _look(self) -> None:
         """Tell what is due, and come again for the rest. In the loop."""
-        loop = self._core.loop
+        loop = asyncio.get_running_loop()
         now = loop.time()
         with self._lock:
             self._told = {key: at for key, at in self._told.items() if now - at < INTERVAL}
@@ -103,9 +116,7 @@ class Drops:
     def log_closed(self, host: str, reason: Reason, fact: str) -> None:
         """Tell the log of a connection that was closed because of what it brought. In the loop."""
         extra = fields("connection closed", address=host, reason=reason)
-        self._core.log.info(
-            "closed the connection from %s: %s (%s)", host, reason, fact, extra=extra
-        )
+        self._log.info("closed the connection from %s: %s (%s)", host, reason, fact, extra=extra)
 
     def flush(self) -> None:
         """The node ends: tell all that was not told."""
@@ -117,10 +128,10 @@ class Drops:
             self._tell(key, tally)
 
     def _tell(self, key: _Key, tally: _Tally) -> None:
-        core, count = self._core, tally.count
+        count = tally.count
         event = Dropped(key.reason, key.did, key.source, count, tally.first_at, tally.last_at)
-        core.events.put(event)
-        core.log.logger.debug(  # its lines are few enough as it is
+        self._events.put(event)
+        self._log.logger.debug(  # its lines are few enough as it is
             "dropped %d of %s: %s",
             count,
             key.source or "an unnamed source",

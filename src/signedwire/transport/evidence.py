@@ -11,30 +11,27 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
 
 from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
 from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.delivery.store import Store
 from signedwire.errors import ConfigError, StoreError
 from signedwire.events import EvidenceFailed, EvidenceRemoved, EvidenceRotated
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
+from signedwire.transport.runtime import Runtime
 from signedwire.wire.evidence_log import name_of
-
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.types import Did
 
 __all__ = ["close_evidence", "open_evidence"]
 
 
-async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
+async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | None:
     """Open the log of the configuration; `None`: it names none.
 
     Raises:
         EvidenceLogError: the file cannot be used; what is in it stays.
         ConfigError: there is no DID whose log it could be.
     """
-    config = core.config
+    config, us = runtime.config, runtime.us
     path = config.evidence
     if path is None:
         return None
@@ -44,8 +41,8 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
             "Make it with a did, or use a Node",
         )
     undone: set[bytes] = set()
-    if core.outbox is not None:
-        after, store = 0, core.outbox.store
+    if store is not None:
+        after = 0
         while rows := await asyncio.wrap_future(store.undone(after=after)):
             undone.update(name_of(row.body) for row in rows)
             after = rows[-1].id
@@ -56,25 +53,25 @@ async def open_evidence(core: Core, us: Did | None) -> EvidenceLog | None:
     open_ = partial(EvidenceLog, path, us, call=call, undone=undone, rotation=rotation)
     # Cancelled, a long log is read by its thread, and closed then.
     log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
-    log.on_failed = partial(_tell_failure, core, log.path)
-    log.on_news = partial(_tell_news, core, log.path)
+    log.on_failed = partial(_tell_failure, runtime, log.path)
+    log.on_news = partial(_tell_news, runtime, log.path)
     return log
 
 
-def _tell_failure(core: Core, path: str, failure: StoreError) -> None:
-    core.emit(EvidenceFailed(path, failure.fact))
+def _tell_failure(runtime: Runtime, path: str, failure: StoreError) -> None:
+    runtime.emit(EvidenceFailed(path, failure.fact))
 
 
-def _tell_news(core: Core, path: str, news: Rotated | Removed) -> None:
+def _tell_news(runtime: Runtime, path: str, news: Rotated | Removed) -> None:
     if isinstance(news, Rotated):
-        core.emit(EvidenceRotated(path, news.archive, news.records, news.head))
+        runtime.emit(EvidenceRotated(path, news.archive, news.records, news.head))
     else:
-        core.emit(EvidenceRemoved(path, news.archive, news.last_record))
+        runtime.emit(EvidenceRemoved(path, news.archive, news.last_record))
 
 
-async def close_evidence(core: Core, timeout: float) -> bool:
+async def close_evidence(log: EvidenceLog | None, timeout: float) -> bool:
     """Write what was accepted, and tell it. Returns what `outlast()` does."""
-    if core.evidence is None:
+    if log is None:
         return False
-    is_cancelled = await outlast(in_own_thread(core.evidence.close, timeout))
+    is_cancelled = await outlast(in_own_thread(log.close, timeout))
     return await next_turn() or is_cancelled  # what it told is in the loop's queue

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from signedwire.delivery.store import Backlog, Store
 from signedwire.stats import Health, PeerStatus
 from signedwire.transport.answers import overdue_answers
+from signedwire.transport.core import NodeCore
 from signedwire.wire.header import V2_HEADER_SIZE
-
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
 
 __all__ = ["health_of"]
 
@@ -19,20 +17,20 @@ _MAX_NAMED: Final = 10
 """Peers whose part of the outbox is full that are named."""
 
 
-def health_of(core: Core, peers: Iterable[PeerStatus]) -> Health:
+def health_of(core: NodeCore, peers: Iterable[PeerStatus]) -> Health:
     """The health of a node. Any thread; also in a forked child, where the node cannot work."""
     problems = []
-    problem = core.home.problem()
+    problem = core.runtime.home.problem()
     if problem is not None:
         problems.append(problem)
-    elif core.config.listen is not None and core.incoming.address is None:
-        problems.append(f"the listener on {core.config.listen} is gone")
-    if core.outbox is not None:
-        store = core.outbox.store
+    elif core.runtime.config.listen is not None and core.acceptor.address is None:
+        problems.append(f"the listener on {core.runtime.config.listen} is gone")
+    if core.store is not None:
+        store = core.store.store
         if store.failure is not None:
             problems.append(store.failure.fact)
         else:
-            problems += _fullness(store, V2_HEADER_SIZE + core.config.max_payload_size)
+            problems += _fullness(store, V2_HEADER_SIZE + core.runtime.config.max_payload_size)
     if core.evidence is not None and core.evidence.failure is not None:
         problems.append(core.evidence.failure.fact)
     problems += overdue_answers(peers)

@@ -1,11 +1,12 @@
-"""A v2 link: one session over TLS over one socket. The thinnest driver that works.
+"""A v2 link: one wire session over TLS over one socket.
 
 Bytes go socket → `TlsChannel` → `Session` → events, and back the same way. The
 order of trust: nothing is written into the channel before the other side's DID
 is proven and, for the side that dialed, is the DID that it dialed; the link is
 open, and its peer connected, when the peer's HELLO has come through it.
 
-Links are symmetrical: whoever dialed, messages and receipts go both ways.
+Links are symmetrical: whoever dialed, messages and receipts go both ways. What they mean
+is decided by the `PeerSession` of the peer.
 """
 
 from __future__ import annotations
@@ -13,15 +14,22 @@ from __future__ import annotations
 import asyncio
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from signedwire.clock import monotonic
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import ProofError
+from signedwire.events import LoopStalled
+from signedwire.logs import fields
 from signedwire.transport.answers import AnswerWatch, words_of
 from signedwire.transport.link_errors import describe_loss, dial_error
 from signedwire.transport.link_input import LinkInput
+from signedwire.transport.link_owners import LinkDialerPort, LinkGuest
 from signedwire.transport.link_socket import LinkSocket
-from signedwire.transport.receipt_delay import ReceiptDelay
+from signedwire.transport.receipt_queue import ReceiptQueue
+from signedwire.transport.runtime import Runtime
+from signedwire.transport.session_timer import SessionTimer
 from signedwire.transport.tls import proven_did, tells_full
 from signedwire.types import Address, Allowance, Did, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
@@ -39,72 +47,62 @@ from signedwire.wire.session import (
     StallNoticed,
 )
 
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.transport.doorway import Guest
-    from signedwire.transport.link_dialer import LinkDialer
-
 __all__ = ["Link"]
 
 _MAX_HANDSHAKE: Final = 8 * 1024
 """Bytes that the other side may send before it has proven its DID. 2 KiB are needed, and
 OpenSSL takes all certificates in one step: 60 to 120 ms for 64 KiB of them."""
 _LINGER: Final = 1.0
-_TIMER_STEP: Final = 0.002
-_MAX_LINGERING: Final = 64
-"""Links that may bring their goodbye at once, while the node is open."""
-# Written and not answered, whatever a peer grants (4096 by default): when the link ends it is
-# queued again in one turn of the loop, 6 ms for all of it.
-_MAX_IN_FLIGHT: Final = 6_144
-_MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 
 
 class Link(asyncio.Protocol):
     """One connection that speaks v2, ours or theirs.
 
     Args:
+        runtime: What every part of the node works with.
+        endpoint: The sessions of all peers.
         expected: The DID that was dialed; `None` where we accepted.
         guest: The admission of an accepted connection.
-        dialer: Who dialed it, and wants to know when it has ended.
+        dialer: Who dialed it.
     """
 
     def __init__(
         self,
-        core: Core,
+        runtime: Runtime,
+        endpoint: Endpoint,
         *,
         expected: Did | None = None,
-        guest: Guest | None = None,
-        dialer: LinkDialer | None = None,
+        guest: LinkGuest | None = None,
+        dialer: LinkDialerPort | None = None,
     ) -> None:
-        self._core = core
-        self.dialer = dialer
+        self._runtime = runtime
+        self._endpoint = endpoint
         self._expected = expected
         self._guest = guest
+        self._dialer = dialer
         self._loop = asyncio.get_running_loop()
-        self._channel = core.tls.channel(is_server=not self.is_dialed)
-        self._socket = LinkSocket(core.counters, core.config.max_payload_size)
+        self._channel = runtime.tls.channel(is_server=expected is None)
+        self._socket = LinkSocket(runtime.counters, runtime.config.max_payload_size)
         self._session: Session | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
-        self._roots: list[bytes] = []
-        self._leaves: list[bytes] = []
-        self._receipt_delay = ReceiptDelay(self._loop)
-        self.has_heard = False
-        """Whether the other side ever said a byte."""
-        self._pump_handle: asyncio.Handle | None = None
+        self._peer: PeerSession | None = None
+        self._timer = SessionTimer(self._loop, self._on_timer)
+        self._receipts = ReceiptQueue(self._loop)
         self._input = LinkInput()
+        self._pump_handle: asyncio.Handle | None = None
         self.turn_tag = 0.0
         self._lost: str | None = None
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
         self._is_turned_away = False
-        self._unanswered = 0  # batches that wait for the disk
+        self._unsettled_batches = 0  # they wait for the disk
         self._last_event: Closed | None = None  # waits for them
-        config = core.config
-        self.answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
+        config = runtime.config
+        self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
+        self.has_heard = False
+        """Whether the other side ever sent a byte."""
         self.is_open = False
         self.is_over = False
-        self.has_landed = False
+        self.has_progress = False
         """Whether the peer has answered something that went over it."""
         self.has_opened = False
         """Whether it was ever open."""
@@ -116,10 +114,15 @@ class Link(asyncio.Protocol):
         """Why it is over, in words."""
         self.since = monotonic()
         """When it was begun, then opened, by the monotonic clock."""
-        self.did: Did | None = None
-        """Whom the other side has proven to be."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
         """Done when the link is open, or has failed to open with `DialError`."""
+
+    # -- what is known of it ----------------------------------------------------------------
+
+    @property
+    def did(self) -> Did | None:
+        """The DID that the other side has proven; `None`: none yet."""
+        return None if self._peer is None else self._peer.did
 
     @property
     def is_dialed(self) -> bool:
@@ -133,7 +136,7 @@ class Link(asyncio.Protocol):
 
     @property
     def their_epoch(self) -> int:
-        """Of the HELLO that came; 0: none yet."""
+        """The epoch of the HELLO that came; 0: none came yet."""
         hello = None if self._session is None else self._session.their_hello
         return 0 if hello is None else hello.epoch
 
@@ -143,17 +146,22 @@ class Link(asyncio.Protocol):
         return None if self._session is None else self._session.room()
 
     @property
-    def outstanding(self) -> Allowance:
+    def granted_unused(self) -> Allowance:
         """How much the peer may still send us on it."""
         assert self._session is not None
         return self._session.outstanding
 
     @property
+    def overdue(self) -> float | None:
+        """Seconds that the oldest batch has waited for its answer, where that is long."""
+        return self._answers.overdue
+
+    @property
     def address(self) -> Address | None:
-        """The other side's."""
+        """The other side's address."""
         return self._socket.address
 
-    # -- the socket ---------------------------------------------------------------
+    # -- the socket -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket.open(cast(asyncio.Transport, transport))
@@ -163,13 +171,13 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.has_heard = True
-        self._core.counters.bytes_received += len(data)
+        self._runtime.counters.bytes_received += len(data)
         if self.is_over:
             return
         if self._guest is not None:
             self._guest.touch()
         self._input.put(data, is_costly=self._session is None or self.is_costly)
-        self._core.shares.serve(self)
+        self._runtime.shares.serve(self)
 
     def eof_received(self) -> bool:
         if self._has_input:
@@ -180,23 +188,30 @@ class Link(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cause = describe_loss(exc, is_before_hello=self.did is not None and not self.is_open)
+        cause = describe_loss(exc, is_before_hello=self._peer is not None and not self.is_open)
         if self._has_input and not self.is_costly:
             self._lost = cause  # what came before is worth a look, in its turn
         else:  # strangers that hang up and come again leave no work behind
             self._over(cause)
             self._channel.release()
         self._socket.lost()
-        self._core.links.lingering.discard(self)
+        self._runtime.lingering.discard(self)
         if self._guest is not None:
             self._guest.leave()
 
-    # -- input, in turns ------------------------------------------------------------
+    def pause_writing(self) -> None:
+        self._socket.is_paused = True
+
+    def resume_writing(self) -> None:
+        self._socket.resume_writing()
+        self.pump()
+
+    # -- input, in turns ----------------------------------------------------------------------
 
     @property
     def is_costly(self) -> bool:
         """Whether the other side has lately cost more than it brought."""
-        if not (self._is_known or self.has_landed or self.has_delivered):
+        if not (self._is_known or self.has_progress or self.has_delivered):
             return True
         return self._session is not None and self._session.is_costly
 
@@ -250,13 +265,7 @@ class Link(asyncio.Protocol):
                 elif self._input.received > _MAX_HANDSHAKE:
                     self._fail(Reason.BAD_IDENTITY, "its handshake has no end")
         except ssl.SSLError as error:
-            if self.is_dialed and not self.is_open and tells_full(error):
-                self._is_turned_away = True
-                self._over("it is full: it has no room for another connection now")
-                self._hang_up()
-                return
-            why = (error.reason or str(error)).lower().replace("_", " ")
-            self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+            self._on_tls_error(error)
             return
         except ProofError as error:
             self._fail(Reason.BAD_IDENTITY, error.fact)
@@ -270,6 +279,15 @@ class Link(asyncio.Protocol):
         if self._channel.is_at_end:
             self._end_input()
 
+    def _on_tls_error(self, error: ssl.SSLError) -> None:
+        if self.is_dialed and not self.is_open and tells_full(error):
+            self._is_turned_away = True
+            self._over("it is full: it has no room for another connection now")
+            self._hang_up()
+            return
+        why = (error.reason or str(error)).lower().replace("_", " ")
+        self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+
     def _end_input(self) -> None:
         """The stream has ended: handle the frames that are left, then the end."""
         if (session := self._session) is not None:
@@ -278,115 +296,38 @@ class Link(asyncio.Protocol):
                 pass
             session.receive_eof(now)
 
-    def pause_writing(self) -> None:
-        self._socket.is_paused = True
-
-    def resume_writing(self) -> None:
-        self._socket.resume_writing()
-        self.pump()
-
-    # -- who it is ----------------------------------------------------------------
+    # -- who it is ----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """The handshake is complete: look who is there, and only then say something."""
+        """The handshake is complete: look who is there, and only then send something."""
         did = proven_did(self._channel.tls, unix_time_us())
         if self._expected is not None and did != self._expected:
             raise ProofError(f"{did} answered, not {self._expected}")
-        self.did = did
-        if (flaw := self._core.links.check_access(did)) is not None:
+        endpoint = self._endpoint
+        peer = self._peer = endpoint.peers.session(did)
+        if (flaw := endpoint.check_access(did)) is not None:
             self._fail(flaw, f"{did} may not link to us", did)
             return
-        self._core.links.note_v2(did)
-        inflow = self._core.links.inflow(did)
-        self._is_known = self._is_known or self._core.routing.resolve(did) is not None
+        endpoint.proven(did)
+        self._is_known = self._is_known or self._runtime.routing.resolve(did) is not None
         self._session = Session(
-            self._core.identity,
+            self._runtime.identity,
             did,
-            self._core.links.hello(did),
-            self._core.session_limits,
+            peer.hello(),
+            self._runtime.session_limits,
             self._loop.time(),
-            partial(self._core.links.is_expected, did),
+            peer.is_expected,
         )
-        inflow.began(self)
+        peer.receiver.link_granted(self)
 
-    def _turn(self) -> None:
-        """After anything happened: events up, bytes down, and the timer set."""
-        self._take_events()
-        session = self._session
-        if session is not None:
-            if self._roots or self._leaves:
-                self._receipt_delay.start(self._say)
-            self._watch_answers()
-        self._flush()
-        if session is not None and not self.is_over:
-            self._arm(session)
-
-    def _take_events(self) -> None:
-        while self._session is not None and (event := self._session.next_event()) is not None:
-            self._handle(event)
-
-    def note_arrivals(self, new: int, repeats: int) -> None:
-        """A batch brought so many messages that are new, and so many that bring nothing."""
-        self.has_delivered = self.has_delivered or new > 0
-        if repeats and self._session is not None:
-            self._session.count_repeats(repeats, is_all=not new, now=self._loop.time())
-
-    def _watch_answers(self) -> None:
-        if self.is_open and self.did is not None:
-            peer = self._core.outgoing.peer(self.did)
-            self.answers.look(peer.stream.oldest if peer.link is self else None)
-
-    def _on_overdue(self) -> None:
-        assert self.did is not None
-        self._core.drop(Reason.TOO_SLOW, self.did)
-        timeout = self._core.config.answer_timeout
-        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
-
-    def _handle(self, event: Event) -> None:
-        core = self._core
-        assert self.did is not None
-        match event:
-            case BatchReceived():
-                if self.dialer is not None:
-                    core.outgoing.places.touch(self.dialer)
-                if core.is_open:  # else its sender has it still, for whoever comes next
-                    self._unanswered += 1
-                    core.links.inflow(self.did).receive(event, unix_time_us(), self)
-            case ReceiptsReceived(receipts):
-                self.has_landed |= core.links.on_receipts(self.did, receipts)
-                self._pump_soon()
-            case CreditReceived():
-                self._pump_soon()
-            case RefusalsReceived(refusals):
-                self.has_landed |= core.links.on_refusals(self.did, refusals)
-                self._pump_soon()
-            case HelloReceived(hello):
-                self._on_hello(hello)
-            case BatchFailed():
-                # TLS brought it as it was sent: such a peer is not worth 45 µs more.
-                assert self._session is not None
-                self._send_receipts(self._session)
-                self._session.send_refusals(core.links.inflow(self.did).failed(event))
-                self._session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
-            case StallNoticed(seconds):
-                core.links.on_stall(seconds)
-            case Closed():
-                self._on_closed(event)
-
-    def _say(self) -> None:
-        """Sign and write the receipts that are due."""
-        if self._session is not None and not self.is_over:
-            self._send_receipts(self._session)
-            self._flush()
-
-    def _on_hello(self, hello: Hello) -> None:
-        assert self.did is not None
-        if self._core.links.check_access(self.did) is not None:  # since it was proven
-            self._refuse(frames.CLOSE_DENIED, Reason.DENIED, "denied")
+    def _on_hello(self, peer: PeerSession, hello: Hello) -> None:
+        if self._endpoint.check_access(peer.did) is not None:  # since it was proven
+            self.close(frames.CLOSE_DENIED, "denied")
+            self._runtime.drop(Reason.DENIED, peer.did)
             return
-        if not self._core.links.inflow(self.did).begin(hello.epoch):
-            why = "an older epoch than the one known"
-            self._refuse(frames.CLOSE_STALE_EPOCH, Reason.STALE_EPOCH, why)
+        if not peer.receiver.begin(hello.epoch):
+            self.close(frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
+            self._runtime.drop(Reason.STALE_EPOCH, peer.did)
             return
         if self._guest is not None:
             self._guest.prove()
@@ -394,59 +335,100 @@ class Link(asyncio.Protocol):
         self.since = monotonic()
         if not self.outcome.done():
             self.outcome.set_result(None)
-        self._core.links.attach(self, hello)
+        self._endpoint.link_opened(peer, self, hello)
 
-    def _refuse(self, code: int, reason: Reason, text: str) -> None:
-        assert self.did is not None
-        self.close(code, text)
-        self._core.drop(reason, self.did)
+    # -- events -------------------------------------------------------------------------------
 
-    def _on_closed(self, event: Closed) -> None:
-        if event.reason is not None:
-            self._core.drop(event.reason, self.did)
-        if self._unanswered and event.reason is not None and not event.is_by_peer:
-            self._last_event = event  # what came before waits for the disk, and is answered first
-            self._loop.call_later(_LINGER, self._end_session, event)
-        else:
-            self._end_session(event)
-
-    def _end_session(self, event: Closed) -> None:
-        if self.is_over:
-            return
-        self._last_event = None
-        if self._session is not None and self.did is not None:
-            self._core.links.flush(self, self.did)
-            self._send_receipts(self._session)
+    def _turn(self) -> None:
+        """After anything happened: events up, bytes down, and the timer set."""
+        self._take_events()
+        session = self._session
+        if session is not None:
+            if self._receipts:
+                self._receipts.flush_soon(self._write_receipts)
+            self._watch_answers()
         self._flush()
-        self._over(words_of(event), event)
-        self._hang_up()
+        if session is not None and not self.is_over:
+            self._timer.arm(session.next_timeout())
 
-    def _send_receipts(self, session: Session) -> None:
-        now = unix_time_us()
-        if self._roots:
-            session.send_receipts(frames.ACCEPTED_BATCHES, self._roots, now)
-        if self._leaves:
-            session.send_receipts(frames.ACCEPTED_ENVELOPES, self._leaves, now)
-        self._roots, self._leaves = [], []
+    def _take_events(self) -> None:
+        while self._session is not None and (event := self._session.next_event()) is not None:
+            self._handle(self._session, event)
 
-    def owe(self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False) -> None:
-        """Sign for these with what is written next; `is_urgent`: write them now."""
-        self._roots += roots
-        self._leaves += leaves
+    def _handle(self, session: Session, event: Event) -> None:
+        peer = self._peer
+        assert peer is not None
+        match event:
+            case BatchReceived():
+                if self._dialer is not None:
+                    self._dialer.touch()
+                if self._runtime.is_open:  # else its sender has it still, for whoever comes next
+                    self._unsettled_batches += 1
+                    peer.receiver.receive(event, unix_time_us(), self)
+            case ReceiptsReceived(receipts):
+                self.has_progress |= self._endpoint.on_receipts(peer, receipts)
+                self._pump_soon()
+            case CreditReceived():
+                self._pump_soon()
+            case RefusalsReceived(refusals):
+                self.has_progress |= self._endpoint.on_refusals(peer, refusals)
+                self._pump_soon()
+            case HelloReceived(hello):
+                self._on_hello(peer, hello)
+            case BatchFailed():
+                # TLS brought it as it was sent: such a peer is not worth 45 µs more.
+                self._receipts.sign(session)
+                session.send_refusals(peer.receiver.failed(event))
+                session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
+            case StallNoticed(seconds):
+                text = "the event loop stood still for %.1f s; no peer is blamed"
+                self._runtime.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
+                self._runtime.emit(LoopStalled(seconds))
+            case Closed():
+                self._on_closed(event)
+
+    def note_arrivals(self, new: int, repeats: int) -> None:
+        """Count the messages of a batch that were new, and those that brought nothing."""
+        self.has_delivered = self.has_delivered or new > 0
+        if repeats and self._session is not None:
+            self._session.count_repeats(repeats, is_all=not new, now=self._loop.time())
+
+    def _watch_answers(self) -> None:
+        if self.is_open and self._peer is not None:
+            is_used = self._peer.link is self
+            self._answers.look(self._peer.sender.stream.oldest if is_used else None)
+
+    def _on_overdue(self) -> None:
+        self._runtime.drop(Reason.TOO_SLOW, self.did)
+        timeout = self._runtime.config.answer_timeout
+        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
+
+    def _on_timer(self, now: float) -> None:
+        if self._session is not None and not self.is_over:
+            self._session.handle_timeout(now, monotonic())
+            self._turn()
+
+    # -- answers to the peer --------------------------------------------------------------------
+
+    def queue_receipts(
+        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+    ) -> None:
+        """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
+        self._receipts.add(roots, leaves)
         if is_urgent:
-            self._say()
+            self._write_receipts()
 
-    def settle(self) -> None:
-        """All that is owed for one batch has been said to `owe()`, or never will be."""
-        self._unanswered -= 1
-        if self._last_event is not None and not self._unanswered:
+    def batch_settled(self) -> None:
+        """All answers to one received batch were queued, or never will be."""
+        self._unsettled_batches -= 1
+        if self._last_event is not None and not self._unsettled_batches:
             self._end_session(self._last_event)
 
     def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
-        """The application has taken, handled or refused messages: tell the peer."""
+        """Send credit, and what the application has handled and refused."""
         if (session := self._session) is None or self.is_over:
             return
-        self._send_receipts(session)
+        self._receipts.sign(session)
         if refused:
             session.send_refusals(refused)
         if handled:
@@ -456,42 +438,39 @@ class Link(asyncio.Protocol):
             session.grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
             session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
-        self._receipt_delay.start(self._say)
+        self._receipts.flush_soon(self._write_receipts)
+
+    def _write_receipts(self) -> None:
+        """Sign and write the receipts that are due."""
+        if self._session is not None and not self.is_over:
+            self._receipts.sign(self._session)
+            self._flush()
+
+    # -- messages to the peer -------------------------------------------------------------------
 
     def pump(self) -> None:
         """Write one batch of what waits for this peer, within its credit."""
         self._pump_handle = None
-        session = self._session
+        session, peer = self._session, self._peer
         if not self.is_open or self.is_over or not (room := self._socket.room()):
             return
         assert session is not None
-        assert self.did is not None
-        peer = self._core.outgoing.peer(self.did)
-        if not peer.lanes:
-            return
-        if self._core.outbox is not None and self._core.outbox.is_moving_deadlines():
-            return  # it calls us when their headers are on the disk
-        stream = peer.stream
-        if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
-            return  # it grants much and signs for nothing; what it says next calls us again
+        assert peer is not None
         assert session.their_hello is not None
+        sender = peer.sender
         largest = session.their_hello.max_payload_size
-        is_dead = partial(self._core.outgoing.is_dead, largest=largest)
-        messages = peer.stream.next_batch(peer.lanes, session.room(), is_dead, largest, room)
+        messages = sender.next_batch(session.room(), largest, room)
         if not messages:
             return
-        if self.dialer is not None:
-            self._core.outgoing.places.touch(self.dialer)
-        self._send_receipts(session)
+        if self._dialer is not None:
+            self._dialer.touch()
+        self._receipts.sign(session)
         bodies = [message.body for message in messages]
-        peer.stream.sent(session.send_batch(bodies), messages, bodies)
-        if self._core.outbox is not None:
-            # Now, not when the system has them: if the link ends before, they may arrive.
-            self._core.outbox.written(peer, messages)
+        sender.sent(session.send_batch(bodies), messages, bodies)
         self._socket.expect_written(messages)
-        self.answers.look(peer.stream.oldest)
+        self._answers.look(sender.stream.oldest)
         self._flush()
-        if peer.lanes:
+        if sender.lanes:
             self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -506,49 +485,55 @@ class Link(asyncio.Protocol):
             self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
 
-    # -- time ---------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
-    def _arm(self, session: Session) -> None:
-        """Keep one timer; one that fires early looks again, so none is moved for each frame.
+    def _on_closed(self, event: Closed) -> None:
+        if event.reason is not None:
+            self._runtime.drop(event.reason, self.did)
+        if self._unsettled_batches and event.reason is not None and not event.is_by_peer:
+            self._last_event = event  # what came before waits for the disk, and is answered first
+            self._loop.call_later(_LINGER, self._end_session, event)
+        else:
+            self._end_session(event)
 
-        The session's instants are those of the loop's own clock, as its timers' are.
-        """
-        due = session.next_timeout()
-        if due is None or (self._timer is not None and self._timer_due <= due):
+    def _end_session(self, event: Closed) -> None:
+        if self.is_over:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self._loop.call_at(due, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._session is not None and not self.is_over:
-            # Loops fire up to one step of their clock early: 1 ms on uvloop.
-            early = self._timer_due - self._loop.time()
-            now = self._timer_due if 0 < early <= _TIMER_STEP else self._loop.time()
-            self._session.handle_timeout(now, monotonic())
-            self._turn()
-
-    # -- the end --------------------------------------------------------------------------
+        self._last_event = None
+        if self._session is not None and self._peer is not None:
+            if self._peer.receiver.link is self:
+                self._peer.receiver.flush()
+            self._receipts.sign(self._session)
+        self._flush()
+        self._over(words_of(event), event)
+        self._hang_up()
 
     def close(self, code: int, reason: str) -> None:
         """Send CLOSE and hang up, without waiting."""
         if self._session is not None and not self.is_over:
-            if code != frames.CLOSE_DENIED:  # who is denied is told nothing more
-                self._send_receipts(self._session)
-            self._roots, self._leaves = [], []
+            if code != frames.CLOSE_DENIED:  # a denied peer gets no further answer
+                self._receipts.sign(self._session)
+            self._receipts.clear()
             self._session.close(code, reason)
             self._turn()
         else:
             self._over(reason)
             self._hang_up()
 
-    def turn_away(self, reason: str) -> None:
+    @property
+    def is_working(self) -> bool:
+        """See `ConnectionHandler`: what a link has received is no reason to wait for it."""
+        return False
+
+    def discard(self) -> None:
+        """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
+
+    def turn_away(self, reason: str) -> bool:
         """Close for want of room, so that its dialer can tell us from a v1 peer."""
         if self._session is None and not self.is_over:
             self._socket.write(self._channel.turn_away())
         self.close(frames.CLOSE_TOO_MANY, reason)
+        return True
 
     def abort(self, cause: str = "closed here") -> None:
         """End at once."""
@@ -556,18 +541,18 @@ class Link(asyncio.Protocol):
         self._socket.abort()
 
     def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
-        """The other side is not who or what it should be; TLS may have an alert to say."""
+        """The other side is not who or what it should be; TLS may have an alert to send."""
         host = "" if self._guest is None else self._guest.host
-        self._core.drop(reason, self.did, host)
-        if host and (did is None or not self._core.links.denials.is_logged(did)):
-            self._core.drops.log_closed(host, reason, cause)
+        self._runtime.drop(reason, self.did, host)
+        if host and (did is None or not self._endpoint.denied_log.is_logged(did)):
+            self._runtime.drops.log_closed(host, reason, cause)
         self._flush()
         self._over(cause)
         self._hang_up()
 
     def _hang_up(self) -> None:
-        lingering = self._core.links.lingering
-        if self._core.is_open and len(lingering) >= _MAX_LINGERING:
+        lingering = self._runtime.lingering
+        if self._runtime.is_open and lingering.is_full:
             self._socket.abort()  # or peers that do not read could keep more than their places
         elif self._socket.hang_up():
             lingering.add(self)
@@ -579,11 +564,10 @@ class Link(asyncio.Protocol):
         self._input.clear()  # it may wait long for its turn
         self.closed = closed
         self.cause = cause
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-        self.answers.end()
+        self._answers.end()
         self._socket.forget_unwritten()
         if not self.outcome.done():
             is_silent = self.is_dialed and not self.has_heard
@@ -591,10 +575,16 @@ class Link(asyncio.Protocol):
             error = dial_error(address, cause, is_full=is_full, is_silent=is_silent)
             self.outcome.set_exception(error)
             self.outcome.exception()  # nobody has to ask
-        if self._session is not None and self.did is not None:
-            self._core.links.inflow(self.did).ended(self)
+        if (peer := self._peer) is None:
+            return
+        if self._session is not None:
+            peer.receiver.link_ended(self)
         if self.is_open:
             self.is_open = False
-            self._core.links.detach(self, cause, closed)
-        if self.did is not None:
-            self._core.links.forget_if_stranger(self.did)
+            dialer = self._dialer
+            on_over = None if dialer is None else partial(self._tell_dialer, dialer)
+            self._endpoint.link_closed(peer, self, cause, closed, on_over)
+        self._endpoint.peers.forget_if_stranger(peer)
+
+    def _tell_dialer(self, dialer: LinkDialerPort, is_excused: bool) -> None:
+        dialer.on_link_over(self, self.cause, self.closed, is_excused=is_excused)

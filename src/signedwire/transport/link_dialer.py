@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.delivery.ports import LinkPort
 from signedwire.errors import ConnectTimeout, DialError
-from signedwire.transport.dialer import Dialer
+from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.link import Link
 from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.types import Address, PeerState
 from signedwire.wire import link_frames as frames
+from signedwire.wire.session import Closed
 from signedwire.wire.session_events import CLOSE_UNSAID
-
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.transport.peer import Peer
-    from signedwire.wire.session import Closed
 
 __all__ = ["LinkDialer"]
 
@@ -31,10 +29,12 @@ _UNWANTED: Final = frozenset(
 
 
 class LinkDialer(Dialer):
-    """The way to one peer. Whoever dialed, there is one link, and `Peer.link` is it."""
+    """Dials one peer over v2. Whoever dialed, the open link is `PeerSession.link`."""
 
-    def __init__(self, core: Core, address: Address, peer: Peer) -> None:
-        super().__init__(core, address)
+    is_preemptible = True
+
+    def __init__(self, parts: DialerParts, address: Address, peer: PeerSession) -> None:
+        super().__init__(parts, address)
         self._peer = peer
         self._link: Link | None = None
         """The one that we dialed, opening or open."""
@@ -47,17 +47,23 @@ class LinkDialer(Dialer):
         link = self._peer.link
         if link is not None:
             link.pump()
-        elif self._peer.lanes:
+        elif self._peer.sender.lanes:
             self.connect()
 
     def _is_wanted(self) -> bool:
-        self._core.outgoing.reroute((self._peer,))
-        if self._peer.link is not None or self._peer.dialer is not self or self._peer.wire == "v1":
+        self._endpoint.reroute((self._peer,))
+        if (
+            self._peer.link is not None
+            or self._peer.sender.route is not self
+            or self._peer.wire == "v1"
+        ):
             return False
-        return bool(self._peer.lanes) or self._is_kept
+        return bool(self._peer.sender.lanes) or self._is_kept
 
     async def _open(self) -> None:
-        link = self._link = Link(self._core, expected=self._peer.did, dialer=self)
+        link = self._link = Link(
+            self._runtime, self._endpoint, expected=self._peer.did, dialer=self
+        )
         self._is_opening = True
         self._is_blameless = False
         try:
@@ -74,13 +80,13 @@ class LinkDialer(Dialer):
                 self._is_kept = True
                 return
             if not link.has_opened:  # else `on_link_over()` was told
-                self._is_blameless = self._peer.is_end_excused(link.closed, has_landed=False)
+                self._is_blameless = self._peer.is_end_excused(link.closed, has_progress=False)
                 # It proved its DID and ended before its HELLO, as an access list does it.
                 is_mute = link.closed is None or link.closed.code == CLOSE_UNSAID
                 if link.did is not None and is_mute and type(error) is DialError:
                     self._peer.denies_us = True
             if isinstance(error, HungUpError):
-                self._is_blameless = self._core.links.on_hang_up(self._peer)
+                self._is_blameless = self._endpoint.note_hang_up(self._peer)
             else:
                 self._peer.hang_ups = 0
                 # Nobody can be blamed that others came first: it is tried again later.
@@ -93,7 +99,7 @@ class LinkDialer(Dialer):
         self._is_kept = True
 
     async def _opened(self, link: Link) -> None:
-        timeout = self._core.config.handshake_timeout
+        timeout = self._runtime.config.handshake_timeout
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(link.outcome)
@@ -103,11 +109,13 @@ class LinkDialer(Dialer):
     def _on_dialed(self) -> None:
         super()._on_dialed()
         # Called off for another peer, while a message came.
-        is_left = self._peer.link is None and self._peer.lanes and self._peer.dialer is self
-        if is_left and self._core.is_open:
+        is_left = (
+            self._peer.link is None and self._peer.sender.lanes and self._peer.sender.route is self
+        )
+        if is_left and self._runtime.is_open:
             self.connect()
 
-    def _concerned(self) -> tuple[Peer, ...]:
+    def _concerned(self) -> tuple[PeerSession, ...]:
         return (self._peer,)
 
     def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
@@ -121,18 +129,17 @@ class LinkDialer(Dialer):
         elif self._peer.link is not None:
             self.note_error(cause)  # nor here: it is reached over the link that it dialed
         else:
-            if self._core.outbox is not None:
-                self._core.outbox.failed(self._peer, cause)
+            self._endpoint.context.store.attempt_failed(self._peer.did, cause)
             super()._fail_attempt(cause, is_attempt=is_attempt)
 
     def retire(self) -> None:
-        """The peer is reached otherwise: dial no more. A link that is open stays."""
+        """Dial no more: the peer is reached otherwise. A link that is open stays."""
         self._is_kept = False
         if self._connecting is not None:
             self._connecting.cancel()
 
     def on_link_over(
-        self, link: Link, cause: str, closed: Closed | None, *, is_excused: bool
+        self, link: LinkPort, cause: str, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """A link of ours that was open has ended; what it had not delivered is not back yet."""
         self._is_blameless = is_excused
@@ -142,16 +149,15 @@ class LinkDialer(Dialer):
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
         self._on_lost(cause)
-        if not is_excused and not link.has_landed:
+        if not is_excused and not link.has_progress:
             # It brought nothing through, however long it was up.
-            self._peer.failures += 1
-            self._core.outgoing.give_up_exhausted(self._peer, cause)
+            self._peer.sender.note_attempt_failed(cause)
         # However long it was up: all who lost the same peer would return in one wave.
-        spread = 2 * self._core.config.retry_base_delay
-        self._next_dial_at += self._core.rng.uniform(0, spread)
+        spread = 2 * self._runtime.config.retry_base_delay
+        self._next_dial_at += self._runtime.rng.uniform(0, spread)
         if closed is not None and closed.code == frames.CLOSE_UNAVAILABLE:
             self._next_dial_at += next(self._delays)  # its disk is not mended in a moment
-        if self._core.is_open and (self._peer.lanes or self._is_kept):
+        if self._runtime.is_open and (self._peer.sender.lanes or self._is_kept):
             self.connect()
 
     @property
@@ -165,7 +171,7 @@ class LinkDialer(Dialer):
 
     @property
     def is_settled(self) -> bool:
-        return not self._peer.lanes and self._peer.stream.is_empty
+        return not self._peer.sender.lanes and self._peer.sender.stream.is_empty
 
     def evict(self) -> None:
         self.retire()

@@ -1,4 +1,4 @@
-"""`Screen`: each reason, the order of the checks, and what the replay memory may believe."""
+"""`V1Validator`: each reason, the order of the checks, and what the replay memory may believe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from signedwire.config import SignaturePolicy, TransportConfig
-from signedwire.delivery.screen import Passed, Screen
+from signedwire.delivery.replay import ReplayMemory
 from signedwire.identity import Identity
+from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import Did, Priority, Reason
 from signedwire.wire.envelope import SignedEnvelope
 
@@ -19,8 +20,10 @@ EVE = Identity.from_seed(bytes(range(2, 34)))
 ANYBODY = object()
 
 
-def screen(us: Any = BOB.did, **changes: Any) -> Screen:
-    return Screen(TransportConfig(**{"v1_peers": "all", **changes}), None if us is ANYBODY else us)
+def screen(us: Any = BOB.did, **changes: Any) -> V1Validator:
+    return V1Validator(
+        TransportConfig(**{"v1_peers": "all", **changes}), None if us is ANYBODY else us
+    )
 
 
 def signed(
@@ -41,12 +44,12 @@ def broken(frame: bytes) -> bytes:
     return frame[:-1] + bytes([frame[-1] ^ 1])
 
 
-def passed(verdict: Passed | Reason) -> Passed:
-    assert isinstance(verdict, Passed), verdict
+def passed(verdict: Verified | Reason) -> Verified:
+    assert isinstance(verdict, Verified), verdict
     return verdict
 
 
-def deliver(a_screen: Screen, frame: bytes) -> Passed:
+def deliver(a_screen: V1Validator, frame: bytes) -> Verified:
     """Do what the transport does with a frame that passes."""
     verdict = passed(a_screen.check(frame))
     assert not a_screen.is_replay(verdict)
@@ -71,30 +74,36 @@ class TestReasons:
     def test_not_for_us(self) -> None:
         frame = signed(recipient=EVE.did)
         assert screen().check(frame) is Reason.NOT_FOR_US
-        assert isinstance(screen(ANYBODY).check(frame), Passed)
+        assert isinstance(screen(ANYBODY).check(frame), Verified)
 
     @pytest.mark.parametrize("make", [signed, lambda sender: stripped(signed(sender))])
     def test_not_allowed(self, make: Any) -> None:
         strict = screen(v1_peers=[ALICE.did], signatures=SignaturePolicy.IF_PRESENT)
-        assert isinstance(strict.check(make(ALICE)), Passed)
+        assert isinstance(strict.check(make(ALICE)), Verified)
         assert strict.check(make(EVE)) is Reason.NOT_ALLOWED
 
     def test_nobody_is_allowed_in_production_by_default(self) -> None:
-        assert Screen(TransportConfig.production(), BOB.did).check(signed()) is Reason.NOT_ALLOWED
+        assert (
+            V1Validator(TransportConfig.production(), BOB.did).check(signed()) is Reason.NOT_ALLOWED
+        )
 
     @pytest.mark.parametrize("make", [signed, lambda sender: stripped(signed(sender))])
     def test_denied(self, make: Any) -> None:
-        a_screen = screen(signatures=SignaturePolicy.IF_PRESENT)
-        a_screen.is_denied = lambda did: did == bytes(EVE.did)
-        assert isinstance(a_screen.check(make(ALICE)), Passed)
+        config = TransportConfig(v1_peers="all", signatures=SignaturePolicy.IF_PRESENT)
+        a_screen = V1Validator(config, BOB.did, lambda did: did == bytes(EVE.did))
+        assert isinstance(a_screen.check(make(ALICE)), Verified)
         assert a_screen.check(make(EVE)) is Reason.DENIED
 
     @pytest.mark.parametrize("make", [signed, lambda sender: stripped(signed(sender))])
     def test_who_speaks_v2_is_not_believed_in_v1(self, make: Any) -> None:
         """No downgrade, whatever is allowed."""
-        a_screen = screen(v1_peers=[ALICE.did, EVE.did], signatures=SignaturePolicy.IF_PRESENT)
-        a_screen.v2_senders.add(bytes(EVE.did))
-        assert isinstance(a_screen.check(make(ALICE)), Passed)
+        config = TransportConfig(
+            v1_peers=[ALICE.did, EVE.did], signatures=SignaturePolicy.IF_PRESENT
+        )
+        v2_speakers = ReplayMemory(10)
+        a_screen = V1Validator(config, BOB.did, v2_speakers=v2_speakers)
+        v2_speakers.add(bytes(EVE.did))
+        assert isinstance(a_screen.check(make(ALICE)), Verified)
         assert a_screen.check(make(EVE)) is Reason.NOT_ALLOWED
 
     def test_unsigned(self) -> None:
@@ -137,7 +146,7 @@ class TestReasons:
     def test_check_all_keeps_the_order(self) -> None:
         frames = [signed(), b"x", stripped(signed()), signed(EVE), broken(signed())]
         verdicts = screen(v1_peers=[ALICE.did]).check_all(iter(frames))
-        assert isinstance(verdicts[0], Passed)
+        assert isinstance(verdicts[0], Verified)
         assert verdicts[1:] == [
             Reason.MALFORMED,
             Reason.UNSIGNED,
@@ -159,7 +168,7 @@ class TestOrder:
         assert a_screen.check(broken(signed(EVE))) is Reason.NOT_ALLOWED
         assert a_screen.check(broken(signed())) is Reason.DUPLICATE
         assert a_screen.check(broken(signed(number=2))) is Reason.BAD_SIGNATURE
-        assert isinstance(a_screen.check(signed(number=2)), Passed)
+        assert isinstance(a_screen.check(signed(number=2)), Verified)
 
     def test_of_an_unsigned_frame(self) -> None:
         a_screen = screen(v1_peers=[ALICE.did])

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from signedwire.transport.link_dialer import LinkDialer
+from signedwire.stats import Counters
 from signedwire.transport.pool import Pool, Standing
 
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.transport.dialer import Dialer
-
-__all__ = ["Places"]
+__all__ = ["ConnectionSlots", "SlotUser"]
 
 _POLL_INTERVAL: Final = 0.005
 _PATIENCE: Final = 5.0
@@ -24,19 +20,50 @@ _IN_USE: Final = 1.0
 """Seconds between two uses of a connection, and after the last, that it counts as in use."""
 
 
-class Places:
-    """The places for connections that we dial, at most `max_connections`."""
+class SlotUser(Protocol):
+    """A dialer, as the slots see it."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self.pool: Pool[Dialer] = Pool(
-            core.config.max_connections, lambda member: member.is_idle, self._is_in_use
-        )
-        self._applied: dict[Dialer, float] = {}  # who waits for a place, since when
-        self._granted: dict[Dialer, float] = {}  # whose connection opens, since when
-        self._opened: dict[Dialer, float] = {}  # whose connection is open, since when
-        self._called_off: Dialer | None = None
-        self._hastened: Dialer | None = None
+    def __hash__(self) -> int: ...
+
+    standing: Standing
+    used_at: float
+    is_used_again: bool
+    opening_time: float
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection could be closed without losing or delaying anything."""
+
+    @property
+    def is_preemptible(self) -> bool:
+        """Whether the connection may be closed although it is in use."""
+
+    def grant_slot(self) -> None:
+        """The dialer may connect now."""
+
+    def call_off(self) -> None:
+        """End the attempt: its slot is needed for another."""
+
+    def evict(self) -> None:
+        """Close the connection: its slot went to another."""
+
+
+class ConnectionSlots:
+    """The slots for connections that we dial, at most `max_connections`.
+
+    Args:
+        limit: How many there are.
+        counters: Counts evictions.
+    """
+
+    def __init__(self, limit: int, counters: Counters) -> None:
+        self._counters = counters
+        self.pool: Pool[SlotUser] = Pool(limit, lambda member: member.is_idle, self._is_in_use)
+        self._applied: dict[SlotUser, float] = {}  # who waits for a place, since when
+        self._granted: dict[SlotUser, float] = {}  # whose connection opens, since when
+        self._opened: dict[SlotUser, float] = {}  # whose connection is open, since when
+        self._called_off: SlotUser | None = None
+        self._hastened: SlotUser | None = None
         self._patience = _PATIENCE
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
@@ -47,13 +74,13 @@ class Places:
         if self._timer is not None:
             self._timer.cancel()
 
-    def apply(self, dialer: Dialer) -> None:
-        """Ask for a connection; `dialer.grant_place()` answers."""
+    def acquire(self, dialer: SlotUser) -> None:
+        """Ask for a slot; `dialer.grant_slot()` answers."""
         self.pool.apply(dialer, dialer.standing)
         self._applied[dialer] = asyncio.get_running_loop().time()
         self.fill()
 
-    def opened(self, dialer: Dialer) -> None:
+    def opened(self, dialer: SlotUser) -> None:
         """The connection is open."""
         self.pool.opened(dialer)
         self._opened[dialer] = asyncio.get_running_loop().time()
@@ -62,12 +89,12 @@ class Places:
         self._stop_opening(dialer)
         self.fill()
 
-    def leave(self, dialer: Dialer) -> None:
-        """The connection is gone, or no longer wanted."""
+    def release(self, dialer: SlotUser) -> None:
+        """Free the slot: the connection is gone, or no longer wanted."""
         self._forget(dialer)
         self.fill()
 
-    def _forget(self, dialer: Dialer) -> None:
+    def _forget(self, dialer: SlotUser) -> None:
         self.pool.leave(dialer)
         if dialer is self._hastened:
             # Another lost its place for nothing: the next such time is later.
@@ -76,21 +103,21 @@ class Places:
         self._applied.pop(dialer, None)
         self._opened.pop(dialer, None)
 
-    def _stop_opening(self, dialer: Dialer) -> None:
+    def _stop_opening(self, dialer: SlotUser) -> None:
         self._granted.pop(dialer, None)
         if dialer is self._hastened:
             self._hastened = None
         if dialer is self._called_off:
             self._called_off = None
 
-    def touch(self, dialer: Dialer) -> None:
+    def touch(self, dialer: SlotUser) -> None:
         """The connection is of use."""
         self.pool.touch(dialer)
         now = asyncio.get_running_loop().time()
         dialer.is_used_again = now - dialer.used_at < _IN_USE
         dialer.used_at = now
 
-    def _is_in_use(self, dialer: Dialer) -> bool:
+    def _is_in_use(self, dialer: SlotUser) -> bool:
         # Once is not enough: who sends one message to each of many is not to wait a second.
         is_recent = asyncio.get_running_loop().time() - dialer.used_at < _IN_USE
         return dialer.is_used_again and is_recent
@@ -108,14 +135,14 @@ class Places:
         while not self._has_ended:
             evicted, admitted = self.pool.admit()
             if admitted is None:
-                if self._free_a_stuck_place():
+                if self._preempt_longest():
                     continue
                 break
             self._applied.pop(admitted, None)
             self._granted[admitted] = asyncio.get_running_loop().time()
             if evicted is not None:
                 self._evict(evicted)
-            admitted.grant_place()
+            admitted.grant_slot()
         standing = self.pool.next_standing
         if standing is None or self._has_ended:
             return
@@ -126,16 +153,16 @@ class Places:
         # Acknowledgements make no event: look again whether one is idle now.
         self._timer = asyncio.get_running_loop().call_later(_POLL_INTERVAL, self.fill)
 
-    def _evict(self, dialer: Dialer) -> None:
+    def _evict(self, dialer: SlotUser) -> None:
         self._forget(dialer)
-        self._core.counters.evictions += 1
+        self._counters.evictions += 1
         dialer.evict()
 
     def _call_off_overdue(self) -> None:
-        """Where others wait, end an attempt that has had its turn; one at a time.
+        """While others wait, end one attempt that takes long.
 
-        Those that did not answer before have places that they keep to the end, or a
-        slow peer would never be reached. Where there are none of the others, they too.
+        Dialers that did not answer before keep their slots to the end, or a slow peer would
+        never be reached; unless there are no others.
         """
         if self._called_off is not None:
             return
@@ -148,8 +175,8 @@ class Places:
                 dialer.call_off()
                 return
 
-    def _free_a_stuck_place(self) -> bool:
-        """Where somebody has waited long, who has had a place as long must wait in turn.
+    def _preempt_longest(self) -> bool:
+        """If a dialer has waited 5 s for a slot, evict the v2 link that has held one longest.
 
         Only while no connection is opening: what opens makes room, or is called off.
         """
@@ -164,7 +191,7 @@ class Places:
             self.pool.hasten(first)
             return True
         # Not those of v1: what was not acknowledged there would be lost, or doubled.
-        links = {one: at for one, at in self._opened.items() if isinstance(one, LinkDialer)}
+        links = {one: at for one, at in self._opened.items() if one.is_preemptible}
         longest = min(links, key=links.__getitem__, default=None)
         if longest is None or now - links[longest] < _PATIENCE:
             return False

@@ -1,6 +1,6 @@
 """Sending over v1: one connection for each address.
 
-An `Outbound` writes whenever its socket takes more, in batches, and stops at
+A `V1Sender` writes whenever its socket takes more, in batches, and stops at
 the first byte that the operating system does not take at once, so that what
 waits, waits in the peers' bounded queues and nowhere else.
 
@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError
 from signedwire.transport.carrier import Carrier
-from signedwire.transport.dialer import Dialer
+from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-
-__all__ = ["Outbound", "OutboundLink"]
+__all__ = ["V1Connection", "V1Sender"]
 
 ORDERLY_CLOSE: Final = "the peer closed it"
 """How the error of a connection ends that was not reset."""
@@ -38,10 +35,10 @@ _MAX_BATCH_MESSAGES: Final = 64
 _WATCH_INTERVAL: Final = 0.05
 
 
-class OutboundLink(asyncio.Protocol):
+class V1Connection(asyncio.Protocol):
     """One connection that we dialed. It only writes; whatever can be read ends it."""
 
-    def __init__(self, owner: Outbound, carrier: Carrier) -> None:
+    def __init__(self, owner: V1Sender, carrier: Carrier) -> None:
         self._owner = owner
         self._carrier = carrier
         self._transport: asyncio.Transport | None = None
@@ -194,18 +191,18 @@ class OutboundLink(asyncio.Protocol):
             self._transport.abort()
 
 
-class Outbound(Dialer):
+class V1Sender(Dialer):
     """The v1 connection to one address and all peers that are reached there."""
 
-    def __init__(self, core: Core, address: Address) -> None:
-        super().__init__(core, address)
-        self._link: OutboundLink | None = None
+    def __init__(self, parts: DialerParts, address: Address) -> None:
+        super().__init__(parts, address)
+        self._link: V1Connection | None = None
         self._pump_handle: asyncio.Handle | None = None
 
     @property
     def has_store(self) -> bool:
         """Whether messages have rows, which go when the peer's host has acknowledged them."""
-        return self._core.outbox is not None
+        return self._endpoint.context.store.is_durable
 
     @property
     def is_idle(self) -> bool:
@@ -233,7 +230,7 @@ class Outbound(Dialer):
         link, self._link = self._link, None
         if link is not None:
             for message in link.close():
-                self._core.outgoing.give_up(message, Reason.CLOSED)
+                self._give_up(message, Reason.CLOSED)
 
     def pump(self) -> None:
         """Write one batch, or see to it that there will be a connection."""
@@ -249,13 +246,12 @@ class Outbound(Dialer):
             return
         batch = self._next_batch()
         if batch:
-            self._core.outgoing.disarm_expiries(message for _, message in batch)
-            self._core.outgoing.places.touch(self)
-            self._core.counters.bytes_sent += link.write(batch)
+            self.touch()
+            self._runtime.counters.bytes_sent += link.write(batch)
         if self._ready:
             self._pump_soon()
         else:
-            self._core.outgoing.places.look()
+            self._slots.look()
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -267,13 +263,14 @@ class Outbound(Dialer):
         size = 0
         ready = self._ready
         while ready and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_MESSAGES:
-            peer = ready[0]
-            message = peer.lanes.take()
+            sender = ready[0].sender
+            message = sender.lanes.take()
             if message is None:
                 ready.popleft()
                 continue
-            if self._core.outgoing.is_dead(message) or self._is_too_large(message):
+            if sender.is_dead(message) or self._is_too_large(message):
                 continue
+            sender.forget_deadlines((message,))
             frame = encode_frame(self._seal(message).encode())
             batch.append((frame, message))
             size += len(frame)
@@ -282,20 +279,23 @@ class Outbound(Dialer):
 
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
         # A transport of envelopes that others have signed has no key.
-        return message.envelope or message.seal(self._core.identity)
+        return message.envelope or message.seal(self._runtime.identity)
 
     def _is_too_large(self, message: OutgoingMessage) -> bool:
         """Whether it was queued before its peer was known to speak only v1."""
-        limit = self._core.config.max_v1_payload_size
+        limit = self._runtime.config.max_v1_payload_size
         if message.payload_size <= limit:
             return False
         cause = f"the peer speaks v1, whose limit is {limit} bytes"
-        self._core.outgoing.give_up(message, Reason.TOO_LARGE, cause)
+        self._give_up(message, Reason.TOO_LARGE, cause)
         return True
+
+    def _give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
+        self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
 
     def on_written(self, messages: list[OutgoingMessage]) -> None:
         """The link has handed these to the operating system."""
-        self._core.counters.messages_sent += len(messages)
+        self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
         for message in messages:
             message.is_unconfirmed = True
@@ -303,19 +303,14 @@ class Outbound(Dialer):
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
         """The peer's host has these, which is all that one hears of a v1 peer."""
-        outbox = self._core.outbox
-        if outbox is not None:
-            by_peer: dict[Did, list[OutgoingMessage]] = {}
-            for message in messages:
-                by_peer.setdefault(message.recipient, []).append(message)
-            for did, those in by_peer.items():
-                outbox.settled(did, those)
+        for did, those in _by_recipient(messages).items():
+            self._endpoint.context.store.settled(did, those)
         for message in messages:
             if not message.is_stored:  # else its row may be in a lane again, as this object
                 message.release()
 
     async def _open(self) -> None:
-        link = OutboundLink(self, self._core.carrier)
+        link = V1Connection(self, self._runtime.carrier)
         try:
             await self._dial_carrier(link)
         except BaseException:
@@ -326,17 +321,25 @@ class Outbound(Dialer):
         self._link = link
 
     def _forget_wire(self) -> None:
-        for peer in self._core.outgoing.peers_of(self):
-            self._core.links.on_v1_over(peer)
+        for session in self._endpoint.peers.all():
+            if session.has_sender and session.sender.route is self:
+                self._endpoint.note_v1_over(session)
 
-    def on_lost(self, link: OutboundLink, lost: list[OutgoingMessage], cause: str) -> None:
+    def on_lost(self, link: V1Connection, lost: list[OutgoingMessage], cause: str) -> None:
         """A connection is gone; `lost` never reached the peer's host."""
         if link is not self._link:  # evicted or closed by us
             return
         self._link = None
         self._forget_wire()
-        outgoing = self._core.outgoing
-        outgoing.put_back(lost)
+        for did, messages in _by_recipient(lost).items():
+            self._endpoint.requeue(self._endpoint.peers.session(did), messages)
         self._on_lost(cause, was_used=link.has_written)
-        for peer in tuple(self._ready):
-            outgoing.assign(peer)
+        for session in tuple(self._ready):
+            self._endpoint.bring(session)
+
+
+def _by_recipient(messages: list[OutgoingMessage]) -> dict[Did, list[OutgoingMessage]]:
+    by_recipient: dict[Did, list[OutgoingMessage]] = {}
+    for message in messages:
+        by_recipient.setdefault(message.recipient, []).append(message)
+    return by_recipient

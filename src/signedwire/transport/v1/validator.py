@@ -23,12 +23,10 @@ from signedwire.types import Did, Reason
 from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
 from signedwire.wire.header import PRIORITY, RECIPIENT, SENDER
 
-__all__ = ["Passed", "Screen"]
-
-_MAX_V2_SENDERS = 100_000
+__all__ = ["Verified", "V1Validator"]
 
 
-class Passed(NamedTuple):
+class Verified(NamedTuple):
     """A message that may be delivered, unless its double overtakes it."""
 
     message: Message
@@ -36,7 +34,7 @@ class Passed(NamedTuple):
     replay_key: bytes
 
 
-class Screen:
+class V1Validator:
     """Decides about received frames.
 
     `check_all()` may run in any thread, several at once. `is_replay()` and
@@ -44,28 +42,34 @@ class Screen:
 
     Args:
         us: Our DID: envelopes for another are refused; `None` takes them all.
+        is_denied: Whether the DID of these 32 bytes is turned away.
+        v2_speakers: DIDs that have proven themselves over v2: no v1 frame of theirs is believed.
     """
 
-    def __init__(self, config: TransportConfig, us: Did | None) -> None:
+    def __init__(
+        self,
+        config: TransportConfig,
+        us: Did | None,
+        is_denied: Callable[[bytes], bool] = lambda _: False,
+        v2_speakers: ReplayMemory | None = None,
+    ) -> None:
         self._us = None if us is None else bytes(us)
         self._requires_signature = config.signatures is SignaturePolicy.REQUIRED
         self._senders = (
             None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
         )
-        self.is_denied: Callable[[bytes], bool] = lambda _: False
-        """Whether the DID of these 32 bytes is turned away."""
-        self.v2_senders = ReplayMemory(_MAX_V2_SENDERS)
-        """DIDs that have proven themselves over v2: no v1 frame of theirs is believed."""
+        self._is_denied = is_denied
+        self._v2_speakers = ReplayMemory(0) if v2_speakers is None else v2_speakers
         # Two memories: unsigned envelopes, which anyone can make, must not push
         # signed ones out of theirs.
         self._replays = ReplayMemory(config.replay_memory)
         self._unsigned_replays = ReplayMemory(config.replay_memory)
 
-    def check_all(self, frames: Iterable[bytes]) -> list[Passed | Reason]:
+    def check_all(self, frames: Iterable[bytes]) -> list[Verified | Reason]:
         """The verdict on each frame, in order."""
         return [self.check(frame) for frame in frames]
 
-    def check(self, frame: bytes) -> Passed | Reason:
+    def check(self, frame: bytes) -> Verified | Reason:
         """The verdict on one frame. Costs about 45 µs, nearly all of it the signature."""
         try:
             envelope = SignedEnvelope.decode_v1(frame)
@@ -75,31 +79,31 @@ class Screen:
             return Reason.NOT_FOR_US
         if self._senders is not None and frame[SENDER] not in self._senders:
             return Reason.NOT_ALLOWED
-        if self.is_denied(frame[SENDER]):
+        if self._is_denied(frame[SENDER]):
             return Reason.DENIED
-        if frame[SENDER] in self.v2_senders:
+        if frame[SENDER] in self._v2_speakers:
             return Reason.NOT_ALLOWED
         digest = blake3(memoryview(frame)[:-SIGNATURE_SIZE]).digest()
         signature = frame[-SIGNATURE_SIZE:]
         if signature == UNSIGNED:
             if self._requires_signature:
                 return Reason.UNSIGNED
-            return Passed(
+            return Verified(
                 Message(envelope.body, signature, is_proven=False), frame[PRIORITY], digest
             )
         if digest in self._replays:
             return Reason.DUPLICATE
         if not verify_digest(frame[SENDER], digest, signature):
             return Reason.BAD_SIGNATURE
-        return Passed(Message(envelope.body, signature), frame[PRIORITY], digest)
+        return Verified(Message(envelope.body, signature), frame[PRIORITY], digest)
 
-    def is_replay(self, passed: Passed) -> bool:
+    def is_replay(self, verified: Verified) -> bool:
         """Whether it was delivered since it was checked: two copies can be in check at once."""
-        return passed.replay_key in self._memory(passed)
+        return verified.replay_key in self._memory(verified)
 
-    def remember(self, passed: Passed) -> None:
+    def remember(self, verified: Verified) -> None:
         """It has been delivered."""
-        self._memory(passed).add(passed.replay_key)
+        self._memory(verified).add(verified.replay_key)
 
-    def _memory(self, passed: Passed) -> ReplayMemory:
-        return self._replays if passed.message.is_proven else self._unsigned_replays
+    def _memory(self, verified: Verified) -> ReplayMemory:
+        return self._replays if verified.message.is_proven else self._unsigned_replays

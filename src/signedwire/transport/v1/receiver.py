@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
-from signedwire.delivery.screen import Passed
 from signedwire.transport.outlast import outlast
+from signedwire.transport.runtime import Runtime
+from signedwire.transport.v1.intake import V1Intake
+from signedwire.transport.v1.validator import Verified
 from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
-if TYPE_CHECKING:
-    from signedwire.transport.core import Core
-    from signedwire.transport.doorway import Guest
-
-__all__ = ["InboundLink"]
+__all__ = ["V1Receiver"]
 
 # Handing work to a thread and back costs about as much as two verifications.
 _MAX_INLINE: Final = 2
@@ -38,13 +36,38 @@ _MAX_UNACCEPTABLE: Final = 1000
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
-class InboundLink(asyncio.Protocol):
-    """One connection that we accepted. It only reads."""
+class _Connection(Protocol):
+    """The admission of an accepted connection. See `InboundConnection`."""
 
-    def __init__(self, core: Core, guest: Guest) -> None:
-        self._core = core
-        self._guest = guest
-        self._decoder = FrameDecoder(core.config.max_frame_size)
+    host: str
+    is_proven: bool
+    is_refused: bool
+
+    def prove(self) -> None: ...
+
+    def touch(self) -> None: ...
+
+    def note_ended(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def refuse(self, reason: Reason, fact: str) -> None: ...
+
+
+class V1Receiver(asyncio.Protocol):
+    """One v1 connection that we accepted. It only reads.
+
+    Args:
+        runtime: What every part of the node works with.
+        intake: What all v1 connections share.
+        connection: The admission of this one.
+    """
+
+    def __init__(self, runtime: Runtime, intake: V1Intake, connection: _Connection) -> None:
+        self._runtime = runtime
+        self._intake = intake
+        self._connection = connection
+        self._decoder = FrameDecoder(runtime.config.max_frame_size)
         self._transport: asyncio.Transport | None = None
         self._frames: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -62,10 +85,10 @@ class InboundLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._core.counters.bytes_received += len(data)
-        if self._guest.is_refused:
+        self._runtime.counters.bytes_received += len(data)
+        if self._connection.is_refused:
             return
-        self._guest.touch()
+        self._connection.touch()
         had_partial = self._decoder.has_partial_frame
         frames = self._without_stubs(self._decoder.receive_data(data))
         if frames:
@@ -85,10 +108,10 @@ class InboundLink(asyncio.Protocol):
         return whole
 
     def _drop(self, reason: Reason, count: int = 1) -> None:
-        self._core.drop(reason, None, self._guest.host, count)
+        self._runtime.drop(reason, None, self._connection.host, count)
         self._unacceptable += count
-        if not self._guest.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
-            self._guest.refuse(reason, "nothing acceptable came, and much else")
+        if not self._connection.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
+            self._connection.refuse(reason, "nothing acceptable came, and much else")
 
     def eof_received(self) -> bool:
         self._decoder.receive_eof()
@@ -102,11 +125,11 @@ class InboundLink(asyncio.Protocol):
         self._is_at_end = self._is_lost = True
         self._finish()
         if self._worker is None:
-            self._guest.leave()
-        elif self._guest.is_refused:
+            self._connection.leave()
+        elif self._connection.is_refused:
             self._call_off(self._worker)
         else:
-            self._core.incoming.note_ended(self._guest)
+            self._connection.note_ended()
         # Then it keeps its place while we hold what it brought: who connects, writes and
         # hangs up again and again would have us hold ever more.
 
@@ -117,11 +140,15 @@ class InboundLink(asyncio.Protocol):
         if self._is_lost and self._worker is not None:
             self._call_off(self._worker)
 
+    def turn_away(self, reason: str) -> bool:
+        """A v1 dialer cannot be told anything."""
+        return False
+
     def _call_off(self, worker: asyncio.Task[None]) -> None:
         """Nobody waits for what is in check; a worker that has not begun cleans nothing up."""
         worker.cancel()
-        self._core.incoming.busy.discard(self)
-        self._guest.leave()
+        self._intake.busy.discard(self)
+        self._connection.leave()
 
     async def stop(self) -> bool:
         """End the check of what has arrived, and count it. Returns what `outlast()` does."""
@@ -129,10 +156,10 @@ class InboundLink(asyncio.Protocol):
         if worker is None:
             return False
         untaken = self._in_check + len(self._frames)
-        self._core.drop(Reason.INBOX_CLOSED, None, self._guest.host, untaken)
+        self._runtime.drop(Reason.INBOX_CLOSED, None, self._connection.host, untaken)
         worker.cancel()
         is_cancelled = await outlast(worker)
-        self._guest.leave()
+        self._connection.leave()
         return is_cancelled
 
     @property
@@ -145,7 +172,7 @@ class InboundLink(asyncio.Protocol):
         if self._worker is not None:
             return
         if self._decoder.error is not None:
-            self._guest.refuse(self._decoder.error.reason, self._decoder.error.fact)
+            self._connection.refuse(self._decoder.error.reason, self._decoder.error.fact)
         elif self._is_at_end and self._transport is not None:
             self._transport.close()
 
@@ -156,13 +183,13 @@ class InboundLink(asyncio.Protocol):
         if not self._decoder.has_partial_frame:
             self._cancel_frame_timer()
             return
-        timeout = self._core.config.frame_timeout
+        timeout = self._runtime.config.frame_timeout
         # Paused: the peer cannot be late with bytes that we do not read. _resume() asks again.
         if timeout is None or self._is_paused or not (is_new or self._frame_timer is None):
             return
         self._cancel_frame_timer()
         self._frame_timer = asyncio.get_running_loop().call_later(
-            timeout, self._guest.refuse, Reason.TOO_SLOW, "a frame was not complete in time"
+            timeout, self._connection.refuse, Reason.TOO_SLOW, "a frame was not complete in time"
         )
 
     def _cancel_frame_timer(self) -> None:
@@ -191,34 +218,34 @@ class InboundLink(asyncio.Protocol):
             if not self._frames:
                 return
             self._worker = asyncio.create_task(self._work_in_threads())
-            self._core.incoming.busy.add(self)
+            self._intake.busy.add(self)
         if self._pending_bytes > _MAX_PENDING_BYTES:
             self._pause()
 
     def _work_inline(self) -> None:
-        while self._frames and self._core.incoming.has_room():
+        while self._frames and self._intake.has_room():
             frame = self._frames.popleft()
             self._pending_bytes -= len(frame)
-            self._deliver([self._core.incoming.screen.check(frame)])
+            self._deliver([self._intake.validator.check(frame)])
 
     async def _work_in_threads(self) -> None:
-        incoming = self._core.incoming
-        checks: deque[asyncio.Future[list[Passed | Reason]]] = deque()
+        intake = self._intake
+        checks: deque[asyncio.Future[list[Verified | Reason]]] = deque()
         try:
             while self._frames or checks:
                 # Some slices ahead, so that no core waits for what the loop does, and
                 # no more, so that nobody's burst is ahead of everybody else.
-                while self._frames and len(checks) < _SLICES_AHEAD * incoming.threads:
-                    frames = self._take_slice(incoming.threads)
-                    checks.append(incoming.run_in_thread(incoming.screen.check_all, frames))
+                while self._frames and len(checks) < _SLICES_AHEAD * intake.threads:
+                    frames = self._take_slice(intake.threads)
+                    checks.append(intake.run_in_thread(intake.validator.check_all, frames))
                 await self._deliver_all(await checks.popleft())
                 if self._pending_bytes < _MAX_PENDING_BYTES // 2:
                     self._resume()
         finally:
             self._worker = None
-            incoming.busy.discard(self)
+            intake.busy.discard(self)
             if self._is_lost:
-                self._guest.leave()
+                self._connection.leave()
             for check in checks:
                 check.cancel()
         self._finish()
@@ -231,30 +258,31 @@ class InboundLink(asyncio.Protocol):
         self._in_check += size
         return frames
 
-    async def _deliver_all(self, verdicts: list[Passed | Reason]) -> None:
+    async def _deliver_all(self, verdicts: list[Verified | Reason]) -> None:
         while verdicts:
             done = self._deliver(verdicts)
             self._in_check -= done
             verdicts = verdicts[done:]
             if verdicts:
                 self._pause()
-                await self._core.incoming.inbox_room()
+                await self._intake.inbox_room()
 
-    def _deliver(self, verdicts: list[Passed | Reason]) -> int:
+    def _deliver(self, verdicts: list[Verified | Reason]) -> int:
         """Deliver for as long as the application has room; returns how many were dealt with."""
-        core = self._core
-        incoming, screen = core.incoming, core.incoming.screen
+        intake, validator = self._intake, self._intake.validator
         for done, verdict in enumerate(verdicts):
             if isinstance(verdict, Reason):
                 self._drop(verdict)
                 continue
-            if not self._guest.is_proven:
+            if not self._connection.is_proven:
                 # Also where it has to wait for the application: its sender did not.
-                self._guest.prove()
-            if screen.is_replay(verdict):
-                core.drop(Reason.DUPLICATE, verdict.message.proven_sender, self._guest.host)
-            elif incoming.put(verdict.message, verdict.priority):
-                screen.remember(verdict)
+                self._connection.prove()
+            if validator.is_replay(verdict):
+                self._runtime.drop(
+                    Reason.DUPLICATE, verdict.message.proven_sender, self._connection.host
+                )
+            elif intake.put(verdict.message, verdict.priority):
+                validator.remember(verdict)
             else:
                 return done
         return len(verdicts)

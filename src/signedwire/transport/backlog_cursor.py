@@ -1,4 +1,4 @@
-"""What the outbox knows of the rows that wait in the store for one peer."""
+"""Which rows of one peer wait in the store alone."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from weakref import WeakValueDictionary
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.types import Priority
 
-__all__ = ["Stock"]
+__all__ = ["BacklogCursor"]
 
 
-class Stock:
-    """Which rows of one peer wait on the disk alone, lane by lane."""
+class BacklogCursor:
+    """How far the rows of one peer were loaded into its queue, lane by lane."""
 
     __slots__ = (
         "accepted",
+        "committed_row",
         "is_loading",
-        "is_unknown",
         "is_waiting",
-        "loaded",
+        "loaded_row",
+        "must_scan",
         "receipts",
         "restarts",
-        "told",
     )
 
     def __init__(self) -> None:
-        self.loaded = [0] * len(Priority)
+        self.loaded_row = [0] * len(Priority)
         """The highest row that came into the queue."""
-        self.told = [0] * len(Priority)
-        """The highest that was told to be stored."""
-        self.is_unknown = [False] * len(Priority)
+        self.committed_row = [0] * len(Priority)
+        """The highest row of this process that is committed."""
+        self.must_scan = [False] * len(Priority)
         """Whether rows of an earlier process may wait."""
         self.is_loading = False
+        """Whether a page of rows is being read."""
         self.is_waiting = False
-        """Whether it is to be called when the queue has room."""
+        """Whether the queue calls when it has room."""
         self.restarts = 0
         """How often everything was to be loaded anew."""
         self.accepted = [0] * len(Priority)
         """The highest sequence of earlier processes that the peer had accepted when the epoch
         changed."""
         self.receipts: WeakValueDictionary[tuple[int, int], OutgoingMessage] = WeakValueDictionary()
-        """Of messages that wait, for as long as somebody holds them."""
+        """Messages that wait, by lane and row, for as long as somebody holds their receipts."""
 
     def is_behind(self, lane: int) -> bool:
-        """Whether rows of the lane wait on the disk alone."""
-        return self.is_unknown[lane] or self.told[lane] > self.loaded[lane]
+        """Whether rows of the lane wait in the store alone."""
+        return self.must_scan[lane] or self.committed_row[lane] > self.loaded_row[lane]

@@ -21,8 +21,8 @@ from signedwire import (
     Reason,
     Receipt,
 )
+from signedwire.delivery import session_map as session_map_module
 from signedwire.errors import MessageRefusedError
-from signedwire.transport import links as links_module
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
@@ -89,7 +89,7 @@ def waiting(node: Node) -> int:
 
 def came(node: Node, who: Identity) -> int:
     """How many Normal messages of this one have come, ever."""
-    return node._core.links.inflow(who.did).stream.marks[Priority.NORMAL]
+    return node._core.endpoint.peers.session(who.did).receiver.stream.marks[Priority.NORMAL]
 
 
 @pytest.mark.parametrize("early", [0, 3, 6])
@@ -284,7 +284,7 @@ async def test_an_answer_that_no_link_takes_is_said_over_the_next(how: str, when
         message = await next_of(bob)
         if when == "without a link":
             alice.routing.remove(bob.did)
-            dialer = alice._core.outgoing.peer(bob.did).dialer
+            dialer = alice._core.endpoint.peers.session(bob.did).sender.route
             assert dialer is not None
             net.memory.cut_all()
             await eventually(lambda: not links_of(bob) and not links_of(alice))
@@ -544,7 +544,7 @@ async def test_who_has_delivered_keeps_its_marks(is_taken: bool) -> None:
 
 @on_asyncio
 async def test_strangers_are_forgotten_before_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links_module, "_MAX_INFLOWS", 4)
+    monkeypatch.setattr(session_map_module, "_MAX_STRANGERS", 4)
     async with Net().node(BOB) as bob:
         bob.routing.update(ALICE.did, "127.0.0.1:9")
         assert await bring(bob, ALICE, 1, 2) == (0, (0, 0, 0, 0))
@@ -555,8 +555,12 @@ async def test_strangers_are_forgotten_before_peers(monkeypatch: pytest.MonkeyPa
         for number in range(400, 420):
             await bring(bob, identity(number), 1)
             assert await take(bob, 1) == [b"1"]
-            assert len(bob._core.links._inflows) <= 4
-            assert {ALICE.did, CAROL.did, identity(number).did} <= bob._core.links._inflows.keys()
+            assert len(bob._core.endpoint.peers._sessions) <= 4
+            assert {
+                ALICE.did,
+                CAROL.did,
+                identity(number).did,
+            } <= bob._core.endpoint.peers._sessions.keys()
         assert await bring(bob, ALICE) == (9, (0, 2, 0, 0))
         assert await bring(bob, identity(419)) == (9, (0, 1, 0, 0))
         assert await bring(bob, identity(400)) == (0, (0, 0, 0, 0))
@@ -567,7 +571,7 @@ async def test_who_was_sent_to_or_waits_or_is_here_is_not_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many strangers come: no room is made at their cost."""
-    monkeypatch.setattr(links_module, "_MAX_INFLOWS", 3)
+    monkeypatch.setattr(session_map_module, "_MAX_STRANGERS", 3)
     here, waits, sent_to = identity(450), identity(451), identity(452)
     async with Net().node(BOB) as bob:
         with await RawPeer.dial(bob, sent_to) as peer:
@@ -586,7 +590,7 @@ async def test_who_was_sent_to_or_waits_or_is_here_is_not_forgotten(
                 with await RawPeer.dial(bob, identity(number)) as stranger:
                     await stranger.next(HelloReceived)
                 await eventually(lambda: bob.stats().inbound_connections == 1)
-                known = bob._core.links._inflows
+                known = bob._core.endpoint.peers._sessions
                 assert {here.did, waits.did, sent_to.did} <= known.keys()
                 assert len(known) <= 4
             await peer.send(peer.body(1, b"still here"))

@@ -1,0 +1,84 @@
+"""Messages of denied senders: dropped before the application has them, and counted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
+from typing import Final
+
+from signedwire.clock import monotonic
+from signedwire.delivery.access import AccessList
+from signedwire.delivery.message import Message
+from signedwire.delivery.ports import Host
+from signedwire.errors import ClosedError
+from signedwire.types import Did, Reason
+
+__all__ = ["DeniedLog", "DeniedMessages"]
+
+_MAX_LOGGED: Final = 100
+_LOG_AGAIN: Final = 60.0
+"""Seconds in which the attempts of one denied DID are logged once."""
+
+
+class DeniedMessages:
+    """Drops messages whose sender the access list denies, and counts them for each DID."""
+
+    def __init__(self, host: Host, access: AccessList) -> None:
+        self._host = host
+        self._access = access
+        self._discarded: deque[Did | None] = deque()
+        """The sender of each message that was dropped and is not counted yet."""
+        self._is_count_due = False
+
+    def is_from_denied(self, message: Message) -> bool:
+        """Whether the sender of a message is denied now. Any thread."""
+        access = self._access
+        return access.has_rules and access.is_key_denied(message._claimed_sender)
+
+    def discard(self, messages: Iterable[Message]) -> None:
+        """Drop messages of denied senders, before the application has them. Any thread.
+
+        They count as refused by the application, so a sender that is let in again gets
+        that answer.
+        """
+        for message in messages:
+            if message.origin is not None:
+                message.origin.taken(message)
+                with contextlib.suppress(ClosedError):
+                    message.origin.refused(message, Reason.NOT_ALLOWED)
+            # Anybody can write any sender into an unsigned message.
+            self._discarded.append(message.proven_sender)
+        if self._discarded and not self._is_count_due:
+            self._is_count_due = True
+            self._host.call_soon(self.count)
+
+    def count(self) -> None:
+        """Count what was dropped, once for each DID. In the loop."""
+        self._is_count_due = False
+        counts: Counter[Did | None] = Counter()
+        while self._discarded:
+            counts[self._discarded.popleft()] += 1
+        for did, count in counts.items():
+            self._host.drop(Reason.DENIED, did, count=count)
+
+
+class DeniedLog:
+    """Which denied DIDs had an attempt logged lately, so that each is logged once a minute."""
+
+    def __init__(self) -> None:
+        self._logged: OrderedDict[Did, float] = OrderedDict()
+
+    def is_logged(self, did: Did) -> bool:
+        """Whether an attempt of a denied DID was logged lately; if not, it counts as logged."""
+        now = monotonic()
+        last = self._logged.get(did)
+        if last is not None and now - last < _LOG_AGAIN:
+            return True
+        self._logged[did] = now
+        self._logged.move_to_end(did)
+        if len(self._logged) > _MAX_LOGGED:
+            # Each may be a new key of one stranger: so few in all, too.
+            _, oldest = self._logged.popitem(last=False)
+            return now - oldest < _LOG_AGAIN
+        return False

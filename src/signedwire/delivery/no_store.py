@@ -1,0 +1,150 @@
+"""The store of a node without a file: messages wait in the queues, and end with the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.ports import Host, MessageQueue
+from signedwire.delivery.receipt import UNANSWERED
+from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
+from signedwire.delivery.streams import Refused
+from signedwire.errors import BackpressureError, StoreError
+from signedwire.types import Did, Reason
+from signedwire.wire.session import BatchReceived
+
+__all__ = ["NoStore"]
+
+
+class NoStore:
+    """An `OutboxStore` and `InboxStore` that keeps nothing. See there for its methods."""
+
+    is_durable = False
+    failure: StoreError | None = None
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    # -- sending --------------------------------------------------------------------------
+
+    def put(
+        self,
+        queue: MessageQueue,
+        messages: list[OutgoingMessage],
+        *,
+        is_patient: bool = False,
+        replaces: Sequence[int] = (),
+    ) -> int:
+        """Put one message into the queue.
+
+        Raises:
+            BackpressureError: the queue is full.
+        """
+        (message,) = messages
+        if queue.lanes.put(message, message.priority):
+            return 1
+        if not is_patient:
+            self._host.counters.backpressure_events += 1
+            self._host.drop(Reason.QUEUE_FULL, queue.did)
+            queue.dropped[Reason.QUEUE_FULL] += 1
+        raise BackpressureError(
+            queue.did,
+            Reason.QUEUE_FULL,
+            f"the queue to {queue.did} is full ({self._host.config.send_queue_limit} messages); "
+            "the message was not queued",
+            "Send slower, or `await node.send(…)`, which waits for room",
+        )
+
+    def has_room(self, queue: MessageQueue, priority: int) -> bool:
+        return queue.lanes.has_room(priority)
+
+    def when_room(self, queue: MessageQueue, wake: Callable[[], None]) -> bool:
+        return queue.when_room(wake)
+
+    def forget_room(self, queue: MessageQueue, wake: Callable[[], None]) -> None:
+        queue.forget_room(wake)
+
+    def epoch(self, did: Did) -> int | None:
+        return None
+
+    def is_held(self) -> bool:
+        return False
+
+    def written(self, did: Did, messages: list[OutgoingMessage]) -> None:
+        pass
+
+    def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
+        pass
+
+    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
+        pass
+
+    def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
+        pass
+
+    def doubt(self, message: OutgoingMessage) -> str:
+        return UNANSWERED if message.was_written else ""
+
+    def is_ahead(self, did: Did, marks: Sequence[int]) -> bool:
+        return False
+
+    def learn(self, did: Did, marks: Sequence[int]) -> bool:
+        return False
+
+    def restart(self, queue: MessageQueue, epoch: int, marks: Sequence[int] | None) -> None:
+        pass
+
+    def reached(self, did: Did) -> None:
+        pass
+
+    def attempt_failed(self, did: Did, cause: str) -> None:
+        pass
+
+    def give_up_denied(self, queue: MessageQueue) -> None:
+        pass
+
+    def backlog(self, did: Did) -> Backlog | None:
+        return None
+
+    # -- peers ----------------------------------------------------------------------------
+
+    def has_spoken_v2(self, did: Did) -> bool:
+        return False
+
+    def note_v2(self, did: Did) -> None:
+        pass
+
+    # -- receiving ------------------------------------------------------------------------
+
+    def marks(self, did: Did) -> Marks:
+        return _NO_MARKS
+
+    def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
+        return current.lanes
+
+    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
+        return False
+
+    def began(self, did: Did, marks: Marks) -> None:
+        pass
+
+    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+        return len(messages)
+
+    def accept(
+        self,
+        did: Did,
+        marks: Marks,
+        batch: BatchReceived,
+        arrivals: Arrivals,
+        not_stored: Sequence[int],
+        then: Then,
+    ) -> None:
+        then(None)
+
+    def done(self, messages: Sequence[Message], then: Then) -> None:
+        then(None)
+
+
+_NO_MARKS = Marks(0, (0, 0, 0, 0))

@@ -1,0 +1,62 @@
+"""What the sessions of all peers share."""
+
+from __future__ import annotations
+
+from signedwire.delivery.access import AccessList
+from signedwire.delivery.denied import DeniedMessages
+from signedwire.delivery.evidence_log import EvidenceLog
+from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.inbox_budget import InboxBudget
+from signedwire.delivery.ports import Host, InboxStore, OutboxStore
+from signedwire.types import Did
+
+__all__ = ["SessionContext"]
+
+
+class SessionContext:
+    """The parts of one endpoint that each `PeerSession` works with.
+
+    Args:
+        host: The node.
+        us: The node's DID; `None`: v1 alone is spoken, and for any DID.
+        access: Which DIDs are denied.
+        inbox: What waits for the application.
+        store: Where messages to peers are kept.
+        inbox_store: Where marks, and messages that are not handled, are kept. Both may be
+            replaced before the node is open.
+    """
+
+    __slots__ = (
+        "access",
+        "budget",
+        "denied",
+        "evidence",
+        "has_said_goodbye",
+        "host",
+        "inbox",
+        "inbox_store",
+        "store",
+        "us",
+    )
+
+    def __init__(
+        self,
+        host: Host,
+        us: Did | None,
+        access: AccessList,
+        inbox: Inbox,
+        store: OutboxStore,
+        inbox_store: InboxStore,
+    ) -> None:
+        self.host = host
+        self.us = us
+        self.access = access
+        self.inbox = inbox
+        self.store = store
+        self.inbox_store = inbox_store
+        self.evidence: EvidenceLog | None = None
+        """Keeps what is accepted, before it is delivered and receipted; `None`: nothing does."""
+        self.budget = InboxBudget(host.config)
+        self.denied = DeniedMessages(host, access)
+        self.has_said_goodbye = False
+        """Whether every link was closed: answers of the application come too late."""

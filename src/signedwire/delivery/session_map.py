@@ -1,0 +1,193 @@
+"""The sessions of all peers, and which of them are kept.
+
+Keys cost nothing, so whoever answers strangers would keep each of them for ever. A peer
+without a route that has gone, and to which nothing is owed, loses its sending half at once.
+Its receiving half, which makes delivery happen once, stays until there are too many.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from signedwire import clock
+from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.peer_sender import PeerSender
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.delivery.session_context import SessionContext
+from signedwire.delivery.streams import SendStream
+from signedwire.types import Address, Did
+
+__all__ = ["Routes", "SessionMap"]
+
+_MAX_STRANGERS: Final = 10_000
+"""Sessions of peers that are gone: how many are kept."""
+_MAX_STRANGER_BYTES: Final = 64 * 1024 * 1024
+
+
+class Routes(Protocol):
+    """Which DID is reached where."""
+
+    @property
+    def version(self) -> int:
+        """Grows with each change."""
+
+    def resolve(self, did: Did) -> Address | None:
+        """The address of a DID; `None`: none is known."""
+
+
+class SessionMap:
+    """One `PeerSession` for each DID. Methods belong to the loop where they do not say otherwise.
+
+    Args:
+        context: What the sessions share.
+        routes: Which DID is reached where.
+        lock: Guards the map against the threads that send.
+    """
+
+    def __init__(
+        self, context: SessionContext, routes: Routes, lock: AbstractContextManager[object]
+    ) -> None:
+        self._context = context
+        self._routes = routes
+        self._lock = lock
+        self._us = b"" if context.us is None else bytes(context.us)
+        self._epoch = clock.new_epoch()
+        self._sessions: OrderedDict[Did, PeerSession] = OrderedDict()
+        """The least recently linked first."""
+        self._stranger_bytes = 0
+
+    def get(self, did: Did) -> PeerSession | None:
+        """The session of a peer; `None`: there is none. Any thread."""
+        return self._sessions.get(did)
+
+    def session(self, did: Did) -> PeerSession:
+        """The session of a peer; made where there was none. Any thread."""
+        session = self._sessions.get(did)
+        if session is None:
+            with self._lock:
+                session = self._sessions.get(did)
+                if session is None:
+                    if len(self._sessions) >= _MAX_STRANGERS:
+                        self._forget_a_stranger()
+                    session = PeerSession(self._context, did, self._new_sender)
+                    self._sessions[did] = session
+        return session
+
+    def all(self) -> list[PeerSession]:
+        """All sessions now. Any thread."""
+        with self._lock:
+            return list(self._sessions.values())
+
+    def senders(self) -> list[PeerSession]:
+        """The sessions with a sending half. Any thread."""
+        return [session for session in self.all() if session.has_sender]
+
+    def touch(self, session: PeerSession) -> None:
+        """A peer was linked: forget others before it."""
+        with self._lock:
+            self._sessions.move_to_end(session.did)
+
+    # -- sending halves -----------------------------------------------------------------------
+
+    def _new_sender(self, session: PeerSession) -> PeerSender:
+        context = self._context
+        with self._lock:
+            if session.has_sender:
+                return session.sender  # made by another thread just now
+            config = context.host.config
+            lanes: Lanes[OutgoingMessage] = Lanes(config.send_queue_limit, config.critical_reserve)
+            epoch = max(context.store.epoch(session.did) or self._epoch, session.least_epoch)
+            sender = PeerSender(context, session.did, lanes, self.new_stream(session, epoch))
+            session.set_sender(sender)
+            return sender
+
+    def new_stream(self, session: PeerSession, epoch: int) -> SendStream:
+        """A stream to a peer that counts from 1."""
+        if epoch != self._epoch and not self._context.store.is_durable:
+            # The session may lose its sending half, but a later one must not use this epoch.
+            session.least_epoch = epoch
+        return SendStream(self._us, bytes(session.did), epoch)
+
+    # -- routes -------------------------------------------------------------------------------
+
+    def route(self, session: PeerSession) -> Address | None:
+        """Where the peer is reached; looked up again only when the table has changed."""
+        version = self._routes.version
+        known, address = session.resolved
+        if known != version:
+            address = self.resolve(session.did)
+            session.resolved = version, address
+        return address
+
+    def resolve(self, did: Did) -> Address | None:
+        """Where a DID is reached, by the table or the fallback."""
+        return self._routes.resolve(did) or self._context.host.config.fallback
+
+    # -- strangers ----------------------------------------------------------------------------
+
+    def is_known(self, did: Did) -> bool:
+        """Whether a DID is more than a stranger: it has a route, or an answer is outstanding."""
+        session = self._sessions.get(did)
+        has_sender = session is not None and session.has_sender
+        return has_sender or self._routes.resolve(did) is not None
+
+    def forget_if_stranger(self, session: PeerSession) -> None:
+        """A connection has ended: keep nothing of a peer that brought and got nothing."""
+        if not session.is_forgettable or self.route(session) is not None:
+            self._weigh(session)
+            return
+        with self._lock:
+            # First away, then a look: `Endpoint.submit()` looks after queueing whether it is there.
+            if session.has_sender and not self._forget_sender(session):
+                return
+            if session.has_receiver and session.receiver.is_empty:
+                session.forget_receiver()
+            is_worth_keeping = session.has_receiver or session.least_epoch or session.left_at
+            if not is_worth_keeping and self._sessions.get(session.did) is session:
+                self._drop(session)
+        self._weigh(session)
+
+    def _forget_sender(self, session: PeerSession) -> bool:
+        """Let go of a sending half; `False`: a message has come meanwhile."""
+        sender = session.sender
+        session.set_sender(None)
+        if sender.lanes:
+            session.set_sender(sender)
+            return False
+        if not sender.stream.is_fresh:
+            # Should the peer come back, its numbers begin anew, so in a newer epoch.
+            self._epoch = max(self._epoch + 1, clock.new_epoch())
+            if session.least_epoch:
+                session.least_epoch = max(session.least_epoch, sender.epoch) + 1
+        return True
+
+    def _weigh(self, session: PeerSession) -> None:
+        """Count the memory of a peer that has gone, and forget strangers beyond the limit."""
+        if not session.has_receiver or not session.receiver.is_forgettable:
+            return
+        with self._lock:
+            if self._sessions.get(session.did) is not session:
+                return
+            weight = session.receiver.weight
+            self._stranger_bytes += weight - session.weight
+            session.weight = weight
+            while self._stranger_bytes > _MAX_STRANGER_BYTES and self._forget_a_stranger():
+                pass
+
+    def _forget_a_stranger(self) -> bool:
+        """Forget the stranger that was linked longest ago. The caller holds the lock."""
+        for session in self._sessions.values():
+            is_free = not session.has_receiver or session.receiver.is_forgettable
+            if is_free and session.link is None and not self.is_known(session.did):
+                self._drop(session)
+                return True
+        return False
+
+    def _drop(self, session: PeerSession) -> None:
+        session.forget_receiver()
+        self._stranger_bytes -= session.weight
+        session.weight = 0
+        del self._sessions[session.did]

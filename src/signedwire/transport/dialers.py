@@ -1,0 +1,130 @@
+"""The dialers of a node: one for each peer over v2, one for each address over v1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.logs import fields
+from signedwire.transport.dialer import Dialer, DialerParts
+from signedwire.transport.link_dialer import LinkDialer
+from signedwire.transport.outlast import outlast
+from signedwire.transport.runtime import Runtime
+from signedwire.transport.slots import ConnectionSlots
+from signedwire.types import Address, Did, PeerState
+
+__all__ = ["Dialers"]
+
+_POLL_INTERVAL: Final = 0.005
+
+
+class Dialers:
+    """Makes connections to peers; the `Connector` of the endpoint.
+
+    Args:
+        runtime: What every part of the node works with.
+        endpoint: The sessions of all peers.
+        new_v1: Makes a dialer for an address that speaks v1; `None`: v1 is not spoken.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        endpoint: Endpoint,
+        new_v1: Callable[[DialerParts, Address], Dialer] | None,
+    ) -> None:
+        self._runtime = runtime
+        self._endpoint = endpoint
+        self._new_v1 = new_v1
+        self.slots = ConnectionSlots(runtime.config.max_connections, runtime.counters)
+        self._parts = DialerParts(runtime, endpoint, self.slots)
+        self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
+
+    # -- the connector of the endpoint --------------------------------------------------------
+
+    def connect(self, session: PeerSession, address: Address) -> None:
+        """See to it that what waits for the peer is sent to this address."""
+        dialer = self._dialer(session, address)
+        if session.sender.route is not dialer:
+            self.disconnect(session)
+            session.sender.route = dialer
+        dialer.add(session)
+
+    def disconnect(self, session: PeerSession) -> None:
+        """Dial the peer no more; an open link stays."""
+        route, session.sender.route = session.sender.route, None
+        if isinstance(route, Dialer):
+            route.remove(session)
+            # A v1 dialer serves all who are reached at its address, and stays.
+            if isinstance(route, LinkDialer):
+                self._dialers.pop((route.address, session.did), None)
+                route.retire()
+
+    def look(self) -> None:
+        """A connection may have become idle: another may need its slot."""
+        self.slots.look()
+
+    def _dialer(self, session: PeerSession, address: Address) -> Dialer:
+        speaks_v1 = not self._runtime.speaks_v2 or session.wire == "v1"
+        key = address if speaks_v1 else (address, session.did)
+        dialer = self._dialers.get(key)
+        if dialer is None:
+            if speaks_v1:
+                assert self._new_v1 is not None
+                dialer = self._new_v1(self._parts, address)
+            else:
+                dialer = LinkDialer(self._parts, address, session)
+            self._dialers[key] = dialer
+        return dialer
+
+    def hurry(self, session: PeerSession) -> None:
+        """Try to reach a peer now, without a pause."""
+        route = session.sender.route
+        if isinstance(route, Dialer):
+            route.hurry()
+        self._endpoint.bring(session)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    async def drain(self, deadline: float) -> None:
+        """Wait until nothing waits to be sent or answered, or until `deadline`, loop time."""
+        self._endpoint.flush_scheduled()
+        loop = asyncio.get_running_loop()
+        while not self._is_settled():
+            if loop.time() >= deadline:
+                return
+            await asyncio.sleep(_POLL_INTERVAL)  # acknowledgements of v1 make no event
+
+    def _is_settled(self) -> bool:
+        if not all(
+            dialer.is_settled or self._can_wait(dialer) for dialer in self._dialers.values()
+        ):
+            return False
+        is_durable = self._endpoint.context.store.is_durable
+        return all(
+            session.sender.stream.is_empty and not session.sender.lanes
+            for session in self._endpoint.peers.all()
+            if session.has_sender and (session.link is not None or not is_durable)
+        )
+
+    def _can_wait(self, dialer: Dialer) -> bool:
+        """Whether its messages may as well wait in the store, because their peer is away."""
+        is_durable = self._endpoint.context.store.is_durable
+        return is_durable and dialer.state is PeerState.BACKING_OFF
+
+    async def end(self) -> bool:
+        """End every connection and every message that is left. Returns what `outlast()` does."""
+        self._endpoint.begin_end()
+        self.slots.end()
+        closing = [dialer.close() for dialer in tuple(self._dialers.values())]
+        all_closing = asyncio.gather(*closing, return_exceptions=True)
+        is_cancelled = await outlast(all_closing)
+        for fault in all_closing.result():
+            if isinstance(fault, Exception):  # of ours: it must not keep the others
+                extra = fields("close fault", error=type(fault).__name__)
+                self._runtime.log.error("closing a connection failed", exc_info=fault, extra=extra)
+        self._endpoint.end()
+        return is_cancelled

@@ -1,0 +1,116 @@
+"""What a node with a store has received: marks, and messages that are not handled yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Final
+
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.message import Message
+from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.store import Marks, Noted, RememberedLeaves, Store, Then
+from signedwire.errors import ClosedError, StoreError, StoreFailedError
+from signedwire.transport.runtime import Runtime
+from signedwire.types import Did
+from signedwire.wire.session import BatchReceived
+
+__all__ = ["InboxDriver"]
+
+# A store can fail at any moment, in its own thread. That is reported where batches are
+# stored; what only notes how far they have come has then nothing to note it in.
+_WHILE_IT_WORKS: Final = contextlib.suppress(StoreFailedError, ClosedError)
+
+
+class InboxDriver:
+    """The `InboxStore` of a node with a store.
+
+    Args:
+        runtime: What every part of the node works with.
+        store: The store.
+    """
+
+    def __init__(self, runtime: Runtime, store: Store) -> None:
+        self._runtime = runtime
+        self._store = store
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why the store takes nothing more; `None`: it does."""
+        return self._store.failure
+
+    async def restore(self, endpoint: Endpoint) -> None:
+        """Deliver what an earlier process has accepted and its application left undone."""
+        for did in self._store.v2_speakers():
+            endpoint.v2_speakers.add(bytes(did))
+        after = 0
+        while rows := await asyncio.wrap_future(self._store.undone(after=after)):
+            if denied := endpoint.restore(rows):
+                with _WHILE_IT_WORKS:
+                    self._store.done(denied)
+            after = rows[-1].id
+
+    def marks(self, did: Did) -> Marks:
+        """What was accepted from a sender and committed."""
+        return self._store.marks(did)
+
+    def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
+        """The committed marks, if they are of the sender's present epoch."""
+        marks = self._store.marks(did)
+        return marks.lanes if marks.epoch == current.epoch else (0, 0, 0, 0)
+
+    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
+        """Give `then` what is remembered of a sender's last messages; `False`: nothing can be."""
+        with _WHILE_IT_WORKS:
+            known = self._store.leaves(did)
+            known.add_done_callback(partial(self._runtime.call_soon, _tell_leaves, then))
+            return True
+        return False
+
+    def began(self, did: Did, marks: Marks) -> None:
+        """The sender named a new epoch."""
+        with _WHILE_IT_WORKS:
+            self._store.began(did, marks)
+
+    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+        """How many of these messages fit into the inbox, the first ones."""
+        return self._store.inbox_room(did, [message.size for message in messages])
+
+    def accept(
+        self,
+        did: Did,
+        marks: Marks,
+        batch: BatchReceived,
+        arrivals: Arrivals,
+        not_stored: Sequence[int],
+        then: Then,
+    ) -> None:
+        """Store the new messages of a batch, and call `then` when that is committed.
+
+        What brings nothing new is not stored, but waits for the commits before it.
+        """
+        new = arrivals.new
+        if not new and not arrivals.late and not not_stored:
+            self._store.barrier(then)
+            return
+        places = [message.index for message in new]
+        noted = Noted(late=arrivals.late, unkept=not_stored, strays=arrivals.strays)
+        ids = self._store.accept(did, marks, batch, places, noted, then)
+        for message, id_ in zip(new, ids, strict=True):
+            message.row = id_
+
+    def done(self, messages: Sequence[Message], then: Then) -> None:
+        """The application has handled or refused these; call `then` when that is committed."""
+        rows = [message.row for message in messages if message.row is not None]
+        with _WHILE_IT_WORKS:
+            self._store.done(rows, then)
+
+
+def _tell_leaves(
+    then: Callable[[RememberedLeaves | None], None], known: Future[RememberedLeaves]
+) -> None:
+    has_failed = known.cancelled() or known.exception() is not None
+    then(None if has_failed else known.result())

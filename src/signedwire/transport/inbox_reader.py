@@ -1,0 +1,132 @@
+"""How the application takes messages: in the node's loop, or from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+from signedwire.clock import monotonic
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.message import Message
+from signedwire.delivery.receipt import future_waker
+from signedwire.errors import ClosedError
+from signedwire.transport.runtime import Runtime
+from signedwire.types import Reason, unix_time_us
+
+__all__ = ["InboxReader"]
+
+
+class InboxReader:
+    """Takes messages out of the inbox of a node, and frees their credit.
+
+    Args:
+        runtime: What every part of the node works with.
+        endpoint: The sessions of all peers.
+    """
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint) -> None:
+        self._runtime = runtime
+        self._access = endpoint.access
+        self._denied = endpoint.denied
+        self._inbox = endpoint.inbox
+        self._acks_at_once = runtime.config.ack == "auto"
+
+    async def arrive(self, timeout: float | None) -> Message:
+        """Wait for the next message, in the node's event loop. Cancelling loses none.
+
+        Raises:
+            ClosedError: not started, or closed, and nothing is left.
+            TimeoutError: `timeout` seconds passed first.
+        """
+        message = self.take()
+        if message is not None:
+            return message
+        home = self._runtime.home
+        home.check_open()
+        if timeout == 0:
+            raise no_message(timeout)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    home.check_open()
+                    arrived = loop.create_future()
+                    wake = future_waker(loop, arrived)
+                    if self._inbox.when_filled(wake):
+                        try:
+                            await arrived
+                        finally:
+                            self._inbox.forget(wake)
+                    message = self.take()
+                    if message is not None:
+                        return message
+        except TimeoutError:
+            raise no_message(timeout) from None
+
+    def wait(self, timeout: float | None) -> Message:
+        """Wait for the next message as `receive()` does, but raise when `timeout` passes.
+
+        Raises:
+            ClosedError: closed, and nothing is left.
+            TimeoutError: `timeout` seconds passed first.
+        """
+        message = self.receive(timeout)
+        if message is None:
+            raise no_message(timeout)
+        return message
+
+    def receive(self, timeout: float | None) -> Message | None:
+        """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
+
+        The message is taken in the thread that asks, so an interrupt of it loses none.
+
+        Raises:
+            ClosedError: not started, or closed, and nothing is left.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        self._runtime.home.check_alive()
+        self._runtime.home.check_begun()
+        while True:
+            message = self.take()
+            if message is not None:
+                return message
+            if not self._runtime.is_open:
+                raise ClosedError("closed, and no message is left")
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return None
+            if self._runtime.is_in_loop:
+                raise RuntimeError("waiting here in the event loop's own thread has no end")
+            arrived = threading.Event()
+            if self._inbox.when_filled(arrived.set):
+                try:
+                    arrived.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+                finally:
+                    self._inbox.forget(arrived.set)
+
+    def take(self) -> Message | None:
+        """The next message for the application, if there is one. Late ones are refused."""
+        while (message := self._inbox.take()) is not None:
+            # `is_from_denied()`, without the call where nobody can be: this is done for all.
+            if self._access.has_rules and self._denied.is_from_denied(message):
+                self._denied.discard([message])
+                continue
+            origin = message.origin
+            if origin is None:
+                return message
+            origin.taken(message)
+            expires_at_us = message.expires_at_us
+            if expires_at_us is None or unix_time_us() < expires_at_us:
+                if self._acks_at_once and not self._runtime.home.has_ended:
+                    message.done()
+                return message
+            with contextlib.suppress(ClosedError):
+                origin.refused(message, Reason.EXPIRED)
+            self._runtime.drop(Reason.EXPIRED, message.proven_sender)
+        return None
+
+
+def no_message(timeout: float | None) -> TimeoutError:
+    """What a caller gets who waited in vain."""
+    return TimeoutError(f"no message came within {timeout} s")

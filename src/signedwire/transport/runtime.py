@@ -1,0 +1,158 @@
+"""What every part of a node works with: configuration, identity, loop, counters, events, log.
+
+It knows none of the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from signedwire.config import TransportConfig
+from signedwire.events import Event, EventQueue
+from signedwire.home import Home
+from signedwire.identity import Identity
+from signedwire.logs import EventLog
+from signedwire.routing import RoutingTable
+from signedwire.stats import Counters
+from signedwire.transport.carrier import Carrier
+from signedwire.transport.drops import Drops
+from signedwire.transport.lingering import Lingering
+from signedwire.transport.shares import LoopShares
+from signedwire.transport.tls import TlsIdentity
+from signedwire.types import Did
+from signedwire.wire.link_frames import FRAME_MARGIN
+from signedwire.wire.session import SessionLimits
+
+__all__ = ["Runtime"]
+
+_LOGGER: Final = "signedwire.transport"
+
+
+class Runtime:
+    """The surroundings of the parts of one node. It is the `Host` of their decisions.
+
+    Args:
+        config: The configuration.
+        routing: Which DID is reached where.
+        carrier: Makes byte streams.
+        us: The node's DID; `None`: it takes envelopes for any DID, over v1.
+        identity: The node's key; `None`: it speaks v1 alone.
+    """
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        routing: RoutingTable,
+        carrier: Carrier,
+        us: Did | None,
+        identity: Identity | None,
+    ) -> None:
+        self.speaks_v2 = identity is not None and config.wire == "auto"
+        if not self.speaks_v2 and not config.v1_peers:
+            # Where v1 is all there is, naming nobody cannot mean nobody.
+            config = config.replace(v1_peers="all")
+        self.config = config
+        self.routing = routing
+        self.carrier = carrier
+        self.us = us
+        self._identity = identity
+        self._tls: TlsIdentity | None = None
+        self.session_limits = SessionLimits(
+            hello_timeout=config.handshake_timeout,
+            frame_timeout=config.frame_timeout,
+            ping_interval=config.ping_interval,
+            dead_timeout=config.dead_timeout,
+            max_payload_size=config.max_payload_size,
+            max_frame_size=config.max_payload_size + FRAME_MARGIN,
+        )
+        self.counters = Counters()
+        self.home = Home()
+        self.events = EventQueue(self.home)
+        self.log = EventLog(logging.getLogger(_LOGGER))
+        self.drops = Drops(self.counters, self.events, self.log, self.call_soon)
+        self.drop = self.drops.add
+        self.rng = random.Random()
+        self.shares = LoopShares()
+        """Which link may process its input when."""
+        self.lingering = Lingering()
+        """Links that were hung up and still send their goodbye."""
+        self.is_open = False
+        """Whether messages are taken in."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+
+    # -- the loop -------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Take the running event loop as the node's.
+
+        Raises:
+            WrongContextError: none runs in this thread.
+        """
+        self.home.settle()
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = self.home.thread
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The node's loop, once it was started."""
+        assert self._loop is not None
+        return self._loop
+
+    @property
+    def is_in_loop(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.get_ident() == self._loop_thread
+
+    @property
+    def is_loop_running(self) -> bool:
+        """Whether an event loop runs in this thread."""
+        return asyncio._get_running_loop() is not None
+
+    def call_soon(self, callback: Callable[..., None], *args: object) -> None:
+        """Call `callback` in the loop. Any thread."""
+        loop = self.loop
+        try:
+            if threading.get_ident() == self._loop_thread:
+                loop.call_soon(callback, *args)
+            else:
+                loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            if self.is_open:  # else the loop may be closed
+                raise
+
+    def call_later(
+        self, seconds: float, callback: Callable[..., None], *args: object
+    ) -> asyncio.TimerHandle:
+        """Call `callback` in the loop when `seconds` have passed, by the loop's clock."""
+        return self.loop.call_later(seconds, callback, *args)
+
+    # -- what v2 needs ----------------------------------------------------------------------
+
+    def open_tls(self) -> None:
+        """Make the TLS side, where v2 is spoken."""
+        if self._identity is not None and self.speaks_v2:
+            self._tls = TlsIdentity(self._identity)
+
+    @property
+    def identity(self) -> Identity:
+        """The node's key, where v2 is spoken."""
+        assert self._identity is not None
+        return self._identity
+
+    @property
+    def tls(self) -> TlsIdentity:
+        """The TLS side, where v2 is spoken."""
+        assert self._tls is not None
+        return self._tls
+
+    # -- what happens -----------------------------------------------------------------------
+
+    def emit(self, event: Event) -> None:
+        """Tell whoever listens to `Node.events()`."""
+        self.events.put(event)
