@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim cancellation crash faults soak hostile garbage bench report proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile garbage bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -68,6 +68,9 @@ sim: setup
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
 
 RUNS ?= 2000
+without-v1: setup
+	@WITHOUT_V1=whole $(BIN)/python -m pytest -q --timeout 3600 tests/test_without_v1.py
+
 cancellation: setup
 	@CANCELLATION_RUNS=$(RUNS) $(BIN)/python -m pytest -q --timeout 3600 tests/test_cancellation.py
 

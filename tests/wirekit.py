@@ -18,7 +18,7 @@ import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import pytest
 
@@ -47,6 +47,9 @@ except ImportError:
 # What was there before any test need not be looked at after each of them: 50 ms a time.
 gc.collect()
 gc.freeze()
+
+if TYPE_CHECKING:
+    from signedwire.transport.v1.intake import V1Intake
 
 T = TypeVar("T")
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -243,6 +246,12 @@ class OpenCore:
         self.core.endpoint.submit(message, len(payload))
         self._next_number += 1
         return message
+
+    @property
+    def intake(self) -> V1Intake:
+        """What its v1 connections share."""
+        assert self.core._v1 is not None
+        return self.core._v1.intake
 
     @property
     def address(self) -> Address:

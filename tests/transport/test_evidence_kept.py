@@ -293,9 +293,9 @@ class TestV1:
             disk.go.clear()
             with await RawLink.dial(bob.address) as link:
                 await link.write(b"".join(framed(sealed(n)) for n in range(200)))
-                await eventually(lambda: bob.core._v1._unlogged == 50)
+                await eventually(lambda: bob.intake._unlogged == 50)
                 await asyncio.sleep(0.05)
-                assert bob.core._v1._unlogged == 50
+                assert bob.intake._unlogged == 50
                 assert len(bob.core.endpoint.inbox) == 0
                 disk.go.set()
                 inbox, taken = bob.core.endpoint.inbox, 0

@@ -171,13 +171,13 @@ async def test_a_stalled_application_holds_every_connection_up_and_each_goes_on(
 async def test_order_holds_over_a_reconnection() -> None:
     """What came on a connection that has ended goes before what the next one brings."""
     async with receiver() as bob:
-        check_all, may_go_on = bob.core._v1.validator.check_all, threading.Event()
+        check_all, may_go_on = bob.intake.validator.check_all, threading.Event()
 
         def check_slowly(frames: list[bytes]) -> list[Any]:
             assert may_go_on.wait(LIMIT)
             return list(check_all(frames))
 
-        bob.core._v1.validator.check_all = check_slowly  # type: ignore[assignment,method-assign]
+        bob.intake.validator.check_all = check_slowly  # type: ignore[assignment,method-assign]
         with await RawLink.dial(bob.address) as link:
             await link.write(b"".join(framed(sealed(number)) for number in range(20)))
         await eventually(lambda: bob.core.stats().bytes_received == 20 * 174)
@@ -678,4 +678,4 @@ async def test_no_more_is_held_than_there_are_places_for() -> None:
                 await link.write(b"".join(framed(sealed(start + one)) for one in range(100)))
         await eventually(lambda: bob.core.stats().connections_accepted == 10)
         await eventually(lambda: dropped(bob).get(Reason.CONNECTION_LIMIT, 0) == 8)
-        await eventually(lambda: len(bob.core._v1.busy) == 2)
+        await eventually(lambda: len(bob.intake.busy) == 2)

@@ -32,7 +32,6 @@ from signedwire.transport import admission as admission_module
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
-from signedwire.transport.v1.sender import V1Sender
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import (
@@ -565,7 +564,7 @@ async def test_a_v1_peer_that_is_upgraded_in_place_is_spoken_to_over_v2() -> Non
             meet(alice, bob)
             await within(LIMIT, alice.send(bob.did, b"1"))
             assert await take(bob, 1) == [b"1"]
-            assert isinstance(dialer_to(alice, bob.did), V1Sender)
+            assert type(dialer_to(alice, bob.did)).__name__ == "V1Sender"
         await eventually(lambda: alice.peers()[BOB.did].wire is None)
         # Large messages go again, at once: it may speak v2.
         large = alice.send_nowait(BOB.did, bytes(5000))

@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from signedwire import clock
-from signedwire.config import TransportConfig
-from signedwire.delivery.access import AccessList
-from signedwire.delivery.denied import DeniedLog, DeniedMessages
-from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.denied import DeniedLog
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort
 from signedwire.delivery.replay import ReplayMemory
@@ -49,9 +47,6 @@ class Connector(Protocol):
     def disconnect(self, session: PeerSession) -> None:
         """Dial the peer no more; an open link stays."""
 
-    def look(self) -> None:
-        """A connection may have become idle: another may need its slot."""
-
 
 class Endpoint:
     """The sessions of all peers. See the module's text.
@@ -67,6 +62,13 @@ class Endpoint:
     ) -> None:
         self.context = context
         self._host: Host = context.host
+        self._config = context.host.config
+        self.access = context.access
+        """Which DIDs are denied."""
+        self.inbox = context.inbox
+        """What waits for the application."""
+        self.denied = context.denied
+        """Drops the messages of denied senders."""
         self.peers = SessionMap(context, routes, lock)
         """The sessions of all peers."""
         self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
@@ -80,25 +82,6 @@ class Endpoint:
         self._is_flush_due = False
         self._is_ending = False
         self._has_ended = False
-
-    @property
-    def access(self) -> AccessList:
-        """Which DIDs are denied."""
-        return self.context.access
-
-    @property
-    def inbox(self) -> Inbox:
-        """What waits for the application."""
-        return self.context.inbox
-
-    @property
-    def denied(self) -> DeniedMessages:
-        """Drops the messages of denied senders."""
-        return self.context.denied
-
-    @property
-    def _config(self) -> TransportConfig:
-        return self._host.config
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
         """Deliver what an earlier process has accepted and its application left undone.
@@ -127,7 +110,7 @@ class Endpoint:
         """Why a proven DID may not link to us; `None`: it may."""
         if self.context.store.failure is not None:
             return Reason.STORE_FAILED  # nothing more is accepted here
-        return Reason.DENIED if self.access.is_denied(did) else None
+        return Reason.DENIED if self.access.denies(did) else None
 
     def proven(self, did: Did) -> PeerSession:
         """A DID has proven itself over v2: never again v1 with it, in neither direction."""
@@ -219,8 +202,7 @@ class Endpoint:
         has_progress = session.sender.receipts(receipts)
         if has_progress:
             session.note_progress()
-        if self.connector is not None:
-            self.connector.look()
+        self.context.on_progress()
         return has_progress
 
     def on_refusals(self, session: PeerSession, refusals: tuple[Refusal, ...]) -> bool:
@@ -228,6 +210,7 @@ class Endpoint:
         has_progress = session.sender.refusals(refusals)
         if has_progress:
             session.note_progress()
+        self.context.on_progress()
         return has_progress
 
     def say_goodbye(self) -> None:
@@ -290,14 +273,14 @@ class Endpoint:
             ClosedError, UnknownPeerError, NotAllowedError, PayloadTooLargeError,
                 BackpressureError, StoreFullError, StoreFailedError: it was not queued.
         """
-        session = self._check(message.recipient, payload_size)
+        session = self._check(message.terms.recipient, payload_size)
         sender = session.sender
         message.failures_before = sender.failures
         self.context.store.put(sender, [message], is_patient=is_patient, replaces=replaces)
         if message.is_stored:
             return  # the commit brings it
-        if session.has_sender and session.sender is sender:
-            self._queued(session, (message,))
+        if session.is_sending_by(sender):
+            self._queued(session, sender, (message,))
         elif sender.lanes.remove_if(lambda one: one is message):
             # Forgotten as a stranger since we looked.
             self.submit(message, payload_size, is_patient=is_patient)
@@ -324,7 +307,7 @@ class Endpoint:
         if self.context.store.is_durable:
             return self.context.store.put(sender, others)
         count = sender.lanes.put_many(others, first.priority)
-        self._queued(session, others[:count])
+        self._queued(session, sender, others[:count])
         return 1 + count
 
     def _check(self, did: Did, payload_size: int) -> PeerSession:
@@ -337,8 +320,11 @@ class Endpoint:
                 "Start it with `async with`, and send before it is closed",
             )
         session = self.peers.get(did)
-        self._check_allowed(did, session)
-        self.check_size(did, payload_size)
+        is_v1 = self._is_v1(session)
+        self._check_allowed(did, is_v1=is_v1)
+        limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
+        if payload_size > limit:
+            self._refuse_size(did, payload_size, limit, is_v1=is_v1)
         if not self.context.store.is_durable and not self._has_way(did, session):
             self._host.drop(Reason.UNKNOWN_PEER, did)
             has_left = session is not None and self._has_just_left(session, for_ever=True)
@@ -352,13 +338,13 @@ class Endpoint:
             )
         return self.peers.session(did) if session is None else session
 
-    def _check_allowed(self, did: Did, session: PeerSession | None) -> None:
-        if self.access.is_denied(did):
+    def _check_allowed(self, did: Did, *, is_v1: bool) -> None:
+        if self.access.denies(did):
             self._host.drop(Reason.DENIED, did)
             raise NotAllowedError(
                 did, Reason.DENIED, f"{did} is denied by node.access; the message was not queued"
             )
-        if self._is_v1(session) and not self.is_v1_allowed(did):
+        if is_v1 and not self.is_v1_allowed(did):
             self._host.drop(Reason.NOT_ALLOWED, did)
             raise NotAllowedError(
                 did,
@@ -376,15 +362,18 @@ class Endpoint:
         is_v1 = self._is_v1(self.peers.get(did))
         limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
         if payload_size > limit:
-            self._host.drop(Reason.TOO_LARGE, did)
-            wire = "v1 " if is_v1 else ""
-            raise PayloadTooLargeError(
-                did,
-                Reason.TOO_LARGE,
-                f"a payload of {payload_size} bytes is over the {wire}limit of {limit}; "
-                f"the message to {did} was not queued",
-                "Split it" + (", or raise max_v1_payload_size: live v1 peers drop more" * is_v1),
-            )
+            self._refuse_size(did, payload_size, limit, is_v1=is_v1)
+
+    def _refuse_size(self, did: Did, payload_size: int, limit: int, *, is_v1: bool) -> NoReturn:
+        self._host.drop(Reason.TOO_LARGE, did)
+        wire = "v1 " if is_v1 else ""
+        raise PayloadTooLargeError(
+            did,
+            Reason.TOO_LARGE,
+            f"a payload of {payload_size} bytes is over the {wire}limit of {limit}; "
+            f"the message to {did} was not queued",
+            "Split it" + (", or raise max_v1_payload_size: live v1 peers drop more" * is_v1),
+        )
 
     def _is_v1(self, session: PeerSession | None) -> bool:
         return not self._host.speaks_v2 or (session is not None and session.wire == "v1")
@@ -394,13 +383,14 @@ class Endpoint:
         return self._has_way(did, self.peers.get(did))
 
     def _has_way(self, did: Did, session: PeerSession | None) -> bool:
-        if session is not None and self._has_just_left(session):
-            return True  # it may be back in a moment
-        if self.context.store.has_spoken_v2(did):
-            return True  # it has linked to us once, and may again
         if session is None:
-            return self.peers.resolve(did) is not None
-        return session.link is not None or self.peers.route(session) is not None
+            has_address = self.peers.resolve(did) is not None
+        elif session.link is not None or self.peers.route(session) is not None:
+            return True
+        else:
+            has_address = self._has_just_left(session)  # it may be back in a moment
+        # A peer that has linked to us once may again.
+        return has_address or self.context.store.has_spoken_v2(did)
 
     def _has_just_left(self, session: PeerSession, *, for_ever: bool = False) -> bool:
         left_at = session.left_at
@@ -408,21 +398,22 @@ class Endpoint:
             return False
         return for_ever or clock.monotonic() - left_at < _RETURN_GRACE
 
-    def _queued(self, session: PeerSession, messages: Sequence[OutgoingMessage]) -> None:
+    def _queued(
+        self, session: PeerSession, sender: PeerSender, messages: Sequence[OutgoingMessage]
+    ) -> None:
         """Messages wait in the queue: have the loop look at it. Any thread."""
-        if messages and messages[0].expires_at is not None:
-            sender = session.sender
+        if messages and messages[0].terms.expires_at is not None:
             for message in messages:
                 self._host.call_soon(sender.watch_deadline, message)
-        if not session.sender.is_scheduled:
+        if not sender.is_scheduled:
+            sender.is_scheduled = True
             self._schedule(session)
         if self._has_ended:
             # Closed since we looked, by another thread, and perhaps past this peer.
-            session.sender.give_up_all(Reason.CLOSED)
+            sender.give_up_all(Reason.CLOSED)
 
     def _schedule(self, session: PeerSession) -> None:
         """Have the loop look at a queue; one wake-up for many messages."""
-        session.sender.is_scheduled = True
         self._scheduled.append(session)
         if not self._is_flush_due:
             self._is_flush_due = True
@@ -443,7 +434,7 @@ class Endpoint:
         """Hand what waits for a peer to its link, or to the connector."""
         if self._is_ending:
             return  # end() comes to it
-        if self.access.is_denied(session.did) and self.give_up_denied(session):
+        if self.access.denies(session.did) and self.give_up_denied(session):
             return
         if session.link is not None:
             session.link.pump()
@@ -508,15 +499,15 @@ class Endpoint:
             self._host.call_soon(self._enforce)
 
     def _enforce(self) -> None:
-        is_denied = self.access.is_denied
+        denies = self.access.denies
         for session in self.peers.all():
-            if session.link is not None and is_denied(session.did):
+            if session.link is not None and denies(session.did):
                 session.receiver.mute()
                 session.link.close(link_frames.CLOSE_DENIED, "denied")
         self.denied.discard(self.inbox.remove_if(self.denied.is_from_denied))
         self.denied.count()
         for session in self.peers.senders():
-            if is_denied(session.did):
+            if denies(session.did):
                 self.give_up_denied(session)
                 self.context.store.give_up_denied(session.sender)
 
@@ -524,7 +515,7 @@ class Endpoint:
         """Fail what waits for a peer and dial it no more; `False`: the peer is not denied now."""
         sender = session.sender
         waiting = frozenset(sender.lanes)  # before the list is asked: later ones may be allowed
-        if not self.access.is_denied(session.did):
+        if not self.access.denies(session.did):
             return False
         self._disconnect(session)
         for message in sender.lanes.remove_if(waiting.__contains__):

@@ -231,7 +231,7 @@ class PeerReceiver:
     def receive(self, batch: BatchReceived, now_us: int, link: LinkPort) -> None:
         """Deliver what is new, and queue the receipts, both when the batch is committed."""
         context = self._context
-        if context.access.is_denied(self.peer):
+        if context.access.denies(self.peer):
             self.mute()
             link.close(CLOSE_DENIED, "denied")
             return
@@ -380,7 +380,7 @@ class PeerReceiver:
 
     def _deliver(self, messages: list[Message]) -> None:
         context = self._context
-        if messages and context.access.is_denied(self.peer):
+        if messages and context.access.denies(self.peer):
             context.denied.discard(messages)  # denied while they were being committed
             return
         self._host.counters.messages_received += len(messages)

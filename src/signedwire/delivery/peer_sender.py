@@ -231,6 +231,7 @@ class PeerSender:
         if not is_in_flight:
             message.release()
         self.forget_deadlines((message,))
+        self._context.on_progress()
 
     def give_up_all(self, reason: Reason, cause: str = "") -> None:
         """End every message in the queue."""

@@ -133,6 +133,10 @@ class PeerSession:
         """Whether there is a sending half: the peer is more than a stranger that has gone."""
         return self._sender is not None
 
+    def is_sending_by(self, sender: PeerSender) -> bool:
+        """Whether this is the sending half still: a stranger loses it. Any thread."""
+        return self._sender is sender
+
     def set_sender(self, sender: PeerSender | None) -> None:
         """Take a new sending half, or let go of it. For the endpoint alone."""
         self._sender = sender

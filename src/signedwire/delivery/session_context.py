@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.denied import DeniedMessages
 from signedwire.delivery.evidence_log import EvidenceLog
@@ -35,6 +37,7 @@ class SessionContext:
         "host",
         "inbox",
         "inbox_store",
+        "on_progress",
         "store",
         "us",
     )
@@ -56,7 +59,13 @@ class SessionContext:
         self.inbox_store = inbox_store
         self.evidence: EvidenceLog | None = None
         """Keeps what is accepted, before it is delivered and receipted; `None`: nothing does."""
+        self.on_progress: Callable[[], None] = _nothing
+        """Called when a message was answered or given up: a connection may have become idle."""
         self.budget = InboxBudget(host.config)
         self.denied = DeniedMessages(host, access)
         self.has_said_goodbye = False
         """Whether every link was closed: answers of the application come too late."""
+
+
+def _nothing() -> None:
+    """Nobody waits for progress."""

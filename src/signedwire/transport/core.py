@@ -26,7 +26,7 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Store
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, ConfigError
 from signedwire.home import Phase
 from signedwire.identity import Identity
 from signedwire.logs import fields
@@ -44,8 +44,12 @@ from signedwire.transport.outlast import in_own_thread, next_turn, open_in_threa
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.tcp import TcpCarrier
-from signedwire.transport.v1 import V1Intake, V1Receiver, V1Sender
 from signedwire.types import Did, Reason
+
+try:
+    from signedwire.transport.v1 import V1Wire
+except ModuleNotFoundError:  # an installation for v2 alone
+    V1Wire = None  # type: ignore[assignment, misc]
 
 __all__ = ["NodeCore", "OpenStore"]
 
@@ -85,12 +89,13 @@ class NodeCore:
         self.context = SessionContext(runtime, us, access, inbox, no_store, no_store)
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
-        self._v1 = V1Intake(runtime, self.endpoint)
-        takes_v1 = config.v1_peers == "all" or bool(config.v1_peers)
-        self.dialers = Dialers(runtime, self.endpoint, V1Sender)
+        # Whoever speaks v2 alone needs nothing of v1, not even its package.
+        self._v1 = _v1_wire(runtime, self.endpoint) if config.v1_peers else None
+        new_sender = None if self._v1 is None else self._v1.new_sender
+        new_receiver = None if self._v1 is None else self._v1.new_receiver
+        self.dialers = Dialers(runtime, self.endpoint, new_sender)
         self.endpoint.connector = self.dialers
-        new_v1 = partial(V1Receiver, runtime, self._v1)
-        self.acceptor = Acceptor(runtime, self.endpoint, new_v1 if takes_v1 else None)
+        self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self._open_store = open_store
         self.store: StoreDriver | None = None
@@ -237,9 +242,11 @@ class NodeCore:
         is_cancelled |= await self.dialers.end()
         is_cancelled |= await close_evidence(self.evidence, self._left_for_a_disk(deadline))
         self.acceptor.end()
-        is_cancelled |= await self._v1.end()
+        if self._v1 is not None:
+            is_cancelled |= await self._v1.end()
         self._close_inbox()
-        self._v1.shut_down()
+        if self._v1 is not None:
+            self._v1.shut_down()
         runtime.lingering.abort_all()
         is_cancelled |= await self._close_store(self._left_for_a_disk(deadline))
         runtime.drops.flush()
@@ -298,3 +305,12 @@ class NodeCore:
         """The pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
+
+
+def _v1_wire(runtime: Runtime, endpoint: Endpoint) -> V1Wire:
+    if V1Wire is None:
+        raise ConfigError(
+            "v1_peers is set, and this installation speaks v2 alone",
+            "Leave v1_peers away, or install signedwire with its package transport.v1",
+        )
+    return V1Wire(runtime, endpoint)

@@ -335,6 +335,7 @@ class Dialer(ABC):
         if state is not self.state:
             self.state = state
             self.since = monotonic()
+            self._endpoint.context.on_progress()
 
     def _new_delays(self) -> Iterator[float]:
         config = self._runtime.config

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
@@ -17,8 +17,6 @@ from signedwire.transport.slots import ConnectionSlots
 from signedwire.types import Address, Did, PeerState
 
 __all__ = ["Dialers"]
-
-_POLL_INTERVAL: Final = 0.005
 
 
 class Dialers:
@@ -42,6 +40,8 @@ class Dialers:
         self.slots = ConnectionSlots(runtime.config.max_connections, runtime.counters)
         self._parts = DialerParts(runtime, endpoint, self.slots)
         self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
+        self._progress: asyncio.Future[None] | None = None
+        endpoint.context.on_progress = self._on_progress
 
     # -- the connector of the endpoint --------------------------------------------------------
 
@@ -62,10 +62,6 @@ class Dialers:
             if isinstance(route, LinkDialer):
                 self._dialers.pop((route.address, session.did), None)
                 route.retire()
-
-    def look(self) -> None:
-        """A connection may have become idle: another may need its slot."""
-        self.slots.look()
 
     def _dialer(self, session: PeerSession, address: Address) -> Dialer:
         speaks_v1 = not self._runtime.speaks_v2 or session.wire == "v1"
@@ -93,10 +89,17 @@ class Dialers:
         """Wait until nothing waits to be sent or answered, or until `deadline`, loop time."""
         self._endpoint.flush_scheduled()
         loop = asyncio.get_running_loop()
-        while not self._is_settled():
-            if loop.time() >= deadline:
-                return
-            await asyncio.sleep(_POLL_INTERVAL)  # acknowledgements of v1 make no event
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not self._is_settled():
+                    self._progress = loop.create_future()
+                    await self._progress
+
+    def _on_progress(self) -> None:
+        """A message was answered or given up, or a dialer has changed its state."""
+        self.slots.look()
+        if self._progress is not None and not self._progress.done():
+            self._progress.set_result(None)
 
     def _is_settled(self) -> bool:
         if not all(

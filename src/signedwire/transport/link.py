@@ -464,7 +464,8 @@ class Link(asyncio.Protocol):
             return
         if self._dialer is not None:
             self._dialer.touch()
-        self._receipts.sign(session)
+        if self._receipts:
+            self._receipts.sign(session)
         bodies = [message.body for message in messages]
         sender.sent(session.send_batch(bodies), messages, bodies)
         self._socket.expect_written(messages)

@@ -116,7 +116,8 @@ class Runtime:
 
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
         """Call `callback` in the loop. Any thread."""
-        loop = self.loop
+        loop = self._loop
+        assert loop is not None
         try:
             if threading.get_ident() == self._loop_thread:
                 loop.call_soon(callback, *args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from signedwire.stats import Counters
@@ -10,7 +11,6 @@ from signedwire.transport.pool import Pool, Standing
 
 __all__ = ["ConnectionSlots", "SlotUser"]
 
-_POLL_INTERVAL: Final = 0.005
 _PATIENCE: Final = 5.0
 """Seconds that a dialer may wait for a place, and others keep theirs meanwhile."""
 _MAX_PATIENCE: Final = 300.0
@@ -67,6 +67,7 @@ class ConnectionSlots:
         self._patience = _PATIENCE
         self._timer: asyncio.TimerHandle | None = None
         self._has_ended = False
+        self._is_filling = False
 
     def end(self) -> None:
         """Give no more."""
@@ -128,30 +129,50 @@ class ConnectionSlots:
             self.fill()
 
     def fill(self) -> None:
-        """Give the places that are free or can be freed to who waits for one."""
+        """Give the slots that are free, or can be freed, to the dialers that wait for one."""
+        if self._is_filling:
+            return  # whoever closes a connection to make room comes back here
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while not self._has_ended:
-            evicted, admitted = self.pool.admit()
-            if admitted is None:
-                if self._preempt_longest():
-                    continue
-                break
-            self._applied.pop(admitted, None)
-            self._granted[admitted] = asyncio.get_running_loop().time()
-            if evicted is not None:
-                self._evict(evicted)
-            admitted.grant_slot()
+        self._is_filling = True
+        try:
+            self._admit_all()
+        finally:
+            self._is_filling = False
         standing = self.pool.next_standing
         if standing is None or self._has_ended:
             return
         if standing is not Standing.DOUBTFUL:
             self._call_off_overdue()
-        elif self._granted:
-            return  # the end of what opens wakes us
-        # Acknowledgements make no event: look again whether one is idle now.
-        self._timer = asyncio.get_running_loop().call_later(_POLL_INTERVAL, self.fill)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due = min((at for at in self._instants(standing) if at > now), default=None)
+        if due is not None:  # else whatever opens, closes or becomes idle wakes us
+            self._timer = loop.call_at(due, self.fill)
+
+    def _admit_all(self) -> None:
+        while not self._has_ended:
+            evicted, admitted = self.pool.admit()
+            if admitted is not None:
+                self._applied.pop(admitted, None)
+                self._granted[admitted] = asyncio.get_running_loop().time()
+                if evicted is not None:
+                    self._evict(evicted)
+                admitted.grant_slot()
+            elif not self._preempt_longest():
+                return
+
+    def _instants(self, standing: Standing) -> Iterator[float]:
+        """When time alone may let somebody have a slot, by the loop's clock."""
+        if standing is not Standing.DOUBTFUL and self._called_off is None:
+            for dialer, since in self._granted.items():
+                yield since + _turn_of(dialer)
+        for since in self._applied.values():
+            yield since + self._patience
+        for dialer, since in self._opened.items():
+            yield dialer.used_at + _IN_USE
+            yield since + _PATIENCE
 
     def _evict(self, dialer: SlotUser) -> None:
         self._forget(dialer)
@@ -170,7 +191,7 @@ class ConnectionSlots:
         opening = self.pool.opening()
         tried = [one for one, standing in opening.items() if standing is not Standing.DOUBTFUL]
         for dialer in tried or opening:
-            if now - self._granted[dialer] >= max(_TURN, 2 * dialer.opening_time):
+            if now - self._granted[dialer] >= _turn_of(dialer):
                 self._called_off = dialer
                 dialer.call_off()
                 return
@@ -197,3 +218,8 @@ class ConnectionSlots:
             return False
         self._evict(longest)
         return True
+
+
+def _turn_of(dialer: SlotUser) -> float:
+    """Seconds that a dialer may take to connect while others wait that may be quicker."""
+    return max(_TURN, 2 * dialer.opening_time)

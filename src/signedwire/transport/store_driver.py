@@ -282,7 +282,7 @@ class StoreDriver:
         cursor = self._cursor(did)
         if cursor.is_loading or not self._runtime.is_open or self.store.failure is not None:
             return
-        if self._endpoint.access.is_denied(did):
+        if self._endpoint.access.denies(did):
             self.give_up_denied(session.sender)
             return
         if not self._look_for_way(did):
@@ -316,7 +316,7 @@ class StoreDriver:
             return
         last = self.store.unmet.last_rows(did)
         # Asked after that: whatever is put later may have been put when the peer was let in.
-        if not self._endpoint.access.is_denied(did):
+        if not self._endpoint.access.denies(did):
             self._refill(self._endpoint.peers.session(did))
             return
         with _WHILE_IT_WORKS:

@@ -24,7 +24,7 @@ from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
-__all__ = ["V1Receiver"]
+__all__ = ["V1Connection", "V1Receiver"]
 
 # Handing work to a thread and back costs about as much as two verifications.
 _MAX_INLINE: Final = 2
@@ -36,7 +36,7 @@ _MAX_UNACCEPTABLE: Final = 1000
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
-class _Connection(Protocol):
+class V1Connection(Protocol):
     """The admission of an accepted connection. See `InboundConnection`."""
 
     host: str
@@ -63,7 +63,7 @@ class V1Receiver(asyncio.Protocol):
         connection: The admission of this one.
     """
 
-    def __init__(self, runtime: Runtime, intake: V1Intake, connection: _Connection) -> None:
+    def __init__(self, runtime: Runtime, intake: V1Intake, connection: V1Connection) -> None:
         self._runtime = runtime
         self._intake = intake
         self._connection = connection

@@ -24,7 +24,7 @@ from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, uni
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
-__all__ = ["V1Connection", "V1Sender"]
+__all__ = ["V1Link", "V1Sender"]
 
 ORDERLY_CLOSE: Final = "the peer closed it"
 """How the error of a connection ends that was not reset."""
@@ -32,10 +32,12 @@ ORDERLY_CLOSE: Final = "the peer closed it"
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
-_WATCH_INTERVAL: Final = 0.05
+# Between two questions to the kernel, in seconds.
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.08
 
 
-class V1Connection(asyncio.Protocol):
+class V1Link(asyncio.Protocol):
     """One connection that we dialed. It only writes; whatever can be read ends it."""
 
     def __init__(self, owner: V1Sender, carrier: Carrier) -> None:
@@ -48,6 +50,7 @@ class V1Connection(asyncio.Protocol):
         self._cause = ""
         self.is_lost = False
         self._watch: asyncio.TimerHandle | None = None
+        self._pause = _SHORTEST_PAUSE
         # What the operating system has not taken whole, and what the peer's host
         # has not acknowledged yet: each with the offset at which it ends.
         self._unwritten: deque[tuple[int, OutgoingMessage]] = deque()
@@ -93,6 +96,7 @@ class V1Connection(asyncio.Protocol):
             offset += len(frame)
             self._unwritten.append((offset, message))
         self._offset = offset
+        self._pause = _SHORTEST_PAUSE
         data = b"".join([frame for frame, _ in batch])
         self._transport.write(data)
         self._settle()
@@ -119,10 +123,12 @@ class V1Connection(asyncio.Protocol):
             self._owner.on_acknowledged(done)
         if written:
             self._owner.on_written(written)
-        if unacknowledged and self._watch is None and self._owner.has_store and not self.is_lost:
-            # Or their rows would stay until the next message, and a crash send them again.
+        if unacknowledged and self._watch is None and not self.is_lost:
+            # The kernel reports no acknowledgement, so it is asked until all are there: a row
+            # in the store, a dialer that waits for a slot and the end of the node wait for them.
             loop = asyncio.get_running_loop()
-            self._watch = loop.call_later(_WATCH_INTERVAL, self._on_watch)
+            self._watch = loop.call_later(self._pause, self._on_watch)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _on_watch(self) -> None:
         self._watch = None
@@ -196,13 +202,8 @@ class V1Sender(Dialer):
 
     def __init__(self, parts: DialerParts, address: Address) -> None:
         super().__init__(parts, address)
-        self._link: V1Connection | None = None
+        self._link: V1Link | None = None
         self._pump_handle: asyncio.Handle | None = None
-
-    @property
-    def has_store(self) -> bool:
-        """Whether messages have rows, which go when the peer's host has acknowledged them."""
-        return self._endpoint.context.store.is_durable
 
     @property
     def is_idle(self) -> bool:
@@ -251,7 +252,7 @@ class V1Sender(Dialer):
         if self._ready:
             self._pump_soon()
         else:
-            self._slots.look()
+            self._endpoint.context.on_progress()
 
     def _pump_soon(self) -> None:
         if self._pump_handle is None:
@@ -308,9 +309,10 @@ class V1Sender(Dialer):
         for message in messages:
             if not message.is_stored:  # else its row may be in a lane again, as this object
                 message.release()
+        self._endpoint.context.on_progress()
 
     async def _open(self) -> None:
-        link = V1Connection(self, self._runtime.carrier)
+        link = V1Link(self, self._runtime.carrier)
         try:
             await self._dial_carrier(link)
         except BaseException:
@@ -325,7 +327,7 @@ class V1Sender(Dialer):
             if session.has_sender and session.sender.route is self:
                 self._endpoint.note_v1_over(session)
 
-    def on_lost(self, link: V1Connection, lost: list[OutgoingMessage], cause: str) -> None:
+    def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: str) -> None:
         """A connection is gone; `lost` never reached the peer's host."""
         if link is not self._link:  # evicted or closed by us
             return

@@ -1,0 +1,42 @@
+"""The v1 wire of one node: what the rest of the node needs of this package."""
+
+from __future__ import annotations
+
+from signedwire.delivery.endpoint import Endpoint
+from signedwire.transport.dialer import DialerParts
+from signedwire.transport.runtime import Runtime
+from signedwire.transport.v1.intake import V1Intake
+from signedwire.transport.v1.receiver import V1Connection, V1Receiver
+from signedwire.transport.v1.sender import V1Sender
+from signedwire.types import Address
+
+__all__ = ["V1Wire"]
+
+
+class V1Wire:
+    """Makes the senders and receivers of a node, and ends them.
+
+    Args:
+        runtime: What every part of the node works with.
+        endpoint: The sessions of all peers.
+    """
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint) -> None:
+        self._runtime = runtime
+        self.intake = V1Intake(runtime, endpoint)
+
+    def new_sender(self, parts: DialerParts, address: Address) -> V1Sender:
+        """A dialer for the peers at an address."""
+        return V1Sender(parts, address)
+
+    def new_receiver(self, connection: V1Connection) -> V1Receiver:
+        """The handler of an accepted connection."""
+        return V1Receiver(self._runtime, self.intake, connection)
+
+    async def end(self) -> bool:
+        """End every check of received frames. Returns what `outlast()` does."""
+        return await self.intake.end()
+
+    def shut_down(self) -> None:
+        """End the threads."""
+        self.intake.shut_down()
