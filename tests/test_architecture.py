@@ -51,6 +51,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
         "files",
     },
+    "option_texts": {"errors", "types", "config", "options", "settings"},
     "keysources": {
         *("errors", "clock", "home", "environment", "identity", "keyfiles", "settings", "logs"),
         *("files", "folders"),
