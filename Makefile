@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile garbage bench report proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile garbage bench report docs proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   ruff, mypy --strict (also of the docs), import arrows"
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
+	@echo "make docs    docs/configuration.md, from the docstrings of the options"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
 	@echo "make cancellation  RUNS=2000 of cancelled calls, on both event loops"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
@@ -107,6 +108,9 @@ bench: setup
 report: setup
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plot]'
 	@$(BIN)/python -m benches.report build/bench.json
+
+docs: setup
+	@$(BIN)/python tests/make_configuration_page.py
 
 # The generated code is checked in, so only someone who changes v1.proto needs this.
 # It has a venv inside ours, because this grpcio-tools wants an older protobuf than

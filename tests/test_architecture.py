@@ -24,7 +24,7 @@ import signedwire
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "signedwire"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
-PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if path.is_file()]
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")})
 
 # What each room may import of ours, beside itself.
 ROOMS: dict[str, set[str]] = {
@@ -51,6 +51,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
         "files",
     },
+    "option_texts": {"errors", "types", "config", "options", "settings"},
     "keysources": {
         *("errors", "clock", "home", "environment", "identity", "keyfiles", "settings", "logs"),
         *("files", "folders"),

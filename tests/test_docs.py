@@ -15,10 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted({*DOCUMENTS, *ROOT.glob("*.md"), *ROOT.glob("examples/*.md")})
 TIMEOUT = 30.0
 # Long enough to hold a port, and to be found by its own prefix.
-SEND_LINE = re.compile(r"signedwire send (\S+)@127\.0\.0\.1:\d+")
+SEND_LINE = re.compile(r"(?:signedwire send|python hello_sender\.py) (\S+@127\.0\.0\.1:\d+)")
 BENCH_LINE = re.compile(r"signedwire bench (\S+)@127\.0\.0\.1:\d+")
+TARGET = re.compile(r"DID@\S+")
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,15 @@ def test_shell_blocks_run(block: Block, tmp_path: Path, environment: dict[str, s
     assert done.stdout
 
 
-@pytest.mark.parametrize(("first", "second"), [("1", "2"), ("3", "4")])
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [("1", "2", "says: hello"), ("3", "4", "hello"), ("5", "6", "agent_command")],
+)
 def test_two_terminals(
-    first: str, second: str, tmp_path: Path, environment: dict[str, str]
+    first: str, second: str, shown: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """The first terminal prints the line that the reader pastes into the second."""
-    if first == "3":
+    if first == "5":
         omnimesh = pytest.importorskip("omnimesh", reason="omnimesh is not installed here")
         assert omnimesh
     for block in ALL:
@@ -133,7 +138,7 @@ def test_two_terminals(
         else:
             pytest.fail(f"no line to paste in: {''.join(seen)}")
         done = subprocess.run(
-            ["bash", "-euc", sending.text.replace("DID@", f"{match[1]}@")],
+            ["bash", "-euc", TARGET.sub(match[1], sending.text)],
             cwd=tmp_path,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -144,7 +149,7 @@ def test_two_terminals(
         assert done.returncode == 0, done.stdout + done.stderr
         rest = listener.stdout.read()
         assert listener.wait() == 0, rest
-        assert ("hello" if first == "1" else "agent_command") in rest
+        assert shown in rest
     finally:
         watchdog.cancel()
         listener.kill()
@@ -153,8 +158,8 @@ def test_two_terminals(
 
 def test_a_bench_in_two_terminals(tmp_path: Path, environment: dict[str, str]) -> None:
     """As it is shown, but for its length."""
-    (serving,) = [b for b in ALL if b.info == "terminal 5"]
-    (measuring,) = [b for b in ALL if b.info == "terminal 6"]
+    (serving,) = [b for b in ALL if b.info == "terminal 7"]
+    (measuring,) = [b for b in ALL if b.info == "terminal 8"]
     server = subprocess.Popen(
         ["bash", "-euc", f"exec {serving.text}"],
         cwd=tmp_path,
@@ -194,3 +199,26 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
         known = {"python", "sh", "toml", "text"}
         assert block.language in known, f"{block} is {block.language!r}"
     assert {b.info for b in ALL if b.language == "sh"} >= {"", "install", "terminal 1"}
+
+
+@pytest.mark.parametrize("name", ["hello_listener.py", "hello_sender.py"])
+def test_the_programs_of_the_readme_are_those_of_the_examples(name: str) -> None:
+    (block,) = [b for b in ALL if b.info == f"file={name}"]
+    assert block.text == (ROOT / "examples" / name).read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), target

@@ -165,7 +165,7 @@ def test_a_call_without_a_path_reads_the_file_of_the_variable(
         ("[transport]\nlisten = 'a:1'", "unknown key 'transport'. Known are preset, listen, "),
         (
             "max_attempts = '3'",
-            "max_attempts='3' is not allowed. Expected a whole number from 1 to 65_535",
+            "max_attempts='3' is not allowed. Expected a whole number of attempts from 1 to 65_535",
         ),
         (
             "connect_timeout = 1979-05-27",
@@ -207,13 +207,13 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
             "SIGNEDWIRE_MAX_ATTEMPTS",
             "three",
             "environment SIGNEDWIRE_MAX_ATTEMPTS: max_attempts='three' is not allowed. "
-            "Expected a whole number from 1 to 65_535",
+            "Expected a whole number of attempts from 1 to 65_535",
         ),
         (
             "SIGNEDWIRE_MAX_ATTEMPTS",
             "",
             "environment SIGNEDWIRE_MAX_ATTEMPTS: max_attempts='' is not allowed. "
-            "Expected a whole number from 1 to 65_535",
+            "Expected a whole number of attempts from 1 to 65_535",
         ),
         (
             "SIGNEDWIRE_CONNECT_TIMEOUT",

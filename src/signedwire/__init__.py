@@ -30,8 +30,9 @@ Data goes one way through the house, down to send and up to receive:
   may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
   key of a process comes from.
 - `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say; `arguments`, `contradictions`: what callers pass is checked there;
-  `sending`: the part of a node that sends; `environment`: whose variables are whose, folders
+  names say; `option_texts`: each option in words; `arguments`, `contradictions`: what callers
+  pass is checked there; `sending`: the part of a node that sends; `environment`: whose
+  variables are whose, folders
   of this user; `folders`: how the names in one are made durable; `home`: in which process
   and event loop a node can work; `streams`: descriptors 0 to 2.
 - `payloads`: the typed messages that v1 peers understand (an extra).

@@ -52,11 +52,13 @@ class SignaturePolicy(enum.StrEnum):
     """It is delivered, its sender shown as unproven."""
 
 
-Count: TypeAlias = Annotated[int, Range(1, 65_535)]
-Slots: TypeAlias = Annotated[int, Range(1, 1_000_000)]
+Connections: TypeAlias = Annotated[int, Range(1, 65_535, "connections")]
+Attempts: TypeAlias = Annotated[int, Range(1, 65_535, "attempts")]
+Files: TypeAlias = Annotated[int, Range(1, 65_535, "files")]
+Slots: TypeAlias = Annotated[int, Range(1, 1_000_000, "messages")]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
 Age: TypeAlias = Annotated[float, Range(1, 3_650 * 86_400, "seconds")]
-StoredRows: TypeAlias = Annotated[int, Range(1, 10**9)]
+StoredRows: TypeAlias = Annotated[int, Range(1, 10**9, "messages")]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 
@@ -71,231 +73,336 @@ class TransportConfig:
     """
 
     listen: Given[Address | str | None, Address | None] = Given(Address("127.0.0.1", 0))
-    """Where to accept connections: an `Address` or "host:port"; port 0 takes a free one.
-    "0.0.0.0:9001" takes every IPv4 address of this machine, "[::]:9001" every IPv6 address
-    and none of IPv4. None accepts nothing and only dials. Default 127.0.0.1:0."""
+    """Where the node accepts connections; port 0 takes a free port. "0.0.0.0:9001" takes every
+    IPv4 address of this machine, "[::]:9001" every IPv6 address and none of IPv4. With None the
+    node accepts nothing and only dials.
+
+    Allowed: host:port, or None; default "127.0.0.1:0"."""
 
     fallback: Given[Address | str | None, Address | None] = Given(None)
-    """Where to send for a DID that has no route, as for `listen` but with a real port.
-    Default None: a message to an unknown DID is refused."""
+    """The address to which messages go whose DID has no route. The port must be a real one. With
+    None, such a message is refused, or waits where there is a store.
+
+    Allowed: host:port, or None; default None."""
 
     carrier: Literal["tcp", "memory"] = "tcp"
-    """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
+    """What carries the bytes. "memory" stays inside this process.
+
+    Allowed: tcp or memory; default "tcp"."""
 
     signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
         SignaturePolicy.REQUIRED
     )
-    """What becomes of unsigned envelopes. Default "required": they are dropped."""
+    """What becomes of envelopes without a signature, which only v1 has. "required" drops them;
+    "if-present" delivers them with a sender that is not proven.
+
+    Allowed: required or if-present; default "required"."""
 
     v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
         frozenset()
     )
-    """Which DIDs may speak the v1 wire, of those that reach us and those that we dial:
-    "all", or those named. One that has spoken v2 never may again. Default: nobody; but
-    everybody where v1 is the only wire, with `wire` "v1" and in `TcpTransport`."""
+    """The DIDs with which this node may speak the v1 wire, whoever dials. A DID that has spoken v2
+    is never spoken to in v1 again. Where v1 is the only wire (`wire` "v1", and `TcpTransport`),
+    the default means every DID.
+
+    Allowed: all, or a list of DIDs; default an empty list."""
 
     allow: Given[Iterable[Did | str] | None, frozenset[Did] | None] = Given(None)
-    """The DIDs that may link to us and be sent to; all others are denied, and an empty list
-    denies everybody. `allow` lines of `access_file` are added to it. None: everybody who is
-    not denied. Default None."""
+    """The DIDs that may link to this node and be sent to. All others are denied, so an empty list
+    denies everybody. `allow` lines of `access_file` are added to this list. With None,
+    everybody is allowed who is not denied.
+
+    Allowed: a list of DIDs, or None; default None."""
 
     deny: Given[Iterable[Did | str], frozenset[Did]] = Given(frozenset())
-    """The DIDs that are denied, whatever any allow list says. Default: nobody."""
+    """The DIDs that are denied, whatever any allow list says.
+
+    Allowed: a list of DIDs; default an empty list."""
 
     access_file: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """A file with a line `allow DID` or `deny DID` for each; see `AccessList`. The node
-    reads it at its start, which fails where a line is wrong, and again when it is told to;
-    it never writes it. Default None."""
+    """A file with a line `allow DID` or `deny DID` for each rule; see `AccessList`. The node reads
+    it at its start, and again when it is told to. A wrong line keeps the node from starting.
+    The node never writes the file.
+
+    Allowed: the path of a file, or None; default None."""
 
     wire: Literal["auto", "v1"] = "auto"
-    """"auto": the v2 link, and v1 with the DIDs in `v1_peers`. "v1": nothing but v1 frames.
-    Default "auto"."""
+    """Which wires the node speaks. "auto" is the v2 link, and v1 with the DIDs in `v1_peers`. "v1"
+    is nothing but v1 frames.
+
+    Allowed: auto or v1; default "auto"."""
 
     max_payload_size: Annotated[int, Range(1, 256 * 2**20, "bytes")] = 2**20
-    """The largest payload sent and accepted over v2, 1 to 268_435_456 bytes. Default 1 MiB."""
+    """The largest payload that the node sends and accepts over v2.
+
+    Allowed: a whole number of bytes from 1 to 268_435_456; default 1_048_576 (1 MiB)."""
 
     credit_messages: Slots = 4096
-    """Messages that a v2 peer may have sent us and our application not yet taken,
-    1 to 1_000_000. Default 4096."""
+    """How many messages one v2 peer may have sent that the application has not taken yet.
+
+    Allowed: a whole number of messages from 1 to 1_000_000; default 4_096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """Bytes of envelopes that a v2 peer may have sent us and our application not yet taken,
-    1024 to 17_179_869_184, and at least what one message of `max_payload_size` needs.
-    Default 2 MiB."""
+    """How many bytes of envelopes one v2 peer may have sent that the application has not taken
+    yet. This must be at least what one message of `max_payload_size` needs.
+
+    Allowed: a whole number of bytes from 1_024 to 17_179_869_184; default 2_097_152 (2 MiB)."""
 
     inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
-    """Bytes of v2 envelopes of all peers together that our application has not yet taken,
-    1024 to 1_099_511_627_776, and at least one message of `max_payload_size`. When they
-    are this many, nobody is granted more credit until half of them are taken; what was
-    granted before may still come. Default 64 MiB."""
+    """How many bytes of envelopes all v2 peers together may have sent that the application has not
+    taken yet. At this limit no peer is granted more credit until half of the bytes are taken.
+    Messages within credit that was granted before may still arrive. This must be at least one
+    message of `max_payload_size`.
+
+    Allowed: a whole number of bytes from 1_024 to 1_099_511_627_776; default 67_108_864 (64
+    MiB)."""
 
     ping_interval: Seconds = 5.0
-    """Ask a silent v2 peer after this, 0.001 to 86_400 seconds. Default 5.0."""
+    """After how long without a byte from a v2 peer the node sends a PING.
+
+    Allowed: a number of seconds from 0.001 to 86_400; default 5.0."""
 
     dead_timeout: Seconds = 15.0
-    """Give a v2 peer up that has sent not a byte for this, 0.001 to 86_400 seconds and
-    more than `ping_interval`. Default 15.0."""
+    """After how long without a byte from a v2 peer the node closes the link. This must be more
+    than `ping_interval`.
+
+    Allowed: a number of seconds from 0.001 to 86_400; default 15.0."""
 
     answer_timeout: Seconds = 60.0
-    """Close the link of a v2 peer that has not answered a message for this, so that the
-    attempt counts, 0.001 to 86_400 seconds. Default 60.0."""
+    """After how long without a receipt or refusal for a message the node closes the link to a v2
+    peer. The attempt then counts as failed.
 
-    max_connections: Count = 10
-    """Outbound connections at once, 1 to 65_535. Default 10."""
+    Allowed: a number of seconds from 0.001 to 86_400; default 60.0."""
 
-    max_inbound_connections: Count = 1000
-    """Accepted connections that have proven their sender, 1 to 65_535; fewer where the
-    process may not open so many descriptors, as for the other two. Default 1000."""
+    max_connections: Connections = 10
+    """Maximum number of outbound connections at once.
 
-    max_unproven_connections: Count = 128
-    """Accepted connections that have not yet proven their sender, 1 to 65_535.
-    Default 128."""
+    Allowed: a whole number of connections from 1 to 65_535; default 10."""
 
-    max_unproven_per_host: Count = 8
-    """Accepted connections from one IPv4 address or one IPv6 /56 that have not yet proven
-    their sender, 1 to 65_535; loopback is exempt. When one more comes, the oldest of them
-    has one second left to prove itself, and less where others need its place. Default 8."""
+    max_inbound_connections: Connections = 1000
+    """Maximum number of accepted connections that have proven their sender. Where the process may
+    open too few descriptors, this, `max_unproven_connections` and `max_connections` are less.
+
+    Allowed: a whole number of connections from 1 to 65_535; default 1_000."""
+
+    max_unproven_connections: Connections = 128
+    """Maximum number of accepted connections that have not proven their sender yet.
+
+    Allowed: a whole number of connections from 1 to 65_535; default 128."""
+
+    max_unproven_per_host: Connections = 8
+    """Maximum number of accepted connections from one IPv4 address or one IPv6 /56 that have not
+    proven their sender yet. Loopback is exempt. When one more arrives, the oldest of them has
+    one second left to prove itself, and less where others need its place.
+
+    Allowed: a whole number of connections from 1 to 65_535; default 8."""
 
     send_queue_limit: Slots = 1000
-    """Messages queued per peer, 1 to 1_000_000; one more is refused, or waits on the disk
-    alone where there is a store. Default 1000."""
+    """Maximum number of messages queued in memory for one peer. One more is refused; with a store
+    it waits on the disk alone.
 
-    critical_reserve: Annotated[int, Range(0, 1_000_000)] = 64
-    """Further slots per peer for Critical messages alone, 0 to 1_000_000, so that an
-    emergency stop gets into a full queue. Default 64."""
+    Allowed: a whole number of messages from 1 to 1_000_000; default 1_000."""
+
+    critical_reserve: Annotated[int, Range(0, 1_000_000, "messages")] = 64
+    """Further slots for each peer that only Critical messages may use, so that an emergency stop
+    gets into a full queue.
+
+    Allowed: a whole number of messages from 0 to 1_000_000; default 64."""
 
     inbox_limit: Slots = 1000
-    """Messages received and not yet taken by the application, 1 to 1_000_000; when it is
-    full, reading pauses. Default 1000."""
+    """Maximum number of messages received and not yet taken by the application. When the inbox is
+    full, the node reads no more.
+
+    Allowed: a whole number of messages from 1 to 1_000_000; default 1_000."""
 
     max_frame_size: Annotated[int, Range(V1_OVERHEAD, 2**24 - 1, "bytes")] = 2048
-    """The largest v1 frame, in bytes without its length prefix, 170 to 16_777_215: the
-    first byte of a v1 length must be zero. A larger one closes its connection.
-    Default 2048."""
+    """The largest v1 frame, without its length prefix. A larger one closes its connection. The
+    first byte of a v1 length must be zero, which bounds this option.
+
+    Allowed: a whole number of bytes from 170 to 16_777_215; default 2_048."""
 
     max_v1_payload_size: Annotated[int, Range(0, 2**24 - 1 - V1_OVERHEAD, "bytes")] = 1024
-    """The largest payload to a v1 peer in bytes, 0 to 16_777_045 and at most
-    `max_frame_size` - 170. Live v1 peers drop a larger one without a word, so sending it
-    is refused. Default 1024."""
+    """The largest payload that the node sends to a v1 peer. This must be at most `max_frame_size`
+    - 170. Live v1 peers drop a larger payload silently, so `send()` refuses it.
+
+    Allowed: a whole number of bytes from 0 to 16_777_045; default 1_024."""
 
     store: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """The file in which messages wait, so that no crash loses them; of a `Node`, and of
-    one at a time. Made where there is none; its folder has to exist. Default None: they
-    wait in memory."""
+    """The file in which messages wait, so that no crash loses them. A `Node` makes it where there
+    is none; its folder must exist. One file belongs to one node at a time. With None, messages
+    wait in memory.
+
+    Allowed: the path of a file, or None; default None."""
 
     evidence: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """The file in which every accepted envelope is kept with its proof, hash-chained; of a
-    `Node`, and of one at a time. Made where there is none; its folder has to exist.
-    Default None: none is kept."""
+    """The file in which the node keeps every accepted envelope with its proof, hash-chained. A
+    `Node` makes it where there is none; its folder must exist. One file belongs to one node at
+    a time. With None, nothing is kept.
+
+    Allowed: the path of a file, or None; default None."""
 
     evidence_max_bytes: StoredBytes | None = None
-    """Rotate the evidence log when it has so many bytes, 1024 to 17_592_186_044_416: its file
-    gets a number and stays beside, and the log goes on in a new one. Default None: never."""
+    """The size at which the evidence log is rotated. Its file then gets a number and stays in the
+    folder, and the log goes on in a new file. With None, size never rotates the log.
 
-    evidence_max_age: Annotated[float, Range(1, 315_360_000, "seconds")] | None = None
-    """The same when the file was begun so long ago, 1 to 315_360_000 seconds, with the next
-    message that is accepted. Default None: never."""
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416, or None; default None."""
 
-    evidence_keep: Count | None = None
-    """After a rotation remove the oldest numbered files of the evidence log until this many
-    are left, 1 to 65_535. Default None: nothing is ever removed."""
+    evidence_max_age: Age | None = None
+    """The age of its file at which the evidence log is rotated, with the next message that is
+    accepted. With None, age never rotates the log.
+
+    Allowed: a number of seconds from 1 to 315_360_000, or None; default None."""
+
+    evidence_keep: Files | None = None
+    """How many numbered files of the evidence log are left after a rotation; the oldest are
+    removed. With None, nothing is ever removed.
+
+    Allowed: a whole number of files from 1 to 65_535, or None; default None."""
 
     ack: Literal["done", "auto"] = "done"
-    """When a received message counts as handled: "done", when the application calls
-    `message.done()`; until then a store keeps it, and a crash delivers it again. "auto":
-    when the application takes it. Default "done"."""
+    """When a received message counts as handled. With "done", the application calls
+    `message.done()`; until then a store keeps the message, and a crash delivers it again. With
+    "auto", the message is handled when the application takes it.
+
+    Allowed: done or auto; default "done"."""
 
     outbox_limit: StoredRows = 2_000_000
-    """Messages that wait in the store, 1 to 1_000_000_000; one more is refused. Critical
-    has `critical_reserve` further ones, as in the three limits below. Default 2_000_000."""
+    """Maximum number of messages that wait in the store. One more is refused. Critical messages
+    have `critical_reserve` further slots, as in the three limits below.
+
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 2_000_000."""
 
     outbox_bytes: StoredBytes = 4 * 2**30
-    """Bytes of envelopes that wait in the store, at least one message of `max_payload_size`
-    and 1024 to 17_592_186_044_416. Default 4096 MiB."""
+    """Maximum number of bytes of envelopes that wait in the store. This must be at least one
+    message of `max_payload_size`.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 4_294_967_296
+    (4_096 MiB)."""
 
     outbox_peer_limit: StoredRows = 1_000_000
-    """Messages to one peer that wait in the store, 1 to 1_000_000_000. Default 1_000_000."""
+    """Maximum number of messages that wait in the store for one peer.
+
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 1_000_000."""
 
     outbox_peer_bytes: StoredBytes = 2**30
-    """Bytes of envelopes to one peer that wait in the store, at least one message of
-    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Maximum number of bytes of envelopes that wait in the store for one peer. This must be at
+    least one message of `max_payload_size`.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
+    (1_024 MiB)."""
 
     unmet_peer_limit: StoredRows = 10_000
-    """Messages that wait in the store for one peer that there is no way to, 1 to
-    1_000_000_000: it has no route and no link, there is no `fallback`, and it never linked
-    to us. One more is refused. Critical has `critical_reserve` further ones, as in the two
-    limits below. Default 10_000."""
+    """Maximum number of messages that wait in the store for one peer never met; one more is
+    refused. Such a peer has no route and no link, it never linked to this node, and there is no
+    `fallback`. Critical messages have `critical_reserve` further slots, as in the two limits
+    below.
+
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 10_000."""
 
     unmet_peer_bytes: StoredBytes = 64 * 2**20
-    """The same in bytes of envelopes, 1024 to 17_592_186_044_416. It and `unmet_bytes`, where
-    they are set, are at least one message of `max_payload_size`. Default 64 MiB."""
+    """Maximum number of bytes of envelopes that wait in the store for one peer never met. This and
+    `unmet_bytes`, where they are set, must be at least one message of `max_payload_size`.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 67_108_864 (64
+    MiB)."""
 
     unmet_bytes: StoredBytes = 2**30
-    """The same for all such peers together, 1024 to 17_592_186_044_416 bytes. Default
-    1024 MiB."""
+    """Maximum number of bytes of envelopes that wait in the store for all peers never met
+    together.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
+    (1_024 MiB)."""
 
     unmet_max_age: Age = 7 * 86_400.0
-    """Seconds that a message waits for such a peer, 1 to 315_360_000; then it is a dead
-    letter with reason "aged out". Messages that wait when a way to it becomes known do not
-    age any more. Default 604800.0, seven days."""
+    """How long a message waits for a peer never met. Then it becomes a dead letter with the reason
+    "aged out". When a way to the peer becomes known, waiting messages no longer age.
+
+    Allowed: a number of seconds from 1 to 315_360_000; default 604_800.0."""
 
     dead_letter_limit: StoredRows = 100_000
-    """Messages kept that were refused or given up, 1 to 1_000_000_000; when there are
-    more, the oldest is dropped and counted. Default 100_000."""
+    """Maximum number of dead letters: messages that were refused or given up. When there are more,
+    the oldest is dropped and counted.
+
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 100_000."""
 
     dead_letter_bytes: StoredBytes = 256 * 2**20
-    """Bytes of envelopes kept that were refused or given up, 1024 to 17_592_186_044_416.
-    Default 256 MiB."""
+    """Maximum number of bytes of envelopes in dead letters.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 268_435_456
+    (256 MiB)."""
 
     undone_limit: StoredRows = 100_000
-    """Accepted messages in the store that are not done, 1 to 1_000_000_000; one more is
-    not accepted, and its sender is told "inbox full". Default 100_000."""
+    """Maximum number of accepted messages in the store that are not `done()`. One more is not
+    accepted, and its sender is told "inbox full".
+
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 100_000."""
 
     undone_bytes: StoredBytes = 2**30
-    """Bytes of accepted envelopes in the store that are not done, at least one message of
-    `max_payload_size` and 1024 to 17_592_186_044_416. Default 1024 MiB."""
+    """Maximum number of bytes of accepted envelopes in the store that are not `done()`. This must
+    be at least one message of `max_payload_size`.
+
+    Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
+    (1_024 MiB)."""
 
     undone_peer_limit: StoredRows = 50_000
-    """Accepted messages of one sender in the store that are not done, 1 to 1_000_000_000.
-    Default 50_000."""
+    """Maximum number of accepted messages of one sender in the store that are not `done()`.
 
-    max_attempts: Count = 3
-    """Connections or writes tried per message before it is given up, 1 to 65_535; what is
-    in a store is not given up for that. Default 3."""
+    Allowed: a whole number of messages from 1 to 1_000_000_000; default 50_000."""
+
+    max_attempts: Attempts = 3
+    """How many connections or writes are tried for a message before it is given up. A message in a
+    store is not given up for that.
+
+    Allowed: a whole number of attempts from 1 to 65_535; default 3."""
 
     retry_base_delay: Seconds = 0.1
-    """The pause after attempt n, counted from 1, is this times 2ⁿ; 0.001 to 86_400
-    seconds. Default 0.1, so the pauses are 0.2 and 0.4 s. With a store none of the three
-    retry settings is used: its pauses grow from 0.5 s by 1.6 to 30 s, ± 50 %."""
+    """The pause after attempt n, counted from 1, is this times 2ⁿ: 0.2 and 0.4 seconds by default.
+    With a store none of the three retry options is used: pauses grow from 0.5 seconds by a
+    factor of 1.6 to 30 seconds, ± 50 %.
+
+    Allowed: a number of seconds from 0.001 to 86_400; default 0.1."""
 
     retry_max_delay: Seconds = 5.0
-    """No pause is longer, 0.001 to 86_400 seconds. Default 5.0."""
+    """The longest pause between two attempts.
+
+    Allowed: a number of seconds from 0.001 to 86_400; default 5.0."""
 
     retry_jitter: Annotated[float, Range(0, 1)] = 0.25
-    """Each pause is scaled by a random factor of 1 ± this, 0 to 1. Default 0.25."""
+    """The fraction by which each pause is varied at random: a pause is scaled by a factor of 1 ±
+    this.
+
+    Allowed: a number from 0 to 1; default 0.25."""
 
     connect_timeout: Seconds | None = 5.0
-    """For one connection attempt, and for the lookup of a host name before it,
-    0.001 to 86_400 seconds or None. Default 5.0."""
+    """Time limit for one attempt to connect, and for the lookup of a host name before it.
+
+    Allowed: a number of seconds from 0.001 to 86_400, or None; default 5.0."""
 
     handshake_timeout: Seconds | None = 10.0
-    """For a new connection to prove its peer, dialed or accepted: over v2 by TLS and HELLO,
-    over v1 by the first acceptable envelope. 0.001 to 86_400 seconds or None. Default 10.0."""
+    """Time limit for a new connection to prove its peer, dialed or accepted. Over v2, TLS and
+    HELLO prove it; over v1, the first acceptable envelope.
+
+    Allowed: a number of seconds from 0.001 to 86_400, or None; default 10.0."""
 
     frame_timeout: Seconds | None = 30.0
-    """From the first to the last byte of one frame, 0.001 to 86_400 seconds or None;
-    absolute, so trickling bytes do not extend it. Default 30.0."""
+    """Time limit from the first to the last byte of one frame. More bytes do not extend it.
+
+    Allowed: a number of seconds from 0.001 to 86_400, or None; default 30.0."""
 
     close_timeout: Seconds = 2.0
-    """`close()` returns within this whatever a peer does, 0.001 to 86_400 seconds.
-    Default 2.0."""
+    """Time limit for `close()`, whatever a peer does.
 
-    replay_memory: Annotated[int, Range(1, 2**24)] = 131_072
-    """Signed envelopes remembered so that a replay is not delivered again,
-    1 to 16_777_216. Default 131_072."""
+    Allowed: a number of seconds from 0.001 to 86_400; default 2.0."""
 
-    verify_threads: Annotated[int, Range(1, 256)] | None = None
-    """Threads that verify signatures, 1 to 256. Default None: one per core, at most 4."""
+    replay_memory: Annotated[int, Range(1, 2**24, "envelopes")] = 131_072
+    """How many signed v1 envelopes are remembered, so that a replay is not delivered again.
+
+    Allowed: a whole number of envelopes from 1 to 16_777_216; default 131_072."""
+
+    verify_threads: Annotated[int, Range(1, 256, "threads")] | None = None
+    """How many threads verify signatures. None means one per core, at most 4.
+
+    Allowed: a whole number of threads from 1 to 256, or None; default None."""
 
     def __repr__(self) -> str:
         values = ((name, getattr(self, name)) for name in OPTIONS)

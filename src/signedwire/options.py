@@ -99,6 +99,8 @@ class Option:
     default: object
     alternatives: tuple[Any, ...]
     is_optional: bool
+    text: str = ""
+    """What it does, where it has no docstring below a field that says so."""
 
     @classmethod
     def of(cls, name: str, default: object, annotation: Any) -> Option:

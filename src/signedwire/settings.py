@@ -53,6 +53,7 @@ __all__ = [
     "load_config",
     "read_settings",
     "read_toml",
+    "variable_of",
 ]
 
 _PREFIX: Final = "SIGNEDWIRE_"
@@ -61,9 +62,30 @@ _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
 _PIPE_TIMEOUT: Final = 30.0
 """Seconds until a pipe must have brought the whole document."""
 IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
-    "identity": Option("identity", None, (Path,), True),
-    "identity_fd": Option("identity_fd", None, (Annotated[int, Range(0, 2**20)],), True),
-    "key_group_readable": Option("key_group_readable", False, (bool,), False),
+    "identity": Option(
+        "identity",
+        None,
+        (Path,),
+        True,
+        "The file of the key. With None, the command line takes identity.pem in the user's "
+        "configuration folder.",
+    ),
+    "identity_fd": Option(
+        "identity_fd",
+        None,
+        (Annotated[int, Range(0, 2**20)],),
+        True,
+        "The number of an open descriptor from which the key is read once, before any other "
+        "source. It is closed afterwards.",
+    ),
+    "key_group_readable": Option(
+        "key_group_readable",
+        False,
+        (bool,),
+        False,
+        "Whether a key file may be readable by its group, as a Kubernetes secret with fsGroup "
+        "is. Otherwise such a file is refused.",
+    ),
 }
 """Options of the key of a process: they are no part of a `TransportConfig`."""
 _KEYS: Final[Mapping[str, Option]] = {
@@ -85,6 +107,11 @@ COMMAND_LINE_VARIABLES: Final = frozenset(
 )
 """Variables that are no options: two hold secrets, and two name the files that the command
 line, and calls without a path, read."""
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of the option called `name`."""
+    return _PREFIX + name.upper()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from signedwire import ConfigError, Identity, IdentityError, TransportConfig, lo
 from signedwire.cli import evidence_surface, store_surface, surface
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
+from signedwire.option_texts import describe_options
 from signedwire.sync import Node
 
 BOB = Identity.from_seed(bytes(range(32)))
@@ -60,6 +61,37 @@ def test_config_show_names_the_store_in_json_too(tmp_path: Path) -> None:
         "origin": "default",
         "note": f"one for each key, in {folder}",
     }
+
+
+def test_config_show_explains_each_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "5")
+    texts = describe_options()
+    shown = run("config", "show", "--explain").stdout
+    # With its comments it is the same configuration file.
+    assert tomllib.loads(shown) == tomllib.loads(run("config", "show").stdout)
+    comments = [line for line in shown.splitlines() if re.match("# (?!store: )", line)]
+    assert max(map(len, comments)) <= 80
+    paragraphs = [
+        " ".join(line.removeprefix("# ") for line in paragraph.splitlines())
+        for paragraph in shown.split("\n\n")
+    ]
+    for (name, text), paragraph in zip(texts.items(), paragraphs, strict=True):
+        assert paragraph.startswith(f"{text.text} {text.type}; ")
+        # The line of a store that nobody names is a comment, too.
+        assert f"; default {text.default}; {text.variable} {name}" in paragraph
+    (attempts,) = [each for each in paragraphs if "max_attempts = " in each]
+    assert (
+        "; attempts; 1 to 65_535; default 3; SIGNEDWIRE_MAX_ATTEMPTS max_attempts = 5 " in attempts
+    )
+    assert attempts.endswith("# environment SIGNEDWIRE_MAX_ATTEMPTS")
+
+
+def test_config_show_explains_each_option_in_json_too() -> None:
+    plain = run("config", "show", "--json").objects
+    explained = run("config", "show", "--explain", "--json").objects
+    for before, after, text in zip(plain, explained, describe_options().values(), strict=True):
+        words = {key: value or None for key, value in text._asdict().items()}
+        assert after == {**before, **words}
 
 
 def test_config_show_without_a_home_folder_still_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.checking import check_all
 from signedwire.cli.errors import report
@@ -15,6 +16,7 @@ from signedwire.cli.redaction import value_without_keys, without_keys
 from signedwire.cli.render import count_of
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
+from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting
 from signedwire.types import Address
 
@@ -23,23 +25,51 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "show"]
 
+_WIDTH: Final = 78
+
 
 def show(options: ConfigShow) -> int:
     """`signedwire config show`: TOML, the origins as comments."""
     settings = [*options.settings.explain(), *options.settings.identity().values()]
+    texts = describe_options() if options.explain else {}
     if options.json:
         for setting in settings:
             note = {"note": _default_store()} if _is_default_store(setting) else {}
             value = _plain(setting.value)
             origin = without_keys(setting.origin)
-            emit({"name": setting.name, "value": value, "origin": origin, **note})
+            words = _words(texts[setting.name]) if texts else {}
+            emit({"name": setting.name, "value": value, "origin": origin, **note, **words})
         return 0
     # TOML has no null; the settings read "none" as None.
-    lines = [(_line(setting), setting.origin) for setting in settings]
-    width = min(44, max(len(text) for text, _ in lines))
-    for text, origin in lines:
-        result(f"{text:<{width}}  # {escape(without_keys(origin))}")
+    lines = [(setting, _line(setting)) for setting in settings]
+    width = min(44, max(len(line) for _, line in lines))
+    for number, (setting, line) in enumerate(lines):
+        for comment in _comments(texts[setting.name], is_first=not number) if texts else ():
+            result(comment)
+        result(f"{line:<{width}}  # {escape(without_keys(setting.origin))}")
     return 0
+
+
+def _words(option: OptionText) -> dict[str, str | None]:
+    """What `--explain --json` adds to an option; null where there is nothing to say."""
+    words = option._asdict()
+    del words["name"]
+    return {name: text or None for name, text in words.items()}
+
+
+def _comments(option: OptionText, *, is_first: bool) -> list[str]:
+    """What `--explain` prints above an option: lines that TOML passes over."""
+    facts = [
+        option.type,
+        option.unit,
+        option.range,
+        f"default {option.default}",
+        option.variable,
+    ]
+    paragraphs = [option.text, "; ".join(filter(None, facts))]
+    wrap = textwrap.TextWrapper(_WIDTH, break_on_hyphens=False, break_long_words=False).wrap
+    lines = [line for paragraph in paragraphs for line in wrap(paragraph)]
+    return [*[""] * (not is_first), *(f"# {line}" for line in lines)]
 
 
 def check(options: ConfigCheck) -> int:

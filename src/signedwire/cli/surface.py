@@ -419,8 +419,15 @@ class Verify(Command):
 class ConfigShow(Command):
     """Show every option, its value, and where that came from.
 
-    What is printed can be used as a configuration file.
+    What is printed can be used as a configuration file, also with --explain.
     """
+
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Say of each option what it does and which values it takes."
+        ),
+    ] = False
 
     def run(self) -> int:
         from signedwire.cli.configuration import show

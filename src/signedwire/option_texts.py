@@ -1,0 +1,138 @@
+"""What each option is, in words: for `signedwire config show --explain` and docs/configuration.md.
+
+The words are the docstrings below the fields of `TransportConfig`. Python does not keep those at
+run time, so they are read from the source when somebody asks.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import inspect
+import itertools
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+
+from signedwire import config
+from signedwire.errors import ConfigError
+from signedwire.options import Option
+from signedwire.settings import IDENTITY_OPTIONS, variable_of
+from signedwire.types import Address
+
+__all__ = ["OptionText", "describe_options", "facts_of"]
+
+_MIB: Final = 2**20
+
+
+class OptionText(NamedTuple):
+    """One option in words. Empty where there is nothing to say, such as the range of a path."""
+
+    name: str
+    """The field of `TransportConfig`, and the key in a file."""
+    type: str
+    """Such as `whole number, or None`."""
+    unit: str
+    """Of a number: `seconds`, `bytes`, or what is counted."""
+    range: str
+    """Of a number: the least and the greatest value, both allowed."""
+    default: str
+    """As it is written in Python, and what it means where that helps."""
+    variable: str
+    """The environment variable that sets it."""
+    text: str
+    """What the option does, on one line."""
+
+
+def describe_options() -> dict[str, OptionText]:
+    """Every option by name: those of `TransportConfig` in its order, then those of the key.
+
+    It reads the source of signedwire, which takes some milliseconds.
+
+    Raises:
+        ConfigError: the source is not there, as in some frozen programs.
+    """
+    texts = _docstrings()
+    described = {}
+    for name, option in (*config.OPTIONS.items(), *IDENTITY_OPTIONS.items()):
+        described[name] = _describe(option, option.text or texts[name])
+    return described
+
+
+def facts_of(option: Option) -> str:
+    """The last paragraph of an option's docstring, made of its annotation and its default."""
+    return f"Allowed: {option.expected}; default {_default(option.default)}."
+
+
+def _docstrings() -> Mapping[str, str]:
+    """The docstring below each field of `TransportConfig`, without its last paragraph."""
+    try:
+        tree = ast.parse(inspect.getsource(config))
+    except (OSError, SyntaxError) as error:
+        raise ConfigError(
+            f"the texts of the options cannot be read: {error}",
+            "They are in the source of signedwire, which is not installed here; "
+            "docs/configuration.md has them, too",
+        ) from None
+    (fields,) = (
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == config.TransportConfig.__name__
+    )
+    return {
+        field.target.id: " ".join(str(below.value.value).rpartition("\n\n")[0].split())
+        for field, below in itertools.pairwise(fields)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def _describe(option: Option, text: str) -> OptionText:
+    kinds = [_type(alternative) for alternative in option.alternatives]
+    bounds = [
+        get_args(alternative)[1]
+        for alternative in option.alternatives
+        if get_origin(alternative) is Annotated
+    ]
+    return OptionText(
+        name=option.name,
+        type=", or ".join(kinds + ["None"] * option.is_optional),
+        unit=bounds[0].unit if bounds else "",
+        range=str(bounds[0]) if bounds else "",
+        default=_default(option.default),
+        variable=variable_of(option.name),
+        text=text,
+    )
+
+
+def _type(alternative: Any) -> str:
+    """What an alternative of an annotation is called."""
+    kind = get_origin(alternative)
+    if kind is Annotated:
+        return "whole number" if get_args(alternative)[0] is int else "number"
+    if kind is Literal:
+        return " or ".join(f'"{word}"' for word in get_args(alternative))
+    if isinstance(alternative, type) and issubclass(alternative, enum.Enum):
+        return " or ".join(f'"{member.value}"' for member in alternative)
+    if kind is frozenset:
+        return "list of DIDs"
+    return _TYPES[alternative]
+
+
+_TYPES: Final[Mapping[Any, str]] = types.MappingProxyType(
+    {bool: "true or false", Address: "host:port", Path: "path"}
+)
+
+
+def _default(value: object) -> str:
+    if value == frozenset():
+        return "an empty list"
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, (int, float)):
+        is_mib = isinstance(value, int) and value >= _MIB and value % _MIB == 0
+        return f"{value:_}" + f" ({value // _MIB:_} MiB)" * is_mib
+    return f'"{value}"'
