@@ -1,10 +1,16 @@
-"""What a received v1 frame must pass before anything else sees it.
+"""The checks of a received v1 frame, before anything else uses it.
 
-In this order, cheapest first: it decodes; it is for us; its sender may speak
-v1 to us, is not denied and has never spoken v2, from which nobody goes back;
-it was not delivered before; it is signed, where that is required;
-the signature proves the sender. The first test it fails is the reason it is
-dropped with.
+The checks, in this order, cheapest first:
+
+1. The frame decodes.
+2. Its recipient is this node.
+3. Its sender may use v1 with this node, is not denied, and has never used v2: a sender
+   cannot go back from v2.
+4. The envelope is signed, if the policy requires that.
+5. The envelope was not delivered before.
+6. The signature proves the sender.
+
+The first failed check gives the reason for which the frame is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ _MAX_V2_SENDERS = 100_000
 
 
 class Passed(NamedTuple):
-    """A message that may be delivered, unless its double overtakes it."""
+    """A message that may be delivered, unless a copy is delivered first."""
 
     message: Message
     priority: int
@@ -37,13 +43,14 @@ class Passed(NamedTuple):
 
 
 class Screen:
-    """Decides about received frames.
+    """Checks received v1 frames.
 
-    `check_all()` may run in any thread, several at once. `is_replay()` and
-    `remember()` belong to the thread that delivers.
+    `check_all()` may run in several threads at once. Only the thread that delivers may
+    call `is_replay()` and `remember()`.
 
     Args:
-        us: Our DID: envelopes for another are refused; `None` takes them all.
+        config: The limits and the signature policy.
+        us: Our DID; envelopes for another are refused. `None` accepts all recipients.
     """
 
     def __init__(self, config: TransportConfig, us: Did | None) -> None:
@@ -53,20 +60,20 @@ class Screen:
             None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
         )
         self.is_denied: Callable[[bytes], bool] = lambda _: False
-        """Whether the DID of these 32 bytes is turned away."""
+        """Function that tells whether the DID of these 32 bytes is denied."""
         self.v2_senders = ReplayMemory(_MAX_V2_SENDERS)
-        """DIDs that have proven themselves over v2: no v1 frame of theirs is believed."""
-        # Two memories: unsigned envelopes, which anyone can make, must not push
-        # signed ones out of theirs.
+        """DIDs that have proven themselves over v2; their v1 frames are refused."""
+        # Two memories: unsigned envelopes, which anybody can make, must not displace
+        # signed ones.
         self._replays = ReplayMemory(config.replay_memory)
         self._unsigned_replays = ReplayMemory(config.replay_memory)
 
     def check_all(self, frames: Iterable[bytes]) -> list[Passed | Reason]:
-        """The verdict on each frame, in order."""
+        """Check frames; return for each, in order, the message or the reason to drop it."""
         return [self.check(frame) for frame in frames]
 
     def check(self, frame: bytes) -> Passed | Reason:
-        """The verdict on one frame. Costs about 45 µs, nearly all of it the signature."""
+        """Check one frame. Costs about 45 µs, nearly all of it for the signature."""
         try:
             envelope = SignedEnvelope.decode_v1(frame)
         except EnvelopeError:
@@ -94,11 +101,11 @@ class Screen:
         return Passed(Message(envelope.body, signature), frame[PRIORITY], digest)
 
     def is_replay(self, passed: Passed) -> bool:
-        """Whether it was delivered since it was checked: two copies can be in check at once."""
+        """Whether a copy was delivered since the check: two copies can be in check at once."""
         return passed.replay_key in self._memory(passed)
 
     def remember(self, passed: Passed) -> None:
-        """It has been delivered."""
+        """Note that the message has been delivered."""
         self._memory(passed).add(passed.replay_key)
 
     def _memory(self, passed: Passed) -> ReplayMemory:
