@@ -78,12 +78,9 @@ UNCLEAN = {
     "transport/stock.py",
     "transport/tls.py",
     "README.md",
-    "docs/delivery.md",
-    "docs/evidence.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/protocol.md",
-    "docs/security.md",
 }
 
 
