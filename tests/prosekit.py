@@ -34,7 +34,9 @@ _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _ITEM = re.compile(r"\s*(?:[-*•]|\d+\.)\s+")
 _SECTION = re.compile(r"(?:Args|Attributes|Raises|Returns|Yields|Example|Examples|Note|Source):$")
 _ENTRY = re.compile(r" {4}[\w*`.][\w*`., ]*:\s")
-_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\bNo)[.!?][\"')*_]*\s+(?=[\"'(*_]*[A-Z0-9`])")
+_END = re.compile(
+    r"(?<!e\.g)(?<!i\.e)(?<!\bvs)(?<!\bNo)[.!?][\"')*_]*\s+(?=[\"'(*_]*(?:[A-Z0-9`]|v\d|signedwire\b))"
+)
 
 
 class Finding(NamedTuple):

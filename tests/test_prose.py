@@ -78,8 +78,6 @@ UNCLEAN = {
     "transport/stock.py",
     "transport/tls.py",
     "README.md",
-    "docs/performance.md",
-    "docs/protocol.md",
 }
 
 
