@@ -417,7 +417,7 @@ class LogChecker:
     def __init__(self, head: bytes | None = None) -> None:
         self.reader = LogReader()
         self.error: BadRecord | None = None
-        """The first bad record; nothing behind it is looked at."""
+        """The first bad record; nothing behind it is read."""
         self.count = 0
         """Number of verified records so far."""
         self.head = NO_HEAD
