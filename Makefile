@@ -54,7 +54,7 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs_types.py
+	@$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs_types.py tests/test_prose.py
 
 format: setup
 	@$(BIN)/ruff check --fix .

@@ -107,10 +107,10 @@ def _nats_core(known: list[str], limit: float, stack: contextlib.ExitStack) -> t
     return starts, (
         f"nats-server {server.version}, publish and subscribe by callback, through the server, "
         f"JetStream unused. Nothing is signed or encrypted, nothing is kept, and nobody answers; "
-        f"the client writes what its loop has collected. The server drops what a subscriber is "
-        f"too slow for, so the receiver says after every {CORE_WINDOW // 10:,} messages that "
-        f"they have come, and at most about {CORE_WINDOW:,} are in flight; what is dropped "
-        f"nevertheless counts as lost. The server's CPU is in no figure."
+        f"the client writes what its loop has collected. The server drops messages if a "
+        f"subscriber is too slow. So the receiver reports every {CORE_WINDOW // 10:,} messages, "
+        f"and at most about {CORE_WINDOW:,} are in flight. Messages that are dropped "
+        f"nevertheless count as lost. The server's CPU is in no figure."
     )
 
 
@@ -120,8 +120,8 @@ def _floor(known: list[str], limit: float) -> tuple[Starts, str]:
         system = System(name=FLOOR, version=ssl.OPENSSL_VERSION, wire="tls", loop=loop)
         starts[system] = partial(Pair, system, limit, "benches.floor", has_throughput=False)
     return starts, (
-        f"the least that a signed round trip costs in Python: a bare asyncio.Protocol over the "
-        f"loop's own TLS 1.3 ({ssl.OPENSSL_VERSION}), and each way one Ed25519 signature over as "
-        f"many bytes as an envelope of ours has, and its check. No ordering, credit, receipts or "
-        f"queues. Round trips only."
+        f"the least cost of a signed round trip in Python. It is a bare asyncio.Protocol over the "
+        f"loop's own TLS 1.3 ({ssl.OPENSSL_VERSION}). Each way takes one Ed25519 signature over "
+        f"as many bytes as an envelope of ours has, and its check. No ordering, credit, receipts "
+        f"or queues. Round trips only."
     )

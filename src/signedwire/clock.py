@@ -1,15 +1,15 @@
 """The clocks. Delivery, transport and node read them here and nowhere else.
 
-There are two, and neither follows the other:
+There are two independent clocks:
 
     monotonic   seconds that have passed, also while the machine was suspended
-                (CLOCK_BOOTTIME, where the system has one). For how long something lasts.
-    wall        what date and time it is: Unix time. It is set, forward and back: from 1970
-                to today some seconds after a boot, by an hour by an operator. For what
-                others read, and for instants that a user has named by their date.
+                (CLOCK_BOOTTIME, where the system has one). Measures durations.
+    wall        Unix time. The clock can be set, forward and back: from 1970 to today some
+                seconds after a boot, or by an hour by an operator. For values that others
+                read, and for instants that a user has given as a date.
 
-An event loop has a third one, `loop.time()`. Timers use that one: what is known by
-another clock is asked again when the timer fires.
+An event loop has a third clock, `loop.time()`, which timers use. A deadline of another
+clock is checked again when its timer fires.
 
 `use()` replaces both clocks, for tests and simulations.
 """
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MAX_GAP: Final = 0.0001
-"""Seconds between two readings that count as one. Else this thread was interrupted."""
+"""Maximum seconds between two readings of one instant; above, the thread was interrupted."""
 _ATTEMPTS: Final = 5
 
 
@@ -46,13 +46,13 @@ class Now(NamedTuple):
     """One instant by both clocks."""
 
     monotonic: float
-    """Seconds since some instant in the past; time that the machine was suspended included."""
+    """Seconds since some instant in the past, including time in suspension."""
     wall: float
     """Unix time, seconds."""
 
 
 class WallInstant(float):
-    """An instant of the wall clock: Unix time, seconds. It moves when that clock is set.
+    """An instant of the wall clock, in seconds of Unix time. Setting that clock affects it.
 
     A plain `float` is an instant of the monotonic clock.
     """
@@ -61,7 +61,7 @@ class WallInstant(float):
 
 
 class Clock:
-    """The clocks of the system. A test or a simulator replaces it by a subclass: see `use()`."""
+    """The clocks of the system. Tests and simulators replace it with a subclass: see `use()`."""
 
     def __init__(self) -> None:
         self._boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
@@ -70,19 +70,19 @@ class Clock:
         if self._boot is not None:
             try:
                 time.clock_gettime(self._boot)
-            except OSError:  # a system that names it and does not have it
+            except OSError:  # the system has the name of this clock, but not the clock
                 self._boot = None
 
     def monotonic(self) -> float:
-        """Seconds by the monotonic clock."""
+        """Return the seconds of the monotonic clock."""
         return time.monotonic() if self._boot is None else time.clock_gettime(self._boot)
 
     def unix_time_us(self) -> int:
-        """Microseconds of Unix time by the wall clock."""
+        """Return the Unix time of the wall clock in microseconds."""
         return time.time_ns() // 1000
 
     def new_epoch(self) -> int:
-        """A number greater than any that was given before, and about the Unix time in µs."""
+        """Return a number near the Unix time in µs, greater than all returned before."""
         with self._lock:
             self._newest_epoch = max(self._newest_epoch + 1, self.unix_time_us(), 1)
             return self._newest_epoch
@@ -93,7 +93,7 @@ _clock = Clock()
 
 @contextlib.contextmanager
 def use(clock: Clock) -> Iterator[None]:
-    """Replace the clocks of this process, for tests. Not for two threads at once."""
+    """Replace the clocks of this process, for tests. Only one thread at a time may use it."""
     global _clock
     before, _clock = _clock, clock
     try:
@@ -103,25 +103,25 @@ def use(clock: Clock) -> Iterator[None]:
 
 
 def monotonic() -> float:
-    """Seconds by the monotonic clock, time that the machine was suspended included."""
+    """Return the seconds of the monotonic clock, including time in suspension."""
     return _clock.monotonic()
 
 
 def unix_time_us() -> int:
-    """The wall clock in microseconds since 1970, as envelopes carry it: at least 1.
+    """Return the wall clock in microseconds since 1970, at least 1, as in envelopes.
 
-    A clock can be set to before 1970, and no header or record can say so.
+    A clock can be set to before 1970, which no header or record can represent.
     """
     return max(1, _clock.unix_time_us())
 
 
 def unix_time() -> float:
-    """The wall clock in seconds since 1970."""
+    """Return the wall clock in seconds since 1970."""
     return unix_time_us() / 1e6
 
 
 def now() -> Now:
-    """Both clocks at one instant."""
+    """Read both clocks at one instant."""
     for _ in range(_ATTEMPTS):
         before, wall, after = _clock.monotonic(), unix_time(), _clock.monotonic()
         if after - before < _MAX_GAP:
@@ -130,14 +130,15 @@ def now() -> Now:
 
 
 def new_epoch() -> int:
-    """A number for a new epoch: greater than all before in this process, whatever the wall
-    clock was set to meanwhile.
+    """Return a number for a new epoch.
+
+    The number is greater than all before in this process, even if the wall clock was set back.
     """
     return _clock.new_epoch()
 
 
 def left(instant: float, at: Now | None = None) -> float:
-    """Seconds from the present (or from `at`) to an instant; 0 or less: it is past.
+    """Return the seconds from the present (or from `at`) to an instant; at most 0 if past.
 
     A `WallInstant` is compared with the wall clock, any other with the monotonic one.
     """
@@ -147,7 +148,7 @@ def left(instant: float, at: Now | None = None) -> float:
 
 
 def to_unix(instant: float, at: Now | None = None) -> float:
-    """An instant of either clock as Unix time, by what the wall clock shows now."""
+    """Convert an instant of either clock to Unix time, by the present wall clock."""
     if isinstance(instant, WallInstant):
         return float(instant)
     at = now() if at is None else at
@@ -155,10 +156,10 @@ def to_unix(instant: float, at: Now | None = None) -> float:
 
 
 class StepWatch:
-    """Notices when the wall clock is set. Suspending moves both clocks, and is no step.
+    """Detects when the wall clock is set. Suspension moves both clocks, and is no step.
 
     Args:
-        least: What is less, in seconds, is not looked at until it adds up to so much.
+        least: Minimum step in seconds; smaller steps are reported once they add up to it.
     """
 
     def __init__(self, least: float) -> None:
@@ -167,11 +168,11 @@ class StepWatch:
 
     @property
     def origin(self) -> float:
-        """The wall clock at the instant 0 of the monotonic clock, by the last look."""
+        """Unix time at the instant 0 of the monotonic clock, as of the last `look()`."""
         return self._origin
 
     def look(self) -> float:
-        """Seconds that the wall clock was moved since the last look; 0.0: it was not."""
+        """Return the seconds by which the wall clock was set since the last call, or 0.0."""
         moved = self._offset() - self._origin
         if abs(moved) < self._least:
             return 0.0

@@ -1,4 +1,4 @@
-"""What surrounds the process: whose variables are whose, and where this user's files are."""
+"""The environment of the process: foreign variables, and the folders of this user."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = [
     "state_folder",
 ]
 
-# What Kubernetes, and Docker's links before it, set for a service called "signedwire", or
-# "signedwire-…": https://kubernetes.io/docs/concepts/services-networking/service/
+# Variables that Kubernetes, and Docker's links before it, set for a service called
+# "signedwire" or "signedwire-…":
+# https://kubernetes.io/docs/concepts/services-networking/service/
 _URL: Final = r"(?:tcp|udp|sctp)://\S+:\d{1,5}"
 _HOST: Final = r"[0-9a-fA-F.:]+"
 _PORT: Final = r"\d{1,5}"
@@ -42,29 +43,29 @@ SERVICE_LINK_CAUSE: Final = (
     "Kubernetes sets such variables for a service whose name begins with signedwire: put "
     "enableServiceLinks: false into the pod's spec, or give the service another name"
 )
-"""What to do about such a variable that is not quite as `is_service_link` knows them."""
+"""Hint for a variable that resembles a service link but is not exactly one."""
 
 
 def is_service_link(variable: str, value: str) -> bool:
-    """Whether name and value are those that Kubernetes gives a pod for each service."""
+    """Whether name and value are exactly those that Kubernetes sets for a service."""
     return any(name.fullmatch(variable) and of.fullmatch(value) for name, of in _SERVICE_LINKS)
 
 
 def looks_like_service_link(variable: str, value: str) -> bool:
-    """Whether its name or its value is one of those: then Kubernetes may have set it."""
+    """Whether name or value is that of a service link, so that Kubernetes may have set it."""
     return re.fullmatch(_URL, value) is not None or any(
         name.fullmatch(variable) for name, _ in _SERVICE_LINKS
     )
 
 
 def home_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """This user's home folder, an absolute path other than the root of the file system.
+    """Return this user's home folder, an absolute path other than the root of the file system.
 
-    `environ` None means `os.environ`.
+    `environ` is `os.environ` by default.
 
     Raises:
-        ConfigError: HOME is empty or no such path, or it is not set and the system knows
-            no folder for this user, as in a container with a number for a user.
+        ConfigError: HOME is empty or not such a path. Or HOME is not set and the user has no
+            entry in the system, as in a container with a numeric user.
     """
     given = (os.environ if environ is None else environ).get("HOME")
     try:
@@ -76,7 +77,7 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
             home = Path(pwd.getpwuid(os.getuid()).pw_dir if given is None else given)
     except (RuntimeError, KeyError):
         home = Path()
-    # A container's user without an entry has "/", where nobody wants files of ours.
+    # A container's user without an entry has "/", which must not get our files.
     if home.is_absolute() and home != Path(home.anchor):
         return home
     raise ConfigError(
@@ -85,7 +86,7 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def state_folder() -> Path:
-    """Where our files of this user are that must not be lost; it may not be there yet.
+    """Return the folder for this user's durable state; it may not exist yet.
 
     Raises:
         ConfigError: there is no home folder.
@@ -101,12 +102,12 @@ def state_folder() -> Path:
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """`path` with the folder that `~` or `~user` at its start stands for.
+    """Return `path` with the home folder for `~` or `~user` at its start.
 
-    A file whose name does begin so is given as `./~…`.
+    A file whose own name begins with `~` is given as `./~…`.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such home folder.
         TypeError: `path` is neither text nor a path of text.
     """
     text = os.fspath(path)

@@ -33,9 +33,9 @@
         ├── StoreFailedError (OSError)      its disk failed: it acknowledges nothing more
         └── EvidenceLogError                the evidence log cannot be opened, or has failed
 
-The data of an error are its attributes; the text is composed from them and
-says what happened, to which peer or message, what became of it, and what to
-do now. Catch `SignedWireError` to catch them all.
+The attributes of an error hold its data, and its text is composed from them. The text
+has what failed, for which peer or message, what became of the message, and what to do
+now. Catch `SignedWireError` to catch them all.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ __all__ = [
 
 
 class SignedWireError(Exception):
-    """Root of the tree.
+    """Root of all errors of this package.
 
-    `hint` is one sentence that says what to do now; it may be empty.
-    `str()` gives the fact and the hint together. `receipts` has those of a `send_many()`
-    that failed, of every message that was queued; else it is empty. An error can be pickled,
-    as a pool of processes does; its receipts, and a `receipt`, are left behind then.
+    `fact` tells what failed. `hint` is one sentence on what to do now; it may be empty.
+    `str()` returns both together. `receipts` has the receipts of all queued messages of a
+    `send_many()` that failed; else it is empty. An error can be pickled, as a pool of
+    processes does, but without `receipts` and `receipt`.
     """
 
     receipts: tuple[Receipt, ...] = ()
@@ -104,7 +104,7 @@ class SignedWireError(Exception):
         return f"{self.fact}. {self.hint}" if self.hint else self.fact
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default the arguments of the constructor would be `args`, which they are not.
+        # The default would call the constructor with `args`, which are other arguments.
         state = {name: value for name, value in vars(self).items() if name not in _BOUND}
         return _rebuild, (type(self),), state
 
@@ -135,16 +135,16 @@ class AddressError(SignedWireError, ValueError):
 
 
 class IdentityProblem(enum.Enum):
-    """What is wrong with a key, for programs: branch on this, never on the text."""
+    """The cause of an `IdentityError`. Programs branch on this, never on the text."""
 
     ABSENT = "absent"
     """There is no file of that name, or nothing names a key."""
     EMPTY = "empty"
-    """The file has no byte in it."""
+    """The file is empty."""
     EXISTS = "exists"
     """Something has that name already, so nothing was written."""
     UNREADABLE = "unreadable"
-    """The system does not let us read the file, or the name is not that of a file."""
+    """The system does not allow to read the file, or the path is not a file."""
     UNWRITABLE = "unwritable"
     """The file could not be written; no part of it is left."""
     EXPOSED = "exposed"
@@ -158,17 +158,17 @@ class IdentityProblem(enum.Enum):
     NOT_PRIVATE = "not private"
     """The file holds the public half, or a certificate."""
     AMBIGUOUS = "ambiguous"
-    """The file may hold a key, or one of several: only a person can say which."""
+    """The file may hold a key or something else, or one of several: a person must decide."""
     DAMAGED = "damaged"
-    """The file was a key, or is a part of one."""
+    """The file is a damaged key, or a part of one."""
     UNUSABLE = "unusable"
-    """The file is no Ed25519 private key in a format that is read here."""
+    """The file is not an Ed25519 private key in a supported format."""
 
 
 class IdentityError(SignedWireError, ValueError):
-    """A key that cannot be read, written, decrypted or trusted; `problem` says which.
+    """A key cannot be read, written, decrypted or trusted; `problem` has the cause.
 
-    No text of it has any part of a key or password in it.
+    The text never contains a part of a key or password.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class ProofError(SignedWireError):
 
 
 class TransportError(SignedWireError):
-    """Sockets and links; see the subclasses."""
+    """An error of sockets and links; the subclasses tell which."""
 
 
 class ListenError(TransportError, OSError):
@@ -226,7 +226,7 @@ class ConnectTimeout(DialError, TimeoutError):
 class ResolveTimeout(ConnectTimeout):
     """The host name of a peer was not resolved within `connect_timeout`.
 
-    No connection was tried, so it does not count against `max_attempts`.
+    No connection was tried, so the failure does not count against `max_attempts`.
     """
 
 
@@ -235,13 +235,13 @@ class ClosedError(TransportError):
 
 
 class WrongContextError(ClosedError):
-    """Used where the node cannot work: in another event loop, or in a forked child."""
+    """The node was used in another event loop or in a forked child, where it cannot work."""
 
 
 class DeliveryError(SignedWireError):
-    """One message to one peer, and what became of it.
+    """An error about one message to one peer.
 
-    `recipient` is the peer's DID and `reason` the named cause.
+    `recipient` is the peer's DID, and `reason` the cause.
     """
 
     def __init__(self, recipient: Did, reason: Reason, fact: str, hint: str = "") -> None:
@@ -255,7 +255,7 @@ class UnknownPeerError(DeliveryError, LookupError):
 
 
 class NotAllowedError(DeliveryError):
-    """The configuration forbids to speak to this peer; the message was not queued."""
+    """The configuration forbids messages to this peer; the message was not queued."""
 
 
 class PayloadTooLargeError(DeliveryError, ValueError):
@@ -267,7 +267,7 @@ class BackpressureError(DeliveryError):
 
 
 class DeliveryFailedError(DeliveryError):
-    """A queued message was given up. `receipt` has its history."""
+    """A queued message was given up. `receipt` has its state and history."""
 
     def __init__(self, receipt: Receipt, reason: Reason, fact: str, hint: str = "") -> None:
         super().__init__(receipt.recipient, reason, fact, hint)
@@ -275,19 +275,19 @@ class DeliveryFailedError(DeliveryError):
 
 
 class MessageRefusedError(DeliveryFailedError):
-    """The peer has the message and will not accept or handle it."""
+    """The peer or its application has refused the message; `reason` tells why."""
 
 
 class MessageExpiredError(DeliveryFailedError, TimeoutError):
-    """The deadline of a message passed before its peer had it."""
+    """The deadline of a message passed before it was delivered, or before its answer."""
 
 
 class StoreError(SignedWireError):
-    """The store of a node; see the subclasses."""
+    """An error of the store of a node; the subclasses tell which."""
 
 
 class StoreOpenError(StoreError):
-    """A store cannot be opened. The node does not start; what is in the file stays."""
+    """A store cannot be opened. The node does not start; the file is unchanged."""
 
     def __init__(self, path: str, cause: str, hint: str = "") -> None:
         super().__init__(f"cannot open the store {path}: {cause}", hint)
@@ -299,18 +299,18 @@ class StoreInUseError(StoreOpenError):
 
 
 class StoreCorruptError(StoreOpenError):
-    """The file is damaged."""
+    """The file of the store is damaged."""
 
 
 class StoreVersionError(StoreOpenError):
-    """The file is of a newer version, of another node, or no store at all."""
+    """The file is of a newer version, belongs to another node, or is not a store."""
 
 
 class StoreFailedError(StoreError, OSError):
-    """A commit failed, most often for a full or broken disk.
+    """A commit failed, most often because the disk is full or broken.
 
-    From then on the store takes and acknowledges nothing, whoever asks again.
-    `cause` is what the system said.
+    From then on the store takes and acknowledges nothing more. `cause` is the text of the
+    system's error.
     """
 
     def __init__(self, path: str, cause: str, fate: str, hint: str = "") -> None:
@@ -324,9 +324,9 @@ class StoreFullError(BackpressureError, StoreError):
 
 
 class EvidenceLogError(StoreError):
-    """The evidence log cannot be opened, or rotated, or its disk failed.
+    """The evidence log cannot be opened or rotated, or its disk has failed.
 
-    In the last case the node accepts and acknowledges nothing more.
+    After a failure of the disk, the node accepts and acknowledges nothing more.
     """
 
     def __init__(self, path: str, cause: str, hint: str = "") -> None:

@@ -1,7 +1,7 @@
-"""What happened, for whoever watches: `async for event in node.events()`.
+"""Events of a node for its watchers: `async for event in node.events()`.
 
-Events are for people and dashboards, not for delivery: a watcher that does not
-keep up loses the oldest, and is told how many.
+Events are for people and dashboards, not for delivery. A watcher that does not keep up
+loses the oldest events, and gets their number as `EventsMissed`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _MAX_WAITING: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class PeerConnected:
-    """A v2 link is open: the peer has proven its DID."""
+    """A v2 link was opened, and the peer has proven its DID."""
 
     did: Did
     """The DID that the peer has proven."""
     address: Address | None
-    """Where the other end of the connection is; `None` where that is not known."""
+    """The address of the other end of the connection; `None` if unknown."""
     is_dialed: bool
-    """Whether we dialed it."""
+    """Whether this node dialed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,76 +53,75 @@ class PeerDisconnected:
     did: Did
     """The DID of the peer."""
     cause: str
-    """Why the link ended, in words."""
+    """Why the link ended, as text for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRefused:
-    """A peer will not take a message of ours."""
+    """A peer has refused a message of this node."""
 
     did: Did
     """The DID of the peer."""
     sequence_number: int
     """The number on the receipt of the message."""
     reason: Reason
-    """Why the peer refused it."""
+    """The reason of the refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Messages of ours, or envelopes or connections of others, were dropped.
+    """Messages of this node, or envelopes or connections of others, were dropped.
 
-    Those of one peer and reason are told together, at most once a second. The counts of all
-    such events add up to `stats().dropped`.
+    One event covers all drops of one peer and reason, at most once a second. The counts of
+    all such events add up to `stats().dropped`.
     """
 
     reason: Reason
-    """Why they were dropped; `stats().dropped` counts by it."""
+    """The reason of the drops, by which `stats().dropped` counts."""
     did: Did | None
-    """The peer that they came from, or that they were for; `None`: that is not known."""
+    """The sender or the recipient; `None` if unknown."""
     source: str
-    """The DID as text, else the host that they came from; may be empty."""
+    """The DID as text, else the host of the sender; may be empty."""
     count: int
-    """How many."""
+    """Number of drops."""
     first_at: float
-    """When the first of them was dropped: Unix time, seconds."""
+    """When the first drop happened: Unix time, seconds."""
     last_at: float
-    """When the last of them was dropped: Unix time, seconds."""
+    """When the last drop happened: Unix time, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStalled:
-    """Our own event loop stood still, so that timers came late."""
+    """The event loop of this node stalled, so that its timers were late."""
 
     seconds: float
-    """How late the timers came."""
+    """Delay of the timers in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockStepped:
-    """The wall clock of this machine was set: at boot, by NTP, by hand.
+    """The wall clock of this machine was set: at boot, by NTP or by hand.
 
-    Deadlines in seconds go on as if nothing had happened; those that are dates follow the
-    clock.
+    Deadlines in seconds are not affected. Deadlines that are dates follow the clock.
     """
 
     seconds: float
-    """How far the clock was set, in seconds; less than 0: back."""
+    """The step of the clock in seconds; negative if it was set back."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFailed:
-    """The evidence log has failed: from now on this node accepts and acknowledges nothing."""
+    """The evidence log has failed. From now on this node accepts and acknowledges nothing."""
 
     path: str
-    """Its file."""
+    """The file of the log."""
     cause: str
-    """What happened, in words; `health()` has it too."""
+    """The cause as text for people; `health()` has it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRotated:
-    """The evidence log goes on in a new file."""
+    """The evidence log was rotated and continues in a new file."""
 
     path: str
     """The log: now a new file that names `head`."""
@@ -131,7 +130,7 @@ class EvidenceRotated:
     records: int
     """Records in the old file."""
     head: str
-    """Hash of its last record, 64 hex digits."""
+    """Hash of the last record in the old file, 64 hex digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +138,19 @@ class EvidenceRemoved:
     """An old file of the evidence log was removed, because of `evidence_keep`."""
 
     path: str
-    """The log."""
+    """The file of the log."""
     archive: str
-    """The file that was removed."""
+    """The removed file."""
     last_record: int
-    """The number of its last record: what is left of the chain begins behind that."""
+    """The number of the last record in the removed file; the rest of the chain follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed:
-    """This watcher was too slow for so many events."""
+    """Events were lost, because the watcher is too slow."""
 
     count: int
-    """How many events it has missed, the oldest of those that waited."""
+    """Number of lost events, the oldest ones that waited."""
 
 
 Event: TypeAlias = (
@@ -169,34 +168,34 @@ Event: TypeAlias = (
 
 
 class EventQueue:
-    """Hands every event to every watcher; costs nothing while there is none.
+    """Gives every event to every watcher; costs nothing without watchers.
 
     Args:
-        home: Of the node: watchers are followed in its event loop.
+        home: The home of the node; watchers run in its event loop.
     """
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._lock = threading.RLock()  # an end of a watcher may come within
-        # Any thread adds one, while the loop may be walking through them: so this is
-        # replaced and never changed. Weak: of a watcher that nobody follows nothing stays.
+        self._lock = threading.RLock()  # the end of a watcher may be noticed while it is held
+        # Any thread may add a watcher while the loop iterates, so the tuple is replaced and
+        # never changed. Weak references, so that an unused watcher is freed.
         self._watchers: tuple[ref[_Watcher], ...] = ()
         self._is_closed = False
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody may watch. Any thread."""
+        """Whether there may be a watcher. Any thread may read this."""
         return bool(self._watchers)
 
     def put(self, event: Event) -> None:
-        """Something happened. In the loop."""
+        """Give an event to all watchers. Call in the event loop."""
         for reference in self._watchers:
             watcher = reference()
             if watcher is not None:
                 watcher.put(event)
 
     def close(self) -> None:
-        """Nothing more will happen: watchers end. In the loop."""
+        """End all watchers. Call in the event loop."""
         self._is_closed = True
         for reference in self._watchers:
             watcher = reference()
@@ -204,7 +203,7 @@ class EventQueue:
                 watcher.wake.set()
 
     def watch(self) -> AsyncIterator[Event]:
-        """Every event from now on, until the node is closed. Any thread."""
+        """Return an iterator over all events from now until the node is closed. Any thread."""
         watcher = _Watcher()
         self._change(watcher, None)
         return self._follow(watcher)

@@ -1,4 +1,4 @@
-"""How a file of limited size is read, also where what has its name may be no file."""
+"""Reads files of limited size, and reports paths that are not regular files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from signedwire.clock import monotonic
 
 __all__ = ["NotRegularError", "TooLargeError", "cause_of", "read_small_file", "read_to_end"]
 
-# O_BINARY is Windows only, the others POSIX only. O_NONBLOCK: opening a FIFO
-# that nobody writes must not hang before we can see that it is one.
+# O_BINARY exists only on Windows, the others only on POSIX. O_NONBLOCK: opening a FIFO
+# without a writer must not hang before we can see that it is one.
 _READ_FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_BINARY", 0)
@@ -25,7 +25,7 @@ _KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK
 
 
 class NotRegularError(OSError):
-    """What has the name is no regular file; `mode` says what it is."""
+    """The path is not a regular file; `mode` tells its kind."""
 
     def __init__(self, mode: int) -> None:
         kind = _KINDS.get(stat.S_IFMT(mode), "a device")
@@ -44,19 +44,20 @@ class TooLargeError(OSError):
 def read_small_file(
     path: str | os.PathLike[str], limit: int, *, pipe_timeout: float | None = None
 ) -> tuple[bytes, os.stat_result]:
-    """All bytes of the file at `path`, and what the opened file is.
+    """Read the whole file at `path`; return its bytes and the status of the opened file.
 
     Args:
-        limit: How many bytes it may have.
-        pipe_timeout: Seconds until a pipe or a terminal must have brought all; a pipe must
-            bring something. `None`: only a regular file is read. Then nothing is waited
-            for, and nothing else is opened, as that can do something: to a watchdog.
+        path: The file, or a pipe or terminal if `pipe_timeout` is given.
+        limit: Maximum size in bytes.
+        pipe_timeout: Limit in seconds for reading a pipe or a terminal to its end; a pipe
+            must not be empty. By default only a regular file is read, without any wait.
+            Other kinds are not even opened then: opening a watchdog starts it.
 
     Raises:
-        NotRegularError: it is a folder, or of a kind that is not read.
-        TooLargeError: it has more than `limit` bytes.
-        TimeoutError: the pipe did not bring all in time.
-        OSError, ValueError: it cannot be opened or read.
+        NotRegularError: the path is a folder, or of a kind that is not read.
+        TooLargeError: the file has more than `limit` bytes.
+        TimeoutError: the pipe did not end in time.
+        OSError, ValueError: the file cannot be opened or read.
     """
     mode = _mode_of(path)
     if mode is not None:
@@ -80,16 +81,16 @@ def read_small_file(
 
 
 def read_to_end(descriptor: int, limit: int, timeout: float) -> bytes:
-    """What an open file, pipe or socket brings within `timeout` seconds: all, or `limit` + 1 bytes.
+    """Read an open file, pipe or socket to its end, but at most `limit` + 1 bytes.
 
     Raises:
-        TimeoutError: its end did not come.
-        OSError: it cannot be read.
+        TimeoutError: the end did not come within `timeout` seconds.
+        OSError: the descriptor cannot be read.
     """
     data = bytearray()
     until = monotonic() + timeout
     poll = None
-    if hasattr(select, "poll"):  # not on Windows: a pipe there is waited for without end
+    if hasattr(select, "poll"):  # not on Windows, where reading a pipe has no timeout
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
     while len(data) <= limit:
@@ -106,12 +107,12 @@ def read_to_end(descriptor: int, limit: int, timeout: float) -> bytes:
 
 
 def cause_of(error: BaseException) -> str:
-    """What the system said of an error, in words; never empty."""
+    """Return the system's text for an error; never empty."""
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _mode_of(path: str | os.PathLike[str]) -> int | None:
-    """What `path` leads to; `None`: what is wrong there, opening it says."""
+    """Return the mode of `path`; `None` after an error, which opening it will report."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):

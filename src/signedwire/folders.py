@@ -1,7 +1,7 @@
-"""Folders: how a file that was made, renamed or removed stays so after a power cut.
+"""Folders: makes the names of new, renamed and removed files durable over a power cut.
 
-`fsync()` of a file keeps its content. Its name is in the folder, which needs a sync of its
-own. Every module that promises that a name is durable calls this one.
+`fsync()` of a file keeps only its content. The name is in the folder, which needs its own
+sync. Every module that promises a durable name calls this one.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ NO_LINKS: Final = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
     | ({errno.EACCES} if not _POSIX else set())
 )
-"""What link() says on a file system without hard links: FAT, some of NFS, SMB and FUSE."""
+"""Error codes of link() on a file system without hard links: FAT, some NFS, SMB and FUSE."""
 
 
 class Folder:
-    """An open folder, to be synced later: opening it then could fail for want of descriptors.
+    """An open folder, to sync later: opening it only then could fail for lack of descriptors.
 
-    Nothing is opened on Windows, and where this user may not read the folder (EACCES, as
-    with mode 0300): such a folder is not synced, because nobody without that right can.
+    Nothing is opened on Windows, or if this user may not read the folder (EACCES, as with
+    mode 0300). Such a folder is not synced, because a sync needs that right.
 
     Args:
-        path: The folder; empty: the working directory.
+        path: The folder; empty for the working directory.
 
     Raises:
-        OSError: it cannot be opened for another reason.
+        OSError: the folder cannot be opened for another reason.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -46,12 +46,12 @@ class Folder:
                     raise
 
     def sync(self) -> None:
-        """Make the names in it durable; blocks.
+        """Make the names in the folder durable; blocks.
 
-        A file system that cannot sync a folder says EINVAL or ENOTSUP, and that is ignored.
+        EINVAL and ENOTSUP are ignored, from a file system that cannot sync a folder.
 
         Raises:
-            OSError: the disk failed: what was done to the names may be lost.
+            OSError: the disk failed; changes of the names may be lost.
         """
         if self._descriptor >= 0:
             try:
@@ -89,10 +89,10 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
 
 
 def make_folders(path: str | os.PathLike[str]) -> None:
-    """Make a folder and those above it that are missing, of mode 0700, and make them durable.
+    """Make a folder and its missing parents, with mode 0700, and make them durable.
 
     Raises:
-        OSError: one cannot be made or synced, or something else has its name.
+        OSError: a folder cannot be made or synced, or something else has its name.
     """
     path = os.fspath(path)
     above = os.path.dirname(path)
@@ -100,7 +100,7 @@ def make_folders(path: str | os.PathLike[str]) -> None:
         make_folders(above)
     try:
         os.mkdir(path, 0o700)
-    except OSError:  # not always EEXIST where it is there
+    except OSError:  # an existing folder does not always give EEXIST
         if not os.path.isdir(path):
             raise
     else:
@@ -108,18 +108,19 @@ def make_folders(path: str | os.PathLike[str]) -> None:
 
 
 def rename_new(old: str, new: str) -> None:
-    """Rename a file, and never over another one; a crash may leave both names.
+    """Rename a file without replacing another one; a crash may leave both names.
 
-    Without hard links another file can still come between the look and the renaming.
+    On a file system without hard links, a file that appears between check and rename is
+    replaced.
 
     Raises:
         FileExistsError: something has the new name; nothing was done.
-        OSError: it cannot be renamed.
+        OSError: the file cannot be renamed.
     """
     try:
         os.link(old, new)
     except FileExistsError:
-        # NFS repeats a call whose answer was lost: the name that is there may be ours.
+        # NFS repeats a call whose answer was lost, so the existing name may be ours.
         if not os.path.samestat(os.lstat(old), os.lstat(new)):
             raise
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Where a node can work: the process, the event loop and the thread that it belongs to.
+"""The process, the event loop and the thread to which a node belongs.
 
     new ──start()──→ starting ──→ open ──close()──→ closing ──→ ended
-                        └─────── it failed ──────────────────────↗
+                        └─────── start failed ───────────────────↗
 
-Every public method asks its node's `Home` first. So a node that is used in a forked
-child, in another event loop, before its start or after its end says so at once.
+Every public method calls a check of the node's `Home` first. So the use of a node in a
+forked child, in another event loop, before its start or after its end fails at once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MAKE_ANOTHER: Final = "Make a new one after the fork"
 
 
 class Bound:
-    """What belongs to a node of this process: it can be neither pickled nor copied.
+    """An object that belongs to a node of this process; can be neither pickled nor copied.
 
-    A subclass says what to pass on in its place: `class Message(Bound, instead="…")`.
+    A subclass names the data to pass on in its place: `class Message(Bound, instead="…")`.
     """
 
     __slots__ = ()
@@ -46,20 +46,20 @@ class Bound:
 
 
 class Phase(enum.Enum):
-    """How far the life of a node has come."""
+    """The phases of the life of a node."""
 
     NEW = enum.auto()
     STARTING = enum.auto()
     OPEN = enum.auto()
     CLOSING = enum.auto()
-    """What is queued may still leave, and answers of the application still count."""
+    """Queued messages may still be sent, and the application may still acknowledge."""
     ENDED = enum.auto()
     FAILED = enum.auto()
-    """The start failed, or was called off."""
+    """The start failed, or was cancelled."""
 
 
 class _Forks:
-    """How many forks lie between the first process and this one: cheaper to ask than `getpid`."""
+    """Number of forks between the first process and this one: cheaper than `getpid`."""
 
     count = 0
 
@@ -73,7 +73,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 class Home:
-    """The place of one node. Its checks may be called from any thread."""
+    """Process, event loop and phase of one node. Any thread may call the checks."""
 
     __slots__ = ("_forks", "loop", "phase", "thread")
 
@@ -86,10 +86,10 @@ class Home:
         self._forks = _Forks.count
 
     def settle(self) -> None:
-        """The running event loop, and its thread and process, are the node's from now on.
+        """Bind the node to the running event loop, its thread and its process.
 
         Raises:
-            WrongContextError: none runs in this thread.
+            WrongContextError: no event loop runs in this thread.
         """
         self.loop = running_loop(
             "signedwire.Node", "Use asyncio.run(), or signedwire.sync.Node in a thread"
@@ -105,7 +105,7 @@ class Home:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the node has ended, or never came to be open."""
+        """Whether the node has ended, or its start has failed."""
         return self.phase is Phase.ENDED or self.phase is Phase.FAILED
 
     @property
@@ -117,7 +117,7 @@ class Home:
     # -- checks ---------------------------------------------------------------------------
 
     def check_alive(self) -> None:
-        """Raise where the node's loop cannot run while the caller does.
+        """Raise if the node's event loop cannot run while the caller does.
 
         Raises:
             WrongContextError: this process is a forked child, the loop is closed, or
@@ -126,7 +126,7 @@ class Home:
         loop = self.loop
         running = asyncio._get_running_loop()
         if running is loop and self._forks == _Forks.count:
-            return  # as mostly
+            return  # the usual case
         if loop is None or self.has_ended:
             return
         if self._forks != _Forks.count:
@@ -139,10 +139,10 @@ class Home:
             raise _elsewhere("which cannot run while this one does")
 
     def check_here(self) -> None:
-        """Raise where the running event loop is not the node's.
+        """Raise if the running event loop is not the node's.
 
         Raises:
-            WrongContextError: see `check_alive()`; or another loop runs, in another thread.
+            WrongContextError: for the causes of `check_alive()`, or another loop runs.
         """
         if asyncio._get_running_loop() is self.loop and self._forks == _Forks.count:
             return
@@ -151,32 +151,32 @@ class Home:
             raise _elsewhere("which runs in another thread")
 
     def check_open(self) -> None:
-        """Raise where the node takes no orders.
+        """Raise unless the node is open.
 
         Raises:
-            ClosedError: it was not started, or is closed.
+            ClosedError: the node was not started, or is closed.
         """
         if self.phase is not Phase.OPEN:
             raise ClosedError(f"this node is {self.in_words}", _USE[self.phase])
 
     def check_begun(self) -> None:
-        """Raise where the node was never open: then nothing can have arrived.
+        """Raise if the node was never open, so that no message can have arrived.
 
         Raises:
-            ClosedError: it was not started, or its start failed.
+            ClosedError: the node was not started, or its start failed.
         """
         if self.phase in (Phase.NEW, Phase.FAILED):
             self.check_open()
 
-    # -- in words -------------------------------------------------------------------------
+    # -- as text --------------------------------------------------------------------------
 
     @property
     def in_words(self) -> str:
-        """What the node is, as far as its own life goes: "open", "closed", "not started"."""
+        """The phase as text: "open", "closed", "not started"."""
         return _WORDS[self.phase]
 
     def problem(self) -> str | None:
-        """Why the node cannot work now, in words; `None`: nothing here prevents it."""
+        """Return why the node cannot work now, as text; `None` if nothing here prevents it."""
         if self.phase is not Phase.OPEN:
             subject = "the node" if self.phase in (Phase.CLOSING, Phase.ENDED) else "it"
             return f"{subject} is {self.in_words}"
@@ -190,10 +190,14 @@ class Home:
 
 
 def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
-    """The event loop of asyncio that runs in this thread, for `what`.
+    """Return the asyncio event loop that runs in this thread.
+
+    Args:
+        what: The call that needs the loop, for the error.
+        instead: The hint of the error.
 
     Raises:
-        WrongContextError: none does; it says what to do `instead`.
+        WrongContextError: no asyncio event loop runs in this thread.
     """
     try:
         return asyncio.get_running_loop()

@@ -1,14 +1,14 @@
 """Keys, DIDs and key files. The only place that signs and verifies.
 
-An `Identity` is the secret half of a DID. It is made (`generate`), read from a
-key file (`load`), written to one (`save`), and otherwise only handed to a node:
-it shows nothing but its DID, and it can be neither pickled nor copied.
+An `Identity` is the secret half of a DID. `generate` makes one, `load` reads one from
+a key file, `save` writes one, and a node takes one. An identity shows nothing but its
+DID, and can be neither pickled nor copied.
 
-No public name signs bytes that a caller chose. A v1 signature covers a bare
-32-byte digest without any label (wire-v1.md), so whoever could have 32 bytes of
-his choice signed could forge an envelope. `wire/` signs v1 digests through
-`_sign_digest`, which takes exactly 32 bytes, and everything else through
-`_sign_labelled`, where a label of a closed list comes first.
+No public function signs bytes chosen by the caller. A v1 signature covers a bare
+32-byte digest without any label (wire-v1.md). So a caller who could have 32 chosen
+bytes signed could forge an envelope. `wire/` signs v1 digests with `_sign_digest`,
+which takes exactly 32 bytes. It signs everything else with `_sign_labelled`, which
+puts a label from a closed list first.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _SIGNATURE_SIZE: Final = 64
 
 
 class Label(enum.Enum):
-    """What a DID key signs, beside v1 digests: each begins with its own label."""
+    """Labels of the kinds of text that a DID key signs, apart from v1 digests."""
 
     TLS_LEAF = b"signedwire/tls-leaf/1\0"
-    """That a TLS key speaks for the DID."""
+    """Authorization of a TLS key for the DID."""
     BATCH = b"signedwire/batch/1\0"
-    """A batch of envelopes, by its root."""
+    """Root of a batch of envelopes."""
     RECEIPT = b"signedwire/receipt/1\0"
-    """That envelopes were accepted or handled."""
+    """Receipt for accepted or handled envelopes."""
 
 
 @final
 class Identity:
     """The secret half of a DID.
 
-    Equal and hashed by DID. `str` and `repr` show the DID only. Pickling and
-    copying raise `TypeError`: a secret does not travel by accident.
+    Identities are compared and hashed by DID. `str` and `repr` show only the DID. Pickling
+    and copying raise `TypeError`, so that a secret does not leave the process by accident.
 
-    Safe to use from several threads.
+    Any thread may use an identity.
     """
 
     __slots__ = ("_did", "_secret_key")
@@ -83,12 +83,12 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new identity, from the operating system's random source."""
+        """Make a new identity, from the operating system's random source."""
         return cls(os.urandom(_SEED_SIZE))
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """The identity of a 32-byte Ed25519 seed (RFC 8032, section 5.1.5).
+        """Return the identity of a 32-byte Ed25519 seed (RFC 8032, section 5.1.5).
 
         Raises:
             IdentityError: `seed` is not exactly 32 bytes.
@@ -105,20 +105,22 @@ class Identity:
     ) -> Self:
         """Read a key file: PKCS#8, OpenSSH, JWK, libsodium's, or a raw 32-byte seed.
 
-        `~` at the start of `path` is the home folder. `keyformats` has what is accepted and
-        what is refused. Encrypted files need `password`; a `str` is taken as UTF-8.
+        On POSIX, a file that its group or others may access is refused, as ssh does. The
+        permissions are checked on the opened file, so that nobody can exchange the file
+        after the check. The call blocks; any thread may call.
 
-        On POSIX, a file that its group or others may access is refused, as ssh does. With
-        `group_readable` its group may read it, where the file and all folders above it
-        belong to root or this user and nobody else may write to them; a warning says so
-        once. The check is made on the opened file, so the file that is checked is the
-        file that is read.
+        Args:
+            path: The file; `~` at its start is the home folder. `keyformats` lists the
+                accepted formats.
+            password: Needed for an encrypted file, else `None`; a `str` is used as UTF-8.
+            group_readable: Whether the group of the file may read it, by default no. Then
+                the file and all folders above it must belong to root or this user, and
+                no other user may write to them. A warning is logged once.
 
         Raises:
-            IdentityError: naming the path, what is wrong and what to do; `problem` says
-                which: the file is absent, empty, open to others, not a regular file, larger
-                than 64 KiB, damaged, or holds no Ed25519 private key; or the password is
-                wrong, missing, or given where none is needed.
+            IdentityError: the key cannot be used; the text has the path, the cause and a
+                hint. `problem` has the cause for programs: the file is absent, exposed to
+                others, larger than 64 KiB or damaged, the password is wrong, and so on.
         """
         return cls._load(path, password, group_readable=group_readable)
 
@@ -141,7 +143,7 @@ class Identity:
 
     @classmethod
     def _from_bytes(cls, data: bytes, where: str, password: str | bytes | None) -> Self:
-        """What `load` makes of a file, from bytes that came from `where`."""
+        """Do as `load`, with bytes that came from the source `where`."""
         action = f"cannot load the key {where}"
         with _naming(action):
             return cls(decode_key(data, _password_bytes(password, action)))
@@ -149,22 +151,25 @@ class Identity:
     def save(self, path: str | os.PathLike[str], password: str | bytes | None = None) -> None:
         """Write a new PKCS#8 PEM file, encrypted if `password` is given.
 
-        The file has mode 0600 and is whole from the moment that it has its name, and is
-        durable, with its directory entry, when this returns. An existing file is never
-        touched, and after an error or a power cut no part of a new one has the name.
+        The file has mode 0600. It gets its name only when it is complete, and is durable,
+        with its directory entry, when this returns. An existing file is never changed.
+        After an error or a power cut, no part of a new file has the name. The call blocks.
 
-        The encryption is PBES2 (AES-256-CBC, PBKDF2-SHA256 with 2048 rounds, as
-        the cryptography package writes it): so few rounds slow a guesser down
-        little, so only a long random password protects a stolen file.
+        The encryption is PBES2 (AES-256-CBC, PBKDF2-SHA256 with 2048 rounds), as the
+        cryptography package writes it. So few rounds hardly slow down a guesser, so only
+        a long random password protects a stolen file.
 
         Raises:
-            IdentityError: naming the path: something is already there, it
-                cannot be written, or the password is empty or over 1023 bytes.
+            IdentityError: the path exists, the file cannot be written, or the password is
+                empty or over 1023 bytes; the text has the path.
         """
         self._write(_expanded(path, "save the key to"), password, write_new_file)
 
     def _save_over_empty(self, path: str | os.PathLike[str], password: str | None) -> bool:
-        """`save` in the place of an empty file; `False`: somebody else is at it."""
+        """Do as `save` in the place of an empty file.
+
+        Returns `False` if another process is replacing the file.
+        """
         return self._write(os.fspath(path), password, replace_empty_file) is not False
 
     def _write(
@@ -174,7 +179,7 @@ class Identity:
         write: Callable[[str, bytes], bool | None],
     ) -> bool | None:
         action = f"cannot save the key to {name}"
-        # Encoded first: a password that cannot be used leaves no file behind.
+        # Encoded first, so that an unusable password leaves no file behind.
         data = self._encode_pem(_password_bytes(password, action), action)
         try:
             return write(name, data)
@@ -193,7 +198,7 @@ class Identity:
 
     @property
     def did(self) -> Did:
-        """The public half: what others call this identity."""
+        """The public half, the name of this identity for others."""
         return self._did
 
     def _encode_pem(self, password: bytes | None, action: str) -> bytes:
@@ -210,13 +215,13 @@ class Identity:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
             )
         except ValueError:
-            # The one thing left that it refuses.
+            # The only remaining cause for which it refuses.
             raise IdentityError(
                 f"{action}: the password is longer than 1023 bytes", "Choose a shorter one"
             ) from None
 
     def _sign_digest(self, digest: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of a 32-byte digest. For `wire/` only.
+        """Return the 64-byte Ed25519 signature of a 32-byte digest. For `wire/` only.
 
         Raises:
             ValueError: `digest` is not exactly 32 bytes.
@@ -226,11 +231,10 @@ class Identity:
         return crypto_sign(digest, self._secret_key)[:_SIGNATURE_SIZE]
 
     def _sign_labelled(self, label: Label, text: bytes) -> bytes:
-        """The 64-byte Ed25519 signature of `label ‖ text`. For `wire/` only.
+        """Return the 64-byte Ed25519 signature of `label ‖ text`. For `wire/` only.
 
-        The label is one of a closed list, so that a signature made for one
-        purpose says nothing for another; and a labelled text is never 32 bytes
-        long, so that it is never a v1 digest.
+        The label comes from a closed list, so that a signature for one purpose is invalid
+        for any other. A labelled text is never 32 bytes long, so it is never a v1 digest.
         """
         message = Label(label).value + text
         assert len(message) > _DIGEST_SIZE
@@ -256,37 +260,36 @@ class Identity:
 
 
 def verify_digest(public_key: bytes, digest: bytes, signature: bytes) -> bool:
-    """Whether `signature` is one of `digest` by the DID `public_key`. Strict.
+    """Whether `signature` is a signature of `digest` by the DID `public_key`. Strict.
 
     True only if all of this holds:
 
     - `public_key` is a usable DID (`types.Did`): canonical, on the curve and in
-      the prime-order group. The last is more than libsodium asks of a key.
+      the prime-order group. libsodium does not check the last.
     - `digest` is 32 bytes and `signature` 64.
-    - libsodium accepts (crypto_sign/ed25519/ref10/open.c): S is canonical
-      (S < L), neither R nor the key has small order, and the cofactorless
-      equation R = S·B − h·A holds for the very bytes of R, so that a
-      non-canonical R cannot pass.
+    - libsodium accepts (crypto_sign/ed25519/ref10/open.c). That means: S is canonical
+      (S < L), and neither R nor the key has small order. The cofactorless equation
+      R = S·B − h·A holds for the exact bytes of R, so a non-canonical R fails.
 
-    So nobody but the holder of the key can turn one valid signature into
-    another, and every verifier that is at least this strict agrees. ("Taming
+    So only the holder of the key can turn one valid signature into another, and
+    every verifier that is at least this strict agrees. ("Taming
     the many EdDSAs", Chalkias et al. 2020, https://eprint.iacr.org/2020/1244;
     the outcome for its vectors, and for those of C2SP/CCTV, is in
     tests/test_identity.py.)
 
-    Never raises for wrong bytes. May be called from any thread: about 45 µs, most
+    Never raises for wrong bytes. Any thread may call this. A call takes about 45 µs, most
     of them without the GIL; for a key not among the last 4096, about 50 µs more.
     """
     return len(digest) == _DIGEST_SIZE and _verify(public_key, digest, signature)
 
 
 def verify_labelled(public_key: bytes, label: Label, text: bytes, signature: bytes) -> bool:
-    """Whether `signature` is one of `label ‖ text` by `public_key`; as strict as the above."""
+    """Whether `signature` is a signature of `label ‖ text`; as strict as `verify_digest`."""
     return _verify(public_key, label.value + text, signature)
 
 
 def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """`verify_digest` without its length of message, which published vectors do not keep."""
+    """Do as `verify_digest` for a message of any length, as published test vectors need."""
     # libsodium takes signature and message as one string: without this check a
     # byte could move from one to the other.
     if len(signature) != _SIGNATURE_SIZE:
@@ -309,13 +312,13 @@ def _password_bytes(password: str | bytes | None, action: str) -> bytes | None:
         raise IdentityError(
             f"{action}: the password is empty", "Pass None for a key file without a password"
         )
-    # surrogateescape gives back the bytes that were typed where a terminal's or
-    # an environment's encoding could not decode them.
+    # surrogateescape restores typed bytes that the encoding of a terminal or of the
+    # environment could not decode.
     return password.encode("utf-8", "surrogateescape") if isinstance(password, str) else password
 
 
 def _expanded(path: str | os.PathLike[str], action: str) -> str:
-    """The name of a file, with the home folder for `~` at its start."""
+    """Return the path of a file, with the home folder for `~` at its start."""
     try:
         return os.fspath(expand_home(path))
     except ConfigError as error:
@@ -325,7 +328,7 @@ def _expanded(path: str | os.PathLike[str], action: str) -> str:
 
 @contextlib.contextmanager
 def _naming(action: str) -> Iterator[None]:
-    """Put what was tried before the fact of an error."""
+    """Prefix the fact of an error with the action that failed."""
     try:
         yield
     except IdentityError as error:

@@ -1,4 +1,4 @@
-"""Key files: how one is checked and read, and how one is written whole or not at all."""
+"""Key files: checks and reads one, and writes one completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ __all__ = [
 ]
 
 MAX_FILE_SIZE: Final = 64 * 1024
-"""Bytes; the largest honest key, an encrypted OpenSSH one with a comment, has about 500."""
+"""Largest accepted file, in bytes. The largest honest key, an encrypted OpenSSH one with a
+comment, has about 500."""
 _POSIX: Final = os.name == "posix"
 # O_BINARY is Windows only, O_CLOEXEC POSIX only.
 _CREATE_FLAGS: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 _MAX_LINKS: Final = 40
-"""Symbolic links that are followed in one path, as in Linux."""
+"""Maximum number of symbolic links that are followed in one path, as in Linux."""
 _GROUP_OPTION: Final = (
     "where its group has to read it, as in Kubernetes with fsGroup, say so: "
     "`key_group_readable = true` in the configuration, SIGNEDWIRE_KEY_GROUP_READABLE=true, "
@@ -47,10 +48,10 @@ _warned: Final[set[str]] = set()
 
 
 def refuse_key_for_path(name: str) -> None:
-    """Call it before `name`, given as the path of a key file, is used or shown.
+    """Refuse a key that was given as the path of a key file, before it is used or shown.
 
     Raises:
-        IdentityError: it is rather a key. The error does not show it.
+        IdentityError: `name` is probably a key. The error does not show it.
     """
     if is_key_for_path(name):
         raise IdentityError(
@@ -66,15 +67,16 @@ def refuse_key_for_path(name: str) -> None:
 
 
 def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True) -> bytes:
-    """The bytes of a key file, once its kind, permissions and size are accepted.
+    """Return the bytes of a key file, after checks of its kind, permissions and size.
 
-    `group_readable` accepts one that its group may read, and `warns` of it once.
+    With `group_readable`, the group of the file may read it; with `warns`, a warning about
+    that is logged once.
 
-    The file is opened first and the opened file is checked, so nobody can put another in
-    its place between. It never waits for a writer of a FIFO.
+    The file is opened first and the opened file is checked, so nobody can exchange it in
+    between. The call never waits for a writer of a FIFO.
 
     Raises:
-        IdentityError: its fact says what is wrong, without the name.
+        IdentityError: the file cannot be used; its fact has the cause, without the name.
     """
     try:
         data, status = read_small_file(name, MAX_FILE_SIZE)
@@ -113,7 +115,7 @@ def _unreadable(why: str, hint: str) -> IdentityError:
 
 
 def _why_not(name: str, error: OSError | ValueError) -> str:
-    """What to do where a file could not be opened."""
+    """Return a hint for a file that could not be opened."""
     if isinstance(error, OSError) and error.errno == errno.EIO:
         return "Check the disk that it is on"
     hint = "Check the path and who may read it"
@@ -132,7 +134,11 @@ def _why_not(name: str, error: OSError | ValueError) -> str:
 
 
 def _is_open_to_group(name: str, status: os.stat_result, group_readable: bool) -> bool:
-    """Whether the group may read the file, by `group_readable`; others never may."""
+    """Whether the group may read the file.
+
+    Raises:
+        IdentityError: other users may access it, or the group may without `group_readable`.
+    """
     mode = stat.S_IMODE(status.st_mode)
     if not mode & 0o077:
         return False
@@ -171,7 +177,7 @@ def _warn_once(name: str, status: os.stat_result) -> None:
 
 
 def _fault_above(name: str, opened: os.stat_result) -> str | None:
-    """Who, beside root and us, can put another file at `name`; `None`: nobody."""
+    """Describe the users beside root and us who can exchange the file; `None`: nobody can."""
     trusted = (0, os.geteuid())
     if opened.st_uid not in trusted:
         return f"it belongs to user {opened.st_uid}"
@@ -179,7 +185,7 @@ def _fault_above(name: str, opened: os.stat_result) -> str | None:
     for path, status in _walk(os.path.abspath(name)):
         if status.st_uid not in trusted:
             return f"{path} belongs to user {status.st_uid}"
-        # In a sticky folder only owners replace what is there, and each is looked at.
+        # In a sticky folder only owners replace their entries, and each owner is checked.
         is_open = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
         if stat.S_ISDIR(status.st_mode) and is_open:
             return f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):04o})"
@@ -190,7 +196,7 @@ def _fault_above(name: str, opened: os.stat_result) -> str | None:
 
 
 def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every folder and symbolic link that leads to `path`, and what is there at last."""
+    """Yield every folder and symbolic link on the way to `path`, and the file itself."""
     here, links = os.sep, 0
     pending = [part for part in reversed(path.split(os.sep)) if part]
     yield here, os.lstat(here)
@@ -218,15 +224,15 @@ def _walk(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def write_new_file(name: str, data: bytes) -> None:
-    """Make a file of mode 0600 that is durable when this returns, and whole or absent always.
+    """Make a file of mode 0600, durable when this returns, and complete or absent at any time.
 
-    It is written beside, under another name, and linked to its own when it is on the disk.
-    So a power cut or a full disk leaves no part of it, and one of two that are made at once
-    wins. A power cut may leave the other name.
+    The file is written under another name in the same folder, and linked to its own name
+    once it is on the disk. So a power cut or a full disk leaves no part of it, and only
+    one of two concurrent calls succeeds. A power cut may leave the other name.
 
     Raises:
         FileExistsError: something has that name.
-        OSError, ValueError: it cannot be written; nothing is left.
+        OSError, ValueError: the file cannot be written; nothing is left.
     """
     if os.path.lexists(name):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -234,7 +240,7 @@ def write_new_file(name: str, data: bytes) -> None:
         try:
             os.link(beside, name)
         except FileExistsError:
-            # NFS repeats a call whose answer was lost: the name that is there may be ours.
+            # NFS repeats a call whose answer was lost, so the existing name may be ours.
             if not os.path.samestat(os.lstat(beside), os.lstat(name)):
                 raise
         except OSError as error:
@@ -245,14 +251,14 @@ def write_new_file(name: str, data: bytes) -> None:
 
 
 def replace_empty_file(name: str, data: bytes) -> bool:
-    """Put a whole file in the place of an empty one; `False`: another process is at it.
+    """Replace an empty file by a complete one; return `False` if another process does so.
 
-    The empty file is locked meanwhile, so that of several who find it one replaces it. The
-    others, who are told False, read the file again.
+    The empty file is locked meanwhile, so that only one of several processes replaces it.
+    The others get `False` and read the file again.
 
     Raises:
-        OSError: it cannot be locked or replaced, and the empty file is left. Or the folder
-            cannot be synced: the new file is there, and a power cut may bring the empty one back.
+        OSError: the file cannot be locked or replaced, and stays empty. Or the folder cannot
+            be synced: the new file is there, and a power cut may restore the empty one.
     """
     try:
         import fcntl
@@ -279,8 +285,8 @@ def replace_empty_file(name: str, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _written_beside(name: str, data: bytes) -> Iterator[str]:
-    """A file with `data`, on the disk, under a name of its own in the same folder."""
-    # Short: the name may be as long as the file system allows.
+    """Write `data` to the disk, under a temporary name in the same folder."""
+    # Not derived from the name, which may be as long as the file system allows.
     beside = os.path.join(os.path.dirname(name), f".key-{secrets.token_hex(8)}.new")
     descriptor = os.open(beside, _CREATE_FLAGS, 0o600)
     try:
@@ -295,7 +301,7 @@ def _written_beside(name: str, data: bytes) -> Iterator[str]:
 
 
 def _fill(descriptor: int, data: bytes) -> None:
-    """Write and sync, in a file that nobody else may read."""
+    """Write and sync the data, after making the file private."""
     if _POSIX:
         with contextlib.suppress(OSError):
             os.fchmod(descriptor, 0o600)  # the umask may have taken our own rights
@@ -311,13 +317,13 @@ def _fill(descriptor: int, data: bytes) -> None:
 
 
 def _write_in_place(name: str, data: bytes) -> None:
-    """The same without hard links: never over another file, but not whole at a power cut."""
+    """Do as `write_new_file()` without hard links; a power cut may leave a part of the file."""
     descriptor = os.open(name, _CREATE_FLAGS, 0o600)
     try:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            # Whoever takes the file for an empty one waits for this, and sees what it is.
+            # A process that finds the file still empty waits for this lock.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if not os.path.samestat(os.fstat(descriptor), os.lstat(name)):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -332,7 +338,7 @@ def _write_in_place(name: str, data: bytes) -> None:
 
 
 def _sync_or_remove(name: str) -> None:
-    """Make the name durable; where the disk refuses, there is no file."""
+    """Make the name durable; if that fails, remove the file."""
     try:
         sync_folder(os.path.dirname(name))
     except BaseException:

@@ -1,15 +1,15 @@
-"""Key formats: the seed in the bytes of a key, or one sentence that says what they are.
+"""Key formats: finds the seed in the bytes of a key, or tells what the bytes are instead.
 
-What can only be an Ed25519 private key is accepted:
+Formats that can only be an Ed25519 private key are accepted:
 
 - PKCS#8, as PEM or DER, also encrypted; an OpenSSH private key, also encrypted. The text may
   have a byte order mark, CRLF, comments around it, and `\\n` or spaces for its line ends.
-- a JWK (RFC 8037), and libsodium's 64-byte secret key, as bytes, hex or base64: the public
-  half in it shows what it is.
+- a JWK (RFC 8037), and libsodium's 64-byte secret key, as bytes, hex or base64. Both contain
+  the public half, which proves the kind.
 - 32 random bytes; or `ed25519-seed:` and then 32 bytes as hex or base64.
 
-Everything else is refused with what it is and the command that converts it. No text of an
-error has a part of the key in it.
+Everything else is refused, with its kind and the command that converts it. The text of an
+error never contains a part of the key.
 """
 
 from __future__ import annotations
@@ -45,26 +45,26 @@ from signedwire.keytexts import (
 __all__ = ["SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
 
 SEED_PREFIX: Final = "ed25519-seed:"
-"""Says of the hex or base64 behind it that it is the seed of an Ed25519 key."""
+"""Prefix that marks the hex or base64 behind it as the seed of an Ed25519 key."""
 
 _SEED_SIZE: Final = 32
 _PAIR_SIZE: Final = 64
 _MAX_REPEATS: Final = 7
-"""How often one byte value comes among 32 random bytes; more has a chance of 1e-10."""
+"""Maximum count of one byte value among 32 random bytes; more has a chance of 1e-10."""
 _BEGIN: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{43}=?|[A-Za-z0-9+/_-]{86}(?:==)?")
 _OPENSSH_MAGIC: Final = b"openssh-key-v1\0"
-# One round of bcrypt takes about 10 ms, a million of PBKDF2 0.4 s: a damaged number would
-# have a start wait for days without a word.
+# One round of bcrypt takes about 10 ms, a million rounds of PBKDF2 0.4 s. With a damaged
+# number, a start would hang for days.
 _MAX_BCRYPT_ROUNDS: Final = 2_000
 _MAX_PBKDF2_ROUNDS: Final = 50_000_000
 # id-PBKDF2, then its salt, then its rounds (RFC 8018).
 _PBKDF2: Final = re.compile(
     rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c\x30.\x04([\x00-\x7f])", re.DOTALL
 )
-# PKCS#8 version 2 (RFC 5958, RFC 8410) up to the seed. The public half follows; ring and
-# other libraries write it, OpenSSL and so the cryptography package do not read it.
+# PKCS#8 version 2 (RFC 5958, RFC 8410) up to the seed. The public half follows. Libraries
+# such as ring write this version; OpenSSL, and so the cryptography package, cannot read it.
 _PKCS8_V2: Final = re.compile(
     rb"\x30.\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL
 )
@@ -73,17 +73,16 @@ _HINTS_WITHOUT_A_FILE: Final = {
     IdentityProblem.EMPTY: "Put the key there, or unset it, so that another source is used",
     IdentityProblem.DAMAGED: "Put the whole key there again",
 }
-"""What to do about a key that was in a variable or came through a descriptor."""
+"""Hints for a key from a variable or a descriptor."""
 
 
 def decode_key(data: bytes, password: bytes | None, path: str | None = None) -> bytes:
-    """The 32-byte seed in `data`.
+    """Return the 32-byte seed in `data`.
 
-    `path` is where `data` was read from, for the commands in the errors; `None`: it is no
-    file.
+    `path` is the file of `data`, for the commands in the errors; `None` if there is none.
 
     Raises:
-        IdentityError: its fact says what `data` is or lacks, without saying where that was.
+        IdentityError: `data` cannot be used; the fact has the cause, without the path.
     """
     try:
         return _from_data(data, password, Shown(path))
@@ -110,9 +109,10 @@ def _from_data(data: bytes, password: bytes | None, shown: Shown) -> bytes:
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether `text`, given where something else belongs, is rather a key: then it is not shown.
+    """Whether `text`, given in the place of something else, is probably a key.
 
-    With a / at its start and no padding it is the path that it may be as well.
+    Such a text must not be shown. A text with a / at its start and no padding counts as a
+    path, although it could be base64.
     """
     text = text.strip()
     is_absolute = text.startswith("/") and not text.endswith("=")
@@ -125,7 +125,7 @@ def looks_like_a_key(text: str) -> bool:
 
 
 def is_key_for_path(text: str) -> bool:
-    """Whether `text`, given where a path belongs, is rather a key: no such file is there."""
+    """Whether `text`, given as a path, is probably a key: no such file exists."""
     return looks_like_a_key(text) and not os.path.lexists(text)
 
 
@@ -133,7 +133,7 @@ def is_key_for_path(text: str) -> bool:
 
 
 def _as_text(data: bytes) -> str | None:
-    """`data` as text; `None`: it is none."""
+    """Return `data` as text; `None` if it is not text."""
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             text = data.decode("utf-16")
@@ -202,7 +202,7 @@ def _from_text(text: str, password: bytes | None, shown: Shown) -> bytes:
 
 
 def _unarmoured(core: str) -> bytes | None:
-    """The 32 or 64 bytes that `core` has as hex or base64."""
+    """Return the 32 or 64 bytes that `core` encodes as hex or base64, else `None`."""
     if _HEX.fullmatch(core):
         return bytes.fromhex(core)
     if _BASE64.fullmatch(core):
@@ -211,7 +211,7 @@ def _unarmoured(core: str) -> bytes | None:
 
 
 def _base64(text: str) -> bytes | None:
-    """What base64 or base64url has, with or without its padding."""
+    """Decode base64 or base64url, with or without padding."""
     text = text.rstrip("=").replace("-", "+").replace("_", "/")
     text += "=" * (-len(text) % 4)
     try:
@@ -226,16 +226,16 @@ def _is_pair(data: bytes) -> bool:
 
 
 def _public_half(seed: bytes) -> bytes:
-    # Imported here, as everywhere in this module: it is slow to import.
+    # Imported here, as everywhere in this module, because the import is slow.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
 def _plain(seed: bytes, password: bytes | None) -> bytes:
-    """`seed`, which is not encrypted."""
+    """Return `seed`, which is not encrypted; refuse a password."""
     if password is not None:
-        # Not ignored: whoever gives a password believes that the file is protected.
+        # An error, because a user who gives a password believes that the file is protected.
         raise IdentityError(
             "a password was given, but the file is not encrypted",
             "Load it without a password",
@@ -264,10 +264,10 @@ def _from_pem(text: str, password: bytes | None, shown: Shown) -> bytes:
         kind = label.removesuffix("PRIVATE KEY").strip()
         raise another_kind(f"a private key in {named(kind, 'the format', 'another format')}", shown)
     body, end, _ = text.partition(f"-----BEGIN {label}-----")[2].partition(f"-----END {label}-----")
-    # What a variable of the environment, or JSON, makes of line ends.
+    # Variables of the environment and JSON may have `\\n` or spaces for line ends.
     body = "".join(re.sub(r"\\+[nr]", " ", body).split())
     try:
-        # As bytes: of text that is not ASCII the error would have the whole key in it.
+        # As bytes: the error for text that is not ASCII would contain the whole key.
         blob = base64.b64decode(body.encode("ascii", "replace"), validate=True)
     except binascii.Error:
         blob = b""
@@ -279,7 +279,7 @@ def _from_pem(text: str, password: bytes | None, shown: Shown) -> bytes:
 
 
 def _from_der(data: bytes, password: bytes | None, shown: Shown) -> bytes:
-    """The seed in PKCS#8."""
+    """Return the seed in PKCS#8."""
     from cryptography.hazmat.primitives import serialization
 
     version_2 = _PKCS8_V2.match(data)
@@ -304,7 +304,7 @@ def _from_der(data: bytes, password: bytes | None, shown: Shown) -> bytes:
 
 
 def _pbkdf2_rounds(data: bytes) -> int:
-    """How often PBKDF2 of an encrypted PKCS#8 key hashes; 0: it uses something else."""
+    """Return the PBKDF2 rounds of an encrypted PKCS#8 key; 0 if it uses another function."""
     found = _PBKDF2.search(data)
     if found is None:
         return 0
@@ -324,7 +324,7 @@ def _check_rounds(rounds: int, most: int, hint: str) -> None:
 
 
 class _OpensshHeader(NamedTuple):
-    """What an OpenSSH key says of itself without a password."""
+    """The part of an OpenSSH key that is readable without a password."""
 
     cipher: str
     rounds: int
@@ -348,8 +348,8 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: Shown) -> bytes:
         kind = f" ({header.kind})" if header.kind in NAMES else ""
         raise another_kind(f"an OpenSSH key of another kind{kind}", shown)
     if header.cipher == "none":
-        # Asked here, as cryptography 44 does not: it ignores a password that is not needed,
-        # and takes one that is missing for an empty one.
+        # Checked here, because cryptography 44 ignores a password that is not needed, and
+        # takes a missing one for an empty one.
         _plain(blob, password)
     elif header.cipher not in OPENSSH_CIPHERS:
         raise other_cipher(header.cipher, shown)
@@ -374,7 +374,7 @@ def _from_openssh(blob: bytes, password: bytes | None, shown: Shown) -> bytes:
 
 
 def _openssh_header(blob: bytes) -> _OpensshHeader:
-    """Cipher, number of keys and kind of the first, before anything is decrypted."""
+    """Return cipher, number of keys and kind of the first key, without decrypting."""
     position = len(_OPENSSH_MAGIC)
 
     def take(size: int) -> bytes:
@@ -403,7 +403,7 @@ def _openssh_header(blob: bytes) -> _OpensshHeader:
 def _decode(
     load: Callable[[], Any], password: bytes | None, shown: Shown, cipher: str | None = None
 ) -> bytes:
-    """What `load` of the cryptography package gives, or its error in our words."""
+    """Return the seed of the key from `load`, and translate the package's errors."""
     from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -448,7 +448,7 @@ def _kind_of(key: Any) -> str:
 
 
 def _from_json(text: str, shown: Shown) -> bytes:
-    """The seed in a JWK (RFC 8037)."""
+    """Return the seed in a JWK (RFC 8037)."""
     value = _parse_json(text)
     if isinstance(value, dict) and isinstance(value.get("keys"), list):
         raise IdentityError(
@@ -475,12 +475,12 @@ def _parse_json(text: str) -> object:
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
-        # The error itself has the whole text in it: it must not be the context of ours.
+        # The error contains the whole text, so it must not be the context of ours.
         value = None
     return value
 
 
-# --- what is no private key of ours ----------------------------------------------------
+# --- refused formats -------------------------------------------------------------------
 
 
 def _is_der(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Where the key of a process comes from. The first of these that is there:
+"""The source of the key of a process. The first of these that exists:
 
 1. an open descriptor, named by `identity_fd`;
 2. the credential `signedwire.identity`, a file in `$CREDENTIALS_DIRECTORY` (systemd);
@@ -7,9 +7,9 @@
 5. identity.pem in the user's configuration folder: the only place where a key is ever made
    without being asked for.
 
-What is there and cannot be used is an error: the next is not tried. A key is read once. The
-variables that hold a key or a password are taken out of the environment, so no child process
-inherits them; no error, log or `repr` shows what is in them.
+A source that exists and cannot be used is an error: the next one is not tried. A key is
+read once. The variables with a key or a password are removed from the environment, so no
+child process inherits them. No error, log or `repr` shows their values.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 CREDENTIAL: Final = "signedwire.identity"
 """The name of the file in `$CREDENTIALS_DIRECTORY`."""
 _DESCRIPTOR_TIMEOUT: Final = 30.0
-"""Seconds until a pipe must have brought the whole key."""
+"""Limit in seconds for reading the whole key from a pipe."""
 _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.05
 """Seconds between attempts to read a key file that another process is making."""
@@ -64,9 +64,9 @@ _logger: Final = logging.getLogger(__name__)
 
 
 class Secrets(Bound, instead="pass the path of a key file"):
-    """What the environment had of a key and its password. Its `repr` shows neither."""
+    """A key and its password from the environment. The `repr` shows neither."""
 
-    # Neither is a dataclass, which `asdict()` would take apart.
+    # Not a dataclass, because `asdict()` would extract the secrets.
     __slots__ = ("key", "password")
 
     def __init__(self, key: str | None = None, password: str | None = None) -> None:
@@ -78,7 +78,7 @@ class Secrets(Bound, instead="pass the path of a key file"):
 
 
 class KeySource(Bound, instead="pass the path of its file"):
-    """The one source that a key is to be read from. Its `repr` shows no key."""
+    """The selected source of a key. The `repr` shows no key."""
 
     __slots__ = (
         *("_key", "descriptor", "group_readable", "is_credential", "is_default", "name", "path"),
@@ -96,12 +96,12 @@ class KeySource(Bound, instead="pass the path of its file"):
         key: str | None = None,
     ) -> None:
         self.name = name
-        """Where it is, in words: a path, "descriptor 3", a variable."""
+        """The source as text: a path, "descriptor 3", a variable."""
         self.path = path
-        """The file; `None`: it is in none."""
+        """The key file; `None` if the key is not in a file."""
         self.descriptor = descriptor
         self.is_default = is_default
-        """Whether nobody named it, so that a key may be made there."""
+        """Whether the source is the default path, where a key may be made."""
         self.is_credential = is_credential
         self.group_readable = group_readable
         self._key = key
@@ -111,23 +111,23 @@ class KeySource(Bound, instead="pass the path of its file"):
 
     @classmethod
     def file(cls, path: Path, *, group_readable: bool) -> KeySource:
-        """The file that somebody named.
+        """Return the source for a file that the user named.
 
         Raises:
-            IdentityError: it is rather a key, which is not shown.
+            IdentityError: `path` is probably a key, which is not shown.
         """
         refuse_key_for_path(str(path))
         return cls(str(path), path, group_readable=group_readable)
 
     def load(self, password: str | None = None) -> Identity:
-        """The identity that is there.
+        """Load the identity of the source.
 
         Raises:
-            IdentityError: naming the source, what is wrong and what to do.
+            IdentityError: the key cannot be used; the text has source, cause and hint.
         """
         if self.path is not None:
             if self.is_credential:
-                # systemd gives its service access by an ACL, which shows as a group's.
+                # systemd gives its service access by an ACL, which looks like group access.
                 return Identity._load(self.path, password, group_readable=True, warns=False)
             return Identity.load(self.path, password, group_readable=self.group_readable)
         if self.descriptor is not None:
@@ -137,13 +137,13 @@ class KeySource(Bound, instead="pass the path of its file"):
         return Identity._from_bytes(data, f"in {self.name}", password)
 
     def load_or_create(self, password: str | None = None) -> tuple[Identity, bool]:
-        """The identity that is there, and whether it was made just now.
+        """Load the identity, or make one; return it, and whether it was made now.
 
-        One is made at the default path alone, where there is no file, or an empty one, as a
-        power cut may have left. Of several processes that do so at once one makes it.
+        An identity is made only at the default path, if there is no file, or an empty one
+        that a power cut may have left. Of several concurrent processes, one makes it.
 
         Raises:
-            IdentityError: as for `load()`, or it cannot be written.
+            IdentityError: for the causes of `load()`, or the new key cannot be written.
         """
         for _ in range(_ATTEMPTS):
             try:
@@ -157,7 +157,7 @@ class KeySource(Bound, instead="pass the path of its file"):
                 is_empty = problem is IdentityProblem.EMPTY
                 identity = make_key_file(self.path, password, is_empty=is_empty)
             except IdentityError as error:
-                # Another process was faster; but a dangling symbolic link stays what it is.
+                # Another process was faster, unless the path is a dangling symbolic link.
                 if error.problem is not IdentityProblem.EXISTS or not self.path.exists():
                     raise
                 continue
@@ -175,16 +175,17 @@ _VACANT: Final = (IdentityProblem.ABSENT, IdentityProblem.EMPTY)
 
 
 def take_secrets(environ: MutableMapping[str, str] | None = None) -> Secrets:
-    """Take the key and the password out of the environment; an empty password is none.
+    """Remove the key and the password from the environment and return them.
 
-    Call it before a thread or a child process is started. `environ` None means `os.environ`.
+    An empty password counts as none. Call this before a thread or a child process is
+    started. `environ` is `os.environ` by default.
     """
     environ = os.environ if environ is None else environ
     return Secrets(environ.pop(KEY_VARIABLE, None), environ.pop(PASSWORD_VARIABLE, None) or None)
 
 
 def hint_about_password(error: IdentityError) -> str:
-    """The hint of an error, which names the variable where that has the password."""
+    """Return the hint of an error, with the variable that holds the password."""
     return _PASSWORD_HINTS.get(error.problem, error.hint)
 
 
@@ -194,19 +195,23 @@ def load_identity(
     *,
     create: bool = False,
 ) -> Identity:
-    """The identity that the environment and the configuration file at `config` name.
+    """Load the identity that the environment and the configuration file name.
 
-    `config` None means the file that the variable SIGNEDWIRE_CONFIG names, if it does.
-    `keysources` has the order of the sources. SIGNEDWIRE_PASSWORD opens an encrypted key.
-    `environ` None means `os.environ`, from which both variables that hold a secret are
-    removed: call it before other threads and child processes are started, and once. With
-    `create` a new identity is made at the default path where no source names one and none
-    is there.
+    `keysources` lists the order of the sources. SIGNEDWIRE_PASSWORD opens an encrypted key.
+    Both variables with a secret are removed from `environ`. So call this once, before
+    other threads and child processes are started. The call blocks.
+
+    Args:
+        config: The configuration file. By default the one that the variable
+            SIGNEDWIRE_CONFIG names, if it is set.
+        environ: The environment, by default `os.environ`.
+        create: Whether to make a new identity at the default path, if no source names a
+            key and none exists there. By default no.
 
     Raises:
         ConfigError: the file or a variable cannot be used, or nothing names a key and there
             is no home folder.
-        IdentityError: naming the source, what is wrong and what to do.
+        IdentityError: the key cannot be used; the text has source, cause and hint.
     """
     values: MutableMapping[str, str] = os.environ if environ is None else dict(environ)
     secrets = take_secrets(values)
@@ -229,13 +234,13 @@ def choose_key(
     descriptor: int | None = None,
     group_readable: bool = False,
 ) -> KeySource:
-    """Which source has the key. The last three are given on a command line, and win.
+    """Select the source of the key. The last three arguments are of a command line, and win.
 
-    `settings` are the options of the key, as `Settings.identity()` has them.
+    `settings` are the options of the key, from `Settings.identity()`.
 
     Raises:
-        ConfigError: nothing is named, and there is no home folder.
-        IdentityError: two of a command line and the environment contradict each other.
+        ConfigError: nothing names a key, and there is no home folder.
+        IdentityError: command line and environment contradict each other.
     """
     group_readable = group_readable or settings["key_group_readable"].value is True
     named = _named_otherwise(settings, environ, secrets, descriptor)
@@ -265,9 +270,9 @@ def choose_key(
 
 
 def default_key_path(environ: Mapping[str, str] | None = None) -> Path:
-    """identity.pem in the folder where this user's programs keep their configuration.
+    """Return the path of identity.pem in this user's configuration folder.
 
-    `environ` None means `os.environ`.
+    `environ` is `os.environ` by default.
 
     Raises:
         ConfigError: there is no home folder.
@@ -279,19 +284,18 @@ def default_key_path(environ: Mapping[str, str] | None = None) -> Path:
         base = home_folder(environ) / "Library" / "Application Support"
     else:
         given = environ.get("XDG_CONFIG_HOME", "")
-        # The specification has any other ignored.
+        # The XDG specification says that a relative path must be ignored.
         base = Path(given) if os.path.isabs(given) else home_folder(environ) / ".config"
     return base / "signedwire" / "identity.pem"
 
 
 def make_key_file(path: Path, password: str | None, *, is_empty: bool = False) -> Identity | None:
-    """A new identity in a new file; `None`: another process is replacing the empty one.
+    """Make a new identity in a new file; return `None` if another process is doing so.
 
-    The folder is made where there is none. `is_empty` says that there is an empty file, which
-    is replaced.
+    A missing folder is made. With `is_empty`, there is an empty file, which is replaced.
 
     Raises:
-        IdentityError: it cannot be written, or `path` is rather a key.
+        IdentityError: the file cannot be written, or `path` is probably a key.
     """
     refuse_key_for_path(str(path))
     identity = Identity.generate()
@@ -322,7 +326,7 @@ def _named_otherwise(
     secrets: Secrets,
     descriptor: int | None,
 ) -> KeySource | None:
-    """The first of the sources that come before a file."""
+    """Return the first existing source of those before the configured file, if any."""
     if descriptor is None:
         setting = settings["identity_fd"].value
         descriptor = setting if isinstance(setting, int) else None
@@ -331,7 +335,7 @@ def _named_otherwise(
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder:
         path = Path(folder) / CREDENTIAL
-        # Where it cannot be looked at, it is there, and reading it says what is wrong.
+        # After any other error the file counts as existing, and reading it reports the cause.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             with contextlib.suppress(PermissionError):
                 os.lstat(path)
@@ -342,7 +346,7 @@ def _named_otherwise(
 
 
 def _read_descriptor(descriptor: int) -> bytes:
-    """What is left in an open file, pipe or socket, which is then closed."""
+    """Read an open file, pipe or socket to its end, and close it."""
     try:
         mode = os.fstat(descriptor).st_mode
     except (OSError, OverflowError):

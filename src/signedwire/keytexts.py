@@ -1,4 +1,4 @@
-"""What errors say about the bytes of a key that cannot be used. No text has a part of the key."""
+"""Error texts for the bytes of a key that cannot be used. No text has a part of the key."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 _PUBLIC_LINE: Final = re.compile(r"(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+ AAAA")
-# What the cryptography package decrypts.
+# Ciphers that the cryptography package can decrypt.
 OPENSSH_CIPHERS: Final = frozenset({"aes256-ctr", "aes256-cbc", "aes256-gcm@openssh.com"})
-# The names that errors show: any other text in a file may be a part of a key.
+# The only names that errors show, because any other text in a file may be a part of a key.
 NAMES: Final = {
     *("EC", "RSA", "DSA", "oct", "OKP", "AKP", "P-256", "P-384", "P-521", "secp256k1"),
     *("Ed25519", "Ed448", "X25519", "X448", "ssh-rsa", "ssh-dss", "ssh-xmss@openssh.com"),
@@ -44,7 +44,7 @@ FORMATS: Final = (
 
 
 class Shown:
-    """A path as the commands of errors have it."""
+    """A path in the form in which errors put it into commands."""
 
     def __init__(self, path: str | None) -> None:
         self.is_no_file = path is None
@@ -53,7 +53,7 @@ class Shown:
 
 
 def named(name: object, what: str, otherwise: str) -> str:
-    """`what` and a name that a file has; where it is none that we know, `otherwise`."""
+    """Return `what` with a name from a file if the name is known, else `otherwise`."""
     return f"{what} {name}".lstrip() if isinstance(name, str) and name in NAMES else otherwise
 
 

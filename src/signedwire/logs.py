@@ -1,7 +1,7 @@
-"""The package's log: fields that a program can read, and no more lines than people can.
+"""The package's log: records with machine-readable fields, at a limited rate.
 
-Every record has `event`, the kind of what happened, and the other fields of `fields()` that
-it is about. docs/operations.md lists them. A record never has a payload or a secret.
+Every record has the field `event`, the kind of event, and the other fields of `fields()`
+that apply. docs/operations.md lists them. A record never has a payload or a secret.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["LINES_PER_SECOND", "NAMES", "EventLog", "fields"]
 NAMES: Final = ("event", "peer", "address", "reason", "count", "seconds", "path", "error")
 """The names of the fields."""
 LINES_PER_SECOND: Final = 32
-"""Lines of one event that are written in one second. What a stranger or a dead peer repeats
-beyond that is counted, and the next line of that event says how many were left out."""
+"""Maximum number of lines of one event per second. Further lines, such as those that a
+stranger or a dead peer causes, are counted. The next line of the event has the count."""
 
 
 def fields(event: str, **values: object) -> dict[str, object]:
-    """The `extra=` of a record: `event`, and the values, as text where they are no number.
+    """Return the `extra=` of a record: `event` and the values; all but numbers become text.
 
     Raises:
-        ValueError: a name is none of `NAMES`.
+        ValueError: a name is not in `NAMES`.
     """
     unknown = values.keys() - set(NAMES)
     if unknown:
@@ -37,15 +37,15 @@ def fields(event: str, **values: object) -> dict[str, object]:
 
 
 class EventLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger that writes each event, by its field `event`, a limited number of times a second."""
+    """A logger that limits the lines per second of each event, by its field `event`."""
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__(logger)
-        # By event: since when, how many lines since, how many left out. The events are few.
+        # By event: start of the second, lines written, lines left out. The events are few.
         self._written: dict[str, tuple[float, int, int]] = {}
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Write a record, or count it."""
+        """Write a record, or count it if its event is over the limit."""
         if not self.isEnabledFor(level):
             return
         event = str(kwargs.get("extra", {}).get("event", ""))

@@ -1,7 +1,7 @@
 """A thread with an event loop, and blocking calls into it.
 
-The blocking classes are the asyncio ones behind such a portal, so that there
-is one implementation of everything.
+The blocking classes call the asyncio classes through a portal, so that there is
+only one implementation of everything.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (the `fast` extra), else asyncio's.
+    """Make an event loop of uvloop if installed (the `fast` extra), else of asyncio.
 
-    Standard streams that are closed are opened on the null device first: else the loop
-    would get their descriptors, and uvloop's ends the process then.
+    Closed standard streams are opened on the null device first. Otherwise the loop would
+    get their descriptors, and a loop of uvloop would then end the process.
 
     Raises:
         SignedWireError: the process has too few descriptors left.
@@ -42,7 +42,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Unawaited(ThreadPoolExecutor):
-    """The loop's threads for calls that nothing can stop: their end is not awaited."""
+    """Threads of the loop for calls that cannot be cancelled; their end is not awaited."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)
@@ -59,11 +59,11 @@ class Portal:
         self._loop.set_default_executor(_Unawaited(thread_name_prefix="blocking"))
         self._lock = threading.Lock()
         self._is_closed = False
-        self._process_id = os.getpid()  # a fork has our objects, but not our thread
+        self._process_id = os.getpid()  # a forked child has our objects, but not our thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             start_thread(self._thread)
-        except BaseException:  # the system gives no more threads
+        except BaseException:  # the system refuses a further thread
             self._loop.close()
             raise
 
@@ -95,7 +95,7 @@ class Portal:
                 "this node belongs to the process that was forked", "Make a new one after the fork"
             )
         with self._lock:
-            # Whatever enters before the stop is cancelled by it, and so gets an answer.
+            # A call that enters before the stop is cancelled by it, and so ends.
             if self._is_closed:
                 raise ClosedError("this node is closed")
             future = asyncio.run_coroutine_threadsafe(function(), self._loop)

@@ -1,4 +1,4 @@
-"""What the system may refuse a process: descriptors and threads. Then one sentence says so."""
+"""Checks for descriptors and threads, which the system may refuse, with readable errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PIPES: Final = 6
 
 
 def check_descriptors() -> None:
-    """See that a node can have the twelve descriptors that it needs to start.
+    """Check that the twelve descriptors that a node needs to start are available.
 
-    uvloop ends the process, with code 134, where it finds no descriptor for its own loop.
+    uvloop ends the process, with code 134, if there is no descriptor for its own loop.
 
     Raises:
-        SignedWireError: the process has too few left.
+        SignedWireError: the process has too few descriptors left.
     """
     held: list[int] = []
     try:
@@ -39,7 +39,7 @@ def start_thread(thread: threading.Thread) -> None:
     """Start a thread that the caller cannot do without.
 
     Raises:
-        SignedWireError: the system gives the process no more threads.
+        SignedWireError: the system refuses the process a further thread.
     """
     try:
         thread.start()

@@ -1,7 +1,7 @@
 """Reads a `TransportConfig` from a TOML file and from environment variables.
 
 A later source wins: defaults, then the preset that `preset` names, then the file, then
-the environment. The file has the options of `TransportConfig` as top-level keys; the
+the environment. The file has the options of `TransportConfig` as top-level keys. The
 variable of an option is its name in capitals after `SIGNEDWIRE_`:
 
     preset = "production"                     SIGNEDWIRE_PRESET=production
@@ -9,13 +9,12 @@ variable of an option is its name in capitals after `SIGNEDWIRE_`:
     v1_peers = ["did:key:z6Mk…"]              SIGNEDWIRE_V1_PEERS=did:key:z6Mk…,did:key:z6Mk…
     connect_timeout = "none"                  SIGNEDWIRE_CONNECT_TIMEOUT=none
 
-The key of the process has options, too, which `load_identity` reads: `identity`, the path of
+`load_identity` reads further options, for the key of the process: `identity`, the path of
 its file, `identity_fd` and `key_group_readable`.
 
-"none" stands for None. A key or a variable that is not known is an error, never ignored,
-and every value is checked, also one that a later source replaces. Only what Kubernetes
-sets for a service called signedwire is passed over. `~` at the start of a path is the
-home folder.
+"none" stands for None. An unknown key or variable is an error. Every value is checked,
+also one that a later source replaces. Only variables that Kubernetes sets for a service
+called signedwire are ignored. `~` at the start of a path is the home folder.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ __all__ = [
 
 _PREFIX: Final = "SIGNEDWIRE_"
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
-"""Bytes: 100,000 peers need less than 10 MB."""
+"""Maximum size of a file, in bytes; 100,000 peers need less than 10 MB."""
 _PIPE_TIMEOUT: Final = 30.0
-"""Seconds until a pipe must have brought the whole document."""
+"""Limit in seconds for reading a whole document from a pipe."""
 IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
     "identity": Option(
         "identity",
@@ -87,14 +86,14 @@ IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
         "is. Otherwise such a file is refused.",
     ),
 }
-"""Options of the key of a process: they are no part of a `TransportConfig`."""
+"""Options of the key of a process, which are not part of a `TransportConfig`."""
 _KEYS: Final[Mapping[str, Option]] = {
     PRESET_OPTION.name: PRESET_OPTION,
     **OPTIONS,
     **IDENTITY_OPTIONS,
 }
 _ARE_PEERS: Final = frozenset({"peer", "peers", "route", "routes", "routing"})
-"""Keys by which people look for what is in the peers file."""
+"""Keys that people try for peers, which belong in the peers file."""
 _VARIABLES: Final = {name.upper(): option for name, option in _KEYS.items()}
 
 KEY_VARIABLE: Final = "SIGNEDWIRE_IDENTITY_KEY"
@@ -105,8 +104,8 @@ _CONFIG_VARIABLE: Final = "SIGNEDWIRE_CONFIG"
 COMMAND_LINE_VARIABLES: Final = frozenset(
     {KEY_VARIABLE, PASSWORD_VARIABLE, _CONFIG_VARIABLE, "SIGNEDWIRE_PEERS"}
 )
-"""Variables that are no options: two hold secrets, and two name the files that the command
-line, and calls without a path, read."""
+"""Variables that are not options. Two hold secrets, and two name the files that the command
+line reads, and calls without a path."""
 
 
 def variable_of(name: str) -> str:
@@ -116,40 +115,40 @@ def variable_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One option as loaded, and where its value came from."""
+    """One option as loaded, with the source of its value."""
 
     name: str
     """The field of `TransportConfig`."""
     value: object
-    """Its value, as the field holds it."""
+    """The value of the field."""
     origin: str
     """"default", "preset …", the path of the file, or "environment SIGNEDWIRE_…"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a configuration file and the environment set, read once, and what comes of it."""
+    """The options that a configuration file and the environment set, read once."""
 
     given: Mapping[str, Setting]
-    """By name, each value checked by itself."""
+    """The options by name, each value checked on its own."""
 
     def config(self) -> TransportConfig:
-        """The configuration that comes of it.
+        """Make the configuration.
 
         Raises:
-            ConfigError: two values do not fit together; it names who set any.
+            ConfigError: two values do not fit together; the text names their sources.
         """
         settings = self.explain()
         values: dict[str, Any] = {setting.name: setting.value for setting in settings}
         try:
             return TransportConfig(**values)
         except ConfigError as error:
-            # Each value is fine by itself, so two do not fit together: say who set any.
+            # Each value is valid on its own, so two do not fit together: name their sources.
             origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
             raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
 
     def explain(self) -> list[Setting]:
-        """Every option in the order of `TransportConfig`, with its value and its origin."""
+        """Return every option in the order of `TransportConfig`, with value and origin."""
         settings = {
             name: Setting(name, option.default, "default") for name, option in OPTIONS.items()
         }
@@ -160,7 +159,7 @@ class Settings:
         return [self.given.get(name, setting) for name, setting in settings.items()]
 
     def identity(self) -> dict[str, Setting]:
-        """The options of the key by name."""
+        """Return the options of the key by name."""
         return {
             name: self.given.get(name, Setting(name, option.default, "default"))
             for name, option in IDENTITY_OPTIONS.items()
@@ -170,15 +169,18 @@ class Settings:
 def read_settings(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """What the file at `path` and `environ` (None: `os.environ`) set.
+    """Read the options that a file and the environment set.
 
-    `path` None means the file that SIGNEDWIRE_CONFIG names in `environ`; no file where it
-    names none.
+    Call this once for all uses, because a pipe can be read only once. The call blocks.
 
-    Call it once for all that is wanted of them: a pipe can be read only once.
+    Args:
+        path: The file. By default the one that SIGNEDWIRE_CONFIG names in `environ`; if it
+            names none, no file is read.
+        environ: The environment, by default `os.environ`.
 
     Raises:
-        ConfigError: with the file or variable, the key, the value and what is expected.
+        ConfigError: a value, key or variable is wrong; the text has its source, the value
+            and what is expected.
     """
     environ = os.environ if environ is None else environ
     path = path or environ.get(_CONFIG_VARIABLE)
@@ -189,13 +191,16 @@ def read_settings(
 def load_config(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> TransportConfig:
-    """The configuration from the file at `path` and from `environ`.
+    """Load the configuration from a file and from the environment. The call blocks.
 
-    `path` None means the file that the variable SIGNEDWIRE_CONFIG names, as for the command
-    line; no file where it names none. `environ` None means `os.environ`.
+    Args:
+        path: The TOML file. By default the one that the variable SIGNEDWIRE_CONFIG names, as
+            for the command line; if it names none, no file is read.
+        environ: The environment, by default `os.environ`.
 
     Raises:
-        ConfigError: with the file or variable, the key, the value and what is expected.
+        ConfigError: a value, key or variable is wrong; the text has its source, the value
+            and what is expected.
     """
     return read_settings(path, environ).config()
 
@@ -203,9 +208,9 @@ def load_config(
 def find_faults(
     path: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> list[ConfigError]:
-    """Everything for which `load_config` refuses its arguments, each value looked at by itself.
+    """Return all errors for which `load_config` with these arguments fails.
 
-    Values that do not fit together are looked for where all of them are fine by themselves.
+    Each value is checked on its own. Only if all are valid, their combination is checked.
     """
     found: list[ConfigError] = []
 
@@ -230,11 +235,11 @@ def find_faults(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The TOML document in the file at `path`, or in what a pipe there brings within 30 s.
+    """Read the TOML document in the file at `path`, or from a pipe there within 30 s.
 
     Raises:
-        ConfigError: with the path, and the line where it is no TOML; or it is larger than
-            16 MiB, or a pipe brought nothing or did not end.
+        ConfigError: the file cannot be read, is not TOML or is larger than 16 MiB, or the
+            pipe was empty or did not end. The text has the path and the line.
     """
     path = expand_home(path)
     try:
@@ -257,13 +262,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = str(error)
         if "at line" not in reason:
-            # An unclosed string or bracket is noticed at the end only.
+            # The parser notices an unclosed string or bracket only at the end.
             reason = f"{reason} (line {text.count(chr(10)) + 1} is the last)"
         raise ConfigError(f"{path} is not TOML: {reason}", _backslash_hint(text, reason)) from None
 
 
 def _backslash_hint(text: str, reason: str) -> str:
-    """What to do where the line has a Windows path in double quotes; else empty."""
+    """Return a hint if the line has a Windows path in double quotes; else an empty text."""
     found = re.search(r"at line (\d+)", reason)
     lines = text.split("\n")
     line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
@@ -285,9 +290,9 @@ def _from_entry(path: Path, key: str, value: object) -> Setting:
 
 
 def _hint_about(key: str) -> str:
-    """What to do about a key that is not known."""
+    """Return a hint for an unknown key."""
     if key.lower() in _ARE_PEERS:
-        # The nearest name is v1_peers, which would let the v1 wire in.
+        # The nearest name is v1_peers, which would enable the v1 wire.
         return (
             "Peers are in a file of their own, with a table [peers]: name it with --peers FILE "
             "or SIGNEDWIRE_PEERS"
@@ -320,7 +325,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
 
 def _setting(option: Option, origin: str, read: Callable[[Any], object], value: object) -> Setting:
     is_key = is_key_for_path if option.alternatives == (Path,) else looks_like_a_key
-    # A list or a table is no value of theirs, and may be a JWK.
+    # A list or a table is not a value of these options, and may be a JWK.
     if option.name in IDENTITY_OPTIONS and (
         is_key(value) if isinstance(value, str) else isinstance(value, (list, dict))
     ):

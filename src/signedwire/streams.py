@@ -1,7 +1,8 @@
-"""Descriptors 0 to 2: what is opened while one of them is closed gets its number.
+"""Opens the standard descriptors 0 to 2 if they are closed.
 
-Then a socket or a store would be where the program, or a library in C, writes its
-messages; and uvloop ends the process when it finds its own descriptors there.
+Otherwise the next opened file gets the free number. Then the program, or a library in C,
+would write its messages into a socket or a store. And uvloop ends the process if its own
+descriptors have these numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ __all__ = ["open_standard_descriptors"]
 
 
 def open_standard_descriptors() -> list[int]:
-    """Open those of 0, 1 and 2 that are closed on the null device; returns which those were."""
+    """Open closed standard descriptors on the null device; return their numbers."""
     opened = []
     for number in range(3):
         with contextlib.suppress(OSError):
@@ -21,11 +22,11 @@ def open_standard_descriptors() -> list[int]:
             continue
         try:
             got = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
-        except OSError:  # there is no such device, or no descriptor left
+        except OSError:  # no such device, or no descriptor left
             break
-        if got != number:  # another thread was quicker
+        if got != number:  # another thread was faster
             os.close(got)
             continue
-        os.set_inheritable(got, True)  # as of every standard stream
+        os.set_inheritable(got, True)  # like every standard stream
         opened.append(got)
     return opened

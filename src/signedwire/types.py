@@ -1,6 +1,6 @@
-"""The words of the system: DIDs, addresses, priorities, reasons and states.
+"""The basic types: DIDs, addresses, priorities, reasons and states.
 
-Nothing here does I/O or knows of a key's secret half. Everything is immutable.
+Nothing here does I/O or handles a key's secret half. Everything is immutable.
 """
 
 from __future__ import annotations
@@ -34,16 +34,15 @@ _ED25519_MULTICODEC: Final = b"\xed\x01"
 
 
 class Did:
-    """A node's name: its Ed25519 public key. Immutable, hashable, 32 bytes.
+    """The name of a node: its Ed25519 public key. Immutable, hashable, 32 bytes.
 
-    `Did.parse(text)` reads the three usual spellings; `str(did)` gives
-    `did:key:z6Mk…`, `did.hex()` 64 hex digits and `bytes(did)` the key itself.
+    `Did.parse(text)` reads the three usual spellings. `str(did)` returns
+    `did:key:z6Mk…`, `did.hex()` 64 hex digits, and `bytes(did)` the key itself.
 
-    A DID is a canonical encoding of a point of prime order. The 14 encodings of
-    small-order points, non-canonical encodings and points with a torsion
-    component are refused with `DidError`: for those, one signature can verify
-    under several keys or for several messages ("Taming the many EdDSAs",
-    Chalkias et al. 2020), so they name nobody.
+    A DID is a canonical encoding of a point of prime order. `DidError` refuses the 14
+    encodings of small-order points, non-canonical encodings, and points with a torsion
+    component. For those, one signature can verify under several keys or for several
+    messages ("Taming the many EdDSAs", Chalkias et al. 2020), so they identify nobody.
     """
 
     __slots__ = ("_hash", "_raw")
@@ -51,7 +50,7 @@ class Did:
     _hash: int
 
     def __init__(self, public_key: bytes) -> None:
-        # Not `bytes()` alone, which makes of a number so many zeros.
+        # Not `bytes()` alone, which turns a number into so many zeros.
         if not isinstance(public_key, (bytes, bytearray, memoryview)):
             raise TypeError(
                 f"Did() takes the 32 bytes of a public key, not {type(public_key).__name__}; "
@@ -76,11 +75,11 @@ class Did:
     def parse(cls, text: str) -> Self:
         """Read `did:key:z6Mk…`, bare `z6Mk…` or 64 hex digits.
 
-        The fragment of a DID URL (`did:key:z6Mk…#z6Mk…`) is left off.
+        The fragment of a DID URL (`did:key:z6Mk…#z6Mk…`) is ignored.
 
         Raises:
-            DidError: with the text and what is wrong with it.
-            TypeError: `text` is no str.
+            DidError: `text` is not a DID; the error has the text and the cause.
+            TypeError: `text` is not a str.
         """
         given: object = text
         if not isinstance(given, str):
@@ -88,7 +87,7 @@ class Did:
             raise TypeError(f"Did.parse() reads text, not {type(given).__name__}: {hint}")
         stripped = text.strip()
         if stripped.startswith(("did:key:", "z6Mk")):
-            # DID documents name a key so; the fragment repeats what stands before it.
+            # DID documents name a key like this; the fragment repeats the part before it.
             stripped = stripped.partition("#")[0]
         if len(stripped) == 64:
             try:
@@ -110,7 +109,7 @@ class Did:
 
     @classmethod
     def _read(cls, raw: bytes, text: str) -> Self:
-        """`Did(raw)`, but an error is about the text that somebody typed."""
+        """Make `Did(raw)`; an error quotes `text`, which the user typed."""
         try:
             return cls(raw)
         except DidError:
@@ -120,7 +119,7 @@ class Did:
             ) from None
 
     def hex(self) -> str:
-        """64 lower-case hex digits, as v1 peers write a DID."""
+        """Return 64 lower-case hex digits, as v1 peers write a DID."""
         return self._raw.hex()
 
     @property
@@ -160,17 +159,17 @@ class Did:
 
 @lru_cache(maxsize=4096)
 def known_did(raw: bytes) -> Did:
-    """`Did(raw)`, remembering the last 4096, since checking a point costs 50 µs."""
+    """Return `Did(raw)` from a cache of the last 4096, because checking a point costs 50 µs."""
     return Did(raw)
 
 
 def did_text(raw: bytes) -> str:
-    """The text of a DID in a message, also where `raw` is no usable key: it is not checked."""
+    """Return the text of a DID for a message, without checking that `raw` is a usable key."""
     return f"did:key:{_encode_multibase(raw)}"
 
 
 def _quote(text: str, limit: int = 80) -> str:
-    """Text of others in quotes, escaped, and cut to `limit` characters as they are shown."""
+    """Quote and escape foreign text, and cut it to `limit` characters as shown."""
     quoted = repr(text)
     return quoted if len(quoted) <= limit + 2 else f"{quoted[:limit]}…{quoted[-1]}"
 
@@ -204,7 +203,10 @@ def _decode_multibase(multibase: str, text: str) -> bytes:
 
 
 class Address(NamedTuple):
-    """Where a peer listens: host (name or IP) and TCP port. `str()` gives `host:port`."""
+    """The address at which a peer listens: host (name or IP) and TCP port.
+
+    `str()` returns `host:port`.
+    """
 
     host: str
     port: int
@@ -214,8 +216,8 @@ class Address(NamedTuple):
         """Read `host:port` or `[ipv6]:port`; the port is 0 to 65535.
 
         Raises:
-            AddressError: with the text and what is wrong with it.
-            TypeError: `text` is no str.
+            AddressError: `text` is not an address; the error has the text and the cause.
+            TypeError: `text` is not a str.
         """
         given: object = text
         if not isinstance(given, str):
@@ -276,7 +278,7 @@ def parse_peer(text: str) -> tuple[Did, Address | None]:
     """Read `DID` or `DID@host:port`, as the command line takes a peer.
 
     Raises:
-        DidError, AddressError: with the part that is wrong.
+        DidError, AddressError: the part before or after the `@` is wrong.
     """
     did_text, separator, address_text = text.strip().partition("@")
     did = Did.parse(did_text)
@@ -284,16 +286,16 @@ def parse_peer(text: str) -> tuple[Did, Address | None]:
 
 
 class Allowance(NamedTuple):
-    """Credit: how much may be sent over the life of the link, in all."""
+    """Credit: the total that may be sent over the life of a link."""
 
     messages: int
     bytes: int
     critical_messages: int
-    """The same for the Critical lane, which has an allowance of its own."""
+    """Number of messages in the Critical lane, which has its own credit."""
     critical_bytes: int
 
     def plus(self, messages: int, size: int, *, is_critical: bool) -> Allowance:
-        """This, and so many more messages and bytes; Critical apart."""
+        """Return the sum with further messages and bytes, of Critical or of the other lanes."""
         if is_critical:
             return Allowance(
                 self.messages, self.bytes, self.critical_messages + messages, self[3] + size
@@ -301,7 +303,7 @@ class Allowance(NamedTuple):
         return Allowance(self.messages + messages, self.bytes + size, self[2], self[3])
 
     def minus(self, used: Allowance) -> Allowance:
-        """What is left when `used` is gone."""
+        """Return the difference to `used`."""
         return Allowance(
             self.messages - used.messages,
             self.bytes - used.bytes,
@@ -320,7 +322,7 @@ class Allowance(NamedTuple):
 
 
 class Priority(enum.IntEnum):
-    """Which lane a message takes. A higher lane is always written first."""
+    """The lane of a message. Messages of a higher lane are always written first."""
 
     LOW = 0
     NORMAL = 1
@@ -329,7 +331,7 @@ class Priority(enum.IntEnum):
 
 
 class PayloadType(enum.IntEnum):
-    """What the sender says the payload is (wire-v1: offset 105)."""
+    """The type of a payload, as declared by the sender (wire-v1: offset 105)."""
 
     RAW = 0
     ROBOT_COMMAND = 1
@@ -341,51 +343,51 @@ class PayloadType(enum.IntEnum):
 class Reason(enum.StrEnum):
     """Why a message, an envelope or a connection was dropped. Keys of `stats().dropped`."""
 
-    # what becomes of our own messages
+    # of our own messages
     UNKNOWN_PEER = "unknown peer"
     """No address is known for the DID."""
     TOO_LARGE = "too large"
     """The payload is over the limit of the peer's wire."""
     QUEUE_FULL = "queue full"
-    """The queue to the peer was full; the sender was told at once."""
+    """The queue to the peer was full; the call that sends has failed at once."""
     STORE_FAILED = "store failed"
-    """Our disk could not take it."""
+    """The store of this node has failed."""
     DROPPED = "dropped"
-    """It was taken out of the store: `node.outbox.drop()`."""
+    """The message was removed from the store with `node.outbox.drop()`."""
     ATTEMPTS_EXHAUSTED = "attempts exhausted"
     """`max_attempts` connections or writes failed."""
     EXPIRED = "expired"
     """The deadline passed first."""
     AGED_OUT = "aged out"
-    """It waited `unmet_max_age` for a peer that no way was known to."""
+    """The message waited `unmet_max_age` for a peer without a route that never had a link."""
     CLOSED = "closed"
     """The node was closed before the message was written."""
     REFUSED = "refused"
-    """The peer's application refused it."""
+    """The peer's application refused the message."""
     INBOX_FULL = "inbox full"
-    """The peer had no room for it although it had granted credit."""
-    # what becomes of others' envelopes
+    """The peer had no room for the message, although it had granted credit."""
+    # of others' envelopes
     MALFORMED = "malformed"
     """A frame of legal length that does not decode; the connection stays up."""
     NOT_FOR_US = "not for us"
-    """Addressed to another DID."""
+    """The envelope is addressed to another DID."""
     UNSIGNED = "unsigned"
-    """Carries no signature, and the policy requires one."""
+    """The envelope has no signature, and the policy requires one."""
     BAD_SIGNATURE = "bad signature"
     """The signature does not prove the sender."""
     DUPLICATE = "duplicate"
-    """The same signed bytes were delivered before."""
+    """An envelope with the number or the bytes of this one was delivered before."""
     NOT_ALLOWED = "not allowed"
-    """The sender may not speak this wire to us."""
+    """The sender may not use this wire protocol with this node."""
     DENIED = "denied"
     """The DID is on the deny list, or not on the allow list."""
     STALE_EPOCH = "stale epoch"
-    """From a sender state older than one already seen."""
-    # what becomes of others' connections
+    """The sender's epoch is older than one already seen."""
+    # of others' connections
     ILLEGAL_LENGTH = "illegal length"
     """A frame of length zero or over the limit; the connection was closed."""
     WRONG_PROTOCOL = "wrong protocol"
-    """The first byte is of no wire that we accept; the connection was closed."""
+    """The first byte is of no accepted wire protocol; the connection was closed."""
     BAD_IDENTITY = "bad identity"
     """The other side did not prove its DID, or proved another; the connection was closed."""
     PROTOCOL_ERROR = "protocol error"
@@ -397,41 +399,41 @@ class Reason(enum.StrEnum):
     CONNECTION_LIMIT = "connection limit"
     """Too many connections, in all or from one address."""
     INBOX_CLOSED = "inbox closed"
-    """Received, but the node was closed before the application took it."""
+    """The node was closed before the application took the received message."""
 
 
 class DeliveryState(enum.StrEnum):
-    """The ladder that a message climbs.
+    """The states of a sent message.
 
-    `HANDLED`, `REFUSED`, `FAILED` and `EXPIRED` end it. Towards v1 peers it ends at
-    `WRITTEN`, unconfirmed: they never answer.
+    `HANDLED`, `REFUSED`, `FAILED` and `EXPIRED` are final. A message to a v1 peer ends at
+    `WRITTEN`, unconfirmed, because v1 peers never answer.
     """
 
     QUEUED = "queued"
-    """It waits here for its turn."""
+    """The message waits in memory to be sent."""
     PERSISTED = "persisted"
-    """It waits in the store of its node: a crash does not lose it."""
+    """The message waits in the store of its node, and a crash does not lose it."""
     WRITTEN = "written"
-    """The operating system has it, or has it in a moment: at most 64 KiB wait before it."""
+    """The operating system has the message, or at most 64 KiB wait before it."""
     ACCEPTED = "accepted"
-    """The peer has verified it and will give it to its application, once."""
+    """The peer has verified the message and will give it to its application, once."""
     HANDLED = "handled"
-    """The peer's application has said that it is done with it."""
+    """The peer's application has acknowledged the message."""
     REFUSED = "refused"
-    """The peer has it and will not, for a reason."""
+    """The peer or its application has refused the message; the receipt has the reason."""
     FAILED = "failed"
-    """It was given up here, for a reason."""
+    """The message was given up here; the receipt has the reason."""
     EXPIRED = "expired"
-    """Its deadline passed before its peer's application had it, as far as is known."""
+    """The deadline passed before the peer's application had the message, as far as known."""
 
 
 class PeerState(enum.StrEnum):
-    """What the link to a peer is doing."""
+    """The state of the link to a peer."""
 
     IDLE = "idle"
     """No connection, and nothing that needs one."""
     DIALING = "dialing"
-    """Connecting, or waiting for a place in the pool."""
+    """Connecting, or waiting for a slot in the pool."""
     CONNECTED = "connected"
     BACKING_OFF = "backing off"
     """Waiting before the next attempt; see `retry_at` and `last_error`."""

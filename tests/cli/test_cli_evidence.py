@@ -65,7 +65,7 @@ def test_what_is_no_log_has_the_code_that_the_docs_say(path: Path, data: bytes |
         path.write_bytes(data)
     ran = run("evidence", "verify", path)
     page = Path(__file__).parents[2].joinpath("docs", "evidence.md").read_text(encoding="utf-8")
-    said = re.search(r"with (\d+) if a file cannot be read, or\s+is no evidence log", page)
+    said = re.search(r"with (\d+) if a file cannot\s+be read, or\s+is no evidence log", page)
     assert said is not None
     assert ran.exit_code == int(said[1]) == ExitCode.FILE
     shown = " ".join(run("evidence", "verify", "--help").stdout.split())

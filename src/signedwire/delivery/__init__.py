@@ -9,7 +9,7 @@
   a node without a file.
 - `access`, `denied`: which DIDs are turned away, and what becomes of their messages.
 - `lanes`: the bounded queue with one lane per priority and slots reserved for
-  Critical. One such queue stands before every peer, and one behind the listener.
+  Critical. Each peer has one for sending; the inbox is another.
 - `message`: a message as the sending and as the receiving application sees it.
 - `inbox`: what has arrived and the application has not taken yet. `inbox_budget`: how many
   bytes of it there may be.

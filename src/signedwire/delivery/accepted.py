@@ -1,8 +1,8 @@
-"""Which messages of a lane were accepted: leaf and sequence of the last ones.
+"""The last accepted messages of a lane, by leaf and sequence.
 
-A receipt proves delivery, so none may be given for another message under a number
-that was used. Looking one up costs the same however many are remembered: whoever
-repeats a message must not make this node search.
+A receipt proves delivery, so this node must not sign one for another message under a
+used number. The cost of a lookup hardly depends on how many messages are remembered:
+a peer that repeats messages must not make this node search.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["AcceptedLeaves"]
 
 
 class AcceptedLeaves:
-    """The leaves of the last `limit` messages that were accepted in one lane, 40 bytes each.
+    """The leaves of the last `limit` accepted messages of one lane, 40 bytes each.
 
     Args:
-        limit: Number of leaves that are remembered, at least 1.
+        limit: Maximum number of remembered leaves, at least 1.
     """
 
     __slots__ = ("_leaves", "_limit", "_restored", "_sequences")
@@ -55,11 +55,11 @@ class AcceptedLeaves:
                 return
 
     def restore(self, leaves: Iterable[bytes]) -> None:
-        """Remember what an earlier process accepted; its sequences are not known."""
+        """Remember leaves that an earlier process accepted, without their sequences."""
         self._restored = frozenset(leaves)
 
     def trim(self) -> None:
-        """Forget the oldest beyond the limit."""
+        """Forget the oldest leaves above the limit."""
         surplus = len(self._sequences) - self._limit
         if surplus > 0:
             del self._sequences[:surplus]
@@ -68,6 +68,6 @@ class AcceptedLeaves:
             self._restored = frozenset()
 
     def clear(self) -> None:
-        """Forget all: the sender has begun to count anew."""
+        """Forget all leaves, because the sender has begun a new epoch."""
         del self._sequences[:], self._leaves[:]
         self._restored = frozenset()

@@ -18,11 +18,16 @@ def backoff_delays(
 ) -> Iterator[float]:
     """Yield pauses in seconds for ever: base·2, base·4, base·8 … each scaled by 1 ± jitter.
 
-    With another `factor` than 2, so much is each longer than the one before.
+    With the default base of 0.1 s, the first two pauses are the 200 and 400 ms of the
+    v1 reference. Every pause has jitter, also the first, so that peers of a restarted
+    node do not return in one wave.
 
-    With the default base of 0.1 s the first two are the 200 and 400 ms of the
-    v1 reference. Every pause is jittered, the first too, so that peers of a
-    restarted node do not return in one wave; the cap holds after the jitter.
+    Args:
+        base: Half of the first pause (with the default `factor`), in seconds.
+        cap: Maximum pause in seconds; it applies after the jitter.
+        jitter: Relative deviation, 0 to 1.
+        rng: Source of the jitter, by default the module `random`.
+        factor: Ratio of each pause to the previous one.
     """
     draw = (rng or random).uniform
     delay = base * factor

@@ -1,10 +1,10 @@
-"""Deadlines as v2 headers carry them, and which clock those of ours follow.
+"""Deadlines in v2 headers, and the clock that each of our own deadlines follows.
 
-A header has an instant of Unix time in microseconds. A sender's deadline is either so
-many seconds, which pass whatever the wall clock is set to, or a date, which follows that
-clock. The store keeps headers alone. So the lowest bit of the microseconds tells the
-sender's own process which of the two it was: 1 for seconds, 0 for a date. To everybody
-else it is an instant.
+A header holds an instant of Unix time in microseconds. The sender gave its deadline
+either in seconds, which the monotonic clock measures, or as a date, which follows the
+wall clock. The store keeps only headers. So the lowest bit of the microseconds tells the
+sender's own process which one it was: 1 for seconds, 0 for a date. All other readers use
+the value as an instant.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ __all__ = ["due_us", "instant_of", "is_relative", "moved"]
 
 _RELATIVE: Final = 1
 _LEAST_US: Final = 2
-"""0 is no deadline."""
-_MOST_US: Final = 2**63 - 2  # what a column of the store can hold
+"""Smallest deadline: 0 means none, and the lowest bit has a meaning."""
+_MOST_US: Final = 2**63 - 2  # the largest even number in a column of the store
 
 
 def due_us(expires_at: float | None, at: Now | None = None) -> int:
-    """What a header says: 0 for none. Of seconds, it is made of those that are left now."""
+    """Return the deadline for a header: Unix time, microseconds; 0: none.
+
+    A deadline in seconds is computed from the seconds that are left now.
+    """
     if expires_at is None:
         return 0
     at = now() if at is None else at
@@ -32,15 +35,15 @@ def due_us(expires_at: float | None, at: Now | None = None) -> int:
 
 
 def is_relative(us: int) -> bool:
-    """Whether a deadline of our own was so many seconds, and no date."""
+    """Whether a deadline of our own was given in seconds, not as a date."""
     return bool(us & _RELATIVE)
 
 
 def instant_of(us: int, origin_us: int | None) -> float:
-    """The instant that a header of ours names, by the clock that it follows.
+    """Return the deadline of a header of ours as an instant of the clock that it follows.
 
-    `origin_us` is the Unix time at the instant 0 of the monotonic clock when it was made;
-    `None`: another process has made it, so nothing is left but the date.
+    `origin_us` is the Unix time at the instant 0 of the monotonic clock when the header
+    was made. `None` means that another process made it, so that only the date is known.
     """
     if origin_us is None or not is_relative(us):
         return WallInstant(us / 1e6)
@@ -48,7 +51,7 @@ def instant_of(us: int, origin_us: int | None) -> float:
 
 
 def moved(body: bytes, by_us: int) -> bytes:
-    """Header and payload with a deadline that is so much later; `by_us` is even."""
+    """Return header and payload with a deadline moved by `by_us` microseconds, an even number."""
     us = (expiry_of(body) or 0) + by_us
     us = min(max(us, _LEAST_US | _RELATIVE), _MOST_US)
     return with_expiry(body, us)

@@ -1,4 +1,4 @@
-"""What an evidence log asks of the disk: to open, lock, write, sync and rename its files."""
+"""Disk operations of an evidence log: open, lock, write, sync and rename its files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _FLAGS: Final[int] = (
 
 
 class NotRotatedError(Exception):
-    """The log goes on in the same file; the text says why."""
+    """The log was not rotated and continues in the same file; the text has the cause."""
 
 
 def open_file(path: str) -> tuple[int, bool]:
-    """The file, private to its owner, and whether it is new."""
+    """Open the file, private to its owner, or make it; return it, and whether it is new."""
     try:
         return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
     except FileExistsError:
@@ -58,18 +58,18 @@ def _open_existing(path: str) -> int:
 
 
 def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
-    """Make the file that goes on from the log, locked, with `data` on the disk.
+    """Make the next file of the log, locked, with `data` on the disk.
 
     Args:
-        path: Of the log.
-        data: What the new file begins with.
+        path: Path of the log.
+        data: The first bytes of the new file.
         old: Descriptor of the log.
 
     Returns:
-        The descriptor, and whether those may read the new file who may read the old one.
+        The descriptor, and whether the new file has the same readers as the old one.
 
     Raises:
-        OSError, EvidenceLogError: it cannot be made; nothing is left of it.
+        OSError, EvidenceLogError: the file cannot be made; nothing is left of it.
     """
     new = path + NEW_SUFFIX
     _remove_beginning(new)
@@ -86,11 +86,11 @@ def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
 
 
 def _remove_beginning(new: str) -> None:
-    """Remove what a crash left of a new file: a part of a header, all of it, or zeros.
+    """Remove a new file that a crash left with a part of a header, a whole one, or zeros.
 
     Raises:
-        FileExistsError: it is something else, which is not ours to remove.
-        OSError: it cannot be removed.
+        FileExistsError: the file has other content, so it is not ours to remove.
+        OSError: the file cannot be removed.
     """
     try:
         status = os.lstat(new)
@@ -106,11 +106,11 @@ def _remove_beginning(new: str) -> None:
 
 
 def _take_readers(fd: int, old: int) -> bool:
-    """Let those read a new file who may read the old one: group and mode, without others' writes.
+    """Give a new file the group and the mode of the old one, without write rights for others.
 
     Returns:
-        `False`: the new file stays as it was made, for its owner alone. Its group cannot be
-        changed, or the old one has an access control list: its mode says too much then.
+        `False` if the new file stays private to its owner. Then its group cannot be
+        changed, or the old file has an access control list, whose rights exceed its mode.
     """
     status = os.fstat(old)
     mode = stat.S_IMODE(status.st_mode) & 0o755 | 0o600
@@ -128,7 +128,7 @@ def _take_readers(fd: int, old: int) -> bool:
 
 
 def _attributes(fd: int) -> list[str]:
-    """Names of the extended attributes of a file; a file system may have none."""
+    """Return the names of the extended attributes of a file, if its file system has any."""
     with contextlib.suppress(OSError):
         if sys.platform == "linux":  # pragma: no branch
             return os.listxattr(fd)
@@ -136,7 +136,7 @@ def _attributes(fd: int) -> list[str]:
 
 
 def discard_next(fd: int, path: str) -> None:
-    """Close and remove what `make_next()` made; one that stays is removed by the next one."""
+    """Close and remove the file of `make_next()`; if it stays, the next call removes it."""
     close(fd)
     with contextlib.suppress(OSError):
         os.unlink(path + NEW_SUFFIX)
@@ -151,11 +151,11 @@ def is_at(fd: int, path: str) -> bool:
 
 
 def finish_rotation(path: str) -> None:
-    """Give the new log its name, which a crash between the two renames of `rotate()` left out.
+    """Do the second rename of `rotate()`, if a crash after the first one left it undone.
 
     Raises:
-        EvidenceLogError: a node rotates just now.
-        OSError: it cannot be renamed.
+        EvidenceLogError: another node is rotating the log now.
+        OSError: the file cannot be renamed.
     """
     new = path + NEW_SUFFIX
     fd = -1 if os.path.lexists(path) else _lock_next(path)
@@ -172,11 +172,11 @@ def finish_rotation(path: str) -> None:
 
 
 def refuse_while_rotating(path: str) -> None:
-    """Find out whether a node is between the two renames of `rotate()`.
+    """Fail if a node is between the two renames of `rotate()`.
 
     Raises:
-        EvidenceLogError: one is.
-        OSError: its new file cannot be opened.
+        EvidenceLogError: a node is rotating the log.
+        OSError: the new file of that node cannot be opened.
     """
     fd = _lock_next(path)
     if fd >= 0:
@@ -184,7 +184,7 @@ def refuse_while_rotating(path: str) -> None:
 
 
 def _lock_next(path: str) -> int:
-    """Open and lock what goes on from the log; -1: there is no such file."""
+    """Open and lock the next file of the log; return -1 if there is none."""
     new = path + NEW_SUFFIX
     header = header_of(new)
     if header is None or header.previous == NO_HEAD:
@@ -202,10 +202,11 @@ def _lock_next(path: str) -> int:
 
 
 def remove_unfinished(path: str, owner: bytes) -> None:
-    """A crash before the first rename of `rotate()` leaves a new log that is out of date.
+    """Remove a new file that a crash has left.
 
-    It would be taken for the log itself as soon as that is moved away. A crash in
-    `finish_rotation()` leaves a second name of the log.
+    A crash before the first rename of `rotate()` leaves an outdated next file, which
+    would be taken for the log once the log is moved away. A crash in `finish_rotation()`
+    leaves a second name of the log.
     """
     new = path + NEW_SUFFIX
     header = header_of(new)
@@ -230,7 +231,7 @@ def lock(fd: int, path: str) -> None:
 
 
 def close(fd: int) -> None:
-    """Let go of the file, for all who have it: a forked child may have a copy."""
+    """Unlock and close the file. A forked child may still hold a copy of the descriptor."""
     if sys.platform != "win32":  # pragma: no branch
         import fcntl
 

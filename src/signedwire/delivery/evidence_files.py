@@ -1,12 +1,12 @@
-"""The files of an evidence log: what others do to them, their numbers, and which go first.
+"""The files of an evidence log: their numbers, their removal, and changes by others.
 
-    evidence.log.000000012000    rotated: the number is that of its last record in the whole chain
+    evidence.log.000000012000    rotated; the number of its last record in the whole chain
     evidence.log.000000020000
-    evidence.log                 is written now
-    evidence.log.new             the next one, while a rotation lasts
+    evidence.log                 the present file
+    evidence.log.new             the next file, during a rotation
 
-The log writes to one open file. `FileWatch` compares it with what the log knows of it
-before anything is acknowledged, because only a file that is whole proves anything.
+The log writes to one open file. `FileWatch` checks size, names and inode of this file
+before anything is acknowledged, because only an unchanged file proves anything.
 """
 
 from __future__ import annotations
@@ -53,46 +53,46 @@ _MAX_FIRST_RECORD: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RotationPolicy:
-    """When a log goes on in a new file, and which of the old ones stay."""
+    """When a log is rotated, and how many old files are kept."""
 
     max_bytes: int | None = None
-    """Go on in a new file when this one has so many bytes; `None`: never for its size."""
+    """Size in bytes at which the log is rotated; `None`: no limit."""
     max_age: float | None = None
-    """The same when it was begun so many seconds ago; `None`: never for its age."""
+    """Age of the file in seconds at which the log is rotated; `None`: no limit."""
     keep: int | None = None
-    """How many numbered files stay after a rotation: the oldest go first. `None`: all stay."""
+    """Number of numbered files kept after a rotation, the newest ones; `None`: all."""
 
 
 class Rotated(NamedTuple):
-    """The log goes on in a new file."""
+    """A rotation: the log continues in a new file."""
 
     archive: str
-    """The name that the old one has now."""
+    """The new name of the old file."""
     records: int
-    """Records of the old one."""
+    """Number of records of the old file."""
     head: str
-    """Hash of its last record, which the new one names."""
+    """Hash of the last record of the old file, which the new file names."""
 
 
 class Removed(NamedTuple):
-    """A numbered file was removed, because more than `keep` were there."""
+    """The removal of a numbered file, because there were more than `keep`."""
 
     archive: str
-    """Its name."""
+    """The name of the removed file."""
     last_record: int
     """The number of its last record in the whole chain."""
 
 
 class ChangedByOthersError(OSError):
-    """Somebody else cut, moved, removed, linked or wrote to the open file."""
+    """Another program truncated, moved, removed, linked or wrote to the open file."""
 
 
 class FileWatch:
-    """Compares an open file with what its writer knows of it.
+    """Detects changes of an open file by other programs.
 
     Args:
-        fd: The open file.
-        path: Where it was opened.
+        fd: Descriptor of the open file.
+        path: The path by which the file was opened.
     """
 
     def __init__(self, fd: int, path: str) -> None:
@@ -103,11 +103,11 @@ class FileWatch:
     def check(self, size: int) -> None:
         """Compare size, names, device and inode; `size` is in bytes.
 
-        What others changed without changing the size is found by `signedwire evidence verify`.
+        Only `signedwire evidence verify` finds changes that keep the size.
 
         Raises:
             ChangedByOthersError: something differs.
-            OSError: the file system does not tell.
+            OSError: the file system has returned an error.
         """
         known = os.fstat(self._fd)
         if known.st_size < size:
@@ -136,23 +136,23 @@ class NumberedFiles:
     """The rotated files beside a log.
 
     Args:
-        path: Of the log.
-        owner: DID of the log, 32 bytes: files of others are never removed.
+        path: Path of the log.
+        owner: DID of the log, 32 bytes; files of another owner are never removed.
     """
 
     def __init__(self, path: str, owner: bytes) -> None:
         self._path = path
         self._owner = owner
         name = re.escape(os.path.basename(path))
-        # What follows the digits is what a compressor or copier adds.
+        # Compressors and copiers add a suffix behind the digits.
         self._pattern = re.compile(rf"{name}\.(\d{{{_DIGITS},}})(\..+)?", re.DOTALL)
 
     def name(self, last_record: int) -> str:
-        """The path of the file whose last record has this number in the whole chain."""
+        """Return the path of the file whose last record has this number in the chain."""
         return f"{self._path}.{last_record:0{_DIGITS}}"
 
     def _found(self) -> list[tuple[int, str, bool]]:
-        """Number and path of each, and whether nothing stands behind the number."""
+        """Return number and path of each file, and whether it has no further suffix."""
         folder = os.path.dirname(self._path)
         found = []
         with contextlib.suppress(FileNotFoundError):
@@ -165,16 +165,16 @@ class NumberedFiles:
         return sorted(found)
 
     def newest(self) -> str | None:
-        """Path of the one with the largest number, compressed or not; `None`: there is none."""
+        """Return the path with the largest number, compressed or not; `None` if none exists."""
         found = self._found()
         return found[-1][1] if found else None
 
     def records_before(self, log: LogHeader) -> int:
-        """How many records of the whole chain are before the log that begins with this header.
+        """Return how many records of the whole chain come before the log with this header.
 
-        The number of the file with whose last hash the log goes on says it. Where that file
-        was compressed or moved away, the largest number of the others does, except of copies:
-        a copy has the header of its original, and the smallest number of one header counts.
+        That is the number of the file whose last hash the header names. If that file was
+        compressed or moved away, it is the largest number of the others, without copies.
+        A copy has the header of its original, so the smallest number of a header counts.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -194,15 +194,15 @@ class NumberedFiles:
         return max(largest, *originals.values(), 0)
 
     def later_part(self, log: LogHeader, size: int, records: int) -> str | None:
-        """A rotated file that has more of the chain than the log: so the log is an older copy.
+        """Find a rotated file with a later part of the chain, for which the log is an old copy.
 
         Args:
-            log: What the log begins with.
-            size: Of the log, in bytes.
-            records: How many the log has.
+            log: The header of the log.
+            size: Size of the log in bytes.
+            records: Number of records of the log.
 
         Returns:
-            Path of that file; `None`: there is none.
+            The path of that file; `None` if there is none.
 
         Raises:
             OSError: the folder cannot be listed.
@@ -211,7 +211,7 @@ class NumberedFiles:
             header = header_of(path) if is_plain else None
             if header is None or header.owner != self._owner:
                 continue
-            if header == log:  # a copy that somebody made of this log is not longer than it
+            if header == log:  # a copy of this log is not longer than the log
                 is_first = log.previous == NO_HEAD
                 if os.path.getsize(path) > size or (is_first and number == records):
                     return path
@@ -220,13 +220,13 @@ class NumberedFiles:
         return None
 
     def remove_all_but(self, keep: int, last: int, log: logging.Logger) -> list[Removed]:
-        """Remove the oldest ones until `keep` are left; what cannot be removed is logged.
+        """Remove the oldest files until `keep` are left; failures are logged.
 
         Args:
-            keep: How many; 1 or more.
-            last: Records of the whole chain before the log. A file with a larger number is
-                a copy that somebody made: it is not counted, and stays.
-            log: Where removals are told.
+            keep: Number of files to keep; 1 or more.
+            last: Number of records of the whole chain before the log. A file with a larger
+                number is a copy: it is neither counted nor removed.
+            log: The logger for removals and failures.
         """
         removed: list[Removed] = []
         try:
@@ -272,7 +272,7 @@ class NumberedFiles:
 
 
 def header_of(path: str) -> LogHeader | None:
-    """What the regular file at `path` begins with; `None`: it is no log, or cannot be read."""
+    """Return the header of the log at `path`; `None` if it is no log or cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
@@ -283,7 +283,7 @@ def header_of(path: str) -> LogHeader | None:
 
 
 def _head_of(path: str) -> bytes:
-    """The last hash of the log at `path`, if it is a whole one; empty: it cannot be read."""
+    """Return the last 32 bytes of the file at `path`, the head of a whole log; may be empty."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(-len(NO_HEAD), os.SEEK_END)
         return file.read()
@@ -291,13 +291,13 @@ def _head_of(path: str) -> bytes:
 
 
 def place_of_rest(path: str) -> str | None:
-    """Behind which record of which file a file without a header goes on, in words.
+    """Describe which record of which file comes before a file without a header.
 
-    Such a file is what remains of a log that another program cut at its front. Files
-    beside it whose names begin like its own are searched for what was there before.
+    Such a file is left when another program cut a log at its front. The search covers
+    files beside it whose names begin like its own.
 
     Returns:
-        `None`: it does not begin with a record of an evidence log.
+        A text for people; `None` if the file does not begin with a record.
     """
     with open(path, "rb") as file:
         record = first_record(file.read(_MAX_FIRST_RECORD))
@@ -321,7 +321,10 @@ def _escaped(name: str) -> str:
 
 
 def _number_before(path: str, rest: LogRecord) -> int | None:
-    """The number of the record in `path` that `rest` follows, 0 for the header; `None`: none."""
+    """Return the number of the record in `path` that `rest` follows, 0 for the header.
+
+    Returns `None` if it follows no record of that file.
+    """
     header, reader = header_of(path), LogReader()
     if header is not None and follows(rest, header.encode()[-32:]):
         return 0

@@ -1,18 +1,18 @@
 """The file of an evidence log, and the thread that writes it.
 
-    append ─→ queue ─→ records of all that waits ─→ write, fdatasync ─→ tell
+    append ─→ queue ─→ records of all waiting messages ─→ write, fdatasync ─→ callbacks
 
-`wire.evidence_log` says what a record is. The file only grows: it is written at
-its end alone, and nothing in it is ever changed. What `then(None)` has told is on
-the disk. As with a store, all that waits while one sync runs shares the next one,
-and after a failed write nothing more is taken: every caller is told the error.
+`wire.evidence_log` defines a record. The file only grows at its end, and nothing in it
+is ever changed. After `then(None)` a record is on the disk. As with a store, all
+messages that wait during one sync share the next one. After a failed write the log
+takes nothing more, and every waiting caller gets the error.
 
-Opening reads the whole file and checks its chain. What a crash left behind the
-last sound record was never told to anybody: it is cut off, and kept in a file
-beside, for it might be damage after all. Damage farther in front is an error.
+Opening reads the whole file and checks its chain. Bytes behind the last sound record,
+from a crash, were never confirmed to any caller. They are cut off and kept in a file
+beside the log, because they might be damage after all. Earlier damage is an error.
 
-Nobody else may touch the file: before a record counts as written, the file is compared
-with what this module knows of it (see `evidence_files`), and a difference is a failure.
+No other program may change the file. Before a record counts as written, the file is
+compared with its known state (see `evidence_files`), and a difference is a failure.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = ["EvidenceLog"]
 
 _CHUNK: Final = 1024 * 1024
 _WEIGHED: Final = 1024
-"""Bytes that count like one message, where a write is kept from being too large."""
+"""Number of bytes that weigh as much as one message, when a write is limited in size."""
 _MAX_WAITING: Final = 4096
 _TOUCHED_HINT: Final = (
     "Keep logrotate and the like away from it. Stop the node, put the file back as it was, "
@@ -89,20 +89,20 @@ _NO_ROTATION: Final = RotationPolicy()
 
 
 class EvidenceLog:
-    """A file and the thread that owns it. Opening blocks, and so does `close()`.
+    """An evidence log, with the thread that owns its file. Opening and `close()` block.
 
     Args:
-        path: Of the file; made where there is none.
-        owner: The node's DID; the file is of this node alone.
-        call: Where `then` is called: `loop.call_soon_threadsafe`. By default in the
-            thread that writes, where it must not raise or block.
-        undone: Names (`name_of`) of messages that a store has accepted. Where a crash
-            came before they were written here, `restored()` writes them.
-        is_threaded: Whether a thread of its own writes. Else each call does.
-        rotation: When to go on in a new file, and how many old ones to keep.
+        path: Path of the file, which is made if there is none.
+        owner: The node's DID; the file belongs to this node alone.
+        call: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
+            they run in the thread that writes, where they must not raise or block.
+        undone: Names (`name_of`) of messages that a store has accepted. If a crash came
+            before they were logged, `restored()` logs them.
+        is_threaded: Whether a separate thread writes. Otherwise each call writes.
+        rotation: When to rotate the log, and how many old files to keep.
 
     Raises:
-        EvidenceLogError: the file cannot be used; what is in it stays.
+        EvidenceLogError: the file cannot be used; its content is unchanged.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class EvidenceLog:
                 "Give the whole path",
             ) from None
         self.on_news: Callable[[News], None] | None = None
-        """Told where `then` is called: a file was rotated, or an old one removed."""
+        """Callback for a rotation or the removal of an old file; runs where `then` does."""
         self._log = logging.getLogger("signedwire.evidence")
         files: list[_File] = []
 
@@ -144,9 +144,9 @@ class EvidenceLog:
     # -- what was accepted: any thread ---------------------------------------------------
 
     def append(self, messages: Sequence[Message], then: Then | None = None) -> None:
-        """Write accepted messages; `then` is told when they, and all before, are on the disk.
+        """Log accepted messages; call `then` when all messages so far are on the disk.
 
-        Of none, only that. An unsigned message proves nothing: it is not written.
+        `messages` may be empty. Unsigned messages are not logged, because they prove nothing.
 
         Raises:
             EvidenceLogError, ClosedError: the log takes nothing more.
@@ -158,7 +158,7 @@ class EvidenceLog:
         self._executor.kick()
 
     def after(self, messages: Sequence[Message], then: Then) -> Then:
-        """A `then` for the commit of `messages` that has them written before it tells `then`."""
+        """Return a callback for the commit of `messages` that logs them, then calls `then`."""
         return partial(self._append_then, messages, then)
 
     def _append_then(
@@ -169,13 +169,13 @@ class EvidenceLog:
                 self.append(messages, then)
             except StoreError as failure:
                 then(failure)
-            except ClosedError:  # what a store has of them comes again
+            except ClosedError:  # messages in a store are delivered again
                 then(EvidenceLogError(self.path, "is closed"))
         else:
             then(error)
 
     def restored(self, message: Message, then: Then) -> None:
-        """A message that an earlier process accepted: written unless that had come so far."""
+        """Log a message that an earlier process accepted, unless that process logged it."""
         name = name_of(message.envelope.body)
         is_missing = name in self._unlogged
         self._unlogged.discard(name)
@@ -185,22 +185,22 @@ class EvidenceLog:
 
     @property
     def has_room(self) -> bool:
-        """Whether the disk keeps up; who can wait does so until it does."""
+        """Whether the disk keeps up; if not, callers should wait where they can."""
         return self._executor.waiting < _MAX_WAITING
 
     @property
     def head(self) -> EvidenceHead:
-        """What stands for everything that is on the disk."""
+        """The head of the log on the disk, which covers every record."""
         return self._file.head
 
     @property
     def failure(self) -> StoreError | None:
-        """Why the log takes nothing more; `None`: it does."""
+        """The error that stopped the log; `None` while it works."""
         return self._executor.failure
 
     @property
     def on_failed(self) -> Callable[[StoreError], None] | None:
-        """Told once, where `then` is called, when the log has failed."""
+        """Callback for the failure of the log; runs once, where `then` does."""
         return self._executor.on_failed
 
     @on_failed.setter
@@ -208,19 +208,19 @@ class EvidenceLog:
         self._executor.on_failed = tell
 
     def rotate(self, archive: str | os.PathLike[str] | None = None) -> Future[EvidenceHead]:
-        """Give the file another name, and go on in a new one that names its head.
+        """Rename the file, and continue in a new one whose header names the old head.
 
         Args:
-            archive: The other name. `None`: the next number, beside the log; a log
-                without records then stays as it is.
+            archive: The new path of the old file. By default the next number, beside the
+                log; a log without records then stays as it is.
 
         Returns:
-            The head of the archive. An EvidenceLogError: something has that name
-            already, or it is not on the same disk; all goes on as before.
+            A future of the head of the old file. It fails with EvidenceLogError if the
+            path exists or is on another disk; the log then continues unchanged.
 
         Raises:
-            TypeError: `archive` is no path.
-            EvidenceLogError: `archive` cannot be the name of a file; all goes on as before.
+            TypeError: `archive` is not a path.
+            EvidenceLogError: `archive` cannot be the path of a file; nothing has changed.
         """
         future: Future[EvidenceHead] = Future()
         name = None if archive is None else _archive_name(self.path, archive)
@@ -230,7 +230,7 @@ class EvidenceLog:
         return future
 
     def stats(self) -> EvidenceStats:
-        """The numbers now."""
+        """Return a snapshot of the numbers."""
         failure = self._executor.failure
         return EvidenceStats(
             path=self.path,
@@ -242,9 +242,9 @@ class EvidenceLog:
         )
 
     def close(self, timeout: float | None = None) -> bool:
-        """Write what was appended, tell it, and let go of the file; blocks. Safe to call twice.
+        """Write all appended messages and release the file; blocks. Safe to call twice.
 
-        `False`: the disk has not answered within `timeout` seconds; the thread goes on.
+        Returns `False` if `timeout` seconds were not enough; the thread then goes on.
         """
         is_closed = self._executor.close(timeout)
         head = self.head
@@ -286,7 +286,7 @@ def _archive_name(path: str, archive: str | os.PathLike[str]) -> str:
 
 
 class _File:
-    """The `Engine` of an evidence log: what has the file open, in the thread that writes."""
+    """The `Engine` of an evidence log: holds the open file, in the thread that writes."""
 
     def __init__(
         self,
@@ -308,7 +308,7 @@ class _File:
         self._buffer = bytearray()
         self._is_changed = False
         self.torn = 0
-        """Bytes that a crash had left and that were cut off when it was opened."""
+        """Number of bytes from a crash that were cut off when the log was opened."""
         try:
             self._fd = open_log(path, self._numbers)
         except OSError as error:
@@ -329,9 +329,9 @@ class _File:
                 self._take_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
-            # Under the lock: nobody rotates now.
+            # Under the lock, so that no other node rotates the log now.
             self._records_before = self._numbers.records_before(found.header)
-            sync_folder(os.path.dirname(path))  # an earlier start may have died before it
+            sync_folder(os.path.dirname(path))  # an earlier start may have died before this
         except OSError as error:
             close(self._fd)
             raise open_error(path, error) from None
@@ -345,7 +345,7 @@ class _File:
         self._go_on_in(found.header)
 
     def _go_on_in(self, header: LogHeader) -> None:
-        """The file that is open now is the log."""
+        """Continue the log in the file that is open now."""
         self._watch = FileWatch(self._fd, self._path)
         self._started_at_us = header.started_at_us
         self._opened_at = monotonic()
@@ -370,7 +370,7 @@ class _File:
             )
 
     def _take_rights(self, bits: int) -> None:
-        """Take rights from others: all where a log begins, those to write from any log."""
+        """Remove rights of group and others: all for a new log, write rights for any log."""
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         if os.name != "posix" or not mode & bits:
             return
@@ -421,7 +421,7 @@ class _File:
     # -- the engine --------------------------------------------------------------------------
 
     def append(self, messages: Sequence[Message], accepted_at_us: int) -> None:
-        """Make the records; they are on the disk after the next `commit()`."""
+        """Make the records of messages; the next `commit()` writes them to the disk."""
         for message in messages:
             if self._is_full(accepted_at_us):
                 self._rotate_itself()
@@ -430,7 +430,7 @@ class _File:
                 self._flush()
 
     def _is_full(self, now_us: int) -> bool:
-        """Whether the policy wants the next record in a new file."""
+        """Whether the policy requires a rotation before the next record."""
         policy, size = self._rotation, self.size + len(self._buffer)
         if not self._chain.count or (self._retry_at and monotonic() < self._retry_at):
             return False
@@ -451,7 +451,7 @@ class _File:
 
     def _flush(self) -> None:
         if self._buffer:
-            self._watch.check(self.size)  # or the records would be put behind a gap
+            self._watch.check(self.size)  # else the records could be written behind a gap
             self._is_changed = True
             write_all(self._fd, self._buffer)
             self.size += len(self._buffer)
@@ -478,8 +478,8 @@ class _File:
         """See `Engine`."""
 
     def close(self) -> None:
-        """See `Engine`. What others did to an idle log is found here at last."""
-        if not self._buffer and not self._is_changed:  # else it has failed
+        """See `Engine`. Changes of an idle log by other programs are detected here."""
+        if not self._buffer and not self._is_changed:  # else a commit has failed
             try:
                 self._watch.check(self.size)
             except OSError as error:
@@ -492,7 +492,7 @@ class _File:
         close(self._fd)
 
     def rotate(self, archive: str | None) -> EvidenceHead | EvidenceLogError:
-        """Go on in a new file; the head of the old one, or why nothing was done."""
+        """Rotate the log; return the head of the old file, or the error if nothing was done."""
         self.commit(is_idle=True)
         head, path = self.head, self._path
         last = self._records_before + head.records
@@ -536,12 +536,12 @@ class _File:
 
         Raises:
             NotRotatedError: nothing was done.
-            OSError: the log is renamed, and the next start has to do the rest.
+            OSError: the log is renamed, and the next start must do the second rename.
         """
         path = self._path
         with contextlib.ExitStack() as stack:
             try:
-                # Behind the first rename there may be no descriptor left for them.
+                # After the first rename there may be no file descriptor left for the folders.
                 names = {os.path.dirname(archive), os.path.dirname(path)}
                 folders = [stack.enter_context(Folder(each)) for each in names]
                 fd, is_readable = make_next(path, data, self._fd)
@@ -559,10 +559,10 @@ class _File:
                     path,
                     extra=fields("evidence mode", path=path),
                 )
-            self._is_changed = True  # until all of it is on the disk
+            self._is_changed = True  # until both renames are on the disk
             old, self._fd = self._fd, fd
             close(old)
-            for folder in folders:  # or the next rename alone might be on the disk
+            for folder in folders:  # else only the second rename might be on the disk
                 folder.sync()
             os.rename(path + NEW_SUFFIX, path)  # see finish_rotation()
             for folder in folders:

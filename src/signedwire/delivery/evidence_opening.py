@@ -1,7 +1,7 @@
-"""Opens an evidence log: locks it, ends what a crash interrupted, and reads it through.
+"""Opens an evidence log: locks it, finishes an interrupted rotation, and reads it through.
 
-Another process may have the log and rotate it at any time. So a file that was opened is
-the log only if its name still leads to it when it is locked.
+Another process may have the log open and rotate it at any time. So an opened file is the
+log only if its name still leads to it once it is locked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ __all__ = ["Found", "lost_error", "open_error", "open_log", "read_log"]
 _ATTEMPTS: Final = 16
 _CHUNK: Final = 1024 * 1024
 _MAX_TORN: Final = 64 * 1024 * 1024
-"""More than that was never written between two syncs, but for one larger record."""
+"""Maximum size of an unfinished write, in bytes: one write between two syncs is smaller, unless
+it is one larger record."""
 _DAMAGE_HINT: Final = (
     "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
 )
@@ -37,22 +38,25 @@ _DAMAGE_HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was in a file that was opened."""
+    """The content of an opened log."""
 
     header: LogHeader
     head: bytes
     count: int
+    """Number of records."""
     size: int
+    """Size of the sound part, in bytes."""
     unlogged: set[bytes]
-    """Names of those that were asked for and are not in it."""
+    """Names of the given messages that are not in the log."""
 
 
 def open_log(path: str, numbers: NumberedFiles) -> int:
     """Open the log, or make an empty file, and lock it.
 
     Raises:
-        EvidenceLogError: another process has it, or it is gone while numbered files are there.
-        OSError: it cannot be opened.
+        EvidenceLogError: another process has the log, or the log is missing beside its
+            numbered files.
+        OSError: the file cannot be opened.
     """
     for _ in range(_ATTEMPTS):
         finish_rotation(path)
@@ -66,11 +70,11 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
         except FileNotFoundError:
             if os.path.islink(path) or not os.path.isdir(os.path.dirname(path)):
                 raise
-            continue  # it was there a moment ago: a node rotates
+            continue  # the file has just disappeared: a node is rotating
         try:
             lock(fd, path)
             if not os.fstat(fd).st_size:
-                refuse_while_rotating(path)  # or it would replace our file by its own
+                refuse_while_rotating(path)  # else that node would replace our file
             if is_at(fd, path):
                 return fd
         except BaseException:
@@ -85,10 +89,10 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
 
 
 def read_log(fd: int, path: str, undone: set[bytes]) -> Found | None:
-    """Read a log through; `None`: nothing was ever written to it.
+    """Read a log through; return `None` if nothing was ever written to it.
 
     Raises:
-        EvidenceLogError: it is none, or damaged.
+        EvidenceLogError: the file is not a log, or is damaged.
     """
     reader = LogReader()
     beginning = b""
@@ -101,7 +105,7 @@ def read_log(fd: int, path: str, undone: set[bytes]) -> Found | None:
     error, header = reader.error, reader.header
     if header is None:
         assert error is not None
-        # What a crash leaves of a new file: a part of it, or zeros.
+        # A crash can leave a new file with a part of its header, or with zeros.
         if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
             return None
         place = place_of_rest(path)

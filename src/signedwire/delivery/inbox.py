@@ -1,8 +1,8 @@
 """Received messages that the application has not yet taken: bounded, thread-safe.
 
-The transport puts messages in; when there is no room it stops reading from its
-sockets until the application has taken half of what waits. Nothing is dropped
-here, and a slow application slows its senders down instead of growing memory.
+The transport puts messages in. When there is no room, it stops reading from its
+sockets until the application has taken half of the waiting messages. Nothing is
+dropped here: a slow application slows its senders down instead of growing memory.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Wake = Callable[[], None]
 class Inbox:
     """The queue between the transport and the application.
 
-    One thread puts, any thread takes. A wake-up is called once and then
-    forgotten, in the thread that caused it.
+    One thread puts, any thread takes. A wake-up function is called once and then
+    forgotten; it runs in the thread that caused it.
 
     Args:
-        limit: Messages that may wait.
-        reserve: Further messages that only Critical may use.
+        limit: Maximum number of waiting messages.
+        reserve: Number of further slots that only Critical may use.
     """
 
     __slots__ = ("_lanes", "_lock", "_waiters", "is_closed")
@@ -46,14 +46,14 @@ class Inbox:
         return self._lanes.has_room(priority)
 
     def put(self, message: Message, priority: int) -> bool:
-        """Append; `False`, and nothing done, when there is no room."""
+        """Append a message; return `False` and do nothing if there is no room."""
         if not self._lanes.put(message, priority):
             return False
         self._wake_one()
         return True
 
     def add_many(self, messages: list[Message], priority: int) -> None:
-        """Append; its sender's credit is what bounds these."""
+        """Append messages without regard to the limit; the sender's credit bounds them."""
         self._lanes.add_many(messages, priority)
         for _ in range(min(len(messages), len(self._waiters))):
             self._wake_one()
@@ -72,8 +72,8 @@ class Inbox:
     def remove_if(self, is_unwanted: Callable[[Message], bool]) -> list[Message]:
         """Remove and return messages; the others keep their order.
 
-        Who takes meanwhile, in another thread, may find a lane empty that is not, and is
-        woken then.
+        Another thread that takes meanwhile may find a lane empty that is not. Its wake-up
+        is called then.
         """
         removed = self._lanes.sweep(is_unwanted)
         for _ in range(len(self._waiters)):
@@ -81,10 +81,14 @@ class Inbox:
         return removed
 
     def when_filled(self, wake: Wake) -> bool:
-        """Have `wake` called at the next message; `False` where one waits or none will come."""
+        """Call `wake` at the next message.
+
+        Returns:
+            `False`, without registering `wake`, if a message waits or the inbox is closed.
+        """
         with self._lock:
-            # Enter, then look. put() fills first and looks for waiters then, without
-            # the lock, so one of the two sees the other whenever threads change places.
+            # Register, then check. put() first adds and then checks for waiters, without
+            # the lock. So one of the two threads always sees the other.
             self._waiters.append(wake)
             if self._lanes or self.is_closed:
                 self._waiters.pop()
@@ -92,7 +96,7 @@ class Inbox:
             return True
 
     def forget(self, wake: Wake) -> None:
-        """Withdraw a wake-up. If it was used already, the next waiter gets its turn."""
+        """Withdraw a wake-up. If it was called already, wake the next waiter instead."""
         with self._lock:
             if wake in self._waiters:
                 self._waiters.remove(wake)
@@ -102,11 +106,11 @@ class Inbox:
             other()
 
     def when_room(self, wake: Wake) -> bool:
-        """Have `wake` called when half is empty; `False` where it is already."""
+        """Call `wake` when half is empty; return `False` if half is empty already."""
         return not self.is_closed and self._lanes.when_room(wake)
 
     def close(self) -> int:
-        """Wake everybody who waits; returns how many messages nobody took."""
+        """Wake all waiters; return the number of messages that were not taken."""
         with self._lock:
             self.is_closed = True
             wakes, self._waiters = self._waiters, []

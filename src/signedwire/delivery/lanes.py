@@ -1,7 +1,7 @@
-"""A bounded FIFO per priority; the higher lane is always taken first.
+"""A bounded FIFO per priority; items of a higher lane are always taken first.
 
-`limit` items fit in all, whatever their lane. `reserve` further slots are for
-Critical alone, so that an emergency stop finds room when every queue is full.
+The lanes together hold `limit` items. `reserve` further slots are for Critical
+alone, so that an emergency stop finds room when the queue is full.
 
 Threads: any thread may `put()` and `take()`; `put_back()` belongs to the one
 consumer. Items leave in the order in which they entered their lane.
@@ -25,11 +25,11 @@ _TOP_DOWN = sorted((int(p) for p in Priority), reverse=True)
 
 
 class Lanes(Generic[T]):
-    """Four bounded lanes; see the module's text.
+    """Four bounded lanes, one per priority.
 
     Args:
-        limit: Items in all lanes together, at least 1.
-        reserve: Further items that only Critical may use.
+        limit: Maximum number of items in all lanes together, at least 1.
+        reserve: Number of further slots that only Critical may use.
     """
 
     __slots__ = ("_lanes", "_limit", "_lock", "_reserve", "_room_wakes", "_top_down")
@@ -43,7 +43,7 @@ class Lanes(Generic[T]):
         self._room_wakes: list[Callable[[], None]] = []
 
     def put(self, item: T, priority: int) -> bool:
-        """Append to the lane of `priority`; `False`, and nothing done, when there is no room."""
+        """Append to the lane of `priority`; return `False` and do nothing if there is no room."""
         with self._lock:
             if not self.has_room(priority):
                 return False
@@ -51,14 +51,14 @@ class Lanes(Generic[T]):
             return True
 
     def put_many(self, items: Sequence[T], priority: int) -> int:
-        """Append as many as there is room for, the first ones; returns how many."""
+        """Append as many of the first items as there is room for; return how many."""
         with self._lock:
             count = min(len(items), max(0, self._room(priority)))
             self._lanes[priority].extend(items[:count])
             return count
 
     def add_many(self, items: Iterable[T], priority: int) -> None:
-        """Append whatever the limit says: something else bounds how often this happens."""
+        """Append without regard to the limit; the caller bounds the number in another way."""
         with self._lock:
             self._lanes[priority].extend(items)
 
@@ -72,13 +72,13 @@ class Lanes(Generic[T]):
         if priority == _CRITICAL:
             # Critical may use the reserve and whatever the others leave free.
             return self._limit + self._reserve - len(critical) - waiting
-        # What Critical holds beyond its reserve takes room from the others.
+        # Critical items beyond the reserve take room from the other lanes.
         return self._limit - waiting - max(0, len(critical) - self._reserve)
 
     def head(self, *, is_critical: bool) -> deque[T] | None:
-        """The highest lane that holds something: Critical, or the highest of the others.
+        """Return the highest lane with items: Critical, or the highest of the others.
 
-        For the one thread that takes; when it has, it calls `tell_room()`.
+        Only the one consumer thread calls this, and calls `tell_room()` after taking.
         """
         for lane in self._top_down[:1] if is_critical else self._top_down[1:]:
             if lane:
@@ -86,7 +86,7 @@ class Lanes(Generic[T]):
         return None
 
     def take(self) -> T | None:
-        """Remove and return the oldest item of the highest lane; `None` when empty."""
+        """Remove and return the oldest item of the highest lane; `None` if all are empty."""
         for lane in self._top_down:
             if lane:
                 try:
@@ -99,9 +99,9 @@ class Lanes(Generic[T]):
         return None
 
     def put_back(self, items: Iterable[tuple[T, int]]) -> None:
-        """Return items with their priority, in the order taken, to the heads of their lanes.
+        """Put items with their priorities, in the order taken, back to the heads of their lanes.
 
-        Never refused: they had their place before.
+        The limit does not apply, because the items had their slots before.
         """
         with self._lock:
             for item, priority in reversed(list(items)):
@@ -122,9 +122,9 @@ class Lanes(Generic[T]):
         return removed
 
     def sweep(self, is_unwanted: Callable[[T], bool]) -> list[T]:
-        """`remove_if()` for where other threads may take meanwhile.
+        """Do as `remove_if()`, while other threads may take items.
 
-        Each lane is emptied and filled again, so that nobody is given a later item before
+        Each lane is emptied and filled again, so that no thread gets a later item before
         an earlier one.
         """
         removed: list[T] = []
@@ -140,13 +140,13 @@ class Lanes(Generic[T]):
         return removed
 
     def when_room(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called, once, when half is empty; `False` where it is already.
+        """Call `wake` once, when half is empty; return `False` if half is empty already.
 
-        Half, not one slot: so a waiting producer fills many at a time.
+        The threshold is half, not one slot, so that a waiting producer fills many at a time.
         """
         with self._lock:
-            # Enter, then look. take() needs no lock: it removes, then looks for who
-            # entered, so one of the two sees the other whenever threads change places.
+            # Register, then check. take() needs no lock: it removes, then checks for
+            # registered wake-ups. So one of the two threads always sees the other.
             self._room_wakes.append(wake)
             if self._is_half_empty:
                 self._room_wakes.pop()
@@ -158,23 +158,23 @@ class Lanes(Generic[T]):
         return len(self) <= self._limit // 2
 
     def tell_room(self) -> None:
-        """Wake those who wait for room, if there is some now."""
+        """Wake the producers that wait for room, if half of the slots are free."""
         if self._room_wakes and self._is_half_empty:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Call everybody who waits for room: there will be none, the queue has closed."""
+        """Wake all producers that wait for room, because the queue has closed."""
         with self._lock:
             wakes, self._room_wakes = self._room_wakes, []
         for wake in wakes:
             wake()
 
     def size(self, priority: int) -> int:
-        """Items waiting in one lane."""
+        """Return the number of items in one lane."""
         return len(self._lanes[priority])
 
     def sizes(self) -> dict[Priority, int]:
-        """Items waiting in each lane."""
+        """Return the number of items in each lane."""
         return {priority: len(self._lanes[priority]) for priority in Priority}
 
     def __len__(self) -> int:
@@ -184,6 +184,6 @@ class Lanes(Generic[T]):
         return any(self._lanes)
 
     def __iter__(self) -> Iterator[T]:
-        """A snapshot, in the order in which the items would be taken."""
+        """Iterate over a snapshot, in the order in which the items would be taken."""
         for lane in self._top_down:
             yield from tuple(lane)

@@ -1,4 +1,4 @@
-"""Messages as the two applications see them: one on its way out, one that arrived."""
+"""Messages as the two applications see them: `OutgoingMessage` and `Message`."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ __all__ = ["Message", "Origin", "OutgoingMessage", "Terms"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
-"""Two readings of the clocks differ by less, if neither was set."""
+"""Maximum difference of two readings of the clocks, in microseconds, if neither was set."""
 _LOOK_AGAIN: Final = 1.0
-"""Seconds after which a wait looks at its deadline again."""
+"""Interval in seconds at which a wait checks its deadline again."""
 
 
 class Origin(Protocol):
-    """Where a message came from, as far as the application's answer goes."""
+    """Receives the application's answers to received messages."""
 
     def taken(self, message: Message) -> None:
-        """The application has it now."""
+        """Note that the application has taken the message."""
 
     def handled(self, message: Message) -> None:
-        """The application is done with it."""
+        """Note that the application has acknowledged the message."""
 
     def refused(self, message: Message, reason: Reason) -> None:
-        """The application will not do it."""
+        """Note that the application has refused the message."""
 
 
 class Message(Bound, instead="pass its `payload`, or its `envelope`"):
@@ -85,52 +85,55 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         origin: Origin | None = None,
         is_proven: bool = True,
     ) -> None:
-        # There is one of these for each message: arguments by name would cost it 0.15 µs.
+        # Called per message: keyword arguments would cost 0.15 µs more.
         self._body = body
         self.lane = body[PRIORITY]
-        """The number of its priority."""
+        """The lane: the number of the priority, 0 to 3."""
         self.size = len(body)
-        """Bytes of header and payload, as credit counts them."""
-        # A v1 signature, or the batch that it came in: the envelope is made of it
-        # when somebody asks, which few do for every message.
+        """Size of header and payload in bytes, as credit counts them."""
+        # A v1 signature, or the batch of the message. The envelope is made from it on
+        # access, because few applications need it for every message.
         self._proof = proof
         self._index = index
         self._is_proven = is_proven
         self._is_answered = False
         self.expires_at_us = expires_at_us
-        """Its deadline, Unix time in microseconds; `None`: it has none."""
+        """The deadline: Unix time, microseconds; `None`: the message has none."""
         self.redelivered = False
-        """Whether it was delivered by an earlier process, which ended before `done()`."""
+        """Whether an earlier process delivered the message and ended before `done()`."""
         self.row: int | None = None
-        """Its row in the store; `None`: it has none."""
+        """Id of the row in the store; `None`: the message has none."""
         self.origin = origin
-        """Who wants to know what becomes of it; nobody for v1."""
+        """Receives the application's answer; `None` for v1."""
 
     def done(self) -> None:
-        """Tell the sender that it has been handled. v1 senders cannot be told.
+        """Acknowledge the message: its receipt at the sender becomes `handled`.
 
-        The first of `done()` and `refuse()` counts. May be called from any thread.
+        Only the first call of `done()` or `refuse()` counts. The call returns at once, and
+        any thread may call. For a message from a v1 sender, the call does nothing.
 
         Raises:
-            ClosedError: its node is closed, so that this is neither kept nor told. With
-                a store, the message comes again when a node with that store runs.
+            ClosedError: the node is closed, so the acknowledgement is neither stored nor
+                sent. With a store, the message is delivered again by the next node.
             WrongContextError: the node belongs to another event loop, or to the process
-                that was forked.
+                from which this one was forked.
         """
         self._answer(None)
 
     def refuse(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
-        """Tell the sender that the message will not be handled, and why.
+        """Refuse the message: its receipt at the sender becomes `refused`, with the reason.
 
-        The first of `done()` and `refuse()` counts. May be called from any thread.
+        Only the first call of `done()` or `refuse()` counts. The call returns at once, and
+        any thread may call. For a message from a v1 sender, the call does nothing.
 
         Args:
-            reason: One of those that the wire has a code for, or its text, such as
-                "inbox full". Default "refused".
+            reason: A `Reason` that has a code on the wire, or its text, such as
+                "inbox full". Default: "refused".
 
         Raises:
-            ValueError, TypeError: `reason` is none that can be told; the error names those.
-            ClosedError, WrongContextError: see `done()`.
+            ValueError, TypeError: `reason` has no code on the wire; the error lists those
+                that have one.
+            ClosedError, WrongContextError: for the same causes as in `done()`.
         """
         self._answer(chosen(Reason, reason, "reason", REASON_CODES, "cannot be told to a sender"))
 
@@ -153,8 +156,8 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """The DID that sent the message, proven by its signature.
 
         Raises:
-            SignatureError: nothing proves who sent it, as `is_proven` tells. That is so for
-                unsigned envelopes alone, under `signatures="if-present"`.
+            SignatureError: the message is unsigned, so `is_proven` is false. That can only
+                be with `signatures="if-present"`.
         """
         if not self._is_proven:
             raise SignatureError(
@@ -165,20 +168,20 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def proven_sender(self) -> Did | None:
-        """The DID that is proven to have sent the message; `None`: nothing proves who did."""
+        """The DID that sent the message, proven by its signature; `None` if it is unsigned."""
         return self.sender if self._is_proven else None
 
     @property
     def _claimed_sender(self) -> bytes:
-        """The 32 bytes of the DID that it names as its sender, proven or not.
+        """The 32 bytes of the DID that the message names as its sender, proven or not.
 
-        For denials alone: who is turned away is so under an unsigned name as well.
+        Only for denials: a denied DID is also denied as the sender of unsigned messages.
         """
         return self._body[SENDER]
 
     @property
     def is_proven(self) -> bool:
-        """Whether a signature proves the sender. Always, where the policy requires it."""
+        """Whether a signature proves the sender; always true if the policy requires it."""
         return self._is_proven
 
     @property
@@ -188,17 +191,17 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def priority(self) -> Priority:
-        """The lane that the sender chose."""
+        """The lane, as chosen by the sender."""
         return Priority(self.lane)
 
     @property
     def index(self) -> int:
-        """Its place in the batch that it came in."""
+        """Index of the message in its batch, from 0."""
         return self._index
 
     @property
     def leaf(self) -> bytes:
-        """What receipts name it by."""
+        """The Merkle leaf, by which receipts name the message."""
         return (
             self.envelope.digest
             if isinstance(self._proof, bytes)
@@ -207,7 +210,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def payload_type(self) -> PayloadType:
-        """What the sender says the payload is."""
+        """The type of the payload, as declared by the sender."""
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
@@ -217,12 +220,12 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def timestamp_us(self) -> int:
-        """When the sender says it made the message, in microseconds since 1970."""
+        """When the message was made, by the sender's clock: Unix time, microseconds."""
         return self.envelope.timestamp_us
 
     @property
     def envelope(self) -> SignedEnvelope:
-        """The envelope as it arrived: whoever has it can verify it again."""
+        """The envelope as it arrived. Anybody who has it can verify it again."""
         proof = self._proof
         if isinstance(proof, bytes):
             return SignedEnvelope(self._body, proof)
@@ -237,9 +240,9 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
 
 class Terms:
-    """What all messages of one `send_many()` have in common: to whom, how urgent, until when.
+    """The options that all messages of one `send_many()` share.
 
-    One object for all of them, so that a message itself is small.
+    All of these messages refer to one object, so that a message itself is small.
     """
 
     __slots__ = (
@@ -272,19 +275,19 @@ class Terms:
         """The deadline, by the monotonic clock or as a `WallInstant`; `None`: none. See `clock`."""
         self.payload_type = payload_type
         self.is_bulk = is_bulk
-        """Whether they are many, which nobody follows beyond `accepted`."""
+        """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
         self.queued = first_step(unix_time_us() if queued_at_us is None else queued_at_us)
-        """The history of their receipts until something happens."""
+        """The first history of the receipts: queued."""
         self.home: Home | None = None
-        """Where their node lives, for who waits for it; `None`: nobody waits."""
+        """The event loop of the node, for checks of waits; `None`: no checks."""
         self.has_store = False
-        """Whether their node has a store, so that who waits may wait for that."""
+        """Whether the node has a store, so that a wait for `persisted` can end."""
         self._epoch = -1
         self._due_us = 0
         self._common = b""
 
     def common(self, parties: bytes, epoch: int) -> bytes:
-        """What their v2 headers have in common, made once, and again when the clock was set."""
+        """Return the common part of the v2 headers; made again if the clock was set."""
         due = due_us(self.expires_at)
         if epoch != self._epoch or abs(due - self._due_us) > _SAME_INSTANT_US:
             self._common = encode_v2_common(
@@ -300,14 +303,13 @@ class Terms:
 
 
 class OutgoingMessage(Receipt):
-    """A queued message, and the receipt that its sender holds: one object, as there are many.
+    """A queued message, and the receipt that the application holds, in one object.
 
-    `Receipt` is what its sender is promised; all that is added here is the transport's.
+    `Receipt` is the public part. Everything that this class adds is for the transport.
 
-    It is numbered and signed when a link is ready to take it. One that expires or
-    fails in the queue so costs no signature, and the order of signing is the order of
-    writing. What was made once is kept: a message that is sent again has the same
-    number and the same bytes.
+    A message is numbered and signed when a link is ready to take it. So a message that
+    expires or fails in the queue costs no signature, and the order of signing is the
+    order of writing. A message that is sent again has the same number and bytes.
     """
 
     __slots__ = (
@@ -329,7 +331,7 @@ class OutgoingMessage(Receipt):
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
     ) -> None:
-        # What Receipt.__init__ does, without the 0.1 µs of calling it.
+        # The statements of Receipt.__init__, which saves the 0.1 µs of calling it.
         self._steps = terms.queued
         self._changed = None
         self.sequence_number = sequence_number
@@ -343,43 +345,43 @@ class OutgoingMessage(Receipt):
 
         self.terms = terms
         self.failures_before = 0
-        """How many attempts to reach the peer had failed when this was queued."""
+        """Number of failed attempts to reach the peer at the time of queueing."""
         self.envelope = envelope
-        """The v1 envelope, once there is one."""
+        """The v1 envelope, once it has been made."""
         self.body = payload
-        """The payload; header and payload of the v2 envelope, once it has a number."""
+        """The payload; after numbering, header and payload of the v2 envelope."""
         self.sequence = 0
-        """The number in its lane; 0: none yet."""
+        """The sequence number in the lane; 0: none yet."""
         self.row = 0
-        """The number of its row in the lane in the store; 0: it has none."""
+        """Number of the row in the lane of the store; 0: none."""
         self.is_settled = False
-        """Whether the peer has answered, accepted or refused, while others of its batch wait."""
+        """Whether the peer has accepted or refused the message while its batch is in flight."""
         self.is_stored = False
-        """Whether it has a row in the store."""
+        """Whether the message has a row in the store."""
         self.was_written = False
-        """Whether a link has had it: then only the peer knows what became of it."""
+        """Whether a link has had the message, so that the peer may have received it."""
 
     @property
     def recipient(self) -> Did:
-        """Whom the message is for."""
+        """The DID of the recipient."""
         return self.terms.recipient
 
     @property
     def priority(self) -> Priority:
-        """Its lane."""
+        """The priority of the message."""
         return self.terms.priority
 
     @property
     def expires_at(self) -> float | None:
-        """Its deadline, by the clock that it follows; `None`: it has none. See `clock.left()`."""
+        """The deadline, by the clock that it follows; `None`: none. See `clock.left()`."""
         return self.terms.expires_at
 
     @property
     def payload_size(self) -> int:
-        """Bytes of the payload."""
+        """Size of the payload in bytes."""
         if self.envelope is not None:
             return len(self.envelope.payload)
-        # Nothing of what was released is left.
+        # After `release()` the body is empty.
         return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
 
     def _seconds_left(self) -> float | None:
@@ -410,15 +412,15 @@ class OutgoingMessage(Receipt):
                 )
 
     def restore(self, body: bytes, *, was_written: bool, expires_at: float | None = None) -> None:
-        """It waited in the store: numbered before, and the same bytes again.
+        """Take number, bytes and deadline of a row that waited in the store.
 
-        `expires_at` is the deadline as the store knows it; by default the date in the header.
+        `expires_at` is the deadline of the row; by default the date in its header.
         """
         due, known = expiry_of(body), self.terms.expires_at
         if due is None:
             expires_at = None
         elif known is not None and not isinstance(known, WallInstant):
-            expires_at = known  # its sender holds the receipt, and so the seconds count
+            expires_at = known  # the sender still runs, so its deadline in seconds counts
         elif expires_at is None:
             expires_at = WallInstant(due / 1e6)
         home = self.terms.home
@@ -438,12 +440,12 @@ class OutgoingMessage(Receipt):
         self.was_written = was_written
 
     def release(self) -> None:
-        """Nothing here needs its bytes: who holds the receipt does not keep them."""
+        """Drop the bytes, so that a held receipt does not keep them in memory."""
         self.envelope = None
         self.body = b""
 
     def seal(self, identity: Identity) -> SignedEnvelope:
-        """The v1 envelope, signed by its sender once, however often it is asked for."""
+        """Return the v1 envelope; the first call signs it."""
         envelope = self.envelope
         if envelope is None:
             envelope = self.envelope = SignedEnvelope.sign(
@@ -458,15 +460,15 @@ class OutgoingMessage(Receipt):
         return envelope
 
     def number(self, parties: bytes, epoch: int, sequence: int) -> None:
-        """Give it its place in its lane, and with it its v2 header.
+        """Set the sequence in the lane, and make the v2 header.
 
-        `parties` are the DIDs of sender and recipient.
+        `parties` are the DIDs of sender and recipient, 64 bytes.
         """
         self.complete(self.terms.common(parties, epoch), sequence)
 
     def complete(self, common: bytes, sequence: int) -> None:
-        """`number()`, for many on the same terms: `common` is what `terms.common()` gives."""
-        # First what can fail: a number says that there is a header.
+        """Do as `number()`, with the result of `terms.common()` shared by many messages."""
+        # First the call that can fail: a sequence means that the body has a header.
         self.body = complete_v2_body(
             common, self.body, self.sequence_number, sequence, self.terms.queued[1]
         )

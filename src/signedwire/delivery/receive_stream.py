@@ -1,6 +1,6 @@
-"""Order and once, at the receiver: what was accepted from one peer, across links.
+"""Ordered exactly-once delivery at the receiver: the accepted messages of one peer, across links.
 
-See `delivery.streams` for the sender and for what the two remember of each other.
+`delivery.streams` describes the sender and the state that both sides keep.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 
 
 class Arrivals(NamedTuple):
-    """What became of one received batch."""
+    """The result of checking one received batch."""
 
     new: list[Message]
-    """To be delivered, in order."""
+    """Messages to deliver, in order."""
     leaves: list[bytes] | None
-    """Accepted now or before, and owed a receipt; `None`: the whole batch."""
+    """Leaves to receipt, accepted now or before; `None`: the whole batch."""
     duplicates: list[bytes]
-    """Leaves of those that were accepted before."""
+    """Leaves of the messages that were accepted before."""
     refusals: list[Refusal]
-    """Not accepted."""
+    """Refusals of the envelopes that are not accepted."""
     late: list[int]
-    """Places of those that came too late just now: the marks have passed them."""
+    """Indices of new envelopes that came too late; the marks have passed them."""
     strays: list[int]
-    """Places of the others that were refused: of them nothing is to be remembered."""
+    """Indices of all other refused envelopes, which are not remembered."""
 
 
 class ReceiveStream:
-    """What was accepted from one peer: marks within its epoch.
+    """The marks of one peer within its epoch, and its last accepted messages.
 
-    A receipt is a proof of delivery, so none is ever given for another message under
-    a number that was used: of each lane, the leaves of the last `remembered` are kept.
-    A sender has no more than its credit in flight, and resends a lane in order, so that
-    is what they must cover.
+    A receipt is a proof of delivery, so none is ever signed for another message under a
+    used number. For that, the leaves of the last `remembered` messages of each lane are
+    kept. They must cover the credit: a sender has no more in flight, and resends a lane
+    in order.
 
     Args:
         us, peer: The two DIDs, as bytes.
-        remembered: How many accepted leaves are kept of each lane, at least the credit.
-        refused: How many that came too late are kept of all lanes together, and how many for
-            which there was no room: at least the credit of all lanes.
+        remembered: Number of accepted leaves kept for each lane, at least the credit.
+        refused: Number of leaves kept of late envelopes, and again of envelopes without
+            room, over all lanes: at least the credit of all lanes.
     """
 
     __slots__ = (
@@ -75,26 +75,26 @@ class ReceiveStream:
         self._parties = peer + us  # as a header has them
         self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
         self.epoch = 0
-        """The latest that was seen; 0: none."""
+        """The latest epoch of the peer; 0: none."""
         self.marks = [0] * len(Priority)
-        # Below the mark and yet not accepted, for they came too late or there was no room:
-        # whoever sends them again, because our refusal was lost, gets the same answer.
+        # Envelopes at or below the mark that were refused as late or for want of room. A peer
+        # that sends them again, because our refusal was lost, gets the same answer.
         self._late = ReplayMemory(refused)
         self._unkept = ReplayMemory(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
-        """The marks, as a HELLO carries them."""
+        """Return the marks of all lanes, for HELLO."""
         low, normal, high, critical = self.marks
         return low, normal, high, critical
 
     @property
     def weight(self) -> int:
-        """Bytes that are remembered, about."""
+        """Approximate memory of the remembered leaves, in bytes."""
         refused = len(self._late) + len(self._unkept)
         return 40 * sum(map(len, self._accepted)) + 150 * refused
 
     def begin(self, epoch: int) -> bool:
-        """The peer's HELLO names its epoch; `False` for one older than the latest."""
+        """Begin the epoch of the peer's HELLO; return `False` if it is older than the latest."""
         if epoch < self.epoch:
             return False
         if epoch > self.epoch:
@@ -105,7 +105,10 @@ class ReceiveStream:
         return True
 
     def restore(self, epoch: int, marks: Sequence[int]) -> None:
-        """Go on where an earlier process was; `remember()` what it knew before any arrives."""
+        """Continue from the state of an earlier process.
+
+        The caller also calls `remember()`, before the first message arrives.
+        """
         self.epoch, self.marks = epoch, list(marks)
 
     def remember(
@@ -114,7 +117,7 @@ class ReceiveStream:
         late: Iterable[bytes],
         unkept: Iterable[bytes],
     ) -> None:
-        """The leaves that an earlier process has noted in this epoch; `accepted` lane by lane."""
+        """Add the leaves that an earlier process stored in this epoch; `accepted` by lane."""
         for lane, leaves in zip(self._accepted, accepted, strict=True):
             lane.restore(leaves)
         for leaf in late:
@@ -123,7 +126,7 @@ class ReceiveStream:
             self._unkept.add(leaf)
 
     def refuse(self, leaf: bytes, lane: int) -> None:
-        """It was new and could not be kept after all: never a receipt for it."""
+        """Turn an accepted message into a refused one, because it could not be stored."""
         self._accepted[lane].remove(leaf)
         self._unkept.add(leaf)
 
@@ -134,9 +137,13 @@ class ReceiveStream:
         now_us: int,
         origin: Origin | None = None,
     ) -> Arrivals:
-        """Judge each envelope of a batch whose signature fits; moves the marks.
+        """Check each envelope of a batch whose signature fits, and advance the marks.
 
-        `origin` is whom the messages tell what becomes of them.
+        Args:
+            batch: The batch.
+            max_payload_size: Largest accepted payload, in bytes.
+            now_us: The present Unix time in microseconds, for deadlines.
+            origin: Receives the application's answers to the messages.
         """
         new: list[Message] = []
         duplicates: list[bytes] = []
@@ -146,7 +153,7 @@ class ReceiveStream:
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
         leaves = batch.leaves
         largest = V2_HEADER_SIZE + max_payload_size
-        # Not the batch itself: one message would keep all others of it in memory.
+        # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
         is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
         unpack = unpack_v2
@@ -198,7 +205,7 @@ class ReceiveStream:
         return Reason.MALFORMED
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
-        """Refuse, by name, every envelope of a batch whose signature does not fit."""
+        """Make a refusal for every envelope of a batch whose signature does not fit."""
         return [
             Refusal(
                 min(body[PRIORITY], _CRITICAL),

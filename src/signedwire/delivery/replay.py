@@ -1,9 +1,9 @@
-"""Which signed envelopes were already delivered, within a bounded memory.
+"""The bounded memory of delivered v1 envelopes, against replay.
 
-v1 has no replay protection on the wire: whoever saw an envelope can send it
-again, and its signature still fits. So the node remembers the digests of what
-it delivered. The memory holds the last `limit` of them (100 to 120 bytes each);
-a replay older than that would be delivered again, and docs/security.md says so.
+v1 has no replay protection on the wire: anybody who saw an envelope can send it
+again, and its signature still fits. So the node remembers the digests of delivered
+envelopes, the last `limit` of them (100 to 120 bytes each). An older replay would be
+delivered again, as docs/security.md states.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ V = TypeVar("V")
 
 
 class Recent(Generic[V]):
-    """A map by byte strings, in the order in which they came, that can forget the oldest one.
+    """A map with byte strings as keys, in order of insertion, that can forget the oldest.
 
-    All of it is one dict of what refers to nothing else, which the garbage collector passes
-    over: a set and a deque of 8,192 members for each of 50 strangers had it take 20 ms.
+    The map is one dict of objects without references, which the garbage collector skips.
+    With a set and a deque of 8,192 members for each of 50 strangers, it took 20 ms.
 
     Args:
-        limit: How many are remembered, at least 1.
+        limit: Maximum number of remembered keys, at least 1.
     """
 
     __slots__ = ("_entries", "_gaps", "_limit")
@@ -42,7 +42,7 @@ class Recent(Generic[V]):
 
     def _forget_oldest(self) -> None:
         del self._entries[next(iter(self._entries))]
-        # Each search for the first key walks over what was deleted before it.
+        # Each search for the first key walks over the entries deleted before it.
         self._gaps += 1
         if self._gaps > max(_GAPS, self._limit >> 6):
             self._entries = dict(self._entries)
@@ -55,7 +55,7 @@ class ReplayMemory(Recent[None]):
     __slots__ = ()
 
     def add(self, key: bytes) -> bool:
-        """Remember `key`; `False` where it was known."""
+        """Remember `key`; return `False` if it was known already."""
         if key in self._entries:
             return False
         if len(self._entries) >= self._limit:

@@ -1,18 +1,18 @@
-"""Order and once: what a sender and a receiver remember of each other, across links.
+"""Ordered exactly-once delivery: the state that sender and receiver keep across links.
 
-A `SendStream` numbers the messages to one peer, each lane for itself, and keeps
-what was written until its receipt comes. The `ReceiveStream` of
+A `SendStream` numbers the messages to one peer, each lane separately, and keeps
+written messages until their receipts arrive. The `ReceiveStream` of
 `delivery.receive_stream` keeps one mark per lane: the highest sequence accepted in the
-sender's present epoch.
+sender's present epoch. A received message is
 
     above the mark         new: delivered, and the mark moves up
-    at or below it         accepted before, if it is the same message: answered with
-                           its receipt again; refused, if it is another one
+    at or below the mark   the same message as before: receipted again;
+                           another message: refused
 
-When a link breaks, everything without a receipt goes back to the heads of its
-lanes and is sent again over the next one, with the same numbers and the same
-bytes. It is never resent for any other reason. So each message reaches the
-application at most once and in order, whatever happens to links and receipts.
+When a link breaks, all messages without a receipt go back to the heads of their
+lanes. They are sent again over the next link, with the same numbers and bytes, and
+messages are resent for no other reason. So each message reaches the application at
+most once and in order, whatever happens to links and receipts.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
 
 _Name: TypeAlias = tuple[int, int]
-"""Lane and sequence."""
+"""Name of a message: lane and sequence."""
 
 
-class _Flight:
-    """One batch on its way: until a receipt names its root, or its envelopes one by one."""
+class InFlightBatch:
+    """A sent batch, until receipts or refusals have answered all of its messages."""
 
     __slots__ = ("batch", "bodies", "messages", "unsettled", "unsettled_bytes")
 
@@ -62,7 +62,7 @@ class _Flight:
 
 
 class _Signed:
-    """A batch, and what the peer has signed about it: what proofs are made of."""
+    """A batch with the peer's signed statement about it: the parts of a proof."""
 
     __slots__ = ("batch", "bodies", "statement")
 
@@ -72,24 +72,24 @@ class _Signed:
         self.statement = statement
 
     def prove(self, receipt: Receipt) -> bytes:
-        """The proof for one of its messages."""
+        """Make the proof of delivery for a message of the batch."""
         assert isinstance(receipt, OutgoingMessage)
         index = self.bodies.index(receipt.body)  # the same object, so this is quick
         return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
-class _Landed(_Signed):
-    """A batch, or some of it, that the peer has accepted.
+class ReceiptedBatch(_Signed):
+    """A batch, or a part of one, that the peer has accepted.
 
-    It lives for as long as somebody holds the receipt of one of its messages.
+    The object lives as long as the application holds a receipt of one of its messages.
     """
 
     __slots__ = ("__weakref__", "receipts")
 
-    def __init__(self, flight: _Flight, indices: Iterable[int], statement: bytes) -> None:
+    def __init__(self, flight: InFlightBatch, indices: Iterable[int], statement: bytes) -> None:
         super().__init__(flight.batch, flight.bodies, statement)
-        # Weak, or receipts and this would keep each other alive. Those of a
-        # `send_many()` are not followed beyond this.
+        # Weak references: else receipts and this object would keep each other alive.
+        # Receipts of a `send_many()` end here: whether they are handled is not tracked.
         self.receipts = {
             self.batch.leaves[index]: (index, ref(flight.messages[index]))
             for index in indices
@@ -97,8 +97,8 @@ class _Landed(_Signed):
         }
 
 
-_Place: TypeAlias = tuple[_Flight, int]
-"""A message that has no answer yet: its batch, and which of it."""
+_Place: TypeAlias = tuple[InFlightBatch, int]
+"""A message without an answer: its batch, and its index there."""
 
 
 class SendStream:
@@ -106,7 +106,7 @@ class SendStream:
 
     Args:
         sender, recipient: The two DIDs, as bytes.
-        epoch: Of this stream: greater than that of any earlier one to the same peer.
+        epoch: The epoch of this stream, greater than any earlier one to the same peer.
     """
 
     def __init__(self, sender: bytes, recipient: bytes, epoch: int) -> None:
@@ -114,7 +114,7 @@ class SendStream:
         self._parties = sender + recipient  # as a header has them
         self._next = [1] * len(Priority)
         self._has_sent = False
-        self._flights: dict[bytes, _Flight] = {}  # by root, in the order of sending
+        self._flights: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
         # Messages without an answer, by name for refusals and by leaf for receipts of single
         # envelopes. Both are rare: `None` until one comes, since 256 entries for each batch
         # cost as much as its encryption. Without them an unknown name costs a walk over all.
@@ -122,31 +122,31 @@ class SendStream:
         self._by_leaf: dict[bytes, _Place] | None = None
         self._landed_names: dict[_Name, bytes] = {}
         self.in_flight = 0
-        """Messages that were written and have no answer yet."""
+        """Number of messages that were written and have no answer."""
         self.in_flight_bytes = 0
-        """Their bytes."""
-        # Accepted, by leaf, while somebody holds a receipt: for what the peer's
-        # application says later.
-        self._landed: dict[bytes, ref[_Landed]] = {}
+        """Bytes of the messages in flight, with their headers."""
+        # Accepted messages by leaf, while the application holds their receipts: for the
+        # later answer of the peer's application.
+        self._landed: dict[bytes, ref[ReceiptedBatch]] = {}
 
     @property
     def is_empty(self) -> bool:
-        """Whether no receipt is outstanding."""
+        """Whether no message is in flight."""
         return not self._flights
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nothing was ever sent."""
+        """Whether no message was ever sent."""
         return not self._has_sent
 
     @property
     def oldest(self) -> bytes | None:
-        """The root of the oldest batch without an answer."""
+        """The root of the oldest batch in flight; `None` if there is none."""
         return next(iter(self._flights), None)
 
     @property
     def is_forgettable(self) -> bool:
-        """Whether nobody waits for anything that the peer may still say."""
+        """Whether no further answer of the peer can change a receipt."""
         return not self._flights and not self._landed
 
     def next_batch(
@@ -157,12 +157,19 @@ class SendStream:
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
     ) -> list[OutgoingMessage]:
-        """Take the messages of the next frame from their lanes, and number them.
+        """Take the messages of the next batch from their lanes, and number them.
 
-        All Critical or none; at most 256, and `max_bytes`, at most 64 KiB, unless one alone
-        is larger; no more than the peer has room for. `is_dead` says which are not to be sent;
-        it is asked where there may be a reason: once for those on the same terms where they
-        have a deadline, and for what has more bytes than `largest` or is over already.
+        The messages are all Critical, or none is. They are at most 256, and at most
+        `max_bytes` unless the first alone is larger. They fit into `room`.
+
+        Args:
+            lanes: The queue of the peer.
+            room: The peer's remaining credit.
+            is_dead: Tells whether a message must not be sent. Called once per batch of
+                equal `terms` with a deadline, and for any message that is final or has a
+                larger payload than `largest`.
+            largest: The largest payload that the peer accepts, in bytes.
+            max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
         """
         take = partial(self._take, lanes, is_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
         return take(room.critical_messages, room.critical_bytes, is_critical=True) or take(
@@ -187,15 +194,15 @@ class SendStream:
         largest += V2_HEADER_SIZE
         terms, common = None, b""
         lane: deque[OutgoingMessage] | None = None
-        # The lane is looked for when there is none or it is empty, and messages are numbered
-        # right here: with a call for either, this loop took 0.2 µs longer for each.
+        # The lane is looked up only when it is empty, and messages are numbered inline. With
+        # a function call for either, this loop took 0.2 µs longer per message.
         while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
             message = lane[0]
             length = len(message.body)
             if not message.sequence:
                 length += V2_HEADER_SIZE
             if message.terms is not terms or length > largest or message.is_final:
-                # Those on the same terms have the same deadline: one of them is asked for it.
+                # Messages with the same terms have the same deadline: one check suffices.
                 expires = message.terms.expires_at is not None
                 if (expires or length > largest or message.is_final) and is_dead(message):
                     lane.popleft()
@@ -209,16 +216,16 @@ class SendStream:
                 next_[terms.priority] = sequence + 1
                 common = common or terms.common(parties, epoch)
                 message.complete(common, sequence)
-            lane.popleft()  # last: whatever goes wrong before, it is not lost
+            lane.popleft()  # last, so that an exception above loses no message
             message.was_written = True
             batch.append(message)
         lanes.tell_room()
         return batch
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
-        """The batch of these was handed to the link."""
+        """Note that the link has got a batch of these messages."""
         self._has_sent = True
-        flight = self._flights[batch.root] = _Flight(batch, messages, bodies)
+        flight = self._flights[batch.root] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
         self.in_flight_bytes += flight.unsettled_bytes
         if self._by_name is not None:
@@ -226,8 +233,8 @@ class SendStream:
         if self._by_leaf is not None:
             self._by_leaf.update(_leaves_of(flight))
 
-    def _settle(self, flight: _Flight, indices: Sequence[int]) -> None:
-        """These of a flight are answered; with the last of them, the flight has landed."""
+    def _settle(self, flight: InFlightBatch, indices: Sequence[int]) -> None:
+        """Remove answered messages from a batch in flight, and the batch with its last one."""
         messages = flight.messages
         if len(indices) < len(messages):
             messages = [messages[index] for index in indices]
@@ -252,7 +259,7 @@ class SendStream:
                 self._by_name = self._by_leaf = None
 
     def _place_of(self, leaf: bytes) -> _Place | None:
-        """Where an envelope is that has no answer yet."""
+        """Find a message in flight by its leaf."""
         if self._by_leaf is None:
             self._by_leaf = {}
             for flight in self._flights.values():
@@ -260,7 +267,10 @@ class SendStream:
         return self._by_leaf.get(leaf)
 
     def is_expected(self, receipts: Receipts) -> bool:
-        """Whether any of what is named waits for it. Costs the same however much is in flight."""
+        """Whether a message waits for one of these receipts.
+
+        The cost does not grow with the number of messages in flight.
+        """
         if receipts.kind == ACCEPTED_BATCHES:
             return not self._flights.keys().isdisjoint(receipts.hashes)
         if receipts.kind == HANDLED_ENVELOPES and not self._landed.keys().isdisjoint(
@@ -270,10 +280,10 @@ class SendStream:
         return any(self._place_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
-        """The peer's signed word: moves receipts on; returns the messages that are now accepted.
+        """Apply signed receipts, and return the messages that are now accepted.
 
-        `raw` is the statement with its signature, for whoever asks for a proof. What
-        is named and not known is ignored: it was answered before.
+        `raw` is the statement with its signature, for proofs. Unknown roots and leaves
+        are ignored, because their messages were answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:
             return self._handled(receipts.hashes, raw)
@@ -287,11 +297,11 @@ class SendStream:
         return self._accept_named(receipts.hashes, raw)
 
     def _accept_named(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
-        """Accept what has no answer yet and one of these leaves.
+        """Accept the messages in flight with these leaves.
 
-        Costs the same for each, however the peer picks them.
+        The cost per leaf is constant, whichever leaves the peer picks.
         """
-        indices: dict[_Flight, list[int]] = {}
+        indices: dict[InFlightBatch, list[int]] = {}
         for leaf in dict.fromkeys(leaves):
             place = self._place_of(leaf)
             if place is not None:
@@ -302,13 +312,13 @@ class SendStream:
         return accepted
 
     def _handled(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
-        """The peer's application is done with these.
+        """Apply "handled" receipts, and return the messages that are also newly accepted.
 
-        It gets only what its node has accepted. So a message without an answer, whose
-        receipt went down with a link, is accepted by the same word.
+        The peer's application gets only accepted messages. So a message in flight, whose
+        first receipt was lost with a link, counts as accepted too.
         """
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._landed], raw)
-        proofs: dict[_Landed, _Signed] = {}
+        proofs: dict[ReceiptedBatch, _Signed] = {}
         for leaf in leaves:
             landed, receipt, _ = self._take_landed(leaf)
             if landed is None or receipt is None:
@@ -320,7 +330,7 @@ class SendStream:
         return accepted
 
     def followed(self) -> list[OutgoingMessage]:
-        """The accepted messages that the peer's application may answer yet, for who holds them."""
+        """Return accepted messages whose receipts are held and may still change."""
         found = []
         for leaf, known in tuple(self._landed.items()):
             landed = known()
@@ -330,9 +340,9 @@ class SendStream:
         return found
 
     def _accept(
-        self, flight: _Flight, raw: bytes, indices: Sequence[int] | None = None
+        self, flight: InFlightBatch, raw: bytes, indices: Sequence[int] | None = None
     ) -> list[OutgoingMessage]:
-        """Accept what has no answer yet of a flight, or of that the messages at `indices`."""
+        """Accept the messages of a batch in flight that have no answer, or those at `indices`."""
         accepted = flight.messages
         if indices is None:
             indices = range(len(accepted))
@@ -340,7 +350,7 @@ class SendStream:
                 indices = _unsettled(flight)
         if len(indices) < len(accepted):
             accepted = [accepted[index] for index in indices]
-        landed = _Landed(flight, indices, raw)
+        landed = ReceiptedBatch(flight, indices, raw)
         if landed.receipts:
             names = {
                 (int(flight.messages[index].priority), flight.messages[index].sequence): leaf
@@ -363,20 +373,22 @@ class SendStream:
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[_Landed | None, OutgoingMessage | None, bytes]:
-        """An accepted message: its batch, its receipt where somebody holds it, and its body."""
+    def _take_landed(
+        self, leaf: bytes
+    ) -> tuple[ReceiptedBatch | None, OutgoingMessage | None, bytes]:
+        """Remove an accepted message: return its batch, its receipt if held, and its body."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
         if landed is None:
             return None, None, b""
         index, receipt = landed.receipts[leaf]
-        # After the last leaf nobody holds `known`, which would have forgotten the names.
+        # After the last leaf nothing holds `known`, whose callback would forget the names.
         body = landed.bodies[index]
         self._landed_names.pop((body[PRIORITY], sequence_of(body)), None)
         return landed, receipt(), body
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
-        """What the peer will not take, in flight or after it had accepted it."""
+        """Apply refusals of messages in flight, and of messages accepted before."""
         found: list[Refused] = []
         for lane, sequence, reason in refusals:
             place = self._find(lane, sequence)
@@ -392,7 +404,7 @@ class SendStream:
         return found
 
     def _find(self, lane: int, sequence: int) -> _Place | None:
-        """Where a message is that has no answer yet."""
+        """Find a message in flight by its lane and sequence."""
         if self._by_name is None:
             self._by_name = {}
             for flight in self._flights.values():
@@ -400,7 +412,7 @@ class SendStream:
         return self._by_name.get((lane, sequence))
 
     def take_back(self) -> list[OutgoingMessage]:
-        """The link broke: all that has no receipt, in the order of sending."""
+        """Return all unanswered messages, in the order of sending, after the link has ended."""
         messages = [
             message
             for flight in self._flights.values()
@@ -413,12 +425,12 @@ class SendStream:
         return messages
 
 
-def _unsettled(flight: _Flight) -> list[int]:
-    """Places of the messages that have no answer yet."""
+def _unsettled(flight: InFlightBatch) -> list[int]:
+    """Return the indices of the messages without an answer."""
     return [index for index, message in enumerate(flight.messages) if not message.is_settled]
 
 
-def _names_of(flight: _Flight) -> dict[_Name, _Place]:
+def _names_of(flight: InFlightBatch) -> dict[_Name, _Place]:
     messages = flight.messages
     return {
         (int(messages[index].priority), messages[index].sequence): (flight, index)
@@ -426,17 +438,17 @@ def _names_of(flight: _Flight) -> dict[_Name, _Place]:
     }
 
 
-def _leaves_of(flight: _Flight) -> dict[bytes, _Place]:
+def _leaves_of(flight: InFlightBatch) -> dict[bytes, _Place]:
     leaves = flight.batch.leaves
     return {leaves[index]: (flight, index) for index in _unsettled(flight)}
 
 
 class Refused(NamedTuple):
-    """A message that its recipient will not take."""
+    """A message that its recipient has refused."""
 
     receipt: OutgoingMessage
     reason: Reason
     name: tuple[int, int] | None
-    """Lane and sequence of what was in flight; `None`: it had been accepted before."""
+    """Lane and sequence of a message in flight; `None`: it had been accepted before."""
     body: bytes
-    """Of what had been accepted before."""
+    """Header and payload of a message that had been accepted before; else empty."""

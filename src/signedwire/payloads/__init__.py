@@ -1,8 +1,8 @@
 """The typed payloads of the v1 network, as protobuf messages.
 
-The payload bytes of a v1 envelope are one `EnvelopePayload` holding one of
-eight kinds. `encode` wraps a message and gives those bytes, `decode` takes them
-apart again, `kind` names what came out:
+The payload bytes of a v1 envelope are one `EnvelopePayload` with one of eight
+kinds of message. `encode` returns these bytes for a message, `decode` returns the
+message, and `kind` returns the name of its kind:
 
     >>> from signedwire import payloads
     >>> data = payloads.encode(payloads.AgentCommand(command_type="pick", payload=b"A12"))
@@ -15,12 +15,12 @@ apart again, `kind` names what came out:
     ('pick', b'A12')
 
 A field with its default value takes no bytes, but a sub-message that was set
-does: `MotionCommand()` and `MotionCommand(linear=Vector3())` are different bytes.
-Set both vectors of a MotionCommand, as live v1 peers do: one that gets it without
-a vector hands it on without that velocity, not with zero. Fields of newer
-versions that we do not know survive a decode and an encode.
+does: `MotionCommand()` and `MotionCommand(linear=Vector3())` have different bytes.
+Set both vectors of a MotionCommand, as live v1 peers do. A peer that gets one without
+a vector passes it on without that velocity, not with zero. Unknown fields of newer
+versions survive a decode and an encode.
 
-Live v1 peers accept at most 1024 bytes of payload. Nothing here checks that:
+Live v1 peers accept at most 1024 bytes of payload. This package does not check that:
 the limit belongs to the envelope.
 
 Needs protobuf, the extra `signedwire[payloads]`.
@@ -33,7 +33,7 @@ from typing import Any, Final, cast
 try:
     import google.protobuf
 
-    # An older one is refused by the generated code, with an error that is no ImportError.
+    # The generated code refuses an older version with an error that is not an ImportError.
     if tuple(map(int, google.protobuf.__version__.split(".")[:2])) < (6, 30):
         raise ImportError(f"protobuf {google.protobuf.__version__} is too old")
 
@@ -93,7 +93,7 @@ Payload = (
     | LlmQuery
     | LlmResponse
 )
-"""The eight messages that can be a payload; the others are parts of them."""
+"""The eight messages that can be a payload; all other messages are parts of them."""
 
 _KINDS: Final[dict[type[object], str]] = {
     AgentCommand: "agent_command",
@@ -108,29 +108,29 @@ _KINDS: Final[dict[type[object], str]] = {
 
 
 class PayloadError(SignedWireError, ValueError):
-    """Bytes that are no payload of the v1 network."""
+    """Bytes that are not a payload of the v1 network."""
 
 
 def encode(message: Payload) -> bytes:
-    """Give the payload bytes of `message`, byte for byte as a live v1 peer writes them.
+    """Return the payload bytes of `message`, byte for byte as a live v1 peer writes them.
 
     Raises:
-        TypeError: `message` is none of the eight kinds of `Payload`.
+        TypeError: `message` is not one of the eight kinds of `Payload`.
     """
     fields: dict[str, Any] = {kind(message): message}
     return EnvelopePayload(**fields).SerializeToString()
 
 
 def decode(data: bytes) -> Payload:
-    """Read the payload bytes of an envelope from a v1 peer.
+    """Decode the payload bytes of an envelope from a v1 peer.
 
     Raises:
-        PayloadError: `data` is not an EnvelopePayload, or holds none of its eight kinds.
+        PayloadError: `data` is not an EnvelopePayload, or has none of its eight kinds.
     """
     envelope = EnvelopePayload()
     try:
         envelope.ParseFromString(data)
-    # The pure-Python protobuf lets bad UTF-8 out as it is.
+    # The pure-Python protobuf raises UnicodeDecodeError for bad UTF-8.
     except (DecodeError, UnicodeDecodeError) as error:
         raise PayloadError(
             f"{len(data)} bytes of payload are not a protobuf EnvelopePayload: {error}"
@@ -142,10 +142,10 @@ def decode(data: bytes) -> Payload:
 
 
 def kind(message: Payload) -> str:
-    """Name the kind of `message` as live v1 peers do: `"agent_command"`, `"heartbeat"` …
+    """Return the kind of `message` as live v1 peers name it: `"agent_command"`, `"heartbeat"` …
 
     Raises:
-        TypeError: `message` is none of the eight kinds of `Payload`.
+        TypeError: `message` is not one of the eight kinds of `Payload`.
     """
     name = _KINDS.get(type(message))
     if name is None:

@@ -1,4 +1,4 @@
-"""The signed envelope: header, payload, and what proves them.
+"""The signed envelope: header, payload and proof.
 
 A v1 envelope is signed alone:
 
@@ -10,13 +10,13 @@ A v2 envelope is signed together with others (`wire.batch`):
 
     0    header            122 bytes
     122  payload
-         path              only where it stands alone: hashes of the others
-    -68  index, count      2 × u16 LE: its place in the batch
+         path              only in an envelope that stands alone: hashes of the others
+    -68  index, count      2 × u16 LE: its position in the batch
     -64  signature         over the batch
 
-A `SignedEnvelope` keeps the bytes as they came: a field is read from them when
-it is asked for. So decoding costs one length check and a few byte comparisons,
-and what is verified, stored and forwarded is exactly what arrived.
+A `SignedEnvelope` keeps the bytes as they arrived and reads a field from them on
+access. So decoding costs one length check and a few byte comparisons, and the
+bytes that are verified, stored and forwarded are exactly those that arrived.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ __all__ = ["ENVELOPE_OVERHEAD", "SIGNATURE_SIZE", "SignedEnvelope"]
 
 SIGNATURE_SIZE: Final = 64
 ENVELOPE_OVERHEAD: Final = V1_HEADER_SIZE + SIGNATURE_SIZE
-"""Bytes of a v1 envelope beside its payload, and so the size of the smallest one."""
+"""Bytes of a v1 envelope without its payload: the size of the smallest envelope."""
 UNSIGNED: Final = bytes(SIGNATURE_SIZE)
 
 _PLACE: Final = struct.Struct("<HH")
@@ -70,10 +70,10 @@ _MAX_U64: Final = 2**64 - 1
 
 
 class BatchProof:
-    """The place of one envelope in a signed batch, and the way from it to the root.
+    """The position of one envelope in a signed batch, and its path to the root.
 
-    While the batch is at hand, its leaves stand for the path, which is made only
-    when somebody asks for it: nearly nobody does.
+    While the batch is in memory, the proof holds its leaves. The path is computed on
+    access, because most envelopes never need it.
     """
 
     MIN_SIZE: Final = 4 + SIGNATURE_SIZE
@@ -98,25 +98,25 @@ class BatchProof:
 
     @property
     def path(self) -> bytes:
-        """The other leaves of its group, then the other groups: 32 bytes each."""
+        """Hashes of the other leaves of the group, then of the other groups, 32 bytes each."""
         if self._leaves is not None:
             return path_of(self._leaves, self.index)
         return self._path
 
     @property
     def leaves(self) -> list[bytes] | None:
-        """The leaves of its batch, where that is at hand."""
+        """The leaves of the whole batch; `None` if only the path was decoded."""
         return self._leaves
 
     def encode(self) -> bytes:
-        """What follows the payload of an envelope that stands alone."""
+        """Encode path, index, count and signature, as they follow a payload."""
         return self.path + _PLACE.pack(self.index, self.count) + self.signature
 
     def root(self, sender: bytes, leaf: bytes) -> bytes:
-        """The root of the batch if `leaf` has this place in it.
+        """Compute the root of the batch of `sender` if `leaf` has this position in it.
 
         Raises:
-            SignatureError: the path has another length than the place demands.
+            SignatureError: the length of the path does not fit the position.
         """
         return root_from_path(sender, leaf, self.index, self.count, self.path)
 
@@ -124,8 +124,8 @@ class BatchProof:
 class SignedEnvelope:
     """One signed message as it is on the wire. Immutable; equal when byte-identical.
 
-    Make one with `sign()`, `unsigned()` or `decode()`. Having one proves
-    nothing: `verify()` does.
+    `sign()`, `unsigned()` and `decode()` make one. An envelope proves nothing until
+    `verify()` has returned. Every method may be called from any thread.
     """
 
     __slots__ = ("_body", "_proof")
@@ -133,7 +133,7 @@ class SignedEnvelope:
     _proof: bytes | BatchProof  # a v1 signature, or a place in a signed batch
 
     def __init__(self, body: bytes, proof: bytes | BatchProof) -> None:
-        """Wrap parts that are known to be well-formed; see `decode()`."""
+        """Wrap parts that are known to be well-formed; `decode()` checks its input."""
         self._body = body
         self._proof = proof
 
@@ -152,12 +152,23 @@ class SignedEnvelope:
     ) -> Self:
         """Make an envelope from `identity` to `recipient` and sign it.
 
-        `sequence_number` and `timestamp_us` are 0 to 2^64-1; the timestamp is
-        now unless given. `message_id` is 16 bytes, by default the sequence
-        number and the timestamp, as live v1 peers write it.
+        Args:
+            identity: The sender's key.
+            recipient: The DID of the recipient.
+            payload: The bytes to send.
+            sequence_number: The sender's number of this envelope, 0 to 2^64-1.
+            priority: The lane, by default `Priority.NORMAL`.
+            payload_type: The type of the payload, by default `PayloadType.RAW`.
+            message_id: 16 bytes, by default the sequence number and the timestamp, as
+                live v1 peers write it.
+            timestamp_us: Unix time in microseconds, 0 to 2^64-1, by default the present.
+
+        Returns:
+            A v1 envelope with a signature of its own.
 
         Raises:
-            EnvelopeError: a field is out of its range.
+            EnvelopeError: a field is out of its range, or of the wrong type.
+            TypeError: `recipient` is not a `Did`.
         """
         body = _encode_body(
             bytes(identity.did),
@@ -186,7 +197,7 @@ class SignedEnvelope:
     ) -> Self:
         """Make an envelope that claims to be from `sender` and proves nothing.
 
-        Takes and raises what `sign()` does.
+        All other arguments, their ranges and the errors are as in `sign()`.
         """
         body = _encode_body(
             _key_of(sender, "sender"),
@@ -202,11 +213,11 @@ class SignedEnvelope:
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Self:
-        """Read one envelope, v1 or v2, that fills `data` exactly; nothing is verified.
+        """Decode one envelope, v1 or v2, that fills `data` exactly, without verifying it.
 
         Raises:
-            EnvelopeError: too short, another magic, an unknown priority or payload
-                type, or a proof that cannot be one.
+            EnvelopeError: `data` is too short, begins with another magic, has an unknown
+                priority or payload type, or its proof is malformed.
         """
         raw = bytes(data)
         if is_v2(raw):
@@ -215,10 +226,10 @@ class SignedEnvelope:
 
     @classmethod
     def decode_v1(cls, raw: bytes) -> Self:
-        """Read one envelope as v1 frames carry it, whatever version it names.
+        """Decode one envelope as v1 frames carry it, whatever version its header names.
 
         Raises:
-            EnvelopeError: as `decode()`.
+            EnvelopeError: for the same causes as in `decode()`.
         """
         check_header(raw, ENVELOPE_OVERHEAD)
         return cls(raw[:-SIGNATURE_SIZE], raw[-SIGNATURE_SIZE:])
@@ -237,19 +248,22 @@ class SignedEnvelope:
         return cls(raw[:-size], BatchProof(index, count, raw[-SIGNATURE_SIZE:], path=path))
 
     def encode(self) -> bytes:
-        """The whole envelope as bytes, verifiable alone: `decode(e.encode()) == e`."""
+        """Encode the whole envelope so that it can be verified alone.
+
+        `decode(e.encode()) == e` holds for every envelope `e`.
+        """
         proof = self._proof
         return self._body + (proof if isinstance(proof, bytes) else proof.encode())
 
     def verify(self) -> None:
         """Prove that `sender` signed exactly this header and payload.
 
-        The same for an envelope with a signature of its own and for one out of a
-        batch. The check is strict, see `signedwire.identity.verify_digest`.
-        Thread-safe; releases the GIL for most of its 45 µs.
+        The check serves v1 envelopes, with their own signature, and v2 envelopes from a
+        batch. The check is strict, see `signedwire.identity.verify_digest`. Any thread may
+        call this; the GIL is released for most of the 45 µs.
 
         Raises:
-            SignatureError: it is unsigned, or the signature does not fit.
+            SignatureError: the envelope is unsigned, or the signature does not fit.
         """
         sender, proof = self._body[SENDER], self._proof
         if proof == UNSIGNED:
@@ -270,22 +284,22 @@ class SignedEnvelope:
 
     @property
     def digest(self) -> bytes:
-        """BLAKE3 of header and payload, 32 bytes: what the signature covers."""
+        """BLAKE3 of header and payload, 32 bytes: the v1 signature covers it."""
         return leaf_of(self._body)
 
     @property
     def is_signed(self) -> bool:
-        """Whether a signature is present. It may still be wrong: see `verify()`."""
+        """Whether a signature is present. Only `verify()` tells whether it is right."""
         return self.signature != UNSIGNED
 
     @property
     def proof(self) -> bytes | BatchProof:
-        """A v1 signature of 64 bytes, or the place in a signed batch."""
+        """The v1 signature, 64 bytes, or the position in a signed batch."""
         return self._proof
 
     @property
     def body(self) -> bytes:
-        """Header and payload: the bytes that the signature covers."""
+        """Header and payload, as the sender signed them."""
         return self._body
 
     @property
@@ -295,12 +309,12 @@ class SignedEnvelope:
 
     @property
     def message_id(self) -> bytes:
-        """16 bytes that the sender chose. Not globally unique."""
+        """The message id: 16 bytes chosen by the sender, not globally unique."""
         return message_id_of(self._body)
 
     @property
     def sequence_number(self) -> int:
-        """Counts the sender's envelopes, from 1."""
+        """Number of the envelope among those of its sender, from 1; in v2, within its lane."""
         return sequence_of(self._body)
 
     @property
@@ -323,17 +337,17 @@ class SignedEnvelope:
 
     @property
     def timestamp_us(self) -> int:
-        """When the sender says it made the envelope, in microseconds since 1970."""
+        """When the envelope was made, by the sender's clock: Unix time, microseconds."""
         return timestamp_of(self._body)
 
     @property
     def priority(self) -> Priority:
-        """The lane the sender chose."""
+        """The lane, as chosen by the sender."""
         return Priority(self._body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
-        """What the sender says the payload is."""
+        """The type of the payload, as declared by the sender."""
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
@@ -342,30 +356,30 @@ class SignedEnvelope:
 
     @property
     def payload(self) -> bytes:
-        """The bytes inside."""
+        """The payload: the bytes behind the header."""
         return self._body[self._header_size :]
 
     @property
     def payload_size(self) -> int:
-        """How many bytes are inside."""
+        """Size of the payload in bytes."""
         return len(self._body) - (self._header_size)
 
     @property
     def signature(self) -> bytes:
-        """64 bytes: of this envelope, or of its batch; zeros when unsigned."""
+        """The signature of the envelope or of its batch, 64 bytes; zeros if unsigned."""
         proof = self._proof
         return proof if isinstance(proof, bytes) else proof.signature
 
     @property
     def epoch(self) -> int | None:
-        """Which state of its sender numbered it; `None` in v1, which has no epochs."""
+        """The sender's epoch, within which sequence numbers count; `None` in v1."""
         if isinstance(self._proof, bytes):
             return None
         return epoch_of(self._body)
 
     @property
     def expires_at_us(self) -> int | None:
-        """The instant after which it must not be delivered: Unix time, µs; `None`: never."""
+        """The deadline of delivery: Unix time, microseconds; `None`: no deadline."""
         if isinstance(self._proof, bytes):
             return None
         return expiry_of(self._body)
@@ -434,17 +448,17 @@ def _encode_body(
 
 
 def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, list[bytes]]:
-    """Sign 1 to 256 bodies at once: (root, signature, leaves)."""
+    """Sign 1 to 256 bodies at once, and return (root, signature, leaves)."""
     leaves = leaves_of(bodies)
     root = batch_root(bytes(identity.did), leaves)
     return root, identity._sign_labelled(Label.BATCH, root), leaves
 
 
 def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[bytes, list[bytes]]:
-    """Check the signature of `sender` over a whole batch: (root, leaves).
+    """Check the signature of `sender` over a whole batch, and return (root, leaves).
 
     Raises:
-        SignatureError: it does not fit; none of the batch may be believed.
+        SignatureError: the signature does not fit; no envelope of the batch is proven.
     """
     leaves = leaves_of(bodies)
     root = batch_root(sender, leaves)

@@ -1,10 +1,10 @@
-"""Proof of delivery: an envelope together with its recipient's signed word about it.
+"""Proof of delivery: an envelope together with its recipient's signed statement about it.
 
     "SWPROOF1" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
 
-The statement is that of a RECEIPT frame (docs/protocol.md). Whoever has these
+The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
-that the recipient accepted or handled it. Neither of them is needed for it.
+that the recipient accepted or handled it. The check needs neither of the two.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SIZE: Final = struct.Struct("<I")
 
 
 def encode_evidence(body: bytes, batch: SentBatch, index: int, receipt: bytes) -> bytes:
-    """The proof for the envelope `body`, the `index`th of `batch`.
+    """Encode the proof for the envelope `body`, which is at `index` (from 0) in `batch`.
 
-    `receipt` is statement and signature, as they came.
+    `receipt` is the statement with its signature, as the recipient sent them.
     """
     proof = BatchProof(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
     envelope = SignedEnvelope(body, proof).encode()
@@ -45,29 +45,30 @@ def encode_evidence(body: bytes, batch: SentBatch, index: int, receipt: bytes) -
 
 @dataclass(frozen=True, slots=True)
 class ProvenDelivery:
-    """What a proof proves."""
+    """The facts that a verified proof of delivery establishes."""
 
     envelope: SignedEnvelope
-    """What was sent, by whom and to whom."""
+    """The delivered envelope, with its sender and its recipient."""
     is_handled: bool
-    """Whether the recipient's application said that it was done with it."""
+    """Whether the recipient's application acknowledged it, beyond accepting it."""
     at_us: int
-    """When, by the recipient's clock: Unix time, microseconds."""
+    """When the recipient accepted or handled it, by its clock: Unix time, microseconds."""
 
 
 def verify_receipt(data: bytes) -> ProvenDelivery:
-    """Check a proof of delivery, offline. Any thread; needs neither node nor network.
+    """Check a proof of delivery, without a node or a network. Any thread may call this.
 
     Args:
-        data: What `Receipt.proof()` gave.
+        data: The bytes that `Receipt.proof()` returned.
 
     Returns:
-        What it proves: the envelope, and whether and when it was accepted or handled.
+        The envelope, and whether and when the recipient accepted or handled it.
 
     Raises:
         TypeError: `data` is not bytes.
-        EnvelopeError: the bytes are no proof.
-        SignatureError: sender or recipient did not sign what it says.
+        EnvelopeError: `data` is not a proof of delivery.
+        SignatureError: the sender did not sign the envelope, or the recipient did not
+            sign a receipt for it.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a proof of delivery is bytes, not {type(data).__name__}")
@@ -83,7 +84,8 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     """Check an envelope and its recipient's statement and signature about it.
 
     Raises:
-        EnvelopeError, SignatureError: as `verify_receipt()`.
+        EnvelopeError: `receipt` is malformed.
+        SignatureError: for the same causes as in `verify_receipt()`.
     """
     try:
         receipts = decode(RECEIPT, receipt)

@@ -1,24 +1,25 @@
-"""The evidence log: accepted envelopes in a file in which every record holds the one before.
+"""The evidence log: accepted envelopes in a file, chained by hashes.
 
     header    "SWCHAIN1" ‖ owner ‖ u64 started_at_us ‖ previous log's head ‖ hash
     record    u32 size ‖ u8 wire ‖ u64 accepted_at_us ‖ envelope ‖ hash
     record    …
 
-Numbers are little-endian. `size` is that of the envelope, `wire` says by which wire it
-came: 2, and it has its path and stands alone, or 1, and it has a signature of its
-own. The bytes of an envelope do not say it: v1 peers may name any version. The hashes:
+Numbers are little-endian. `size` is the size of the envelope in bytes. `wire` is 2 for
+an envelope that arrived by v2: it has its path and stands alone. `wire` is 1 for an
+envelope that arrived by v1: it has its own signature. The version in the header cannot
+serve for that, because v1 peers may name any version. The hashes:
 
     header    BLAKE3("signedwire/evidence-header/1\\0" ‖ header without its hash)
     record    BLAKE3("signedwire/evidence-record/1\\0" ‖ hash before ‖ record without its hash)
 
-The last hash is the **head**: it stands for everything before it. A changed byte,
-a record that was removed, inserted or moved breaks the chain at that place. Who
-cuts off the end, or writes all hashes anew, leaves a sound chain, and is found by
-whoever wrote down a head before: no record of the file has that hash then.
+The last hash is the **head**: it covers everything before it. A changed byte, or a
+record that was removed, inserted or moved, breaks the chain at that place. A file
+whose end was cut off, or whose hashes were all recomputed, still has a sound chain.
+An auditor who wrote down an earlier head detects that: no record has that hash then.
 
-`Chain` writes, `LogReader` reads the chain alone, `LogChecker` reads it and proves
-every envelope. They take bytes and give bytes; who has the file is `delivery`. They
-hold no more than `large.WHOLE` bytes of one record and what they are given at once.
+`Chain` writes a log. `LogReader` checks the chain alone; `LogChecker` also proves
+every envelope. They take and return bytes; `delivery` reads and writes the file. They
+hold at most `large.WHOLE` bytes of one record and the bytes of the present call.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ __all__ = [
 MAGIC: Final = b"SWCHAIN1"
 HASH_SIZE: Final = 32
 NO_HEAD: Final = bytes(HASH_SIZE)
-"""In place of the previous log's head: there was none."""
+"""The previous log's head in a log that continues no other."""
 
 _HEADER: Final = struct.Struct("<8s32sQ32s")
 HEADER_SIZE: Final = _HEADER.size + HASH_SIZE
@@ -66,30 +67,30 @@ _PREFIX: Final = struct.Struct("<IBQ")
 _V1: Final = 1
 _V2: Final = 2
 RECORD_OVERHEAD: Final = _PREFIX.size + HASH_SIZE
-"""Bytes of a record beside its envelope."""
+"""Bytes of a record without its envelope."""
 
 _HEADER_LABEL: Final = b"signedwire/evidence-header/1\0"
 _RECORD_LABEL: Final = b"signedwire/evidence-record/1\0"
 
 
 class LogHeader(NamedTuple):
-    """How a log begins."""
+    """The header of a log."""
 
     owner: bytes
-    """The DID of the node that accepted what is in it."""
+    """The DID of the node that accepted the envelopes of the log."""
     started_at_us: int
-    """When, by its clock: Unix time, microseconds."""
+    """When the log was started, by the owner's clock: Unix time, microseconds."""
     previous: bytes = NO_HEAD
-    """The head of the log that this one continues; zeros: it continues none."""
+    """The head of the log that this one continues; zeros if there is none."""
 
     def encode(self) -> bytes:
-        """As it is in the file, hash included."""
+        """Encode the header for the file, with its hash."""
         raw = _HEADER.pack(MAGIC, *self)
         return raw + blake3(_HEADER_LABEL + raw).digest()
 
     @classmethod
     def decode(cls, data: bytes) -> LogHeader:
-        """Read what a log begins with.
+        """Decode the header at the start of `data`.
 
         Raises:
             EnvelopeError: `data` does not begin with a header, or its hash does not fit.
@@ -105,46 +106,46 @@ class LogHeader(NamedTuple):
 
 
 class LogRecord(NamedTuple):
-    """One accepted envelope in its place."""
+    """One accepted envelope with its position in the log."""
 
     number: int
-    """From 1."""
+    """Number of the record in the log, from 1."""
     offset: int
-    """Where its bytes begin in the file."""
+    """Offset of the record's first byte in the file."""
     wire: int
-    """By which it came: 1 or 2."""
+    """The wire protocol by which the envelope arrived: 1 or 2."""
     accepted_at_us: int
-    """When, by the clock of the owner: Unix time, microseconds."""
+    """When the owner accepted the envelope, by its clock: Unix time, microseconds."""
     envelope: bytes
-    """As it stands alone; of a large one, its header. Of a record that is bad: what stands
-    where it should be."""
+    """The encoded envelope; only the header of one over `large.WHOLE` bytes. In a bad
+    record: the bytes at the place of the envelope."""
     hash: bytes
-    """What the chain goes on with: the head, as long as this is the last."""
+    """The hash of the record; the head of the log while no record follows."""
     large: EnvelopeStream | None = None
-    """An envelope of more than `large.WHOLE` bytes, which is not held."""
+    """The checked stream of an envelope over `large.WHOLE` bytes, else `None`."""
 
     @property
     def size(self) -> int:
-        """Bytes of the envelope."""
+        """Size of the envelope in bytes."""
         return len(self.envelope) if self.large is None else self.large.size
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """Where a log stops being one, and why."""
+    """The first record of a log that is not valid, and why."""
 
     number: int
-    """Of the record, from 1; 0: the header."""
+    """Number of the record, from 1; 0 is the header."""
     offset: int
-    """Where its bytes begin in the file."""
+    """Offset of the record's first byte in the file."""
     problem: str
-    """What is wrong, in words."""
+    """The cause, as text for people."""
     is_incomplete: bool = False
-    """Whether the file ends inside of it, as after a crash in the middle of a write."""
+    """Whether the file ends inside the record, as after a crash during a write."""
 
 
 class _LargeRecord:
-    """A record that is read piece by piece, behind its first 13 bytes."""
+    """A large record whose bytes behind its prefix of 13 bytes are read piece by piece."""
 
     def __init__(self, head: bytes, prefix: bytes) -> None:
         self.size, self.wire, self.accepted_at_us = _PREFIX.unpack(prefix)
@@ -156,21 +157,21 @@ class _LargeRecord:
 
     @property
     def has_come(self) -> int:
-        """How many of its bytes there are."""
+        """Number of bytes of the record that have been read."""
         return _PREFIX.size + self.envelope.size + len(self.hash)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has been read."""
+        """Whether the record has been read to its end."""
         return len(self.hash) == HASH_SIZE
 
     @property
     def is_sound(self) -> bool:
-        """Whether its hash fits."""
+        """Whether the hash of the record fits."""
         return self._hasher.digest() == self.hash
 
     def receive_data(self, data: bytes) -> bytes:
-        """Take its next bytes; returns what is behind it."""
+        """Take the next bytes of the record; return those behind its end."""
         part = data[: self.size - self.envelope.size]
         self._hasher.update(part)
         self.envelope.receive_data(part)
@@ -181,7 +182,7 @@ class _LargeRecord:
         return b""
 
     def record(self, number: int, offset: int) -> LogRecord:
-        """What was read, in its place."""
+        """Return the record that was read, with its position in the log."""
         return LogRecord(
             number,
             offset,
@@ -198,14 +199,16 @@ def _link(before: bytes, content: bytes) -> bytes:
 
 
 def name_of(envelope_or_body: bytes) -> bytes:
-    """What tells a v2 envelope from every other: its header, which has its parties and number."""
+    """Return the unique name of a v2 envelope: its header, with both DIDs and its number."""
     return envelope_or_body[:V2_HEADER_SIZE]
 
 
 def first_record(data: bytes) -> LogRecord | None:
-    """The record at the start of `data`, where a log was cut at its front; `None`: there is none.
+    """Decode the record at the start of `data`, for a log that was cut off at its front.
 
-    Its envelope is proven; which record was before it only its hash tells: see `follows()`.
+    Returns:
+        The record, with its envelope verified; `None` if `data` begins with none. Only
+        `follows()` tells which record was before it.
     """
     if len(data) < _PREFIX.size:
         return None
@@ -223,17 +226,17 @@ def first_record(data: bytes) -> LogRecord | None:
 
 
 def follows(record: LogRecord, before: bytes) -> bool:
-    """Whether the record was written behind the one whose hash is `before`."""
+    """Whether `record` directly follows the record whose hash is `before`."""
     prefix = _PREFIX.pack(record.size, record.wire, record.accepted_at_us)
     return _link(before, prefix + record.envelope) == record.hash
 
 
 class Chain:
-    """The end of a log that is being written: makes the next record.
+    """The end of a log that is being written; encodes the next record.
 
     Args:
-        head: The hash that it goes on from: of the header, or of the last record.
-        count: How many records there are.
+        head: The hash of the last record, or of the header if there is no record.
+        count: Number of records in the log, from 0.
     """
 
     __slots__ = ("_groups", "_leaves", "count", "head")
@@ -245,7 +248,7 @@ class Chain:
         self._groups: list[bytes] = []
 
     def record(self, accepted_at_us: int, envelope: SignedEnvelope) -> bytes:
-        """The bytes of the next record; the chain goes on behind it."""
+        """Encode the next record and make its hash the head."""
         alone = self._alone(envelope)
         wire = _V1 if isinstance(envelope.proof, bytes) else _V2
         content = _PREFIX.pack(len(alone), wire, accepted_at_us) + alone
@@ -257,8 +260,8 @@ class Chain:
         proof = envelope.proof
         if isinstance(proof, bytes) or proof.leaves is None or proof.count <= GROUP_SIZE:
             return envelope.encode()
-        # Those of a batch come one behind the other, and each path has the hashes of
-        # the other groups: computed once for all of them.
+        # The envelopes of a batch follow each other, and each path holds the hashes of
+        # the other groups: so these are computed once per batch.
         leaves = proof.leaves
         if leaves is not self._leaves:
             self._leaves, self._groups = leaves, group_hashes(leaves)
@@ -268,20 +271,20 @@ class Chain:
 
 
 class LogReader:
-    """Reads the chain of a log: whole records whose hashes fit, up to the first bad one."""
+    """Reads the chain of a log up to the first bad record. Envelopes are not verified."""
 
     def __init__(self) -> None:
         self.header: LogHeader | None = None
         self.head = NO_HEAD
         """The hash of the last sound record, or of the header."""
         self.count = 0
-        """Sound records."""
+        """Number of sound records so far."""
         self.offset = 0
-        """Where the last of them ends."""
+        """Offset of the end of the last sound record."""
         self.error: BadRecord | None = None
-        """The first bad record; nothing behind it is looked at."""
+        """The first bad record; nothing behind it is read."""
         self.bad: LogRecord | None = None
-        """It, where it is whole but for its hash."""
+        """The first bad record, if it is complete and only its hash does not fit."""
         self._rest = bytearray()
         self._needed = HEADER_SIZE
         self._large: _LargeRecord | None = None
@@ -398,37 +401,37 @@ class LogReader:
 
 
 class CheckedRecord(NamedTuple):
-    """A record whose place and whose envelope are proven."""
+    """A record whose position in the chain and whose envelope have been verified."""
 
     record: LogRecord
     envelope: SignedEnvelope
 
 
 class LogChecker:
-    """Reads a log as `LogReader`, and proves that each envelope was sent to its owner.
+    """Reads a log like `LogReader`, and verifies that each envelope was sent to its owner.
 
     Args:
-        head: A hash that was written down before; `has_head` tells whether it is found.
+        head: A head that was written down earlier; `has_head` tells whether it was found.
     """
 
     def __init__(self, head: bytes | None = None) -> None:
         self.reader = LogReader()
         self.error: BadRecord | None = None
-        """The first bad record; nothing behind it is looked at."""
+        """The first bad record; nothing behind it is read."""
         self.count = 0
-        """Records that are proven."""
+        """Number of verified records so far."""
         self.head = NO_HEAD
         """The hash of the last of them, or of the header."""
         self.head_at: int | None = None
         """The number of the record that has the hash `head`; 0: the header has it."""
         self._wanted = head
-        # (sender, root) and signature of batches that were verified: those of a batch
-        # follow each other, of several senders in turns.
+        # (sender, root, signature) of verified batches. The envelopes of a batch follow
+        # each other; batches of several senders may alternate.
         self._good: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=64)
 
     @property
     def has_head(self) -> bool:
-        """Whether the wanted head was found, or none is wanted."""
+        """Whether the given head was found, or none was given."""
         return self._wanted is None or self.head_at is not None
 
     def receive_data(self, data: bytes) -> list[CheckedRecord]:
@@ -468,7 +471,7 @@ class LogChecker:
         reader = self.reader
         self.error = reader.error
         if reader.bad is not None:
-            # The envelope has a signature of its own, which tells two cases apart.
+            # The signature of the envelope tells a changed envelope from a broken chain.
             try:
                 self._prove(reader.bad)
             except (EnvelopeError, SignatureError) as error:

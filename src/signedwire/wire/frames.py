@@ -1,10 +1,10 @@
 """v1 frames: `u32 big-endian length ‖ envelope`.
 
-A length of zero or over the limit is a broken or hostile peer: the connection
-is closed. A frame of legal length with senseless content is the peer's mistake
-alone: it is skipped and the connection stays up. v1 limits are far under 2^24,
-so the first byte of a v1 connection is always zero; any other first byte (0x16
-is TLS) is another protocol, and is refused at that byte.
+A length of zero or over the limit comes from a broken or hostile peer, so the
+connection is closed. A frame of legal length with malformed content is skipped,
+and the connection stays open. Limits of v1 are far below 2^24, so the first byte of
+a v1 connection is always zero. Any other first byte belongs to another protocol
+(0x16 is TLS), and the decoder refuses the stream at that byte.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _LENGTH: Final = struct.Struct(">I")
 
 
 def encode_frame(body: bytes) -> bytes:
-    """`body` behind its length."""
+    """Return `body` behind its length prefix."""
     return _LENGTH.pack(len(body)) + body
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames; holds at most one unfinished frame.
+    """Splits a byte stream into frames; holds at most one unfinished frame.
 
-    Feed it with `receive_data()`. After a protocol error, `error` is set, the
+    `receive_data()` takes the bytes. After a protocol error, `error` is set, the
     frames before it have been returned, and all further bytes are ignored.
 
     Args:
@@ -41,17 +41,17 @@ class FrameDecoder:
     def __init__(self, max_frame_size: int) -> None:
         self._max_frame_size = max_frame_size
         self._buffer = bytearray()
-        self._needed = LENGTH_SIZE  # below which no frame can be whole
+        self._needed = LENGTH_SIZE  # with fewer bytes, no frame can be complete
         self._is_fresh = True
         self.error: RemoteProtocolError | None = None
 
     @property
     def has_partial_frame(self) -> bool:
-        """Whether the peer owes the rest of a frame."""
+        """Whether the peer must still send the rest of a frame."""
         return bool(self._buffer)
 
     def receive_data(self, data: bytes) -> list[bytes]:
-        """Take bytes as they came and return the frames that are now whole, in order."""
+        """Take the next bytes and return the bodies of the frames they complete, in order."""
         if self.error is not None or not data:
             return []
         if self._is_fresh:
@@ -63,7 +63,7 @@ class FrameDecoder:
                 return []
         if self._buffer:
             self._buffer += data
-            if len(self._buffer) < self._needed:  # in drops: looked at when it is whole
+            if len(self._buffer) < self._needed:  # small pieces: parse only a whole frame
                 return []
             data = bytes(self._buffer)
             self._buffer.clear()  # before the frames are copied out of `data`
@@ -89,7 +89,7 @@ class FrameDecoder:
         return frames
 
     def receive_eof(self) -> None:
-        """The stream has ended; inside a frame that is an error."""
+        """Note the end of the stream; sets `error` if it is inside a frame."""
         if self.error is None and self._buffer:
             self._fail(Reason.TRUNCATED, f"the stream ended {len(self._buffer)} bytes into a frame")
 

@@ -1,4 +1,4 @@
-"""The header of an envelope: this module alone knows where its fields lie.
+"""The header of an envelope. Only this module contains the layout of its fields.
 
     0    magic             u32 LE, the bytes 49 4E 4D 4F
     4    version           u32 LE; live v1 peers write 7, any value is read
@@ -17,8 +17,8 @@ A v2 envelope has version 8, and two fields more:
     114  expires_at_us     u64 LE, Unix time; 0: never
     122                    here its payload begins
 
-A *body* is header and payload. A field is read from it where it is asked for: one byte or
-a slice by its place (`body[PRIORITY]`, `body[SENDER]`), a number by a function.
+A *body* is header and payload. Callers read a byte or a slice of it by its position
+(`body[PRIORITY]`, `body[SENDER]`), and a number with a function of this module.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ V2_HEADER_SIZE: Final = 122
 SENDER: Final = slice(32, 64)
 RECIPIENT: Final = slice(64, 96)
 PARTIES: Final = slice(32, 96)
-"""Sender and recipient."""
+"""Sender and recipient together."""
 PRIORITY: Final = 104
 PAYLOAD_TYPE: Final = 105
 
@@ -88,7 +88,7 @@ _EXPIRY: Final = 114
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
 V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
-"""How every v2 envelope begins."""
+"""The first 8 bytes of every v2 envelope."""
 
 _U64: Final = struct.Struct("<Q")
 _V1: Final = struct.Struct("<II16sQ32s32sQBB")
@@ -96,8 +96,8 @@ _V1_ID: Final = struct.Struct("<QQ")
 _V2: Final = struct.Struct("<8sQQQ90s")
 _V2_COMMON: Final = struct.Struct("<64sQBBQQ")
 unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQ").unpack_from
-"""(`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0) of a v2 body:
-in one step, for the loop over what arrives."""
+"""Reads (`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0) of a v2
+body in one call, for the loop over received envelopes."""
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -109,45 +109,46 @@ def is_v2(body: bytes) -> bool:
 
 
 def version_of(body: bytes) -> int:
-    """The sender's wire version."""
+    """Return the wire version that the header names."""
     return int.from_bytes(body[_VERSION], "little")
 
 
 def message_id_of(body: bytes) -> bytes:
-    """16 bytes that the sender chose."""
+    """Return the message id: 16 bytes chosen by the sender."""
     return body[_MESSAGE_ID]
 
 
 def message_number_of(body: bytes) -> int:
-    """The first half of a message id as nodes of this package write it."""
+    """Return the first half of the message id, in which nodes of this package put a number."""
     return int(_U64.unpack_from(body, _MESSAGE_NUMBER)[0])
 
 
 def sequence_of(body: bytes) -> int:
-    """The place of a message among those of its sender, in v2 within its lane."""
+    """Return the sequence number of a message of its sender, in v2 within its lane."""
     return int(_U64.unpack_from(body, _SEQUENCE)[0])
 
 
 def timestamp_of(body: bytes) -> int:
-    """When the sender says it made the message: Unix time, microseconds."""
+    """Return when the message was made, by the sender's clock: Unix time, microseconds."""
     return int(_U64.unpack_from(body, _TIMESTAMP)[0])
 
 
 def epoch_of(body: bytes) -> int:
-    """Which state of its sender numbered it. Of a v2 body."""
+    """Return the sender's epoch from a v2 body."""
     return int(_U64.unpack_from(body, _EPOCH)[0])
 
 
 def expiry_of(body: bytes) -> int | None:
-    """The deadline: Unix time, microseconds; `None`: never. Of a v2 body."""
+    """Return the deadline from a v2 body: Unix time, microseconds; `None`: no deadline."""
     return int(_U64.unpack_from(body, _EXPIRY)[0]) or None
 
 
 def check_header(raw: bytes, min_size: int) -> None:
-    """Check what v1 and v2 headers have in common.
+    """Check the fields that v1 and v2 headers have in common.
 
     Raises:
-        EnvelopeError: too short, another magic, or an unknown priority or type.
+        EnvelopeError: `raw` has fewer than `min_size` bytes, begins with another magic,
+            or has an unknown priority or payload type.
     """
     if len(raw) < min_size:
         raise EnvelopeError(f"not an envelope: {len(raw)} bytes, the smallest has {min_size}")
@@ -172,10 +173,10 @@ def encode_v1_header(
     payload_type: int,
     message_id: bytes | None,
 ) -> bytes:
-    """A v1 header; the caller answers for the ranges.
+    """Encode a v1 header. The caller has checked the ranges.
 
-    `parties` are sender and recipient; `message_id` None: sequence and timestamp, as live
-    v1 peers write it.
+    `parties` are sender and recipient, 64 bytes. Without a `message_id`, sequence and
+    timestamp take its place, as live v1 peers write it.
     """
     return _V1.pack(
         MAGIC,
@@ -201,9 +202,9 @@ def encode_v2_body(
     epoch: int,
     expires_at_us: int,
 ) -> bytes:
-    """Header and payload of a v2 envelope; the caller answers for the ranges.
+    """Encode header and payload of a v2 envelope. The caller has checked the ranges.
 
-    `parties` are sender and recipient.
+    `parties` are sender and recipient, 64 bytes.
     """
     common = encode_v2_common(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
     return complete_v2_body(common, payload, message_number, sequence_number, timestamp_us)
@@ -217,22 +218,22 @@ def encode_v2_common(
     epoch: int,
     expires_at_us: int,
 ) -> bytes:
-    """The end of the header, the same for all that is sent together to one recipient."""
+    """Encode the end of a v2 header, which all messages of one `send_many()` call share."""
     return _V2_COMMON.pack(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
 
 
 def complete_v2_body(
     common: bytes, payload: bytes, message_number: int, sequence_number: int, timestamp_us: int
 ) -> bytes:
-    """Header and payload; for every message, so it packs as little as it can."""
+    """Complete `common` to a body. Called per message, so it packs only what differs."""
     return _V2.pack(V2_START, message_number, timestamp_us, sequence_number, common) + payload
 
 
 def with_epoch(body: bytes, epoch: int) -> bytes:
-    """The same v2 body under another epoch of its sender."""
+    """Return a copy of a v2 body with another epoch."""
     return body[:_EPOCH] + _U64.pack(epoch) + body[_EPOCH + _U64.size :]
 
 
 def with_expiry(body: bytes, expires_at_us: int) -> bytes:
-    """The same v2 body with another deadline."""
+    """Return a copy of a v2 body with another deadline (Unix time, microseconds; 0: none)."""
     return body[:_EXPIRY] + _U64.pack(expires_at_us) + body[_EXPIRY + _U64.size :]

@@ -1,7 +1,7 @@
-"""How much a peer may cost without bringing anything: a leaky bucket, without a clock.
+"""A limit on frames that carry nothing new: a leaky bucket, without a clock.
 
-Frames that carry no new message and no answer cost the peer a few bytes and this node
-some microseconds. A few are part of the protocol; a flood of them is not.
+A frame with no new message and no expected answer costs the peer a few bytes and this
+node some microseconds. The protocol needs a few of them; a flood of them is an attack.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _MAX_LEVEL: Final = 10_000
 _LEAK_PER_SECOND: Final = 1000
 _COSTLY_LEVEL: Final = 64
 ANSWERS_PER_MESSAGE: Final = 3
-"""A message that was sent may be accepted or refused, then handled, and its credit granted."""
+"""Answers to one sent message: accepted or refused, then handled, then a credit grant."""
 
 
 class IdleMeter:
-    """Counts, in units of about one PING, what a peer sends that brings nothing.
+    """Counts frames of a peer that carry nothing new, in units of about one PING.
 
     Args:
-        repeats: Messages that the peer may send again without cost: after a broken link
-            it repeats what it has no receipt for, at most the credit that it had.
-        now: The present instant, in seconds, of a clock that only goes forward.
+        repeats: Number of messages that the peer may send again without cost. After a
+            broken link it repeats unreceipted messages, at most as many as its credit.
+        now: The present instant, in seconds, of a monotonic clock.
     """
 
     __slots__ = ("_answers", "_at", "_level", "_repeats")
@@ -36,27 +36,27 @@ class IdleMeter:
 
     @property
     def is_costly(self) -> bool:
-        """Whether the peer has lately cost more than it brought."""
+        """Whether the level of the bucket is over 64 units."""
         return self._level > _COSTLY_LEVEL
 
     def add(self, cost: int, now: float) -> bool:
-        """Count `cost` units; `False` when the peer has cost too much."""
+        """Add `cost` units; return `False` when the level is over 10,000 units."""
         elapsed, self._at = now - self._at, now
         self._level = max(0.0, self._level - elapsed * _LEAK_PER_SECOND) + cost
         return self._level <= _MAX_LEVEL
 
     def expect_answers(self, messages: int) -> None:
-        """So many messages were sent: the peer may answer each of them."""
+        """Note that `messages` were sent; the peer may answer each of them without cost."""
         self._answers += messages * ANSWERS_PER_MESSAGE
 
     def cost_of_answers(self, count: int) -> int:
-        """The cost of `count` answers in one frame: none, where messages were sent for them."""
+        """Return the cost of `count` answers in one frame; an expected answer costs 0."""
         paid = min(count, self._answers)
         self._answers -= paid
         return (count - paid + 15) // 16
 
     def cost_of_repeats(self, count: int) -> int:
-        """The cost of `count` messages that are not new."""
+        """Return the cost of `count` repeated messages, after those that are free."""
         paid = min(count, self._repeats)
         self._repeats -= paid
         return count - paid

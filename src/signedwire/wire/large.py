@@ -1,7 +1,7 @@
-"""Checks envelopes and proofs of any size in little memory: they are read piece by piece.
+"""Checks envelopes and proofs of any size in little memory, by reading them in pieces.
 
-Of an envelope that is larger than `WHOLE`, header, proof and hash are kept, which is all that
-its signature needs; its payload is hashed and dropped.
+Of an envelope larger than `WHOLE`, only header, proof and hash are kept, which suffices to
+verify its signature. The payload is hashed and dropped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
 
 WHOLE: Final = 2 * 1024 * 1024
-"""Bytes: a larger envelope is not held by what only checks it."""
+"""Largest envelope that a check holds whole, in bytes."""
 MAX_ENVELOPE: Final = 2**28 + 2**16
-"""Bytes: the largest payload that can be configured, with header and path."""
+"""Size of the largest payload that can be configured, with header and path, in bytes."""
 
 _MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + BatchProof.MIN_SIZE
-"""Bytes: the longest path, with place and signature."""
+"""Size of the longest path, with index, count and signature, in bytes."""
 _SIZE: Final = struct.Struct("<I")
 _MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
 
@@ -35,7 +35,7 @@ _MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
 class LargeEnvelope(SignedEnvelope):
     """Header, hash and proof of an envelope whose payload was not kept.
 
-    `verify()` and the fields of the header are as usual; `payload` is empty, and
+    `verify()` and the fields of the header work as usual. `payload` is empty, and
     `encode()` raises `EnvelopeError`.
     """
 
@@ -55,11 +55,11 @@ class LargeEnvelope(SignedEnvelope):
 
     @property
     def payload_size(self) -> int:
-        """Bytes of the payload that was read."""
+        """Size of the payload that was read, in bytes."""
         return self._payload_size
 
     def encode(self) -> NoReturn:
-        """Raise `EnvelopeError`: the payload is not here."""
+        """Raise `EnvelopeError`, because the payload was not kept."""
         raise EnvelopeError(f"an envelope of {self._payload_size} bytes was checked, and not kept")
 
 
@@ -67,8 +67,8 @@ class EnvelopeStream:
     """Reads one envelope that stands alone, piece by piece.
 
     Args:
-        decode: `SignedEnvelope.decode`, or `decode_v1` where the bytes came by v1.
-        whole: Bytes; of an envelope that has more, the payload is not kept.
+        decode: `SignedEnvelope.decode`, or `decode_v1` for bytes that arrived by v1.
+        whole: Largest envelope that is kept whole, in bytes.
     """
 
     def __init__(
@@ -78,22 +78,22 @@ class EnvelopeStream:
         whole: int = WHOLE,
     ) -> None:
         self.size = 0
-        """Bytes so far."""
+        """Number of bytes read so far."""
         self._decode = decode
-        # Below that, the header and the longest end would be the same bytes in part.
+        # With a lower limit, the header and the longest end could overlap.
         self._whole = max(whole, V2_HEADER_SIZE + _MAX_END)
-        self._held = bytearray()  # all of it; of a large one, its end
+        self._held = bytearray()  # the whole envelope; of a large one, its end
         self._header = b""
         self._hasher: blake3 | None = None
 
     @property
     def is_too_long(self) -> bool:
-        """Whether no envelope has so many bytes."""
+        """Whether more bytes were read than any envelope has."""
         return self.size > MAX_ENVELOPE
 
     @property
     def start(self) -> bytes:
-        """The first bytes, as many as the longest header has or fewer."""
+        """The first bytes of the envelope, at most as many as a v2 header has."""
         return self._header or bytes(self._held[:V2_HEADER_SIZE])
 
     def receive_data(self, data: bytes | memoryview) -> None:
@@ -111,14 +111,14 @@ class EnvelopeStream:
             del self._held[:more]
 
     def envelope(self) -> SignedEnvelope:
-        """What was read; a `LargeEnvelope` where it has more than `whole` bytes.
+        """Return the envelope; a `LargeEnvelope` if it has more than `whole` bytes.
 
         Raises:
-            EnvelopeError: it is no envelope.
+            EnvelopeError: the bytes that were read are not an envelope.
         """
         if self._hasher is None:
             return self._decode(bytes(self._held))
-        # Its beginning and its end say all but the hash.
+        # The first and the last bytes hold everything but the hash.
         proof = self._decode(self._header + bytes(self._held)).proof
         if isinstance(proof, bytes):
             header, end = self._header[:V1_HEADER_SIZE], SIGNATURE_SIZE
@@ -130,7 +130,11 @@ class EnvelopeStream:
 
 
 class ProofStream:
-    """Reads one proof of delivery, piece by piece; `whole` as for `EnvelopeStream`."""
+    """Reads one proof of delivery, piece by piece.
+
+    Args:
+        whole: Largest envelope that is kept whole, in bytes.
+    """
 
     def __init__(self, *, whole: int = WHOLE) -> None:
         self._start = bytearray()
@@ -140,7 +144,7 @@ class ProofStream:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether no proof has so many bytes, or an envelope as large as it claims."""
+        """Whether the envelope or the receipt is larger than any valid one."""
         return self._left + self._envelope.size > MAX_ENVELOPE or len(self._receipt) > _MAX_RECEIPT
 
     def receive_data(self, data: bytes | memoryview) -> None:
@@ -156,14 +160,15 @@ class ProofStream:
         part = view[: self._left]
         self._left -= len(part)
         self._envelope.receive_data(part)
-        # One byte too many is enough to see that it is no receipt.
+        # One byte over the maximum is enough to detect that it is no receipt.
         self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
 
     def delivery(self) -> ProvenDelivery:
-        """What the proof proves; see `LargeEnvelope` for one of many bytes.
+        """Verify the proof and return its facts, with a `LargeEnvelope` if over `whole` bytes.
 
         Raises:
-            EnvelopeError, SignatureError: as `verify_receipt()`.
+            EnvelopeError: the bytes that were read are not a proof of delivery.
+            SignatureError: for the same causes as in `verify_receipt()`.
         """
         if len(self._start) < len(MAGIC) + _SIZE.size or not self._start.startswith(MAGIC):
             raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")

@@ -3,10 +3,10 @@
     value     = DID (32) ‖ expires_at_us (u64 LE) ‖ signature (64)
     signature = Ed25519 by the DID over "signedwire/tls-leaf/1\\0" ‖ DID ‖ expires_at_us ‖ SPKI
 
-SPKI is the certificate's SubjectPublicKeyInfo in DER. Whoever holds the TLS key
-thus speaks for the DID until the proof expires, and a proof copied into another
-certificate proves nothing. The dates of the certificate itself mean nothing:
-peers' clocks are wrong, so only the signed expiry counts, with an allowance.
+SPKI is the certificate's SubjectPublicKeyInfo in DER. The holder of the TLS key can
+act for the DID until the proof expires. A proof copied into another certificate
+proves nothing. The dates of the certificate itself are ignored: peers' clocks are
+wrong, so only the signed expiry counts, with an allowance.
 """
 
 from __future__ import annotations
@@ -24,24 +24,31 @@ LEAF_EXTENSION_OID: Final = "2.25.153408508520077977456744266825057003057"
 """The UUID 7369676e-6564-7769-7265-2f6c65616631 (ITU-T X.667), "signedwire/leaf1" in ASCII."""
 
 CLOCK_ALLOWANCE_US: Final = 24 * 3600 * 1_000_000
-"""How far a peer's clock may be behind ours, µs."""
+"""Allowed difference between two clocks: a proof is accepted this long after its expiry, µs."""
 
 _PROOF: Final = struct.Struct("<32sQ64s")
 _EXPIRY: Final = struct.Struct("<Q")
 
 
 def make_leaf_proof(identity: Identity, spki: bytes, expires_at_us: int) -> bytes:
-    """The extension's value: `identity` lets the TLS key `spki` speak for it."""
+    """Make the value of the extension: `identity` authorizes the TLS key `spki`.
+
+    Args:
+        identity: The key of the DID.
+        spki: The SubjectPublicKeyInfo of the TLS key, in DER.
+        expires_at_us: Unix time, microseconds.
+    """
     did = bytes(identity.did)
     expiry = _EXPIRY.pack(expires_at_us)
     return did + expiry + identity._sign_labelled(Label.TLS_LEAF, did + expiry + spki)
 
 
 def check_leaf_proof(value: bytes, spki: bytes, now_us: int) -> Did:
-    """The DID that `value` proves for the TLS key `spki`.
+    """Return the DID that `value` proves for the TLS key `spki`.
 
     Raises:
-        ProofError: it proves none.
+        ProofError: the value is malformed, names no usable DID, is not signed by that
+            DID for this key, or has expired.
     """
     if len(value) != _PROOF.size:
         raise ProofError(f"the certificate's proof has {len(value)} bytes, not {_PROOF.size}")

@@ -1,9 +1,9 @@
 """The frames of a v2 link: `u32 BE length ‖ u8 type ‖ body`.
 
-The length counts type and body. Every body has a fixed layout, integers
-little-endian; docs/protocol.md is the normative text. A type whose high bit is
-set may be skipped by who does not know it; any other unknown type closes the
-link. `decode()` checks everything that can be checked without knowing the peer.
+The length counts type and body. Every body has a fixed layout with little-endian
+integers; docs/protocol.md is the normative text. A receiver skips an unknown type
+whose high bit is set; any other unknown type closes the link. `decode()` checks
+everything that needs no state of the link.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ MAX_RECEIPT_HASHES: Final = 1024
 MAX_REFUSALS: Final = 1024
 MAX_CLOSE_REASON: Final = 256
 MAX_EPOCH: Final = 2**63 - 1
-"""Whoever is told of an epoch of its own has to count on from there."""
+"""Largest legal epoch. A node that receives its own epoch continues to count from there."""
 FRAME_MARGIN: Final = 64 * 1024 + 1024
-"""A frame must be able to be this much larger than a payload: then every batch fits."""
+"""Minimum difference between the limits of frame and payload, in bytes: every batch fits."""
 
 HELLO: Final = 0x01
 ENVELOPES: Final = 0x02
@@ -68,24 +68,24 @@ _CLOSE: Final = struct.Struct("<HH")
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first frame each way. The link is up when it has arrived."""
+    """The first frame in each direction. The link is open when it has arrived."""
 
     min_version: int
     max_version: int
     epoch: int
-    """Of the sender's state: its sequence numbers count within it."""
+    """The epoch of the sender of the HELLO, within which its sequence numbers count."""
     features: int
-    """Bits of what the sender can do; none are defined yet, and unknown ones are ignored."""
+    """Feature bits of the sender; none are defined yet, and unknown bits are ignored."""
     max_frame_size: int
-    """The largest frame that the sender takes, type and body."""
+    """The largest frame that the sender accepts, type and body, in bytes."""
     max_payload_size: int
-    """The largest payload that it takes."""
+    """The largest payload that the sender accepts, in bytes."""
     credit: Allowance
-    """What it may be sent at first."""
+    """The first grant: how much the other side may send before a CREDIT frame."""
     known_epoch: int
-    """The latest epoch of the other side that it knows; 0: none."""
+    """The latest epoch of the other side that the sender has stored; 0: none."""
     marks: tuple[int, int, int, int]
-    """For that epoch, the highest sequence it accepted in each lane; 0: none."""
+    """The highest sequence accepted in each lane within `known_epoch`; 0: none."""
 
     def encode(self) -> bytes:
         """The whole frame."""
@@ -105,11 +105,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Envelopes:
-    """A signed batch."""
+    """A signed batch of envelopes."""
 
     signature: bytes
     bodies: list[bytes]
-    """Header and payload of each, 1 to 256."""
+    """Header and payload of each envelope, 1 to 256 of them."""
 
     def encode(self) -> bytes:
         """The whole frame."""
@@ -130,21 +130,22 @@ _RECEIPT_KINDS: Final = frozenset({ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Signed: what was accepted or handled.
+    """Signed receipts for batches or envelopes.
 
     The recipient signs `Label.RECEIPT ‖ recipient ‖ sender ‖ statement`.
     """
 
     kind: int
-    """1: whole batches, by root, are accepted. 2: envelopes, by leaf, are. 3: handled."""
+    """1: batches accepted, by root. 2: envelopes accepted, by leaf. 3: envelopes handled,
+    by leaf."""
     at_us: int
-    """When, by the recipient's clock."""
+    """When they were accepted or handled, by the recipient's clock: Unix time, µs."""
     hashes: tuple[bytes, ...]
     signature: bytes = b""
 
     @property
     def statement(self) -> bytes:
-        """The part of the body that is signed, beside the two DIDs."""
+        """The part of the body that is signed, together with the two DIDs."""
         return _RECEIPT.pack(self.kind, self.at_us, len(self.hashes)) + b"".join(self.hashes)
 
     def encode(self) -> bytes:
@@ -154,7 +155,7 @@ class Receipts:
 
 
 class Refusal(NamedTuple):
-    """One envelope that is not accepted, and why."""
+    """One envelope that the recipient does not accept, and the reason."""
 
     lane: int
     sequence: int
@@ -163,7 +164,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """What will not be accepted, however often it is sent."""
+    """Envelopes that the recipient will not accept, however often they are sent."""
 
     refusals: tuple[Refusal, ...]
 
@@ -178,7 +179,7 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The allowance has grown to this. It never shrinks."""
+    """The new total that the other side may send. A total never shrinks."""
 
     allowance: Allowance
 
@@ -189,7 +190,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Answer with a PONG of the same number."""
+    """A request for a PONG with the same number."""
 
     number: int
 
@@ -211,7 +212,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The last frame: why the link ends."""
+    """The last frame: the reason why the link ends."""
 
     code: int
     reason: str
@@ -249,14 +250,15 @@ REASON_CODES: Final = {
     Reason.DUPLICATE: 9,
 }
 REASONS: Final = {code: reason for reason, code in REASON_CODES.items()}
-"""The reasons by their codes."""
+"""Maps each code to its reason."""
 
 
 def decode(frame_type: int, body: bytes) -> Frame | None:
-    """Read one body; `None` for a type that may be skipped.
+    """Decode the body of one frame; return `None` for an unknown type to skip.
 
     Raises:
-        RemoteProtocolError: an unknown type, or a body that cannot be one of its type.
+        RemoteProtocolError: the type is unknown and may not be skipped, or the body is
+            malformed.
     """
     reader = _READERS.get(frame_type)
     if reader is None:
@@ -270,7 +272,7 @@ def decode(frame_type: int, body: bytes) -> Frame | None:
 
 
 def _read_hello(body: bytes) -> Hello:
-    # What a later version adds behind it is for those who know it.
+    # A later version may add fields behind these; this version ignores them.
     fields: tuple[Any, ...] = _HELLO.unpack_from(body)
     lowest, highest, epoch, features, max_frame, max_payload, *numbers = fields
     hello = Hello(
@@ -342,7 +344,7 @@ def _read_close(body: bytes) -> Close:
     text = body[_CLOSE.size :]
     if len(text) != length or length > MAX_CLOSE_REASON:
         raise _error(f"a CLOSE of {len(body)} bytes")
-    # It is shown to people: nothing in it may move their cursor.
+    # The text is shown on terminals, so control characters are replaced.
     reason = "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))
     return Close(code, reason)
 
@@ -360,13 +362,13 @@ _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
 
 
 class LinkFrameDecoder:
-    """Cuts a stream into (type, body); holds at most one unfinished frame.
+    """Splits a stream into (type, body); holds at most one unfinished frame.
 
-    `put()` takes bytes as they came, `next_frame()` gives the frames one by one, so that
-    whoever drives it can stop between two of them.
+    `put()` takes the bytes of the stream. `next_frame()` returns the frames one by one,
+    so that the driver can stop between two of them.
 
-    `max_frame_size` may be raised once the peer is known: it holds from the next
-    frame on, also where that one has come along with the frame that made it known.
+    `max_frame_size` may be raised after the HELLO. The new limit applies from the next
+    frame on, even if that frame arrived together with the HELLO.
     """
 
     __slots__ = ("_data", "_needed", "_position", "_rest", "max_frame_size")
@@ -376,9 +378,9 @@ class LinkFrameDecoder:
         self._data = b""
         self._position = 0
         self._rest = bytearray()
-        """The beginning of a frame that is not whole."""
+        """The beginning of an incomplete frame."""
         self._needed = _LENGTH.size
-        """Bytes of `_rest` below which the frame cannot be whole."""
+        """Size of `_rest` below which the frame cannot be complete, in bytes."""
 
     @property
     def has_partial_frame(self) -> bool:
@@ -387,14 +389,14 @@ class LinkFrameDecoder:
 
     @property
     def has_unread(self) -> bool:
-        """Whether `next_frame()` was not yet asked for all that was put in."""
+        """Whether bytes were put in that `next_frame()` has not yet read."""
         return self._position < len(self._data)
 
     def put(self, data: bytes) -> None:
-        """Take bytes as they came."""
+        """Take the next bytes of the stream."""
         if self._rest:
             self._rest += data
-            if len(self._rest) < self._needed:  # in drops: looked at when it is whole
+            if len(self._rest) < self._needed:  # small pieces: parse only a whole frame
                 return
             data, self._rest = bytes(self._rest), bytearray()
         elif self._position < len(self._data):
@@ -402,11 +404,11 @@ class LinkFrameDecoder:
         self._data, self._position = data, 0
 
     def next_frame(self) -> tuple[int, bytes] | None:
-        """The next whole frame, or `None` where the stream has none yet.
+        """Return the next complete frame, or `None` if there is none yet.
 
         Raises:
-            RemoteProtocolError: a frame without a type, or over the limit. The frames
-                before it were given, however the stream was cut.
+            RemoteProtocolError: a frame has no type, or is over the limit. All frames
+                before it have been returned, however the stream was split.
         """
         data, position = self._data, self._position
         end = len(data)
@@ -427,7 +429,7 @@ class LinkFrameDecoder:
         return None
 
     def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes; yield all frames that are now whole. To be walked to its end."""
+        """Take bytes and yield all complete frames. Iterate to the end."""
         self.put(data)
         while (frame := self.next_frame()) is not None:
             yield frame

@@ -2,23 +2,26 @@
 
     opening ──HELLO──→ open ──CLOSE, an error or silence──→ closed
 
-One `Session` stands at each end of a channel whose other end has proven its DID
-already (`wire.leaf`, over TLS). Both send HELLO at once. Then envelopes, receipts
-and refusals go both ways, within the credit that the other side granted.
+One `Session` is at each end of a channel whose other end has already proven its DID
+(`wire.leaf`, over TLS). Both ends send HELLO at once. Then envelopes, receipts and
+refusals go both ways, within the credit that the other side granted.
 
 The driver calls
 
-    receive_data(data, now), receive_eof(now)   what the channel gave
-    send_batch(…), send_receipts(…), grant(…)   what the delivery above wants
-    handle_timeout(now)                         when next_timeout() has come
+    receive_data(data, now), receive_eof(now)   for input of the channel
+    send_batch(…), send_receipts(…), grant(…)   for the delivery above
+    handle_timeout(now)                         when next_timeout() is due
 
-and after each of them takes `next_event()` until `None` and `data_to_send()`.
-Nothing here does I/O or reads a clock. After the session has closed, every call
-is harmless and does nothing; `room()` is zero then, so that nobody sends a batch.
+After each call it calls `next_event()` until that returns `None`, and `data_to_send()`.
+Nothing here does I/O or reads a clock. After the session has closed, every call does
+nothing. `room()` is zero then, so that the driver sends no batch.
 
-Invariants: what is received never exceeds what was granted, or the session
-closes; no event of an envelope comes before its signature was verified; frames
-that carry no envelopes are sent before those that do; CLOSE is the last frame.
+Invariants:
+
+- A peer that sends more than it was granted has its session closed.
+- No event of an envelope comes before the session has verified its signature.
+- Frames without envelopes are sent before frames with envelopes.
+- CLOSE is the last frame.
 """
 
 from __future__ import annotations
@@ -78,35 +81,35 @@ __all__ = [
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _STALL: Final = 1.0
-"""When a timer is later than this, in seconds, it was our own loop that stood still; and
-what the peer has then to be heard, since its bytes may still wait in the socket."""
+"""A timer that is later than this, in seconds, means that our own event loop stalled. The
+peer gets this much more time then, because its bytes may still wait in the socket."""
 _NOTHING: Final = Allowance(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
-"""What it costs to verify a signature, in PINGs."""
+"""The cost of verifying a signature, in PINGs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionLimits:
-    """What one end asks of the other, and how long it waits. Durations are seconds."""
+    """Timeouts in seconds and sizes in bytes that one end of a link applies to its peer."""
 
     hello_timeout: float | None = 10.0
-    """From the start to the other side's HELLO, absolute."""
+    """Limit from the start of the session to the peer's HELLO; `None`: no limit."""
     frame_timeout: float | None = 30.0
-    """From the first byte of a frame to its last, absolute."""
+    """Limit from the first byte of a frame to its last; `None`: no limit."""
     ping_interval: float = 5.0
-    """Ask after this long without a byte."""
+    """Time without a received byte after which a PING is sent."""
     dead_timeout: float = 15.0
-    """Give the peer up after this long without a byte."""
+    """Time without a received byte after which the link is closed."""
     max_payload_size: int = 1024 * 1024
-    """The largest payload that is taken, bytes."""
+    """The largest payload that is accepted."""
     max_frame_size: int = 1024 * 1024 + frames.FRAME_MARGIN
-    """The largest frame that is taken, bytes."""
+    """The largest frame that is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentBatch:
-    """A batch on its way: what a receipt will name, and what proves its envelopes."""
+    """A sent batch: its root or leaves are named by receipts, all of it by a proof."""
 
     root: bytes
     leaves: list[bytes]
@@ -114,7 +117,7 @@ class SentBatch:
 
 
 class State(enum.Enum):
-    """See the picture above."""
+    """The states of a session; see the diagram at the top of this module."""
 
     OPENING = enum.auto()
     OPEN = enum.auto()
@@ -122,15 +125,16 @@ class State(enum.Enum):
 
 
 class Session:
-    """One end of a link. See the module's text for how to drive it.
+    """One end of a link. The text of the module lists the calls and their order.
 
     Args:
-        identity: Ours.
+        identity: The key of this end.
         peer: The DID that the channel has proven.
-        hello: What we say of ourselves; its credit is the first grant.
-        now: The present instant, of a clock that only goes forward, in seconds.
-        is_expected: Whether receipts name anything that waits for them. Only those are
-            verified; the others are counted.
+        hello: Our HELLO; its credit is the first grant.
+        limits: The timeouts and sizes that apply to the peer.
+        now: The present instant, of a monotonic clock, in seconds.
+        is_expected: Whether receipts name anything that waits for them. Only such
+            receipts are verified; all others are counted as idle frames.
     """
 
     def __init__(
@@ -145,7 +149,7 @@ class Session:
         self.peer = peer
         self.state = State.OPENING
         self.round_trip: float | None = None
-        """Smoothed, in seconds; `None` until measured."""
+        """Smoothed round-trip time in seconds; `None` until measured."""
         self.their_hello: Hello | None = None
         self._identity = identity
         self._is_expected = is_expected
@@ -156,7 +160,7 @@ class Session:
         self._events: deque[Event] = deque()
         self._control: list[bytes] = [hello.encode()]
         self._data: list[bytes] = []
-        # Ours, until it is taken: what came whole before the fault is answered before it.
+        # Our CLOSE until it is sent: answers to frames before the fault go out before it.
         self._goodbye = b""
         self._granted = hello.credit
         self._advertised = hello.credit
@@ -180,27 +184,27 @@ class Session:
     # -- in ---------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take bytes that came out of the channel, and handle every frame in them."""
+        """Take bytes from the channel, and handle every frame in them."""
         self.put_data(data, now)
         while self.handle_frame(now):
             pass
 
     def put_data(self, data: bytes, now: float) -> None:
-        """Take bytes that came out of the channel; `handle_frame()` handles what is in them."""
+        """Take bytes from the channel; `handle_frame()` then handles their frames."""
         if self.state is not State.CLOSED:
             self._last_inbound_at = now
             self._decoder.put(data)
 
     @property
     def has_frames(self) -> bool:
-        """Whether `handle_frame()` may find more in what was put in."""
+        """Whether `handle_frame()` may find a further frame in the bytes put in."""
         return self.state is not State.CLOSED and self._decoder.has_unread
 
     def handle_frame(self, now: float, fine: float | None = None) -> bool:
-        """Handle one frame of what was put in; `False` where no whole one is left.
+        """Handle one frame of the bytes put in; return `False` if no complete frame is left.
 
-        `fine` is the present instant by a clock of finer steps, for the round trip alone:
-        the clocks of some loops go by milliseconds.
+        `fine` is the present instant of a clock with a finer resolution. Only the
+        round-trip time uses it, because some event loops' clocks step by milliseconds.
         """
         if self.state is State.CLOSED:
             return False
@@ -225,7 +229,10 @@ class Session:
         return not self.is_closed
 
     def count_idle(self, cost: int, now: float) -> None:
-        """The peer has sent what brings nothing, at a cost of so many PINGs: not without end."""
+        """Count frames that carry nothing new; close the session if there are too many.
+
+        `cost` is in PINGs; `now` is the present instant in seconds.
+        """
         if cost and not self.is_closed and not self._idle.add(cost, now):
             self._end(
                 frames.CLOSE_PROTOCOL_ERROR,
@@ -234,14 +241,14 @@ class Session:
             )
 
     def count_repeats(self, messages: int, *, is_all: bool, now: float) -> None:
-        """Messages of a batch were not new; `is_all`: none of it was."""
+        """Count `messages` of a batch that were not new; `is_all`: no message was new."""
         cost = self._idle.cost_of_repeats(messages)
         if cost:
             self.count_idle(cost + (_SIGNATURE_COST if is_all else 0), now)
 
     @property
     def is_costly(self) -> bool:
-        """Whether the peer has lately cost more than it brought."""
+        """Whether the peer has lately sent many frames that carry nothing new."""
         return self._idle.is_costly
 
     def receive_eof(self, now: float) -> None:
@@ -253,13 +260,13 @@ class Session:
             )
 
     def next_event(self) -> Event | None:
-        """The oldest thing that has happened and was not taken yet."""
+        """Return the oldest pending event, or `None`."""
         return self._events.popleft() if self._events else None
 
     # -- out --------------------------------------------------------------------------
 
     def data_to_send(self) -> bytes:
-        """All that is to be written now; empty when nothing is."""
+        """Return the bytes to write now and forget them; empty if there are none."""
         if not self._control and not self._data and not self._goodbye:
             return b""
         data = b"".join((*self._control, *self._data, self._goodbye))
@@ -268,11 +275,11 @@ class Session:
 
     @property
     def _can_answer(self) -> bool:
-        """Whether the peer would still read an answer: our CLOSE has not gone."""
+        """Whether the peer would still read an answer: our CLOSE has not been sent."""
         return self.state is State.OPEN or (bool(self._goodbye) and self.their_hello is not None)
 
     def room(self) -> Allowance:
-        """How much more the peer takes now; nothing before its HELLO and after the end."""
+        """Return the remaining credit; zero before the peer's HELLO and after the end."""
         if self.state is not State.OPEN:
             return _NOTHING
         return self._allowed.minus(self._sent)
@@ -280,7 +287,7 @@ class Session:
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
         """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
 
-        The caller has asked `room()`, and it holds them.
+        The caller has checked that `room()` covers them.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
@@ -293,7 +300,13 @@ class Session:
         return SentBatch(root, leaves, signature)
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
-        """Sign and queue what was accepted or handled."""
+        """Sign and queue receipts.
+
+        Args:
+            kind: What happened; see `Receipts.kind`.
+            hashes: The roots or leaves that the receipts name; any number.
+            at_us: When it happened: Unix time, microseconds.
+        """
         if not self._can_answer:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
@@ -305,7 +318,7 @@ class Session:
             self._control.append(Receipts(kind, at_us, part, signature).encode())
 
     def send_refusals(self, refusals: list[Refusal]) -> None:
-        """Queue what will not be accepted."""
+        """Queue refusals, any number of them."""
         if not self._can_answer:
             return
         for start in range(0, len(refusals), frames.MAX_REFUSALS):
@@ -314,15 +327,21 @@ class Session:
 
     @property
     def outstanding(self) -> Allowance:
-        """What was granted, told or not, and has not come."""
+        """Credit that was granted, advertised or not, and has not been used."""
         return self._granted.minus(self._received)
 
     def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
-        """The application has taken this much: the peer may send as much again.
+        """Grant the peer more credit, because the application has taken messages.
 
-        Told to the peer when a quarter of the first grant has come together, and at
-        once where it may lack the credit for one more message of the largest size:
-        else both could wait for ever, it for credit and we for a message.
+        The session sends CREDIT when the new credit reaches a quarter of the first
+        grant. It sends CREDIT at once if the peer may lack credit for one message of the
+        largest size. Otherwise both ends could wait for ever: the peer for credit and
+        this end for a message.
+
+        Args:
+            messages: Number of messages that the application has taken.
+            size: Their size in bytes.
+            is_critical: Whether they were in the Critical lane, which has its own credit.
         """
         if self.state is State.CLOSED:
             return
@@ -342,10 +361,10 @@ class Session:
                 return
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye; the driver writes what is to be sent, then closes the channel.
+        """Queue CLOSE; the driver then writes `data_to_send()` and closes the channel.
 
-        What has come and was not looked at is dropped: it is not to be believed, or
-        comes again over another link.
+        Pending events are dropped. Their envelopes have no receipt, so the peer sends
+        them again over another link.
         """
         if self.state is not State.CLOSED:
             self._events.clear()
@@ -354,7 +373,7 @@ class Session:
     # -- time -------------------------------------------------------------------------
 
     def next_timeout(self) -> float | None:
-        """When `handle_timeout()` is to be called; `None`: not at all."""
+        """Return the instant at which to call `handle_timeout()`; `None`: never."""
         if self.state is State.CLOSED:
             return None
         due = []
@@ -371,7 +390,10 @@ class Session:
         return min(due, default=None)
 
     def handle_timeout(self, now: float, fine: float | None = None) -> None:
-        """The instant of `next_timeout()` has come, or is past; `fine`: see `receive_data()`."""
+        """Act on the timeouts that are due; does nothing before `next_timeout()`.
+
+        `fine` is the instant of a finer clock, as in `handle_frame()`.
+        """
         self._fine = now if fine is None else fine
         due = self.next_timeout()
         if due is None or now < due:
@@ -379,7 +401,7 @@ class Session:
         limits = self._limits
         late = now - due
         if late > _STALL and self.state is State.OPEN:
-            # What the peer sent meanwhile waits in the socket: look there first.
+            # Bytes that the peer sent during the stall wait in the socket: read them first.
             self._events.append(StallNoticed(late))
             self._last_inbound_at += late + _STALL
             if self._partial_since is not None:
@@ -464,7 +486,7 @@ class Session:
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
         if not self._is_expected(receipts):
-            # Nothing waits for it, so nothing is believed and no signature is verified.
+            # Nothing waits for this receipt: ignore it, and save the signature check.
             self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
             return
         text = self._them + self._us + receipts.statement
@@ -494,7 +516,7 @@ class Session:
 
     def _handle_pong(self, pong: Pong, now: float) -> None:
         if self._ping_sent_at is None or pong.number != self._ping_number:
-            return  # late, and answered already by other bytes
+            return  # late: other bytes have already shown that the peer is alive
         sample = self._fine - self._ping_sent_at
         self._ping_sent_at = None
         # RFC 6298, 2.3: a gain of 1/8.
@@ -505,20 +527,21 @@ class Session:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
 
     def _end(self, code: int, cause: str, reason: Reason) -> None:
-        """Close because of what the peer did or did not do."""
+        """Close because of a fault of the peer."""
         self._close(Closed(code, cause, is_by_peer=False, reason=reason))
 
     def _close(self, closed: Closed) -> None:
         self.state = State.CLOSED
-        # Envelopes that were queued would follow the CLOSE: nobody would read them.
+        # Queued envelopes would follow the CLOSE, where the peer ignores them.
         self._data = []
         if not closed.is_by_peer:
             self._goodbye = Close(closed.code, closed.cause).encode()
         self._events.append(closed)
 
 
-# Of the class, not of each session: one that held its own methods would be freed by the
-# garbage collector alone, and links that come and go would make that stand still for 30 ms.
+# A table of the class, not of each session. A session that held its own bound methods would
+# be a reference cycle, which only the garbage collector frees. Under many short links, the
+# collector stopped the process for 30 ms.
 _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Hello: Session._handle_hello,
     Envelopes: Session._handle_envelopes,

@@ -1,4 +1,4 @@
-"""What a session tells its driver."""
+"""Events that a session returns to its driver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 CLOSE_UNSAID: Final = -1
-"""In place of a close code: the channel ended, and nobody had said why."""
+"""Stands for a close code if the channel ended without a CLOSE from either end."""
 _ORDERLY: Final = frozenset(
     {
         frames.CLOSE_DONE,
@@ -44,10 +44,10 @@ class HelloReceived:
 
 @dataclass(frozen=True, slots=True)
 class BatchReceived:
-    """Envelopes whose signature fits arrived."""
+    """A batch of envelopes with a valid signature has arrived."""
 
     bodies: list[bytes]
-    """Header and payload of each."""
+    """Header and payload of each envelope."""
     root: bytes
     leaves: list[bytes]
     signature: bytes
@@ -55,33 +55,33 @@ class BatchReceived:
 
 @dataclass(frozen=True, slots=True)
 class BatchFailed:
-    """Envelopes arrived whose signature does not fit. None of them may be believed."""
+    """A batch with an invalid signature has arrived. None of its envelopes is proven."""
 
     bodies: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptsReceived:
-    """The peer has signed that it accepted or handled what is named."""
+    """Valid receipts for batches or envelopes have arrived."""
 
     receipts: Receipts
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalsReceived:
-    """The peer will not accept these."""
+    """The peer has refused envelopes."""
 
     refusals: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CreditReceived:
-    """More may be sent."""
+    """The peer has granted more credit."""
 
 
 @dataclass(frozen=True, slots=True)
 class StallNoticed:
-    """Our own loop stood still; the peer is not blamed for it."""
+    """Our own event loop stalled, so the peer's timeouts were extended."""
 
     seconds: float
 
@@ -93,15 +93,15 @@ class Closed:
     code: int
     """A close code of `wire.link_frames`."""
     cause: str
-    """In words."""
+    """The cause, as text for people."""
     is_by_peer: bool
-    """Whether the peer said so, rather than we."""
+    """Whether the peer closed the session, rather than this end."""
     reason: Reason | None = None
-    """What it is counted as; `None`: it is no fault of the peer."""
+    """The reason under which the close is counted; `None`: the peer made no fault."""
 
     @property
     def is_orderly(self) -> bool:
-        """Whether it says nothing against what was on its way."""
+        """Whether the close is part of normal operation, not a fault or a failure."""
         return self.code in _ORDERLY
 
 

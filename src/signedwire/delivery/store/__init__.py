@@ -1,14 +1,14 @@
-"""What a node must not forget, on a disk or in memory.
+"""The durable state of a node, on a disk or in memory.
 
     Store                     the interface, one for both kinds
       │  numbers, limits      Ledger: counts and marks, never the rows
       ▼
-    Writer / Inline           one transaction for all that waits; tells after it
+    Writer / Inline           one transaction for all waiting operations, then callbacks
       ▼
     Work ─→ Tables            each operation on the rows: SqliteTables, MemoryTables
 
-`store` has the promises, `commits` who keeps them in which thread, `schema` the
-file and how it is opened. `records` are what goes in and comes out.
+`store` lists the guarantees. `commits` has the threads and transactions, `schema` the
+file and how it is opened, `records` the types that go in and come out.
 """
 
 from signedwire.delivery.store.commits import Call

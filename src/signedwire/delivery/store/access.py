@@ -1,4 +1,4 @@
-"""The access list in a store: which DIDs the node was told to turn away, kept over restarts."""
+"""The access list in a store: the denied and allowed DIDs, kept over restarts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _KEY_SIZE = 32
 
 
 class AccessRules:
-    """What `Store.access` keeps: DIDs as their 32 bytes. Any thread.
+    """The stored access list, as `Store.access`. Each DID is given as its 32 bytes.
 
-    Each change returns at once and is on the disk with the next commit. Each raises
-    StoreFailedError or ClosedError where the store takes nothing more, and ValueError for a
-    key that is not 32 bytes, with which the store could not be opened again.
+    Each change returns at once and is on the disk with the next commit. Any thread may call.
+
+    Raises:
+        StoreFailedError, ClosedError: the store takes nothing more.
+        ValueError: a key is not 32 bytes; a file with such a key could not be opened again.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
@@ -28,20 +30,20 @@ class AccessRules:
         self._executor = executor
         rules = work.ledger.rules
         self.denied = frozenset(rules[AccessRule.DENY])
-        """Who was denied when the store was opened."""
+        """The DIDs that were denied when the store was opened."""
         self.allowed = frozenset(rules[AccessRule.ALLOW]) if rules[AccessRule.ONLY] else None
-        """The allow list as it was then; `None`: there was none."""
+        """The allow list when the store was opened; `None`: there was none."""
 
     def deny(self, keys: Iterable[bytes]) -> None:
-        """Keep that these are denied."""
+        """Store that these DIDs are denied."""
         self._submit(partial(self._work.tables.add_rules, AccessRule.DENY, _sound(keys)))
 
     def undeny(self, keys: Iterable[bytes]) -> None:
-        """Keep that these are denied no more."""
+        """Store that these DIDs are no longer denied."""
         self._submit(partial(self._work.tables.remove_rules, AccessRule.DENY, _sound(keys)))
 
     def allow_only(self, keys: Iterable[bytes] | None) -> None:
-        """Keep an allow list in place of the one before; `None`: there is none."""
+        """Store an allow list in place of the previous one; `None` removes it."""
         known = None if keys is None else _sound(keys)
         self._submit(partial(self._replace, known))
 

@@ -1,9 +1,9 @@
-"""How the file of a store begins: an empty file is a new store only while it is being made.
+"""Tells a new, unfinished store file from one whose content was lost.
 
-    x.db-unfinished    empty; there from before `x.db` is made until it is whole
+    x.db-unfinished    an empty marker file, made before `x.db`, removed when that is complete
 
-A first start that is killed leaves an empty file, and the mark beside it, and the next
-start begins again. An empty file without the mark has lost what was in it: denials, the
+A first start that is killed leaves an empty file with the marker beside it, and the next
+start begins again. An empty file without the marker has lost its content: denials, the
 marks against duplicates, and messages. Such a file is refused.
 """
 
@@ -19,16 +19,16 @@ __all__ = ["begin", "check_begun", "finish", "mark_of"]
 
 
 def mark_of(path: str) -> str:
-    """The path of the mark: beside the file that links lead to."""
+    """Return the path of the marker, beside the file to which symbolic links lead."""
     return f"{os.path.realpath(path)}-unfinished"
 
 
 def begin(path: str) -> None:
-    """Make the mark, before the file itself is made.
+    """Make the marker, before the store file itself is made.
 
     Raises:
-        StoreOpenError: another file is in its place.
-        OSError: it cannot be made.
+        StoreOpenError: another file is in the place of the marker.
+        OSError: the marker cannot be made.
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(mark_of(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -37,17 +37,17 @@ def begin(path: str) -> None:
 
 
 def finish(path: str) -> None:
-    """Remove the mark, where there is one: the file is whole, or was not made."""
+    """Remove the marker, if there is one: the file is complete, or was not made."""
     if _is_there(path):
-        with contextlib.suppress(OSError):  # beside a whole file it does no harm
+        with contextlib.suppress(OSError):  # beside a complete file the marker does no harm
             os.unlink(mark_of(path))
 
 
 def check_begun(path: str, *, is_empty: bool) -> None:
-    """Refuse a file that is empty although nobody was making it.
+    """Refuse an empty file that has no marker.
 
     Raises:
-        StoreCorruptError: it is.
+        StoreCorruptError: the file is empty and has no marker.
     """
     if is_empty and not _is_there(path):
         raise StoreCorruptError(
@@ -59,7 +59,7 @@ def check_begun(path: str, *, is_empty: bool) -> None:
 
 
 def _is_there(path: str) -> bool:
-    # Only an empty file is ours: never is anything removed that somebody has written.
+    # Only an empty regular file is the marker: a file with content is never removed.
     try:
         found = os.lstat(mark_of(path))
     except OSError:

@@ -1,4 +1,4 @@
-"""What a store does when the wall clock is set: deadlines in seconds go with it."""
+"""Moves the deadlines given in seconds when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from signedwire.errors import SignedWireError, StoreError
 __all__ = ["ClockSteps"]
 
 _LEAST: Final = 0.01
-"""Seconds that the wall clock is moved by before rows are."""
+"""Minimum step of the wall clock, in seconds, for which rows are moved."""
 
 
 class ClockSteps:
-    """Looks whether the wall clock was set, and has the rows moved. Under the store's lock."""
+    """Detects steps of the wall clock and submits the move of the rows.
+
+    The caller holds the store's lock.
+    """
 
     def __init__(self, work: Work, executor: Executor) -> None:
         self._work = work
@@ -27,11 +30,11 @@ class ClockSteps:
         self._moving = 0
         self.on_moved: Callable[[int], None] = lambda _: None
         self.origin_us = round(self._watch.origin * 1e6)
-        """Of the rows as they were when `on_moved` was called last: see `deadlines`."""
+        """Clock origin that the rows had at the last call of `on_moved`; see `deadlines`."""
         work.begin_clock(self.origin_us)
 
     def look(self) -> bool:
-        """Move deadlines if the clock was set; whether any move is still to be told."""
+        """Move deadlines if the clock was set; return whether a move is still uncommitted."""
         moved = self._watch.look()
         if moved and self._executor.failure is None:
             by_us = round(moved * 5e5) * 2  # even: see `deadlines`
@@ -41,7 +44,7 @@ class ClockSteps:
             self._moving += 1
             try:
                 self._executor.submit(operation)
-            except SignedWireError:  # it takes nothing more
+            except SignedWireError:  # the store takes nothing more
                 self._moving -= 1
             else:
                 self._executor.kick()

@@ -1,16 +1,16 @@
-"""Who carries out the operations of a store, and tells their callers.
+"""Group commit: runs the operations of a store and calls their callbacks.
 
-    submit ─→ queue ─→ one transaction for all that waits ─→ commit ─→ tell
+    submit ─→ queue ─→ one transaction for all waiting operations ─→ commit ─→ callbacks
 
-`Writer` does it in a thread of its own, which alone touches the file. While one
-commit runs, what is submitted waits; all of it becomes the next transaction. So
-a lone operation is committed at once, with no timer, and a thousand share one
-sync of the disk. `Inline` does each operation in the call that submits it.
+`Writer` runs them in its own thread, the only one that touches the file. Operations that
+are submitted during a commit wait, and all of them become the next transaction. So a
+lone operation is committed at once, without a timer, and a thousand share one sync of
+the disk. `Inline` runs each operation in the call that submits it.
 
-An operation is told after its commit, in the order of submission, and all those
-of a commit by one call of `Call`: an event loop is woken once for it, not once
-for each. A commit that fails is told to everybody whose operation was in it or
-behind it, and is the last: see `StoreFailedError`.
+Callbacks run after the commit, in the order of submission. All callbacks of a commit
+share one call of `Call`, so that an event loop is woken only once. If a commit fails,
+every operation in it or behind it fails too, and no further commit is tried: see
+`StoreFailedError`.
 """
 
 from __future__ import annotations
@@ -32,76 +32,81 @@ from signedwire.resources import start_thread
 __all__ = ["Call", "Engine", "Executor", "Inline", "Operation", "Writer"]
 
 Call: TypeAlias = Callable[[Callable[[], None]], object]
-"""Has a function called where callers want to be told: `loop.call_soon_threadsafe`, say."""
+"""Schedules a function where callbacks are to run, such as `loop.call_soon_threadsafe`."""
 
 _MAX_WEIGHT: Final = 16_384
-"""Rows in one transaction, about: more would make its callers wait for no gain."""
+"""Approximate number of rows in one transaction: more would delay callers for no gain."""
 _MEASURED: Final = 512
 _MAX_LAZY: Final = 1024
 
 
 class Engine(Protocol):
-    """What is between the operations and the disk."""
+    """The layer between the operations and the disk."""
 
     def commit(self, *, is_idle: bool) -> bool:
-        """Make durable what operations have changed; `False`: nothing had been.
+        """Make the changes of the operations durable; return `False` if there are none.
 
         Args:
-            is_idle: Whether nothing waits for the next commit.
+            is_idle: Whether no operation waits for the next commit.
         """
 
     def news(self) -> list[Callable[[], None]]:
-        """After a commit: what is to be told beside its operations, and before them."""
+        """Return further callbacks after a commit, to run before those of its operations."""
 
     def tidy(self) -> None:
-        """The commit has been told."""
+        """Do maintenance, after the callbacks of a commit have been scheduled."""
 
     def close(self) -> None:
-        """No operation follows. After a failure too."""
+        """Release the file; no operation follows. Called after a failure too."""
 
 
 class Operation(NamedTuple):
-    """One thing to do."""
+    """One operation of a store, with its callback or its future."""
 
     run: Callable[[], object] | None
-    """What to do; a `StoreError` that it returns is that of this operation alone."""
+    """Does the operation; a `StoreError` that it returns fails this operation alone."""
     then: Then | None = None
+    """Called after the commit."""
     future: Future[Any] | None = None
-    """Gets what `run` returns."""
+    """Gets the result of `run`."""
     weight: int = 1
-    """Rows."""
+    """Number of rows that the operation touches."""
 
 
 class Executor(Protocol):
-    """What both kinds offer."""
+    """The interface of `Writer` and `Inline`."""
 
     durations: deque[float]
-    """Of the last commits, in seconds."""
+    """Durations of the last 512 commits, in seconds."""
     commits: int
+    """Number of commits."""
     failure: StoreError | None
-    """Why nothing more is done."""
+    """The error that stopped the store; `None` while it works."""
     on_failed: Callable[[StoreError], None] | None
-    """Told once, when that is so."""
+    """Called once, when the store fails."""
 
     @property
     def waiting(self) -> int:
-        """Operations that were not begun."""
+        """Number of operations that have not begun."""
 
     def submit(self, operation: Operation, *, is_lazy: bool = False) -> None:
-        """Have it done. Under the ledger's lock, which makes the order.
+        """Queue an operation. The caller holds the ledger's lock, which gives the order.
 
         Args:
-            is_lazy: It may wait for the next one that is not.
+            is_lazy: Whether the operation may wait for the next one that is not lazy.
 
         Raises:
-            StoreError, ClosedError: it will not be.
+            StoreError, ClosedError: the store takes nothing more.
         """
 
     def kick(self) -> None:
-        """To be called after `submit()`, without the lock."""
+        """Schedule due callbacks. Callers call this after `submit()`, without the lock."""
 
     def close(self, timeout: float | None) -> bool:
-        """Finish what was submitted, and let go of the file; `False`: not within `timeout`."""
+        """Commit all submitted operations and release the file.
+
+        `timeout` is in seconds, `None` for no limit. Returns `False` if it has passed.
+        """
 
 
 def _tell(call: Call, news: Iterator[Callable[[], None]]) -> None:
@@ -109,7 +114,7 @@ def _tell(call: Call, news: Iterator[Callable[[], None]]) -> None:
         try:
             tell()
         except BaseException:
-            call(partial(_tell, call, news))  # the others are to be told all the same
+            call(partial(_tell, call, news))  # the other callbacks must still run
             raise
 
 
@@ -122,10 +127,10 @@ def _thens(operations: list[Operation], results: list[object]) -> list[Callable[
 
 
 def _answer(operations: list[Operation], results: list[object]) -> None:
-    """Set the futures: after the callbacks were sent for, so that those come first."""
+    """Set the futures. The callbacks were scheduled before, so that they run first."""
     for each, result in zip(operations, results, strict=True):
         future = each.future
-        # Not where whoever asked has gone away.
+        # The caller may have cancelled it.
         if future is None or not future.set_running_or_notify_cancel():
             continue
         if isinstance(result, StoreError):
@@ -139,7 +144,7 @@ def _closed() -> ClosedError:
 
 
 class Inline:
-    """Every operation at once, in the thread of its caller; takes what `Writer` does."""
+    """Runs every operation at once, in the thread of its caller; has the API of `Writer`."""
 
     def __init__(
         self, engine: Engine, call: Call, failed: Callable[[BaseException], StoreError]
@@ -188,15 +193,15 @@ class Inline:
 
     def _tell(self) -> None:
         self._is_call_due = False
-        # One thread tells at a time, or the order would be lost. Looked at again after
-        # the lock is free: another may have come in vain meanwhile.
+        # Only one thread runs callbacks at a time, to keep their order. The loop looks
+        # again after the release: another thread may have failed to get the lock.
         while self._news and self._telling.acquire(blocking=False):
             try:
                 while self._news:
                     self._news.popleft()()
             finally:
                 self._telling.release()
-                self.kick()  # one raised, and the others are to be told all the same
+                self.kick()  # if a callback raised, the others must still run
 
     def close(self, timeout: float | None) -> bool:
         """See `Executor`."""
@@ -210,12 +215,12 @@ class Writer:
     """A thread that gathers operations into transactions.
 
     Args:
-        open_: Opens the file, in the thread.
-        call: How callers are told.
-        failed: Makes the error of everybody out of the one that a commit raised.
+        open_: Opens the file, in the new thread.
+        call: Schedules the callbacks.
+        failed: Makes the error for all operations from the exception of a commit.
 
     Raises:
-        StoreError: whatever `open_` raises.
+        StoreError: raised by `open_`.
     """
 
     def __init__(
@@ -236,8 +241,8 @@ class Writer:
         self._is_waiting = True
         self._is_closing = False
         opened: Future[None] = Future()
-        # A daemon: a program that forgets to close still ends, and loses nothing by it
-        # that it was told is kept.
+        # A daemon thread, so that a program that forgets to close still ends. No operation
+        # whose callback has run is lost by that.
         self._thread = threading.Thread(
             target=self._run, args=(open_, opened), name="signedwire-store", daemon=True
         )
@@ -253,11 +258,11 @@ class Writer:
         """See `Executor`."""
         with self._lock:
             if self.failure is not None:
-                raise self.failure.with_traceback(None)  # or it would grow with each
+                raise self.failure.with_traceback(None)  # else the traceback grows each time
             if self._is_closing:
                 raise _closed()
             self._queue.append(operation)
-            # An idle node that cannot reach its peers notes that for ever.
+            # Lazy operations are bounded: an idle node notes failed dials for ever.
             if self._is_waiting and (not is_lazy or len(self._queue) >= _MAX_LAZY):
                 self._is_waiting = False
                 self._wake.release()
@@ -289,14 +294,14 @@ class Writer:
             while (batch := self._next_batch()) and self._carry_out(engine, batch):
                 pass
         except BaseException as error:
-            if self.failure is None:  # a fault of ours: nobody may wait for ever
+            if self.failure is None:  # a bug in this package: no caller may wait for ever
                 self._fail(error, [])
             raise
         finally:
             engine.close()
 
     def _next_batch(self) -> list[Operation]:
-        """Wait for work; empty: there will be none."""
+        """Wait for operations; an empty list means that there will be none."""
         queue = self._queue
         while True:
             with self._lock:
@@ -352,6 +357,6 @@ class Writer:
 
     def _tell(self, news: list[Callable[[], None]]) -> None:
         if news:
-            # A loop that is closed has nobody left who wants to know.
+            # The event loop may be closed: then no caller is left to be called.
             with contextlib.suppress(RuntimeError):
                 self._call(partial(_tell, self._call, iter(news)))

@@ -1,11 +1,12 @@
-"""What a store keeps in memory of its rows: never the rows, however many wait.
+"""The counts that a store keeps in memory. Rows are never kept, however many wait.
 
-Per peer: epochs, marks, what waits; per lane: the next number, and how much is
-in the tables. Two times are kept apart. What is *reserved* counts from the call
-that stored it, so that limits and numbers hold before anything is committed; it
-is touched under the store's lock, by any thread. What is *applied* is what the
-tables hold; it is touched only while operations are carried out, and is written
-down together with them, so that nothing has to be counted when a store is opened.
+For each peer: epochs, marks and backlog. For each lane: the next number, and the rows and
+bytes in the tables. Every count is of one of two kinds:
+
+- A *reserved* count includes a row from the call that stored it, so that limits and
+  numbers hold before the commit. Any thread changes it, under the store's lock.
+- An *applied* count is that of the tables. It changes only while operations run and is
+  written together with them, so that opening a store needs no counting.
 """
 
 from __future__ import annotations
@@ -42,29 +43,29 @@ _MAX_BASE: Final = 2**62
 
 
 def base_at(epoch: int, now_us: int) -> int:
-    """Where the sequences of a process begin that opens a store at `now_us`.
+    """Return the first sequence, less one, of a process that opens a store at `now_us`.
 
-    Later than any process has counted that opened a copy of the file before: no lane
-    carries a million messages in a millisecond.
+    Any earlier process, also one with a copy of the file, has used only lower sequences:
+    no lane carries a million messages in a millisecond.
     """
     return min(max(0, now_us - epoch) // 1000 * _BASE_UNIT, _MAX_BASE)
 
 
 class Lack(NamedTuple):
-    """A limit that is reached."""
+    """A limit of the store that is reached."""
 
     what: str
-    """How much of what it lets in."""
+    """The limit as text, such as "1,000 messages in all"."""
     option: str
-    """The option of the configuration that sets it."""
+    """The option of the configuration that sets the limit."""
 
 
 class LaneRecord:
-    """One lane to one peer.
+    """The counts of one lane to one peer.
 
-    Rows count from 1. The sequence that a message has on the wire is its row's number and
-    the base of the process that stored it, so that two states of one file give no
-    sequence to two messages.
+    Rows count from 1. The sequence of a message on the wire is the number of its row plus
+    the base of the process that stored it. So two states of one file, such as the file
+    and a restored copy, never give one sequence to two messages.
     """
 
     __slots__ = (
@@ -91,34 +92,34 @@ class LaneRecord:
     ) -> None:
         self.id = id_
         self.base = base
-        """What this process adds to the number of a row; it never becomes less."""
+        """Number that this process adds to a row's number; never decreases."""
         self.known = base + next_ - 1
-        """The highest sequence of earlier processes: of the file, or that the peer told of."""
+        """The highest sequence of earlier processes, from the file or from the peer's marks."""
         self.next = next_
         """Reserved: the number of the next row."""
         self.opened_at = next_
-        """What `next` was when the store was opened."""
+        """Value of `next` when the store was opened."""
         self.written = written
         """The highest row that was handed to a link."""
         self.rows = rows
-        """Applied."""
+        """Applied: number of rows in the tables."""
         self.bytes = bytes_
-        """Applied."""
+        """Applied: bytes of the rows in the tables."""
         self.first_id: int | None = None
-        """Applied: the oldest row; `None` where it has to be looked up."""
+        """Applied: the oldest row; `None` if it must be looked up."""
         self.first_at: int | None = None
-        """When that was queued; where `first_id` is `None`, of one that was before it."""
+        """When the oldest row was queued; without `first_id`, that of an earlier row."""
 
     @property
     def first_sequence(self) -> int:
-        """Where the sequences of this process begin; those below are of earlier ones."""
+        """The first sequence of this process; lower ones belong to earlier processes."""
         return self.base + self.opened_at
 
     @property
     def written_sequence(self) -> int:
-        """The highest that this process has handed to a link, or the one before its first.
+        """The highest sequence that this process has handed to a link, or its first less one.
 
-        A peer that has accepted more has accepted what this process is yet to send.
+        A peer whose mark is higher has accepted sequences that this process has yet to use.
         """
         return self.base + max(self.opened_at - 1, self.written)
 
@@ -127,23 +128,23 @@ class LaneRecord:
         return row <= max(self.opened_at - 1, self.written)
 
     def can_have(self, row: int, sequence: int) -> bool:
-        """Whether a row can have this sequence: its number and the base of some process."""
+        """Whether `sequence` is the number of `row` plus the base of some process."""
         base = sequence - row
         return 0 <= base <= self.base and not base % _BASE_UNIT
 
     def row_id(self, row: int) -> int:
-        """The name of a row."""
+        """Return the id of a row: peer, lane and number in one integer."""
         return self.id << ROW_BITS | row
 
     def gained(self, first_id: int, body: bytes, rows: int, bytes_: int) -> None:
-        """Rows were put."""
+        """Count rows that were added; `first_id` is the lowest of them."""
         if not self.rows:
             self.first_id, self.first_at = first_id, timestamp_of(body)
         self.rows += rows
         self.bytes += bytes_
 
     def lost(self, first_id: int, rows: int, bytes_: int) -> None:
-        """Rows were removed, `first_id` the lowest of them."""
+        """Count rows that were removed; `first_id` is the lowest of them."""
         self.rows -= rows
         self.bytes -= bytes_
         if not self.rows:
@@ -153,7 +154,7 @@ class LaneRecord:
 
 
 class BatchRecord:
-    """A received batch: kept while a message of it is undone or its leaves are remembered."""
+    """A received batch, kept while it has unacknowledged messages or remembered leaves."""
 
     __slots__ = ("id", "is_remembered", "leaves", "peer", "undone")
 
@@ -166,7 +167,7 @@ class BatchRecord:
 
 
 class PeerRecord:
-    """All about one DID but its rows."""
+    """The state of one peer, without its rows."""
 
     __slots__ = (
         "attempts",
@@ -193,38 +194,39 @@ class PeerRecord:
         self.did = did
         self.has_spoken_v2 = False
         self.is_unmet = False
-        """Whether there is no way to it, so that narrower limits hold."""
+        """Whether the peer has no route and never had a link, so that lower limits hold."""
         self.heard_at = 0
-        """Which batch was the last from it, or came after it was first heard of."""
+        """Id of the last batch from this peer, or of the next one when the record was made.
+        The key of least-recently-used order."""
         self.epoch = 0
-        """Ours towards it; 0: none yet."""
+        """Our epoch towards the peer; 0: none yet."""
         self.lanes = [LaneRecord(id_ * _LANES + lane) for lane in range(_LANES)]
         self.rows = 0
-        """Reserved."""
+        """Reserved: number of outgoing rows."""
         self.bytes = 0
-        """Reserved."""
+        """Reserved: bytes of outgoing rows."""
         self.attempts = 0
         self.last_error: str | None = None
         self.last_error_at_us: int | None = None
         self.seen_marks = Marks(0, (0, 0, 0, 0))
-        """Applied."""
+        """Applied: the marks of the tables."""
         self.marks = self.seen_marks
-        """Committed."""
+        """The marks of the last commit, for HELLO."""
         self.inbox = 0
-        """Reserved: messages that are not done."""
+        """Reserved: number of unacknowledged messages from the peer."""
         self.batches: deque[BatchRecord] = deque()
-        """Whose leaves are remembered, oldest first."""
+        """Batches of the peer with remembered leaves, oldest first."""
         self.remembered = 0
-        """How many leaves those are."""
+        """Number of remembered leaves of the peer."""
 
     @property
     def first_row(self) -> int:
-        """The lowest name that a row to it can have."""
+        """The lowest id that a row to the peer can have."""
         return self.lanes[0].id << ROW_BITS
 
     @property
     def last_row(self) -> int:
-        """The highest."""
+        """The highest id that a row to the peer can have."""
         return (self.lanes[-1].id + 1 << ROW_BITS) - 1
 
 
@@ -234,7 +236,7 @@ class Ledger:
     def __init__(self, limits: StoreLimits) -> None:
         self.limits = limits
         self.lock = threading.RLock()
-        """For all that is reserved, and for the order of operations."""
+        """Protects all reserved counts, and gives the order of operations."""
         self.peers: dict[Did, PeerRecord] = {}
         self.by_id: dict[int, PeerRecord] = {}
         self._next_peer = 1
@@ -242,33 +244,34 @@ class Ledger:
         self.rows = 0
         self.bytes = 0
         self.unmet_rows = 0
-        """Reserved, like the two above: of peers that are unmet."""
+        """Reserved, like the two above: outgoing rows for unmet peers."""
         self.unmet_bytes = 0
         self.next_expiry_us: int | None = None
-        """No row expires before this."""
+        """Earliest possible expiry of a row: Unix time, microseconds; `None`: no row expires."""
         self.dead_rows = 0
         self.dead_bytes = 0
         self.dead_dropped = 0
         self.expired = 0
         self.aged_out = 0
         self.rules: dict[AccessRule, set[bytes]] = {rule: set() for rule in AccessRule}
-        """The access list as it was when the store was opened."""
+        """The access list when the store was opened."""
         self.undone: dict[int, tuple[BatchRecord, int]] = {}
-        """By row: its batch and its size."""
+        """Unacknowledged messages: maps a row to its batch and its size."""
         self.undone_bytes = 0
         self.remembered = 0
-        # Oldest first. A dict would walk over all deleted ones to find its first.
+        # Oldest first. Finding the first key of a dict walks over all deleted entries.
         self._remembered: OrderedDict[int, BatchRecord] = OrderedDict()
         self.next_incoming = 1
         self.next_batch = 1
         self.changed_peers: set[PeerRecord] = set()
-        """To be written with the next commit. Like the next, applied."""
+        """Applied: peers that the next commit writes."""
         self.changed_lanes: set[LaneRecord] = set()
+        """Applied: lanes that the next commit writes."""
 
     # -- peers ------------------------------------------------------------------------
 
     def peer(self, did: Did) -> PeerRecord:
-        """The record of a DID; made where there was none."""
+        """Return the record of a DID; makes one if there is none."""
         peer = self.peers.get(did)
         if peer is None:
             with self.lock:
@@ -288,7 +291,10 @@ class Ledger:
         return self._next_peer
 
     def strangers(self, count: int, is_in_use: Callable[[Did], bool]) -> list[PeerRecord]:
-        """To whom nothing was ever sent, and of whom nothing is undone: heard of longest ago."""
+        """Return up to `count` peers that may be forgotten, least recently heard first.
+
+        Such a peer was never sent a message, and has no unacknowledged message.
+        """
         found = (
             peer
             for peer in self.peers.values()
@@ -298,14 +304,14 @@ class Ledger:
         return heapq.nsmallest(count, found, key=attrgetter("heard_at"))
 
     def remove_peer(self, peer: PeerRecord) -> None:
-        """Nothing of it is left in the tables: another may have its id."""
+        """Free the id of a peer that has no row left in the tables."""
         with self.lock:
             del self.by_id[peer.id]
             self._free_ids.append(peer.id)
 
     def add_peer(self, id_: int, did: Did) -> PeerRecord:
-        """A new record."""
-        while self._next_peer < id_:  # ids that were freed, as a file has them when it is opened
+        """Make the record of a new peer."""
+        while self._next_peer < id_:  # gaps between the ids of an opened file are free
             self._free_ids.append(self._next_peer)
             self._next_peer += 1
         self._next_peer = max(self._next_peer, id_ + 1)
@@ -314,14 +320,14 @@ class Ledger:
         return peer
 
     def lane_of(self, row_id: int) -> LaneRecord:
-        """The lane that a row is in."""
+        """Return the lane of a row."""
         lane = row_id >> ROW_BITS
         return self.by_id[lane // _LANES].lanes[lane % _LANES]
 
     # -- outgoing ---------------------------------------------------------------------
 
     def count_on(self, now_us: int) -> None:
-        """The store was opened: where the sequences of this process begin."""
+        """Set where the sequences of this process begin. Called when the store is opened."""
         for peer in self.peers.values():
             if peer.epoch:
                 base = base_at(peer.epoch, now_us)
@@ -329,7 +335,7 @@ class Ledger:
                     lane.base = max(lane.base, base)
 
     def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> Lack | None:
-        """Which limit so many more rows would break; `None`: they fit."""
+        """Return the limit that so many more rows would exceed; `None` if they fit."""
         limits = self.limits
         more = limits.critical_reserve if is_critical else 0
         counts = [
@@ -372,7 +378,7 @@ class Ledger:
         return None
 
     def is_full_for(self, peer: PeerRecord, size: int) -> bool:
-        """Whether a limit of one peer keeps a message of so many bytes out."""
+        """Whether a limit per peer refuses a message of `size` bytes to this peer."""
         limits = self.limits
         rows, bytes_ = limits.max_peer_rows, limits.max_peer_bytes
         if peer.is_unmet:
@@ -381,7 +387,7 @@ class Ledger:
         return peer.rows >= rows or peer.bytes + size > bytes_
 
     def full(self, peer: PeerRecord, lack: Lack) -> StoreFullError:
-        """What to raise then."""
+        """Return the error for a limit that is reached."""
         cure = "Wait until the peer takes some, give messages deadlines"
         if lack.option.startswith("unmet"):
             cure = "Add its route with routing.update(did, address), wait until it dials"
@@ -393,7 +399,7 @@ class Ledger:
         )
 
     def set_met(self, peer: PeerRecord, is_met: bool) -> bool:
-        """Whether there is a way to a peer now; returns whether that has changed."""
+        """Set whether the peer has a route or had a link; return whether that has changed."""
         with self.lock:
             if peer.is_unmet is not is_met:
                 return False
@@ -408,7 +414,7 @@ class Ledger:
             self.unmet_bytes += sign * peer.bytes
 
     def reserve(self, peer: PeerRecord, rows: int, bytes_: int) -> None:
-        """They count from now on; negative: no longer."""
+        """Add rows and bytes to the reserved counts; negative numbers subtract."""
         with self.lock:
             peer.rows += rows
             peer.bytes += bytes_
@@ -419,20 +425,21 @@ class Ledger:
                 self.unmet_bytes += bytes_
 
     def is_any_expired(self, now_us: int) -> bool:
-        """Whether room may be made by removing what has expired."""
+        """Whether removing expired rows may make room."""
         return self.next_expiry_us is not None and self.next_expiry_us <= now_us
 
     def full_peers(self, size: int) -> list[Did]:
-        """The peers whose own limit keeps a message of so many bytes out.
+        """Return the peers whose own limit refuses a message of `size` bytes.
 
-        Without the lock, which all who send wait for: there may be 100,000 peers.
+        Runs without the lock, because every sender waits for that, and there may be
+        100,000 peers.
         """
         peers = tuple(self.peers.values())
         return [peer.did for peer in peers if peer.rows and self.is_full_for(peer, size)]
 
     @property
     def oldest_queued_at_us(self) -> int | None:
-        """When the oldest outgoing row was queued."""
+        """When the oldest outgoing row was queued: Unix time, microseconds."""
         found = [
             lane.first_at
             for peer in tuple(self.by_id.values())
@@ -445,7 +452,7 @@ class Ledger:
     # -- incoming ---------------------------------------------------------------------
 
     def inbox_room(self, peer: PeerRecord, sizes: Sequence[int]) -> int:
-        """How many of the next messages of one sender, of so many bytes, fit."""
+        """Return how many of the next messages of one sender fit; `sizes` are in bytes."""
         limits = self.limits
         rows = min(
             limits.max_inbox_peer_rows - peer.inbox, limits.max_inbox_rows - len(self.undone)
@@ -460,7 +467,7 @@ class Ledger:
         return count
 
     def add_batch(self, peer: PeerRecord, id_: int, leaves: int) -> BatchRecord:
-        """A batch was received: its leaves are remembered, those of older ones may not be."""
+        """Add a received batch, whose leaves are remembered from now on."""
         batch = BatchRecord(id_, peer, leaves)
         peer.batches.append(batch)
         peer.remembered += leaves
@@ -469,14 +476,18 @@ class Ledger:
         return batch
 
     def add_undone(self, id_: int, batch: BatchRecord, size: int) -> None:
-        """A message of a batch was accepted."""
+        """Add an accepted message of `size` bytes, which the application must acknowledge."""
         self.undone[id_] = (batch, size)
         self.undone_bytes += size
         batch.undone += 1
         batch.peer.inbox += 1
 
     def remove_undone(self, id_: int) -> BatchRecord | None:
-        """It is done; returns its batch if that can go. KeyError: it is not known."""
+        """Remove an acknowledged message; return its batch if nothing needs that any more.
+
+        Raises:
+            KeyError: there is no such message.
+        """
         batch, size = self.undone.pop(id_)
         self.undone_bytes -= size
         batch.undone -= 1
@@ -484,7 +495,7 @@ class Ledger:
         return None if batch.undone or batch.is_remembered else batch
 
     def forget_leaves(self, peer: PeerRecord, *, is_all: bool = False) -> list[BatchRecord]:
-        """Bring the memory down to its limits; returns the batches that can go."""
+        """Forget the oldest leaves over the limits; return the batches to remove."""
         limits, gone = self.limits, []
         while peer.batches and (
             is_all or peer.remembered - peer.batches[0].leaves >= limits.max_sender_leaves
@@ -497,7 +508,7 @@ class Ledger:
     def _forget(self, batch: BatchRecord) -> list[BatchRecord]:
         peer = batch.peer
         first = peer.batches.popleft()
-        assert first is batch  # both memories are in the order of the ids
+        assert first is batch  # both queues are in the order of the ids
         del self._remembered[batch.id]
         peer.remembered -= batch.leaves
         self.remembered -= batch.leaves

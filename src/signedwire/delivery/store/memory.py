@@ -1,4 +1,4 @@
-"""A store in memory, for tests: it keeps the promises of a store until the process ends."""
+"""A store in memory, for tests. All guarantees of a store hold until the process ends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore(Store):
-    """Everything in memory: each call is carried out at once, in its thread.
+    """A store in memory: each call runs its operation at once, in the calling thread.
 
     Args:
         owner: The node's DID.
-        call: Where `then` is called; by default at once, so perhaps before the call
-            that it belongs to has returned.
+        limits: The limits of the store, by default `StoreLimits()`.
+        call: Schedules the callbacks. By default they run at once, so perhaps before
+            the call that they belong to has returned.
     """
 
     def __init__(

@@ -18,14 +18,14 @@ __all__ = ["MemoryTables"]
 
 
 class MemoryTables(Tables):
-    """Dictionaries. A commit is at once, and nothing can go wrong with it."""
+    """Rows in dictionaries. A commit does nothing and cannot fail."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # By lane, then by name: each lane grows in order.
+        # By lane, then by id: each lane grows in order.
         self._lanes: dict[int, dict[int, bytes]] = {}
-        self._expiries: list[tuple[int, int]] = []  # a heap; some are gone already
-        self._ages: list[tuple[int, int]] = []  # the same, of those with an age
+        self._expiries: list[tuple[int, int]] = []  # a heap; may name removed rows
+        self._ages: list[tuple[int, int]] = []  # a heap of rows with an age; likewise
         self._aging: set[int] = set()
         self._dead: dict[int, DeadRow] = {}
         self._next_dead = 1
@@ -195,7 +195,7 @@ class MemoryTables(Tables):
     # -- the access list --------------------------------------------------------------
 
     def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
-        """See `Tables`. Nobody opens these tables again, so nobody reads the rules."""
+        """See `Tables`. The rules are not kept, because these tables are never reopened."""
 
     def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
         """See `Tables`."""

@@ -1,4 +1,4 @@
-"""What a store writes beside the messages, made of what it was told."""
+"""Conversions of arguments of a store into stored values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_TEXT: Final = 1000
 
 
 def lanes_of(bodies: Sequence[bytes], noted: Noted) -> bytes:
-    """The lane of each envelope of a batch, or why it was not kept, a byte each."""
+    """Encode one byte for each envelope of a batch: its lane, or why it was not stored."""
     lanes = bytearray(body[PRIORITY] & 3 for body in bodies)
     for place in noted.unkept:
         lanes[place] = UNKEPT
@@ -27,12 +27,15 @@ def lanes_of(bodies: Sequence[bytes], noted: Noted) -> bytes:
 
 
 def storable(error: str) -> str:
-    """What can be stored: whatever a system or a peer may have put into its words."""
+    """Return error text of a system or a peer in a form that can be stored.
+
+    At most 1000 characters are kept. Characters that have no UTF-8 form are replaced.
+    """
     return error[:_MAX_TEXT].encode("utf-8", "replace").decode()
 
 
 def note_marks(peer: PeerRecord, marks: Marks, then: Then | None, error: StoreError | None) -> None:
-    """The marks are committed, or not."""
+    """Set the marks for HELLO if their commit has not failed, then call `then`."""
     if error is None:
         peer.marks = marks
     if then is not None:

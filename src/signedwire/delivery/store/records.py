@@ -1,4 +1,4 @@
-"""What goes into a store and comes out of it."""
+"""Types of the arguments and results of a store."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ __all__ = [
 ]
 
 Then: TypeAlias = Callable[[StoreError | None], None]
-"""Told how an operation ended: `None` after its commit, else why it did not."""
+"""A callback for the end of an operation: gets `None` after its commit, else the error."""
 
 ROW_BITS: Final = 40
-"""An outgoing row is named peer (21 bits) ‖ lane (2) ‖ row (40): a lane is a range, in its
-order, and an end of the B-tree that grows."""
+"""An outgoing row has the id peer (21 bits) ‖ lane (2) ‖ row (40). So each lane is a range
+of ids in order, and new rows are appended at one place of the B-tree."""
 MAX_ROW: Final = 2**ROW_BITS - 1
 _U64: Final = struct.Struct("<Q")
 
@@ -55,24 +55,24 @@ class Draft(Protocol):
     """A message that has no number yet, such as an `OutgoingMessage`."""
 
     body: bytes
-    """Header and payload, once it has a number."""
+    """Header and payload, set by `number()`."""
     row: int
-    """The number of its row in its lane, once it has one."""
+    """Number of the row in the lane, set by the store."""
 
     @property
     def priority(self) -> Priority:
-        """Its lane."""
+        """The lane."""
 
     @property
     def payload_size(self) -> int:
-        """Bytes of the payload."""
+        """Size of the payload in bytes."""
 
     def number(self, parties: bytes, epoch: int, sequence: int) -> None:
-        """Give it its place in its lane; makes `body`."""
+        """Set the sequence in the lane, and make `body`."""
 
 
 class RowName(NamedTuple):
-    """Which outgoing message."""
+    """The name of an outgoing message: recipient, lane and number of the row."""
 
     recipient: Did
     lane: int
@@ -80,72 +80,73 @@ class RowName(NamedTuple):
 
 
 class OutgoingRow(NamedTuple):
-    """A message that has no answer yet."""
+    """An outgoing message without a final answer."""
 
     id: int
-    """Its name within the store."""
+    """Id of the row within the store."""
     recipient: Did
+    """The DID of the recipient."""
     body: bytes
-    """Header and payload, as they are sent: the same bytes each time."""
+    """Header and payload as they are sent: the same bytes each time."""
     is_written: bool
-    """Whether it has been handed to a link at least once."""
+    """Whether the message has been handed to a link at least once."""
     attempts: int
-    """Failed attempts to reach the recipient since the last that did not fail."""
+    """Number of failed attempts to reach the recipient since the last success."""
     last_error: str | None
-    """What the last of them failed with."""
+    """The error of the last failed attempt, as text."""
 
     @property
     def lane(self) -> int:
-        """The number of its priority."""
+        """The lane: the number of the priority, 0 to 3."""
         return self.body[PRIORITY]
 
     @property
     def priority(self) -> Priority:
-        """Its lane."""
+        """The priority of the message."""
         return Priority(self.body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
-        """What the payload is said to be."""
+        """The declared type of the payload."""
         return PayloadType(self.body[PAYLOAD_TYPE])
 
     @property
     def row(self) -> int:
-        """The number of its row in its lane."""
+        """Number of the row in the lane, from 1."""
         return self.id & MAX_ROW
 
     @property
     def sequence(self) -> int:
-        """Its place in its lane, as its recipient sees it."""
+        """Sequence number of the message in the lane, as it is on the wire."""
         return sequence_of(self.body)
 
     @property
     def message_number(self) -> int:
-        """The number on its receipt."""
+        """The message number, as on the receipt."""
         return message_number_of(self.body)
 
     @property
     def epoch(self) -> int:
-        """Which state of ours numbered it."""
+        """Our epoch, within which the sequence counts."""
         return epoch_of(self.body)
 
     @property
     def queued_at_us(self) -> int:
-        """When it was queued: Unix time, microseconds."""
+        """When the message was queued: Unix time, microseconds."""
         return timestamp_of(self.body)
 
     @property
     def expires_at_us(self) -> int | None:
-        """Its deadline: Unix time, microseconds; `None`: it waits for ever."""
+        """The deadline: Unix time, microseconds; `None`: the message waits for ever."""
         return expiry_of(self.body)
 
     @property
     def payload(self) -> bytes:
-        """The bytes inside."""
+        """The payload: the bytes behind the header."""
         return self.body[V2_HEADER_SIZE:]
 
     def __repr__(self) -> str:
-        # Without the body: a log is no place for payloads.
+        # Without the body, because payloads do not belong in a log.
         error = f", last error: {self.last_error}" if self.last_error else ""
         return (
             f"<OutgoingRow {self.id} #{self.message_number} to {self.recipient.short} "
@@ -154,49 +155,49 @@ class OutgoingRow(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A message that was refused or given up, and is kept."""
+    """A message that was refused or given up, and is kept for the operator."""
 
     id: int
-    """Its name within the store: what `node.dead` takes."""
+    """Id of the dead letter within the store, for the methods of `node.dead`."""
     recipient: Did
-    """The DID that it was for."""
+    """The DID of the recipient."""
     body: bytes
     """Header and payload, as they were to be sent."""
     reason: Reason
-    """Why it was refused or given up."""
+    """Why the message was refused or given up."""
     detail: str
-    """The last error in words; may be empty."""
+    """The last error as text; may be empty."""
     died_at_us: int
-    """When: Unix time, microseconds."""
+    """When the message became a dead letter: Unix time, microseconds."""
 
     @property
     def priority(self) -> Priority:
-        """Its lane."""
+        """The priority of the message."""
         return Priority(self.body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
-        """What the payload is said to be."""
+        """The declared type of the payload."""
         return PayloadType(self.body[PAYLOAD_TYPE])
 
     @property
     def message_number(self) -> int:
-        """The number on its receipt."""
+        """The message number, as on the receipt."""
         return message_number_of(self.body)
 
     @property
     def queued_at_us(self) -> int:
-        """When it was queued: Unix time, microseconds."""
+        """When the message was queued: Unix time, microseconds."""
         return timestamp_of(self.body)
 
     @property
     def expires_at_us(self) -> int | None:
-        """The deadline that it had: Unix time, microseconds; `None`: it had none."""
+        """The deadline: Unix time, microseconds; `None`: the message had none."""
         return expiry_of(self.body)
 
     @property
     def payload(self) -> bytes:
-        """The bytes inside."""
+        """The payload: the bytes behind the header."""
         return self.body[V2_HEADER_SIZE:]
 
     def __repr__(self) -> str:
@@ -208,149 +209,151 @@ class DeadLetter(NamedTuple):
 
 
 class IncomingRow(NamedTuple):
-    """A message that was accepted and that the application is not done with."""
+    """An accepted message that the application has not acknowledged."""
 
     id: int
-    """What `Store.done()` wants."""
+    """Id of the row, for `Store.done()`."""
     sender: Did
     body: bytes
     place: int
-    """In its batch."""
+    """Index of the message in its batch, from 0."""
     leaves: list[bytes]
-    """Of the whole batch; rows of one batch share the list."""
+    """Leaves of the whole batch; rows of one batch share the list."""
     signature: bytes
-    """Over the batch."""
+    """Signature over the batch."""
 
     @property
     def expires_at_us(self) -> int | None:
-        """Its deadline: Unix time, microseconds; `None`: it has none."""
+        """The deadline: Unix time, microseconds; `None`: the message has none."""
         return expiry_of(self.body)
 
     @property
     def envelope(self) -> SignedEnvelope:
-        """The envelope as it arrived, with what proves it."""
+        """The envelope as it arrived, with its proof."""
         proof = BatchProof(self.place, len(self.leaves), self.signature, leaves=self.leaves)
         return SignedEnvelope(self.body, proof)
 
     @property
     def batch(self) -> BatchReceived:
-        """What a `Message` is made of, with the body and the place. Its bodies are not kept."""
+        """The batch, without its bodies. `Message` takes it with the body and the place."""
         return BatchReceived(
             [], batch_root(bytes(self.sender), self.leaves), self.leaves, self.signature
         )
 
 
 class Marks(NamedTuple):
-    """The highest sequences accepted from a sender: what a HELLO may say."""
+    """The highest sequences accepted from a sender, for our HELLO to it."""
 
     epoch: int
-    """Of the sender; 0: none is known."""
+    """The epoch of the sender; 0: none is known."""
     lanes: tuple[int, int, int, int]
+    """The highest accepted sequence of each lane; 0: none."""
 
 
 class RememberedLeaves(NamedTuple):
-    """What a sender's last envelopes were and what they were answered; see `Store.leaves()`."""
+    """A sender's last envelopes by their answers; see `Store.leaves()`."""
 
     accepted: tuple[list[bytes], list[bytes], list[bytes], list[bytes]]
-    """By lane, oldest first: owed a receipt if they come again."""
+    """Accepted envelopes by lane, oldest first; a repeated one gets a receipt again."""
     late: list[bytes]
-    """Below the mark and yet not accepted: they came too late."""
+    """Envelopes at or below the mark that were refused because they came too late."""
     unkept: list[bytes]
-    """The same, for want of room."""
+    """Envelopes at or below the mark that were refused because there was no room."""
 
 
 class Noted(NamedTuple):
-    """Places in a batch of what was not accepted."""
+    """Indices in a batch of the envelopes that were not accepted."""
 
     late: Sequence[int] = ()
-    """It came too late, and the marks have passed it."""
+    """Envelopes that came too late; the marks have passed them."""
     unkept: Sequence[int] = ()
-    """There was no room for it, and the marks have passed it."""
+    """Envelopes for which there was no room; the marks have passed them."""
     strays: Sequence[int] = ()
-    """All else: of that nothing is to be remembered."""
+    """All other refused envelopes, which are not remembered."""
 
 
 NOTHING: Final = Noted()
 
 
 class Backlog(NamedTuple):
-    """How much waits."""
+    """Number and size of waiting messages."""
 
     rows: int
+    """Number of messages."""
     bytes: int
-    """Of headers and payloads."""
+    """Bytes of their headers and payloads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreLimits:
-    """How much a store holds. Bytes are those of headers and payloads."""
+    """Limits of a store. Sizes are in bytes of headers and payloads."""
 
     max_rows: int = 2_000_000
-    """Outgoing messages in all."""
+    """Maximum number of outgoing messages."""
     max_bytes: int = 4 * 1024**3
-    """The same in bytes."""
+    """Maximum size of all outgoing messages."""
     max_peer_rows: int = 1_000_000
-    """Outgoing messages to one peer."""
+    """Maximum number of outgoing messages to one peer."""
     max_peer_bytes: int = 1024**3
-    """The same in bytes."""
+    """Maximum size of the outgoing messages to one peer."""
     max_unmet_peer_rows: int = 10_000
-    """Outgoing messages to one peer that there is no way to yet."""
+    """Maximum number of outgoing messages to one unmet peer: without a route, never linked."""
     max_unmet_peer_bytes: int = 64 * 1024**2
-    """The same in bytes."""
+    """Maximum size of the outgoing messages to one unmet peer."""
     max_unmet_bytes: int = 1024**3
-    """The same of all such peers together, in bytes."""
+    """Maximum size of the outgoing messages to all unmet peers together."""
     max_unmet_age: float = 7 * 86_400.0
-    """Seconds that such a message waits; then it is a dead letter."""
+    """Seconds that a message to an unmet peer waits before it becomes a dead letter."""
     critical_reserve: int = 64
-    """Further messages, of 64 KiB each, that only Critical may use, in each of the seven above
-    but the last."""
+    """Number of messages that only Critical may add to each limit on outgoing messages above.
+    A limit in bytes grows by 64 KiB for each of them."""
     max_dead_rows: int = 100_000
-    """Dead letters; beyond, the oldest leaves and is counted."""
+    """Maximum number of dead letters; above it, the oldest is removed and counted."""
     max_dead_bytes: int = 256 * 1024**2
-    """The same in bytes."""
+    """Maximum size of all dead letters; above it, the oldest is removed and counted."""
     max_inbox_rows: int = 100_000
-    """Accepted messages that the application is not done with."""
+    """Maximum number of accepted messages without an acknowledgement of the application."""
     max_inbox_bytes: int = 1024**3
-    """The same in bytes."""
+    """Maximum size of accepted messages without an acknowledgement of the application."""
     max_inbox_peer_rows: int = 50_000
-    """The same from one sender."""
+    """Maximum number of unacknowledged messages held for one sender."""
     max_peers: int = 100_000
-    """Peers; beyond, those to whom nothing was ever sent are forgotten, heard of longest ago
-    first. Anyone can make keys."""
+    """Maximum number of peers. Above it, the store forgets peers that were never sent a message,
+    least recently heard first: anybody can make keys."""
     max_sender_leaves: int = 8192
-    """Leaves remembered of one sender; no fewer than the messages of its credit, of all lanes."""
+    """Maximum number of remembered leaves of one sender; at least the messages of its credit."""
     max_leaves: int = 512 * 1024
-    """Leaves remembered in all; beyond, the oldest are forgotten."""
+    """Maximum number of remembered leaves of all senders; above it, the oldest are forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreStats:
-    """A snapshot. Counters rise for the life of the object; gauges say what is the case now."""
+    """A snapshot of a store. Counters only rise during the life of the object."""
 
     outbox: Backlog
-    """Gauge: outgoing messages without an answer, those being committed included."""
+    """Gauge: outgoing messages without an answer, including those being committed."""
     oldest_queued_at_us: int | None
-    """Gauge: when the oldest of them was queued, Unix time; at most a second out of date."""
+    """Gauge: when the oldest outgoing message was queued: Unix time, microseconds; at most a
+    second out of date."""
     unmet: Backlog
-    """Gauge: the outgoing messages to peers that there is no way to yet."""
+    """Gauge: outgoing messages to unmet peers, which have no route and never had a link."""
     dead: Backlog
     """Gauge: dead letters."""
     inbox: Backlog
-    """Gauge: accepted messages that the application is not done with."""
+    """Gauge: accepted messages that the application has not acknowledged."""
     expired: int
-    """Outgoing messages that were removed because their deadline passed."""
+    """Counter: outgoing messages that were removed because their deadline passed."""
     aged_out: int
-    """Outgoing messages that became dead letters because they waited too long for a peer that
-    there was no way to."""
+    """Counter: outgoing messages that became dead letters because their peer stayed unmet."""
     dead_letters_dropped: int
-    """Dead letters that made room for newer ones."""
+    """Counter: dead letters that were removed to make room for newer ones."""
     commits: int
-    """Transactions committed."""
+    """Counter: committed transactions."""
     commit_median: float
-    """Of the last 512 transactions, from their first statement to their end: seconds."""
+    """Median duration of the last 512 transactions, from first statement to end, in seconds."""
     commit_longest: float
-    """The longest of the same."""
+    """Longest duration of the last 512 transactions, in seconds."""
     waiting_operations: int
     """Gauge: operations that wait for the next transaction."""
     failure: str | None
-    """Why the store has failed; `None` while it has not."""
+    """The cause of the store's failure as text; `None` while the store works."""

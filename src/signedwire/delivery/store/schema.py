@@ -1,16 +1,16 @@
-"""The SQLite file of a store: how it is opened, what it must be, and how it got so.
+"""The SQLite file of a store: its schema, its migrations, and the checks when it is opened.
 
-    peer       one for each DID: epochs, marks, last error
-    lane       the next row of a lane, how much waits in it, and where sequences began
-    outgoing   what has no answer yet
-    dead       what was refused or given up
+    peer       one row for each DID: epochs, marks, last error
+    lane       the next row of a lane, its backlog, and where its sequences began
+    outgoing   messages without a final answer
+    dead       messages that were refused or given up
     batch      received batches: their leaves and signature
-    incoming   messages of them that the application is not done with
-    access     which DIDs the node was told to turn away, or to let in alone
+    incoming   received messages that the application has not acknowledged
+    access     denied DIDs, and the allow list
 
-A file is opened only whole, by one process at a time, with the key that made it.
-The lock is SQLite's own: `locking_mode=EXCLUSIVE` holds it until the file is
-closed or the process has died, and spares the shared memory of the WAL.
+A file is opened only if it is sound, by one process at a time, with the key that made
+it. The lock is SQLite's own: `locking_mode=EXCLUSIVE` holds it until the file is closed
+or the process has died, and avoids the shared memory of the WAL.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = ["MIGRATIONS", "commit_failed", "migrate", "open_file", "reading"]
 
 APPLICATION_ID: Final = 0x53575354  # "SWST"
 
-# 64-bit numbers of others are kept as signed ones. What is small and changes with
-# every message comes before what is large and does not.
+# Peers' unsigned 64-bit numbers are stored as signed ones. Small columns that change with
+# every message come before large ones that do not.
 _VERSION_1: Final = (
     "CREATE TABLE node (owner BLOB NOT NULL)",
     """CREATE TABLE peer (
@@ -74,13 +74,13 @@ _VERSION_3: Final = (
     """CREATE INDEX outgoing_age ON outgoing (ages_at_us) WHERE ages_at_us IS NOT NULL""",
 )
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
-"""What makes each version out of the one before; the first out of nothing."""
+"""Statements that make each version from the one before; the first from an empty file."""
 
-_OLDEST_SQLITE: Final = (3, 35, 0)  # some thousand arguments to a statement
+_OLDEST_SQLITE: Final = (3, 35, 0)  # the first with thousands of arguments to a statement
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _MISFIT: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
-"""What SQLite answers to a statement that the tables of the file do not suit."""
+"""Codes of SQLite for a statement that does not fit the tables of the file."""
 _COLUMNS: Final = """
     SELECT kept.name, of.name FROM sqlite_schema AS kept, pragma_table_info(kept.name) AS of
     WHERE kept.type = 'table'"""
@@ -95,7 +95,7 @@ def open_file(path: str, owner: Did) -> sqlite3.Connection:
 
     Raises:
         StoreInUseError, StoreCorruptError, StoreVersionError, StoreOpenError:
-            it cannot be used; the text says what to do.
+            the file cannot be used; the error has a hint.
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         needed = ".".join(map(str, _OLDEST_SQLITE))
@@ -116,11 +116,11 @@ def open_file(path: str, owner: Did) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def reading(connection: sqlite3.Connection, path: str) -> Iterator[None]:
-    """Say what is wrong with the file in our words, and close it then.
+    """Translate the errors of a block that reads the file, and close it after an error.
 
     Raises:
-        StoreOpenError: in place of any error of SQLite or the system, or of numbers that
-            do not fit.
+        StoreOpenError: SQLite or the system has raised an error.
+        StoreCorruptError: the file has values of a wrong type or range.
     """
     try:
         yield
@@ -129,21 +129,21 @@ def reading(connection: sqlite3.Connection, path: str) -> Iterator[None]:
             connection.close()
         if isinstance(error, (sqlite3.Error, OSError)):
             raise _open_error(path, error) from None
-        # Values of a type or range that is not ours, too.
+        # The file has values of a type or range that a store never writes.
         if isinstance(error, (LookupError, DidError, TypeError, ValueError, struct.error)):
             raise StoreCorruptError(path, "its tables do not fit together", _REPAIR) from error
         raise
 
 
 def _make(path: str) -> None:
-    """Make the file, for nobody else to read: SQLite's beside it get its mode, 0600."""
+    """Make the file with mode 0600; SQLite gives the files beside it the same mode."""
     is_new = not os.path.lexists(path)
     try:
         if is_new:
             begin(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        # A device would be written to, and its mode be changed for everybody.
+        # SQLite would write to a device, and its mode would change for all users.
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise OSError(errno.EINVAL, "it is no regular file") from None
         if os.path.isfile(path):
@@ -157,8 +157,8 @@ def _make(path: str) -> None:
 
 
 def _check_size(path: str) -> None:
-    """Refuse an emptied file while SQLite has not seen it: it removes the WAL of such a one."""
-    # The mark first: whoever makes the file takes it away when there is something in it.
+    """Refuse an emptied file before SQLite opens it, because SQLite would remove its WAL."""
+    # The marker first: a process that makes the file removes it once the file has content.
     try:
         check_begun(path, is_empty=True)
     except StoreCorruptError:
@@ -181,19 +181,19 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
         )
     if version < 0:
         raise StoreCorruptError(path, f"no store has the version {version}", _REPAIR)
-    # Read under a lock of SQLite's: nobody is making it meanwhile.
+    # Checked under SQLite's lock, so that no other process is making the file.
     check_begun(path, is_empty=not objects)
     if version:
         _check_owner(connection, path, owner)
-    # It is ours. By its name: opening and closing the file here would drop the locks of
-    # another connection of this process.
+    # The file is ours. Its mode is set by path: opening and closing the file here would
+    # drop the locks of another connection of this process.
     if os.name == "posix" and stat.S_IMODE(os.stat(path).st_mode) & 0o077:
         os.chmod(path, 0o600)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # done after the callers were told
     connection.execute("PRAGMA cache_size = -2000")  # KiB; a build may have another default
-    # Takes the lock, were there nothing else to write.
+    # Takes the lock even if there is nothing to write.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("COMMIT")
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -201,7 +201,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
         raise StoreCorruptError(path, f"the file is damaged ({found})", _REPAIR)
     migrate(connection, MIGRATIONS, owner)
     _check_columns(connection, path, owner)
-    # What a crash left in the WAL would stay, and the next be appended to it.
+    # Else the WAL that a crash left would stay, and grow with each crash.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finish(path)
 
@@ -217,12 +217,12 @@ def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
 
 
 def _check_columns(connection: sqlite3.Connection, path: str, owner: Did) -> None:
-    """Refuse tables that no migration makes, and what would change rows behind our back."""
+    """Refuse tables that no migration makes, and triggers and views, which could change rows."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
         migrate(made, MIGRATIONS, owner)
         expected = set(made.execute(_COLUMNS))
     tables = {table for table, _ in expected}
-    # Further tables do no harm: what repairs a file may leave some.
+    # Further tables do no harm: a tool that repairs a file may leave some.
     wrong = expected ^ {found for found in connection.execute(_COLUMNS) if found[0] in tables}
     names = sorted({table for table, _ in wrong})
     others = "SELECT name FROM sqlite_schema WHERE type IN ('trigger', 'view')"
@@ -301,17 +301,17 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
 
 
 def _is_read_only(path: str, error: Exception) -> bool:
-    """Whether its file system is. SQLite does not say so of a file that is there already."""
+    """Whether the file system is read-only. SQLite does not report that for an existing file."""
     if isinstance(error, OSError):
         return error.errno == errno.EROFS
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-    except (OSError, AttributeError):  # it is not there; or not a system that tells
+    except (OSError, AttributeError):  # no such file, or a system without `statvfs()`
         return False
 
 
 def commit_failed(path: str, error: BaseException) -> StoreFailedError:
-    """The error of everybody whose operation was in a commit that failed, or behind it."""
+    """Make the error for all operations in a failed commit, and for all behind it."""
     hint = "Look after the disk, then start the node again: it goes on from the last commit"
     if _code_of(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         hint = "Make room on the disk, then start the node again: it goes on from the last commit"

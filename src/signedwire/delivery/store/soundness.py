@@ -1,9 +1,9 @@
 """Checks that the rows of a store's file can be what a store has written.
 
-Some other program may have changed the file, or restored parts of it. Such a row must not
-come to light later, as an error in the middle of an operation: the store then fails, and the
-next start fails again. So each row is looked at once, when the file is opened. The checks
-read headers and sizes, never a payload.
+Another program may have changed the file, or restored parts of it. Such a row must not
+cause an error later, in the middle of an operation: the store would then fail, and the
+next start would fail again. So each row is checked once, when the file is opened. The
+checks read headers and sizes, never a payload.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from signedwire.wire.header import PAYLOAD_TYPE, PRIORITY, V2_HEADER_SIZE
 __all__ = ["check_rows"]
 
 _MAX_ID: Final = 2**62
-"""Behind it there is no room to count on."""
+"""Largest legal id: far below the limit of a 64-bit integer, so that ids can still grow."""
 _LANES: Final = frozenset({*map(int, Priority), NO_LANE, UNKEPT})
 
 
@@ -39,7 +39,7 @@ def _blob(name: str, size: str) -> str:
 
 
 _ID: Final = _whole("id", 1, _MAX_ID)
-# `substr()` of a blob is a blob, and those are compared byte by byte.
+# `substr()` of a blob returns a blob, and SQLite compares blobs byte by byte.
 _BODY: Final = (
     f"{_blob('body', f'>= {V2_HEADER_SIZE}')}"
     f" AND substr(body, {PRIORITY + 1}, 1) BETWEEN x'00' AND x'{max(Priority):02x}'"
@@ -103,7 +103,7 @@ _SOUND: Final = {
         " THEN 0 ELSE 32 END",
     ),
 }
-"""What holds of every row of a table, in SQL. NULL counts as no."""
+"""SQL conditions that every row of a table must satisfy. NULL counts as false."""
 
 _UNNUMBERED: Final = f"""
     SELECT found.lane FROM (
@@ -112,7 +112,7 @@ _UNNUMBERED: Final = f"""
         FROM outgoing GROUP BY 1
     ) AS found LEFT JOIN lane ON lane.id = found.lane
     WHERE (first > 0 AND last < next) IS NOT TRUE LIMIT 1"""
-"""A lane with a message under a number that the lane has not given."""
+"""Selects a lane with a message whose number the lane has not assigned."""
 
 _MISCOUNTED: Final = f"""
     SELECT id FROM lane LEFT JOIN (
@@ -120,14 +120,14 @@ _MISCOUNTED: Final = f"""
         FROM outgoing GROUP BY 1
     ) ON lane = id
     WHERE rows <> coalesce(found, 0) OR bytes <> coalesce(size, 0) LIMIT 1"""
-"""A lane whose counts are not those of its messages. The limits are kept by these counts."""
+"""Selects a lane whose counts differ from its messages. The limits depend on these counts."""
 
 
 def check_rows(connection: sqlite3.Connection) -> None:
-    """Look at every row of the file once.
+    """Check every row of the file.
 
     Raises:
-        ValueError: a row that no store has written.
+        ValueError: a store cannot have written one of the rows.
         sqlite3.Error: the file cannot be read.
     """
     for table, conditions in _SOUND.items():

@@ -1,10 +1,9 @@
-"""The store in one SQLite file: what it has told is kept, it keeps through any crash.
+"""The store in one SQLite file. A crash loses no change whose callback has run.
 
-WAL with `synchronous=FULL`: a transaction is told after the sync of its commit.
-The file is private to its owner (mode 0600) and to one process. What is in the
-WAL is copied back when the file is opened, and after the callers were told when
-it has come to 4 MiB: so it is never longer than that and one transaction, over
-any number of crashes.
+The file is in WAL mode with `synchronous=FULL`: callbacks run after the sync of the
+commit. The file is private to its owner (mode 0600) and to one process. The WAL is
+copied back when the file is opened, and when it has grown to 4 MiB, after the
+callbacks. So it never exceeds 4 MiB and one transaction, over any number of crashes.
 """
 
 from __future__ import annotations
@@ -25,16 +24,18 @@ __all__ = ["SqliteStore"]
 
 
 class SqliteStore(Store):
-    """A file and the thread that owns it. Opening blocks, and so does `close()`.
+    """A store in a file, with the thread that owns it. Opening and `close()` block.
 
     Args:
-        path: Of the file; made where there is none, beside it `-wal`.
-        owner: The node's DID; the file is of this node alone.
-        call: Where `then` is called: `loop.call_soon_threadsafe`. By default in the
-            thread that commits, where it must not raise or block.
-        is_threaded: Whether a thread of its own commits. Else each call does, and so
-            blocks, in the one thread that has opened it: for simulations, and for a
-            command that does one thing and ends.
+        path: Path of the file, which is made if there is none; beside it, a file with
+            the suffix `-wal`.
+        owner: The node's DID; the file belongs to this node alone.
+        limits: The limits of the store, by default `StoreLimits()`.
+        call: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
+            they run in the thread that commits, where they must not raise or block.
+        is_threaded: Whether a separate thread commits. Otherwise each call commits and
+            blocks, in the thread that has opened the store. That is for simulations, and
+            for a command that does one thing and ends.
 
     Raises:
         StoreInUseError, StoreCorruptError, StoreVersionError, StoreOpenError:

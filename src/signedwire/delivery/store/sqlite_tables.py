@@ -1,19 +1,18 @@
 """The rows of a store in its SQLite file.
 
-Every call of `sqlite3` gives up the interpreter's lock several times, and under
-a busy event loop each return costs up to 5 ms, whatever the statement does. So
-what counts is how few statements there are, not how quick each is: changes are
-gathered until the commit, and leave in statements over up to 1024 rows each. A
-statement exists for 1, 2, 4 … rows; the rest of it is filled with NULLs, which
-it skips. Neighbours are removed as ranges. Whoever asks for rows gets them in
-one row, put together by SQLite.
+Every call of `sqlite3` releases the interpreter's lock several times, and under a
+busy event loop each return costs up to 5 ms, whatever the statement does. So the
+number of statements counts, not the time of each. Changes are gathered until the
+commit, and written with statements over up to 1024 rows each. There is a statement
+for 1, 2, 4 … rows; unused places are filled with NULLs, which it skips. Adjacent
+rows are deleted as ranges. A query returns its rows in one row, joined by SQLite.
 
-Measured with a thread beside it that computes without a pause: 2,800 rows/s by
-`executemany`, 40,000 so.
+Measured beside a thread that computes without a pause: 2,800 rows/s with
+`executemany`, 40,000 rows/s with this scheme.
 
-The WAL is copied back when it has come to its size. Its file tells that, though
-SQLite writes over it from the beginning then: the first commit that does so cuts
-the file to `journal_size_limit`, so it is longer only if its pages are.
+A checkpoint is due when the WAL has grown to 4 MiB. The size of the file tells that,
+although SQLite then overwrites it from the start. The first commit after a checkpoint
+truncates the file to `journal_size_limit`, so it is longer only if its content is.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _MAX_I64: Final = 2**63 - 1
 
 
 def _signed(number: int) -> int:
-    """A 64-bit number as SQLite can hold it."""
+    """Return an unsigned 64-bit number as the signed one that SQLite can hold."""
     return number if number <= _MAX_I64 else number - 2**64
 
 
@@ -67,14 +66,14 @@ def _values(columns: int, rows: int) -> str:
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[tuple[Sequence[Any], int]]:
-    """Parts of at most 1024, each with the power of two that it is filled up to."""
+    """Yield parts of at most 1024 rows, each with the power of two that it is padded to."""
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
         yield part, 1 << (len(part) - 1).bit_length()
 
 
 def _runs(ids: Sequence[int]) -> Iterator[tuple[str, list[int | None]]]:
-    """Conditions that together name exactly these rows, and their arguments."""
+    """Yield SQL conditions that together select exactly these rows, with their arguments."""
     singles: list[int] = []
     ordered = sorted(set(ids))
     at, end = 0, len(ordered)
@@ -92,7 +91,7 @@ def _runs(ids: Sequence[int]) -> Iterator[tuple[str, list[int | None]]]:
 
 
 def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
-    """How many of the first fit; one at least, where there is one."""
+    """Return how many of the first sizes fit into `max_bytes`; at least one, if any."""
     count = 0
     while count < len(sizes) and (not count or sizes[count] <= max_bytes):
         max_bytes -= sizes[count]
@@ -116,7 +115,7 @@ def _peer_row(peer: PeerRecord) -> tuple[object, ...]:
 
 
 class SqliteTables(Tables):
-    """See the module's text. Fills the ledger from the file."""
+    """The rows in the file; the constructor fills the ledger from it."""
 
     def __init__(self, connection: sqlite3.Connection, ledger: Ledger) -> None:
         self._connection = connection
@@ -200,7 +199,7 @@ class SqliteTables(Tables):
         return None if found is None else int(found)
 
     def _look_for_oldest(self) -> None:
-        """Which row is the first of each lane that lost its first."""
+        """Look up the first row of each lane whose first row was removed."""
         lanes = [lane for lane in self._stale if lane.rows and lane.first_id is None]
         self._stale.clear()
         by_id = {lane.id: lane for lane in lanes}
@@ -396,7 +395,7 @@ class SqliteTables(Tables):
         ]
 
     def _page(self, chosen: str, arguments: tuple[object, ...], limit: int) -> list[Any]:
-        """The first rows of what is chosen: at most `limit`, and 4 MiB of bodies or one."""
+        """Return the first chosen rows: at most `limit`, and 4 MiB of bodies or one row."""
         ((lengths,),) = self._ask(
             f"SELECT group_concat(size) FROM"
             f" (SELECT length(body) AS size {chosen} ORDER BY id LIMIT ?)",
@@ -485,7 +484,7 @@ class SqliteTables(Tables):
             self._connection.execute("BEGIN")
 
     def _flush(self) -> None:
-        """Carry out what was gathered. Nothing is removed before it was put, whatever the order."""
+        """Write the gathered changes. Insertions come first, so that removals find their rows."""
         ledger = self._ledger
         if self._puts:
             self._insert("outgoing (id, expires_at_us, body)", 3, self._puts)
@@ -515,7 +514,7 @@ class SqliteTables(Tables):
                     for each in lanes
                 ],
             )
-            # A lane means nothing without its peer, which may be new.
+            # A row of `lane` needs the row of its peer, which may be new.
             ledger.changed_peers |= {
                 ledger.by_id[each.id >> 2] for each in lanes if each.id >> 2 not in self._saved
             }
@@ -565,8 +564,8 @@ class SqliteTables(Tables):
             self._look_for_oldest()
             self._looked_at = monotonic()
         self._connection.execute("COMMIT")
-        # Not by `stat`: after each Linux gives the next write a new time, and the sync of
-        # the next commit takes half as long again.
+        # Not `stat()`: after each call, Linux gives the next write a new timestamp, and the
+        # sync of the next commit takes 1.5 times as long.
         self._is_wal_long = self._wal.seek(0, os.SEEK_END) > _CHECKPOINT_BYTES
         return True
 

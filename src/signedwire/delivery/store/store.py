@@ -1,28 +1,26 @@
-"""`Store`: what a node must not forget. `MemoryStore` and `SqliteStore` are its two kinds.
+"""`Store`: the durable state of a node. `MemoryStore` and `SqliteStore` implement it.
 
     put ──→ outgoing ──settled, expire──→ gone
                      ──bury──→ dead letters ──drop_dead, put(replaces)──→ gone
-    accept ──→ undone ──done──→ gone            and with it the marks and the leaves
+    accept ──→ undone ──done──→ gone            with it the marks and the leaves
 
-Any thread may call. A call that changes something returns at once; its `then`
-is called after the commit, with `None`, or with the `StoreError` that says why
-not. A call that asks for something returns a `concurrent.futures.Future`, and
-sees whatever was submitted before it. Where the callbacks run is the caller's
-choice: pass `call=loop.call_soon_threadsafe`, and the loop is woken once for
-all those of a commit.
+Any thread may call. A change returns at once; its callback `then` runs after the
+commit, with `None`, or with the `StoreError` of the failed commit. A query returns a
+`concurrent.futures.Future`, and sees everything submitted before it. `call` chooses
+where callbacks run: `loop.call_soon_threadsafe` wakes the loop once per commit.
 
-What a caller may rely on:
+Guarantees:
 
-- The sequences of a lane rise in the order of the calls of `put()`, and `then` is
-  called in that order: whoever queues a message in its `then` sends in order. A
-  sequence is never used twice, also by the next process, and by one that opens an old
-  copy of the file: each process begins where the time is. Many are never used.
-- What `then(None)` has told is on the disk. `barrier()` tells it of all before.
-- A row leaves only by a call that is named above, or by its deadline, which
-  `on_expired` is told.
-- After a failed commit every operation fails, the waiting ones included, and
-  nothing more is acknowledged: `failure` says why. Whether what was in that
-  commit is on the disk is then not known; whoever opens the file again sees.
+- The sequences of a lane rise in the order of the `put()` calls, and callbacks run in
+  that order. A caller that queues each message in its `then` sends in order.
+- A sequence is never used twice. That also holds for the next process, and for one
+  that opens an old copy of the file, because each process starts at a sequence made
+  from the time. Many sequences are never used.
+- After `then(None)` a change is on the disk. `barrier()` confirms all before it.
+- A row leaves only by a call that is named above, or by its deadline (`on_expired`).
+- After a failed commit every operation fails, also those that wait, and nothing more
+  is acknowledged; `failure` has the cause. Whether the changes of that commit are on
+  the disk is unknown until the file is opened again.
 """
 
 from __future__ import annotations
@@ -68,48 +66,48 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-# To look for them costs as much as there are peers.
+# Many at once, because the search walks over all peers.
 _FORGOTTEN_AT_ONCE: Final = 1000
 _MAX_EPOCH: Final = 2**63 - 1
 
 
 class Store:
-    """The interface; see the module's text. Make a `MemoryStore` or a `SqliteStore`."""
+    """The interface of a store. `MemoryStore` and `SqliteStore` implement it."""
 
     def __init__(self, owner: Did, work: Work, executor: Executor) -> None:
         self.owner = owner
-        """Whose node it belongs to."""
+        """DID of the node that the store belongs to."""
         self._work = work
         self._executor = executor
         self._ledger = work.ledger
         self._lock = work.ledger.lock
         self.is_in_use: Callable[[Did], bool] = lambda _: False
-        """Asked, in any thread, whether a peer must not be forgotten now."""
+        """Called in any thread; returns whether a peer must not be forgotten now."""
         self.clock_steps = ClockSteps(work, executor)
-        """Told of by `look_at_clock()`; its `on_moved` is called where `then` is."""
+        """Moves deadlines after `look_at_clock()`; its `on_moved` runs where `then` does."""
         self.access = AccessRules(work, executor)
         self.unmet = UnmetPeers(work, executor)
 
     # -- sending ----------------------------------------------------------------------
 
     def epoch(self, recipient: Did) -> int:
-        """The epoch of our messages to a peer, for the HELLO; made at the first question.
+        """Return the epoch of our messages to a peer, for HELLO; the first call makes it.
 
-        It stays the same over restarts, for the numbers do.
+        The epoch stays the same over restarts, because the numbers do.
         """
         with self._lock:
             peer = self._peer(recipient)
             if not peer.epoch:
-                # A peer may have been forgotten since it was told one, and the clock set back.
+                # The store may have forgotten the peer and its epoch, and the clock be set back.
                 peer.epoch = new_epoch()
                 self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
             return peer.epoch
 
     def begin_epoch(self, recipient: Did, epoch: int, then: Then | None = None) -> None:
-        """Number everything to a peer in a newer epoch: it knows more of us than we do.
+        """Number all messages to a peer in a newer epoch.
 
-        So it is after the file was restored from an old copy. Waiting rows keep their
-        sequences and change their bytes: whoever holds some loads them again.
+        This is needed after the file was restored from an old copy. Waiting rows keep
+        their sequences and change their bytes, so loaded rows must be loaded again.
 
         Raises:
             ValueError: `epoch` is not newer.
@@ -123,13 +121,13 @@ class Store:
         self._executor.kick()
 
     def lane(self, recipient: Did, lane: int) -> LaneRecord:
-        """How far a lane has come: what was numbered, and what may have been sent."""
+        """Return the counts of a lane: the numbers given, and the rows handed to a link."""
         return self._peer(recipient).lanes[lane]
 
     def learn(self, recipient: Did, marks: Sequence[int]) -> bool:
-        """A peer has accepted so much; whether the file, an old copy, did not know of some of it.
+        """Note a peer's marks; return whether the file, as an old copy, lacks some of them.
 
-        By itself that does no harm: no message of this process has a sequence of another.
+        That alone does no harm: no message of this process has a sequence of another.
         """
         with self._lock:
             lanes = self._peer(recipient).lanes
@@ -151,13 +149,13 @@ class Store:
         then: Then | None = None,
         is_met: bool = True,
     ) -> None:
-        """Number messages and store them, all or none; `replaces` are dead letters that go then.
+        """Number messages and store them, all or none, in place of the dead letters `replaces`.
 
-        `is_met` tells whether there is a way to the recipient; see `UnmetPeers`.
+        `is_met` is whether the recipient has a route or had a link; see `UnmetPeers`.
 
-        When this returns, each draft has its number and its body. It may be sent when
-        `then` is told `None`, not before. After `then` was told a StoreFullError, the
-        numbers are void: there had seemed to be expired rows that could make room.
+        When this returns, each draft has its number and its body. It may be sent after
+        `then(None)`, not before. After `then(StoreFullError)` the numbers are void: fewer
+        rows than expected had expired, and there was no room.
 
         Raises:
             StoreFullError: a limit is reached; nothing was stored.
@@ -184,7 +182,7 @@ class Store:
             age = None if is_met else unix_time_us() + int(self.limits.max_unmet_age * 1e6)
             put: Callable[[], object] = partial(self._work.put, rows, replaces, age)
             if lack is not None:
-                # Reserves nothing yet, or those before it would find no room because of it.
+                # Reserves nothing yet, or operations before this one could find no room.
                 put = partial(self._work.put_if_room, put, peer, len(rows), size, is_critical)
                 self._submit(put, then, weight=len(rows))
             else:
@@ -197,7 +195,7 @@ class Store:
         self._executor.kick()
 
     def written(self, recipient: Did, lane: int, row: int) -> None:
-        """A lane was handed to a link up to `row`. Stored with the next commit."""
+        """Note that a link got a lane up to `row`. Stored with the next commit."""
         with self._lock:
             record = self._peer(recipient).lanes[lane]
             if row > record.written:
@@ -205,7 +203,7 @@ class Store:
                 self._submit(partial(self._ledger.changed_lanes.add, record), is_lazy=True)
 
     def attempt_failed(self, recipient: Did, error: str) -> None:
-        """The peer could not be reached. Stored with the next commit."""
+        """Count a failed attempt to reach the peer. Stored with the next commit."""
         with self._lock:
             peer = self._peer(recipient)
             peer.attempts += 1
@@ -213,7 +211,7 @@ class Store:
             self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
 
     def reached(self, recipient: Did) -> None:
-        """The peer could be reached, or is to be tried anew. Stored with the next commit."""
+        """Reset the count of failed attempts to reach the peer. Stored with the next commit."""
         with self._lock:
             peer = self._peer(recipient)
             if peer.attempts:
@@ -223,7 +221,7 @@ class Store:
     def settled(
         self, recipient: Did, names: Iterable[tuple[int, int]], then: Then | None = None
     ) -> None:
-        """These (lane, row) need nothing more: signed for, or expired. Their rows go."""
+        """Remove the rows of messages that were receipted or expired, by (lane, row)."""
         with self._lock:
             ids = self._ids(recipient, names)
             self._submit(partial(self._work.tables.remove, ids), then, weight=len(ids))
@@ -237,7 +235,7 @@ class Store:
         detail: str = "",
         then: Then | None = None,
     ) -> None:
-        """These (lane, row) were refused or given up: make dead letters of them."""
+        """Make dead letters of messages that were refused or given up, by (lane, row)."""
         with self._lock:
             ids, now = self._ids(recipient, names), unix_time_us()
             self._submit(partial(self._work.tables.bury, ids, reason, storable(detail), now), then)
@@ -251,7 +249,7 @@ class Store:
         detail: str = "",
         then: Then | None = None,
     ) -> None:
-        """The peer's application refused what the peer had accepted; its row is gone already."""
+        """Add a dead letter for a message refused after acceptance, when its row is gone."""
         with self._lock:
             peer, now = self._peer(recipient), unix_time_us()
             add = partial(self._work.tables.add_dead, peer.id, body, reason, storable(detail), now)
@@ -260,7 +258,7 @@ class Store:
 
     @property
     def on_expired(self) -> Callable[[list[RowName]], None] | None:
-        """Told, where `then` is called, which rows were removed because of their deadline."""
+        """Callback for rows that were removed because of their deadline; runs like `then`."""
         return self._work.on_expired
 
     @on_expired.setter
@@ -269,22 +267,22 @@ class Store:
 
     @property
     def next_expiry_us(self) -> int | None:
-        """When to call `expire()`: Unix time. Perhaps too early, never too late."""
+        """When to call `expire()`: Unix time, microseconds; may be early, never late."""
         return self._ledger.next_expiry_us
 
     def expire(self, then: Then | None = None) -> None:
-        """Remove up to 10,000 rows whose deadline has passed; `on_expired` is told."""
+        """Remove up to 10,000 rows whose deadline has passed; calls `on_expired`."""
         with self._lock:
             self.look_at_clock()
             self._submit(self._work.expire, then)
         self._executor.kick()
 
     def look_at_clock(self) -> bool:
-        """See whether the wall clock was set; if so, move the deadlines that are no dates.
+        """If the wall clock was set, move the deadlines that were given in seconds.
 
-        Headers are moved on the disk first, and then where they wait to be sent, by whom
-        `clock_steps.on_moved` tells. Returns whether that is still to come: what is sent
-        meanwhile would not be what is on the disk. Any thread.
+        Headers move on the disk first. Then `clock_steps.on_moved` moves those that wait
+        in memory. Returns whether that is still due: until then, messages must not be
+        sent, because their bytes would differ from those on the disk. Any thread.
         """
         with self._lock:
             return self.clock_steps.look()
@@ -292,18 +290,18 @@ class Store:
     def load(
         self, recipient: Did, lane: int, after: int, limit: int, max_bytes: int = PAGE_BYTES
     ) -> Future[list[OutgoingRow]]:
-        """The rows of a lane above the row `after`, in order.
+        """Return the rows of a lane above the row `after`, in order.
 
-        At most `limit` of them and, but for the first, `max_bytes`.
+        At most `limit` rows and `max_bytes` of bodies, but at least one row.
         """
         record = self._peer(recipient).lanes[lane]
         first, last = record.row_id(0) + after + 1, record.row_id(MAX_ROW)
         return self._ask(partial(self._work.outgoing, first, last, limit, max_bytes))
 
     def backlog(self, recipient: Did | None = None) -> Backlog:
-        """How much waits for a peer, or in all, those included that are being committed.
+        """Return the backlog of a peer, or of all, including messages being committed.
 
-        But not those that only expired rows can make room for, until that is known.
+        Messages that fit only if expired rows make room count after their commit.
         """
         counted: Ledger | PeerRecord | None = self._ledger
         if recipient is not None:
@@ -311,7 +309,7 @@ class Store:
         return Backlog(0, 0) if counted is None else Backlog(counted.rows, counted.bytes)
 
     def recipients(self) -> list[Did]:
-        """Everybody for whom something waits."""
+        """Return the peers with waiting messages."""
         with self._lock:
             return [peer.did for peer in self._ledger.by_id.values() if peer.rows]
 
@@ -320,7 +318,7 @@ class Store:
     def outbox(
         self, recipient: Did | None = None, *, after: int = 0, limit: int = 100
     ) -> Future[list[OutgoingRow]]:
-        """Outgoing rows, peer by peer and lane by lane; `after` is an id."""
+        """Return outgoing rows, peer by peer and lane by lane, behind the id `after`."""
         first, last = after + 1, 2**63 - 1
         if recipient is not None:
             peer = self._ledger.peers.get(recipient)
@@ -328,25 +326,25 @@ class Store:
         return self._ask(partial(self._work.outgoing, first, last, limit, PAGE_BYTES))
 
     def show(self, id_: int) -> Future[OutgoingRow | None]:
-        """One outgoing row."""
+        """Return one outgoing row, or `None`."""
         return self._ask(lambda: next(iter(self._work.outgoing(id_, id_, 1, 0)), None))
 
     def drop(self, ids: Sequence[int]) -> Future[list[RowName]]:
-        """Remove outgoing rows; tells which there were. One that is in flight may still arrive."""
+        """Remove outgoing rows; return those that existed. A row in flight may still arrive."""
         return self._ask(partial(self._work.drop, ids))
 
     def dead_letters(
         self, recipient: Did | None = None, *, after: int = 0, limit: int = 100
     ) -> Future[list[DeadLetter]]:
-        """Dead letters, oldest first, behind the id `after`; there may be more of them.
+        """Return dead letters, oldest first, behind the id `after`.
 
-        At most `limit` and, but for the first, 4 MiB.
+        At most `limit` of them and 4 MiB of bodies, but at least one; more may follow.
         """
         peer = None if recipient is None else self._peer(recipient).id
         return self._ask(partial(self._work.dead_letters, after, limit, peer))
 
     def show_dead(self, id_: int) -> Future[DeadLetter | None]:
-        """One dead letter. To send it again, `put()` a message of its payload that replaces it."""
+        """Return one dead letter, or `None`. To resend it, `put()` its payload and replace it."""
         return self._ask(
             lambda: next(
                 (each for each in self._work.dead_letters(id_ - 1, 1, None) if each.id == id_), None
@@ -354,18 +352,18 @@ class Store:
         )
 
     def drop_dead(self, ids: Sequence[int]) -> Future[int]:
-        """Remove dead letters; tells how many there were."""
+        """Remove dead letters; return how many existed."""
         return self._ask(partial(self._work.tables.remove_dead, ids))
 
     # -- receiving --------------------------------------------------------------------
 
     def marks(self, sender: Did) -> Marks:
-        """What was accepted from a sender and committed, as a HELLO may say it."""
+        """Return the committed marks of a sender, for HELLO."""
         peer = self._ledger.peers.get(sender)
         return Marks(0, (0, 0, 0, 0)) if peer is None else peer.marks
 
     def inbox_room(self, sender: Did, sizes: Sequence[int]) -> int:
-        """How many of a sender's next messages, of so many bytes each, fit into the inbox."""
+        """Return how many of a sender's next messages fit; `sizes` are in bytes."""
         with self._lock:
             return self._ledger.inbox_room(self._peer(sender), sizes)
 
@@ -378,19 +376,19 @@ class Store:
         noted: Noted = NOTHING,
         then: Then | None = None,
     ) -> range:
-        """Store the new messages of a batch, where the marks are now, and the batch's leaves.
+        """Store the new messages of a batch, the new marks, and the batch's leaves.
 
-        A receipt may be sent when `then` is told `None`, not before. One for a repeated
-        message too: it may be in a commit that has not ended. See `barrier()`. Whether
-        there is room for them is asked before, by `inbox_room()`.
+        Receipts may be sent after `then(None)`, not before. That holds for repeated
+        messages too, whose commit may not have ended: see `barrier()`. The caller has
+        checked with `inbox_room()` that there is room.
 
         Args:
-            marks: With this batch.
-            new: Places of the messages that are to be delivered.
-            noted: Places of those that were not accepted.
+            marks: The marks after this batch.
+            new: Indices of the messages to deliver.
+            noted: Indices of the messages that were not accepted.
 
         Returns:
-            The ids of the new messages, in that order, for `done()`.
+            The ids of the new messages, in the order of `new`, for `done()`.
 
         Raises:
             StoreFailedError, ClosedError: the store takes nothing more.
@@ -425,7 +423,7 @@ class Store:
         return ids
 
     def began(self, sender: Did, marks: Marks) -> None:
-        """The sender named a new epoch. Stored with the next commit."""
+        """Set the marks of a sender's new epoch. Stored with the next commit."""
         with self._lock:
             peer = self._peer(sender)
             self._submit(
@@ -436,9 +434,9 @@ class Store:
         self._executor.kick()
 
     def done(self, ids: Iterable[int], then: Then | None = None) -> None:
-        """The application is done with these messages, or has refused them: they go.
+        """Remove messages that the application has acknowledged or refused.
 
-        With `ack="auto"` it is called when the application takes them.
+        With `ack="auto"`, taking a message acknowledges it.
         """
         with self._lock:
             known = [id_ for id_ in dict.fromkeys(ids) if id_ in self._ledger.undone]
@@ -450,21 +448,21 @@ class Store:
         self._executor.kick()
 
     def undone(self, *, after: int = 0, limit: int = 1000) -> Future[list[IncomingRow]]:
-        """Messages that the application is not done with, in the order of acceptance.
+        """Return unacknowledged messages, in the order of acceptance.
 
-        At most `limit` behind the id `after` and, but for the first, 4 MiB; there may be
-        more of them.
+        At most `limit` of them behind the id `after` and 4 MiB of bodies, but at least
+        one; more may follow.
 
-        Those that are there when the store has been opened are to be delivered again,
-        marked `redelivered`; their sender will not send them again.
+        Messages that exist when the store is opened must be delivered again, marked
+        `redelivered`, because their sender will not send them again.
         """
         return self._ask(partial(self._work.undone, after, limit))
 
     def leaves(self, sender: Did) -> Future[RememberedLeaves]:
-        """What the last messages of a sender were and how they were answered.
+        """Return the leaves of a sender's last messages, by their answers.
 
-        A message at or below the mark that is in neither list is not what was accepted
-        under its number: no receipt may be signed for it.
+        A message at or below the mark that is in no list is not the one that was accepted
+        under its number. No receipt may be signed for it.
         """
         peer = self._peer(sender)
         return self._ask(partial(self._work.leaves, peer))
@@ -472,17 +470,17 @@ class Store:
     # -- peers ------------------------------------------------------------------------
 
     def has_spoken_v2(self, did: Did) -> bool:
-        """Whether a DID has ever proven itself over v2: then never again v1 with it."""
+        """Whether a DID has ever proven itself over v2; v1 with it is refused then."""
         peer = self._ledger.peers.get(did)
         return peer is not None and peer.has_spoken_v2
 
     def v2_speakers(self) -> list[Did]:
-        """All that have."""
+        """Return all DIDs that have proven themselves over v2."""
         with self._lock:
             return [peer.did for peer in self._ledger.by_id.values() if peer.has_spoken_v2]
 
     def note_v2(self, did: Did, then: Then | None = None) -> None:
-        """A DID has proven itself over v2."""
+        """Note that a DID has proven itself over v2."""
         with self._lock:
             peer = self._peer(did)
             peer.has_spoken_v2 = True
@@ -492,18 +490,18 @@ class Store:
     # -- the whole --------------------------------------------------------------------
 
     def barrier(self, then: Then) -> None:
-        """Have `then` told when all that was submitted before is committed. Costs no commit."""
+        """Call `then` when everything submitted before is committed. Costs no commit."""
         with self._lock:
             self._executor.submit(Operation(None, then))
         self._executor.kick()
 
     def flush(self) -> Future[None]:
-        """`barrier()` as a future: also what could wait is committed."""
+        """Return a future for `barrier()`; lazy operations are committed too."""
         return self._ask(lambda: None)
 
     @property
     def on_failed(self) -> Callable[[StoreError], None] | None:
-        """Told once, where `then` is called, when the store has failed."""
+        """Callback for the failure of the store; runs once, where `then` does."""
         return self._executor.on_failed
 
     @on_failed.setter
@@ -512,16 +510,16 @@ class Store:
 
     @property
     def failure(self) -> StoreError | None:
-        """Why the store takes and acknowledges nothing more; `None`: it does."""
+        """The error that stopped the store; `None` while it works."""
         return self._executor.failure
 
     @property
     def limits(self) -> StoreLimits:
-        """How much it holds."""
+        """The limits of the store."""
         return self._ledger.limits
 
     def stats(self) -> StoreStats:
-        """The numbers now."""
+        """Return a snapshot of the numbers."""
         ledger, executor = self._ledger, self._executor
         durations = list(executor.durations.copy())
         return StoreStats(
@@ -541,9 +539,9 @@ class Store:
         )
 
     def close(self, timeout: float | None = None) -> bool:
-        """Commit what was submitted, tell it, and let go of the file; blocks. Safe to call twice.
+        """Commit all submitted operations and release the file; blocks. Safe to call twice.
 
-        `False`: the disk has not answered within `timeout` seconds; the thread goes on.
+        Returns `False` if `timeout` seconds were not enough; the thread then goes on.
         """
         return self._executor.close(timeout)
 
@@ -567,7 +565,7 @@ class Store:
         return future
 
     def _peer(self, did: Did) -> PeerRecord:
-        """The record of a DID; made where there was none, and others forgotten for it."""
+        """Return the record of a DID; makes one if needed, and may forget strangers for it."""
         ledger = self._ledger
         peer = ledger.peers.get(did)
         if peer is not None:
@@ -588,7 +586,7 @@ class Store:
         return [
             lanes[lane].row_id(row)
             for lane, row in names
-            if 0 < row <= MAX_ROW  # others may have named it
+            if 0 < row <= MAX_ROW  # the peer may have named a row that cannot exist
         ]
 
     def _forget(self, peer: PeerRecord) -> None:

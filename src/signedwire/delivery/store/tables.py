@@ -1,8 +1,7 @@
-"""What a `Store` needs of its rows, wherever they are: see `memory_tables` and `sqlite_tables`.
+"""The interface between a `Store` and its rows; see `memory_tables` and `sqlite_tables`.
 
-Every method is called by one thread at a time, between two calls of `commit()`.
-Removing what is not there does nothing. The ledger follows what was really put
-and removed.
+Only one thread at a time calls a method. Removing a missing row does nothing. The
+tables update the ledger by the rows that were really added and removed.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ __all__ = [
 ]
 
 UNKEPT: Final = 4
-"""In `BatchRow.lanes`, of what was refused for want of room."""
+"""Value in `BatchRow.lanes` of an envelope that was refused because there was no room."""
 PAGE_BYTES: Final = 4 * 1024 * 1024
-"""Of bodies: what is read from a file at once, where the first is not larger by itself."""
+"""Maximum size of bodies that one query reads from a file, unless the first is larger."""
 NO_LANE: Final = 255
-"""In `BatchRow.lanes`, of what was refused and is not to be remembered."""
+"""Value in `BatchRow.lanes` of an envelope that was refused and is not remembered."""
 
 Row: TypeAlias = tuple[int, int | None, bytes]
-"""An outgoing row: name, deadline, header and payload."""
+"""An outgoing row: id, deadline (Unix time, microseconds), header and payload."""
 
 
 class AccessRule(enum.StrEnum):
-    """What a row of the access list says of its DID."""
+    """The meaning of a row of the access list."""
 
     DENY = "deny"
-    """It is turned away."""
+    """The DID is denied."""
     ALLOW = "allow"
-    """It is on the allow list."""
+    """The DID is on the allow list."""
     ONLY = "only"
-    """There is an allow list; the DID is empty."""
+    """There is an allow list. The DID of this row is empty."""
 
 
 class DeadRow(NamedTuple):
@@ -65,11 +64,11 @@ class BatchRow(NamedTuple):
     peer: int
     signature: bytes
     leaves: bytes
-    """One after the other."""
+    """All leaves of the batch, joined."""
     lanes: bytes
-    """Of each, or `UNKEPT`, or `NO_LANE`."""
+    """One byte for each leaf: its lane, `UNKEPT` or `NO_LANE`."""
     refused: bytes
-    """Places of those that came too late."""
+    """Indices of the envelopes that came too late, a byte each."""
 
 
 class Tables(ABC):
@@ -79,7 +78,7 @@ class Tables(ABC):
 
     @abstractmethod
     def put(self, rows: Sequence[Row], ages_at_us: int | None = None) -> None:
-        """Add outgoing rows. `ages_at_us`: when `aged()` returns them; `None`: never."""
+        """Add outgoing rows. `aged()` returns them from `ages_at_us` on; `None`: never."""
 
     @abstractmethod
     def remove(self, ids: Sequence[int]) -> None:
@@ -87,39 +86,38 @@ class Tables(ABC):
 
     @abstractmethod
     def expired(self, now_us: int, limit: int) -> list[int]:
-        """Remove rows whose deadline has passed, the earliest first; returns their names.
+        """Remove rows whose deadline has passed, the earliest first, and return their ids.
 
-        Sets `Ledger.next_expiry_us` anew.
+        Updates `Ledger.next_expiry_us`.
         """
 
     @abstractmethod
     def aged(self, now_us: int, limit: int) -> list[int]:
-        """Names of the rows that were put with an age which has passed. They stay."""
+        """Return the ids of rows whose age has passed. The rows stay."""
 
     @abstractmethod
     def unage(self, first: int, last: int) -> None:
-        """The rows from `first` to `last` have no age any more."""
+        """Remove the ages of the rows from `first` to `last`."""
 
     @abstractmethod
     def move_deadlines(self, first: int, unwritten: int, last: int, by_us: int) -> None:
-        """Move deadlines in seconds of the rows from `first` to `last` by `by_us`.
+        """Move the deadlines in seconds, and the ages, of the rows `first` to `last`.
 
-        Those of rows from `unwritten` on also in their headers: nobody else has seen them.
-        Ages are moved too.
-        Sets `Ledger.next_expiry_us` anew.
+        Rows from `unwritten` on are also changed in their headers, because no peer has
+        seen them. Updates `Ledger.next_expiry_us`.
         """
 
     @abstractmethod
     def existing(self, ids: Sequence[int]) -> list[int]:
-        """Those of the names that have a row."""
+        """Return the given ids that have a row."""
 
     @abstractmethod
     def names(self, first: int, last: int, limit: int) -> list[int]:
-        """The names of the first rows of a range, in order."""
+        """Return the ids of the first rows of a range, in order."""
 
     @abstractmethod
     def page(self, first: int, last: int, limit: int, max_bytes: int) -> list[tuple[int, bytes]]:
-        """The first rows of a range, in order: at most `limit`, and `max_bytes` or one."""
+        """Return the first rows of a range: at most `limit`, and `max_bytes` or one row."""
 
     # -- dead letters -----------------------------------------------------------------
 
@@ -133,17 +131,17 @@ class Tables(ABC):
 
     @abstractmethod
     def dead_page(self, after: int, limit: int, peer: int | None) -> list[DeadRow]:
-        """The first dead letters in order: at most `limit`; of a file, `PAGE_BYTES` or one."""
+        """Return the first dead letters: at most `limit`; from a file, `PAGE_BYTES` or one."""
 
     @abstractmethod
     def remove_dead(self, ids: Sequence[int]) -> int:
-        """Remove dead letters; returns how many there were."""
+        """Remove dead letters; return how many existed."""
 
     # -- incoming ---------------------------------------------------------------------
 
     @abstractmethod
     def accept(self, batch: BatchRow, rows: Sequence[tuple[int, int, bytes]]) -> None:
-        """Add a batch, and of its messages those that are not done: name, place, body."""
+        """Add a batch and its accepted messages, each as (id, index in the batch, body)."""
 
     @abstractmethod
     def remove_undone(self, ids: Sequence[int], batches: Sequence[int]) -> None:
@@ -151,14 +149,14 @@ class Tables(ABC):
 
     @abstractmethod
     def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
-        """Messages that are not done, in the order of acceptance: name, batch, place, body.
+        """Return unacknowledged messages as (id, batch, index, body), as accepted.
 
-        At most `limit`; of a file, `PAGE_BYTES` of bodies or one.
+        At most `limit`; from a file, `PAGE_BYTES` of bodies or one.
         """
 
     @abstractmethod
     def batches(self, ids: Sequence[int]) -> list[BatchRow]:
-        """Batches by name."""
+        """Return batches by their ids."""
 
     @abstractmethod
     def remove_peer(self, id_: int) -> None:
@@ -168,26 +166,26 @@ class Tables(ABC):
 
     @abstractmethod
     def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
-        """Add a rule for the 32 bytes of each DID; one that is there stays."""
+        """Add a rule for each DID of 32 bytes; an existing rule stays."""
 
     @abstractmethod
     def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
-        """Remove a rule for these DIDs; `None`: for all."""
+        """Remove a rule for these DIDs, or for all with `None`."""
 
     # -- the whole --------------------------------------------------------------------
 
     @abstractmethod
     def commit(self, *, is_idle: bool) -> bool:
-        """Make durable what has changed; `False`: nothing had.
+        """Make the changes durable; return `False` if there are none.
 
         Args:
-            is_idle: Whether nothing waits for the next commit.
+            is_idle: Whether no operation waits for the next commit.
         """
 
     @abstractmethod
     def tidy(self) -> None:
-        """What may be done after a commit was told."""
+        """Do maintenance that can wait until callbacks have been scheduled."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file. After a failure too."""
+        """Release the file. Called after a failure too."""

@@ -1,4 +1,4 @@
-"""Messages to peers that there is no way to: fewer of them are stored, and not for ever."""
+"""Messages to unmet peers: lower limits apply, and the messages age."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["UnmetPeers"]
 
 
 class UnmetPeers:
-    """What `Store.unmet` knows: to which recipients there is no way. Any thread.
+    """The unmet peers of a store, as `Store.unmet`. Any thread may call.
 
     A peer is unmet while it has no route and no link, and never had a link. When a file is
-    opened, those are for whom messages with an age wait; `set_met()` tells what has changed.
+    opened, peers with waiting messages that have an age are unmet; `set_met()` changes that.
     """
 
     def __init__(self, work: Work, executor: Executor) -> None:
@@ -27,7 +27,7 @@ class UnmetPeers:
         self._executor = executor
 
     def set_met(self, recipient: Did, is_met: bool) -> None:
-        """Say whether there is a way to a peer now. Where there is, its messages do not age.
+        """Set whether a peer has a route or had a link. Messages to such a peer do not age.
 
         Raises:
             StoreFailedError, ClosedError: the store takes nothing more.
@@ -42,15 +42,15 @@ class UnmetPeers:
         self._executor.kick()
 
     def full_peers(self, size: int) -> list[Did]:
-        """The recipients whose own limit would be broken by one more message, not Critical.
+        """Return the recipients whose own limit refuses one more message of `size` bytes.
 
-        `size` is that message's size in bytes.
+        The extra room of Critical messages is not counted.
         """
         return self._work.ledger.full_peers(size)
 
     @property
     def on_aged(self) -> Callable[[list[RowName]], None] | None:
-        """Told, where `then` is called, which rows became dead letters because they aged."""
+        """Callback for rows that became dead letters because they aged; runs like `then`."""
         return self._work.on_aged
 
     @on_aged.setter
@@ -59,11 +59,11 @@ class UnmetPeers:
 
     @property
     def words_of_age(self) -> str:
-        """Why they did, for people."""
+        """The cause of such dead letters, as text for people."""
         return self._work.words_of_age
 
     def last_rows(self, recipient: Did) -> list[int]:
-        """The number of the last row that was put into each lane to a peer; 0: none was."""
+        """Return the number of the last row of each lane to a peer; 0: the lane had none."""
         ledger = self._work.ledger
         with ledger.lock:
             return [lane.next - 1 for lane in ledger.peer(recipient).lanes]
@@ -71,13 +71,13 @@ class UnmetPeers:
     def bury_up_to(
         self, recipient: Did, last: Sequence[int], reason: Reason, detail: str
     ) -> Future[list[RowName]]:
-        """Make dead letters of the first 10,000 rows for a peer, and tell which those were.
+        """Make dead letters of the first 10,000 rows for a peer, and return their names.
 
         Args:
-            recipient: The peer.
-            last: For each lane the last row that may become one; see `last_rows()`.
-            reason: Why.
-            detail: The same in words.
+            recipient: The DID of the peer.
+            last: For each lane, the last row that may become one; see `last_rows()`.
+            reason: The reason of the dead letters.
+            detail: The reason as text for people.
         """
         future: Future[list[RowName]] = Future()
         ledger = self._work.ledger

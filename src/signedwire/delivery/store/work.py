@@ -1,6 +1,7 @@
-"""The operations of a store, as its executor carries them out: on the tables, one by one.
+"""The operations of a store on its tables and its ledger.
 
-Nothing here is called by the application's threads; see `Store` for what each means.
+The executor runs them one by one; application threads never call them. `Store` documents
+the meaning of each.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EXPIRE_LIMIT: Final = 10_000
 
 
 class Work:
-    """The tables and the ledger, and what is done to both."""
+    """The tables and the ledger, and the operations on both."""
 
     def __init__(self, ledger: Ledger, tables: Tables) -> None:
         self.ledger = ledger
@@ -50,7 +51,7 @@ class Work:
         return self.tables.commit(is_idle=is_idle)
 
     def news(self) -> list[Callable[[], None]]:
-        """See `Engine`: what has expired, and what has waited too long for a way."""
+        """See `Engine`: calls `on_expired` and `on_aged` for the rows of this commit."""
         gone, self._expired = self._expired, []
         aged, self._aged = self._aged, []
         news: list[Callable[[], None]] = []
@@ -88,7 +89,7 @@ class Work:
     def put_if_room(
         self, put: Callable[[], object], peer: PeerRecord, rows: int, size: int, is_critical: bool
     ) -> StoreError | None:
-        """Put if there is room, or can be made by removing what has expired."""
+        """Put rows if there is room, or if removing expired rows makes room."""
         ledger = self.ledger
         while True:
             with ledger.lock:
@@ -102,9 +103,9 @@ class Work:
                 return ledger.full(peer, lack)
 
     def expire(self) -> int:
-        """Remove what has expired, and what has waited too long; returns how many rows."""
-        # Where the wall clock was set just now, the rows are about to be moved: none goes
-        # before it has been.
+        """Remove rows that have expired or aged out; return how many."""
+        # If the wall clock was set just now, the rows are about to be moved. So a row is
+        # removed only if its deadline has also passed by the monotonic clock.
         passed_us = self._origin_us + int(monotonic() * 1e6)
         now_us = min(unix_time_us(), passed_us)
         aged = self.tables.aged(now_us, _EXPIRE_LIMIT)
@@ -119,14 +120,14 @@ class Work:
 
     @property
     def words_of_age(self) -> str:
-        """Why a message has aged out, for people."""
+        """The cause for which a message has aged out, as text for people."""
         age = self.ledger.limits.max_unmet_age
         return f"no way to its peer was known for {age:g} s, which is unmet_max_age"
 
     def bury_up_to(
         self, peer: PeerRecord, last: Sequence[int], reason: Reason, detail: str
     ) -> list[RowName]:
-        """Make dead letters of the first 10,000 rows for a peer; returns which.
+        """Make dead letters of the first 10,000 rows for a peer; return their names.
 
         `last` is the last row of each lane that may become one.
         """
@@ -139,14 +140,14 @@ class Work:
         return names
 
     def begin_clock(self, origin_us: int) -> None:
-        """`origin_us` is the Unix time at the instant 0 of the monotonic clock."""
+        """Set the Unix time at the instant 0 of the monotonic clock, in microseconds."""
         self._origin_us = origin_us
 
     def move_deadlines(self, by_us: int) -> None:
-        """The wall clock was set: deadlines in seconds that this process stored go with it.
+        """Move the deadlines in seconds that this process stored, after a clock step.
 
-        Those of earlier processes are dates, as nothing else is known of them. What a link
-        has had keeps its bytes, or it would be another message.
+        Deadlines of earlier processes stay, because they are known only as dates. A row
+        that was handed to a link keeps its bytes, or it would be another message.
         """
         self._origin_us += by_us
         ledger = self.ledger
@@ -159,13 +160,13 @@ class Work:
                 self.tables.move_deadlines(first, unwritten, last, by_us)
 
     def drop(self, ids: Sequence[int]) -> list[RowName]:
-        """Remove rows; returns those that there were."""
+        """Remove rows; return the names of those that existed."""
         found = self.tables.existing(ids)
         self.tables.remove(found)
         return self.names(found)
 
     def names(self, ids: Iterable[int]) -> list[RowName]:
-        """Whose rows, and which."""
+        """Return the names of rows by their ids."""
         ledger = self.ledger
         lanes = [(ledger.lane_of(id_), id_) for id_ in ids]
         return [
@@ -174,7 +175,7 @@ class Work:
         ]
 
     def outgoing(self, first: int, last: int, limit: int, max_bytes: int) -> list[OutgoingRow]:
-        """A page of rows, as they are to be sent now."""
+        """Return a page of rows, with the present epoch in their headers."""
         ledger, rows = self.ledger, []
         for id_, body in self.tables.page(first, last, limit, max_bytes):
             lane = ledger.lane_of(id_)
@@ -188,7 +189,7 @@ class Work:
         return rows
 
     def dead_letters(self, after: int, limit: int, peer: int | None) -> list[DeadLetter]:
-        """A page of dead letters."""
+        """Return a page of dead letters."""
         return [
             DeadLetter(
                 row.id,
@@ -210,17 +211,17 @@ class Work:
         batch: BatchRow,
         rows: Sequence[tuple[int, int, bytes]],
     ) -> None:
-        """Add a batch and its new messages; move the marks."""
+        """Add a batch and its new messages, and set the marks."""
         self.tables.accept(batch, rows)
         self.mark(peer, marks)
 
     def mark(self, peer: PeerRecord, marks: Marks) -> None:
-        """Move the marks."""
+        """Set the marks of a sender."""
         peer.seen_marks = marks
         self.ledger.changed_peers.add(peer)
 
     def forget_peer(self, peer: PeerRecord, batches: Sequence[int]) -> None:
-        """Remove all that there is of a peer to whom nothing was sent, and its batches."""
+        """Remove the row and the batches of a peer that was never sent a message."""
         ledger = self.ledger
         ledger.changed_peers.discard(peer)
         ledger.changed_lanes.difference_update(peer.lanes)
@@ -229,7 +230,7 @@ class Work:
         ledger.remove_peer(peer)
 
     def undone(self, after: int, limit: int) -> list[IncomingRow]:
-        """A page of messages that are not done."""
+        """Return a page of unacknowledged messages."""
         rows = self.tables.undone_page(after, limit)
         batches: dict[int, tuple[PeerRecord, bytes, list[bytes]]] = {
             batch.id: (self.ledger.by_id[batch.peer], batch.signature, _split(batch.leaves))
@@ -242,7 +243,7 @@ class Work:
         return found
 
     def leaves(self, peer: PeerRecord) -> RememberedLeaves:
-        """What is remembered of a sender."""
+        """Return the remembered leaves of a sender, by their answers."""
         with self.ledger.lock:
             ids = [batch.id for batch in peer.batches]
         accepted: tuple[list[bytes], ...] = tuple([] for _ in Priority)

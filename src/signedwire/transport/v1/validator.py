@@ -1,10 +1,16 @@
-"""What a received v1 frame must pass before anything else sees it.
+"""The checks of a received v1 frame, before anything else uses it.
 
-In this order, cheapest first: it decodes; it is for us; its sender may speak
-v1 to us, is not denied and has never spoken v2, from which nobody goes back;
-it was not delivered before; it is signed, where that is required;
-the signature proves the sender. The first test it fails is the reason it is
-dropped with.
+The checks, in this order, cheapest first:
+
+1. The frame decodes.
+2. Its recipient is this node.
+3. Its sender may use v1 with this node, is not denied, and has never used v2: a sender
+   cannot go back from v2.
+4. The envelope is signed, if the policy requires that.
+5. The envelope was not delivered before.
+6. The signature proves the sender.
+
+The first failed check gives the reason for which the frame is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ __all__ = ["Verified", "V1Validator"]
 
 
 class Verified(NamedTuple):
-    """A message that may be delivered, unless its double overtakes it."""
+    """A message that may be delivered, unless a copy is delivered first."""
 
     message: Message
     priority: int
@@ -35,15 +41,16 @@ class Verified(NamedTuple):
 
 
 class V1Validator:
-    """Decides about received frames.
+    """Checks received v1 frames.
 
-    `check_all()` may run in any thread, several at once. `is_replay()` and
-    `remember()` belong to the thread that delivers.
+    `check_all()` may run in several threads at once. Only the thread that delivers may
+    call `is_replay()` and `remember()`.
 
     Args:
-        us: Our DID: envelopes for another are refused; `None` takes them all.
-        is_denied: Whether the DID of these 32 bytes is turned away.
-        v2_speakers: DIDs that have proven themselves over v2: no v1 frame of theirs is believed.
+        config: The limits and the signature policy.
+        us: Our DID; envelopes for another are refused. `None` accepts all recipients.
+        is_denied: Tells whether the DID of these 32 bytes is denied; by default none is.
+        v2_speakers: DIDs that have proven themselves over v2; their v1 frames are refused.
     """
 
     def __init__(
@@ -60,17 +67,17 @@ class V1Validator:
         )
         self._is_denied = is_denied
         self._v2_speakers = ReplayMemory(0) if v2_speakers is None else v2_speakers
-        # Two memories: unsigned envelopes, which anyone can make, must not push
-        # signed ones out of theirs.
+        # Two memories: unsigned envelopes, which anybody can make, must not displace
+        # signed ones.
         self._replays = ReplayMemory(config.replay_memory)
         self._unsigned_replays = ReplayMemory(config.replay_memory)
 
     def check_all(self, frames: Iterable[bytes]) -> list[Verified | Reason]:
-        """The verdict on each frame, in order."""
+        """Check frames; return for each, in order, the message or the reason to drop it."""
         return [self.check(frame) for frame in frames]
 
     def check(self, frame: bytes) -> Verified | Reason:
-        """The verdict on one frame. Costs about 45 µs, nearly all of it the signature."""
+        """Check one frame. Costs about 45 µs, nearly all of it for the signature."""
         try:
             envelope = SignedEnvelope.decode_v1(frame)
         except EnvelopeError:
@@ -98,11 +105,11 @@ class V1Validator:
         return Verified(Message(envelope.body, signature), frame[PRIORITY], digest)
 
     def is_replay(self, verified: Verified) -> bool:
-        """Whether it was delivered since it was checked: two copies can be in check at once."""
+        """Whether a copy was delivered since the check: two copies can be in check at once."""
         return verified.replay_key in self._memory(verified)
 
     def remember(self, verified: Verified) -> None:
-        """It has been delivered."""
+        """Note that the message has been delivered."""
         self._memory(verified).add(verified.replay_key)
 
     def _memory(self, verified: Verified) -> ReplayMemory:
