@@ -33,6 +33,11 @@ SHOWN = {
         "received '22.9 degrees'",
         "The store is empty",
     ],
+    "own_policy.py": [
+        "The robot took the command 'go home'.",
+        "The robot refused another type: not allowed.",
+        "Messages that the robot refused: 1.",
+    ],
     "blocking.py": ["The square of 111 is 12321", "Both nodes are closed"],
     "evidence_audit.py": [
         "accepted 'order 3'",

@@ -44,6 +44,7 @@ from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityN
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
+from signedwire.delivery.policy import AdmissionContext, MessageHeader, Policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import Backlog, DeadLetter, OutgoingRow, StoreStats
 from signedwire.errors import (
@@ -126,6 +127,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessList",
+    "AdmissionContext",
+    "MessageHeader",
+    "Policy",
     "Address",
     "AddressError",
     "Backlog",

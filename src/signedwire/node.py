@@ -32,6 +32,7 @@ from signedwire.contradictions import check_given_once
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
+from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter
 from signedwire.environment import expand_home
@@ -80,6 +81,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             there is none. By default that of the configuration, which is none.
         evidence: The file in which every accepted envelope is kept with its proof; the same.
         network: For tests, where the memory carrier's nodes meet.
+        policy: Decides about each received message, after the access list: see `Policy`.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         store: str | os.PathLike[str] | None = None,
         evidence: str | os.PathLike[str] | None = None,
         network: MemoryNetwork | None = None,
+        policy: Policy | None = None,
     ) -> None:
         if not isinstance(identity, Identity):
             raise TypeError(
@@ -125,7 +128,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             self._config = self._config.replace(store=store)
         self._has_store = self._config.store is not None
         open_ = partial(open_store, self._config, identity.did) if self._has_store else None
-        self._core = NodeCore(self._config, self._routing, carrier, identity.did, identity, open_)
+        self._core = NodeCore(
+            self._config, self._routing, carrier, identity.did, identity, open_, policy
+        )
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._replace)

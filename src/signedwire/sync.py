@@ -29,6 +29,7 @@ from signedwire.arguments import (
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
+from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
 from signedwire.errors import ClosedError, WrongContextError
@@ -65,9 +66,16 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         store: str | os.PathLike[str] | None = None,
         evidence: str | os.PathLike[str] | None = None,
         network: MemoryNetwork | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self._node = aio.Node(
-            identity, config, routing, store=store, evidence=evidence, network=network
+            identity,
+            config,
+            routing,
+            store=store,
+            evidence=evidence,
+            network=network,
+            policy=policy,
         )
         self._portal = Portal(f"signedwire-{identity.did.short}")
         try:

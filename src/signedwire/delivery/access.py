@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from signedwire.arguments import as_did, shown
 from signedwire.config import TransportConfig
+from signedwire.delivery.policy import AdmissionContext, MessageHeader
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
 from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
 from signedwire.home import Bound
-from signedwire.types import Did
+from signedwire.types import Did, Reason
 
 if TYPE_CHECKING:
     from signedwire.delivery.store import Store
@@ -157,6 +158,10 @@ class AccessList(Bound, instead="it is a part of its node"):
     def is_denied(self, did: Did | str) -> bool:
         """Whether this DID is turned away. Raises DidError or TypeError for what is none."""
         return self.is_key_denied(bytes(as_did(did, "DID to look for")))
+
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        """Refuse messages of denied DIDs, as a `Policy`, also under an unproven name."""
+        return Reason.DENIED if self.denies(header.sender) else None
 
     def denies(self, did: Did) -> bool:
         """`is_denied()` for a known `Did`, which costs little where nobody can be denied."""

@@ -247,7 +247,8 @@ class PeerReceiver:
             _add(self._held, *_measure(batch))
             return
         config = self._host.config
-        arrivals = self.stream.arrived(batch, config.max_payload_size, now_us, self)
+        admit = context.policies.admit_v2 if context.policies else None
+        arrivals = self.stream.arrived(batch, config.max_payload_size, now_us, self, admit)
         nothing = len(arrivals.duplicates) + len(arrivals.strays) + len(arrivals.late)
         link.note_arrivals(len(arrivals.new), nothing)
         if arrivals.new:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from signedwire.delivery.accepted import AcceptedLeaves
@@ -136,6 +136,7 @@ class ReceiveStream:
         max_payload_size: int,
         now_us: int,
         origin: Origin | None = None,
+        admit: Callable[[bytes], Reason | None] | None = None,
     ) -> Arrivals:
         """Check each envelope of a batch whose signature fits, and advance the marks.
 
@@ -144,6 +145,8 @@ class ReceiveStream:
             max_payload_size: Largest accepted payload, in bytes.
             now_us: The present Unix time in microseconds, for deadlines.
             origin: Receives the application's answers to the messages.
+            admit: Gives the reason to refuse header and payload of a message that was not
+                accepted before; `None` admits all.
         """
         new: list[Message] = []
         duplicates: list[bytes] = []
@@ -169,22 +172,23 @@ class ReceiveStream:
                 and start == V2_START
                 and sequence
             ):
-                leaf = leaves[index]
+                leaf, flaw = leaves[index], None
                 if sequence > marks[lane]:
                     marks[lane] = sequence
-                    if not 0 < expires_at_us <= now_us:
+                    flaw = None if admit is None else admit(body)
+                    if flaw is None and not 0 < expires_at_us <= now_us:
                         new.append(Message(body, seal, index, expires_at_us or None, origin))
                         accepted[lane].add(sequence, leaf)
                         continue
-                    self._late.add(leaf)
-                    late.append(index)
+                    if flaw is None:
+                        self._late.add(leaf)
+                        late.append(index)
                 elif accepted[lane].has(sequence, leaf):
                     duplicates.append(leaf)
                     continue
-                if leaf in self._late:
-                    reason = Reason.EXPIRED
-                else:
-                    reason = Reason.INBOX_FULL if leaf in self._unkept else Reason.DUPLICATE
+                elif admit is not None:
+                    flaw = admit(body)  # its refusal may have been lost
+                reason = flaw or self._reason(leaf)
             else:
                 reason = self._flaw(body, largest)
             refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
@@ -196,6 +200,12 @@ class ReceiveStream:
         out = set(refused)
         owed = [leaf for index, leaf in enumerate(leaves) if index not in out]
         return Arrivals(new, owed, duplicates, refusals, late, sorted(out.difference(late)))
+
+    def _reason(self, leaf: bytes) -> Reason:
+        """Why a sound message that was not accepted before is refused."""
+        if leaf in self._late:
+            return Reason.EXPIRED
+        return Reason.INBOX_FULL if leaf in self._unkept else Reason.DUPLICATE
 
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest:

@@ -9,6 +9,7 @@ from signedwire.delivery.denied import DeniedMessages
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
+from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import Host, InboxStore, OutboxStore
 from signedwire.types import Did
 
@@ -26,6 +27,7 @@ class SessionContext:
         store: Where messages to peers are kept.
         inbox_store: Where marks, and messages that are not handled, are kept. Both may be
             replaced before the node is open.
+        policies: Asked about each received message, after the access list.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class SessionContext:
         "inbox",
         "inbox_store",
         "on_progress",
+        "policies",
         "store",
         "us",
     )
@@ -50,6 +53,7 @@ class SessionContext:
         inbox: Inbox,
         store: OutboxStore,
         inbox_store: InboxStore,
+        policies: Policies,
     ) -> None:
         self.host = host
         self.us = us
@@ -61,6 +65,8 @@ class SessionContext:
         """Keeps what is accepted, before it is delivered and receipted; `None`: nothing does."""
         self.on_progress: Callable[[], None] = _nothing
         """Called when a message was answered or given up: a connection may have become idle."""
+        self.policies = policies
+        """Asked about each received message, after the access list."""
         self.budget = InboxBudget(host.config)
         self.denied = DeniedMessages(host, access)
         self.has_said_goodbye = False

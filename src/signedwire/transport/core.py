@@ -24,6 +24,7 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Store
 from signedwire.errors import ClosedError, ConfigError
@@ -70,6 +71,7 @@ class NodeCore:
         us: The node's DID; envelopes for another are refused. `None`: take them all.
         identity: The node's key. Without it only v1 is spoken.
         open_store: Opens the store of the node, in a thread of its own.
+        policy: Asked about each received message, after the access list.
     """
 
     def __init__(
@@ -80,13 +82,15 @@ class NodeCore:
         us: Did | None,
         identity: Identity | None = None,
         open_store: OpenStore | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.runtime = runtime = Runtime(config, routing, carrier, us, identity)
         config = runtime.config
         access = AccessList(config)
         inbox = Inbox(config.inbox_limit, config.critical_reserve)
         no_store = NoStore(runtime)
-        self.context = SessionContext(runtime, us, access, inbox, no_store, no_store)
+        policies = Policies([] if policy is None else [policy], runtime.log)
+        self.context = SessionContext(runtime, us, access, inbox, no_store, no_store, policies)
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
         # Whoever speaks v2 alone needs nothing of v1, not even its package.

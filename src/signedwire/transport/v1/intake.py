@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import Message
+from signedwire.delivery.policy import AdmissionContext, header_of
 from signedwire.delivery.receipt import future_waker
 from signedwire.errors import StoreError
 from signedwire.transport.runtime import Runtime
@@ -96,6 +97,13 @@ class V1Intake:
         log, denied = self._endpoint.context.evidence, self._endpoint.denied
         if denied.is_from_denied(message):  # since it was checked
             denied.discard([message])
+            return True
+        if (policies := self._endpoint.context.policies) and (
+            reason := policies.admit(
+                header_of(message.envelope.body), AdmissionContext("v1", message.is_proven)
+            )
+        ):
+            self._runtime.drop(reason, message.proven_sender)
             return True
         if log is None:
             is_taken = self._endpoint.inbox.put(message, priority)

@@ -1,0 +1,55 @@
+"""A robot that takes nothing but commands from its base.
+
+A policy decides about each message before the robot signs a receipt for it, stores it or
+gives it to its application. The sender gets the reason.
+"""
+
+import asyncio
+
+from signedwire import (
+    AdmissionContext,
+    Did,
+    Identity,
+    MessageHeader,
+    MessageRefusedError,
+    Node,
+    PayloadType,
+    Reason,
+    RoutingTable,
+    TransportConfig,
+)
+
+
+class OnlyCommands:
+    """Admit from one DID only messages of type ROBOT_COMMAND, and all messages of others."""
+
+    def __init__(self, did: Did) -> None:
+        self._did = did
+
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        """See `signedwire.Policy`."""
+        if header.sender == self._did and header.payload_type is not PayloadType.ROBOT_COMMAND:
+            return Reason.NOT_ALLOWED
+        return None
+
+
+async def main() -> None:
+    """Send one message that the rule admits, and one that it refuses."""
+    base, robot = Identity.generate(), Identity.generate()
+    policy = OnlyCommands(base.did)
+    async with Node(robot, TransportConfig(listen="127.0.0.1:0"), policy=policy) as receiver:
+        routes = RoutingTable({robot.did: str(receiver.address)})
+        async with Node(base, TransportConfig(listen=None), routes) as sender:
+            await sender.send(robot.did, b"go home", payload_type=PayloadType.ROBOT_COMMAND)
+            message = await receiver.receive(timeout=10)
+            print(f"The robot took the command '{message.payload.decode()}'.")
+            try:
+                await sender.send(robot.did, b"weights", payload_type=PayloadType.MODEL_WEIGHTS)
+            except MessageRefusedError as error:
+                print(f"The robot refused another type: {error.reason}.")
+            dropped = receiver.stats().dropped[Reason.NOT_ALLOWED]
+            print(f"Messages that the robot refused: {dropped}.")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,126 @@
+"""Which received messages a node takes: one question, asked in one place for both wires.
+
+A message is asked about when its signature was verified and it was not accepted before:
+before its receipt is signed, before the store and the evidence log, and before the
+application has it. `AccessList` is the first policy, and each node has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol
+
+from signedwire.logs import EventLog, fields
+from signedwire.types import Did, PayloadType, Priority, Reason, known_did
+from signedwire.wire.header import (
+    MAX_PAYLOAD_TYPE,
+    PAYLOAD_TYPE,
+    PRIORITY,
+    RECIPIENT,
+    SENDER,
+    V1_HEADER_SIZE,
+    V2_HEADER_SIZE,
+    expiry_of,
+)
+from signedwire.wire.link_frames import REASON_CODES
+
+__all__ = ["AdmissionContext", "MessageHeader", "Policies", "Policy", "header_of"]
+
+
+class MessageHeader(NamedTuple):
+    """The header of a received message, as far as a policy may ask about it."""
+
+    sender: Did
+    """The DID that the message names as its sender; `AdmissionContext.is_proven` tells whether a
+    signature proves it."""
+    recipient: Did
+    """The DID that the message is for: this node's own."""
+    priority: Priority
+    """The lane that the sender chose."""
+    payload_type: PayloadType
+    """The type of the payload, by the sender's word."""
+    payload_size: int
+    """Bytes of the payload."""
+    expires_at: float | None
+    """The deadline, Unix time in seconds; `None`: there is none."""
+
+
+class AdmissionContext(NamedTuple):
+    """How a message came."""
+
+    wire: Literal["v1", "v2"]
+    """The wire of the connection."""
+    is_proven: bool
+    """Whether a signature proves the sender. Always, over v2."""
+
+
+class Policy(Protocol):
+    """A rule about received messages. Write one, and pass it to `Node(policy=…)`."""
+
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        """Decide about one message: `None` admits it, a reason refuses it.
+
+        The node calls this in its event loop, once for each message, so it must return within
+        microseconds and must not block. The sender gets the reason. A reason without a code
+        on the wire is sent as "not allowed". If this raises, the message is refused as "not
+        allowed" and the error is logged.
+        """
+
+
+_V2: Final = AdmissionContext("v2", is_proven=True)
+
+
+class Policies:
+    """The policies of one node, asked in order; the first reason counts.
+
+    Args:
+        policies: The policies that are asked about each message.
+        log: Takes the errors of policies that fail.
+    """
+
+    __slots__ = ("_log", "_policies")
+
+    def __init__(self, policies: Sequence[Policy], log: EventLog) -> None:
+        self._policies = tuple(policies)
+        self._log = log
+
+    def __bool__(self) -> bool:
+        """Whether any message is asked about."""
+        return bool(self._policies)
+
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        """The reason to refuse a message, which the wire has a code for; `None`: it is admitted."""
+        for policy in self._policies:
+            try:
+                reason = policy.admit(header, context)
+            except Exception as error:  # noqa: BLE001 - a fault of the policy must admit nothing
+                extra = fields("policy failed", peer=header.sender, error=type(error).__name__)
+                self._log.exception(
+                    "%r failed; the message of %s is refused", policy, header.sender, extra=extra
+                )
+                return Reason.NOT_ALLOWED
+            if reason is not None:
+                return reason if reason in REASON_CODES else Reason.NOT_ALLOWED
+        return None
+
+    def admit_v2(self, body: bytes) -> Reason | None:
+        """`admit()` for the header and payload of a v2 message."""
+        return self.admit(header_of(body, V2_HEADER_SIZE), _V2)
+
+
+def header_of(body: bytes, header_size: int = V1_HEADER_SIZE) -> MessageHeader:
+    """What a policy may ask about a verified message.
+
+    Args:
+        body: Header and payload.
+        header_size: Bytes of the header, by the wire.
+    """
+    expires_at_us = expiry_of(body) if header_size == V2_HEADER_SIZE else None
+    return MessageHeader(
+        known_did(body[SENDER]),
+        known_did(body[RECIPIENT]),
+        Priority(body[PRIORITY]),
+        PayloadType(min(body[PAYLOAD_TYPE], MAX_PAYLOAD_TYPE)),
+        len(body) - header_size,
+        None if expires_at_us is None else expires_at_us / 1e6,
+    )

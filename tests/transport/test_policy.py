@@ -1,0 +1,165 @@
+"""A policy decides about each received message, in one place for both wires."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_link import Net, meet, next_of, quick, take
+from test_links import RawPeer
+
+from signedwire import (
+    AdmissionContext,
+    MessageHeader,
+    MessageRefusedError,
+    Node,
+    PayloadType,
+    Priority,
+    Reason,
+)
+from signedwire.delivery.policy import Policies
+from signedwire.delivery.store import SqliteStore
+from signedwire.logs import EventLog
+from signedwire.wire.session import ReceiptsReceived, RefusalsReceived
+from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, on_both_loops, within
+
+
+class Rule:
+    """Refuses payloads of one byte; notes what it was asked."""
+
+    def __init__(self, reason: Reason = Reason.NOT_ALLOWED) -> None:
+        self.reason = reason
+        self.asked: list[tuple[MessageHeader, AdmissionContext]] = []
+
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        self.asked.append((header, context))
+        return self.reason if header.payload_size == 1 else None
+
+
+@on_both_loops
+async def test_what_it_refuses_is_neither_delivered_nor_receipted() -> None:
+    rule = Rule()
+    net = Net()
+    async with net.node(ALICE) as alice, Node(BOB, quick(), network=net.memory, policy=rule) as bob:
+        meet(alice, bob)
+        good = alice.send_nowait(bob.did, b"good")
+        bad = alice.send_nowait(bob.did, b"x", priority=Priority.HIGH)
+        with pytest.raises(MessageRefusedError) as error:
+            await within(LIMIT, bad.wait("accepted"))
+        assert error.value.reason is Reason.NOT_ALLOWED
+        with pytest.raises(LookupError):
+            bad.proof()
+        await within(LIMIT, good.wait("accepted"))
+        assert await take(bob, 1) == [b"good"]
+        assert bob.stats().dropped == {Reason.NOT_ALLOWED: 1}
+        assert bob.stats().messages_received == 1
+        header, context = next(one for one in rule.asked if one[0].payload_size == 1)
+        assert header == MessageHeader(ALICE.did, bob.did, Priority.HIGH, PayloadType.RAW, 1, None)
+        assert context == AdmissionContext("v2", is_proven=True)
+        assert len(rule.asked) == 2
+
+
+@on_asyncio
+async def test_a_refused_message_that_comes_again_is_refused_again() -> None:
+    rule = Rule()
+    async with Node(BOB, quick(), policy=rule) as bob:
+        with await RawPeer.dial(bob, ALICE) as peer:
+            first = peer.body(1, b"x"), peer.body(2, b"good")
+            await peer.send(*first)
+            refused = await peer.next(RefusalsReceived)
+            assert [one.reason for one in refused.refusals] == [Reason.NOT_ALLOWED]
+            assert len((await peer.next(ReceiptsReceived)).receipts.hashes) == 1
+            await peer.send(*first)
+            refused = await peer.next(RefusalsReceived)
+            assert [one.reason for one in refused.refusals] == [Reason.NOT_ALLOWED]
+        await next_of(bob)
+        # Nobody asks again about a message that was accepted.
+        assert [header.payload_size for header, _ in rule.asked] == [1, 4, 1]
+        assert bob.receive_nowait() is None
+
+
+@on_asyncio
+async def test_what_it_refuses_is_in_no_store_and_no_evidence(tmp_path: Path) -> None:
+    path = tmp_path / "bob.db"
+    log = tmp_path / "evidence.log"
+    net = Net()
+    async with (
+        net.node(ALICE) as alice,
+        Node(BOB, quick(store=path, evidence=log), network=net.memory, policy=Rule()) as bob,
+    ):
+        meet(alice, bob)
+        with pytest.raises(MessageRefusedError):
+            await within(LIMIT, alice.send(bob.did, b"x", until="accepted"))
+        await within(LIMIT, alice.send(bob.did, b"good", until="accepted"))
+        assert bob.evidence_head().records == 1
+    store = SqliteStore(path, BOB.did)
+    try:
+        assert [row.body[-4:] for row in store.undone().result(LIMIT)] == [b"good"]
+    finally:
+        store.close()
+
+
+@on_asyncio
+async def test_it_is_asked_over_v1_too() -> None:
+    rule = Rule()
+    net = Net()
+    async with (
+        net.node(ALICE, wire="v1") as alice,
+        Node(BOB, quick(v1_peers="all"), network=net.memory, policy=rule) as bob,
+    ):
+        meet(alice, bob)
+        await within(LIMIT, alice.send(bob.did, b"x"))
+        await within(LIMIT, alice.send(bob.did, b"good"))
+        assert await take(bob, 1) == [b"good"]
+        await eventually(lambda: bob.stats().dropped == {Reason.NOT_ALLOWED: 1})
+        assert {context for _, context in rule.asked} == {AdmissionContext("v1", is_proven=True)}
+        assert [header.payload_size for header, _ in rule.asked] == [1, 4]
+
+
+class Broken:
+    def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        raise RuntimeError("no rule today")
+
+
+@on_asyncio
+async def test_a_policy_that_fails_admits_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    net = Net()
+    async with (
+        net.node(ALICE) as alice,
+        Node(BOB, quick(), network=net.memory, policy=Broken()) as bob,
+    ):
+        meet(alice, bob)
+        with pytest.raises(MessageRefusedError) as error:
+            await within(LIMIT, alice.send(bob.did, b"hello"))
+        assert error.value.reason is Reason.NOT_ALLOWED
+        assert "the message of" in caplog.text
+        assert "no rule today" in caplog.text
+
+
+def test_a_reason_without_a_code_is_sent_as_not_allowed() -> None:
+    class Denies:
+        def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+            return Reason.DENIED
+
+    policies = Policies([Denies()], EventLog(logging.getLogger("test")))
+    header = MessageHeader(ALICE.did, BOB.did, Priority.LOW, PayloadType.RAW, 0, None)
+    assert policies.admit(header, AdmissionContext("v2", is_proven=True)) is Reason.NOT_ALLOWED
+
+
+@on_asyncio
+async def test_the_access_list_is_a_policy() -> None:
+    async with Node(BOB, quick(listen=None)) as bob:
+        header = MessageHeader(ALICE.did, BOB.did, Priority.LOW, PayloadType.RAW, 0, None)
+        context = AdmissionContext("v2", is_proven=True)
+        assert bob.access.admit(header, context) is None
+        bob.access.deny(ALICE.did)
+        assert bob.access.admit(header, context) is Reason.DENIED
+        await asyncio.sleep(0)
+
+
+def test_no_policy_costs_nothing() -> None:
+    policies: Any = Policies([], EventLog(logging.getLogger("test")))
+    assert not policies
