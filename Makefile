@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim cancellation crash faults soak hostile garbage bench report proto clean
+.PHONY: help setup ci-tools demo test check docs format cover fuzz sim cancellation crash faults soak hostile garbage bench report proto clean
 
 help:
 	@echo "make demo    two processes, real traffic, under 20 s"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy --strict (also of the docs), import arrows"
+	@echo "make docs    docs/metrics.md and the fields of TransportStats, from the table of metrics"
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
@@ -54,6 +55,10 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs_types.py
+
+# Pages and fields that are made from tables in the code.
+docs: setup
+	@$(BIN)/python tests/make_metrics.py
 
 format: setup
 	@$(BIN)/ruff check --fix .

@@ -94,6 +94,7 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
@@ -142,6 +143,7 @@ __all__ = [
     "DialError",
     "Did",
     "DidError",
+    "Distribution",
     "Dropped",
     "EnvelopeError",
     "Event",
@@ -165,6 +167,8 @@ __all__ = [
     "MessageExpiredError",
     "MessageRefused",
     "MessageRefusedError",
+    "Metric",
+    "MetricKind",
     "Node",
     "NotAllowedError",
     "Outbox",
@@ -186,6 +190,7 @@ __all__ = [
     "RemoteProtocolError",
     "ResolveTimeout",
     "RoutingTable",
+    "Sample",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",

@@ -327,6 +327,8 @@ class Core:
             inbound_connections=self.incoming.connections,
             inbound_limit=self.incoming.limit,
             inbox_messages=len(self.incoming.inbox),
+            outbound_connections=self.outgoing.places.pool.active,
+            outbound_limit=self.outgoing.places.pool.limit,
             evidence=None if self.evidence is None else self.evidence.stats(),
         )
 

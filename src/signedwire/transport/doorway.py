@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from signedwire.clock import monotonic
 from signedwire.transport.inbound import InboundLink
 from signedwire.transport.link import Link
 from signedwire.transport.names import address_of
@@ -48,6 +49,7 @@ class Guest:
         "is_proven",
         "is_refused",
         "protocol",
+        "since",
     )
 
     def __init__(self, core: Core, transport: asyncio.Transport) -> None:
@@ -56,6 +58,8 @@ class Guest:
         peername = transport.get_extra_info("peername")
         self.host: str = address_of(peername).host if peername else "unknown"
         self._is_hurried = False
+        self.since = monotonic()
+        """When it was accepted, by the monotonic clock."""
         self.is_proven = False
         self.is_refused = False
         self.protocol: Doorway | InboundLink | Link | None = None

@@ -114,8 +114,8 @@ class Link(asyncio.Protocol):
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
         """Why it is over, in words."""
-        self.since = monotonic()
-        """When it was begun, then opened, by the monotonic clock."""
+        self.since = monotonic() if guest is None else guest.since
+        """When it was dialed or accepted, then opened, by the monotonic clock."""
         self.did: Did | None = None
         """Whom the other side has proven to be."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
@@ -306,6 +306,7 @@ class Link(asyncio.Protocol):
             self._core.session_limits,
             self._loop.time(),
             partial(self._core.links.is_expected, did),
+            partial(self._core.counters.observe, "round_trip_seconds"),
         )
         inflow.began(self)
 
@@ -391,7 +392,6 @@ class Link(asyncio.Protocol):
         if self._guest is not None:
             self._guest.prove()
         self.is_open = self.has_opened = True
-        self.since = monotonic()
         if not self.outcome.done():
             self.outcome.set_result(None)
         self._core.links.attach(self, hello)

@@ -178,6 +178,9 @@ class Links:
     def attach(self, link: Link, hello: Hello) -> None:
         """A link is open. Of two to one peer, keep the one that both sides keep."""
         assert link.did is not None
+        opened_at = clock.monotonic()
+        self._core.counters.observe("handshake_seconds", opened_at - link.since)
+        link.since = opened_at
         peer, inflow = self._core.outgoing.peer(link.did), self.inflow(link.did)
         self._links.add(link)
         if link.did == self._us and hello.epoch == peer.stream.epoch:
@@ -361,6 +364,9 @@ class Links:
         self._core.outgoing.places.look()
         if accepted:
             peer.orderly_ends = 0
+            if (first := accepted[0]).is_confirmed:  # else it had expired
+                waited = (clock.unix_time_us() - first.queued_at_us) / 1e6
+                self._core.counters.observe("accept_seconds", waited)
         return bool(accepted)
 
     def on_refusals(self, did: Did, refusals: tuple[Refusal, ...]) -> bool:

@@ -131,6 +131,7 @@ class Session:
         now: The present instant, of a clock that only goes forward, in seconds.
         is_expected: Whether receipts name anything that waits for them. Only those are
             verified; the others are counted.
+        on_round_trip: Called with the seconds from each PING to its PONG.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Session:
         limits: SessionLimits,
         now: float,
         is_expected: Callable[[Receipts], bool] = lambda _: True,
+        on_round_trip: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
@@ -149,6 +151,7 @@ class Session:
         self.their_hello: Hello | None = None
         self._identity = identity
         self._is_expected = is_expected
+        self._on_round_trip = on_round_trip
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -500,6 +503,7 @@ class Session:
         # RFC 6298, 2.3: a gain of 1/8.
         before = self.round_trip
         self.round_trip = sample if before is None else before + (sample - before) / 8
+        self._on_round_trip(sample)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
