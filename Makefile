@@ -13,7 +13,7 @@ help:
 	@echo "make check   ruff, mypy --strict (also of the docs), import arrows"
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
-	@echo "make docs    docs/configuration.md, from the docstrings of the options"
+	@echo "make docs    the pages of options and metrics, from the code"
 	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
 	@echo "make cancellation  RUNS=2000 of cancelled calls, on both event loops"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
@@ -56,6 +56,7 @@ check: setup
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_architecture.py tests/test_docs_types.py tests/test_prose.py
 
+# Pages and fields that are made from tables in the code.
 format: setup
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -111,6 +112,7 @@ report: setup
 
 docs: setup
 	@$(BIN)/python tests/make_configuration_page.py
+	@$(BIN)/python tests/make_metrics.py
 
 # The generated code is checked in, so only someone who changes v1.proto needs this.
 # It has a venv inside ours, because this grpcio-tools wants an older protobuf than

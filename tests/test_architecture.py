@@ -45,7 +45,8 @@ ROOMS: dict[str, set[str]] = {
     "identity": {"errors", "types", "environment", "files", "keyformats", "keyfiles"},
     "options": {"errors", "types", "arguments", "environment"},
     "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
-    "stats": {"errors", "types"},
+    "metrics": set(),
+    "stats": {"errors", "types", "metrics"},
     "events": {"errors", "types", "home"},
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
@@ -78,11 +79,12 @@ ROOMS: dict[str, set[str]] = {
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("clock", "home", "sending", "wire", "delivery", "transport", "outbox", "arguments"),
-        *("contradictions", "environment"),
+        *("contradictions", "environment", "metrics"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),
+        "metrics",
     },
 }
 # These stand on the roof: they may import everything, and nothing below imports them.

@@ -65,6 +65,7 @@ NODE: dict[str, str] = {
     "evidence_head": "Closed works works works works",
     "rotate_evidence": "Closed Closed Wrong Wrong Wrong",
     "stats": _STATE,
+    "metrics": _STATE,
     "health": _STATE,  # which is asked why the node cannot work
     "pool_stats": _STATE,
     "peers": _STATE,
@@ -105,6 +106,7 @@ SYNC: dict[str, str] = {
     "evidence_head": _STATE,
     "rotate_evidence": _BLOCKING,
     "stats": _STATE,
+    "metrics": _STATE,
     "health": _STATE,
     "pool_stats": _STATE,
     "peers": _STATE,

@@ -97,6 +97,7 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
@@ -147,6 +148,7 @@ __all__ = [
     "DialError",
     "Did",
     "DidError",
+    "Distribution",
     "Dropped",
     "EnvelopeError",
     "Event",
@@ -170,6 +172,8 @@ __all__ = [
     "MessageExpiredError",
     "MessageRefused",
     "MessageRefusedError",
+    "Metric",
+    "MetricKind",
     "Node",
     "NotAllowedError",
     "Outbox",
@@ -191,6 +195,7 @@ __all__ = [
     "RemoteProtocolError",
     "ResolveTimeout",
     "RoutingTable",
+    "Sample",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",

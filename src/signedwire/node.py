@@ -47,6 +47,7 @@ from signedwire.errors import (
 from signedwire.events import Event
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.metrics import Sample, samples_of
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
@@ -467,6 +468,18 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """The counters now, and the store's figures."""
         stats, driver = self._core.stats(), self._core.store
         return stats if driver is None else dataclasses.replace(stats, store=driver.store.stats())
+
+    def metrics(self) -> list[Sample]:
+        """The value of each metric now, with its descriptor, for an exporter.
+
+        May be called from any thread, also after the end. Figures of a store or an evidence
+        log are absent where the node has none.
+
+        Returns:
+            Triples of the metric, its labels and its value: a number, or a `Distribution`.
+            Values of one metric stand together.
+        """
+        return list(samples_of(self.stats()))
 
     def health(self) -> Health:
         """Whether the node can do its work now: open, with a store that takes messages, and

@@ -2,7 +2,7 @@
 
 `Counters` is what the transport counts in; the frozen dataclasses are what a
 user gets. Counters only rise for the life of a transport; gauges say what is
-the case now.
+the case now. `metrics.METRICS` describes each of them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from signedwire.metrics import (
+    COUNTERS,
+    HISTOGRAMS,
+    NO_VALUES,
+    Distribution,
+    Histogram,
+    SharedHistogram,
+)
 from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
 
 if TYPE_CHECKING:
@@ -32,40 +40,58 @@ __all__ = [
 class TransportStats:
     """What a node or transport has done since it started."""
 
+    # -- made from metrics.METRICS by `make docs`
     messages_sent: int = 0
-    """Messages handed to the operating system, on a connection the peer had not closed;
-    one that had to be written twice counts twice."""
+    """Messages handed to the operating system on a connection that the peer had not closed. A
+    message that is written twice counts twice."""
     messages_received: int = 0
     """Messages that passed every check and were queued for the application."""
     bytes_sent: int = 0
-    """Bytes written to sockets: over v2 the TLS records, with handshakes, answers and pings;
-    over v1 the frames of messages. A message that is written twice counts twice."""
+    """Bytes written to sockets. Over v2 these are TLS records, with handshakes, receipts and
+    pings; over v1 the frames of messages. A message that is written twice counts twice."""
     bytes_received: int = 0
-    """Bytes read from sockets, whatever became of them; over v2 the TLS records."""
+    """Bytes read from sockets, whatever became of them. Over v2 these are TLS records."""
     send_failures: int = 0
-    """Messages given up: attempts exhausted, expired, or closed while queued."""
+    """Messages of ours that failed. `dropped` has the reasons."""
     backpressure_events: int = 0
     """Messages refused at once because the queue to their peer was full."""
     rewritten: int = 0
     """Messages queued again because their connection broke before the peer's host had them."""
+    dropped: Mapping[Reason, int] = field(default_factory=dict)
+    """Everything that was dropped, by reason: messages of ours, and envelopes and connections of
+    others. A reason that never occurred is absent."""
+    inbox_messages: int = 0
+    """Gauge. Messages received that the application has not taken yet."""
     dial_failures: int = 0
     """Attempts to connect that failed."""
     reconnections: int = 0
     """Connections made to an address that had been connected before."""
     evictions: int = 0
-    """Idle connections closed to make room for another peer's."""
+    """Idle connections closed to make room for a connection to another peer."""
     connections_accepted: int = 0
-    """Inbound connections admitted, also those that proved no sender afterwards."""
+    """Inbound connections admitted, including those that proved no sender afterwards."""
     inbound_connections: int = 0
-    """Gauge: inbound connections now."""
+    """Gauge. Inbound connections now."""
     inbound_limit: int = 0
-    """Gauge: proven inbound connections that there may be: `max_inbound_connections`, or
-    fewer where the process may open few descriptors."""
-    inbox_messages: int = 0
-    """Gauge: messages received and not yet taken by the application."""
-    dropped: Mapping[Reason, int] = field(default_factory=dict)
-    """Everything that was dropped, by reason: messages of ours, envelopes and connections
-    of others. A reason that never occurred is absent."""
+    """Gauge. The largest number of proven inbound connections: `max_inbound_connections`, or fewer
+    where the process may open few descriptors."""
+    outbound_connections: int = 0
+    """Gauge. Outbound connections that are open or being opened now."""
+    outbound_limit: int = 0
+    """Gauge. The largest number of outbound connections: `max_connections`, or fewer where the
+    process may open few descriptors."""
+    accept_seconds: Distribution = NO_VALUES
+    """Time from queueing a message to the peer's signed receipt, over v2. A sample: the first
+    message of each receipt that arrives. Both times are of the wall clock."""
+    handshake_seconds: Distribution = NO_VALUES
+    """Time until a v2 link is open, from dialing or accepting the connection to the peer's
+    HELLO."""
+    round_trip_seconds: Distribution = NO_VALUES
+    """Time from a PING over a v2 link to its PONG."""
+    commit_seconds: Distribution = NO_VALUES
+    """Time for one transaction of the store, from its first statement to its end. No values
+    without a store."""
+    # -- end
     store: StoreStats | None = None
     """Size, oldest message and commit times of the store; `None` without one."""
     evidence: EvidenceStats | None = None
@@ -168,29 +194,16 @@ class EvidenceStats:
     failure: str | None
     """Why it takes nothing more, and the node accepts nothing; `None`: it does."""
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the log takes nothing more: `failure` says why."""
+        return self.failure is not None
+
 
 class Counters:
-    """The live numbers behind `TransportStats`. One thread writes, but for `dropped`."""
+    """The live numbers behind `TransportStats`. One thread counts, but for `dropped`."""
 
-    __slots__ = (
-        "backpressure_events",
-        "bytes_received",
-        "bytes_sent",
-        "connections_accepted",
-        "dial_failures",
-        "dropped",
-        "evictions",
-        "messages_received",
-        "messages_sent",
-        "reconnections",
-        "rewritten",
-        "send_failures",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
-        self.dropped: Counter[Reason] = Counter()
+    __slots__ = (*COUNTERS, "_histograms", "dropped")
 
     # The slots above, for readers and type checkers.
     backpressure_events: int
@@ -205,21 +218,50 @@ class Counters:
     rewritten: int
     send_failures: int
 
+    def __init__(self) -> None:
+        for name in COUNTERS:
+            setattr(self, name, 0)
+        self.dropped: Counter[Reason] = Counter()
+        self._histograms = {
+            metric.name: (SharedHistogram if metric.is_shared else Histogram)(metric.buckets)
+            for metric in HISTOGRAMS
+        }
+
+    def observe(self, name: str, value: float) -> None:
+        """Count one value in a histogram; a negative value is left out.
+
+        The thread that counts calls it. Any other thread may call it for a metric that
+        `is_shared`, which costs a lock.
+
+        Args:
+            name: The name of a metric of the kind histogram.
+            value: In the metric's unit.
+
+        Raises:
+            KeyError: there is no such histogram.
+        """
+        self._histograms[name].observe(value)
+
     def snapshot(
         self,
         *,
         inbound_connections: int,
         inbound_limit: int,
         inbox_messages: int,
+        outbound_connections: int,
+        outbound_limit: int,
         evidence: EvidenceStats | None,
     ) -> TransportStats:
-        """The numbers now, frozen."""
-        numbers = {name: getattr(self, name) for name in self.__slots__ if name != "dropped"}
+        """The numbers now, frozen. Any thread."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
+        values |= {name: histogram.read() for name, histogram in self._histograms.items()}
         return TransportStats(
-            **numbers,
+            **values,
             dropped=dict(self.dropped),
             inbound_connections=inbound_connections,
             inbound_limit=inbound_limit,
             inbox_messages=inbox_messages,
+            outbound_connections=outbound_connections,
+            outbound_limit=outbound_limit,
             evidence=evidence,
         )

@@ -36,6 +36,7 @@ from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
@@ -223,6 +224,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
     def stats(self) -> TransportStats:
         """See `signedwire.Node.stats`."""
         return self._node.stats()
+
+    def metrics(self) -> list[Sample]:
+        """See `signedwire.Node.metrics`."""
+        return self._node.metrics()
 
     def evidence_head(self) -> EvidenceHead:
         """See `signedwire.Node.evidence_head`."""

@@ -82,6 +82,7 @@ class Disk:
     ) -> None:
         self.durations: deque[float] = deque(maxlen=512)
         self.commits = 0
+        self.on_commit: Callable[[float], object] | None = None
         self.failure: StoreError | None = None
         self.on_failed: Callable[[StoreError], None] | None = None
         self.path = path

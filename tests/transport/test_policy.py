@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_link import Net, meet, next_of, quick, take
+from test_link import Net, meet, next_of, take
 from test_links import RawPeer
 
 from signedwire import (
@@ -24,6 +24,7 @@ from signedwire.delivery.policy import Policies
 from signedwire.delivery.store import SqliteStore
 from signedwire.logs import EventLog
 from signedwire.wire.session import ReceiptsReceived, RefusalsReceived
+from tlskit import quick
 from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, on_both_loops, within
 
 

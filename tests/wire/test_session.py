@@ -683,6 +683,17 @@ class TestTime:
             alice.receive_data(Pong(number).encode(), now)
             assert alice.round_trip == pytest.approx(expected)
 
+    def test_each_round_trip_is_told_as_it_was(self) -> None:
+        told: list[float] = []
+        alice = Session(ALICE, BOB.did, hello(), SessionLimits(), 0.0, on_round_trip=told.append)
+        alice.receive_data(hello().encode(), 1.0)
+        for number, asked_at, sample in ((1, 1.0, 0.5), (2, 6.5, 2.0)):
+            alice.handle_timeout(asked_at)
+            for pong in (number - 1, number, number):  # one for each PING, and no more
+                alice.receive_data(Pong(pong).encode(), asked_at + sample)
+        assert told == [0.5, 2.0]
+        assert alice.round_trip == 0.6875
+
     @pytest.mark.parametrize("numbers", [(0,), (2,), (1, 1)])
     def test_a_pong_that_was_not_asked_for(self, numbers: tuple[int, ...]) -> None:
         alice = open_alice()

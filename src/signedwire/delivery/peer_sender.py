@@ -171,7 +171,12 @@ class PeerSender:
         accepted = self.stream.receipts(receipts, receipts.statement + receipts.signature)
         self._context.store.settled(self.did, accepted)
         self.forget_deadlines(accepted)
-        return bool(accepted)
+        if not accepted:
+            return False
+        if (first := accepted[0]).is_confirmed:  # else it had expired
+            waited = (unix_time_us() - first.queued_at_us) / 1e6
+            self._host.counters.observe("accept_seconds", waited)
+        return True
 
     def refusals(self, refusals: tuple[Refusal, ...]) -> bool:
         """Take refusals; returns whether a message was waiting for one."""

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import TransportError
 from signedwire.transport.admission import Admission
@@ -76,6 +77,7 @@ class InboundConnection:
         "host",
         "is_proven",
         "is_refused",
+        "since",
     )
 
     def __init__(
@@ -93,6 +95,8 @@ class InboundConnection:
         peername = transport.get_extra_info("peername")
         self.host: str = address_of(peername).host if peername else "unknown"
         self._is_hurried = False
+        self.since = monotonic()
+        """When it was accepted, by the monotonic clock."""
         self.is_proven = False
         self.is_refused = False
         timeout = runtime.config.handshake_timeout

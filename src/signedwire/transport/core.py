@@ -302,6 +302,8 @@ class NodeCore:
             inbound_connections=self.acceptor.connections,
             inbound_limit=self.acceptor.limit,
             inbox_messages=len(self.endpoint.inbox),
+            outbound_connections=self.dialers.slots.pool.active,
+            outbound_limit=self.dialers.slots.pool.limit,
             evidence=None if self.evidence is None else self.evidence.stats(),
         )
 

@@ -112,8 +112,8 @@ class Link(asyncio.Protocol):
         """How its session ended; `None`: it has not, or was cut."""
         self.cause = ""
         """Why it is over, in words."""
-        self.since = monotonic()
-        """When it was begun, then opened, by the monotonic clock."""
+        self.since = monotonic() if guest is None else guest.since
+        """When it was dialed or accepted, then opened, by the monotonic clock."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
         """Done when the link is open, or has failed to open with `DialError`."""
 
@@ -317,6 +317,7 @@ class Link(asyncio.Protocol):
             self._runtime.session_limits,
             self._loop.time(),
             peer.is_expected,
+            partial(self._runtime.counters.observe, "round_trip_seconds"),
         )
         peer.receiver.link_granted(self)
 
@@ -332,7 +333,9 @@ class Link(asyncio.Protocol):
         if self._guest is not None:
             self._guest.prove()
         self.is_open = self.has_opened = True
-        self.since = monotonic()
+        opened_at = monotonic()
+        self._runtime.counters.observe("handshake_seconds", opened_at - self.since)
+        self.since = opened_at
         if not self.outcome.done():
             self.outcome.set_result(None)
         self._endpoint.link_opened(peer, self, hello)

@@ -14,6 +14,8 @@ class LinkGuest(Protocol):
     """The admission of an accepted connection."""
 
     host: str
+    since: float
+    """When the connection was accepted, by the monotonic clock."""
 
     def touch(self) -> None:
         """The connection brought something."""

@@ -99,6 +99,7 @@ class StoreDriver:
         self.store.unmet.on_aged = self._on_aged
         self.store.is_in_use = self._endpoint.peers.is_known
         self.store.on_failed = self._on_failed
+        self.store.observe_commits(partial(self._runtime.counters.observe, "commit_seconds"))
         self.store.clock_steps.on_moved = self._on_deadlines_moved
         self._runtime.routing.watch(self._on_routes)
         for did in self.store.recipients():

@@ -135,6 +135,7 @@ class Session:
         now: The present instant, of a monotonic clock, in seconds.
         is_expected: Whether receipts name anything that waits for them. Only such
             receipts are verified; all others are counted as idle frames.
+        on_round_trip: Called with the seconds from each PING to its PONG.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Session:
         limits: SessionLimits,
         now: float,
         is_expected: Callable[[Receipts], bool] = lambda _: True,
+        on_round_trip: Callable[[float], object] = lambda _: None,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
@@ -153,6 +155,7 @@ class Session:
         self.their_hello: Hello | None = None
         self._identity = identity
         self._is_expected = is_expected
+        self._on_round_trip = on_round_trip
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -522,6 +525,7 @@ class Session:
         # RFC 6298, 2.3: a gain of 1/8.
         before = self.round_trip
         self.round_trip = sample if before is None else before + (sample - before) / 8
+        self._on_round_trip(sample)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))

@@ -80,6 +80,8 @@ class Executor(Protocol):
     """Durations of the last 512 commits, in seconds."""
     commits: int
     """Number of commits."""
+    on_commit: Callable[[float], object] | None
+    """Called after each commit with its duration in seconds, in the thread that commits."""
     failure: StoreError | None
     """The error that stopped the store; `None` while it works."""
     on_failed: Callable[[StoreError], None] | None
@@ -139,6 +141,15 @@ def _answer(operations: list[Operation], results: list[object]) -> None:
             future.set_result(result)
 
 
+def _count_commit(executor: Executor, started: float) -> None:
+    """Count a commit that began at `started` and has just ended."""
+    duration = monotonic() - started
+    executor.commits += 1
+    executor.durations.append(duration)
+    if executor.on_commit is not None:
+        executor.on_commit(duration)
+
+
 def _closed() -> ClosedError:
     return ClosedError("the store is closed", "Its operations end before the node is closed")
 
@@ -151,6 +162,7 @@ class Inline:
     ) -> None:
         self.durations: deque[float] = deque(maxlen=_MEASURED)
         self.commits = 0
+        self.on_commit: Callable[[float], object] | None = None
         self.failure: StoreError | None = None
         self.on_failed: Callable[[StoreError], None] | None = None
         self.waiting = 0
@@ -173,8 +185,7 @@ class Inline:
         try:
             results = [None if operation.run is None else operation.run()]
             if self._engine.commit(is_idle=True):
-                self.commits += 1
-                self.durations.append(monotonic() - started)
+                _count_commit(self, started)
             self._news += self._engine.news()
             self._engine.tidy()
         except (sqlite3.Error, OSError) as error:
@@ -231,6 +242,7 @@ class Writer:
     ) -> None:
         self.durations: deque[float] = deque(maxlen=_MEASURED)
         self.commits = 0
+        self.on_commit: Callable[[float], object] | None = None
         self.failure: StoreError | None = None
         self.on_failed: Callable[[StoreError], None] | None = None
         self._call = call
@@ -328,8 +340,7 @@ class Writer:
             self._fail(error, batch)
             raise
         if is_changed:
-            self.commits += 1
-            self.durations.append(monotonic() - started)
+            _count_commit(self, started)
         self._tell([*engine.news(), *_thens(batch, results)])
         _answer(batch, results)
         return self._tidy(engine)

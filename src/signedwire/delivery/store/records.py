@@ -357,3 +357,13 @@ class StoreStats:
     """Gauge: operations that wait for the next transaction."""
     failure: str | None
     """The cause of the store's failure as text; `None` while the store works."""
+
+    @property
+    def oldest_queued_at(self) -> float | None:
+        """`oldest_queued_at_us` in seconds of Unix time."""
+        return None if self.oldest_queued_at_us is None else self.oldest_queued_at_us / 1e6
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the store has failed: `failure` says why."""
+        return self.failure is not None

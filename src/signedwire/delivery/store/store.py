@@ -508,6 +508,10 @@ class Store:
     def on_failed(self, tell: Callable[[StoreError], None] | None) -> None:
         self._executor.on_failed = tell
 
+    def observe_commits(self, observe: Callable[[float], object]) -> None:
+        """Have the seconds of each commit told, in the thread that commits: it must not raise."""
+        self._executor.on_commit = observe
+
     @property
     def failure(self) -> StoreError | None:
         """The error that stopped the store; `None` while it works."""
@@ -583,11 +587,8 @@ class Store:
 
     def _ids(self, recipient: Did, names: Iterable[tuple[int, int]]) -> list[int]:
         lanes = self._peer(recipient).lanes
-        return [
-            lanes[lane].row_id(row)
-            for lane, row in names
-            if 0 < row <= MAX_ROW  # the peer may have named a row that cannot exist
-        ]
+        # The peer may have named a row that cannot exist.
+        return [lanes[lane].row_id(row) for lane, row in names if 0 < row <= MAX_ROW]
 
     def _forget(self, peer: PeerRecord) -> None:
         gone = [batch.id for batch in self._ledger.forget_leaves(peer)]

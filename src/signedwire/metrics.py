@@ -1,0 +1,447 @@
+"""Metrics: one table that describes each figure of a node, and histograms to count in.
+
+`METRICS` is the table. The slots of `Counters`, the fields of `TransportStats`, the page
+docs/metrics.md and `Node.metrics()` are made from it. To add a metric, add a row here and
+run `make docs`.
+
+A histogram has fixed buckets, so its memory is fixed too.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+__all__ = [
+    "COUNTERS",
+    "HISTOGRAMS",
+    "METRICS",
+    "NO_VALUES",
+    "Distribution",
+    "Histogram",
+    "Metric",
+    "MetricKind",
+    "Sample",
+    "SharedHistogram",
+    "samples_of",
+]
+
+
+class MetricKind(enum.StrEnum):
+    """How a metric changes."""
+
+    COUNTER = "counter"
+    """A number that only rises while the node lives."""
+    GAUGE = "gauge"
+    """A number that says what is the case now."""
+    HISTOGRAM = "histogram"
+    """How often values of each size were observed: a `Distribution`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The description of one metric."""
+
+    name: str
+    """Lower case and underscores, unique, without a prefix."""
+    kind: MetricKind
+    """How it changes."""
+    unit: str
+    """What is counted or measured, in the plural."""
+    help: str
+    """What it says, in words, on one line."""
+    field: str = ""
+    """Where a `TransportStats` has its value, as `store.commits`; empty: by `name`."""
+    label: str = ""
+    """The name of its one label, where it has a number for each value of that."""
+    buckets: tuple[float, ...] = ()
+    """Of a histogram: the largest value of each bucket, rising. One more bucket has the rest."""
+    is_shared: bool = False
+    """Of a histogram: whether several threads observe values of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a histogram held at one instant."""
+
+    buckets: tuple[tuple[float, int], ...] = ((math.inf, 0),)
+    """Pairs of a bound and the number of values up to that bound; the last bound is infinite."""
+    sum: float = 0.0
+    """The sum of all values. A value that was being observed at that instant may be missing."""
+
+    @property
+    def count(self) -> int:
+        """The number of values."""
+        return self.buckets[-1][1]
+
+    def __repr__(self) -> str:
+        return f"<Distribution of {self.count} values, sum {self.sum:g}>"
+
+
+NO_VALUES: Final = Distribution()
+"""What a histogram holds before the first value."""
+
+
+class Sample(NamedTuple):
+    """One value of a metric."""
+
+    metric: Metric
+    """What it is a value of."""
+    labels: Mapping[str, str]
+    """Its label, where the metric has one; else empty."""
+    value: float | Distribution
+    """A number, or the distribution of a histogram."""
+
+
+class Histogram:
+    """Counts values by size. One thread at a time observes; any thread reads.
+
+    Args:
+        buckets: The largest value of each bucket, rising.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        self._bounds = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value. A negative one is left out, as a clock that was set back makes it."""
+        if 0 <= value < math.inf:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+
+    def read(self) -> Distribution:
+        """What it holds now. Any thread."""
+        # The copy of a list is one step of the interpreter: no value is counted meanwhile.
+        counts = accumulate(self._counts.copy())
+        return Distribution(tuple(zip((*self._bounds, math.inf), counts, strict=True)), self._sum)
+
+
+class SharedHistogram(Histogram):
+    """A `Histogram` that any thread may observe at any time."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, buckets: tuple[float, ...]) -> None:
+        super().__init__(buckets)
+        self._lock = threading.Lock()
+
+    def observe(self, value: float) -> None:
+        """See `Histogram`."""
+        with self._lock:
+            super().observe(value)
+
+
+_COUNTER, _GAUGE, _HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
+
+_FINE: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Seconds: from 0.1 ms, three bounds for each power of ten."""
+_LONG: Final = (*_FINE, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
+"""Seconds: the same, and on to a day, which a stored message may wait."""
+
+METRICS: Final[tuple[Metric, ...]] = (
+    # -- messages and bytes
+    Metric(
+        "messages_sent",
+        _COUNTER,
+        "messages",
+        "Messages handed to the operating system on a connection that the peer had not closed. "
+        "A message that is written twice counts twice.",
+    ),
+    Metric(
+        "messages_received",
+        _COUNTER,
+        "messages",
+        "Messages that passed every check and were queued for the application.",
+    ),
+    Metric(
+        "bytes_sent",
+        _COUNTER,
+        "bytes",
+        "Bytes written to sockets. Over v2 these are TLS records, with handshakes, receipts and "
+        "pings; over v1 the frames of messages. A message that is written twice counts twice.",
+    ),
+    Metric(
+        "bytes_received",
+        _COUNTER,
+        "bytes",
+        "Bytes read from sockets, whatever became of them. Over v2 these are TLS records.",
+    ),
+    Metric(
+        "send_failures",
+        _COUNTER,
+        "messages",
+        "Messages of ours that failed. `dropped` has the reasons.",
+    ),
+    Metric(
+        "backpressure_events",
+        _COUNTER,
+        "messages",
+        "Messages refused at once because the queue to their peer was full.",
+    ),
+    Metric(
+        "rewritten",
+        _COUNTER,
+        "messages",
+        "Messages queued again because their connection broke before the peer's host had them.",
+    ),
+    Metric(
+        "dropped",
+        _COUNTER,
+        "drops",
+        "Everything that was dropped, by reason: messages of ours, and envelopes and connections "
+        "of others. A reason that never occurred is absent.",
+        label="reason",
+    ),
+    Metric(
+        "inbox_messages",
+        _GAUGE,
+        "messages",
+        "Messages received that the application has not taken yet.",
+    ),
+    # -- connections
+    Metric("dial_failures", _COUNTER, "attempts", "Attempts to connect that failed."),
+    Metric(
+        "reconnections",
+        _COUNTER,
+        "connections",
+        "Connections made to an address that had been connected before.",
+    ),
+    Metric(
+        "evictions",
+        _COUNTER,
+        "connections",
+        "Idle connections closed to make room for a connection to another peer.",
+    ),
+    Metric(
+        "connections_accepted",
+        _COUNTER,
+        "connections",
+        "Inbound connections admitted, including those that proved no sender afterwards.",
+    ),
+    Metric("inbound_connections", _GAUGE, "connections", "Inbound connections now."),
+    Metric(
+        "inbound_limit",
+        _GAUGE,
+        "connections",
+        "The largest number of proven inbound connections: `max_inbound_connections`, or fewer "
+        "where the process may open few descriptors.",
+    ),
+    Metric(
+        "outbound_connections",
+        _GAUGE,
+        "connections",
+        "Outbound connections that are open or being opened now.",
+    ),
+    Metric(
+        "outbound_limit",
+        _GAUGE,
+        "connections",
+        "The largest number of outbound connections: `max_connections`, or fewer where the "
+        "process may open few descriptors.",
+    ),
+    # -- times
+    Metric(
+        "accept_seconds",
+        _HISTOGRAM,
+        "seconds",
+        "Time from queueing a message to the peer's signed receipt, over v2. A sample: the first "
+        "message of each receipt that arrives. Both times are of the wall clock.",
+        buckets=_LONG,
+    ),
+    Metric(
+        "handshake_seconds",
+        _HISTOGRAM,
+        "seconds",
+        "Time until a v2 link is open, from dialing or accepting the connection to the peer's "
+        "HELLO.",
+        buckets=_FINE,
+    ),
+    Metric(
+        "round_trip_seconds",
+        _HISTOGRAM,
+        "seconds",
+        "Time from a PING over a v2 link to its PONG.",
+        buckets=_FINE,
+    ),
+    Metric(
+        "commit_seconds",
+        _HISTOGRAM,
+        "seconds",
+        "Time for one transaction of the store, from its first statement to its end. No values "
+        "without a store.",
+        buckets=_FINE,
+        is_shared=True,
+    ),
+    # -- the store
+    Metric(
+        "store_outbox_messages",
+        _GAUGE,
+        "messages",
+        "Outgoing messages in the store that have no answer.",
+        "store.outbox.rows",
+    ),
+    Metric(
+        "store_outbox_bytes",
+        _GAUGE,
+        "bytes",
+        "The size of the outgoing messages in the store that have no answer.",
+        "store.outbox.bytes",
+    ),
+    Metric(
+        "store_oldest_queued_at_seconds",
+        _GAUGE,
+        "seconds",
+        "Unix time at which the oldest outgoing message in the store was queued; absent where "
+        "there is none. At most a second out of date.",
+        "store.oldest_queued_at",
+    ),
+    Metric(
+        "store_unmet_messages",
+        _GAUGE,
+        "messages",
+        "Outgoing messages in the store to peers that have no route and no link.",
+        "store.unmet.rows",
+    ),
+    Metric(
+        "store_unmet_bytes",
+        _GAUGE,
+        "bytes",
+        "The size of the outgoing messages in the store to peers that have no route and no link.",
+        "store.unmet.bytes",
+    ),
+    Metric("store_dead_messages", _GAUGE, "messages", "Dead letters.", "store.dead.rows"),
+    Metric(
+        "store_dead_bytes", _GAUGE, "bytes", "The size of the dead letters.", "store.dead.bytes"
+    ),
+    Metric(
+        "store_inbox_messages",
+        _GAUGE,
+        "messages",
+        "Accepted messages in the store that the application is not done with.",
+        "store.inbox.rows",
+    ),
+    Metric(
+        "store_inbox_bytes",
+        _GAUGE,
+        "bytes",
+        "The size of the accepted messages in the store that the application is not done with.",
+        "store.inbox.bytes",
+    ),
+    Metric(
+        "store_expired",
+        _COUNTER,
+        "messages",
+        "Outgoing messages removed from the store because their deadline passed.",
+        "store.expired",
+    ),
+    Metric(
+        "store_aged_out",
+        _COUNTER,
+        "messages",
+        "Outgoing messages that became dead letters because they waited too long for a peer "
+        "that has no route and no link.",
+        "store.aged_out",
+    ),
+    Metric(
+        "store_dead_letters_dropped",
+        _COUNTER,
+        "messages",
+        "Dead letters removed to make room for newer ones.",
+        "store.dead_letters_dropped",
+    ),
+    Metric(
+        "store_commits",
+        _COUNTER,
+        "transactions",
+        "Transactions that the store committed.",
+        "store.commits",
+    ),
+    Metric(
+        "store_waiting_operations",
+        _GAUGE,
+        "operations",
+        "Operations that wait for the next transaction of the store.",
+        "store.waiting_operations",
+    ),
+    Metric(
+        "store_failed",
+        _GAUGE,
+        "stores",
+        "1 when the store has failed and the node accepts and stores nothing more, else 0.",
+        "store.has_failed",
+    ),
+    # -- the evidence log
+    Metric(
+        "evidence_records",
+        _GAUGE,
+        "records",
+        "Records of the evidence log that are on the disk.",
+        "evidence.head.records",
+    ),
+    Metric("evidence_bytes", _GAUGE, "bytes", "The size of the evidence log.", "evidence.size"),
+    Metric(
+        "evidence_torn_bytes",
+        _GAUGE,
+        "bytes",
+        "Bytes that a crash had left behind the last whole record and that the start cut off.",
+        "evidence.torn",
+    ),
+    Metric(
+        "evidence_waiting_batches",
+        _GAUGE,
+        "batches",
+        "Batches that wait to be written to the evidence log.",
+        "evidence.waiting",
+    ),
+    Metric(
+        "evidence_failed",
+        _GAUGE,
+        "logs",
+        "1 when the evidence log has failed and the node accepts nothing more, else 0.",
+        "evidence.has_failed",
+    ),
+)
+"""Each metric of a node, in the order of the documentation."""
+
+COUNTERS: Final = tuple(
+    metric.name
+    for metric in METRICS
+    if metric.kind is MetricKind.COUNTER and not (metric.field or metric.label)
+)
+"""The names of the plain numbers that the transport counts."""
+
+HISTOGRAMS: Final = tuple(metric for metric in METRICS if metric.kind is MetricKind.HISTOGRAM)
+"""The metrics that have a `Histogram`."""
+
+
+def samples_of(stats: object) -> Iterator[Sample]:
+    """Read the value of each metric out of a `TransportStats`, in the order of `METRICS`.
+
+    What the node does not have, as the figures of a store, is left out.
+    """
+    for metric in METRICS:
+        value = stats
+        for name in (metric.field or metric.name).split("."):
+            value = getattr(value, name)
+            if value is None:
+                break
+        if isinstance(value, Mapping):
+            for key, number in value.items():
+                yield Sample(metric, {metric.label: str(key)}, number)
+        elif isinstance(value, Distribution):
+            yield Sample(metric, {}, value)
+        elif isinstance(value, (int, float)):
+            yield Sample(metric, {}, +value)
