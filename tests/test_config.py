@@ -121,7 +121,7 @@ def test_the_defaults_are_allowed_and_are_those_of_the_design() -> None:
     config = TransportConfig()
     assert config.listen == Address("127.0.0.1", 0)
     assert (config.fallback, config.verify_threads) == (None, None)
-    assert (config.carrier, config.signatures) == ("tcp", "required")
+    assert (config.network, config.signatures) == ("tcp", "required")
     assert (config.wire, config.v1_peers) == ("auto", frozenset())
     assert (config.max_connections, config.send_queue_limit, config.critical_reserve) == (
         (10, 1000, 64)
@@ -225,7 +225,7 @@ def test_any_other_value_is_refused_by_name_value_and_range(
             {"signatures": "never"},
             "signatures='never' is not allowed. Expected required or if-present",
         ),
-        ({"carrier": ["tcp"]}, "carrier=['tcp'] is not allowed. Expected tcp or memory"),
+        ({"network": ["tcp"]}, "network=['tcp'] is not allowed. Expected tcp or memory"),
         ({"v1_peers": "al"}, "v1_peers='al' is not allowed. Expected all, or a list of DIDs"),
         (
             {"v1_peers": ["robot"]},
@@ -272,8 +272,8 @@ def test_a_refusal_says_what_to_write_instead(changes: dict[str, Any], text: str
 
 
 def test_a_long_value_is_shortened() -> None:
-    assert refusal(carrier="x" * 5000) == (
-        f"carrier='{'x' * 98}… is not allowed. Expected tcp or memory"
+    assert refusal(network="x" * 5000) == (
+        f"network='{'x' * 98}… is not allowed. Expected tcp or memory"
     )
 
 
@@ -318,12 +318,12 @@ def test_a_field_descriptor_refuses_assignment() -> None:
 
 def test_presets() -> None:
     development = TransportConfig.development()
-    assert (development.carrier, development.signatures) == ("memory", "if-present")
+    assert (development.network, development.signatures) == ("memory", "if-present")
     lightweight = TransportConfig.lightweight()
-    assert (lightweight.carrier, lightweight.signatures) == ("tcp", "if-present")
+    assert (lightweight.network, lightweight.signatures) == ("tcp", "if-present")
     assert lightweight.v1_peers == "all"
     production = TransportConfig.production()
-    assert (production.carrier, production.signatures) == ("tcp", "required")
+    assert (production.network, production.signatures) == ("tcp", "required")
     assert production.v1_peers == frozenset()
     assert TransportConfig.production(v1_peers=DIDS).v1_peers == frozenset(DIDS)
 

@@ -193,7 +193,7 @@ async def test_how_long_to_wait_by_mistake(timeout: Any, kind: type[Exception], 
 )
 async def test_a_wait_may_be_as_long_as_one_likes(timeout: float) -> None:
     """What no loop and no lock can count to is no limit, in every call that waits."""
-    config = TransportConfig(carrier="memory")
+    config = TransportConfig(network="memory")
     async with Node(ALICE, config) as alice, Node(BOB, config) as bob:
         alice.routing.update(bob.did, bob.address)
         waiting = asyncio.create_task(bob.receive(timeout))

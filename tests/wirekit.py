@@ -34,9 +34,9 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.transport.carrier import Carrier, Listener
 from signedwire.transport.core import Core
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.network import Listener, Network
+from signedwire.transport.tcp import TcpNetwork
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
 try:
@@ -215,12 +215,12 @@ class OpenCore:
     def __init__(
         self,
         config: TransportConfig | None = None,
-        carrier: Carrier | None = None,
+        network: Network | None = None,
         us: Did | None = None,
     ) -> None:
         self.routing = RoutingTable()
         config = (config or quick()).replace(wire="v1")
-        self.core = Core(config, self.routing, carrier or TcpCarrier(), us, ALICE)
+        self.core = Core(config, self.routing, network or TcpNetwork(), us, ALICE)
         self._next_number = 1
 
     async def __aenter__(self) -> Self:
@@ -371,14 +371,14 @@ def blackhole() -> Iterator[Address]:
         yield Address(*address)
 
 
-# -- carriers ---------------------------------------------------------------------
+# -- networks ---------------------------------------------------------------------
 
 
-class RecordingCarrier:
-    """A carrier that notes when it is asked to dial and can be held up or made to fail."""
+class RecordingNetwork:
+    """A network that notes when it is asked to dial and can be held up or made to fail."""
 
-    def __init__(self, carrier: Carrier | None = None) -> None:
-        self.inner: Carrier = carrier or TcpCarrier()
+    def __init__(self, network: Network | None = None) -> None:
+        self.inner: Network = network or TcpNetwork()
         self.dialed_at: list[float] = []
         self.error: Exception | None = None
         """Raised by every dial, if set."""

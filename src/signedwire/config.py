@@ -79,7 +79,7 @@ class TransportConfig:
     """Where to send for a DID that has no route, as for `listen` but with a real port.
     Default None: a message to an unknown DID is refused."""
 
-    carrier: Literal["tcp", "memory"] = "tcp"
+    network: Literal["tcp", "memory"] = "tcp"
     """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
 
     signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
@@ -311,7 +311,7 @@ class TransportConfig:
 
     @classmethod
     def development(cls, **changes: Unpack[ConfigChanges]) -> Self:
-        """Inside one process: the memory carrier, unsigned envelopes accepted."""
+        """Inside one process: the memory network, unsigned envelopes accepted."""
         return cls.preset("development", **changes)
 
     @classmethod
@@ -349,14 +349,14 @@ class TransportConfig:
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
     {
-        "development": {"carrier": "memory", "signatures": SignaturePolicy.IF_PRESENT},
+        "development": {"network": "memory", "signatures": SignaturePolicy.IF_PRESENT},
         "lightweight": {
-            "carrier": "tcp",
+            "network": "tcp",
             "signatures": SignaturePolicy.IF_PRESENT,
             "v1_peers": "all",
         },
         "production": {
-            "carrier": "tcp",
+            "network": "tcp",
             "signatures": SignaturePolicy.REQUIRED,
             "v1_peers": frozenset(),
         },

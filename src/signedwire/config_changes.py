@@ -22,7 +22,7 @@ class ConfigChanges(TypedDict, total=False):
 
     listen: Address | str | None
     fallback: Address | str | None
-    carrier: Literal["tcp", "memory"]
+    network: Literal["tcp", "memory"]
     signatures: SignaturePolicy | Literal["required", "if-present"]
     v1_peers: Literal["all"] | Iterable[Did | str]
     allow: Iterable[Did | str] | None

@@ -50,16 +50,16 @@ from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
 from signedwire.transport.access import AccessList
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
 from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.network import Network
+from signedwire.transport.tcp import TcpNetwork
 from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
 
 __all__ = ["Deadline", "Node"]
 
-# Where nodes of the memory carrier meet that were given no network of their own.
+# Where nodes of the memory network meet that were given no network of their own.
 _default_network = MemoryNetwork()
 
 
@@ -79,7 +79,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         store: The file in which messages wait, so that no crash loses them; made where
             there is none. By default that of the configuration, which is none.
         evidence: The file in which every accepted envelope is kept with its proof; the same.
-        network: For tests, where the memory carrier's nodes meet.
+        network: For tests, where the memory network's nodes meet.
     """
 
     def __init__(
@@ -116,16 +116,14 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.
         self._routing = RoutingTable() if routing is None else routing
-        carrier: Carrier
-        if self._config.carrier == "memory" or network is not None:
-            carrier = network or _default_network
-        else:
-            carrier = TcpCarrier()
+        chosen: Network | None = network
+        if chosen is None:
+            chosen = _default_network if self._config.network == "memory" else TcpNetwork()
         if store is not None:
             self._config = self._config.replace(store=store)
         self._has_store = self._config.store is not None
         open_ = partial(open_store, self._config, identity.did) if self._has_store else None
-        self._core = Core(self._config, self._routing, carrier, identity.did, identity, open_)
+        self._core = Core(self._config, self._routing, chosen, identity.did, identity, open_)
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._replace)

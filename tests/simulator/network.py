@@ -31,7 +31,7 @@ from signedwire.errors import DialError, ListenError
 
 from .loop import Owner, VirtualLoop, current_owner
 
-__all__ = ["Connection", "End", "HostCarrier", "Network", "Weather"]
+__all__ = ["Connection", "End", "HostNetwork", "Network", "Weather"]
 
 _USER_TIMEOUT: Final = 15.0
 _MAX_READ: Final = 256 * 1024
@@ -179,8 +179,8 @@ class _Listener:
     shut_down = close
 
 
-class HostCarrier:
-    """`transport.carrier.Carrier` for the node on one host."""
+class HostNetwork:
+    """`transport.network.Network` for the node on one host."""
 
     def __init__(self, network: Network, host: int, ip: str) -> None:
         self._network = network

@@ -26,14 +26,14 @@ from signedwire import (
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport.core import Core
 from signedwire.transport.peer import Peer
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.tcp import TcpNetwork
 from wirekit import (
     BOB,
     CAROL,
     LIMIT,
     OpenCore,
     RawServer,
-    RecordingCarrier,
+    RecordingNetwork,
     blackhole,
     eventually,
     identity,
@@ -109,10 +109,10 @@ async def test_before_the_start_and_after_the_end() -> None:
 
 @on_asyncio
 async def test_room_comes_when_half_is_gone() -> None:
-    carrier = RecordingCarrier()
-    carrier.gate.clear()
+    network = RecordingNetwork()
+    network.gate.clear()
     with RawServer() as server:
-        async with OpenCore(quick(send_queue_limit=4), carrier) as sender:
+        async with OpenCore(quick(send_queue_limit=4), network) as sender:
             sender.routing.update(BOB.did, server.address)
             await sender.core.outgoing.room(BOB.did, Priority.NORMAL)
             for _ in range(4):
@@ -121,7 +121,7 @@ async def test_room_comes_when_half_is_gone() -> None:
             await sender.core.outgoing.room(BOB.did, Priority.CRITICAL)
             done, _ = await asyncio.wait({waiting}, timeout=0.02)
             assert not done
-            carrier.gate.set()
+            network.gate.set()
             await within(LIMIT, waiting)
 
 
@@ -203,7 +203,7 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
 async def test_a_peer_that_moves_during_the_end_makes_no_new_connection() -> None:
     """Its dial takes its time to be cancelled; meanwhile another one looks where its peer is."""
 
-    class Clinging(RecordingCarrier):
+    class Clinging(RecordingNetwork):
         async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
             if address.port != 1:
                 return await super().dial(address, protocol)
@@ -324,7 +324,7 @@ async def read_all(server: RawServer, count: int) -> list[int]:
 async def test_a_failed_start_leaves_nothing() -> None:
     with RawServer() as server:
         async with no_leaks():
-            core = Core(quick(listen=server.address), RoutingTable(), TcpCarrier(), None)
+            core = Core(quick(listen=server.address), RoutingTable(), TcpNetwork(), None)
             with pytest.raises(OSError, match="in use"):
                 await core.start()
             await core.close()

@@ -34,7 +34,7 @@ from wirekit import (
     BOB,
     CAROL,
     LIMIT,
-    RecordingCarrier,
+    RecordingNetwork,
     blackhole,
     eventually,
     identity,
@@ -427,27 +427,27 @@ async def test_clients_do_not_return_in_one_wave_after_an_outage() -> None:
     """Each dials a hub that refuses, with the default pauses; the recorded dials are spread."""
     count = 1000 if IS_LONG else 150
     nodes: list[Node] = []
-    carriers: list[RecordingCarrier] = []
+    networks: list[RecordingNetwork] = []
     with refusing_address() as address:
         try:
             for number in range(count):
-                carrier = RecordingCarrier()
+                network = RecordingNetwork()
                 node = Node(
                     identity(1000 + number),
                     TransportConfig(listen=None, max_attempts=1000, close_timeout=0.01),
-                    network=carrier,  # type: ignore[arg-type]
+                    network=network,  # type: ignore[arg-type]
                 )
                 await node.start()
                 node.routing.update(BOB.did, address)
                 nodes.append(node)
-                carriers.append(carrier)
+                networks.append(network)
             for node in nodes:
                 node.send_nowait(BOB.did, b"x")
-            await eventually(lambda: all(len(each.dialed_at) >= 3 for each in carriers))
+            await eventually(lambda: all(len(each.dialed_at) >= 3 for each in networks))
         finally:
             await asyncio.gather(*(node.close() for node in nodes))
     for nth, base in ((0, 0.2), (1, 0.4)):
-        pauses = [each.pauses[nth] for each in carriers]
+        pauses = [each.pauses[nth] for each in networks]
         share = crowdedness(pauses, base / 10)
         report(f"pause {nth + 1}: {min(pauses):.3f} to {max(pauses):.3f} s; {share:.0%} in a tenth")
         assert share < 0.5  # even ±25 % gives 20 % plus noise

@@ -1,4 +1,4 @@
-"""The network in memory: a carrier like TCP's, with seeded faults."""
+"""`MemoryNetwork`: it works as TCP does, with seeded faults."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def connect(network: MemoryNetwork, theirs: End | None = None) -> tuple[En
     return here, there
 
 
-# -- a carrier ------------------------------------------------------------------------
+# -- a network ------------------------------------------------------------------------
 
 
 @on_both_loops

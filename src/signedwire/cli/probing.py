@@ -20,7 +20,7 @@ from typing import Final
 from signedwire.config import TransportConfig
 from signedwire.errors import DialError, ProofError, ResolveTimeout
 from signedwire.identity import Identity
-from signedwire.transport.tcp import TcpCarrier, describe_os_error
+from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
 from signedwire.types import Address, Allowance, Did, unix_time_us
 from signedwire.wire import link_frames as frames
@@ -335,15 +335,15 @@ def _connect(finding: Finding, timeout: float | None) -> socket.socket:
 
 async def _race(finding: Finding, timeout: float | None) -> socket.socket:
     """Connect as a node does: the lookup in a thread that can be left, the addresses raced."""
-    address, carrier, began = finding.address, TcpCarrier(), time.perf_counter()
+    address, network, began = finding.address, TcpNetwork(), time.perf_counter()
     try:
         async with asyncio.timeout(timeout):
-            endpoints = await carrier.resolve(address)
+            endpoints = await network.resolve(address)
     except TimeoutError:
         cause = f"the name {address.host} was not resolved within {timeout:g} s"
         raise ResolveTimeout(address, cause) from None
     async with asyncio.timeout(timeout):
-        connection = await carrier.connect(address, endpoints)
+        connection = await network.connect(address, endpoints)
     finding.connect_ms = _milliseconds_since(began)
     return connection
 

@@ -28,18 +28,18 @@ from signedwire.identity import Identity
 from signedwire.logs import EventLog, fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters, PoolStats, TransportStats
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fit, free_descriptors
 from signedwire.transport.drops import Drops
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.incoming import Incoming
 from signedwire.transport.links import Links
+from signedwire.transport.network import Network
 from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.shares import LoopShares
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -68,7 +68,7 @@ class Core:
         self,
         config: TransportConfig,
         routing: RoutingTable,
-        carrier: Carrier,
+        network: Network,
         us: Did | None,
         identity: Identity | None = None,
         open_store: OpenStore | None = None,
@@ -79,7 +79,7 @@ class Core:
             config = config.replace(v1_peers="all")
         self.config = config
         self.routing = routing
-        self.carrier = carrier
+        self.network = network
         self.session_limits = SessionLimits(
             hello_timeout=config.handshake_timeout,
             frame_timeout=config.frame_timeout,
@@ -175,7 +175,7 @@ class Core:
 
     def _fit_limits(self) -> None:
         """Have no more connections than the process may open."""
-        if not isinstance(self.carrier, TcpCarrier):
+        if not isinstance(self.network, TcpNetwork):
             return
         limits = fit(self.config, free_descriptors())
         self.incoming.set_limits(limits)

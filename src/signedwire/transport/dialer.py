@@ -19,8 +19,8 @@ from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
 from signedwire.logs import fields
-from signedwire.transport.carrier import Resolving
 from signedwire.transport.names import Endpoint
+from signedwire.transport.network import Resolving
 from signedwire.transport.pool import Standing
 from signedwire.types import Address, PeerState
 
@@ -209,7 +209,7 @@ class Dialer(ABC):
             places.leave(self)
             return False
         except Exception as error:
-            # A fault of a carrier, or ours: told, counted as an attempt, and not the
+            # A fault of the network backend, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
@@ -242,12 +242,12 @@ class Dialer(ABC):
 
     async def _resolve(self) -> None:
         """Look the host name up. This takes no place: a dead name keeps none from others."""
-        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
-        if not isinstance(carrier, Resolving):
+        network, timeout = self._core.network, self._core.config.connect_timeout
+        if not isinstance(network, Resolving):
             return
         try:
             async with asyncio.timeout(timeout):
-                self._endpoints = await carrier.resolve(self.address)
+                self._endpoints = await network.resolve(self.address)
         except TimeoutError:
             raise ResolveTimeout(
                 self.address,
@@ -268,14 +268,14 @@ class Dialer(ABC):
         finally:
             self._turn = None
 
-    async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
-        carrier, timeout = self._core.carrier, self._core.config.connect_timeout
+    async def _reach(self, protocol: asyncio.Protocol) -> None:
+        network, timeout = self._core.network, self._core.config.connect_timeout
         try:
             async with asyncio.timeout(timeout):
-                if isinstance(carrier, Resolving):
-                    await carrier.dial(self.address, protocol, self._endpoints)
+                if isinstance(network, Resolving):
+                    await network.dial(self.address, protocol, self._endpoints)
                 else:
-                    await carrier.dial(self.address, protocol)
+                    await network.dial(self.address, protocol)
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
 

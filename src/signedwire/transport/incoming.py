@@ -23,9 +23,9 @@ from signedwire.delivery.receipt import future_waker
 from signedwire.delivery.screen import Screen
 from signedwire.errors import ClosedError, StoreError, TransportError
 from signedwire.transport.admission import Admission
-from signedwire.transport.carrier import Listener, NeedsDescriptors
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
+from signedwire.transport.network import Listener, NeedsDescriptors
 from signedwire.types import Address, Did, Priority, Reason, unix_time_us
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Incoming:
         """
         core = self._core
         if core.config.listen is not None:
-            self._listener = await core.carrier.listen(core.config.listen, lambda: Doorway(core))
+            self._listener = await core.network.listen(core.config.listen, lambda: Doorway(core))
             if isinstance(self._listener, NeedsDescriptors):
                 self._listener.when_short(Shortage(core.log, self._evict_unproven).make_room)
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="signedwire-verify")

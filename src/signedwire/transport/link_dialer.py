@@ -61,7 +61,7 @@ class LinkDialer(Dialer):
         self._is_opening = True
         self._is_blameless = False
         try:
-            await self._dial_carrier(link)
+            await self._reach(link)
             await self._opened(link)
             if link.is_over:
                 # It opened and ended, as the second of two does, before we came to look.

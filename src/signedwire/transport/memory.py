@@ -32,7 +32,7 @@ _FIRST_FREE_PORT: Final = 49152
 
 
 class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
-    """A carrier and the net behind it; give one to every node that shall meet.
+    """Byte streams in memory; give one to every node that shall meet.
 
     Args:
         seed: Of everything random here.
@@ -75,7 +75,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         )
 
     async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """See `Carrier.dial`."""
+        """See `Network.dial`."""
         listener = self._listeners.get(address)
         if listener is None:
             raise DialError(address, "connection refused")
@@ -93,7 +93,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
     async def listen(
         self, address: Address, accept: Callable[[], asyncio.Protocol]
     ) -> _MemoryListener:
-        """See `Carrier.listen`."""
+        """See `Network.listen`."""
         with self._lock:
             if address.port == 0:
                 while Address(address.host, self._next_port) in self._listeners:
@@ -107,17 +107,17 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             return listener
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        """See `Carrier`: what the other end has not read."""
+        """See `Network`: what the other end has not read."""
         assert isinstance(transport, _Stream)
         return transport.in_transit
 
     def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        """See `Carrier`."""
+        """See `Network`."""
         assert isinstance(transport, _Stream)
         return transport.has_arrivals
 
     def round_trip(self, transport: asyncio.Transport) -> float | None:
-        """See `Carrier`: there is nothing that measures it here."""
+        """See `Network`: there is nothing that measures it here."""
         return None
 
     def cut_all(self) -> int:

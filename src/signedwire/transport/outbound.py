@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.dialer import Dialer
+from signedwire.transport.network import Network
 from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope
@@ -41,9 +41,9 @@ _WATCH_INTERVAL: Final = 0.05
 class OutboundLink(asyncio.Protocol):
     """One connection that we dialed. It only writes; whatever can be read ends it."""
 
-    def __init__(self, owner: Outbound, carrier: Carrier) -> None:
+    def __init__(self, owner: Outbound, network: Network) -> None:
         self._owner = owner
-        self._carrier = carrier
+        self._network = network
         self._transport: asyncio.Transport | None = None
         self._offset = 0  # bytes given to the transport
         self._taken = 0  # bytes that the kernel has taken of them
@@ -81,12 +81,12 @@ class OutboundLink(asyncio.Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds, where the kernel knows."""
-        return None if self._transport is None else self._carrier.round_trip(self._transport)
+        return None if self._transport is None else self._network.round_trip(self._transport)
 
     def peer_has_closed(self) -> bool:
         """Ask the kernel now, since the event loop may not have heard of it yet."""
         assert self._transport is not None
-        return self._transport.is_closing() or self._carrier.peer_has_closed(self._transport)
+        return self._transport.is_closing() or self._network.peer_has_closed(self._transport)
 
     def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> int:
         """Write frames; returns their bytes. `on_written` follows, when they are taken."""
@@ -114,7 +114,7 @@ class OutboundLink(asyncio.Protocol):
             written.append(entry[1])
             unacknowledged.append(entry)
         # Where the kernel does not tell, taken has to pass for acknowledged.
-        acknowledged = taken - (self._carrier.unacknowledged_bytes(self._transport) or 0)
+        acknowledged = taken - (self._network.unacknowledged_bytes(self._transport) or 0)
         done: list[OutgoingMessage] = []
         while unacknowledged and unacknowledged[0][0] <= acknowledged:
             done.append(unacknowledged.popleft()[1])
@@ -315,9 +315,9 @@ class Outbound(Dialer):
                 message.release()
 
     async def _open(self) -> None:
-        link = OutboundLink(self, self._core.carrier)
+        link = OutboundLink(self, self._core.network)
         try:
-            await self._dial_carrier(link)
+            await self._reach(link)
         except BaseException:
             link.abort()
             raise

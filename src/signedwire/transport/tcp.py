@@ -37,7 +37,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["TcpCarrier", "describe_os_error", "set_accepted_options", "unsent_bytes"]
+__all__ = ["TcpNetwork", "describe_os_error", "set_accepted_options", "unsent_bytes"]
 
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
@@ -60,7 +60,7 @@ _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
 
 
-class TcpCarrier:
+class TcpNetwork:
     """Dials and listens with asyncio's TCP transports.
 
     Args:
@@ -127,7 +127,7 @@ class TcpCarrier:
     async def listen(
         self, address: Address, accept: Callable[[], asyncio.Protocol]
     ) -> _TcpListener:
-        """See `Carrier.listen`."""
+        """See `Network.listen`."""
         loop = asyncio.get_running_loop()
         try:
             hosts = [_host_of(endpoint) for endpoint in await self._endpoints(address)]
@@ -151,7 +151,7 @@ class TcpCarrier:
         return _TcpListener(acceptor)
 
     def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        """See `Carrier`. Linux keeps the answer after a connection broke, until its close."""
+        """See `Network`. Linux keeps the answer after a connection broke, until its close."""
         if fcntl is None:
             return None
         count = array.array("i", [0])
@@ -162,7 +162,7 @@ class TcpCarrier:
         return count[0]
 
     def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        """See `Carrier`."""
+        """See `Network`."""
         if hasattr(select, "poll"):
             poll = select.poll()
             poll.register(_fileno(transport), select.POLLIN)
@@ -170,7 +170,7 @@ class TcpCarrier:
         return bool(select.select([_fileno(transport)], [], [], 0)[0])
 
     def round_trip(self, transport: asyncio.Transport) -> float | None:
-        """See `Carrier`: the kernel's smoothed figure, tcp_info.tcpi_rtt."""
+        """See `Network`: the kernel's smoothed figure, tcp_info.tcpi_rtt."""
         sock = transport.get_extra_info("socket")
         if sock is None or not sys.platform.startswith("linux"):  # the layout is Linux's
             return None

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from signedwire.transport.names import Endpoint
 from signedwire.types import Address
 
-__all__ = ["Carrier", "Listener", "NeedsDescriptors", "Resolving"]
+__all__ = ["Listener", "NeedsDescriptors", "Network", "Resolving"]
 
 
 class Listener(Protocol):
@@ -37,7 +37,7 @@ class NeedsDescriptors(Protocol):
         """
 
 
-class Carrier(Protocol):
+class Network(Protocol):
     """Makes ordered byte streams. All calls belong to the running event loop."""
 
     async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
@@ -70,7 +70,7 @@ class Carrier(Protocol):
 
 @runtime_checkable
 class Resolving(Protocol):
-    """A carrier whose hosts may be names, so that a dialer can tell a lookup from a dial."""
+    """A network whose hosts may be names, so that a dialer can tell a lookup from a dial."""
 
     async def resolve(self, address: Address) -> list[Endpoint]:
         """Look the host up. An address in digits needs no lookup and no thread.
@@ -85,7 +85,7 @@ class Resolving(Protocol):
         protocol: asyncio.Protocol,
         endpoints: Sequence[Endpoint] | None = None,
     ) -> asyncio.Transport:
-        """See `Carrier.dial`; `endpoints` are what `resolve(address)` returned.
+        """See `Network.dial`; `endpoints` are what `resolve(address)` returned.
 
         The endpoints are raced: the next is tried when the one before has failed, or
         after 250 ms.
