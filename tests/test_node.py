@@ -11,7 +11,6 @@ import pytest
 
 from clockkit import SetClock
 from signedwire import (
-    Address,
     BackpressureError,
     ClosedError,
     DeliveryFailedError,
@@ -30,6 +29,7 @@ from signedwire import (
     Reason,
     RoutingTable,
     SignaturePolicy,
+    Target,
     TransportConfig,
     TransportError,
     UnknownPeerError,
@@ -554,7 +554,7 @@ async def test_both_restart_on_their_ports_and_go_on() -> None:
     bob = Node(BOB, quick())
     await bob.start()
     assert bob.address is not None
-    address: Address = bob.address
+    address: Target = bob.address
     routing.update(BOB.did, address)
     async with Node(ALICE, quick(max_attempts=20), routing) as alice:
         for round_number in range(10):

@@ -238,7 +238,8 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
         (
             "SIGNEDWIRE_NETWORK",
             "udp",
-            "environment SIGNEDWIRE_NETWORK: network='udp' is not allowed. Expected tcp or memory",
+            "environment SIGNEDWIRE_NETWORK: network='udp' is not allowed. "
+            "Expected tcp or unix or memory",
         ),
         (
             "SIGNEDWIRE_SIGNATURES",

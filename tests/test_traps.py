@@ -214,7 +214,7 @@ THINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Node(ALICE, "node.toml"), TypeError, "config is a TransportConfig, not str"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, {}), TypeError, "config is a TransportConfig, not dict"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, None, {}), TypeError, "routing is a RoutingTable, not dict"),  # type: ignore[arg-type]
-    (lambda: Node(ALICE, network=7), TypeError, "network is a MemoryNetwork"),  # type: ignore[arg-type]
+    (lambda: Node(ALICE, network=7), TypeError, "network is a Network"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, store=""), ConfigError, "the path of a file"),
     (lambda: Node(ALICE, store=True), ConfigError, "store=True"),  # type: ignore[arg-type]
     (lambda: sync.Node(ALICE, {}), TypeError, "config is a TransportConfig"),  # type: ignore[arg-type]

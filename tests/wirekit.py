@@ -31,11 +31,12 @@ from signedwire import (
     Receipt,
     RoutingTable,
     SignedEnvelope,
+    Target,
     TransportConfig,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport.core import Core
-from signedwire.transport.network import Listener, Network
+from signedwire.transport.network import Listener, Network, Receiver, Stream
 from signedwire.transport.tcp import TcpNetwork
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
@@ -247,8 +248,9 @@ class OpenCore:
     @property
     def address(self) -> Address:
         """Where it listens."""
-        assert self.core.incoming.address is not None
-        return self.core.incoming.address
+        address = self.core.incoming.address
+        assert isinstance(address, Address)
+        return address
 
 
 # -- raw sockets -----------------------------------------------------------------
@@ -296,7 +298,7 @@ class RawLink:
         self._frames: list[bytes] = []
 
     @classmethod
-    async def dial(cls, address: Address) -> Self:
+    async def dial(cls, address: Target) -> Self:
         """Connect."""
         sock = socket.socket()
         sock.setblocking(False)
@@ -385,28 +387,19 @@ class RecordingNetwork:
         self.gate = asyncio.Event()
         """A dial waits for it; open at first."""
         self.gate.set()
-        self.links: list[asyncio.Transport] = []
+        self.links: list[Stream] = []
 
-    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+    async def dial(self, target: Target, receiver: Receiver) -> Stream:
         self.dialed_at.append(asyncio.get_running_loop().time())
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        transport = await self.inner.dial(address, protocol)
-        self.links.append(transport)
-        return transport
+        stream = await self.inner.dial(target, receiver)
+        self.links.append(stream)
+        return stream
 
-    async def listen(self, address: Address, accept: Callable[[], asyncio.Protocol]) -> Listener:
-        return await self.inner.listen(address, accept)
-
-    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        return self.inner.unacknowledged_bytes(transport)
-
-    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        return self.inner.peer_has_closed(transport)
-
-    def round_trip(self, transport: asyncio.Transport) -> float | None:
-        return self.inner.round_trip(transport)
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
+        return await self.inner.listen(target, accept)
 
     @property
     def pauses(self) -> list[float]:

@@ -35,7 +35,7 @@ from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
 from signedwire.options import Given, Option, Range
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, Location, Target
 
 __all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
 
@@ -70,17 +70,20 @@ class TransportConfig:
         ConfigError: with the field, its value and what is allowed.
     """
 
-    listen: Given[Address | str | None, Address | None] = Given(Address("127.0.0.1", 0))
+    listen: Given[Target | str | None, Target | None] = Given(Address("127.0.0.1", 0))
     """Where to accept connections: an `Address` or "host:port"; port 0 takes a free one.
+    For a network without ports, a `Location` or "unix:/path".
     "0.0.0.0:9001" takes every IPv4 address of this machine, "[::]:9001" every IPv6 address
     and none of IPv4. None accepts nothing and only dials. Default 127.0.0.1:0."""
 
-    fallback: Given[Address | str | None, Address | None] = Given(None)
+    fallback: Given[Target | str | None, Target | None] = Given(None)
     """Where to send for a DID that has no route, as for `listen` but with a real port.
     Default None: a message to an unknown DID is refused."""
 
-    network: Literal["tcp", "memory"] = "tcp"
-    """What carries the bytes. "memory" stays inside this process. Default "tcp"."""
+    network: Literal["tcp", "unix", "memory"] = "tcp"
+    """What carries the bytes. "unix" takes locations, such as unix:/run/robot.sock, and stays
+    inside this machine; "memory" stays inside this process. A node that is given a network
+    of its own uses that one. Default "tcp"."""
 
     signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
         SignaturePolicy.REQUIRED
@@ -367,7 +370,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
 
 def _shown(value: object) -> str:
     """A value as `TransportConfig()` takes it, without what cannot be pasted."""
-    if isinstance(value, (enum.Enum, Address, Path)):
+    if isinstance(value, (enum.Enum, Address, Location, Path)):
         return repr(str(value))
     if isinstance(value, frozenset):
         return f"{sorted(map(str, value))}"

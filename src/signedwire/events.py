@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from weakref import ref
 
 from signedwire.home import Home
-from signedwire.types import Address, Did, Reason
+from signedwire.types import Did, Reason, Target
 
 __all__ = [
     "ClockStepped",
@@ -40,7 +40,7 @@ class PeerConnected:
 
     did: Did
     """The DID that the peer has proven."""
-    address: Address | None
+    address: Target | None
     """Where the other end of the connection is; `None` where that is not known."""
     is_dialed: bool
     """Whether we dialed it."""

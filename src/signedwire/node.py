@@ -52,15 +52,11 @@ from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Transp
 from signedwire.transport.access import AccessList
 from signedwire.transport.core import Core
 from signedwire.transport.health import health_of
-from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.network import Network
-from signedwire.transport.tcp import TcpNetwork
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
+from signedwire.transport.networks import check_network, network_of
+from signedwire.types import DeliveryState, Did, PayloadType, Priority, Target
 
 __all__ = ["Deadline", "Node"]
-
-# Where nodes of the memory network meet that were given no network of their own.
-_default_network = MemoryNetwork()
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
@@ -79,7 +75,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         store: The file in which messages wait, so that no crash loses them; made where
             there is none. By default that of the configuration, which is none.
         evidence: The file in which every accepted envelope is kept with its proof; the same.
-        network: For tests, where the memory network's nodes meet.
+        network: What carries the bytes, in place of the one that the configuration names: a
+            `TcpNetwork`, a `UnixNetwork`, a `MemoryNetwork` where nodes meet in tests, or any
+            other object that is a `Network`.
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         store: str | os.PathLike[str] | None = None,
         evidence: str | os.PathLike[str] | None = None,
-        network: MemoryNetwork | None = None,
+        network: Network | None = None,
     ) -> None:
         if not isinstance(identity, Identity):
             raise TypeError(
@@ -101,14 +99,12 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         for name, value, kind, example in (
             ("config", config, TransportConfig, 'TransportConfig(listen="127.0.0.1:9001")'),
             ("routing", routing, RoutingTable, 'RoutingTable({did: "host:port"})'),
-            ("network", network, MemoryNetwork, "MemoryNetwork(seed=1)"),
         ):
-            # A network is whatever can dial: tests have others.
-            is_one = isinstance(value, kind) or (name == "network" and hasattr(value, "dial"))
-            if value is not None and not is_one:
+            if value is not None and not isinstance(value, kind):
                 raise TypeError(
                     f"{name} is a {kind.__name__}, not {type(value).__name__}: {example}"
                 )
+        check_network(network)
         self._config = config or TransportConfig()
         check_given_once("store", store, self._config.store)
         check_given_once("evidence", evidence, self._config.evidence)
@@ -116,9 +112,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.
         self._routing = RoutingTable() if routing is None else routing
-        chosen: Network | None = network
-        if chosen is None:
-            chosen = _default_network if self._config.network == "memory" else TcpNetwork()
+        chosen = network or network_of(self._config)
         if store is not None:
             self._config = self._config.replace(store=store)
         self._has_store = self._config.store is not None
@@ -185,7 +179,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._identity.did
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """Where the node listens, with the real port. Any thread; also after the end.
 
         Raises:

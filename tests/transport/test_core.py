@@ -9,7 +9,6 @@ import time
 import pytest
 
 from signedwire import (
-    Address,
     BackpressureError,
     ClosedError,
     DeliveryState,
@@ -20,7 +19,10 @@ from signedwire import (
     Priority,
     Reason,
     Receipt,
+    Receiver,
     RoutingTable,
+    Stream,
+    Target,
     UnknownPeerError,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
@@ -204,9 +206,9 @@ async def test_a_peer_that_moves_during_the_end_makes_no_new_connection() -> Non
     """Its dial takes its time to be cancelled; meanwhile another one looks where its peer is."""
 
     class Clinging(RecordingNetwork):
-        async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-            if address.port != 1:
-                return await super().dial(address, protocol)
+        async def dial(self, target: Target, receiver: Receiver) -> Stream:
+            if target != ("10.0.0.1", 1):
+                return await super().dial(target, receiver)
             try:
                 await asyncio.sleep(60)
             finally:

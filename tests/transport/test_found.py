@@ -688,7 +688,7 @@ async def test_close_does_not_wait_for_hundreds_that_are_being_dialed() -> None:
     network = RecordingNetwork()
     with RawServer(backlog=512) as silent:
         config = quick(close_timeout=0.1, max_connections=places)
-        alice = Node(ALICE, config, network=network)  # type: ignore[arg-type]
+        alice = Node(ALICE, config, network=network)
         await alice.start()
         dids = [identity(1000 + n).did for n in range(300)]
         for did in dids:

@@ -23,7 +23,16 @@ from typing import Any, Final
 import pytest
 
 from nodechild import child, rss_kib
-from signedwire import Address, BackpressureError, Node, Priority, TransportConfig
+from signedwire import (
+    Address,
+    BackpressureError,
+    Node,
+    Priority,
+    Receiver,
+    Stream,
+    Target,
+    TransportConfig,
+)
 from signedwire.events import PeerDisconnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport.memory import MemoryNetwork
@@ -56,7 +65,7 @@ def report(text: str) -> None:
 
 
 def address_of(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
@@ -435,7 +444,7 @@ async def test_clients_do_not_return_in_one_wave_after_an_outage() -> None:
                 node = Node(
                     identity(1000 + number),
                     TransportConfig(listen=None, max_attempts=1000, close_timeout=0.01),
-                    network=network,  # type: ignore[arg-type]
+                    network=network,
                 )
                 await node.start()
                 node.routing.update(BOB.did, address)
@@ -477,9 +486,9 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
             nodes.append(node)
         dial = network.dial
 
-        async def recorded(address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+        async def recorded(target: Target, receiver: Receiver) -> Stream:
             dials.append(asyncio.get_running_loop().time())
-            return await dial(address, protocol)
+            return await dial(target, receiver)
 
         monkeypatch.setattr(network, "dial", recorded)
         assert network.cut_all() == count

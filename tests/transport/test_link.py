@@ -30,6 +30,7 @@ from signedwire import (
     Priority,
     Reason,
     SignatureError,
+    Target,
     UnknownPeerError,
 )
 from signedwire.arguments import Until
@@ -476,7 +477,7 @@ async def test_a_link_that_goes_nowhere_is_replaced_by_the_newer() -> None:
 
 
 def _address(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
@@ -792,7 +793,7 @@ async def test_a_restart_of_the_peer_loses_and_doubles_nothing(network: str) -> 
     net = Net(network)
     got: list[bytes] = []
     async with net.node(ALICE, max_attempts=1000) as alice:
-        address: Address | None = None
+        address: Target | None = None
         sent = [b"%d" % n for n in range(2000)]
         sending: asyncio.Task[Any] | None = None
         for life in range(3):
@@ -911,10 +912,10 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         assert session.has_frames
         match how:
             case "lost":
-                link.connection_lost(ConnectionResetError())
+                link.lost(ConnectionResetError())
                 assert not link.is_over
             case "eof":
-                link.eof_received()
+                link.ended()
             case "aborted":
                 link.abort()
         turns = 0
@@ -933,7 +934,7 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
     """The socket of a link whose input waits is not read, so nothing tells of a reset."""
     async with Net().node(BOB) as bob:
         assert bob.address is not None
-        _, writer = await asyncio.open_connection(bob.address.host, bob.address.port)
+        _, writer = await asyncio.open_connection(*_address(bob))
         writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
         await eventually(lambda: any(type(g.protocol).__name__ == "Link" for g in guests(bob)))
         (guest,) = guests(bob)

@@ -28,7 +28,7 @@ from signedwire import (
     Receipt,
 )
 from signedwire.events import PeerConnected, PeerDisconnected
-from signedwire.transport import admission as admission_module
+from signedwire.transport import tcp as tcp_module
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.outbound import Outbound
@@ -235,7 +235,7 @@ def is_forgotten(node: Node, did: Did) -> bool:
 
 
 def address_of(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
@@ -814,7 +814,7 @@ async def test_whatever_a_network_raises_is_a_failed_attempt(
     network.error = error
     config = quick(wire=wire, max_connections=1)
     async with (
-        Node(ALICE, config, network=network) as alice,  # type: ignore[arg-type]
+        Node(ALICE, config, network=network) as alice,
         Node(BOB, quick(wire=wire)) as bob,
     ):
         meet(alice, bob)
@@ -839,7 +839,7 @@ async def test_whatever_a_network_raises_is_a_failed_attempt(
 def hosts_in_order(monkeypatch: pytest.MonkeyPatch, names: Iterable[str]) -> None:
     """Connections count as those of these hosts, in the order in which they are accepted."""
     left = iter(names)
-    monkeypatch.setattr(admission_module, "host_group", lambda _: next(left))
+    monkeypatch.setattr(tcp_module, "host_group", lambda _: next(left))
 
 
 @on_both_loops

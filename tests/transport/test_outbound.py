@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from netkit import End
 from signedwire import (
     Address,
     DeliveryFailedError,
@@ -25,12 +26,16 @@ from signedwire import (
     Priority,
     Reason,
     Receipt,
+    Target,
     TransportConfig,
 )
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport import dialer as dialer_module
+from signedwire.transport import tcp as tcp_module
+from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.network import Receiver, Stream
 from wirekit import (
     ALICE,
     BOB,
@@ -232,7 +237,9 @@ async def test_after_a_long_silence_the_first_pause_is_short_again() -> None:
 
 
 @on_both_loops
-async def test_a_peer_that_accepts_and_drops_is_no_recovery() -> None:
+async def test_a_peer_that_accepts_and_drops_is_no_recovery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It must not be hammered, and a message to it must not wait for ever."""
     network = RecordingNetwork()
     with RawServer() as server:
@@ -244,13 +251,13 @@ async def test_a_peer_that_accepts_and_drops_is_no_recovery() -> None:
         dropping = asyncio.create_task(accept_and_drop())
         async with OpenCore(quick(retry_jitter=0, retry_max_delay=0.04), network) as sender:
             sender.routing.update(BOB.did, server.address)
-            original = network.peer_has_closed
+            original = AsyncioStream.peer_has_closed
 
-            def look_late(transport: asyncio.Transport) -> bool:
+            def look_late(stream: AsyncioStream) -> bool:
                 select.select([], [], [], 0.005)  # by now the drop has arrived
-                return original(transport)
+                return original(stream)
 
-            network.peer_has_closed = look_late  # type: ignore[method-assign]
+            monkeypatch.setattr(AsyncioStream, "peer_has_closed", look_late)
             receipt = sender.post()
             with pytest.raises(DeliveryFailedError) as caught:
                 await receipt.wait(timeout=LIMIT)
@@ -540,12 +547,12 @@ async def test_a_peer_that_writes_is_no_v1_peer() -> None:
 @on_asyncio
 async def test_a_connection_that_is_closed_while_it_is_dialed() -> None:
     class Dropping(RecordingNetwork):
-        async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-            transport = await super().dial(address, protocol)
-            transport.abort()
+        async def dial(self, target: Target, receiver: Receiver) -> Stream:
+            stream = await super().dial(target, receiver)
+            stream.abort()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            return transport
+            return stream
 
     with RawServer() as server:
         async with OpenCore(network=Dropping()) as sender:
@@ -555,9 +562,11 @@ async def test_a_connection_that_is_closed_while_it_is_dialed() -> None:
 
 
 @on_asyncio
-async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged() -> None:
+async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = RecordingNetwork()
-    network.unacknowledged_bytes = lambda transport: None  # type: ignore[method-assign]
+    monkeypatch.setattr(tcp_module._TcpStream, "unacknowledged", lambda _: None)
     with RawServer() as server:
         async with OpenCore(network=network) as sender:
             sender.routing.update(BOB.did, server.address)
@@ -790,13 +799,8 @@ async def test_close_lets_out_what_is_queued() -> None:
 
 @on_asyncio
 async def test_close_over_the_memory_network_with_a_stalled_peer() -> None:
-    class Deaf(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            transport.pause_reading()
-
     network = MemoryNetwork()
-    listener = await network.listen(Address("deaf", 1), Deaf)
+    listener = await network.listen(Address("deaf", 1), lambda: End(is_reading=False))
     async with no_leaks():
         sender = OpenCore(roomy(close_timeout=0.05), network)
         await sender.core.start()

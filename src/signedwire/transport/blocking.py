@@ -22,7 +22,7 @@ from signedwire.transport.core import Core
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.network import Network
 from signedwire.transport.tcp import TcpNetwork
-from signedwire.types import Address, Did
+from signedwire.types import Did, Target
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
 
 __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
@@ -136,7 +136,7 @@ class BlockingTransport(Bound):
             self.close()
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """Where the transport listens, with the real port. Any thread; also after the end.
 
         Raises:

@@ -39,7 +39,6 @@ from signedwire.transport.outbox import Outbox
 from signedwire.transport.outgoing import Outgoing
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.shares import LoopShares
-from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -175,7 +174,7 @@ class Core:
 
     def _fit_limits(self) -> None:
         """Have no more connections than the process may open."""
-        if not isinstance(self.network, TcpNetwork):
+        if not getattr(self.network, "uses_descriptors", False):
             return
         limits = fit(self.config, free_descriptors())
         self.incoming.set_limits(limits)

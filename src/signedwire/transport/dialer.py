@@ -13,16 +13,15 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
 from signedwire.logs import fields
-from signedwire.transport.names import Endpoint
-from signedwire.transport.network import Resolving
+from signedwire.transport.network import Receiver, Resolving
 from signedwire.transport.pool import Standing
-from signedwire.types import Address, PeerState
+from signedwire.types import PeerState, Target
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -41,7 +40,7 @@ class _CalledOff(Exception):
 class Dialer(ABC):
     """One connection to one address, for the peers that are reached there."""
 
-    def __init__(self, core: Core, address: Address) -> None:
+    def __init__(self, core: Core, address: Target) -> None:
         self._core = core
         self.address = address
         self.state = PeerState.IDLE
@@ -52,7 +51,7 @@ class Dialer(ABC):
         self.retry_at: float | None = None
         self._ready: deque[Peer] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
-        self._endpoints: list[Endpoint] | None = None
+        self._resolved: Any = None
         self._place: asyncio.Future[None] | None = None
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
@@ -247,11 +246,12 @@ class Dialer(ABC):
             return
         try:
             async with asyncio.timeout(timeout):
-                self._endpoints = await network.resolve(self.address)
+                self._resolved = await network.resolve(self.address)
         except TimeoutError:
+            name = getattr(self.address, "host", self.address)
             raise ResolveTimeout(
                 self.address,
-                f"the name {self.address.host} was not resolved within {timeout:g} s",
+                f"the name {name} was not resolved within {timeout:g} s",
                 "Does the name server answer? An IP address needs none",
             ) from None
 
@@ -268,14 +268,14 @@ class Dialer(ABC):
         finally:
             self._turn = None
 
-    async def _reach(self, protocol: asyncio.Protocol) -> None:
+    async def _reach(self, receiver: Receiver) -> None:
         network, timeout = self._core.network, self._core.config.connect_timeout
         try:
             async with asyncio.timeout(timeout):
                 if isinstance(network, Resolving):
-                    await network.dial(self.address, protocol, self._endpoints)
+                    await network.dial(self.address, receiver, self._resolved)
                 else:
-                    await network.dial(self.address, protocol)
+                    await network.dial(self.address, receiver)
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
 

@@ -13,12 +13,11 @@ and must prove itself within `handshake_timeout`.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from signedwire.transport.inbound import InboundLink
 from signedwire.transport.link import Link
-from signedwire.transport.names import address_of
-from signedwire.transport.tcp import set_accepted_options
+from signedwire.transport.network import Stream
 from signedwire.transport.tls import FULL_ALERT, TLS_FIRST_BYTE
 from signedwire.types import Reason
 
@@ -42,19 +41,19 @@ class Guest:
     __slots__ = (
         "_core",
         "_is_hurried",
+        "_stream",
         "_timer",
-        "_transport",
+        "group",
         "host",
         "is_proven",
         "is_refused",
         "protocol",
     )
 
-    def __init__(self, core: Core, transport: asyncio.Transport) -> None:
+    def __init__(self, core: Core, stream: Stream) -> None:
         self._core = core
-        self._transport = transport
-        peername = transport.get_extra_info("peername")
-        self.host: str = address_of(peername).host if peername else "unknown"
+        self._stream = stream
+        self.host, self.group = stream.remote.host, stream.remote.group
         self._is_hurried = False
         self.is_proven = False
         self.is_refused = False
@@ -115,16 +114,16 @@ class Guest:
             # Its first byte, which is on its way, tells whether to answer.
             self._timer = asyncio.get_running_loop().call_later(_LAST_MOMENT, self.close)
         else:
-            self._transport.abort()
+            self._stream.abort()
 
     def answer_full(self, first_byte: int) -> None:
         """It was refused for want of room, and now its first byte has come."""
         self._cancel()
         if first_byte == TLS_FIRST_BYTE:
-            self._transport.write(FULL_ALERT)
-            self._transport.close()
+            self._stream.write(FULL_ALERT)
+            self._stream.close()
         else:
-            self._transport.abort()
+            self._stream.abort()
 
     def leave(self) -> None:
         """The connection has ended."""
@@ -136,7 +135,7 @@ class Guest:
         """The node closes."""
         self.is_refused = True
         self._cancel()
-        self._transport.abort()
+        self._stream.abort()
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -144,28 +143,27 @@ class Guest:
             self._timer = None
 
 
-class Doorway(asyncio.Protocol):
+class Doorway:
     """Looks at the first byte, then hands the connection on."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._guest: Guest | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not isinstance(): uvloop's transports are of no asyncio class.
-        self._transport = transport = cast(asyncio.Transport, transport)
-        self._guest = guest = Guest(self._core, transport)
+    def connected(self, stream: Stream) -> None:
+        """See `Receiver`."""
+        self._stream = stream
+        self._guest = guest = Guest(self._core, stream)
         guest.protocol = self
-        if self._core.incoming.admit(guest):
-            set_accepted_options(transport)
-        else:
+        if not self._core.incoming.admit(guest):
             guest.refuse(Reason.CONNECTION_LIMIT, "too many connections")
 
-    def data_received(self, data: bytes) -> None:
-        guest, transport = self._guest, self._transport
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
+        guest, stream = self._guest, self._stream
         assert guest is not None
-        assert transport is not None
+        assert stream is not None
         if guest.is_refused:
             guest.answer_full(data[0])
         elif data[0] == TLS_FIRST_BYTE and self._core.speaks_v2:
@@ -176,10 +174,19 @@ class Doorway(asyncio.Protocol):
             guest.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
         if guest.protocol is not self:
             assert guest.protocol is not None
-            transport.set_protocol(guest.protocol)
-            guest.protocol.connection_made(transport)
-            guest.protocol.data_received(data)
+            stream.set_receiver(guest.protocol)
+            guest.protocol.connected(stream)
+            guest.protocol.received(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def ended(self) -> None:
+        """See `Receiver`."""
+        assert self._stream is not None
+        self._stream.close()
+
+    def writable(self) -> None:
+        """See `Receiver`: nothing waits for that here."""
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         assert self._guest is not None
         self._guest.leave()

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from signedwire.delivery.screen import Passed
+from signedwire.transport.network import Stream
 from signedwire.transport.outlast import outlast
 from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
@@ -38,14 +39,14 @@ _MAX_UNACCEPTABLE: Final = 1000
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
-class InboundLink(asyncio.Protocol):
+class InboundLink:
     """One connection that we accepted. It only reads."""
 
     def __init__(self, core: Core, guest: Guest) -> None:
         self._core = core
         self._guest = guest
         self._decoder = FrameDecoder(core.config.max_frame_size)
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._frames: deque[bytes] = deque()
         self._pending_bytes = 0
         self._in_check = 0  # frames that the worker has taken and not dealt with
@@ -58,10 +59,12 @@ class InboundLink(asyncio.Protocol):
 
     # -- the connection -----------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+    def connected(self, stream: Stream) -> None:
+        """See `Receiver`."""
+        self._stream = stream
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
         self._core.counters.bytes_received += len(data)
         if self._guest.is_refused:
             return
@@ -90,13 +93,17 @@ class InboundLink(asyncio.Protocol):
         if not self._guest.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
             self._guest.refuse(reason, "nothing acceptable came, and much else")
 
-    def eof_received(self) -> bool:
+    def ended(self) -> None:
+        """See `Receiver`."""
         self._decoder.receive_eof()
         self._is_at_end = True
-        self._finish()
-        return True  # _finish() closes, once what has arrived is delivered
+        self._finish()  # which closes, once what has arrived is delivered
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def writable(self) -> None:
+        """See `Receiver`: nothing is written here."""
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         self._cancel_frame_timer()
         self._decoder.receive_eof()
         self._is_at_end = self._is_lost = True
@@ -146,8 +153,8 @@ class InboundLink(asyncio.Protocol):
             return
         if self._decoder.error is not None:
             self._guest.refuse(self._decoder.error.reason, self._decoder.error.fact)
-        elif self._is_at_end and self._transport is not None:
-            self._transport.close()
+        elif self._is_at_end and self._stream is not None:
+            self._stream.close()
 
     # -- deadlines ----------------------------------------------------------
 
@@ -171,15 +178,15 @@ class InboundLink(asyncio.Protocol):
             self._frame_timer = None
 
     def _pause(self) -> None:
-        if not self._is_paused and self._transport is not None:
+        if not self._is_paused and self._stream is not None:
             self._is_paused = True
             self._cancel_frame_timer()
-            self._transport.pause_reading()
+            self._stream.pause_reading()
 
     def _resume(self) -> None:
-        if self._is_paused and self._transport is not None and not self._transport.is_closing():
+        if self._is_paused and self._stream is not None and not self._stream.is_closing():
             self._is_paused = False
-            self._transport.resume_reading()
+            self._stream.resume_reading()
             self._watch_frame(is_new=True)
 
     # -- checking and delivering, in order ------------------------------------

@@ -26,7 +26,7 @@ from signedwire.transport.admission import Admission
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.doorway import MADE_ROOM, Doorway, Guest
 from signedwire.transport.network import Listener, NeedsDescriptors
-from signedwire.types import Address, Did, Priority, Reason, unix_time_us
+from signedwire.types import Did, Priority, Reason, Target, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -105,11 +105,11 @@ class Incoming:
         return is_cancelled
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Target | None:
         """Where we listen, with the real port; `None` without a listener."""
         return None if self._listener is None else self._listener.address
 
-    def listening_at(self) -> Address:
+    def listening_at(self) -> Target:
         """Where we listen, for who asked for it as if there were no doubt.
 
         Raises:
@@ -137,7 +137,7 @@ class Incoming:
         """Whether an accepted connection may stay."""
         if not self._core.is_open:
             return False
-        hurried, closed = self._admission.admit(guest, guest.host)
+        hurried, closed = self._admission.admit(guest, guest.group)
         if hurried is not None:
             hurried.hurry()
         if closed is not None:

@@ -9,7 +9,7 @@ from signedwire.errors import ConnectTimeout, DialError
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link import Link
 from signedwire.transport.link_errors import FullError, HungUpError
-from signedwire.types import Address, PeerState
+from signedwire.types import PeerState, Target
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session_events import CLOSE_UNSAID
 
@@ -33,7 +33,7 @@ _UNWANTED: Final = frozenset(
 class LinkDialer(Dialer):
     """The way to one peer. Whoever dialed, there is one link, and `Peer.link` is it."""
 
-    def __init__(self, core: Core, address: Address, peer: Peer) -> None:
+    def __init__(self, core: Core, address: Target, peer: Peer) -> None:
         super().__init__(core, address)
         self._peer = peer
         self._link: Link | None = None

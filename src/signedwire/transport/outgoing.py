@@ -34,7 +34,7 @@ from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
 from signedwire.transport.queue_checks import check_allowed, check_size
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.types import DeliveryState, Did, PeerState, Reason, Target, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -59,7 +59,7 @@ class Outgoing:
         self._epochs: OrderedDict[Did, int] = OrderedDict()  # which peers made us take
         self.places = Places(core)
         self._peers: dict[Did, Peer] = {}
-        self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
+        self._dialers: dict[Target | tuple[Target, Did], Dialer] = {}
         self._ready: deque[Peer] = deque()
         self._lock = threading.Lock()
         self._is_wake_scheduled = False
@@ -392,7 +392,7 @@ class Outgoing:
                 self._dialers.pop((dialer.address, peer.did), None)
                 dialer.retire()
 
-    def _dialer(self, peer: Peer, address: Address) -> Dialer:
+    def _dialer(self, peer: Peer, address: Target) -> Dialer:
         speaks_v1 = not self._core.speaks_v2 or peer.wire == "v1"
         key = address if speaks_v1 else (address, peer.did)
         dialer = self._dialers.get(key)
@@ -411,7 +411,7 @@ class Outgoing:
             for message in peer.lanes.remove_if(lambda message: not message.is_stored):
                 self.give_up(message, Reason.UNKNOWN_PEER)
 
-    def _route(self, peer: Peer) -> Address | None:
+    def _route(self, peer: Peer) -> Target | None:
         """Where the peer is reached; looked up again only when the table has changed."""
         version = self._core.routing.version
         known, address = peer.route
@@ -420,7 +420,7 @@ class Outgoing:
             peer.route = version, address
         return address
 
-    def _resolve(self, did: Did) -> Address | None:
+    def _resolve(self, did: Did) -> Target | None:
         return self._core.routing.resolve(did) or self._core.config.fallback
 
     def peers_of(self, dialer: Dialer) -> list[Peer]:

@@ -12,7 +12,7 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.store import Backlog
 from signedwire.delivery.streams import SendStream
 from signedwire.stats import PeerStatus
-from signedwire.types import Address, Did, PeerState, Reason
+from signedwire.types import Did, PeerState, Reason, Target
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_TOO_MANY
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Peer:
         """The open v2 link, whoever dialed it."""
         self.wire: Literal["v1", "v2"] | None = None
         """What it speaks, where that is known. v2 is for ever, v1 until the connection ends."""
-        self.route: tuple[int, Address | None] = -1, None
+        self.route: tuple[int, Target | None] = -1, None
         """The version of the routing table, and what it said. One value: threads share it."""
         self.room: asyncio.Future[None] | None = None
         """Resolved when a full queue has room again; shared by all who wait for it."""
