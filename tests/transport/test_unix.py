@@ -13,6 +13,7 @@ import pytest
 
 from netkit import End
 from signedwire import DialError, ListenError, Location, Node, TransportConfig, UnixNetwork
+from signedwire.cli.probing import probe_tcp
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, within
 
 
@@ -104,6 +105,13 @@ async def test_the_configuration_chooses_it(folder: Path) -> None:
         assert (await bob.receive(LIMIT)).payload == b"hello"
         assert {entry.name for entry in os.scandir(folder)} == {"alice.sock", "bob.sock"}
     assert list(os.scandir(folder)) == []
+
+
+def test_ping_says_that_it_does_not_reach_one() -> None:
+    finding = probe_tcp(BOB.did, Location("unix", "/run/robot.sock"), 1.0)
+    assert (
+        finding.error == "cannot connect: ping and bench reach host:port alone; `send` reaches it"
+    )
 
 
 @on_both_loops

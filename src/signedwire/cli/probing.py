@@ -22,7 +22,7 @@ from signedwire.errors import DialError, ProofError, ResolveTimeout
 from signedwire.identity import Identity
 from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
-from signedwire.types import Allowance, Did, Target, unix_time_us
+from signedwire.types import Address, Allowance, Did, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed, Session, SessionLimits
 
@@ -336,6 +336,8 @@ def _connect(finding: Finding, timeout: float | None) -> socket.socket:
 async def _race(finding: Finding, timeout: float | None) -> socket.socket:
     """Connect as a node does: the lookup in a thread that can be left, the addresses raced."""
     address, network, began = finding.address, TcpNetwork(), time.perf_counter()
+    if not isinstance(address, Address):
+        raise DialError(address, "ping and bench reach host:port alone; `send` reaches it")
     try:
         async with asyncio.timeout(timeout):
             endpoints = await network.resolve(address)

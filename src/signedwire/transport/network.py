@@ -161,8 +161,9 @@ class Listener(Protocol):
 class Network(Protocol):
     """Makes streams. See this module's text; any object with these two methods is one.
 
-    A network may also have an attribute `uses_descriptors`. Where it is true, the limits of
-    connections are lowered at the start to what the process may open.
+    A network may also have an attribute `uses_descriptors`: where it is true, the limits of
+    connections are lowered at the start to what the process may open. One that looks names up
+    may have a method `resolve`, see `Resolving`: a lookup takes no place among connections.
     """
 
     async def dial(self, target: Target, receiver: Receiver) -> Stream:
