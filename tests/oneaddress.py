@@ -29,7 +29,7 @@ async def hub(address: str) -> None:
     config = TransportConfig(listen=f"{address}:0", v1_peers="all")
     async with Node(HUB, config) as node:
         assert node.address is not None
-        say(node.address.port)
+        say(node.address[1])
         senders: set[str] = set()
 
         async def take() -> None:

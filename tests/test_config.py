@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signedwire import Target
 from signedwire import options as options_module
 from signedwire.config import OPTIONS, PRESETS, SignaturePolicy, TransportConfig
 from signedwire.contradictions import PAIRS
@@ -118,7 +119,7 @@ def test_the_defaults_are_allowed_and_are_those_of_the_design() -> None:
     config = TransportConfig()
     assert config.listen == Address("127.0.0.1", 0)
     assert (config.fallback, config.verify_threads) == (None, None)
-    assert (config.carrier, config.signatures) == ("tcp", "required")
+    assert (config.network, config.signatures) == ("tcp", "required")
     assert (config.wire, config.v1_peers) == ("auto", frozenset())
     assert (config.max_connections, config.send_queue_limit, config.critical_reserve) == (
         (10, 1000, 64)
@@ -225,7 +226,7 @@ def test_any_other_value_is_refused_by_name_value_and_range(
             {"signatures": "never"},
             "signatures='never' is not allowed. Expected required or if-present",
         ),
-        ({"carrier": ["tcp"]}, "carrier=['tcp'] is not allowed. Expected tcp or memory"),
+        ({"network": ["tcp"]}, "network=['tcp'] is not allowed. Expected tcp or unix or memory"),
         ({"v1_peers": "al"}, "v1_peers='al' is not allowed. Expected all, or a list of DIDs"),
         (
             {"v1_peers": ["robot"]},
@@ -272,8 +273,8 @@ def test_a_refusal_says_what_to_write_instead(changes: dict[str, Any], text: str
 
 
 def test_a_long_value_is_shortened() -> None:
-    assert refusal(carrier="x" * 5000) == (
-        f"carrier='{'x' * 98}… is not allowed. Expected tcp or memory"
+    assert refusal(network="x" * 5000) == (
+        f"network='{'x' * 98}… is not allowed. Expected tcp or unix or memory"
     )
 
 
@@ -282,7 +283,7 @@ def test_text_is_read_where_a_field_holds_more_than_text() -> None:
         listen="127.0.0.1:9001", fallback="[::1]:9002", v1_peers=[DIDS[0].hex(), DIDS[1]]
     )
     # Under mypy --strict these show that the fields are read as they are held.
-    listen: Address | None = config.listen
+    listen: Target | None = config.listen
     peers: Literal["all"] | frozenset[Did] = config.v1_peers
     assert listen == Address("127.0.0.1", 9001)
     assert peers == frozenset(DIDS[:2])
@@ -318,12 +319,12 @@ def test_a_field_descriptor_refuses_assignment() -> None:
 
 def test_presets() -> None:
     development = TransportConfig.development()
-    assert (development.carrier, development.signatures) == ("memory", "if-present")
+    assert (development.network, development.signatures) == ("memory", "if-present")
     lightweight = TransportConfig.lightweight()
-    assert (lightweight.carrier, lightweight.signatures) == ("tcp", "if-present")
+    assert (lightweight.network, lightweight.signatures) == ("tcp", "if-present")
     assert lightweight.v1_peers == "all"
     production = TransportConfig.production()
-    assert (production.carrier, production.signatures) == ("tcp", "required")
+    assert (production.network, production.signatures) == ("tcp", "required")
     assert production.v1_peers == frozenset()
     assert TransportConfig.production(v1_peers=DIDS).v1_peers == frozenset(DIDS)
 
@@ -355,7 +356,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     [
         (options_module.read_did, DidError, "7 is not a DID. Give a Did or its text"),
         (
-            options_module.read_address,
+            options_module.read_target,
             AddressError,
             "7 is not an address. Give an Address or host:port",
         ),

@@ -11,7 +11,6 @@ import pytest
 
 from clockkit import SetClock
 from signedwire import (
-    Address,
     BackpressureError,
     ClosedError,
     DeliveryFailedError,
@@ -30,6 +29,7 @@ from signedwire import (
     Reason,
     RoutingTable,
     SignaturePolicy,
+    Target,
     TransportConfig,
     TransportError,
     UnknownPeerError,
@@ -61,8 +61,8 @@ from wirekit import (
 class Two:
     """Alice and Bob, open, each with a route to the other."""
 
-    def __init__(self, carrier: str = "tcp", **changes: Any) -> None:
-        network = MemoryNetwork() if carrier == "memory" else None
+    def __init__(self, kind: str = "tcp", **changes: Any) -> None:
+        network = MemoryNetwork() if kind == "memory" else None
         self.alice = Node(ALICE, quick(**changes), network=network)
         self.bob = Node(BOB, quick(**changes), network=network)
 
@@ -80,16 +80,16 @@ class Two:
         await self.bob.close()
 
 
-both_carriers = pytest.mark.parametrize("carrier", ["tcp", "memory"])
+both_networks = pytest.mark.parametrize("network", ["tcp", "memory"])
 
 
 # -- there and back --------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_there_and_back(carrier: str) -> None:
-    async with Two(carrier) as (alice, bob):
+async def test_there_and_back(network: str) -> None:
+    async with Two(network) as (alice, bob):
         receipt = await alice.send(
             bob.did, b"ping", priority=Priority.HIGH, payload_type=PayloadType.SENSOR_FUSION
         )
@@ -108,10 +108,10 @@ async def test_there_and_back(carrier: str) -> None:
         assert [(await alice.receive()).payload for _ in range(2)] == [b"pong", b"again"]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_many_in_order(carrier: str) -> None:
-    async with Two(carrier, send_queue_limit=50, inbox_limit=50) as (alice, bob):
+async def test_many_in_order(network: str) -> None:
+    async with Two(network, send_queue_limit=50, inbox_limit=50) as (alice, bob):
 
         async def send() -> None:
             for number in range(2000):
@@ -125,12 +125,12 @@ async def test_many_in_order(carrier: str) -> None:
         assert alice.stats().dropped == bob.stats().dropped == {}
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_round_trip_beside_twenty_messages_to_the_dead(carrier: str) -> None:
+async def test_a_round_trip_beside_twenty_messages_to_the_dead(network: str) -> None:
     with blackhole() as hole:
-        async with Two(carrier) as (alice, bob):
-            alice.routing.update(CAROL.did, hole if carrier == "tcp" else "nobody:1")
+        async with Two(network) as (alice, bob):
+            alice.routing.update(CAROL.did, hole if network == "tcp" else "nobody:1")
             for _ in range(20):
                 alice.send_nowait(CAROL.did, b"x")
             took = []
@@ -177,7 +177,7 @@ async def test_what_it_says_of_itself() -> None:
 
 
 @on_asyncio
-async def test_nodes_of_the_memory_carrier_meet_without_a_network_of_their_own() -> None:
+async def test_nodes_of_the_memory_network_meet_without_a_network_of_their_own() -> None:
     config = TransportConfig.development()
     async with Node(ALICE, config) as alice, Node(BOB, config) as bob:
         assert bob.address is not None
@@ -370,12 +370,12 @@ async def test_the_highest_priority_first() -> None:
         assert [message.payload[0] for message in messages] == [3, 3, 2, 1, 0, 0]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_cancelled_receives_lose_nothing(carrier: str) -> None:
+async def test_cancelled_receives_lose_nothing(network: str) -> None:
     seed, rng = random_seed()
     count = 500
-    async with Two(carrier) as (alice, bob):
+    async with Two(network) as (alice, bob):
         numbers: list[int] = []
 
         async def send() -> None:
@@ -554,7 +554,7 @@ async def test_both_restart_on_their_ports_and_go_on() -> None:
     bob = Node(BOB, quick())
     await bob.start()
     assert bob.address is not None
-    address: Address = bob.address
+    address: Target = bob.address
     routing.update(BOB.did, address)
     async with Node(ALICE, quick(max_attempts=20), routing) as alice:
         for round_number in range(10):

@@ -133,7 +133,7 @@ def test_many_threads_lose_no_change_and_see_no_half_one() -> None:
                 wrong.append((seen, version, routes))
             seen = version
             address = table.resolve(A)
-            if address is not None and address.host not in ("h0", "h2"):
+            if address is not None and str(address)[:2] not in ("h0", "h2"):
                 wrong.append(address)
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
@@ -147,7 +147,7 @@ def test_many_threads_lose_no_change_and_see_no_half_one() -> None:
         thread.join(30)
     assert wrong == []
     assert versions == [rounds * writers]
-    assert {address.port for did, address in table if did != C} == {rounds}
+    assert {str(address).partition(":")[2] for did, address in table if did != C} == {str(rounds)}
 
 
 @pytest.fixture(scope="module")

@@ -89,14 +89,14 @@ def test_nothing_given_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_later_source_wins_and_each_is_named(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        'preset = "production"\nlisten = "0.0.0.0:9001"\nmax_attempts = 4\ncarrier = "tcp"\n',
+        'preset = "production"\nlisten = "0.0.0.0:9001"\nmax_attempts = 4\nnetwork = "tcp"\n',
     )
     environ = {"SIGNEDWIRE_LISTEN": "none", "PATH": "/bin", "SIGNEDWIREX": "of somebody else"}
     assert load_config(path, environ) == TransportConfig.production(listen=None, max_attempts=4)
     found = {setting.name: setting for setting in read_settings(path, environ).explain()}
     assert found["listen"] == Setting("listen", None, "environment SIGNEDWIRE_LISTEN")
     assert found["max_attempts"] == Setting("max_attempts", 4, str(path))
-    assert found["carrier"] == Setting("carrier", "tcp", str(path))
+    assert found["network"] == Setting("network", "tcp", str(path))
     assert found["v1_peers"] == Setting("v1_peers", frozenset(), "preset production")
     assert found["signatures"].origin == "preset production"
     assert found["max_connections"] == Setting("max_connections", 10, "default")
@@ -236,9 +236,10 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
             "this machine's addresses write 0.0.0.0:9001, or [::]:9001 for those of IPv6",
         ),
         (
-            "SIGNEDWIRE_CARRIER",
+            "SIGNEDWIRE_NETWORK",
             "udp",
-            "environment SIGNEDWIRE_CARRIER: carrier='udp' is not allowed. Expected tcp or memory",
+            "environment SIGNEDWIRE_NETWORK: network='udp' is not allowed. "
+            "Expected tcp or unix or memory",
         ),
         (
             "SIGNEDWIRE_SIGNATURES",

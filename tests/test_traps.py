@@ -193,7 +193,7 @@ async def test_how_long_to_wait_by_mistake(timeout: Any, kind: type[Exception], 
 )
 async def test_a_wait_may_be_as_long_as_one_likes(timeout: float) -> None:
     """What no loop and no lock can count to is no limit, in every call that waits."""
-    config = TransportConfig(carrier="memory")
+    config = TransportConfig(network="memory")
     async with Node(ALICE, config) as alice, Node(BOB, config) as bob:
         alice.routing.update(bob.did, bob.address)
         waiting = asyncio.create_task(bob.receive(timeout))
@@ -214,7 +214,7 @@ THINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Node(ALICE, "node.toml"), TypeError, "config is a TransportConfig, not str"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, {}), TypeError, "config is a TransportConfig, not dict"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, None, {}), TypeError, "routing is a RoutingTable, not dict"),  # type: ignore[arg-type]
-    (lambda: Node(ALICE, network=7), TypeError, "network is a MemoryNetwork"),  # type: ignore[arg-type]
+    (lambda: Node(ALICE, network=7), TypeError, "network is a Network"),  # type: ignore[arg-type]
     (lambda: Node(ALICE, store=""), ConfigError, "the path of a file"),
     (lambda: Node(ALICE, store=True), ConfigError, "store=True"),  # type: ignore[arg-type]
     (lambda: sync.Node(ALICE, {}), TypeError, "config is a TransportConfig"),  # type: ignore[arg-type]

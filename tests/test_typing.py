@@ -147,7 +147,7 @@ def _hints(found: Any) -> dict[str, Any]:
     known = {
         **vars(signedwire.delivery.store),
         "InboundLink": object,
-        "Carrier": object,
+        "Network": object,
         "Core": object,
         "Portal": object,
     }

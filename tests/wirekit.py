@@ -31,12 +31,13 @@ from signedwire import (
     Receipt,
     RoutingTable,
     SignedEnvelope,
+    Target,
     TransportConfig,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.transport.carrier import Carrier, Listener
 from signedwire.transport.core import NodeCore
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.network import Listener, Network, Receiver, Stream
+from signedwire.transport.tcp import TcpNetwork
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
 try:
@@ -218,12 +219,12 @@ class OpenCore:
     def __init__(
         self,
         config: TransportConfig | None = None,
-        carrier: Carrier | None = None,
+        network: Network | None = None,
         us: Did | None = None,
     ) -> None:
         self.routing = RoutingTable()
         config = (config or quick()).replace(wire="v1")
-        self.core = NodeCore(config, self.routing, carrier or TcpCarrier(), us, ALICE)
+        self.core = NodeCore(config, self.routing, network or TcpNetwork(), us, ALICE)
         self._next_number = 1
 
     async def __aenter__(self) -> Self:
@@ -256,8 +257,9 @@ class OpenCore:
     @property
     def address(self) -> Address:
         """Where it listens."""
-        assert self.core.acceptor.address is not None
-        return self.core.acceptor.address
+        address = self.core.acceptor.address
+        assert isinstance(address, Address)
+        return address
 
 
 # -- raw sockets -----------------------------------------------------------------
@@ -305,7 +307,7 @@ class RawLink:
         self._frames: list[bytes] = []
 
     @classmethod
-    async def dial(cls, address: Address) -> Self:
+    async def dial(cls, address: Target) -> Self:
         """Connect."""
         sock = socket.socket()
         sock.setblocking(False)
@@ -380,42 +382,33 @@ def blackhole() -> Iterator[Address]:
         yield Address(*address)
 
 
-# -- carriers ---------------------------------------------------------------------
+# -- networks ---------------------------------------------------------------------
 
 
-class RecordingCarrier:
-    """A carrier that notes when it is asked to dial and can be held up or made to fail."""
+class RecordingNetwork:
+    """A network that notes when it is asked to dial and can be held up or made to fail."""
 
-    def __init__(self, carrier: Carrier | None = None) -> None:
-        self.inner: Carrier = carrier or TcpCarrier()
+    def __init__(self, network: Network | None = None) -> None:
+        self.inner: Network = network or TcpNetwork()
         self.dialed_at: list[float] = []
         self.error: Exception | None = None
         """Raised by every dial, if set."""
         self.gate = asyncio.Event()
         """A dial waits for it; open at first."""
         self.gate.set()
-        self.links: list[asyncio.Transport] = []
+        self.links: list[Stream] = []
 
-    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+    async def dial(self, target: Target, receiver: Receiver) -> Stream:
         self.dialed_at.append(asyncio.get_running_loop().time())
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        transport = await self.inner.dial(address, protocol)
-        self.links.append(transport)
-        return transport
+        stream = await self.inner.dial(target, receiver)
+        self.links.append(stream)
+        return stream
 
-    async def listen(self, address: Address, accept: Callable[[], asyncio.Protocol]) -> Listener:
-        return await self.inner.listen(address, accept)
-
-    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        return self.inner.unacknowledged_bytes(transport)
-
-    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        return self.inner.peer_has_closed(transport)
-
-    def round_trip(self, transport: asyncio.Transport) -> float | None:
-        return self.inner.round_trip(transport)
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
+        return await self.inner.listen(target, accept)
 
     @property
     def pauses(self) -> list[float]:

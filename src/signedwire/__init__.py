@@ -24,7 +24,7 @@ Data goes one way through the house, down to send and up to receive:
 - `node`, `sync`: the public object, for asyncio and for threads; `outbox`: what
   waits in its store.
 - `delivery`: queues, receipts, backoff, what a received envelope must pass.
-- `transport`: connections; the pool of them; the listener; TLS, TCP and memory.
+- `transport`: connections; the pool of them; the listener; TLS; the networks.
 - `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
 - `identity`: keys; the only place that signs and verifies. `keyformats`: what a key file
   may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
@@ -112,14 +112,19 @@ from signedwire.stats import (
 )
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.network import Listener, Network, Receiver, Remote, Stream
+from signedwire.transport.tcp import TcpNetwork
+from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (
     Address,
     DeliveryState,
     Did,
+    Location,
     PayloadType,
     PeerState,
     Priority,
     Reason,
+    Target,
 )
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.evidence import ProvenDelivery, verify_receipt
@@ -164,6 +169,8 @@ __all__ = [
     "IdentityError",
     "IdentityProblem",
     "ListenError",
+    "Listener",
+    "Location",
     "ClockStepped",
     "LoopStalled",
     "MemoryNetwork",
@@ -174,6 +181,7 @@ __all__ = [
     "MessageRefusedError",
     "Metric",
     "MetricKind",
+    "Network",
     "Node",
     "NotAllowedError",
     "Outbox",
@@ -192,7 +200,9 @@ __all__ = [
     "ProvenDelivery",
     "Reason",
     "Receipt",
+    "Receiver",
     "RemoteProtocolError",
+    "Remote",
     "ResolveTimeout",
     "RoutingTable",
     "Sample",
@@ -208,11 +218,15 @@ __all__ = [
     "StoreOpenError",
     "StoreStats",
     "StoreVersionError",
+    "Stream",
+    "Target",
+    "TcpNetwork",
     "TcpTransport",
     "TransportConfig",
     "TransportError",
     "TransportStats",
     "UnknownPeerError",
+    "UnixNetwork",
     "Until",
     "WrongContextError",
     "__version__",

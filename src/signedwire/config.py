@@ -35,7 +35,7 @@ from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
 from signedwire.options import Given, Option, Range
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, Location, Target
 
 __all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
 
@@ -72,23 +72,26 @@ class TransportConfig:
         ConfigError: with the field, its value and what is allowed.
     """
 
-    listen: Given[Address | str | None, Address | None] = Given(Address("127.0.0.1", 0))
+    listen: Given[Target | str | None, Target | None] = Given(Address("127.0.0.1", 0))
     """Where the node accepts connections; port 0 takes a free port. "0.0.0.0:9001" takes every
-    IPv4 address of this machine, "[::]:9001" every IPv6 address and none of IPv4. With None the
-    node accepts nothing and only dials.
+    IPv4 address of this machine, "[::]:9001" every IPv6 address and none of IPv4. A network
+    without ports takes a location, such as "unix:/run/robot.sock". With None the node accepts
+    nothing and only dials.
 
     Allowed: host:port, or None; default "127.0.0.1:0"."""
 
-    fallback: Given[Address | str | None, Address | None] = Given(None)
+    fallback: Given[Target | str | None, Target | None] = Given(None)
     """The address to which messages go whose DID has no route. The port must be a real one. With
     None, such a message is refused, or waits where there is a store.
 
     Allowed: host:port, or None; default None."""
 
-    carrier: Literal["tcp", "memory"] = "tcp"
-    """What carries the bytes. "memory" stays inside this process.
+    network: Literal["tcp", "unix", "memory"] = "tcp"
+    """What carries the bytes. "unix" takes locations, such as unix:/run/robot.sock, and stays
+    inside this machine; "memory" stays inside this process. A node that is given a network of
+    its own uses that one.
 
-    Allowed: tcp or memory; default "tcp"."""
+    Allowed: tcp or unix or memory; default "tcp"."""
 
     signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
         SignaturePolicy.REQUIRED
@@ -418,7 +421,7 @@ class TransportConfig:
 
     @classmethod
     def development(cls, **changes: Unpack[ConfigChanges]) -> Self:
-        """Inside one process: the memory carrier, unsigned envelopes accepted."""
+        """Inside one process: the memory network, unsigned envelopes accepted."""
         return cls.preset("development", **changes)
 
     @classmethod
@@ -456,14 +459,14 @@ class TransportConfig:
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
     {
-        "development": {"carrier": "memory", "signatures": SignaturePolicy.IF_PRESENT},
+        "development": {"network": "memory", "signatures": SignaturePolicy.IF_PRESENT},
         "lightweight": {
-            "carrier": "tcp",
+            "network": "tcp",
             "signatures": SignaturePolicy.IF_PRESENT,
             "v1_peers": "all",
         },
         "production": {
-            "carrier": "tcp",
+            "network": "tcp",
             "signatures": SignaturePolicy.REQUIRED,
             "v1_peers": frozenset(),
         },
@@ -474,7 +477,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
 
 def _shown(value: object) -> str:
     """A value as `TransportConfig()` takes it, without what cannot be pasted."""
-    if isinstance(value, (enum.Enum, Address, Path)):
+    if isinstance(value, (enum.Enum, Address, Location, Path)):
         return repr(str(value))
     if isinstance(value, frozenset):
         return f"{sorted(map(str, value))}"

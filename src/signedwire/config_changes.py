@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from signedwire.types import Address, Did
+from signedwire.types import Did, Target
 
 if TYPE_CHECKING:
     from signedwire.config import SignaturePolicy
@@ -20,9 +20,9 @@ __all__ = ["ConfigChanges"]
 class ConfigChanges(TypedDict, total=False):
     """Options by name, each of the type that `TransportConfig()` takes; see there."""
 
-    listen: Address | str | None
-    fallback: Address | str | None
-    carrier: Literal["tcp", "memory"]
+    listen: Target | str | None
+    fallback: Target | str | None
+    network: Literal["tcp", "unix", "memory"]
     signatures: SignaturePolicy | Literal["required", "if-present"]
     v1_peers: Literal["all"] | Iterable[Did | str]
     allow: Iterable[Did | str] | None

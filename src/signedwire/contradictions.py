@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
+from signedwire.types import Address
 
 if TYPE_CHECKING:
     from signedwire.config import TransportConfig
@@ -172,7 +173,7 @@ def _check_fallback(config: TransportConfig) -> None:
     fallback = config.fallback
     if fallback is None:
         return
-    if fallback.port == 0:
+    if isinstance(fallback, Address) and fallback.port == 0:
         raise ConfigError(
             f"fallback={str(fallback)!r} is not allowed: nobody listens on port 0",
             "Expected a port from 1 to 65_535",

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from signedwire.delivery.receipt import Receipt
-    from signedwire.types import Address, Did, Reason
+    from signedwire.types import Did, Reason, Target
 
 __all__ = [
     "SignedWireError",
@@ -205,7 +205,7 @@ class TransportError(SignedWireError):
 class ListenError(TransportError, OSError):
     """The listener cannot start, most often because the port is in use."""
 
-    def __init__(self, address: Address, cause: str, hint: str = "") -> None:
+    def __init__(self, address: Target, cause: str, hint: str = "") -> None:
         super().__init__(f"cannot listen on {address}: {cause}", hint)
         self.address = address
 
@@ -213,7 +213,7 @@ class ListenError(TransportError, OSError):
 class DialError(TransportError, OSError):
     """A peer cannot be reached at its address."""
 
-    def __init__(self, address: Address, cause: str, hint: str = "") -> None:
+    def __init__(self, address: Target, cause: str, hint: str = "") -> None:
         super().__init__(f"cannot connect to {address}: {cause}", hint)
         self.address = address
         self.cause = cause

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from weakref import ref
 
 from signedwire.home import Home
-from signedwire.types import Address, Did, Reason
+from signedwire.types import Did, Reason, Target
 
 __all__ = [
     "ClockStepped",
@@ -40,7 +40,7 @@ class PeerConnected:
 
     did: Did
     """The DID that the peer has proven."""
-    address: Address | None
+    address: Target | None
     """The address of the other end of the connection; `None` if unknown."""
     is_dialed: bool
     """Whether this node dialed the connection."""

@@ -52,17 +52,13 @@ from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import NodeCore
 from signedwire.transport.health import health_of
-from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
+from signedwire.transport.network import Network
+from signedwire.transport.networks import check_network, network_of
+from signedwire.types import DeliveryState, Did, PayloadType, Priority, Target
 
 __all__ = ["Deadline", "Node"]
-
-# Where nodes of the memory carrier meet that were given no network of their own.
-_default_network = MemoryNetwork()
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
@@ -81,7 +77,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         store: The file in which messages wait, so that no crash loses them; made where
             there is none. By default that of the configuration, which is none.
         evidence: The file in which every accepted envelope is kept with its proof; the same.
-        network: For tests, where the memory carrier's nodes meet.
+        network: What carries the bytes, in place of the one that the configuration names: a
+            `TcpNetwork`, a `UnixNetwork`, a `MemoryNetwork` where nodes meet in tests, or any
+            other object that is a `Network`.
         policy: Decides about each received message, after the access list: see `Policy`.
     """
 
@@ -93,7 +91,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         store: str | os.PathLike[str] | None = None,
         evidence: str | os.PathLike[str] | None = None,
-        network: MemoryNetwork | None = None,
+        network: Network | None = None,
         policy: Policy | None = None,
     ) -> None:
         if not isinstance(identity, Identity):
@@ -105,14 +103,12 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         for name, value, kind, example in (
             ("config", config, TransportConfig, 'TransportConfig(listen="127.0.0.1:9001")'),
             ("routing", routing, RoutingTable, 'RoutingTable({did: "host:port"})'),
-            ("network", network, MemoryNetwork, "MemoryNetwork(seed=1)"),
         ):
-            # A network is whatever can dial: tests have others.
-            is_one = isinstance(value, kind) or (name == "network" and hasattr(value, "dial"))
-            if value is not None and not is_one:
+            if value is not None and not isinstance(value, kind):
                 raise TypeError(
                     f"{name} is a {kind.__name__}, not {type(value).__name__}: {example}"
                 )
+        check_network(network)
         self._config = config or TransportConfig()
         check_given_once("store", store, self._config.store)
         check_given_once("evidence", evidence, self._config.evidence)
@@ -120,17 +116,13 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             self._config = self._config.replace(evidence=evidence)
         # Not `or`: a table that is still empty is a table.
         self._routing = RoutingTable() if routing is None else routing
-        carrier: Carrier
-        if self._config.carrier == "memory" or network is not None:
-            carrier = network or _default_network
-        else:
-            carrier = TcpCarrier()
+        chosen = network or network_of(self._config)
         if store is not None:
             self._config = self._config.replace(store=store)
         self._has_store = self._config.store is not None
         open_ = partial(open_store, self._config, identity.did) if self._has_store else None
         self._core = NodeCore(
-            self._config, self._routing, carrier, identity.did, identity, open_, policy
+            self._config, self._routing, chosen, identity.did, identity, open_, policy
         )
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
@@ -195,7 +187,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._identity.did
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """Where the node listens, with the real port. Any thread; also after the end.
 
         Raises:

@@ -25,9 +25,9 @@ from typing import (
 from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, Location, Target, parse_target
 
-__all__ = ["Given", "Option", "Range", "read_address", "read_did"]
+__all__ = ["Given", "Option", "Range", "read_did", "read_target"]
 
 
 class Range(NamedTuple):
@@ -74,19 +74,23 @@ def read_did(value: object) -> Did:
     raise DidError(f"{shown(value)} is not a DID", "Give a Did or its text")
 
 
-def read_address(value: object) -> Address:
-    """An `Address`, or text that `Address.parse` reads. Raises AddressError for anything else."""
+def read_target(value: object) -> Target:
+    """A target, or text that `parse_target` reads. Raises AddressError for anything else."""
     host: object = value.host if isinstance(value, Address) else ""
     if not isinstance(host, str):
         raise AddressError(f"{value!r} is not an address: its host is text", "Give host:port")
-    if isinstance(value, (Address, str)):
-        # An Address is a plain tuple that anybody can fill, so it is read like its text.
+    # Both are plain tuples that anybody can fill, so each is read like its text.
+    if isinstance(value, Address):
         return Address.parse(str(value))
+    if isinstance(value, Location):
+        return Location.parse(str(value))
+    if isinstance(value, str):
+        return parse_target(value)
     raise AddressError(f"{shown(value)} is not an address", "Give an Address or host:port")
 
 
 # An annotation is a union of alternatives, None perhaps among them. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, bool, Address, Path or
+# Annotated[number, Range], Literal[words], an enum of words, bool, Target, Path or
 # frozenset[Did].
 # The three functions below say what each expects, reads and makes of text.
 
@@ -108,7 +112,8 @@ class Option:
             annotation = get_args(annotation)[1]
         is_union = get_origin(annotation) in (Union, types.UnionType)
         parts = get_args(annotation) if is_union else (annotation,)
-        alternatives = tuple(part for part in parts if part is not types.NoneType)
+        # A Location is read where an Address is.
+        alternatives = tuple(part for part in parts if part not in (types.NoneType, Location))
         return cls(name, default, alternatives, types.NoneType in parts)
 
     @property
@@ -205,7 +210,7 @@ def _read(alternative: Any, value: Any) -> object:
             raise TypeError
         return frozenset(read_did(item) for item in value)
     if alternative is Address:
-        return read_address(value)
+        return read_target(value)
     if alternative is Path:
         if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
             raise TypeError

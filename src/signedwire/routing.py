@@ -16,18 +16,19 @@ from typing import Self
 from signedwire.arguments import did_you_mean, shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError
-from signedwire.options import read_address, read_did
+from signedwire.options import read_did, read_target
 from signedwire.settings import read_toml
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, Target
 
 __all__ = ["RoutingTable"]
 
 
 class RoutingTable:
-    """A map from DID to `Address` that any number of threads may read and change.
+    """A map from DID to address that any number of threads may read and change.
 
-    A DID is given as a `Did` or as text that `Did.parse` reads, an address as an
-    `Address` or "host:port". Port 0 is refused, since nobody listens there.
+    A DID is given as a `Did` or as text that `Did.parse` reads. An address is an `Address`
+    or "host:port", or a `Location` or "scheme:/path" for a network without hosts and ports.
+    Port 0 is refused, since nobody listens there.
 
     `version` grows with every change, so who remembers it sees without a search whether
     a peer may have moved.
@@ -39,12 +40,12 @@ class RoutingTable:
 
     def __init__(
         self,
-        routes: Mapping[Did, Address | str]
-        | Mapping[str, Address | str]
-        | Iterable[tuple[Did | str, Address | str]] = (),
+        routes: Mapping[Did, Target | str]
+        | Mapping[str, Target | str]
+        | Iterable[tuple[Did | str, Target | str]] = (),
     ) -> None:
         self._lock = threading.Lock()
-        self._routes: dict[Did, Address] = {}
+        self._routes: dict[Did, Target] = {}
         self._version = 0
         self._watchers: list[weakref.WeakMethod[Callable[[], None]]] = []
         for did, address in routes.items() if isinstance(routes, Mapping) else routes:
@@ -55,7 +56,7 @@ class RoutingTable:
         """How many changes there were; an update to the same address is none."""
         return self._version
 
-    def update(self, did: Did | str, address: Address | str) -> None:
+    def update(self, did: Did | str, address: Target | str) -> None:
         """From now on `did` is reached at `address`."""
         did, address = read_did(did), _read_route(address)
         with self._lock:
@@ -91,13 +92,13 @@ class RoutingTable:
             self._version += 1
             return True
 
-    def resolve(self, did: Did | str) -> Address | None:
+    def resolve(self, did: Did | str) -> Target | None:
         """Where `did` is reached, or None."""
         did = read_did(did)
         with self._lock:
             return self._routes.get(did)
 
-    def __iter__(self) -> Iterator[tuple[Did, Address]]:
+    def __iter__(self) -> Iterator[tuple[Did, Target]]:
         """The routes of this instant; later changes do not show."""
         with self._lock:
             return iter(list(self._routes.items()))
@@ -108,7 +109,7 @@ class RoutingTable:
         except DidError:
             return False
 
-    def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[Did, Address]]]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[Did, Target]]]]:
         # A copy has the routes of this instant, and a lock and watchers of its own.
         return type(self), (list(self),)
 
@@ -120,7 +121,8 @@ class RoutingTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
-        """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each.
+        """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each;
+        "scheme:/path" where the network has no ports.
 
         `path` None means the file that the variable SIGNEDWIRE_PEERS names, as for the
         command line; an empty table where it names none.
@@ -196,11 +198,11 @@ def _replace_file(path: Path, content: bytes) -> None:
         raise
 
 
-def _read_route(value: object) -> Address:
-    address = read_address(value)
-    if address.port == 0:
+def _read_route(value: object) -> Target:
+    target = read_target(value)
+    if isinstance(target, Address) and target.port == 0:
         raise AddressError(
-            f"'{address}' cannot be a route: nobody listens on port 0",
+            f"'{target}' cannot be a route: nobody listens on port 0",
             "Write the port that the peer listens on",
         )
-    return address
+    return target

@@ -20,7 +20,7 @@ from signedwire.metrics import (
     Histogram,
     SharedHistogram,
 )
-from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
+from signedwire.types import Allowance, Did, PeerState, Priority, Reason, Target
 
 if TYPE_CHECKING:
     from signedwire.delivery.store import Backlog, StoreStats
@@ -129,7 +129,7 @@ class PeerStatus:
     """The peer's DID."""
     wire: str | None
     """"v2" or "v1"; `None` while that is not known."""
-    address: Address | None
+    address: Target | None
     """Where its link goes; `None` until the first message found a route."""
     state: PeerState
     """What the link is doing."""

@@ -41,8 +41,8 @@ from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
-from signedwire.transport.memory import MemoryNetwork
-from signedwire.types import Address, Did, PayloadType, Priority
+from signedwire.transport.network import Network
+from signedwire.types import Did, PayloadType, Priority, Target
 
 __all__ = ["DeadLetters", "Node", "Outbox"]
 
@@ -66,7 +66,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         store: str | os.PathLike[str] | None = None,
         evidence: str | os.PathLike[str] | None = None,
-        network: MemoryNetwork | None = None,
+        network: Network | None = None,
         policy: Policy | None = None,
     ) -> None:
         self._node = aio.Node(
@@ -114,7 +114,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._node.did
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """See `signedwire.Node.address`."""
         return self._node.address
 

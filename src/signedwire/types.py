@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 from functools import lru_cache
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeAlias
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
@@ -19,12 +20,15 @@ __all__ = [
     "Did",
     "Address",
     "Allowance",
+    "Location",
     "Priority",
     "PayloadType",
     "Reason",
     "DeliveryState",
     "PeerState",
+    "Target",
     "parse_peer",
+    "parse_target",
 ]
 
 _BASE58_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -228,7 +232,9 @@ class Address(NamedTuple):
         if has_scheme:
             raise AddressError(
                 f"{_quote(text)} is not an address: it begins with a scheme",
-                f"Leave {_quote(scheme, 20)[1:-1]}:// away, and what follows the port",
+                "A path begins with one slash: unix:/run/robot.sock"
+                if scheme == "unix"
+                else f"Leave {_quote(scheme, 20)[1:-1]}:// away, and what follows the port",
             )
         if stripped.startswith("[") and stripped.endswith("]"):
             raise AddressError(
@@ -266,7 +272,8 @@ class Address(NamedTuple):
         is_number = len(port_text) <= 5 and port_text.isascii() and port_text.isdigit()
         if not is_number or int(port_text) > 65535:
             raise AddressError(
-                f"{_quote(text)} is not an address: {_quote(port_text)} is no port (0 to 65535)"
+                f"{_quote(text)} is not an address: {_quote(port_text)} is no port (0 to 65535)",
+                "A path begins with one slash: unix:/run/robot.sock" if host == "unix" else "",
             )
         return cls(host, int(port_text))
 
@@ -274,15 +281,69 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_peer(text: str) -> tuple[Did, Address | None]:
-    """Read `DID` or `DID@host:port`, as the command line takes a peer.
+class Location(NamedTuple):
+    """Where a peer listens on a network that has no hosts and ports.
+
+    `str()` gives `scheme:/path`, for example `unix:/run/robot.sock`. The network that is
+    dialed says which schemes it takes, and what a path means.
+    """
+
+    scheme: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Read `scheme:/path`: one slash at least, 1024 characters at most.
+
+        A scheme begins with a lower-case letter; letters, digits, `+`, `.` and `-` follow,
+        31 at most.
+
+        Raises:
+            AddressError: with the text and what is wrong with it.
+            TypeError: `text` is no str.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"Location.parse() reads text, not {type(text).__name__}")
+        found = _LOCATION.fullmatch(text.strip())
+        if found is None or len(found[0]) > _MAX_LOCATION or not found[2].isprintable():
+            raise AddressError(
+                f"{_quote(text)} is not a location",
+                "Write scheme:/path, for example unix:/run/robot.sock",
+            )
+        return cls(found[1], found[2])
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.path}"
+
+
+_LOCATION: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31}):(/(?!/).*)", re.DOTALL)
+_MAX_LOCATION: Final = 1024
+
+Target: TypeAlias = Address | Location
+"""Where a peer listens: what a network dials. TCP takes addresses, Unix sockets locations."""
+
+
+def parse_target(text: str) -> Target:
+    """Read `host:port` as an `Address`, or `scheme:/path` as a `Location`.
+
+    Raises:
+        AddressError: with the text and what is wrong with it.
+        TypeError: `text` is no str.
+    """
+    if isinstance(text, str) and _LOCATION.fullmatch(text.strip()):
+        return Location.parse(text)
+    return Address.parse(text)
+
+
+def parse_peer(text: str) -> tuple[Did, Target | None]:
+    """Read `DID`, `DID@host:port` or `DID@scheme:/path`, as the command line takes a peer.
 
     Raises:
         DidError, AddressError: the part before or after the `@` is wrong.
     """
-    did_text, separator, address_text = text.strip().partition("@")
+    did_text, separator, target_text = text.strip().partition("@")
     did = Did.parse(did_text)
-    return did, Address.parse(address_text) if separator else None
+    return did, parse_target(target_text) if separator else None
 
 
 class Allowance(NamedTuple):

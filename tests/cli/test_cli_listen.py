@@ -30,7 +30,7 @@ def alice() -> Node:
 
 def address_of(peer: str) -> Address:
     address = parse_peer(peer)[1]
-    assert address is not None
+    assert isinstance(address, Address)
     return address
 
 

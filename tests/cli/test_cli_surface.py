@@ -122,10 +122,10 @@ def test_bad_input_is_told_in_one_sentence(args: list[str], parts: list[str]) ->
     expect_one_sentence(ran, code, *parts)
 
 
-def test_the_carrier_of_one_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_of_one_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_PRESET", "development")
     for args in (["listen"], ["send", f"{BOB}@h:1", "x"], ["ping", f"{BOB}@h:1"]):
-        expect_one_sentence(run(*args), 2, "stays inside one process", 'carrier = "tcp"')
+        expect_one_sentence(run(*args), 2, "stays inside one process", 'network = "tcp"')
 
 
 def test_a_peer_that_the_configuration_forbids_is_bad_input(

@@ -171,7 +171,7 @@ _ADDRESSES = (b"127.0.0.1:9001", b"[::1]:0", b"robot-7.local:65535", b"[fe80::1%
 _ENVIRONMENT = (
     b"PRESET=production\nLISTEN=0.0.0.0:9001\nV1_PEERS=" + _DIDS[0] + b"," + _DIDS[2],
     b"CONNECT_TIMEOUT=none\nMAX_ATTEMPTS=3\nRETRY_JITTER=0.5\nSIGNATURES=if-present",
-    b"CARRIER=memory\nFALLBACK=[::1]:9\nVERIFY_THREADS=NONE\nMAX_FRAME_SIZE=4096",
+    b"NETWORK=memory\nFALLBACK=[::1]:9\nVERIFY_THREADS=NONE\nMAX_FRAME_SIZE=4096",
     b"V1_PEERS=all\nMAX_FRAME_SIZE=200\nMAX_V1_PAYLOAD_SIZE=30",
 )
 _PEERS_FILES = (
@@ -182,7 +182,7 @@ _PEERS_FILES = (
 _CONFIG_FILES = (
     b'preset = "production"\nlisten = "0.0.0.0:9001"\nv1_peers = ["' + _DIDS[0] + b'"]\n',
     b'connect_timeout = "none"\nretry_jitter = 0.5\nmax_attempts = 1_0\nsignatures = "required"\n',
-    b'max_frame_size = 200\nmax_v1_payload_size = 30\nfallback = "h:1"\ncarrier = "memory"\n',
+    b'max_frame_size = 200\nmax_v1_payload_size = 30\nfallback = "h:1"\nnetwork = "memory"\n',
     b'listen = "none"\nframe_timeout = 1e3\nretry_max_delay = 5\nv1_peers = "all"\n',
 )
 _TOML_WORDS = (

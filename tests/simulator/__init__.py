@@ -12,5 +12,5 @@ run ends in peace: then everything that can be delivered must be, in bounded tim
 node must close in time and leave nothing behind.
 
 Not simulated: CPU time (callbacks take none), uvloop, threads (checks run inline and answer
-late), the TCP carrier, keepalive, loss of acknowledgements alone, IPv6, stalls of the loop.
+late), the TCP network, keepalive, loss of acknowledgements alone, IPv6, stalls of the loop.
 """

@@ -2,7 +2,7 @@
 
 A connection is two pipes. What is written goes
 
-    transport's buffer → sender's kernel → wire → receiver's kernel → protocol
+    transport's buffer → sender's kernel → wire → receiver's kernel → receiver
 
 through a window, in pieces, each due at an instant of its own, in order. A pipe that is
 blocked (partition, host without power, stall) delivers nothing and loses nothing: TCP
@@ -23,15 +23,16 @@ import errno
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
-from signedwire import Address
+from signedwire import Address, Receiver, Remote, Stream, Target
 from signedwire.errors import DialError, ListenError
+from signedwire.transport.tcp import host_group
 
 from .loop import Owner, VirtualLoop, current_owner
 
-__all__ = ["Connection", "End", "HostCarrier", "Network", "Weather"]
+__all__ = ["Connection", "End", "HostNetwork", "Network", "Weather"]
 
 _USER_TIMEOUT: Final = 15.0
 _MAX_READ: Final = 256 * 1024
@@ -84,7 +85,7 @@ class Network:
         """Whether a sender waits for a good part of a window; else it crawls, byte by byte."""
         self._seed = seed
         self.trace = trace
-        self._listeners: dict[Address, _Listener] = {}
+        self._listeners: dict[Target, _Listener] = {}
         self._count = 0
         self.context = contextvars.copy_context()
         self._changed: list[asyncio.Future[None]] = []
@@ -142,7 +143,7 @@ class Network:
             if listener.owner is owner:
                 del self._listeners[address]
 
-    def listener(self, address: Address) -> _Listener | None:
+    def listener(self, address: Target) -> _Listener | None:
         """Who listens there."""
         return self._listeners.get(address)
 
@@ -163,8 +164,8 @@ class _Listener:
         self,
         network: Network,
         host: int,
-        address: Address,
-        accept: Callable[[], asyncio.Protocol],
+        address: Target,
+        accept: Callable[[], Receiver],
         owner: Owner,
     ) -> None:
         self._network = network
@@ -179,15 +180,15 @@ class _Listener:
     shut_down = close
 
 
-class HostCarrier:
-    """`transport.carrier.Carrier` for the node on one host."""
+class HostNetwork:
+    """`transport.network.Network` for the node on one host."""
 
     def __init__(self, network: Network, host: int, ip: str) -> None:
         self._network = network
         self._host = host
         self._ip = ip
 
-    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+    async def dial(self, target: Target, receiver: Receiver) -> Stream:
         network = self._network
         network.dials += 1
         rng = network.draw()
@@ -197,17 +198,18 @@ class HostCarrier:
             delay += rng.uniform(0.5, 8.0)
         is_refused = rng.random() < weather.refusal
         await asyncio.sleep(delay)
-        listener = network.listener(address)
-        there = int(address.host.rsplit(".", 1)[1]) - 1
+        listener = network.listener(target)
+        assert isinstance(target, Address)
+        there = int(target.host.rsplit(".", 1)[1]) - 1
         await network.until_open(self._host, there)
-        listener = network.listener(address)
+        listener = network.listener(target)
         if is_refused or listener is None:
-            raise DialError(address, "connection refused")
+            raise DialError(target, "connection refused")
         owner = current_owner()
         assert owner is not None
         connection = Connection(network, rng, (self._host, there), (owner, listener.owner))
         here, other = connection.ends
-        here.begin(protocol, address)
+        here.begin(receiver, target)
         ip = self._ip
         port = 40_000 + connection.number
 
@@ -217,23 +219,12 @@ class HostCarrier:
         network.loop.call_soon(accept, context=listener.owner.context)
         return here
 
-    async def listen(self, address: Address, accept: Callable[[], asyncio.Protocol]) -> _Listener:
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _Listener:
         owner = current_owner()
         assert owner is not None
-        listener = _Listener(self._network, self._host, address, accept, owner)
+        listener = _Listener(self._network, self._host, target, accept, owner)
         self._network.add_listener(listener)
         return listener
-
-    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        assert isinstance(transport, End)
-        return transport.outgoing.unacknowledged
-
-    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        assert isinstance(transport, End)
-        return transport.incoming.has_arrivals
-
-    def round_trip(self, transport: asyncio.Transport) -> float | None:
-        return None
 
 
 class Connection:
@@ -494,21 +485,13 @@ class Pipe:
         return self._has_fin and not self._received
 
 
-@dataclass
-class _Limits:
-    high: int = 64 * 1024
-    low: int = 16 * 1024
-    is_paused: bool = field(default=False)
-
-
-class End(asyncio.Transport):
-    """One end of a connection, as its owner's protocol sees it."""
+class End(Stream):
+    """One end of a connection, as its owner's receiver sees it."""
 
     outgoing: Pipe
     incoming: Pipe
 
     def __init__(self, connection: Connection, side: int, owner: Owner) -> None:
-        super().__init__()
         self.connection = connection
         self.side = side
         self.host = connection.hosts[side]
@@ -516,41 +499,44 @@ class End(asyncio.Transport):
         self.is_gone = False
         self._network = connection.network
         self._loop = connection.network.loop
-        self._protocol: asyncio.Protocol | None = None
+        self._receiver: Receiver | None = None
+        self._remote = Remote(None, "unknown", "unknown")
         self._is_closing = False
         self._is_reading = True
         self._is_read_due = False
+        self._has_ended = False
         self._has_told_end = False
-        self._limits = _Limits()
+        self._is_full = False
 
-    def begin(self, protocol: asyncio.Protocol, peername: Address) -> None:
+    def begin(self, receiver: Receiver, peer: Address) -> None:
         """The connection is there. In the owner's context."""
-        self._extra["peername"] = tuple(peername)  # type: ignore[attr-defined]
-        self._protocol = protocol
+        self._remote = Remote(peer, peer.host, host_group(peer.host))
+        self._receiver = receiver
+        receiver.connected(self)
         if self.is_gone:
             # It broke before anybody looked: accept() gives it all the same.
-            protocol.connection_made(self)
-            self._loop.call_soon(
-                protocol.connection_lost, ConnectionResetError(errno.ECONNRESET, "reset")
-            )
+            self._loop.call_soon(receiver.lost, ConnectionResetError(errno.ECONNRESET, "reset"))
             return
-        protocol.connection_made(self)
         self.wake()
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        assert self._protocol is not None
-        return self._protocol
+    @property
+    def remote(self) -> Remote:
+        return self._remote
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._protocol = protocol
+    def set_receiver(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def unacknowledged(self) -> int | None:
+        return self.outgoing.unacknowledged
+
+    def peer_has_closed(self) -> bool:
+        return self.incoming.has_arrivals
 
     # -- writing ------------------------------------------------------------------------
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+    def write(self, data: bytes, /) -> None:
         if self._is_closing or not data:
             return
-        raw = bytes(data)
         weather, rng = self._network.weather, self.outgoing.rng
         carries_receipts = getattr(self.owner, "carries_receipts", False)
         self.owner.carries_receipts = False  # type: ignore[attr-defined]
@@ -559,43 +545,33 @@ class End(asyncio.Transport):
             cut = True
         cut_after: int | None = None
         if self.outgoing.cut_next is not None:
-            cut_after, self.outgoing.cut_next = min(self.outgoing.cut_next, len(raw)), None
+            cut_after, self.outgoing.cut_next = min(self.outgoing.cut_next, len(data)), None
         elif cut:
-            cut_after = rng.randrange(0, len(raw) + 1)
+            cut_after = rng.randrange(0, len(data) + 1)
         if cut_after is not None:
             self._network.trace(
-                f"{self.connection.name} cut from {self.host} after {cut_after}/{len(raw)}"
+                f"{self.connection.name} cut from {self.host} after {cut_after}/{len(data)}"
                 + " with receipts" * carries_receipts
             )
-        self.outgoing.write(raw, cut_after)
-        limits = self._limits
-        if not limits.is_paused and self.outgoing.buffered > limits.high:
-            limits.is_paused = True
-            assert self._protocol is not None
-            self._protocol.pause_writing()
+        self.outgoing.write(data, cut_after)
+        self._is_full = self.outgoing.buffered > 0
 
     def on_room(self) -> None:
         """The kernel took something. In the network's context."""
         if self._is_closing:
             self._end_if_written()
             return
-        if self._limits.is_paused and self.outgoing.buffered <= self._limits.low:
-            self._loop.call_soon(self._resume_writing, context=self.owner.context)
+        if self._is_full and not self.outgoing.buffered:
+            self._loop.call_soon(self._tell_writable, context=self.owner.context)
 
-    def _resume_writing(self) -> None:
-        limits = self._limits
-        if limits.is_paused and not self.is_gone and self.outgoing.buffered <= limits.low:
-            limits.is_paused = False
-            assert self._protocol is not None
-            self._protocol.resume_writing()
+    def _tell_writable(self) -> None:
+        if self._is_full and not self.is_gone and not self.outgoing.buffered:
+            self._is_full = False
+            assert self._receiver is not None
+            self._receiver.writable()
 
-    def get_write_buffer_size(self) -> int:
+    def waiting(self) -> int:
         return self.outgoing.buffered
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        high = 64 * 1024 if high is None else high
-        self._limits.high = high
-        self._limits.low = high // 4 if low is None else low
 
     # -- closing ------------------------------------------------------------------------
 
@@ -642,9 +618,9 @@ class End(asyncio.Transport):
         self.connection.forget_if_over()
 
     def _tell_end(self, error: Exception | None) -> None:
-        if self._protocol is not None and not self._has_told_end:
+        if self._receiver is not None and not self._has_told_end:
             self._has_told_end = True
-            self._protocol.connection_lost(error)
+            self._receiver.lost(error)
 
     def vanish(self) -> None:
         """The owner crashed: nobody is told anything here."""
@@ -652,9 +628,6 @@ class End(asyncio.Transport):
         self.outgoing.drop_buffer()
 
     # -- reading ------------------------------------------------------------------------
-
-    def is_reading(self) -> bool:
-        return self._is_reading
 
     def pause_reading(self) -> None:
         self._is_reading = False
@@ -665,20 +638,18 @@ class End(asyncio.Transport):
 
     def wake(self) -> None:
         """Something can be read."""
-        if not self._is_read_due and self._protocol is not None and not self.is_gone:
+        if not self._is_read_due and self._receiver is not None and not self.is_gone:
             self._is_read_due = True
             self._loop.call_soon(self._read, context=self.owner.context)
 
     def _read(self) -> None:
         self._is_read_due = False
-        if self._is_closing or not self._is_reading or self._protocol is None:
+        if self._is_closing or not self._is_reading or self._receiver is None:
             return
         data = self.incoming.read()
         if data:
-            self._protocol.data_received(data)
+            self._receiver.received(data)
             self.wake()
-        elif self.incoming.is_at_end:
-            if not self._protocol.eof_received():
-                self.close()
-            else:
-                self._is_reading = False
+        elif self.incoming.is_at_end and not self._has_ended:
+            self._has_ended = True
+            self._receiver.ended()

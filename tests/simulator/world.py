@@ -49,7 +49,7 @@ from signedwire.wire.session import Session
 
 from .disk import Disk, DiskStore, Habits
 from .loop import Owner, VirtualLoop, current_owner
-from .network import HostCarrier, Network
+from .network import HostNetwork, Network
 
 __all__ = ["Life", "Sent", "Station", "World", "identity_of", "simulated"]
 
@@ -232,8 +232,8 @@ class Station:
         self.life = life
 
         async def begin() -> None:
-            carrier: Any = HostCarrier(world.network, self.index, self.ip)
-            life.node = Node(self.identity, self.config, self.routing, network=carrier)
+            network: Any = HostNetwork(world.network, self.index, self.ip)
+            life.node = Node(self.identity, self.config, self.routing, network=network)
             life.node._core.runtime.rng.seed(f"{world.seed}/{life}")
             if self.store_path is not None:
                 life.node._has_store = True

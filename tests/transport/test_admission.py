@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from signedwire.config import TransportConfig
-from signedwire.transport.admission import Admission, host_group
+from signedwire.transport.admission import Admission
+from signedwire.transport.tcp import host_group
 
 
 def admission(proven: int = 3, unproven: int = 3, per_host: int = 2) -> Admission[int]:
@@ -47,99 +48,101 @@ class TestUnproven:
     def test_as_many_as_fit_then_the_oldest_makes_room(self) -> None:
         doors = admission(unproven=3)
         for key in range(3):
-            assert doors.admit(key, f"192.0.2.{key}") == (None, None)
-        assert doors.admit(3, "192.0.2.3") == (None, 0)
-        assert doors.admit(4, "192.0.2.4") == (None, 1)
+            assert doors.admit(key, host_group(f"192.0.2.{key}")) == (None, None)
+        assert doors.admit(3, host_group("192.0.2.3")) == (None, 0)
+        assert doors.admit(4, host_group("192.0.2.4")) == (None, 1)
         assert len(doors) == 3
 
     def test_the_oldest_of_a_host_that_has_its_share_makes_room(self) -> None:
         doors = admission(unproven=10, per_host=2)
-        assert doors.admit(0, "192.0.2.2") == (None, None)
-        assert doors.admit(1, "192.0.2.1") == (None, None)
-        assert doors.admit(2, "::ffff:192.0.2.1") == (None, None)
-        assert doors.admit(3, "192.0.2.1") == (1, None), "the oldest of that host, not of all"
+        assert doors.admit(0, host_group("192.0.2.2")) == (None, None)
+        assert doors.admit(1, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(2, host_group("::ffff:192.0.2.1")) == (None, None)
+        assert doors.admit(3, host_group("192.0.2.1")) == (1, None), (
+            "the oldest of that host, not of all"
+        )
         doors.leave(2)
-        assert doors.admit(4, "192.0.2.1") == (None, None)
-        assert doors.admit(5, "192.0.2.1") == (3, None)
+        assert doors.admit(4, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(5, host_group("192.0.2.1")) == (3, None)
 
     def test_who_made_room_may_still_prove_itself(self) -> None:
         doors = admission(unproven=10, per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (None, None)
-        assert doors.admit(1, "192.0.2.1") == (0, None)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(1, host_group("192.0.2.1")) == (0, None)
         assert doors.prove(0) is None
         doors.touch(0)
-        assert doors.admit(2, "192.0.2.1") == (1, None), "a proven one has no share"
+        assert doors.admit(2, host_group("192.0.2.1")) == (1, None), "a proven one has no share"
         assert len(doors) == 3
 
     def test_a_last_moment_lasts_while_nobody_needs_the_place(self) -> None:
         doors = admission(unproven=4, per_host=1)
-        assert doors.admit(0, "192.0.2.9") == (None, None)
+        assert doors.admit(0, host_group("192.0.2.9")) == (None, None)
         for key, hurried in ((1, None), (2, 1), (3, 2)):
-            assert doors.admit(key, "192.0.2.1") == (hurried, None)
-        assert doors.admit(4, "192.0.2.2") == (None, 1), "not 0, though it is older"
-        assert doors.admit(5, "192.0.2.1") == (3, 2)
+            assert doors.admit(key, host_group("192.0.2.1")) == (hurried, None)
+        assert doors.admit(4, host_group("192.0.2.2")) == (None, 1), "not 0, though it is older"
+        assert doors.admit(5, host_group("192.0.2.1")) == (3, 2)
         assert len(doors) == 4
 
     def test_the_host_with_most_last_moments_loses_one_first(self) -> None:
         doors = admission(unproven=5, per_host=1)
         for key, host in enumerate(["192.0.2.2", "192.0.2.2", *["192.0.2.1"] * 3]):
-            doors.admit(key, host)
-        assert doors.admit(5, "192.0.2.3") == (None, 2)
+            doors.admit(key, host_group(host))
+        assert doors.admit(5, host_group("192.0.2.3")) == (None, 2)
 
     def test_who_is_hurried_and_closed_at_once_is_told_of_once(self) -> None:
         doors = admission(unproven=1, per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (None, None)
-        assert doors.admit(1, "192.0.2.1") == (None, 0)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(1, host_group("192.0.2.1")) == (None, 0)
 
     def test_a_56_is_one_host(self) -> None:
         doors = admission(unproven=10, per_host=2)
-        assert doors.admit(0, "2001:db8::1") == (None, None)
-        assert doors.admit(1, "2001:db8:0:ff::2") == (None, None)
-        assert doors.admit(2, "2001:db8:0:80::3") == (0, None)
-        assert doors.admit(3, "2001:db8:0:100::3") == (None, None)
+        assert doors.admit(0, host_group("2001:db8::1")) == (None, None)
+        assert doors.admit(1, host_group("2001:db8:0:ff::2")) == (None, None)
+        assert doors.admit(2, host_group("2001:db8:0:80::3")) == (0, None)
+        assert doors.admit(3, host_group("2001:db8:0:100::3")) == (None, None)
 
     def test_who_has_his_share_evicts_nobody_else(self) -> None:
         doors = admission(unproven=3, per_host=2)
-        assert doors.admit(0, "192.0.2.9") == (None, None)
-        assert doors.admit(1, "192.0.2.1") == (None, None)
-        assert doors.admit(2, "192.0.2.1") == (None, None)
-        assert doors.admit(3, "192.0.2.1") == (None, 1)
+        assert doors.admit(0, host_group("192.0.2.9")) == (None, None)
+        assert doors.admit(1, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(2, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(3, host_group("192.0.2.1")) == (None, 1)
         assert len(doors) == 3
 
     def test_loopback_is_exempt_from_the_share_alone(self) -> None:
         doors = admission(unproven=3, per_host=1)
         for key in range(3):
-            assert doors.admit(key, "127.0.0.1") == (None, None)
-        assert doors.admit(3, "127.0.0.1") == (None, 0)
+            assert doors.admit(key, host_group("127.0.0.1")) == (None, None)
+        assert doors.admit(3, host_group("127.0.0.1")) == (None, 0)
 
     def test_an_evicted_one_gives_its_hosts_share_back(self) -> None:
         doors = admission(unproven=2, per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (None, None)
-        assert doors.admit(1, "192.0.2.2") == (None, None)
-        assert doors.admit(2, "192.0.2.3") == (None, 0)
-        assert doors.admit(3, "192.0.2.1") == (None, 1)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
+        assert doors.admit(1, host_group("192.0.2.2")) == (None, None)
+        assert doors.admit(2, host_group("192.0.2.3")) == (None, 0)
+        assert doors.admit(3, host_group("192.0.2.1")) == (None, 1)
 
 
 class TestProven:
     def test_a_proven_one_counts_for_its_host_no_more(self) -> None:
         doors = admission(per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
         assert doors.prove(0) is None
         assert doors.prove(0) is None
-        assert doors.admit(1, "192.0.2.1") == (None, None)
+        assert doors.admit(1, host_group("192.0.2.1")) == (None, None)
         assert len(doors) == 2
 
     def test_a_stranger_never_takes_the_place_of_a_proven_one(self) -> None:
         doors = admission(unproven=1, per_host=1)
-        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
         assert doors.prove(0) is None
-        assert doors.admit(1, "192.0.2.2") == (None, None)
-        assert doors.admit(2, "192.0.2.3") == (None, 1)
+        assert doors.admit(1, host_group("192.0.2.2")) == (None, None)
+        assert doors.admit(2, host_group("192.0.2.3")) == (None, 1)
 
     def test_one_host_cannot_keep_all_places(self) -> None:
         doors = admission(proven=3, unproven=9, per_host=3)
         for key, host in enumerate(["192.0.2.1", "192.0.2.9", "192.0.2.1", "192.0.2.2"]):
-            assert doors.admit(key, host) == (None, None)
+            assert doors.admit(key, host_group(host)) == (None, None)
         assert [doors.prove(key) for key in (0, 1, 2)] == [None, None, None]
         doors.touch(0)
         assert doors.prove(3) == 2, "the least recently used of the host with most places"
@@ -148,7 +151,7 @@ class TestProven:
     def test_the_least_recently_used_makes_room(self) -> None:
         doors = admission(proven=2)
         for key in range(3):
-            assert doors.admit(key, f"192.0.2.{key}") == (None, None)
+            assert doors.admit(key, host_group(f"192.0.2.{key}")) == (None, None)
         assert [doors.prove(0), doors.prove(1)] == [None, None]
         doors.touch(0)
         doors.touch(9)  # nobody
@@ -157,7 +160,7 @@ class TestProven:
 
     def test_leaving_twice_or_as_a_stranger(self) -> None:
         doors = admission()
-        assert doors.admit(0, "192.0.2.1") == (None, None)
+        assert doors.admit(0, host_group("192.0.2.1")) == (None, None)
         for key in (0, 0, 9):
             doors.leave(key)
         assert len(doors) == 0
@@ -195,7 +198,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.leave_model(closed)
         self.unproven.append((self.count, group))
         expected = (None if hurried == closed else hurried, closed)
-        assert self.doors.admit(self.count, host) == expected
+        assert self.doors.admit(self.count, host_group(host)) == expected
         self.count += 1
 
     def next_to_go(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from test_link import Net, both_carriers, meet, next_of, take
+from test_link import Net, both_networks, meet, next_of, take
 from test_links import RawPeer, payloads
 
 from signedwire import (
@@ -170,12 +170,12 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
 
 
 @pytest.mark.parametrize("kept", ["memory", "store"])
-@both_carriers
+@both_networks
 @on_both_loops
 async def test_waiting_ends_when_the_own_node_closes(
-    tmp_path: Path, carrier: str, kept: str
+    tmp_path: Path, network: str, kept: str
 ) -> None:
-    net = Net(carrier)
+    net = Net(network)
     async with net.node(ALICE, **files(tmp_path, kept, "a")) as alice, net.node(BOB) as bob:
         meet(alice, bob)
         receipt = await within(LIMIT, alice.send(bob.did, b"x", until="accepted"))

@@ -268,7 +268,7 @@ def test_two_threads_close() -> None:
 def test_a_failed_start_leaves_no_thread(kind: str) -> None:
     with Pair(kind) as pair:
         config = quick(listen=pair.bob.address)
-        network = pair.bob._core.runtime.carrier
+        network = pair.bob._core.runtime.network
 
         def start() -> BlockingTransport:
             if isinstance(network, MemoryNetwork):

@@ -9,7 +9,6 @@ import time
 import pytest
 
 from signedwire import (
-    Address,
     BackpressureError,
     ClosedError,
     DeliveryState,
@@ -20,21 +19,24 @@ from signedwire import (
     Priority,
     Reason,
     Receipt,
+    Receiver,
     RoutingTable,
+    Stream,
+    Target,
     UnknownPeerError,
 )
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.sending import wait_for_room
 from signedwire.transport.core import NodeCore
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.tcp import TcpNetwork
 from wirekit import (
     BOB,
     CAROL,
     LIMIT,
     OpenCore,
     RawServer,
-    RecordingCarrier,
+    RecordingNetwork,
     blackhole,
     eventually,
     identity,
@@ -110,10 +112,10 @@ async def test_before_the_start_and_after_the_end() -> None:
 
 @on_asyncio
 async def test_room_comes_when_half_is_gone() -> None:
-    carrier = RecordingCarrier()
-    carrier.gate.clear()
+    network = RecordingNetwork()
+    network.gate.clear()
     with RawServer() as server:
-        async with OpenCore(quick(send_queue_limit=4), carrier) as sender:
+        async with OpenCore(quick(send_queue_limit=4), network) as sender:
             sender.routing.update(BOB.did, server.address)
             await wait_for_room(sender.core, BOB.did, Priority.NORMAL)
             for _ in range(4):
@@ -122,7 +124,7 @@ async def test_room_comes_when_half_is_gone() -> None:
             await wait_for_room(sender.core, BOB.did, Priority.CRITICAL)
             done, _ = await asyncio.wait({waiting}, timeout=0.02)
             assert not done
-            carrier.gate.set()
+            network.gate.set()
             await within(LIMIT, waiting)
 
 
@@ -206,10 +208,10 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
 async def test_a_peer_that_moves_during_the_end_makes_no_new_connection() -> None:
     """Its dial takes its time to be cancelled; meanwhile another one looks where its peer is."""
 
-    class Clinging(RecordingCarrier):
-        async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-            if address.port != 1:
-                return await super().dial(address, protocol)
+    class Clinging(RecordingNetwork):
+        async def dial(self, target: Target, receiver: Receiver) -> Stream:
+            if target != ("10.0.0.1", 1):
+                return await super().dial(target, receiver)
             try:
                 await asyncio.sleep(60)
             finally:
@@ -327,7 +329,7 @@ async def read_all(server: RawServer, count: int) -> list[int]:
 async def test_a_failed_start_leaves_nothing() -> None:
     with RawServer() as server:
         async with no_leaks():
-            core = NodeCore(quick(listen=server.address), RoutingTable(), TcpCarrier(), None)
+            core = NodeCore(quick(listen=server.address), RoutingTable(), TcpNetwork(), None)
             with pytest.raises(OSError, match="in use"):
                 await core.start()
             await core.close()

@@ -134,7 +134,7 @@ async def test_the_events_of_a_whole_life_add_up_to_the_counters(
         await eventually(lambda: watch.sums()[Reason.DENIED] >= 2)
         assert {event.did for event in watch.drops() if event.reason is Reason.DENIED} == {BOB.did}
         alice.access.undeny(BOB.did)
-        _, writer = await asyncio.open_connection(alice.address.host, alice.address.port)
+        _, writer = await asyncio.open_connection(*map(str, alice.address))
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         alice.routing.update(BOB.did, "127.0.0.1:1")
         for _ in range(100):

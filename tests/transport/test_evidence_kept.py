@@ -30,7 +30,7 @@ from signedwire.delivery import evidence_log
 from signedwire.delivery.evidence_disk import sync_data
 from signedwire.transport.core import NodeCore
 from signedwire.transport.link import Link
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.tcp import TcpNetwork
 from signedwire.wire.evidence_log import HEADER_SIZE, LogChecker
 from wirekit import (
     ALICE,
@@ -346,7 +346,7 @@ class TestStarting:
 
     @on_asyncio
     async def test_it_needs_a_did(self, path: Path) -> None:
-        core = NodeCore(quick(evidence=path), RoutingTable(), TcpCarrier(), None)
+        core = NodeCore(quick(evidence=path), RoutingTable(), TcpNetwork(), None)
         with pytest.raises(ConfigError, match="evidence is of one DID"):
             await core.start()
 

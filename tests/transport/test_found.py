@@ -56,7 +56,7 @@ from wirekit import (
     LIMIT,
     SLACK,
     RawServer,
-    RecordingCarrier,
+    RecordingNetwork,
     eventually,
     identity,
     on_asyncio,
@@ -690,21 +690,21 @@ async def test_close_does_not_wait_for_hundreds_that_are_being_dialed(
 ) -> None:
     monkeypatch.setattr(slots_module, "_TURN", 60.0)  # else slow attempts give way to others
     places = 64
-    carrier = RecordingCarrier()
+    network = RecordingNetwork()
     with RawServer(backlog=512) as silent:
         config = quick(close_timeout=0.1, max_connections=places)
-        alice = Node(ALICE, config, network=carrier)  # type: ignore[arg-type]
+        alice = Node(ALICE, config, network=network)
         await alice.start()
         dids = [identity(1000 + n).did for n in range(300)]
         for did in dids:
             alice.routing.update(did, silent.address)
         receipts = [alice.send_nowait(did, b"x") for did in dids]
-        await eventually(lambda: len(carrier.dialed_at) == places // 2)
+        await eventually(lambda: len(network.dialed_at) == places // 2)
         started = time.monotonic()
         await alice.close()
         assert time.monotonic() - started < 2
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
-        assert len(carrier.dialed_at) == places // 2  # a place that is given up is given to nobody
+        assert len(network.dialed_at) == places // 2  # a place that is given up is given to nobody
 
 
 # -- what people write -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from signedwire import Address, DeliveryFailedError, Node
+from signedwire import Address, DeliveryFailedError, Node, Target
 from signedwire.transport.link import Link
 from tlskit import quick
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, refusing_address, within
@@ -106,9 +106,9 @@ async def test_links_of_v1() -> None:
                 await within(LIMIT, alice.send(bob.did, b"2"))
 
 
-async def visit(address: Address, words: bytes) -> None:
+async def visit(address: Target, words: bytes) -> None:
     """Say something, and wait until the other side hangs up, or half a second."""
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await asyncio.open_connection(*map(str, address))
     writer.write(words)
     with contextlib.suppress(TimeoutError, ConnectionError):
         await asyncio.wait_for(reader.read(), 0.5)

@@ -23,7 +23,16 @@ from typing import Any, Final
 import pytest
 
 from nodechild import child, rss_kib
-from signedwire import Address, BackpressureError, Node, Priority, TransportConfig
+from signedwire import (
+    Address,
+    BackpressureError,
+    Node,
+    Priority,
+    Receiver,
+    Stream,
+    Target,
+    TransportConfig,
+)
 from signedwire.events import PeerDisconnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport.memory import MemoryNetwork
@@ -34,7 +43,7 @@ from wirekit import (
     BOB,
     CAROL,
     LIMIT,
-    RecordingCarrier,
+    RecordingNetwork,
     blackhole,
     eventually,
     identity,
@@ -56,7 +65,7 @@ def report(text: str) -> None:
 
 
 def address_of(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
@@ -427,27 +436,27 @@ async def test_clients_do_not_return_in_one_wave_after_an_outage() -> None:
     """Each dials a hub that refuses, with the default pauses; the recorded dials are spread."""
     count = 1000 if IS_LONG else 150
     nodes: list[Node] = []
-    carriers: list[RecordingCarrier] = []
+    networks: list[RecordingNetwork] = []
     with refusing_address() as address:
         try:
             for number in range(count):
-                carrier = RecordingCarrier()
+                network = RecordingNetwork()
                 node = Node(
                     identity(1000 + number),
                     TransportConfig(listen=None, max_attempts=1000, close_timeout=0.01),
-                    network=carrier,  # type: ignore[arg-type]
+                    network=network,
                 )
                 await node.start()
                 node.routing.update(BOB.did, address)
                 nodes.append(node)
-                carriers.append(carrier)
+                networks.append(network)
             for node in nodes:
                 node.send_nowait(BOB.did, b"x")
-            await eventually(lambda: all(len(each.dialed_at) >= 3 for each in carriers))
+            await eventually(lambda: all(len(each.dialed_at) >= 3 for each in networks))
         finally:
             await asyncio.gather(*(node.close() for node in nodes))
     for nth, base in ((0, 0.2), (1, 0.4)):
-        pauses = [each.pauses[nth] for each in carriers]
+        pauses = [each.pauses[nth] for each in networks]
         share = crowdedness(pauses, base / 10)
         report(f"pause {nth + 1}: {min(pauses):.3f} to {max(pauses):.3f} s; {share:.0%} in a tenth")
         assert share < 0.5  # even ±25 % gives 20 % plus noise
@@ -477,9 +486,9 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
             nodes.append(node)
         dial = network.dial
 
-        async def recorded(address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
+        async def recorded(target: Target, receiver: Receiver) -> Stream:
             dials.append(asyncio.get_running_loop().time())
-            return await dial(address, protocol)
+            return await dial(target, receiver)
 
         monkeypatch.setattr(network, "dial", recorded)
         assert network.cut_all() == count

@@ -16,6 +16,7 @@ from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelop
 from signedwire.delivery.message import Message
 from signedwire.transport import acceptor as acceptor_module
 from signedwire.transport.acceptor import _ProtocolDetector
+from signedwire.transport.network import Receiver, Remote, Stream
 from signedwire.wire.frames import encode_frame
 from wirekit import (
     ALICE,
@@ -461,12 +462,30 @@ async def test_what_arrived_before_the_time_was_over_is_looked_at_after_it() -> 
             assert dropped(bob) == {}
 
 
-class FakeTransport(asyncio.Transport):
+class FakeStream(Stream):
     """A connection from any host."""
 
-    def __init__(self, peername: tuple[str, int] | None) -> None:
-        super().__init__({"peername": peername})
+    def __init__(self, host: str | None) -> None:
+        self.host = host or "unknown"
         self.is_aborted = False
+
+    @property
+    def remote(self) -> Remote:
+        return Remote(None, self.host, self.host)
+
+    def set_receiver(self, receiver: Receiver) -> None:
+        raise AssertionError("nothing comes")
+
+    def write(self, data: bytes, /) -> None:
+        raise AssertionError("nothing is answered")
+
+    def waiting(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -474,28 +493,31 @@ class FakeTransport(asyncio.Transport):
     def close(self) -> None:
         pass
 
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
 
 @on_asyncio
 async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newest() -> None:
     async with receiver(max_unproven_per_host=2, max_unproven_connections=4) as bob:
 
-        def connect(peername: tuple[str, int] | None) -> _ProtocolDetector:
+        def connect(host: str | None) -> _ProtocolDetector:
             link = _ProtocolDetector(bob.core.runtime, bob.core.acceptor)
-            link.connection_made(FakeTransport(peername))
+            link.connected(FakeStream(host))
             return link
 
         def are_refused() -> list[bool]:
             return [link._connection is not None and link._connection.is_refused for link in links]
 
         links = [connect(None)]
-        links += [connect(("10.0.0.1", port)) for port in range(4)]
+        links += [connect("10.0.0.1") for _ in range(4)]
         # The first two have lost their places and are closed when somebody needs them.
         assert are_refused() == [False, True, False, False, False]
-        links.append(connect(("10.0.0.2", 1)))
+        links.append(connect("10.0.0.2"))
         assert are_refused() == [False, True, True, False, False, False]
         assert dropped(bob) == {Reason.CONNECTION_LIMIT: 2}
         for link in links:
-            link.connection_lost(None)
+            link.lost(None)
         assert bob.core.stats().inbound_connections == 0
 
 
@@ -505,9 +527,9 @@ async def test_who_made_room_is_closed_when_its_last_moment_is_over(
 ) -> None:
     monkeypatch.setattr(acceptor_module, "_LAST_MOMENT", 0.05)
     async with receiver(max_unproven_per_host=1) as bob:
-        first, second = FakeTransport(("10.0.0.1", 1)), FakeTransport(("10.0.0.1", 2))
-        for transport in (first, second):
-            _ProtocolDetector(bob.core.runtime, bob.core.acceptor).connection_made(transport)
+        first, second = FakeStream("10.0.0.1"), FakeStream("10.0.0.1")
+        for stream in (first, second):
+            _ProtocolDetector(bob.core.runtime, bob.core.acceptor).connected(stream)
         assert not first.is_aborted
         await eventually(lambda: first.is_aborted)
         assert dropped(bob) == {Reason.CONNECTION_LIMIT: 1}
@@ -519,12 +541,9 @@ async def test_nobody_is_let_in_once_it_is_closed() -> None:
     bob = receiver()
     async with bob:
         pass
-    link, transport = (
-        _ProtocolDetector(bob.core.runtime, bob.core.acceptor),
-        FakeTransport(("10.0.0.1", 1)),
-    )
-    link.connection_made(transport)
-    assert transport.is_aborted
+    link, stream = _ProtocolDetector(bob.core.runtime, bob.core.acceptor), FakeStream("10.0.0.1")
+    link.connected(stream)
+    assert stream.is_aborted
 
 
 # -- policy --------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from signedwire import (
     Priority,
     Reason,
     SignatureError,
+    Target,
     UnknownPeerError,
 )
 from signedwire.arguments import Until
@@ -64,14 +65,14 @@ from wirekit import (
 )
 
 MIB: Final = 2**20
-both_carriers = pytest.mark.parametrize("carrier", ["tcp", "memory"])
+both_networks = pytest.mark.parametrize("network", ["tcp", "memory"])
 
 
 class Net:
     """Makes nodes that can meet."""
 
-    def __init__(self, carrier: str = "tcp", **faults: Any) -> None:
-        self.memory = MemoryNetwork(**faults) if carrier == "memory" else None
+    def __init__(self, network: str = "tcp", **faults: Any) -> None:
+        self.memory = MemoryNetwork(**faults) if network == "memory" else None
 
     def node(self, who: Identity, **changes: Any) -> Node:
         return Node(who, quick(**changes), network=self.memory)
@@ -132,10 +133,10 @@ class Watch:
 # -- the ladder --------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_message_climbs_the_ladder(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_a_message_climbs_the_ladder(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         handled = asyncio.create_task(alice.send(bob.did, b"hello", until="handled"))
         message = await next_of(bob)
         assert (message.sender, message.payload) == (ALICE.did, b"hello")
@@ -149,11 +150,11 @@ async def test_a_message_climbs_the_ladder(carrier: str) -> None:
         assert receipt.reason is None
 
 
-@both_carriers
+@both_networks
 @pytest.mark.parametrize("until", ["queued", "written", "accepted"])
 @on_both_loops
-async def test_send_returns_at_the_rung_that_was_asked_for(carrier: str, until: Until) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_send_returns_at_the_rung_that_was_asked_for(network: str, until: Until) -> None:
+    async with Net(network).pair() as (alice, bob):
         receipt = await within(LIMIT, alice.send(bob.did, b"x", until=until))
         assert receipt.has_reached(DeliveryState(until))
         assert await take(bob, 1) == [b"x"]
@@ -182,10 +183,10 @@ async def test_an_unknown_rung_is_refused() -> None:
             await alice.send(bob.did, b"x", until="failed")  # type: ignore[arg-type]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_refusing_tells_the_sender_the_reason(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob), Watch(alice) as watch:
+async def test_refusing_tells_the_sender_the_reason(network: str) -> None:
+    async with Net(network).pair() as (alice, bob), Watch(alice) as watch:
         sending = asyncio.create_task(alice.send(bob.did, b"x", until="handled"))
         message = await next_of(bob)
         message.refuse(Reason.NOT_ALLOWED)
@@ -209,10 +210,10 @@ async def test_a_reason_that_cannot_be_told_is_not_given() -> None:
         message.refuse()
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_send_nowait_and_wait(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_send_nowait_and_wait(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         receipts = [alice.send_nowait(bob.did, b"%d" % n) for n in range(100)]
         assert {receipt.state for receipt in receipts} == {DeliveryState.QUEUED}
         await within(LIMIT, receipts[-1].wait(DeliveryState.ACCEPTED))
@@ -220,10 +221,10 @@ async def test_send_nowait_and_wait(carrier: str) -> None:
         assert await take(bob, 100) == [b"%d" % n for n in range(100)]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_send_many_keeps_order_and_waits_for_room(carrier: str) -> None:
-    async with Net(carrier).pair(send_queue_limit=100) as (alice, bob):
+async def test_send_many_keeps_order_and_waits_for_room(network: str) -> None:
+    async with Net(network).pair(send_queue_limit=100) as (alice, bob):
         sent = [b"%d" % n for n in range(3000)]
         sending = asyncio.create_task(alice.send_many(bob.did, sent))
         assert await take(bob, len(sent)) == sent
@@ -299,10 +300,10 @@ async def test_a_deadline_that_passes_on_the_way_is_kept_by_the_receiver() -> No
         assert bob.stats().dropped[Reason.EXPIRED] == 1
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_deadline_that_passes_in_the_inbox_is_kept_there(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_a_deadline_that_passes_in_the_inbox_is_kept_there(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         deadline = datetime.now(UTC) + timedelta(seconds=0.15)
         receipt = await alice.send(bob.did, b"late", deadline=deadline)
         assert receipt.state is DeliveryState.ACCEPTED
@@ -337,11 +338,11 @@ async def test_a_deadline_that_is_none_is_refused(deadline: Any) -> None:
 # -- one link for both directions ----------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_reply_goes_over_the_link_that_the_other_side_dialed(carrier: str) -> None:
+async def test_a_reply_goes_over_the_link_that_the_other_side_dialed(network: str) -> None:
     """BOB does not listen, and ALICE has no route to him."""
-    net = Net(carrier)
+    net = Net(network)
     async with net.node(ALICE) as alice, net.node(BOB, listen=None) as bob:
         with pytest.raises(UnknownPeerError):
             alice.send_nowait(BOB.did, b"too early")
@@ -435,12 +436,12 @@ def links_of(node: Node) -> list[Any]:
     return [one for one in node._core.endpoint.links if isinstance(one, Link) and one.is_open]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_both_dial_at_once_and_one_link_stays(carrier: str) -> None:
+async def test_both_dial_at_once_and_one_link_stays(network: str) -> None:
     """The one that the smaller DID dialed; and what was under way on the other arrives."""
     small, large = sorted((identity(n) for n in (31, 32)), key=lambda each: bytes(each.did))
-    net = Net(carrier)
+    net = Net(network)
     for _ in range(3):
         async with net.node(small) as a, net.node(large) as b:
             meet(a, b)
@@ -478,17 +479,17 @@ async def test_a_link_that_goes_nowhere_is_replaced_by_the_newer() -> None:
 
 
 def _address(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
 # -- who may -----------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_denying_closes_the_link_and_keeps_it_closed(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob), Watch(bob) as watch:
+async def test_denying_closes_the_link_and_keeps_it_closed(network: str) -> None:
+    async with Net(network).pair() as (alice, bob), Watch(bob) as watch:
         await alice.send(bob.did, b"1")
         bob.access.deny(ALICE.did)
         await eventually(lambda: not links_of(bob) and not links_of(alice))
@@ -534,10 +535,10 @@ async def test_the_lists_may_be_changed_before_the_start_and_after_the_end() -> 
 # -- what is told -------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_events_tell_who_comes_and_goes(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_events_tell_who_comes_and_goes(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         async with Watch(alice) as ours, Watch(bob) as theirs:
             await alice.send(bob.did, b"x")
             await alice.close()
@@ -622,10 +623,10 @@ async def test_peers_show_the_health_of_a_link() -> None:
 # -- sizes and lanes -----------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_payloads_up_to_the_limit(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_payloads_up_to_the_limit(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         for size in (0, 1, 65535, 65536, 300_000, MIB):
             payload = bytes(size - 1) + b"!" if size else b""
             await within(LIMIT, alice.send(bob.did, payload))
@@ -645,11 +646,11 @@ async def test_the_limit_can_be_raised() -> None:
         assert await take(bob, 1) == [bytes(4 * MIB)]
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_payload_over_the_limit_of_the_peer_fails_alone(carrier: str) -> None:
+async def test_a_payload_over_the_limit_of_the_peer_fails_alone(network: str) -> None:
     """The peer says in its HELLO what it takes. It must neither block nor break the link."""
-    net = Net(carrier)
+    net = Net(network)
     small_bob = net.node(BOB, max_payload_size=1000, credit_bytes=4096)
     async with net.node(ALICE) as alice, small_bob as bob:
         meet(alice, bob)
@@ -665,10 +666,10 @@ async def test_a_payload_over_the_limit_of_the_peer_fails_alone(carrier: str) ->
         assert alice.stats().reconnections == 0
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_the_higher_lane_goes_first(carrier: str) -> None:
-    net = Net(carrier)
+async def test_the_higher_lane_goes_first(network: str) -> None:
+    net = Net(network)
     async with net.node(ALICE, max_attempts=1000) as alice, net.node(BOB) as bob:
         with refusing_address() as nowhere:
             alice.routing.update(bob.did, nowhere)
@@ -700,11 +701,11 @@ async def test_critical_gets_into_a_full_queue() -> None:
             assert alice.stats().backpressure_events == 2
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_critical_gets_past_an_application_that_has_stopped(carrier: str) -> None:
+async def test_critical_gets_past_an_application_that_has_stopped(network: str) -> None:
     """Credit of its own: the peer's inbox is full of what was sent before."""
-    async with Net(carrier).pair(credit_messages=50, send_queue_limit=20) as (alice, bob):
+    async with Net(network).pair(credit_messages=50, send_queue_limit=20) as (alice, bob):
         low = [alice.send_nowait(bob.did, b"low", priority=Priority.LOW) for _ in range(20)]
         await within(LIMIT, low[-1].wait(DeliveryState.ACCEPTED))
         for _ in range(50):
@@ -788,13 +789,13 @@ async def test_a_v1_node_reaches_a_node_that_takes_v1() -> None:
 # -- faults ------------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_a_restart_of_the_peer_loses_and_doubles_nothing(carrier: str) -> None:
-    net = Net(carrier)
+async def test_a_restart_of_the_peer_loses_and_doubles_nothing(network: str) -> None:
+    net = Net(network)
     got: list[bytes] = []
     async with net.node(ALICE, max_attempts=1000) as alice:
-        address: Address | None = None
+        address: Target | None = None
         sent = [b"%d" % n for n in range(2000)]
         sending: asyncio.Task[Any] | None = None
         for life in range(3):
@@ -853,10 +854,10 @@ async def test_a_net_that_cuts_loses_and_doubles_nothing(seed: int) -> None:
         assert bob.stats().messages_received == len(sent)
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_close_fails_what_nobody_took(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_close_fails_what_nobody_took(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         await alice.send(bob.did, b"x")
         with refusing_address() as address:
             alice.routing.update(CAROL.did, address)
@@ -913,10 +914,10 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         assert session.has_frames
         match how:
             case "lost":
-                link.connection_lost(ConnectionResetError())
+                link.lost(ConnectionResetError())
                 assert not link.is_over
             case "eof":
-                link.eof_received()
+                link.ended()
             case "aborted":
                 link.abort()
         turns = 0
@@ -935,7 +936,7 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
     """The socket of a link whose input waits is not read, so nothing tells of a reset."""
     async with Net().node(BOB) as bob:
         assert bob.address is not None
-        _, writer = await asyncio.open_connection(bob.address.host, bob.address.port)
+        _, writer = await asyncio.open_connection(*_address(bob))
         writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
         await eventually(lambda: any(type(g.handler).__name__ == "Link" for g in guests(bob)))
         (guest,) = guests(bob)

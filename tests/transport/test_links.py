@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final, Self, TypeVar
 
 import pytest
-from test_link import Net, Watch, both_carriers, links_of, meet, next_of, take
+from test_link import Net, Watch, both_networks, links_of, meet, next_of, take
 
 from linkkit import body, hello
 from signedwire import (
@@ -28,7 +28,7 @@ from signedwire import (
     Receipt,
 )
 from signedwire.events import PeerConnected, PeerDisconnected
-from signedwire.transport import admission as admission_module
+from signedwire.transport import tcp as tcp_module
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
@@ -49,7 +49,7 @@ from wirekit import (
     CAROL,
     LIMIT,
     RawServer,
-    RecordingCarrier,
+    RecordingNetwork,
     eventually,
     identity,
     on_asyncio,
@@ -235,7 +235,7 @@ def is_forgotten(node: Node, did: Did) -> bool:
 
 
 def address_of(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 
@@ -798,7 +798,7 @@ async def test_orderly_ends_without_end_are_attempts(code: int) -> None:
 
 
 class OddError(Exception):
-    """What no carrier should raise."""
+    """What no network should raise."""
 
 
 @pytest.mark.parametrize("wire", ["auto", "v1"])
@@ -806,15 +806,15 @@ class OddError(Exception):
     "error", [OddError("odd"), OSError("odd"), ValueError(), ExceptionGroup("odd", [OddError()])]
 )
 @on_both_loops
-async def test_whatever_a_carrier_raises_is_a_failed_attempt(
+async def test_whatever_a_network_raises_is_a_failed_attempt(
     wire: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "signedwire")
-    carrier = RecordingCarrier()
-    carrier.error = error
+    network = RecordingNetwork()
+    network.error = error
     config = quick(wire=wire, max_connections=1)
     async with (
-        Node(ALICE, config, network=carrier) as alice,  # type: ignore[arg-type]
+        Node(ALICE, config, network=network) as alice,
         Node(BOB, quick(wire=wire)) as bob,
     ):
         meet(alice, bob)
@@ -822,12 +822,12 @@ async def test_whatever_a_carrier_raises_is_a_failed_attempt(
             await within(LIMIT, alice.send(bob.did, b"lost"))
         assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
         assert repr(error) in str(failure.value)
-        assert len(carrier.dialed_at) == alice.stats().dial_failures == 3
+        assert len(network.dialed_at) == alice.stats().dial_failures == 3
         assert sum(record.exc_info is not None for record in caplog.records) == 3
         await eventually(lambda: alice.pool_stats().active == 0)
         receipt = alice.send_nowait(bob.did, b"x")
-        await eventually(lambda: len(carrier.dialed_at) >= 4)
-        carrier.error = None
+        await eventually(lambda: len(network.dialed_at) >= 4)
+        network.error = None
         await within(LIMIT, receipt.wait(DeliveryState.WRITTEN))
         assert await take(bob, 1) == [b"x"]
         assert alice.pool_stats().active == 1
@@ -839,7 +839,7 @@ async def test_whatever_a_carrier_raises_is_a_failed_attempt(
 def hosts_in_order(monkeypatch: pytest.MonkeyPatch, names: Iterable[str]) -> None:
     """Connections count as those of these hosts, in the order in which they are accepted."""
     left = iter(names)
-    monkeypatch.setattr(admission_module, "host_group", lambda _: next(left))
+    monkeypatch.setattr(tcp_module, "host_group", lambda _: next(left))
 
 
 @on_both_loops
@@ -932,10 +932,10 @@ async def test_who_lost_its_link_by_accident_dials_at_once() -> None:
 # -- what is told ----------------------------------------------------------------------
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_the_round_trip_is_more_than_nothing(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_the_round_trip_is_more_than_nothing(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         await within(LIMIT, alice.send(bob.did, b"x"))
         for node, other in ((alice, bob), (bob, alice)):
             await eventually(lambda n=node, o=other: n.peers()[o.did].round_trip is not None)  # type: ignore[misc]

@@ -1,14 +1,15 @@
-"""The network in memory: a carrier like TCP's, with seeded faults."""
+"""`MemoryNetwork`: it works as TCP does, with seeded faults."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from netkit import End
 from signedwire import (
     Address,
     DeliveryState,
@@ -16,6 +17,7 @@ from signedwire import (
     ListenError,
     MemoryNetwork,
     Node,
+    Target,
 )
 from wirekit import (
     ALICE,
@@ -30,96 +32,59 @@ from wirekit import (
 )
 
 
-class End(asyncio.Protocol):
-    """One end of a stream: notes what happens."""
-
-    def __init__(self, *, is_reading: bool = True) -> None:
-        self.events: list[object] = []
-        self.received = b""
-        self.is_reading = is_reading
-        self.transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        if not self.is_reading:
-            self.transport.pause_reading()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-    def eof_received(self) -> bool:
-        self.events.append("eof")
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.events.append(exc)
-
-    def pause_writing(self) -> None:
-        self.events.append("pause")
-
-    def resume_writing(self) -> None:
-        self.events.append("resume")
-
-
 async def connect(network: MemoryNetwork, theirs: End | None = None) -> tuple[End, End]:
     here, there = End(), theirs or End()
     listener = await network.listen(Address("host", 0), lambda: there)
     await network.dial(listener.address, here)
-    await eventually(lambda: there.transport)
+    await eventually(lambda: there.is_connected)
     listener.close()
     return here, there
 
 
-# -- a carrier ------------------------------------------------------------------------
+# -- a network ------------------------------------------------------------------------
 
 
 @on_both_loops
 async def test_bytes_in_order_then_the_end() -> None:
     here, there = await connect(MemoryNetwork(delay=(0, 0.003)))
     for index in range(100):
-        here.transport.write(bytes([index]))
-    here.transport.write(b"")
-    here.transport.close()
-    here.transport.close()
-    here.transport.write(b"too late")
+        here.stream.write(bytes([index]))
+    here.stream.write(b"")
+    here.stream.close()
+    here.stream.close()
+    here.stream.write(b"too late")
     await eventually(lambda: there.events)
-    assert there.received == bytes(range(100))
+    assert there.data == bytes(range(100))
     await eventually(lambda: len(there.events) == 2)
-    assert there.events == ["eof", None]
+    assert there.events == ["ended", None]
     assert here.events == [None]
-    assert here.transport.is_closing()
+    assert here.stream.is_closing()
 
 
 @on_asyncio
 async def test_a_reader_that_pauses_stops_the_writer() -> None:
-    network = MemoryNetwork()
-    here, there = await connect(network, End(is_reading=False))
-    here.transport.set_write_buffer_limits(high=0)
-    here.transport.write(bytes(64 * 1024))
-    assert here.events == []
-    here.transport.write(b"x")
-    assert here.events == ["pause"]
-    assert here.transport.get_write_buffer_size() == 1
-    assert network.unacknowledged_bytes(here.transport) == 64 * 1024 + 1
-    assert not there.transport.is_reading()
-    there.transport.resume_reading()
-    await eventually(lambda: here.events == ["pause", "resume"])
-    assert network.unacknowledged_bytes(here.transport) == 0
-    here.transport.set_write_buffer_limits()
-    here.transport.abort()
+    here, there = await connect(MemoryNetwork(), End(is_reading=False))
+    here.stream.write(bytes(64 * 1024))
+    assert here.stream.waiting() == 0
+    here.stream.write(b"x")
+    assert here.stream.waiting() == 1
+    assert here.stream.unacknowledged() == 64 * 1024 + 1
+    there.stream.resume_reading()
+    await eventually(lambda: here.events == ["writable"])
+    assert here.stream.unacknowledged() == here.stream.waiting() == 0
+    here.stream.abort()
     await eventually(lambda: there.events)
 
 
 @on_asyncio
 async def test_what_the_other_has_not_read_when_it_closes() -> None:
-    network = MemoryNetwork()
-    here, there = await connect(network, End(is_reading=False))
-    here.transport.write(b"unread")
-    there.transport.close()
-    assert network.peer_has_closed(here.transport)
+    here, there = await connect(MemoryNetwork(), End(is_reading=False))
+    here.stream.write(b"unread")
+    there.stream.close()
+    assert here.stream.peer_has_closed()
     await eventually(lambda: here.events)
-    assert network.unacknowledged_bytes(here.transport) == 6
-    assert network.round_trip(here.transport) is None
+    assert here.stream.unacknowledged() == 6
+    assert here.stream.round_trip() is None
 
 
 @on_asyncio
@@ -137,8 +102,8 @@ async def test_ports() -> None:
         await network.listen(Address("host", 7), End)
     await network.listen(Address("other", 7), End)
     await network.listen(Address("host", 49152), End)
-    free = [(await network.listen(Address("host", 0), End)).address.port for _ in range(3)]
-    assert free == [49153, 49154, 49155]
+    free = [(await network.listen(Address("host", 0), End)).address for _ in range(3)]
+    assert free == [("host", port) for port in (49153, 49154, 49155)]
     first.close()
     first.close()
     await network.listen(Address("host", 7), End)
@@ -158,20 +123,20 @@ def test_misuse(wrong: dict[str, Any]) -> None:
 @on_both_loops
 async def test_everything_lost() -> None:
     here, there = await connect(MemoryNetwork(loss=1))
-    here.transport.write(b"x")
-    here.transport.close()
+    here.stream.write(b"x")
+    here.stream.close()
     await eventually(lambda: there.events)
-    assert there.received == b""
+    assert there.data == b""
 
 
 @on_both_loops
 async def test_a_cut_takes_what_was_under_way() -> None:
     network = MemoryNetwork(delay=(0.01, 0.01))
     here, there = await connect(network)
-    here.transport.write(b"x")
+    here.stream.write(b"x")
     assert network.cut_all() == 1
     await eventually(lambda: here.events and there.events)
-    assert there.received == b""
+    assert there.data == b""
     for end in (here, there):
         assert isinstance(end.events[-1], ConnectionResetError)
     assert network.cut_all() == 0
@@ -246,7 +211,7 @@ async def test_two_loops_and_a_node_that_goes_away(wire: str) -> None:
     """Nodes of one network may live in different threads."""
     network = MemoryNetwork(delay=(0, 0.001))
     ready, done = threading.Event(), threading.Event()
-    address: list[Address] = []
+    address: list[Target] = []
     numbers: list[int] = []
 
     async def receive() -> None:
@@ -280,13 +245,13 @@ async def test_two_loops_and_a_node_that_goes_away(wire: str) -> None:
 async def test_ends_whose_other_end_is_gone_are_quiet() -> None:
     here, there = await connect(MemoryNetwork(delay=(0.001, 0.001)))
     calls: list[Callable[[], None]] = [
-        lambda: here.transport.write(b"x"),
-        there.transport.close,
-        here.transport.break_off,
-        here.transport.resume_reading,
+        lambda: here.stream.write(b"x"),
+        there.stream.close,
+        cast(Any, here.stream).break_off,
+        here.stream.resume_reading,
     ]
     for call in calls:
         call()
     await eventually(lambda: here.events and there.events)
     await asyncio.sleep(0.005)
-    assert there.received == b""
+    assert there.data == b""

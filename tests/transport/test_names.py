@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from netkit import End
 from signedwire import (
     Address,
     DeliveryState,
@@ -35,7 +36,7 @@ from signedwire.transport.names import (
     interleaved,
     literal_endpoint,
 )
-from signedwire.transport.tcp import TcpCarrier, describe_os_error
+from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from wirekit import (
     ALICE,
     BOB,
@@ -95,11 +96,8 @@ def config(**changes: Any) -> TransportConfig:
 
 def port_of(node: Node) -> int:
     assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address.port
-
-
-class Deaf(asyncio.Protocol):
-    """Does nothing."""
 
 
 # -- lookups ------------------------------------------------------------------------
@@ -159,17 +157,17 @@ async def test_literals_have_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for host in ("127.0.0.1", "::1"):
-        theirs: list[Deaf] = []
+        theirs: list[End] = []
 
-        def accept(theirs: list[Deaf] = theirs) -> Deaf:
-            theirs.append(Deaf())
+        def accept(theirs: list[End] = theirs) -> End:
+            theirs.append(End())
             return theirs[-1]
 
         try:
-            listener = await TcpCarrier().listen(Address(host, 0), accept)
+            listener = await TcpNetwork().listen(Address(host, 0), accept)
         except OSError:
             continue  # no IPv6 here
-        (await TcpCarrier().dial(listener.address, Deaf())).abort()
+        (await TcpNetwork().dial(listener.address, End())).abort()
         await eventually(lambda theirs=theirs: theirs)  # type: ignore[misc]
         listener.close()
         await asyncio.sleep(0.01)
@@ -182,7 +180,7 @@ async def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(DialError, match="no thread can be started"):
-        await TcpCarrier(Resolver()).dial(Address("robot.example", 1), Deaf())
+        await TcpNetwork(Resolver()).dial(Address("robot.example", 1), End())
 
 
 @pytest.mark.parametrize(
@@ -302,9 +300,9 @@ async def test_the_first_address_refuses(names: NameServer) -> None:
     with RawServer() as server:
         names.answers["robot.example"] = [(*LOOPBACK[0][:4], ("127.0.0.3", 0)), *LOOPBACK]
         address = Address("robot.example", server.address.port)
-        transport = await within(0.25, TcpCarrier(Resolver()).dial(address, Deaf()))
-        assert transport.get_extra_info("peername") == tuple(server.address)
-        transport.abort()
+        stream = await within(0.25, TcpNetwork(Resolver()).dial(address, End()))
+        assert stream.remote.target == server.address
+        stream.abort()
 
 
 @on_both_loops
@@ -315,7 +313,7 @@ async def test_all_addresses_refuse(names: NameServer) -> None:
     with refusing_address() as refused:
         address = Address("robot.example", refused.port)
         with pytest.raises(DialError, match=r"robot\.example:.*: connection refused$"):
-            await within(LIMIT, TcpCarrier(Resolver()).dial(address, Deaf()))
+            await within(LIMIT, TcpNetwork(Resolver()).dial(address, End()))
 
 
 @on_both_loops
@@ -367,10 +365,10 @@ def test_an_interface_that_is_gone() -> None:
 @pytest.mark.parametrize("zone", ["eth77", "999999", "99999999999", "٣"])
 @on_both_loops
 async def test_an_unknown_zone_is_named(zone: str) -> None:
-    carrier, address = TcpCarrier(), Address(f"fe80::1%{zone}", 9)
+    network, address = TcpNetwork(), Address(f"fe80::1%{zone}", 9)
     meet: tuple[Callable[[], Any], ...] = (
-        lambda: carrier.dial(address, Deaf()),
-        lambda: carrier.listen(address, Deaf),
+        lambda: network.dial(address, End()),
+        lambda: network.listen(address, End),
     )
     for call in meet:
         with pytest.raises(OSError, match=f"no network interface '{zone}'"):
@@ -380,7 +378,7 @@ async def test_an_unknown_zone_is_named(zone: str) -> None:
 @on_both_loops
 async def test_a_link_local_address_without_a_zone_is_told_so() -> None:
     with pytest.raises(DialError, match="A link-local address needs the zone"):
-        await within(LIMIT, TcpCarrier().dial(Address("fe80::1", 9), Deaf()))
+        await within(LIMIT, TcpNetwork().dial(Address("fe80::1", 9), End()))
 
 
 IN_A_NAMESPACE = """
@@ -441,13 +439,13 @@ def test_a_forked_child_looks_names_up_anew() -> None:
     program = """
 import asyncio, os, socket, threading
 from signedwire import Address
-from signedwire.transport.tcp import TcpCarrier
+from signedwire.transport.tcp import TcpNetwork
 real = socket.getaddrinfo
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
 address = Address("localhost", 9)
 async def ask():
     async with asyncio.timeout(0.05):
-        await TcpCarrier().resolve(address)
+        await TcpNetwork().resolve(address)
 try:
     asyncio.run(ask())
 except TimeoutError:
@@ -457,7 +455,7 @@ if child == 0:
     socket.getaddrinfo = real
     async def ask_again():
         async with asyncio.timeout(10):
-            assert await TcpCarrier().resolve(address)
+            assert await TcpNetwork().resolve(address)
     asyncio.run(ask_again())
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from netkit import End
 from signedwire import (
     Address,
     DeliveryFailedError,
@@ -25,12 +26,16 @@ from signedwire import (
     Priority,
     Reason,
     Receipt,
+    Target,
     TransportConfig,
 )
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.transport import dialer as dialer_module
+from signedwire.transport import tcp as tcp_module
+from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.network import Receiver, Stream
 from wirekit import (
     ALICE,
     BOB,
@@ -40,7 +45,7 @@ from wirekit import (
     OpenCore,
     RawLink,
     RawServer,
-    RecordingCarrier,
+    RecordingNetwork,
     blackhole,
     eventually,
     identity,
@@ -101,10 +106,10 @@ async def test_order_within_a_lane_over_many_batches() -> None:
 
 @on_asyncio
 async def test_lanes_top_down_and_critical_into_a_full_queue() -> None:
-    carrier = RecordingCarrier()
-    carrier.gate.clear()
+    network = RecordingNetwork()
+    network.gate.clear()
     with RawServer() as server:
-        async with OpenCore(quick(send_queue_limit=8, critical_reserve=2), carrier) as sender:
+        async with OpenCore(quick(send_queue_limit=8, critical_reserve=2), network) as sender:
             sender.routing.update(BOB.did, server.address)
             lanes = [0, 1, 2, 1, 2, 0, 1, 2]
             for lane in lanes:
@@ -115,7 +120,7 @@ async def test_lanes_top_down_and_critical_into_a_full_queue() -> None:
                 sender.post(priority=Priority.CRITICAL)
             with pytest.raises(Exception, match="is full"):
                 sender.post(priority=Priority.CRITICAL)
-            carrier.gate.set()
+            network.gate.set()
             with await server.accept() as link:
                 numbers = await link.read_numbers(10)
     assert numbers == [9, 10, 3, 5, 8, 2, 4, 7, 1, 6]
@@ -174,10 +179,10 @@ async def test_a_dead_peer_delays_no_other(kind: str) -> None:
 
 @on_both_loops
 async def test_three_attempts_with_growing_jittered_pauses_then_failed() -> None:
-    carrier = RecordingCarrier()
+    network = RecordingNetwork()
     config = quick(retry_base_delay=0.01, retry_max_delay=5, retry_jitter=0.25)
-    async with OpenCore(config, carrier) as sender:
-        carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
+    async with OpenCore(config, network) as sender:
+        network.error = DialError(Address("10.0.0.1", 9), "connection refused")
         sender.core.runtime.rng = random.Random(5)
         expected = backoff_delays(0.01, 5, 0.25, random.Random(5))
         sender.routing.update(BOB.did, "10.0.0.1:9")
@@ -188,8 +193,8 @@ async def test_three_attempts_with_growing_jittered_pauses_then_failed() -> None
 
         assert caught.value.reason is receipt.reason is Reason.ATTEMPTS_EXHAUSTED
         assert "connection refused" in receipt.detail
-        assert len(carrier.dialed_at) == 3
-        for pause, least in zip(carrier.pauses, expected, strict=False):
+        assert len(network.dialed_at) == 3
+        for pause, least in zip(network.pauses, expected, strict=False):
             assert least - 0.002 <= pause < least + 0.5, "a loop's clock ticks in milliseconds"
         stats = sender.core.stats()
         assert (stats.dial_failures, stats.send_failures, stats.messages_sent) == (3, 1, 0)
@@ -201,40 +206,42 @@ async def test_three_attempts_with_growing_jittered_pauses_then_failed() -> None
 
 @on_asyncio
 async def test_a_later_message_gets_three_attempts_of_its_own() -> None:
-    carrier = RecordingCarrier()
-    async with OpenCore(quick(), carrier) as sender:
-        carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
+    network = RecordingNetwork()
+    async with OpenCore(quick(), network) as sender:
+        network.error = DialError(Address("10.0.0.1", 9), "connection refused")
         sender.routing.update(BOB.did, "10.0.0.1:9")
         first = sender.post()
-        await eventually(lambda: len(carrier.dialed_at) == 2)
+        await eventually(lambda: len(network.dialed_at) == 2)
         second = sender.post()
         await eventually(lambda: first.is_final)
         assert not second.is_final
         await eventually(lambda: second.is_final)
-        assert len(carrier.dialed_at) == 5
+        assert len(network.dialed_at) == 5
         assert first.reason is second.reason is Reason.ATTEMPTS_EXHAUSTED
 
 
 @on_asyncio
 async def test_after_a_long_silence_the_first_pause_is_short_again() -> None:
-    carrier = RecordingCarrier()
-    async with OpenCore(quick(retry_jitter=0, max_attempts=4), carrier) as sender:
-        carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
+    network = RecordingNetwork()
+    async with OpenCore(quick(retry_jitter=0, max_attempts=4), network) as sender:
+        network.error = DialError(Address("10.0.0.1", 9), "connection refused")
         sender.routing.update(BOB.did, "10.0.0.1:9")
         for _ in range(2):
             receipt = sender.post()
             await eventually(lambda receipt=receipt: receipt.is_final)  # type: ignore[misc]
             # The pause that follows the last attempt still counts.
             await asyncio.sleep(0.06)
-        pauses = carrier.pauses
+        pauses = network.pauses
         assert pauses[4] < 0.035, pauses
         assert pauses[2] >= 0.035
 
 
 @on_both_loops
-async def test_a_peer_that_accepts_and_drops_is_no_recovery() -> None:
+async def test_a_peer_that_accepts_and_drops_is_no_recovery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It must not be hammered, and a message to it must not wait for ever."""
-    carrier = RecordingCarrier()
+    network = RecordingNetwork()
     with RawServer() as server:
 
         async def accept_and_drop() -> None:
@@ -242,22 +249,22 @@ async def test_a_peer_that_accepts_and_drops_is_no_recovery() -> None:
                 (await server.accept()).close()
 
         dropping = asyncio.create_task(accept_and_drop())
-        async with OpenCore(quick(retry_jitter=0, retry_max_delay=0.04), carrier) as sender:
+        async with OpenCore(quick(retry_jitter=0, retry_max_delay=0.04), network) as sender:
             sender.routing.update(BOB.did, server.address)
-            original = carrier.peer_has_closed
+            original = AsyncioStream.peer_has_closed
 
-            def look_late(transport: asyncio.Transport) -> bool:
+            def look_late(stream: AsyncioStream) -> bool:
                 select.select([], [], [], 0.005)  # by now the drop has arrived
-                return original(transport)
+                return original(stream)
 
-            carrier.peer_has_closed = look_late  # type: ignore[method-assign]
+            monkeypatch.setattr(AsyncioStream, "peer_has_closed", look_late)
             receipt = sender.post()
             with pytest.raises(DeliveryFailedError) as caught:
                 await receipt.wait(timeout=LIMIT)
             assert caught.value.reason is Reason.ATTEMPTS_EXHAUSTED
-            assert len(carrier.dialed_at) == 3
-            assert carrier.pauses[0] >= 0.009
-            assert carrier.pauses[1] >= 0.018
+            assert len(network.dialed_at) == 3
+            assert network.pauses[0] >= 0.009
+            assert network.pauses[1] >= 0.018
         dropping.cancel()
         await asyncio.gather(dropping, return_exceptions=True)
 
@@ -539,27 +546,29 @@ async def test_a_peer_that_writes_is_no_v1_peer() -> None:
 
 @on_asyncio
 async def test_a_connection_that_is_closed_while_it_is_dialed() -> None:
-    class Dropping(RecordingCarrier):
-        async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-            transport = await super().dial(address, protocol)
-            transport.abort()
+    class Dropping(RecordingNetwork):
+        async def dial(self, target: Target, receiver: Receiver) -> Stream:
+            stream = await super().dial(target, receiver)
+            stream.abort()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            return transport
+            return stream
 
     with RawServer() as server:
-        async with OpenCore(carrier=Dropping()) as sender:
+        async with OpenCore(network=Dropping()) as sender:
             sender.routing.update(BOB.did, server.address)
             with pytest.raises(DeliveryFailedError, match="closed the connection at once"):
                 await sender.post().wait(timeout=LIMIT)
 
 
 @on_asyncio
-async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged() -> None:
-    carrier = RecordingCarrier()
-    carrier.unacknowledged_bytes = lambda transport: None  # type: ignore[method-assign]
+async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = RecordingNetwork()
+    monkeypatch.setattr(tcp_module._TcpStream, "unacknowledged", lambda _: None)
     with RawServer() as server:
-        async with OpenCore(carrier=carrier) as sender:
+        async with OpenCore(network=network) as sender:
             sender.routing.update(BOB.did, server.address)
             receipt = sender.post()
             link = await server.accept()
@@ -619,21 +628,21 @@ async def test_a_route_that_is_removed_fails_what_waits() -> None:
 
 @on_asyncio
 async def test_the_states_of_a_peer() -> None:
-    carrier = RecordingCarrier()
+    network = RecordingNetwork()
     with RawServer() as server:
-        async with OpenCore(quick(retry_base_delay=0.1, retry_max_delay=0.2), carrier) as sender:
+        async with OpenCore(quick(retry_base_delay=0.1, retry_max_delay=0.2), network) as sender:
 
             def state() -> PeerState:
                 return sender.core.endpoint.status()[BOB.did].state
 
             sender.routing.update(BOB.did, server.address)
-            carrier.gate.clear()
-            carrier.error = DialError(server.address, "no route to host")
+            network.gate.clear()
+            network.error = DialError(server.address, "no route to host")
             receipt = sender.post()
             assert state() is PeerState.IDLE
             assert sender.core.endpoint.status()[BOB.did].address is None
             await eventually(lambda: state() is PeerState.DIALING)
-            carrier.gate.set()
+            network.gate.set()
             await eventually(lambda: state() is PeerState.BACKING_OFF)
             status = sender.core.endpoint.status()[BOB.did]
             assert status.retry_at is not None
@@ -641,7 +650,7 @@ async def test_the_states_of_a_peer() -> None:
             assert status.last_error_at <= time.time() < status.retry_at
             assert status.last_error == f"cannot connect to {server.address}: no route to host"
             assert status.queued[Priority.NORMAL] == 1
-            carrier.error = None
+            network.error = None
             await receipt.wait(timeout=LIMIT)
             status = sender.core.endpoint.status()[BOB.did]
             assert (status.state, status.retry_at) == (PeerState.CONNECTED, None)
@@ -789,14 +798,9 @@ async def test_close_lets_out_what_is_queued() -> None:
 
 
 @on_asyncio
-async def test_close_over_the_memory_carrier_with_a_stalled_peer() -> None:
-    class Deaf(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            transport.pause_reading()
-
+async def test_close_over_the_memory_network_with_a_stalled_peer() -> None:
     network = MemoryNetwork()
-    listener = await network.listen(Address("deaf", 1), Deaf)
+    listener = await network.listen(Address("deaf", 1), lambda: End(is_reading=False))
     async with no_leaks():
         sender = OpenCore(roomy(close_timeout=0.05), network)
         await sender.core.start()
@@ -811,16 +815,16 @@ async def test_close_over_the_memory_carrier_with_a_stalled_peer() -> None:
 @on_asyncio
 async def test_a_queue_of_another_that_is_empty_is_passed_over() -> None:
     """One peer of a shared address has lost its messages to their deadline."""
-    carrier = RecordingCarrier()
-    carrier.gate.clear()
+    network = RecordingNetwork()
+    network.gate.clear()
     with RawServer() as server:
-        async with OpenCore(quick(connect_timeout=30), carrier) as sender:
+        async with OpenCore(quick(connect_timeout=30), network) as sender:
             for did in (BOB.did, CAROL.did):
                 sender.routing.update(did, server.address)
             expired = sender.post(to=BOB.did, expires_at=time.monotonic() + 0.01)
             kept = sender.post(to=CAROL.did)
             await eventually(lambda: expired.is_final)
-            carrier.gate.set()
+            network.gate.set()
             with await server.accept() as link:
                 assert await link.read_numbers(1) == [2]
             await kept.wait()
@@ -828,14 +832,14 @@ async def test_a_queue_of_another_that_is_empty_is_passed_over() -> None:
 
 @on_asyncio
 async def test_nothing_left_to_send_ends_the_dialing() -> None:
-    carrier = RecordingCarrier()
-    carrier.error = DialError(Address("10.0.0.1", 9), "connection refused")
-    async with OpenCore(quick(retry_base_delay=0.05, retry_max_delay=1), carrier) as sender:
+    network = RecordingNetwork()
+    network.error = DialError(Address("10.0.0.1", 9), "connection refused")
+    async with OpenCore(quick(retry_base_delay=0.05, retry_max_delay=1), network) as sender:
         sender.routing.update(BOB.did, "10.0.0.1:9")
         expired = sender.post(expires_at=time.monotonic() + 0.02)
         await eventually(lambda: expired.is_final)
         await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
-        assert len(carrier.dialed_at) == 1
+        assert len(network.dialed_at) == 1
         assert sender.core.endpoint.status()[BOB.did].retry_at is None
 
 

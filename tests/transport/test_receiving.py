@@ -7,7 +7,7 @@ import threading
 from typing import Any, Final
 
 import pytest
-from test_link import Net, both_carriers, links_of, meet, next_of, states, take
+from test_link import Net, both_networks, links_of, meet, next_of, states, take
 from test_links import RawPeer, address_of
 
 from linkkit import sent
@@ -322,14 +322,14 @@ async def test_answers_that_many_broken_links_took_with_them_all_come() -> None:
         assert bob.stats().messages_received == 300
 
 
-@both_carriers
+@both_networks
 @pytest.mark.parametrize("how", ANSWERS)
 @pytest.mark.parametrize("is_in_thread", [False, True])
 @on_both_loops
 async def test_an_answer_right_before_the_close_reaches_the_sender(
-    carrier: str, how: str, is_in_thread: bool
+    network: str, how: str, is_in_thread: bool
 ) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+    async with Net(network).pair() as (alice, bob):
         receipts = [alice.send_nowait(bob.did, b"%d" % n) for n in range(5)]
         await within(LIMIT, receipts[-1].wait(DeliveryState.ACCEPTED))
         messages = [await next_of(bob) for _ in receipts]
@@ -345,10 +345,10 @@ async def test_an_answer_right_before_the_close_reaches_the_sender(
             await has_heard(receipt, how)
 
 
-@both_carriers
+@both_networks
 @on_both_loops
-async def test_answers_may_be_given_in_any_thread(carrier: str) -> None:
-    async with Net(carrier).pair() as (alice, bob):
+async def test_answers_may_be_given_in_any_thread(network: str) -> None:
+    async with Net(network).pair() as (alice, bob):
         receipts = [alice.send_nowait(bob.did, b"%d" % n) for n in range(200)]
         messages = [await next_of(bob) for _ in receipts]
 

@@ -1,4 +1,4 @@
-"""The TCP carrier: socket options, errors in words, and what the kernel can be asked."""
+"""The TCP network: socket options, errors in words, and what the kernel can be asked."""
 
 from __future__ import annotations
 
@@ -8,40 +8,28 @@ import os
 import select
 import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from signedwire import Address, DialError, ListenError
+from netkit import End
+from signedwire import Address, DialError, ListenError, Stream
 from signedwire.transport import tcp as tcp_module
-from signedwire.transport.tcp import TcpCarrier, describe_os_error
+from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from wirekit import RawServer, eventually, on_asyncio, on_both_loops, refusing_address
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux says this")
 
 
-class Recorder(asyncio.Protocol):
-    """Notes what happens to a connection."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self.transport: Any = None
-        self.has_ended = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.has_ended = True
+def sock_of(stream: Stream) -> socket.socket:
+    sock: socket.socket = cast(Any, stream)._socket
+    return sock
 
 
-async def close(*protocols: Recorder) -> None:
-    for protocol in protocols:
-        protocol.transport.abort()
-    await eventually(lambda: all(protocol.has_ended for protocol in protocols))
+async def close(*ends: End) -> None:
+    for end in ends:
+        end.stream.abort()
+    await eventually(lambda: all(end.is_lost for end in ends))
 
 
 # -- listening ----------------------------------------------------------------------
@@ -51,7 +39,7 @@ async def close(*protocols: Recorder) -> None:
 async def test_a_port_in_use_is_named_with_its_address() -> None:
     with RawServer() as server:
         with pytest.raises(ListenError, match=f"{server.address}: the port is in use") as caught:
-            await TcpCarrier().listen(server.address, Recorder)
+            await TcpNetwork().listen(server.address, End)
         assert caught.value.address == server.address
         assert isinstance(caught.value, OSError)
 
@@ -59,16 +47,16 @@ async def test_a_port_in_use_is_named_with_its_address() -> None:
 @on_both_loops
 async def test_an_address_of_another_machine() -> None:
     with pytest.raises(ListenError, match=r"Is it an address of this machine\?"):
-        await TcpCarrier().listen(Address("192.0.2.1", 0), Recorder)
+        await TcpNetwork().listen(Address("192.0.2.1", 0), End)
 
 
 @on_both_loops
 async def test_a_malformed_name() -> None:
     address = Address("robot..local", 9)
     with pytest.raises(ListenError, match=r"the host name is malformed"):
-        await TcpCarrier().listen(address, Recorder)
+        await TcpNetwork().listen(address, End)
     with pytest.raises(DialError, match=r"the host name is malformed"):
-        await TcpCarrier().dial(address, Recorder())
+        await TcpNetwork().dial(address, End())
 
 
 @on_asyncio
@@ -78,20 +66,20 @@ async def test_a_port_that_needs_privileges(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_server", refuse)
     with pytest.raises(ListenError, match=r"permission denied. Ports under 1024"):
-        await TcpCarrier().listen(Address("127.0.0.1", 80), Recorder)
+        await TcpNetwork().listen(Address("127.0.0.1", 80), End)
 
 
 @on_both_loops
 async def test_accepted_connections_stay_when_the_listener_closes() -> None:
-    theirs = Recorder()
-    listener = await TcpCarrier().listen(Address("127.0.0.1", 0), lambda: theirs)
-    assert listener.address.port != 0
-    ours = Recorder()
-    transport = await TcpCarrier().dial(listener.address, ours)
-    await eventually(lambda: theirs.transport)
+    theirs = End()
+    listener = await TcpNetwork().listen(Address("127.0.0.1", 0), lambda: theirs)
+    assert str(listener.address) != "127.0.0.1:0"
+    ours = End()
+    stream = await TcpNetwork().dial(listener.address, ours)
+    await eventually(lambda: theirs.is_connected)
     listener.close()
-    transport.write(b"hello")
-    await eventually(lambda: theirs.received == b"hello")
+    stream.write(b"hello")
+    await eventually(lambda: theirs.data == b"hello")
     await close(ours, theirs)
 
 
@@ -102,7 +90,7 @@ async def test_accepted_connections_stay_when_the_listener_closes() -> None:
 async def test_refused() -> None:
     with refusing_address() as address:
         with pytest.raises(DialError) as caught:
-            await TcpCarrier().dial(address, Recorder())
+            await TcpNetwork().dial(address, End())
         assert caught.value.cause == "connection refused"
         assert caught.value.address == address
 
@@ -117,17 +105,17 @@ async def test_a_connection_to_itself_is_none(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket, "socket", FromItsOwnPort)
     with refusing_address() as address:
         pass
-    recorder = Recorder()
+    recorder = End()
     with pytest.raises(DialError, match="connected to itself"):
-        await TcpCarrier().dial(address, recorder)
-    assert recorder.transport is None
+        await TcpNetwork().dial(address, recorder)
+    assert not recorder.is_connected
 
 
 @on_both_loops
 async def test_cancelling_a_dial_leaves_nothing_open() -> None:
     with RawServer() as server:
         for delay in range(6):
-            dialing = asyncio.create_task(TcpCarrier().dial(server.address, Recorder()))
+            dialing = asyncio.create_task(TcpNetwork().dial(server.address, End()))
             for _ in range(delay):
                 await asyncio.sleep(0)
             if not dialing.cancel():
@@ -160,9 +148,9 @@ def test_errors_in_words(error: OSError, words: str | None) -> None:
 @on_both_loops
 async def test_both_ends_notice_a_peer_that_vanished() -> None:
     with RawServer() as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
-        sock = transport.get_extra_info("socket")
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
+        sock = sock_of(stream)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -175,24 +163,24 @@ async def test_both_ends_notice_a_peer_that_vanished() -> None:
 async def test_options_that_a_platform_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "TCP_KEEPINTVL")
     with RawServer() as server:
-        ours = Recorder()
-        await TcpCarrier().dial(server.address, ours)
+        ours = End()
+        await TcpNetwork().dial(server.address, ours)
         await close(ours)
 
 
 @LINUX
 @on_both_loops
-async def test_unacknowledged_bytes() -> None:
+async def test_unacknowledged() -> None:
     with RawServer(receive_buffer=4096) as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
         with await server.accept() as link:
-            assert TcpCarrier().unacknowledged_bytes(transport) == 0
-            transport.write(b"x" * 1000)
-            await eventually(lambda: TcpCarrier().unacknowledged_bytes(transport) == 0)
-            transport.write(b"x" * 1_000_000)
+            assert stream.unacknowledged() == 0
+            stream.write(b"x" * 1000)
+            await eventually(lambda: stream.unacknowledged() == 0)
+            stream.write(b"x" * 1_000_000)
             await asyncio.sleep(0.01)
-            unacknowledged = TcpCarrier().unacknowledged_bytes(transport)
+            unacknowledged = stream.unacknowledged()
             assert unacknowledged is not None
             assert unacknowledged > 10_000
             link.reset()
@@ -202,32 +190,32 @@ async def test_unacknowledged_bytes() -> None:
 @on_asyncio
 async def test_where_the_kernel_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     with RawServer() as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
         with monkeypatch.context() as patch:
             patch.setattr(tcp_module, "fcntl", None)
-            assert TcpCarrier().unacknowledged_bytes(transport) is None
+            assert stream.unacknowledged() is None
         with monkeypatch.context() as patch:
             patch.setattr(sys, "platform", "win32")
-            assert TcpCarrier().round_trip(transport) is None
+            assert stream.round_trip() is None
         with monkeypatch.context() as patch:
             patch.delattr(select, "poll")
-            ours.transport.pause_reading()
-            assert not TcpCarrier().peer_has_closed(transport)
+            stream.pause_reading()
+            assert not stream.peer_has_closed()
             (await server.accept()).close()
-            await eventually(lambda: TcpCarrier().peer_has_closed(transport))
+            await eventually(lambda: stream.peer_has_closed())
         with socket.socket(socket.AF_UNIX) as other, monkeypatch.context() as patch:
-            patch.setattr(transport, "get_extra_info", lambda name: other)
-            assert TcpCarrier().round_trip(transport) is None
-            assert TcpCarrier().unacknowledged_bytes(transport) in (0, None)
+            patch.setattr(cast(Any, stream)._transport, "get_extra_info", lambda name: other)
+            assert stream.round_trip() is None
+            assert stream.unacknowledged() in (0, None)
         pipe = os.pipe()
         with (
             os.fdopen(pipe[0]) as no_socket,
             os.fdopen(pipe[1], "w"),
             monkeypatch.context() as patch,
         ):
-            patch.setattr(transport, "get_extra_info", lambda name: no_socket)
-            assert TcpCarrier().unacknowledged_bytes(transport) is None
+            patch.setattr(cast(Any, stream)._transport, "get_extra_info", lambda name: no_socket)
+            assert stream.unacknowledged() is None
         await close(ours)
 
 
@@ -235,9 +223,9 @@ async def test_where_the_kernel_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
 @on_both_loops
 async def test_the_round_trip_is_the_kernels() -> None:
     with RawServer() as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
-        round_trip = TcpCarrier().round_trip(transport)
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
+        round_trip = stream.round_trip()
         assert round_trip is not None
         assert 0 < round_trip < 0.1
         await close(ours)
@@ -247,22 +235,22 @@ async def test_the_round_trip_is_the_kernels() -> None:
 async def test_asked_by_another_thread_while_it_closes() -> None:
     """`sync.Node.peers()` asks from its caller's thread; the socket may be gone by then."""
     with RawServer() as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
         await close(ours)
         await asyncio.sleep(0)
-        assert TcpCarrier().round_trip(transport) is None
+        assert stream.round_trip() is None
 
 
 @on_both_loops
 async def test_the_close_of_the_peer_is_seen_at_once() -> None:
     with RawServer() as server:
-        ours = Recorder()
-        transport = await TcpCarrier().dial(server.address, ours)
+        ours = End()
+        stream = await TcpNetwork().dial(server.address, ours)
         link = await server.accept()
-        assert not TcpCarrier().peer_has_closed(transport)
+        assert not stream.peer_has_closed()
         link.close()
-        assert TcpCarrier().peer_has_closed(transport)
+        assert stream.peer_has_closed()
         await close(ours)
 
 
@@ -279,8 +267,9 @@ async def test_everywhere_is_everywhere_of_one_family(
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no IPv6")
-    listener = await TcpCarrier().listen(Address.parse(listen), Recorder)
+    listener = await TcpNetwork().listen(Address.parse(listen), End)
     try:
+        assert isinstance(listener.address, Address)
         port = listener.address.port
         socket.create_connection((reached, port), 5).close()
         with pytest.raises(ConnectionRefusedError):

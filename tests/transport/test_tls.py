@@ -379,7 +379,7 @@ async def bob_node(**changes: Any) -> AsyncIterator[Node]:
 
 
 def address_of(node: Node) -> Address:
-    assert node.address is not None
+    assert isinstance(node.address, Address)
     return node.address
 
 

@@ -23,7 +23,7 @@ from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.identity import Identity
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, Target
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Bench
@@ -100,7 +100,7 @@ def _announce(options: Bench, node: Node) -> None:
     peer = f"{node.did}@{address}"
     say("serving; on another machine, measure it with")
     say(f"  signedwire bench {peer}")
-    if _is_loopback(address):
+    if _is_local(address):
         say("only this machine reaches it there; --listen 0.0.0.0:PORT is for others too")
     say("anybody who knows that line can send to it: it counts, echoes and keeps nothing")
     say("Ctrl-C ends it")
@@ -109,7 +109,9 @@ def _announce(options: Bench, node: Node) -> None:
         emit({"event": "serving", "did": str(node.did), "address": str(address), "peer": peer})
 
 
-def _is_loopback(address: Address) -> bool:
+def _is_local(address: Target) -> bool:
+    if not isinstance(address, Address):
+        return True
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(address.host).is_loopback
     return address.host == "localhost"
@@ -175,7 +177,7 @@ def _measure(options: Bench, to: str) -> int:
 
 
 async def _measuring(
-    options: Bench, node: Node, did: Did, address: Address, sizes: list[int]
+    options: Bench, node: Node, did: Did, address: Target, sizes: list[int]
 ) -> PeerResults:
     async with node:
         measuring = PeerBench(node, did)

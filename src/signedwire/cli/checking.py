@@ -123,9 +123,9 @@ def _check_file(what: str, path: Path | None, begins: bytes = b"") -> None:
 
 def _warnings(options: ConfigCheck, config: TransportConfig) -> list[str]:
     warnings = []
-    if config.carrier == "memory":
+    if config.network == "memory":
         warnings.append(
-            "carrier = memory stays inside one process: `listen` and `send` will refuse it"
+            "network = memory stays inside one process: `listen` and `send` will refuse it"
         )
     rotates = config.evidence_max_bytes is not None or config.evidence_max_age is not None
     if config.evidence is None and (rotates or config.evidence_keep is not None):

@@ -18,7 +18,7 @@ from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
 from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting
-from signedwire.types import Address
+from signedwire.types import Address, Location
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import ConfigCheck, ConfigShow
@@ -125,7 +125,7 @@ def _default_store() -> str:
 
 def _plain(value: object) -> object:
     """`value` as JSON and TOML both have it; where it is a key, it is not shown."""
-    if isinstance(value, (str, Address, Path)):
+    if isinstance(value, (str, Address, Location, Path)):
         return value_without_keys(str(value))
     if isinstance(value, Iterable):
         return sorted(str(item) for item in value)

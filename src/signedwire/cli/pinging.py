@@ -13,7 +13,7 @@ from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.cli.probing import HUNG_UP, TURNED_AWAY, Finding, Prober
 from signedwire.cli.reaching import find_peer, is_v1_allowed
 from signedwire.routing import RoutingTable
-from signedwire.types import Address, Did
+from signedwire.types import Did, Target
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Peers, Ping
@@ -22,7 +22,7 @@ __all__ = ["code_of_failure", "hint_for", "peers", "ping"]
 
 _MAX_PROBES = 16
 """Peers that are tried at the same time."""
-_Find = Callable[[Did, Address], Finding]
+_Find = Callable[[Did, Target], Finding]
 
 
 # -- one peer -----------------------------------------------------------------------
@@ -116,7 +116,7 @@ def peers(options: Peers) -> int:
     routes = list(RoutingTable.load(options.peers))
     prober = Prober(config, options.load_identity() if options.own_identity else None)
 
-    def find(did: Did, address: Address) -> Finding:
+    def find(did: Did, address: Target) -> Finding:
         may_be_v1 = options.v1 or is_v1_allowed(config, did)
         return next(prober.probe(did, address, may_be_v1=may_be_v1))
 
@@ -136,9 +136,9 @@ def peers(options: Peers) -> int:
 class _Survey:
     """Runs the probes in some threads; yields what they found in the order of the file."""
 
-    def __init__(self, routes: list[tuple[Did, Address]], find: _Find) -> None:
+    def __init__(self, routes: list[tuple[Did, Target]], find: _Find) -> None:
         self._find = find
-        self._waiting: queue.SimpleQueue[tuple[int, Did, Address]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[int, Did, Target]] = queue.SimpleQueue()
         for number, (did, address) in enumerate(routes):
             self._waiting.put((number, did, address))
         self._found: queue.SimpleQueue[tuple[int, Finding | BaseException]] = queue.SimpleQueue()

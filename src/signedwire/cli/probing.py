@@ -20,9 +20,9 @@ from typing import Final
 from signedwire.config import TransportConfig
 from signedwire.errors import DialError, ProofError, ResolveTimeout
 from signedwire.identity import Identity
-from signedwire.transport.tcp import TcpCarrier, describe_os_error
+from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
-from signedwire.types import Address, Allowance, Did, unix_time_us
+from signedwire.types import Address, Allowance, Did, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed, Session, SessionLimits
 
@@ -46,7 +46,7 @@ class Finding:
 
     did: Did
     """Whom we look for."""
-    address: Address
+    address: Target
     state: str = "unreachable"
     """"connected": a v2 link, or for v1 "open": somebody listens; else what is wrong."""
     wire: str | None = None
@@ -111,7 +111,7 @@ class Prober:
         self._tls.channel(is_server=False)  # makes its keys now, and not in each thread
 
     def probe(
-        self, did: Did, address: Address, count: int = 1, *, may_be_v1: bool = False
+        self, did: Did, address: Target, count: int = 1, *, may_be_v1: bool = False
     ) -> Iterator[Finding]:
         """Link and PING `count` times, a second apart: a finding after each, or the failure.
 
@@ -335,15 +335,19 @@ def _connect(finding: Finding, timeout: float | None) -> socket.socket:
 
 async def _race(finding: Finding, timeout: float | None) -> socket.socket:
     """Connect as a node does: the lookup in a thread that can be left, the addresses raced."""
-    address, carrier, began = finding.address, TcpCarrier(), time.perf_counter()
+    address, network, began = finding.address, TcpNetwork(), time.perf_counter()
+    if not isinstance(address, Address):
+        raise DialError(address, "ping and bench reach host:port alone; `send` reaches it")
     try:
         async with asyncio.timeout(timeout):
-            endpoints = await carrier.resolve(address)
+            endpoints = await network.resolve(address)
     except TimeoutError:
-        cause = f"the name {address.host} was not resolved within {timeout:g} s"
+        cause = (
+            f"the name {getattr(address, 'host', address)} was not resolved within {timeout:g} s"
+        )
         raise ResolveTimeout(address, cause) from None
     async with asyncio.timeout(timeout):
-        connection = await carrier.connect(address, endpoints)
+        connection = await network.connect(address, endpoints)
     finding.connect_ms = _milliseconds_since(began)
     return connection
 
@@ -356,7 +360,7 @@ def _milliseconds_since(began: float) -> float:
 
 
 def _repeat_tcp(
-    did: Did, address: Address, config: TransportConfig, count: int
+    did: Did, address: Target, config: TransportConfig, count: int
 ) -> Iterator[Finding]:
     for number in range(count):
         if number:
@@ -364,7 +368,7 @@ def _repeat_tcp(
         yield probe_tcp(did, address, config.connect_timeout)
 
 
-def probe_tcp(did: Did, address: Address, timeout: float | None) -> Finding:
+def probe_tcp(did: Did, address: Target, timeout: float | None) -> Finding:
     """Connect, and look whether the other side keeps the connection, as v1 peers do."""
     finding = Finding(did=did, address=address)
     try:

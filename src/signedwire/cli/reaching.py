@@ -10,7 +10,7 @@ from signedwire.cli.errors import BadInput
 from signedwire.config import TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
-from signedwire.types import Address, Did, parse_peer
+from signedwire.types import Address, Did, Target, parse_peer
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Command
@@ -32,7 +32,7 @@ _WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
-def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address]:
+def find_peer(to: str, options: Command, fallback: Target | None) -> tuple[Did, Target]:
     """The DID and the address in `to`; the address else from the peers file, or the fallback."""
     did, address = find_route(to, options, fallback)
     if address is None:
@@ -40,13 +40,13 @@ def find_peer(to: str, options: Command, fallback: Address | None) -> tuple[Did,
     return did, address
 
 
-def find_route(to: str, options: Command, fallback: Address | None) -> tuple[Did, Address | None]:
+def find_route(to: str, options: Command, fallback: Target | None) -> tuple[Did, Target | None]:
     """As `find_peer`, where a store may keep a message until there is an address."""
     did, address = parse_peer(to)
     if address is None and options.peers is not None:
         address = RoutingTable.load(options.peers).resolve(did)
     address = address or fallback
-    if address is not None and address.port == 0:
+    if isinstance(address, Address) and address.port == 0:
         raise BadInput(f"nobody listens on port 0, as in {address}", "Write the peer's port")
     return did, address
 
@@ -95,11 +95,11 @@ def listening_config(options: Command, listen: str | None) -> TransportConfig:
     return config
 
 
-def reachable(address: Address) -> Address:
+def reachable(address: Target) -> Target:
     """An address that others can dial, where we listen on all of this machine's."""
-    family = _WILDCARDS.get(address.host)
-    if family is None:
+    if not isinstance(address, Address) or address.host not in _WILDCARDS:
         return address
+    family = _WILDCARDS[address.host]
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((_SOMEWHERE[family], 9))
         return Address(probe.getsockname()[0], address.port)

@@ -8,7 +8,7 @@ from signedwire.cli.errors import BadInput, NotDone, code_of, explain
 from signedwire.config import TransportConfig
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import DeliveryError
-from signedwire.types import Address, DeliveryState
+from signedwire.types import DeliveryState, Target
 
 __all__ = [
     "HOW_IT_GOES",
@@ -31,7 +31,7 @@ HOW_IT_GOES: Final = (
 )
 
 
-def too_long_for_v1(size: int, config: TransportConfig, address: Address) -> BadInput:
+def too_long_for_v1(size: int, config: TransportConfig, address: Target) -> BadInput:
     """The error for what goes over v2 or not at all, where a v1 peer seems to be."""
     return BadInput(
         f"a payload of {size} bytes is over the v1 limit of {config.max_v1_payload_size}, "

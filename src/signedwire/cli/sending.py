@@ -49,7 +49,7 @@ from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
 from signedwire.transport.v1.sender import ORDERLY_CLOSE
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
+from signedwire.types import DeliveryState, Did, PeerState, Reason, Target
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Send
@@ -92,7 +92,7 @@ def _send(
     identity: Identity,
     config: TransportConfig,
     did: Did,
-    address: Address | None,
+    address: Target | None,
     store: Chosen,
 ) -> int:
     wrap, routing = (
@@ -128,7 +128,7 @@ class _Sending:
     """One run of `signedwire send`."""
 
     def __init__(
-        self, options: Send, node: Node, did: Did, address: Address | None, store: Chosen
+        self, options: Send, node: Node, did: Did, address: Target | None, store: Chosen
     ) -> None:
         self._options = options
         self._node = node

@@ -102,10 +102,10 @@ class Command:
     def load_config(self) -> TransportConfig:
         """The configuration from --config and the environment; for use between processes."""
         config = self.settings.config()
-        if config.carrier == "memory":
+        if config.network == "memory":
             raise BadInput(
-                "carrier='memory' stays inside one process, so the command line cannot use it",
-                'Set carrier = "tcp", or another preset than development',
+                "network='memory' stays inside one process, so the command line cannot use it",
+                'Set network = "tcp", or another preset than development',
             )
         return config
 

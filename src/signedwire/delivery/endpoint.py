@@ -24,7 +24,7 @@ from signedwire.delivery.session_map import Routes, SessionMap
 from signedwire.delivery.store import IncomingRow
 from signedwire.errors import ClosedError, NotAllowedError, PayloadTooLargeError, UnknownPeerError
 from signedwire.stats import PeerStatus
-from signedwire.types import Address, Did, Reason
+from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
 from signedwire.wire.session import Closed
@@ -41,7 +41,7 @@ _HANG_UPS_OF_V1: Final = 2
 class Connector(Protocol):
     """Whoever makes connections to peers."""
 
-    def connect(self, session: PeerSession, address: Address) -> None:
+    def connect(self, session: PeerSession, address: Target) -> None:
         """See to it that what waits for the peer is sent to this address."""
 
     def disconnect(self, session: PeerSession) -> None:

@@ -21,7 +21,7 @@ from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.logs import fields
 from signedwire.stats import PeerStatus
-from signedwire.types import Address, Did, PeerState, Reason
+from signedwire.types import Did, PeerState, Reason, Target
 from signedwire.wire import link_frames
 from signedwire.wire.link_frames import FRAME_MARGIN, Hello, Receipts
 from signedwire.wire.session import Closed
@@ -99,7 +99,7 @@ class PeerSession:
         self.wire: Literal["v1", "v2"] | None = None
         """Which wire the peer speaks, where that is known: v2 for ever, v1 until the connection
         ends."""
-        self.resolved: tuple[int, Address | None] = -1, None
+        self.resolved: tuple[int, Target | None] = -1, None
         """The version of the routing table, and the address there. One value: threads share it."""
         self.hang_ups = 0
         """How often in a row the peer hung up on TLS."""

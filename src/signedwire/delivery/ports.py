@@ -25,7 +25,7 @@ from signedwire.events import Event
 from signedwire.home import Home
 from signedwire.logs import EventLog
 from signedwire.stats import Counters
-from signedwire.types import Address, Allowance, Did, PeerState, Reason
+from signedwire.types import Allowance, Did, PeerState, Reason, Target
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
@@ -107,7 +107,7 @@ class LinkPort(Protocol):
         """The epoch of the peer's HELLO; 0 before it came."""
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Target | None:
         """The peer's address."""
 
     @property
@@ -154,7 +154,7 @@ class LinkPort(Protocol):
 class RoutePort(Protocol):
     """Whoever connects to a peer: the dialer of one address."""
 
-    address: Address
+    address: Target
     state: PeerState
     since: float
     last_error: str | None

@@ -18,7 +18,7 @@ from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
-from signedwire.types import Address, Did
+from signedwire.types import Did, Target
 
 __all__ = ["Routes", "SessionMap"]
 
@@ -34,7 +34,7 @@ class Routes(Protocol):
     def version(self) -> int:
         """Grows with each change."""
 
-    def resolve(self, did: Did) -> Address | None:
+    def resolve(self, did: Did) -> Target | None:
         """The address of a DID; `None`: none is known."""
 
 
@@ -113,7 +113,7 @@ class SessionMap:
 
     # -- routes -------------------------------------------------------------------------------
 
-    def route(self, session: PeerSession) -> Address | None:
+    def route(self, session: PeerSession) -> Target | None:
         """Where the peer is reached; looked up again only when the table has changed."""
         version = self._routes.version
         known, address = session.resolved
@@ -122,7 +122,7 @@ class SessionMap:
             session.resolved = version, address
         return address
 
-    def resolve(self, did: Did) -> Address | None:
+    def resolve(self, did: Did) -> Target | None:
         """Where a DID is reached, by the table or the fallback."""
         return self._routes.resolve(did) or self._context.host.config.fallback
 

@@ -24,7 +24,8 @@
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`: pure decisions. Who may hold an outbound connection; which inbound
   one is let in.
-- `carrier`: the seam to the operating system. `tcp` and `memory` implement it. `names`
+- `network`: what carries the bytes, as an interface; `tcp`, `unix` and `memory` implement it,
+  the first two over `asyncio_stream`; `networks` takes the one that is configured. `names`
   looks hosts up, each in a thread of its own; `racing` connects to the first address of
   a host that answers.
 - `outlast`: waits that go on although their caller is cancelled, so that a start or an

@@ -1,4 +1,4 @@
-"""Accepts TCP connections, and goes on when the process has no descriptor left.
+"""Accepts connections on sockets, and goes on when the process has no descriptor left.
 
 asyncio's own loop logs each failure with a traceback and pauses for a second; uvloop's
 closes whatever waits. Neither asks who could make room, so connections are accepted here.
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 __all__ = ["Acceptor"]
@@ -28,18 +28,25 @@ _ENDED: Final = frozenset({errno.EBADF, errno.EINVAL})
 
 
 class Acceptor:
-    """Accepts on the sockets of a server that does not serve by itself.
+    """Accepts on sockets that are bound and do not listen yet.
 
     Args:
-        server: From `loop.create_server(…, start_serving=False)`: bound, not listening.
+        bound: The sockets. Copies of them are used: a loop lets nobody watch the descriptors
+            of its own servers.
         accept: Makes the protocol of a connection.
+        on_close: Called when this is closed; it should close `bound`.
 
     Raises:
         OSError: one of the sockets cannot listen.
     """
 
-    def __init__(self, server: asyncio.Server, accept: Callable[[], asyncio.Protocol]) -> None:
-        self._server = server
+    def __init__(
+        self,
+        bound: Iterable[socket.socket],
+        accept: Callable[[], asyncio.Protocol],
+        on_close: Callable[[], None],
+    ) -> None:
+        self._on_close = on_close
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
@@ -48,8 +55,7 @@ class Acceptor:
         self.on_shortage: Callable[[OSError], bool] = lambda _: False
         """Called where the process may open nothing more; returns whether it closed something."""
         try:
-            for sock in server.sockets:
-                # Copies: a loop lets nobody watch the descriptors of its own servers.
+            for sock in bound:
                 own = socket.socket(fileno=os.dup(sock.fileno()))
                 self._own.append(own)
                 own.setblocking(False)
@@ -73,7 +79,7 @@ class Acceptor:
         for own in self._own:
             self._loop.remove_reader(own)
         self.shut_down()
-        self._server.close()
+        self._on_close()
 
     def shut_down(self) -> None:
         """Free the addresses, also where the loop is closed and a forked child has a copy."""

@@ -16,20 +16,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import TransportError
 from signedwire.transport.admission import Admission
-from signedwire.transport.carrier import Listener, NeedsDescriptors
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.link import Link
-from signedwire.transport.names import address_of
+from signedwire.transport.network import Listener, NeedsDescriptors, Receiver, Stream
 from signedwire.transport.runtime import Runtime
-from signedwire.transport.tcp import set_accepted_options
 from signedwire.transport.tls import FULL_ALERT, TLS_FIRST_BYTE
-from signedwire.types import Address, Reason
+from signedwire.types import Reason, Target
 
 __all__ = ["MAX_LINGERING", "Acceptor", "ConnectionHandler", "InboundConnection"]
 
@@ -56,12 +54,8 @@ class ConnectionHandler(Protocol):
         """Tell the other side that there is no room, and close; `False`: it cannot be told."""
 
 
-class _Protocol(ConnectionHandler, Protocol):
-    """A handler that asyncio can call."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
-
-    def data_received(self, data: bytes) -> None: ...
+class _Handler(ConnectionHandler, Receiver, Protocol):
+    """A handler that a stream can report to."""
 
 
 class InboundConnection:
@@ -71,8 +65,9 @@ class InboundConnection:
         "_acceptor",
         "_is_hurried",
         "_runtime",
+        "_stream",
         "_timer",
-        "_transport",
+        "group",
         "handler",
         "host",
         "is_proven",
@@ -84,16 +79,15 @@ class InboundConnection:
         self,
         runtime: Runtime,
         acceptor: Acceptor,
-        transport: asyncio.Transport,
+        stream: Stream,
         handler: ConnectionHandler,
     ) -> None:
         self._runtime = runtime
         self._acceptor = acceptor
-        self._transport = transport
+        self._stream = stream
         self.handler: ConnectionHandler | None = handler
         """Who reads the connection now; `None`: it has ended."""
-        peername = transport.get_extra_info("peername")
-        self.host: str = address_of(peername).host if peername else "unknown"
+        self.host, self.group = stream.remote.host, stream.remote.group
         self._is_hurried = False
         self.since = monotonic()
         """When it was accepted, by the monotonic clock."""
@@ -150,7 +144,7 @@ class InboundConnection:
         self._runtime.drops.log_closed(self.host, reason, fact)
         is_full = reason is Reason.CONNECTION_LIMIT
         if not (is_full and self.handler is not None and self.handler.turn_away(fact)):
-            self._transport.abort()
+            self._stream.abort()
 
     def linger(self) -> None:
         """Stay a moment: the first byte, which is on its way, tells whether to answer."""
@@ -160,10 +154,10 @@ class InboundConnection:
         """The connection was refused for want of room, and now its first byte has come."""
         self._cancel()
         if first_byte == TLS_FIRST_BYTE:
-            self._transport.write(FULL_ALERT)
-            self._transport.close()
+            self._stream.write(FULL_ALERT)
+            self._stream.close()
         else:
-            self._transport.abort()
+            self._stream.abort()
 
     def leave(self) -> None:
         """The connection has ended."""
@@ -175,7 +169,7 @@ class InboundConnection:
         """The node closes."""
         self.is_refused = True
         self._cancel()
-        self._transport.abort()
+        self._stream.abort()
 
     def _call_later(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
         self._cancel()
@@ -187,7 +181,7 @@ class InboundConnection:
             self._timer = None
 
 
-class _ProtocolDetector(asyncio.Protocol):
+class _ProtocolDetector:
     """Looks at the first byte, then hands the connection on."""
 
     is_working = False
@@ -195,23 +189,22 @@ class _ProtocolDetector(asyncio.Protocol):
     def __init__(self, runtime: Runtime, acceptor: Acceptor) -> None:
         self._runtime = runtime
         self._acceptor = acceptor
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._connection: InboundConnection | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not isinstance(): uvloop's transports are of no asyncio class.
-        self._transport = transport = cast(asyncio.Transport, transport)
-        connection = InboundConnection(self._runtime, self._acceptor, transport, self)
+    def connected(self, stream: Stream) -> None:
+        """See `Receiver`."""
+        self._stream = stream
+        connection = InboundConnection(self._runtime, self._acceptor, stream, self)
         self._connection = connection
-        if self._acceptor.admit(connection):
-            set_accepted_options(transport)
-        else:
+        if not self._acceptor.admit(connection):
             connection.refuse(Reason.CONNECTION_LIMIT, "too many connections")
 
-    def data_received(self, data: bytes) -> None:
-        connection, transport = self._connection, self._transport
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
+        connection, stream = self._connection, self._stream
         assert connection is not None
-        assert transport is not None
+        assert stream is not None
         if connection.is_refused:
             connection.answer_full(data[0])
             return
@@ -220,12 +213,12 @@ class _ProtocolDetector(asyncio.Protocol):
             connection.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
             return
         connection.handler = handler
-        transport.set_protocol(cast(asyncio.Protocol, handler))
-        handler.connection_made(transport)
-        handler.data_received(data)
+        stream.set_receiver(handler)
+        handler.connected(stream)
+        handler.received(data)
 
     def discard(self) -> None:
-        pass
+        """See `ConnectionHandler`: nothing has come."""
 
     def turn_away(self, reason: str) -> bool:
         """Wait for the first byte, which tells whether to answer, if there is room to wait."""
@@ -235,7 +228,16 @@ class _ProtocolDetector(asyncio.Protocol):
         connection.linger()
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def ended(self) -> None:
+        """See `Receiver`."""
+        assert self._stream is not None
+        self._stream.close()
+
+    def writable(self) -> None:
+        """See `Receiver`: nothing waits for that here."""
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         assert self._connection is not None
         self._connection.leave()
 
@@ -253,7 +255,7 @@ class Acceptor:
         self,
         runtime: Runtime,
         endpoint: Endpoint,
-        new_v1: Callable[[InboundConnection], _Protocol] | None,
+        new_v1: Callable[[InboundConnection], _Handler] | None,
     ) -> None:
         self._runtime = runtime
         self._endpoint = endpoint
@@ -275,7 +277,7 @@ class Acceptor:
         runtime = self._runtime
         if runtime.config.listen is None:
             return
-        self._listener = await runtime.carrier.listen(
+        self._listener = await runtime.network.listen(
             runtime.config.listen, lambda: _ProtocolDetector(runtime, self)
         )
         if isinstance(self._listener, NeedsDescriptors):
@@ -297,11 +299,11 @@ class Acceptor:
             connection.close()
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Target | None:
         """Where we listen, with the real port; `None` without a listener."""
         return None if self._listener is None else self._listener.address
 
-    def listening_at(self) -> Address:
+    def listening_at(self) -> Target:
         """Where we listen.
 
         Raises:
@@ -334,7 +336,7 @@ class Acceptor:
         """Admit no more than these. For use before the start."""
         self._admission.limit(limits.inbound, limits.unproven)
 
-    def handler_of(self, connection: InboundConnection, first_byte: int) -> _Protocol | None:
+    def handler_of(self, connection: InboundConnection, first_byte: int) -> _Handler | None:
         """Whoever speaks the wire of a connection; `None`: nobody does."""
         if first_byte == TLS_FIRST_BYTE and self._runtime.speaks_v2:
             return Link(self._runtime, self._endpoint, guest=connection)
@@ -346,7 +348,7 @@ class Acceptor:
         """Whether an accepted connection may stay."""
         if not self._runtime.is_open:
             return False
-        hurried, closed = self._admission.admit(connection, connection.host)
+        hurried, closed = self._admission.admit(connection, connection.group)
         if hurried is not None:
             hurried.hurry()
         if closed is not None:

@@ -14,31 +14,15 @@ nothing keeps nobody out. A newcomer always gets a place:
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from signedwire.config import TransportConfig
 
-__all__ = ["Admission", "host_group"]
+__all__ = ["Admission"]
 
 K = TypeVar("K", bound=Hashable)
-
-
-def host_group(host: str) -> str | None:
-    """What counts as one host: an IPv4 address or an IPv6 /56; `None` for loopback."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 56), strict=False))
-    return str(address)
 
 
 class Admission(Generic[K]):
@@ -75,13 +59,12 @@ class Admission(Generic[K]):
         """Allow no more than these from now on. For use before the first connection."""
         self._max_proven, self._max_unproven = proven, unproven
 
-    def admit(self, key: K, host: str) -> tuple[K | None, K | None]:
-        """Give `key` a place.
+    def admit(self, key: K, group: str | None) -> tuple[K | None, K | None]:
+        """Give `key` a place; see `Remote.group`.
 
         Returns two connections, each of which may be `None`: the one that lost its place
         and has a last moment now, and the one that must be closed at once.
         """
-        group = host_group(host)
         hurried: K | None = None
         if group is not None and self._per_host[group] >= self._max_unproven_per_host:
             hurried = next(one for one, other in self._unproven.items() if other == group)

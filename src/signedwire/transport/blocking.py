@@ -18,11 +18,11 @@ from signedwire.home import Bound
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import PeerStatus, PoolStats, TransportStats
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import NodeCore
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import Address, Did
+from signedwire.transport.network import Network
+from signedwire.transport.tcp import TcpNetwork
+from signedwire.types import Did, Target
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
 
 __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
@@ -45,7 +45,7 @@ class BlockingTransport(Bound):
     """What it is, in words."""
 
     def __init__(
-        self, config: TransportConfig, routing: RoutingTable, carrier: Carrier, did: Did | None
+        self, config: TransportConfig, routing: RoutingTable, network: Network, did: Did | None
     ) -> None:
         for name, value, kinds in (
             ("config", config, TransportConfig),
@@ -60,7 +60,7 @@ class BlockingTransport(Bound):
                 "messages in memory alone",
                 "Use a Node, or leave store away",
             )
-        self._core = NodeCore(config, routing, carrier, did)
+        self._core = NodeCore(config, routing, network, did)
         self._portal = Portal(f"signedwire-{self.kind.replace(' ', '-')}")
         try:
             self._portal.call(self._core.start)
@@ -136,7 +136,7 @@ class BlockingTransport(Bound):
             self.close()
 
     @property
-    def address(self) -> Address:
+    def address(self) -> Target:
         """Where the transport listens, with the real port. Any thread; also after the end.
 
         Raises:
@@ -176,7 +176,7 @@ class TcpTransport(BlockingTransport, instead="make another there"):
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, *, did: Did | None = None
     ) -> None:
-        super().__init__(config, routing, TcpCarrier(), did)
+        super().__init__(config, routing, TcpNetwork(), did)
 
 
 class MemoryTransport(BlockingTransport, instead="make another there"):

@@ -34,17 +34,16 @@ from signedwire.logs import fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import PoolStats, TransportStats
 from signedwire.transport.acceptor import Acceptor
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fit, free_descriptors
 from signedwire.transport.dialers import Dialers
 from signedwire.transport.evidence import close_evidence, open_evidence
 from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.inbox_reader import InboxReader
+from signedwire.transport.network import Network
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.transport.tcp import TcpCarrier
 from signedwire.types import Did, Reason
 
 try:
@@ -67,7 +66,7 @@ class NodeCore:
     Args:
         config: The configuration.
         routing: Which DID is reached where.
-        carrier: Makes byte streams.
+        network: Makes byte streams.
         us: The node's DID; envelopes for another are refused. `None`: take them all.
         identity: The node's key. Without it only v1 is spoken.
         open_store: Opens the store of the node, in a thread of its own.
@@ -78,13 +77,13 @@ class NodeCore:
         self,
         config: TransportConfig,
         routing: RoutingTable,
-        carrier: Carrier,
+        network: Network,
         us: Did | None,
         identity: Identity | None = None,
         open_store: OpenStore | None = None,
         policy: Policy | None = None,
     ) -> None:
-        self.runtime = runtime = Runtime(config, routing, carrier, us, identity)
+        self.runtime = runtime = Runtime(config, routing, network, us, identity)
         config = runtime.config
         access = AccessList(config)
         inbox = Inbox(config.inbox_limit, config.critical_reserve)
@@ -177,7 +176,7 @@ class NodeCore:
 
     def _fit_limits(self) -> None:
         """Have no more connections than the process may open."""
-        if not isinstance(self.runtime.carrier, TcpCarrier):
+        if not getattr(self.runtime.network, "uses_descriptors", False):
             return
         config = self.runtime.config
         limits = fit(config, free_descriptors())

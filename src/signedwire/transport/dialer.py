@@ -13,7 +13,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
@@ -21,12 +21,11 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
 from signedwire.logs import fields
-from signedwire.transport.carrier import Resolving
-from signedwire.transport.names import Endpoint as NetworkEndpoint
+from signedwire.transport.network import Receiver, Resolving
 from signedwire.transport.pool import Standing
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
-from signedwire.types import Address, PeerState
+from signedwire.types import PeerState, Target
 
 __all__ = ["Dialer", "DialerParts"]
 
@@ -52,7 +51,7 @@ class Dialer(ABC):
     is_preemptible = False
     """Whether the connection may be closed although it is in use."""
 
-    def __init__(self, parts: DialerParts, address: Address) -> None:
+    def __init__(self, parts: DialerParts, address: Target) -> None:
         self._runtime = parts.runtime
         self._endpoint = parts.endpoint
         self._slots = parts.slots
@@ -65,7 +64,7 @@ class Dialer(ABC):
         self.retry_at: float | None = None
         self._ready: deque[PeerSession] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
-        self._resolved: list[NetworkEndpoint] | None = None
+        self._resolved: Any = None
         self._slot: asyncio.Future[None] | None = None
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
@@ -226,7 +225,7 @@ class Dialer(ABC):
             slots.release(self)
             return False
         except Exception as error:
-            # A fault of a carrier, or ours: told, counted as an attempt, and not the
+            # A fault of the network backend, or ours: told, counted as an attempt, and not the
             # end of dialing, which would leave messages waiting for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
@@ -259,16 +258,17 @@ class Dialer(ABC):
 
     async def _resolve(self) -> None:
         """Look the host name up. This takes no place: a dead name keeps none from others."""
-        carrier, timeout = self._runtime.carrier, self._runtime.config.connect_timeout
-        if not isinstance(carrier, Resolving):
+        network, timeout = self._runtime.network, self._runtime.config.connect_timeout
+        if not isinstance(network, Resolving):
             return
         try:
             async with asyncio.timeout(timeout):
-                self._resolved = await carrier.resolve(self.address)
+                self._resolved = await network.resolve(self.address)
         except TimeoutError:
+            name = getattr(self.address, "host", self.address)
             raise ResolveTimeout(
                 self.address,
-                f"the name {self.address.host} was not resolved within {timeout:g} s",
+                f"the name {name} was not resolved within {timeout:g} s",
                 "Does the name server answer? An IP address needs none",
             ) from None
 
@@ -285,14 +285,14 @@ class Dialer(ABC):
         finally:
             self._turn = None
 
-    async def _dial_carrier(self, protocol: asyncio.Protocol) -> None:
-        carrier, timeout = self._runtime.carrier, self._runtime.config.connect_timeout
+    async def _reach(self, receiver: Receiver) -> None:
+        network, timeout = self._runtime.network, self._runtime.config.connect_timeout
         try:
             async with asyncio.timeout(timeout):
-                if isinstance(carrier, Resolving):
-                    await carrier.dial(self.address, protocol, self._resolved)
+                if isinstance(network, Resolving):
+                    await network.dial(self.address, receiver, self._resolved)
                 else:
-                    await carrier.dial(self.address, protocol)
+                    await network.dial(self.address, receiver)
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
 

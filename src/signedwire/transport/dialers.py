@@ -14,7 +14,7 @@ from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.outlast import outlast
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
-from signedwire.types import Address, Did, PeerState
+from signedwire.types import Did, PeerState, Target
 
 __all__ = ["Dialers"]
 
@@ -32,20 +32,20 @@ class Dialers:
         self,
         runtime: Runtime,
         endpoint: Endpoint,
-        new_v1: Callable[[DialerParts, Address], Dialer] | None,
+        new_v1: Callable[[DialerParts, Target], Dialer] | None,
     ) -> None:
         self._runtime = runtime
         self._endpoint = endpoint
         self._new_v1 = new_v1
         self.slots = ConnectionSlots(runtime.config.max_connections, runtime.counters)
         self._parts = DialerParts(runtime, endpoint, self.slots)
-        self._dialers: dict[Address | tuple[Address, Did], Dialer] = {}
+        self._dialers: dict[Target | tuple[Target, Did], Dialer] = {}
         self._progress: asyncio.Future[None] | None = None
         endpoint.context.on_progress = self._on_progress
 
     # -- the connector of the endpoint --------------------------------------------------------
 
-    def connect(self, session: PeerSession, address: Address) -> None:
+    def connect(self, session: PeerSession, address: Target) -> None:
         """See to it that what waits for the peer is sent to this address."""
         dialer = self._dialer(session, address)
         if session.sender.route is not dialer:
@@ -63,7 +63,7 @@ class Dialers:
                 self._dialers.pop((route.address, session.did), None)
                 route.retire()
 
-    def _dialer(self, session: PeerSession, address: Address) -> Dialer:
+    def _dialer(self, session: PeerSession, address: Target) -> Dialer:
         speaks_v1 = not self._runtime.speaks_v2 or session.wire == "v1"
         key = address if speaks_v1 else (address, session.did)
         dialer = self._dialers.get(key)

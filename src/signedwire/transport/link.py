@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
@@ -27,11 +27,12 @@ from signedwire.transport.link_errors import describe_loss, dial_error
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_owners import LinkDialerPort, LinkGuest
 from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.network import Stream
 from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
 from signedwire.transport.tls import proven_did, tells_full
-from signedwire.types import Address, Allowance, Did, Reason, unix_time_us
+from signedwire.types import Address, Allowance, Did, Reason, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
 from signedwire.wire.session import (
@@ -55,7 +56,7 @@ OpenSSL takes all certificates in one step: 60 to 120 ms for 64 KiB of them."""
 _LINGER: Final = 1.0
 
 
-class Link(asyncio.Protocol):
+class Link:
     """One connection that speaks v2, ours or theirs.
 
     Args:
@@ -157,19 +158,19 @@ class Link(asyncio.Protocol):
         return self._answers.overdue
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Target | None:
         """The other side's address."""
         return self._socket.address
 
     # -- the socket -------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket.open(cast(asyncio.Transport, transport))
+    def connected(self, stream: Stream) -> None:
+        self._socket.open(stream)
         if self.is_dialed:
             self._channel.start()
             self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         self.has_heard = True
         self._runtime.counters.bytes_received += len(data)
         if self.is_over:
@@ -179,16 +180,17 @@ class Link(asyncio.Protocol):
         self._input.put(data, is_costly=self._session is None or self.is_costly)
         self._runtime.shares.serve(self)
 
-    def eof_received(self) -> bool:
+    def ended(self) -> None:
         if self._has_input:
             self._input.put_end()
         else:
             self._end_input()
             self._turn()
-        return False
+        self._socket.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        cause = describe_loss(exc, is_before_hello=self._peer is not None and not self.is_open)
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
+        cause = describe_loss(error, is_before_hello=self._peer is not None and not self.is_open)
         if self._has_input and not self.is_costly:
             self._lost = cause  # what came before is worth a look, in its turn
         else:  # strangers that hang up and come again leave no work behind
@@ -199,11 +201,9 @@ class Link(asyncio.Protocol):
         if self._guest is not None:
             self._guest.leave()
 
-    def pause_writing(self) -> None:
-        self._socket.is_paused = True
-
-    def resume_writing(self) -> None:
-        self._socket.resume_writing()
+    def writable(self) -> None:
+        """See `Receiver`."""
+        self._socket.writable()
         self.pump()
 
     # -- input, in turns ----------------------------------------------------------------------

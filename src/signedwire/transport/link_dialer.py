@@ -11,7 +11,7 @@ from signedwire.errors import ConnectTimeout, DialError
 from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.link import Link
 from signedwire.transport.link_errors import FullError, HungUpError
-from signedwire.types import Address, PeerState
+from signedwire.types import PeerState, Target
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed
 from signedwire.wire.session_events import CLOSE_UNSAID
@@ -33,7 +33,7 @@ class LinkDialer(Dialer):
 
     is_preemptible = True
 
-    def __init__(self, parts: DialerParts, address: Address, peer: PeerSession) -> None:
+    def __init__(self, parts: DialerParts, address: Target, peer: PeerSession) -> None:
         super().__init__(parts, address)
         self._peer = peer
         self._link: Link | None = None
@@ -67,7 +67,7 @@ class LinkDialer(Dialer):
         self._is_opening = True
         self._is_blameless = False
         try:
-            await self._dial_carrier(link)
+            await self._reach(link)
             await self._opened(link)
             if link.is_over:
                 # It opened and ended, as the second of two does, before we came to look.

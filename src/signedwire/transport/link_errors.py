@@ -6,7 +6,7 @@ from typing import Final
 
 from signedwire.errors import DialError
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address
+from signedwire.types import Target
 
 __all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "describe_loss", "dial_error"]
 
@@ -18,7 +18,7 @@ HUNG_UP_ON_TLS: Final = (
 class HungUpError(DialError):
     """The other side hung up before it sent a byte, as v1 peers do."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Target) -> None:
         super().__init__(address, HUNG_UP_ON_TLS, "If it is a v1 peer, name its DID in v1_peers")
 
 
@@ -40,7 +40,7 @@ def describe_loss(error: Exception | None, *, is_before_hello: bool) -> str:
     return "the peer closed the connection"
 
 
-def dial_error(address: Address, cause: str, *, is_full: bool, is_silent: bool) -> DialError:
+def dial_error(address: Target, cause: str, *, is_full: bool, is_silent: bool) -> DialError:
     """Why the link did not open.
 
     Args:

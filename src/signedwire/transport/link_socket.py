@@ -8,15 +8,13 @@ sent, the kernel's share included, or what one message needs.
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import climb_all
 from signedwire.stats import Counters
-from signedwire.transport.names import address_of
-from signedwire.transport.tcp import unsent_bytes
-from signedwire.types import Address, DeliveryState, unix_time_us
+from signedwire.transport.network import Stream
+from signedwire.types import DeliveryState, Target, unix_time_us
 from signedwire.wire.link_frames import FRAME_MARGIN
 
 __all__ = ["LinkSocket"]
@@ -30,13 +28,10 @@ _MAX_UNREAD: Final = 1024 * 1024 + _MAX_UNSENT
 When there are more, the node does not read from it either."""
 _LINGER: Final = 1.0
 """Seconds that a closing socket may take to send what is left."""
-_MAX_READ: Final = 128 * 1024
-"""Bytes that asyncio reads at once; its own choice is twice as much. What was read and waits
-for its turn is memory that strangers make us hold: of 40 of them 5 MiB less."""
 
 
 class LinkSocket:
-    """One connection's transport, and what its link has to know of it.
+    """One connection's stream, and what its link has to know of it.
 
     Args:
         max_payload_size: Our limit, in bytes: one message as large may wait as well.
@@ -48,7 +43,7 @@ class LinkSocket:
         "_is_waiting",
         "_linger_timer",
         "_stop_reading_at",
-        "_transport",
+        "_stream",
         "_unwritten",
         "is_paused",
     )
@@ -57,7 +52,7 @@ class LinkSocket:
         self._counters = counters
         # By our own limit, not by what the peer claims to take.
         self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._unwritten: list[OutgoingMessage] = []
         self._is_read = True
         self._is_waiting = False
@@ -65,42 +60,41 @@ class LinkSocket:
         self.is_paused = False
         """Whether the operating system has not yet taken what was written."""
 
-    def open(self, transport: asyncio.Transport) -> None:
-        """Take the connected transport."""
-        self._transport = transport
-        if hasattr(transport, "max_size"):
-            transport.max_size = _MAX_READ
-        transport.set_write_buffer_limits(high=0)
+    def open(self, stream: Stream) -> None:
+        """Take the connected stream."""
+        self._stream = stream
 
     @property
     def is_connected(self) -> bool:
         """Whether bytes can still be written."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._stream is not None and not self._stream.is_closing()
 
     @property
-    def address(self) -> Address | None:
+    def address(self) -> Target | None:
         """The other side's."""
-        peername = None if self._transport is None else self._transport.get_extra_info("peername")
-        return None if peername is None else address_of(peername)
+        return None if self._stream is None else self._stream.remote.target
 
     # -- out ------------------------------------------------------------------------
 
     def room(self) -> int:
         """Bytes that the next batch may have; 0 until the last one was taken."""
-        if self._transport is None or self.is_paused:
+        if self._stream is None or self.is_paused:
             return 0
-        return max(_LEAST_BATCH, _MAX_UNSENT - unsent_bytes(self._transport))
+        return max(_LEAST_BATCH, _MAX_UNSENT - self._stream.unsent())
 
     def write(self, data: bytes) -> None:
         """Write ciphertext, if there is any."""
-        transport = self._transport
-        if transport is None or not data:
+        stream = self._stream
+        if stream is None or not data:
             return
         self._counters.bytes_sent += len(data)
-        transport.write(data)
-        if self._unwritten and not self.is_paused:
-            self.mark_written()
-        if self._is_read and transport.get_write_buffer_size() > self._stop_reading_at:
+        stream.write(data)
+        waiting = stream.waiting()
+        self.is_paused = waiting > 0
+        if not waiting:
+            if self._unwritten:
+                self.mark_written()
+        elif self._is_read and waiting > self._stop_reading_at:
             self._look_at_reading()
 
     def expect_written(self, messages: list[OutgoingMessage]) -> None:
@@ -117,7 +111,7 @@ class LinkSocket:
         """The link is over: nobody can say what of it was written."""
         self._unwritten = []
 
-    def resume_writing(self) -> None:
+    def writable(self) -> None:
         """The operating system has taken all."""
         self.is_paused = False
         self.mark_written()
@@ -132,27 +126,21 @@ class LinkSocket:
 
     def _look_at_reading(self) -> None:
         """Read, unless input waits or the peer reads nothing."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        stream = self._stream
+        if stream is None or stream.is_closing():
             return
-        if self._is_waiting or transport.get_write_buffer_size() > self._stop_reading_at:
+        if self._is_waiting or stream.waiting() > self._stop_reading_at:
             if self._is_read:
                 self._is_read = False
-                transport.pause_reading()
+                stream.pause_reading()
         elif not self._is_read:
             self._is_read = True
-            transport.resume_reading()
+            stream.resume_reading()
 
     @property
     def is_reset(self) -> bool:
         """Whether the other side has reset it: nobody is told of that while it is not read."""
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        if sock is None:
-            return False
-        try:
-            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        except (OSError, ValueError):  # closed meanwhile; uvloop's own words
-            return False
+        return self._stream is not None and self._stream.is_reset()
 
     # -- the end ----------------------------------------------------------------------
 
@@ -161,17 +149,22 @@ class LinkSocket:
 
         A peer that does not read would keep the socket for ever: it has a second.
         """
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        stream = self._stream
+        if stream is None or stream.is_closing():
             return False
-        transport.close()
-        self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, transport.abort)
+        stream.close()
+        self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
         return True
+
+    def close(self) -> None:
+        """Close the connection when what was written is sent."""
+        if self._stream is not None:
+            self._stream.close()
 
     def abort(self) -> None:
         """Close the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._stream is not None:
+            self._stream.abort()
 
     def lost(self) -> None:
         """Note that the connection is closed."""

@@ -5,7 +5,7 @@
                Node(bob, config, network=network) as b: ...
 
 Everything above the byte stream, from queues to signatures, is what runs over
-TCP. Nodes meet at any `host:port` they listen on; port 0 gets a free one. They
+TCP. Nodes meet at any target they listen on; port 0 gets a free one. They
 may live in different event loops and threads. Within one loop, the same seed
 and the same calls give the same faults.
 """
@@ -17,22 +17,25 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from signedwire.arguments import shown
 from signedwire.errors import DialError, ListenError
 from signedwire.home import Bound
-from signedwire.types import Address
+from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.types import Address, Target
 
 __all__ = ["MemoryNetwork"]
 
 # What a stream holds for a reader that has paused, as a socket's buffers do.
 _WINDOW: Final = 64 * 1024
 _FIRST_FREE_PORT: Final = 49152
+_CALLER: Final = Remote(Address("127.0.0.1", 0), "127.0.0.1", None)
+"""Who connects is of this process, and so local."""
 
 
 class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
-    """A carrier and the net behind it; give one to every node that shall meet.
+    """Byte streams in memory; give one to every node that shall meet.
 
     Args:
         seed: Of everything random here.
@@ -63,7 +66,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         self.cut = cut
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._listeners: dict[Address, _MemoryListener] = {}
+        self._listeners: dict[Target, _MemoryListener] = {}
         self._streams: set[_Stream] = set()
         self._next_port = _FIRST_FREE_PORT
 
@@ -74,51 +77,35 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             f"cut={self.cut:g}, {len(self._listeners)} listeners>"
         )
 
-    async def dial(self, address: Address, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """See `Carrier.dial`."""
-        listener = self._listeners.get(address)
+    async def dial(self, target: Target, receiver: Receiver) -> Stream:
+        """See `Network.dial`."""
+        listener = self._listeners.get(target)
         if listener is None:
-            raise DialError(address, "connection refused")
+            raise DialError(target, "connection refused")
         loop = asyncio.get_running_loop()
-        here = _Stream(self, loop, protocol, peername=address)
-        there = _Stream(self, listener.loop, listener.accept(), peername=Address("127.0.0.1", 0))
+        here = _Stream(self, loop, receiver, Remote(target, _host_of(target), None))
+        there = _Stream(self, listener.loop, listener.accept(), _CALLER)
         here.other, there.other = there, here
         with self._lock:
             self._streams |= {here, there}
-        # First this: a protocol may write as soon as it is connected.
+        # First this: a receiver may write as soon as it is connected.
         listener.loop.call_soon_threadsafe(there.begin)
-        protocol.connection_made(here)
+        receiver.connected(here)
         return here
 
-    async def listen(
-        self, address: Address, accept: Callable[[], asyncio.Protocol]
-    ) -> _MemoryListener:
-        """See `Carrier.listen`."""
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _MemoryListener:
+        """See `Network.listen`."""
         with self._lock:
-            if address.port == 0:
-                while Address(address.host, self._next_port) in self._listeners:
+            if isinstance(target, Address) and target.port == 0:
+                while Address(target.host, self._next_port) in self._listeners:
                     self._next_port += 1
-                address = Address(address.host, self._next_port)
+                target = Address(target.host, self._next_port)
                 self._next_port += 1
-            if address in self._listeners:
-                raise ListenError(address, "the port is in use", "Choose another, or use port 0")
-            listener = _MemoryListener(self, address, asyncio.get_running_loop(), accept)
-            self._listeners[address] = listener
+            if target in self._listeners:
+                raise ListenError(target, "the port is in use", "Choose another, or use port 0")
+            listener = _MemoryListener(self, target, asyncio.get_running_loop(), accept)
+            self._listeners[target] = listener
             return listener
-
-    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        """See `Carrier`: what the other end has not read."""
-        assert isinstance(transport, _Stream)
-        return transport.in_transit
-
-    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        """See `Carrier`."""
-        assert isinstance(transport, _Stream)
-        return transport.has_arrivals
-
-    def round_trip(self, transport: asyncio.Transport) -> float | None:
-        """See `Carrier`: there is nothing that measures it here."""
-        return None
 
     def cut_all(self) -> int:
         """Break every connection there is now; returns how many."""
@@ -153,9 +140,9 @@ class _MemoryListener:
     def __init__(
         self,
         network: MemoryNetwork,
-        address: Address,
+        address: Target,
         loop: asyncio.AbstractEventLoop,
-        accept: Callable[[], asyncio.Protocol],
+        accept: Callable[[], Receiver],
     ) -> None:
         self._network = network
         self.address = address
@@ -168,8 +155,8 @@ class _MemoryListener:
     shut_down = close
 
 
-class _Stream(asyncio.Transport):
-    """One end. Its protocol is called in its own loop; `write` reaches into the other's."""
+class _Stream(Stream):
+    """One end. Its receiver is called in its own loop; `write` reaches into the other's."""
 
     other: _Stream
 
@@ -177,35 +164,39 @@ class _Stream(asyncio.Transport):
         self,
         network: MemoryNetwork,
         loop: asyncio.AbstractEventLoop,
-        protocol: asyncio.Protocol,
-        peername: Address,
+        receiver: Receiver,
+        remote: Remote,
     ) -> None:
-        super().__init__({"peername": tuple(peername)})
+        self._remote = remote
         self._network = network
         self._loop = loop
-        self._protocol = protocol
+        self._receiver = receiver
         self._lock = threading.Lock()
         self._arriving: deque[tuple[float, bytes | None]] = deque()  # None: end of stream
-        self.in_transit = 0  # bytes written here that the other end has not read
+        self._in_transit = 0  # bytes written here that the other end has not read
         self._last_due = 0.0
         self._is_reading = True
         self._is_closing = False
         self._is_gone = False
-        self._is_writer_paused = False
-        self._high_water = _WINDOW
+        self._is_full = False  # `writable` is due
 
     def begin(self) -> None:
-        self._protocol.connection_made(self)
+        """Report that it is open, in the event loop of its receiver."""
+        self._receiver.connected(self)
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = cast(asyncio.Protocol, protocol)
+    @property
+    def remote(self) -> Remote:
+        """See `Stream`."""
+        return self._remote
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
+    def set_receiver(self, receiver: Receiver) -> None:
+        """See `Stream`."""
+        self._receiver = receiver
 
     # -- writing: our loop ----------------------------------------------------------
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+    def write(self, data: bytes) -> None:
+        """See `Stream`."""
         if self._is_closing or not data:
             return
         delay, is_lost, is_cut = self._network.fate()
@@ -215,28 +206,31 @@ class _Stream(asyncio.Transport):
         if is_lost:
             return
         with self._lock:
-            self.in_transit += len(data)
-        self.other._arrive(bytes(data), delay)
-        if not self._is_writer_paused and self.get_write_buffer_size() > self._high_water:
-            self._is_writer_paused = True
-            self._protocol.pause_writing()
+            self._in_transit += len(data)
+            self._is_full = self._in_transit > _WINDOW
+        self.other._arrive(data, delay)
 
-    def get_write_buffer_size(self) -> int:
-        return max(0, self.in_transit - _WINDOW)
+    def waiting(self) -> int:
+        """See `Stream`: what is more than a socket's buffers would hold."""
+        return max(0, self._in_transit - _WINDOW)
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high_water = _WINDOW if high is None else high
+    def unacknowledged(self) -> int | None:
+        """See `Stream`: what the other end has not read."""
+        return self._in_transit
 
     def is_closing(self) -> bool:
+        """See `Stream`."""
         return self._is_closing
 
     def close(self) -> None:
+        """See `Stream`."""
         if not self._is_closing:
             self._is_closing = True
             self.other._arrive(None, 0.0)
             self._loop.call_soon_threadsafe(self._end, None)
 
     def abort(self) -> None:
+        """See `Stream`."""
         self.close()
 
     def break_off(self) -> None:
@@ -245,22 +239,20 @@ class _Stream(asyncio.Transport):
             end._is_closing = True
             end._call(end._end, ConnectionResetError("the connection was cut"))
 
-    @property
-    def has_arrivals(self) -> bool:
-        """Whether something waits to be read, or the end of the stream."""
+    def peer_has_closed(self) -> bool:
+        """See `Stream`."""
         return bool(self._arriving)
 
     # -- reading: called from the other end's loop, runs in ours -----------------------
 
     def pause_reading(self) -> None:
+        """See `Stream`."""
         self._is_reading = False
 
     def resume_reading(self) -> None:
+        """See `Stream`."""
         self._is_reading = True
         self._call(self._read)
-
-    def is_reading(self) -> bool:
-        return self._is_reading
 
     def _arrive(self, data: bytes | None, delay: float) -> None:
         with self._lock:
@@ -281,26 +273,34 @@ class _Stream(asyncio.Transport):
                 self._loop.call_at(due, self._read)
                 return
             self._arriving.popleft()
+            if self._is_closing:
+                continue
             if data is None:
-                if not self._protocol.eof_received():
-                    self.close()
-            elif not self._is_closing:
+                self._receiver.ended()
+            else:
                 self.other._on_read(len(data))
-                self._protocol.data_received(data)
+                self._receiver.received(data)
 
     def _on_read(self, size: int) -> None:
         with self._lock:
-            self.in_transit -= size
-        if self._is_writer_paused and self.get_write_buffer_size() == 0:
-            self._is_writer_paused = False
-            self._call(self._resume_writing)
+            self._in_transit -= size
+            is_due = self._is_full and self._in_transit <= _WINDOW
+            if is_due:
+                self._is_full = False
+        if is_due:
+            self._call(self._tell_writable)
 
-    def _resume_writing(self) -> None:
-        if not self._is_gone:
-            self._protocol.resume_writing()
+    def _tell_writable(self) -> None:
+        # Full again by now: then it is due later.
+        if not self._is_gone and not self._is_full:
+            self._receiver.writable()
 
     def _end(self, error: Exception | None) -> None:
         if not self._is_gone:
             self._is_gone = True
             self._network.remove_stream(self)
-            self._protocol.connection_lost(error)
+            self._receiver.lost(error)
+
+
+def _host_of(target: Target) -> str:
+    return target.host if isinstance(target, Address) else str(target)

@@ -19,9 +19,9 @@ from signedwire.identity import Identity
 from signedwire.logs import EventLog
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.drops import Drops
 from signedwire.transport.lingering import Lingering
+from signedwire.transport.network import Network
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did
@@ -39,7 +39,7 @@ class Runtime:
     Args:
         config: The configuration.
         routing: Which DID is reached where.
-        carrier: Makes byte streams.
+        network: Makes byte streams.
         us: The node's DID; `None`: it takes envelopes for any DID, over v1.
         identity: The node's key; `None`: it speaks v1 alone.
     """
@@ -48,7 +48,7 @@ class Runtime:
         self,
         config: TransportConfig,
         routing: RoutingTable,
-        carrier: Carrier,
+        network: Network,
         us: Did | None,
         identity: Identity | None,
     ) -> None:
@@ -58,7 +58,7 @@ class Runtime:
             config = config.replace(v1_peers="all")
         self.config = config
         self.routing = routing
-        self.carrier = carrier
+        self.network = network
         self.us = us
         self._identity = identity
         self._tls: TlsIdentity | None = None

@@ -9,16 +9,16 @@ import errno
 import ipaddress
 import os
 import re
-import select
 import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from signedwire.errors import DialError, ListenError
 from signedwire.transport.accepting import Acceptor
+from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
     RESOLVER,
     Endpoint,
@@ -27,8 +27,9 @@ from signedwire.transport.names import (
     interleaved,
     literal_endpoint,
 )
+from signedwire.transport.network import Receiver, Remote, Stream
 from signedwire.transport.racing import connect_first
-from signedwire.types import Address
+from signedwire.types import Address, Target
 
 fcntl: ModuleType | None
 try:
@@ -37,7 +38,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["TcpCarrier", "describe_os_error", "set_accepted_options", "unsent_bytes"]
+__all__ = ["TcpNetwork", "describe_os_error", "host_group"]
 
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
@@ -60,24 +61,37 @@ _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
 
 
-class TcpCarrier:
-    """Dials and listens with asyncio's TCP transports.
+_NO_ADDRESS: Final = "TCP reaches host:port"
+_NO_ADDRESS_HINT: Final = (
+    'For unix:/path set network = "unix", or give the node network=UnixNetwork()'
+)
+
+
+class TcpNetwork:
+    """Dials and listens over TCP: the network of a node that is given no other.
+
+    A target is an `Address`. A host name is looked up in a thread of its own, and its
+    addresses are tried beside each other (RFC 8305).
 
     Args:
         resolver: Looks host names up; the one of the process by default.
     """
 
+    uses_descriptors = True
+
     def __init__(self, resolver: Resolver = RESOLVER) -> None:
         self._resolver = resolver
 
-    async def resolve(self, address: Address) -> list[Endpoint]:
+    async def resolve(self, target: Target) -> list[Endpoint]:
         """See `Resolving.resolve`."""
+        if not isinstance(target, Address):
+            raise DialError(target, _NO_ADDRESS, _NO_ADDRESS_HINT)
         try:
-            return await self._endpoints(address)
+            return await self._endpoints(target)
         except OSError as error:
-            raise DialError(address, describe_os_error(error)) from error
+            raise DialError(target, describe_os_error(error)) from error
         except UnicodeError as error:  # a label that no domain name can have
-            raise DialError(address, "the host name is malformed") from error
+            raise DialError(target, "the host name is malformed") from error
 
     async def _endpoints(self, address: Address) -> list[Endpoint]:
         literal = literal_endpoint(address)
@@ -86,7 +100,7 @@ class TcpCarrier:
         found = await self._resolver.look_up(address.host)
         return [endpoint.at(address.port) for endpoint in interleaved(found)]
 
-    async def connect(self, address: Address, endpoints: Sequence[Endpoint]) -> socket.socket:
+    async def connect(self, target: Target, endpoints: Sequence[Endpoint]) -> socket.socket:
         """A socket that is connected to the first of the endpoints that answers.
 
         Raises:
@@ -99,40 +113,37 @@ class TcpCarrier:
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
             hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            raise DialError(address, ", ".join(causes), hint) from group
+            raise DialError(target, ", ".join(causes), hint) from group
 
     async def dial(
-        self,
-        address: Address,
-        protocol: asyncio.Protocol,
-        endpoints: Sequence[Endpoint] | None = None,
-    ) -> asyncio.Transport:
-        """See `Resolving.dial`."""
-        if endpoints is None:
-            endpoints = await self.resolve(address)
-        sock = await self.connect(address, endpoints)
+        self, target: Target, receiver: Receiver, resolved: Sequence[Endpoint] | None = None
+    ) -> Stream:
+        """See `Network.dial`."""
+        endpoints = await self.resolve(target) if resolved is None else resolved
+        sock = await self.connect(target, endpoints)
+        stream = _TcpStream(receiver)
         try:
-            _set_options(sock)
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: protocol, sock=sock
-            )
+            await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
         except OSError as error:  # it is gone already
             sock.close()
-            raise DialError(address, describe_os_error(error)) from error
+            raise DialError(target, describe_os_error(error)) from error
         except BaseException:
+            stream.give_up()
             sock.close()
             raise
-        return transport
+        return stream
 
-    async def listen(
-        self, address: Address, accept: Callable[[], asyncio.Protocol]
-    ) -> _TcpListener:
-        """See `Carrier.listen`."""
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _TcpListener:
+        """See `Network.listen`."""
+        if not isinstance(target, Address):
+            raise ListenError(target, _NO_ADDRESS, _NO_ADDRESS_HINT)
         loop = asyncio.get_running_loop()
         try:
-            hosts = [_host_of(endpoint) for endpoint in await self._endpoints(address)]
-            server = await loop.create_server(accept, hosts, address.port, start_serving=False)
-            acceptor = Acceptor(server, accept)
+            hosts = [_host_of(endpoint) for endpoint in await self._endpoints(target)]
+            server = await loop.create_server(
+                asyncio.Protocol, hosts, target.port, start_serving=False
+            )
+            acceptor = Acceptor(server.sockets, lambda: _TcpStream(accept()), server.close)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -145,33 +156,54 @@ class TcpCarrier:
                 )
             else:
                 cause, hint = describe_os_error(error), "Is it an address of this machine?"
-            raise ListenError(address, cause, hint) from error
+            raise ListenError(target, cause, hint) from error
         except UnicodeError as error:
-            raise ListenError(address, "the host name is malformed") from error
+            raise ListenError(target, "the host name is malformed") from error
         return _TcpListener(acceptor)
 
-    def unacknowledged_bytes(self, transport: asyncio.Transport) -> int | None:
-        """See `Carrier`. Linux keeps the answer after a connection broke, until its close."""
-        if fcntl is None:
+
+class _TcpStream(AsyncioStream):
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+            _set_options(transport.get_extra_info("socket"))
+        super().connection_made(transport)
+
+    def _remote(self, peername: Any) -> Remote:
+        if peername is None:  # it was gone before anybody asked
+            return Remote(None, "unknown", "unknown")
+        address = address_of(peername)
+        return Remote(address, address.host, host_group(address.host))
+
+    def unsent(self) -> int:
+        """See `Stream`; in the kernel, where it tells."""
+        waiting = self.waiting()
+        sock = self._socket
+        if sock is None or fcntl is None or not sys.platform.startswith("linux"):
+            return waiting
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, count)
+        except (OSError, ValueError):  # closed meanwhile
+            return waiting
+        return waiting + count[0]
+
+    def unacknowledged(self) -> int | None:
+        """See `Stream`. Linux keeps the answer after a connection broke, until its close."""
+        sock = self._socket
+        if fcntl is None or sock is None:
             return None
         count = array.array("i", [0])
         try:
-            fcntl.ioctl(_fileno(transport), termios.TIOCOUTQ, count)
-        except OSError:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+        except (OSError, ValueError):
             return None
         return count[0]
 
-    def peer_has_closed(self, transport: asyncio.Transport) -> bool:
-        """See `Carrier`."""
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(_fileno(transport), select.POLLIN)
-            return bool(poll.poll(0))
-        return bool(select.select([_fileno(transport)], [], [], 0)[0])
-
-    def round_trip(self, transport: asyncio.Transport) -> float | None:
-        """See `Carrier`: the kernel's smoothed figure, tcp_info.tcpi_rtt."""
-        sock = transport.get_extra_info("socket")
+    def round_trip(self) -> float | None:
+        """See `Stream`: the kernel's smoothed figure, tcp_info.tcpi_rtt."""
+        sock = self._socket
         if sock is None or not sys.platform.startswith("linux"):  # the layout is Linux's
             return None
         try:
@@ -198,12 +230,6 @@ class _TcpListener:
         self._server.on_shortage = make_room
 
 
-def set_accepted_options(transport: asyncio.BaseTransport) -> None:
-    """Give an accepted connection the same options as a dialed one."""
-    with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
-        _set_options(transport.get_extra_info("socket"))
-
-
 def _set_options(sock: socket.socket | None) -> None:
     """Notice a peer that vanished without a word; platforms know different options."""
     if sock is None:
@@ -224,18 +250,19 @@ def _set_options(sock: socket.socket | None) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
 
-def unsent_bytes(transport: asyncio.Transport) -> int:
-    """Bytes that were written and have not left this host; in the kernel, where it tells."""
-    waiting = transport.get_write_buffer_size()
-    sock = transport.get_extra_info("socket")
-    if sock is None or fcntl is None or not sys.platform.startswith("linux"):
-        return waiting
-    count = array.array("i", [0])
+def host_group(host: str) -> str | None:
+    """What counts as one host: an IPv4 address or an IPv6 /56; `None` for loopback."""
     try:
-        fcntl.ioctl(sock.fileno(), _SIOCOUTQNSD, count)
-    except (OSError, ValueError):  # closed meanwhile
-        return waiting
-    return waiting + count[0]
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 56), strict=False))
+    return str(address)
 
 
 def describe_os_error(error: OSError) -> str:
@@ -263,11 +290,3 @@ def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
         and ipaddress.IPv6Address(sockaddr[0]).is_link_local
         for family, sockaddr in endpoints
     )
-
-
-def _fileno(transport: asyncio.Transport) -> int:
-    sock = transport.get_extra_info("socket")
-    if sock is None:  # uvloop has none for a transport that is closed
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    fd: int = sock.fileno()
-    return fd

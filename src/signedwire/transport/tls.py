@@ -9,7 +9,7 @@ handshake and before a byte of the application is read or written.
 
 `TlsChannel` is TLS without a socket, over memory: ciphertext in, plaintext out,
 and back. So one listener can look at the first byte before it decides, the same
-code runs on every event loop and over the memory carrier, and an idle link
+code runs on every event loop and over the memory network, and an idle link
 holds no buffers but OpenSSL's own.
 """
 

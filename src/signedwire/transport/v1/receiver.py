@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
+from signedwire.transport.network import Stream
 from signedwire.transport.outlast import outlast
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
@@ -54,7 +55,7 @@ class V1Connection(Protocol):
     def refuse(self, reason: Reason, fact: str) -> None: ...
 
 
-class V1Receiver(asyncio.Protocol):
+class V1Receiver:
     """One v1 connection that we accepted. It only reads.
 
     Args:
@@ -68,7 +69,7 @@ class V1Receiver(asyncio.Protocol):
         self._intake = intake
         self._connection = connection
         self._decoder = FrameDecoder(runtime.config.max_frame_size)
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._frames: deque[bytes] = deque()
         self._pending_bytes = 0
         self._in_check = 0  # frames that the worker has taken and not dealt with
@@ -81,10 +82,12 @@ class V1Receiver(asyncio.Protocol):
 
     # -- the connection -----------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+    def connected(self, stream: Stream) -> None:
+        """See `Receiver`."""
+        self._stream = stream
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
         self._runtime.counters.bytes_received += len(data)
         if self._connection.is_refused:
             return
@@ -113,13 +116,17 @@ class V1Receiver(asyncio.Protocol):
         if not self._connection.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
             self._connection.refuse(reason, "nothing acceptable came, and much else")
 
-    def eof_received(self) -> bool:
+    def ended(self) -> None:
+        """See `Receiver`."""
         self._decoder.receive_eof()
         self._is_at_end = True
-        self._finish()
-        return True  # _finish() closes, once what has arrived is delivered
+        self._finish()  # which closes, once what has arrived is delivered
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def writable(self) -> None:
+        """See `Receiver`: nothing is written here."""
+
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         self._cancel_frame_timer()
         self._decoder.receive_eof()
         self._is_at_end = self._is_lost = True
@@ -173,8 +180,8 @@ class V1Receiver(asyncio.Protocol):
             return
         if self._decoder.error is not None:
             self._connection.refuse(self._decoder.error.reason, self._decoder.error.fact)
-        elif self._is_at_end and self._transport is not None:
-            self._transport.close()
+        elif self._is_at_end and self._stream is not None:
+            self._stream.close()
 
     # -- deadlines ----------------------------------------------------------
 
@@ -198,15 +205,15 @@ class V1Receiver(asyncio.Protocol):
             self._frame_timer = None
 
     def _pause(self) -> None:
-        if not self._is_paused and self._transport is not None:
+        if not self._is_paused and self._stream is not None:
             self._is_paused = True
             self._cancel_frame_timer()
-            self._transport.pause_reading()
+            self._stream.pause_reading()
 
     def _resume(self) -> None:
-        if self._is_paused and self._transport is not None and not self._transport.is_closing():
+        if self._is_paused and self._stream is not None and not self._stream.is_closing():
             self._is_paused = False
-            self._transport.resume_reading()
+            self._stream.resume_reading()
             self._watch_frame(is_new=True)
 
     # -- checking and delivering, in order ------------------------------------

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, cast
+from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import DialError
-from signedwire.transport.carrier import Carrier
 from signedwire.transport.dialer import Dialer, DialerParts
+from signedwire.transport.network import Stream
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.types import DeliveryState, Did, PeerState, Reason, Target, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
@@ -37,13 +37,12 @@ _SHORTEST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.08
 
 
-class V1Link(asyncio.Protocol):
+class V1Link:
     """One connection that we dialed. It only writes; whatever can be read ends it."""
 
-    def __init__(self, owner: V1Sender, carrier: Carrier) -> None:
+    def __init__(self, owner: V1Sender) -> None:
         self._owner = owner
-        self._carrier = carrier
-        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
         self._offset = 0  # bytes given to the transport
         self._taken = 0  # bytes that the kernel has taken of them
         self._is_paused = False
@@ -56,16 +55,14 @@ class V1Link(asyncio.Protocol):
         self._unwritten: deque[tuple[int, OutgoingMessage]] = deque()
         self._unacknowledged: deque[tuple[int, OutgoingMessage]] = deque()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not isinstance(): uvloop's transports are of no asyncio class.
-        self._transport = transport = cast(asyncio.Transport, transport)
-        # Zero: any byte that the kernel leaves to us pauses the writing.
-        transport.set_write_buffer_limits(high=0)
+    def connected(self, stream: Stream) -> None:
+        """See `Receiver`."""
+        self._stream = stream
 
     @property
     def can_write(self) -> bool:
         """Whether the operating system has taken everything so far."""
-        return not self._is_paused and self._transport is not None
+        return not self._is_paused and self._stream is not None
 
     @property
     def has_written(self) -> bool:
@@ -81,16 +78,16 @@ class V1Link(asyncio.Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds, where the kernel knows."""
-        return None if self._transport is None else self._carrier.round_trip(self._transport)
+        return None if self._stream is None else self._stream.round_trip()
 
     def peer_has_closed(self) -> bool:
         """Ask the kernel now, since the event loop may not have heard of it yet."""
-        assert self._transport is not None
-        return self._transport.is_closing() or self._carrier.peer_has_closed(self._transport)
+        assert self._stream is not None
+        return self._stream.is_closing() or self._stream.peer_has_closed()
 
     def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> int:
         """Write frames; returns their bytes. `on_written` follows, when they are taken."""
-        assert self._transport is not None
+        assert self._stream is not None
         offset = self._offset
         for frame, message in batch:
             offset += len(frame)
@@ -98,15 +95,16 @@ class V1Link(asyncio.Protocol):
         self._offset = offset
         self._pause = _SHORTEST_PAUSE
         data = b"".join([frame for frame, _ in batch])
-        self._transport.write(data)
+        self._stream.write(data)
+        self._is_paused = self._stream.waiting() > 0
         self._settle()
         return len(data)
 
     def _settle(self) -> None:
         """Move messages on that the kernel, and then the peer's host, has taken."""
-        assert self._transport is not None
-        if not self._transport.is_closing():  # a broken one has thrown its buffer away
-            self._taken = self._offset - self._transport.get_write_buffer_size()
+        assert self._stream is not None
+        if not self._stream.is_closing():  # a broken one has thrown its buffer away
+            self._taken = self._offset - self._stream.waiting()
         taken = self._taken
         unwritten, unacknowledged = self._unwritten, self._unacknowledged
         written: list[OutgoingMessage] = []
@@ -115,7 +113,7 @@ class V1Link(asyncio.Protocol):
             written.append(entry[1])
             unacknowledged.append(entry)
         # Where the kernel does not tell, taken has to pass for acknowledged.
-        acknowledged = taken - (self._carrier.unacknowledged_bytes(self._transport) or 0)
+        acknowledged = taken - (self._stream.unacknowledged() or 0)
         done: list[OutgoingMessage] = []
         while unacknowledged and unacknowledged[0][0] <= acknowledged:
             done.append(unacknowledged.popleft()[1])
@@ -139,25 +137,25 @@ class V1Link(asyncio.Protocol):
             self._watch.cancel()
             self._watch = None
 
-    def pause_writing(self) -> None:
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
+    def writable(self) -> None:
+        """See `Receiver`."""
         self._is_paused = False
         self._settle()
         self._owner.pump()
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """See `Receiver`."""
         # No v1 peer writes on this direction: not a peer of ours.
         self._cause = "the peer wrote bytes, which no v1 peer does"
         self.abort()
 
-    def eof_received(self) -> bool:
+    def ended(self) -> None:
+        """See `Receiver`."""
         # Gone. Closing would wait until it has taken what is buffered, perhaps for ever.
         self.abort()
-        return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, error: Exception | None) -> None:
+        """See `Receiver`."""
         self.is_lost = True
         self._stop_watching()
         self._settle()
@@ -166,7 +164,7 @@ class V1Link(asyncio.Protocol):
         self._unwritten.clear()
         cause = self._cause
         if not cause:
-            cause = describe_os_error(exc) if isinstance(exc, OSError) else ORDERLY_CLOSE
+            cause = describe_os_error(error) if isinstance(error, OSError) else ORDERLY_CLOSE
         self._owner.on_lost(self, lost, cause)
 
     def close(self) -> list[OutgoingMessage]:
@@ -175,7 +173,7 @@ class V1Link(asyncio.Protocol):
         What the kernel has, it delivers by itself. What it has not taken would
         keep the socket open for as long as the peer likes, so it is given up.
         """
-        assert self._transport is not None
+        assert self._stream is not None
         self._settle()
         lost = [message for _, message in self._unwritten]
         self._unwritten.clear()
@@ -186,21 +184,21 @@ class V1Link(asyncio.Protocol):
         self._unacknowledged.clear()
         self._stop_watching()
         if lost:
-            self._transport.abort()
+            self._stream.abort()
         else:
-            self._transport.close()
+            self._stream.close()
         return lost
 
     def abort(self) -> None:
         """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._stream is not None:
+            self._stream.abort()
 
 
 class V1Sender(Dialer):
     """The v1 connection to one address and all peers that are reached there."""
 
-    def __init__(self, parts: DialerParts, address: Address) -> None:
+    def __init__(self, parts: DialerParts, address: Target) -> None:
         super().__init__(parts, address)
         self._link: V1Link | None = None
         self._pump_handle: asyncio.Handle | None = None
@@ -242,7 +240,7 @@ class V1Sender(Dialer):
         if link is None:
             self.connect()
             return
-        # A closed peer is told of by connection_lost(); nothing is written before.
+        # A closed peer is told of by lost(); nothing is written before.
         if not link.can_write or link.peer_has_closed():
             return
         batch = self._next_batch()
@@ -312,9 +310,9 @@ class V1Sender(Dialer):
         self._endpoint.context.on_progress()
 
     async def _open(self) -> None:
-        link = V1Link(self, self._runtime.carrier)
+        link = V1Link(self)
         try:
-            await self._dial_carrier(link)
+            await self._reach(link)
         except BaseException:
             link.abort()
             raise

@@ -8,7 +8,7 @@ from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
 from signedwire.transport.v1.receiver import V1Connection, V1Receiver
 from signedwire.transport.v1.sender import V1Sender
-from signedwire.types import Address
+from signedwire.types import Target
 
 __all__ = ["V1Wire"]
 
@@ -25,7 +25,7 @@ class V1Wire:
         self._runtime = runtime
         self.intake = V1Intake(runtime, endpoint)
 
-    def new_sender(self, parts: DialerParts, address: Address) -> V1Sender:
+    def new_sender(self, parts: DialerParts, address: Target) -> V1Sender:
         """A dialer for the peers at an address."""
         return V1Sender(parts, address)
 

@@ -1,0 +1,166 @@
+"""Streams over the transports of asyncio and uvloop: what TCP and Unix sockets share.
+
+The calls that are made for each message go straight from one side to the other: the stream
+binds the methods of its transport and its receiver, and stands in the way of none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from signedwire.transport.network import Receiver, Remote, Stream
+
+__all__ = ["AsyncioStream"]
+
+_MAX_READ: Final = 128 * 1024
+"""Bytes that asyncio reads at once; its own choice is twice as much. What was read and waits
+for its turn is memory that strangers make us hold: of 40 of them 5 MiB less."""
+
+
+class AsyncioStream(Stream, asyncio.Protocol):
+    """A stream, and the protocol of the transport under it.
+
+    Args:
+        receiver: Whom to report to.
+    """
+
+    __slots__ = (
+        "_has_ended",
+        "_is_paused",
+        "_known_remote",
+        "_receiver",
+        "_transport",
+        "data_received",
+        "is_closing",
+        "waiting",
+        "write",
+    )
+
+    # Bound when the connection is made: each is called once or more for a message.
+    write: Callable[[bytes], None]
+    waiting: Callable[[], int]
+    is_closing: Callable[[], bool]
+    data_received: Callable[[bytes], None]  # type: ignore[assignment]
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver: Receiver | None = receiver
+        self.data_received = receiver.received
+        self._known_remote: Remote | None = None
+        self._has_ended = False
+        self._is_paused = False
+
+    def set_receiver(self, receiver: Receiver) -> None:
+        """See `Stream`."""
+        self._receiver = receiver
+        self.data_received = receiver.received
+        self._transport.set_protocol(self)  # uvloop binds `data_received` there
+
+    # -- what the transport calls ---------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not isinstance(): uvloop's transports are of no asyncio class.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self.write = transport.write
+        self.waiting = transport.get_write_buffer_size
+        self.is_closing = transport.is_closing
+        if hasattr(transport, "max_size"):
+            transport.max_size = _MAX_READ
+        # Zero: `writable` is due after any byte that the kernel leaves to us.
+        transport.set_write_buffer_limits(high=0)
+        assert self._receiver is not None
+        self._receiver.connected(self)
+        if self._is_paused:  # uvloop begins to read after this, whatever was said in it
+            asyncio.get_running_loop().call_soon(self._pause)
+
+    def eof_received(self) -> bool:
+        # Once: asyncio finds the end again, when reading is paused and resumed after it.
+        if self._receiver is not None and not self._has_ended:
+            self._has_ended = True
+            self._receiver.ended()
+        return True  # stay open: it may still write
+
+    def resume_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Else stream and receiver would hold each other until the garbage collector comes.
+        receiver, self._receiver = self._receiver, None
+        self.data_received = _ignore
+        if receiver is not None:
+            receiver.lost(exc)
+
+    def give_up(self) -> None:
+        """Its dial was cancelled: report the end of what was connected, which uvloop does not."""
+        if hasattr(self, "_transport"):
+            asyncio.get_running_loop().call_soon(self.connection_lost, None)
+
+    # -- what the receiver calls ------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """See `Stream`."""
+        self._is_paused = True
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._is_paused and not self._transport.is_closing():  # where uvloop would raise
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `Stream`."""
+        self._is_paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """See `Stream`."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """See `Stream`."""
+        self._transport.abort()
+
+    @property
+    def remote(self) -> Remote:
+        """See `Stream`."""
+        if self._known_remote is None:
+            self._known_remote = self._remote(self._transport.get_extra_info("peername"))
+        return self._known_remote
+
+    def _remote(self, peername: Any) -> Remote:
+        """The other side, from the name that its socket has."""
+        raise NotImplementedError
+
+    def is_reset(self) -> bool:
+        """See `Stream`."""
+        sock = self._socket
+        try:
+            return sock is not None and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        except (OSError, ValueError):  # closed meanwhile; uvloop's own words
+            return False
+
+    def peer_has_closed(self) -> bool:
+        """See `Stream`."""
+        sock = self._socket
+        fd = -1 if sock is None else sock.fileno()
+        if fd < 0:
+            return True
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([fd], [], [], 0)[0])
+
+    @property
+    def _socket(self) -> socket.socket | None:
+        """Its socket; uvloop has none for a transport that is closed."""
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        return sock
+
+
+def _ignore(_: bytes) -> None:
+    """Nobody is left to tell."""

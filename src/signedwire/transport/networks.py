@@ -1,0 +1,47 @@
+"""The networks that ship, and which of them a configuration means."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from signedwire.config import TransportConfig
+from signedwire.errors import ConfigError
+from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.network import Network
+from signedwire.transport.tcp import TcpNetwork
+from signedwire.transport.unix import UnixNetwork
+
+__all__ = ["check_network", "network_of"]
+
+_MEETING_PLACE: Final = MemoryNetwork()
+"""Where nodes of the memory network meet that were given no network of their own."""
+
+
+def network_of(config: TransportConfig) -> Network:
+    """The network that the configuration names.
+
+    Raises:
+        ConfigError: this platform does not have it.
+    """
+    if config.network == "memory":
+        return _MEETING_PLACE
+    if config.network == "unix":
+        try:
+            return UnixNetwork()
+        except NotImplementedError as error:
+            raise ConfigError(f"network='unix' is not allowed: {error}") from None
+    return TcpNetwork()
+
+
+def check_network(network: object) -> None:
+    """Refuse what is given as `network` and cannot dial and listen.
+
+    Raises:
+        TypeError: with what it is and what a network has.
+    """
+    lacks = [name for name in ("dial", "listen") if not callable(getattr(network, name, None))]
+    if network is not None and lacks:
+        raise TypeError(
+            f"network is a Network, not {type(network).__name__}, which has no "
+            f"{' and no '.join(lacks)}: MemoryNetwork(seed=1), for example"
+        )

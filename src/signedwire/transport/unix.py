@@ -1,0 +1,212 @@
+"""Unix sockets: nodes of one machine that meet at a file.
+
+The file has mode 0600 before anybody can connect, so only this user's processes (and root's)
+reach the node. It is removed when the listener closes. A file that a crashed process left
+behind is replaced; one at which somebody listens is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any, Final, TypeGuard
+
+from signedwire.errors import DialError, ListenError
+from signedwire.transport.accepting import Acceptor
+from signedwire.transport.asyncio_stream import AsyncioStream
+from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.tcp import describe_os_error
+from signedwire.types import Location, Target
+
+__all__ = ["UnixNetwork"]
+
+_MODE: Final = 0o600
+_SEND_BUFFER: Final = 64 * 1024
+"""What the kernel holds of what was sent and not read, so that no urgent message waits long."""
+_NOT_UNIX: Final = "a Unix socket is reached at unix:/path"
+_NOT_UNIX_HINT: Final = 'Write unix:/run/robot.sock, for example, or use network = "tcp"'
+
+
+class UnixNetwork:
+    """Dials and listens on Unix sockets, for nodes of one machine and one user.
+
+    A target is a `Location` with the scheme `unix`, in text `unix:/run/robot.sock`. Its path
+    may have about 100 bytes; the operating system sets the limit. All peers count as local,
+    so `max_unproven_per_host` does not apply.
+
+    Raises:
+        NotImplementedError: this platform has no Unix sockets.
+    """
+
+    uses_descriptors = True
+
+    def __init__(self) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise NotImplementedError("this platform has no Unix sockets; use TCP")
+
+    async def dial(self, target: Target, receiver: Receiver) -> Stream:
+        """See `Network.dial`."""
+        if not _is_unix(target):
+            raise DialError(target, _NOT_UNIX, _NOT_UNIX_HINT)
+        stream = _UnixStream(receiver, target)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(target.path)  # at once, or not at all
+            await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=sock)
+        except OSError as error:
+            sock.close()
+            raise DialError(target, *_dial_failure(error)) from error
+        except BaseException:
+            stream.give_up()
+            sock.close()
+            raise
+        return stream
+
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _UnixListener:
+        """See `Network.listen`. A file of a process that is gone is replaced."""
+        if not _is_unix(target):
+            raise ListenError(target, _NOT_UNIX, _NOT_UNIX_HINT)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bind(sock, target.path)
+            return _UnixListener(sock, target, lambda: _UnixStream(accept(), target))
+        except OSError as error:
+            sock.close()
+            raise ListenError(target, *_listen_failure(error, target.path)) from error
+        except BaseException:
+            sock.close()
+            raise
+
+
+class _UnixStream(AsyncioStream):
+    __slots__ = ("_target",)
+
+    def __init__(self, receiver: Receiver, target: Location) -> None:
+        super().__init__(receiver)
+        self._target = target
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        super().connection_made(transport)
+
+    def _remote(self, peername: Any) -> Remote:
+        return Remote(self._target, str(self._target), None)
+
+
+class _UnixListener:
+    """An open listener, and its file."""
+
+    def __init__(
+        self, sock: socket.socket, address: Location, accept: Callable[[], _UnixStream]
+    ) -> None:
+        self.address = address
+        self._pid = os.getpid()
+        self._sock = sock
+        self._file = _identity(address.path)
+        self._server = Acceptor([sock], accept, self._remove)
+
+    def close(self) -> None:
+        """See `Listener`."""
+        self._server.close()
+
+    def shut_down(self) -> None:
+        """See `Listener`."""
+        self._server.shut_down()
+        self._remove()
+
+    def when_short(self, make_room: Callable[[OSError], bool]) -> None:
+        """See `NeedsDescriptors`."""
+        self._server.on_shortage = make_room
+
+    def _remove(self) -> None:
+        """Remove the file, but none that another process has put there since."""
+        self._sock.close()
+        # A forked child has a copy of this object, and the file is not its own.
+        if self._file is not None and os.getpid() == self._pid:
+            if _identity(self.address.path) == self._file:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.address.path)
+            self._file = None
+
+
+def _is_unix(target: Target) -> TypeGuard[Location]:
+    return isinstance(target, Location) and target.scheme == "unix"
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is there; `None`: none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    """Bind to the path, with mode 0600 before anybody can connect: it does not listen yet."""
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not _remove_stale(path):
+            raise
+        sock.bind(path)
+    try:
+        os.chmod(path, _MODE)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _remove_stale(path: str) -> bool:
+    """Remove a socket at which nobody listens any more; whether it was one."""
+    before = _identity(path)
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        if _identity(path) == before:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        return True
+    except FileNotFoundError:
+        return True
+    except OSError:  # it is there, and not ours to judge
+        return False
+    return False
+
+
+def _dial_failure(error: OSError) -> tuple[str, str]:
+    """The cause in words, and what to do."""
+    if isinstance(error, BlockingIOError):
+        return "too many wait there for its listener", "It is tried again"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such socket", "Is the peer running?"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there any more", "Is the peer running?"
+    if isinstance(error, PermissionError):
+        return "permission denied", "A node's socket is for processes of the same user"
+    return describe_os_error(error), ""
+
+
+def _listen_failure(error: OSError, path: str) -> tuple[str, str]:
+    """The cause in words, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return "there is a file that is no socket", "Choose another path"
+        return "somebody listens there", "Stop it, or choose another path"
+    if isinstance(error, FileNotFoundError):
+        return "its folder does not exist", "Make the folder first"
+    if isinstance(error, PermissionError):
+        return "permission denied", "May this user write to the folder?"
+    return describe_os_error(error), ""
