@@ -2,7 +2,8 @@
 
 Keys cost nothing, so whoever answers strangers would keep each of them for ever. A peer
 without a route that has gone, and to which nothing is owed, loses its sending half at once.
-Its receiving half, which makes delivery happen once, stays until there are too many.
+Its receiving half, which makes delivery happen once, stays until there are too many. Where
+something is still owed when it goes, so does its sending half.
 """
 
 from __future__ import annotations
@@ -166,12 +167,12 @@ class SessionMap:
 
     def _weigh(self, session: PeerSession) -> None:
         """Count the memory of a peer that has gone, and forget strangers beyond the limit."""
-        if not session.has_receiver or not session.receiver.is_forgettable:
+        if session.has_receiver and not session.receiver.is_forgettable:
             return
         with self._lock:
             if self._sessions.get(session.did) is not session:
                 return
-            weight = session.receiver.weight
+            weight = session.receiver.weight if session.has_receiver else 0
             self._stranger_bytes += weight - session.weight
             session.weight = weight
             while self._stranger_bytes > _MAX_STRANGER_BYTES and self._forget_a_stranger():
@@ -181,9 +182,12 @@ class SessionMap:
         """Forget the stranger that was linked longest ago. The caller holds the lock."""
         for session in self._sessions.values():
             is_free = not session.has_receiver or session.receiver.is_forgettable
-            if is_free and session.link is None and not self.is_known(session.did):
-                self._drop(session)
-                return True
+            if not (is_free and session.is_forgettable) or self._routes.resolve(session.did):
+                continue
+            if session.has_sender and not self._forget_sender(session):
+                continue
+            self._drop(session)
+            return True
         return False
 
     def _drop(self, session: PeerSession) -> None:
