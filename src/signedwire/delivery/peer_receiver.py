@@ -350,6 +350,7 @@ class PeerReceiver:
         self._release(pending)
         for message in pending.new:
             self._unexpect(message)
+        self.flush_soon()  # also where its link is over: its bytes are free for others
         pending.link.close(CLOSE_UNAVAILABLE, "the store has failed")
 
     def _release(self, pending: _PendingBatch) -> None:
