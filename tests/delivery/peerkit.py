@@ -246,6 +246,7 @@ class FakeStore(NoStore):
         """Messages that wait on the disk alone."""
         self.loads: list[Callable[[RememberedLeaves | None], None]] = []
         self.has_leaves = False
+        self.queue_of: Callable[[Did], MessageQueue]
         self.on_accept: Callable[[], None] | None = None
         self._rows = itertools.count(1)
 
@@ -271,7 +272,8 @@ class FakeStore(NoStore):
         for message in messages:
             message.is_stored, message.row = True, next(self._rows)
         self.calls.append(("put", queue.did, len(messages), tuple(replaces)))
-        self.waiting.append(lambda error: self._on_put(queue, messages, error))
+        did = queue.did
+        self.waiting.append(lambda error: self._on_put(self.queue_of(did), messages, error))
         return len(messages)
 
     def _on_put(
@@ -283,7 +285,8 @@ class FakeStore(NoStore):
                 queue.give_up(message, Reason.STORE_FAILED)
                 continue
             message.climb(DeliveryState.PERSISTED, unix_time_us())
-            assert queue.lanes.put(message, message.priority)
+            if not message.is_final:
+                assert queue.lanes.put(message, message.priority)
 
     def epoch(self, did: Did) -> int | None:
         return self.epochs.get(did)
@@ -586,6 +589,7 @@ class Desk:
         self.connector = FakeConnector()
         self.endpoint = Endpoint(self.context, self.routes, threading.Lock())
         self.endpoint.connector = self.connector
+        self.store.queue_of = lambda did: self.endpoint.peers.session(did).sender
         self.access.on_change = self.endpoint.on_access_change
         self._numbers = itertools.count(1)
 

@@ -430,6 +430,15 @@ class TestHowManyAreKept:
         desk.host.run()
         assert desk.context.budget._used == 0
 
+    def test_too_many_at_once_are_too_many_for_a_moment_only(self) -> None:
+        desk = Desk()
+        links = [desk.link(who) for who in crowd(9)]
+        assert len(self.known(desk)) == 9
+        for link in links:
+            link.end()
+        desk.link()
+        assert len(self.known(desk)) == 4
+
     def test_all_are_known_and_one_more_comes(self) -> None:
         desk = Desk()
         for who in crowd(6):

@@ -71,8 +71,7 @@ class SessionMap:
             with self._lock:
                 session = self._sessions.get(did)
                 if session is None:
-                    if len(self._sessions) >= _MAX_STRANGERS:
-                        self._forget_a_stranger()
+                    self._forget_strangers(len(self._sessions) + 1 - _MAX_STRANGERS)
                     session = PeerSession(self._context, did, self._new_sender)
                     self._sessions[did] = session
         return session
@@ -175,20 +174,28 @@ class SessionMap:
             weight = session.receiver.weight if session.has_receiver else 0
             self._stranger_bytes += weight - session.weight
             session.weight = weight
-            while self._stranger_bytes > _MAX_STRANGER_BYTES and self._forget_a_stranger():
-                pass
+            self._forget_strangers(size=self._stranger_bytes - _MAX_STRANGER_BYTES)
 
-    def _forget_a_stranger(self) -> bool:
-        """Forget the stranger that was linked longest ago. The caller holds the lock."""
+    def _forget_strangers(self, count: int = 0, size: int = 0) -> None:
+        """Forget so many, and so many bytes, as far as there are strangers.
+
+        Those that were linked longest ago go first. The caller holds the lock.
+        """
+        gone: list[PeerSession] = []
         for session in self._sessions.values():
-            is_free = not session.has_receiver or session.receiver.is_forgettable
-            if not (is_free and session.is_forgettable) or self._routes.resolve(session.did):
-                continue
-            if session.has_sender and not self._forget_sender(session):
-                continue
-            self._drop(session)
-            return True
-        return False
+            if count <= 0 and size <= 0:
+                break
+            if self._is_stranger(session):
+                gone.append(session)
+                count, size = count - 1, size - session.weight
+        for session in gone:
+            if not session.has_sender or self._forget_sender(session):
+                self._drop(session)
+
+    def _is_stranger(self, session: PeerSession) -> bool:
+        """Whether nothing is lost with a peer but its marks and what it was answered."""
+        is_free = not session.has_receiver or session.receiver.is_forgettable
+        return is_free and session.is_forgettable and self._routes.resolve(session.did) is None
 
     def _drop(self, session: PeerSession) -> None:
         session.forget_receiver()
