@@ -540,6 +540,7 @@ class TestGoodbye:
     def test_every_link_hears_it(self) -> None:
         desk = Desk()
         one, other, opening = desk.link(), desk.link(EVE), desk.begin(ALICE)
+        desk.endpoint.peers.session(Identity.from_seed(bytes(32)).did)  # and one without a link
         desk.endpoint.say_goodbye()
         assert (one.code, other.code) == (frames.CLOSE_DONE, frames.CLOSE_DONE)
         assert not opening.is_over, "it has said nothing yet: whoever opens it ends it"

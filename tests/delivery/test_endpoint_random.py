@@ -20,6 +20,7 @@ from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
 from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
 from signedwire.identity import Identity
@@ -81,6 +82,8 @@ class World:
         self.rng = rng
         make: Callable[[Any], FakeStore] | None = FakeStore if is_durable else None
         self.desk = Desk(store=make, **(CONFIG | {"send_queue_limit": 1000 if is_durable else 12}))
+        if not is_durable:
+            self.desk.context.store = NoStore(self.desk.host)
         strangers = [Identity.from_seed((50 + n).to_bytes(32, "big")) for n in range(12)]
         self.peers = {who.did: Peer(who) for who in (BOB, EVE, *strangers)}
         self.desk.route(BOB)

@@ -439,6 +439,21 @@ class TestHowManyAreKept:
         desk.link()
         assert len(self.known(desk)) == 4
 
+    @pytest.mark.parametrize(
+        ("way", "is_known"),
+        [
+            pytest.param(lambda desk: None, False, id="never seen"),
+            pytest.param(lambda desk: desk.session(), False, id="heard of"),
+            pytest.param(lambda desk: desk.link(), True, id="linked"),
+            pytest.param(lambda desk: desk.link().end(), False, id="gone"),
+            pytest.param(lambda desk: desk.route(), True, id="routed"),
+        ],
+    )
+    def test_who_is_known(self, way: Callable[[Desk], object], is_known: bool) -> None:
+        desk = Desk()
+        way(desk)
+        assert desk.endpoint.peers.is_known(BOB.did) == is_known
+
     def test_all_are_known_and_one_more_comes(self) -> None:
         desk = Desk()
         for who in crowd(6):
@@ -598,6 +613,43 @@ class TestMessagesOfAnotherThread:
                 desk.endpoint.submit(message, 1)
             assert message.state is QUEUED
         assert not any(session.sender.lanes for session in [old] if session.has_sender)
+
+    def test_queued_while_there_are_too_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(session_map, "_MAX_STRANGERS", 1)
+        desk = Desk()
+        lanes = self.gone(desk)
+        (message,) = self.numbered(desk)
+
+        def queue() -> None:
+            assert Lanes.put(lanes, message, message.priority)
+
+        def look() -> None:
+            Interrupted.before_look = queue
+
+        Interrupted.before_look = look
+        session = desk.session()
+        desk.session(EVE)
+        assert desk.endpoint.peers.get(BOB.did) is session
+        desk.endpoint._queued(session, (message,))
+        self.arrives(desk, message)
+
+    def test_ended_by_the_loop_while_it_was_forgotten(self) -> None:
+        desk = Desk()
+        self.gone(desk)
+        (message,) = self.numbered(desk)
+        old = desk.session().sender
+        put = desk.store.put
+
+        def put_and_end(*args: Any, **options: Any) -> int:
+            count = put(*args, **options)
+            old.give_up_all(Reason.EXPIRED)
+            desk.endpoint.peers.forget_if_stranger(desk.session())
+            return count
+
+        desk.store.put = put_and_end  # type: ignore[method-assign]
+        desk.endpoint.submit(message, 1)
+        assert message.reason is Reason.EXPIRED
+        assert not desk.session().sender.lanes, "what has ended is not queued once more"
 
     def test_two_threads_make_one_sending_half(self) -> None:
         desk = Desk()
