@@ -247,6 +247,35 @@ def in_the_queue_of_a_link(desk: Desk) -> Any:
     return desk.post()
 
 
+class TestRequeued:
+    """What a v1 connection had taken."""
+
+    @pytest.mark.parametrize("is_fault", [None, True, False])
+    def test_it_is_brought_again(self, is_fault: bool | None) -> None:
+        desk = Desk(max_attempts=1)
+        message = in_the_queue(desk)
+        session = desk.session()
+        desk.connector.calls.clear()
+        taken = session.sender.lanes.remove_if(lambda _: True)
+        if is_fault is None:
+            desk.endpoint.requeue(session, taken)
+        else:
+            desk.endpoint.requeue(session, taken, is_fault=is_fault)
+        assert desk.host.counters.rewritten == 1
+        assert desk.connector.calls == [("connect", BOB.did, THERE)]
+        # Its attempt is counted where nobody says otherwise.
+        assert message.state is (QUEUED if is_fault is False else FAILED)
+        if is_fault is None:
+            assert message.detail == "the connection broke while it was being written"
+
+    def test_nothing_is_brought_for_nothing(self) -> None:
+        desk = Desk()
+        desk.route()
+        desk.endpoint.requeue(desk.session(), [])
+        assert desk.connector.calls == []
+        assert desk.host.counters.rewritten == 0
+
+
 class TestDenied:
     @pytest.mark.parametrize("is_in_loop", [True, False], ids=["in the loop", "another thread"])
     @pytest.mark.parametrize(

@@ -208,7 +208,9 @@ class TestBudget:
         assert budget.free_for(other, 1) == 0, "never less than nothing"
         budget.add(-5000)
         assert flushed == [], "more than half is in use"
-        budget.add(-2000)
+        budget.add(-1999)
+        assert flushed == [], "one byte more than half"
+        budget.add(-1)
         assert set(map(id, flushed)) == {id(one), id(other)}
         budget.add(-100)
         assert len(flushed) == 2, "each is told once"
@@ -556,9 +558,20 @@ class TestAnswers:
         link.end()
         one.done()
         desk.host.run()
+        assert link.said == [], "it is over"
         again = desk.link()
         desk.host.run()
         assert said(again) == [("handled", [batch.leaves[0]])]
+
+    def test_they_go_over_the_newer_of_two_links(self) -> None:
+        desk = Desk(**SMALL)
+        link, batch, (one, *_) = self.arrived(desk)
+        again = desk.link()
+        assert link.is_over
+        one.done()
+        desk.host.run()
+        assert said(again) == [("handled", [batch.leaves[0]])]
+        assert said(link) == []
 
     def test_with_a_repeat_the_answers_follow_its_receipt(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)

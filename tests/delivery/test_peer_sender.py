@@ -86,6 +86,7 @@ class TestDeadlines:
         message = desk.post(expires_at=due(kind, clock))
         clock.step(step)
         desk.endpoint.on_clock_step()
+        assert len(desk.host.timers) == 1, "in the place of the one before"
         desk.host.wait(0.0)
         assert message.is_final == (kind == "date" and step > 0)
         desk.host.wait(10.1)

@@ -159,9 +159,9 @@ class TestStranded:
         desk.host.wait(GRACE - 0.1)
         assert message.state is QUEUED
         link = desk.link()
+        assert not desk.host.timers
         desk.host.wait(10)
         assert link.messages == [message]
-        assert not desk.host.timers
 
     def test_it_does_not_return(self) -> None:
         desk = Desk()
