@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import doctest
+import functools
 import importlib
 import inspect
 import itertools
@@ -98,6 +99,35 @@ FORBIDDEN_IN_WIRE = {
 }
 
 
+# The decisions of delivery: they know the outside by `ports` alone. Above: what imports what
+# is below it. Those of one line know nothing of each other.
+DECISIONS = (
+    ("endpoint",),
+    ("session_map",),
+    ("peer_session",),
+    ("peer_sender", "peer_receiver"),
+    ("session_context",),
+    ("denied", "inbox_budget", "no_store"),
+    ("ports",),
+)
+FORBIDDEN_IN_DECISIONS = {
+    *("asyncio", "ssl", "socket", "sqlite3", "threading", "logging", "time"),
+    *("selectors", "select", "_thread", "concurrent", "multiprocessing", "random", "os"),
+}
+
+# Files that import each other in a circle, be it for types alone. None may be added: a
+# circle that is cut leaves this list.
+CIRCLES = [
+    {"arguments", "delivery.receipt", "errors", "home", "types"},
+    {"config", "config_changes", "contradictions"},
+    {"cli.evidence", "cli.evidence_surface"},
+    {
+        *("cli.benching", "cli.checking", "cli.configuration", "cli.keys", "cli.listening"),
+        *("cli.pinging", "cli.reaching", "cli.send_options", "cli.sending", "cli.store_surface"),
+        *("cli.storing", "cli.surface", "cli.verifying", "cli.waiting", "cli.wrapping"),
+    },
+]
+
 # Types that have no docstring at run time.
 ALIASES = {"BytesLike", "Deadline", "PayloadTypeName", "PriorityName", "Target", "Until"}
 
@@ -135,6 +165,57 @@ def imported_rooms(path: Path) -> Iterator[tuple[str, int]]:
             # `from signedwire import Did` takes it from the roof.
             known = rest and (rest[0] in ROOMS or rest[0] in ROOF)
             yield rest[0] if known else "__init__", line
+
+
+def module_of(path: Path) -> str:
+    """Its name within the package: `wire.frames`; a folder is `wire`, ours `__init__`."""
+    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def read_by(tree: ast.AST, modules: set[str]) -> set[str]:
+    """Which of these modules of ours are named in imports, those for types included."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, ours = name.partition(".")
+            if package == "signedwire":
+                owner = ours.rpartition(".")[0] or "__init__"
+                found.add(ours if ours in modules else owner)
+    return found & modules
+
+
+@functools.cache
+def graph_of_files() -> dict[str, set[str]]:
+    """Who reads whom, file by file."""
+    paths = {module_of(path): path for path in SOURCE.rglob("*.py")}
+    modules = set(paths)
+    return {name: read_by(parse(path), modules) - {name} for name, path in paths.items()}
+
+
+def circles_in(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The largest sets of files in which each reaches each other."""
+    below: dict[str, set[str]] = {}
+    for name in graph:
+        reached: set[str] = set()
+        todo = [name]
+        while todo:
+            new = graph.get(todo.pop(), set()) - reached
+            reached |= new
+            todo += new
+        below[name] = reached
+    found = {
+        frozenset(other for other in below[name] if name in below.get(other, set()))
+        for name in graph
+        if name in below[name]
+    }
+    return [set(one) for one in found]
 
 
 def each_module(test: Callable[..., None]) -> Any:
@@ -222,6 +303,80 @@ class TestArrows:
             "signedwire.node.Node",
             "socket",
         ]
+
+
+class TestFiles:
+    """Arrows between files, where those between rooms say too little."""
+
+    def test_no_circle_but_those_that_are_left(self) -> None:
+        found = circles_in(graph_of_files())
+        rooms = {name.partition(".")[0] for circle in CIRCLES[1:] for name in circle}
+        assert not rooms & {"transport", "delivery", "wire"}
+        grown = [sorted(one) for one in found if not any(one <= known for known in CIRCLES)]
+        assert not grown, "a new circle, or a known one with more files"
+        gone = [sorted(known) for known in CIRCLES if known not in found]
+        assert not gone, "it has fewer files, or is cut: say so in CIRCLES"
+
+    @pytest.mark.parametrize("room", ["transport", "delivery", "wire"])
+    def test_no_circle_within_the_rooms_that_carry_messages(self, room: str) -> None:
+        graph = {
+            name: {one for one in others if one.partition(".")[0] == room}
+            for name, others in graph_of_files().items()
+            if name.partition(".")[0] == room
+        }
+        assert len(graph) > 10
+        assert circles_in(graph) == []
+
+    def test_delivery_knows_nothing_of_transport(self) -> None:
+        wrong = {
+            name: others
+            for name, others in graph_of_files().items()
+            if name.partition(".")[0] == "delivery"
+            and any(one.partition(".")[0] == "transport" for one in others)
+        }
+        assert not wrong
+
+    def test_decisions_stand_one_above_the_other(self) -> None:
+        graph = graph_of_files()
+        rank = {f"delivery.{name}": at for at, line in enumerate(DECISIONS) for name in line}
+        for name, at in rank.items():
+            wrong = {one for one in graph[name] if rank.get(one, at + 1) <= at}
+            assert not wrong, f"{name} stands above, or beside, {sorted(wrong)}"
+        # Each is used by what is above it: else the order would say nothing.
+        used = [("endpoint", "session_map"), ("session_map", "peer_session")]
+        used += [("peer_session", half) for half in DECISIONS[3]]
+        used += [(half, "session_context") for half in DECISIONS[3]] + [("no_store", "ports")]
+        for upper, lower in used:
+            assert f"delivery.{lower}" in graph[f"delivery.{upper}"]
+
+    @pytest.mark.parametrize("name", [name for line in DECISIONS for name in line])
+    def test_decisions_do_no_io(self, name: str) -> None:
+        tree = parse(SOURCE / "delivery" / f"{name}.py")
+        packages = {
+            full.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for full in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+        }
+        assert not packages & FORBIDDEN_IN_DECISIONS
+
+    def test_the_checks_see_what_they_should(self) -> None:
+        code = (
+            "from __future__ import annotations\n"
+            "import signedwire.wire.frames\n"
+            "if TYPE_CHECKING:\n    from signedwire.node import Node\n"
+            "from signedwire import clock, Did\n"
+            "from signedwire.wire import Session, batch\n"
+            "def f():\n    import signedwire.types as types, os\n"
+        )
+        modules = {*("wire", "wire.frames", "wire.batch", "node", "clock", "types", "__init__")}
+        assert read_by(ast.parse(code), modules) == modules
+        graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+        assert sorted(map(sorted, circles_in(graph))) == [["b", "c"], ["d", "e"]]
 
 
 class TestSize:

@@ -142,6 +142,8 @@ class Endpoint:
         elif verdict is LinkVerdict.PEER_IS_AHEAD:
             session.restart_stream(hello, self.peers.new_stream(session, hello.known_epoch + 1))
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
+        elif verdict is LinkVerdict.HELLO_IS_STALE:
+            link.close(link_frames.CLOSE_STALE_EPOCH, "a newer epoch has begun since its HELLO")
         else:
             had_link = session.link is not None
             session.link_opened(link, hello)
@@ -279,7 +281,7 @@ class Endpoint:
         self.context.store.put(sender, [message], is_patient=is_patient, replaces=replaces)
         if message.is_stored:
             return  # the commit brings it
-        if session.is_sending_by(sender):
+        if self._is_in_use(session, sender):
             self._queued(session, sender, (message,))
         elif sender.lanes.remove_if(lambda one: one is message):
             # Forgotten as a stranger since we looked.
@@ -292,23 +294,33 @@ class Endpoint:
             What `submit()` does for the first of them, if not even that can be queued.
         """
         first = messages[0]
-        if not self.context.store.is_durable:
-            # The first one keeps the peer from being forgotten.
-            self.submit(first, first.payload_size, is_patient=True)
-            session, others = self.peers.session(first.recipient), messages[1:]
-        else:
-            session, others = self._check(first.recipient, first.payload_size), messages
-        sender = session.sender
-        if failures := sender.failures:
-            for message in others:
-                message.failures_before = failures
-        if not others:
-            return 1
         if self.context.store.is_durable:
-            return self.context.store.put(sender, others)
-        count = sender.lanes.put_many(others, first.priority)
-        self._queued(session, sender, others[:count])
-        return 1 + count
+            sender = self._check(first.recipient, first.payload_size).sender
+            _note_failures(messages, sender)
+            return self.context.store.put(sender, messages)
+        self.submit(first, first.payload_size, is_patient=True)
+        return 1 + self._put_many(messages[1:])
+
+    def _put_many(self, messages: list[OutgoingMessage]) -> int:
+        """Queue messages to one recipient that was checked; returns how many had room."""
+        if not messages:
+            return 0
+        session = self.peers.session(messages[0].recipient)
+        sender = session.sender
+        _note_failures(messages, sender)
+        count = sender.lanes.put_many(messages, messages[0].priority)
+        if not count:
+            return 0
+        if not self._is_in_use(session, sender):
+            # Forgotten as a stranger since we looked.
+            back = frozenset(sender.lanes.remove_if(frozenset(messages).__contains__))
+            return self._put_many([one for one in messages if one in back])
+        self._queued(session, sender, messages[:count])
+        return count
+
+    def _is_in_use(self, session: PeerSession, sender: PeerSender) -> bool:
+        """Whether what was put into this queue leaves it: its peer was not forgotten before."""
+        return session.is_sending_by(sender) and self.peers.get(session.did) is session
 
     def _check(self, did: Did, payload_size: int) -> PeerSession:
         """The session of a peer, if a message may be queued for it."""
@@ -427,8 +439,9 @@ class Endpoint:
         self._is_flush_due = False
         while self._scheduled:
             session = self._scheduled.popleft()
-            session.sender.is_scheduled = False
-            self.bring(session)
+            if session.has_sender:
+                session.sender.is_scheduled = False
+                self.bring(session)
 
     def bring(self, session: PeerSession) -> None:
         """Hand what waits for a peer to its link, or to the connector."""
@@ -464,6 +477,7 @@ class Endpoint:
             sender = session.sender
             for message in sender.lanes.remove_if(lambda message: not message.is_stored):
                 sender.give_up(message, Reason.UNKNOWN_PEER)
+            self.peers.forget_if_stranger(session)
 
     def reroute(self, sessions: Iterable[PeerSession]) -> None:
         """Move peers whose address has changed to a connection to their new one."""
@@ -544,3 +558,10 @@ class Endpoint:
             session.stop_waiting()
             if session.has_sender:
                 session.sender.end()
+
+
+def _note_failures(messages: Iterable[OutgoingMessage], sender: PeerSender) -> None:
+    """Attempts that had failed before a message was queued are none of its own."""
+    if failures := sender.failures:
+        for message in messages:
+            message.failures_before = failures

@@ -139,6 +139,11 @@ class PeerReceiver:
         return 2048 + self.stream.weight + 130 * len(self._answers)
 
     @property
+    def has_links(self) -> bool:
+        """Whether a link of the peer is open, or opening."""
+        return bool(self._links)
+
+    @property
     def is_forgettable(self) -> bool:
         """Whether nothing but the marks would be lost with it."""
         return not self._links and not any(self._waiting)
@@ -176,6 +181,7 @@ class PeerReceiver:
 
     def forget(self) -> None:
         """The peer is a stranger again: free its part of the budget."""
+        self._count_bytes()
         self._context.budget.forget(self)
 
     # -- links ----------------------------------------------------------------------------
@@ -345,6 +351,7 @@ class PeerReceiver:
         self._release(pending)
         for message in pending.new:
             self._unexpect(message)
+        self.flush_soon()  # also where its link is over: its bytes are free for others
         pending.link.close(CLOSE_UNAVAILABLE, "the store has failed")
 
     def _release(self, pending: _PendingBatch) -> None:

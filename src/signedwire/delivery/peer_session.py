@@ -45,6 +45,8 @@ class LinkVerdict(enum.Enum):
     """The peer claims the last epoch there is: this node could never begin a newer one."""
     PEER_IS_AHEAD = enum.auto()
     """The peer has heard from a later state of our key: begin a newer epoch, then reconnect."""
+    HELLO_IS_STALE = enum.auto()
+    """A newer epoch has begun since our HELLO: the peer would refuse its messages. Reconnect."""
 
 
 class PeerSession:
@@ -191,6 +193,8 @@ class PeerSession:
             return LinkVerdict.NO_EPOCH_LEFT
         if self._is_peer_ahead(hello):
             return LinkVerdict.PEER_IS_AHEAD
+        if link.our_epoch != self.sender.epoch:
+            return LinkVerdict.HELLO_IS_STALE
         return LinkVerdict.USE
 
     def _keeps(self, old: LinkPort, new: LinkPort) -> bool:
@@ -335,12 +339,15 @@ class PeerSession:
     @property
     def is_forgettable(self) -> bool:
         """Whether nothing waits to be sent to the peer, and no answer is outstanding."""
-        sender = self._sender
-        if self.link is not None:
+        sender, receiver = self._sender, self._receiver
+        if self.link is not None or (receiver is not None and receiver.has_links):
+            return False  # one that is opening has named the epoch of the sending half
+        if sender is None:
+            return True
+        if sender.route is not None or sender.lanes or not sender.stream.is_forgettable:
             return False
-        return sender is None or (
-            sender.route is None and not sender.lanes and sender.stream.is_forgettable
-        )
+        backlog = self._context.store.backlog(self.did)
+        return backlog is None or not backlog.rows
 
     def status(self) -> PeerStatus:
         """The state of the peer now. Any thread."""

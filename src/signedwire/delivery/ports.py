@@ -103,6 +103,10 @@ class LinkPort(Protocol):
         """Whether the peer has answered a message that went over it."""
 
     @property
+    def our_epoch(self) -> int:
+        """The epoch of our HELLO."""
+
+    @property
     def their_epoch(self) -> int:
         """The epoch of the peer's HELLO; 0 before it came."""
 

@@ -2,7 +2,8 @@
 
 Keys cost nothing, so whoever answers strangers would keep each of them for ever. A peer
 without a route that has gone, and to which nothing is owed, loses its sending half at once.
-Its receiving half, which makes delivery happen once, stays until there are too many.
+Its receiving half, which makes delivery happen once, stays until there are too many. Where
+something is still owed when it goes, so does its sending half.
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ class SessionMap:
             with self._lock:
                 session = self._sessions.get(did)
                 if session is None:
-                    if len(self._sessions) >= _MAX_STRANGERS:
-                        self._forget_a_stranger()
+                    self._forget_strangers(len(self._sessions) + 1 - _MAX_STRANGERS)
                     session = PeerSession(self._context, did, self._new_sender)
                     self._sessions[did] = session
         return session
@@ -166,25 +166,36 @@ class SessionMap:
 
     def _weigh(self, session: PeerSession) -> None:
         """Count the memory of a peer that has gone, and forget strangers beyond the limit."""
-        if not session.has_receiver or not session.receiver.is_forgettable:
+        if session.has_receiver and not session.receiver.is_forgettable:
             return
         with self._lock:
             if self._sessions.get(session.did) is not session:
                 return
-            weight = session.receiver.weight
+            weight = session.receiver.weight if session.has_receiver else 0
             self._stranger_bytes += weight - session.weight
             session.weight = weight
-            while self._stranger_bytes > _MAX_STRANGER_BYTES and self._forget_a_stranger():
-                pass
+            self._forget_strangers(size=self._stranger_bytes - _MAX_STRANGER_BYTES)
 
-    def _forget_a_stranger(self) -> bool:
-        """Forget the stranger that was linked longest ago. The caller holds the lock."""
+    def _forget_strangers(self, count: int = 0, size: int = 0) -> None:
+        """Forget so many, and so many bytes, as far as there are strangers.
+
+        Those that were linked longest ago go first. The caller holds the lock.
+        """
+        gone: list[PeerSession] = []
         for session in self._sessions.values():
-            is_free = not session.has_receiver or session.receiver.is_forgettable
-            if is_free and session.link is None and not self.is_known(session.did):
+            if count <= 0 and size <= 0:
+                break
+            if self._is_stranger(session):
+                gone.append(session)
+                count, size = count - 1, size - session.weight
+        for session in gone:
+            if not session.has_sender or self._forget_sender(session):
                 self._drop(session)
-                return True
-        return False
+
+    def _is_stranger(self, session: PeerSession) -> bool:
+        """Whether nothing is lost with a peer but its marks and what it was answered."""
+        is_free = not session.has_receiver or session.receiver.is_forgettable
+        return is_free and session.is_forgettable and self._routes.resolve(session.did) is None
 
     def _drop(self, session: PeerSession) -> None:
         session.forget_receiver()

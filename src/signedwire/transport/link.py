@@ -136,6 +136,12 @@ class Link:
         return None if self._session is None else self._session.round_trip
 
     @property
+    def our_epoch(self) -> int:
+        """The epoch of our HELLO."""
+        assert self._session is not None
+        return self._session.our_epoch
+
+    @property
     def their_epoch(self) -> int:
         """The epoch of the HELLO that came; 0: none came yet."""
         hello = None if self._session is None else self._session.their_hello

@@ -153,6 +153,8 @@ class Session:
         self.round_trip: float | None = None
         """Smoothed round-trip time in seconds; `None` until measured."""
         self.their_hello: Hello | None = None
+        self.our_epoch = hello.epoch
+        """What our HELLO has named."""
         self._identity = identity
         self._is_expected = is_expected
         self._on_round_trip = on_round_trip

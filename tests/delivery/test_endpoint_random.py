@@ -1,0 +1,392 @@
+"""Random sequences of everything that can happen to an `Endpoint`; what never may is looked for.
+
+After each step: every message is in one place or has ended, once; nobody was sent more than
+its credit, or granted more than its window. At each peer: every message at most once, and in
+the order of its lane. At the end nothing waits, and no stranger is kept beyond the limit.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+import pytest
+from peerkit import RESET, Desk, FakeLink, FakeStore, closed, still_clock
+
+from linkkit import ALICE, BOB, EVE, body, received
+from signedwire.clock import WallInstant
+from signedwire.delivery import session_map
+from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
+from signedwire.identity import Identity
+from signedwire.types import Allowance, DeliveryState, Priority, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.header import message_number_of
+from signedwire.wire.session import BatchReceived
+from wirekit import random_seed
+
+STRANGERS: Final = 6
+CONFIG: Final[dict[str, Any]] = {
+    "credit_messages": 20,
+    "credit_bytes": 8000,
+    "critical_reserve": 3,
+    "max_payload_size": 1000,
+    "inbox_bytes": 30_000,
+    "max_attempts": 2,
+}
+ENDS: Final = (
+    RESET,
+    None,
+    closed(frames.CLOSE_DONE),
+    closed(frames.CLOSE_TOO_MANY),
+    closed(frames.CLOSE_EVICTED),
+    closed(frames.CLOSE_DENIED),
+)
+LOST: Final = {DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.REFUSED}
+
+
+class Peer:
+    """The other side: what it has accepted from us, and what it sends."""
+
+    def __init__(self, who: Identity) -> None:
+        self.who = who
+        self.epoch = 9
+        self.sent = [0, 0, 0, 0]
+        self.stream = ReceiveStream(bytes(who.did), bytes(ALICE.did), 10_000)
+        self.got: dict[int, list[int]] = defaultdict(list)
+        """Numbers of our messages that it has accepted, by lane, in their order."""
+        self.unsigned: list[tuple[FakeLink, int]] = []
+        """Batches that it has judged and not answered."""
+        self.judged: Counter[FakeLink] = Counter()
+
+    def judge(self, link: FakeLink, at: int) -> list[int]:
+        """What a receiver makes of one batch; returns places of what it accepts."""
+        batch, _, bodies = link.batches[at]
+        what = BatchReceived(bodies, batch.root, batch.leaves, batch.signature)
+        arrivals = self.stream.arrived(what, 1 << 16, 0)
+        known = {*arrivals.duplicates, *(message.leaf for message in arrivals.new)}
+        for message in arrivals.new:
+            self.got[message.lane].append(message_number_of(bodies[message.index]))
+        return [n for n, leaf in enumerate(batch.leaves) if leaf in known]
+
+
+class World:
+    """A desk, its peers, and the dice."""
+
+    def __init__(self, rng: Random, *, is_durable: bool) -> None:
+        self.rng = rng
+        make: Callable[[Any], FakeStore] | None = FakeStore if is_durable else None
+        self.desk = Desk(store=make, **(CONFIG | {"send_queue_limit": 1000 if is_durable else 12}))
+        if not is_durable:
+            self.desk.context.store = NoStore(self.desk.host)
+        strangers = [Identity.from_seed((50 + n).to_bytes(32, "big")) for n in range(12)]
+        self.peers = {who.did: Peer(who) for who in (BOB, EVE, *strangers)}
+        self.desk.route(BOB)
+        self.links: list[FakeLink] = []
+        self.messages: list[OutgoingMessage] = []
+        self.taken: list[Message] = []
+        self.received: Counter[tuple[Any, ...]] = Counter()
+
+    @property
+    def open_links(self) -> list[FakeLink]:
+        self.links = [link for link in self.links if not link.is_over]
+        return self.links
+
+    def peer(self) -> Peer:
+        # Mostly two, and now and then one of many strangers.
+        named = [self.peers[BOB.did], self.peers[EVE.did]]
+        return self.rng.choice(named if self.rng.random() < 0.8 else list(self.peers.values()))
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def post(self) -> None:
+        peer, rng = self.peer(), self.rng
+        deadline: float | None = None
+        if rng.random() < 0.3:
+            seconds = rng.uniform(0.5, 20)
+            is_date = rng.random() < 0.5
+            wall = self.desk.clock.wall_us / 1e6
+            deadline = WallInstant(wall + seconds) if is_date else self.desk.clock.seconds + seconds
+        messages = [
+            self.desk.message(
+                peer.who, bytes(rng.randrange(900)), priority=priority, expires_at=deadline
+            )
+            for priority in [rng.choice(list(Priority))]
+            for _ in range(rng.choice((1, 1, 3)))
+        ]
+        try:
+            if len(messages) == 1:
+                self.desk.endpoint.submit(messages[0], messages[0].payload_size)
+                count = 1
+            else:
+                count = self.desk.endpoint.submit_many(messages)
+        except (BackpressureError, NotAllowedError, UnknownPeerError):
+            count = 0
+        self.messages += messages[:count]
+
+    def link(self) -> None:
+        peer, rng = self.peer(), self.rng
+        if self.desk.endpoint.check_access(peer.who.did) is not None:
+            return
+        link = self.desk.begin(peer.who, is_dialed=rng.random() < 0.5)
+        self.links.append(link)
+        if rng.random() < 0.8:
+            self.hello(link)
+
+    def hello(self, link: FakeLink | None = None) -> None:
+        opening = [one for one in self.open_links if not one.is_open and one.hello is None]
+        if link is None:
+            if not opening:
+                return
+            link = self.rng.choice(opening)
+        peer, rng = self.peers[link.session.did], self.rng
+        if rng.random() < 0.1:
+            peer.epoch += 1  # it has begun anew, and knows nothing
+            peer.sent = [0, 0, 0, 0]
+        known = peer.stream.epoch
+        if rng.random() < 0.05:
+            known += 1  # somebody else has used our key
+        # It closes a link of an older epoch, and takes up a newer one.
+        if not peer.stream.begin(link.our_epoch):
+            link.end(closed(frames.CLOSE_STALE_EPOCH))
+            return
+        marks = peer.stream.marks_now() if known == link.our_epoch else (0, 0, 0, 0)
+        credit = Allowance(rng.randrange(1, 40), rng.randrange(1500, 20_000), 5, 6000)
+        link.say_hello(epoch=peer.epoch, known_epoch=known, marks=marks, credit=credit)
+
+    def answer(self) -> None:
+        """The peer accepts the next batch of a link; its word may be lost."""
+        for link in self.open_links:
+            peer = self.peers[link.session.did]
+            if peer.judged[link] < len(link.batches):
+                at = peer.judged[link]
+                peer.judged[link] += 1
+                accepted = peer.judge(link, at)
+                dice = self.rng.random()
+                if dice < 0.2:
+                    continue  # it comes later, or never
+                if dice < 0.3 and accepted:
+                    link.accept(at, names=accepted[:1])
+                elif len(accepted) == len(link.batches[at][2]):
+                    link.accept(at)
+                elif accepted:
+                    link.accept(at, names=accepted)
+                if dice > 0.9:
+                    link.handle(at)
+
+    def refuse(self) -> None:
+        for link in self.open_links:
+            if link.batches and self.rng.random() < 0.3:
+                link.refuse(self.rng.choice(self.rng.choice(link.batches)[1]), Reason.REFUSED)
+
+    def end(self) -> None:
+        if self.open_links:
+            link = self.rng.choice(self.links)
+            how = self.rng.choice((*ENDS, "us"))
+            if isinstance(how, str):
+                link.close(frames.CLOSE_EVICTED, "made room")
+            else:
+                link.end(how)
+
+    def bring(self) -> None:
+        """A peer sends, new or once more, within what it was granted."""
+        open_ = [link for link in self.open_links if link.is_open]
+        if not open_:
+            return
+        link = self.rng.choice(open_)
+        peer, lane = self.peers[link.session.did], self.rng.choice(list(Priority))
+        room = link.granted_unused
+        free = room.critical_messages if lane is Priority.CRITICAL else room.messages
+        size = room.critical_bytes if lane is Priority.CRITICAL else room.bytes
+        count = min(self.rng.randrange(1, 5), free, size // 230)
+        if count <= 0:
+            return
+        again = self.rng.random() < 0.2 and peer.sent[lane] >= count
+        first = peer.sent[lane] - count + 1 if again else peer.sent[lane] + 1
+        peer.sent[lane] = max(peer.sent[lane], first + count - 1)
+        bodies = [
+            body(
+                n,
+                bytes([n % 256]) * 100,
+                sender=peer.who,
+                recipient=ALICE,
+                priority=lane,
+                epoch=link.their_epoch,
+            )
+            for n in range(first, first + count)
+        ]
+        link.bring_batch(received(bodies, peer.who))
+
+    def take(self) -> None:
+        for message in self.desk.take()[:]:
+            envelope = message.envelope
+            # A stranger that was forgotten may bring it once more, to another receiver.
+            name = (message.origin, envelope.epoch, message.lane, message.sequence_number)
+            self.received[name] += 1
+            self.taken.append(message)
+
+    def reply(self) -> None:
+        if self.taken:
+            message = self.taken.pop(self.rng.randrange(len(self.taken)))
+            message.done() if self.rng.random() < 0.7 else message.refuse()
+
+    def commit(self) -> None:
+        self.desk.store.commit()
+        for session in self.desk.endpoint.peers.senders():
+            self.desk.endpoint.bring(session)
+
+    def wait(self) -> None:
+        self.desk.host.wait(self.rng.choice((0.0, 0.1, 1.0, 6.0)))
+
+    def step_clock(self) -> None:
+        self.desk.clock.step(self.rng.choice((-100.0, -1.0, 1.0, 100.0)))
+        self.desk.endpoint.on_clock_step()
+
+    def access(self) -> None:
+        did = self.peer().who.did
+        self.desk.access.deny(did)
+        self.desk.host.run()
+        if self.rng.random() < 0.9:
+            self.desk.access.undeny(did)
+
+    def route(self) -> None:
+        peer = self.rng.choice((BOB, EVE))
+        is_there = self.desk.routes.resolve(peer.did) is None
+        self.desk.route(peer) if is_there else self.desk.route(peer, None)
+        self.desk.endpoint.reroute(self.desk.endpoint.peers.senders())
+        self.desk.endpoint.bring_stranded()
+
+    def fail_to_dial(self) -> None:
+        for session in self.desk.endpoint.peers.senders():
+            if session.link is None and session.sender.route is not None:
+                session.sender.note_attempt_failed("refused")
+
+    def run(self) -> None:
+        self.desk.host.run()
+
+    # -- what holds after each of them ------------------------------------------------------
+
+    def check(self) -> None:
+        places: Counter[int] = Counter()
+        for session in self.desk.endpoint.peers.senders():
+            sender = session.sender
+            for message in sender.lanes:
+                places[id(message)] += 1
+            flying = [
+                message
+                for flight in sender.stream._flights.values()
+                for message in flight.messages
+                if not message.is_settled
+            ]
+            assert len(flying) == sender.stream.in_flight
+            assert session.link is not None or not flying
+            for message in flying:
+                places[id(message)] += 1
+        lost = 0
+        for message in self.messages:
+            lost += message.state in LOST
+            waits = not message.is_final and message.state is not DeliveryState.ACCEPTED
+            is_uncommitted = message.is_stored and message.state is DeliveryState.QUEUED
+            if waits and not is_uncommitted:
+                assert places[id(message)] == 1, f"{message!r} waits nowhere, or twice"
+            else:
+                assert places[id(message)] <= 1
+        assert self.desk.host.counters.send_failures == lost
+        assert self.desk.context.budget._used >= 0
+        self.check_credit()
+        assert max(self.received.values(), default=0) <= 1, "delivered twice"
+
+    def check_credit(self) -> None:
+        for session in self.desk.endpoint.peers.all():
+            if session.has_receiver:
+                receiver = session.receiver
+                links = [one.granted_unused for one in receiver._links]
+                used = [sum(column) for column in zip(receiver._waiting, *links, strict=True)]
+                window = receiver._window
+                assert all(a <= b for a, b in zip(used, window, strict=True)), (used, window)
+                assert min(receiver._waiting) >= 0
+                assert min(receiver._held) >= 0
+
+    def check_peers(self) -> None:
+        """Each of our messages once, and in the order in which they were queued."""
+        for peer in self.peers.values():
+            for lane, numbers in peer.got.items():
+                assert numbers == sorted(set(numbers)), (peer.who.did, lane)
+
+    def finish(self) -> None:
+        """Everything ends or is delivered, and who is a stranger is forgotten."""
+        for did in self.peers:
+            self.desk.access.undeny(did)
+        self.commit()
+        self.desk.host.run()
+        self.take()
+        while self.taken:
+            self.reply()
+        for link in list(self.open_links):
+            link.end()
+        self.desk.route(BOB, None)
+        self.desk.route(EVE, None)
+        self.desk.endpoint.reroute(self.desk.endpoint.peers.senders())
+        self.commit()
+        self.desk.host.wait(10)
+        self.commit()
+        self.desk.host.run()
+        self.check()
+        if not self.desk.store.is_durable:
+            assert all(m.is_final or m.is_confirmed for m in self.messages)
+            self.messages.clear()
+            self.links.clear()
+            for peer in self.peers.values():
+                peer.judged.clear()
+            gc.collect()
+            self.desk.session(ALICE)
+            assert len(self.desk.endpoint.peers.all()) <= STRANGERS
+        assert self.desk.context.budget._used == 0
+        self.desk.endpoint.end()
+        assert not self.desk.host.timers
+
+
+STEPS: Final[tuple[tuple[Callable[[World], None], int], ...]] = (
+    (World.post, 20),
+    (World.link, 8),
+    (World.hello, 3),
+    (World.answer, 15),
+    (World.refuse, 1),
+    (World.end, 5),
+    (World.bring, 12),
+    (World.take, 6),
+    (World.reply, 8),
+    (World.commit, 8),
+    (World.wait, 4),
+    (World.step_clock, 1),
+    (World.access, 1),
+    (World.route, 2),
+    (World.fail_to_dial, 2),
+    (World.run, 15),
+)
+
+
+def run(rng: Random, *, is_durable: bool, length: int = 400) -> None:
+    """One sequence, looked at after each step."""
+    steps, weights = zip(*STEPS, strict=True)
+    with still_clock():
+        world = World(rng, is_durable=is_durable)
+        for step in rng.choices(steps, weights, k=length):
+            step(world)
+            world.check()
+        world.check_peers()
+        world.finish()
+        world.check_peers()
+
+
+@pytest.mark.parametrize("is_durable", [False, True], ids=["no store", "store"])
+@pytest.mark.parametrize("round_", range(8))
+def test_whatever_happens(round_: int, is_durable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_map, "_MAX_STRANGERS", STRANGERS)
+    _, rng = random_seed()
+    run(rng, is_durable=is_durable)
