@@ -296,7 +296,6 @@ class Endpoint:
         first = messages[0]
         if self.context.store.is_durable:
             sender = self._check(first.recipient, first.payload_size).sender
-            _note_failures(messages, sender)
             return self.context.store.put(sender, messages)
         self.submit(first, first.payload_size, is_patient=True)
         return 1 + self._put_many(messages[1:])
@@ -307,7 +306,8 @@ class Endpoint:
             return 0
         session = self.peers.session(messages[0].recipient)
         sender = session.sender
-        _note_failures(messages, sender)
+        for message in messages:
+            message.failures_before = sender.failures
         count = sender.lanes.put_many(messages, messages[0].priority)
         if not count:
             return 0
@@ -558,10 +558,3 @@ class Endpoint:
             session.stop_waiting()
             if session.has_sender:
                 session.sender.end()
-
-
-def _note_failures(messages: Iterable[OutgoingMessage], sender: PeerSender) -> None:
-    """Attempts that had failed before a message was queued are none of its own."""
-    if failures := sender.failures:
-        for message in messages:
-            message.failures_before = failures
