@@ -75,7 +75,6 @@ async def places_of(bob: Node, who: Identity, count: int) -> list[int]:
     return [at for at, payload in enumerate(await take(bob, count)) if payload.startswith(name)]
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: a lane is taken in the order of arrival")
 @on_both_loops
 async def test_senders_of_one_lane_take_turns() -> None:
     net = Net()
@@ -85,7 +84,6 @@ async def test_senders_of_one_lane_take_turns() -> None:
         assert max(await places_of(bob, CAROL, 50)) <= 2 * 5
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: Critical of one sender goes before all")
 @on_both_loops
 async def test_a_flood_of_critical_takes_turns_with_high() -> None:
     net = Net()
@@ -99,7 +97,6 @@ async def test_a_flood_of_critical_takes_turns_with_high() -> None:
         assert max(await places_of(bob, CAROL, 405)) <= 3 * 64 + 2 * 5
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: strangers are served like known senders")
 @on_both_loops
 async def test_senders_with_a_route_come_before_strangers() -> None:
     net = Net()

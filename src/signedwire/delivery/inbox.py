@@ -2,7 +2,8 @@
 
 The transport puts messages in; when there is no room it stops reading from its
 sockets until the application has taken half of what waits. Nothing is dropped
-here, and a slow application slows its senders down instead of growing memory.
+here, and a slow application slows its senders down instead of growing memory. Its time is
+shared among them: see `fair_lanes`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.fair_lanes import FairLanes
 from signedwire.delivery.message import Message
-from signedwire.types import Priority
+from signedwire.types import Did, Priority
 
 __all__ = ["Inbox"]
 
@@ -33,7 +34,7 @@ class Inbox:
     __slots__ = ("_lanes", "_lock", "_waiters", "is_closed")
 
     def __init__(self, limit: int, reserve: int) -> None:
-        self._lanes: Lanes[Message] = Lanes(limit, reserve)
+        self._lanes: FairLanes[Message] = FairLanes(limit, reserve)
         self._lock = threading.Lock()
         self._waiters: list[Wake] = []
         self.is_closed = False
@@ -45,16 +46,29 @@ class Inbox:
         """Whether a message of this priority would fit now."""
         return self._lanes.has_room(priority)
 
-    def put(self, message: Message, priority: int) -> bool:
-        """Append; `False`, and nothing done, when there is no room."""
-        if not self._lanes.put(message, priority):
+    def put(
+        self, message: Message, priority: int, sender: Did | None = None, is_known: bool = False
+    ) -> bool:
+        """Append; `False`, and nothing done, when there is no room.
+
+        Args:
+            sender: Who sent it; `None`: nothing proves who did.
+            is_known: Whether that is more than a stranger: it comes before those.
+        """
+        if not self._lanes.put(message, priority, sender, is_known):
             return False
         self._wake_one()
         return True
 
-    def add_many(self, messages: list[Message], priority: int) -> None:
-        """Append; its sender's credit is what bounds these."""
-        self._lanes.add_many(messages, priority)
+    def add_many(
+        self,
+        messages: list[Message],
+        priority: int,
+        sender: Did | None = None,
+        is_known: bool = False,
+    ) -> None:
+        """Append messages of one sender, whose credit is what bounds these. See `put()`."""
+        self._lanes.add_many(messages, priority, sender, is_known)
         for _ in range(min(len(messages), len(self._waiters))):
             self._wake_one()
 
@@ -66,19 +80,12 @@ class Inbox:
                 wake()
 
     def take(self) -> Message | None:
-        """Remove and return the oldest message of the highest priority, if there is one."""
+        """Remove and return the message whose turn it is, if there is one."""
         return self._lanes.take()
 
     def remove_if(self, is_unwanted: Callable[[Message], bool]) -> list[Message]:
-        """Remove and return messages; the others keep their order.
-
-        Who takes meanwhile, in another thread, may find a lane empty that is not, and is
-        woken then.
-        """
-        removed = self._lanes.sweep(is_unwanted)
-        for _ in range(len(self._waiters)):
-            self._wake_one()
-        return removed
+        """Remove and return messages; the others keep their order."""
+        return self._lanes.sweep(is_unwanted)
 
     def when_filled(self, wake: Wake) -> bool:
         """Have `wake` called at the next message; `False` where one waits or none will come."""

@@ -23,6 +23,7 @@ from signedwire.delivery.access import AccessList
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Store
@@ -82,7 +83,8 @@ class NodeCore:
         access = AccessList(config)
         inbox = Inbox(config.inbox_limit, config.critical_reserve)
         no_store = NoStore(runtime)
-        self.context = SessionContext(runtime, us, access, inbox, no_store, no_store)
+        known = KnownSenders(config, routing, access)
+        self.context = SessionContext(runtime, us, access, known, inbox, no_store, no_store)
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
         self._v1 = V1Intake(runtime, self.endpoint)
