@@ -7,7 +7,6 @@ import contextlib
 import tracemalloc
 from typing import Final
 
-import pytest
 from test_link import Net, meet, take
 from test_links import RawPeer
 
@@ -22,7 +21,6 @@ CAROL: Final = identity(502)
 MIB: Final = 2**20
 
 
-@pytest.mark.xfail(strict=True, reason="case J4; 3 of 9: a batch is held until its last answer")
 @on_both_loops
 async def test_what_is_held_for_a_peer_is_counted_by_what_it_costs() -> None:
     """The recipient answers two of the three messages of each batch, and never the third."""

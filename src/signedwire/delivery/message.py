@@ -314,7 +314,6 @@ class OutgoingMessage(Receipt):
         "body",
         "envelope",
         "failures_before",
-        "is_settled",
         "is_stored",
         "row",
         "sequence",
@@ -352,8 +351,6 @@ class OutgoingMessage(Receipt):
         """The number in its lane; 0: none yet."""
         self.row = 0
         """The number of its row in the lane in the store; 0: it has none."""
-        self.is_settled = False
-        """Whether the peer has answered, accepted or refused, while others of its batch wait."""
         self.is_stored = False
         """Whether it has a row in the store."""
         self.was_written = False
@@ -434,7 +431,6 @@ class OutgoingMessage(Receipt):
         self.body = body
         self.sequence = sequence_of(body)
         self.is_stored = True
-        self.is_settled = False
         self.was_written = was_written
 
     def release(self) -> None:

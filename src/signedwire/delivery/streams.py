@@ -20,15 +20,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.evidence import encode_evidence
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, sequence_of
+from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -42,6 +43,9 @@ __all__ = ["Refused", "SendStream"]
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
 
+_PLACE_WEIGHT: Final = 96
+"""Bytes of memory of one place in a batch: a hash, and its entries in two lists."""
+
 _Name: TypeAlias = tuple[int, int]
 """Lane and sequence."""
 
@@ -49,32 +53,57 @@ _Name: TypeAlias = tuple[int, int]
 class _Flight:
     """One batch on its way: until a receipt names its root, or its envelopes one by one."""
 
-    __slots__ = ("batch", "bodies", "messages", "unsettled", "unsettled_bytes")
+    __slots__ = ("batch", "messages", "unsettled", "unsettled_bytes")
 
     def __init__(
         self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]
     ) -> None:
         self.batch = batch
-        self.messages = messages
-        self.bodies = bodies
+        self.messages: list[OutgoingMessage | None] = messages  # type: ignore[assignment]
+        """`None` for each that was answered while others of the batch wait."""
         self.unsettled = len(messages)
         self.unsettled_bytes = sum(map(len, bodies))
 
+    @property
+    def weight(self) -> int:
+        """Bytes that are held until its last answer, beside its messages, about."""
+        return _PLACE_WEIGHT * len(self.messages)
+
+    def all(self) -> list[OutgoingMessage]:
+        """Its messages that have no answer yet."""
+        if self.unsettled == len(self.messages):
+            return cast("list[OutgoingMessage]", self.messages)
+        return [message for message in self.messages if message is not None]
+
+    def at(self, indices: Iterable[int]) -> list[OutgoingMessage]:
+        """Those of its messages, which have no answer yet."""
+        messages = self.messages
+        return [message for index in indices if (message := messages[index]) is not None]
+
+    def let_go(self, indices: Iterable[int]) -> None:
+        """These are answered, and others wait: do not hold their bytes."""
+        if self.unsettled == len(self.messages):
+            self.messages = list(self.messages)  # that was another's
+        for index in indices:
+            self.messages[index] = None
+
 
 class _Signed:
-    """A batch, and what the peer has signed about it: what proofs are made of."""
+    """The hashes of a batch, and what the peer has signed about it.
 
-    __slots__ = ("batch", "bodies", "statement")
+    With the bytes of a message, which its receipt holds, that makes its proof.
+    """
 
-    def __init__(self, batch: SentBatch, bodies: list[bytes], statement: bytes) -> None:
+    __slots__ = ("batch", "statement")
+
+    def __init__(self, batch: SentBatch, statement: bytes) -> None:
         self.batch = batch
-        self.bodies = bodies
         self.statement = statement
 
     def prove(self, receipt: Receipt) -> bytes:
         """The proof for one of its messages."""
         assert isinstance(receipt, OutgoingMessage)
-        index = self.bodies.index(receipt.body)  # the same object, so this is quick
+        index = self.batch.leaves.index(leaf_of(receipt.body))
         return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
@@ -86,14 +115,20 @@ class _Landed(_Signed):
 
     __slots__ = ("__weakref__", "receipts")
 
-    def __init__(self, flight: _Flight, indices: Iterable[int], statement: bytes) -> None:
-        super().__init__(flight.batch, flight.bodies, statement)
+    def __init__(
+        self,
+        batch: SentBatch,
+        indices: Iterable[int],
+        messages: Iterable[OutgoingMessage],
+        statement: bytes,
+    ) -> None:
+        super().__init__(batch, statement)
         # Weak, or receipts and this would keep each other alive. Those of a
         # `send_many()` are not followed beyond this.
         self.receipts = {
-            self.batch.leaves[index]: (index, ref(flight.messages[index]))
-            for index in indices
-            if not flight.messages[index].terms.is_bulk
+            batch.leaves[index]: (_name_of(message), ref(message))
+            for index, message in zip(indices, messages, strict=True)
+            if not message.terms.is_bulk
         }
 
 
@@ -124,7 +159,7 @@ class SendStream:
         self.in_flight = 0
         """Messages that were written and have no answer yet."""
         self.in_flight_bytes = 0
-        """Their bytes."""
+        """Their bytes, and what their batches weigh."""
         # Accepted, by leaf, while somebody holds a receipt: for what the peer's
         # application says later.
         self._landed: dict[bytes, ref[_Landed]] = {}
@@ -220,7 +255,7 @@ class SendStream:
         self._has_sent = True
         flight = self._flights[batch.root] = _Flight(batch, messages, bodies)
         self.in_flight += flight.unsettled
-        self.in_flight_bytes += flight.unsettled_bytes
+        self.in_flight_bytes += flight.unsettled_bytes + flight.weight
         if self._by_name is not None:
             self._by_name.update(_names_of(flight))
         if self._by_leaf is not None:
@@ -228,26 +263,24 @@ class SendStream:
 
     def _settle(self, flight: _Flight, indices: Sequence[int]) -> None:
         """These of a flight are answered; with the last of them, the flight has landed."""
-        messages = flight.messages
-        if len(indices) < len(messages):
-            messages = [messages[index] for index in indices]
-        count, size = len(messages), flight.unsettled_bytes
+        count, size = len(indices), flight.unsettled_bytes
+        messages = flight.at(indices) if count < flight.unsettled or self._by_name else []
         if count < flight.unsettled:
-            size = sum([V2_HEADER_SIZE + message.payload_size for message in messages])
-            for message in messages:
-                message.is_settled = True
+            size = sum([len(message.body) for message in messages])
+            flight.let_go(indices)
         flight.unsettled -= count
         flight.unsettled_bytes -= size
         self.in_flight -= count
         self.in_flight_bytes -= size
         if self._by_name is not None:
             for message in messages:
-                del self._by_name[message.priority, message.sequence]
+                del self._by_name[_name_of(message)]
         if self._by_leaf is not None:
             for index in indices:
                 del self._by_leaf[flight.batch.leaves[index]]
         if not flight.unsettled:
             del self._flights[flight.batch.root]
+            self.in_flight_bytes -= flight.weight
             if not self._flights:
                 self._by_name = self._by_leaf = None
 
@@ -310,11 +343,11 @@ class SendStream:
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._landed], raw)
         proofs: dict[_Landed, _Signed] = {}
         for leaf in leaves:
-            landed, receipt, _ = self._take_landed(leaf)
+            landed, receipt = self._take_landed(leaf)
             if landed is None or receipt is None:
                 continue
             if landed.statement is not raw and landed not in proofs:
-                proofs[landed] = _Signed(landed.batch, landed.bodies, raw)
+                proofs[landed] = _Signed(landed.batch, raw)
             receipt.evidence = proofs.get(landed, landed)
             receipt.advance(DeliveryState.HANDLED)
         return accepted
@@ -333,19 +366,13 @@ class SendStream:
         self, flight: _Flight, raw: bytes, indices: Sequence[int] | None = None
     ) -> list[OutgoingMessage]:
         """Accept what has no answer yet of a flight, or of that the messages at `indices`."""
-        accepted = flight.messages
         if indices is None:
-            indices = range(len(accepted))
-            if flight.unsettled < len(accepted):
-                indices = _unsettled(flight)
-        if len(indices) < len(accepted):
-            accepted = [accepted[index] for index in indices]
-        landed = _Landed(flight, indices, raw)
+            accepted, indices = flight.all(), _unsettled(flight)
+        else:
+            accepted = flight.at(indices)
+        landed = _Landed(flight.batch, indices, accepted, raw)
         if landed.receipts:
-            names = {
-                (int(flight.messages[index].priority), flight.messages[index].sequence): leaf
-                for leaf, (index, _) in landed.receipts.items()
-            }
+            names = {name: leaf for leaf, (name, _) in landed.receipts.items()}
             known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
             self._landed_names.update(names)
@@ -363,17 +390,16 @@ class SendStream:
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[_Landed | None, OutgoingMessage | None, bytes]:
-        """An accepted message: its batch, its receipt where somebody holds it, and its body."""
+    def _take_landed(self, leaf: bytes) -> tuple[_Landed | None, OutgoingMessage | None]:
+        """An accepted message: its batch, and its receipt where somebody holds it."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
         if landed is None:
-            return None, None, b""
-        index, receipt = landed.receipts[leaf]
+            return None, None
+        name, receipt = landed.receipts[leaf]
         # After the last leaf nobody holds `known`, which would have forgotten the names.
-        body = landed.bodies[index]
-        self._landed_names.pop((body[PRIORITY], sequence_of(body)), None)
-        return landed, receipt(), body
+        self._landed_names.pop(name, None)
+        return landed, receipt()
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """What the peer will not take, in flight or after it had accepted it."""
@@ -382,13 +408,14 @@ class SendStream:
             place = self._find(lane, sequence)
             if place is not None:
                 flight, index = place
+                (message,) = flight.at([index])
                 self._settle(flight, [index])
-                found.append(Refused(flight.messages[index], reason, (lane, sequence), b""))
+                found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
-            _, receipt, body = (None, None, b"") if leaf is None else self._take_landed(leaf)
+            _, receipt = (None, None) if leaf is None else self._take_landed(leaf)
             if receipt is not None:
-                found.append(Refused(receipt, reason, None, body))
+                found.append(Refused(receipt, reason, None, receipt.body))
         return found
 
     def _find(self, lane: int, sequence: int) -> _Place | None:
@@ -401,28 +428,29 @@ class SendStream:
 
     def take_back(self) -> list[OutgoingMessage]:
         """The link broke: all that has no receipt, in the order of sending."""
-        messages = [
-            message
-            for flight in self._flights.values()
-            for message in flight.messages
-            if not message.is_settled
-        ]
+        messages = [message for flight in self._flights.values() for message in flight.all()]
         self._flights.clear()
         self._by_name = self._by_leaf = None
         self.in_flight = self.in_flight_bytes = 0
         return messages
 
 
-def _unsettled(flight: _Flight) -> list[int]:
+def _unsettled(flight: _Flight) -> Sequence[int]:
     """Places of the messages that have no answer yet."""
-    return [index for index, message in enumerate(flight.messages) if not message.is_settled]
+    if flight.unsettled == len(flight.messages):
+        return range(len(flight.messages))
+    return [index for index, message in enumerate(flight.messages) if message is not None]
+
+
+def _name_of(message: OutgoingMessage) -> _Name:
+    return int(message.terms.priority), message.sequence
 
 
 def _names_of(flight: _Flight) -> dict[_Name, _Place]:
-    messages = flight.messages
     return {
-        (int(messages[index].priority), messages[index].sequence): (flight, index)
-        for index in _unsettled(flight)
+        _name_of(message): (flight, index)
+        for index, message in enumerate(flight.messages)
+        if message is not None
     }
 
 
