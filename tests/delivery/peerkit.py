@@ -25,6 +25,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.message import Message, OutgoingMessage, Terms
 from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.peer_session import PeerSession
@@ -580,16 +581,17 @@ class Desk:
         self.access = AccessList(self.host.config)
         self.access.open(None)
         self.inbox = Inbox(1000, 64)
+        self.routes = FakeRoutes()
         self.context = SessionContext(
             self.host,
             us.did if self.host.speaks_v2 else None,
             self.access,
+            KnownSenders(self.host.config, self.routes, self.access),
             self.inbox,
             self.store,
             inbox_store,
             Policies([], self.host.log),
         )
-        self.routes = FakeRoutes()
         self.connector = FakeConnector()
         self.endpoint = Endpoint(self.context, self.routes, threading.Lock())
         self.endpoint.connector = self.connector

@@ -281,7 +281,7 @@ class World:
                 message
                 for flight in sender.stream._flights.values()
                 for message in flight.messages
-                if not message.is_settled
+                if message is not None
             ]
             assert len(flying) == sender.stream.in_flight
             assert session.link is not None or not flying

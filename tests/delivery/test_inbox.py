@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from signedwire.delivery.fair_lanes import FairLanes
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message
 from signedwire.identity import Identity
 from signedwire.types import Priority
@@ -234,9 +234,9 @@ class TestThreads:
         inbox = Inbox(10, 0)
         woken = threading.Event()
         transport = threading.Thread(target=put, args=(inbox,))
-        is_filled = Lanes.__bool__
+        is_filled = FairLanes.__bool__
 
-        def look_then_switch(lanes: Lanes[Message]) -> bool:
+        def look_then_switch(lanes: FairLanes[Message]) -> bool:
             seen = is_filled(lanes)
             if transport.ident is None:
                 transport.start()
@@ -244,7 +244,7 @@ class TestThreads:
                 transport.join(0.2)
             return seen
 
-        monkeypatch.setattr(Lanes, "__bool__", look_then_switch)
+        monkeypatch.setattr(FairLanes, "__bool__", look_then_switch)
         is_waiting = inbox.when_filled(woken.set)
         transport.join()
         assert len(inbox) == 1

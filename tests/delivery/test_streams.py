@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -436,6 +437,94 @@ class TestRefusals:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.stream.refused(refused((NORMAL, 1))) == []
         assert held[0].state is ACCEPTED
+
+
+class TestWhatIsHeld:
+    """A peer may answer some of a batch and never the rest: only that is held, and counted."""
+
+    def test_what_is_answered_is_let_go(self, sender: Sender) -> None:
+        held = [weakref.ref(sender.queue(bytes(9000), is_bulk=n == 5)) for n in range(6)]
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[5])
+        sender.hear(HANDLED_ENVELOPES, batch.leaves[2])
+        sender.stream.refused(refused((NORMAL, 4)))
+        gc.collect()
+        assert [one() is None for one in held] == [True, False, True, True, False, True]
+        assert sender.stream.in_flight == 2
+
+    def test_its_caller_keeps_its_own_list(self, sender: Sender) -> None:
+        messages = [sender.queue() for _ in range(3)]
+        batch, _ = sender.send()
+        written = next(iter(sender.stream._flights.values())).messages
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
+        assert written == messages
+
+    def test_bytes_count_until_they_are_let_go(self, sender: Sender) -> None:
+        stream, sizes = sender.stream, (10, 2000, 300)
+        for size in sizes:
+            sender.queue(bytes(size))
+        batch, as_received = sender.send()
+        weight = 3 * 96
+        left = sum(map(len, as_received.bodies))
+        assert stream.in_flight_bytes == left + weight
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
+        left -= len(as_received.bodies[1])
+        assert stream.in_flight_bytes == left + weight
+        stream.refused(refused((NORMAL, 1)))
+        assert stream.in_flight_bytes == len(as_received.bodies[2]) + weight
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        assert stream.in_flight_bytes == 0
+        for size in sizes:
+            sender.queue(bytes(size))
+        sender.send()
+        sender.take_back()
+        assert stream.in_flight_bytes == 0
+
+    @pytest.mark.parametrize("size", [5, 200])
+    def test_what_is_counted_is_what_it_costs(self, sender: Sender, size: int) -> None:
+        """One of 256 is never answered: its batch has 256 hashes all the same."""
+        terms = Terms(BOB.did, NORMAL)
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(40):
+                for number in range(MAX_BATCH_MESSAGES):
+                    sender.lanes.put(OutgoingMessage(terms, number, bytes(size)), NORMAL)
+                while sender.lanes:
+                    batch, _ = sender.send()
+                    sender.hear(ACCEPTED_ENVELOPES, *batch.leaves[1:])
+            del batch, _
+            gc.collect()
+            held = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert sender.stream.in_flight == (40 if size == 5 else 80)
+        counted = sender.stream.in_flight_bytes
+        assert counted / 1.5 < held < counted * 1.5, (held, counted)
+
+    def test_proofs_need_no_other_message(self, sender: Sender) -> None:
+        messages = [sender.queue(bytes([n]) * 9) for n in range(5)]
+        batch, as_received = sender.send()
+        kept = messages[3]
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[3])
+        del messages
+        gc.collect()
+        for kind, is_handled in ((ACCEPTED_BATCHES, False), (HANDLED_ENVELOPES, True)):
+            sender.hear(kind, batch.root if kind == ACCEPTED_BATCHES else batch.leaves[3])
+            proven = verify_receipt(kept.proof())
+            assert proven.envelope.body == as_received.bodies[3]
+            assert proven.is_handled == is_handled
+
+    def test_a_refusal_after_acceptance_gives_the_bytes(self, sender: Sender) -> None:
+        """Also where others of the batch have no answer yet."""
+        messages = [sender.queue(bytes([n])) for n in range(3)]
+        batch, as_received = sender.send()
+        sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
+        assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 3))) == [
+            Refused(messages[1], Reason.INBOX_FULL, None, as_received.bodies[1]),
+            Refused(messages[2], Reason.INBOX_FULL, (NORMAL, 3), b""),
+        ]
+        assert sender.take_back() == [messages[0]]
 
 
 class TestTakeBack:

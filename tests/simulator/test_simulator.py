@@ -134,7 +134,7 @@ class TestTheSimulatorItself:
     def test_sees_a_receipt_before_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from signedwire.delivery.inbox import Inbox
 
-        monkeypatch.setattr(Inbox, "add_many", lambda self, messages, priority: None)
+        monkeypatch.setattr(Inbox, "add_many", lambda self, messages, priority, *sender: None)
         outcome = run(1_000_000, ())
         assert any("its application never got it" in text for text in outcome.violations)
 

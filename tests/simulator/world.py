@@ -939,16 +939,16 @@ def simulated(world: World) -> Iterator[None]:
     def life() -> Life:
         return cast(Life, current_owner())
 
-    def add_many(inbox: Inbox, messages: list[Message], priority: int) -> None:
+    def add_many(inbox: Inbox, messages: list[Message], priority: int, *sender: Any) -> None:
         for message in messages:
             world.on_arrival(life(), message)
-        old_add_many(inbox, messages, priority)
+        old_add_many(inbox, messages, priority, *sender)
 
-    def put_in(inbox: Inbox, message: Message, priority: int) -> bool:
+    def put_in(inbox: Inbox, message: Message, priority: int, *sender: Any) -> bool:
         if not inbox.has_room(priority):
-            return bool(old_put(inbox, message, priority))
+            return bool(old_put(inbox, message, priority, *sender))
         world.on_arrival(life(), message)
-        return bool(old_put(inbox, message, priority))
+        return bool(old_put(inbox, message, priority, *sender))
 
     def take(inbox: Inbox) -> Message | None:
         message: Message | None = old_take(inbox)

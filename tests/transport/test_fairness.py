@@ -7,7 +7,6 @@ import contextlib
 import tracemalloc
 from typing import Final
 
-import pytest
 from test_link import Net, meet, take
 from test_links import RawPeer
 
@@ -22,7 +21,6 @@ CAROL: Final = identity(502)
 MIB: Final = 2**20
 
 
-@pytest.mark.xfail(strict=True, reason="case J4; 3 of 9: a batch is held until its last answer")
 @on_both_loops
 async def test_what_is_held_for_a_peer_is_counted_by_what_it_costs() -> None:
     """The recipient answers two of the three messages of each batch, and never the third."""
@@ -75,7 +73,6 @@ async def places_of(bob: Node, who: Identity, count: int) -> list[int]:
     return [at for at, payload in enumerate(await take(bob, count)) if payload.startswith(name)]
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: a lane is taken in the order of arrival")
 @on_both_loops
 async def test_senders_of_one_lane_take_turns() -> None:
     net = Net()
@@ -85,7 +82,6 @@ async def test_senders_of_one_lane_take_turns() -> None:
         assert max(await places_of(bob, CAROL, 50)) <= 2 * 5
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: Critical of one sender goes before all")
 @on_both_loops
 async def test_a_flood_of_critical_takes_turns_with_high() -> None:
     net = Net()
@@ -99,7 +95,6 @@ async def test_a_flood_of_critical_takes_turns_with_high() -> None:
         assert max(await places_of(bob, CAROL, 405)) <= 3 * 64 + 2 * 5
 
 
-@pytest.mark.xfail(strict=True, reason="case J7; 3 of 9: strangers are served like known senders")
 @on_both_loops
 async def test_senders_with_a_route_come_before_strangers() -> None:
     net = Net()

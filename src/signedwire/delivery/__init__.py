@@ -9,10 +9,11 @@
   a node without a file.
 - `access`, `denied`: which DIDs are turned away, and what becomes of their messages.
 - `lanes`: the bounded queue with one lane per priority and slots reserved for
-  Critical. Each peer has one for sending; the inbox is another.
+  Critical, before every peer. `room`: its limits.
 - `message`: a message as the sending and as the receiving application sees it.
-- `inbox`: what has arrived and the application has not taken yet. `inbox_budget`: how many
-  bytes of it there may be.
+- `inbox`: what has arrived and the application has not taken yet. `fair_lanes`: the turns
+  that its senders take. `known_senders`: who comes before strangers. `inbox_budget`: how
+  many bytes of it there may be.
 - `streams`, `receive_stream`: order and once, across v2 links: numbers, marks, and what is
   in flight.
 - `receipt`: the states of a sent message, and its end.

@@ -181,6 +181,11 @@ class AccessList(Bound, instead="it is a part of its node"):
             if changes == self._changes:
                 return False
 
+    def is_key_named(self, key: bytes) -> bool:
+        """Whether an allow list names the DID of these 32 bytes."""
+        lists = (self._configured.allowed, self._allowed)
+        return any(allowed is not None and key in allowed for allowed in lists)
+
     def open(self, store: Store | None) -> None:
         """Take up what the store has kept. For use at the start, when the file has been read."""
         with self._lock:

@@ -17,10 +17,10 @@ from signedwire.delivery.denied import DeniedLog
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
-from signedwire.delivery.ports import Host, LinkPort
+from signedwire.delivery.ports import Host, LinkPort, Routes
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.session_map import Routes, SessionMap
+from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
 from signedwire.errors import ClosedError, NotAllowedError, PayloadTooLargeError, UnknownPeerError
 from signedwire.stats import PeerStatus

@@ -3,6 +3,7 @@
 The transport puts messages in. When there is no room, it stops reading from its
 sockets until the application has taken half of the waiting messages. Nothing is
 dropped here: a slow application slows its senders down instead of growing memory.
+Senders share its time by turns: see `fair_lanes`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.fair_lanes import FairLanes
 from signedwire.delivery.message import Message
-from signedwire.types import Priority
+from signedwire.types import Did, Priority
 
 __all__ = ["Inbox"]
 
@@ -33,7 +34,7 @@ class Inbox:
     __slots__ = ("_lanes", "_lock", "_waiters", "is_closed")
 
     def __init__(self, limit: int, reserve: int) -> None:
-        self._lanes: Lanes[Message] = Lanes(limit, reserve)
+        self._lanes: FairLanes[Message] = FairLanes(limit, reserve)
         self._lock = threading.Lock()
         self._waiters: list[Wake] = []
         self.is_closed = False
@@ -45,16 +46,32 @@ class Inbox:
         """Whether a message of this priority would fit now."""
         return self._lanes.has_room(priority)
 
-    def put(self, message: Message, priority: int) -> bool:
-        """Append a message; return `False` and do nothing if there is no room."""
-        if not self._lanes.put(message, priority):
+    def put(
+        self, message: Message, priority: int, sender: Did | None = None, is_known: bool = False
+    ) -> bool:
+        """Append a message; return `False` and do nothing if there is no room.
+
+        Args:
+            sender: The proven sender; `None`: nothing proves it.
+            is_known: Whether the sender is no stranger. Known senders come first.
+        """
+        if not self._lanes.put(message, priority, sender, is_known):
             return False
         self._wake_one()
         return True
 
-    def add_many(self, messages: list[Message], priority: int) -> None:
-        """Append messages without regard to the limit; the sender's credit bounds them."""
-        self._lanes.add_many(messages, priority)
+    def add_many(
+        self,
+        messages: list[Message],
+        priority: int,
+        sender: Did | None = None,
+        is_known: bool = False,
+    ) -> None:
+        """Append messages of one sender without regard to the limit. See `put()`.
+
+        The sender's credit bounds them.
+        """
+        self._lanes.add_many(messages, priority, sender, is_known)
         for _ in range(min(len(messages), len(self._waiters))):
             self._wake_one()
 
@@ -66,19 +83,12 @@ class Inbox:
                 wake()
 
     def take(self) -> Message | None:
-        """Remove and return the oldest message of the highest priority, if there is one."""
+        """Remove and return the message whose turn it is, if there is one."""
         return self._lanes.take()
 
     def remove_if(self, is_unwanted: Callable[[Message], bool]) -> list[Message]:
-        """Remove and return messages; the others keep their order.
-
-        Another thread that takes meanwhile may find a lane empty that is not. Its wake-up
-        is called then.
-        """
-        removed = self._lanes.sweep(is_unwanted)
-        for _ in range(len(self._waiters)):
-            self._wake_one()
-        return removed
+        """Remove and return messages; the others keep their order."""
+        return self._lanes.sweep(is_unwanted)
 
     def when_filled(self, wake: Wake) -> bool:
         """Call `wake` at the next message.

@@ -9,22 +9,20 @@ consumer. Items leave in the order in which they entered their lane.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from signedwire.delivery.room import Room
 from signedwire.types import Priority
 
 __all__ = ["Lanes"]
 
 T = TypeVar("T")
-_CRITICAL = int(Priority.CRITICAL)
 _TOP_DOWN = sorted((int(p) for p in Priority), reverse=True)
 
 
-class Lanes(Generic[T]):
+class Lanes(Room, Generic[T]):
     """Four bounded lanes, one per priority.
 
     Args:
@@ -32,15 +30,12 @@ class Lanes(Generic[T]):
         reserve: Number of further slots that only Critical may use.
     """
 
-    __slots__ = ("_lanes", "_limit", "_lock", "_reserve", "_room_wakes", "_top_down")
+    __slots__ = ("_lanes", "_top_down")
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
-        self._limit = limit
-        self._reserve = reserve
+        super().__init__(limit, reserve)
         self._lanes: tuple[deque[T], ...] = tuple(deque() for _ in Priority)
         self._top_down = tuple(self._lanes[priority] for priority in _TOP_DOWN)
-        self._lock = threading.Lock()
-        self._room_wakes: list[Callable[[], None]] = []
 
     def put(self, item: T, priority: int) -> bool:
         """Append to the lane of `priority`; return `False` and do nothing if there is no room."""
@@ -62,18 +57,9 @@ class Lanes(Generic[T]):
         with self._lock:
             self._lanes[priority].extend(items)
 
-    def has_room(self, priority: int = Priority.NORMAL) -> bool:
-        """Whether an item of this priority would fit now."""
-        return self._room(priority) > 0
-
     def _room(self, priority: int) -> int:
         low, normal, high, critical = self._lanes
-        waiting = len(low) + len(normal) + len(high)
-        if priority == _CRITICAL:
-            # Critical may use the reserve and whatever the others leave free.
-            return self._limit + self._reserve - len(critical) - waiting
-        # Critical items beyond the reserve take room from the other lanes.
-        return self._limit - waiting - max(0, len(critical) - self._reserve)
+        return self._left(priority, len(critical), len(low) + len(normal) + len(high))
 
     def head(self, *, is_critical: bool) -> deque[T] | None:
         """Return the highest lane with items: Critical, or the highest of the others.
@@ -120,54 +106,6 @@ class Lanes(Generic[T]):
                         lane.append(item)
         self.tell_room()
         return removed
-
-    def sweep(self, is_unwanted: Callable[[T], bool]) -> list[T]:
-        """Do as `remove_if()`, while other threads may take items.
-
-        Each lane is emptied and filled again, so that no thread gets a later item before
-        an earlier one.
-        """
-        removed: list[T] = []
-        with self._lock:
-            for lane in self._lanes:
-                kept: list[T] = []
-                with contextlib.suppress(IndexError):
-                    while True:
-                        item = lane.popleft()
-                        (removed if is_unwanted(item) else kept).append(item)
-                lane.extendleft(reversed(kept))
-        self.tell_room()
-        return removed
-
-    def when_room(self, wake: Callable[[], None]) -> bool:
-        """Call `wake` once, when half is empty; return `False` if half is empty already.
-
-        The threshold is half, not one slot, so that a waiting producer fills many at a time.
-        """
-        with self._lock:
-            # Register, then check. take() needs no lock: it removes, then checks for
-            # registered wake-ups. So one of the two threads always sees the other.
-            self._room_wakes.append(wake)
-            if self._is_half_empty:
-                self._room_wakes.pop()
-                return False
-            return True
-
-    @property
-    def _is_half_empty(self) -> bool:
-        return len(self) <= self._limit // 2
-
-    def tell_room(self) -> None:
-        """Wake the producers that wait for room, if half of the slots are free."""
-        if self._room_wakes and self._is_half_empty:
-            self.wake_all()
-
-    def wake_all(self) -> None:
-        """Wake all producers that wait for room, because the queue has closed."""
-        with self._lock:
-            wakes, self._room_wakes = self._room_wakes, []
-        for wake in wakes:
-            wake()
 
     def size(self, priority: int) -> int:
         """Return the number of items in one lane."""

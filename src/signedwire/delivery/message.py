@@ -316,7 +316,6 @@ class OutgoingMessage(Receipt):
         "body",
         "envelope",
         "failures_before",
-        "is_settled",
         "is_stored",
         "row",
         "sequence",
@@ -354,8 +353,6 @@ class OutgoingMessage(Receipt):
         """The sequence number in the lane; 0: none yet."""
         self.row = 0
         """Number of the row in the lane of the store; 0: none."""
-        self.is_settled = False
-        """Whether the peer has accepted or refused the message while its batch is in flight."""
         self.is_stored = False
         """Whether the message has a row in the store."""
         self.was_written = False
@@ -436,7 +433,6 @@ class OutgoingMessage(Receipt):
         self.body = body
         self.sequence = sequence_of(body)
         self.is_stored = True
-        self.is_settled = False
         self.was_written = was_written
 
     def release(self) -> None:

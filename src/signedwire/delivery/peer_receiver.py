@@ -392,11 +392,12 @@ class PeerReceiver:
             context.denied.discard(messages)  # denied while they were being committed
             return
         self._host.counters.messages_received += len(messages)
+        is_known = self.peer in context.known
         if len(set(map(_lane_of, messages))) == 1:  # the usual case
-            context.inbox.add_many(messages, messages[0].lane)
+            context.inbox.add_many(messages, messages[0].lane, self.peer, is_known)
             return
         for lane, those in groupby(messages, _lane_of):
-            context.inbox.add_many(list(those), lane)
+            context.inbox.add_many(list(those), lane, self.peer, is_known)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """The refusals for a batch whose signature does not fit; nothing of it is accepted."""

@@ -3,6 +3,7 @@
     Host                       the node's loop, counters, events and log
     LinkPort                   one open v2 connection
     RoutePort                  whoever connects to a peer
+    Routes                     which DID is reached where
     OutboxStore, InboxStore    where messages and marks are kept: `no_store`, or a disk
 
 Tests put plain objects in their place, so no decision needs a loop, a socket or a clock.
@@ -29,7 +30,16 @@ from signedwire.types import Allowance, Did, PeerState, Reason, Target
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
-__all__ = ["Host", "InboxStore", "LinkPort", "MessageQueue", "OutboxStore", "RoutePort", "Timer"]
+__all__ = [
+    "Host",
+    "InboxStore",
+    "LinkPort",
+    "MessageQueue",
+    "OutboxStore",
+    "RoutePort",
+    "Routes",
+    "Timer",
+]
 
 
 class Timer(Protocol):
@@ -37,6 +47,17 @@ class Timer(Protocol):
 
     def cancel(self) -> None:
         """Do not call any more."""
+
+
+class Routes(Protocol):
+    """Which DID is reached where."""
+
+    @property
+    def version(self) -> int:
+        """Grows with each change."""
+
+    def resolve(self, did: Did) -> Target | None:
+        """The address of a DID; `None`: none is known."""
 
 
 class Host(Protocol):

@@ -9,6 +9,7 @@ from signedwire.delivery.denied import DeniedMessages
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
+from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import Host, InboxStore, OutboxStore
 from signedwire.types import Did
@@ -23,6 +24,7 @@ class SessionContext:
         host: The node.
         us: The node's DID; `None`: v1 alone is spoken, and for any DID.
         access: Which DIDs are denied.
+        known: Which senders are more than strangers.
         inbox: What waits for the application.
         store: Where messages to peers are kept.
         inbox_store: Where marks, and messages that are not handled, are kept. Both may be
@@ -39,6 +41,7 @@ class SessionContext:
         "host",
         "inbox",
         "inbox_store",
+        "known",
         "on_progress",
         "policies",
         "store",
@@ -50,6 +53,7 @@ class SessionContext:
         host: Host,
         us: Did | None,
         access: AccessList,
+        known: KnownSenders,
         inbox: Inbox,
         store: OutboxStore,
         inbox_store: InboxStore,
@@ -58,6 +62,7 @@ class SessionContext:
         self.host = host
         self.us = us
         self.access = access
+        self.known = known
         self.inbox = inbox
         self.store = store
         self.inbox_store = inbox_store

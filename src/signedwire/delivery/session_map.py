@@ -10,33 +10,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final
 
 from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
+from signedwire.delivery.ports import Routes
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.types import Did, Target
 
-__all__ = ["Routes", "SessionMap"]
+__all__ = ["SessionMap"]
 
 _MAX_STRANGERS: Final = 10_000
 """Sessions of peers that are gone: how many are kept."""
 _MAX_STRANGER_BYTES: Final = 64 * 1024 * 1024
-
-
-class Routes(Protocol):
-    """Which DID is reached where."""
-
-    @property
-    def version(self) -> int:
-        """Grows with each change."""
-
-    def resolve(self, did: Did) -> Target | None:
-        """The address of a DID; `None`: none is known."""
 
 
 class SessionMap:

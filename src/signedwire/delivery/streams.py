@@ -20,15 +20,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, climb_all
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.evidence import encode_evidence
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, sequence_of
+from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -42,6 +43,9 @@ __all__ = ["Refused", "SendStream"]
 MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
 
+_PLACE_WEIGHT: Final = 96
+"""Bytes of memory of one place in a batch: a hash, and its entries in two lists."""
+
 _Name: TypeAlias = tuple[int, int]
 """Name of a message: lane and sequence."""
 
@@ -49,32 +53,57 @@ _Name: TypeAlias = tuple[int, int]
 class InFlightBatch:
     """A sent batch, until receipts or refusals have answered all of its messages."""
 
-    __slots__ = ("batch", "bodies", "messages", "unsettled", "unsettled_bytes")
+    __slots__ = ("batch", "messages", "unsettled", "unsettled_bytes")
 
     def __init__(
         self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]
     ) -> None:
         self.batch = batch
-        self.messages = messages
-        self.bodies = bodies
+        self.messages: list[OutgoingMessage | None] = messages  # type: ignore[assignment]
+        """`None` for each that was answered while others of the batch wait."""
         self.unsettled = len(messages)
         self.unsettled_bytes = sum(map(len, bodies))
 
+    @property
+    def weight(self) -> int:
+        """Bytes that are held until its last answer, beside its messages, about."""
+        return _PLACE_WEIGHT * len(self.messages)
+
+    def all(self) -> list[OutgoingMessage]:
+        """Its messages that have no answer yet."""
+        if self.unsettled == len(self.messages):
+            return cast("list[OutgoingMessage]", self.messages)
+        return [message for message in self.messages if message is not None]
+
+    def at(self, indices: Iterable[int]) -> list[OutgoingMessage]:
+        """Those of its messages, which have no answer yet."""
+        messages = self.messages
+        return [message for index in indices if (message := messages[index]) is not None]
+
+    def let_go(self, indices: Iterable[int]) -> None:
+        """These are answered, and others wait: do not hold their bytes."""
+        if self.unsettled == len(self.messages):
+            self.messages = list(self.messages)  # that was another's
+        for index in indices:
+            self.messages[index] = None
+
 
 class _Signed:
-    """A batch with the peer's signed statement about it: the parts of a proof."""
+    """The hashes of a batch, with the peer's signed statement about it: the parts of a proof.
 
-    __slots__ = ("batch", "bodies", "statement")
+    With the bytes of a message, which its receipt holds, that makes its proof.
+    """
 
-    def __init__(self, batch: SentBatch, bodies: list[bytes], statement: bytes) -> None:
+    __slots__ = ("batch", "statement")
+
+    def __init__(self, batch: SentBatch, statement: bytes) -> None:
         self.batch = batch
-        self.bodies = bodies
         self.statement = statement
 
     def prove(self, receipt: Receipt) -> bytes:
         """Make the proof of delivery for a message of the batch."""
         assert isinstance(receipt, OutgoingMessage)
-        index = self.bodies.index(receipt.body)  # the same object, so this is quick
+        index = self.batch.leaves.index(leaf_of(receipt.body))
         return encode_evidence(receipt.body, self.batch, index, self.statement)
 
 
@@ -86,14 +115,20 @@ class ReceiptedBatch(_Signed):
 
     __slots__ = ("__weakref__", "receipts")
 
-    def __init__(self, flight: InFlightBatch, indices: Iterable[int], statement: bytes) -> None:
-        super().__init__(flight.batch, flight.bodies, statement)
+    def __init__(
+        self,
+        batch: SentBatch,
+        indices: Iterable[int],
+        messages: Iterable[OutgoingMessage],
+        statement: bytes,
+    ) -> None:
+        super().__init__(batch, statement)
         # Weak references: else receipts and this object would keep each other alive.
         # Receipts of a `send_many()` end here: whether they are handled is not tracked.
         self.receipts = {
-            self.batch.leaves[index]: (index, ref(flight.messages[index]))
-            for index in indices
-            if not flight.messages[index].terms.is_bulk
+            batch.leaves[index]: (_name_of(message), ref(message))
+            for index, message in zip(indices, messages, strict=True)
+            if not message.terms.is_bulk
         }
 
 
@@ -124,7 +159,7 @@ class SendStream:
         self.in_flight = 0
         """Number of messages that were written and have no answer."""
         self.in_flight_bytes = 0
-        """Bytes of the messages in flight, with their headers."""
+        """Bytes of the messages in flight with their headers, and the weight of their batches."""
         # Accepted messages by leaf, while the application holds their receipts: for the
         # later answer of the peer's application.
         self._landed: dict[bytes, ref[ReceiptedBatch]] = {}
@@ -227,7 +262,7 @@ class SendStream:
         self._has_sent = True
         flight = self._flights[batch.root] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
-        self.in_flight_bytes += flight.unsettled_bytes
+        self.in_flight_bytes += flight.unsettled_bytes + flight.weight
         if self._by_name is not None:
             self._by_name.update(_names_of(flight))
         if self._by_leaf is not None:
@@ -235,26 +270,24 @@ class SendStream:
 
     def _settle(self, flight: InFlightBatch, indices: Sequence[int]) -> None:
         """Remove answered messages from a batch in flight, and the batch with its last one."""
-        messages = flight.messages
-        if len(indices) < len(messages):
-            messages = [messages[index] for index in indices]
-        count, size = len(messages), flight.unsettled_bytes
+        count, size = len(indices), flight.unsettled_bytes
+        messages = flight.at(indices) if count < flight.unsettled or self._by_name else []
         if count < flight.unsettled:
-            size = sum([V2_HEADER_SIZE + message.payload_size for message in messages])
-            for message in messages:
-                message.is_settled = True
+            size = sum([len(message.body) for message in messages])
+            flight.let_go(indices)
         flight.unsettled -= count
         flight.unsettled_bytes -= size
         self.in_flight -= count
         self.in_flight_bytes -= size
         if self._by_name is not None:
             for message in messages:
-                del self._by_name[message.priority, message.sequence]
+                del self._by_name[_name_of(message)]
         if self._by_leaf is not None:
             for index in indices:
                 del self._by_leaf[flight.batch.leaves[index]]
         if not flight.unsettled:
             del self._flights[flight.batch.root]
+            self.in_flight_bytes -= flight.weight
             if not self._flights:
                 self._by_name = self._by_leaf = None
 
@@ -320,11 +353,11 @@ class SendStream:
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._landed], raw)
         proofs: dict[ReceiptedBatch, _Signed] = {}
         for leaf in leaves:
-            landed, receipt, _ = self._take_landed(leaf)
+            landed, receipt = self._take_landed(leaf)
             if landed is None or receipt is None:
                 continue
             if landed.statement is not raw and landed not in proofs:
-                proofs[landed] = _Signed(landed.batch, landed.bodies, raw)
+                proofs[landed] = _Signed(landed.batch, raw)
             receipt.evidence = proofs.get(landed, landed)
             receipt.advance(DeliveryState.HANDLED)
         return accepted
@@ -343,19 +376,13 @@ class SendStream:
         self, flight: InFlightBatch, raw: bytes, indices: Sequence[int] | None = None
     ) -> list[OutgoingMessage]:
         """Accept the messages of a batch in flight that have no answer, or those at `indices`."""
-        accepted = flight.messages
         if indices is None:
-            indices = range(len(accepted))
-            if flight.unsettled < len(accepted):
-                indices = _unsettled(flight)
-        if len(indices) < len(accepted):
-            accepted = [accepted[index] for index in indices]
-        landed = ReceiptedBatch(flight, indices, raw)
+            accepted, indices = flight.all(), _unsettled(flight)
+        else:
+            accepted = flight.at(indices)
+        landed = ReceiptedBatch(flight.batch, indices, accepted, raw)
         if landed.receipts:
-            names = {
-                (int(flight.messages[index].priority), flight.messages[index].sequence): leaf
-                for leaf, (index, _) in landed.receipts.items()
-            }
+            names = {name: leaf for leaf, (name, _) in landed.receipts.items()}
             known = ref(landed, self._forgetting(names))
             self._landed.update(dict.fromkeys(landed.receipts, known))
             self._landed_names.update(names)
@@ -373,19 +400,16 @@ class SendStream:
 
         return forget
 
-    def _take_landed(
-        self, leaf: bytes
-    ) -> tuple[ReceiptedBatch | None, OutgoingMessage | None, bytes]:
-        """Remove an accepted message: return its batch, its receipt if held, and its body."""
+    def _take_landed(self, leaf: bytes) -> tuple[ReceiptedBatch | None, OutgoingMessage | None]:
+        """Remove an accepted message: return its batch, and its receipt if held."""
         known = self._landed.pop(leaf, None)
         landed = None if known is None else known()
         if landed is None:
-            return None, None, b""
-        index, receipt = landed.receipts[leaf]
+            return None, None
+        name, receipt = landed.receipts[leaf]
         # After the last leaf nothing holds `known`, whose callback would forget the names.
-        body = landed.bodies[index]
-        self._landed_names.pop((body[PRIORITY], sequence_of(body)), None)
-        return landed, receipt(), body
+        self._landed_names.pop(name, None)
+        return landed, receipt()
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """Apply refusals of messages in flight, and of messages accepted before."""
@@ -394,13 +418,14 @@ class SendStream:
             place = self._find(lane, sequence)
             if place is not None:
                 flight, index = place
+                (message,) = flight.at([index])
                 self._settle(flight, [index])
-                found.append(Refused(flight.messages[index], reason, (lane, sequence), b""))
+                found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
             leaf = self._landed_names.pop((lane, sequence), None)
-            _, receipt, body = (None, None, b"") if leaf is None else self._take_landed(leaf)
+            _, receipt = (None, None) if leaf is None else self._take_landed(leaf)
             if receipt is not None:
-                found.append(Refused(receipt, reason, None, body))
+                found.append(Refused(receipt, reason, None, receipt.body))
         return found
 
     def _find(self, lane: int, sequence: int) -> _Place | None:
@@ -413,28 +438,29 @@ class SendStream:
 
     def take_back(self) -> list[OutgoingMessage]:
         """Return all unanswered messages, in the order of sending, after the link has ended."""
-        messages = [
-            message
-            for flight in self._flights.values()
-            for message in flight.messages
-            if not message.is_settled
-        ]
+        messages = [message for flight in self._flights.values() for message in flight.all()]
         self._flights.clear()
         self._by_name = self._by_leaf = None
         self.in_flight = self.in_flight_bytes = 0
         return messages
 
 
-def _unsettled(flight: InFlightBatch) -> list[int]:
+def _unsettled(flight: InFlightBatch) -> Sequence[int]:
     """Return the indices of the messages without an answer."""
-    return [index for index, message in enumerate(flight.messages) if not message.is_settled]
+    if flight.unsettled == len(flight.messages):
+        return range(len(flight.messages))
+    return [index for index, message in enumerate(flight.messages) if message is not None]
+
+
+def _name_of(message: OutgoingMessage) -> _Name:
+    return int(message.terms.priority), message.sequence
 
 
 def _names_of(flight: InFlightBatch) -> dict[_Name, _Place]:
-    messages = flight.messages
     return {
-        (int(messages[index].priority), messages[index].sequence): (flight, index)
-        for index in _unsettled(flight)
+        _name_of(message): (flight, index)
+        for index, message in enumerate(flight.messages)
+        if message is not None
     }
 
 

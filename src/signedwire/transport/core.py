@@ -23,6 +23,7 @@ from signedwire.delivery.access import AccessList
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
+from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
@@ -88,8 +89,11 @@ class NodeCore:
         access = AccessList(config)
         inbox = Inbox(config.inbox_limit, config.critical_reserve)
         no_store = NoStore(runtime)
+        known = KnownSenders(config, routing, access)
         policies = Policies([] if policy is None else [policy], runtime.log)
-        self.context = SessionContext(runtime, us, access, inbox, no_store, no_store, policies)
+        self.context = SessionContext(
+            runtime, us, access, known, inbox, no_store, no_store, policies
+        )
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
         # Whoever speaks v2 alone needs nothing of v1, not even its package.

@@ -16,7 +16,7 @@ from signedwire.delivery.receipt import future_waker
 from signedwire.errors import StoreError
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.validator import V1Validator
-from signedwire.types import Priority, Reason
+from signedwire.types import Did, Priority, Reason
 
 __all__ = ["V1Intake"]
 
@@ -106,7 +106,7 @@ class V1Intake:
             self._runtime.drop(reason, message.proven_sender)
             return True
         if log is None:
-            is_taken = self._endpoint.inbox.put(message, priority)
+            is_taken = self._endpoint.inbox.put(message, priority, *self._sender_of(message))
             self._runtime.counters.messages_received += is_taken
             return is_taken
         if not self.has_room(priority):
@@ -115,11 +115,16 @@ class V1Intake:
         log.after([message], partial(self._on_logged, message, priority))(None)
         return True
 
+    def _sender_of(self, message: Message) -> tuple[Did | None, bool]:
+        """Who sent a message, where that is proven, and whether it is more than a stranger."""
+        sender = message.proven_sender
+        return sender, sender is not None and sender in self._endpoint.context.known
+
     def _on_logged(self, message: Message, priority: int, error: StoreError | None) -> None:
         self._unlogged -= 1
         if error is None:
             self._runtime.counters.messages_received += 1
-            self._endpoint.inbox.add_many([message], priority)
+            self._endpoint.inbox.add_many([message], priority, *self._sender_of(message))
         else:
             self._runtime.drop(Reason.STORE_FAILED, message.proven_sender)
 

@@ -1,0 +1,439 @@
+"""What waits for the application: its senders take turns.
+
+Within a lane the senders take turns by deficit round robin (M. Shreedhar and G. Varghese,
+"Efficient Fair Queueing Using Deficit Round Robin", SIGCOMM 1995). A turn is one item of up
+to 64 KiB; a larger one takes as many turns as it has such parts. So an item costs O(1), and
+one more step for each further 64 KiB.
+
+    1  the first 64 Critical in a second of each known sender
+    2  the same of each stranger
+    3  known senders:  High and the rest of Critical, then Normal, then Low
+    4  strangers:      High and the rest of Critical, then Normal, then Low
+
+Anyone can make keys, and a stranger chooses its own priority. So nobody waits for ever:
+
+- All strangers together are at most 64 Critical ahead of 3 and 4; then they take turns.
+- While strangers wait, one in 16 of 3 and 4 is theirs.
+- While lower lanes of strangers wait, one in 16 of a lane is theirs.
+
+The items of one sender leave by priority, those of one priority in the order in which they
+came. Where all that waits is of one sender, which is the usual case, there are no turns: it
+is taken from plain lanes, without a lock.
+
+Threads: one puts and sweeps, any thread takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from signedwire import clock
+from signedwire.delivery.room import Room
+from signedwire.types import Priority
+
+__all__ = ["FairLanes"]
+
+TURN_BYTES: Final = 64 * 1024
+FIRST_CRITICAL: Final = 64
+"""Critical items of one sender in one second that go before all; how many those of all
+strangers may be ahead of what else waits."""
+SHARE: Final = 16
+"""One in so many is for those that come later by rank."""
+_MAX_COUNTED: Final = 4096
+"""Strangers whose Critical items of one second are counted. Those of more take turns."""
+_LOW, _NORMAL, _HIGH, _CRITICAL = map(int, sorted(Priority))
+_TOP_DOWN: Final = (_CRITICAL, _HIGH, _NORMAL, _LOW)
+_KNOWN: Final = len(Priority)
+"""What is added to the number of a ring of strangers."""
+
+
+class _Item(Protocol):
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+T = TypeVar("T", bound=_Item)
+
+
+class _Sender(Generic[T]):
+    """What waits of one sender."""
+
+    __slots__ = ("credit", "is_known", "key", "lanes", "rest", "rings")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.is_known = False
+        self.lanes: list[deque[T]] = [_NOTHING, _NOTHING, _NOTHING, _NOTHING]
+        self.rest = 0
+        """How many of its Critical, the last ones, do not go before all; or more."""
+        self.credit = [0] * len(Priority)
+        """Bytes that it may take in its next turn, beside those of the turn; for each lane."""
+        self.rings = 0
+        """The rings that it is in: one bit for each."""
+
+    def of(self, lane: int) -> deque[T]:
+        """What it has for its turn in a lane."""
+        critical = self.lanes[_CRITICAL]
+        if lane == _CRITICAL:
+            return critical if len(critical) > self.rest else _NOTHING
+        # Its own Critical goes before its High.
+        return critical if lane == _HIGH and critical and self.rest else self.lanes[lane]
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.lanes)
+
+
+_NOTHING: Final[deque[Any]] = deque(maxlen=0)
+_NOBODY: Final = object()
+
+
+class _Ring(Generic[T]):
+    """The senders that take turns in one lane; the next one first."""
+
+    __slots__ = ("bit", "is_known", "lane", "senders", "stage")
+
+    def __init__(self, lane: int, *, is_known: bool) -> None:
+        self.lane = lane
+        self.is_known = is_known
+        self.stage = _KNOWN if is_known else lane
+        """Those of one stage go strictly by lane. Each stage lets one in 16 of those below pass."""
+        self.bit = 1 << (lane + _KNOWN * is_known)
+        self.senders: deque[_Sender[T]] = deque()
+
+    def fits(self, sender: _Sender[T]) -> bool:
+        """Whether a sender has a turn here."""
+        return sender.is_known == self.is_known and bool(sender.of(self.lane))
+
+
+class _FirstCritical:
+    """Counts the Critical items of each sender in the present second."""
+
+    __slots__ = ("_counts", "_since")
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._counts: dict[Hashable, int] = {}
+
+    def grant(self, key: Hashable, count: int, *, is_known: bool) -> int:
+        """How many of so many further ones of a sender go before all."""
+        now = clock.monotonic()
+        counts = self._counts
+        if now - self._since >= 1.0:
+            self._since = now
+            counts.clear()
+        if not is_known and len(counts) >= _MAX_COUNTED and key not in counts:
+            return 0
+        used = counts.get(key, 0)
+        granted = min(count, FIRST_CRITICAL - used)
+        counts[key] = used + granted
+        return granted
+
+
+class FairLanes(Room, Generic[T]):
+    """Bounded lanes in which senders take turns; see the module's text.
+
+    Args:
+        limit: Items in all lanes together, at least 1.
+        reserve: Further items that only Critical may use.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_all",
+        "_first_critical",
+        "_later",
+        "_only",
+        "_others",
+        "_others_critical",
+        "_plain",
+        "_rings",
+        "_runs",
+        "_senders",
+        "_urgent",
+    )
+
+    def __init__(self, limit: int, reserve: int = 0) -> None:
+        super().__init__(limit, reserve)
+        # Items are taken from these lanes without the lock, while they are all that waits.
+        # While there are others, it is one of the senders. So its items are never counted
+        # but measured: a thread that was interrupted may still take one of them.
+        self._only: _Sender[T] = _Sender(_NOBODY)
+        self._only.lanes = [deque() for _ in Priority]
+        self._all = tuple(self._only.lanes[lane] for lane in _TOP_DOWN)
+        self._plain = self._all
+        """The lanes of the only sender; none, while there are several."""
+        self._senders: dict[Hashable, _Sender[T]] = {}
+        """While there are several: those of whom something waits."""
+        self._others = 0
+        """Items of all but `_only`."""
+        self._others_critical = 0
+        self._first_critical = _FirstCritical()
+        strangers = [_Ring[T](lane, is_known=False) for lane in reversed(_TOP_DOWN)]
+        known = [_Ring[T](lane, is_known=True) for lane in reversed(_TOP_DOWN)]
+        self._rings = (*strangers, *known)
+        """By priority: of strangers, and then of known senders."""
+        self._urgent = (known[_CRITICAL], strangers[_CRITICAL])
+        self._later = tuple(ring[lane] for ring in (known, strangers) for lane in _TOP_DOWN[1:])
+        self._runs = [0] * (_KNOWN + 1)
+        """Items that were taken of each stage while one below had to wait."""
+        self._ahead = 0
+        """By how many the Critical items of strangers are ahead of what else waits."""
+
+    # -- putting ----------------------------------------------------------------------------
+
+    def put(self, item: T, priority: int, sender: Hashable, is_known: bool) -> bool:
+        """Append; `False`, and nothing done, when there is no room.
+
+        Args:
+            sender: Of whom it is: those of equal ones keep their order.
+            is_known: Whether the sender is more than a stranger now.
+        """
+        with self._lock:
+            if self._room(priority) <= 0:
+                return False
+            only = self._only
+            if sender is only.key and self._plain and priority != _CRITICAL:  # the usual case
+                only.is_known = is_known
+                only.lanes[priority].append(item)
+            else:
+                self._add((item,), priority, sender, is_known)
+            return True
+
+    def add_many(self, items: Sequence[T], priority: int, sender: Hashable, is_known: bool) -> None:
+        """`put()` whatever the limit says: something else bounds how often this happens."""
+        with self._lock:
+            only = self._only
+            if sender is only.key and self._plain and priority != _CRITICAL:  # the usual case
+                only.is_known = is_known
+                only.lanes[priority].extend(items)
+            else:
+                self._add(items, priority, sender, is_known)
+
+    def _add(self, items: Sequence[T], priority: int, key: Hashable, is_known: bool) -> None:
+        only = self._only
+        if self._plain and (key == only.key or only.is_empty):
+            only.key, sender = key, only
+        else:
+            sender = self._several(key)
+        has_moved = sender.is_known != is_known
+        sender.is_known = is_known
+        lane = sender.lanes[priority]
+        if lane is _NOTHING:
+            lane = sender.lanes[priority] = deque()
+        if priority == _CRITICAL:
+            self._note_critical(sender, len(items))
+        lane.extend(items)
+        if sender is not only:
+            self._others += len(items)
+            self._others_critical += len(items) * (priority == _CRITICAL)
+        if not self._plain:
+            if has_moved or priority == _CRITICAL:
+                self._enter(sender, _TOP_DOWN)
+            else:
+                self._enter(sender, (priority,))
+
+    def _note_critical(self, sender: _Sender[T], count: int) -> None:
+        """Which of so many further Critical items of a sender go before all."""
+        waiting = sender.rest = min(sender.rest, len(sender.lanes[_CRITICAL]))
+        granted = 0
+        if not waiting:  # else they would overtake the rest
+            granted = self._first_critical.grant(sender.key, count, is_known=sender.is_known)
+        sender.rest += count - granted
+
+    def _several(self, key: Hashable) -> _Sender[T]:
+        """One of several senders. The first time, they begin to take turns."""
+        if self._plain:
+            self._plain = ()
+            self._senders[self._only.key] = self._only
+            self._enter(self._only, _TOP_DOWN)
+        sender = self._senders.get(key)
+        if sender is None:
+            sender = self._senders[key] = _Sender(key)
+        return sender
+
+    def _enter(self, sender: _Sender[T], lanes: Iterable[int]) -> None:
+        """Give a sender a place in those of these rings in which it has a turn and no place."""
+        for lane in lanes:
+            ring = self._rings[lane + _KNOWN * sender.is_known]
+            if not sender.rings & ring.bit and sender.of(lane):
+                sender.rings |= ring.bit
+                ring.senders.append(sender)
+
+    # -- taking -----------------------------------------------------------------------------
+
+    def take(self) -> T | None:
+        """Remove and return the item whose turn it is; `None` when empty."""
+        plain = self._plain
+        for lane in plain:
+            if lane:
+                try:
+                    item = lane.popleft()
+                except IndexError:  # another thread took the last one
+                    continue
+                if self._room_wakes:
+                    self.tell_room()
+                return item
+        return None if plain else self._take_locked()
+
+    def _take_locked(self) -> T | None:
+        with self._lock:
+            item = None
+            while item is None and not self._plain:
+                ring = self._choose()
+                if ring is None:
+                    self._settle()
+                else:
+                    item = self._pop(ring)
+            for lane in () if item is not None else self._plain:
+                with contextlib.suppress(IndexError):  # another thread took the last one
+                    item = lane.popleft()
+                    break
+        if self._room_wakes:
+            self.tell_room()
+        return item
+
+    def _choose(self) -> _Ring[T] | None:
+        """The ring whose turn it is; `None`: nobody waits in any."""
+        for ring in self._urgent:
+            # Another lane's turn may have brought its Critical.
+            while ring.senders and not ring.fits(ring.senders[0]):
+                ring.senders.rotate(-1)
+                self._drop_last(ring)
+        known, strangers = self._urgent
+        if known.senders:
+            return known
+        waiting = [ring for ring in self._later if ring.senders]
+        if strangers.senders and (not waiting or self._ahead < FIRST_CRITICAL):
+            self._ahead += bool(waiting)
+            return strangers
+        if self._ahead and waiting:
+            self._ahead -= 1
+        if len(waiting) > 1:
+            return self._choose_later(waiting)
+        return waiting[0] if waiting else None
+
+    def _choose_later(self, waiting: list[_Ring[T]]) -> _Ring[T]:
+        """One of several rings that come after the first Critical."""
+        runs, lowest, passed = self._runs, waiting[-1].stage, -1
+        for ring in waiting:
+            stage = ring.stage
+            if stage == lowest:
+                return ring
+            if stage != passed and runs[stage] < SHARE - 1:
+                runs[stage] += 1
+                return ring
+            runs[stage] = 0  # one of those below passes
+            passed = stage
+        raise AssertionError("the last one is of the lowest stage")
+
+    def _pop(self, ring: _Ring[T]) -> T | None:
+        """An item of the sender whose turn it is; `None`: none of them has any."""
+        senders, number = ring.senders, ring.lane
+        while senders:
+            sender = senders[0]
+            lane = sender.of(number) if sender.is_known == ring.is_known else _NOTHING
+            item, is_alone = None, len(senders) == 1
+            senders.rotate(-1)
+            with contextlib.suppress(IndexError):  # taken meanwhile, of `_only`
+                if not is_alone:
+                    credit = sender.credit[number] + TURN_BYTES
+                    cost = max(TURN_BYTES, lane[0].size)
+                    if credit < cost:
+                        sender.credit[number] = credit
+                        continue
+                    sender.credit[number] = credit - cost
+                item = lane.popleft()
+            if item is not None and sender is not self._only:
+                self._others -= 1
+                self._others_critical -= lane is sender.lanes[_CRITICAL]
+            if is_alone:
+                sender.credit[number] = 0
+            if not ring.fits(sender):
+                self._drop_last(ring)
+            if item is not None:
+                return item
+        return None
+
+    def _drop_last(self, ring: _Ring[T]) -> None:
+        """Take the last sender out of a ring in which it has no turn."""
+        sender = ring.senders.pop()
+        sender.rings &= ~ring.bit
+        sender.credit[ring.lane] = 0
+        self._leave(sender)
+
+    def _leave(self, sender: _Sender[T]) -> None:
+        """Forget a sender of whom nothing waits."""
+        if sender.is_empty and self._senders.get(sender.key) is sender:
+            del self._senders[sender.key]
+            if sender is self._only:
+                sender.key = _NOBODY
+            if len(self._senders) <= 1:
+                self._settle()
+
+    def _settle(self) -> None:
+        """At most one sender is left: its items wait in the plain lanes from now on."""
+        only = self._only
+        for sender in self._senders.values():
+            if sender is not only:
+                only.key, only.is_known, only.rest = sender.key, sender.is_known, sender.rest
+                for lane in _TOP_DOWN:
+                    only.lanes[lane].extend(sender.lanes[lane])
+        self._others = self._others_critical = self._ahead = 0
+        only.rings, only.credit = 0, [0] * len(Priority)
+        self._senders.clear()
+        for ring in self._rings:
+            ring.senders.clear()
+        self._runs = [0] * len(self._runs)
+        self._plain = self._all
+
+    # -- all of them ------------------------------------------------------------------------
+
+    def sweep(self, is_unwanted: Callable[[T], bool]) -> list[T]:
+        """Remove and return every item that `is_unwanted` picks; the others keep their order.
+
+        Other threads may take meanwhile, also what is unwanted.
+        """
+        removed: list[T] = []
+        with self._lock:
+            for sender in self._senders.values() if self._senders else [self._only]:
+                for number, lane in enumerate(sender.lanes):
+                    for item in filter(is_unwanted, tuple(lane)):
+                        with contextlib.suppress(ValueError):  # taken meanwhile, of `_only`
+                            lane.remove(item)  # mostly the first one: a sender's all go
+                            removed.append(item)
+                            if sender is not self._only:
+                                self._others -= 1
+                                self._others_critical -= number == _CRITICAL
+            if not self._plain:
+                self._forget_empty()
+        self.tell_room()
+        return removed
+
+    def _forget_empty(self) -> None:
+        """Take senders out of the rings in which they have nothing left."""
+        for ring in self._rings:
+            for sender in ring.senders:
+                if not ring.fits(sender):
+                    sender.rings &= ~ring.bit
+                    sender.credit[ring.lane] = 0
+            ring.senders = deque(filter(ring.fits, ring.senders))
+        for sender in tuple(self._senders.values()):
+            if not self._plain:
+                self._leave(sender)
+
+    def _room(self, priority: int) -> int:
+        critical, high, normal, low = self._all
+        others, others_critical = self._others, self._others_critical
+        waiting = len(low) + len(normal) + len(high) + others - others_critical
+        return self._left(priority, len(critical) + others_critical, waiting)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all)) + self._others
+
+    def __bool__(self) -> bool:
+        return self._others > 0 or any(self._all)

@@ -1,0 +1,37 @@
+"""Which senders are more than strangers: the operator has named them."""
+
+from __future__ import annotations
+
+from signedwire.config import TransportConfig
+from signedwire.delivery.access import AccessList
+from signedwire.delivery.ports import Routes
+from signedwire.types import Did
+
+__all__ = ["KnownSenders"]
+
+
+class KnownSenders:
+    """The senders that have a route, or that a rule lets in. Any thread.
+
+    The `fallback` address is no route: it would make everybody known.
+
+    Args:
+        config: Its `v1_peers` are such rules, where it names them.
+        routes: Which DID is reached where.
+        access: Its allow lists are such rules.
+    """
+
+    __slots__ = ("_access", "_routes", "_v1_peers")
+
+    def __init__(self, config: TransportConfig, routes: Routes, access: AccessList) -> None:
+        peers = config.v1_peers
+        self._v1_peers: frozenset[Did] = frozenset() if isinstance(peers, str) else peers
+        self._routes = routes
+        self._access = access
+
+    def __contains__(self, did: Did) -> bool:
+        return (
+            self._routes.resolve(did) is not None
+            or did in self._v1_peers
+            or (self._access.has_rules and self._access.is_key_named(bytes(did)))
+        )
