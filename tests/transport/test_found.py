@@ -450,7 +450,7 @@ async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
                 assert receipt.state is DeliveryState.QUEUED
                 link.close(frames.CLOSE_EVICTED, "so the test wants")
                 assert alice.peers()[BOB.did].queued[Priority.NORMAL] == 1
-                link.resume_writing()
+                link.writable()
                 assert DeliveryState.WRITTEN not in states(receipt)
                 assert alice.stats().messages_sent == 0
 

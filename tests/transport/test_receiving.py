@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -597,3 +598,20 @@ async def test_who_was_sent_to_or_waits_or_is_here_is_not_forgotten(
             await peer.next(ReceiptsReceived)
         assert await bring(bob, waits) == (9, (0, 1, 0, 0))
         assert await bring(bob, sent_to) == (9, (0, 1, 0, 0))
+
+
+@pytest.mark.parametrize("kept", ["nowhere", "store", "evidence", "store and evidence"])
+@on_both_loops
+async def test_a_receipt_does_not_wait_for_the_application(kept: str, tmp_path: Path) -> None:
+    """Also where it comes after a commit: nothing else may be due on the link then."""
+    changes: dict[str, Any] = {}
+    if "store" in kept:
+        changes["store"] = tmp_path / "bob.db"
+    if "evidence" in kept:
+        changes["evidence"] = tmp_path / "evidence.log"
+    net = Net()
+    async with net.node(ALICE) as alice, net.node(BOB, **changes) as bob:
+        meet(alice, bob)
+        for number in range(5):
+            await within(LIMIT, alice.send(bob.did, b"%d" % number, until="accepted"))
+        assert bob.stats().messages_received == 5

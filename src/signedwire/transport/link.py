@@ -353,8 +353,6 @@ class Link:
         self._take_events()
         session = self._session
         if session is not None:
-            if self._receipts:
-                self._receipts.flush_soon(self._write_receipts)
             self._watch_answers()
         self._flush()
         if session is not None and not self.is_over:
@@ -426,6 +424,8 @@ class Link:
         self._receipts.add(roots, leaves)
         if is_urgent:
             self._write_receipts()
+        elif self._receipts:
+            self._receipts.flush_soon(self._write_receipts)
 
     def batch_settled(self) -> None:
         """All answers to one received batch were queued, or never will be."""
