@@ -119,7 +119,6 @@ FORBIDDEN_IN_DECISIONS = {
 # circle that is cut leaves this list.
 CIRCLES = [
     {"arguments", "delivery.receipt", "errors", "home", "types"},
-    {"config", "config_changes", "contradictions"},
     {"cli.evidence", "cli.evidence_surface"},
     {
         *("cli.benching", "cli.checking", "cli.configuration", "cli.keys", "cli.listening"),

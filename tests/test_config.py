@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from signedwire import Target
 from signedwire import options as options_module
-from signedwire.config import OPTIONS, PRESETS, SignaturePolicy, TransportConfig
+from signedwire.config import OPTIONS, PRESETS, TransportConfig
 from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.options import Option
-from signedwire.types import Address, Did
+from signedwire.types import Address, Did, SignaturePolicy
 
 # The public keys of RFC 8032, section 7.1, tests 1 to 3.
 DIDS = [

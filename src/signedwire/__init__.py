@@ -41,7 +41,7 @@ Data goes one way through the house, down to send and up to receive:
 
 import signedwire.cli.interrupts  # noqa: F401 - first: see there
 from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
 from signedwire.delivery.policy import AdmissionContext, MessageHeader, Policy
@@ -124,6 +124,7 @@ from signedwire.types import (
     PeerState,
     Priority,
     Reason,
+    SignaturePolicy,
     Target,
 )
 from signedwire.wire.envelope import SignedEnvelope

@@ -35,21 +35,9 @@ from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
 from signedwire.options import Given, Option, Range
-from signedwire.types import Address, Did, Location, Target
+from signedwire.types import Address, Did, Location, SignaturePolicy, Target
 
-__all__ = ["PRESETS", "SignaturePolicy", "TransportConfig"]
-
-
-class SignaturePolicy(enum.StrEnum):
-    """What becomes of an envelope that carries no signature.
-
-    One whose signature is present and wrong is always dropped.
-    """
-
-    REQUIRED = "required"
-    """It is dropped and counted."""
-    IF_PRESENT = "if-present"
-    """It is delivered, its sender shown as unproven."""
+__all__ = ["PRESETS", "TransportConfig"]
 
 
 Connections: TypeAlias = Annotated[int, Range(1, 65_535, "connections")]

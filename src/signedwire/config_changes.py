@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
 
-from signedwire.types import Did, Target
-
-if TYPE_CHECKING:
-    from signedwire.config import SignaturePolicy
+from signedwire.types import Did, SignaturePolicy, Target
 
 __all__ = ["ConfigChanges"]
 

@@ -13,15 +13,12 @@ import re
 from collections.abc import Callable
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
-from signedwire.types import Address
-
-if TYPE_CHECKING:
-    from signedwire.config import TransportConfig
+from signedwire.types import Address, Target
 
 __all__ = ["PAIRS", "check_given_once", "check_pairs"]
 
@@ -31,7 +28,32 @@ V2_OVERHEAD: Final = 122
 """Bytes of a v2 header, which count as the envelope's."""
 
 
-def check_pairs(config: TransportConfig, defaults: dict[str, object]) -> None:
+class _Options(Protocol):
+    """The options of `TransportConfig` that are read by name here; the others by `getattr()`."""
+
+    @property
+    def listen(self) -> Target | None: ...
+
+    @property
+    def fallback(self) -> Target | None: ...
+
+    @property
+    def max_frame_size(self) -> int: ...
+
+    @property
+    def max_payload_size(self) -> int: ...
+
+    @property
+    def max_v1_payload_size(self) -> int: ...
+
+    @property
+    def ping_interval(self) -> float: ...
+
+    @property
+    def dead_timeout(self) -> float: ...
+
+
+def check_pairs(config: _Options, defaults: dict[str, object]) -> None:
     """Refuse two options that contradict each other.
 
     Args:
@@ -135,7 +157,7 @@ _UNLESS_DEFAULT: Final = ("unmet_bytes", "unmet_peer_bytes")
 """Of those: what is for a store alone, and by default less than the largest payload."""
 
 
-def _check_v1_payload(config: TransportConfig) -> None:
+def _check_v1_payload(config: _Options) -> None:
     most = config.max_frame_size - V1_OVERHEAD
     if config.max_v1_payload_size > most:
         raise ConfigError(
@@ -145,7 +167,7 @@ def _check_v1_payload(config: TransportConfig) -> None:
         )
 
 
-def _check_pings(config: TransportConfig) -> None:
+def _check_pings(config: _Options) -> None:
     if config.dead_timeout <= config.ping_interval:
         raise ConfigError(
             f"dead_timeout={config.dead_timeout} is not more than "
@@ -154,7 +176,7 @@ def _check_pings(config: TransportConfig) -> None:
         )
 
 
-def _check_messages_fit(config: TransportConfig, defaults: dict[str, object]) -> None:
+def _check_messages_fit(config: _Options, defaults: dict[str, object]) -> None:
     """Each limit in bytes must hold one message of the largest size."""
     least = config.max_payload_size + V2_OVERHEAD
     for name in _HOLD_A_MESSAGE:
@@ -169,7 +191,7 @@ def _check_messages_fit(config: TransportConfig, defaults: dict[str, object]) ->
             )
 
 
-def _check_fallback(config: TransportConfig) -> None:
+def _check_fallback(config: _Options) -> None:
     fallback = config.fallback
     if fallback is None:
         return
@@ -194,7 +216,7 @@ _BESIDE: Final = {
 """How the names of the files end that are made beside the one of an option."""
 
 
-def _check_files(config: TransportConfig) -> None:
+def _check_files(config: _Options) -> None:
     """Each file has one use, and none is what is made beside another."""
     paths = {name: path for name in _FILES if (path := getattr(config, name)) is not None}
     for name, other in combinations(paths, 2):

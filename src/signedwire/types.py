@@ -24,6 +24,7 @@ __all__ = [
     "Priority",
     "PayloadType",
     "Reason",
+    "SignaturePolicy",
     "DeliveryState",
     "PeerState",
     "Target",
@@ -399,6 +400,18 @@ class PayloadType(enum.IntEnum):
     MODEL_WEIGHTS = 2
     INFERENCE_RESULT = 3
     SENSOR_FUSION = 4
+
+
+class SignaturePolicy(enum.StrEnum):
+    """How a node treats an envelope without a signature.
+
+    An envelope with a wrong signature is always dropped.
+    """
+
+    REQUIRED = "required"
+    """The envelope is dropped and counted."""
+    IF_PRESENT = "if-present"
+    """The envelope is delivered, its sender shown as unproven."""
 
 
 class Reason(enum.StrEnum):

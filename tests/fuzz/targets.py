@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 
 from signedwire import payloads
-from signedwire.config import OPTIONS, SignaturePolicy, TransportConfig
+from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import AddressError, ConfigError, DidError, IdentityError
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config, read_settings
 from signedwire.transport.v1.validator import V1Validator, Verified
-from signedwire.types import Address, Did, parse_peer
+from signedwire.types import Address, Did, SignaturePolicy, parse_peer
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
 from .target import Target, expect_named, expect_short, file_with, text_of

@@ -13,12 +13,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified
-from signedwire.types import PayloadType, Priority, Reason
+from signedwire.types import PayloadType, Priority, Reason, SignaturePolicy
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified
-from signedwire.types import Did, Priority, Reason
+from signedwire.types import Did, Priority, Reason, SignaturePolicy
 from signedwire.wire.envelope import SignedEnvelope
 
 ALICE = Identity.from_seed(bytes(range(32)))

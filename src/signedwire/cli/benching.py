@@ -19,11 +19,11 @@ from signedwire.cli.pinging import code_of_failure, hint_for
 from signedwire.cli.probing import HUNG_UP, Finding, Prober
 from signedwire.cli.reaching import find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.render import count_of
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.identity import Identity
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
-from signedwire.types import Address, Did, Target
+from signedwire.types import Address, Did, SignaturePolicy, Target
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Bench

@@ -25,13 +25,13 @@ from signedwire.cli.render import (
 from signedwire.cli.rotating import rotate_on_sigusr1
 from signedwire.cli.storing import Chosen, choose, prepare, refuse_key, tell_new, turn_of
 from signedwire.cli.turns import Turn
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreInUseError
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
-from signedwire.types import PayloadType, Reason, unix_time_us
+from signedwire.types import PayloadType, Reason, SignaturePolicy, unix_time_us
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Listen

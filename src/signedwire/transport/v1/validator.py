@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from signedwire.config import SignaturePolicy, TransportConfig
+from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
-from signedwire.types import Did, Reason
+from signedwire.types import Did, Reason, SignaturePolicy
 from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
 from signedwire.wire.header import PRIORITY, RECIPIENT, SENDER
 
