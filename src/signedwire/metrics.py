@@ -53,22 +53,22 @@ class Metric:
     kind: MetricKind
     """How it changes."""
     unit: str
-    """What is counted or measured, in the plural."""
+    """The things that are counted or measured, in the plural."""
     help: str
-    """What it says, in words, on one line."""
+    """The meaning in words, on one line."""
     field: str = ""
     """Where a `TransportStats` has its value, as `store.commits`; empty: by `name`."""
     label: str = ""
     """The name of its one label, where it has a number for each value of that."""
     buckets: tuple[float, ...] = ()
-    """Of a histogram: the largest value of each bucket, rising. One more bucket has the rest."""
+    """Largest value of each bucket of a histogram, rising. One more bucket has the rest."""
     is_shared: bool = False
-    """Of a histogram: whether several threads observe values of it."""
+    """Whether several threads observe values of the histogram."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What a histogram held at one instant."""
+    """The content of a histogram at one instant."""
 
     buckets: tuple[tuple[float, int], ...] = ((math.inf, 0),)
     """Pairs of a bound and the number of values up to that bound; the last bound is infinite."""
@@ -85,16 +85,16 @@ class Distribution:
 
 
 NO_VALUES: Final = Distribution()
-"""What a histogram holds before the first value."""
+"""The content of a histogram before the first value."""
 
 
 class Sample(NamedTuple):
     """One value of a metric."""
 
     metric: Metric
-    """What it is a value of."""
+    """The metric that has this value."""
     labels: Mapping[str, str]
-    """Its label, where the metric has one; else empty."""
+    """The label if the metric has one; else empty."""
     value: float | Distribution
     """A number, or the distribution of a histogram."""
 
@@ -120,7 +120,7 @@ class Histogram:
             self._sum += value
 
     def read(self) -> Distribution:
-        """What it holds now. Any thread."""
+        """Return the content now. Any thread."""
         # The copy of a list is one step of the interpreter: no value is counted meanwhile.
         counts = accumulate(self._counts.copy())
         return Distribution(tuple(zip((*self._bounds, math.inf), counts, strict=True)), self._sum)

@@ -1,4 +1,4 @@
-"""What each option is, in words: for `signedwire config show --explain` and docs/configuration.md.
+"""A text about each option, for `signedwire config show --explain` and docs/configuration.md.
 
 The words are the docstrings below the fields of `TransportConfig`. Python does not keep those at
 run time, so they are read from the source when somebody asks.
@@ -34,15 +34,15 @@ class OptionText(NamedTuple):
     type: str
     """Such as `whole number, or None`."""
     unit: str
-    """Of a number: `seconds`, `bytes`, or what is counted."""
+    """Unit of a number: `seconds`, `bytes`, or the things that are counted."""
     range: str
-    """Of a number: the least and the greatest value, both allowed."""
+    """Least and greatest value of a number, both allowed."""
     default: str
-    """As it is written in Python, and what it means where that helps."""
+    """The default as Python text, with its meaning where that helps."""
     variable: str
     """The environment variable that sets it."""
     text: str
-    """What the option does, on one line."""
+    """The effect of the option, on one line."""
 
 
 def describe_options() -> dict[str, OptionText]:
@@ -109,7 +109,7 @@ def _describe(option: Option, text: str) -> OptionText:
 
 
 def _type(alternative: Any) -> str:
-    """What an alternative of an annotation is called."""
+    """The name of an alternative of an annotation."""
     kind = get_origin(alternative)
     if kind is Annotated:
         return "whole number" if get_args(alternative)[0] is int else "number"

@@ -104,7 +104,7 @@ class Option:
     alternatives: tuple[Any, ...]
     is_optional: bool
     text: str = ""
-    """What it does, where it has no docstring below a field that says so."""
+    """The effect of the option, if no docstring below a field tells it."""
 
     @classmethod
     def of(cls, name: str, default: object, annotation: Any) -> Option:
@@ -118,7 +118,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What is allowed, for people, such as `a whole number from 1 to 256, or None`."""
+        """The allowed values, for people, such as `a whole number from 1 to 256, or None`."""
         parts = [_expected(alternative) for alternative in self.alternatives]
         return ", or ".join(parts + ["None"] * self.is_optional)
 
@@ -141,7 +141,7 @@ class Option:
         raise self._refusal(value, reason, hint)
 
     def read_text(self, text: str) -> object:
-        """The same from the text of an environment variable; a list has commas.
+        """Read the option from the text of an environment variable; a list has commas.
 
         Raises:
             ConfigError: with the name, the text and what is allowed.

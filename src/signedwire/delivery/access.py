@@ -1,4 +1,4 @@
-"""Who may link to us and be sent to: configured, read from a file, and changed at run time."""
+"""Which DIDs may link to us and be sent to: configured, read from a file, and changed at run time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Change(NamedTuple):
 
 
 class AccessFile(NamedTuple):
-    """What an access file says, of DIDs as their 32 bytes."""
+    """The rules of an access file, with DIDs as their 32 bytes."""
 
     allowed: frozenset[bytes] | None
     """The DIDs of its `allow` lines; `None`: the file has no such line."""
@@ -57,11 +57,11 @@ class AccessList(Bound, instead="it is a part of its node"):
     a store it holds for as long as the node. The configuration and the file are never
     written.
 
-    From the moment in which a call that denies a DID returns, no message of it reaches the
-    application. Its link is closed with code 4, its messages in the inbox and the stored
-    inbox are dropped and counted as `denied`, and messages that wait to be sent to it fail
-    with that reason; with a store they become dead letters. New links of it are turned away
-    right after TLS has proven its DID. What it signed and sends over v1 is dropped.
+    When a call that denies a DID has returned, no message of that DID reaches the application.
+    Its link is closed with code 4. Its messages in the inbox and the stored inbox are dropped and
+    counted as `denied`. Messages that wait to be sent to it fail with that reason; with a store
+    they become dead letters. Its new links are turned away right after TLS has proven its DID, and
+    its v1 messages are dropped.
     """
 
     def __init__(self, config: TransportConfig) -> None:
@@ -248,7 +248,7 @@ class AccessList(Bound, instead="it is a part of its node"):
 
 
 def read_access_file(path: Path) -> AccessFile:
-    """What the access file at `path` says.
+    """Read the rules of the access file at `path`.
 
     Raises:
         ConfigError: it cannot be read, is no regular file, is larger than 16 MiB, or has a

@@ -1,4 +1,4 @@
-"""What waits for the application: its senders take turns.
+"""The queue to the application, in which senders take turns.
 
 Within a lane the senders take turns by deficit round robin (M. Shreedhar and G. Varghese,
 "Efficient Fair Queueing Using Deficit Round Robin", SIGCOMM 1995). A turn is one item of up
@@ -47,7 +47,7 @@ _MAX_COUNTED: Final = 4096
 _LOW, _NORMAL, _HIGH, _CRITICAL = map(int, sorted(Priority))
 _TOP_DOWN: Final = (_CRITICAL, _HIGH, _NORMAL, _LOW)
 _KNOWN: Final = len(Priority)
-"""What is added to the number of a ring of strangers."""
+"""Offset that is added to the number of a ring of strangers."""
 
 
 class _Item(Protocol):
@@ -60,7 +60,7 @@ T = TypeVar("T", bound=_Item)
 
 
 class _Sender(Generic[T]):
-    """What waits of one sender."""
+    """Messages of one sender that wait."""
 
     __slots__ = ("credit", "is_known", "key", "lanes", "rest", "rings")
 
@@ -76,7 +76,7 @@ class _Sender(Generic[T]):
         """The rings that it is in: one bit for each."""
 
     def of(self, lane: int) -> deque[T]:
-        """What it has for its turn in a lane."""
+        """The credit of the sender for its turn in a lane."""
         critical = self.lanes[_CRITICAL]
         if lane == _CRITICAL:
             return critical if len(critical) > self.rest else _NOTHING
@@ -101,7 +101,7 @@ class _Ring(Generic[T]):
         self.lane = lane
         self.is_known = is_known
         self.stage = _KNOWN if is_known else lane
-        """Those of one stage go strictly by lane. Each stage lets one in 16 of those below pass."""
+        """Messages of one stage go strictly by lane. Each stage lets one in 16 of lower stages pass."""
         self.bit = 1 << (lane + _KNOWN * is_known)
         self.senders: deque[_Sender[T]] = deque()
 

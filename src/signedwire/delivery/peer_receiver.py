@@ -1,8 +1,8 @@
 """The receiving half of a peer: marks, credit, and the application's answers.
 
-It outlives links: the marks that make delivery happen once, the credit that bounds
-what waits here for the application, whatever number of links it came by, and the
-answers, which are sent again where the previous link may have lost them.
+A receiver outlives links. Its marks make delivery happen once. Its credit bounds how much waits
+here for the application, over all links of the peer. Its answers are sent again if the previous
+link may have lost them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 _ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
 _lane_of: Final = attrgetter("lane")
 _MORE_REMEMBERED: Final = 1024
-"""What is remembered beyond the credit, for what the application answers late."""
+"""Messages that are remembered beyond the credit, for late answers of the application."""
 
 
 class _PendingBatch(NamedTuple):
@@ -53,7 +53,7 @@ class _PendingBatch(NamedTuple):
 
 
 class PeerReceiver:
-    """What was received from one peer over v2; `Message.origin` of its messages.
+    """The messages received from one peer over v2; `Message.origin` of its messages.
 
     Args:
         context: What all sessions share.
@@ -156,7 +156,7 @@ class PeerReceiver:
     # -- credit ---------------------------------------------------------------------------
 
     def credit(self) -> Allowance:
-        """What may be granted now: the window, less what waits here and what links may bring.
+        """The credit to grant now: the window, less waiting messages and unused credit of links.
 
         It is counted anew each time, so that links that overlap cannot add up to more.
         """

@@ -1,8 +1,8 @@
 """Which received messages a node takes: one question, asked in one place for both wires.
 
-A message is asked about when its signature was verified and it was not accepted before:
-before its receipt is signed, before the store and the evidence log, and before the
-application has it. `AccessList` is the first policy, and each node has one.
+A policy is asked about a message whose signature was verified and that was not accepted before.
+That is before its receipt is signed, and before the store, the evidence log and the application
+have it. `AccessList` is the first policy, and each node has one.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Policies:
 
 
 def header_of(body: bytes, header_size: int = V1_HEADER_SIZE) -> MessageHeader:
-    """What a policy may ask about a verified message.
+    """The header of a verified message, for a policy.
 
     Args:
         body: Header and payload.

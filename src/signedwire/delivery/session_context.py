@@ -1,4 +1,4 @@
-"""What the sessions of all peers share."""
+"""The parts that the sessions of all peers share."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The sessions of all peers, and which of them are kept.
 
-Keys cost nothing, so whoever answers strangers would keep each of them for ever. A peer
-without a route that has gone, and to which nothing is owed, loses its sending half at once.
-Its receiving half, which makes delivery happen once, stays until there are too many. Where
-something is still owed when it goes, so does its sending half.
+Keys cost nothing, so a node that answers strangers would otherwise keep each of them for ever.
+A peer is a stranger if it has no route. When its link has ended and no answer is outstanding, it
+loses its sending half at once. Its receiving half, which makes delivery happen once, stays until
+there are too many. While answers are outstanding, the sending half stays as well.
 """
 
 from __future__ import annotations

@@ -70,18 +70,18 @@ class InFlightBatch:
         return _PLACE_WEIGHT * len(self.messages)
 
     def all(self) -> list[OutgoingMessage]:
-        """Its messages that have no answer yet."""
+        """Return the messages that have no answer yet."""
         if self.unsettled == len(self.messages):
             return cast("list[OutgoingMessage]", self.messages)
         return [message for message in self.messages if message is not None]
 
     def at(self, indices: Iterable[int]) -> list[OutgoingMessage]:
-        """Those of its messages, which have no answer yet."""
+        """Return the messages at these indices, which have no answer yet."""
         messages = self.messages
         return [message for index in indices if (message := messages[index]) is not None]
 
     def let_go(self, indices: Iterable[int]) -> None:
-        """These are answered, and others wait: do not hold their bytes."""
+        """Let go of answered messages while others of the batch wait."""
         if self.unsettled == len(self.messages):
             self.messages = list(self.messages)  # that was another's
         for index in indices:

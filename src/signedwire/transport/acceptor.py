@@ -41,7 +41,7 @@ _LAST_MOMENT: Final = 1.0
 
 
 class ConnectionHandler(Protocol):
-    """Whoever reads an accepted connection."""
+    """A reader of an accepted connection."""
 
     @property
     def is_working(self) -> bool:
@@ -86,7 +86,7 @@ class InboundConnection:
         self._acceptor = acceptor
         self._stream = stream
         self.handler: ConnectionHandler | None = handler
-        """Who reads the connection now; `None`: it has ended."""
+        """The reader of the connection; `None`: the connection has ended."""
         self.host, self.group = stream.remote.host, stream.remote.group
         self._is_hurried = False
         self.since = monotonic()
@@ -120,7 +120,7 @@ class InboundConnection:
             self._call_later(_LAST_MOMENT, self._on_unproven, False)
 
     def _on_unproven(self, was_seen: bool) -> None:
-        """Its time is over, but for what has arrived already.
+        """Refuse the connection, unless bytes that have arrived are not read yet.
 
         After a stall of our own loop, its timers can be due before its reads.
         """
@@ -337,7 +337,7 @@ class Acceptor:
         self._admission.limit(limits.inbound, limits.unproven)
 
     def handler_of(self, connection: InboundConnection, first_byte: int) -> _Handler | None:
-        """Whoever speaks the wire of a connection; `None`: nobody does."""
+        """A handler for the wire of a connection; `None`: no wire begins with this byte."""
         if first_byte == TLS_FIRST_BYTE and self._runtime.speaks_v2:
             return Link(self._runtime, self._endpoint, guest=connection)
         if first_byte == _V1_FIRST_BYTE and self._new_v1 is not None:

@@ -1,7 +1,7 @@
 """Streams over the transports of asyncio and uvloop: what TCP and Unix sockets share.
 
-The calls that are made for each message go straight from one side to the other: the stream
-binds the methods of its transport and its receiver, and stands in the way of none of them.
+The calls for each message go straight from one side to the other. The stream binds the methods of
+its transport and its receiver once, so it adds no call.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
             receiver.lost(exc)
 
     def give_up(self) -> None:
-        """Its dial was cancelled: report the end of what was connected, which uvloop does not."""
+        """Report the end of a connection whose dial was cancelled, which uvloop does not."""
         if hasattr(self, "_transport"):
             asyncio.get_running_loop().call_soon(self.connection_lost, None)
 
@@ -157,7 +157,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
 
     @property
     def _socket(self) -> socket.socket | None:
-        """Its socket; uvloop has none for a transport that is closed."""
+        """The socket of a transport; uvloop has none for a closed one."""
         sock: socket.socket | None = self._transport.get_extra_info("socket")
         return sock
 

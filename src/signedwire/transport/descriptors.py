@@ -79,7 +79,7 @@ def fit(config: TransportConfig, free: int | None) -> ConnectionLimits:
 
 
 class Shortage:
-    """What to do where the process may open nothing more: one line in the log, and room.
+    """Handles a shortage of descriptors: one line in the log, and room for another.
 
     Args:
         evict: Closes the connection that is to go first; `False`: there is none.

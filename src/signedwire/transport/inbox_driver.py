@@ -1,4 +1,4 @@
-"""What a node with a store has received: marks, and messages that are not handled yet."""
+"""Between the store of a node and its receivers: marks, and messages that are not handled yet."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class InboxDriver:
             after = rows[-1].id
 
     def marks(self, did: Did) -> Marks:
-        """What was accepted from a sender and committed."""
+        """The committed marks of a sender."""
         return self._store.marks(did)
 
     def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:

@@ -128,5 +128,5 @@ class InboxReader:
 
 
 def no_message(timeout: float | None) -> TimeoutError:
-    """What a caller gets who waited in vain."""
+    """The error for a caller that waited in vain."""
     return TimeoutError(f"no message came within {timeout} s")

@@ -1,4 +1,4 @@
-"""What a connection has received and its link has not processed, in steps of bounded cost."""
+"""Received bytes that a link has not processed yet, in steps of bounded cost."""
 
 from __future__ import annotations
 

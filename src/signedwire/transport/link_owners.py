@@ -1,4 +1,4 @@
-"""Who has an interest in a link: the admission of an accepted one, the dialer of ours."""
+"""The owners of a link: the admission of an accepted one, the dialer of ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LinkGuest(Protocol):
 
 
 class LinkDialerPort(Protocol):
-    """Whoever dialed a link."""
+    """The dialer of a link."""
 
     def touch(self) -> None:
         """The link is of use."""

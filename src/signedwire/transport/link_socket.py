@@ -1,8 +1,8 @@
 """The socket under a link: how much waits to be sent on it, and whether it is read.
 
-What a link has encrypted cannot be taken back, and what matters most goes behind it. So
-a batch is made only when the socket has taken the last one, and at most 64 KiB wait to be
-sent, the kernel's share included, or what one message needs.
+Encrypted bytes cannot be taken back, and an urgent message goes behind them. So a batch is made
+only when the socket has taken the last one. At most 64 KiB, or one larger message, wait to be
+sent, including the kernel's share.
 """
 
 from __future__ import annotations

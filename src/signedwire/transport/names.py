@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
     sockaddr: tuple[Any, ...]
 
     def at(self, port: int) -> Endpoint:
-        """The same host at another port."""
+        """This host at another port."""
         return Endpoint(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
 
 

@@ -1,4 +1,4 @@
-"""What carries the bytes of a node: the interface that a network backend implements.
+"""The interface of a network backend, which carries the bytes of a node.
 
     class MyNetwork:                                   # any object that has these two
         async def dial(self, target, receiver): ...    # → Stream
@@ -44,13 +44,13 @@ class Remote(NamedTuple):
     target: Target | None
     """Where it is; `None` where the network cannot tell."""
     host: str
-    """Its host in words, for example an IP address."""
+    """The host in words, for example an IP address."""
     group: str | None
-    """What counts as one host, for example an IPv6 /56. `None`: this machine, without limit."""
+    """The group that counts as one host, such as an IPv6 /56. `None`: this machine, no limit."""
 
 
 class Receiver(Protocol):
-    """What a stream reports to. The transport implements it; a backend calls it.
+    """The callbacks of a stream. The transport implements them; a backend calls them.
 
     `connected` comes first and `lost` last, once each; nothing comes after `lost`.
     """
@@ -117,7 +117,7 @@ class Stream(Protocol):
         """Whether it is closed, or will be: by a call here, or because it broke."""
 
     def unsent(self) -> int:
-        """As `waiting()`, and what the operating system keeps unsent, where that is known.
+        """Bytes of `waiting()`, plus those that the operating system keeps unsent, if known.
 
         A link writes a batch when this is small, so that an urgent one need not wait long.
         """

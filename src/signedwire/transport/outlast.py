@@ -46,7 +46,7 @@ class _OwnThread(Executor):
         return future
 
     def join(self, future: asyncio.Future[Any]) -> None:
-        """It has its result: see it go, before anybody is told."""
+        """Wait for the end of the thread before the result is reported."""
         if self._thread is not None and not future.cancelled():
             self._thread.join()
 
@@ -107,7 +107,7 @@ async def open_in_thread(open_: Callable[[], T], close: Callable[[T], object], l
 
 
 class _Box(Generic[T]):
-    """What is being opened, for one of two: who asked for it, or the thread that closes it."""
+    """An object that is being opened, for its caller or for the thread that closes it."""
 
     def __init__(self, open_: Callable[[], T], close: Callable[[T], object]) -> None:
         self._open = open_
@@ -126,7 +126,7 @@ class _Box(Generic[T]):
         return opened
 
     def give_up(self) -> list[T]:
-        """What is open already, for the caller to close; else `fill()` closes it."""
+        """Return the objects that are open, for the caller to close; else `fill()` closes them."""
         with self._lock:
             self._is_given_up = True
             return self._opened

@@ -1,14 +1,14 @@
-"""Who may hold an outbound connection: a pure decision, no I/O.
+"""Which dialers may hold an outbound connection: a pure decision, no I/O.
 
 At most `limit` connections, opening ones included. At most half of the places are for
 connections that are still opening, so that peers that never answer cannot fill the
-pool. Who is known to answer comes first, then who was never tried, then who did not
-answer last time; the last may use all but one of the opening half.
+pool. Members that are known to answer come first, then those that were never tried, then those
+that did not answer last time. The last kind may use all but one of the opening half.
 
 A member that has nothing in flight can be asked to give its place up, the least
-recently used first; a busy one never is. One that is in use, though nothing is in
-flight this moment, gives way only to an applicant that is known to answer, and only
-while nobody else holds a place with a connection that has not opened.
+recently used first; a busy one never is. A member may be in use although nothing is in flight
+this moment. It gives way only to an applicant that is known to answer, and only while no other
+member has a connection that has not opened.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Standing(enum.IntEnum):
-    """What is known of an applicant; the lower, the sooner its turn."""
+    """The record of an applicant; the lower, the sooner it is admitted."""
 
     PROVEN = 0
-    """Its last connection opened."""
+    """The last connection opened."""
     UNTRIED = 1
     DOUBTFUL = 2
-    """Its last connection did not open, or not in its time."""
+    """The last connection did not open, or not in time."""
 
 
 class Pool(Generic[K]):
@@ -83,7 +83,7 @@ class Pool(Generic[K]):
 
     @property
     def next_standing(self) -> Standing | None:
-        """Of whom it is the turn; `None`: nobody waits."""
+        """The standing of the next applicant; `None`: nobody waits."""
         return next((standing for standing, queue in self._queues.items() if queue), None)
 
     def apply(self, key: K, standing: Standing = Standing.UNTRIED) -> None:
@@ -149,11 +149,11 @@ class Pool(Generic[K]):
         self._opening.pop(key, None)
 
     def opening(self) -> dict[K, Standing]:
-        """Whose connections are opening, the first begun first, and their standings."""
+        """The members with opening connections, the first begun first, and their standings."""
         return dict(self._opening)
 
     def members(self) -> list[K]:
-        """Who has a place, the least recently used first."""
+        """The members, the least recently used first."""
         return list(self._members)
 
     def touch(self, key: K) -> None:

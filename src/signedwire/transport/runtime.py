@@ -1,4 +1,4 @@
-"""What every part of a node works with: configuration, identity, loop, counters, events, log.
+"""The surroundings of every part of a node: configuration, identity, loop, counters, events, log.
 
 It knows none of the parts.
 """

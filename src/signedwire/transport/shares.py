@@ -6,9 +6,9 @@
 There are two shares of each turn. One is for links that have lately cost more than they
 brought, strangers among them; the other is for all others. So a flood from strangers delays
 an honest peer by its share at most, however many they are. Within a share the link that has
-used the least time goes first (start-time fair queueing, Goyal, Vin and Cheng, 1996), but for
-the first of a turn: that is the link that has waited longest, or new links without end would
-starve it. While a link waits, its socket is not read.
+used the least time goes first (start-time fair queueing, Goyal, Vin and Cheng, 1996). The first
+link of a turn is the one that has waited longest, or an endless row of new links would starve it.
+While a link waits, its socket is not read.
 
 What the application does with the messages, and what is signed and written for them, comes
 on top of a share and cannot be interrupted. So the shares are small at first, grow while
@@ -68,7 +68,7 @@ class Worker(Protocol):
         """End at once: its input could not be processed."""
 
     def set_waiting(self, is_waiting: bool) -> None:
-        """Its input waits for a later turn, or was all processed: only then read on."""
+        """Stop reading while input waits for a later turn; read on when all is processed."""
 
 
 class _Waiting:
@@ -79,7 +79,7 @@ class _Waiting:
     def __init__(self, tag: float, number: int, worker: Worker) -> None:
         self.tag = tag
         self.order = (tag, worker.turn_tag, number)
-        """Of equal tags, the link goes first that has had nothing to process for longest."""
+        """The order in the queue. Among equal tags, the link goes first that was idle for longest."""
         self.worker: Worker | None = worker
         """`None`: it was served."""
 

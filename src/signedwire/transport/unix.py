@@ -27,7 +27,7 @@ __all__ = ["UnixNetwork"]
 
 _MODE: Final = 0o600
 _SEND_BUFFER: Final = 64 * 1024
-"""What the kernel holds of what was sent and not read, so that no urgent message waits long."""
+"""Bytes that the kernel may hold unread, so that no urgent message waits long."""
 _NOT_UNIX: Final = "a Unix socket is reached at unix:/path"
 _NOT_UNIX_HINT: Final = 'Write unix:/run/robot.sock, for example, or use network = "tcp"'
 

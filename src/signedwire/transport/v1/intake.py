@@ -31,7 +31,7 @@ class _Receiver(Protocol):
 
 
 class V1Intake:
-    """What all v1 connections of a node share.
+    """The part that all v1 connections of a node share.
 
     Args:
         runtime: What every part of the node works with.
@@ -47,7 +47,7 @@ class V1Intake:
         )
         self.threads = config.verify_threads or min(_MAX_VERIFY_THREADS, os.cpu_count() or 1)
         self.busy: set[_Receiver] = set()
-        """Whose frames are being checked, also where the connection has ended."""
+        """Receivers whose frames are being checked, also after the end of the connection."""
         self._executor: ThreadPoolExecutor | None = None
         self._unlogged = 0
         """Messages that the evidence log does not have yet."""
@@ -116,7 +116,7 @@ class V1Intake:
         return True
 
     def _sender_of(self, message: Message) -> tuple[Did | None, bool]:
-        """Who sent a message, where that is proven, and whether it is more than a stranger."""
+        """The proven sender of a message, if there is one, and whether it is no stranger."""
         sender = message.proven_sender
         return sender, sender is not None and sender in self._endpoint.context.known
 

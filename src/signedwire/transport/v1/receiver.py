@@ -1,10 +1,9 @@
 """Receiving: accepted connections, their deadlines, and the order of their messages.
 
-What a stranger can cost us is bounded: a connection must bring an acceptable
-envelope within `handshake_timeout` and any frame it begins within
-`frame_timeout`, both counted from the start, so that trickling bytes buy no
-time. It is read from only while its last chunk is worked on or done, and the
-application has room.
+The cost of a stranger is bounded. A connection must bring an acceptable envelope within
+`handshake_timeout`, and a whole frame within `frame_timeout`. Both count from the start, so
+trickling bytes gain no time. A connection is read only while its last chunk is being checked or is
+done, and the application has room.
 
 Signatures of a lone message are checked right here, in 45 µs. Those of a chunk
 of many are checked in threads, on all cores, and delivered in order.
@@ -186,7 +185,7 @@ class V1Receiver:
     # -- deadlines ----------------------------------------------------------
 
     def _watch_frame(self, *, is_new: bool) -> None:
-        """Keep one timer for the frame that the peer owes, from that frame's first byte."""
+        """Keep one timer for an unfinished frame, from that frame's first byte."""
         if not self._decoder.has_partial_frame:
             self._cancel_frame_timer()
             return
