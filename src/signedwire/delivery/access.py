@@ -1,4 +1,4 @@
-"""Which DIDs may link to us and be sent to: configured, read from a file, and changed at run time."""
+"""DIDs that may link to us and be sent to: by configuration, a file, and calls at run time."""
 
 from __future__ import annotations
 

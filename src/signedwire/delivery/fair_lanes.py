@@ -101,7 +101,7 @@ class _Ring(Generic[T]):
         self.lane = lane
         self.is_known = is_known
         self.stage = _KNOWN if is_known else lane
-        """Messages of one stage go strictly by lane. Each stage lets one in 16 of lower stages pass."""
+        """Messages of one stage go strictly by lane; one in 16 is of a lower stage."""
         self.bit = 1 << (lane + _KNOWN * is_known)
         self.senders: deque[_Sender[T]] = deque()
 

@@ -79,7 +79,7 @@ class _Waiting:
     def __init__(self, tag: float, number: int, worker: Worker) -> None:
         self.tag = tag
         self.order = (tag, worker.turn_tag, number)
-        """The order in the queue. Among equal tags, the link goes first that was idle for longest."""
+        """The order in the queue. Of equal tags, the link that was idle for longest goes first."""
         self.worker: Worker | None = worker
         """`None`: it was served."""
 
