@@ -10,7 +10,6 @@ of a target means. A node looks after the rest: TLS, proof of the DID, order, re
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -196,11 +195,12 @@ async def main() -> None:
         Node(Identity.generate(), config, network=network) as alice,
         Node(Identity.generate(), config, network=network) as bob,
     ):
+        print(f"Bob listens at {bob.address}.")
         alice.routing.update(bob.did, bob.address)
-        await alice.send(bob.did, b"hello")
+        receipt = await alice.send(bob.did, b"hello")
         message = await bob.receive()
-        assert message.sender == alice.did
-        sys.stdout.write(f"{message.payload.decode()} came over {bob.address}\n")
+        print(f"Bob received '{message.payload.decode()}' from {message.sender}.")
+        print(f"The message is {receipt.state}: Bob's node has signed for it.")
 
 
 if __name__ == "__main__":
