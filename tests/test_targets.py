@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import own_network
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,8 +66,3 @@ def test_a_configuration_takes_it() -> None:
     config = TransportConfig(listen="unix:/run/a.sock", fallback=Location("unix", "/run/b.sock"))
     assert (config.listen, config.fallback) == (("unix", "/run/a.sock"), ("unix", "/run/b.sock"))
     assert parse_peer(f"{BOB.did}@unix:/run/b.sock") == (BOB.did, config.fallback)
-
-
-def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    asyncio.run(own_network.main())
-    assert capsys.readouterr().out.startswith("hello came over pair:/127.0.0.1:")
