@@ -56,6 +56,7 @@ from signedwire.errors import (
     DidError,
     EnvelopeError,
     EvidenceLogError,
+    FailureKind,
     IdentityError,
     IdentityProblem,
     ListenError,
@@ -81,6 +82,7 @@ from signedwire.errors import (
 )
 from signedwire.events import (
     ClockStepped,
+    ConnectionFailed,
     Dropped,
     Event,
     EventsMissed,
@@ -133,6 +135,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "ConnectTimeout",
+    "ConnectionFailed",
     "DeadLetter",
     "DeadLetters",
     "Deadline",
@@ -152,6 +155,7 @@ __all__ = [
     "EvidenceRemoved",
     "EvidenceRotated",
     "EvidenceStats",
+    "FailureKind",
     "Health",
     "Identity",
     "IdentityError",

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 from weakref import ref
 
+from signedwire.errors import FailureKind
 from signedwire.home import Home
 from signedwire.types import Address, Did, Reason
 
 __all__ = [
     "ClockStepped",
+    "ConnectionFailed",
     "Dropped",
     "Event",
     "EventsMissed",
@@ -54,6 +56,25 @@ class PeerDisconnected:
     """The DID of the peer."""
     cause: str
     """Why the link ended, in words."""
+    kind: FailureKind
+    """Why the link ended, for programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed:
+    """An attempt to connect to a peer failed, or a connection that we made has ended.
+
+    `PeerStatus.last_error` of the peer has changed when this comes.
+    """
+
+    did: Did
+    """The DID of the peer."""
+    address: Address
+    """The address that was dialed."""
+    kind: FailureKind
+    """Why, for programs."""
+    cause: str
+    """Why, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +178,7 @@ class EventsMissed:
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
+    | ConnectionFailed
     | MessageRefused
     | Dropped
     | LoopStalled

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from signedwire.errors import FailureKind
 from signedwire.types import Address, Allowance, Did, PeerState, Priority, Reason
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class PeerStatus:
     """When it entered this state: Unix time, seconds."""
     last_error: str | None
     """The last failure of this link in words; kept after it recovered."""
+    last_error_kind: FailureKind | None = None
+    """The kind of `last_error`, for programs; `None` where there is none."""
     last_error_at: float | None
     """When `last_error` happened: Unix time, seconds."""
     retry_at: float | None

@@ -16,8 +16,10 @@ import pytest
 
 from signedwire.delivery.receipt import Receipt, Step, climb_all, future_waker, return_all
 from signedwire.errors import (
+    Cause,
     ClosedError,
     DeliveryFailedError,
+    FailureKind,
     MessageExpiredError,
     MessageRefusedError,
     SignedWireError,
@@ -194,7 +196,7 @@ class TestErrors:
             (None, "", "closed", ". The node was closed before its peer had answered"),
             (
                 Reason.ATTEMPTS_EXHAUSTED,
-                "did:key:x answered, not did:key:y",
+                Cause("did:key:x answered, not did:key:y", FailureKind.WRONG_KEY),
                 "attempts exhausted (did:key:x answered, not did:key:y)",
                 ". Another key answers at that address: is the DID right?",
             ),

@@ -22,6 +22,7 @@ from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
+    FailureKind,
     Identity,
     MessageExpiredError,
     Node,
@@ -31,7 +32,6 @@ from signedwire import (
 )
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected
@@ -159,7 +159,7 @@ async def test_what_was_written_and_expires_unanswered_may_have_arrived() -> Non
             peer.reset()
             with pytest.raises(MessageExpiredError, match="the peer may have taken it"):
                 await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
-            assert receipt.detail == UNANSWERED
+            assert receipt.detail_kind is FailureKind.UNANSWERED
             assert states(receipt) == ["queued", "written", "queued", "expired"]
 
 

@@ -20,6 +20,7 @@ from signedwire import (
     Address,
     DeliveryState,
     DialError,
+    FailureKind,
     Node,
     PeerState,
     ResolveTimeout,
@@ -186,14 +187,19 @@ async def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "words", "kind"),
     [
-        (socket.EAI_NONAME, "the host name is unknown"),
-        (socket.EAI_AGAIN, "the host name cannot be looked up now: no name server answers"),
+        (socket.EAI_NONAME, "the host name is unknown", FailureKind.NAME_UNKNOWN),
+        (
+            socket.EAI_AGAIN,
+            "the host name cannot be looked up now: no name server answers",
+            FailureKind.NAME_SERVER_SILENT,
+        ),
     ],
 )
-def test_what_a_name_server_says(code: int, words: str) -> None:
-    assert describe_os_error(socket.gaierror(code, "x")) == words
+def test_what_a_name_server_says(code: int, words: str, kind: FailureKind) -> None:
+    cause = describe_os_error(socket.gaierror(code, "x"))
+    assert (cause, cause.kind) == (words, kind)
 
 
 @on_both_loops
@@ -207,6 +213,7 @@ async def test_a_lookup_that_did_not_finish_is_no_attempt(names: NameServer) -> 
         assert status.failed_attempts == 0
         assert not receipt.is_final
         assert "the name dead.example was not resolved within 0.02 s" in str(status.last_error)
+        assert status.last_error_kind is FailureKind.NAME_SERVER_SILENT
         assert alice.pool_stats().active == 0
         assert names.asked == ["dead.example"]
         alice.routing.update(bob.did, f"127.0.0.1:{port_of(bob)}")

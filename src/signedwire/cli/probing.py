@@ -251,7 +251,7 @@ class _ProbedLink:
             limit = self._config.handshake_timeout
             raise _NotReachedError("silent", f"no handshake within {limit:g} s") from None
         except OSError as error:
-            data, cause = b"", describe_os_error(error)
+            data, cause = b"", str(describe_os_error(error))
         else:
             cause = "the connection ended"
         if not data:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from signedwire.cli.errors import (
-    HUNG_UP_ON_TLS,
     About,
     BadInput,
     NotDone,
@@ -43,12 +42,12 @@ from signedwire.errors import (
     BackpressureError,
     DeliveryError,
     DeliveryFailedError,
+    FailureKind,
     StoreFullError,
 )
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
-from signedwire.transport.outbound import ORDERLY_CLOSE
 from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:
@@ -116,7 +115,8 @@ def _send(
             node, store = open_or_do_without(store, make)
             return _Sending(options, node, did, address, store).send_one(payload, save)
     except DeliveryFailedError as error:
-        if is_too_long and address is not None and HUNG_UP_ON_TLS in error.fact:
+        has_hung_up = error.receipt.detail_kind is FailureKind.HUNG_UP_ON_TLS
+        if is_too_long and address is not None and has_hung_up:
             raise too_long_for_v1(len(payload), config, address) from None
         raise
 
@@ -461,7 +461,7 @@ class _Sending:
         if receipt.state is not DeliveryState.PERSISTED or failed < self._node.config.max_attempts:
             return False
         why = status.last_error or ""
-        hint = hint_about(why)
+        hint = hint_about(status.last_error_kind)
         if status.denies_us:
             fact = f"as the peer does not let us in ({why})"
             hint = f"Ask its owner to let {self._node.did} in: it is sent when that is so"
@@ -586,15 +586,15 @@ class _Sending:
         until = time.monotonic() + _LINGER
         while last.is_unconfirmed and time.monotonic() < until:
             time.sleep(_LINGER / 10)
-            error_at = self._node.peers()[self._did].last_error_at
+            status = self._node.peers()[self._did]
+            error_at = status.last_error_at
             state, at_us = last.history[-1]
             # Put back into the queue, it is on its way again: that is not this case.
             if state is not DeliveryState.WRITTEN or not error_at or error_at * 1e6 < at_us:
                 continue
-            error = self._node.peers()[self._did].last_error or ""
-            if not error.endswith(ORDERLY_CLOSE):
+            if status.last_error_kind is not FailureKind.CLOSED:
                 raise NotDone(
-                    f"message #{last.sequence_number} was written, but then the {error}, "
-                    "so it was most likely not taken",
+                    f"message #{last.sequence_number} was written, but then the "
+                    f"{status.last_error}, so it was most likely not taken",
                     "Is a v1 peer listening there, and nothing else?",
                 )

@@ -32,11 +32,14 @@ from typing import NamedTuple, Protocol
 
 from signedwire.arguments import Until, as_seconds, chosen, shown
 from signedwire.clock import monotonic
+from signedwire.delivery.advice import NEEDS_STORE, NOT_DELIVERED, advice
 from signedwire.errors import (
     ClosedError,
     DeliveryFailedError,
+    FailureKind,
     MessageExpiredError,
     MessageRefusedError,
+    kind_of,
 )
 from signedwire.home import Bound, running_loop
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
@@ -154,6 +157,11 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Whether the peer itself has said that it has the message. Never for v1 peers."""
         return self.state in _CONFIRMED
 
+    @property
+    def detail_kind(self) -> FailureKind | None:
+        """The kind of `detail`, for programs; `None` where it has none. Any thread."""
+        return kind_of(self.detail)
+
     def proof(self) -> bytes:
         """Bytes that prove to anyone that the recipient accepted this message.
 
@@ -224,8 +232,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 self,
                 reason,
                 f"{self.recipient} refused message #{self.sequence_number}: {reason}"
-                + _NOT_DELIVERED * (reason is Reason.DUPLICATE),
-                _HINTS.get(reason, "") if reason is Reason.DUPLICATE else "",
+                + NOT_DELIVERED * (reason is Reason.DUPLICATE),
+                advice(None, reason) if reason is Reason.DUPLICATE else "",
             )
         if self.state is DeliveryState.FAILED:
             reason = self.reason or Reason.CLOSED
@@ -426,8 +434,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def _what_came_too_late(self) -> str:
         # It may have been written in time, and have arrived or been taken too late.
-        if self.detail == UNANSWERED:
-            return f"was answered; {UNANSWERED}"
+        if self.detail_kind is FailureKind.UNANSWERED:
+            return f"was answered; {self.detail}"
         if self._was_written:
             return f"was taken there{self._detail_text()}; it was not delivered"
         return f"could be written{self._detail_text()}; it will not be sent"
@@ -442,10 +450,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return "was not delivered"
 
     def _hint(self, reason: Reason) -> str:
-        for sign, hint in _SIGNS:
-            if sign in self.detail:
-                return hint
-        return _HINTS.get(reason, "")
+        return advice(self.detail_kind, reason)
 
     def _detail_text(self) -> str:
         return f" ({self.detail})" if self.detail else ""
@@ -453,40 +458,6 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
     def __repr__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
         return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
-
-
-NEEDS_STORE = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
-UNANSWERED = "it had been written, so the peer may have taken it in time"
-"""The detail of one that expired after a link had had it."""
-CLOCKS_DIFFER = (
-    "the peer refused it as late, but by our clock its deadline had not passed: "
-    "the peer's clock may be ahead of ours"
-)
-"""The detail of one that expired by the peer's clock alone."""
-# What an error on the way says of its cause, and what to do then.
-_SIGNS = (
-    (" answered, not ", "Another key answers at that address: is the DID right?"),
-    ("closed by the peer before HELLO", "Its access list may not let us in"),
-    (CLOCKS_DIFFER, "Compare the clocks of the two machines, and have both set by NTP"),
-    ("closed it with code 4", "Its operator can let us in with node.access"),
-    ("closed it with code 5", "Try again later, or ask its operator for a higher limit"),
-    ("closed it with code 6", "Bring both sides to versions of one wire"),
-    ("closed it with code 7", "Is something between the two changing bytes?"),
-)
-_NOT_DELIVERED = "; it was NOT delivered: another process used this number"
-_HINTS = {
-    Reason.DUPLICATE: "Send it again; one process per key at a time",
-    Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
-    Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
-    "`signedwire ping DID@host:port` tries it",
-    Reason.CLOSED: "The node was closed before its peer had answered",
-    Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
-    "node.dead.retry(id) sends it",
-    Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
-    "node.dead.retry(id) does",
-    Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
-    "add one with routing.update(did, address), or wait until it dials again",
-}
 
 
 def rung_named(until: Until | None, *, has_store: bool) -> DeliveryState:

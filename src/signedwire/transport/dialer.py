@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
+from signedwire.errors import Cause, ConnectTimeout, DialError, ResolveTimeout
+from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
 from signedwire.transport.carrier import Resolving
 from signedwire.transport.names import Endpoint
@@ -47,7 +48,7 @@ class Dialer(ABC):
         self.state = PeerState.IDLE
         # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
         self.since = monotonic()
-        self.last_error: str | None = None
+        self.last_error: Cause | None = None
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
         self._ready: deque[Peer] = deque()  # peers with messages, each once
@@ -200,7 +201,8 @@ class Dialer(ABC):
             began = loop.time()
             await self._take_turn()
         except DialError as error:
-            self._end_attempt(str(error), is_attempt=not isinstance(error, ResolveTimeout))
+            is_attempt = not isinstance(error, ResolveTimeout)
+            self._end_attempt(Cause(str(error), error.kind), is_attempt=is_attempt)
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
@@ -214,7 +216,7 @@ class Dialer(ABC):
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
             self._core.log.exception(text, self.address, extra=extra)
-            self._end_attempt(f"cannot connect to {self.address}: {error!r}")
+            self._end_attempt(Cause(f"cannot connect to {self.address}: {error!r}"))
             return False
         except BaseException:
             places.leave(self)
@@ -234,7 +236,7 @@ class Dialer(ABC):
         self.pump()
         return True
 
-    def _end_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _end_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         self.standing = Standing.DOUBTFUL
         self._core.outgoing.places.leave(self)
         self._core.counters.dial_failures += 1
@@ -279,10 +281,10 @@ class Dialer(ABC):
         except TimeoutError:
             raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
 
-    def _on_lost(self, cause: str, *, was_used: bool = True) -> None:
+    def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """The connection is gone: decide when the next attempt may be."""
         self._core.outgoing.places.leave(self)
-        cause = f"connection to {self.address} ended: {cause}"
+        cause = cause.after(f"connection to {self.address} ended: ")
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
@@ -300,7 +302,7 @@ class Dialer(ABC):
         """For whom an attempt counts."""
         return tuple(self._ready)
 
-    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         """Pause before the next attempt, and count this one for who waits if it was one."""
         self.note_error(cause)
         self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
@@ -308,11 +310,15 @@ class Dialer(ABC):
             peer.failures += 1
             self._core.outgoing.give_up_exhausted(peer, cause)
 
-    def note_error(self, cause: str) -> None:
-        """Remember a failure for `PeerStatus`."""
+    def note_error(self, cause: Cause) -> None:
+        """Remember a failure for `PeerStatus`, and tell who watches."""
         self.last_error = cause
         self.last_error_at = monotonic()
         self._core.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
+        if self._core.events.is_watched:
+            for peer in self._core.outgoing.peers_of(self):
+                failed = ConnectionFailed(peer.did, self.address, cause.kind, str(cause))
+                self._core.emit(failed)
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note when."""

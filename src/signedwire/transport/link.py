@@ -16,9 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.clock import monotonic
-from signedwire.errors import ProofError
-from signedwire.transport.answers import AnswerWatch, words_of
-from signedwire.transport.link_errors import describe_loss, dial_error
+from signedwire.errors import Cause, FailureKind, ProofError
+from signedwire.transport import link_errors
+from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_delay import ReceiptDelay
@@ -94,10 +94,9 @@ class Link(asyncio.Protocol):
         self._pump_handle: asyncio.Handle | None = None
         self._input = LinkInput()
         self.turn_tag = 0.0
-        self._lost: str | None = None
+        self._lost: Cause | None = None
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
-        self._is_turned_away = False
         self._unanswered = 0  # batches that wait for the disk
         self._last_event: Closed | None = None  # waits for them
         config = core.config
@@ -112,8 +111,8 @@ class Link(asyncio.Protocol):
         """Whether it has brought a message that was new."""
         self.closed: Closed | None = None
         """How its session ended; `None`: it has not, or was cut."""
-        self.cause = ""
-        """Why it is over, in words."""
+        self.cause = Cause("")
+        """Why it is over."""
         self.since = monotonic()
         """When it was begun, then opened, by the monotonic clock."""
         self.did: Did | None = None
@@ -180,7 +179,8 @@ class Link(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cause = describe_loss(exc, is_before_hello=self.did is not None and not self.is_open)
+        is_before_hello = self.did is not None and not self.is_open
+        cause = link_errors.cause_of_loss(exc, is_before_hello=is_before_hello)
         if self._has_input and not self.is_costly:
             self._lost = cause  # what came before is worth a look, in its turn
         else:  # strangers that hang up and come again leave no work behind
@@ -229,7 +229,7 @@ class Link(asyncio.Protocol):
     def drop_if_reset(self) -> bool:
         """See `shares.Worker`."""
         if is_gone := self.is_costly and self._socket.is_reset:
-            self.abort("the peer reset the connection")
+            self.abort(link_errors.RESET)
         return is_gone
 
     def set_waiting(self, is_waiting: bool) -> None:
@@ -248,18 +248,16 @@ class Link(asyncio.Protocol):
                     self._begin()
                     plain = self._channel.receive_data(b"")
                 elif self._input.received > _MAX_HANDSHAKE:
-                    self._fail(Reason.BAD_IDENTITY, "its handshake has no end")
+                    self._fail(Reason.BAD_IDENTITY, link_errors.ENDLESS)
         except ssl.SSLError as error:
             if self.is_dialed and not self.is_open and tells_full(error):
-                self._is_turned_away = True
-                self._over("it is full: it has no room for another connection now")
+                self._over(link_errors.NO_ROOM)
                 self._hang_up()
                 return
-            why = (error.reason or str(error)).lower().replace("_", " ")
-            self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+            self._fail(Reason.BAD_IDENTITY, link_errors.tls_failed(error))
             return
         except ProofError as error:
-            self._fail(Reason.BAD_IDENTITY, error.fact)
+            self._fail(Reason.BAD_IDENTITY, Cause(error.fact, error.kind))
             return
         if (session := self._session) is None:
             return
@@ -291,10 +289,11 @@ class Link(asyncio.Protocol):
         """The handshake is complete: look who is there, and only then say something."""
         did = proven_did(self._channel.tls, unix_time_us())
         if self._expected is not None and did != self._expected:
-            raise ProofError(f"{did} answered, not {self._expected}")
+            raise link_errors.wrong_key(did, self._expected)
         self.did = did
         if (flaw := self._core.links.check_access(did)) is not None:
-            self._fail(flaw, f"{did} may not link to us", did)
+            cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
+            self._fail(flaw, cause, did)
             return
         self._core.links.note_v2(did)
         inflow = self._core.links.inflow(did)
@@ -340,7 +339,8 @@ class Link(asyncio.Protocol):
         assert self.did is not None
         self._core.drop(Reason.TOO_SLOW, self.did)
         timeout = self._core.config.answer_timeout
-        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
+        words = f"no answer to a message within {timeout:g} s"
+        self.close(frames.CLOSE_PROTOCOL_ERROR, Cause(words, FailureKind.TIMED_OUT))
 
     def _handle(self, event: Event) -> None:
         core = self._core
@@ -418,7 +418,7 @@ class Link(asyncio.Protocol):
             self._core.links.flush(self, self.did)
             self._send_receipts(self._session)
         self._flush()
-        self._over(words_of(event), event)
+        self._over(link_errors.cause_of_close(event), event)
         self._hang_up()
 
     def _send_receipts(self, session: Session) -> None:
@@ -541,7 +541,7 @@ class Link(asyncio.Protocol):
             self._session.close(code, reason)
             self._turn()
         else:
-            self._over(reason)
+            self._over(Cause(reason, FailureKind.CLOSED_HERE))
             self._hang_up()
 
     def turn_away(self, reason: str) -> None:
@@ -550,12 +550,12 @@ class Link(asyncio.Protocol):
             self._socket.write(self._channel.turn_away())
         self.close(frames.CLOSE_TOO_MANY, reason)
 
-    def abort(self, cause: str = "closed here") -> None:
+    def abort(self, cause: Cause = link_errors.CLOSED_HERE) -> None:
         """End at once."""
         self._over(cause)
         self._socket.abort()
 
-    def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
+    def _fail(self, reason: Reason, cause: Cause, did: Did | None = None) -> None:
         """The other side is not who or what it should be; TLS may have an alert to say."""
         host = "" if self._guest is None else self._guest.host
         self._core.drop(reason, self.did, host)
@@ -572,7 +572,7 @@ class Link(asyncio.Protocol):
         elif self._socket.hang_up():
             lingering.add(self)
 
-    def _over(self, cause: str, closed: Closed | None = None) -> None:
+    def _over(self, cause: Cause, closed: Closed | None = None) -> None:
         if self.is_over:
             return
         self.is_over = True
@@ -587,8 +587,8 @@ class Link(asyncio.Protocol):
         self._socket.forget_unwritten()
         if not self.outcome.done():
             is_silent = self.is_dialed and not self.has_heard
-            address, is_full = self.address or Address("?", 0), self._is_turned_away
-            error = dial_error(address, cause, is_full=is_full, is_silent=is_silent)
+            address, is_proven = self.address or Address("?", 0), self.did is not None
+            error = link_errors.dial_error(address, cause, is_silent=is_silent, is_proven=is_proven)
             self.outcome.set_exception(error)
             self.outcome.exception()  # nobody has to ask
         if self._session is not None and self.did is not None:

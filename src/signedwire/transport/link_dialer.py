@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from signedwire.errors import ConnectTimeout, DialError
+from signedwire.errors import Cause, ConnectTimeout, DialError, FailureKind
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link import Link
-from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.types import Address, PeerState
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session_events import CLOSE_UNSAID
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -75,18 +73,15 @@ class LinkDialer(Dialer):
                 return
             if not link.has_opened:  # else `on_link_over()` was told
                 self._is_blameless = self._peer.is_end_excused(link.closed, has_landed=False)
-                # It proved its DID and ended before its HELLO, as an access list does it.
-                is_mute = link.closed is None or link.closed.code == CLOSE_UNSAID
-                if link.did is not None and is_mute and type(error) is DialError:
-                    self._peer.denies_us = True
-            if isinstance(error, HungUpError):
+            kind = error.kind if isinstance(error, DialError) else None
+            if kind is FailureKind.TURNED_AWAY:
+                self._peer.denies_us = True
+            if kind is FailureKind.HUNG_UP_ON_TLS:
                 self._is_blameless = self._core.links.on_hang_up(self._peer)
             else:
                 self._peer.hang_ups = 0
                 # Nobody can be blamed that others came first: it is tried again later.
-                self._is_blameless |= isinstance(error, FullError) or (
-                    link.closed is not None and link.closed.code == frames.CLOSE_TOO_MANY
-                )
+                self._is_blameless |= kind is FailureKind.FULL
             raise
         finally:
             self._is_opening = False
@@ -98,7 +93,8 @@ class LinkDialer(Dialer):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(link.outcome)
         except TimeoutError:
-            raise ConnectTimeout(self.address, f"no handshake within {timeout:g} s") from None
+            cause, kind = f"no handshake within {timeout:g} s", FailureKind.NO_HANDSHAKE
+            raise ConnectTimeout(self.address, cause, kind=kind) from None
 
     def _on_dialed(self) -> None:
         super()._on_dialed()
@@ -110,7 +106,7 @@ class LinkDialer(Dialer):
     def _concerned(self) -> tuple[Peer, ...]:
         return (self._peer,)
 
-    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         if self._peer.wire == "v1":
             # Nothing failed: it is reached over v1, from now on.
             self.remove(self._peer)
@@ -132,7 +128,7 @@ class LinkDialer(Dialer):
             self._connecting.cancel()
 
     def on_link_over(
-        self, link: Link, cause: str, closed: Closed | None, *, is_excused: bool
+        self, link: Link, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """A link of ours that was open has ended; what it had not delivered is not back yet."""
         self._is_blameless = is_excused

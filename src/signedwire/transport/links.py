@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from signedwire import clock
+from signedwire.delivery.advice import CLOCKS_DIFFER
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import CLOCKS_DIFFER, Receipt
+from signedwire.delivery.receipt import Receipt
+from signedwire.errors import Cause, FailureKind
 from signedwire.events import LoopStalled, MessageRefused, PeerConnected, PeerDisconnected
 from signedwire.logs import fields
 from signedwire.transport.access import AccessList
@@ -211,7 +213,9 @@ class Links:
             return
         self._warn_of_old_copy(hello, peer)
         if old is not None:
-            self._core.emit(PeerDisconnected(link.did, "there is another link now"))
+            self._core.emit(
+                PeerDisconnected(link.did, "there is another link now", FailureKind.CLOSED_HERE)
+            )
         if peer.their_epoch not in (0, hello.epoch) and hello.known_epoch != peer.stream.epoch:
             why = "its peer has begun anew since and forgotten it"
             peer.abandon(Reason.STALE_EPOCH, f"{why}; whether it was handled is not known")
@@ -280,7 +284,7 @@ class Links:
         if self._core.outbox is not None:
             self._core.outbox.restart(peer, epoch, marks)
 
-    def detach(self, link: Link, cause: str, closed: Closed | None) -> None:
+    def detach(self, link: Link, cause: Cause, closed: Closed | None) -> None:
         """An open link has ended: what has no receipt waits for the next one."""
         assert link.did is not None
         self._links.discard(link)
@@ -300,7 +304,7 @@ class Links:
         self._core.log.info(text, link.did, link.address, cause, extra=extra)
         if not is_the_one:
             return
-        self._core.emit(PeerDisconnected(link.did, cause))
+        self._core.emit(PeerDisconnected(link.did, str(cause), cause.kind))
         outgoing.note_left(peer, cause)
         # While a node closes, another link may come yet, and order is to hold over it for
         # what a later process will send.
@@ -314,7 +318,7 @@ class Links:
         outgoing.put_back(
             peer.stream.take_back(),
             is_fault=is_fault,
-            cause=f"the link ended before an answer came: {cause}",
+            cause=cause.after("the link ended before an answer came: "),
         )
         if peer.lanes:
             outgoing.assign(peer)
@@ -393,7 +397,7 @@ class Links:
         self._core.emit(LoopStalled(seconds))
 
 
-def _doubt_of_clocks(receipt: Receipt) -> str:
+def _doubt_of_clocks(receipt: Receipt) -> Cause | str:
     """What to say where a peer finds a deadline passed that is not, by our clock."""
     expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
     is_early = expires_at is not None and clock.left(expires_at) > 0

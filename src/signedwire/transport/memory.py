@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from signedwire.arguments import shown
-from signedwire.errors import DialError, ListenError
+from signedwire.errors import DialError, FailureKind, ListenError
 from signedwire.home import Bound
 from signedwire.types import Address
 
@@ -78,7 +78,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         """See `Carrier.dial`."""
         listener = self._listeners.get(address)
         if listener is None:
-            raise DialError(address, "connection refused")
+            raise DialError(address, "connection refused", kind=FailureKind.REFUSED)
         loop = asyncio.get_running_loop()
         here = _Stream(self, loop, protocol, peername=address)
         there = _Stream(self, listener.loop, listener.accept(), peername=Address("127.0.0.1", 0))

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.errors import DialError
+from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.tcp import describe_os_error
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from signedwire.transport.core import Core
 
 __all__ = ["Outbound", "OutboundLink"]
-
-ORDERLY_CLOSE: Final = "the peer closed it"
-"""How the error of a connection ends that was not reset."""
 
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
@@ -48,7 +45,7 @@ class OutboundLink(asyncio.Protocol):
         self._offset = 0  # bytes given to the transport
         self._taken = 0  # bytes that the kernel has taken of them
         self._is_paused = False
-        self._cause = ""
+        self._cause: Cause | None = None
         self.is_lost = False
         self._watch: asyncio.TimerHandle | None = None
         # What the operating system has not taken whole, and what the peer's host
@@ -146,7 +143,8 @@ class OutboundLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         # No v1 peer writes on this direction: not a peer of ours.
-        self._cause = "the peer wrote bytes, which no v1 peer does"
+        words = "the peer wrote bytes, which no v1 peer does"
+        self._cause = Cause(words, FailureKind.PROTOCOL)
         self.abort()
 
     def eof_received(self) -> bool:
@@ -162,8 +160,9 @@ class OutboundLink(asyncio.Protocol):
         self._unacknowledged.clear()
         self._unwritten.clear()
         cause = self._cause
-        if not cause:
-            cause = describe_os_error(exc) if isinstance(exc, OSError) else ORDERLY_CLOSE
+        if cause is None and isinstance(exc, OSError):
+            cause = describe_os_error(exc)
+        cause = cause or Cause("the peer closed it", FailureKind.CLOSED)
         self._owner.on_lost(self, lost, cause)
 
     def close(self) -> list[OutgoingMessage]:
@@ -322,14 +321,15 @@ class Outbound(Dialer):
             link.abort()
             raise
         if link.is_lost:
-            raise DialError(self.address, "the peer closed the connection at once")
+            cause = Cause("the peer closed the connection at once", FailureKind.CLOSED)
+            raise DialError(self.address, cause)
         self._link = link
 
     def _forget_wire(self) -> None:
         for peer in self._core.outgoing.peers_of(self):
             self._core.links.on_v1_over(peer)
 
-    def on_lost(self, link: OutboundLink, lost: list[OutgoingMessage], cause: str) -> None:
+    def on_lost(self, link: OutboundLink, lost: list[OutgoingMessage], cause: Cause) -> None:
         """A connection is gone; `lost` never reached the peer's host."""
         if link is not self._link:  # evicted or closed by us
             return

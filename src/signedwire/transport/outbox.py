@@ -19,9 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from signedwire.clock import new_epoch
+from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
 from signedwire.delivery.message import OutgoingMessage, Terms
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import OutgoingRow, RowName, Store
 from signedwire.delivery.streams import Refused
 from signedwire.errors import (

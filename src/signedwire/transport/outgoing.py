@@ -16,19 +16,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from signedwire import clock
+from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import UNANSWERED, future_waker, return_all
+from signedwire.delivery.receipt import future_waker, return_all
 from signedwire.delivery.streams import SendStream
-from signedwire.errors import (
-    BackpressureError,
-    ClosedError,
-    UnknownPeerError,
-)
+from signedwire.errors import BackpressureError, Cause, ClosedError, UnknownPeerError
 from signedwire.logs import fields
 from signedwire.stats import PeerStatus
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
+from signedwire.transport.link_errors import BROKE
 from signedwire.transport.outbound import Outbound
 from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
@@ -269,7 +267,7 @@ class Outgoing:
                     self._peers[did] = peer
         return peer
 
-    def note_left(self, peer: Peer, cause: str) -> None:
+    def note_left(self, peer: Peer, cause: Cause) -> None:
         """The link of a peer has ended: without a route it can only be waited for."""
         peer.since = clock.monotonic()
         peer.last_error, peer.last_error_at = cause, peer.since
@@ -441,7 +439,7 @@ class Outgoing:
         messages: list[OutgoingMessage],
         *,
         is_fault: bool = True,
-        cause: str = "the connection broke while it was being written",
+        cause: Cause = BROKE,
     ) -> None:
         """Queue messages of an ended connection again, at the heads of their lanes.
 
@@ -486,7 +484,7 @@ class Outgoing:
         is_denied = self._core.links.access.is_denied
         return [peer for peer in tuple(self._peers.values()) if is_denied(peer.did)]
 
-    def give_up_exhausted(self, peer: Peer, cause: str) -> None:
+    def give_up_exhausted(self, peer: Peer, cause: Cause) -> None:
         """Fail the messages of `peer` that have had their attempts."""
         for message in peer.lanes.remove_if(partial(self._is_exhausted, peer)):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)

@@ -11,6 +11,7 @@ from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.store import Backlog
 from signedwire.delivery.streams import SendStream
+from signedwire.errors import Cause, kind_of
 from signedwire.stats import PeerStatus
 from signedwire.types import Address, Did, PeerState, Reason
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_TOO_MANY
@@ -80,7 +81,7 @@ class Peer:
         """Until when messages wait for a peer that can be reached only when it dials us."""
         self.since = clock.monotonic()
         """When it was first heard of, or its last link ended, by the monotonic clock."""
-        self.last_error: str | None = None
+        self.last_error: Cause | None = None
         """Why its last link ended."""
         self.last_error_at: float | None = None
         self.is_ready = False
@@ -125,13 +126,15 @@ class Peer:
             state, since = dialer.state, dialer.since
         else:
             state, since = PeerState.IDLE, self.since
+        last_error = self.last_error if dialer is None else dialer.last_error
         return PeerStatus(
             did=self.did,
             wire=self.wire,
             address=dialer.address if dialer is not None else link.address if link else None,
             state=state,
             since=clock.to_unix(since, now),
-            last_error=self.last_error if dialer is None else dialer.last_error,
+            last_error=None if last_error is None else str(last_error),
+            last_error_kind=kind_of(last_error),
             last_error_at=unix(self.last_error_at if dialer is None else dialer.last_error_at),
             retry_at=unix(None if dialer is None else dialer.retry_at),
             round_trip=link.round_trip if link else dialer.round_trip if dialer else None,
