@@ -106,6 +106,7 @@ from signedwire.stats import (
     Health,
     PeerStatus,
     PoolStats,
+    Probe,
     TransportStats,
 )
 from signedwire.transport.access import AccessList
@@ -183,6 +184,7 @@ __all__ = [
     "PoolStats",
     "Priority",
     "PriorityName",
+    "Probe",
     "ProofError",
     "ProvenDelivery",
     "Reason",

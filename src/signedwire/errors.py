@@ -89,7 +89,7 @@ class FailureKind(enum.StrEnum):
     """Why a peer is not reached, or a message was not answered: branch on this, never on text.
 
     `DialError.kind`, `ProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
-    and the event `ConnectionFailed` have it.
+    `Probe.failure` and the event `ConnectionFailed` have it.
     """
 
     NAME_UNKNOWN = "name unknown"

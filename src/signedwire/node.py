@@ -9,9 +9,10 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -37,9 +38,11 @@ from signedwire.environment import expand_home
 from signedwire.errors import (
     ClosedError,
     EvidenceLogError,
+    NotAllowedError,
     SignedWireError,
     StoreError,
     StoreFailedError,
+    UnknownPeerError,
     WrongContextError,
 )
 from signedwire.events import Event
@@ -48,14 +51,15 @@ from signedwire.identity import Identity
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
 from signedwire.transport.access import AccessList
 from signedwire.transport.carrier import Carrier
 from signedwire.transport.core import Core
 from signedwire.transport.health import health_of
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.probing import Prober
 from signedwire.transport.tcp import TcpCarrier
-from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority
+from signedwire.types import Address, DeliveryState, Did, PayloadType, Priority, Reason
 
 __all__ = ["Deadline", "Node"]
 
@@ -129,6 +133,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._replace)
+        self._prober = Prober(self._core)
         self._has_started = False
 
     # -- life -------------------------------------------------------------------
@@ -164,6 +169,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 that was forked, and goes on there. If that loop is closed, this frees the
                 address and the files, and no more can be done.
         """
+        home = self._core.home
+        if not home.is_lost:
+            home.check_here()
+            self._prober.close()
         await self._core.close()
 
     async def __aenter__(self) -> Self:
@@ -476,6 +485,87 @@ class Node(Bound, instead="pass the path of its key file, and make another there
     def peers(self) -> dict[Did, PeerStatus]:
         """The health of every peer that was sent to."""
         return self._core.outgoing.status()
+
+    async def probe(
+        self,
+        to: Did | str,
+        address: Address | str | None = None,
+        *,
+        timeout: float | None = None,
+        as_stranger: bool = False,
+    ) -> Probe:
+        """Try to reach a peer without a message: connect, let it prove its DID, measure.
+
+        The peer gets the handshake, and as a stranger HELLO and PING. Links of this node, its
+        counters and its messages are not touched. A peer that hangs up on TLS is tried as a v1
+        peer where `v1_peers` allows that. Cancelling closes the connection.
+
+        Args:
+            to: A `Did`, or the text of one.
+            address: Where to look; by default its route, or `fallback`.
+            timeout: Seconds, 0 or more, for all of it. By default `connect_timeout` and
+                `handshake_timeout` limit it.
+            as_stranger: Use a key made for probes alone, not the node's. Then the round trip is
+                that of PING, and an access list that lets in only known DIDs keeps it out.
+
+        Returns:
+            What was found. A peer that is not reached raises nothing: `failure` says why.
+
+        Raises:
+            UnknownPeerError: no address was given, and none is known for it.
+            NotAllowedError: `node.access` denies the DID.
+            ValueError, TypeError: an argument cannot be used.
+            ClosedError: the node is not started, is closed, or was while it probed.
+            WrongContextError: it belongs to another event loop, or the process was forked.
+        """
+        self._check_here()
+        did, where, timeout = as_did(to), self._place(to, address), as_seconds(timeout)
+        return await self._prober.probe(did, where, timeout, as_stranger=as_stranger)
+
+    async def probes(
+        self,
+        to: Did | str,
+        address: Address | str | None = None,
+        *,
+        interval: float = 1.0,
+        as_stranger: bool = False,
+    ) -> AsyncGenerator[Probe]:
+        """Probe a peer again and again.
+
+        As a stranger all results are of one link, with a PING each; else, and over v1, each
+        makes a connection of its own. Over v2 a result with a failure is the last one. Use
+        `contextlib.aclosing()` where you leave the iteration before: it closes the link.
+
+        Args:
+            interval: Seconds between two results, more than 0.
+
+        Raises:
+            What `probe()` does.
+        """
+        self._check_here()
+        seconds = as_seconds(interval)
+        if not seconds:
+            raise ValueError("interval is a number of seconds above 0")
+        did, where = as_did(to), self._place(to, address)
+        findings = self._prober.probes(did, where, seconds, as_stranger=as_stranger)
+        async with contextlib.aclosing(findings):
+            async for found in findings:
+                yield found
+
+    def _place(self, to: Did | str, address: Address | str | None) -> Address:
+        """Where a peer that may be probed is reached."""
+        did = as_did(to)
+        if self.access.is_denied(did):
+            fact = f"{did} is denied by node.access; it was not probed"
+            raise NotAllowedError(did, Reason.DENIED, fact)
+        if isinstance(address, str):
+            address = Address.parse(address)
+        address = address or self._routing.resolve(did) or self._config.fallback
+        if address is None:
+            fact = f"no address is known for {did}; it was not probed"
+            hint = 'Pass one, or add it with routing.update(did, "host:port")'
+            raise UnknownPeerError(did, Reason.UNKNOWN_PEER, fact, hint)
+        return address
 
     def events(self) -> AsyncIterator[Event]:
         """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.

@@ -26,7 +26,6 @@ from signedwire import (
     ResolveTimeout,
     TransportConfig,
 )
-from signedwire.cli.probing import probe_tcp
 from signedwire.transport import names as names_module
 from signedwire.transport import racing
 from signedwire.transport.names import (
@@ -434,12 +433,17 @@ def test_nodes_meet_at_a_link_local_address(loop: str) -> None:
     assert addresses.split() == ["fe80::7%wire0", "fe80::7%wire0"]
 
 
-def test_ping_says_that_the_name_was_not_resolved(names: NameServer) -> None:
-    finding = probe_tcp(BOB.did, Address("dead.example", 9), 0.05)
-    assert finding.error == "the name dead.example was not resolved within 0.05 s"
+@on_both_loops
+async def test_a_probe_says_that_the_name_was_not_resolved(names: NameServer) -> None:
+    async with Node(ALICE, config(connect_timeout=0.05)) as alice:
+        found = await alice.probe(BOB.did, "dead.example:9")
+        assert found.error == "the name dead.example was not resolved within 0.05 s"
+        assert found.failure is FailureKind.NAME_SERVER_SILENT
     names.answers["gone.example"] = socket.gaierror(socket.EAI_NONAME, "x")
-    finding = probe_tcp(BOB.did, Address("gone.example", 9), 1.0)
-    assert finding.error == "cannot connect: the host name is unknown"
+    async with Node(ALICE, config(connect_timeout=1.0)) as alice:
+        found = await alice.probe(BOB.did, "gone.example:9")
+        assert found.error == "cannot connect: the host name is unknown"
+        assert found.failure is FailureKind.NAME_UNKNOWN
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

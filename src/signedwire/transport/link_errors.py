@@ -26,7 +26,7 @@ __all__ = [
 
 BROKE: Final = Cause("the connection broke while it was being written", FailureKind.RESET)
 CLOSED_HERE: Final = Cause("closed here", FailureKind.CLOSED_HERE)
-ENDLESS: Final = Cause("its handshake has no end", FailureKind.PROTOCOL)
+ENDLESS: Final = Cause("its handshake has no end", FailureKind.TLS_FAILED)
 NO_ROOM: Final = Cause("it is full: it has no room for another connection now", FailureKind.FULL)
 RESET: Final = Cause("the peer reset the connection", FailureKind.RESET)
 
