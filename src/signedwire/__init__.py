@@ -42,6 +42,7 @@ import signedwire.cli.interrupts  # noqa: F401 - first: see there
 from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
 from signedwire.config import SignaturePolicy, TransportConfig
 from signedwire.delivery.message import Message
+from signedwire.delivery.outcomes import as_completed
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import Backlog, DeadLetter, OutgoingRow, StoreStats
 from signedwire.errors import (
@@ -212,6 +213,7 @@ __all__ = [
     "Until",
     "WrongContextError",
     "__version__",
+    "as_completed",
     "load_config",
     "load_identity",
     "verify_receipt",

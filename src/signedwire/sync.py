@@ -29,6 +29,7 @@ from signedwire.arguments import (
 )
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
+from signedwire.delivery.outcomes import as_completed_blocking as as_completed
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
 from signedwire.errors import ClosedError, WrongContextError
@@ -43,7 +44,7 @@ from signedwire.transport.access import AccessList
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Address, Did, PayloadType, Priority
 
-__all__ = ["DeadLetters", "Node", "Outbox"]
+__all__ = ["DeadLetters", "Node", "Outbox", "as_completed"]
 
 T = TypeVar("T")
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
@@ -47,7 +48,7 @@ from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 __all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
-_SUBSCRIBING = threading.Lock()
+_ADDING = threading.Lock()
 _RANK = {
     DeliveryState.QUEUED: 0,
     DeliveryState.PERSISTED: 1,
@@ -277,14 +278,14 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 while not self.has_reached(until):
                     changed = loop.create_future()
                     wake = future_waker(loop, changed)
-                    self._subscribe(wake)
+                    self.add_callback(wake)
                     try:
                         # After that, so that nothing that another thread does is missed.
                         if not self.has_reached(until):
                             self._raise_if_over(until)
                             await asyncio.wait({changed}, timeout=self._seconds_left())
                     finally:
-                        self._unsubscribe(wake)
+                        self.remove_callback(wake)
         except TimeoutError as error:
             if isinstance(error, MessageExpiredError):
                 raise
@@ -305,7 +306,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         until = self._state_named(until, is_blocking=timeout is None)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
-        self._subscribe(changed.set)
+        self.add_callback(changed.set)
         try:
             while not self.has_reached(until):
                 self._raise_if_over(until)
@@ -319,8 +320,33 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                     raise self._still_on_its_way(timeout)
                 changed.clear()
         finally:
-            self._unsubscribe(changed.set)
+            self.remove_callback(changed.set)
         return self
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call a function each time that this changes: for loops that wait for other things too.
+
+        It is called in the thread that moves the message on, mostly that of the node's event
+        loop, and must return at once. What it raises is logged. Any thread may call this.
+
+        Args:
+            callback: Takes no argument. One that is added twice is called twice.
+        """
+        with _ADDING:
+            if self._changed is None:
+                self._changed = []
+            self._changed.append(callback)
+
+    def remove_callback(self, callback: Callable[[], None]) -> None:
+        """Undo one `add_callback()`. A call that has begun goes on. Any thread.
+
+        Raises:
+            ValueError: it was not added.
+        """
+        with _ADDING:
+            if self._changed is None:
+                raise ValueError("this callback was not added")
+            self._changed.remove(callback)
 
     def advance(
         self,
@@ -337,9 +363,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.is_final = state in _FINAL
         # Last: who sees the state sees the rest.
         self.state = state
-        if self._changed is not None:
-            for wake in tuple(self._changed):
-                wake()
+        self._wake()
 
     def park(self) -> None:
         """The node is closed: nothing more happens to the message in this process."""
@@ -356,23 +380,15 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             self._wake()
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            for wake in tuple(self._changed):
-                wake()
+        for callback in tuple(self._changed or ()):
+            try:
+                callback()
+            except Exception:  # of the application: the transport has other messages
+                logging.getLogger("signedwire").exception("a callback of a receipt failed")
 
     def climb(self, state: DeliveryState, at_us: int) -> None:
         """`advance()` by one rung that needs no reason."""
         climb_all((self,), state, at_us)
-
-    def _subscribe(self, wake: Callable[[], None]) -> None:
-        with _SUBSCRIBING:
-            if self._changed is None:
-                self._changed = []
-            self._changed.append(wake)
-
-    def _unsubscribe(self, wake: Callable[[], None]) -> None:
-        assert self._changed is not None
-        self._changed.remove(wake)
 
     def _state_named(self, until: Until | None, *, is_blocking: bool = False) -> DeliveryState:
         """The state to wait for.
@@ -517,8 +533,7 @@ def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> 
         receipt._steps = after
         receipt.state = state
         if receipt._changed is not None:
-            for wake in tuple(receipt._changed):
-                wake()
+            receipt._wake()
 
 
 def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
