@@ -212,7 +212,7 @@ def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     expect_one_sentence(ran, 5, "is accepted after 0.2 s, and not yet handled", "--timeout")
     with listener() as carol:
         # Who has accepted it and goes will not tell any more.
-        monkeypatch.setattr("signedwire.cli.sending._GRACE", 0.0)
+        monkeypatch.setattr("signedwire.cli.send_waits._GRACE", 0.0)
 
         def take_and_go() -> None:
             taken(carol)
