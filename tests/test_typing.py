@@ -254,7 +254,7 @@ def blocking(me: Identity, config: TransportConfig, table: RoutingTable) -> None
 """
 REVEALED = [
     "signedwire.types.Did",
-    "tuple[str, int, fallback=signedwire.types.Address]",
+    "tuple[str, int, fallback=signedwire.types.Address] | …",
     "bool",
     "signedwire.delivery.receipt.Receipt",
     "signedwire.delivery.receipt.Receipt",
