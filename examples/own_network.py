@@ -15,6 +15,7 @@ from typing import Final
 
 from signedwire import (
     DialError,
+    FailureKind,
     Identity,
     Listener,
     ListenError,
@@ -39,7 +40,9 @@ class PairNetwork:
         try:
             reader, writer = await asyncio.open_connection(host, port)
         except OSError as error:
-            raise DialError(target, error.strerror or str(error)) from error
+            is_refused = isinstance(error, ConnectionRefusedError)
+            kind = FailureKind.REFUSED if is_refused else FailureKind.OTHER
+            raise DialError(target, error.strerror or str(error), kind=kind) from error
         return PairStream(receiver, reader, writer, target)
 
     async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 
-from signedwire import Identity, Node, TransportConfig
+from signedwire import FailureKind, Identity, Node, TransportConfig
 
 HUB = Identity.from_seed(b"a hub that many come to, at once")
 
@@ -67,7 +67,7 @@ async def crowd(address: str, port: int, count: int, v1_peers: str) -> None:
         "last": max(arrived, default=0.0),
         "wires": Counter(str(status.wire) for status in statuses),
         "failed_attempts": sum(status.failed_attempts for status in statuses),
-        "turned_away": sum("full" in str(status.last_error) for status in statuses),
+        "turned_away": sum(status.last_error_kind is FailureKind.FULL for status in statuses),
         "errors": [str(error) for error in results if isinstance(error, BaseException)][:3],
     }
     say(json.dumps(said))

@@ -31,7 +31,6 @@ UNCLEAN = {
     "cli/keys.py",
     "cli/output.py",
     "cli/pinging.py",
-    "cli/probing.py",
     "cli/reaching.py",
     "cli/redaction.py",
     "cli/render.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_it_has_the_methods_of_the_asyncio_node() -> None:
             continue
         signature, twin_signature = inspect.signature(member), inspect.signature(twin)
         assert twin_signature.parameters == signature.parameters, name
-        expected = str(signature.return_annotation).replace("AsyncIterator", "Iterator")
+        expected = re.sub(r"^Async(Iterator|Generator)", r"\1", str(signature.return_annotation))
         assert str(twin_signature.return_annotation) == expected, name
         assert not inspect.iscoroutinefunction(twin), name
 

@@ -44,6 +44,7 @@ from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityN
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
+from signedwire.delivery.outcomes import as_completed
 from signedwire.delivery.policy import AdmissionContext, MessageHeader, Policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import Backlog, DeadLetter, OutgoingRow, StoreStats
@@ -59,6 +60,7 @@ from signedwire.errors import (
     DidError,
     EnvelopeError,
     EvidenceLogError,
+    FailureKind,
     IdentityError,
     IdentityProblem,
     ListenError,
@@ -84,6 +86,7 @@ from signedwire.errors import (
 )
 from signedwire.events import (
     ClockStepped,
+    ConnectionFailed,
     Dropped,
     Event,
     EventsMissed,
@@ -108,6 +111,7 @@ from signedwire.stats import (
     Health,
     PeerStatus,
     PoolStats,
+    Probe,
     TransportStats,
 )
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
@@ -145,6 +149,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "ConnectTimeout",
+    "ConnectionFailed",
     "DeadLetter",
     "DeadLetters",
     "Deadline",
@@ -165,6 +170,7 @@ __all__ = [
     "EvidenceRemoved",
     "EvidenceRotated",
     "EvidenceStats",
+    "FailureKind",
     "Health",
     "Identity",
     "IdentityError",
@@ -197,6 +203,7 @@ __all__ = [
     "PoolStats",
     "Priority",
     "PriorityName",
+    "Probe",
     "ProofError",
     "ProvenDelivery",
     "Reason",
@@ -231,6 +238,7 @@ __all__ = [
     "Until",
     "WrongContextError",
     "__version__",
+    "as_completed",
     "load_config",
     "load_identity",
     "verify_receipt",

@@ -81,7 +81,95 @@ __all__ = [
     "StoreFailedError",
     "StoreFullError",
     "EvidenceLogError",
+    "FailureKind",
 ]
+
+
+class FailureKind(enum.StrEnum):
+    """Why a peer is not reached, or a message was not answered: branch on this, never on text.
+
+    `DialError.kind`, `ProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
+    `Probe.failure` and the event `ConnectionFailed` have it.
+    """
+
+    NAME_UNKNOWN = "name unknown"
+    """The host name does not exist, or is malformed."""
+    NAME_SERVER_SILENT = "name server silent"
+    """No name server answered in time."""
+    REFUSED = "refused"
+    """The host refused the connection: nothing listens on the port."""
+    UNREACHABLE = "unreachable"
+    """There is no network route to the host, or the host does not exist."""
+    TIMED_OUT = "timed out"
+    """The peer sent nothing in time: to a connection attempt, to PING, or to a message."""
+    NO_HANDSHAKE = "no handshake"
+    """The connection opened, but the handshake was not complete in time."""
+    HUNG_UP_ON_TLS = "hung up on TLS"
+    """The peer closed the connection before it sent a byte, as v1 peers do."""
+    TLS_FAILED = "TLS failed"
+    """The other side does not speak TLS as v2 peers do."""
+    UNPROVEN = "unproven"
+    """The other side did not prove any DID."""
+    WRONG_KEY = "wrong key"
+    """The other side proved another DID than the one that was dialed."""
+    FULL = "full"
+    """The peer has no room for another connection now."""
+    TURNED_AWAY = "turned away"
+    """The peer proved its DID and closed the connection before HELLO, as access lists do."""
+    DENIED = "denied"
+    """The peer closed the link with the code of its access list."""
+    VERSION = "version"
+    """The two sides have no version of the wire in common."""
+    BAD_SIGNATURE = "bad signature"
+    """A signature of one side did not fit."""
+    PROTOCOL = "protocol"
+    """One side broke a rule of the wire; the text of the error names it."""
+    RESET = "reset"
+    """The connection was reset, or broke in another way that the system reports."""
+    CLOSED = "closed"
+    """The peer closed the connection in an orderly way."""
+    CLOSED_HERE = "closed here"
+    """The connection was closed by this node."""
+    SYSTEM = "system"
+    """The connection could not be made on this machine: descriptors, memory, permissions."""
+    UNANSWERED = "unanswered"
+    """The message was written and no answer came, so the peer may have taken it."""
+    CLOCKS_DIFFER = "clocks differ"
+    """The peer refused the message as late, but by our clock its deadline had not passed."""
+    OTHER = "other"
+    """None of these; the text says more."""
+
+
+class Cause(str):
+    """The words of a failure, and its kind. The transport hands these on.
+
+    A `str`, so that a receipt of a message that does not fail has no field more than `detail`.
+
+    Args:
+        words: What happened.
+        kind: Its kind, for programs.
+    """
+
+    __slots__ = ("kind",)
+
+    kind: FailureKind
+
+    def __new__(cls, words: str, kind: FailureKind = FailureKind.OTHER) -> Cause:
+        cause = super().__new__(cls, words)
+        cause.kind = kind
+        return cause
+
+    def after(self, beginning: str) -> Cause:
+        """A longer text of the same kind: `beginning`, then this one."""
+        return Cause(beginning + self, self.kind)
+
+    def __reduce__(self) -> tuple[type[Cause], tuple[str, FailureKind]]:
+        return Cause, (str(self), self.kind)
+
+
+def kind_of(words: str | None) -> FailureKind | None:
+    """The kind of a failure; `None`: the words have none, or there is no failure."""
+    return words.kind if isinstance(words, Cause) else None
 
 
 class SignedWireError(Exception):
@@ -195,7 +283,11 @@ class RemoteProtocolError(SignedWireError):
 
 
 class ProofError(SignedWireError):
-    """The other side of a connection did not prove its DID, or proved another."""
+    """The other side of a connection did not prove its DID, or proved another; see `kind`."""
+
+    def __init__(self, fact: str, hint: str = "", kind: FailureKind = FailureKind.UNPROVEN) -> None:
+        super().__init__(fact, hint)
+        self.kind = kind
 
 
 class TransportError(SignedWireError):
@@ -211,16 +303,35 @@ class ListenError(TransportError, OSError):
 
 
 class DialError(TransportError, OSError):
-    """A peer cannot be reached at its address."""
+    """A peer cannot be reached at its address; `kind` says why, for programs.
 
-    def __init__(self, address: Target, cause: str, hint: str = "") -> None:
+    Args:
+        address: The address that was dialed.
+        cause: Why, in words. A `Cause` brings its kind.
+        hint: What to do.
+        kind: Why, for programs. By default that of `cause`, or "other".
+    """
+
+    def __init__(
+        self, address: Target, cause: str, hint: str = "", kind: FailureKind | None = None
+    ) -> None:
         super().__init__(f"cannot connect to {address}: {cause}", hint)
         self.address = address
-        self.cause = cause
+        self.cause = str(cause)
+        self.kind: FailureKind = kind or kind_of(cause) or FailureKind.OTHER
 
 
 class ConnectTimeout(DialError, TimeoutError):
-    """A peer did not answer within `connect_timeout`."""
+    """A peer did not answer within `connect_timeout`, or not within `handshake_timeout`."""
+
+    def __init__(
+        self,
+        address: Target,
+        cause: str,
+        hint: str = "",
+        kind: FailureKind = FailureKind.TIMED_OUT,
+    ) -> None:
+        super().__init__(address, cause, hint, kind)
 
 
 class ResolveTimeout(ConnectTimeout):
@@ -228,6 +339,9 @@ class ResolveTimeout(ConnectTimeout):
 
     No connection was tried, so the failure does not count against `max_attempts`.
     """
+
+    def __init__(self, address: Target, cause: str, hint: str = "") -> None:
+        super().__init__(address, cause, hint, FailureKind.NAME_SERVER_SILENT)
 
 
 class ClosedError(TransportError):

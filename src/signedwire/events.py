@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 from weakref import ref
 
+from signedwire.errors import FailureKind
 from signedwire.home import Home
 from signedwire.types import Did, Reason, Target
 
 __all__ = [
     "ClockStepped",
+    "ConnectionFailed",
     "Dropped",
     "Event",
     "EventsMissed",
@@ -53,7 +55,27 @@ class PeerDisconnected:
     did: Did
     """The DID of the peer."""
     cause: str
+
     """Why the link ended, as text for people."""
+    kind: FailureKind
+    """Why the link ended, for programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed:
+    """An attempt to connect to a peer failed, or a connection that we made has ended.
+
+    `PeerStatus.last_error` of the peer has changed when this comes.
+    """
+
+    did: Did
+    """The DID of the peer."""
+    address: Target
+    """The address that was dialed."""
+    kind: FailureKind
+    """Why it failed or ended, for programs."""
+    cause: str
+    """Why it failed or ended, as text for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +178,7 @@ class EventsMissed:
 Event: TypeAlias = (
     PeerConnected
     | PeerDisconnected
+    | ConnectionFailed
     | MessageRefused
     | Dropped
     | LoopStalled

@@ -87,7 +87,7 @@ def read_key_file(name: str, *, group_readable: bool = False, warns: bool = True
     except FileNotFoundError:
         raise IdentityError(
             "there is no such file",
-            f"`signedwire id new {shlex.quote(name)}` makes one, or Identity.generate().save(path)",
+            f"`signedwire id new {shlex.quote(name)}` makes one",
             IdentityProblem.ABSENT,
         ) from None
     except (OSError, ValueError) as error:

@@ -9,9 +9,10 @@ async with Node(identity, config, routing) as node:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -51,12 +52,12 @@ from signedwire.metrics import Sample, samples_of
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
 from signedwire.transport.core import NodeCore
 from signedwire.transport.health import health_of
 from signedwire.transport.network import Network
 from signedwire.transport.networks import check_network, network_of
-from signedwire.types import DeliveryState, Did, PayloadType, Priority, Target
+from signedwire.types import DeliveryState, Did, PayloadType, Priority, Target, parse_target
 
 __all__ = ["Deadline", "Node"]
 
@@ -489,6 +490,74 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """The health of every peer that was sent to."""
         return self._core.endpoint.status()
 
+    async def probe(
+        self,
+        to: Did | str,
+        address: Target | str | None = None,
+        *,
+        timeout: float | None = None,
+        as_stranger: bool = False,
+    ) -> Probe:
+        """Try to reach a peer without a message: connect, let it prove its DID, measure.
+
+        The peer gets the handshake, and as a stranger HELLO and PING. Links of this node, its
+        counters and its messages are not touched. A peer that hangs up on TLS is tried as a v1
+        peer where `v1_peers` allows that. Cancelling closes the connection.
+
+        Args:
+            to: A `Did`, or the text of one.
+            address: Where to look; by default its route, or `fallback`.
+            timeout: Seconds, 0 or more, for all of it. By default `connect_timeout` and
+                `handshake_timeout` limit it.
+            as_stranger: Use a key made for probes alone, not the node's. Then the round trip is
+                that of PING, and an access list that lets in only known DIDs keeps it out.
+
+        Returns:
+            What was found. A peer that is not reached raises nothing: `failure` says why.
+
+        Raises:
+            UnknownPeerError: no address was given, and none is known for it.
+            NotAllowedError: `node.access` denies the DID.
+            ValueError, TypeError: an argument cannot be used.
+            ClosedError: the node is not started, is closed, or was while it probed.
+            WrongContextError: it belongs to another event loop, or the process was forked.
+        """
+        self._check_here()
+        did, seconds = as_did(to), as_seconds(timeout)
+        where = self._core.prober.place(did, _target(address))
+        return await self._core.prober.probe(did, where, seconds, as_stranger=as_stranger)
+
+    async def probes(
+        self,
+        to: Did | str,
+        address: Target | str | None = None,
+        *,
+        interval: float = 1.0,
+        as_stranger: bool = False,
+    ) -> AsyncGenerator[Probe]:
+        """Probe a peer again and again.
+
+        As a stranger all results are of one link, with a PING each; else, and over v1, each
+        makes a connection of its own. Over v2 a result with a failure is the last one. Use
+        `contextlib.aclosing()` where you leave the iteration before: it closes the link.
+
+        Args:
+            interval: Seconds between two results, more than 0.
+
+        Raises:
+            What `probe()` does.
+        """
+        self._check_here()
+        seconds = as_seconds(interval)
+        if not seconds:
+            raise ValueError("interval is a number of seconds above 0")
+        did = as_did(to)
+        where = self._core.prober.place(did, _target(address))
+        findings = self._core.prober.probes(did, where, seconds, as_stranger=as_stranger)
+        async with contextlib.aclosing(findings):
+            async for found in findings:
+                yield found
+
     def events(self) -> AsyncIterator[Event]:
         """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.
 
@@ -509,3 +578,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         else:
             where = self._core.runtime.home.in_words
         return f"<Node {self.did.short} {where}>"
+
+
+def _target(address: Target | str | None) -> Target | None:
+    return parse_target(address) if isinstance(address, str) else address

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from signedwire.errors import FailureKind
 from signedwire.metrics import (
     COUNTERS,
     HISTOGRAMS,
@@ -32,6 +33,7 @@ __all__ = [
     "Health",
     "PeerStatus",
     "PoolStats",
+    "Probe",
     "TransportStats",
 ]
 
@@ -137,6 +139,8 @@ class PeerStatus:
     """When it entered this state: Unix time, seconds."""
     last_error: str | None
     """The last failure of this link in words; kept after it recovered."""
+    last_error_kind: FailureKind | None = None
+    """The kind of `last_error`, for programs; `None` where there is none."""
     last_error_at: float | None
     """When `last_error` happened: Unix time, seconds."""
     retry_at: float | None
@@ -162,6 +166,48 @@ class PeerStatus:
     """Messages to it that were given up or refused, by reason."""
     denies_us: bool = False
     """Whether it turned us away when we were last linked or dialed it, as an access list does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What one attempt to reach a peer found: see `Node.probe()`."""
+
+    did: Did
+    """The DID that was looked for."""
+    address: Target
+    """The address that was tried."""
+    wire: str | None = None
+    """"v2": the peer proved its DID. "v1": somebody listens and keeps the connection, which
+    proves nothing. `None`: neither."""
+    answered_by: Did | None = None
+    """The DID that was proven, also where it is another one; `None`: none was."""
+    connect_time: float | None = None
+    """Seconds until the connection was open, the lookup of the name included; `None`: it never
+    was."""
+    handshake_time: float | None = None
+    """Seconds from there to the peer's HELLO: TLS, and both DIDs proven; v2 only."""
+    round_trip: float | None = None
+    """Seconds: with a key for probes alone from PING to PONG, else as the kernel measures it on
+    the connection; `None`: it was not measured."""
+    failure: FailureKind | None = None
+    """Why the peer is not reached; `None`: it is."""
+    error: str | None = None
+    """Why the peer is not reached, in words; `None`: it is."""
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the peer answered as its wire demands."""
+        return self.failure is None
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the DID that was looked for was proven."""
+        return self.answered_by == self.did
+
+    @property
+    def denies_us(self) -> bool:
+        """Whether the peer is there and its access list keeps out the key that was used."""
+        return self.failure in (FailureKind.TURNED_AWAY, FailureKind.DENIED)
 
 
 @dataclass(frozen=True, slots=True)

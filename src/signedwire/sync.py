@@ -11,10 +11,11 @@ this node's own; arguments, results and errors are described there.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from signedwire import node as aio
 from signedwire import outbox as aio_outbox
@@ -29,6 +30,7 @@ from signedwire.arguments import (
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
+from signedwire.delivery.outcomes import as_completed_blocking as as_completed
 from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import DeadLetter, OutgoingRow
@@ -40,11 +42,13 @@ from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
 from signedwire.transport.network import Network
 from signedwire.types import Did, PayloadType, Priority, Target
 
-__all__ = ["DeadLetters", "Node", "Outbox"]
+__all__ = ["DeadLetters", "Node", "Outbox", "as_completed"]
+
+T = TypeVar("T")
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
@@ -249,6 +253,36 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """See `signedwire.Node.peers`."""
         return self._node.peers()
 
+    def probe(
+        self,
+        to: Did | str,
+        address: Target | str | None = None,
+        *,
+        timeout: float | None = None,
+        as_stranger: bool = False,
+    ) -> Probe:
+        """See `signedwire.Node.probe`."""
+        return self._portal.call(
+            lambda: self._node.probe(to, address, timeout=timeout, as_stranger=as_stranger)
+        )
+
+    def probes(
+        self,
+        to: Did | str,
+        address: Target | str | None = None,
+        *,
+        interval: float = 1.0,
+        as_stranger: bool = False,
+    ) -> Generator[Probe]:
+        """See `signedwire.Node.probes`. Leaving the iteration closes the connection."""
+        found = self._node.probes(to, address, interval=interval, as_stranger=as_stranger)
+        try:
+            while (probe := self._portal.call(lambda: _next(found))) is not None:
+                yield probe
+        finally:
+            with contextlib.suppress(ClosedError):
+                self._portal.call(lambda: _close(found))
+
     def events(self) -> Iterator[Event]:
         """See `signedwire.Node.events`."""
         return self._follow(self._node.events())
@@ -340,5 +374,9 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
         return self._portal.call(lambda: self._dead.retry(*ids))
 
 
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
+async def _close(items: AsyncGenerator[T]) -> None:
+    await items.aclose()

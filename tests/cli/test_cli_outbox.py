@@ -13,7 +13,7 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.sending import _Sending
+from signedwire.cli.send_waits import Waits
 from signedwire.delivery.receipt import Receipt, return_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
@@ -137,7 +137,7 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
         return_all([last], DeliveryState.PERSISTED, unix_time_us())
         last.park()  # as the close does
 
-    monkeypatch.setattr(_Sending, "_check_hung_up", take_back)
+    monkeypatch.setattr(Waits, "check_hung_up", take_back)
     lines = tmp_path / "lines"
     lines.write_text("x\ny\n")
     with listener(BOB, wire="v1") as bob, lines.open() as given:

@@ -6,11 +6,19 @@ import json
 
 import pytest
 
-from signedwire import Address, Identity, PayloadType, Priority, SignedEnvelope, payloads
+from signedwire import (
+    Address,
+    FailureKind,
+    Identity,
+    PayloadType,
+    Priority,
+    Probe,
+    SignedEnvelope,
+    payloads,
+)
 from signedwire.cli.errors import BadFile, report
 from signedwire.cli.output import escape, result, result_as_is, say
 from signedwire.cli.pinging import _peer_line, _ping_lines
-from signedwire.cli.probing import Finding
 from signedwire.cli.render import (
     at_utc,
     decoded_fields,
@@ -67,7 +75,8 @@ def test_a_hostile_payload_is_harmless(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_what_a_peer_says_at_the_end_of_a_link_is_harmless(text: str) -> None:
-    finding = Finding(did=Identity.generate().did, address=Address("h", 1), error=text)
+    did, address = Identity.generate().did, Address("h", 1)
+    finding = Probe(did=did, address=address, failure=FailureKind.CLOSED, error=text)
     assert _peer_line(finding).isprintable()
     assert all(line.isprintable() for line in _ping_lines(finding, is_first=True))
 

@@ -36,7 +36,7 @@ from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
 from signedwire.delivery.streams import Refused
-from signedwire.errors import StoreError
+from signedwire.errors import Cause, FailureKind, StoreError
 from signedwire.events import Event
 from signedwire.home import Home, Phase
 from signedwire.identity import Identity
@@ -61,6 +61,7 @@ from signedwire.wire.session import BatchReceived, Closed, SentBatch
 from signedwire.wire.session_events import CLOSE_UNSAID
 
 HERE: Final = Address("127.0.0.1", 9001)
+REFUSED: Final = Cause("refused", FailureKind.REFUSED)
 THERE: Final = Address("127.0.0.1", 9002)
 RESET: Final = Closed(CLOSE_UNSAID, "the connection was reset", is_by_peer=True)
 
@@ -184,7 +185,7 @@ class FakeRoute:
         self.address = address
         self.state = PeerState.DIALING
         self.since = 0.0
-        self.last_error: str | None = None
+        self.last_error: Cause | None = None
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
         self.round_trip: float | None = None
@@ -500,7 +501,7 @@ class FakeLink:
         endpoint = self._desk.endpoint
         if self.is_open:
             self.is_open = False
-            cause = "cut" if how is None else how.cause
+            cause = Cause("cut" if how is None else how.cause, FailureKind.RESET)
             endpoint.link_closed(self.session, self, cause, how, self.on_over)
         endpoint.peers.forget_if_stranger(self.session)
 

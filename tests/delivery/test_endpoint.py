@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from peerkit import (
     HERE,
+    REFUSED,
     THERE,
     Desk,
     FakeStore,
@@ -125,16 +126,16 @@ class TestWhatMayBeQueued:
         desk = Desk(max_attempts=2)
         desk.route()
         sender = desk.session().sender
-        sender.note_attempt_failed("no")
+        sender.note_attempt_failed(REFUSED)
         messages = [desk.message() for _ in range(3)]
         if is_many:
             assert desk.endpoint.submit_many(messages) == 3
         else:
             for message in messages:
                 desk.endpoint.submit(message, 5)
-        sender.note_attempt_failed("no")
+        sender.note_attempt_failed(REFUSED)
         assert [message.state for message in messages] == [QUEUED] * 3
-        sender.note_attempt_failed("no")
+        sender.note_attempt_failed(REFUSED)
         assert [message.state for message in messages] == [FAILED] * 3
 
     @pytest.mark.parametrize("is_durable", [False, True], ids=["no store", "store"])

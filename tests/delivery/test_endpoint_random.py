@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final
 
 import pytest
-from peerkit import RESET, Desk, FakeLink, FakeStore, closed, still_clock
+from peerkit import REFUSED, RESET, Desk, FakeLink, FakeStore, closed, still_clock
 
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.clock import WallInstant
@@ -264,7 +264,7 @@ class World:
     def fail_to_dial(self) -> None:
         for session in self.desk.endpoint.peers.senders():
             if session.link is None and session.sender.route is not None:
-                session.sender.note_attempt_failed("refused")
+                session.sender.note_attempt_failed(REFUSED)
 
     def run(self) -> None:
         self.desk.host.run()

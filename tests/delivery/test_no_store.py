@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from peerkit import Desk, still_clock
+from peerkit import REFUSED, Desk, still_clock
 
 from linkkit import BOB
+from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.no_store import NoStore
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import Marks
 from signedwire.errors import BackpressureError
 from signedwire.types import DeliveryState, Priority, Reason
@@ -107,7 +107,7 @@ def test_a_peer_that_is_ahead_or_denied_needs_nothing_of_it(desk: Desk) -> None:
     link = desk.link(known_epoch=2**60)
     assert link.is_over
     message = desk.post()
-    desk.session().sender.note_attempt_failed("refused")
-    desk.context.store.attempt_failed(BOB.did, "refused")
+    desk.session().sender.note_attempt_failed(REFUSED)
+    desk.context.store.attempt_failed(BOB.did, REFUSED)
     desk.access.deny(BOB.did)
     assert message.reason is Reason.DENIED

@@ -11,8 +11,8 @@ from peerkit import Desk, FakeRoute, FakeStore, ManualClock, closed, numbers, st
 from linkkit import BOB
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
-from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED
-from signedwire.errors import BackpressureError
+from signedwire.delivery.advice import CLOCKS_DIFFER, UNANSWERED
+from signedwire.errors import BackpressureError, Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
@@ -348,9 +348,10 @@ class TestEnds:
         message = desk.post()
         route = desk.session().sender.route
         assert isinstance(route, FakeRoute)
-        route.last_error = "connection refused"
+        route.last_error = Cause("connection refused", FailureKind.REFUSED)
         desk.session().sender.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
         assert message.detail == "connection refused"
+        assert message.detail_kind is FailureKind.REFUSED
 
     def test_a_stored_one_is_kept_when_the_node_closes(self) -> None:
         desk = Desk(store=FakeStore)
@@ -368,7 +369,7 @@ class TestEnds:
         ended, plain = desk.post(), desk.post()
         taken = sender.lanes.remove_if(lambda _: True)
         ended.advance(EXPIRED)
-        sender.requeue(taken, cause="cut")
+        sender.requeue(taken, cause=Cause("cut"))
         assert list(sender.lanes) == [plain]
         assert ended.body == b""
         assert plain.failures_before == -1

@@ -16,8 +16,10 @@ import pytest
 
 from signedwire.delivery.receipt import Receipt, Step, climb_all, future_waker, return_all
 from signedwire.errors import (
+    Cause,
     ClosedError,
     DeliveryFailedError,
+    FailureKind,
     MessageExpiredError,
     MessageRefusedError,
     SignedWireError,
@@ -194,7 +196,7 @@ class TestErrors:
             (None, "", "closed", ". The node was closed before its peer had answered"),
             (
                 Reason.ATTEMPTS_EXHAUSTED,
-                "did:key:x answered, not did:key:y",
+                Cause("did:key:x answered, not did:key:y", FailureKind.WRONG_KEY),
                 "attempts exhausted (did:key:x answered, not did:key:y)",
                 ". Another key answers at that address: is the DID right?",
             ),
@@ -489,7 +491,7 @@ class TestWait:
     async def test_a_change_while_the_waiter_enters_is_not_missed(
         self, monkeypatch: pytest.MonkeyPatch, state: DeliveryState
     ) -> None:
-        subscribe = Receipt._subscribe
+        subscribe = Receipt.add_callback
 
         def change_and_subscribe(receipt: Receipt, wake: Callable[[], None]) -> None:
             # From another thread, just before the waiter would be told.
@@ -498,7 +500,7 @@ class TestWait:
             thread.join()
             subscribe(receipt, wake)
 
-        monkeypatch.setattr(Receipt, "_subscribe", change_and_subscribe)
+        monkeypatch.setattr(Receipt, "add_callback", change_and_subscribe)
         receipt = Receipt(BOB, 7)
         if state is WRITTEN:
             assert await receipt.wait(WRITTEN, 30) is receipt
@@ -618,10 +620,10 @@ class TestFutureWaker:
 def test_a_waiter_whose_loop_has_closed_does_not_stop_the_others() -> None:
     receipt = Receipt(Identity.from_seed(bytes(32)).did, 1)
     loop = asyncio.new_event_loop()
-    receipt._subscribe(future_waker(loop, loop.create_future()))
+    receipt.add_callback(future_waker(loop, loop.create_future()))
     loop.close()
     woken: list[bool] = []
-    receipt._subscribe(lambda: woken.append(True))
+    receipt.add_callback(lambda: woken.append(True))
     receipt.advance(DeliveryState.WRITTEN)
     assert woken == [True]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from peerkit import (
     HERE,
+    REFUSED,
     RESET,
     THERE,
     Desk,
@@ -21,7 +22,7 @@ from peerkit import (
 )
 
 from linkkit import ALICE, BOB, PLENTY
-from signedwire.errors import StoreFailedError
+from signedwire.errors import Cause, FailureKind, StoreFailedError
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.types import DeliveryState, PeerState, Priority, Reason
 from signedwire.wire import link_frames as frames
@@ -91,7 +92,9 @@ class TestWhichLinkStays:
         desk.link(is_dialed=False)
         first, gone, second = desk.host.events
         assert first == second == PeerConnected(BOB.did, HERE, False)
-        assert gone == PeerDisconnected(BOB.did, "there is another link now")
+        assert gone == PeerDisconnected(
+            BOB.did, "there is another link now", FailureKind.CLOSED_HERE
+        )
 
     def test_a_duplicate_that_is_closed_leaves_the_other_alone(self) -> None:
         desk = Desk(us=SMALLER)
@@ -428,12 +431,13 @@ class TestAttempts:
         desk.route()
         sender = desk.session().sender
         old = desk.post()
-        sender.note_attempt_failed("refused")
+        sender.note_attempt_failed(REFUSED)
         young = desk.post()
-        sender.note_attempt_failed("refused")
+        sender.note_attempt_failed(REFUSED)
         assert (old.state, old.detail) == (FAILED, "refused")
+        assert old.detail_kind is FailureKind.REFUSED
         assert young.state is QUEUED, "it was not there at the first attempt"
-        sender.note_attempt_failed("refused again")
+        sender.note_attempt_failed(Cause("refused again", FailureKind.REFUSED))
         assert (young.state, young.detail) == (FAILED, "refused again")
         assert desk.session().status().failed_attempts == 3
 
@@ -442,7 +446,7 @@ class TestAttempts:
         desk.route()
         message = desk.post()
         for _ in range(5):
-            desk.session().sender.note_attempt_failed("refused")
+            desk.session().sender.note_attempt_failed(REFUSED)
         assert message.state is DeliveryState.PERSISTED
 
     def test_a_full_peer_costs_nothing(self) -> None:
@@ -532,11 +536,13 @@ class TestStatus:
         desk.post(priority=Priority.HIGH)
         route = session.sender.route
         assert isinstance(route, FakeRoute)
-        route.last_error, route.last_error_at, route.retry_at = "refused", clock.seconds, 1010.0
+        route.last_error, route.last_error_at, route.retry_at = REFUSED, clock.seconds, 1010.0
         route.round_trip = 0.5
         status = session.status()
         assert (status.state, status.address) == (PeerState.DIALING, THERE)
         assert (status.last_error, status.round_trip) == ("refused", 0.5)
+        assert type(status.last_error) is str
+        assert status.last_error_kind is FailureKind.REFUSED
         assert status.retry_at == pytest.approx(clock.wall_us / 1e6 + 10)
         assert status.queued[Priority.HIGH] == 1
         link = desk.link()

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from peerkit import RESET, THERE, Desk, FakeLink, FakeStore, ManualClock, payloads, still_clock
+from peerkit import (
+    REFUSED,
+    RESET,
+    THERE,
+    Desk,
+    FakeLink,
+    FakeStore,
+    ManualClock,
+    payloads,
+    still_clock,
+)
 
 from linkkit import BOB, EVE
 from signedwire.delivery import session_map
@@ -376,7 +386,7 @@ class TestHowManyAreKept:
                 kept.clear()
             desk.endpoint.reroute([desk.session(who)])
             if use is unanswered and fallback is not None:
-                desk.session(who).sender.note_attempt_failed("no")
+                desk.session(who).sender.note_attempt_failed(REFUSED)
                 desk.session(who).sender.give_up_all(Reason.ATTEMPTS_EXHAUSTED)
             desk.connector.disconnect(desk.session(who))
             desk.host.wait(GRACE + 1)

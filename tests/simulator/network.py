@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from signedwire import Address, Receiver, Remote, Stream, Target
-from signedwire.errors import DialError, ListenError
+from signedwire.errors import DialError, FailureKind, ListenError
 from signedwire.transport.tcp import host_group
 
 from .loop import Owner, VirtualLoop, current_owner
@@ -204,7 +204,7 @@ class HostNetwork:
         await network.until_open(self._host, there)
         listener = network.listener(target)
         if is_refused or listener is None:
-            raise DialError(target, "connection refused")
+            raise DialError(target, "connection refused", kind=FailureKind.REFUSED)
         owner = current_owner()
         assert owner is not None
         connection = Connection(network, rng, (self._host, there), (owner, listener.owner))

@@ -34,10 +34,10 @@ from signedwire.delivery.denied import DeniedMessages
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.receipt import CLOCKS_DIFFER, UNANSWERED, Receipt
+from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
-from signedwire.errors import SignedWireError, StoreError
+from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
 from signedwire.transport.store_driver import StoreDriver
@@ -595,7 +595,7 @@ class World:
         station = sent.sender.station
         if sent.receipt is not receipt or sent.expires_at is None:
             return
-        if receipt.detail == CLOCKS_DIFFER:
+        if receipt.detail_kind is FailureKind.CLOCKS_DIFFER:
             if sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6:
                 self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
         elif sent.ends_at is not None:
@@ -630,7 +630,8 @@ class World:
         sent.is_told |= state not in _UNSETTLED
         sent.was_unconfirmed |= receipt.is_unconfirmed
         # And not that it may have arrived.
-        sent.was_told_expired |= state is DeliveryState.EXPIRED and receipt.detail != UNANSWERED
+        is_doubtful = receipt.detail_kind is FailureKind.UNANSWERED
+        sent.was_told_expired |= state is DeliveryState.EXPIRED and not is_doubtful
         self.trace(f"{sent} {state}" + f" ({reason})" * (reason is not None))
         destination = sent.to.speaks_v1 or sent.sender.station.speaks_v1
         if before in _ACCEPTED and state in _UNSETTLED:
@@ -664,7 +665,7 @@ class World:
                 and len(sent.to.lives) == 1
                 and not destination
                 and sent.receipt is receipt  # else nobody holds it
-                and receipt.detail != UNANSWERED  # else its sender was told that it may have been
+                and not is_doubtful  # else its sender was told that it may have been
             ):
                 self.violate(f"{sent}: expired, but it was delivered")
         if state is DeliveryState.FAILED and reason is None:

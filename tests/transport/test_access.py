@@ -25,6 +25,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     Did,
+    FailureKind,
     Node,
     NotAllowedError,
     Reason,
@@ -510,7 +511,9 @@ async def test_reloading_closes_the_links_of_who_is_denied_now(tmp_path: Path) -
         assert not links_of(bob)
         assert bob.stats().dropped == {Reason.DENIED: 1}
         await eventually(lambda: seen.of(PeerDisconnected))
-        assert seen.of(PeerDisconnected) == [PeerDisconnected(ALICE.did, "denied")]
+        assert seen.of(PeerDisconnected) == [
+            PeerDisconnected(ALICE.did, "denied", FailureKind.CLOSED_HERE)
+        ]
 
 
 # -- what a denial does --------------------------------------------------------------

@@ -17,6 +17,7 @@ from signedwire import (
     ClosedError,
     DeliveryFailedError,
     DeliveryState,
+    FailureKind,
     MessageExpiredError,
     MessageRefusedError,
     Node,
@@ -410,17 +411,21 @@ async def eventually_open(peer: RawPeer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "words", "kind"),
     [
-        (frames.CLOSE_DENIED, "it denies us"),
-        (frames.CLOSE_VERSION, "it speaks no version that we speak"),
-        (frames.CLOSE_BAD_SIGNATURE, "a signature of ours did not fit"),
+        (frames.CLOSE_DENIED, "it denies us", FailureKind.DENIED),
+        (frames.CLOSE_VERSION, "it speaks no version that we speak", FailureKind.VERSION),
+        (
+            frames.CLOSE_BAD_SIGNATURE,
+            "a signature of ours did not fit",
+            FailureKind.BAD_SIGNATURE,
+        ),
     ],
 )
 @pytest.mark.parametrize("has_landed", [False, True])
 @on_asyncio
 async def test_code_and_text_of_a_close_reach_the_error(
-    code: int, words: str, has_landed: bool
+    code: int, words: str, kind: FailureKind, has_landed: bool
 ) -> None:
     async def serve() -> None:
         with await RawPeer.accept(server, BOB, ALICE) as peer:
@@ -440,6 +445,7 @@ async def test_code_and_text_of_a_close_reach_the_error(
             await task
             assert f"the peer closed it with code {code}, {words}: not today" in str(failure.value)
             assert failure.value.hint
+            assert failure.value.receipt.detail_kind is kind
             await alice.close()
 
 

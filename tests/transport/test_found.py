@@ -22,6 +22,7 @@ from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
+    FailureKind,
     Identity,
     MessageExpiredError,
     Node,
@@ -34,7 +35,6 @@ from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage, Terms
 from signedwire.delivery.peer_receiver import PeerReceiver
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected
@@ -160,7 +160,7 @@ async def test_what_was_written_and_expires_unanswered_may_have_arrived() -> Non
             peer.reset()
             with pytest.raises(MessageExpiredError, match="the peer may have taken it"):
                 await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
-            assert receipt.detail == UNANSWERED
+            assert receipt.detail_kind is FailureKind.UNANSWERED
             assert states(receipt) == ["queued", "written", "queued", "expired"]
 
 

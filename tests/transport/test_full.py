@@ -13,7 +13,7 @@ import pytest
 from test_link import Net, links_of, meet, take
 from test_links import RawPeer
 
-from signedwire import DeliveryState, Node, Reason
+from signedwire import DeliveryState, FailureKind, Node, Reason
 from signedwire.transport import acceptor as acceptor_module
 from signedwire.transport import lingering as lingering_module
 from signedwire.transport.acceptor import MAX_LINGERING
@@ -178,7 +178,7 @@ async def test_a_full_peer_costs_no_attempt_and_is_no_v1_peer(allowed: Any, step
                 status = alice.peers()[BOB.did]
                 assert (status.failed_attempts, status.wire) == (0, "v2")
                 assert status.last_error is not None
-                assert "it is full" in status.last_error
+                assert status.last_error_kind is FailureKind.FULL
                 await peer.end()
 
 

@@ -21,6 +21,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     EnvelopeError,
+    FailureKind,
     Identity,
     Message,
     MessageExpiredError,
@@ -501,7 +502,9 @@ async def test_denying_closes_the_link_and_keeps_it_closed(network: str) -> None
         bob.access.undeny(str(ALICE.did))
         await within(LIMIT, alice.send(bob.did, b"4"))
         assert await take(bob, 1) == [b"4"]  # "1" was not taken when its sender was denied
-        assert watch.of(PeerDisconnected)[0] == PeerDisconnected(ALICE.did, "denied")
+        assert watch.of(PeerDisconnected)[0] == PeerDisconnected(
+            ALICE.did, "denied", FailureKind.CLOSED_HERE
+        )
 
 
 @on_both_loops
@@ -545,7 +548,9 @@ async def test_events_tell_who_comes_and_goes(network: str) -> None:
             await eventually(lambda: theirs.of(PeerDisconnected))
         assert [(e.did, e.is_dialed) for e in ours.of(PeerConnected)] == [(bob.did, True)]
         assert [(e.did, e.is_dialed) for e in theirs.of(PeerConnected)] == [(alice.did, False)]
-        assert theirs.of(PeerDisconnected) == [PeerDisconnected(alice.did, "the node is closing")]
+        assert theirs.of(PeerDisconnected) == [
+            PeerDisconnected(alice.did, "the node is closing", FailureKind.CLOSED)
+        ]
 
 
 @on_asyncio

@@ -22,6 +22,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     Did,
+    FailureKind,
     Identity,
     Node,
     Reason,
@@ -901,8 +902,9 @@ async def test_who_lost_its_link_to_another_dials_only_to_send() -> None:
         dialer = dialer_to(alice, bob.did)
         await within(LIMIT, carol.send(bob.did, b"2"))
         await eventually(lambda: watch.of(PeerDisconnected))
-        cause = watch.of(PeerDisconnected)[0].cause
-        assert cause == (
+        (lost,) = watch.of(PeerDisconnected)
+        assert lost.kind is FailureKind.FULL
+        assert lost.cause == (
             "the peer closed it with code 5, it has too many connections: "
             "made room for a newer connection"
         )

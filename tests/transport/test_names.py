@@ -21,12 +21,12 @@ from signedwire import (
     Address,
     DeliveryState,
     DialError,
+    FailureKind,
     Node,
     PeerState,
     ResolveTimeout,
     TransportConfig,
 )
-from signedwire.cli.probing import probe_tcp
 from signedwire.transport import names as names_module
 from signedwire.transport import racing
 from signedwire.transport.names import (
@@ -184,14 +184,19 @@ async def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "words", "kind"),
     [
-        (socket.EAI_NONAME, "the host name is unknown"),
-        (socket.EAI_AGAIN, "the host name cannot be looked up now: no name server answers"),
+        (socket.EAI_NONAME, "the host name is unknown", FailureKind.NAME_UNKNOWN),
+        (
+            socket.EAI_AGAIN,
+            "the host name cannot be looked up now: no name server answers",
+            FailureKind.NAME_SERVER_SILENT,
+        ),
     ],
 )
-def test_what_a_name_server_says(code: int, words: str) -> None:
-    assert describe_os_error(socket.gaierror(code, "x")) == words
+def test_what_a_name_server_says(code: int, words: str, kind: FailureKind) -> None:
+    cause = describe_os_error(socket.gaierror(code, "x"))
+    assert (cause, cause.kind) == (words, kind)
 
 
 @on_both_loops
@@ -205,6 +210,7 @@ async def test_a_lookup_that_did_not_finish_is_no_attempt(names: NameServer) -> 
         assert status.failed_attempts == 0
         assert not receipt.is_final
         assert "the name dead.example was not resolved within 0.02 s" in str(status.last_error)
+        assert status.last_error_kind is FailureKind.NAME_SERVER_SILENT
         assert alice.pool_stats().active == 0
         assert names.asked == ["dead.example"]
         alice.routing.update(bob.did, f"127.0.0.1:{port_of(bob)}")
@@ -425,12 +431,17 @@ def test_nodes_meet_at_a_link_local_address(loop: str) -> None:
     assert addresses.split() == ["fe80::7%wire0", "fe80::7%wire0"]
 
 
-def test_ping_says_that_the_name_was_not_resolved(names: NameServer) -> None:
-    finding = probe_tcp(BOB.did, Address("dead.example", 9), 0.05)
-    assert finding.error == "the name dead.example was not resolved within 0.05 s"
+@on_both_loops
+async def test_a_probe_says_that_the_name_was_not_resolved(names: NameServer) -> None:
+    async with Node(ALICE, config(connect_timeout=0.05)) as alice:
+        found = await alice.probe(BOB.did, "dead.example:9")
+        assert found.error == "the name dead.example was not resolved within 0.05 s"
+        assert found.failure is FailureKind.NAME_SERVER_SILENT
     names.answers["gone.example"] = socket.gaierror(socket.EAI_NONAME, "x")
-    finding = probe_tcp(BOB.did, Address("gone.example", 9), 1.0)
-    assert finding.error == "cannot connect: the host name is unknown"
+    async with Node(ALICE, config(connect_timeout=1.0)) as alice:
+        found = await alice.probe(BOB.did, "gone.example:9")
+        assert found.error == "cannot connect: the host name is unknown"
+        assert found.failure is FailureKind.NAME_UNKNOWN
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

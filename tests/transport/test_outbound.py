@@ -21,6 +21,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     DialError,
+    FailureKind,
     MessageExpiredError,
     PeerState,
     Priority,
@@ -541,7 +542,9 @@ async def test_a_peer_that_writes_is_no_v1_peer() -> None:
                 await link.write(b"220 mail.example ESMTP\r\n")
                 await link.wait_closed()
             await eventually(lambda: sender.core.endpoint.status()[BOB.did].state is PeerState.IDLE)
-            assert "wrote bytes" in str(sender.core.endpoint.status()[BOB.did].last_error)
+            status = sender.core.endpoint.status()[BOB.did]
+            assert "wrote bytes" in str(status.last_error)
+            assert status.last_error_kind is FailureKind.PROTOCOL
 
 
 @on_asyncio

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from netkit import End
-from signedwire import Address, DialError, ListenError, Stream
+from signedwire import Address, DialError, FailureKind, ListenError, Stream
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.tcp import TcpNetwork, describe_os_error
 from wirekit import RawServer, eventually, on_asyncio, on_both_loops, refusing_address
@@ -126,19 +126,25 @@ async def test_cancelling_a_dial_leaves_nothing_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "kind"),
     [
-        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), "connection refused"),
-        (OSError("Multiple exceptions: [Errno 111] a, [Errno 113] b, [Errno 111] c"), None),
-        (socket.gaierror(-2, "Name or service not known"), "the host name is unknown"),
-        (OSError("in its own words"), "in its own words"),
-        (TimeoutError(), "TimeoutError"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), None, "refused"),
+        (OSError(errno.ECONNRESET, "x"), None, "reset"),
+        (OSError(errno.EPIPE, "x"), None, "reset"),
+        (OSError(errno.EHOSTUNREACH, "x"), None, "unreachable"),
+        (OSError(errno.ENETUNREACH, "x"), None, "unreachable"),
+        (OSError(errno.ETIMEDOUT, "x"), None, "timed out"),
+        (OSError(errno.EMFILE, "x"), None, "system"),
+        (OSError(errno.EACCES, "x"), None, "system"),
+        (socket.gaierror(-2, "Name or service not known"), "the host name is unknown", None),
+        (OSError("in its own words"), "in its own words", "other"),
+        (TimeoutError(), "TimeoutError", "timed out"),
     ],
 )
-def test_errors_in_words(error: OSError, words: str | None) -> None:
+def test_errors_in_words(error: OSError, words: str | None, kind: str | None) -> None:
     described = describe_os_error(error)
-    assert described == words or (words is None and described.count(",") == 1)
-    assert "Errno" not in described
+    assert described == (words or os.strerror(error.errno or 0).lower())
+    assert described.kind == (kind or FailureKind.NAME_UNKNOWN)
 
 
 # -- options and questions ---------------------------------------------------------------

@@ -31,7 +31,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import tlskit
-from signedwire import Address, DeliveryFailedError, Did, Identity, Node, TransportConfig
+from signedwire import (
+    Address,
+    DeliveryFailedError,
+    Did,
+    FailureKind,
+    Identity,
+    Node,
+    TransportConfig,
+)
 from signedwire.identity import Label
 from signedwire.transport import link as link_module
 from signedwire.transport import tls as tls_module
@@ -552,8 +560,9 @@ async def another_did_answers() -> None:
         words = tlskit.script(MALLORY, ALICE.did)
         with HostileServer.presenting(honest(MALLORY), words, is_brief=True) as server:
             alice.routing.update(BOB.did, server.address)
-            with pytest.raises(DeliveryFailedError, match=r"answered, not"):
+            with pytest.raises(DeliveryFailedError, match=r"answered, not") as failed:
                 await within(PATIENCE, alice.send(BOB.did, b"for BOB alone"))
+            assert failed.value.receipt.detail_kind is FailureKind.WRONG_KEY
         assert [each.first_byte for each in server.outcomes] == [b"\x16"]
         unheard(server.outcomes[0])
         untouched(alice)
@@ -572,8 +581,9 @@ async def test_wrong_did_an_honest_node_at_the_address_of_another() -> None:
     """A stale route: the node there is real, and still gets nothing."""
     async with Node(ALICE, config()) as alice, Node(CAROL, config()) as carol:
         alice.routing.update(BOB.did, address_of(carol))
-        with pytest.raises(DeliveryFailedError, match=r"answered, not"):
+        with pytest.raises(DeliveryFailedError, match=r"answered, not") as failed:
             await within(PATIENCE, alice.send(BOB.did, b"for BOB alone"))
+        assert failed.value.receipt.detail_kind is FailureKind.WRONG_KEY
         untouched(alice)
         untouched(carol, None)
         assert carol.stats().bytes_received > 0
@@ -830,8 +840,9 @@ async def test_a_relay_that_terminates_tls_with_its_own_did_is_refused() -> None
 
         with HostileServer(relay) as server:
             alice.routing.update(BOB.did, server.address)
-            with pytest.raises(DeliveryFailedError, match=r"answered, not"):
+            with pytest.raises(DeliveryFailedError, match=r"answered, not") as failed:
                 await within(PATIENCE, alice.send(BOB.did, b"secret"))
+            assert failed.value.receipt.detail_kind is FailureKind.WRONG_KEY
         unheard(server.outcomes[0])
         untouched(alice)
         untouched(bob, None)

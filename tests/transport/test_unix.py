@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 from netkit import End
-from signedwire import DialError, ListenError, Location, Node, TransportConfig, UnixNetwork
-from signedwire.cli.probing import probe_tcp
+from signedwire import (
+    DialError,
+    FailureKind,
+    ListenError,
+    Location,
+    Node,
+    TransportConfig,
+    UnixNetwork,
+)
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, within
 
 
@@ -107,11 +114,24 @@ async def test_the_configuration_chooses_it(folder: Path) -> None:
     assert list(os.scandir(folder)) == []
 
 
-def test_ping_says_that_it_does_not_reach_one() -> None:
-    finding = probe_tcp(BOB.did, Location("unix", "/run/robot.sock"), 1.0)
-    assert (
-        finding.error == "cannot connect: ping and bench reach host:port alone; `send` reaches it"
-    )
+@on_both_loops
+async def test_a_probe_reaches_one(folder: Path) -> None:
+    config = TransportConfig(network="unix", listen=None)
+    where = at(folder / "bob.sock")
+    async with Node(ALICE, config) as alice:
+        found = await within(LIMIT, alice.probe(BOB.did, where))
+        assert (found.failure, found.address) == (FailureKind.REFUSED, where)
+        async with Node(BOB, config.replace(listen=where)) as bob:
+            found = await within(LIMIT, alice.probe(bob.did, str(where)))
+            assert (found.wire, found.answered_by, found.address) == ("v2", bob.did, where)
+
+
+@on_both_loops
+async def test_a_probe_over_tcp_says_what_it_reaches() -> None:
+    async with Node(ALICE, TransportConfig(listen=None)) as alice:
+        found = await within(LIMIT, alice.probe(BOB.did, "unix:/run/robot.sock"))
+        assert found.failure is FailureKind.UNREACHABLE
+        assert found.error == "cannot connect: TCP reaches host:port"
 
 
 @on_both_loops

@@ -15,14 +15,15 @@ from signedwire.cli.ending import end_on_signals, notify_ready
 from signedwire.cli.errors import BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, say
-from signedwire.cli.pinging import code_of_failure, hint_for
-from signedwire.cli.probing import HUNG_UP, Finding, Prober
+from signedwire.cli.pinging import code_of_failure, hint_for, probing_node
 from signedwire.cli.reaching import find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.render import count_of
 from signedwire.config import TransportConfig
+from signedwire.errors import FailureKind
 from signedwire.identity import Identity
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
+from signedwire.stats import Probe
 from signedwire.types import Address, Did, SignaturePolicy, Target
 
 if TYPE_CHECKING:
@@ -158,14 +159,13 @@ def _measure(options: Bench, to: str) -> int:
         )
     did, address = find_peer(to, options, config.fallback)
     identity = _identity(options)
-    # What is wrong with a peer that is not reached, a link alone cannot tell as well.
-    prober = Prober(config, identity if options.own_identity else None)
-    finding = next(prober.probe(did, address))
-    if not finding.is_reached:
-        raise _not_reached(finding, identity.did if options.own_identity else None)
     node = Node(identity, config)
     node.routing.update(did, address)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        # What is wrong with a peer that is not reached, a link alone cannot tell as well.
+        found = runner.run(_probe(config, identity if options.own_identity else None, did, address))
+        if not found.is_reached:
+            raise _not_reached(found, identity.did if options.own_identity else None)
         results = runner.run(_measuring(options, node, did, address, sizes))
     if options.json:
         emit(results.as_json())
@@ -189,12 +189,18 @@ async def _measuring(
             )
 
 
-def _not_reached(finding: Finding, us: Did | None) -> NotDone:
-    hint = hint_for(finding, us)
-    if finding.state == HUNG_UP:
+async def _probe(
+    config: TransportConfig, identity: Identity | None, did: Did, address: Target
+) -> Probe:
+    async with probing_node(config, identity) as node:
+        return await node.probe(did, address, as_stranger=identity is None)
+
+
+def _not_reached(found: Probe, us: Did | None) -> NotDone:
+    hint = hint_for(found, us)
+    if found.failure is FailureKind.HUNG_UP_ON_TLS:
         hint = "v1 peers cannot be measured: they send no receipts"
-    elif finding.state == "unreachable":
+    elif found.connect_time is None:
         hint = "Is `signedwire bench --serve` running there, and are host and port right?"
-    error = finding.error or finding.state
-    fact = f"{finding.did} was not reached at {finding.address}: {error}"
-    return NotDone(fact, hint, code_of_failure(finding))
+    fact = f"{found.did} was not reached at {found.address}: {found.error}"
+    return NotDone(fact, hint, code_of_failure(found))

@@ -21,6 +21,7 @@ from signedwire.errors import (
     DialError,
     DidError,
     EnvelopeError,
+    FailureKind,
     IdentityError,
     ListenError,
     MessageExpiredError,
@@ -34,11 +35,9 @@ from signedwire.errors import (
     UnknownPeerError,
 )
 from signedwire.keyformats import looks_like_a_key
-from signedwire.transport.link_errors import HUNG_UP_ON_TLS
 from signedwire.types import DeliveryState, Did, Reason
 
 __all__ = [
-    "HUNG_UP_ON_TLS",
     "About",
     "BadFile",
     "BadInput",
@@ -137,6 +136,11 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (DialError, "Is `signedwire listen` running there, and are host and port right?"),
 )
 
+_HINTS_OF_KINDS: Final = {
+    FailureKind.HUNG_UP_ON_TLS: "If it is a v1 peer, add --v1",
+    FailureKind.WRONG_KEY: "Another key answers there: is the DID right?",
+}
+
 # Usage errors of typer, and of click under older releases of it: the class itself has no
 # public name in both.
 _UsageError: Final[type[BaseException]] = typer.BadParameter.__mro__[1]
@@ -159,7 +163,7 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         }
         emit_error(fields)
     else:
-        say(f"signedwire: {_sentence(told.fact, told.hint)}")
+        say(f"signedwire: {_sentences(told.fact, told.hint)}")
     if told.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return told.exit_code
@@ -179,29 +183,19 @@ def about_of(error: BaseException) -> About:
 
 def explain(error: SignedWireError) -> tuple[str, str]:
     """The fact and the hint of an error, as the command line tells them."""
-    fact = error.fact
-    if HUNG_UP_ON_TLS in fact:
-        # What follows is a hint for programs.
-        before, _, after = fact.partition(HUNG_UP_ON_TLS)
-        fact = before + HUNG_UP_ON_TLS + (")" if after.endswith(")") else "")
-    return fact, _hint(error)
+    return error.fact, _hint(error)
 
 
-def hint_about(cause: str) -> str:
+def hint_about(kind: FailureKind | None) -> str:
     """What to do about an attempt that failed although somebody was there; empty: nobody was."""
-    if HUNG_UP_ON_TLS in cause:
-        return "If it is a v1 peer, add --v1"
-    if " answered, not " in cause:
-        return "Another key answers there: is the DID right?"
-    return ""
+    return "" if kind is None else _HINTS_OF_KINDS.get(kind, "")
 
 
-def _sentence(fact: str, hint: str) -> str:
-    ends = (".", "!", "?")
-    fact = fact if fact.endswith(ends) else f"{fact}."
-    if not hint:
-        return fact
-    return f"{fact} {hint if hint.endswith(ends) else f'{hint}.'}"
+def _sentences(*texts: str) -> str:
+    """Those that are not empty, each with a mark at its end."""
+    return " ".join(
+        text if text.endswith((".", "!", "?")) else f"{text}." for text in texts if text
+    )
 
 
 def _kind_of(error: BaseException) -> str:
@@ -247,7 +241,7 @@ def code_of(error: SignedWireError) -> ExitCode:
 
 def _hint(error: SignedWireError) -> str:
     if isinstance(error, DeliveryFailedError) and error.reason is Reason.ATTEMPTS_EXHAUSTED:
-        hint = hint_about(error.fact)
+        hint = hint_about(error.receipt.detail_kind)
         return hint or "Is the peer running, and its address right? `signedwire ping` tries it"
     if isinstance(error, NotAllowedError) and error.reason is Reason.NOT_ALLOWED:
         return "Add --v1, or name it in v1_peers of the configuration"

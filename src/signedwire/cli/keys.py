@@ -170,8 +170,6 @@ def _unlock(source: KeySource, error: IdentityError) -> Identity:
         asked: str = typer.prompt(question, hide_input=True, err=True)
         return source.load(asked)
     error.hint = keysources.hint_about_password(error)
-    if error.problem is IdentityProblem.ABSENT and source.path is not None:
-        error.hint = error.hint.partition(", or ")[0]  # what follows speaks to programs
     raise error
 
 

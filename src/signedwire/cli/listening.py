@@ -28,6 +28,7 @@ from signedwire.cli.turns import Turn
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreInUseError
+from signedwire.events import Dropped, Event, EventsMissed
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["listen"]
 
-_LOOK_INTERVAL: Final = 0.25
 _ANOTHER_KEY: Final = (
     "Use the listener that runs with this key, or end it; a second one needs a key of its own: "
     "`signedwire id new FILE`, then --identity FILE"
@@ -101,12 +101,8 @@ class _Listening:
                 self._announce()
                 # The time is this command's, not that of one message.
                 async with asyncio.timeout(self._options.timeout):
-                    watching = asyncio.create_task(self._tell_drops())
-                    try:
+                    async with self._telling_drops():
                         await self._print_all()
-                    finally:
-                        watching.cancel()
-                        await asyncio.gather(watching, return_exceptions=True)
         except StoreInUseError as error:
             raise NotDone(error.fact, _ANOTHER_KEY, ExitCode.STORE) from None
         except TimeoutError:
@@ -170,15 +166,31 @@ class _Listening:
                 rotate_on_sigusr1(self._node)
             yield
 
-    async def _tell_drops(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _telling_drops(self) -> AsyncIterator[None]:
+        if self._options.json:  # the summary has them
+            yield
+            return
+        watching = asyncio.create_task(self._tell_drops(self._node.events()))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _tell_drops(self, events: AsyncIterator[Event]) -> None:
         """Say it once for each reason, when it happens: else a wrong DID looks like silence."""
         told: set[Reason] = set()
-        while not self._options.json:
-            for reason in self._node.stats().dropped.keys() - told:
-                told.add(reason)
-                why = _WHY.get(reason, "see docs/operations.md")
-                say(f"dropped: {reason} ({why.format(did=self._node.did)})")
-            await asyncio.sleep(_LOOK_INTERVAL)
+        self._tell_new_drops(told)  # while the node started
+        async for event in events:
+            if isinstance(event, (Dropped, EventsMissed)):
+                self._tell_new_drops(told)
+
+    def _tell_new_drops(self, told: set[Reason]) -> None:
+        for reason in self._node.stats().dropped.keys() - told:
+            told.add(reason)
+            why = _WHY.get(reason, "see docs/operations.md")
+            say(f"dropped: {reason} ({why.format(did=self._node.did)})")
 
     def _announce(self) -> None:
         assert self._node.address is not None

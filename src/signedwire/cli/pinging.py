@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
 
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
-from signedwire.cli.probing import HUNG_UP, TURNED_AWAY, Finding, Prober
-from signedwire.cli.reaching import find_peer, is_v1_allowed
+from signedwire.cli.reaching import allow_v1, find_peer, is_v1_allowed
+from signedwire.config import TransportConfig
+from signedwire.errors import FailureKind
+from signedwire.identity import Identity
+from signedwire.node import Node
+from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
-from signedwire.types import Did, Target
+from signedwire.stats import Probe
+from signedwire.types import Did
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Peers, Ping
 
-__all__ = ["code_of_failure", "hint_for", "peers", "ping"]
+__all__ = ["code_of_failure", "hint_for", "peers", "ping", "probing_node"]
 
-_MAX_PROBES = 16
-"""Peers that are tried at the same time."""
-_Find = Callable[[Did, Target], Finding]
+_INTERVAL: Final = 1.0
+_STATES: Final = {
+    FailureKind.HUNG_UP_ON_TLS: "hung up on TLS",
+    FailureKind.WRONG_KEY: "another peer",
+    FailureKind.UNPROVEN: "unproven",
+    FailureKind.TURNED_AWAY: "turned away",
+    FailureKind.DENIED: "turned away",
+    FailureKind.FULL: "full",
+    FailureKind.NO_HANDSHAKE: "silent",
+    FailureKind.TLS_FAILED: "no v2 peer",
+}
+"""What JSON and the list of peers say of a failure amid the handshake; else it is "closed"."""
+
+
+def probing_node(config: TransportConfig, identity: Identity | None) -> Node:
+    """A node that only probes, with a key for this run where no identity is given.
+
+    It listens nowhere, stores nothing, and no access list of ours keeps it from looking.
+    """
+    config = config.replace(
+        listen=None, store=None, evidence=None, access_file=None, deny=(), allow=None
+    )
+    return Node(identity or Identity.generate(), config)
 
 
 # -- one peer -----------------------------------------------------------------------
@@ -33,74 +57,113 @@ def ping(options: Ping) -> int:
     config = options.load_config()
     did, address = find_peer(options.to, options, config.fallback)
     identity = options.load_identity() if options.own_identity else None
-    prober = Prober(config, identity)
-    may_be_v1 = options.v1 or is_v1_allowed(config, did)
-    failures, code = 0, ExitCode.DONE
-    finding = Finding(did=did, address=address)
-    for number, finding in enumerate(
-        prober.probe(did, address, options.count, may_be_v1=may_be_v1), 1
-    ):
-        failures += not finding.is_reached
-        code = code or code_of_failure(finding)
-        if options.json:
-            emit(finding.fields())
-        else:
-            for line in _ping_lines(finding, is_first=number == 1):
-                result(line)
+    if options.v1 or is_v1_allowed(config, did):
+        config = allow_v1(config, did)
+
+    async def follow() -> list[Probe]:
+        node, found = probing_node(config, identity), list[Probe]()
+        async with node:
+            probes = node.probes(did, address, interval=_INTERVAL, as_stranger=identity is None)
+            async with contextlib.aclosing(probes):
+                async for probe in probes:
+                    found.append(probe)
+                    if options.json:
+                        emit(_fields(probe))
+                    else:
+                        for line in _ping_lines(probe, is_first=len(found) == 1):
+                            result(line)
+                    if len(found) == options.count:
+                        break
+        return found
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        found = runner.run(follow())
+    failed = [probe for probe in found if not probe.is_reached]
     if not options.json:
-        _conclude(finding, options.count, failures, None if identity is None else identity.did)
-    return code
+        us = None if identity is None else identity.did
+        _conclude(found[-1], options.count, len(failed), us)
+    return code_of_failure(failed[0]) if failed else ExitCode.DONE
 
 
-def _ping_lines(finding: Finding, *, is_first: bool) -> list[str]:
-    address = finding.address
-    if finding.error is not None:
-        took = "" if finding.connect_ms is None else f"connected in {finding.connect_ms:.2f} ms, "
-        return [f"{address}: {took}{'but ' if took else ''}{escape(finding.error)}"]
-    if finding.wire == "v1":
-        took = f"connected in {finding.connect_ms:.2f} ms"
-        return [f"{address}: {took}, and it keeps the connection"]
+def _fields(found: Probe) -> dict[str, object]:
+    """For JSON."""
+    return {
+        "did": str(found.did),
+        "address": str(found.address),
+        "state": _state(found),
+        "wire": found.wire,
+        "is_proven": found.is_proven,
+        "answered_by": None if found.answered_by is None else str(found.answered_by),
+        "connect_ms": _milliseconds(found.connect_time),
+        "handshake_ms": _milliseconds(found.handshake_time),
+        "round_trip_ms": _milliseconds(found.round_trip),
+        "problem": found.error,
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _state(found: Probe) -> str:
+    if found.failure is None:
+        return "connected" if found.wire == "v2" else "open"
+    if found.connect_time is None:
+        return "unreachable"
+    if found.failure is FailureKind.PROTOCOL and found.answered_by is None:
+        return "wrote"  # as no v1 peer does
+    if found.handshake_time is not None and not found.denies_us:
+        return "closed"
+    return _STATES.get(found.failure, "closed")
+
+
+def _ping_lines(found: Probe, *, is_first: bool) -> list[str]:
+    address, connected = found.address, ""
+    if found.connect_time is not None:
+        connected = f"connected in {found.connect_time * 1000:.2f} ms"
+    if found.error is not None:
+        return [f"{address}: {connected}{', but ' if connected else ''}{escape(found.error)}"]
+    if found.wire == "v1":
+        return [f"{address}: {connected}, and it keeps the connection"]
     lines = []
+    handshake = f"handshake {(found.handshake_time or 0.0) * 1000:.2f} ms"
     if is_first:
-        lines.append(
-            f"{address}: {finding.answered_by}, proven; connected in {finding.connect_ms:.2f} ms, "
-            f"handshake {finding.handshake_ms:.2f} ms"
-        )
-    if finding.round_trip_ms is not None:
-        lines.append(f"{address}: round trip {finding.round_trip_ms:.2f} ms")
-    elif not is_first:
-        lines.append(f"{address}: handshake {finding.handshake_ms:.2f} ms")
+        lines.append(f"{address}: {found.answered_by}, proven; {connected}, {handshake}")
+    elif found.round_trip is None:
+        lines.append(f"{address}: {handshake}")
+    if found.round_trip is not None:
+        lines.append(f"{address}: round trip {found.round_trip * 1000:.2f} ms")
     return lines
 
 
-def _conclude(finding: Finding, count: int, failures: int, us: Did | None) -> None:
-    did, address = finding.did, finding.address
+def _conclude(found: Probe, count: int, failures: int, us: Did | None) -> None:
+    did, address = found.did, found.address
     if failures:
         of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
-        if count > 1 and finding.handshake_ms is not None:
+        if count > 1 and found.handshake_time is not None:
             of = " any more"
-        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(finding, us)}")
-    elif finding.wire == "v1":
+        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(found, us)}")
+    elif found.wire == "v1":
         say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
         say(f"not proven: that it is {did}; v1 peers never answer")
 
 
-def code_of_failure(finding: Finding) -> ExitCode:
+def code_of_failure(found: Probe) -> ExitCode:
     """The exit code for what was found of one peer."""
-    if finding.is_reached:
+    if found.is_reached:
         return ExitCode.DONE
-    return ExitCode.DENIED if finding.state == TURNED_AWAY else ExitCode.UNREACHED
+    return ExitCode.DENIED if found.denies_us else ExitCode.UNREACHED
 
 
-def hint_for(finding: Finding, us: Did | None) -> str:
+def hint_for(found: Probe, us: Did | None) -> str:
     """What to do about a peer that was not reached; `us` is our DID where it was shown it."""
-    if finding.state == HUNG_UP:
+    if found.failure is FailureKind.HUNG_UP_ON_TLS:
         return "If it is a v1 peer, add --v1."
-    if finding.state == "another peer":
+    if found.failure is FailureKind.WRONG_KEY:
         return "Another key answers there: is the DID right?"
-    if finding.state == TURNED_AWAY and us is not None:
+    if found.denies_us and us is not None:
         return f"If it lets in only DIDs that it knows, ask its owner to let {us} in."
-    if finding.state == TURNED_AWAY:
+    if found.denies_us:
         return "If it lets in only DIDs that it knows, add --own-identity."
     return "Is `signedwire listen` running there, and are host and port right?"
 
@@ -114,70 +177,49 @@ def peers(options: Peers) -> int:
         raise BadInput("there is no peers file", "Name one with --peers FILE")
     config = options.load_config()
     routes = list(RoutingTable.load(options.peers))
-    prober = Prober(config, options.load_identity() if options.own_identity else None)
+    identity = options.load_identity() if options.own_identity else None
+    if options.v1 or (config.wire == "v1" and not config.v1_peers):
+        config = config.replace(v1_peers="all")
 
-    def find(did: Did, address: Target) -> Finding:
-        may_be_v1 = options.v1 or is_v1_allowed(config, did)
-        return next(prober.probe(did, address, may_be_v1=may_be_v1))
+    async def survey() -> int:
+        """Probe them side by side; tell of each in the order of the file."""
+        node, failures = probing_node(config, identity), 0
+        async with node:
+            tasks = [
+                asyncio.create_task(node.probe(did, address, as_stranger=identity is None))
+                for did, address in routes
+            ]
+            try:
+                for task in tasks:
+                    found = await task
+                    failures += not found.is_reached
+                    if options.json:
+                        emit(_fields(found))
+                    else:
+                        result_as_is(_peer_line(found))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return failures
 
-    failures = 0
-    for finding in _Survey(routes, find):
-        failures += not finding.is_reached
-        if options.json:
-            emit(finding.fields())
-        else:
-            result_as_is(_peer_line(finding))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        failures = runner.run(survey())
     if not options.json:
         source = escape(str(options.peers))
         say(f"reached {len(routes) - failures} of {len(routes)} peers in {source}")
     return ExitCode.UNREACHED if failures else ExitCode.DONE
 
 
-class _Survey:
-    """Runs the probes in some threads; yields what they found in the order of the file."""
-
-    def __init__(self, routes: list[tuple[Did, Target]], find: _Find) -> None:
-        self._find = find
-        self._waiting: queue.SimpleQueue[tuple[int, Did, Target]] = queue.SimpleQueue()
-        for number, (did, address) in enumerate(routes):
-            self._waiting.put((number, did, address))
-        self._found: queue.SimpleQueue[tuple[int, Finding | BaseException]] = queue.SimpleQueue()
-        self._count = len(routes)
-
-    def __iter__(self) -> Iterator[Finding]:
-        for _ in range(min(_MAX_PROBES, self._count)):
-            # Daemons: Ctrl-C does not wait for a peer.
-            threading.Thread(target=self._work, daemon=True).start()
-        early: dict[int, Finding] = {}
-        for number in range(self._count):
-            while number not in early:
-                which, finding = self._found.get()
-                if isinstance(finding, BaseException):
-                    raise finding
-                early[which] = finding
-            yield early.pop(number)
-
-    def _work(self) -> None:
-        while True:
-            try:
-                number, did, address = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self._found.put((number, self._find(did, address)))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                self._found.put((number, error))
-
-
-def _peer_line(finding: Finding) -> str:
-    mark = paint("ok    ", "green") if finding.is_reached else paint("failed", "red")
-    parts = [mark, str(finding.did), str(finding.address), finding.wire or "-", finding.state]
-    if finding.error is not None:
-        parts.append(escape(finding.error))
-    elif finding.round_trip_ms is not None:
-        parts.append(f"{finding.round_trip_ms:.2f} ms")
-    elif finding.handshake_ms is not None:
-        parts.append(f"handshake {finding.handshake_ms:.2f} ms")
+def _peer_line(found: Probe) -> str:
+    mark = paint("ok    ", "green") if found.is_reached else paint("failed", "red")
+    parts = [mark, str(found.did), str(found.address), found.wire or "-", _state(found)]
+    if found.error is not None:
+        parts.append(escape(found.error))
+    elif found.round_trip is not None:
+        parts.append(f"{found.round_trip * 1000:.2f} ms")
+    elif found.handshake_time is not None:
+        parts.append(f"handshake {found.handshake_time * 1000:.2f} ms")
     else:
         parts.append("DID not proven")
     return "  ".join(parts)

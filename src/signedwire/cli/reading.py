@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
+import queue
 import stat
-import time
+import threading
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from signedwire.cli.errors import BadFile
+from signedwire.resources import start_thread
 
 __all__ = ["is_regular", "open_input"]
 
 _WAIT_FOR_A_WRITER: Final = 5.0
-_LOOK_INTERVAL: Final = 0.05
-_FIRST: Final = 64 * 1024
 
 
 def open_input(path: Path) -> IO[bytes]:
@@ -27,7 +26,7 @@ def open_input(path: Path) -> IO[bytes]:
     """
     try:
         if os.name == "posix" and stat.S_ISFIFO(os.stat(path).st_mode):
-            return io.BufferedReader(_open_pipe(path))
+            return open(_open_pipe(path), "rb")
         return path.open("rb")
     except OSError as error:
         raise BadFile(
@@ -42,50 +41,25 @@ def is_regular(file: IO[bytes]) -> bool:
     return file.seekable()  # in memory
 
 
-class _Pipe(io.RawIOBase):
-    """A pipe of which the first bytes have been read."""
+def _open_pipe(path: Path) -> int:
+    """A descriptor of a named pipe. Opening one waits for a writer, so a thread does it."""
+    opened: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
 
-    def __init__(self, fd: int, first: bytes) -> None:
-        self._fd = fd
-        self._first = first
+    def open_it() -> None:
+        try:
+            opened.put(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            opened.put(error)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._first:
-            data = self._first[: len(buffer)]
-            self._first = self._first[len(data) :]
-        else:
-            data = os.read(self._fd, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
-
-
-def _open_pipe(path: Path) -> _Pipe:
-    # With O_NONBLOCK the opening does not wait for a writer, and a read tells whether there
-    # is one: else it ends at once.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # Where nobody writes, the command ends, and the thread with it.
+    start_thread(threading.Thread(target=open_it, daemon=True))
     try:
-        deadline = time.monotonic() + _WAIT_FOR_A_WRITER
-        while time.monotonic() < deadline:
-            first = b""
-            with contextlib.suppress(BlockingIOError):
-                first = os.read(fd, _FIRST)
-                if not first:
-                    time.sleep(_LOOK_INTERVAL)
-                    continue
-            os.set_blocking(fd, True)
-            return _Pipe(fd, first)
+        found = opened.get(timeout=_WAIT_FOR_A_WRITER)
+    except queue.Empty:
         raise BadFile(
             f"cannot read {path}: it is a pipe, and nobody has written to it",
             "Start the program that writes to it first",
-        )
-    except BaseException:
-        os.close(fd)
-        raise
+        ) from None
+    if isinstance(found, OSError):
+        raise found
+    return found

@@ -6,21 +6,19 @@ import contextlib
 import dataclasses
 import os
 import select
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
 
 from signedwire.cli.errors import (
-    HUNG_UP_ON_TLS,
     About,
     BadInput,
     NotDone,
     hint_about,
 )
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.news import News
 from signedwire.cli.output import emit, escape, result, say, standard_input
 from signedwire.cli.reaching import allow_v1, find_route, forbid_v1, is_v1_allowed, no_address
 from signedwire.cli.render import count_of
@@ -35,6 +33,7 @@ from signedwire.cli.send_fate import (
     wire_of,
 )
 from signedwire.cli.send_options import Save, check_usage, proof_file
+from signedwire.cli.send_waits import Waits
 from signedwire.cli.storing import WITHOUT, Chosen, choose, open_or_do_without, turn_of
 from signedwire.cli.wrapping import Wrap, given_payload, wrapper
 from signedwire.config import TransportConfig
@@ -43,12 +42,12 @@ from signedwire.errors import (
     BackpressureError,
     DeliveryError,
     DeliveryFailedError,
+    FailureKind,
     StoreFullError,
 )
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
-from signedwire.transport.v1.sender import ORDERLY_CLOSE
 from signedwire.types import DeliveryState, Did, PeerState, Reason, Target
 
 if TYPE_CHECKING:
@@ -57,12 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["send"]
 
 _CHUNK: Final = 64 * 1024
-_LINGER: Final = 0.1
-"""Seconds in which a peer that refuses what we wrote has hung up."""
-_SLICE: Final = 0.05
-"""Seconds for which we wait for an answer before we look at other things."""
-_GRACE: Final = 5.0
-"""Seconds without a link after which nobody will tell any more that it was handled."""
+_LEAST_TIMEOUT: Final = 0.05
+"""Seconds that are left of --timeout at least when the turn of the key has come."""
 
 
 def send(options: Send) -> int:
@@ -81,8 +76,8 @@ def send(options: Send) -> int:
     if address is None and store.path is None:
         raise no_address(did, options)
     with turn_of(identity.did, options.timeout) as turn:
-        if options.timeout is not None and turn.waited > _SLICE:
-            left = max(_SLICE, round(options.timeout - turn.waited, 2))
+        if options.timeout is not None and turn.waited > _LEAST_TIMEOUT:
+            left = max(_LEAST_TIMEOUT, round(options.timeout - turn.waited, 2))
             options = dataclasses.replace(options, timeout=left)
         return _send(options, identity, config, did, address, store)
 
@@ -116,7 +111,8 @@ def _send(
             node, store = open_or_do_without(store, make)
             return _Sending(options, node, did, address, store).send_one(payload, save)
     except DeliveryFailedError as error:
-        if is_too_long and address is not None and HUNG_UP_ON_TLS in error.fact:
+        has_hung_up = error.receipt.detail_kind is FailureKind.HUNG_UP_ON_TLS
+        if is_too_long and address is not None and has_hung_up:
             raise too_long_for_v1(len(payload), config, address) from None
         raise
 
@@ -139,8 +135,6 @@ class _Sending:
         if store.path is not None and self._until is DeliveryState.QUEUED:
             self._until = DeliveryState.PERSISTED  # it is as soon as it is queued
         self._failed_before = 0
-        # The wall clock may be set while somebody waits.
-        self._first_waits: WeakKeyDictionary[Receipt, float] = WeakKeyDictionary()
         self._kept: list[Receipt] = []  # in the store, as the peer is away
         self._is_v1_allowed = is_v1_allowed(node.config, did)
         self._wire: str | None = "v1" if node.config.wire == "v1" else None
@@ -150,17 +144,19 @@ class _Sending:
         self._last: Receipt | None = None
         self._lines = 0
         self._input = -1
+        self._waits: Waits
 
     # -- one message ------------------------------------------------------------
 
     def send_one(self, payload: bytes, save: Save) -> int:
-        with self._node:
+        with News(self._node) as news, self._node:
+            self._waits = Waits(self._node, self._did, news, self._options.timeout)
             receipt = self._submit(payload)
             try:
                 self._wait(receipt)
             except DeliveryFailedError as error:
                 raise self._denial(error) or error from None
-            self._check_hung_up(receipt)
+            self._waits.check_hung_up(receipt)
         # After the close, which gives up what had not left.
         try:
             state = self._final_state(receipt)
@@ -252,7 +248,8 @@ class _Sending:
     def send_lines(self, wrap: Wrap) -> int:
         """Read what there is and queue it; wait for answers while there is no more."""
         try:
-            with self._node:
+            with News(self._node) as news, self._node:
+                self._waits = Waits(self._node, self._did, news, self._options.timeout)
                 for chunk in self._read_lines():
                     for line in chunk:
                         self._queue(wrap, line)
@@ -261,7 +258,7 @@ class _Sending:
                 if self._last is None:
                     say("nothing to send: no line came on standard input")
                 else:
-                    self._check_hung_up(self._last)
+                    self._waits.check_hung_up(self._last)
         finally:
             # After the close, in which more may have been answered or given up.
             failed = self._node.stats().send_failures
@@ -387,27 +384,27 @@ class _Sending:
                 self._wait_for_line(number, receipt, until)
             return
         while self._pending:
-            is_due = not self._has_come(self._pending[0][1])
-            if is_due and are_more_to_come and self._has_input():
+            if not self._settle_first(is_patient=not are_more_to_come):
                 return
-            self._settle_first(_SLICE if are_more_to_come else None)
 
-    def _settle_first(self, patience: float | None = None) -> None:
-        """Wait for the oldest; without it, when `patience` is over."""
+    def _settle_first(self, *, is_patient: bool = True) -> bool:
+        """Wait for the oldest; `False`: it is impatient, and there is more to read first."""
         number, receipt, size = self._pending[0]
-        if self._wait_for_line(number, receipt, self._until, patience):
-            self._pending.popleft()
-            if receipt.is_unconfirmed:
-                self._written.append(receipt)
-            if self._options.json:
-                with self._saying_fate(f"line {number} is {self._shown(receipt)}"):
-                    self._emit(receipt, self._shown(receipt), size, number)
+        if not self._wait_for_line(number, receipt, self._until, is_patient=is_patient):
+            return False
+        self._pending.popleft()
+        if receipt.is_unconfirmed:
+            self._written.append(receipt)
+        if self._options.json:
+            with self._saying_fate(f"line {number} is {self._shown(receipt)}"):
+                self._emit(receipt, self._shown(receipt), size, number)
+        return True
 
     def _wait_for_line(
-        self, number: int, receipt: Receipt, until: DeliveryState, patience: float | None = None
+        self, number: int, receipt: Receipt, until: DeliveryState, *, is_patient: bool = True
     ) -> bool:
         try:
-            return self._wait(receipt, until, patience)
+            return self._wait(receipt, until, is_patient=is_patient)
         except (DeliveryError, NotDone) as error:
             raise at_line(number, self._denial(error) or error) from None
 
@@ -419,32 +416,23 @@ class _Sending:
         return receipt.has_reached(self._until)
 
     def _wait(
-        self, receipt: Receipt, until: DeliveryState | None = None, patience: float | None = None
+        self, receipt: Receipt, until: DeliveryState | None = None, *, is_patient: bool = True
     ) -> bool:
-        """Wait until a message has come so far; whether it has when `patience` is over.
+        """Wait until a message has come so far; `False`: it is impatient, and input came first.
 
         Raises:
             DeliveryFailedError: it will not.
             NotDone: nor will anybody say so, or --timeout has passed.
         """
         until = until or self._until
-        began = time.monotonic()
-        first_wait = self._first_waits.setdefault(receipt, began)
-        timeout = self._options.timeout
-        while True:
-            with contextlib.suppress(TimeoutError):
-                receipt.result(until, _SLICE)
-                return True
-            receipt.raise_if_failed()  # an expired message is a TimeoutError too
-            if self._is_kept(receipt, until):
-                return True
-            waited = time.monotonic() - began
-            if timeout is not None and time.monotonic() - first_wait >= timeout:
-                raise self._late(receipt, until, timeout)
-            if receipt.state is DeliveryState.ACCEPTED:
-                self._check_link(receipt)
-            if patience is not None and waited >= patience:
-                return False
+        return self._waits.wait(
+            receipt,
+            until,
+            is_kept=lambda: self._is_kept(receipt, until),
+            late=lambda timeout: self._late(receipt, until, timeout),
+            is_interrupted=None if is_patient else self._has_input,
+            descriptor=None if is_patient or os.name != "posix" else self._input,
+        )
 
     def _is_kept(self, receipt: Receipt, until: DeliveryState) -> bool:
         """Whether all that can be done now for a message is to keep it: its peer is away.
@@ -461,7 +449,7 @@ class _Sending:
         if receipt.state is not DeliveryState.PERSISTED or failed < self._node.config.max_attempts:
             return False
         why = status.last_error or ""
-        hint = hint_about(why)
+        hint = hint_about(status.last_error_kind)
         if status.denies_us:
             fact = f"as the peer does not let us in ({why})"
             hint = f"Ask its owner to let {self._node.did} in: it is sent when that is so"
@@ -538,18 +526,6 @@ class _Sending:
             f"`signedwire listen --peers FILE`, runs next. {self._store.what_waits}"
         )
 
-    def _check_link(self, receipt: Receipt) -> None:
-        """An accepted message is told of over a link, and of nothing else."""
-        status = self._node.peers()[self._did]
-        if status.state is PeerState.CONNECTED or time.time() - status.since < _GRACE:
-            return
-        raise NotDone(
-            f"{self._did} accepted message #{receipt.sequence_number}, then its link ended, "
-            "so it is not known whether it was handled",
-            "The message is not lost there; ask its application",
-            ExitCode.NO_ANSWER,
-        )
-
     # -- telling ----------------------------------------------------------------
 
     def _emit(self, receipt: Receipt, state: DeliveryState, size: int, line: int | None) -> None:
@@ -573,28 +549,3 @@ class _Sending:
                 "size": size,
             }
         )
-
-    def _check_hung_up(self, last: Receipt) -> None:
-        """See whether a v1 peer broke the connection off right after a message.
-
-        One that ends it in an orderly way has read what was sent; a v1 peer that
-        ends itself does that. One that resets it has thrown bytes away.
-
-        Raises:
-            NotDone: it did, so it has most likely not taken the message.
-        """
-        until = time.monotonic() + _LINGER
-        while last.is_unconfirmed and time.monotonic() < until:
-            time.sleep(_LINGER / 10)
-            error_at = self._node.peers()[self._did].last_error_at
-            state, at_us = last.history[-1]
-            # Put back into the queue, it is on its way again: that is not this case.
-            if state is not DeliveryState.WRITTEN or not error_at or error_at * 1e6 < at_us:
-                continue
-            error = self._node.peers()[self._did].last_error or ""
-            if not error.endswith(ORDERLY_CLOSE):
-                raise NotDone(
-                    f"message #{last.sequence_number} was written, but then the {error}, "
-                    "so it was most likely not taken",
-                    "Is a v1 peer listening there, and nothing else?",
-                )

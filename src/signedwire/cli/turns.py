@@ -12,19 +12,20 @@ import os
 import stat
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from signedwire.cli.output import say
+from signedwire.resources import start_thread
 from signedwire.types import Did
 
 __all__ = ["Turn", "turns_folder"]
 
 _PATIENCE: Final = 10.0
 """Seconds for which a process waits for its turn by default."""
-_POLL: Final = 0.02
 
 
 class Turn:
@@ -52,7 +53,7 @@ class Turn:
     def take(self) -> None:
         """Wait for the turn; returns at the latest when the patience is over."""
         began = time.monotonic()
-        while not self._try():
+        while not self._try() and not self._wait(began + self._patience):
             self.waited = time.monotonic() - began
             if self.waited >= self._patience:
                 say(
@@ -61,8 +62,23 @@ class Turn:
                 )
                 self.give_back()
                 return
-            time.sleep(_POLL)
         self.waited = time.monotonic() - began
+
+    def _wait(self, until: float) -> bool:
+        """Wait for the lock, which another process has; whether it is our turn then.
+
+        Args:
+            until: An instant of the monotonic clock.
+        """
+        if self._fd < 0:  # it is another file by now, which may be free
+            return False
+        waiting = _Waiting(self._fd)
+        self._fd = -1
+        fd = waiting.result(max(0.0, until - time.monotonic()))
+        if fd is None:
+            return False
+        self._fd = fd
+        return self._is_named_so()
 
     def give_back(self) -> None:
         """Let the next one go on. Safe to call twice."""
@@ -81,8 +97,10 @@ class Turn:
             self._fd = self._open()
         if self._fd < 0:
             return True
-        if not _lock(self._fd):
-            return False
+        return _lock(self._fd) and self._is_named_so()
+
+    def _is_named_so(self) -> bool:
+        """Whether the file that we have locked is the one that others lock."""
         self._is_ours = self._has_name()
         if not self._is_ours:  # who had the turn has removed it
             self.give_back()
@@ -149,19 +167,56 @@ def _is_private(folder: Path) -> bool:
     return is_ours and not found.st_mode & 0o022
 
 
-def _lock(fd: int) -> bool:
-    """Lock the file if nobody has; `True`, too, where the file system knows no locks."""
+class _Waiting:
+    """Waits for a lock in a thread, since no system has a limit for that wait.
+
+    Args:
+        fd: Of the file; it is this object's from now on.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._is_locked = threading.Event()
+        self._is_given_up = False
+        start_thread(threading.Thread(target=self._run, daemon=True))
+
+    def _run(self) -> None:
+        while not _lock(self._fd, waits=True) and not self._is_given_up:
+            pass  # Windows waits for 10 s at most
+        with self._lock:
+            if self._is_given_up:
+                os.close(self._fd)
+            else:
+                self._is_locked.set()
+
+    def result(self, seconds: float) -> int | None:
+        """The file, once it is locked; `None`: it is not within so many seconds."""
+        try:
+            self._is_locked.wait(seconds)
+        finally:
+            with self._lock:
+                self._is_given_up = not self._is_locked.is_set()
+        return None if self._is_given_up else self._fd
+
+
+def _lock(fd: int, *, waits: bool = False) -> bool:
+    """Lock the file if nobody has, or when nobody has it any more.
+
+    Returns:
+        `True`, too, where the file system knows no locks.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(fd, msvcrt.LK_LOCK if waits else msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
 
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True
+        return waits is False or sys.platform != "win32"
     return True

@@ -15,14 +15,20 @@ from typing import Final, NoReturn, Protocol
 from signedwire import clock
 from signedwire.delivery.denied import DeniedLog
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.peer_sender import PeerSender
+from signedwire.delivery.peer_sender import BROKE, PeerSender
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
-from signedwire.errors import ClosedError, NotAllowedError, PayloadTooLargeError, UnknownPeerError
+from signedwire.errors import (
+    Cause,
+    ClosedError,
+    NotAllowedError,
+    PayloadTooLargeError,
+    UnknownPeerError,
+)
 from signedwire.stats import PeerStatus
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames
@@ -157,7 +163,7 @@ class Endpoint:
         self,
         session: PeerSession,
         link: LinkPort,
-        cause: str,
+        cause: Cause,
         closed: Closed | None,
         on_over: Callable[[bool], None] | None = None,
     ) -> None:
@@ -179,8 +185,7 @@ class Endpoint:
         is_durable = self.context.store.is_durable
         if self.context.has_said_goodbye or not (self._host.is_open or is_durable):
             for message in session.take_back():
-                cause = "written, but no receipt came"
-                session.sender.give_up(message, Reason.CLOSED, cause)
+                session.sender.give_up(message, Reason.CLOSED, "written, but no receipt came")
             return
         # A link that brought nothing through was a failed attempt, which its dialer has
         # counted for all that waits; on another, what was in flight is under suspicion.
@@ -189,7 +194,7 @@ class Endpoint:
             session,
             session.take_back(),
             is_fault=is_fault,
-            cause=f"the link ended before an answer came: {cause}",
+            cause=cause.after("the link ended before an answer came: "),
         )
         if session.sender.lanes:
             self.bring(session)
@@ -493,7 +498,7 @@ class Endpoint:
         messages: Sequence[OutgoingMessage],
         *,
         is_fault: bool = True,
-        cause: str = "the connection broke while it was being written",
+        cause: Cause = BROKE,
     ) -> None:
         """Queue messages of an ended connection again. See `PeerSender.requeue()`."""
         self._host.counters.rewritten += len(messages)

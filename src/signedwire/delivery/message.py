@@ -8,8 +8,9 @@ from typing import Final, Protocol
 from signedwire import clock
 from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
+from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.deadlines import due_us
-from signedwire.delivery.receipt import NEEDS_STORE, Receipt, first_step
+from signedwire.delivery.receipt import Receipt, first_step
 from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Bound, Home
 from signedwire.identity import Identity

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.ports import Host, MessageQueue
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
 from signedwire.delivery.streams import Refused
-from signedwire.errors import BackpressureError, StoreError
+from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
 from signedwire.wire.session import BatchReceived
 
@@ -98,7 +98,7 @@ class NoStore:
     def reached(self, did: Did) -> None:
         pass
 
-    def attempt_failed(self, did: Did, cause: str) -> None:
+    def attempt_failed(self, did: Did, cause: Cause) -> None:
         pass
 
     def give_up_denied(self, queue: MessageQueue) -> None:

@@ -11,18 +11,23 @@ from functools import partial
 from typing import Final
 
 from signedwire import clock
+from signedwire.delivery.advice import CLOCKS_DIFFER
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import RoutePort, Timer
-from signedwire.delivery.receipt import CLOCKS_DIFFER, Receipt, return_all
+from signedwire.delivery.receipt import Receipt, return_all
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
+from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Allowance, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire.link_frames import Receipts, Refusal
 from signedwire.wire.session import SentBatch
 
-__all__ = ["PeerSender"]
+__all__ = ["BROKE", "PeerSender"]
+
+BROKE: Final = Cause("the connection broke while it was being written", FailureKind.RESET)
+"""Why messages are queued again where nothing more is known."""
 
 # Written and not answered, whatever a peer grants (4096 by default): when the link ends it is
 # queued again in one turn of the loop, 6 ms for all of it.
@@ -136,7 +141,7 @@ class PeerSender:
         self._context.store.written(self.did, messages)
 
     def requeue(
-        self, messages: Iterable[OutgoingMessage], *, is_fault: bool = True, cause: str = ""
+        self, messages: Iterable[OutgoingMessage], *, is_fault: bool = True, cause: Cause = BROKE
     ) -> None:
         """Return messages of an ended connection to the heads of their lanes.
 
@@ -243,7 +248,7 @@ class PeerSender:
         for message in self.lanes.remove_if(lambda _: True):
             self.give_up(message, reason, cause)
 
-    def give_up_exhausted(self, cause: str) -> None:
+    def give_up_exhausted(self, cause: Cause) -> None:
         """End the messages in the queue that have had their attempts."""
         for message in self.lanes.remove_if(self._is_exhausted):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
@@ -252,7 +257,7 @@ class PeerSender:
         limit = self._host.config.max_attempts
         return not message.is_stored and self.failures - message.failures_before >= limit
 
-    def note_attempt_failed(self, cause: str) -> None:
+    def note_attempt_failed(self, cause: Cause) -> None:
         """Count a failed attempt to reach the peer, and end what has had its attempts."""
         self.failures += 1
         self.give_up_exhausted(cause)
@@ -335,7 +340,7 @@ class PeerSender:
         self._deadlines.clear()
 
 
-def _doubt_of_clocks(receipt: Receipt) -> str:
+def _doubt_of_clocks(receipt: Receipt) -> Cause | str:
     """What to say where a peer finds a deadline passed that is not, by our clock."""
     expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
     is_early = expires_at is not None and clock.left(expires_at) > 0

@@ -18,6 +18,7 @@ from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.ports import LinkPort, Timer
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
+from signedwire.errors import Cause, FailureKind, kind_of
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.logs import fields
 from signedwire.stats import PeerStatus
@@ -113,7 +114,7 @@ class PeerSession:
         """Until when messages wait for a peer that can be reached only when it dials us."""
         self.since = clock.monotonic()
         """When it was first heard of, or its last link ended, by the monotonic clock."""
-        self.last_error: str | None = None
+        self.last_error: Cause | None = None
         """Why its last link ended."""
         self.last_error_at: float | None = None
         self.left_at: float | None = None
@@ -215,7 +216,8 @@ class PeerSession:
         sender, old = self.sender, self.link
         self._warn_of_old_copy(hello)
         if old is not None:
-            self._host.emit(PeerDisconnected(self.did, "there is another link now"))
+            words, kind = "there is another link now", FailureKind.CLOSED_HERE
+            self._host.emit(PeerDisconnected(self.did, words, kind))
         if self._their_epoch not in (0, hello.epoch) and hello.known_epoch != sender.epoch:
             why = "its peer has begun anew since and forgotten it"
             sender.abandon(Reason.STALE_EPOCH, f"{why}; whether it was handled is not known")
@@ -275,7 +277,7 @@ class PeerSession:
 
     # -- a link ends ------------------------------------------------------------------------
 
-    def link_closed(self, link: LinkPort, cause: str, closed: Closed | None) -> tuple[bool, bool]:
+    def link_closed(self, link: LinkPort, cause: Cause, closed: Closed | None) -> tuple[bool, bool]:
         """An open link has ended.
 
         Returns:
@@ -293,7 +295,7 @@ class PeerSession:
         text = "the link with %s (%s) ended: %s"
         self._host.log.info(text, self.did, link.address, cause, extra=extra)
         if was_used:
-            self._host.emit(PeerDisconnected(self.did, cause))
+            self._host.emit(PeerDisconnected(self.did, str(cause), cause.kind))
             self.since = clock.monotonic()
             self.last_error, self.last_error_at = cause, self.since
         return was_used, is_excused
@@ -363,13 +365,15 @@ class PeerSession:
             state, since = route.state, route.since
         else:
             state, since = PeerState.IDLE, self.since
+        last_error = self.last_error if route is None else route.last_error
         return PeerStatus(
             did=self.did,
             wire=self.wire,
             address=route.address if route is not None else link.address if link else None,
             state=state,
             since=clock.to_unix(since, now),
-            last_error=self.last_error if route is None else route.last_error,
+            last_error=None if last_error is None else str(last_error),
+            last_error_kind=kind_of(last_error),
             last_error_at=unix(self.last_error_at if route is None else route.last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
             round_trip=link.round_trip if link else route.round_trip if route else None,

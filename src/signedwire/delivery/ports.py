@@ -21,7 +21,7 @@ from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
 from signedwire.delivery.streams import Refused
-from signedwire.errors import StoreError
+from signedwire.errors import Cause, StoreError
 from signedwire.events import Event
 from signedwire.home import Home
 from signedwire.logs import EventLog
@@ -182,7 +182,7 @@ class RoutePort(Protocol):
     address: Target
     state: PeerState
     since: float
-    last_error: str | None
+    last_error: Cause | None
     last_error_at: float | None
     retry_at: float | None
 
@@ -296,7 +296,7 @@ class OutboxStore(Protocol):
     def reached(self, did: Did) -> None:
         """The peer could be reached."""
 
-    def attempt_failed(self, did: Did, cause: str) -> None:
+    def attempt_failed(self, did: Did, cause: Cause) -> None:
         """The peer could not be reached."""
 
     def give_up_denied(self, queue: MessageQueue) -> None:

@@ -26,17 +26,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from signedwire.arguments import Until, as_seconds, chosen, shown
 from signedwire.clock import monotonic
+from signedwire.delivery.advice import NEEDS_STORE, NOT_DELIVERED, advice
 from signedwire.errors import (
     ClosedError,
     DeliveryFailedError,
+    FailureKind,
     MessageExpiredError,
     MessageRefusedError,
+    kind_of,
 )
 from signedwire.home import Bound, running_loop
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
@@ -44,7 +48,7 @@ from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 __all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
 
 # One lock for all receipts: waiting is rare, but receipts are many.
-_SUBSCRIBING = threading.Lock()
+_ADDING = threading.Lock()
 _RANK = {
     DeliveryState.QUEUED: 0,
     DeliveryState.PERSISTED: 1,
@@ -155,6 +159,11 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Whether the peer has confirmed that it has the message. Never true for v1 peers."""
         return self.state in _CONFIRMED
 
+    @property
+    def detail_kind(self) -> FailureKind | None:
+        """The kind of `detail`, for programs; `None` where it has none. Any thread."""
+        return kind_of(self.detail)
+
     def proof(self) -> bytes:
         """Return bytes that prove to anybody that the recipient accepted this message.
 
@@ -227,8 +236,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 self,
                 reason,
                 f"{self.recipient} refused message #{self.sequence_number}: {reason}"
-                + _NOT_DELIVERED * (reason is Reason.DUPLICATE),
-                _HINTS.get(reason, "") if reason is Reason.DUPLICATE else "",
+                + NOT_DELIVERED * (reason is Reason.DUPLICATE),
+                advice(None, reason) if reason is Reason.DUPLICATE else "",
             )
         if self.state is DeliveryState.FAILED:
             reason = self.reason or Reason.CLOSED
@@ -272,14 +281,14 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 while not self.has_reached(until):
                     changed = loop.create_future()
                     wake = future_waker(loop, changed)
-                    self._subscribe(wake)
+                    self.add_callback(wake)
                     try:
                         # Checked after `_subscribe()`, so that no change is missed.
                         if not self.has_reached(until):
                             self._raise_if_over(until)
                             await asyncio.wait({changed}, timeout=self._seconds_left())
                     finally:
-                        self._unsubscribe(wake)
+                        self.remove_callback(wake)
         except TimeoutError as error:
             if isinstance(error, MessageExpiredError):
                 raise
@@ -300,7 +309,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         until = self._state_named(until, is_blocking=timeout is None)
         deadline = None if timeout is None else monotonic() + timeout
         changed = threading.Event()
-        self._subscribe(changed.set)
+        self.add_callback(changed.set)
         try:
             while not self.has_reached(until):
                 self._raise_if_over(until)
@@ -314,8 +323,33 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                     raise self._still_on_its_way(timeout)
                 changed.clear()
         finally:
-            self._unsubscribe(changed.set)
+            self.remove_callback(changed.set)
         return self
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call a function each time that this changes: for loops that wait for other things too.
+
+        It is called in the thread that moves the message on, mostly that of the node's event
+        loop, and must return at once. What it raises is logged. Any thread may call this.
+
+        Args:
+            callback: Takes no argument. One that is added twice is called twice.
+        """
+        with _ADDING:
+            if self._changed is None:
+                self._changed = []
+            self._changed.append(callback)
+
+    def remove_callback(self, callback: Callable[[], None]) -> None:
+        """Undo one `add_callback()`. A call that has begun goes on. Any thread.
+
+        Raises:
+            ValueError: it was not added.
+        """
+        with _ADDING:
+            if self._changed is None:
+                raise ValueError("this callback was not added")
+            self._changed.remove(callback)
 
     def advance(
         self,
@@ -332,9 +366,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.is_final = state in _FINAL
         # Last: a thread that sees the new state also sees the rest.
         self.state = state
-        if self._changed is not None:
-            for wake in tuple(self._changed):
-                wake()
+        self._wake()
 
     def park(self) -> None:
         """End all waits, because the node is closed while the message is in the store."""
@@ -351,23 +383,15 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             self._wake()
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            for wake in tuple(self._changed):
-                wake()
+        for callback in tuple(self._changed or ()):
+            try:
+                callback()
+            except Exception:  # of the application: the transport has other messages
+                logging.getLogger("signedwire").exception("a callback of a receipt failed")
 
     def climb(self, state: DeliveryState, at_us: int) -> None:
         """Set a state that needs no reason; does nothing if it is already reached."""
         climb_all((self,), state, at_us)
-
-    def _subscribe(self, wake: Callable[[], None]) -> None:
-        with _SUBSCRIBING:
-            if self._changed is None:
-                self._changed = []
-            self._changed.append(wake)
-
-    def _unsubscribe(self, wake: Callable[[], None]) -> None:
-        assert self._changed is not None
-        self._changed.remove(wake)
 
     def _state_named(self, until: Until | None, *, is_blocking: bool = False) -> DeliveryState:
         """Return the state to wait for.
@@ -428,8 +452,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def _what_came_too_late(self) -> str:
         # The message may have been written in time, and have arrived or been taken too late.
-        if self.detail == UNANSWERED:
-            return f"was answered; {UNANSWERED}"
+        if self.detail_kind is FailureKind.UNANSWERED:
+            return f"was answered; {self.detail}"
         if self._was_written:
             return f"was taken there{self._detail_text()}; it was not delivered"
         return f"could be written{self._detail_text()}; it will not be sent"
@@ -444,10 +468,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return "was not delivered"
 
     def _hint(self, reason: Reason) -> str:
-        for sign, hint in _SIGNS:
-            if sign in self.detail:
-                return hint
-        return _HINTS.get(reason, "")
+        return advice(self.detail_kind, reason)
 
     def _detail_text(self) -> str:
         return f" ({self.detail})" if self.detail else ""
@@ -455,40 +476,6 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
     def __repr__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
         return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
-
-
-NEEDS_STORE = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
-UNANSWERED = "it had been written, so the peer may have taken it in time"
-"""The detail of a message that expired after it had been written."""
-CLOCKS_DIFFER = (
-    "the peer refused it as late, but by our clock its deadline had not passed: "
-    "the peer's clock may be ahead of ours"
-)
-"""The detail of a message that expired only by the peer's clock."""
-# Parts of the text of an error, and the hints that fit them.
-_SIGNS = (
-    (" answered, not ", "Another key answers at that address: is the DID right?"),
-    ("closed by the peer before HELLO", "Its access list may not let us in"),
-    (CLOCKS_DIFFER, "Compare the clocks of the two machines, and have both set by NTP"),
-    ("closed it with code 4", "Its operator can let us in with node.access"),
-    ("closed it with code 5", "Try again later, or ask its operator for a higher limit"),
-    ("closed it with code 6", "Bring both sides to versions of one wire"),
-    ("closed it with code 7", "Is something between the two changing bytes?"),
-)
-_NOT_DELIVERED = "; it was NOT delivered: another process used this number"
-_HINTS = {
-    Reason.DUPLICATE: "Send it again; one process per key at a time",
-    Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
-    Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
-    "`signedwire ping DID@host:port` tries it",
-    Reason.CLOSED: "The node was closed before its peer had answered",
-    Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
-    "node.dead.retry(id) sends it",
-    Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
-    "node.dead.retry(id) does",
-    Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
-    "add one with routing.update(did, address), or wait until it dials again",
-}
 
 
 def rung_named(until: Until | None, *, has_store: bool) -> DeliveryState:
@@ -549,8 +536,7 @@ def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> 
         receipt._steps = after
         receipt.state = state
         if receipt._changed is not None:
-            for wake in tuple(receipt._changed):
-                wake()
+            receipt._wake()
 
 
 def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:

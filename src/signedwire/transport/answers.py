@@ -1,4 +1,4 @@
-"""Answers that do not come: when one is overdue, and what a link's end says of them."""
+"""Answers that do not come: when one is overdue."""
 
 from __future__ import annotations
 
@@ -7,19 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from signedwire.stats import PeerStatus
-from signedwire.wire import link_frames as frames
-from signedwire.wire.session import Closed
 
-__all__ = ["AnswerWatch", "overdue_answers", "words_of"]
-
-# What their sender means by them, for people: with the others it tells nothing against us.
-_CLOSE_WORDS: Final = {
-    frames.CLOSE_PROTOCOL_ERROR: "it says that we broke a rule, or were too slow",
-    frames.CLOSE_DENIED: "it denies us",
-    frames.CLOSE_TOO_MANY: "it has too many connections",
-    frames.CLOSE_VERSION: "it speaks no version that we speak",
-    frames.CLOSE_BAD_SIGNATURE: "a signature of ours did not fit",
-}
+__all__ = ["AnswerWatch", "overdue_answers"]
 
 _STALL: Final = 1.0
 """When a timer is later than this, in seconds, our own loop stood still, and the answer may
@@ -85,15 +74,6 @@ class AnswerWatch:
         # Kept here: what uvloop returns for less than half a millisecond has no `when()`.
         self._due = self._since + self._timeout
         self._timer = self._loop.call_at(self._due, self._on_timer)
-
-
-def words_of(closed: Closed) -> str:
-    """Why a link ended, in words; the code and the text of a peer that is not content with us."""
-    words = _CLOSE_WORDS.get(closed.code)
-    if words is None or not closed.is_by_peer:
-        return closed.cause
-    text = f": {closed.cause}" if closed.cause else ""
-    return f"the peer closed it with code {closed.code}, {words}{text}"
 
 
 def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:

@@ -5,6 +5,7 @@
     Acceptor      connections that others make
     StoreDriver   what must survive a crash; a node without a file has none
     InboxReader   what the application takes
+    Prober        tries to reach peers, without a message
 
 `Node` and the blocking transports are its two faces. Except where a method says
 otherwise, everything belongs to the loop in which `start()` ran.
@@ -43,6 +44,7 @@ from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
+from signedwire.transport.probing import Prober
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.types import Did, Reason
@@ -104,6 +106,7 @@ class NodeCore:
         self.endpoint.connector = self.dialers
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
+        self.prober = Prober(runtime, self.endpoint)
         self._open_store = open_store
         self.store: StoreDriver | None = None
         """Drives the store of a node that has a file; `None` without one."""
@@ -209,6 +212,7 @@ class NodeCore:
         if runtime.home.is_lost:
             await self._let_go()
         runtime.home.check_here()
+        self.prober.close()
         if self._has_ended is None:
             return
         if not runtime.is_open:

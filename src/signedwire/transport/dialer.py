@@ -19,10 +19,12 @@ from signedwire.clock import monotonic
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
-from signedwire.errors import ConnectTimeout, DialError, ResolveTimeout
+from signedwire.errors import Cause, DialError, ResolveTimeout
+from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
-from signedwire.transport.network import Receiver, Resolving
+from signedwire.transport.network import Receiver
 from signedwire.transport.pool import Standing
+from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
 from signedwire.types import PeerState, Target
@@ -59,7 +61,7 @@ class Dialer(ABC):
         self.state = PeerState.IDLE
         # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
         self.since = monotonic()
-        self.last_error: str | None = None
+        self.last_error: Cause | None = None
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
         self._ready: deque[PeerSession] = deque()  # peers with messages, each once
@@ -216,7 +218,8 @@ class Dialer(ABC):
             began = loop.time()
             await self._take_turn()
         except DialError as error:
-            self._end_attempt(str(error), is_attempt=not isinstance(error, ResolveTimeout))
+            is_attempt = not isinstance(error, ResolveTimeout)
+            self._end_attempt(Cause(str(error), error.kind), is_attempt=is_attempt)
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
@@ -230,7 +233,7 @@ class Dialer(ABC):
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
             self._runtime.log.exception(text, self.address, extra=extra)
-            self._end_attempt(f"cannot connect to {self.address}: {error!r}")
+            self._end_attempt(Cause(f"cannot connect to {self.address}: {error!r}"))
             return False
         except BaseException:
             slots.release(self)
@@ -250,7 +253,7 @@ class Dialer(ABC):
         self.pump()
         return True
 
-    def _end_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _end_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         self.standing = Standing.DOUBTFUL
         self._slots.release(self)
         self._runtime.counters.dial_failures += 1
@@ -259,18 +262,7 @@ class Dialer(ABC):
     async def _resolve(self) -> None:
         """Look the host name up. This takes no place: a dead name keeps none from others."""
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        if not isinstance(network, Resolving):
-            return
-        try:
-            async with asyncio.timeout(timeout):
-                self._resolved = await network.resolve(self.address)
-        except TimeoutError:
-            name = getattr(self.address, "host", self.address)
-            raise ResolveTimeout(
-                self.address,
-                f"the name {name} was not resolved within {timeout:g} s",
-                "Does the name server answer? An IP address needs none",
-            ) from None
+        self._resolved = await resolve(network, self.address, timeout)
 
     async def _take_turn(self) -> None:
         """Open the connection, unless the place is needed for another meanwhile."""
@@ -287,19 +279,12 @@ class Dialer(ABC):
 
     async def _reach(self, receiver: Receiver) -> None:
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        try:
-            async with asyncio.timeout(timeout):
-                if isinstance(network, Resolving):
-                    await network.dial(self.address, receiver, self._resolved)
-                else:
-                    await network.dial(self.address, receiver)
-        except TimeoutError:
-            raise ConnectTimeout(self.address, f"no answer within {timeout:g} s") from None
+        await reach(network, self.address, receiver, self._resolved, timeout)
 
-    def _on_lost(self, cause: str, *, was_used: bool = True) -> None:
+    def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """The connection is gone: decide when the next attempt may be."""
         self._slots.release(self)
-        cause = f"connection to {self.address} ended: {cause}"
+        cause = cause.after(f"connection to {self.address} ended: ")
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
@@ -317,18 +302,27 @@ class Dialer(ABC):
         """For whom an attempt counts."""
         return tuple(self._ready)
 
-    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         """Pause before the next attempt, and count this one for who waits if it was one."""
         self.note_error(cause)
         self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
         for session in self._concerned() if is_attempt else ():
             session.sender.note_attempt_failed(cause)
 
-    def note_error(self, cause: str) -> None:
-        """Remember a failure for `PeerStatus`."""
+    def note_error(self, cause: Cause) -> None:
+        """Remember a failure for `PeerStatus`, and tell who watches."""
         self.last_error = cause
         self.last_error_at = monotonic()
         self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
+        if self._runtime.events.is_watched:
+            for session in self._users():
+                failed = ConnectionFailed(session.did, self.address, cause.kind, str(cause))
+                self._runtime.emit(failed)
+
+    def _users(self) -> list[PeerSession]:
+        """The peers that are reached by this dialer."""
+        sessions = self._endpoint.peers.all()
+        return [one for one in sessions if one.has_sender and one.sender.route is self]
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note when."""

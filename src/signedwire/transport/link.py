@@ -19,11 +19,11 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
-from signedwire.errors import ProofError
+from signedwire.errors import Cause, FailureKind, ProofError
 from signedwire.events import LoopStalled
 from signedwire.logs import fields
-from signedwire.transport.answers import AnswerWatch, words_of
-from signedwire.transport.link_errors import describe_loss, dial_error
+from signedwire.transport import link_errors
+from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_owners import LinkDialerPort, LinkGuest
 from signedwire.transport.link_socket import LinkSocket
@@ -91,10 +91,9 @@ class Link:
         self._input = LinkInput()
         self._pump_handle: asyncio.Handle | None = None
         self.turn_tag = 0.0
-        self._lost: str | None = None
+        self._lost: Cause | None = None
         """Why the connection is gone, while input of it is left."""
         self._is_known = expected is not None
-        self._is_turned_away = False
         self._unsettled_batches = 0  # they wait for the disk
         self._last_event: Closed | None = None  # waits for them
         config = runtime.config
@@ -111,8 +110,8 @@ class Link:
         """Whether it has brought a message that was new."""
         self.closed: Closed | None = None
         """How its session ended; `None`: it has not, or was cut."""
-        self.cause = ""
-        """Why it is over, in words."""
+        self.cause = Cause("")
+        """Why it is over."""
         self.since = monotonic() if guest is None else guest.since
         """When it was dialed or accepted, then opened, by the monotonic clock."""
         self.outcome: asyncio.Future[None] = self._loop.create_future()
@@ -196,7 +195,8 @@ class Link:
 
     def lost(self, error: Exception | None) -> None:
         """See `Receiver`."""
-        cause = describe_loss(error, is_before_hello=self._peer is not None and not self.is_open)
+        is_before_hello = self._peer is not None and not self.is_open
+        cause = link_errors.cause_of_loss(error, is_before_hello=is_before_hello)
         if self._has_input and not self.is_costly:
             self._lost = cause  # what came before is worth a look, in its turn
         else:  # strangers that hang up and come again leave no work behind
@@ -250,7 +250,7 @@ class Link:
     def drop_if_reset(self) -> bool:
         """See `shares.Worker`."""
         if is_gone := self.is_costly and self._socket.is_reset:
-            self.abort("the peer reset the connection")
+            self.abort(link_errors.RESET)
         return is_gone
 
     def set_waiting(self, is_waiting: bool) -> None:
@@ -269,12 +269,12 @@ class Link:
                     self._begin()
                     plain = self._channel.receive_data(b"")
                 elif self._input.received > _MAX_HANDSHAKE:
-                    self._fail(Reason.BAD_IDENTITY, "its handshake has no end")
+                    self._fail(Reason.BAD_IDENTITY, link_errors.ENDLESS)
         except ssl.SSLError as error:
             self._on_tls_error(error)
             return
         except ProofError as error:
-            self._fail(Reason.BAD_IDENTITY, error.fact)
+            self._fail(Reason.BAD_IDENTITY, Cause(error.fact, error.kind))
             return
         if (session := self._session) is None:
             return
@@ -287,12 +287,10 @@ class Link:
 
     def _on_tls_error(self, error: ssl.SSLError) -> None:
         if self.is_dialed and not self.is_open and tells_full(error):
-            self._is_turned_away = True
-            self._over("it is full: it has no room for another connection now")
+            self._over(link_errors.NO_ROOM)
             self._hang_up()
-            return
-        why = (error.reason or str(error)).lower().replace("_", " ")
-        self._fail(Reason.BAD_IDENTITY, f"TLS failed: {why}")
+        else:
+            self._fail(Reason.BAD_IDENTITY, link_errors.tls_failed(error))
 
     def _end_input(self) -> None:
         """The stream has ended: handle the frames that are left, then the end."""
@@ -308,11 +306,12 @@ class Link:
         """The handshake is complete: look who is there, and only then send something."""
         did = proven_did(self._channel.tls, unix_time_us())
         if self._expected is not None and did != self._expected:
-            raise ProofError(f"{did} answered, not {self._expected}")
+            raise link_errors.wrong_key(did, self._expected)
         endpoint = self._endpoint
         peer = self._peer = endpoint.peers.session(did)
         if (flaw := endpoint.check_access(did)) is not None:
-            self._fail(flaw, f"{did} may not link to us", did)
+            cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
+            self._fail(flaw, cause, did)
             return
         endpoint.proven(did)
         self._is_known = self._is_known or self._runtime.routing.resolve(did) is not None
@@ -408,7 +407,8 @@ class Link:
     def _on_overdue(self) -> None:
         self._runtime.drop(Reason.TOO_SLOW, self.did)
         timeout = self._runtime.config.answer_timeout
-        self.close(frames.CLOSE_PROTOCOL_ERROR, f"no answer to a message within {timeout:g} s")
+        words = f"no answer to a message within {timeout:g} s"
+        self.close(frames.CLOSE_PROTOCOL_ERROR, Cause(words, FailureKind.TIMED_OUT))
 
     def _on_timer(self, now: float) -> None:
         if self._session is not None and not self.is_over:
@@ -515,7 +515,7 @@ class Link:
                 self._peer.receiver.flush()
             self._receipts.sign(self._session)
         self._flush()
-        self._over(words_of(event), event)
+        self._over(link_errors.cause_of_close(event), event)
         self._hang_up()
 
     def close(self, code: int, reason: str) -> None:
@@ -527,7 +527,7 @@ class Link:
             self._session.close(code, reason)
             self._turn()
         else:
-            self._over(reason)
+            self._over(Cause(reason, FailureKind.CLOSED_HERE))
             self._hang_up()
 
     @property
@@ -545,12 +545,12 @@ class Link:
         self.close(frames.CLOSE_TOO_MANY, reason)
         return True
 
-    def abort(self, cause: str = "closed here") -> None:
+    def abort(self, cause: Cause = link_errors.CLOSED_HERE) -> None:
         """End at once."""
         self._over(cause)
         self._socket.abort()
 
-    def _fail(self, reason: Reason, cause: str, did: Did | None = None) -> None:
+    def _fail(self, reason: Reason, cause: Cause, did: Did | None = None) -> None:
         """The other side is not who or what it should be; TLS may have an alert to send."""
         host = "" if self._guest is None else self._guest.host
         self._runtime.drop(reason, self.did, host)
@@ -567,7 +567,7 @@ class Link:
         elif self._socket.hang_up():
             lingering.add(self)
 
-    def _over(self, cause: str, closed: Closed | None = None) -> None:
+    def _over(self, cause: Cause, closed: Closed | None = None) -> None:
         if self.is_over:
             return
         self.is_over = True
@@ -581,8 +581,8 @@ class Link:
         self._socket.forget_unwritten()
         if not self.outcome.done():
             is_silent = self.is_dialed and not self.has_heard
-            address, is_full = self.address or Address("?", 0), self._is_turned_away
-            error = dial_error(address, cause, is_full=is_full, is_silent=is_silent)
+            address, is_proven = self.address or Address("?", 0), self.did is not None
+            error = link_errors.dial_error(address, cause, is_silent=is_silent, is_proven=is_proven)
             self.outcome.set_exception(error)
             self.outcome.exception()  # nobody has to ask
         if (peer := self._peer) is None:

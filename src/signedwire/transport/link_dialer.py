@@ -7,14 +7,12 @@ from typing import Final
 
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
-from signedwire.errors import ConnectTimeout, DialError
+from signedwire.errors import Cause, ConnectTimeout, DialError, FailureKind
 from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.link import Link
-from signedwire.transport.link_errors import FullError, HungUpError
 from signedwire.types import PeerState, Target
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session import Closed
-from signedwire.wire.session_events import CLOSE_UNSAID
+from signedwire.wire.session_events import Closed
 
 __all__ = ["LinkDialer"]
 
@@ -81,18 +79,15 @@ class LinkDialer(Dialer):
                 return
             if not link.has_opened:  # else `on_link_over()` was told
                 self._is_blameless = self._peer.is_end_excused(link.closed, has_progress=False)
-                # It proved its DID and ended before its HELLO, as an access list does it.
-                is_mute = link.closed is None or link.closed.code == CLOSE_UNSAID
-                if link.did is not None and is_mute and type(error) is DialError:
-                    self._peer.denies_us = True
-            if isinstance(error, HungUpError):
+            kind = error.kind if isinstance(error, DialError) else None
+            if kind is FailureKind.TURNED_AWAY:
+                self._peer.denies_us = True
+            if kind is FailureKind.HUNG_UP_ON_TLS:
                 self._is_blameless = self._endpoint.note_hang_up(self._peer)
             else:
                 self._peer.hang_ups = 0
                 # Nobody can be blamed that others came first: it is tried again later.
-                self._is_blameless |= isinstance(error, FullError) or (
-                    link.closed is not None and link.closed.code == frames.CLOSE_TOO_MANY
-                )
+                self._is_blameless |= kind is FailureKind.FULL
             raise
         finally:
             self._is_opening = False
@@ -104,7 +99,8 @@ class LinkDialer(Dialer):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(link.outcome)
         except TimeoutError:
-            raise ConnectTimeout(self.address, f"no handshake within {timeout:g} s") from None
+            cause, kind = f"no handshake within {timeout:g} s", FailureKind.NO_HANDSHAKE
+            raise ConnectTimeout(self.address, cause, kind=kind) from None
 
     def _on_dialed(self) -> None:
         super()._on_dialed()
@@ -118,7 +114,11 @@ class LinkDialer(Dialer):
     def _concerned(self) -> tuple[PeerSession, ...]:
         return (self._peer,)
 
-    def _fail_attempt(self, cause: str, *, is_attempt: bool = True) -> None:
+    def _users(self) -> list[PeerSession]:
+        is_used = self._peer.has_sender and self._peer.sender.route is self
+        return [self._peer] if is_used else []
+
+    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         if self._peer.wire == "v1":
             # Nothing failed: it is reached over v1, from now on.
             self.remove(self._peer)
@@ -139,7 +139,7 @@ class LinkDialer(Dialer):
             self._connecting.cancel()
 
     def on_link_over(
-        self, link: LinkPort, cause: str, closed: Closed | None, *, is_excused: bool
+        self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """A link of ours that was open has ended; what it had not delivered is not back yet."""
         self._is_blameless = is_excused

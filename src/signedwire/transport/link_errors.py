@@ -1,33 +1,80 @@
-"""Why a v2 link did not open, where the dialer must tell one reason from the others."""
+"""Why a v2 link did not open, or ended: words for people, kinds for programs."""
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
-from signedwire.errors import DialError
+from signedwire.errors import Cause, DialError, FailureKind, ProofError, kind_of
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Target
+from signedwire.types import Did, Reason, Target
+from signedwire.wire import link_frames as frames
+from signedwire.wire.session_events import Closed
 
-__all__ = ["HUNG_UP_ON_TLS", "FullError", "HungUpError", "describe_loss", "dial_error"]
+__all__ = [
+    "CLOSED_HERE",
+    "ENDLESS",
+    "NO_ROOM",
+    "RESET",
+    "cause_of_close",
+    "cause_of_loss",
+    "dial_error",
+    "tls_failed",
+    "words_of_tls",
+    "wrong_key",
+]
 
-HUNG_UP_ON_TLS: Final = (
-    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full"
+CLOSED_HERE: Final = Cause("closed here", FailureKind.CLOSED_HERE)
+ENDLESS: Final = Cause("its handshake has no end", FailureKind.TLS_FAILED)
+NO_ROOM: Final = Cause("it is full: it has no room for another connection now", FailureKind.FULL)
+RESET: Final = Cause("the peer reset the connection", FailureKind.RESET)
+
+_HUNG_UP: Final = Cause(
+    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full",
+    FailureKind.HUNG_UP_ON_TLS,
 )
+# What a peer means by its code. With the other codes it tells nothing against us.
+_CLOSE_WORDS: Final = {
+    frames.CLOSE_PROTOCOL_ERROR: "it says that we broke a rule, or were too slow",
+    frames.CLOSE_DENIED: "it denies us",
+    frames.CLOSE_TOO_MANY: "it has too many connections",
+    frames.CLOSE_VERSION: "it speaks no version that we speak",
+    frames.CLOSE_BAD_SIGNATURE: "a signature of ours did not fit",
+}
+_KINDS: Final = {
+    frames.CLOSE_PROTOCOL_ERROR: FailureKind.PROTOCOL,
+    frames.CLOSE_DENIED: FailureKind.DENIED,
+    frames.CLOSE_TOO_MANY: FailureKind.FULL,
+    frames.CLOSE_VERSION: FailureKind.VERSION,
+    frames.CLOSE_BAD_SIGNATURE: FailureKind.BAD_SIGNATURE,
+}
+_ENDED_BY_PEER: Final = frozenset({FailureKind.CLOSED, FailureKind.RESET, FailureKind.TLS_FAILED})
 
 
-class HungUpError(DialError):
-    """The other side hung up before it sent a byte, as v1 peers do."""
+def cause_of_close(closed: Closed) -> Cause:
+    """Why a link ended; with the code and the text of a peer that is not content with us."""
+    if not closed.is_by_peer:
+        return Cause(closed.cause, _kind_of_our_close(closed))
+    kind = _KINDS.get(closed.code, FailureKind.CLOSED)
+    words = _CLOSE_WORDS.get(closed.code)
+    if words is None:
+        return Cause(closed.cause, kind)
+    text = f": {closed.cause}" if closed.cause else ""
+    return Cause(f"the peer closed it with code {closed.code}, {words}{text}", kind)
 
-    def __init__(self, address: Target) -> None:
-        super().__init__(address, HUNG_UP_ON_TLS, "If it is a v1 peer, name its DID in v1_peers")
+
+def _kind_of_our_close(closed: Closed) -> FailureKind:
+    if (kind := kind_of(closed.cause)) is not None:
+        return kind
+    if closed.reason is Reason.TOO_SLOW:
+        return FailureKind.TIMED_OUT
+    if closed.code in (frames.CLOSE_DENIED, frames.CLOSE_TOO_MANY):
+        return FailureKind.CLOSED_HERE
+    return _KINDS.get(closed.code, FailureKind.CLOSED_HERE)
 
 
-class FullError(DialError):
-    """The other side speaks v2 and has no room for another connection now."""
-
-
-def describe_loss(error: Exception | None, *, is_before_hello: bool) -> str:
-    """Why a connection is gone, in words.
+def cause_of_loss(error: Exception | None, *, is_before_hello: bool) -> Cause:
+    """Why a connection is gone.
 
     Args:
         error: What the system said, if it said anything.
@@ -35,20 +82,39 @@ def describe_loss(error: Exception | None, *, is_before_hello: bool) -> str:
     """
     if isinstance(error, OSError):
         return describe_os_error(error)
-    if is_before_hello:
-        return "closed by the peer before HELLO"
-    return "the peer closed the connection"
+    words = (
+        "closed by the peer before HELLO" if is_before_hello else "the peer closed the connection"
+    )
+    return Cause(words, FailureKind.CLOSED)
 
 
-def dial_error(address: Target, cause: str, *, is_full: bool, is_silent: bool) -> DialError:
+def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: bool) -> DialError:
     """Why the link did not open.
 
     Args:
         address: The address that was dialed.
-        cause: Why the link ended, in words.
-        is_full: Whether the other side sent the alert of a full listener.
-        is_silent: Whether it hung up before it sent a byte.
+        cause: Why the link ended.
+        is_silent: Whether the other side sent no byte.
+        is_proven: Whether it had proven its DID.
     """
-    if is_full:
-        return FullError(address, cause)
-    return HungUpError(address) if is_silent else DialError(address, cause)
+    kind = cause.kind
+    if is_silent and kind in _ENDED_BY_PEER:
+        return DialError(address, _HUNG_UP)
+    if is_proven and kind in _ENDED_BY_PEER:
+        kind = FailureKind.TURNED_AWAY
+    return DialError(address, cause, kind=kind)
+
+
+def tls_failed(error: ssl.SSLError) -> Cause:
+    """Why TLS ended, in OpenSSL's words."""
+    return Cause(f"TLS failed: {words_of_tls(error)}", FailureKind.TLS_FAILED)
+
+
+def words_of_tls(error: ssl.SSLError) -> str:
+    """Return the words of OpenSSL for an error."""
+    return (error.reason or str(error)).lower().replace("_", " ")
+
+
+def wrong_key(proven: Did, expected: Did) -> ProofError:
+    """Another DID was proven than the one that was dialed."""
+    return ProofError(f"{proven} answered, not {expected}", kind=FailureKind.WRONG_KEY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from signedwire.delivery.ports import LinkPort
+from signedwire.errors import Cause
 from signedwire.wire.session import Closed
 
 __all__ = ["LinkDialerPort", "LinkGuest"]
@@ -34,6 +35,6 @@ class LinkDialerPort(Protocol):
         """The link is of use."""
 
     def on_link_over(
-        self, link: LinkPort, cause: str, closed: Closed | None, *, is_excused: bool
+        self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """The link was open and has ended; what was in flight is not queued again yet."""

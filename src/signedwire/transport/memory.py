@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from signedwire.arguments import shown
-from signedwire.errors import DialError, ListenError
+from signedwire.errors import DialError, FailureKind, ListenError
 from signedwire.home import Bound
 from signedwire.transport.network import Receiver, Remote, Stream
 from signedwire.types import Address, Target
@@ -81,7 +81,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         """See `Network.dial`."""
         listener = self._listeners.get(target)
         if listener is None:
-            raise DialError(target, "connection refused")
+            raise DialError(target, "connection refused", kind=FailureKind.REFUSED)
         loop = asyncio.get_running_loop()
         here = _Stream(self, loop, receiver, Remote(target, _host_of(target), None))
         there = _Stream(self, listener.loop, listener.accept(), _CALLER)

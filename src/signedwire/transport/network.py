@@ -173,7 +173,8 @@ class Network(Protocol):
         where a stream was connected already, it is closed and `lost` reported.
 
         Raises:
-            DialError: with the cause in words: nobody listens there, no such target, …
+            DialError: with the cause in words and its `kind`: nobody listens there, no such
+                target, …
         """
 
     async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
@@ -203,7 +204,7 @@ class Resolving(Protocol):
         """Look the target up; what is returned is given to `dial`.
 
         Raises:
-            DialError: with the cause in words.
+            DialError: with the cause in words, and its `kind`.
         """
 
     async def dial(self, target: Target, receiver: Receiver, resolved: Any = None) -> Stream:

@@ -77,7 +77,7 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
         if sock.getsockname() == sock.getpeername():
             # Dialing a free port of the ephemeral range can meet itself (RFC 9293,
             # 3.5, simultaneous open): a connection, but nobody is there.
-            raise OSError("nobody listens there (connected to itself)")
+            raise ConnectionRefusedError("nobody listens there (connected to itself)")
     except BaseException:
         sock.close()
         raise

@@ -19,16 +19,17 @@ from functools import partial
 from typing import Final
 
 from signedwire.clock import new_epoch
+from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.deadlines import is_relative, moved
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import MessageQueue
-from signedwire.delivery.receipt import UNANSWERED
 from signedwire.delivery.store import Backlog, OutgoingRow, RowName, Store
 from signedwire.delivery.streams import Refused
 from signedwire.errors import (
     BackpressureError,
+    Cause,
     ClosedError,
     StoreError,
     StoreFailedError,
@@ -465,7 +466,7 @@ class StoreDriver:
     def _doubt_of_row(self, did: Did, lane: int, row: int) -> str:
         return UNANSWERED if self.store.lane(did, lane).may_be_written(row) else ""
 
-    def attempt_failed(self, did: Did, cause: str) -> None:
+    def attempt_failed(self, did: Did, cause: Cause) -> None:
         """The peer could not be reached."""
         with _WHILE_IT_WORKS:
             self.store.attempt_failed(did, cause)

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import ipaddress
 import os
-import re
 import socket
 import struct
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Final
 
-from signedwire.errors import DialError, ListenError
+from signedwire.errors import Cause, DialError, FailureKind, ListenError
 from signedwire.transport.accepting import Acceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
@@ -50,7 +49,29 @@ _USER_TIMEOUT_MS: Final = 600_000
 _ZONE_HINT: Final = (
     "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
 )
-_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+_KINDS: Final = {
+    errno.ECONNREFUSED: FailureKind.REFUSED,
+    errno.ETIMEDOUT: FailureKind.TIMED_OUT,
+    errno.ENETUNREACH: FailureKind.UNREACHABLE,
+    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETDOWN: FailureKind.UNREACHABLE,
+    errno.EHOSTDOWN: FailureKind.UNREACHABLE,
+    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
+    errno.EINVAL: FailureKind.UNREACHABLE,  # a link-local address without its zone
+    errno.ECONNRESET: FailureKind.RESET,
+    errno.ECONNABORTED: FailureKind.RESET,
+    errno.EPIPE: FailureKind.RESET,
+}
+_MOST_TELLING: Final = (
+    FailureKind.REFUSED,
+    FailureKind.RESET,
+    FailureKind.TIMED_OUT,
+    FailureKind.UNREACHABLE,
+    FailureKind.NAME_SERVER_SILENT,
+    FailureKind.NAME_UNKNOWN,
+    FailureKind.SYSTEM,
+)
+"""Kinds of which one is named where several addresses failed: the first that occurred."""
 # What the kernel holds unsent before it calls a socket full. What is written waits behind
 # it, an emergency stop too; what was sent and not yet acknowledged does not count.
 _UNSENT_LIMIT: Final = 16 * 1024
@@ -61,7 +82,7 @@ _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
 
 
-_NO_ADDRESS: Final = "TCP reaches host:port"
+_NO_ADDRESS: Final = Cause("TCP reaches host:port", FailureKind.UNREACHABLE)
 _NO_ADDRESS_HINT: Final = (
     'For unix:/path set network = "unix", or give the node network=UnixNetwork()'
 )
@@ -82,6 +103,9 @@ class TcpNetwork:
     def __init__(self, resolver: Resolver = RESOLVER) -> None:
         self._resolver = resolver
 
+    def __repr__(self) -> str:
+        return "<TcpNetwork>"
+
     async def resolve(self, target: Target) -> list[Endpoint]:
         """See `Resolving.resolve`."""
         if not isinstance(target, Address):
@@ -91,7 +115,8 @@ class TcpNetwork:
         except OSError as error:
             raise DialError(target, describe_os_error(error)) from error
         except UnicodeError as error:  # a label that no domain name can have
-            raise DialError(target, "the host name is malformed") from error
+            cause = Cause("the host name is malformed", FailureKind.NAME_UNKNOWN)
+            raise DialError(target, cause) from error
 
     async def _endpoints(self, address: Address) -> list[Endpoint]:
         literal = literal_endpoint(address)
@@ -113,7 +138,10 @@ class TcpNetwork:
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
             hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            raise DialError(target, ", ".join(causes), hint) from group
+            # Of several, who refused is somebody who answered: it says the most.
+            kinds = {cause.kind for cause in causes}
+            kind = next((each for each in _MOST_TELLING if each in kinds), FailureKind.OTHER)
+            raise DialError(target, ", ".join(causes), hint, kind) from group
 
     async def dial(
         self, target: Target, receiver: Receiver, resolved: Sequence[Endpoint] | None = None
@@ -265,16 +293,22 @@ def host_group(host: str) -> str | None:
     return str(address)
 
 
-def describe_os_error(error: OSError) -> str:
-    """The operating system's words, without asyncio's around them."""
+def describe_os_error(error: OSError) -> Cause:
+    """The operating system's words, without asyncio's around them, and the kind of failure."""
     if isinstance(error, socket.gaierror):
         if error.errno == socket.EAI_AGAIN:
-            return "the host name cannot be looked up now: no name server answers"
-        return "the host name is unknown"
-    codes = {error.errno} if error.errno else set(map(int, _ERRNO.findall(str(error))))
-    if codes:  # asyncio packs the errors of several addresses into one text
-        return ", ".join(os.strerror(code).lower() for code in sorted(codes))
-    return str(error) or type(error).__name__
+            words = "the host name cannot be looked up now: no name server answers"
+            return Cause(words, FailureKind.NAME_SERVER_SILENT)
+        return Cause("the host name is unknown", FailureKind.NAME_UNKNOWN)
+    if error.errno:
+        kind = _KINDS.get(error.errno, FailureKind.SYSTEM)
+        return Cause(os.strerror(error.errno).lower(), kind)
+    kind = FailureKind.OTHER
+    if isinstance(error, TimeoutError):
+        kind = FailureKind.TIMED_OUT
+    elif isinstance(error, ConnectionRefusedError):
+        kind = FailureKind.REFUSED
+    return Cause(str(error) or type(error).__name__, kind)
 
 
 def _host_of(endpoint: Endpoint) -> str:

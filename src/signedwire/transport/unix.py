@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
-from signedwire.errors import DialError, ListenError
+from signedwire.errors import Cause, DialError, FailureKind, ListenError
 from signedwire.transport.accepting import Acceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.network import Receiver, Remote, Stream
@@ -28,7 +28,7 @@ __all__ = ["UnixNetwork"]
 _MODE: Final = 0o600
 _SEND_BUFFER: Final = 64 * 1024
 """Bytes that the kernel may hold unread, so that no urgent message waits long."""
-_NOT_UNIX: Final = "a Unix socket is reached at unix:/path"
+_NOT_UNIX: Final = Cause("a Unix socket is reached at unix:/path", FailureKind.UNREACHABLE)
 _NOT_UNIX_HINT: Final = 'Write unix:/run/robot.sock, for example, or use network = "tcp"'
 
 
@@ -48,6 +48,9 @@ class UnixNetwork:
     def __init__(self) -> None:
         if not hasattr(socket, "AF_UNIX"):
             raise NotImplementedError("this platform has no Unix sockets; use TCP")
+
+    def __repr__(self) -> str:
+        return "<UnixNetwork>"
 
     async def dial(self, target: Target, receiver: Receiver) -> Stream:
         """See `Network.dial`."""
@@ -186,16 +189,19 @@ def _remove_stale(path: str) -> bool:
     return False
 
 
-def _dial_failure(error: OSError) -> tuple[str, str]:
-    """The cause in words, and what to do."""
-    if isinstance(error, BlockingIOError):
-        return "too many wait there for its listener", "It is tried again"
+def _dial_failure(error: OSError) -> tuple[Cause, str]:
+    """The cause, and what to do."""
+    if isinstance(error, BlockingIOError):  # its process may stand still: nobody says "full"
+        return Cause("too many wait there for its listener"), "It is tried again"
     if isinstance(error, FileNotFoundError):
-        return "there is no such socket", "Is the peer running?"
+        cause = Cause("there is no such socket", FailureKind.REFUSED)
+        return cause, "Is the peer running?"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there any more", "Is the peer running?"
+        cause = Cause("nobody listens there any more", FailureKind.REFUSED)
+        return cause, "Is the peer running?"
     if isinstance(error, PermissionError):
-        return "permission denied", "A node's socket is for processes of the same user"
+        cause = Cause("permission denied", FailureKind.SYSTEM)
+        return cause, "A node's socket is for processes of the same user"
     return describe_os_error(error), ""
 
 

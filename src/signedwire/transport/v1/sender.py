@@ -16,7 +16,7 @@ from collections import deque
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.errors import DialError
+from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.network import Stream
 from signedwire.transport.tcp import describe_os_error
@@ -25,9 +25,6 @@ from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
 __all__ = ["V1Link", "V1Sender"]
-
-ORDERLY_CLOSE: Final = "the peer closed it"
-"""How the error of a connection ends that was not reset."""
 
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
@@ -46,7 +43,7 @@ class V1Link:
         self._offset = 0  # bytes given to the transport
         self._taken = 0  # bytes that the kernel has taken of them
         self._is_paused = False
-        self._cause = ""
+        self._cause: Cause | None = None
         self.is_lost = False
         self._watch: asyncio.TimerHandle | None = None
         self._pause = _SHORTEST_PAUSE
@@ -146,7 +143,8 @@ class V1Link:
     def received(self, data: bytes) -> None:
         """See `Receiver`."""
         # No v1 peer writes on this direction: not a peer of ours.
-        self._cause = "the peer wrote bytes, which no v1 peer does"
+        words = "the peer wrote bytes, which no v1 peer does"
+        self._cause = Cause(words, FailureKind.PROTOCOL)
         self.abort()
 
     def ended(self) -> None:
@@ -163,8 +161,9 @@ class V1Link:
         self._unacknowledged.clear()
         self._unwritten.clear()
         cause = self._cause
-        if not cause:
-            cause = describe_os_error(error) if isinstance(error, OSError) else ORDERLY_CLOSE
+        if cause is None and isinstance(error, OSError):
+            cause = describe_os_error(error)
+        cause = cause or Cause("the peer closed it", FailureKind.CLOSED)
         self._owner.on_lost(self, lost, cause)
 
     def close(self) -> list[OutgoingMessage]:
@@ -317,15 +316,15 @@ class V1Sender(Dialer):
             link.abort()
             raise
         if link.is_lost:
-            raise DialError(self.address, "the peer closed the connection at once")
+            cause = Cause("the peer closed the connection at once", FailureKind.CLOSED)
+            raise DialError(self.address, cause)
         self._link = link
 
     def _forget_wire(self) -> None:
-        for session in self._endpoint.peers.all():
-            if session.has_sender and session.sender.route is self:
-                self._endpoint.note_v1_over(session)
+        for session in self._users():
+            self._endpoint.note_v1_over(session)
 
-    def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: str) -> None:
+    def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: Cause) -> None:
         """A connection is gone; `lost` never reached the peer's host."""
         if link is not self._link:  # evicted or closed by us
             return

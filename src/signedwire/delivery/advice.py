@@ -1,0 +1,58 @@
+"""The texts of errors about a message that say what is in doubt, and what to do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from signedwire.errors import Cause, FailureKind
+from signedwire.types import Reason
+
+__all__ = ["CLOCKS_DIFFER", "NEEDS_STORE", "NOT_DELIVERED", "UNANSWERED", "advice"]
+
+NEEDS_STORE: Final = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
+UNANSWERED: Final = Cause(
+    "it had been written, so the peer may have taken it in time", FailureKind.UNANSWERED
+)
+"""The detail of a message that expired after it had been written."""
+CLOCKS_DIFFER: Final = Cause(
+    "the peer refused it as late, but by our clock its deadline had not passed: "
+    "the peer's clock may be ahead of ours",
+    FailureKind.CLOCKS_DIFFER,
+)
+"""The detail of a message that expired only by the peer's clock."""
+# What to do about a failure on the way.
+_BY_KIND: Final = {
+    FailureKind.WRONG_KEY: "Another key answers at that address: is the DID right?",
+    FailureKind.HUNG_UP_ON_TLS: "If it is a v1 peer, name its DID in v1_peers",
+    FailureKind.TURNED_AWAY: "Its access list may not let us in",
+    FailureKind.CLOCKS_DIFFER: "Compare the clocks of the two machines, and have both set by NTP",
+    FailureKind.DENIED: "Its operator can let us in with node.access",
+    FailureKind.FULL: "Try again later, or ask its operator for a higher limit",
+    FailureKind.VERSION: "Bring both sides to versions of one wire",
+    FailureKind.BAD_SIGNATURE: "Is something between the two changing bytes?",
+}
+NOT_DELIVERED: Final = "; it was NOT delivered: another process used this number"
+_BY_REASON: Final = {
+    Reason.DUPLICATE: "Send it again; one process per key at a time",
+    Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
+    Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
+    "`signedwire ping DID@host:port` tries it",
+    Reason.CLOSED: "The node was closed before its peer had answered",
+    Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
+    "node.dead.retry(id) sends it",
+    Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
+    "node.dead.retry(id) does",
+    Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
+    "add one with routing.update(did, address), or wait until it dials again",
+}
+
+
+def advice(kind: FailureKind | None, reason: Reason) -> str:
+    """Return the text that says what to do about a failed message; empty: nothing helps.
+
+    Args:
+        kind: The kind of the last failure on the way, which says more than the reason;
+            `None`: nothing failed.
+        reason: Why the message was given up.
+    """
+    return ("" if kind is None else _BY_KIND.get(kind, "")) or _BY_REASON.get(reason, "")
