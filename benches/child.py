@@ -165,7 +165,7 @@ class SignedwirePeer:
             len(message.payload)
             arrivals.add()
             if is_done:
-                message.done()
+                message.ack()
 
     async def expect(self, count: int) -> None:
         in_time = self._arrivals.count

@@ -11,7 +11,7 @@ def answer(server: Node) -> None:
     for message in server.messages():
         number = int(message.payload)
         server.send(message.sender, b"%d" % number**2)
-        message.done()
+        message.ack()
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         for number in (7, 12, 111):
             receipt = client.send(server.did, b"%d" % number)
             reply = client.receive(timeout=10)
-            reply.done()
+            reply.ack()
             print(f"The square of {number} is {reply.payload.decode()}.")
             receipt.result(until="handled", timeout=10)
 

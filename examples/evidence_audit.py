@@ -22,7 +22,7 @@ async def exchange(folder: Path) -> str:
         for number in (1, 2, 3):
             receipt = await alice.send(bob.did, b"order %d" % number)
             (folder / f"order-{number}.proof").write_bytes(receipt.proof())
-            (await bob.receive(timeout=10)).done()
+            (await bob.receive(timeout=10)).ack()
         return str(bob.evidence_head())
 
 

@@ -14,8 +14,8 @@ async def main() -> None:
         message = await node.receive(timeout=300)
         print(f"{message.sender} says: {message.payload.decode()}")
 
-        # Until done(), the message counts as not handled.
-        message.done()
+        # Until ack(), the message counts as not handled.
+        message.ack()
 
 
 asyncio.run(main())

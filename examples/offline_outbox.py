@@ -39,7 +39,7 @@ async def deliver(folder: Path, base: Identity) -> None:
         for expected in MESSAGES:
             message = await base_node.receive(timeout=30)
             assert message.payload == expected
-            message.done()
+            message.ack()
             print(f"Base:   received {message.payload.decode()!r}.")
 
         while await node.outbox.list():  # until the receipts are back

@@ -25,7 +25,7 @@ async def main() -> None:
         # 1. The robot reports. The base now has a link to it, and needs no address.
         await robot.send(base.did, b"at the gate")
         report = await base.receive(timeout=10)
-        report.done()
+        report.ack()
         print(f"Base:  the robot reports {report.payload.decode()!r}.")
 
         # 2. The base sends 200 parts of a map, and then an emergency stop.
@@ -37,12 +37,12 @@ async def main() -> None:
         # receive() gives the highest priority first. On the way STOP overtakes, too.
         first = await robot.receive(timeout=10)
         assert first.payload == b"STOP"
-        first.done()
+        first.ack()
         print(f"Robot: {first.payload.decode()} came first. The motors are off.")
         for expected in parts:
             part = await robot.receive(timeout=10)
             assert part.payload == expected
-            part.done()
+            part.ack()
         print("Robot: then came the 200 parts of the map, in order.")
 
         # 3. A command that is worth nothing after 0.3 seconds, and a robot that is busy.

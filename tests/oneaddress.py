@@ -35,7 +35,7 @@ async def hub(address: str) -> None:
         async def take() -> None:
             async for message in node.messages():
                 senders.add(str(message.sender))
-                message.done()
+                message.ack()
 
         taking = asyncio.create_task(take())
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

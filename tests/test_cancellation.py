@@ -169,7 +169,7 @@ class Run:
             # It is not lost: whoever asks next has it.
             message = await node.receive(LIMIT)
             assert isinstance(message, Message)
-            message.done()
+            message.ack()
         self.check_waiters(receipts)
 
     def check_waiters(self, receipts: list[Receipt]) -> None:
@@ -186,7 +186,7 @@ async def first_of(items: Any) -> Any:
 
 async def eat(node: Node) -> None:
     async for message in node.messages():
-        message.done()
+        message.ack()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")

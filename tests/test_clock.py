@@ -13,7 +13,7 @@ from signedwire import clock
 from signedwire.arguments import due_at
 from signedwire.clock import StepWatch, WallInstant
 from signedwire.delivery.deadlines import due_us, instant_of, is_relative, moved
-from signedwire.delivery.message import Terms
+from signedwire.delivery.message import SendOptions
 from signedwire.delivery.store import MemoryStore
 from signedwire.types import Priority
 from signedwire.wire.header import expiry_of
@@ -53,7 +53,7 @@ def test_seconds_follow_the_monotonic_clock_and_a_date_the_wall_clock() -> None:
 def test_a_header_is_made_of_the_seconds_that_are_left_when_it_is_made() -> None:
     set_clock = SetClock(ahead=-56 * YEAR)
     with clock.use(set_clock):
-        terms = Terms(BOB.did, Priority.NORMAL, due_at(60.0))
+        terms = SendOptions(BOB.did, Priority.NORMAL, due_at(60.0))
         parties = bytes(ALICE.did) + bytes(BOB.did)
         first = terms.common(parties, 9)
         assert terms.common(parties, 9) is first  # made once, while no clock is set

@@ -76,9 +76,9 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
         if "credit_bytes" in changes or "max_payload_size" in changes:
             payload = changes.get("max_payload_size", 2**20)
             changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 122)
-            for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+            for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "max_unacked_bytes"):
                 changes[name] = max(changes.get(name, 2**28), payload + 122)
-        for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "undone_bytes"):
+        for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "max_unacked_bytes"):
             if name in changes:
                 changes[name] = max(changes[name], 2**20 + 122)
         for name in ("unmet_bytes", "unmet_peer_bytes"):
@@ -129,7 +129,7 @@ def test_the_defaults_are_allowed_and_are_those_of_the_design() -> None:
     assert (config.credit_bytes, config.inbox_bytes) == (2 * 2**20, 64 * 2**20)
     assert (config.ping_interval, config.dead_timeout) == (5.0, 15.0)
     assert (config.max_attempts, config.retry_base_delay) == (3, 0.1)
-    assert (config.store, config.ack) == (None, "done")
+    assert (config.store, config.ack) == (None, "manual")
 
 
 @given(valid_changes())

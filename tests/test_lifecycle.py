@@ -111,16 +111,16 @@ def test_case_17_done_after_the_close(tmp_path: Path) -> None:
                 alice.routing.update(BOB.did, bob.address)
                 await alice.send(BOB.did, b"job")
                 message = await bob.receive()
-            for answer in (message.done, message.refuse):
+            for answer in (message.ack, message.nack):
                 with pytest.raises(ClosedError, match=r"message #1 from did:key:.* is closed"):
                     answer()
             async with Node(BOB, store=store) as bob:
                 again = await bob.receive(LIMIT)
                 assert again is not None
                 assert again.redelivered
-                again.done()
-                again.done()  # the first has counted
-            again.done()
+                again.ack()
+                again.ack()  # the first has counted
+            again.ack()
 
     asyncio.run(main())
 

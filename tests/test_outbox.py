@@ -256,7 +256,7 @@ class TestDeadLetters:
             alice.routing.update(BOB.did, bob.address)
             receipts = [await alice.send(BOB.did, b"%d" % n, until="accepted") for n in range(2)]
             for reason in (Reason.REFUSED, Reason.EXPIRED):
-                (await bob.receive()).refuse(reason)
+                (await bob.receive()).nack(reason)
             for receipt in receipts:
                 with pytest.raises(DeliveryFailedError):
                     await receipt.wait(DeliveryState.HANDLED)
@@ -303,7 +303,7 @@ class TestLives:
             async with Node(BOB, store=path) as bob:
                 alice.routing.update(BOB.did, bob.address)
                 receipt = await alice.send(BOB.did, b"x")
-                (await bob.receive()).done()
+                (await bob.receive()).ack()
             await receipt.wait(DeliveryState.HANDLED, timeout=LIMIT)
 
     @on_asyncio
@@ -371,7 +371,7 @@ class TestLives:
     @on_asyncio
     async def test_an_inbox_that_fills_within_a_batch(self, path: Path) -> None:
         """What fits is accepted, and the rest is a dead letter with its reason."""
-        config = TransportConfig(undone_limit=100)
+        config = TransportConfig(max_unacked_messages=100)
         async with Node(BOB, config, store=path) as bob, Node(ALICE) as alice:
             alice.routing.update(BOB.did, bob.address)
             receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(200)]
@@ -386,12 +386,12 @@ class TestLives:
             async with Node(BOB, store=path) as bob:
                 alice.routing.update(BOB.did, bob.address)
                 await alice.send_many(BOB.did, [b"x"] * 8)
-            config = TransportConfig(undone_limit=5)
+            config = TransportConfig(max_unacked_messages=5)
             async with Node(BOB, config, store=path) as bob:
                 alice.routing.update(BOB.did, bob.address)
                 sending = asyncio.create_task(alice.send(BOB.did, b"y"))
                 for _ in range(9):
-                    (await within(LIMIT, bob.receive())).done()
+                    (await within(LIMIT, bob.receive())).ack()
                 await within(LIMIT, sending)
 
     @on_asyncio
@@ -553,7 +553,7 @@ class TestConfig:
         many = limits_of(config.replace(credit_messages=1_000_000))
         assert many.max_leaves >= many.max_sender_leaves >= 1_000_000
 
-    @pytest.mark.parametrize("ack", ["done", "auto"])
+    @pytest.mark.parametrize("ack", ["manual", "auto"])
     @on_asyncio
     async def test_when_a_message_counts_as_handled(self, ack: str, tmp_path: Path) -> None:
         config = TransportConfig(store=tmp_path / "bob.db", ack=ack)  # type: ignore[arg-type]
@@ -566,7 +566,7 @@ class TestConfig:
                 await receipt.wait(DeliveryState.HANDLED, timeout=LIMIT)
         async with Node(BOB, config) as bob:
             again = bob.receive_nowait()
-            assert (again is not None) == (ack == "done")
+            assert (again is not None) == (ack == "manual")
             assert again is None or again.redelivered
 
 

@@ -30,7 +30,7 @@ async def everything(folder: Path) -> dict[str, Any]:
         receipt = await alice.send(BOB.did, SECRET, until="accepted")
         message = await bob.receive(10)
         proof = signedwire.verify_receipt(receipt.proof())
-        message.refuse("too large")
+        message.nack("too large")
         with pytest.raises(signedwire.MessageRefusedError) as refused:
             await receipt.wait("handled", 10)
         (letter,) = await alice.dead.list()

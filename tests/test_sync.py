@@ -417,5 +417,5 @@ def test_a_timeout_may_be_as_long_as_one_likes(timeout: float) -> None:
         taker.join(LIMIT)
         (message,) = got
         assert isinstance(message, Message)
-        threading.Timer(0.05, message.done).start()
+        threading.Timer(0.05, message.ack).start()
         assert receipt.result("handled", timeout) is receipt

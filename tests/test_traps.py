@@ -203,7 +203,7 @@ async def test_a_wait_may_be_as_long_as_one_likes(timeout: float) -> None:
         handled = asyncio.create_task(receipt.wait("handled", timeout))
         in_thread = asyncio.create_task(asyncio.to_thread(receipt.result, "handled", timeout))
         await asyncio.sleep(0.05)
-        message.done()
+        message.ack()
         assert await handled is receipt
         assert await in_thread is receipt
 
@@ -322,8 +322,8 @@ async def test_what_is_no_reason(reason: Any, kind: type[Exception], text: str) 
         receipt = await alice.send(BOB.did, b"x")
         message: Message = await bob.receive(10)
         with pytest.raises(kind, match=re.escape(text)):
-            message.refuse(reason)
-        message.refuse("too large")
+            message.nack(reason)
+        message.nack("too large")
         with pytest.raises(SignedWireError, match="too large"):
             await receipt.wait("handled", 10)
 
@@ -340,12 +340,12 @@ async def test_what_is_no_reason(reason: Any, kind: type[Exception], text: str) 
         {"inbox_bytes": 2000, "max_payload_size": 2000},
         {"outbox_bytes": 2000, "max_payload_size": 2000},
         {"outbox_peer_bytes": 2000, "max_payload_size": 2000},
-        {"undone_bytes": 2000, "max_payload_size": 2000},
+        {"max_unacked_bytes": 2000, "max_payload_size": 2000},
         {"retry_base_delay": 2.0, "retry_max_delay": 1.0},
         {"max_unproven_per_host": 9, "max_unproven_connections": 5},
         {"outbox_peer_limit": 9, "outbox_limit": 5},
         {"outbox_peer_bytes": 2**22, "outbox_bytes": 2**21},
-        {"undone_peer_limit": 9, "undone_limit": 5},
+        {"max_unacked_peer_messages": 9, "max_unacked_messages": 5},
         {"unmet_bytes": 2000, "max_payload_size": 2000},
         {"unmet_peer_bytes": 2000, "max_payload_size": 2000},
         {"unmet_peer_bytes": 2**22, "unmet_bytes": 2**21},
@@ -382,7 +382,7 @@ def test_options_that_contradict_each_other_are_both_named(options: dict[str, An
     [
         {"outbox_limit": 5},
         {"outbox_bytes": 2**21},
-        {"undone_limit": 5},
+        {"max_unacked_messages": 5},
         {"retry_max_delay": 0.05},
         {"max_unproven_connections": 5},
         {"outbox_peer_limit": 5},

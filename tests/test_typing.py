@@ -27,7 +27,7 @@ MODULES = {
     "sync.": {name: getattr(sync, name) for name in sync.__all__},
 }
 # What is public for the transport alone, or made by it: nobody calls it from outside.
-_INSIDE = {"Receipt.advance", "Receipt.park", "Receipt.abandon", "Receipt.climb", "Message"}
+_INSIDE = {"Receipt.advance", "Receipt.detach", "Receipt.abandon", "Receipt.transition", "Message"}
 
 
 def callables() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -227,8 +227,8 @@ async def main(path: Path, me: Identity) -> None:
         reveal_type(message.sender)
         reveal_type(message.payload)
         await node.send(message.sender, message.payload)
-        message.refuse("inbox full")
-        message.refuse(Reason.REFUSED)
+        message.nack("inbox full")
+        message.nack(Reason.REFUSED)
         async for each in node.messages():
             reveal_type(each)
         async for event in node.events():
@@ -312,7 +312,7 @@ def test_a_program_of_somebody_else(tmp_path: Path) -> None:
         'await node.send(node.did, b"x", priority="urgent")',
         'await node.send(None, b"x")',
         'node.config.replace(lisen="0.0.0.0:1")',
-        'message.refuse("no time")',
+        'message.nack("no time")',
         "node.routing.update(node.did, 9001)",
     ],
 )

@@ -34,7 +34,7 @@ from signedwire import (
     Target,
     TransportConfig,
 )
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.transport.core import NodeCore
 from signedwire.transport.network import Listener, Network, Receiver, Stream
 from signedwire.transport.tcp import TcpNetwork
@@ -243,7 +243,7 @@ class OpenCore:
         expires_at: float | None = None,
     ) -> Receipt:
         """Submit the next message; they are numbered from 1."""
-        message = OutgoingMessage(Terms(to, priority, expires_at), self._next_number, payload)
+        message = OutgoingMessage(SendOptions(to, priority, expires_at), self._next_number, payload)
         self.core.endpoint.submit(message, len(payload))
         self._next_number += 1
         return message

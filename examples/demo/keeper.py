@@ -1,7 +1,7 @@
 """One of the demo's nodes that have a store: `python -m examples.demo.keeper LIMIT`.
 
 It tells the conductor at once what it was told and what it did, so that all it has said
-is known when it is killed: "persisted", "noted" (a message, before `done()`), "done" (on
+is known when it is killed: "persisted", "noted" (a message, before `ack()`), "done" (on
 the disk). Messages are numbers of a stream.
 """
 
@@ -57,7 +57,7 @@ class Keeper:
     async def _finish(self, messages: list[Message]) -> None:
         await asyncio.sleep(_WORK)
         for message in messages:
-            message.done()
+            message.ack()
         await self._node.outbox.flush()
         self._channel.news("done", those=[read_name(each.payload) for each in messages])
 

@@ -150,7 +150,7 @@ def power_cut(stage: Stage, dora: KeepingActor, emil: KeepingActor, ledger: Ledg
     stage.scene(
         "5. A power cut",
         f"Dora and Emil have a store each. She sends {_MESSAGES:,} messages; he notes each, then",
-        "says done(). Meanwhile both are killed at once, with SIGKILL, and start again.",
+        "calls ack(). Meanwhile both are killed at once, with SIGKILL, and start again.",
     )
     status = "run"
     stage.live(
@@ -211,7 +211,7 @@ def _check_arrivals(
         sorted(ledger.again) == sorted(undone) and not ledger.unmarked,
     )
     stage.check(
-        "came again, though done() was on the disk",
+        "came again, though ack() was on the disk",
         f"{len(ledger.after_done)} of {len(ledger.done):,}",
         f"0 of {len(ledger.noted):,}",
     )
@@ -240,7 +240,7 @@ def _look(dora: KeepingActor, emil: KeepingActor) -> tuple[int, list[Name]]:
     with contextlib.closing(SqliteStore(dora.path, dora.did, is_threaded=False)) as store:
         waiting = store.backlog().rows
     with contextlib.closing(SqliteStore(emil.path, emil.did, is_threaded=False)) as store:
-        undone = store.undone(limit=_MESSAGES).result()
+        undone = store.unacked(limit=_MESSAGES).result()
     return waiting, [read_name(row.envelope.payload) for row in undone]
 
 

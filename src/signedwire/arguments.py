@@ -57,7 +57,7 @@ RefusalName: TypeAlias = Literal[
     "bad signature",
     "duplicate",
 ]
-"""The text of a `Reason` that `Message.refuse()` can tell the sender."""
+"""The text of a `Reason` that `Message.nack()` can tell the sender."""
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 """What a payload may be given as. It is copied unless it is `bytes`."""
 Deadline: TypeAlias = float | timedelta | datetime | None

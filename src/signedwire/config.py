@@ -250,12 +250,12 @@ class TransportConfig:
 
     Allowed: a whole number of files from 1 to 65_535, or None; default None."""
 
-    ack: Literal["done", "auto"] = "done"
-    """When a received message counts as handled. With "done", the application calls
-    `message.done()`; until then a store keeps the message, and a crash delivers it again. With
+    ack: Literal["manual", "auto"] = "manual"
+    """When a received message counts as handled. With "manual", the application calls
+    `message.ack()`; until then a store keeps the message, and a crash delivers it again. With
     "auto", the message is handled when the application takes it.
 
-    Allowed: done or auto; default "done"."""
+    Allowed: manual or auto; default "manual"."""
 
     outbox_limit: StoredRows = 2_000_000
     """Maximum number of messages that wait in the store. One more is refused. Critical messages
@@ -322,21 +322,21 @@ class TransportConfig:
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 268_435_456
     (256 MiB)."""
 
-    undone_limit: StoredRows = 100_000
-    """Maximum number of accepted messages in the store that are not `done()`. One more is not
+    max_unacked_messages: StoredRows = 100_000
+    """Maximum number of accepted messages in the store that are not `ack()`. One more is not
     accepted, and its sender is told "inbox full".
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 100_000."""
 
-    undone_bytes: StoredBytes = 2**30
-    """Maximum number of bytes of accepted envelopes in the store that are not `done()`. This must
+    max_unacked_bytes: StoredBytes = 2**30
+    """Maximum number of bytes of accepted envelopes in the store that are not `ack()`. This must
     be at least one message of `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
     (1_024 MiB)."""
 
-    undone_peer_limit: StoredRows = 50_000
-    """Maximum number of accepted messages of one sender in the store that are not `done()`.
+    max_unacked_peer_messages: StoredRows = 50_000
+    """Maximum number of accepted messages of one sender in the store that are not `ack()`.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 50_000."""
 

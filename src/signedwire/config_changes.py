@@ -47,7 +47,7 @@ class ConfigChanges(TypedDict, total=False):
     evidence_max_bytes: int | None
     evidence_max_age: float | None
     evidence_keep: int | None
-    ack: Literal["done", "auto"]
+    ack: Literal["manual", "auto"]
     outbox_limit: int
     outbox_bytes: int
     outbox_peer_limit: int
@@ -58,9 +58,9 @@ class ConfigChanges(TypedDict, total=False):
     unmet_max_age: float
     dead_letter_limit: int
     dead_letter_bytes: int
-    undone_limit: int
-    undone_bytes: int
-    undone_peer_limit: int
+    max_unacked_messages: int
+    max_unacked_bytes: int
+    max_unacked_peer_messages: int
     max_attempts: int
     retry_base_delay: float
     retry_max_delay: float

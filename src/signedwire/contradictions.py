@@ -136,11 +136,13 @@ PAIRS: Final[tuple[Pair, ...]] = (
     _within("unmet_peer_limit", "outbox_peer_limit", "a peer never met", "any other peer"),
     _within("unmet_peer_bytes", "outbox_peer_bytes", "a peer never met", "any other peer"),
     _within("unmet_bytes", "outbox_bytes", *_UNMET),
-    _within("undone_peer_limit", "undone_limit", "one sender", "all senders together"),
+    _within(
+        "max_unacked_peer_messages", "max_unacked_messages", "one sender", "all senders together"
+    ),
     Pair(
         *("ack", "wire", _is_auto_over_v1),
         "promises answers that v1 peers never get, and nothing else is spoken with",
-        'Leave ack at "done", or wire at "auto"',
+        'Leave ack at "manual", or wire at "auto"',
     ),
 )
 """All of them but those whose rule has a number in it."""
@@ -149,7 +151,7 @@ _HOLD_A_MESSAGE: Final = (
     "inbox_bytes",
     "outbox_bytes",
     "outbox_peer_bytes",
-    "undone_bytes",
+    "max_unacked_bytes",
     "unmet_bytes",
     "unmet_peer_bytes",
 )

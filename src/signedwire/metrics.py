@@ -330,14 +330,14 @@ METRICS: Final[tuple[Metric, ...]] = (
         "store_inbox_messages",
         _GAUGE,
         "messages",
-        "Accepted messages in the store that the application is not done with.",
+        "Accepted messages in the store that the application has not acknowledged.",
         "store.inbox.rows",
     ),
     Metric(
         "store_inbox_bytes",
         _GAUGE,
         "bytes",
-        "The size of the accepted messages in the store that the application is not done with.",
+        "The size of the accepted messages in the store that the application has not acknowledged.",
         "store.inbox.bytes",
     ),
     Metric(

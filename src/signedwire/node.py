@@ -229,7 +229,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         "accepted", the default without a store: the peer has verified it, will give it
         to its application once, and has signed for it. "persisted", the default with
         one: a crash does not lose it any more. "handled": the peer's application has
-        said `message.done()`. "written": the operating system has it. "queued": at
+        said `message.ack()`. "written": the operating system has it. "queued": at
         once, where the queue has room; else this waits for room.
 
         v1 peers never answer. Towards them this returns when the message is

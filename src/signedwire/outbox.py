@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from signedwire.arguments import as_did, whole_number
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import (
     Call,
@@ -128,9 +128,9 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         return len(waiting)
 
     async def flush(self) -> None:
-        """Wait until all that was said before is on the disk, each `message.done()` too."""
+        """Wait until all that was said before is on the disk, each `message.ack()` too."""
         store = _store(self._core)
-        await asyncio.sleep(0)  # each `done()` of this turn of the loop comes to the store
+        await asyncio.sleep(0)  # each `ack()` of this turn of the loop comes to the store
         await asyncio.wrap_future(store.flush())
 
     async def export(self, path: str | os.PathLike[str]) -> int:
@@ -260,9 +260,9 @@ def limits_of(config: TransportConfig) -> StoreLimits:
         critical_reserve=config.critical_reserve,
         max_dead_rows=config.dead_letter_limit,
         max_dead_bytes=config.dead_letter_bytes,
-        max_inbox_rows=config.undone_limit,
-        max_inbox_bytes=config.undone_bytes,
-        max_inbox_peer_rows=config.undone_peer_limit,
+        max_inbox_rows=config.max_unacked_messages,
+        max_inbox_bytes=config.max_unacked_bytes,
+        max_inbox_peer_rows=config.max_unacked_peer_messages,
         max_sender_leaves=leaves,
         max_leaves=max(leaves, default.max_leaves),
     )
@@ -279,7 +279,7 @@ def open_store(config: TransportConfig, owner: Did, call: Call) -> Store:
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:
     """A message of what is in a dead letter, to be stored in its place. It has no deadline."""
-    terms = Terms(letter.recipient, letter.priority, payload_type=letter.payload_type)
+    terms = SendOptions(letter.recipient, letter.priority, payload_type=letter.payload_type)
     return OutgoingMessage(terms, letter.message_number, letter.payload)
 
 
@@ -314,9 +314,9 @@ def _envelopes(store: Store, identity: Identity) -> Iterator[SignedEnvelope]:
             yield _sealed(row, identity)
         after = waiting[-1].id
     after = 0
-    while undone := store.undone(after=after, limit=_PAGE).result():
-        yield from (row.envelope for row in undone)
-        after = undone[-1].id
+    while unacked := store.unacked(after=after, limit=_PAGE).result():
+        yield from (row.envelope for row in unacked)
+        after = unacked[-1].id
 
 
 def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:

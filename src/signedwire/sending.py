@@ -19,9 +19,9 @@ from signedwire.arguments import (
     payload_type_of,
     priority_of,
 )
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_sender import PeerSender
-from signedwire.delivery.receipt import Receipt, future_waker, rung_named
+from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
 from signedwire.errors import (
     BackpressureError,
     DeliveryFailedError,
@@ -126,8 +126,8 @@ class Sending:
             ) from error
 
     def level(self, until: Until | None) -> DeliveryState:
-        """How far to wait. Raises what `rung_named()` does."""
-        return rung_named(until, has_store=self._has_store)
+        """How far to wait. Raises what `state_to_wait_for()` does."""
+        return state_to_wait_for(until, has_store=self._has_store)
 
     def messages(
         self,
@@ -140,7 +140,7 @@ class Sending:
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
         """A message of each payload. Raises TypeError or ValueError for what is none."""
-        terms = Terms(
+        terms = SendOptions(
             did,
             priority_of(priority),
             expires_at,

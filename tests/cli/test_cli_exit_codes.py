@@ -103,7 +103,7 @@ def _refused(_: Path) -> int:
         def refuse() -> None:
             message = bob.receive(LIMIT)
             assert message is not None
-            message.refuse(Reason.NOT_ALLOWED)
+            message.nack(Reason.NOT_ALLOWED)
 
         thread = threading.Thread(target=refuse)
         thread.start()

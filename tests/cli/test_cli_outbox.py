@@ -135,7 +135,7 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
     def take_back(_: object, last: Receipt) -> None:
         assert last.state is DeliveryState.WRITTEN
         return_all([last], DeliveryState.PERSISTED, unix_time_us())
-        last.park()  # as the close does
+        last.detach()  # as the close does
 
     monkeypatch.setattr(Waits, "check_hung_up", take_back)
     lines = tmp_path / "lines"
@@ -290,7 +290,7 @@ def test_the_configuration_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_STORE", "/a/node.db")
     assert 'store = "/a/node.db"' in run("config", "show").stdout
     values = {each["name"]: each["value"] for each in run("config", "show", "--json").objects}
-    assert (values["store"], values["ack"]) == ("/a/node.db", "done")
+    assert (values["store"], values["ack"]) == ("/a/node.db", "manual")
 
 
 @pytest.mark.parametrize(

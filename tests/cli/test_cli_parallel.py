@@ -46,7 +46,7 @@ def received(node: Node, count: int) -> list[bytes]:
         message = node.receive(LIMIT)
         assert message is not None, payloads
         payloads.append(message.payload)
-        message.done()
+        message.ack()
     with pytest.raises(TimeoutError):
         node.receive(0.2)
     return payloads

@@ -196,11 +196,11 @@ def test_until_it_is_handled(bob: Node) -> None:
     with Process("send", peer(bob), "x", "--until", "handled") as process:
         message = taken(bob)
         assert process.is_running
-        message.done()
+        message.ack()
         assert process.line().startswith("handled: 1 byte by ")
         assert process.wait() == 0
     with Process("send", peer(bob), "x", "--until", "handled", "--json") as process:
-        taken(bob).refuse()
+        taken(bob).nack()
         assert process.wait() == 7
         told = json.loads(process.rest("stderr")[-1])
         assert told["error"] == "MessageRefusedError"
@@ -476,7 +476,7 @@ def test_it_reads_on_while_answers_are_awaited(bob: Node) -> None:
             messages.append(taken(bob))
             assert messages[-1].payload == line
         for message in messages:
-            message.done()
+            message.ack()
         process.stdin.close()
         assert [process.json()["state"] for _ in messages] == ["handled"] * 3
         assert process.wait() == 0
@@ -486,9 +486,9 @@ def test_the_first_line_that_is_refused_is_named(bob: Node) -> None:
     with Process("send", peer(bob), "-", "--until", "handled") as process:
         process.write(b"one\ntwo\nthree\n")
         one, two, three = (taken(bob) for _ in range(3))
-        three.done()
-        two.refuse()
-        one.done()
+        three.ack()
+        two.nack()
+        one.ack()
         assert process.wait() == 7  # though its input is still open
         assert process.line().startswith("handled: 2 lines by ")
         assert "line 2 of standard input: " in process.rest("stderr")[-1]

@@ -172,7 +172,7 @@ from signedwire.sync import Node
 with Node(Identity.generate()) as a, Node(Identity.generate()) as b:
     a.routing.update(b.did, b.address)
     a.send(b.did, b"x")
-    b.receive().done()
+    b.receive().ack()
 os._exit(7)
 """
 

@@ -106,7 +106,7 @@ try:
     with Node(identity, load_config()) as a, Node(Identity.generate()) as b:
         a.routing.update(b.did, b.address)
         a.send(b.did, b"x", until="accepted")
-        b.receive().done()
+        b.receive().ack()
 except SignedWireError as error:
     sys.stderr.write(f"library: {error}\\n")
     sys.exit(2)

@@ -163,7 +163,7 @@ class Receiver:
         self._node = node
         self._store = store_of(node)
         self._rng = rng
-        self._undone: list[Message] = []
+        self._unacked: list[Message] = []
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -177,7 +177,7 @@ class Receiver:
             while (message := self._node.receive_nowait()) is not None:
                 self._take(message)
             if self._is_stopping:
-                self._finish(len(self._undone))
+                self._finish(len(self._unacked))
                 stats = self._store.stats()
                 if not has_said and not stats.inbox.rows:
                     has_said = True
@@ -186,18 +186,18 @@ class Receiver:
     def _take(self, message: Message) -> None:
         number = int.from_bytes(message.payload[:8], "little")
         say((Kind.DELIVERED, message.lane, int(message.redelivered), number))
-        self._undone.append(message)
-        if len(self._undone) >= self._rng.randrange(1, _UNDONE):
-            self._finish(self._rng.randrange(1, len(self._undone) + 1))
+        self._unacked.append(message)
+        if len(self._unacked) >= self._rng.randrange(1, _UNDONE):
+            self._finish(self._rng.randrange(1, len(self._unacked) + 1))
 
     def _finish(self, count: int) -> None:
         if not count:
             return
-        self._rng.shuffle(self._undone)
-        finished = [self._undone.pop() for _ in range(count)]
+        self._rng.shuffle(self._unacked)
+        finished = [self._unacked.pop() for _ in range(count)]
         say_of(Kind.FINISHING, finished)
         for message in finished:
-            message.done()
+            message.ack()
         # What was submitted before a barrier is committed when it is told; all that was done
         # in this turn of the loop is submitted at its end.
         then = partial(_on_done, finished)

@@ -100,7 +100,7 @@ async def receive(node: Node) -> None:
         if taken and (message is None or len(taken) == 3):
             say_of(Kind.FINISHING, taken)
             for each in taken:
-                each.done()
+                each.ack()
             then, taken = partial(_on_done, taken), []
             asyncio.get_running_loop().call_soon(_barrier, store, then)
         if store.failure is not None and not has_said:

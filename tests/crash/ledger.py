@@ -82,7 +82,7 @@ class Ledger:
         if self._delivered_in[number] == now:
             self.violate(f"{name} came twice")
         if said & _FLAGS[Kind.DONE]:
-            self.violate(f"{name} came again after its done() was on the disk")
+            self.violate(f"{name} came again after its ack() was on the disk")
         if 0 < self._handled_in[number] < now:
             self.violate(f"{name} came again after its sender was told that it was handled")
         if is_redelivered and now == 1:
@@ -99,7 +99,7 @@ class Ledger:
         self._delivered_in[number] = now
 
     def missing(self) -> list[int]:
-        """Numbers that were persisted and never delivered, or not until `done()`."""
+        """Numbers that were persisted and never delivered, or not until `ack()`."""
         due = _FLAGS[Kind.DELIVERED] | _FLAGS[Kind.FINISHING]
         promised = _FLAGS[Kind.PERSISTED] | _FLAGS[Kind.ACCEPTED] | _FLAGS[Kind.DELIVERED]
         return [number for number, said in enumerate(self._said) if said & promised and ~said & due]

@@ -26,11 +26,11 @@ class Kind(IntEnum):
     FAILED = 5
     """The call raised, or the receipt says so; detail is the code of the reason."""
     DELIVERED = 6
-    """The application has it, and has not said `done()`; detail 1: `redelivered`."""
+    """The application has it, and has not said `ack()`; detail 1: `redelivered`."""
     FINISHING = 7
-    """`done()` is about to be called."""
+    """`ack()` is about to be called."""
     DONE = 8
-    """`done()` is on the disk."""
+    """`ack()` is on the disk."""
     QUIET = 9
     """Nothing waits; number is how many dead letters there are."""
     MEMORY = 10

@@ -113,7 +113,7 @@ class TestLedger:
             ("unmarked", [(Kind.DELIVERED, 1), None, (Kind.DELIVERED, 1)]),
             ("there was none before", [(Kind.DELIVERED, 1, 1)]),
             (
-                "after its done()",
+                "after its ack()",
                 [(Kind.DELIVERED, 1), (Kind.DONE, 1), None, (Kind.DELIVERED, 1, 1)],
             ),
             (

@@ -88,7 +88,7 @@ async def _main(path: str, count: str, *options: str) -> None:
         sys.stdout.flush()
         for _ in range(int(count)):
             message = await node.receive()
-            message.done()
+            message.ack()
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
 

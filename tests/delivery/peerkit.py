@@ -26,12 +26,12 @@ from signedwire.delivery.access import AccessList
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import Message, OutgoingMessage, Terms
+from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
 from signedwire.delivery.no_store import NoStore
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
-from signedwire.delivery.receipt import climb_all
+from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
@@ -289,7 +289,7 @@ class FakeStore(NoStore):
                 message.is_stored = False
                 queue.give_up(message, Reason.STORE_FAILED)
                 continue
-            message.climb(DeliveryState.PERSISTED, unix_time_us())
+            message.transition(DeliveryState.PERSISTED, unix_time_us())
             if not message.is_final:
                 assert queue.lanes.put(message, message.priority)
 
@@ -367,8 +367,8 @@ class FakeStore(NoStore):
         self.calls.append(("accept", did, marks, [m.payload for m in arrivals.new], not_stored))
         self.waiting.append(then)
 
-    def done(self, messages: Sequence[Message], then: Then) -> None:
-        self.calls.append(("done", [message.payload for message in messages]))
+    def acked(self, messages: Sequence[Message], then: Then) -> None:
+        self.calls.append(("acked", [message.payload for message in messages]))
         self.waiting.append(then)
 
 
@@ -447,7 +447,7 @@ class FakeLink:
         self.batches.append((batch, messages, bodies))
         self.messages += messages
         if not self.is_slow:
-            climb_all(messages, DeliveryState.WRITTEN, unix_time_us())
+            transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
         if sender.lanes:
             self._desk.host.call_soon(self.pump)
 
@@ -629,7 +629,7 @@ class Desk:
         expires_at: float | None = None,
         is_bulk: bool = False,
     ) -> OutgoingMessage:
-        terms = Terms(who.did, priority, expires_at, is_bulk=is_bulk)
+        terms = SendOptions(who.did, priority, expires_at, is_bulk=is_bulk)
         return OutgoingMessage(terms, next(self._numbers), payload)
 
     def post(self, who: Identity = BOB, payload: bytes = b"hello", **terms: Any) -> OutgoingMessage:

@@ -84,7 +84,7 @@ def accept(
         known = dict(zip(ids, numbers, strict=True))
     some = [id_ for id_ in known if rng.random() < 0.8]
     say("finish", *[known[id_] for id_ in some])
-    store.done(some, then=partial(said, "done", [known[id_] for id_ in some]))
+    store.acked(some, then=partial(said, "done", [known[id_] for id_ in some]))
 
 
 def until_error(store: SqliteStore) -> None:

@@ -327,7 +327,7 @@ class TestDenied:
         assert desk.host.drops[Reason.DENIED, BOB.did] == 4
         assert desk.store.called("give_up_denied") == [(BOB.did,)]
         desk.store.commit()
-        told = [word for (words,) in desk.store.called("done") for word in words]
+        told = [word for (words,) in desk.store.called("acked") for word in words]
         assert sorted(told) == [b"at the disk", b"in the inbox"]
         assert not [one for one in link.said if one[0] in ("handled", "refused")]
         assert not eve.is_over

@@ -233,7 +233,7 @@ class World:
     def reply(self) -> None:
         if self.taken:
             message = self.taken.pop(self.rng.randrange(len(self.taken)))
-            message.done() if self.rng.random() < 0.7 else message.refuse()
+            message.ack() if self.rng.random() < 0.7 else message.nack()
 
     def commit(self) -> None:
         self.desk.store.commit()

@@ -223,15 +223,15 @@ class TestOpening:
 
     def test_what_the_store_has_and_the_log_has_not_is_written(self, logs: Logs) -> None:
         filled(logs)
-        undone = messages(2, 3, 4, 5)
-        log = logs(undone=[name_of(each.envelope.body) for each in undone])
-        thens = [Told() for _ in undone]
-        for message, then in zip(undone, thens, strict=True):
+        unacked = messages(2, 3, 4, 5)
+        log = logs(unacked=[name_of(each.envelope.body) for each in unacked])
+        thens = [Told() for _ in unacked]
+        for message, then in zip(unacked, thens, strict=True):
             log.restored(message, then)
         assert all(then.wait() is None for then in thens)
         assert numbers_in(logs.path) == [1, 2, 3, 4, 5]
         again = Told()
-        log.restored(undone[3], again)
+        log.restored(unacked[3], again)
         assert again.wait() is None
         assert log.head.records == 5
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from signedwire.delivery.message import Message, OutgoingMessage, Terms
+from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
@@ -58,7 +58,7 @@ def v2_message(index: int = 1, *, expires_at_us: int = 0) -> Message:
 
 
 class RecordingOrigin:
-    """An `Origin` that notes what it is told."""
+    """An `AckSink` that notes what it is told."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
@@ -66,10 +66,10 @@ class RecordingOrigin:
     def taken(self, message: Message) -> None:
         self.told.append(("taken", message))
 
-    def handled(self, message: Message) -> None:
+    def acked(self, message: Message) -> None:
         self.told.append(("handled", message))
 
-    def refused(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: Message, reason: Reason) -> None:
         self.told.append(("refused", message, reason))
 
 
@@ -139,24 +139,24 @@ class TestAnswers:
     def test_done_is_told_once(self) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
-        message.done()
-        message.done()
-        message.refuse()
+        message.ack()
+        message.ack()
+        message.nack()
         assert origin.told == [("handled", message)]
 
     @pytest.mark.parametrize("reason", REASON_CODES)
     def test_a_refusal_is_told_once(self, reason: Reason) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
-        message.refuse(reason)
-        message.refuse(Reason.TOO_LARGE)
-        message.done()
+        message.nack(reason)
+        message.nack(Reason.TOO_LARGE)
+        message.ack()
         assert origin.told == [("refused", message, reason)]
 
     def test_the_reason_of_a_refusal_without_one(self) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
-        message.refuse()
+        message.nack()
         assert origin.told == [("refused", message, Reason.REFUSED)]
 
     @pytest.mark.parametrize("reason", sorted(set(Reason) - set(REASON_CODES)))
@@ -164,21 +164,21 @@ class TestAnswers:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
         with pytest.raises(ValueError, match="cannot be told to a sender; known are expired"):
-            message.refuse(reason)
-        message.done()
+            message.nack(reason)
+        message.ack()
         assert origin.told == [("handled", message)]
 
     def test_a_v1_sender_cannot_be_told(self) -> None:
         message = v1_message()
-        message.done()
-        message.refuse()
+        message.ack()
+        message.nack()
         assert message.origin is None
 
 
 class TestOutgoingMessage:
     def test_is_signed_when_asked_for_and_once(self) -> None:
         message = OutgoingMessage(
-            Terms(BOB.did, Priority.CRITICAL, 12.5, payload_type=PayloadType.ROBOT_COMMAND),
+            SendOptions(BOB.did, Priority.CRITICAL, 12.5, payload_type=PayloadType.ROBOT_COMMAND),
             7,
             b"stop",
         )
@@ -194,17 +194,17 @@ class TestOutgoingMessage:
         assert envelope.timestamp_us == message.queued_at_us == message.history[0].at_us
 
     def test_defaults(self) -> None:
-        envelope = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 1).seal(ALICE)
+        envelope = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1).seal(ALICE)
         assert (envelope.payload, envelope.payload_type) == (b"", PayloadType.RAW)
 
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
-        message = OutgoingMessage(Terms(BOB.did, ENVELOPE.priority), 7, envelope=ENVELOPE)
+        message = OutgoingMessage(SendOptions(BOB.did, ENVELOPE.priority), 7, envelope=ENVELOPE)
         assert message.seal(ALICE) is ENVELOPE
 
     @pytest.mark.parametrize("lifetime", [None, 12.5])
     def test_gets_its_v2_header_with_its_number(self, lifetime: float | None) -> None:
         expires_at = None if lifetime is None else time.monotonic() + lifetime
-        message = OutgoingMessage(Terms(BOB.did, Priority.HIGH, expires_at), 7, b"hello")
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.HIGH, expires_at), 7, b"hello")
         assert (message.sequence, message.body, message.payload_size) == (0, b"hello", 5)
         message.number(bytes(ALICE.did) + bytes(BOB.did), 9, 3)
         _, signature, leaves = sign_batch(ALICE, [message.body])
@@ -226,15 +226,15 @@ class TestOutgoingMessage:
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:
-    queued = OutgoingMessage(Terms(BOB.did, Priority.LOW), 1, b"12345")
+    queued = OutgoingMessage(SendOptions(BOB.did, Priority.LOW), 1, b"12345")
     assert queued.payload_size == 5
-    sealed = OutgoingMessage(Terms(BOB.did, Priority.LOW), 1, envelope=queued.seal(ALICE))
+    sealed = OutgoingMessage(SendOptions(BOB.did, Priority.LOW), 1, envelope=queued.seal(ALICE))
     assert sealed.payload_size == 5
 
 
 def test_an_outgoing_message_begins_as_a_receipt_does() -> None:
     """It sets what `Receipt.__init__` sets, by itself."""
-    terms = Terms(BOB.did, Priority.NORMAL)
+    terms = SendOptions(BOB.did, Priority.NORMAL)
     message, receipt = OutgoingMessage(terms, 7), Receipt(BOB.did, 7, steps=terms.queued)
     assert message.recipient == receipt.recipient
     for name in set(Receipt.__slots__) - {"__weakref__", "_recipient"}:

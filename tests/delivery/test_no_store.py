@@ -91,7 +91,7 @@ def test_an_answer_is_told_at_once(desk: Desk) -> None:
     batch = link.bring(1)
     (message,) = desk.take()
     message.row = 1  # as if it had one
-    message.done()
+    message.ack()
     desk.host.run()
     assert link.heard("handled") == [batch.leaves]
 

@@ -24,7 +24,7 @@ from signedwire import (
     as_completed,
     sync,
 )
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.types import Priority
 from wirekit import (
     ALICE,
@@ -141,7 +141,7 @@ async def test_a_deadline_passes_after_the_message_was_accepted() -> None:
     """Nobody tells of it: who waits for "handled" looks at the clock."""
     from signedwire.clock import monotonic
 
-    terms = Terms(BOB.did, Priority.NORMAL, monotonic() + 0.1)
+    terms = SendOptions(BOB.did, Priority.NORMAL, monotonic() + 0.1)
     message, other = OutgoingMessage(terms, 1), Receipt(BOB.did, 2)
     message.advance(ACCEPTED)
     outcomes = as_completed([other, message], "handled", LIMIT)
@@ -259,7 +259,7 @@ def test_a_blocking_wait_in_the_loop_of_the_node_is_refused() -> None:
 # -- callbacks ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("move", ["advance", "climb", "abandon", "park"])
+@pytest.mark.parametrize("move", ["advance", "transition", "abandon", "detach"])
 def test_a_callback_that_raises_stops_nobody(move: str, caplog: pytest.LogCaptureFixture) -> None:
     (receipt,) = receipts_of(1)
     if move == "abandon":
@@ -277,9 +277,9 @@ def test_a_callback_that_raises_stops_nobody(move: str, caplog: pytest.LogCaptur
     receipt.add_callback(note)
     moves: dict[str, Callable[[], Any]] = {
         "advance": lambda: receipt.advance(ACCEPTED),
-        "climb": lambda: receipt.climb(ACCEPTED, 1),
+        "transition": lambda: receipt.transition(ACCEPTED, 1),
         "abandon": lambda: receipt.abandon(Reason.CLOSED, "x"),
-        "park": receipt.park,
+        "detach": receipt.detach,
     }
     with caplog.at_level(logging.ERROR, "signedwire"):
         moves[move]()

@@ -181,7 +181,7 @@ class TestCredit:
         link.bring(1)
         link.end()
         (message,) = desk.take()
-        message.done()
+        message.ack()
         receiver = desk.session().receiver
         desk.host.run()
         assert (receiver._handled, receiver._refused, receiver._receipt_first) == ([], [], [])
@@ -436,7 +436,7 @@ class TestAfterTheCommit:
         desk.host.run()
         assert desk.take() == []
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
-        assert desk.store.called("done") == [([b"hello"],)]
+        assert desk.store.called("acked") == [([b"hello"],)]
 
     def test_a_batch_that_nobody_signed(self) -> None:
         desk = Desk(**SMALL)
@@ -496,9 +496,9 @@ class TestEvidence:
             return
         (message,) = messages
         assert (message.row, message.redelivered) == (7, True)
-        message.done()
+        message.ack()
         desk.host.run()
-        assert desk.store.called("done") == [([b"hello"],)]
+        assert desk.store.called("acked") == [([b"hello"],)]
 
     def test_one_of_a_sender_that_is_denied_now(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -525,10 +525,10 @@ class TestAnswers:
     def test_behind_their_receipt(self) -> None:
         desk = Desk(**SMALL)
         link, batch, (one, other, third) = self.arrived(desk)
-        one.done()
-        other.refuse()
-        third.done()
-        other.done()  # the first answer counts
+        one.ack()
+        other.nack()
+        third.ack()
+        other.ack()  # the first answer counts
         assert said(link) == []
         desk.host.run()
         assert said(link) == [
@@ -541,8 +541,8 @@ class TestAnswers:
     def test_again_after_a_cut(self) -> None:
         desk = Desk(**SMALL)
         link, _, (one, other, _) = self.arrived(desk)
-        one.done()
-        other.refuse(Reason.NOT_ALLOWED)
+        one.ack()
+        other.nack(Reason.NOT_ALLOWED)
         desk.host.run()
         first = said(link)
         link.end()
@@ -556,7 +556,7 @@ class TestAnswers:
         desk = Desk(**SMALL)
         link, batch, (one, *_) = self.arrived(desk)
         link.end()
-        one.done()
+        one.ack()
         desk.host.run()
         assert link.said == [], "it is over"
         again = desk.link()
@@ -568,7 +568,7 @@ class TestAnswers:
         link, batch, (one, *_) = self.arrived(desk)
         again = desk.link()
         assert link.is_over
-        one.done()
+        one.ack()
         desk.host.run()
         assert said(again) == [("handled", [batch.leaves[0]])]
         assert said(link) == []
@@ -579,8 +579,8 @@ class TestAnswers:
         batch = link.bring(1, 2)
         desk.store.commit()
         one, other = desk.take()
-        one.done()
-        other.refuse()
+        one.ack()
+        other.nack()
         desk.host.run()
         desk.store.commit()
         desk.host.run()
@@ -604,10 +604,10 @@ class TestAnswers:
         batch = link.bring(1, 2, 3)
         desk.store.commit()
         for message in desk.take():
-            message.done()
-        assert desk.store.called("done") == []
+            message.ack()
+        assert desk.store.called("acked") == []
         desk.host.run()
-        assert desk.store.called("done") == [([b"hello"] * 3,)]
+        assert desk.store.called("acked") == [([b"hello"] * 3,)]
         assert link.heard("handled") == []
         desk.store.commit()
         desk.host.run()
@@ -619,7 +619,7 @@ class TestAnswers:
         link.bring(1)
         desk.store.commit()
         (message,) = desk.take()
-        message.done()
+        message.ack()
         desk.host.run()
         desk.store.commit(FAILURE)
         desk.host.run()
@@ -628,11 +628,11 @@ class TestAnswers:
     def test_of_an_epoch_that_has_ended(self) -> None:
         desk = Desk(**SMALL)
         link, _, (one, other, third) = self.arrived(desk)
-        one.done()
-        other.refuse()
+        one.ack()
+        other.nack()
         link.end()
         again = desk.link(epoch=10)
-        third.done()
+        third.ack()
         desk.host.run()
         assert said(again) == []
 
@@ -640,7 +640,7 @@ class TestAnswers:
         desk = Desk(**SMALL)
         link, batch, (one, *_) = self.arrived(desk)
         desk.host.is_in_loop = False
-        one.done()
+        one.ack()
         desk.host.is_in_loop = True
         assert desk.session().receiver._handled == []
         desk.host.run()
@@ -652,13 +652,13 @@ class TestAnswers:
         desk.host.home.phase = Phase.ENDED
         for _ in range(2):
             with pytest.raises(ClosedError, match="answered too late"):
-                one.done()
+                one.ack()
 
     def test_by_another_thread_after_the_goodbye(self, caplog: pytest.LogCaptureFixture) -> None:
         desk = Desk(**SMALL)
         link, _, (one, *_) = self.arrived(desk)
         desk.host.is_in_loop = False
-        one.done()
+        one.ack()
         desk.endpoint.say_goodbye()
         with caplog.at_level(logging.WARNING):
             desk.host.run()
@@ -668,7 +668,7 @@ class TestAnswers:
     def test_the_goodbye_tells_what_was_answered_last(self) -> None:
         desk = Desk(**SMALL)
         link, batch, (one, *_) = self.arrived(desk)
-        one.done()
+        one.ack()
         desk.endpoint.say_goodbye()
         assert said(link) == [("handled", [batch.leaves[0]])]
         assert link.code == frames.CLOSE_DONE

@@ -358,7 +358,7 @@ class TestEnds:
         desk.route()
         message = desk.post()
         desk.session().sender.give_up(message, Reason.CLOSED)
-        assert message.is_parked
+        assert message.is_detached
         assert message.state is PERSISTED
         desk.session().sender.give_up(message, Reason.DENIED, "why")
         assert desk.store.called("ended") == [(message.sequence_number, Reason.DENIED, "why")]

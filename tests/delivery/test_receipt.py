@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from signedwire.delivery.receipt import Receipt, Step, climb_all, future_waker, return_all
+from signedwire.delivery.receipt import Receipt, Step, future_waker, return_all, transition_all
 from signedwire.errors import (
     Cause,
     ClosedError,
@@ -87,8 +87,8 @@ class TestStates:
 
     def test_a_rung_whose_instant_is_given(self) -> None:
         receipt = Receipt(BOB, 7)
-        receipt.climb(WRITTEN, 123)
-        receipt.climb(ACCEPTED, 456)
+        receipt.transition(WRITTEN, 123)
+        receipt.transition(ACCEPTED, 456)
         assert receipt.history[1:] == (Step(WRITTEN, 123), (ACCEPTED, 456))
         assert (receipt.state, receipt.is_final) == (ACCEPTED, False)
 
@@ -96,7 +96,7 @@ class TestStates:
     def test_what_has_ended_climbs_no_more(self, state: DeliveryState) -> None:
         receipt = receipt_at(state, Reason.CLOSED, "one")
         before = receipt.history
-        receipt.climb(ACCEPTED, 456)
+        receipt.transition(ACCEPTED, 456)
         assert (receipt.state, receipt.reason, receipt.history) == (state, Reason.CLOSED, before)
 
     def test_written_again_after_a_broken_connection(self) -> None:
@@ -110,7 +110,7 @@ class TestStates:
 
     @pytest.mark.parametrize(("now", "asked"), list(itertools.product(DeliveryState, repeat=2)))
     def test_has_reached(self, now: DeliveryState, asked: DeliveryState) -> None:
-        # Where it was given up is no rung. What was queued has been, and what was refused
+        # Where it was given up is no state. What was queued has been, and what was refused
         # was written.
         if asked in LADDER:
             reached = {DeliveryState.REFUSED: DeliveryState.WRITTEN}.get(now, DeliveryState.QUEUED)
@@ -295,10 +295,10 @@ class TestWait:
         receipt = Receipt(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(ACCEPTED))
         await settled()
-        receipt.climb(WRITTEN, 1)
+        receipt.transition(WRITTEN, 1)
         await settled()
         assert not waiting.done()
-        receipt.climb(ACCEPTED, 2)
+        receipt.transition(ACCEPTED, 2)
         assert await waiting is receipt
         expect_no_waiter(receipt)
 
@@ -632,10 +632,10 @@ def test_a_history_keeps_its_beginning_and_its_end_however_often_it_was_written(
     one, other = receipts_of_one_batch = [Receipt(BOB, 7), Receipt(BOB, 8)]
     other._steps = one._steps
     for number in range(100):
-        climb_all(receipts_of_one_batch, DeliveryState.WRITTEN, 1000 + number)
+        transition_all(receipts_of_one_batch, DeliveryState.WRITTEN, 1000 + number)
         return_all(receipts_of_one_batch, DeliveryState.QUEUED, 2000 + number)
         assert one._steps is other._steps, "each has a history of its own"
-    climb_all(receipts_of_one_batch, DeliveryState.ACCEPTED, 5000)
+    transition_all(receipts_of_one_batch, DeliveryState.ACCEPTED, 5000)
     history = one.history
     assert len(history) == 16
     assert [step.state for step in history[:2]] == [DeliveryState.QUEUED, DeliveryState.WRITTEN]

@@ -473,7 +473,7 @@ class TestWhileTheNodeCloses:
         if is_durable:
             # Another link may come yet, and what a later process sends is to come behind it.
             assert message.state is DeliveryState.PERSISTED
-            assert not message.is_parked
+            assert not message.is_detached
             again = desk.link()
             desk.host.run()
             assert again.messages == [message]
@@ -490,7 +490,7 @@ class TestWhileTheNodeCloses:
         desk.endpoint.say_goodbye()
         assert link.code == frames.CLOSE_DONE
         assert not desk.endpoint.links
-        assert message.is_parked == is_durable
+        assert message.is_detached == is_durable
         assert message.is_final != is_durable
         assert message.body == b""
 
@@ -512,7 +512,7 @@ class TestWhileTheNodeCloses:
         desk.endpoint.end()
         assert woken == ["room"]
         assert accepted.reason is Reason.CLOSED
-        assert [message.is_parked for message in waiting] == [is_durable] * 3
+        assert [message.is_detached for message in waiting] == [is_durable] * 3
         assert [message.is_final for message in waiting] == [not is_durable] * 3
         assert not desk.host.timers
 

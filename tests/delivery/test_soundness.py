@@ -124,13 +124,13 @@ def test_pages_are_bounded_by_bytes(tmp_path: Path) -> None:
     accept(store, [10], payload=bytes(5 * large))
     put(store, *(Note(bytes(large)) for _ in range(6)))
     store.bury(PEER, [(1, sequence) for sequence in range(1, 7)], Reason.REFUSED)
-    undone: list[IncomingRow] = []
+    unacked: list[IncomingRow] = []
     counts = []
-    while page := store.undone(after=undone[-1].id if undone else 0, limit=1000).result():
+    while page := store.unacked(after=unacked[-1].id if unacked else 0, limit=1000).result():
         counts.append(len(page))
-        undone += page
+        unacked += page
     assert counts == [3, 3, 3, 1]
-    assert [sequence_of(row.body) for row in undone] == list(range(1, 11))
+    assert [sequence_of(row.body) for row in unacked] == list(range(1, 11))
     first = store.dead_letters(limit=100).result()
     rest = store.dead_letters(after=first[-1].id, limit=100).result()
     assert (len(first), len(rest)) == (3, 3)

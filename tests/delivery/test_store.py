@@ -212,7 +212,7 @@ class TestOutgoing:
             assert store.drop([number, -number]).result(LIMIT) == []
             assert store.drop_dead([number]).result(LIMIT) == 0
             assert store.show_dead(number).result(LIMIT) is None
-            assert store.undone(after=number).result(LIMIT) == []
+            assert store.unacked(after=number).result(LIMIT) == []
             assert told(store.settled, PEER, [(NORMAL, number), (NORMAL, 0)]) is None
         assert store.backlog().rows == 1
 
@@ -417,7 +417,7 @@ class TestDeadLetters:
 class TestIncoming:
     def test_kept_until_done(self, store: Store) -> None:
         ids = [*accept(store, [1, 2, 3]), *accept(store, [4])]
-        rows = store.undone().result(LIMIT)
+        rows = store.unacked().result(LIMIT)
         assert [row.id for row in rows] == ids
         assert [row.envelope.sequence_number for row in rows] == [1, 2, 3, 4]
         for row in rows:
@@ -426,13 +426,13 @@ class TestIncoming:
             row.envelope.verify()
         assert rows[0].leaves is rows[2].leaves
         assert rows[1].batch.root == received([row.body for row in rows[:3]], BOB).root
-        assert told(store.done, [ids[1], ids[3]]) is None
-        assert told(store.done, [ids[1], 999]) is None
-        assert [row.id for row in store.undone().result(LIMIT)] == [ids[0], ids[2]]
-        assert [row.id for row in store.undone(after=ids[0], limit=5).result(LIMIT)] == [ids[2]]
+        assert told(store.acked, [ids[1], ids[3]]) is None
+        assert told(store.acked, [ids[1], 999]) is None
+        assert [row.id for row in store.unacked().result(LIMIT)] == [ids[0], ids[2]]
+        assert [row.id for row in store.unacked(after=ids[0], limit=5).result(LIMIT)] == [ids[2]]
         assert store.stats().inbox == Backlog(2, 2 * (122 + 2))
-        assert told(store.done, [ids[0], ids[2]]) is None
-        assert store.undone().result(LIMIT) == []
+        assert told(store.acked, [ids[0], ids[2]]) is None
+        assert store.unacked().result(LIMIT) == []
         assert store.stats().inbox == Backlog(0, 0)
 
     def test_marks_are_those_committed(self, opener: Callable[..., Store]) -> None:
@@ -471,7 +471,7 @@ class TestIncoming:
         normal, high = [batch.leaves[0], batch.leaves[2]], [batch.leaves[3]]
         wanted: Any = (([], normal, high, []), [batch.leaves[1]], [])
         assert store.leaves(PEER).result(LIMIT) == wanted
-        assert told(store.done, ids) is None
+        assert told(store.acked, ids) is None
         assert store.leaves(PEER).result(LIMIT) == wanted
         assert store.leaves(OTHER).result(LIMIT) == NO_LEAVES
 
@@ -490,7 +490,7 @@ class TestIncoming:
         names = [Identity(bytes([n, 1]) * 16).did for n in range(100)]
         put(store, Note(), recipient=OTHER)
         assert told(store.settled, OTHER, [(NORMAL, 1)]) is None  # who was sent to once
-        ids = accept(store, [1])  # PEER, whose message is undone
+        ids = accept(store, [1])  # PEER, whose message is unacked
         used = names[0]
         store.is_in_use = lambda did: did == used
         for did in names:
@@ -499,8 +499,8 @@ class TestIncoming:
         for did in (OTHER, PEER, used, names[-1]):
             assert did in store._ledger.peers
         assert not store.has_spoken_v2(names[1])
-        assert [row.sender for row in store.undone().result(LIMIT)] == [PEER]
-        assert told(store.done, ids) is None
+        assert [row.sender for row in store.unacked().result(LIMIT)] == [PEER]
+        assert told(store.acked, ids) is None
         put(store, Note(), recipient=OTHER)  # its numbers go on
         (row,) = store.outbox(OTHER).result(LIMIT)
         assert row.sequence == 2
@@ -524,19 +524,19 @@ class TestIncoming:
             accept(store, [start, start + 1])
         leaves = store.leaves(PEER).result(LIMIT).accepted[NORMAL]
         assert len(leaves) == 4
-        rows = store.undone().result(LIMIT)  # whose proofs are kept all the same
+        rows = store.unacked().result(LIMIT)  # whose proofs are kept all the same
         assert len(rows) == 8
         for row in rows:
             row.envelope.verify()
-        assert told(store.done, first) is None
-        assert told(store.done, [row.id for row in rows]) is None
+        assert told(store.acked, first) is None
+        assert told(store.acked, [row.id for row in rows]) is None
         assert store.leaves(PEER).result(LIMIT).accepted[NORMAL] == leaves
 
     def test_memory_does_not_grow_with_batches(self, opener: Callable[..., Store]) -> None:
         store = opener(StoreLimits(max_sender_leaves=8))
         kept = accept(store, [1])
         for number in range(2, 52):
-            store.done(accept(store, [number]))
+            store.acked(accept(store, [number]))
         peer = store._ledger.peers[PEER]
 
         def records() -> int:
@@ -545,7 +545,7 @@ class TestIncoming:
             return sum(each.peer is peer for each in found)
 
         assert records() == 1 + 8
-        store.done(kept)
+        store.acked(kept)
         store.flush().result(LIMIT)
         assert records() == 8
 
@@ -569,7 +569,7 @@ class TestIncoming:
         ids = accept(store, [1, 2])  # of 124 bytes each
         assert store.inbox_room(PEER, [100] * 10) == fitting
         assert store.inbox_room(PEER, []) == 0
-        assert told(store.done, ids) is None
+        assert told(store.acked, ids) is None
         assert store.inbox_room(PEER, [100] * 10) > fitting
 
 

@@ -11,7 +11,7 @@ from clockkit import SetClock
 from linkkit import ALICE, BOB
 from signedwire import clock
 from signedwire.clock import WallInstant, monotonic, unix_time
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.store import MemoryStore, OutgoingRow, SqliteStore, Store
 from signedwire.types import Priority
 
@@ -38,7 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, set_clock: SetClock) -
 
 
 def put(store: Store, *deadlines: float | None) -> None:
-    terms = [Terms(BOB.did, Priority.NORMAL, deadline) for deadline in deadlines]
+    terms = [SendOptions(BOB.did, Priority.NORMAL, deadline) for deadline in deadlines]
     store.put(BOB.did, [OutgoingMessage(each, 1, b"x") for each in terms])
 
 

@@ -120,7 +120,7 @@ class TestReopening:
         store.written(PEER, NORMAL, 2)
         store.attempt_failed(PEER, "no route")
         ids = accept(store, [1, 2, 3], epoch=2**64 - 7)
-        store.done([ids[0]])
+        store.acked([ids[0]])
         assert told(store.note_v2, OTHER) is None
         epoch, leaves = store.epoch(PEER), store.leaves(PEER).result(LIMIT)
         letters, rows = store.dead_letters().result(LIMIT), store.outbox().result(LIMIT)
@@ -139,9 +139,9 @@ class TestReopening:
         assert [row.body for row in rows[:3]] == [note.body for note in notes[1:4]]
         assert store.dead_letters().result(LIMIT) == letters
         assert store.marks(PEER) == Marks(2**64 - 7, (0, 3, 0, 0))
-        undone = store.undone().result(LIMIT)
-        assert [row.id for row in undone] == list(ids[1:])
-        for row in undone:
+        unacked = store.unacked().result(LIMIT)
+        assert [row.id for row in unacked] == list(ids[1:])
+        for row in unacked:
             row.envelope.verify()
         assert store.leaves(PEER).result(LIMIT) == leaves
         assert store.v2_speakers() == [OTHER]
@@ -192,14 +192,14 @@ class TestReopening:
         for start in range(1, 9):
             ids = accept(store, [start])
             if start > 2:
-                store.done(ids)
+                store.acked(ids)
         assert store.close(LIMIT)
         store = stores(StoreLimits(max_sender_leaves=3))
         assert len(store.leaves(PEER).result(LIMIT).accepted[NORMAL]) == 3
-        rows = store.undone().result(LIMIT)
+        rows = store.unacked().result(LIMIT)
         for row in rows:
             row.envelope.verify()
-        assert told(store.done, [row.id for row in rows]) is None
+        assert told(store.acked, [row.id for row in rows]) is None
         assert store.close(LIMIT)
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT count(*) FROM batch").fetchone() == (3,)
@@ -345,14 +345,14 @@ class TestCrash:
             assert not rows & heard["settled"]
             assert not rows & dead
             assert heard["buried"] <= dead
-            undone = store.undone(limit=10**6).result(LIMIT)
-            accepted = {row.envelope.sequence_number for row in undone}
-            assert [row.envelope.sequence_number for row in undone] == sorted(accepted)
+            unacked = store.unacked(limit=10**6).result(LIMIT)
+            accepted = {row.envelope.sequence_number for row in unacked}
+            assert [row.envelope.sequence_number for row in unacked] == sorted(accepted)
             assert heard["accepted"] - heard["finish"] <= accepted
             assert not accepted & heard["done"]
             mark = store.marks(PEER).lanes[NORMAL]
             assert mark >= max(heard["accepted"] | accepted, default=0)
-            for row in undone[:3]:
+            for row in unacked[:3]:
                 row.envelope.verify()
             assert store.close(LIMIT)
             check(path)

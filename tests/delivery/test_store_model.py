@@ -42,7 +42,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.next: dict[tuple[Did, int], int] = {}
         self.next_after_restart: dict[tuple[Did, int], int] = {}
         self.dead: list[tuple[Did, bytes, Reason]] = []
-        self.undone: dict[int, bytes] = {}
+        self.unacked: dict[int, bytes] = {}
         self.mark = 0
         self.payload = 0
 
@@ -185,14 +185,14 @@ class StoreMachine(RuleBasedStateMachine):
         marks = Marks(9, (0, self.mark, 0, 0))
         ids = self.store.accept(PEER, marks, batch, range(count), then=then)
         assert then.wait() is None
-        self.undone.update(zip(ids, bodies, strict=True))
+        self.unacked.update(zip(ids, bodies, strict=True))
 
     @rule(data=st.data())
     def done(self, data: st.DataObject) -> None:
-        ids = data.draw(st.lists(st.sampled_from([*self.undone, 999_999]), max_size=8))
-        assert told(self.store.done, ids) is None
+        ids = data.draw(st.lists(st.sampled_from([*self.unacked, 999_999]), max_size=8))
+        assert told(self.store.acked, ids) is None
         for id_ in ids:
-            self.undone.pop(id_, None)
+            self.unacked.pop(id_, None)
 
     @invariant()
     def is_as_the_model(self) -> None:
@@ -214,10 +214,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert (store.stats().oldest_queued_at_us is None) == (not self.rows)
         letters = store.dead_letters().result(LIMIT)
         assert [(each.recipient, each.payload, each.reason) for each in letters] == self.dead
-        undone = store.undone().result(LIMIT)
-        assert {row.id: row.body for row in undone} == self.undone
-        assert [row.id for row in undone] == sorted(self.undone)
-        for row in undone[-1:]:
+        unacked = store.unacked().result(LIMIT)
+        assert {row.id: row.body for row in unacked} == self.unacked
+        assert [row.id for row in unacked] == sorted(self.unacked)
+        for row in unacked[-1:]:
             row.envelope.verify()
         assert store.marks(PEER).lanes[Priority.NORMAL] == self.mark
 

@@ -15,7 +15,7 @@ import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import Message, OutgoingMessage, Terms
+from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
@@ -61,7 +61,7 @@ class Sender:
     ) -> OutgoingMessage:
         self.count += 1
         message = OutgoingMessage(
-            Terms(BOB.did, priority, expires_at, is_bulk=is_bulk), self.count, payload
+            SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), self.count, payload
         )
         assert self.lanes.put(message, priority)
         return message
@@ -483,7 +483,7 @@ class TestWhatIsHeld:
     @pytest.mark.parametrize("size", [5, 200])
     def test_what_is_counted_is_what_it_costs(self, sender: Sender, size: int) -> None:
         """One of 256 is never answered: its batch has 256 hashes all the same."""
-        terms = Terms(BOB.did, NORMAL)
+        terms = SendOptions(BOB.did, NORMAL)
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.store import DeadLetter, Marks, OutgoingRow, SqliteStore
 from signedwire.errors import (
     EnvelopeError,
@@ -47,7 +47,7 @@ _RECEIVED: Final = [body(n, b"in", sender=BOB, recipient=ALICE) for n in (1, 2, 
 
 
 def _message(payload: bytes, priority: Priority = Priority.NORMAL) -> OutgoingMessage:
-    return OutgoingMessage(Terms(BOB.did, priority), 1, payload)
+    return OutgoingMessage(SendOptions(BOB.did, priority), 1, payload)
 
 
 def _batch() -> BatchReceived:
@@ -69,7 +69,7 @@ def _template() -> bytes:
     store.put(BOB.did, [_message(b"one"), _message(b"two"), _message(b"!", Priority.CRITICAL)])
     store.bury(BOB.did, [(1, 1)], Reason.REFUSED, "no")
     ids = store.accept(BOB.did, Marks(9, (0, 3, 0, 0)), _batch(), (0, 1, 2))
-    store.done(ids[:1])
+    store.acked(ids[:1])
     store.note_v2(BOB.did)
     store.attempt_failed(BOB.did, "away")
     store.flush().result()
@@ -176,14 +176,14 @@ def _expect_no_bug(error: StoreError) -> None:
 def _look(store: SqliteStore) -> None:
     rows = store.outbox(limit=100).result()
     letters = store.dead_letters(limit=100).result()
-    undone = store.undone(limit=100).result()
+    unacked = store.unacked(limit=100).result()
     for row in rows:
         _read(row)
         assert store.show(row.id).result() == row
     for letter in letters:
         _read(letter)
         copy_of(letter)
-    for incoming in undone:
+    for incoming in unacked:
         repr(incoming.envelope)
         assert incoming.expires_at_us is None or incoming.expires_at_us > 0
         with contextlib.suppress(SignatureError):
@@ -222,7 +222,7 @@ def _work(store: SqliteStore) -> None:
     store.settled(BOB.did, [(1, 2)], then)
     store.bury(BOB.did, [(3, 1)], Reason.REFUSED, "no", then)
     store.accept(BOB.did, Marks(9, (0, 9, 0, 0)), _batch(), (1,), then=then)
-    store.done([1, 2, 3], then)
+    store.acked([1, 2, 3], then)
     store.expire(then)
     store.drop_dead([1]).result()
     store.drop([1, 2, 3]).result()

@@ -110,7 +110,7 @@ async def _send(node: Node, living: Node, seconds: float) -> list[float]:
 
 async def _take(node: Node) -> None:
     async for message in node.messages():
-        message.done()
+        message.ack()
 
 
 @contextlib.asynccontextmanager

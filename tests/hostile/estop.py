@@ -112,7 +112,7 @@ async def receiver() -> None:
                 times.append(time.monotonic() - float(message.payload))
             else:
                 low[0] += len(message.payload)
-            message.done()
+            message.ack()
 
     async with Node(VICTIM) as node:
         work = asyncio.create_task(take(node))

@@ -70,7 +70,7 @@ def peak_kib() -> int:
 
 async def take(node: Node) -> None:
     async for message in node.messages():
-        message.done()
+        message.ack()
 
 
 def is_linked(node: Node, to: Did) -> bool:

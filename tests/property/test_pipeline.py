@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import PayloadType, Priority, Reason, SignaturePolicy
@@ -33,7 +33,7 @@ mails = st.lists(st.tuples(payloads, priorities, st.sampled_from(PayloadType)), 
 
 def sealed(number: int, payload: bytes, priority: Priority, kind: PayloadType) -> bytes:
     """A frame as the transport makes it of what the application sends."""
-    message = OutgoingMessage(Terms(BOB.did, priority, payload_type=kind), number, payload)
+    message = OutgoingMessage(SendOptions(BOB.did, priority, payload_type=kind), number, payload)
     return encode_frame(message.seal(ALICE).encode())
 
 

@@ -343,7 +343,7 @@ class DiskStore(Store):
             self.incoming_bodies[id_] = batch.bodies[place]
         return ids
 
-    def done(self, ids: Iterable[int], then: Then | None = None) -> None:
+    def acked(self, ids: Iterable[int], then: Then | None = None) -> None:
         ids = list(ids)
         bodies = [self.incoming_bodies.pop(id_) for id_ in ids if id_ in self.incoming_bodies]
 
@@ -354,4 +354,4 @@ class DiskStore(Store):
             if then is not None:
                 then(error)
 
-        super().done(ids, told)
+        super().acked(ids, told)

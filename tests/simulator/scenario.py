@@ -478,14 +478,14 @@ class _Scenario:
                 continue
             if choice < 0.5:
                 sent.done_by.append(life)
-                message.done()
+                message.ack()
             elif choice < 0.6:
                 sent.refused_by.append(life)
-                message.refuse()
+                message.nack()
             while held and rng.random() < 0.5:
                 message, sent = held.pop(rng.randrange(len(held)))
                 sent.done_by.append(life)
-                message.done()
+                message.ack()
             if style == "slow" and not self.is_over:
                 await asyncio.sleep(rng.uniform(0.0, 0.2))
 

@@ -268,7 +268,7 @@ class TestFound:
                 connection.reset()
             await until(world, lambda: not world.network.live())
             sent.done_by.append(bob)
-            bob.context.run(message.done)
+            bob.context.run(message.ack)
             await until(world, lambda: world.loop.now > 1003.0)
             world.network.blocked.clear()
             world.network.change()

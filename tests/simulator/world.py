@@ -643,7 +643,7 @@ class World:
             if destination:
                 self.violate(f"{sent}: {state} by a v1 peer")
         if state is DeliveryState.HANDLED and not sent.done_by:
-            self.violate(f"{sent}: handled, but nobody said done()")
+            self.violate(f"{sent}: handled, but nobody called ack()")
         if state is DeliveryState.REFUSED:
             if reason is Reason.REFUSED and not sent.refused_by:
                 self.violate(f"{sent}: refused, but by nobody")
@@ -823,7 +823,7 @@ class World:
             receipt = sent.receipt
             if sent.sender is not life or receipt is None:
                 continue
-            if not is_settled(sent) and not receipt.is_parked:
+            if not is_settled(sent) and not receipt.is_detached:
                 self.violate(f"{sent}: {receipt.state} after its node was closed")
             if receipt.state in _FAILED:
                 assert receipt.reason is not None
@@ -997,7 +997,7 @@ def simulated(world: World) -> Iterator[None]:
         if not was_final:
             world.on_advance(receipt, before, reason)
 
-    def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
+    def transition_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
         before = [(receipt, receipt.state) for receipt in receipts if not receipt.is_final]
         old_climb_all([receipt for receipt, _ in before], state, at_us)
         for receipt, old_state in before:
@@ -1031,9 +1031,9 @@ def simulated(world: World) -> Iterator[None]:
     old_discard = put(DeniedMessages, "discard", discard)
     old_restore_rows = put(Endpoint, "restore", restore_rows)
     old_advance = put(Receipt, "advance", advance)
-    old_climb_all = put(receipt_module, "climb_all", climb_all)
+    old_climb_all = put(receipt_module, "transition_all", transition_all)
     for module in (streams_module, socket_module):  # which import it by its name
-        put(module, "climb_all", climb_all)
+        put(module, "transition_all", transition_all)
     old_send_receipts = put(Session, "send_receipts", send_receipts)
     try:
         yield

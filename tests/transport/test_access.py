@@ -653,7 +653,7 @@ async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> N
         outbox.store._ask(lambda: gate.wait(LIMIT))
         receipt = alice.send_nowait(bob.did, b"second")
         await eventually(lambda: inflow._waiting[0] == 1)  # it waits for the commit
-        message.done()
+        message.ack()
         bob.access.deny(ALICE.did)
         gate.set()
         with pytest.raises(DeliveryFailedError, match="code 4"):

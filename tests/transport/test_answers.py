@@ -78,9 +78,9 @@ async def test_every_answer_is_told_over_cuts(tmp_path: Path, kept: str) -> None
             async for message in b.messages():
                 said[message.payload] = draw.choice(["handled", "handled", "refused"])
                 if said[message.payload] == "handled":
-                    message.done()
+                    message.ack()
                 else:
-                    message.refuse()
+                    message.nack()
 
         async def cut() -> None:
             for _ in range(30):  # a disk takes longer than the shortest link lives
@@ -118,7 +118,7 @@ async def test_every_answer_is_told_over_cuts(tmp_path: Path, kept: str) -> None
 # -- A2: what is remembered covers the credit ----------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["done", "refuse"])
+@pytest.mark.parametrize("how", ["ack", "nack"])
 @on_asyncio
 async def test_as_many_answers_are_remembered_as_there_is_credit(how: str) -> None:
     count = 3000
@@ -134,14 +134,14 @@ async def test_as_many_answers_are_remembered_as_there_is_credit(how: str) -> No
         messages = [await next_of(bob) for _ in range(count)]
         network.cut_all()
         for message in messages:
-            message.done() if how == "done" else message.refuse()
+            message.ack() if how == "ack" else message.nack()
         inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         before = inflow.weight
         await eventually(lambda: all(one.is_final for one in receipts))
         assert inflow.weight >= 100 * count
         assert before >= 100 * count
         states = {str(one.state) for one in receipts}
-        assert states == {"handled" if how == "done" else "refused"}
+        assert states == {"handled" if how == "ack" else "refused"}
 
 
 @on_asyncio
@@ -160,7 +160,7 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
                     await alice.read()
         await eventually(lambda: bob.stats().inbound_connections == 0)
         for message in messages:
-            message.done()
+            message.ack()
         await asyncio.sleep(0.01)
         inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         assert len(inflow._answers) == 16 + 4 + 1024
@@ -205,9 +205,9 @@ async def test_send_many_loses_no_receipt_to_a_refusal(refused: set[int]) -> Non
         for number in sorted(range(6), key=lambda n: n not in refused):
             assert not sending.done()  # not before all have an outcome
             if number in refused:
-                messages[number].refuse(Reason.NOT_ALLOWED)
+                messages[number].nack(Reason.NOT_ALLOWED)
             else:
-                messages[number].done()
+                messages[number].ack()
             await asyncio.sleep(0.01)
         with pytest.raises(MessageRefusedError) as failure:
             await within(LIMIT, sending)
@@ -372,7 +372,7 @@ async def test_a_wait_for_handled_ends_at_the_deadline() -> None:
         for ended in (receipt.wait("handled"), waiting):
             with pytest.raises(MessageExpiredError, match="was accepted, but no word came"):
                 await within(LIMIT, ended)
-        message.done()  # it was taken in time, and takes its time
+        message.ack()  # it was taken in time, and takes its time
         await eventually(lambda: receipt.state is HANDLED)
         assert await receipt.wait("handled") is receipt
 

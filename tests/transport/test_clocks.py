@@ -119,7 +119,7 @@ class TestWallClock:
                 assert message.expires_at_us is not None
                 left = message.expires_at_us / 1e6 - clock_module.unix_time()
                 assert 60.0 - LIMIT < left <= 60.0
-                message.done()
+                message.ack()
                 await receipt.wait(until="handled", timeout=LIMIT)
 
     @both_kinds

@@ -25,7 +25,7 @@ from signedwire import (
     Target,
     UnknownPeerError,
 )
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.sending import wait_for_room
 from signedwire.transport.core import NodeCore
@@ -307,7 +307,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
 
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
-                    message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), number)
+                    message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), number)
                     sender.core.endpoint.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
@@ -344,7 +344,7 @@ async def test_a_core_that_listens_nowhere() -> None:
 @on_asyncio
 async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
-        message = OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 1)
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
         for _ in range(2):
             sender.core.endpoint.peers.session(BOB.did).sender.give_up(
                 message, Reason.ATTEMPTS_EXHAUSTED

@@ -41,7 +41,7 @@ async def main():
         print(node.address.port, node.stats().inbound_limit, node.pool_stats().limit, flush=True)
         async for message in node.messages():
             print(message.payload.decode(), node.stats().inbound_connections, flush=True)
-            message.done()
+            message.ack()
             if message.payload == b"end":
                 return
 

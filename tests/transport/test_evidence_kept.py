@@ -126,7 +126,7 @@ async def test_every_accepted_message_is_kept_in_order(path: Path, has_store: bo
         got: list[bytes] = []
         while len(got) < len(sent):
             message = await receive(receiver)
-            message.done()
+            message.ack()
             got.append(message.payload)
         assert got == sent == payloads_in(path)
         stats = receiver.stats().evidence
@@ -200,7 +200,7 @@ async def test_what_a_crash_kept_out_of_the_log_is_written_at_the_next_start(pat
             introduce(sender, receiver)
             await sender.send(receiver.did, b"three")
             for _ in range(3):
-                (await receive(receiver)).done()
+                (await receive(receiver)).ack()
     assert payloads_in(path) == [b"one", b"two", b"three"]
 
 
@@ -212,7 +212,7 @@ async def test_a_disk_that_fails_ends_accepting(
     async with alice() as sender, bob(path, has_store=has_store) as receiver:
         introduce(sender, receiver)
         await sender.send(receiver.did, b"one")
-        (await receive(receiver)).done()
+        (await receive(receiver)).ack()
         disk.error = OSError(errno.EIO, "Input/output error")
         receipts = [sender.send_nowait(receiver.did, b"lost")]
         await eventually(lambda: not receiver.health().is_well)

@@ -102,7 +102,7 @@ async def test_another_program_rotates_it(
         assert receiver.address is not None
         sender.routing.update(receiver.did, receiver.address)
         await sender.send(receiver.did, b"1")
-        (await within(LIMIT, receiver.receive())).done()
+        (await within(LIMIT, receiver.receive())).ack()
         head = receiver.evidence_head()
         deed(path)
         receipts = [sender.send_nowait(receiver.did, b"2")]
@@ -179,7 +179,7 @@ async def test_it_rotates_itself_and_tells_it(path: Path, has_store: bool) -> No
         for payload in sent:
             message = await within(LIMIT, receiver.receive())
             assert message.payload == payload
-            message.done()
+            message.ack()
         assert receiver.health().is_well
     await watching
     files = sorted(path.parent.glob("evidence.log.0*"))

@@ -33,7 +33,7 @@ from signedwire import (
 from signedwire.delivery import endpoint as endpoint_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
@@ -491,9 +491,9 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
             for n in range(count):
                 message = await next_of(bob)
                 if n % 2:
-                    message.done()
+                    message.ack()
                 else:
-                    message.refuse()
+                    message.nack()
         await eventually(lambda: bob.stats().inbound_connections == 0)
         inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
         for _ in range(10):
@@ -512,7 +512,9 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
 def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lanes: Lanes[OutgoingMessage] = Lanes(4000)
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
-    receipts = [OutgoingMessage(Terms(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)]
+    receipts = [
+        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)
+    ]
     for message in receipts:
         assert lanes.put(message, Priority.NORMAL)
     roots = []

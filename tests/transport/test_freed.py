@@ -61,7 +61,7 @@ async def exchange(alice: Node, bob: Node) -> None:
     for _ in range(50):
         message = await bob.receive(LIMIT)
         assert message is not None
-        message.done()
+        message.ack()
 
 
 @on_both_loops

@@ -142,7 +142,7 @@ async def test_a_message_climbs_the_ladder(network: str) -> None:
         message = await next_of(bob)
         assert (message.sender, message.payload) == (ALICE.did, b"hello")
         assert not handled.done()
-        message.done()
+        message.ack()
         receipt = await within(LIMIT, handled)
         assert states(receipt) == ["queued", "written", "accepted", "handled"]
         assert all(a.at_us <= b.at_us for a, b in pairwise(receipt.history))
@@ -190,8 +190,8 @@ async def test_refusing_tells_the_sender_the_reason(network: str) -> None:
     async with Net(network).pair() as (alice, bob), Watch(alice) as watch:
         sending = asyncio.create_task(alice.send(bob.did, b"x", until="handled"))
         message = await next_of(bob)
-        message.refuse(Reason.NOT_ALLOWED)
-        message.done()  # the first word counts
+        message.nack(Reason.NOT_ALLOWED)
+        message.ack()  # the first word counts
         with pytest.raises(MessageRefusedError) as failure:
             await within(LIMIT, sending)
         assert failure.value.reason is Reason.NOT_ALLOWED
@@ -207,8 +207,8 @@ async def test_a_reason_that_cannot_be_told_is_not_given() -> None:
         alice.send_nowait(bob.did, b"x")
         message = await next_of(bob)
         with pytest.raises(ValueError, match="cannot be told"):
-            message.refuse(Reason.QUEUE_FULL)
-        message.refuse()
+            message.nack(Reason.QUEUE_FULL)
+        message.nack()
 
 
 @both_networks
@@ -239,7 +239,7 @@ async def test_send_many_until_handled() -> None:
     async with Net().pair() as (alice, bob):
         sending = asyncio.create_task(alice.send_many(bob.did, [b"x"] * 300, until="handled"))
         for _ in range(300):
-            (await next_of(bob)).done()
+            (await next_of(bob)).ack()
         receipts = await within(LIMIT, sending)
         assert {receipt.state for receipt in receipts} == {DeliveryState.HANDLED}
 
@@ -786,7 +786,7 @@ async def test_a_v1_node_reaches_a_node_that_takes_v1() -> None:
         assert not receipt.is_confirmed
         message = await next_of(bob)
         assert message.sender == ALICE.did
-        message.done()  # nobody hears it
+        message.ack()  # nobody hears it
         with pytest.raises(PayloadTooLargeError, match="v1 limit"):
             await alice.send(bob.did, bytes(1025))
 
@@ -901,7 +901,7 @@ async def test_nobody_waits_for_what_a_receipt_is_not_followed_to() -> None:
             receipt.result(until=DeliveryState.HANDLED)
         followed = alice.send_nowait(bob.did, b"alone")
         for message in [await next_of(bob), await next_of(bob)]:
-            message.done()
+            message.ack()
         await followed.wait(DeliveryState.HANDLED, timeout=5)
 
 

@@ -76,7 +76,7 @@ class World:
     async def _take(self, bob: Node) -> None:
         async for message in bob.messages():
             self.delivered[Priority(message.lane)].append(int(message.payload))
-            message.done()
+            message.ack()
 
     def _route(self) -> None:
         if self.alice is not None and self._address:

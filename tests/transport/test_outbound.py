@@ -31,7 +31,7 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.asyncio_stream import AsyncioStream
@@ -853,7 +853,7 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
             sender.core.endpoint.submit(
-                OutgoingMessage(Terms(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
+                OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
             )
             with await server.accept() as link:
                 assert await link.read() == envelope

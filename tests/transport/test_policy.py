@@ -98,7 +98,7 @@ async def test_what_it_refuses_is_in_no_store_and_no_evidence(tmp_path: Path) ->
         assert bob.evidence_head().records == 1
     store = SqliteStore(path, BOB.did)
     try:
-        assert [row.body[-4:] for row in store.undone().result(LIMIT)] == [b"good"]
+        assert [row.body[-4:] for row in store.unacked().result(LIMIT)] == [b"good"]
     finally:
         store.close()
 

@@ -51,14 +51,14 @@ from wirekit import (
 )
 
 HEADER: Final = 122
-ANSWERS: Final = ["done", "refuse"]
+ANSWERS: Final = ["ack", "nack"]
 
 
 def answer(message: Message, how: str) -> None:
-    if how == "done":
-        message.done()
+    if how == "ack":
+        message.ack()
     else:
-        message.refuse(Reason.NOT_ALLOWED)
+        message.nack(Reason.NOT_ALLOWED)
 
 
 def answer_all(messages: list[Message], how: str) -> None:
@@ -68,7 +68,7 @@ def answer_all(messages: list[Message], how: str) -> None:
 
 async def has_heard(receipt: Receipt, how: str) -> None:
     """The sender learns of the answer."""
-    if how == "done":
+    if how == "ack":
         await receipt.wait(DeliveryState.HANDLED, LIMIT)
         return
     with pytest.raises(MessageRefusedError) as failure:
@@ -268,7 +268,7 @@ async def test_an_answer_that_a_broken_link_took_with_it_is_said_again(
             box.is_deaf = False
             await has_heard(receipt, how)
             assert bob.stats().messages_received == 2
-            if how == "done":
+            if how == "ack":
                 again = ["queued", "written"] if is_receipt_lost else []
                 assert states(receipt) == ["queued", "written", *again, "accepted", "handled"]
             await alice.close()
@@ -371,9 +371,9 @@ async def test_an_answer_after_the_end_of_the_node_is_an_error() -> None:
         await bob.close()
         for _ in range(2):  # it stays without an answer, and so an error
             with pytest.raises(ClosedError, match=r"message #1 .* this node is closed"):
-                first.done()
+                first.ack()
         with pytest.raises(ClosedError, match="message #2"):
-            await in_thread(second.refuse)
+            await in_thread(second.nack)
 
 
 # -- numbers that are used twice -------------------------------------------------------------

@@ -40,7 +40,7 @@ async def cut_and_send(network: MemoryNetwork, alice: Node, bob: Node, count: in
         sending = asyncio.create_task(alice.send(BOB.did, b"x", until="accepted"))
         message = await bob.receive(timeout=LIMIT)
         assert message is not None
-        message.done()
+        message.ack()
         await asyncio.wait_for(sending, LIMIT)
 
 

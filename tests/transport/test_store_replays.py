@@ -68,7 +68,7 @@ class Replayed:
             else:
                 self.delivered[message.sequence_number] += 1
             if not self.keeps_undone:
-                message.done()
+                message.ack()
 
     async def send_new(self, peer: RawPeer, count: int = 1) -> None:
         """What nobody has seen before is accepted, whatever came before it."""
@@ -302,7 +302,7 @@ async def test_what_a_full_inbox_refused_is_refused_after_a_restart_too(tmp_path
     """Its sender may not have heard it; the marks have passed it all the same. Critical, for
     nothing else is granted credit beyond the room.
     """
-    config = TransportConfig(listen=Address("127.0.0.1", 0), undone_limit=1)
+    config = TransportConfig(listen=Address("127.0.0.1", 0), max_unacked_messages=1)
     for turn in range(2):
         async with Node(BOB, config, store=tmp_path / "node.db") as node:
             with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
@@ -319,7 +319,7 @@ async def test_what_a_full_inbox_refused_is_refused_after_a_restart_too(tmp_path
 async def test_no_receipt_for_what_a_full_inbox_refused_though_the_batch_has_it_twice(
     tmp_path: Path,
 ) -> None:
-    config = TransportConfig(listen=Address("127.0.0.1", 0), undone_limit=1)
+    config = TransportConfig(listen=Address("127.0.0.1", 0), max_unacked_messages=1)
     for turn in range(2):
         async with Node(BOB, config, store=tmp_path / "node.db") as node:
             with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
@@ -340,7 +340,7 @@ async def test_no_receipt_for_what_a_full_inbox_refused_though_the_batch_has_it_
 
 @on_asyncio
 async def test_the_reason_is_the_same_again(tmp_path: Path) -> None:
-    config = TransportConfig(listen=Address("127.0.0.1", 0), undone_limit=1)
+    config = TransportConfig(listen=Address("127.0.0.1", 0), max_unacked_messages=1)
     due = unix_time_us() + 3_600_000_000
     for turn in range(3):
         async with Node(BOB, config, store=tmp_path / "node.db") as node:

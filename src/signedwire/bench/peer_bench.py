@@ -196,7 +196,7 @@ class PeerBench:
                 message = await self._node.receive(max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 return None
-            message.done()
+            message.ack()
             if (
                 message.is_proven
                 and message.sender == self._peer

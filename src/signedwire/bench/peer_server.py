@@ -55,7 +55,7 @@ class BenchServer:
         """Until the node is closed."""
         async for message in self._node.messages():
             self._take(message)
-            message.done()
+            message.ack()
 
     def _take(self, message: Message) -> None:
         if not message.is_proven:

@@ -127,11 +127,11 @@ class _Listening:
     async def _print_all(self) -> None:
         async for message in self._node.messages():
             self._print(message)
-            message.done()
+            message.ack()
             self._printed += 1
             if self._printed == self._options.count:
                 if self._store.path is not None:
-                    await self._node.outbox.flush()  # done() is told after its commit
+                    await self._node.outbox.flush()  # ack() is reported after its commit
                 await asyncio.sleep(0)  # and in the next turn of the loop
                 return
 

@@ -217,7 +217,7 @@ class _Sending:
             and not receipt.is_unconfirmed
         ):
             return DeliveryState.WRITTEN  # no receipt came before the close: none was asked for
-        if receipt.is_parked:
+        if receipt.is_detached:
             return receipt.state
         if self._until is DeliveryState.HANDLED or not receipt.has_reached(DeliveryState.ACCEPTED):
             receipt.raise_if_failed()
@@ -263,8 +263,8 @@ class _Sending:
             # After the close, in which more may have been answered or given up.
             failed = self._node.stats().send_failures
             behind = [each for _, each, _ in self._pending if not self._has_come(each)]
-            failed += sum(not each.is_final and not each.is_parked for each in behind)
-            self._kept += [each for each in (*behind, *self._written) if each.is_parked]
+            failed += sum(not each.is_final and not each.is_detached for each in behind)
+            self._kept += [each for each in (*behind, *self._written) if each.is_detached]
             kept = sum(not self._has_come(each) for each in self._kept)
             come = max(0, self._lines - failed - kept)
             if not self._options.json:

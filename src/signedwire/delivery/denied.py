@@ -46,7 +46,7 @@ class DeniedMessages:
             if message.origin is not None:
                 message.origin.taken(message)
                 with contextlib.suppress(ClosedError):
-                    message.origin.refused(message, Reason.NOT_ALLOWED)
+                    message.origin.nacked(message, Reason.NOT_ALLOWED)
             # Anybody can write any sender into an unsigned message.
             self._discarded.append(message.proven_sender)
         if self._discarded and not self._is_count_due:

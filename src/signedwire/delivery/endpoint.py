@@ -90,7 +90,7 @@ class Endpoint:
         self._has_ended = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
-        """Deliver what an earlier process has accepted and its application left undone.
+        """Deliver what an earlier process has accepted and its application has not acknowledged.
 
         Returns:
             Ids of the rows whose sender is denied now: they are not delivered.

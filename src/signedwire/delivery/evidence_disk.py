@@ -151,7 +151,7 @@ def is_at(fd: int, path: str) -> bool:
 
 
 def finish_rotation(path: str) -> None:
-    """Do the second rename of `rotate()`, if a crash after the first one left it undone.
+    """Do the second rename of `rotate()`, if a crash came after the first one.
 
     Raises:
         EvidenceLogError: another node is rotating the log now.

@@ -96,7 +96,7 @@ class EvidenceLog:
         owner: The node's DID; the file belongs to this node alone.
         call: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
             they run in the thread that writes, where they must not raise or block.
-        undone: Names (`name_of`) of messages that a store has accepted. If a crash came
+        unacked: Names (`name_of`) of messages that a store has accepted. If a crash came
             before they were logged, `restored()` logs them.
         is_threaded: Whether a separate thread writes. Otherwise each call writes.
         rotation: When to rotate the log, and how many old files to keep.
@@ -111,7 +111,7 @@ class EvidenceLog:
         owner: Did,
         *,
         call: Call = lambda run: run(),
-        undone: Collection[bytes] = (),
+        unacked: Collection[bytes] = (),
         is_threaded: bool = True,
         rotation: RotationPolicy = _NO_ROTATION,
     ) -> None:
@@ -129,7 +129,7 @@ class EvidenceLog:
         files: list[_File] = []
 
         def open_() -> _File:
-            files.append(_File(self.path, owner, undone, self._log, rotation, self._tell))
+            files.append(_File(self.path, owner, unacked, self._log, rotation, self._tell))
             return files[0]
 
         executor: Executor
@@ -292,7 +292,7 @@ class _File:
         self,
         path: str,
         owner: Did,
-        undone: Collection[bytes],
+        unacked: Collection[bytes],
         log: logging.Logger,
         rotation: RotationPolicy,
         tell: Callable[[News], None],
@@ -315,12 +315,12 @@ class _File:
             raise open_error(path, error) from None
         try:
             newest = self._numbers.newest()
-            found = read_log(self._fd, path, set(undone))
+            found = read_log(self._fd, path, set(unacked))
             if found is None:
                 if newest is not None:
                     raise lost_error(path, "is empty", newest)
                 self._take_rights(0o077)
-                found = self._begin(set(undone))
+                found = self._begin(set(unacked))
             else:
                 self._check_owner(found.header)
                 later = self._numbers.later_part(found.header, found.size, found.count)
@@ -352,13 +352,13 @@ class _File:
 
     # -- opening ---------------------------------------------------------------------------
 
-    def _begin(self, undone: set[bytes]) -> Found:
+    def _begin(self, unacked: set[bytes]) -> Found:
         header = LogHeader(bytes(self._owner), unix_time_us())
         data = header.encode()
         os.ftruncate(self._fd, 0)
         write_all(self._fd, data)
         os.fsync(self._fd)
-        return Found(header, data[-32:], 0, len(data), undone)
+        return Found(header, data[-32:], 0, len(data), unacked)
 
     def _check_owner(self, header: LogHeader) -> None:
         if header.owner != bytes(self._owner):

@@ -88,7 +88,7 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
     )
 
 
-def read_log(fd: int, path: str, undone: set[bytes]) -> Found | None:
+def read_log(fd: int, path: str, unacked: set[bytes]) -> Found | None:
     """Read a log through; return `None` if nothing was ever written to it.
 
     Raises:
@@ -99,7 +99,7 @@ def read_log(fd: int, path: str, undone: set[bytes]) -> Found | None:
     while reader.error is None and (data := os.read(fd, _CHUNK)):
         beginning = (beginning + data)[:HEADER_SIZE] if len(beginning) < HEADER_SIZE else beginning
         for record in reader.receive_data(data):
-            undone.discard(name_of(record.envelope))
+            unacked.discard(name_of(record.envelope))
     reader.receive_eof()
     total = os.fstat(fd).st_size
     error, header = reader.error, reader.header
@@ -124,7 +124,7 @@ def read_log(fd: int, path: str, undone: set[bytes]) -> Found | None:
             f"{error.problem}",
             _DAMAGE_HINT,
         )
-    return Found(header, reader.head, reader.count, reader.offset, undone)
+    return Found(header, reader.head, reader.count, reader.offset, unacked)
 
 
 def lost_error(path: str, what: str, archive: str) -> EvidenceLogError:

@@ -10,7 +10,7 @@ from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.deadlines import due_us
-from signedwire.delivery.receipt import Receipt, first_step
+from signedwire.delivery.receipt import Receipt, queued_step
 from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Bound, Home
 from signedwire.identity import Identity
@@ -38,7 +38,7 @@ from signedwire.wire.header import (
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
-__all__ = ["Message", "Origin", "OutgoingMessage", "Terms"]
+__all__ = ["Message", "AckSink", "OutgoingMessage", "SendOptions"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
@@ -47,16 +47,16 @@ _LOOK_AGAIN: Final = 1.0
 """Interval in seconds at which a wait checks its deadline again."""
 
 
-class Origin(Protocol):
+class AckSink(Protocol):
     """Receives the application's answers to received messages."""
 
     def taken(self, message: Message) -> None:
         """Note that the application has taken the message."""
 
-    def handled(self, message: Message) -> None:
+    def acked(self, message: Message) -> None:
         """Note that the application has acknowledged the message."""
 
-    def refused(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: Message, reason: Reason) -> None:
         """Note that the application has refused the message."""
 
 
@@ -83,7 +83,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         proof: bytes | SentBatch | BatchReceived,
         index: int = 0,
         expires_at_us: int | None = None,
-        origin: Origin | None = None,
+        origin: AckSink | None = None,
         is_proven: bool = True,
     ) -> None:
         # Called per message: keyword arguments would cost 0.15 µs more.
@@ -101,16 +101,16 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         self.expires_at_us = expires_at_us
         """The deadline: Unix time, microseconds; `None`: the message has none."""
         self.redelivered = False
-        """Whether an earlier process delivered the message and ended before `done()`."""
+        """Whether an earlier process delivered the message and ended before `ack()`."""
         self.row: int | None = None
         """Id of the row in the store; `None`: the message has none."""
         self.origin = origin
         """Receives the application's answer; `None` for v1."""
 
-    def done(self) -> None:
+    def ack(self) -> None:
         """Acknowledge the message: its receipt at the sender becomes `handled`.
 
-        Only the first call of `done()` or `refuse()` counts. The call returns at once, and
+        Only the first call of `ack()` or `nack()` counts. The call returns at once, and
         any thread may call. For a message from a v1 sender, the call does nothing.
 
         Raises:
@@ -121,10 +121,10 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """
         self._answer(None)
 
-    def refuse(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
+    def nack(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
         """Refuse the message: its receipt at the sender becomes `refused`, with the reason.
 
-        Only the first call of `done()` or `refuse()` counts. The call returns at once, and
+        Only the first call of `ack()` or `nack()` counts. The call returns at once, and
         any thread may call. For a message from a v1 sender, the call does nothing.
 
         Args:
@@ -134,7 +134,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         Raises:
             ValueError, TypeError: `reason` has no code on the wire; the error lists those
                 that have one.
-            ClosedError, WrongContextError: for the same causes as in `done()`.
+            ClosedError, WrongContextError: for the same causes as in `ack()`.
         """
         self._answer(chosen(Reason, reason, "reason", REASON_CODES, "cannot be told to a sender"))
 
@@ -145,9 +145,9 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         self._is_answered = True
         try:
             if reason is None:
-                origin.handled(self)
+                origin.acked(self)
             else:
-                origin.refused(self, reason)
+                origin.nacked(self, reason)
         except ClosedError:
             self._is_answered = False
             raise
@@ -240,7 +240,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return f"<Message #{self.sequence_number} from {name} {len(self.payload)} bytes>"
 
 
-class Terms:
+class SendOptions:
     """The options that all messages of one `send_many()` share.
 
     All of these messages refer to one object, so that a message itself is small.
@@ -277,7 +277,7 @@ class Terms:
         self.payload_type = payload_type
         self.is_bulk = is_bulk
         """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
-        self.queued = first_step(unix_time_us() if queued_at_us is None else queued_at_us)
+        self.queued = queued_step(unix_time_us() if queued_at_us is None else queued_at_us)
         """The first history of the receipts: queued."""
         self.home: Home | None = None
         """The event loop of the node, for checks of waits; `None`: no checks."""
@@ -326,7 +326,7 @@ class OutgoingMessage(Receipt):
 
     def __init__(
         self,
-        terms: Terms,
+        terms: SendOptions,
         sequence_number: int,
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
@@ -340,7 +340,7 @@ class OutgoingMessage(Receipt):
         self.reason = None
         self.detail = ""
         self.is_unconfirmed = False
-        self.is_parked = False
+        self.is_detached = False
         self.evidence = None
 
         self.terms = terms
@@ -422,7 +422,7 @@ class OutgoingMessage(Receipt):
         elif expires_at is None:
             expires_at = WallInstant(due / 1e6)
         home = self.terms.home
-        self.terms = Terms(
+        self.terms = SendOptions(
             self.terms.recipient,
             Priority(body[PRIORITY]),
             expires_at,

@@ -143,7 +143,7 @@ class NoStore:
     ) -> None:
         then(None)
 
-    def done(self, messages: Sequence[Message], then: Then) -> None:
+    def acked(self, messages: Sequence[Message], then: Then) -> None:
         then(None)
 
 

@@ -361,7 +361,7 @@ class PeerReceiver:
             self.flush_soon()
 
     def restore(self, row: IncomingRow) -> None:
-        """Deliver a message that an earlier process accepted and its application left undone."""
+        """Deliver a message that an earlier process accepted but did not acknowledge."""
         message = Message(row.body, row.batch, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
@@ -416,11 +416,11 @@ class PeerReceiver:
         if not self._is_flush_due:
             self.flush_soon()
 
-    def handled(self, message: Message) -> None:
+    def acked(self, message: Message) -> None:
         """Answer that the application has handled a message."""
         self._answer(message, None)
 
-    def refused(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: Message, reason: Reason) -> None:
         """Answer that the application will not handle a message."""
         self._answer(message, reason)
 
@@ -454,7 +454,7 @@ class PeerReceiver:
 
     def _store_done(self) -> None:
         done, self._done = self._done, []
-        self._context.inbox_store.done(
+        self._context.inbox_store.acked(
             [message for message, _ in done], partial(self._on_done, done)
         )
 

@@ -228,7 +228,7 @@ class PeerSender:
         if message.is_final:
             return
         if message.is_stored and reason is Reason.CLOSED:
-            message.park()
+            message.detach()
             message.release()
             return
         if message.is_stored:

@@ -351,5 +351,5 @@ class InboxStore(Protocol):
             not_stored: Places in the batch for which there was no room.
         """
 
-    def done(self, messages: Sequence[Message], then: Then) -> None:
+    def acked(self, messages: Sequence[Message], then: Then) -> None:
         """The application has handled or refused these; call `then` when that is committed."""

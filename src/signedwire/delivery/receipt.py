@@ -45,7 +45,15 @@ from signedwire.errors import (
 from signedwire.home import Bound, running_loop
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
+__all__ = [
+    "Receipt",
+    "Step",
+    "transition_all",
+    "queued_step",
+    "future_waker",
+    "return_all",
+    "state_to_wait_for",
+]
 
 # One lock for all receipts: waiting is rare, but receipts are many.
 _ADDING = threading.Lock()
@@ -64,7 +72,7 @@ _FIRST_STEPS = 3
 _FAILED = frozenset({DeliveryState.FAILED, DeliveryState.EXPIRED, DeliveryState.REFUSED})
 _FINAL = _FAILED | {DeliveryState.HANDLED}
 _CONFIRMED = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
-# States that stay true whatever follows. `written` does not: it is undone if the link breaks
+# States that stay true whatever follows. `written` does not: it is withdrawn if the link breaks
 # before an answer.
 _LASTING = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED, DeliveryState.ACCEPTED})
 
@@ -96,8 +104,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         "_steps",
         "detail",
         "evidence",
+        "is_detached",
         "is_final",
-        "is_parked",
         "is_unconfirmed",
         "reason",
         "sequence_number",
@@ -114,8 +122,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self._recipient = recipient
         # (code, time, code, time, …): a flat tuple of numbers, which the garbage collector
         # does not visit. With a list of tuples it took half of the time of a burst.
-        # Receipts that change together share one: see `first_step()`, `climb_all()`.
-        self._steps = steps or first_step(unix_time_us())
+        # Receipts that change together share one: see `queued_step()`, `transition_all()`.
+        self._steps = steps or queued_step(unix_time_us())
         self._changed: list[Callable[[], None]] | None = None
         self.sequence_number = sequence_number
         """The number of the message, from 1; its envelope carries it."""
@@ -130,7 +138,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """The last error on the way, as text for people; may be empty."""
         self.is_unconfirmed = False
         """Whether the message went to a v1 peer, which never answers."""
-        self.is_parked = False
+        self.is_detached = False
         """Whether the node was closed while the message waits in the store."""
         self.evidence: Evidence | None = None
         """The source of `proof()`; `None` until the recipient has signed."""
@@ -216,7 +224,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             MessageRefusedError: the peer refused the message; `reason` tells why.
             DeliveryFailedError: the message was given up; `reason` tells why.
         """
-        if self.is_parked:
+        if self.is_detached:
             raise ClosedError(
                 f"the node was closed; message #{self.sequence_number} to {self.recipient} is "
                 "in its store",
@@ -368,11 +376,11 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.state = state
         self._wake()
 
-    def park(self) -> None:
+    def detach(self) -> None:
         """End all waits, because the node is closed while the message is in the store."""
         if self.is_final:
             return
-        self.is_parked = True
+        self.is_detached = True
         self._wake()
 
     def abandon(self, reason: Reason, detail: str) -> None:
@@ -389,9 +397,9 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             except Exception:  # of the application: the transport has other messages
                 logging.getLogger("signedwire").exception("a callback of a receipt failed")
 
-    def climb(self, state: DeliveryState, at_us: int) -> None:
+    def transition(self, state: DeliveryState, at_us: int) -> None:
         """Set a state that needs no reason; does nothing if it is already reached."""
-        climb_all((self,), state, at_us)
+        transition_all((self,), state, at_us)
 
     def _state_named(self, until: Until | None, *, is_blocking: bool = False) -> DeliveryState:
         """Return the state to wait for.
@@ -399,7 +407,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         Raises:
             ValueError, TypeError: there is no such state, or the wait would never end.
         """
-        default = default_rung(has_store=self._has_store)
+        default = default_wait_state(has_store=self._has_store)
         state = default if until is None else state_named(until)
         self._check_followed(state, is_blocking=is_blocking)
         return state
@@ -478,7 +486,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
 
 
-def rung_named(until: Until | None, *, has_store: bool) -> DeliveryState:
+def state_to_wait_for(until: Until | None, *, has_store: bool) -> DeliveryState:
     """Return the state that `send()` waits for; for `None`, the default.
 
     Raises:
@@ -486,14 +494,14 @@ def rung_named(until: Until | None, *, has_store: bool) -> DeliveryState:
         ValueError: `until` is "persisted", and the node has no store.
     """
     if until is None:
-        return default_rung(has_store=has_store)
-    rung = state_named(until, _RANK)
-    if rung is DeliveryState.PERSISTED and not has_store:
+        return default_wait_state(has_store=has_store)
+    state = state_named(until, _RANK)
+    if state is DeliveryState.PERSISTED and not has_store:
         raise ValueError(NEEDS_STORE)
-    return rung
+    return state
 
 
-def default_rung(*, has_store: bool) -> DeliveryState:
+def default_wait_state(*, has_store: bool) -> DeliveryState:
     """Return the default state for which `send()`, `wait()` and `result()` wait."""
     return DeliveryState.PERSISTED if has_store else DeliveryState.ACCEPTED
 
@@ -512,12 +520,12 @@ def state_named(until: Until, among: Iterable[DeliveryState] | None = None) -> D
         raise
 
 
-def first_step(at_us: int) -> tuple[int, ...]:
+def queued_step(at_us: int) -> tuple[int, ...]:
     """Return the history of a receipt that is queued now; receipts made together share it."""
     return 0, at_us
 
 
-def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
+def transition_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
     """Set a state that needs no reason, at a tenth of the cost of `advance()`.
 
     Receipts that have reached the state, or are final, do not change. Receipts of one
@@ -542,7 +550,7 @@ def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> 
 def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
     """Move receipts back to `state`, where their messages wait to be written again.
 
-    Receipts of one batch mostly share one history, as in `climb_all()`.
+    Receipts of one batch mostly share one history, as in `transition_all()`.
     """
     before: tuple[int, ...] | None = None
     after: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from signedwire.delivery.accepted import AcceptedLeaves
-from signedwire.delivery.message import Message, Origin
+from signedwire.delivery.message import AckSink, Message
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Priority, Reason
 from signedwire.wire.header import (
@@ -135,7 +135,7 @@ class ReceiveStream:
         batch: BatchReceived,
         max_payload_size: int,
         now_us: int,
-        origin: Origin | None = None,
+        origin: AckSink | None = None,
         admit: Callable[[bytes], Reason | None] | None = None,
     ) -> Arrivals:
         """Check each envelope of a batch whose signature fits, and advance the marks.

@@ -25,7 +25,7 @@ from weakref import ref
 
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import Receipt, climb_all
+from signedwire.delivery.receipt import Receipt, transition_all
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.evidence import encode_evidence
@@ -389,7 +389,7 @@ class SendStream:
         self._settle(flight, indices)
         for message in accepted:
             message.evidence = landed
-        climb_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
+        transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         return accepted
 
     def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:

@@ -11,7 +11,7 @@ from typing import Self
 
 from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import ClosedError, ConfigError, WrongContextError
 from signedwire.home import Bound
@@ -84,7 +84,7 @@ class BlockingTransport(Bound):
                 f"an envelope is a SignedEnvelope, not {type(envelope).__name__}: "
                 "SignedEnvelope.sign(…); a Node sends bytes"
             )
-        terms = Terms(envelope.recipient, envelope.priority)
+        terms = SendOptions(envelope.recipient, envelope.priority)
         message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
         self._core.endpoint.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message

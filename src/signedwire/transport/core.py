@@ -227,7 +227,7 @@ class NodeCore:
         try:
             await self._flush_store(deadline)  # what is stored just now may leave too
             await self.dialers.drain(deadline)
-            await self._flush_store(deadline)  # the last `done()` is told after its commit
+            await self._flush_store(deadline)  # the last `ack()` is told after its commit
         finally:
             # Also when cancelled: from here on nothing waits for a peer.
             runtime.home.phase = Phase.ENDED

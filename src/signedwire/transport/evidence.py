@@ -40,17 +40,17 @@ async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | 
             "evidence is of one DID, and this transport takes envelopes for all of them",
             "Make it with a did, or use a Node",
         )
-    undone: set[bytes] = set()
+    unacked: set[bytes] = set()
     if store is not None:
         after = 0
-        while rows := await asyncio.wrap_future(store.undone(after=after)):
-            undone.update(name_of(row.body) for row in rows)
+        while rows := await asyncio.wrap_future(store.unacked(after=after)):
+            unacked.update(name_of(row.body) for row in rows)
             after = rows[-1].id
     call = asyncio.get_running_loop().call_soon_threadsafe
     rotation = RotationPolicy(
         config.evidence_max_bytes, config.evidence_max_age, config.evidence_keep
     )
-    open_ = partial(EvidenceLog, path, us, call=call, undone=undone, rotation=rotation)
+    open_ = partial(EvidenceLog, path, us, call=call, unacked=unacked, rotation=rotation)
     # Cancelled, a long log is read by its thread, and closed then.
     log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
     log.on_failed = partial(_tell_failure, runtime, log.path)

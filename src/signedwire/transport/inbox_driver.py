@@ -43,14 +43,14 @@ class InboxDriver:
         return self._store.failure
 
     async def restore(self, endpoint: Endpoint) -> None:
-        """Deliver what an earlier process has accepted and its application left undone."""
+        """Deliver what an earlier process has accepted and its application has not acknowledged."""
         for did in self._store.v2_speakers():
             endpoint.v2_speakers.add(bytes(did))
         after = 0
-        while rows := await asyncio.wrap_future(self._store.undone(after=after)):
+        while rows := await asyncio.wrap_future(self._store.unacked(after=after)):
             if denied := endpoint.restore(rows):
                 with _WHILE_IT_WORKS:
-                    self._store.done(denied)
+                    self._store.acked(denied)
             after = rows[-1].id
 
     def marks(self, did: Did) -> Marks:
@@ -102,11 +102,11 @@ class InboxDriver:
         for message, id_ in zip(new, ids, strict=True):
             message.row = id_
 
-    def done(self, messages: Sequence[Message], then: Then) -> None:
+    def acked(self, messages: Sequence[Message], then: Then) -> None:
         """The application has handled or refused these; call `then` when that is committed."""
         rows = [message.row for message in messages if message.row is not None]
         with _WHILE_IT_WORKS:
-            self._store.done(rows, then)
+            self._store.acked(rows, then)
 
 
 def _tell_leaves(

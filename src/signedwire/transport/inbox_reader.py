@@ -119,10 +119,10 @@ class InboxReader:
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
                 if self._acks_at_once and not self._runtime.home.has_ended:
-                    message.done()
+                    message.ack()
                 return message
             with contextlib.suppress(ClosedError):
-                origin.refused(message, Reason.EXPIRED)
+                origin.nacked(message, Reason.EXPIRED)
             self._runtime.drop(Reason.EXPIRED, message.proven_sender)
         return None
 

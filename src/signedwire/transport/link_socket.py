@@ -11,7 +11,7 @@ import asyncio
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import climb_all
+from signedwire.delivery.receipt import transition_all
 from signedwire.stats import Counters
 from signedwire.transport.network import Stream
 from signedwire.types import DeliveryState, Target, unix_time_us
@@ -105,7 +105,7 @@ class LinkSocket:
         """The operating system has all that was written."""
         messages, self._unwritten = self._unwritten, []
         self._counters.messages_sent += len(messages)
-        climb_all(messages, DeliveryState.WRITTEN, unix_time_us())
+        transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
 
     def forget_unwritten(self) -> None:
         """The link is over: nobody can say what of it was written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from signedwire.delivery.deadlines import instant_of
-from signedwire.delivery.message import OutgoingMessage, Terms
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.store import OutgoingRow, Store
 from signedwire.transport.backlog_cursor import BacklogCursor
@@ -78,7 +78,7 @@ class RowLoader:
 
 def _message_of(row: OutgoingRow) -> OutgoingMessage:
     """A message whose sender has ended, or has let go of its receipt; `restore()` follows."""
-    terms = Terms(row.recipient, row.priority, queued_at_us=row.queued_at_us)
+    terms = SendOptions(row.recipient, row.priority, queued_at_us=row.queued_at_us)
     message = OutgoingMessage(terms, row.message_number)
-    message.climb(DeliveryState.PERSISTED, row.queued_at_us)
+    message.transition(DeliveryState.PERSISTED, row.queued_at_us)
     return message

@@ -138,7 +138,7 @@ class StoreDriver:
         for cursor in tuple(self._cursors.values()):
             for receipt in self._receipts_of(cursor):
                 if receipt.state is DeliveryState.PERSISTED:
-                    receipt.park()
+                    receipt.detach()
                     receipt.release()
 
     def give_up_uncommitted(self) -> None:
@@ -156,7 +156,7 @@ class StoreDriver:
     async def flush(self, deadline: float) -> None:
         """Wait until what was submitted before is committed, or until `deadline`, loop time."""
         left = max(0.0, deadline - asyncio.get_running_loop().time())
-        await asyncio.sleep(0)  # each `done()` of this turn of the loop comes to the store
+        await asyncio.sleep(0)  # each `ack()` of this turn of the loop comes to the store
         with _WHILE_IT_WORKS, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await asyncio.wrap_future(self.store.flush())
@@ -249,9 +249,9 @@ class StoreDriver:
         cursor, now = self._cursor(did), unix_time_us()
         is_met = self._look_for_way(did)
         for message in messages:
-            message.climb(DeliveryState.PERSISTED, now)
+            message.transition(DeliveryState.PERSISTED, now)
             if self._has_ended:
-                message.park()
+                message.detach()
                 message.release()
                 continue
             lane, row = message.priority, message.row

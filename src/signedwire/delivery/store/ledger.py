@@ -156,13 +156,13 @@ class LaneRecord:
 class BatchRecord:
     """A received batch, kept while it has unacknowledged messages or remembered leaves."""
 
-    __slots__ = ("id", "is_remembered", "leaves", "peer", "undone")
+    __slots__ = ("id", "is_remembered", "leaves", "peer", "unacked")
 
     def __init__(self, id_: int, peer: PeerRecord, leaves: int) -> None:
         self.id = id_
         self.peer = peer
         self.leaves = leaves
-        self.undone = 0
+        self.unacked = 0
         self.is_remembered = True
 
 
@@ -255,9 +255,9 @@ class Ledger:
         self.aged_out = 0
         self.rules: dict[AccessRule, set[bytes]] = {rule: set() for rule in AccessRule}
         """The access list when the store was opened."""
-        self.undone: dict[int, tuple[BatchRecord, int]] = {}
+        self.unacked: dict[int, tuple[BatchRecord, int]] = {}
         """Unacknowledged messages: maps a row to its batch and its size."""
-        self.undone_bytes = 0
+        self.unacked_bytes = 0
         self.remembered = 0
         # Oldest first. Finding the first key of a dict walks over all deleted entries.
         self._remembered: OrderedDict[int, BatchRecord] = OrderedDict()
@@ -455,9 +455,9 @@ class Ledger:
         """Return how many of the next messages of one sender fit; `sizes` are in bytes."""
         limits = self.limits
         rows = min(
-            limits.max_inbox_peer_rows - peer.inbox, limits.max_inbox_rows - len(self.undone)
+            limits.max_inbox_peer_rows - peer.inbox, limits.max_inbox_rows - len(self.unacked)
         )
-        free = limits.max_inbox_bytes - self.undone_bytes
+        free = limits.max_inbox_bytes - self.unacked_bytes
         count = 0
         for size in sizes[: max(0, rows)]:
             free -= size
@@ -475,24 +475,24 @@ class Ledger:
         self._remembered[id_] = batch
         return batch
 
-    def add_undone(self, id_: int, batch: BatchRecord, size: int) -> None:
+    def add_unacked(self, id_: int, batch: BatchRecord, size: int) -> None:
         """Add an accepted message of `size` bytes, which the application must acknowledge."""
-        self.undone[id_] = (batch, size)
-        self.undone_bytes += size
-        batch.undone += 1
+        self.unacked[id_] = (batch, size)
+        self.unacked_bytes += size
+        batch.unacked += 1
         batch.peer.inbox += 1
 
-    def remove_undone(self, id_: int) -> BatchRecord | None:
+    def remove_unacked(self, id_: int) -> BatchRecord | None:
         """Remove an acknowledged message; return its batch if nothing needs that any more.
 
         Raises:
             KeyError: there is no such message.
         """
-        batch, size = self.undone.pop(id_)
-        self.undone_bytes -= size
-        batch.undone -= 1
+        batch, size = self.unacked.pop(id_)
+        self.unacked_bytes -= size
+        batch.unacked -= 1
         batch.peer.inbox -= 1
-        return None if batch.undone or batch.is_remembered else batch
+        return None if batch.unacked or batch.is_remembered else batch
 
     def forget_leaves(self, peer: PeerRecord, *, is_all: bool = False) -> list[BatchRecord]:
         """Forget the oldest leaves over the limits; return the batches to remove."""
@@ -513,4 +513,4 @@ class Ledger:
         peer.remembered -= batch.leaves
         self.remembered -= batch.leaves
         batch.is_remembered = False
-        return [] if batch.undone else [batch]
+        return [] if batch.unacked else [batch]

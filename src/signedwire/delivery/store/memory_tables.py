@@ -29,7 +29,7 @@ class MemoryTables(Tables):
         self._aging: set[int] = set()
         self._dead: dict[int, DeadRow] = {}
         self._next_dead = 1
-        self._undone: dict[int, tuple[int, int, int, bytes]] = {}
+        self._unacked: dict[int, tuple[int, int, int, bytes]] = {}
         self._batches: dict[int, BatchRow] = {}
 
     def put(self, rows: Sequence[Row], ages_at_us: int | None = None) -> None:
@@ -172,18 +172,18 @@ class MemoryTables(Tables):
         """See `Tables`."""
         self._batches[batch.id] = batch
         for row_id, place, body in rows:
-            self._undone[row_id] = (row_id, batch.id, place, body)
+            self._unacked[row_id] = (row_id, batch.id, place, body)
 
-    def remove_undone(self, ids: Sequence[int], batches: Sequence[int]) -> None:
+    def remove_unacked(self, ids: Sequence[int], batches: Sequence[int]) -> None:
         """See `Tables`."""
         for row_id in ids:
-            self._undone.pop(row_id, None)
+            self._unacked.pop(row_id, None)
         for batch in batches:
             self._batches.pop(batch, None)
 
-    def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
+    def unacked_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
         """See `Tables`."""
-        return list(islice((row for row in self._undone.values() if row[0] > after), limit))
+        return list(islice((row for row in self._unacked.values() if row[0] > after), limit))
 
     def remove_peer(self, id_: int) -> None:
         """See `Tables`."""

@@ -212,7 +212,7 @@ class IncomingRow(NamedTuple):
     """An accepted message that the application has not acknowledged."""
 
     id: int
-    """Id of the row, for `Store.done()`."""
+    """Id of the row, for `Store.acked()`."""
     sender: Did
     body: bytes
     place: int

@@ -185,7 +185,7 @@ class SqliteTables(Tables):
         for id_, batch_id, size in self._ask(
             "SELECT id, batch, length(body) FROM incoming ORDER BY id"
         ):
-            ledger.add_undone(id_, batches[batch_id], size)
+            ledger.add_unacked(id_, batches[batch_id], size)
             ledger.next_incoming = id_ + 1
         for peer in ledger.by_id.values():
             self._done_batches += [batch.id for batch in ledger.forget_leaves(peer)]
@@ -429,12 +429,12 @@ class SqliteTables(Tables):
         self._batches.append(batch)
         self._accepted += [(row_id, batch.id, place, body) for row_id, place, body in rows]
 
-    def remove_undone(self, ids: Sequence[int], batches: Sequence[int]) -> None:
+    def remove_unacked(self, ids: Sequence[int], batches: Sequence[int]) -> None:
         """See `Tables`."""
         self._done += ids
         self._done_batches += batches
 
-    def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
+    def unacked_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
         """See `Tables`."""
         self._flush()
         return self._page("FROM incoming WHERE id > ?", (min(after, _MAX_I64),), limit)

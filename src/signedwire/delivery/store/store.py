@@ -2,7 +2,7 @@
 
     put ──→ outgoing ──settled, expire──→ gone
                      ──bury──→ dead letters ──drop_dead, put(replaces)──→ gone
-    accept ──→ undone ──done──→ gone            with it the marks and the leaves
+    accept ──→ unacked ──ack──→ gone            with it the marks and the leaves
 
 Any thread may call. A change returns at once; its callback `then` runs after the
 commit, with `None`, or with the `StoreError` of the failed commit. A query returns a
@@ -388,7 +388,7 @@ class Store:
             noted: Indices of the messages that were not accepted.
 
         Returns:
-            The ids of the new messages, in the order of `new`, for `done()`.
+            The ids of the new messages, in the order of `new`, for `ack()`.
 
         Raises:
             StoreFailedError, ClosedError: the store takes nothing more.
@@ -417,7 +417,7 @@ class Store:
             peer.heard_at = batch_id
             record = ledger.add_batch(peer, batch_id, len(batch.leaves))
             for id_, _, body in rows:
-                ledger.add_undone(id_, record, len(body))
+                ledger.add_unacked(id_, record, len(body))
             self._forget(peer)
         self._executor.kick()
         return ids
@@ -433,21 +433,21 @@ class Store:
             )
         self._executor.kick()
 
-    def done(self, ids: Iterable[int], then: Then | None = None) -> None:
+    def acked(self, ids: Iterable[int], then: Then | None = None) -> None:
         """Remove messages that the application has acknowledged or refused.
 
         With `ack="auto"`, taking a message acknowledges it.
         """
         with self._lock:
-            known = [id_ for id_ in dict.fromkeys(ids) if id_ in self._ledger.undone]
+            known = [id_ for id_ in dict.fromkeys(ids) if id_ in self._ledger.unacked]
             batches = [
-                batch.id for id_ in known if (batch := self._ledger.remove_undone(id_)) is not None
+                batch.id for id_ in known if (batch := self._ledger.remove_unacked(id_)) is not None
             ]
-            remove = partial(self._work.tables.remove_undone, known, batches)
+            remove = partial(self._work.tables.remove_unacked, known, batches)
             self._submit(remove, then, weight=len(known))
         self._executor.kick()
 
-    def undone(self, *, after: int = 0, limit: int = 1000) -> Future[list[IncomingRow]]:
+    def unacked(self, *, after: int = 0, limit: int = 1000) -> Future[list[IncomingRow]]:
         """Return unacknowledged messages, in the order of acceptance.
 
         At most `limit` of them behind the id `after` and 4 MiB of bodies, but at least
@@ -456,7 +456,7 @@ class Store:
         Messages that exist when the store is opened must be delivered again, marked
         `redelivered`, because their sender will not send them again.
         """
-        return self._ask(partial(self._work.undone, after, limit))
+        return self._ask(partial(self._work.unacked, after, limit))
 
     def leaves(self, sender: Did) -> Future[RememberedLeaves]:
         """Return the leaves of a sender's last messages, by their answers.
@@ -531,7 +531,7 @@ class Store:
             oldest_queued_at_us=ledger.oldest_queued_at_us,
             unmet=Backlog(ledger.unmet_rows, ledger.unmet_bytes),
             dead=Backlog(ledger.dead_rows, ledger.dead_bytes),
-            inbox=Backlog(len(ledger.undone), ledger.undone_bytes),
+            inbox=Backlog(len(ledger.unacked), ledger.unacked_bytes),
             expired=ledger.expired,
             aged_out=ledger.aged_out,
             dead_letters_dropped=ledger.dead_dropped,
@@ -593,4 +593,4 @@ class Store:
     def _forget(self, peer: PeerRecord) -> None:
         gone = [batch.id for batch in self._ledger.forget_leaves(peer)]
         if gone:
-            self._submit(partial(self._work.tables.remove_undone, (), gone), is_lazy=True)
+            self._submit(partial(self._work.tables.remove_unacked, (), gone), is_lazy=True)

@@ -144,11 +144,11 @@ class Tables(ABC):
         """Add a batch and its accepted messages, each as (id, index in the batch, body)."""
 
     @abstractmethod
-    def remove_undone(self, ids: Sequence[int], batches: Sequence[int]) -> None:
+    def remove_unacked(self, ids: Sequence[int], batches: Sequence[int]) -> None:
         """Remove messages, and batches that nothing needs any more."""
 
     @abstractmethod
-    def undone_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
+    def unacked_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
         """Return unacknowledged messages as (id, batch, index, body), as accepted.
 
         At most `limit`; from a file, `PAGE_BYTES` of bodies or one.

@@ -225,13 +225,13 @@ class Work:
         ledger = self.ledger
         ledger.changed_peers.discard(peer)
         ledger.changed_lanes.difference_update(peer.lanes)
-        self.tables.remove_undone((), batches)
+        self.tables.remove_unacked((), batches)
         self.tables.remove_peer(peer.id)
         ledger.remove_peer(peer)
 
-    def undone(self, after: int, limit: int) -> list[IncomingRow]:
+    def unacked(self, after: int, limit: int) -> list[IncomingRow]:
         """Return a page of unacknowledged messages."""
-        rows = self.tables.undone_page(after, limit)
+        rows = self.tables.unacked_page(after, limit)
         batches: dict[int, tuple[PeerRecord, bytes, list[bytes]]] = {
             batch.id: (self.ledger.by_id[batch.peer], batch.signature, _split(batch.leaves))
             for batch in self.tables.batches(sorted({row[1] for row in rows}))

@@ -297,7 +297,7 @@ class V1Sender(Dialer):
         now = unix_time_us()
         for message in messages:
             message.is_unconfirmed = True
-            message.climb(DeliveryState.WRITTEN, now)
+            message.transition(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
         """The peer's host has these, which is all that one hears of a v1 peer."""
