@@ -57,7 +57,7 @@ class Note:
 
 
 class Told:
-    """A `then` that can be waited for."""
+    """An `on_commit` that can be waited for."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -78,10 +78,10 @@ class Told:
 
 
 def told(submit: Callable[..., Any], *arguments: Any, **options: Any) -> StoreError | None:
-    """Call, and wait for its `then`."""
-    then = Told()
-    submit(*arguments, **options, then=then)
-    return then.wait()
+    """Call, and wait for its `on_commit`."""
+    on_commit = Told()
+    submit(*arguments, **options, on_commit=on_commit)
+    return on_commit.wait()
 
 
 @contextlib.contextmanager
@@ -105,10 +105,10 @@ def accept(store: Store, sequences: list[int], *, epoch: int = 9, payload: bytes
     bodies = [
         body(sequence, payload, sender=BOB, recipient=ALICE, epoch=epoch) for sequence in sequences
     ]
-    then = Told()
+    on_commit = Told()
     marks = Marks(epoch, (0, max(sequences), 0, 0))
-    ids = store.accept(PEER, marks, received(bodies, BOB), range(len(bodies)), then=then)
-    assert then.wait() is None
+    ids = store.accept(PEER, marks, received(bodies, BOB), range(len(bodies)), on_commit=on_commit)
+    assert on_commit.wait() is None
     return ids
 
 

@@ -230,7 +230,7 @@ class TestDeadLetters:
             assert outbox is not None
             dead_body = body(77, b"no", priority=Priority.LOW, payload_type=4)
             for _ in range(2):
-                outbox.store.bury_accepted(BOB.did, dead_body, Reason.TOO_LARGE, "too much")
+                outbox.store.dead_letter_accepted(BOB.did, dead_body, Reason.TOO_LARGE, "too much")
             first, second = await alice.dead.list()
             assert first == await alice.dead.show(first.id)
             assert (first.recipient, first.payload) == (BOB.did, b"no")
@@ -269,7 +269,7 @@ class TestDeadLetters:
             outbox = node._core.store
             assert outbox is not None
             outbox.store.note_v2(BOB.did)  # it may link to us, so messages for it may wait
-            outbox.store.bury_accepted(BOB.did, body(1, b"no"), Reason.REFUSED)
+            outbox.store.dead_letter_accepted(BOB.did, body(1, b"no"), Reason.REFUSED)
             (letter,) = await node.dead.list()
             commits = outbox.store.stats().commits
             await node.dead.retry(letter.id)
@@ -451,7 +451,7 @@ class TestArguments:
         async with away(path) as node:
             outbox = node._core.store
             assert outbox is not None
-            outbox.store.bury_accepted(BOB.did, body(1, b"pay"), Reason.REFUSED)
+            outbox.store.dead_letter_accepted(BOB.did, body(1, b"pay"), Reason.REFUSED)
             (letter,) = await node.dead.list()
             await asyncio.gather(*[node.dead.retry(letter.id) for _ in range(3)])
             assert len(await node.outbox.list()) == 1
@@ -594,7 +594,7 @@ class TestSync:
             node.outbox.flush()
             outbox = node._node._core.store
             assert outbox is not None
-            outbox.store.bury(BOB.did, [(second.lane, second.sequence)], Reason.REFUSED)
+            outbox.store.dead_letter(BOB.did, [(second.lane, second.sequence)], Reason.REFUSED)
             (letter,) = node.dead.list()
             assert node.dead.show(letter.id) == letter
             assert len(node.dead.retry(letter.id)) == 1

@@ -23,8 +23,8 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.store import (
-    Call,
     DeadLetter,
+    Dispatch,
     OutgoingRow,
     RowName,
     SqliteStore,
@@ -268,13 +268,13 @@ def limits_of(config: TransportConfig) -> StoreLimits:
     )
 
 
-def open_store(config: TransportConfig, owner: Did, call: Call) -> Store:
+def open_store(config: TransportConfig, owner: Did, dispatch: Dispatch) -> Store:
     """The store that a configuration names, in a thread of its own.
 
     See `SqliteStore` for what it raises.
     """
     assert config.store is not None
-    return SqliteStore(config.store, owner, limits=limits_of(config), call=call)
+    return SqliteStore(config.store, owner, limits=limits_of(config), dispatch=dispatch)
 
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:

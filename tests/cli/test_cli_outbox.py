@@ -54,7 +54,9 @@ def bury(path: Path, identity: Identity) -> None:
     """Make dead letters of all that waits."""
     store = SqliteStore(path, identity.did, is_threaded=False)
     for row in store.outbox().result():
-        store.bury(row.recipient, [(row.lane, row.row)], Reason.REFUSED, "it \x1b[31mwill not")
+        store.dead_letter(
+            row.recipient, [(row.lane, row.row)], Reason.REFUSED, "it \x1b[31mwill not"
+        )
     store.close()
 
 

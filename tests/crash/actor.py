@@ -200,8 +200,8 @@ class Receiver:
             message.ack()
         # What was submitted before a barrier is committed when it is told; all that was done
         # in this turn of the loop is submitted at its end.
-        then = partial(_on_done, finished)
-        asyncio.get_running_loop().call_soon(self._store.barrier, then)
+        on_commit = partial(_on_done, finished)
+        asyncio.get_running_loop().call_soon(self._store.barrier, on_commit)
 
 
 def _on_done(messages: list[Message], error: StoreError | None) -> None:

@@ -25,7 +25,7 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.delivery.message import Message
-from signedwire.delivery.store import Store, Then, sqlite_tables
+from signedwire.delivery.store import OnCommit, Store, sqlite_tables
 from signedwire.errors import StoreError, StoreOpenError
 
 from .actor import RECEIVER, SENDER, obey, say, say_of, store_of
@@ -101,17 +101,17 @@ async def receive(node: Node) -> None:
             say_of(Kind.FINISHING, taken)
             for each in taken:
                 each.ack()
-            then, taken = partial(_on_done, taken), []
-            asyncio.get_running_loop().call_soon(_barrier, store, then)
+            on_commit, taken = partial(_on_done, taken), []
+            asyncio.get_running_loop().call_soon(_barrier, store, on_commit)
         if store.failure is not None and not has_said:
             has_said = True
             say((Kind.QUIET, 0, 0, 1))
 
 
-def _barrier(store: Store, then: Then) -> None:
+def _barrier(store: Store, on_commit: OnCommit) -> None:
     """Told when all that was done in the turn before is on the disk."""
     with contextlib.suppress(StoreError):
-        store.barrier(then)
+        store.barrier(on_commit)
 
 
 def _on_done(messages: list[Message], error: StoreError | None) -> None:

@@ -71,8 +71,8 @@ def be_early() -> None:
     accept = Store.accept
 
     def accepting(store: Store, *arguments: Any, **options: Any) -> range:
-        *some, then = arguments
-        asyncio.get_running_loop().call_soon(then, None)
+        *some, on_commit = arguments
+        asyncio.get_running_loop().call_soon(on_commit, None)
         return accept(store, *some, **options)
 
     Store.accept = accepting  # type: ignore[assignment,method-assign]

@@ -34,7 +34,7 @@ from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
+from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind, StoreError
 from signedwire.events import Event
@@ -237,7 +237,7 @@ class FakeStore(NoStore):
         super().__init__(host)
         self.is_durable = is_durable
         self.calls: list[tuple[Any, ...]] = []
-        self.waiting: deque[Then] = deque()
+        self.waiting: deque[OnCommit] = deque()
         """Of operations that are not committed."""
         self.room = 10**6
         """Messages that fit into the inbox."""
@@ -340,9 +340,9 @@ class FakeStore(NoStore):
     def marks(self, did: Did) -> Marks:
         return self.known_marks.get(did) or super().marks(did)
 
-    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
+    def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
         if self.has_leaves:
-            self.loads.append(then)
+            self.loads.append(on_loaded)
         return self.has_leaves
 
     def began(self, did: Did, marks: Marks) -> None:
@@ -358,18 +358,18 @@ class FakeStore(NoStore):
         batch: BatchReceived,
         arrivals: Arrivals,
         not_stored: Sequence[int],
-        then: Then,
+        on_commit: OnCommit,
     ) -> None:
         if self.on_accept is not None:
             self.on_accept()
         for message in arrivals.new:
             message.row = next(self._rows)
         self.calls.append(("accept", did, marks, [m.payload for m in arrivals.new], not_stored))
-        self.waiting.append(then)
+        self.waiting.append(on_commit)
 
-    def acked(self, messages: Sequence[Message], then: Then) -> None:
+    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
         self.calls.append(("acked", [message.payload for message in messages]))
-        self.waiting.append(then)
+        self.waiting.append(on_commit)
 
 
 class FakeLink:

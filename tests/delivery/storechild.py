@@ -38,7 +38,7 @@ def load(store: SqliteStore, rng: random.Random) -> None:
     fences: list[Told] = []
     while True:
         notes = [Note(rng.randbytes(rng.randrange(300))) for _ in range(rng.randrange(1, 20))]
-        store.put(PEER, notes, then=partial(put, store, rng, notes))
+        store.put(PEER, notes, on_commit=partial(put, store, rng, notes))
         count = rng.randrange(1, 10)
         bodies = [
             body(start + n, rng.randbytes(9), sender=BOB, recipient=ALICE)
@@ -51,7 +51,9 @@ def load(store: SqliteStore, rng: random.Random) -> None:
         accepted = partial(accept, store, rng, numbers, ids)
         fence = Told()
         with store._lock:  # `accepted` must find the ids
-            ids += store.accept(PEER, marks, received(bodies, BOB), range(count), then=accepted)
+            ids += store.accept(
+                PEER, marks, received(bodies, BOB), range(count), on_commit=accepted
+            )
         store.barrier(fence)
         fences.append(fence)
         if len(fences) > 4:
@@ -67,9 +69,9 @@ def put(
     names = [(1, n) for n in some]
     say("ask", *some)  # from now on they may be gone
     if rng.random() < 0.1:
-        store.bury(PEER, names, Reason.REFUSED, then=partial(said, "buried", some))
+        store.dead_letter(PEER, names, Reason.REFUSED, on_commit=partial(said, "buried", some))
     else:
-        store.settled(PEER, names, then=partial(said, "settled", some))
+        store.settled(PEER, names, on_commit=partial(said, "settled", some))
 
 
 def accept(
@@ -84,20 +86,20 @@ def accept(
         known = dict(zip(ids, numbers, strict=True))
     some = [id_ for id_ in known if rng.random() < 0.8]
     say("finish", *[known[id_] for id_ in some])
-    store.acked(some, then=partial(said, "done", [known[id_] for id_ in some]))
+    store.acked(some, on_commit=partial(said, "done", [known[id_] for id_ in some]))
 
 
 def until_error(store: SqliteStore) -> None:
     stored = 0
     while True:
-        then = Told()
+        on_commit = Told()
         try:
-            store.put(PEER, [Note(b"x" * 500)], then=then)
+            store.put(PEER, [Note(b"x" * 500)], on_commit=on_commit)
         except StoreError as error:
             say("then", type(error).__name__, stored)
             say("health", store.stats().failure)
             return
-        error_ = then.wait()
+        error_ = on_commit.wait()
         if error_ is None:
             stored += 1
             say("put", stored)

@@ -67,9 +67,9 @@ def messages(*numbers: int, size: int = 5) -> list[Message]:
 
 
 def append(log: EvidenceLog, some: list[Message]) -> StoreError | None:
-    then = Told()
-    log.append(some, then)
-    return then.wait()
+    on_commit = Told()
+    log.append(some, on_commit)
+    return on_commit.wait()
 
 
 def read(path: Path) -> tuple[LogChecker, list[CheckedRecord]]:
@@ -226,9 +226,9 @@ class TestOpening:
         unacked = messages(2, 3, 4, 5)
         log = logs(unacked=[name_of(each.envelope.body) for each in unacked])
         thens = [Told() for _ in unacked]
-        for message, then in zip(unacked, thens, strict=True):
-            log.restored(message, then)
-        assert all(then.wait() is None for then in thens)
+        for message, on_commit in zip(unacked, thens, strict=True):
+            log.restored(message, on_commit)
+        assert all(on_commit.wait() is None for on_commit in thens)
         assert numbers_in(logs.path) == [1, 2, 3, 4, 5]
         again = Told()
         log.restored(unacked[3], again)
@@ -413,9 +413,9 @@ class TestFailing:
         monkeypatch.undo()
         with pytest.raises(EvidenceLogError):
             log.append(messages(3))
-        then = Told()
-        log.after(messages(3), then)(None)
-        assert isinstance(then.wait(), EvidenceLogError)
+        on_commit = Told()
+        log.after(messages(3), on_commit)(None)
+        assert isinstance(on_commit.wait(), EvidenceLogError)
         assert log.head == head
         assert log.close(LIMIT)
         assert logs().head.records in (1, 2)
@@ -456,9 +456,9 @@ class TestRotating:
         log, archive = logs(), tmp_path / "old.log"
         log.append(messages(1, 2))
         old = log.rotate(archive)
-        then = Told()
-        log.append(messages(3), then)
-        assert then.wait() is None
+        on_commit = Told()
+        log.append(messages(3), on_commit)
+        assert on_commit.wait() is None
         assert old.result(LIMIT).records == 2
         assert numbers_in(archive) == [1, 2]
         assert numbers_in(logs.path) == [3]

@@ -23,7 +23,7 @@ from folderkit import cannot_be_opened
 from linkkit import BOB, EVE
 from signedwire.delivery import evidence_disk, evidence_files, evidence_log
 from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy, header_of
-from signedwire.delivery.evidence_log import EvidenceLog, News
+from signedwire.delivery.evidence_log import EvidenceLog, RotationEvent
 from signedwire.errors import EvidenceLogError
 from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
 from storekit import LIMIT
@@ -172,8 +172,8 @@ class TestKeep:
     ) -> None:
         caplog.set_level(logging.INFO)
         log = inline(path, RotationPolicy(max_bytes=SIZE, keep=2))
-        news: list[News] = []
-        log.on_news = news.append
+        news: list[RotationEvent] = []
+        log.on_rotation = news.append
         assert append(log, *range(1, 18)) is None
         assert log.close()
         assert chain_of(path) == [archive(path, 12), archive(path, 16), path]
@@ -249,8 +249,8 @@ class TestCopies:
         log = inline(path, RotationPolicy(keep=2))
         assert append(log, 1) is None
         copies = [self.copy(path, DATED), self.copy(path, DATED + 1)]
-        removed: list[News] = []
-        log.on_news = removed.append
+        removed: list[RotationEvent] = []
+        log.on_rotation = removed.append
         for number in (2, 3, 4, 5):
             log.rotate().result(0)
             assert append(log, number) is None
@@ -459,8 +459,8 @@ class TestTroubleBehindARotation:
         code: int,
     ) -> None:
         log = inline(path, RotationPolicy(keep=1))
-        news: list[News] = []
-        log.on_news = news.append
+        news: list[RotationEvent] = []
+        log.on_rotation = news.append
 
         def refuse(folder: str) -> Any:
             raise OSError(code, os.strerror(code))

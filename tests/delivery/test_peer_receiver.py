@@ -453,11 +453,11 @@ class FakeLog:
         self.failure = failure
         self.waiting: list[Callable[[], None]] = []
 
-    def after(self, messages: list[Any], then: Any) -> Any:
-        return lambda error: self.waiting.append(lambda: then(error))
+    def after(self, messages: list[Any], on_commit: Any) -> Any:
+        return lambda error: self.waiting.append(lambda: on_commit(error))
 
-    def restored(self, message: Any, then: Any) -> None:
-        self.waiting.append(lambda: then(self.failure))
+    def restored(self, message: Any, on_commit: Any) -> None:
+        self.waiting.append(lambda: on_commit(self.failure))
 
     def write(self) -> None:
         waiting, self.waiting = self.waiting, []

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "store.db"
     store = make("inline", path)
     put(store, Note(b"one"), Note(b"two"), Note(b"!", Priority.CRITICAL))
-    store.bury(PEER, [(1, 1)], Reason.REFUSED, "no")
+    store.dead_letter(PEER, [(1, 1)], Reason.REFUSED, "no")
     accept(store, [1, 2, 3])
     store.access.deny([bytes(PEER)])
     store.access.allow_only([bytes(OTHER)])
@@ -123,7 +123,7 @@ def test_pages_are_bounded_by_bytes(tmp_path: Path) -> None:
     accept(store, list(range(1, 10)), payload=bytes(large))
     accept(store, [10], payload=bytes(5 * large))
     put(store, *(Note(bytes(large)) for _ in range(6)))
-    store.bury(PEER, [(1, sequence) for sequence in range(1, 7)], Reason.REFUSED)
+    store.dead_letter(PEER, [(1, sequence) for sequence in range(1, 7)], Reason.REFUSED)
     unacked: list[IncomingRow] = []
     counts = []
     while page := store.unacked(after=unacked[-1].id if unacked else 0, limit=1000).result():

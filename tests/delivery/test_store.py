@@ -144,7 +144,7 @@ class TestOutgoing:
         notes = [Note() for _ in range(300)]
         last = Told()
         for note in notes:
-            store.put(PEER, [note], then=partial(append, order, note))
+            store.put(PEER, [note], on_commit=partial(append, order, note))
         store.barrier(last)
         assert last.wait() is None
         assert order == list(range(1, 301))
@@ -157,7 +157,7 @@ class TestOutgoing:
         def send() -> None:
             for _ in range(100):
                 note = Note()
-                store.put(PEER, [note], then=partial(append, order, note))
+                store.put(PEER, [note], on_commit=partial(append, order, note))
 
         threads = [threading.Thread(target=send) for _ in range(4)]
         for thread in threads:
@@ -220,7 +220,7 @@ class TestOutgoing:
         put(store, Note(), Note())
         words = "no \udc80 route \0" + "x" * 5000
         store.attempt_failed(PEER, words)
-        assert told(store.bury, PEER, [(NORMAL, 1)], Reason.CLOSED, words) is None
+        assert told(store.dead_letter, PEER, [(NORMAL, 1)], Reason.CLOSED, words) is None
         (row,) = store.outbox().result(LIMIT)
         (letter,) = store.dead_letters().result(LIMIT)
         assert row.last_error == letter.detail
@@ -298,19 +298,19 @@ class TestLimits:
     def test_the_first_gets_the_room_of_expired_rows(self, opener: Callable[..., Store]) -> None:
         store = opener(StoreLimits(max_peer_rows=3, critical_reserve=0))
         put(store, Note())
-        assert told(store.bury, PEER, [(NORMAL, 1)], Reason.REFUSED) is None
+        assert told(store.dead_letter, PEER, [(NORMAL, 1)], Reason.REFUSED) is None
         put(store, Note(), Note(expires_at_us=PAST), Note(expires_at_us=PAST))
         (dead,) = store.dead_letters().result(LIMIT)
         first, last = Note(), Note()
         outcomes: dict[int, StoreError | None] = {}
         with held(store):
-            store.put(PEER, [first], then=partial(outcomes.__setitem__, 1))
+            store.put(PEER, [first], on_commit=partial(outcomes.__setitem__, 1))
             try:
                 two = [Note(), Note()]
-                store.put(PEER, two, replaces=[dead.id], then=partial(outcomes.__setitem__, 2))
+                store.put(PEER, two, replaces=[dead.id], on_commit=partial(outcomes.__setitem__, 2))
             except StoreFullError as error:  # where the first is stored already
                 outcomes[2] = error
-            store.put(PEER, [last], then=partial(outcomes.__setitem__, 3))
+            store.put(PEER, [last], on_commit=partial(outcomes.__setitem__, 3))
         store.flush().result(LIMIT)
         assert [error and type(error) for _, error in sorted(outcomes.items())] == [
             None,
@@ -364,7 +364,7 @@ class TestDeadLetters:
         assert {each.payload_type for each in rows} == {PayloadType.RAW}
         names = [(CRITICAL, 1), (NORMAL, 2), (NORMAL, 77)]
         before = unix_time_us()
-        assert told(store.bury, PEER, names, Reason.REFUSED, "not today") is None
+        assert told(store.dead_letter, PEER, names, Reason.REFUSED, "not today") is None
         assert sequences(store) == [1]
         letters = store.dead_letters().result(LIMIT)
         assert [(each.payload, each.recipient) for each in letters] == [(b"2", PEER), (b"3", PEER)]
@@ -387,7 +387,7 @@ class TestDeadLetters:
     def test_of_one_whose_row_is_gone(self, store: Store) -> None:
         dead = Note(b"gone")
         dead.number(bytes(US) + bytes(OTHER), 9, 1)
-        assert told(store.bury_accepted, OTHER, dead.body, Reason.REFUSED) is None
+        assert told(store.dead_letter_accepted, OTHER, dead.body, Reason.REFUSED) is None
         (letter,) = store.dead_letters(OTHER).result(LIMIT)
         assert (letter.payload, letter.recipient) == (b"gone", OTHER)
         assert store.dead_letters(PEER).result(LIMIT) == []
@@ -395,7 +395,7 @@ class TestDeadLetters:
     def test_pages(self, store: Store) -> None:
         put(store, *[Note(b"%d" % n) for n in range(5)])
         names = [(NORMAL, n) for n in range(1, 6)]
-        assert told(store.bury, PEER, names, Reason.CLOSED) is None
+        assert told(store.dead_letter, PEER, names, Reason.CLOSED) is None
         first = store.dead_letters(limit=2).result(LIMIT)
         rest = store.dead_letters(PEER, after=first[-1].id, limit=9).result(LIMIT)
         assert [each.payload for each in first + rest] == [b"0", b"1", b"2", b"3", b"4"]
@@ -408,7 +408,7 @@ class TestDeadLetters:
         put(store, *[Note(b"%05d" % n) for n in range(5)])
         for sequence in range(1, 6):
             name = [(NORMAL, sequence)]
-            assert told(store.bury, PEER, name, Reason.ATTEMPTS_EXHAUSTED) is None
+            assert told(store.dead_letter, PEER, name, Reason.ATTEMPTS_EXHAUSTED) is None
         letters = store.dead_letters().result(LIMIT)
         assert [each.payload for each in letters] == [b"00002", b"00003", b"00004"]
         assert store.stats().dead_letters_dropped == 2
@@ -437,7 +437,7 @@ class TestIncoming:
 
     def test_marks_are_those_committed(self, opener: Callable[..., Store]) -> None:
         later: list[Callable[[], None]] = []
-        store = opener(call=later.append)
+        store = opener(dispatch=later.append)
         marks = Marks(2**64 - 1, (2**64 - 1, 2, 3, 2**63))
         batch = received([body(1, sender=BOB, recipient=ALICE)], BOB)
         assert store.marks(PEER) == Marks(0, (0, 0, 0, 0))
@@ -463,11 +463,11 @@ class TestIncoming:
         ]
         batch = received(bodies, BOB)
         assert store.leaves(PEER).result(LIMIT) == NO_LEAVES
-        then = Told()
+        on_commit = Told()
         ids = store.accept(
-            PEER, Marks(9, (0, 4, 0, 0)), batch, [0, 2, 3], Noted(late=[1]), then=then
+            PEER, Marks(9, (0, 4, 0, 0)), batch, [0, 2, 3], Noted(late=[1]), on_commit=on_commit
         )
-        assert then.wait() is None
+        assert on_commit.wait() is None
         normal, high = [batch.leaves[0], batch.leaves[2]], [batch.leaves[3]]
         wanted: Any = (([], normal, high, []), [batch.leaves[1]], [])
         assert store.leaves(PEER).result(LIMIT) == wanted
@@ -478,9 +478,11 @@ class TestIncoming:
     def test_remembers_nothing_of_strays(self, store: Store) -> None:
         """Or a receipt would be signed for what was never accepted."""
         batch = received([body(n, sender=BOB, recipient=ALICE) for n in (1, 2)], BOB)
-        then = Told()
-        store.accept(PEER, Marks(9, (0, 1, 0, 0)), batch, [0], Noted(strays=[1]), then=then)
-        assert then.wait() is None
+        on_commit = Told()
+        store.accept(
+            PEER, Marks(9, (0, 1, 0, 0)), batch, [0], Noted(invalid=[1]), on_commit=on_commit
+        )
+        assert on_commit.wait() is None
         wanted: Any = (([], [batch.leaves[0]], [], []), [], [])
         assert store.leaves(PEER).result(LIMIT) == wanted
 
@@ -509,11 +511,11 @@ class TestIncoming:
 
     def test_a_batch_that_was_refused_whole(self, store: Store) -> None:
         batch = received([body(1, sender=BOB, recipient=ALICE)], BOB)
-        then = Told()
+        on_commit = Told()
         assert not store.accept(
-            PEER, Marks(9, (0, 1, 0, 0)), batch, [], Noted(unkept=[0]), then=then
+            PEER, Marks(9, (0, 1, 0, 0)), batch, [], Noted(not_stored=[0]), on_commit=on_commit
         )
-        assert then.wait() is None
+        assert on_commit.wait() is None
         wanted: Any = (NO_LEAVES[0], [], batch.leaves)
         assert store.leaves(PEER).result(LIMIT) == wanted
 
@@ -593,12 +595,12 @@ class TestLoop:
             wakes += 1
             loop.call_soon_threadsafe(run)
 
-        store = opener(call=call)
+        store = opener(dispatch=call)
         order: list[int] = []
         done = asyncio.Event()
         for _ in range(500):
             note = Note()
-            store.put(PEER, [note], then=partial(append, order, note))
+            store.put(PEER, [note], on_commit=partial(append, order, note))
         store.barrier(lambda error: done.set())
         async with asyncio.timeout(LIMIT):
             await done.wait()
@@ -610,11 +612,11 @@ class TestLoop:
 class TestWhole:
     def test_one_call_for_a_commit(self, opener: Callable[..., Store]) -> None:
         calls: list[Callable[[], None]] = []
-        store = opener(call=calls.append)
+        store = opener(dispatch=calls.append)
         order: list[int] = []
         for _ in range(100):
             note = Note()
-            store.put(PEER, [note], then=partial(append, order, note))
+            store.put(PEER, [note], on_commit=partial(append, order, note))
         store.flush().result(LIMIT)
         assert len(order) == 0
         for run in calls:
@@ -625,14 +627,14 @@ class TestWhole:
         self, opener: Callable[..., Store]
     ) -> None:
         calls: list[Callable[[], None]] = []
-        store = opener(call=calls.append)
+        store = opener(dispatch=calls.append)
         order: list[int] = []
 
         def stumble(error: StoreError | None) -> None:
             raise ZeroDivisionError
 
-        store.put(PEER, [Note()], then=stumble)
-        store.put(PEER, [Note()], then=lambda error: order.append(2))
+        store.put(PEER, [Note()], on_commit=stumble)
+        store.put(PEER, [Note()], on_commit=lambda error: order.append(2))
         store.flush().result(LIMIT)
         failures = 0
         while calls:
@@ -657,12 +659,12 @@ class TestWhole:
         first, second, last = Note(), Note(), Told()
 
         def again(names: object) -> None:
-            store.put(PEER, [second], then=partial(append, order, second))
+            store.put(PEER, [second], on_commit=partial(append, order, second))
             store.barrier(last)
 
         put(store, *[Note(expires_at_us=PAST) for _ in range(3)])
         store.on_expired = again
-        store.put(PEER, [first], then=partial(append, order, first))
+        store.put(PEER, [first], on_commit=partial(append, order, first))
         last.wait()
         assert order == [first.sequence, second.sequence] == [4, 5]
 
@@ -671,7 +673,7 @@ class TestWhole:
 
         def more(left: int, error: StoreError | None) -> None:
             if left:
-                store.put(PEER, [Note()], then=partial(more, left - 1))
+                store.put(PEER, [Note()], on_commit=partial(more, left - 1))
             else:
                 last(error)
 

@@ -116,7 +116,7 @@ class TestReopening:
         notes = [Note(b"a" * n, queued_at_us=50 + n, expires_at_us=2**52 + n) for n in range(5)]
         put(store, *notes, Note(priority=CRITICAL, queued_at_us=3))
         assert told(store.settled, PEER, [(NORMAL, 5)]) is None
-        assert told(store.bury, PEER, [(NORMAL, 1)], Reason.REFUSED, "no") is None
+        assert told(store.dead_letter, PEER, [(NORMAL, 1)], Reason.REFUSED, "no") is None
         store.written(PEER, NORMAL, 2)
         store.attempt_failed(PEER, "no route")
         ids = accept(store, [1, 2, 3], epoch=2**64 - 7)
@@ -412,17 +412,17 @@ class TestUnusable:
 
     def test_a_disk_that_hangs(self, stores: Stores) -> None:
         """`close()` keeps its time; nothing that was submitted is told meanwhile."""
-        store, gate, then = stores(), threading.Event(), Told()
+        store, gate, on_commit = stores(), threading.Event(), Told()
         store._ask(lambda: gate.wait(LIMIT))
-        store.put(PEER, [Note()], then=then)
+        store.put(PEER, [Note()], on_commit=on_commit)
         assert not store.close(0.01)
-        assert not then.is_told
+        assert not on_commit.is_told
         gate.set()
-        assert then.wait() is None
+        assert on_commit.wait() is None
 
     def test_closed_by_a_callback(self, stores: Stores) -> None:
         store = stores()
-        store.put(PEER, [Note()], then=lambda _: store.close())  # type: ignore[arg-type]
+        store.put(PEER, [Note()], on_commit=lambda _: store.close())  # type: ignore[arg-type]
         assert store.close(LIMIT)
 
     def test_free_again_after_close(self, stores: Stores) -> None:
@@ -590,7 +590,7 @@ class TestFaults:
 
     def test_a_callback_that_raises(self, stores: Stores) -> None:
         store = stores()
-        store.put(PEER, [Note()], then=lambda error: 1 // 0)  # type: ignore[arg-type]
+        store.put(PEER, [Note()], on_commit=lambda error: 1 // 0)  # type: ignore[arg-type]
         assert store.close(LIMIT)
         with pytest.raises(StoreFailedError, match=r"by zero.*a fault of signedwire"):
             store.put(PEER, [Note()])
@@ -601,10 +601,10 @@ class TestFaults:
         failures: list[StoreError] = []
         store.on_failed = failures.append
 
-        def tidy() -> None:
+        def checkpoint() -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        monkeypatch.setattr(store._work.tables, "tidy", tidy)
+        monkeypatch.setattr(store._work.tables, "checkpoint", checkpoint)
         put(store, Note())
         assert store.close(LIMIT)
         assert [failure.fact for failure in failures] == [store.stats().failure]
@@ -613,21 +613,21 @@ class TestFaults:
 
     def test_marks_that_were_not_committed(self, stores: Stores) -> None:
         store = stores()
-        then, batch = Told(), received([body(1, sender=BOB, recipient=ALICE)], BOB)
+        on_commit, batch = Told(), received([body(1, sender=BOB, recipient=ALICE)], BOB)
         gate = threading.Event()
         store._ask(lambda: gate.wait(LIMIT))
         store._ask(lambda: 1 // 0)
-        store.accept(PEER, Marks(9, (0, 1, 0, 0)), batch, [0], then=then)
+        store.accept(PEER, Marks(9, (0, 1, 0, 0)), batch, [0], on_commit=on_commit)
         gate.set()
-        assert isinstance(then.wait(), StoreFailedError)
+        assert isinstance(on_commit.wait(), StoreFailedError)
         assert store.marks(PEER) == Marks(0, (0, 0, 0, 0))
 
     def test_a_loop_that_is_closed(self, path: Path) -> None:
         def call(run: object) -> None:
             raise RuntimeError("Event loop is closed")
 
-        store = SqliteStore(path, US, call=call)
-        store.put(PEER, [Note()], then=Told())
+        store = SqliteStore(path, US, dispatch=call)
+        store.put(PEER, [Note()], on_commit=Told())
         store.flush().result(LIMIT)
         assert store.failure is None
         assert store.close(LIMIT)
@@ -650,14 +650,14 @@ class TestFailingDisk:
         # All in one transaction, or behind it: the thread is kept waiting meanwhile.
         gate = threading.Event()
         blocked = store._ask(lambda: gate.wait(LIMIT))
-        for then in thens:
-            store.put(PEER, [Note(b"x" * 50_000)], then=then)
+        for on_commit in thens:
+            store.put(PEER, [Note(b"x" * 50_000)], on_commit=on_commit)
         rows = store.outbox()
         lazy = store.flush()
         gate.set()
         blocked_error = blocked.exception(LIMIT)
-        for then in thens:
-            error = then.wait()
+        for on_commit in thens:
+            error = on_commit.wait()
             assert isinstance(error, StoreFailedError)
             assert isinstance(error, OSError)
         for future in (rows, lazy):
@@ -705,10 +705,10 @@ class TestFailingDisk:
     @posix_only
     def test_a_file_that_cannot_grow(self, path: Path, stores: Stores) -> None:
         done = run_child(path, "until-error", 300_000)
-        *puts, first, then, health = done.stdout.splitlines()
+        *puts, first, on_commit, health = done.stdout.splitlines()
         assert first.startswith("first StoreFailedError the store")
         stored = len(puts)
-        assert then == f"then StoreFailedError {stored}"
+        assert on_commit == f"then StoreFailedError {stored}"
         assert health.startswith("health the store")
         assert stored > 10
         found = row_numbers(stores())
@@ -736,10 +736,10 @@ class TestFailingDisk:
         )
         if "ptrace" in done.stderr or "Operation not permitted" in done.stderr:
             pytest.skip("strace may not trace here")
-        *puts, first, then, health = done.stdout.splitlines()
+        *puts, first, on_commit, health = done.stdout.splitlines()
         assert first.startswith("first StoreFailedError the store")
         stored = len(puts)
-        assert then == f"then StoreFailedError {stored}"
+        assert on_commit == f"then StoreFailedError {stored}"
         assert health.startswith("health the store")
         found = row_numbers(stores())
         assert found[: stored + 1] == list(range(1, stored + 2))

@@ -116,24 +116,24 @@ class StoreMachine(RuleBasedStateMachine):
         places: list[Did] = []
         with held(self.store):
             for peer, drafts in puts:
-                notes, then = self.notes_of(drafts), Told()
+                notes, on_commit = self.notes_of(drafts), Told()
                 has_place = self.fits(peer, drafts, places)
                 try:
-                    self.store.put(peer, notes, then=then)
+                    self.store.put(peer, notes, on_commit=on_commit)
                 except StoreFullError:
                     assert not has_place
                     assert expiry is None or expiry > PAST
                     continue
                 assert has_place or expiry == PAST
                 self.was_numbered(peer, notes)
-                taken.append((peer, drafts, notes, then, has_place))
+                taken.append((peer, drafts, notes, on_commit, has_place))
                 places += [peer] * len(drafts) * has_place
-        for peer, drafts, notes, then, has_place in taken:
+        for peer, drafts, notes, on_commit, has_place in taken:
             if has_place:
                 del places[: len(drafts)]
             elif not self.fits(peer, drafts, places):
                 self.forget_expired()
-            error = then.wait()
+            error = on_commit.wait()
             if has_place or self.fits(peer, drafts, places):
                 assert error is None
                 self.was_put(peer, notes, drafts)
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         known = [name[1:] for name in self.rows if name[0] == peer]
         names = data.draw(st.lists(st.sampled_from([*known, (1, 999)]), max_size=20))
         if is_burial:
-            assert told(self.store.bury, peer, names, Reason.REFUSED) is None
+            assert told(self.store.dead_letter, peer, names, Reason.REFUSED) is None
         else:
             assert told(self.store.settled, peer, names) is None
         for lane, sequence in sorted(set(names)):
@@ -180,11 +180,11 @@ class StoreMachine(RuleBasedStateMachine):
             body(self.mark + n, b"%d" % n, sender=BOB, recipient=ALICE) for n in range(1, count + 1)
         ]
         self.mark += count
-        then = Told()
+        on_commit = Told()
         batch = received(bodies, BOB)
         marks = Marks(9, (0, self.mark, 0, 0))
-        ids = self.store.accept(PEER, marks, batch, range(count), then=then)
-        assert then.wait() is None
+        ids = self.store.accept(PEER, marks, batch, range(count), on_commit=on_commit)
+        assert on_commit.wait() is None
         self.unacked.update(zip(ids, bodies, strict=True))
 
     @rule(data=st.data())

@@ -724,7 +724,7 @@ class TestFlaws:
         arrivals = receiver.stream.arrived(batch, 1000, 0)
         assert numbers(arrivals.new) == [(1, 1), (1, 2)]
         assert arrivals.refusals == [Refusal(lane, 5, reason)]
-        assert (arrivals.late, arrivals.strays) == ([], [1])
+        assert (arrivals.late, arrivals.invalid) == ([], [1])
         # A receipt for those that were accepted alone, never for the batch.
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[2]]
         assert receiver.stream.marks_now() == (0, 2, 0, 0)
@@ -770,7 +770,7 @@ class TestExpiry:
             assert arrivals.leaves == [batch.leaves[1]]
             assert arrivals.duplicates == ([leaf(good)] if is_again else [])
             assert arrivals.late == ([] if is_again else [0])
-            assert arrivals.strays == ([0] if is_again else [])
+            assert arrivals.invalid == ([0] if is_again else [])
 
     def test_a_message_that_was_accepted_in_time_stays_so(self, receiver: Receiver) -> None:
         one = body(1, expires_at_us=100)

@@ -146,7 +146,7 @@ def test_the_counts_are_those_of_the_rows(opener: Callable[..., Store], seed: in
                 last = store.unmet.last_rows(did)
                 late = Note()
                 assert told(store.put, did, [late], is_met=did not in unmet) is None
-                gone = store.unmet.bury_up_to(did, last, Reason.DENIED, "no").result(LIMIT)
+                gone = store.unmet.dead_letter_up_to(did, last, Reason.DENIED, "no").result(LIMIT)
                 assert {each[1:] for each in gone} == set(waiting[did])
                 waiting[did] = {(NORMAL, late.row): 122 + late.payload_size}
         stats = store.stats()

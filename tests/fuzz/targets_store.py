@@ -67,7 +67,7 @@ def _template() -> bytes:
     _remove(path)
     store = SqliteStore(path, ALICE.did, is_threaded=False)
     store.put(BOB.did, [_message(b"one"), _message(b"two"), _message(b"!", Priority.CRITICAL)])
-    store.bury(BOB.did, [(1, 1)], Reason.REFUSED, "no")
+    store.dead_letter(BOB.did, [(1, 1)], Reason.REFUSED, "no")
     ids = store.accept(BOB.did, Marks(9, (0, 3, 0, 0)), _batch(), (0, 1, 2))
     store.acked(ids[:1])
     store.note_v2(BOB.did)
@@ -213,17 +213,17 @@ def _read(row: OutgoingRow | DeadLetter) -> None:
 def _work(store: SqliteStore) -> None:
     failed: list[StoreError] = []
 
-    def then(error: StoreError | None) -> None:
+    def on_commit(error: StoreError | None) -> None:
         if error is not None:
             failed.append(error)
 
-    store.put(BOB.did, [_message(b"new"), _message(b"newer")], then=then)
+    store.put(BOB.did, [_message(b"new"), _message(b"newer")], on_commit=on_commit)
     store.written(BOB.did, 1, 3)
-    store.settled(BOB.did, [(1, 2)], then)
-    store.bury(BOB.did, [(3, 1)], Reason.REFUSED, "no", then)
-    store.accept(BOB.did, Marks(9, (0, 9, 0, 0)), _batch(), (1,), then=then)
-    store.acked([1, 2, 3], then)
-    store.expire(then)
+    store.settled(BOB.did, [(1, 2)], on_commit)
+    store.dead_letter(BOB.did, [(3, 1)], Reason.REFUSED, "no", on_commit)
+    store.accept(BOB.did, Marks(9, (0, 9, 0, 0)), _batch(), (1,), on_commit=on_commit)
+    store.acked([1, 2, 3], on_commit)
+    store.expire(on_commit)
     store.drop_dead([1]).result()
     store.drop([1, 2, 3]).result()
     store.flush().result()

@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from signedwire.delivery.store import Marks, Store, StoreLimits, Then
+from signedwire.delivery.store import Marks, OnCommit, Store, StoreLimits
 from signedwire.delivery.store.commits import (
     _MAX_WEIGHT,
     Operation,
     _answer,
     _closed,
+    _commit_callbacks,
     _tell,
-    _thens,
 )
 from signedwire.delivery.store.ledger import Ledger
 from signedwire.delivery.store.records import NOTHING, Noted
@@ -118,7 +118,7 @@ class Disk:
         if self._timer is None and not is_lazy:
             self._after(self._rng.uniform(0.0, 0.0003), self._begin)
 
-    def kick(self) -> None:
+    def flush(self) -> None:
         """See `Executor`."""
 
     def close(self, timeout: float | None) -> bool:
@@ -142,10 +142,10 @@ class Disk:
 
     # -- a commit ---------------------------------------------------------------------
 
-    def _after(self, delay: float, then: Callable[[], None]) -> None:
+    def _after(self, delay: float, on_commit: Callable[[], None]) -> None:
         self._stop()
         # The thread dies with its process, and sees the clock of its machine.
-        self._timer = self._loop.call_later(delay, then, context=self._owner.context)
+        self._timer = self._loop.call_later(delay, on_commit, context=self._owner.context)
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -189,9 +189,9 @@ class Disk:
             self.commits += 1
         batch, results, self._batch, self._results = self._batch, self._results, [], []
         self._is_committing = False
-        self._say([*self._work.news(), *_thens(batch, results)])
+        self._say([*self._work.notifications(), *_commit_callbacks(batch, results)])
         _answer(batch, results)
-        self._work.tidy()
+        self._work.checkpoint()
         if self._queue:
             self._after(0.0, self._begin)
 
@@ -206,7 +206,7 @@ class Disk:
         if self.on_failed is not None:
             news.append(partial(self.on_failed, failure))
         results: list[object] = [failure] * len(batch)
-        self._say(news + _thens(batch, results))
+        self._say(news + _commit_callbacks(batch, results))
         _answer(batch, results)
         self._let_go()
 
@@ -336,14 +336,14 @@ class DiskStore(Store):
         batch: BatchReceived,
         new: Sequence[int],
         noted: Noted = NOTHING,
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
     ) -> range:
-        ids = super().accept(sender, marks, batch, new, noted, then)
+        ids = super().accept(sender, marks, batch, new, noted, on_commit)
         for id_, place in zip(ids, new, strict=True):
             self.incoming_bodies[id_] = batch.bodies[place]
         return ids
 
-    def acked(self, ids: Iterable[int], then: Then | None = None) -> None:
+    def acked(self, ids: Iterable[int], on_commit: OnCommit | None = None) -> None:
         ids = list(ids)
         bodies = [self.incoming_bodies.pop(id_) for id_ in ids if id_ in self.incoming_bodies]
 
@@ -351,7 +351,7 @@ class DiskStore(Store):
             if error is None:
                 for body in bodies:
                     self.on_done(body)
-            if then is not None:
-                then(error)
+            if on_commit is not None:
+                on_commit(error)
 
         super().acked(ids, told)

@@ -58,7 +58,7 @@ def _opened(options: surface.StoreCommand) -> Iterator[_Opened]:
 def _done(store: Store, submit: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Submit a change, and raise what it ended with."""
     told: list[StoreError | None] = []
-    submit(*arguments, **options, then=told.append)
+    submit(*arguments, **options, on_commit=told.append)
     if told and told[0] is not None:
         raise told[0]
     if store.failure is not None:

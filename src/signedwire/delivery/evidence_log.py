@@ -55,8 +55,8 @@ from signedwire.delivery.evidence_opening import (
     read_log,
 )
 from signedwire.delivery.message import Message
-from signedwire.delivery.store.commits import Call, Executor, Inline, Operation, Writer
-from signedwire.delivery.store.records import Then
+from signedwire.delivery.store.commits import Dispatch, Executor, Inline, Operation, Writer
+from signedwire.delivery.store.records import OnCommit
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
 from signedwire.files import cause_of
 from signedwire.folders import Folder, sync_folder
@@ -82,7 +82,7 @@ _TOUCHED_HINT: Final = (
 _RETRY_ROTATION: Final = 60.0
 
 
-News = Rotated | Removed
+RotationEvent = Rotated | Removed
 
 
 _NO_ROTATION: Final = RotationPolicy()
@@ -110,7 +110,7 @@ class EvidenceLog:
         path: str | os.PathLike[str],
         owner: Did,
         *,
-        call: Call = lambda run: run(),
+        dispatch: Dispatch = lambda run: run(),
         unacked: Collection[bytes] = (),
         is_threaded: bool = True,
         rotation: RotationPolicy = _NO_ROTATION,
@@ -123,8 +123,8 @@ class EvidenceLog:
                 "cannot be opened: its path is relative, and the working directory is gone",
                 "Give the whole path",
             ) from None
-        self.on_news: Callable[[News], None] | None = None
-        """Callback for a rotation or the removal of an old file; runs where `then` does."""
+        self.on_rotation: Callable[[RotationEvent], None] | None = None
+        """Callback for a rotation or the removal of an old file; runs where `on_commit` does."""
         self._log = logging.getLogger("signedwire.evidence")
         files: list[_File] = []
 
@@ -134,17 +134,17 @@ class EvidenceLog:
 
         executor: Executor
         if is_threaded:
-            executor = Writer(open_, call, self._failed)
+            executor = Writer(open_, dispatch, self._failed)
         else:
-            executor = Inline(open_(), call, self._failed)
+            executor = Inline(open_(), dispatch, self._failed)
         self._executor = executor
         self._file = files[0]
         self._unlogged = self._file.unlogged
 
     # -- what was accepted: any thread ---------------------------------------------------
 
-    def append(self, messages: Sequence[Message], then: Then | None = None) -> None:
-        """Log accepted messages; call `then` when all messages so far are on the disk.
+    def append(self, messages: Sequence[Message], on_commit: OnCommit | None = None) -> None:
+        """Log accepted messages; call `on_commit` when all messages so far are on the disk.
 
         `messages` may be empty. Unsigned messages are not logged, because they prove nothing.
 
@@ -154,32 +154,32 @@ class EvidenceLog:
         proven = [message for message in messages if message.is_proven]
         weight = len(proven) + sum(message.size for message in proven) // _WEIGHED
         run = partial(self._file.append, proven, unix_time_us()) if proven else None
-        self._executor.submit(Operation(run, then, None, weight))
-        self._executor.kick()
+        self._executor.submit(Operation(run, on_commit, None, weight))
+        self._executor.flush()
 
-    def after(self, messages: Sequence[Message], then: Then) -> Then:
-        """Return a callback for the commit of `messages` that logs them, then calls `then`."""
-        return partial(self._append_then, messages, then)
+    def after(self, messages: Sequence[Message], on_commit: OnCommit) -> OnCommit:
+        """Return a callback for the commit of `messages` that logs them, then calls `on_commit`."""
+        return partial(self._append_then, messages, on_commit)
 
     def _append_then(
-        self, messages: Sequence[Message], then: Then, error: StoreError | None
+        self, messages: Sequence[Message], on_commit: OnCommit, error: StoreError | None
     ) -> None:
         if error is None:
             try:
-                self.append(messages, then)
+                self.append(messages, on_commit)
             except StoreError as failure:
-                then(failure)
+                on_commit(failure)
             except ClosedError:  # messages in a store are delivered again
-                then(EvidenceLogError(self.path, "is closed"))
+                on_commit(EvidenceLogError(self.path, "is closed"))
         else:
-            then(error)
+            on_commit(error)
 
-    def restored(self, message: Message, then: Then) -> None:
+    def restored(self, message: Message, on_commit: OnCommit) -> None:
         """Log a message that an earlier process accepted, unless that process logged it."""
         name = name_of(message.envelope.body)
         is_missing = name in self._unlogged
         self._unlogged.discard(name)
-        self._append_then([message] if is_missing else [], then, None)
+        self._append_then([message] if is_missing else [], on_commit, None)
 
     # -- the whole -----------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class EvidenceLog:
 
     @property
     def on_failed(self) -> Callable[[StoreError], None] | None:
-        """Callback for the failure of the log; runs once, where `then` does."""
+        """Callback for the failure of the log; runs once, where `on_commit` does."""
         return self._executor.on_failed
 
     @on_failed.setter
@@ -226,7 +226,7 @@ class EvidenceLog:
         name = None if archive is None else _archive_name(self.path, archive)
         rotate = partial(self._file.rotate, name)
         self._executor.submit(Operation(rotate, None, future))
-        self._executor.kick()
+        self._executor.flush()
         return future
 
     def stats(self) -> EvidenceStats:
@@ -253,9 +253,9 @@ class EvidenceLog:
         self._log.info("evidence log %s: %d records, head %s", *args, extra=extra)
         return is_closed
 
-    def _tell(self, news: News) -> None:
-        if self.on_news is not None:
-            self.on_news(news)
+    def _tell(self, event: RotationEvent) -> None:
+        if self.on_rotation is not None:
+            self.on_rotation(event)
 
     def _failed(self, error: BaseException) -> EvidenceLogError:
         hint = "Look after the disk, then start the node again"
@@ -295,14 +295,14 @@ class _File:
         unacked: Collection[bytes],
         log: logging.Logger,
         rotation: RotationPolicy,
-        tell: Callable[[News], None],
+        tell: Callable[[RotationEvent], None],
     ) -> None:
         self._path = path
         self._owner = owner
         self._log = log
         self._rotation = rotation
         self._tell = tell
-        self._news: list[News] = []
+        self._notifications: list[RotationEvent] = []
         self._numbers = NumberedFiles(path, bytes(owner))
         self._retry_at = 0.0
         self._buffer = bytearray()
@@ -469,12 +469,12 @@ class _File:
         self.head = EvidenceHead(self._chain.count, self._chain.head.hex())
         return True
 
-    def news(self) -> list[Callable[[], None]]:
+    def notifications(self) -> list[Callable[[], None]]:
         """See `Engine`."""
-        news, self._news = self._news, []
-        return [partial(self._tell, each) for each in news]
+        notifications, self._notifications = self._notifications, []
+        return [partial(self._tell, each) for each in notifications]
 
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """See `Engine`."""
 
     def close(self) -> None:
@@ -526,9 +526,11 @@ class _File:
             archive,
             extra=fields("evidence rotated", path=archive, count=head.records),
         )
-        self._news.append(Rotated(archive, head.records, head.hash))
+        self._notifications.append(Rotated(archive, head.records, head.hash))
         if self._rotation.keep is not None:
-            self._news += self._numbers.remove_all_but(self._rotation.keep, last, self._log)
+            self._notifications += self._numbers.remove_all_but(
+                self._rotation.keep, last, self._log
+            )
         return head
 
     def _move_on(self, archive: str, data: bytes) -> None:

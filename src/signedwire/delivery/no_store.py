@@ -8,7 +8,7 @@ from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.ports import Host, MessageQueue
 from signedwire.delivery.receive_stream import Arrivals
-from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
+from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
 from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
@@ -123,7 +123,7 @@ class NoStore:
     def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
         return current.lanes
 
-    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
+    def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
         return False
 
     def began(self, did: Did, marks: Marks) -> None:
@@ -139,12 +139,12 @@ class NoStore:
         batch: BatchReceived,
         arrivals: Arrivals,
         not_stored: Sequence[int],
-        then: Then,
+        on_commit: OnCommit,
     ) -> None:
-        then(None)
+        on_commit(None)
 
-    def acked(self, messages: Sequence[Message], then: Then) -> None:
-        then(None)
+    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+        on_commit(None)
 
 
 _NO_MARKS = Marks(0, (0, 0, 0, 0))

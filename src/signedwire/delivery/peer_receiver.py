@@ -17,7 +17,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.store import IncomingRow, Marks, RememberedLeaves, Then
+from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLeaves
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
 from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
@@ -255,7 +255,7 @@ class PeerReceiver:
         config = self._host.config
         admit = context.policies.admit_v2 if context.policies else None
         arrivals = self.stream.arrived(batch, config.max_payload_size, now_us, self, admit)
-        nothing = len(arrivals.duplicates) + len(arrivals.strays) + len(arrivals.late)
+        nothing = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
         link.note_arrivals(len(arrivals.new), nothing)
         if arrivals.new:
             self._expect(arrivals.new)
@@ -281,7 +281,7 @@ class PeerReceiver:
         if full:
             # A receipt for the root would cover what was refused, also where the batch had
             # it twice.
-            refused = {*full, *arrivals.late, *arrivals.strays}
+            refused = {*full, *arrivals.late, *arrivals.invalid}
             roots = []
             leaves = [leaf for at, leaf in enumerate(batch.leaves) if at not in refused]
             arrivals = arrivals._replace(new=new)
@@ -328,11 +328,11 @@ class PeerReceiver:
         gone = {message.leaf for message in messages}
         return [place for place, leaf in enumerate(batch.leaves) if leaf in gone]
 
-    def _when_logged(self, pending: _PendingBatch) -> Then:
+    def _when_logged(self, pending: _PendingBatch) -> OnCommit:
         """`_on_committed()`, after the commit; with an evidence log, after that has it too."""
-        then = partial(self._on_committed, pending)
+        on_commit = partial(self._on_committed, pending)
         log = self._context.evidence
-        return then if log is None else log.after(pending.new, then)
+        return on_commit if log is None else log.after(pending.new, on_commit)
 
     def _on_committed(self, pending: _PendingBatch, error: StoreError | None) -> None:
         if error is not None:

@@ -19,7 +19,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
-from signedwire.delivery.store import Backlog, Marks, RememberedLeaves, Then
+from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, StoreError
 from signedwire.events import Event
@@ -327,8 +327,8 @@ class InboxStore(Protocol):
     def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
         """The marks that a HELLO may name, where the stream stands at `current`."""
 
-    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
-        """Give `then` what is remembered of a sender's last messages; `False`: nothing is."""
+    def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
+        """Call `on_loaded` with what is remembered of a sender; `False`: nothing is."""
 
     def began(self, did: Did, marks: Marks) -> None:
         """The sender named a new epoch."""
@@ -343,13 +343,13 @@ class InboxStore(Protocol):
         batch: BatchReceived,
         arrivals: Arrivals,
         not_stored: Sequence[int],
-        then: Then,
+        on_commit: OnCommit,
     ) -> None:
-        """Keep the new messages of a batch, and call `then` when that is committed.
+        """Keep the new messages of a batch, and call `on_commit` when that is committed.
 
         Args:
             not_stored: Places in the batch for which there was no room.
         """
 
-    def acked(self, messages: Sequence[Message], then: Then) -> None:
-        """The application has handled or refused these; call `then` when that is committed."""
+    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+        """The application has handled or refused these; call `on_commit` when that is committed."""

@@ -43,7 +43,7 @@ class Arrivals(NamedTuple):
     """Refusals of the envelopes that are not accepted."""
     late: list[int]
     """Indices of new envelopes that came too late; the marks have passed them."""
-    strays: list[int]
+    invalid: list[int]
     """Indices of all other refused envelopes, which are not remembered."""
 
 
@@ -115,14 +115,14 @@ class ReceiveStream:
         self,
         accepted: Iterable[Iterable[bytes]],
         late: Iterable[bytes],
-        unkept: Iterable[bytes],
+        not_stored: Iterable[bytes],
     ) -> None:
         """Add the leaves that an earlier process stored in this epoch; `accepted` by lane."""
         for lane, leaves in zip(self._accepted, accepted, strict=True):
             lane.restore(leaves)
         for leaf in late:
             self._late.add(leaf)
-        for leaf in unkept:
+        for leaf in not_stored:
             self._unkept.add(leaf)
 
     def refuse(self, leaf: bytes, lane: int) -> None:

@@ -46,15 +46,15 @@ async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | 
         while rows := await asyncio.wrap_future(store.unacked(after=after)):
             unacked.update(name_of(row.body) for row in rows)
             after = rows[-1].id
-    call = asyncio.get_running_loop().call_soon_threadsafe
+    dispatch = asyncio.get_running_loop().call_soon_threadsafe
     rotation = RotationPolicy(
         config.evidence_max_bytes, config.evidence_max_age, config.evidence_keep
     )
-    open_ = partial(EvidenceLog, path, us, call=call, unacked=unacked, rotation=rotation)
+    open_ = partial(EvidenceLog, path, us, dispatch=dispatch, unacked=unacked, rotation=rotation)
     # Cancelled, a long log is read by its thread, and closed then.
     log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
     log.on_failed = partial(_tell_failure, runtime, log.path)
-    log.on_news = partial(_tell_news, runtime, log.path)
+    log.on_rotation = partial(_emit_rotation, runtime, log.path)
     return log
 
 
@@ -62,7 +62,7 @@ def _tell_failure(runtime: Runtime, path: str, failure: StoreError) -> None:
     runtime.emit(EvidenceFailed(path, failure.fact))
 
 
-def _tell_news(runtime: Runtime, path: str, news: Rotated | Removed) -> None:
+def _emit_rotation(runtime: Runtime, path: str, news: Rotated | Removed) -> None:
     if isinstance(news, Rotated):
         runtime.emit(EvidenceRotated(path, news.archive, news.records, news.head))
     else:

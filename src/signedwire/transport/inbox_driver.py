@@ -12,7 +12,7 @@ from typing import Final
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import Message
 from signedwire.delivery.receive_stream import Arrivals
-from signedwire.delivery.store import Marks, Noted, RememberedLeaves, Store, Then
+from signedwire.delivery.store import Marks, Noted, OnCommit, RememberedLeaves, Store
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.transport.runtime import Runtime
 from signedwire.types import Did
@@ -62,11 +62,11 @@ class InboxDriver:
         marks = self._store.marks(did)
         return marks.lanes if marks.epoch == current.epoch else (0, 0, 0, 0)
 
-    def load_leaves(self, did: Did, then: Callable[[RememberedLeaves | None], None]) -> bool:
-        """Give `then` what is remembered of a sender's last messages; `False`: nothing can be."""
+    def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
+        """Call `on_loaded` with what is remembered of a sender's last messages; `False`: none."""
         with _WHILE_IT_WORKS:
             known = self._store.leaves(did)
-            known.add_done_callback(partial(self._runtime.call_soon, _tell_leaves, then))
+            known.add_done_callback(partial(self._runtime.call_soon, _tell_leaves, on_loaded))
             return True
         return False
 
@@ -86,31 +86,31 @@ class InboxDriver:
         batch: BatchReceived,
         arrivals: Arrivals,
         not_stored: Sequence[int],
-        then: Then,
+        on_commit: OnCommit,
     ) -> None:
-        """Store the new messages of a batch, and call `then` when that is committed.
+        """Store the new messages of a batch, and call `on_commit` when that is committed.
 
         What brings nothing new is not stored, but waits for the commits before it.
         """
         new = arrivals.new
         if not new and not arrivals.late and not not_stored:
-            self._store.barrier(then)
+            self._store.barrier(on_commit)
             return
         places = [message.index for message in new]
-        noted = Noted(late=arrivals.late, unkept=not_stored, strays=arrivals.strays)
-        ids = self._store.accept(did, marks, batch, places, noted, then)
+        noted = Noted(late=arrivals.late, not_stored=not_stored, invalid=arrivals.invalid)
+        ids = self._store.accept(did, marks, batch, places, noted, on_commit)
         for message, id_ in zip(new, ids, strict=True):
             message.row = id_
 
-    def acked(self, messages: Sequence[Message], then: Then) -> None:
-        """The application has handled or refused these; call `then` when that is committed."""
+    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+        """The application has handled or refused these; call `on_commit` when that is committed."""
         rows = [message.row for message in messages if message.row is not None]
         with _WHILE_IT_WORKS:
-            self._store.acked(rows, then)
+            self._store.acked(rows, on_commit)
 
 
 def _tell_leaves(
-    then: Callable[[RememberedLeaves | None], None], known: Future[RememberedLeaves]
+    on_loaded: Callable[[RememberedLeaves | None], None], known: Future[RememberedLeaves]
 ) -> None:
     has_failed = known.cancelled() or known.exception() is not None
-    then(None if has_failed else known.result())
+    on_loaded(None if has_failed else known.result())

@@ -187,13 +187,17 @@ class StoreDriver:
                 f"the message to {queue.did} was not queued",
                 "Send slower, or `await node.send(…)`, which waits",
             )
-        then = partial(self._on_stored, queue.did, list(messages))  # the caller may change its own
+        on_commit = partial(
+            self._on_stored, queue.did, list(messages)
+        )  # the caller may change its own
         is_met = self._endpoint.has_way(queue.did)
         for message in messages:
             message.is_stored = True
         # Whoever loads a row must find the receipt that goes with it.
         with self._lock:
-            self.store.put(queue.did, messages, replaces=replaces, then=then, is_met=is_met)
+            self.store.put(
+                queue.did, messages, replaces=replaces, on_commit=on_commit, is_met=is_met
+            )
             self._uncommitted += len(messages)
             receipts = self._cursor(queue.did).receipts
             for message in messages:
@@ -322,7 +326,7 @@ class StoreDriver:
             self._refill(self._endpoint.peers.session(did))
             return
         with _WHILE_IT_WORKS:
-            gone = self.store.unmet.bury_up_to(did, last, Reason.DENIED, _DENIED)
+            gone = self.store.unmet.dead_letter_up_to(did, last, Reason.DENIED, _DENIED)
             gone.add_done_callback(partial(self._runtime.call_soon, self._on_buried, did))
 
     def _on_buried(self, did: Did, gone: Future[list[RowName]]) -> None:
@@ -341,8 +345,8 @@ class StoreDriver:
         future = self.store.load(session.did, lane, cursor.loaded_row[lane], _PAGE)
         cursor.is_loading = True
         version = cursor.restarts, self._moves
-        then = partial(self._on_loaded, session.did, lane, version, cursor.committed_row[lane])
-        future.add_done_callback(partial(self._runtime.call_soon, then))
+        on_loaded = partial(self._on_loaded, session.did, lane, version, cursor.committed_row[lane])
+        future.add_done_callback(partial(self._runtime.call_soon, on_loaded))
 
     def _on_loaded(
         self,
@@ -438,12 +442,12 @@ class StoreDriver:
                     by_reason.setdefault(reason, []).append((message.priority, message.row))
                 elif reason is not Reason.EXPIRED:
                     why = "the peer's application refused it"
-                    self.store.bury_accepted(did, body, reason, why)
+                    self.store.dead_letter_accepted(did, body, reason, why)
             for reason, names in by_reason.items():
                 if reason is Reason.EXPIRED:
                     self.store.settled(did, names)
                 else:
-                    self.store.bury(did, names, reason, "the peer refused it")
+                    self.store.dead_letter(did, names, reason, "the peer refused it")
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """The message was given up here."""
@@ -452,7 +456,7 @@ class StoreDriver:
             if reason is Reason.EXPIRED:
                 self.store.settled(did, [name])
             else:
-                self.store.bury(did, [name], reason, cause)
+                self.store.dead_letter(did, [name], reason, cause)
 
     def doubt(self, message: OutgoingMessage) -> str:
         """What to tell of a message without an answer: whether its peer may have it.

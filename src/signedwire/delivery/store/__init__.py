@@ -11,7 +11,7 @@
 file and how it is opened, `records` the types that go in and come out.
 """
 
-from signedwire.delivery.store.commits import Call
+from signedwire.delivery.store.commits import Dispatch
 from signedwire.delivery.store.memory import MemoryStore
 from signedwire.delivery.store.records import (
     Backlog,
@@ -20,18 +20,18 @@ from signedwire.delivery.store.records import (
     IncomingRow,
     Marks,
     Noted,
+    OnCommit,
     OutgoingRow,
     RememberedLeaves,
     RowName,
     StoreLimits,
     StoreStats,
-    Then,
 )
 from signedwire.delivery.store.sqlite import SqliteStore
 from signedwire.delivery.store.store import Store
 
 __all__ = [
-    "Call",
+    "Dispatch",
     "Store",
     "MemoryStore",
     "SqliteStore",
@@ -46,5 +46,5 @@ __all__ = [
     "Marks",
     "Noted",
     "RememberedLeaves",
-    "Then",
+    "OnCommit",
 ]

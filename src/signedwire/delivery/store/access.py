@@ -59,7 +59,7 @@ class AccessRules:
     def _submit(self, run: Callable[[], object]) -> None:
         with self._work.ledger.lock:
             self._executor.submit(Operation(run))
-        self._executor.kick()
+        self._executor.flush()
 
 
 def _sound(keys: Iterable[bytes]) -> list[bytes]:

@@ -47,7 +47,7 @@ class ClockSteps:
             except SignedWireError:  # the store takes nothing more
                 self._moving -= 1
             else:
-                self._executor.kick()
+                self._executor.flush()
         return self._moving > 0 and self._executor.failure is None
 
     def _on_moved(self, by_us: int, error: StoreError | None) -> None:

@@ -25,13 +25,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from signedwire.clock import monotonic
-from signedwire.delivery.store.records import Then
+from signedwire.delivery.store.records import OnCommit
 from signedwire.errors import ClosedError, StoreError
 from signedwire.resources import start_thread
 
-__all__ = ["Call", "Engine", "Executor", "Inline", "Operation", "Writer"]
+__all__ = ["Dispatch", "Engine", "Executor", "Inline", "Operation", "Writer"]
 
-Call: TypeAlias = Callable[[Callable[[], None]], object]
+Dispatch: TypeAlias = Callable[[Callable[[], None]], object]
 """Schedules a function where callbacks are to run, such as `loop.call_soon_threadsafe`."""
 
 _MAX_WEIGHT: Final = 16_384
@@ -50,10 +50,10 @@ class Engine(Protocol):
             is_idle: Whether no operation waits for the next commit.
         """
 
-    def news(self) -> list[Callable[[], None]]:
+    def notifications(self) -> list[Callable[[], None]]:
         """Return further callbacks after a commit, to run before those of its operations."""
 
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """Do maintenance, after the callbacks of a commit have been scheduled."""
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Operation(NamedTuple):
 
     run: Callable[[], object] | None
     """Does the operation; a `StoreError` that it returns fails this operation alone."""
-    then: Then | None = None
+    on_commit: OnCommit | None = None
     """Called after the commit."""
     future: Future[Any] | None = None
     """Gets the result of `run`."""
@@ -101,7 +101,7 @@ class Executor(Protocol):
             StoreError, ClosedError: the store takes nothing more.
         """
 
-    def kick(self) -> None:
+    def flush(self) -> None:
         """Schedule due callbacks. Callers call this after `submit()`, without the lock."""
 
     def close(self, timeout: float | None) -> bool:
@@ -111,20 +111,22 @@ class Executor(Protocol):
         """
 
 
-def _tell(call: Call, news: Iterator[Callable[[], None]]) -> None:
-    for tell in news:
+def _tell(dispatch: Dispatch, notifications: Iterator[Callable[[], None]]) -> None:
+    for tell in notifications:
         try:
             tell()
         except BaseException:
-            call(partial(_tell, call, news))  # the other callbacks must still run
+            dispatch(partial(_tell, dispatch, notifications))  # the other callbacks must still run
             raise
 
 
-def _thens(operations: list[Operation], results: list[object]) -> list[Callable[[], None]]:
+def _commit_callbacks(
+    operations: list[Operation], results: list[object]
+) -> list[Callable[[], None]]:
     return [
-        partial(each.then, result if isinstance(result, StoreError) else None)
+        partial(each.on_commit, result if isinstance(result, StoreError) else None)
         for each, result in zip(operations, results, strict=True)
-        if each.then is not None
+        if each.on_commit is not None
     ]
 
 
@@ -158,7 +160,7 @@ class Inline:
     """Runs every operation at once, in the thread of its caller; has the API of `Writer`."""
 
     def __init__(
-        self, engine: Engine, call: Call, failed: Callable[[BaseException], StoreError]
+        self, engine: Engine, dispatch: Dispatch, failed: Callable[[BaseException], StoreError]
     ) -> None:
         self.durations: deque[float] = deque(maxlen=_MEASURED)
         self.commits = 0
@@ -167,11 +169,11 @@ class Inline:
         self.on_failed: Callable[[StoreError], None] | None = None
         self.waiting = 0
         self._engine = engine
-        self._call = call
+        self._dispatch = dispatch
         self._failed = failed
         self._is_closed = False
         self._is_call_due = False
-        self._news: deque[Callable[[], None]] = deque()
+        self._notifications: deque[Callable[[], None]] = deque()
         self._telling = threading.Lock()
 
     def submit(self, operation: Operation, *, is_lazy: bool = False) -> None:
@@ -186,33 +188,33 @@ class Inline:
             results = [None if operation.run is None else operation.run()]
             if self._engine.commit(is_idle=True):
                 _count_commit(self, started)
-            self._news += self._engine.news()
-            self._engine.tidy()
+            self._notifications += self._engine.notifications()
+            self._engine.checkpoint()
         except (sqlite3.Error, OSError) as error:
             self.failure = self._failed(error)
             results = [self.failure]
             if self.on_failed is not None:
-                self._news.append(partial(self.on_failed, self.failure))
-        self._news += _thens([operation], results)
+                self._notifications.append(partial(self.on_failed, self.failure))
+        self._notifications += _commit_callbacks([operation], results)
         _answer([operation], results)
 
-    def kick(self) -> None:
+    def flush(self) -> None:
         """See `Executor`."""
-        if self._news and not self._is_call_due:
+        if self._notifications and not self._is_call_due:
             self._is_call_due = True
-            self._call(self._tell)
+            self._dispatch(self._tell)
 
     def _tell(self) -> None:
         self._is_call_due = False
         # Only one thread runs callbacks at a time, to keep their order. The loop looks
         # again after the release: another thread may have failed to get the lock.
-        while self._news and self._telling.acquire(blocking=False):
+        while self._notifications and self._telling.acquire(blocking=False):
             try:
-                while self._news:
-                    self._news.popleft()()
+                while self._notifications:
+                    self._notifications.popleft()()
             finally:
                 self._telling.release()
-                self.kick()  # if a callback raised, the others must still run
+                self.flush()  # if a callback raised, the others must still run
 
     def close(self, timeout: float | None) -> bool:
         """See `Executor`."""
@@ -237,7 +239,7 @@ class Writer:
     def __init__(
         self,
         open_: Callable[[], Engine],
-        call: Call,
+        dispatch: Dispatch,
         failed: Callable[[BaseException], StoreError],
     ) -> None:
         self.durations: deque[float] = deque(maxlen=_MEASURED)
@@ -245,7 +247,7 @@ class Writer:
         self.on_commit: Callable[[float], object] | None = None
         self.failure: StoreError | None = None
         self.on_failed: Callable[[StoreError], None] | None = None
-        self._call = call
+        self._dispatch = dispatch
         self._failed = failed
         self._queue: deque[Operation] = deque()
         self._wake = threading.Semaphore(0)
@@ -279,7 +281,7 @@ class Writer:
                 self._is_waiting = False
                 self._wake.release()
 
-    def kick(self) -> None:
+    def flush(self) -> None:
         """See `Executor`."""
 
     def close(self, timeout: float | None) -> bool:
@@ -341,13 +343,13 @@ class Writer:
             raise
         if is_changed:
             _count_commit(self, started)
-        self._tell([*engine.news(), *_thens(batch, results)])
+        self._tell([*engine.notifications(), *_commit_callbacks(batch, results)])
         _answer(batch, results)
-        return self._tidy(engine)
+        return self._checkpoint(engine)
 
-    def _tidy(self, engine: Engine) -> bool:
+    def _checkpoint(self, engine: Engine) -> bool:
         try:
-            engine.tidy()
+            engine.checkpoint()
         except (sqlite3.Error, OSError) as error:
             self._fail(error, [])
             return False
@@ -359,15 +361,15 @@ class Writer:
             self.failure = failure
             batch += self._queue
             self._queue.clear()
-        news: list[Callable[[], None]] = []
+        notifications: list[Callable[[], None]] = []
         if self.on_failed is not None:
-            news.append(partial(self.on_failed, failure))
+            notifications.append(partial(self.on_failed, failure))
         results: list[object] = [failure] * len(batch)
-        self._tell(news + _thens(batch, results))
+        self._tell(notifications + _commit_callbacks(batch, results))
         _answer(batch, results)
 
-    def _tell(self, news: list[Callable[[], None]]) -> None:
-        if news:
+    def _tell(self, notifications: list[Callable[[], None]]) -> None:
+        if notifications:
             # The event loop may be closed: then no caller is left to be called.
             with contextlib.suppress(RuntimeError):
-                self._call(partial(_tell, self._call, iter(news)))
+                self._dispatch(partial(_tell, self._dispatch, iter(notifications)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from signedwire.delivery.store.commits import Call, Inline
+from signedwire.delivery.store.commits import Dispatch, Inline
 from signedwire.delivery.store.ledger import Ledger
 from signedwire.delivery.store.memory_tables import MemoryTables
 from signedwire.delivery.store.records import StoreLimits
@@ -27,8 +27,12 @@ class MemoryStore(Store):
     """
 
     def __init__(
-        self, owner: Did, *, limits: StoreLimits | None = None, call: Call = lambda run: run()
+        self,
+        owner: Did,
+        *,
+        limits: StoreLimits | None = None,
+        dispatch: Dispatch = lambda run: run(),
     ) -> None:
         ledger = Ledger(limits or StoreLimits())
         work = Work(ledger, MemoryTables(ledger))
-        super().__init__(owner, work, Inline(work, call, partial(commit_failed, "in memory")))
+        super().__init__(owner, work, Inline(work, dispatch, partial(commit_failed, "in memory")))

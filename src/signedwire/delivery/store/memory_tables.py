@@ -137,7 +137,7 @@ class MemoryTables(Tables):
 
     # -- dead letters -----------------------------------------------------------------
 
-    def bury(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
+    def dead_letter(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
         """See `Tables`."""
         for row_id in sorted(ids):
             body = self._take(row_id)
@@ -208,7 +208,7 @@ class MemoryTables(Tables):
         self._ledger.changed_peers.clear()
         return True
 
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """See `Tables`."""
 
     def close(self) -> None:

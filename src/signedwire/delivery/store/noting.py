@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from signedwire.delivery.store.ledger import PeerRecord
-from signedwire.delivery.store.records import Marks, Noted, Then
+from signedwire.delivery.store.records import Marks, Noted, OnCommit
 from signedwire.delivery.store.tables import NO_LANE, UNKEPT
 from signedwire.errors import StoreError
 from signedwire.wire.header import PRIORITY
@@ -19,9 +19,9 @@ _MAX_TEXT: Final = 1000
 def lanes_of(bodies: Sequence[bytes], noted: Noted) -> bytes:
     """Encode one byte for each envelope of a batch: its lane, or why it was not stored."""
     lanes = bytearray(body[PRIORITY] & 3 for body in bodies)
-    for place in noted.unkept:
+    for place in noted.not_stored:
         lanes[place] = UNKEPT
-    for place in noted.strays:
+    for place in noted.invalid:
         lanes[place] = NO_LANE
     return bytes(lanes)
 
@@ -34,9 +34,11 @@ def storable(error: str) -> str:
     return error[:_MAX_TEXT].encode("utf-8", "replace").decode()
 
 
-def note_marks(peer: PeerRecord, marks: Marks, then: Then | None, error: StoreError | None) -> None:
-    """Set the marks for HELLO if their commit has not failed, then call `then`."""
+def note_marks(
+    peer: PeerRecord, marks: Marks, on_commit: OnCommit | None, error: StoreError | None
+) -> None:
+    """Set the marks for HELLO if their commit has not failed, then call `on_commit`."""
     if error is None:
         peer.marks = marks
-    if then is not None:
-        then(error)
+    if on_commit is not None:
+        on_commit(error)

@@ -38,10 +38,10 @@ __all__ = [
     "RowName",
     "StoreLimits",
     "StoreStats",
-    "Then",
+    "OnCommit",
 ]
 
-Then: TypeAlias = Callable[[StoreError | None], None]
+OnCommit: TypeAlias = Callable[[StoreError | None], None]
 """A callback for the end of an operation: gets `None` after its commit, else the error."""
 
 ROW_BITS: Final = 40
@@ -257,7 +257,7 @@ class RememberedLeaves(NamedTuple):
     """Accepted envelopes by lane, oldest first; a repeated one gets a receipt again."""
     late: list[bytes]
     """Envelopes at or below the mark that were refused because they came too late."""
-    unkept: list[bytes]
+    not_stored: list[bytes]
     """Envelopes at or below the mark that were refused because there was no room."""
 
 
@@ -266,9 +266,9 @@ class Noted(NamedTuple):
 
     late: Sequence[int] = ()
     """Envelopes that came too late; the marks have passed them."""
-    unkept: Sequence[int] = ()
+    not_stored: Sequence[int] = ()
     """Envelopes for which there was no room; the marks have passed them."""
-    strays: Sequence[int] = ()
+    invalid: Sequence[int] = ()
     """All other refused envelopes, which are not remembered."""
 
 

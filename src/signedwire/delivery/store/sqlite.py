@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from signedwire.delivery.store.commits import Call, Executor, Inline, Writer
+from signedwire.delivery.store.commits import Dispatch, Executor, Inline, Writer
 from signedwire.delivery.store.ledger import Ledger
 from signedwire.delivery.store.records import StoreLimits
 from signedwire.delivery.store.schema import commit_failed, open_file, reading
@@ -48,7 +48,7 @@ class SqliteStore(Store):
         owner: Did,
         *,
         limits: StoreLimits | None = None,
-        call: Call = lambda run: run(),
+        dispatch: Dispatch = lambda run: run(),
         is_threaded: bool = True,
     ) -> None:
         self.path = os.fspath(path)
@@ -63,5 +63,7 @@ class SqliteStore(Store):
 
         failed = partial(commit_failed, self.path)
         executor: Executor
-        executor = Writer(open_, call, failed) if is_threaded else Inline(open_(), call, failed)
+        executor = (
+            Writer(open_, dispatch, failed) if is_threaded else Inline(open_(), dispatch, failed)
+        )
         super().__init__(owner, works[0], executor)

@@ -345,7 +345,7 @@ class SqliteTables(Tables):
 
     # -- dead letters -----------------------------------------------------------------
 
-    def bury(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
+    def dead_letter(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
         """See `Tables`."""
         self._flush()
         self._begin()
@@ -569,7 +569,7 @@ class SqliteTables(Tables):
         self._is_wal_long = self._wal.seek(0, os.SEEK_END) > _CHECKPOINT_BYTES
         return True
 
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """See `Tables`."""
         if self._is_wal_long:
             self._is_wal_long = False

@@ -1,18 +1,18 @@
 """`Store`: the durable state of a node. `MemoryStore` and `SqliteStore` implement it.
 
     put ──→ outgoing ──settled, expire──→ gone
-                     ──bury──→ dead letters ──drop_dead, put(replaces)──→ gone
+                     ──dead_letter──→ dead letters ──drop_dead, put(replaces)──→ gone
     accept ──→ unacked ──ack──→ gone            with it the marks and the leaves
 
-Any thread may call. A change returns at once; its callback `then` runs after the
+Any thread may call. A change returns at once; its callback `on_commit` runs after the
 commit, with `None`, or with the `StoreError` of the failed commit. A query returns a
-`concurrent.futures.Future`, and sees everything submitted before it. `call` chooses
+`concurrent.futures.Future`, and sees everything submitted before it. `dispatch` chooses
 where callbacks run: `loop.call_soon_threadsafe` wakes the loop once per commit.
 
 Guarantees:
 
 - The sequences of a lane rise in the order of the `put()` calls, and callbacks run in
-  that order. A caller that queues each message in its `then` sends in order.
+  that order. A caller that queues each message in its `on_commit` sends in order.
 - A sequence is never used twice. That also holds for the next process, and for one
   that opens an old copy of the file, because each process starts at a sequence made
   from the time. Many sequences are never used.
@@ -46,12 +46,12 @@ from signedwire.delivery.store.records import (
     IncomingRow,
     Marks,
     Noted,
+    OnCommit,
     OutgoingRow,
     RememberedLeaves,
     RowName,
     StoreLimits,
     StoreStats,
-    Then,
 )
 from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, Row
 from signedwire.delivery.store.unmet import UnmetPeers
@@ -84,7 +84,7 @@ class Store:
         self.is_in_use: Callable[[Did], bool] = lambda _: False
         """Called in any thread; returns whether a peer must not be forgotten now."""
         self.clock_steps = ClockSteps(work, executor)
-        """Moves deadlines after `look_at_clock()`; its `on_moved` runs where `then` does."""
+        """Moves deadlines after `look_at_clock()`; its `on_moved` runs where `on_commit` does."""
         self.access = AccessRules(work, executor)
         self.unmet = UnmetPeers(work, executor)
 
@@ -103,7 +103,7 @@ class Store:
                 self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
             return peer.epoch
 
-    def begin_epoch(self, recipient: Did, epoch: int, then: Then | None = None) -> None:
+    def begin_epoch(self, recipient: Did, epoch: int, on_commit: OnCommit | None = None) -> None:
         """Number all messages to a peer in a newer epoch.
 
         This is needed after the file was restored from an old copy. Waiting rows keep
@@ -117,8 +117,8 @@ class Store:
             if not peer.epoch < epoch <= _MAX_EPOCH:
                 raise ValueError(f"epoch {epoch} is not between {peer.epoch + 1} and 2^63-1")
             peer.epoch = epoch
-            self._submit(partial(self._ledger.changed_peers.add, peer), then)
-        self._executor.kick()
+            self._submit(partial(self._ledger.changed_peers.add, peer), on_commit)
+        self._executor.flush()
 
     def lane(self, recipient: Did, lane: int) -> LaneRecord:
         """Return the counts of a lane: the numbers given, and the rows handed to a link."""
@@ -131,14 +131,14 @@ class Store:
         """
         with self._lock:
             lanes = self._peer(recipient).lanes
-            news = [
+            notifications = [
                 (lane, mark)
                 for lane, mark in zip(lanes, marks, strict=True)
                 if lane.known < mark < lane.base + lane.opened_at
             ]
-            for lane, mark in news:
+            for lane, mark in notifications:
                 lane.known = mark
-        return bool(news)
+        return bool(notifications)
 
     def put(
         self,
@@ -146,7 +146,7 @@ class Store:
         drafts: Sequence[Draft],
         *,
         replaces: Sequence[int] = (),
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
         is_met: bool = True,
     ) -> None:
         """Number messages and store them, all or none, in place of the dead letters `replaces`.
@@ -184,15 +184,15 @@ class Store:
             if lack is not None:
                 # Reserves nothing yet, or operations before this one could find no room.
                 put = partial(self._work.put_if_room, put, peer, len(rows), size, is_critical)
-                self._submit(put, then, weight=len(rows))
+                self._submit(put, on_commit, weight=len(rows))
             else:
                 ledger.reserve(peer, len(rows), size)
                 try:
-                    self._submit(put, then, weight=len(rows))
+                    self._submit(put, on_commit, weight=len(rows))
                 except SignedWireError:
                     ledger.reserve(peer, -len(rows), -size)
                     raise
-        self._executor.kick()
+        self._executor.flush()
 
     def written(self, recipient: Did, lane: int, row: int) -> None:
         """Note that a link got a lane up to `row`. Stored with the next commit."""
@@ -219,46 +219,49 @@ class Store:
                 self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
 
     def settled(
-        self, recipient: Did, names: Iterable[tuple[int, int]], then: Then | None = None
+        self, recipient: Did, names: Iterable[tuple[int, int]], on_commit: OnCommit | None = None
     ) -> None:
         """Remove the rows of messages that were receipted or expired, by (lane, row)."""
         with self._lock:
             ids = self._ids(recipient, names)
-            self._submit(partial(self._work.tables.remove, ids), then, weight=len(ids))
-        self._executor.kick()
+            self._submit(partial(self._work.tables.remove, ids), on_commit, weight=len(ids))
+        self._executor.flush()
 
-    def bury(
+    def dead_letter(
         self,
         recipient: Did,
         names: Iterable[tuple[int, int]],
         reason: Reason,
         detail: str = "",
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
     ) -> None:
         """Make dead letters of messages that were refused or given up, by (lane, row)."""
         with self._lock:
             ids, now = self._ids(recipient, names), unix_time_us()
-            self._submit(partial(self._work.tables.bury, ids, reason, storable(detail), now), then)
-        self._executor.kick()
+            self._submit(
+                partial(self._work.tables.dead_letter, ids, reason, storable(detail), now),
+                on_commit,
+            )
+        self._executor.flush()
 
-    def bury_accepted(
+    def dead_letter_accepted(
         self,
         recipient: Did,
         body: bytes,
         reason: Reason,
         detail: str = "",
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
     ) -> None:
         """Add a dead letter for a message refused after acceptance, when its row is gone."""
         with self._lock:
             peer, now = self._peer(recipient), unix_time_us()
             add = partial(self._work.tables.add_dead, peer.id, body, reason, storable(detail), now)
-            self._submit(add, then)
-        self._executor.kick()
+            self._submit(add, on_commit)
+        self._executor.flush()
 
     @property
     def on_expired(self) -> Callable[[list[RowName]], None] | None:
-        """Callback for rows that were removed because of their deadline; runs like `then`."""
+        """Callback for rows that were removed because of their deadline; runs like `on_commit`."""
         return self._work.on_expired
 
     @on_expired.setter
@@ -270,12 +273,12 @@ class Store:
         """When to call `expire()`: Unix time, microseconds; may be early, never late."""
         return self._ledger.next_expiry_us
 
-    def expire(self, then: Then | None = None) -> None:
+    def expire(self, on_commit: OnCommit | None = None) -> None:
         """Remove up to 10,000 rows whose deadline has passed; calls `on_expired`."""
         with self._lock:
             self.look_at_clock()
-            self._submit(self._work.expire, then)
-        self._executor.kick()
+            self._submit(self._work.expire, on_commit)
+        self._executor.flush()
 
     def look_at_clock(self) -> bool:
         """If the wall clock was set, move the deadlines that were given in seconds.
@@ -374,7 +377,7 @@ class Store:
         batch: BatchReceived,
         new: Sequence[int],
         noted: Noted = NOTHING,
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
     ) -> range:
         """Store the new messages of a batch, the new marks, and the batch's leaves.
 
@@ -409,7 +412,7 @@ class Store:
             rows = [(id_, place, bodies[place]) for id_, place in zip(ids, new, strict=True)]
             self._submit(
                 partial(self._work.accept, peer, marks, row, rows),
-                partial(note_marks, peer, marks, then),
+                partial(note_marks, peer, marks, on_commit),
                 weight=len(rows) + 1,
             )
             ledger.next_incoming += len(rows)
@@ -419,7 +422,7 @@ class Store:
             for id_, _, body in rows:
                 ledger.add_unacked(id_, record, len(body))
             self._forget(peer)
-        self._executor.kick()
+        self._executor.flush()
         return ids
 
     def began(self, sender: Did, marks: Marks) -> None:
@@ -431,9 +434,9 @@ class Store:
                 partial(note_marks, peer, marks, None),
                 is_lazy=True,
             )
-        self._executor.kick()
+        self._executor.flush()
 
-    def acked(self, ids: Iterable[int], then: Then | None = None) -> None:
+    def acked(self, ids: Iterable[int], on_commit: OnCommit | None = None) -> None:
         """Remove messages that the application has acknowledged or refused.
 
         With `ack="auto"`, taking a message acknowledges it.
@@ -444,8 +447,8 @@ class Store:
                 batch.id for id_ in known if (batch := self._ledger.remove_unacked(id_)) is not None
             ]
             remove = partial(self._work.tables.remove_unacked, known, batches)
-            self._submit(remove, then, weight=len(known))
-        self._executor.kick()
+            self._submit(remove, on_commit, weight=len(known))
+        self._executor.flush()
 
     def unacked(self, *, after: int = 0, limit: int = 1000) -> Future[list[IncomingRow]]:
         """Return unacknowledged messages, in the order of acceptance.
@@ -479,21 +482,21 @@ class Store:
         with self._lock:
             return [peer.did for peer in self._ledger.by_id.values() if peer.has_spoken_v2]
 
-    def note_v2(self, did: Did, then: Then | None = None) -> None:
+    def note_v2(self, did: Did, on_commit: OnCommit | None = None) -> None:
         """Note that a DID has proven itself over v2."""
         with self._lock:
             peer = self._peer(did)
             peer.has_spoken_v2 = True
-            self._submit(partial(self._ledger.changed_peers.add, peer), then)
-        self._executor.kick()
+            self._submit(partial(self._ledger.changed_peers.add, peer), on_commit)
+        self._executor.flush()
 
     # -- the whole --------------------------------------------------------------------
 
-    def barrier(self, then: Then) -> None:
-        """Call `then` when everything submitted before is committed. Costs no commit."""
+    def barrier(self, on_commit: OnCommit) -> None:
+        """Call `on_commit` when everything submitted before is committed. Costs no commit."""
         with self._lock:
-            self._executor.submit(Operation(None, then))
-        self._executor.kick()
+            self._executor.submit(Operation(None, on_commit))
+        self._executor.flush()
 
     def flush(self) -> Future[None]:
         """Return a future for `barrier()`; lazy operations are committed too."""
@@ -501,7 +504,7 @@ class Store:
 
     @property
     def on_failed(self) -> Callable[[StoreError], None] | None:
-        """Callback for the failure of the store; runs once, where `then` does."""
+        """Callback for the failure of the store; runs once, where `on_commit` does."""
         return self._executor.on_failed
 
     @on_failed.setter
@@ -554,18 +557,18 @@ class Store:
     def _submit(
         self,
         run: Callable[[], object],
-        then: Then | None = None,
+        on_commit: OnCommit | None = None,
         *,
         weight: int = 1,
         is_lazy: bool = False,
     ) -> None:
-        self._executor.submit(Operation(run, then, None, weight), is_lazy=is_lazy)
+        self._executor.submit(Operation(run, on_commit, None, weight), is_lazy=is_lazy)
 
     def _ask(self, run: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
         with self._lock:
             self._executor.submit(Operation(run, None, future))
-        self._executor.kick()
+        self._executor.flush()
         return future
 
     def _peer(self, did: Did) -> PeerRecord:

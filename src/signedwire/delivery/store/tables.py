@@ -122,7 +122,7 @@ class Tables(ABC):
     # -- dead letters -----------------------------------------------------------------
 
     @abstractmethod
-    def bury(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
+    def dead_letter(self, ids: Sequence[int], reason: Reason, detail: str, at_us: int) -> None:
         """Make dead letters of outgoing rows."""
 
     @abstractmethod
@@ -183,7 +183,7 @@ class Tables(ABC):
         """
 
     @abstractmethod
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """Do maintenance that can wait until callbacks have been scheduled."""
 
     @abstractmethod

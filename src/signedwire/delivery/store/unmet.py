@@ -39,7 +39,7 @@ class UnmetPeers:
         with ledger.lock:
             unage = partial(self._work.tables.unage, peer.first_row, peer.last_row)
             self._executor.submit(Operation(unage))
-        self._executor.kick()
+        self._executor.flush()
 
     def full_peers(self, size: int) -> list[Did]:
         """Return the recipients whose own limit refuses one more message of `size` bytes.
@@ -50,7 +50,7 @@ class UnmetPeers:
 
     @property
     def on_aged(self) -> Callable[[list[RowName]], None] | None:
-        """Callback for rows that became dead letters because they aged; runs like `then`."""
+        """Callback for rows that became dead letters because they aged; runs like `on_commit`."""
         return self._work.on_aged
 
     @on_aged.setter
@@ -68,7 +68,7 @@ class UnmetPeers:
         with ledger.lock:
             return [lane.next - 1 for lane in ledger.peer(recipient).lanes]
 
-    def bury_up_to(
+    def dead_letter_up_to(
         self, recipient: Did, last: Sequence[int], reason: Reason, detail: str
     ) -> Future[list[RowName]]:
         """Make dead letters of the first 10,000 rows for a peer, and return their names.
@@ -83,7 +83,9 @@ class UnmetPeers:
         ledger = self._work.ledger
         with ledger.lock:
             peer = ledger.peer(recipient)
-            bury = partial(self._work.bury_up_to, peer, last, reason, storable(detail))
-            self._executor.submit(Operation(bury, None, future))
-        self._executor.kick()
+            dead_letter = partial(
+                self._work.dead_letter_up_to, peer, last, reason, storable(detail)
+            )
+            self._executor.submit(Operation(dead_letter, None, future))
+        self._executor.flush()
         return future

@@ -50,20 +50,20 @@ class Work:
         """See `Engine`."""
         return self.tables.commit(is_idle=is_idle)
 
-    def news(self) -> list[Callable[[], None]]:
+    def notifications(self) -> list[Callable[[], None]]:
         """See `Engine`: calls `on_expired` and `on_aged` for the rows of this commit."""
         gone, self._expired = self._expired, []
         aged, self._aged = self._aged, []
-        news: list[Callable[[], None]] = []
+        notifications: list[Callable[[], None]] = []
         if gone and self.on_expired is not None:
-            news.append(partial(self.on_expired, self.names(gone)))
+            notifications.append(partial(self.on_expired, self.names(gone)))
         if aged and self.on_aged is not None:
-            news.append(partial(self.on_aged, aged))
-        return news
+            notifications.append(partial(self.on_aged, aged))
+        return notifications
 
-    def tidy(self) -> None:
+    def checkpoint(self) -> None:
         """See `Engine`."""
-        self.tables.tidy()
+        self.tables.checkpoint()
 
     def close(self) -> None:
         """See `Engine`."""
@@ -111,7 +111,7 @@ class Work:
         aged = self.tables.aged(now_us, _EXPIRE_LIMIT)
         if aged:
             self._aged += self.names(aged)
-            self.tables.bury(aged, Reason.AGED_OUT, self.words_of_age, unix_time_us())
+            self.tables.dead_letter(aged, Reason.AGED_OUT, self.words_of_age, unix_time_us())
             self.ledger.aged_out += len(aged)
         gone = self.tables.expired(now_us, _EXPIRE_LIMIT)
         self.ledger.expired += len(gone)
@@ -124,7 +124,7 @@ class Work:
         age = self.ledger.limits.max_unmet_age
         return f"no way to its peer was known for {age:g} s, which is unmet_max_age"
 
-    def bury_up_to(
+    def dead_letter_up_to(
         self, peer: PeerRecord, last: Sequence[int], reason: Reason, detail: str
     ) -> list[RowName]:
         """Make dead letters of the first 10,000 rows for a peer; return their names.
@@ -136,7 +136,7 @@ class Work:
             first, limit = lane.row_id(0), _EXPIRE_LIMIT - len(ids)
             ids += self.tables.names(first, lane.row_id(row), limit)
         names = self.names(ids)
-        self.tables.bury(ids, reason, detail, unix_time_us())
+        self.tables.dead_letter(ids, reason, detail, unix_time_us())
         return names
 
     def begin_clock(self, origin_us: int) -> None:
@@ -248,18 +248,18 @@ class Work:
             ids = [batch.id for batch in peer.batches]
         accepted: tuple[list[bytes], ...] = tuple([] for _ in Priority)
         late: list[bytes] = []
-        unkept: list[bytes] = []
+        not_stored: list[bytes] = []
         for batch in self.tables.batches(ids):
             for place, leaf in enumerate(_split(batch.leaves)):
                 lane = batch.lanes[place]
                 if place in batch.refused:
                     late.append(leaf)
                 elif lane == UNKEPT:
-                    unkept.append(leaf)
+                    not_stored.append(leaf)
                 elif lane != NO_LANE:
                     accepted[lane].append(leaf)
         low, normal, high, critical = accepted
-        return RememberedLeaves((low, normal, high, critical), late, unkept)
+        return RememberedLeaves((low, normal, high, critical), late, not_stored)
 
 
 def _split(leaves: bytes) -> list[bytes]:
