@@ -17,7 +17,7 @@ from collections import deque
 from functools import partial
 from typing import Final
 
-from nodechild import free_kib, rss_kib
+from nodechild import in_use_kib, rss_kib
 from signedwire import (
     Address,
     DeliveryFailedError,
@@ -222,7 +222,7 @@ async def obey(actor: Sender | Receiver | None) -> None:
         if word == "stop" and actor is not None:
             actor.stop()
         elif word == "memory":
-            say((Kind.FREE, 0, 0, free_kib()), (Kind.MEMORY, 0, 0, rss_kib()))
+            say((Kind.IN_USE, 0, 0, in_use_kib()), (Kind.MEMORY, 0, 0, rss_kib()))
         elif word == "end":
             return
     os._exit(0)  # whoever started us is no more

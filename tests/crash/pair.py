@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import socket
 import sqlite3
 import sys
@@ -108,8 +109,8 @@ class Actor:
         self.is_ready = asyncio.Event()
         self.quiet: asyncio.Future[int] | None = None
         self.memory: asyncio.Future[int] | None = None
-        self.free_kib = 0
-        """Of what `resident_kib()` has told last: what malloc keeps and nobody uses."""
+        self.in_use_kib = 0
+        """What the allocators had given out when `resident_kib()` was last called."""
         self._ledger = ledger
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -149,8 +150,8 @@ class Actor:
                     self.is_ready.set()
                 elif kind is Kind.QUIET and self.quiet is not None:
                     self.quiet.set_result(number)
-                elif kind is Kind.FREE:
-                    self.free_kib = number
+                elif kind is Kind.IN_USE:
+                    self.in_use_kib = number
                 elif kind is Kind.MEMORY and self.memory is not None:
                     self.memory.set_result(number)
 
@@ -163,6 +164,15 @@ class Actor:
         self.memory = asyncio.get_running_loop().create_future()
         self.tell("memory")
         return await asyncio.wait_for(self.memory, 20)
+
+    async def pause(self, seconds: float) -> None:
+        """Stop the process for a while, as a machine that is overloaded does."""
+        process = self._process
+        assert process is not None
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """SIGKILL; returns when all that it has said was heard."""

@@ -34,6 +34,6 @@ class Kind(IntEnum):
     QUIET = 9
     """Nothing waits; number is how many dead letters there are."""
     MEMORY = 10
-    """Resident, in KiB; comes after FREE."""
-    FREE = 11
-    """Of that, what malloc keeps and nobody uses, in KiB."""
+    """Resident, in KiB; comes after IN_USE."""
+    IN_USE = 11
+    """What the allocators have given out, in KiB."""
