@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from signedwire.identity import Identity
-from signedwire.types import Allowance, Priority
+from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -22,7 +22,7 @@ from signedwire.wire.session import (
 ALICE: Final = Identity.from_seed(bytes(range(32)))
 BOB: Final = Identity.from_seed(bytes(range(1, 33)))
 EVE: Final = Identity.from_seed(bytes(range(2, 34)))
-PLENTY: Final = Allowance(1000, 1 << 20, 100, 1 << 17)
+PLENTY: Final = Credit(1000, 1 << 20, 100, 1 << 17)
 
 
 def body(
@@ -88,7 +88,7 @@ def session(
     us: Identity = ALICE,
     them: Identity = BOB,
     *,
-    credit: Allowance = PLENTY,
+    credit: Credit = PLENTY,
     now: float = 0.0,
     **limits: Any,
 ) -> Session:
@@ -113,7 +113,7 @@ def exchange(one: Session, other: Session, now: float = 0.0) -> None:
 
 
 def open_pair(
-    ours: Allowance = PLENTY, theirs: Allowance = PLENTY, **limits: Any
+    ours: Credit = PLENTY, theirs: Credit = PLENTY, **limits: Any
 ) -> tuple[Session, Session]:
     """Alice's and Bob's sessions, open, with nothing to say."""
     alice = session(ALICE, BOB, credit=ours, **limits)

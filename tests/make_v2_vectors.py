@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from signedwire.identity import Identity, Label
-from signedwire.types import Allowance
+from signedwire.types import Credit
 from signedwire.wire.batch import path_of
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
 from signedwire.wire.evidence import encode_evidence
@@ -25,7 +25,7 @@ from signedwire.wire.link_frames import (
     HANDLED_ENVELOPES,
     REASON_CODES,
     Close,
-    Credit,
+    CreditFrame,
     Envelopes,
     Hello,
     Ping,
@@ -116,7 +116,7 @@ def frame_vectors() -> dict[str, str]:
         features=0,
         max_frame_size=1_115_136,
         max_payload_size=1_048_576,
-        credit=Allowance(4096, 8_388_608, 64, 1_115_136),
+        credit=Credit(4096, 8_388_608, 64, 1_115_136),
         known_epoch=EPOCH - 1,
         marks=(1, 2, 3, 4),
     )
@@ -127,7 +127,7 @@ def frame_vectors() -> dict[str, str]:
         "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves),
         "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0]),
         "refusal": Refusals(refusals),
-        "credit": Credit(Allowance(5120, 8_400_000, 80, 1_115_136)),
+        "credit": CreditFrame(Credit(5120, 8_400_000, 80, 1_115_136)),
         "ping": Ping(1),
         "pong": Pong(2**64 - 1),
         "close": Close(3, "an older epoch than the one known — näher"),

@@ -107,7 +107,7 @@ DECISIONS = (
     ("peer_session",),
     ("peer_sender", "peer_receiver"),
     ("session_context",),
-    ("denied", "inbox_budget", "no_store"),
+    ("denials", "inbox_budget", "null_store"),
     ("ports",),
 )
 FORBIDDEN_IN_DECISIONS = {
@@ -344,7 +344,7 @@ class TestFiles:
         # Each is used by what is above it: else the order would say nothing.
         used = [("endpoint", "session_map"), ("session_map", "peer_session")]
         used += [("peer_session", half) for half in DECISIONS[3]]
-        used += [(half, "session_context") for half in DECISIONS[3]] + [("no_store", "ports")]
+        used += [(half, "session_context") for half in DECISIONS[3]] + [("null_store", "ports")]
         for upper, lower in used:
             assert f"delivery.{lower}" in graph[f"delivery.{upper}"]
 

@@ -30,7 +30,7 @@ from nacl.bindings import (
 from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.tls import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
-from signedwire.types import Allowance, unix_time_us
+from signedwire.types import Credit, unix_time_us
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.leaf import LEAF_EXTENSION_OID
@@ -244,7 +244,7 @@ def hello(epoch: int = 1, **changes: int) -> bytes:
         features=0,
         max_frame_size=2**21,
         max_payload_size=2**20,
-        credit=Allowance(4096, 2**23, 64, 2**21),
+        credit=Credit(4096, 2**23, 64, 2**21),
         known_epoch=0,
         marks=(0, 0, 0, 0),
     ).encode()

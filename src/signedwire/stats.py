@@ -21,7 +21,7 @@ from signedwire.metrics import (
     Histogram,
     SharedHistogram,
 )
-from signedwire.types import Allowance, Did, PeerState, Priority, Reason, Target
+from signedwire.types import Credit, Did, PeerState, Priority, Reason, Target
 
 if TYPE_CHECKING:
     from signedwire.delivery.store import Backlog, StoreStats
@@ -158,7 +158,7 @@ class PeerStatus:
     overdue: float | None = None
     """Seconds that the oldest of them has waited for its answer, once that is more than
     `ping_interval`; `None`: no answer is overdue. After `answer_timeout` the link is closed."""
-    credit: Allowance | None
+    send_window: Credit | None
     """How much more it takes now: messages and bytes, the Critical lane apart; v2 only."""
     failed_attempts: int
     """Attempts to reach it that failed, ever."""

@@ -19,7 +19,7 @@ from signedwire.errors import AddressError, DidError
 __all__ = [
     "Did",
     "Address",
-    "Allowance",
+    "Credit",
     "Location",
     "Priority",
     "PayloadType",
@@ -347,7 +347,7 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
     return did, parse_target(target_text) if separator else None
 
 
-class Allowance(NamedTuple):
+class Credit(NamedTuple):
     """Credit: the total that may be sent over the life of a link."""
 
     messages: int
@@ -356,24 +356,24 @@ class Allowance(NamedTuple):
     """Number of messages in the Critical lane, which has its own credit."""
     critical_bytes: int
 
-    def plus(self, messages: int, size: int, *, is_critical: bool) -> Allowance:
+    def plus(self, messages: int, size: int, *, is_critical: bool) -> Credit:
         """Return the sum with further messages and bytes, of Critical or of the other lanes."""
         if is_critical:
-            return Allowance(
+            return Credit(
                 self.messages, self.bytes, self.critical_messages + messages, self[3] + size
             )
-        return Allowance(self.messages + messages, self.bytes + size, self[2], self[3])
+        return Credit(self.messages + messages, self.bytes + size, self[2], self[3])
 
-    def minus(self, used: Allowance) -> Allowance:
+    def minus(self, used: Credit) -> Credit:
         """Return the difference to `used`."""
-        return Allowance(
+        return Credit(
             self.messages - used.messages,
             self.bytes - used.bytes,
             self.critical_messages - used.critical_messages,
             self.critical_bytes - used.critical_bytes,
         )
 
-    def exceeds(self, limit: Allowance) -> bool:
+    def exceeds(self, limit: Credit) -> bool:
         """Whether any of the four figures is above that of `limit`."""
         return (
             self.messages > limit.messages

@@ -27,7 +27,7 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
-from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
@@ -44,7 +44,7 @@ from signedwire.logs import EventLog
 from signedwire.stats import Counters
 from signedwire.types import (
     Address,
-    Allowance,
+    Credit,
     DeliveryState,
     Did,
     PeerState,
@@ -230,7 +230,7 @@ class FakeRoutes:
             self._addresses[did] = address
 
 
-class FakeStore(NoStore):
+class FakeStore(NullStore):
     """A store that commits when a test says so, and fails, or has no room, as it likes."""
 
     def __init__(self, host: FakeHost, *, is_durable: bool = True) -> None:
@@ -416,31 +416,29 @@ class FakeLink:
         return 0 if self.hello is None else self.hello.epoch
 
     @property
-    def credit(self) -> Allowance | None:
+    def send_window(self) -> Credit | None:
         if self.hello is None:
             return None
-        return Allowance(
+        return Credit(
             *(have - used for have, used in zip(self.hello.credit, self.spent, strict=True))
         )
 
     @property
-    def granted_unused(self) -> Allowance:
-        return Allowance(
-            *(have - used for have, used in zip(self.granted, self.arrived, strict=True))
-        )
+    def granted_unused(self) -> Credit:
+        return Credit(*(have - used for have, used in zip(self.granted, self.arrived, strict=True)))
 
     def pump(self) -> None:
         if not self.is_open or self.is_over:
             return
         assert self.hello is not None
-        assert self.credit is not None
+        assert self.send_window is not None
         sender = self.session.sender
-        messages = sender.next_batch(self.credit, self.hello.max_payload_size, self.max_batch)
+        messages = sender.next_batch(self.send_window, self.hello.max_payload_size, self.max_batch)
         if not messages:
             return
         bodies = [message.body for message in messages]
         add(self.spent, messages[0].priority, len(bodies), sum(map(len, bodies)))
-        assert min(self.credit) >= 0, "more was sent than the peer takes"
+        assert min(self.send_window) >= 0, "more was sent than the peer takes"
         root, signature, leaves = sign_batch(self._desk.us, bodies)
         batch = SentBatch(root, leaves, signature)
         sender.sent(batch, messages, bodies)
@@ -460,7 +458,7 @@ class FakeLink:
     def batch_settled(self) -> None:
         self.settled += 1
 
-    def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
         if handled:
             self.said.append(("handled", list(handled)))
         if refused:
@@ -578,7 +576,7 @@ class Desk:
         self.host = FakeHost(self.clock, TransportConfig(**config))
         self.store = FakeStore(self.host, is_durable=False) if store is None else store(self.host)
         # A store that commits later is asked for by name.
-        inbox_store = NoStore(self.host) if store is None else self.store
+        inbox_store = NullStore(self.host) if store is None else self.store
         self.access = AccessList(self.host.config)
         self.access.open(None)
         self.inbox = Inbox(1000, 64)
@@ -638,7 +636,7 @@ class Desk:
         self.endpoint.submit(message, len(payload))
         if self.store.is_durable:
             self.store.commit()
-            self.endpoint.bring(self.session(who))
+            self.endpoint.send_waiting(self.session(who))
         self.host.run()
         return message
 

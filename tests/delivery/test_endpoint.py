@@ -19,9 +19,9 @@ from peerkit import (
 )
 
 from linkkit import ALICE, BOB, EVE
-from signedwire.delivery import denied as denied_module
+from signedwire.delivery import denials as denials_module
 from signedwire.delivery import endpoint as endpoint_module
-from signedwire.delivery.denied import DeniedLog
+from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import Message
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import (
@@ -147,7 +147,7 @@ class TestWhatMayBeQueued:
         messages = [desk.message() for _ in range(count)]
         assert desk.endpoint.submit_many(messages) == count
         desk.store.commit()
-        desk.endpoint.bring(desk.session())
+        desk.endpoint.send_waiting(desk.session())
         desk.host.run()
         assert link.messages == messages
 
@@ -223,7 +223,7 @@ class TestRoutes:
         desk.post(EVE)
         desk.connector.calls.clear()
         desk.session(EVE).sender.route = None
-        desk.endpoint.bring_stranded()
+        desk.endpoint.send_stranded()
         assert desk.connector.calls == [("connect", EVE.did, THERE)]
 
 
@@ -361,7 +361,7 @@ class TestDenied:
         message = in_the_queue(desk)
         answers = iter([True, False])
         monkeypatch.setattr(desk.access, "is_denied", lambda did: next(answers, False))
-        desk.endpoint.bring(desk.session())
+        desk.endpoint.send_waiting(desk.session())
         assert message.state is QUEUED
 
     @pytest.mark.parametrize("is_open", [True, False], ids=["open", "not open"])
@@ -380,10 +380,10 @@ class TestDenied:
         desk.access.on_change = None
         desk.access.deny(BOB.did)
         messages = list(iter(desk.inbox.take, None))
-        assert all(map(desk.context.denied.is_from_denied, messages))
+        assert all(map(desk.context.denials.is_from_denied, messages))
         before = len(desk.host.soon)
-        desk.context.denied.discard(messages[:2])
-        desk.context.denied.discard(messages[2:])
+        desk.context.denials.discard(messages[:2])
+        desk.context.denials.discard(messages[2:])
         assert desk.host.dropped(Reason.DENIED) == 0
         assert len(desk.host.soon) == before + 1
         desk.host.run()
@@ -401,10 +401,10 @@ class TestDenied:
         )
         assert isinstance(envelope.proof, bytes)
         message = Message(envelope.body, envelope.proof)
-        assert not desk.context.denied.is_from_denied(message)
+        assert not desk.context.denials.is_from_denied(message)
         desk.access.deny(BOB.did)
-        assert desk.context.denied.is_from_denied(message)
-        desk.context.denied.discard([message])
+        assert desk.context.denials.is_from_denied(message)
+        desk.context.denials.discard([message])
         desk.host.run()
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
 
@@ -413,14 +413,14 @@ class TestDenied:
         desk.link().bring(1)
         messages = list(iter(desk.inbox.take, None))
         desk.host.home.phase = Phase.ENDED
-        desk.context.denied.discard(messages)
+        desk.context.denials.discard(messages)
         desk.host.run()
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
 
 
-class TestDeniedLog:
+class TestDenialLogLimiter:
     def test_once_a_minute_for_each(self, clock: ManualClock) -> None:
-        log = DeniedLog()
+        log = DenialLogLimiter()
         steps = [(0, False), (59, True), (1, False), (1, True)]
         for seconds, is_logged in steps:
             clock.move(seconds)
@@ -428,8 +428,8 @@ class TestDeniedLog:
         assert not log.is_logged(EVE.did)
 
     def test_ever_new_keys(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(denied_module, "_MAX_LOGGED", 3)
-        log = DeniedLog()
+        monkeypatch.setattr(denials_module, "_MAX_LOGGED", 3)
+        log = DenialLogLimiter()
         keys = [Identity.from_seed(n.to_bytes(32, "big")).did for n in range(1, 9)]
         assert [log.is_logged(key) for key in keys[:5]] == [False, False, False, True, True]
         assert len(log._logged) == 3
@@ -571,7 +571,7 @@ class TestGoodbye:
         desk = Desk()
         one, other, opening = desk.link(), desk.link(EVE), desk.begin(ALICE)
         desk.endpoint.peers.session(Identity.from_seed(bytes(32)).did)  # and one without a link
-        desk.endpoint.say_goodbye()
+        desk.endpoint.close_links()
         assert (one.code, other.code) == (frames.CLOSE_DONE, frames.CLOSE_DONE)
         assert not opening.is_over, "it has said nothing yet: whoever opens it ends it"
 

@@ -20,11 +20,11 @@ from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
 from signedwire.delivery.message import Message, OutgoingMessage
-from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
 from signedwire.identity import Identity
-from signedwire.types import Allowance, DeliveryState, Priority, Reason
+from signedwire.types import Credit, DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import message_number_of
 from signedwire.wire.session import BatchReceived
@@ -83,7 +83,7 @@ class World:
         make: Callable[[Any], FakeStore] | None = FakeStore if is_durable else None
         self.desk = Desk(store=make, **(CONFIG | {"send_queue_limit": 1000 if is_durable else 12}))
         if not is_durable:
-            self.desk.context.store = NoStore(self.desk.host)
+            self.desk.context.store = NullStore(self.desk.host)
         strangers = [Identity.from_seed((50 + n).to_bytes(32, "big")) for n in range(12)]
         self.peers = {who.did: Peer(who) for who in (BOB, EVE, *strangers)}
         self.desk.route(BOB)
@@ -156,7 +156,7 @@ class World:
             link.end(closed(frames.CLOSE_STALE_EPOCH))
             return
         marks = peer.stream.marks_now() if known == link.our_epoch else (0, 0, 0, 0)
-        credit = Allowance(rng.randrange(1, 40), rng.randrange(1500, 20_000), 5, 6000)
+        credit = Credit(rng.randrange(1, 40), rng.randrange(1500, 20_000), 5, 6000)
         link.say_hello(epoch=peer.epoch, known_epoch=known, marks=marks, credit=credit)
 
     def answer(self) -> None:
@@ -238,7 +238,7 @@ class World:
     def commit(self) -> None:
         self.desk.store.commit()
         for session in self.desk.endpoint.peers.senders():
-            self.desk.endpoint.bring(session)
+            self.desk.endpoint.send_waiting(session)
 
     def wait(self) -> None:
         self.desk.host.wait(self.rng.choice((0.0, 0.1, 1.0, 6.0)))
@@ -259,7 +259,7 @@ class World:
         is_there = self.desk.routes.resolve(peer.did) is None
         self.desk.route(peer) if is_there else self.desk.route(peer, None)
         self.desk.endpoint.reroute(self.desk.endpoint.peers.senders())
-        self.desk.endpoint.bring_stranded()
+        self.desk.endpoint.send_stranded()
 
     def fail_to_dial(self) -> None:
         for session in self.desk.endpoint.peers.senders():
@@ -279,7 +279,7 @@ class World:
                 places[id(message)] += 1
             flying = [
                 message
-                for flight in sender.stream._flights.values()
+                for flight in sender.stream._in_flight.values()
                 for message in flight.messages
                 if message is not None
             ]

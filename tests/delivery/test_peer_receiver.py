@@ -15,7 +15,7 @@ from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.store import IncomingRow, Marks, RememberedLeaves
 from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
-from signedwire.types import Allowance, Priority, Reason
+from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import Refusal
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 SIZE = V2_HEADER_SIZE + 5
 """Bytes of one `hello`."""
 CRITICAL_BYTES = 2 * 1024 + V2_HEADER_SIZE + 1000
-WINDOW = Allowance(10, 4000, 2, CRITICAL_BYTES)
+WINDOW = Credit(10, 4000, 2, CRITICAL_BYTES)
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,9 @@ def clock() -> Iterator[ManualClock]:
         yield still
 
 
-def less(messages: int, size: int, critical: int = 0, critical_size: int = 0) -> Allowance:
+def less(messages: int, size: int, critical: int = 0, critical_size: int = 0) -> Credit:
     """The window, and what is in use."""
-    return WINDOW.minus(Allowance(messages, size, critical, critical_size))
+    return WINDOW.minus(Credit(messages, size, critical, critical_size))
 
 
 def batch_of(*numbers: int, epoch: int = 9, **options: Any) -> BatchReceived:
@@ -59,11 +59,11 @@ def said(link: FakeLink) -> list[Any]:
 class TestCredit:
     def test_of_one_that_has_sent_nothing(self) -> None:
         desk = Desk(**SMALL)
-        assert desk.session().receiver.credit() == WINDOW
+        assert desk.session().receiver.recv_window() == WINDOW
 
     def test_without_a_reserve_critical_has_a_way_still(self) -> None:
         desk = Desk(**(SMALL | {"critical_reserve": 0}))
-        credit = desk.session().receiver.credit()
+        credit = desk.session().receiver.recv_window()
         assert credit.critical_messages == 1
         assert credit.critical_bytes >= V2_HEADER_SIZE + 1000
 
@@ -94,18 +94,18 @@ class TestCredit:
             ),
         ],
     )
-    def test_what_is_left(self, use: Callable[[Any], object], left: Allowance) -> None:
+    def test_what_is_left(self, use: Callable[[Any], object], left: Credit) -> None:
         desk: Any = Desk(**SMALL)
         desk.l = desk.link()
         use(desk)
-        assert desk.session().receiver.credit() == left
+        assert desk.session().receiver.recv_window() == left
 
     def test_links_that_overlap_add_up_to_one_window(self) -> None:
         desk = Desk(**SMALL)
         one = desk.begin()
         other = desk.begin()
         assert one.our_hello.credit == WINDOW
-        assert other.our_hello.credit == Allowance(0, 0, 0, 0)
+        assert other.our_hello.credit == Credit(0, 0, 0, 0)
         one.end()
         desk.host.run()
         other.say_hello()
@@ -121,7 +121,7 @@ class TestCredit:
         desk.take()
         assert link.heard("credit") == [], "not before the next turn of the loop"
         desk.host.run()
-        assert link.heard("credit") == [Allowance(3, 3 * SIZE, 0, 0)]
+        assert link.heard("credit") == [Credit(3, 3 * SIZE, 0, 0)]
         assert link.granted_unused == WINDOW
 
     def test_by_another_thread(self) -> None:
@@ -149,9 +149,9 @@ class TestCredit:
         again.end()
         desk.host.run()
         receiver = desk.session().receiver
-        assert receiver.credit() == less(2, 2 * SIZE)
+        assert receiver.recv_window() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.credit() == WINDOW
+        assert receiver.recv_window() == WINDOW
 
     def test_of_a_batch_only_what_is_no_news_is_held_apart(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -162,9 +162,9 @@ class TestCredit:
         link.bring(1, 2)
         link.end()
         receiver = desk.session().receiver
-        assert receiver.credit() == less(2, 2 * SIZE)
+        assert receiver.recv_window() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.credit() == less(1, SIZE), "the new one waits for the application"
+        assert receiver.recv_window() == less(1, SIZE), "the new one waits for the application"
 
     def test_a_node_that_closes_grants_nothing(self) -> None:
         desk = Desk(**SMALL)
@@ -173,7 +173,7 @@ class TestCredit:
         desk.host.is_open = False
         desk.take()
         desk.host.run()
-        assert set(link.heard("credit")) == {Allowance(0, 0, 0, 0)}
+        assert set(link.heard("credit")) == {Credit(0, 0, 0, 0)}
 
     def test_without_a_link_nothing_is_kept_to_be_told(self) -> None:
         desk = Desk(**SMALL)
@@ -231,7 +231,7 @@ class TestBudget:
 
     def test_one_message_fits_into_the_least(self) -> None:
         desk = Desk(inbox_bytes=V2_HEADER_SIZE + 2000, max_payload_size=2000)
-        assert desk.session().receiver.credit().bytes == V2_HEADER_SIZE + 2000
+        assert desk.session().receiver.recv_window().bytes == V2_HEADER_SIZE + 2000
 
     def test_who_fills_it_leaves_others_nothing_until_half_is_taken(self) -> None:
         desk = Desk(**(SMALL | {"inbox_bytes": 4000}))
@@ -301,7 +301,7 @@ class TestAfterTheCommit:
         assert said(link) == [], "no receipt, so the batch comes again"
         assert link.code == frames.CLOSE_UNAVAILABLE
         desk.host.run()
-        assert desk.session().receiver.credit() == WINDOW
+        assert desk.session().receiver.recv_window() == WINDOW
         assert desk.context.budget._used == 0
 
     def test_it_fails_after_the_end_of_its_link(self) -> None:
@@ -312,7 +312,7 @@ class TestAfterTheCommit:
         desk.host.run()
         desk.store.commit(FAILURE)
         desk.host.run()
-        assert desk.session().receiver.credit() == WINDOW
+        assert desk.session().receiver.recv_window() == WINDOW
         assert desk.context.budget._used == 0
 
     def test_its_link_ends_first(self) -> None:
@@ -659,7 +659,7 @@ class TestAnswers:
         link, _, (one, *_) = self.arrived(desk)
         desk.host.is_in_loop = False
         one.ack()
-        desk.endpoint.say_goodbye()
+        desk.endpoint.close_links()
         with caplog.at_level(logging.WARNING):
             desk.host.run()
         assert "answered too late" in caplog.text
@@ -669,7 +669,7 @@ class TestAnswers:
         desk = Desk(**SMALL)
         link, batch, (one, *_) = self.arrived(desk)
         one.ack()
-        desk.endpoint.say_goodbye()
+        desk.endpoint.close_links()
         assert said(link) == [("handled", [batch.leaves[0]])]
         assert link.code == frames.CLOSE_DONE
 
@@ -698,7 +698,7 @@ class TestAnEarlierProcess:
         assert link.our_hello.marks == (0, 2, 0, 0)
         link.bring_batch(batch)
         assert desk.store.called("accept") == []
-        assert desk.session().receiver.credit() == Allowance(0, 0, 0, 0)
+        assert desk.session().receiver.recv_window() == Credit(0, 0, 0, 0)
         known = RememberedLeaves(([], batch.leaves[:1], [], []), [], [batch.leaves[1]])
         desk.store.loads[0](known)
         desk.store.commit()
@@ -717,7 +717,7 @@ class TestAnEarlierProcess:
         desk.store.loads[0](None)
         desk.host.run()
         assert desk.store.called("accept") == []
-        assert desk.session().receiver.credit() == WINDOW
+        assert desk.session().receiver.recv_window() == WINDOW
 
     @pytest.mark.parametrize("why", ["the store has failed", "its sender has begun anew"])
     def test_what_is_loaded_is_of_no_use(self, why: str) -> None:

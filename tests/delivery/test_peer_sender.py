@@ -280,7 +280,7 @@ class TestAnswers:
 class TestWriting:
     def test_no_more_than_the_peer_takes(self, desk: Desk) -> None:
         messages = [desk.post() for _ in range(5)]
-        link = desk.link(credit=desk.session().receiver.credit()._replace(messages=3))
+        link = desk.link(credit=desk.session().receiver.recv_window()._replace(messages=3))
         desk.host.run()
         assert link.messages == messages[:3]
 
@@ -426,7 +426,7 @@ class TestRoom:
 
         for wake in (one, other, gone):
             assert desk.store.when_room(sender, wake)
-        assert len(sender.lanes._room_wakes) == 1
+        assert len(sender.lanes._room_waiters) == 1
         desk.store.forget_room(sender, gone)
         desk.store.forget_room(sender, gone)
         desk.link()

@@ -487,7 +487,7 @@ class TestWhileTheNodeCloses:
         desk.route()
         link = desk.link()
         message = desk.post()
-        desk.endpoint.say_goodbye()
+        desk.endpoint.close_links()
         assert link.code == frames.CLOSE_DONE
         assert not desk.endpoint.links
         assert message.is_detached == is_durable
@@ -504,10 +504,10 @@ class TestWhileTheNodeCloses:
         link.end()
         woken: list[str] = []
         waiting = [desk.post(expires_at=desk.clock.seconds + 50) for _ in range(3)]
-        desk.session().sender.lanes._room_wakes.append(lambda: woken.append("room"))
+        desk.session().sender.lanes._room_waiters.append(lambda: woken.append("room"))
         desk.endpoint.begin_end()
         calls = list(desk.connector.calls)
-        desk.endpoint.bring(desk.session())
+        desk.endpoint.send_waiting(desk.session())
         assert desk.connector.calls == calls, "nothing is brought any more"
         desk.endpoint.end()
         assert woken == ["room"]
@@ -550,8 +550,8 @@ class TestStatus:
         status = session.status()
         assert (status.state, status.wire, status.round_trip) == (PeerState.CONNECTED, "v2", 0.25)
         assert (status.in_flight, status.overdue) == (1, 3.0)
-        assert status.credit is not None
-        assert status.credit.messages == PLENTY.messages - 1
+        assert status.send_window is not None
+        assert status.send_window.messages == PLENTY.messages - 1
         assert set(desk.endpoint.status()) == {BOB.did}
 
     def test_of_a_peer_that_has_no_route(self) -> None:

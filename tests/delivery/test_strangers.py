@@ -202,7 +202,7 @@ class TestStranded:
         desk.session().left_at = None
         session = desk.session()
         session.link = None
-        desk.endpoint.bring(session)
+        desk.endpoint.send_waiting(session)
         assert (message.state, message.reason) == (DeliveryState.FAILED, Reason.UNKNOWN_PEER)
 
     def test_a_node_that_speaks_v1_waits_for_nobody(self) -> None:
@@ -235,7 +235,7 @@ class TestStranded:
         desk.link().end()
         message = desk.post()
         desk.route()
-        desk.endpoint.bring_stranded()
+        desk.endpoint.send_stranded()
         assert desk.connector.calls == [("connect", BOB.did, THERE)]
         desk.host.wait(GRACE)
         assert message.state is QUEUED

@@ -20,7 +20,7 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
-from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope, sign_batch
 from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.link_frames import (
@@ -35,7 +35,7 @@ from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 LOW, NORMAL, HIGH, CRITICAL = Priority
 EPOCH = 9
-VAST = Allowance(10**6, 10**9, 10**6, 10**9)
+VAST = Credit(10**6, 10**9, 10**6, 10**9)
 US, THEM = bytes(ALICE.did), bytes(BOB.did)
 
 
@@ -68,13 +68,13 @@ class Sender:
 
     def next(
         self,
-        room: Allowance = VAST,
+        room: Credit = VAST,
         is_dead: Callable[[OutgoingMessage], bool] = nobody_is_dead,
         largest: int = 2**32,
     ) -> list[OutgoingMessage]:
         return self.stream.next_batch(self.lanes, room, is_dead, largest)
 
-    def send(self, room: Allowance = VAST) -> tuple[SentBatch, BatchReceived]:
+    def send(self, room: Credit = VAST) -> tuple[SentBatch, BatchReceived]:
         """Write one batch: as the sender keeps it, and as the peer gets it."""
         messages = self.next(room)
         assert messages
@@ -86,9 +86,9 @@ class Sender:
                 message.advance(WRITTEN)
         return SentBatch(root, leaves, signature), BatchReceived(bodies, root, leaves, signature)
 
-    def take_back(self) -> list[OutgoingMessage]:
+    def take_unanswered(self) -> list[OutgoingMessage]:
         """The link broke."""
-        messages = self.stream.take_back()
+        messages = self.stream.take_unanswered()
         self.lanes.put_back([(message, message.priority) for message in messages])
         return messages
 
@@ -175,17 +175,17 @@ class TestRoom:
     @pytest.mark.parametrize(
         ("room", "numbers"),
         [
-            (Allowance(0, 1000, 0, 1000), []),
-            (Allowance(9, 126, 9, 126), []),
-            (Allowance(9, 127, 9, 126), [2]),
-            (Allowance(1, 1000, 0, 1000), [2]),
-            (Allowance(9, 1000, 0, 1000), [2, 3]),
-            (Allowance(9, 1000, 1, 1000), [1]),
-            (Allowance(9, 1000, 9, 127), [1]),
+            (Credit(0, 1000, 0, 1000), []),
+            (Credit(9, 126, 9, 126), []),
+            (Credit(9, 127, 9, 126), [2]),
+            (Credit(1, 1000, 0, 1000), [2]),
+            (Credit(9, 1000, 0, 1000), [2, 3]),
+            (Credit(9, 1000, 1, 1000), [1]),
+            (Credit(9, 1000, 9, 127), [1]),
         ],
     )
     def test_no_more_than_the_peer_takes(
-        self, sender: Sender, room: Allowance, numbers: list[int]
+        self, sender: Sender, room: Credit, numbers: list[int]
     ) -> None:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
@@ -326,17 +326,17 @@ class TestHandled:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert len(sender.stream._landed_names) == 3
+        assert len(sender.stream._receipted_names) == 3
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert {m.state for m in messages} == {HANDLED}
-        assert not sender.stream._landed
-        assert not sender.stream._landed_names
+        assert not sender.stream._receipted
+        assert not sender.stream._receipted_names
 
     def test_only_many(self, sender: Sender) -> None:
         sender.queue(is_bulk=True)
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert not sender.stream._landed
+        assert not sender.stream._receipted
 
     @pytest.mark.parametrize("dropped", [0, 1])
     def test_a_dropped_receipt_ends_no_other_one(self, sender: Sender, dropped: int) -> None:
@@ -357,7 +357,7 @@ class TestHandled:
         gone = weakref.ref(receipts[0])
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert len(sender.stream._landed) == 256
+        assert len(sender.stream._receipted) == 256
         del receipts[1:]
         gc.collect()
         # One held receipt keeps what its proof is made of.
@@ -365,7 +365,7 @@ class TestHandled:
         receipts.clear()
         gc.collect()
         assert gone() is None
-        assert not sender.stream._landed
+        assert not sender.stream._receipted
         # And what comes late for them is ignored.
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert sender.stream.refused(refused((NORMAL, 1))) == []
@@ -417,7 +417,7 @@ class TestRefusals:
         sender.send()
         assert len(sender.stream.refused(refused((NORMAL, 1), (NORMAL, 2)))) == 2
         assert sender.stream.is_empty
-        assert sender.take_back() == []
+        assert sender.take_unanswered() == []
 
     def test_after_it_was_accepted(self, sender: Sender) -> None:
         first, second = sender.queue(), sender.queue()
@@ -455,7 +455,7 @@ class TestWhatIsHeld:
     def test_its_caller_keeps_its_own_list(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
-        written = next(iter(sender.stream._flights.values())).messages
+        written = next(iter(sender.stream._in_flight.values())).messages
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
         assert written == messages
 
@@ -477,7 +477,7 @@ class TestWhatIsHeld:
         for size in sizes:
             sender.queue(bytes(size))
         sender.send()
-        sender.take_back()
+        sender.take_unanswered()
         assert stream.in_flight_bytes == 0
 
     @pytest.mark.parametrize("size", [5, 200])
@@ -524,30 +524,30 @@ class TestWhatIsHeld:
             Refused(messages[1], Reason.INBOX_FULL, None, as_received.bodies[1]),
             Refused(messages[2], Reason.INBOX_FULL, (NORMAL, 3), b""),
         ]
-        assert sender.take_back() == [messages[0]]
+        assert sender.take_unanswered() == [messages[0]]
 
 
 class TestTakeBack:
     def test_what_has_no_answer_in_the_order_of_sending(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(5)]
-        first, _ = sender.send(Allowance(3, 10**6, 0, 0))
+        first, _ = sender.send(Credit(3, 10**6, 0, 0))
         sender.send()
         sender.hear(ACCEPTED_ENVELOPES, first.leaves[1])
         sender.stream.refused(refused((NORMAL, 5)))
-        assert sender.take_back() == [messages[0], messages[2], messages[3]]
+        assert sender.take_unanswered() == [messages[0], messages[2], messages[3]]
         assert sender.stream.is_empty
-        assert sender.take_back() == []
+        assert sender.take_unanswered() == []
 
     def test_numbers_and_bytes_stay(self, sender: Sender) -> None:
         messages = [sender.queue(bytes([n])) for n in range(6)]
-        sender.send(Allowance(4, 10**6, 0, 0))
+        sender.send(Credit(4, 10**6, 0, 0))
         before = [(message.sequence, message.body) for message in messages[:4]]
-        sender.take_back()
+        sender.take_unanswered()
         late = sender.queue(b"late")
         # The new link has less credit, so they go in other batches.
         sizes = []
         while sender.lanes:
-            _, batch = sender.send(Allowance(3, 10**6, 0, 0))
+            _, batch = sender.send(Credit(3, 10**6, 0, 0))
             sizes.append(len(batch.bodies))
         assert sizes == [3, 3, 1]
         assert [(message.sequence, message.body) for message in messages[:4]] == before
@@ -556,7 +556,7 @@ class TestTakeBack:
     def test_the_receipt_of_the_lost_batch_is_no_longer_known(self, sender: Sender) -> None:
         messages = [sender.queue(), sender.queue()]
         lost, _ = sender.send()
-        sender.take_back()
+        sender.take_unanswered()
         assert sender.hear(ACCEPTED_BATCHES, lost.root) == []
         again, _ = sender.send()
         assert again == lost  # the same messages in the same batch: the same bytes
@@ -566,7 +566,7 @@ class TestTakeBack:
         sender.queue()
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert sender.take_back() == []
+        assert sender.take_unanswered() == []
 
 
 class Receiver:
@@ -809,7 +809,7 @@ def test_links_that_break_at_random() -> None:
             expires_at = None if left is None else time.monotonic() + left
             priority = draw.choice(tuple(Priority))
             messages.append(sender.queue(draw.randbytes(9), priority, expires_at=expires_at))
-        room = Allowance(draw.randrange(1, 9), 10**6, draw.randrange(1, 3), 10**6)
+        room = Credit(draw.randrange(1, 9), 10**6, draw.randrange(1, 3), 10**6)
         for _ in range(draw.randrange(1, 5)):
             if sender.lanes:
                 _, batch = sender.send(room)
@@ -819,12 +819,12 @@ def test_links_that_break_at_random() -> None:
         else:
             if turn % 3:
                 continue
-        sender.take_back()
+        sender.take_unanswered()
     while sender.lanes:
         while sender.lanes:
             _, batch = sender.send()
             answer(batch)
-        sender.take_back()
+        sender.take_unanswered()
     for lane in Priority:
         order = [sequence for number, sequence in delivered if number == lane]
         assert order == sorted(set(order))

@@ -7,13 +7,13 @@ from typing import Any, Final
 from signedwire.errors import ProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.tls import ALPN, issue_leaf, proven_did
-from signedwire.types import Allowance, Priority, Reason
+from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import verify_batch
 from signedwire.wire.leaf import CLOCK_ALLOWANCE_US, check_leaf_proof, make_leaf_proof
 from signedwire.wire.link_frames import (
     Close,
-    Credit,
+    CreditFrame,
     Envelopes,
     Hello,
     LinkFrameDecoder,
@@ -40,7 +40,7 @@ from .targets_kit import ALICE, BATCHES, BOB, body, sign, signed_receipts
 __all__ = ["TARGETS"]
 
 _LIMIT: Final = 3000
-_CREDIT: Final = Allowance(60, 1 << 14, 4, 1 << 11)
+_CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
 _LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
 
 
@@ -140,32 +140,32 @@ _FROM_PEER: Final = (
     Envelopes(sign(_SMALL).signature, _SMALL).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
     Refusals((Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))).encode(),
-    Credit(Allowance(*(2 * n for n in _CREDIT))).encode(),
-    Credit(Allowance(*(3 * n for n in _CREDIT))).encode(),
+    CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
+    CreditFrame(Credit(*(3 * n for n in _CREDIT))).encode(),
     Ping(5).encode(),
     Pong(1).encode(),
     Pong(2).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
-    _hello(credit=Allowance(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
+    _hello(credit=Credit(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
     b"\0\0\0\3\x7fxx",
     b"\0\0\0\3\x80xx",
 )
 
 
-def _sum(allowance: Allowance, bodies: list[bytes]) -> Allowance:
+def _sum(credit: Credit, bodies: list[bytes]) -> Credit:
     count, size = len(bodies), sum(map(len, bodies))
     if bodies[0][104] == Priority.CRITICAL:
-        return allowance._replace(
-            critical_messages=allowance.critical_messages + count,
-            critical_bytes=allowance.critical_bytes + size,
+        return credit._replace(
+            critical_messages=credit.critical_messages + count,
+            critical_bytes=credit.critical_bytes + size,
         )
-    return allowance._replace(messages=allowance.messages + count, bytes=allowance.bytes + size)
+    return credit._replace(messages=credit.messages + count, bytes=credit.bytes + size)
 
 
-def _grant(allowance: Allowance, messages: int, size: int, *, is_critical: bool) -> Allowance:
+def _grant(credit: Credit, messages: int, size: int, *, is_critical: bool) -> Credit:
     more = (0, 0, messages, size) if is_critical else (messages, size, 0, 0)
-    return Allowance(*(one + other for one, other in zip(allowance, more, strict=True)))
+    return Credit(*(one + other for one, other in zip(credit, more, strict=True)))
 
 
 class _End:
@@ -175,7 +175,7 @@ class _End:
         self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0)
         self.now = 0.0
         self.is_open = self.is_closed = False
-        self.granted, self.received = _CREDIT, Allowance(0, 0, 0, 0)
+        self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
         self.output = LinkFrameDecoder(1 << 30)
         self.written: list[type] = []
         self.told_credit = _CREDIT
@@ -192,10 +192,10 @@ class _End:
         assert session.is_closed == self.is_closed
         self.read_output(session.data_to_send())
         assert session.data_to_send() == b""
-        assert min(session.room()) >= 0
-        assert min(session.outstanding) >= 0 or self.is_closed
+        assert min(session.send_window()) >= 0
+        assert min(session.granted_unused) >= 0 or self.is_closed
         if not (self.is_open and not self.is_closed):
-            assert max(session.room()) == 0
+            assert max(session.send_window()) == 0
         assert (session.next_timeout() is None) == self.is_closed
 
     def take(self, event: object) -> None:
@@ -226,10 +226,10 @@ class _End:
             is_batch = isinstance(frame, Envelopes)
             assert is_batch or not has_envelopes, "a frame behind envelopes"
             has_envelopes = has_envelopes or is_batch
-            if isinstance(frame, Credit):
-                assert all(a >= b for a, b in zip(frame.allowance, self.told_credit, strict=True))
-                assert all(a <= b for a, b in zip(frame.allowance, self.granted, strict=True))
-                self.told_credit = frame.allowance
+            if isinstance(frame, CreditFrame):
+                assert all(a >= b for a, b in zip(frame.credit, self.told_credit, strict=True))
+                assert all(a <= b for a, b in zip(frame.credit, self.granted, strict=True))
+                self.told_credit = frame.credit
             elif isinstance(frame, Envelopes):
                 verify_batch(bytes(BOB.did), frame.bodies, frame.signature)
             elif isinstance(frame, Receipts):
@@ -245,9 +245,9 @@ class _End:
     def send(self, count: int, size: int, *, is_critical: bool) -> SentBatch | None:
         priority = Priority.CRITICAL if is_critical else Priority.LOW
         message = body(1, bytes(size), sender=BOB, recipient=ALICE, priority=priority)
-        room = self.session.room()
+        room = self.session.send_window()
         if is_critical:
-            room = Allowance(room.critical_messages, room.critical_bytes, 0, 0)
+            room = Credit(room.critical_messages, room.critical_bytes, 0, 0)
         if room.messages < count or room.bytes < count * len(message):
             return None
         return self.session.send_batch([message] * count)
@@ -349,7 +349,7 @@ class _Side:
                 priority=priority,
             )
         ] * count
-        room = self.session.room()
+        room = self.session.send_window()
         messages = room.critical_messages if critical else room.messages
         if messages < count or (room.critical_bytes if critical else room.bytes) < sum(
             map(len, bodies)

@@ -8,11 +8,11 @@ from typing import Any, Final, TypeAlias
 
 from signedwire import Did, Identity
 from signedwire.identity import Label
-from signedwire.types import Allowance, Reason, unix_time_us
+from signedwire.types import Credit, Reason, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Close, Credit, Envelopes, Ping, Pong, Receipts, Refusal
+from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Ping, Pong, Receipts, Refusal
 from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
@@ -245,7 +245,7 @@ def refusals(count: int, first: int = 1) -> bytes:
 
 
 def _credit(more: int) -> bytes:
-    return Credit(Allowance(more, more, more, more)).encode()
+    return CreditFrame(Credit(more, more, more, more)).encode()
 
 
 async def _trickle(field: Field) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire import Did, Identity
-from signedwire.types import Allowance
+from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Close, Credit, Ping
+from signedwire.wire.link_frames import Close, CreditFrame, Ping
 from tlskit import MALLORY
 
 from .frame_attacks import Attack, batch, receipts, refusals, signed_receipts
@@ -106,7 +106,7 @@ def _credit_by_one() -> Attack:
     def burst(link: Link, who: Identity, victim: Did) -> bytes:
         first, granted[0] = granted[0], granted[0] + 256
         return b"".join(
-            [Credit(Allowance(n, 2**40, 0, 0)).encode() for n in range(first, first + 256)]
+            [CreditFrame(Credit(n, 2**40, 0, 0)).encode() for n in range(first, first + 256)]
         )
 
     return after(0, burst, grants=0)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from signedwire import Address, Did, Identity
-from signedwire.types import Allowance
+from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaves_of
-from signedwire.wire.link_frames import Credit, Envelopes, Hello, LinkFrameDecoder, Ping, Pong
+from signedwire.wire.link_frames import CreditFrame, Envelopes, Hello, LinkFrameDecoder, Ping, Pong
 from tlskit import honest
 
 __all__ = ["BURST", "EPOCH", "Field", "Link", "LinkEndedError", "Who", "hello", "reset"]
@@ -56,7 +56,7 @@ def hello(max_payload_size: int = 2**20, credit: int = 0) -> bytes:
         features=0,
         max_frame_size=max_payload_size + frames.FRAME_MARGIN,
         max_payload_size=max_payload_size,
-        credit=Allowance(credit, credit * 1024, credit, credit * 1024),
+        credit=Credit(credit, credit * 1024, credit, credit * 1024),
         known_epoch=0,
         marks=(0, 0, 0, 0),
     ).encode()
@@ -141,7 +141,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, field: Field, who: Who, *, listens: bool = False) -> None:
         self.who = who
-        self.room = Allowance(0, 0, 0, 0)
+        self.send_window = Credit(0, 0, 0, 0)
         """What the victim takes in all, as far as it has said so."""
         self.is_ended = False
         self.client_random = b""
@@ -153,7 +153,7 @@ class Link(asyncio.Protocol):
         self._pongs = 0
         self._field = field
         self._listens = listens
-        self._sent = Allowance(0, 0, 0, 0)
+        self._sent = Credit(0, 0, 0, 0)
         self._decoder = LinkFrameDecoder(1 << 24)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = who.context.wrap_bio(self._incoming, self._outgoing)
@@ -203,10 +203,8 @@ class Link(asyncio.Protocol):
             while data := self.tls.read(1 << 14):
                 for kind, body in self._decoder.receive_data(data):
                     frame = frames.decode(kind, body)
-                    if isinstance(frame, Hello):
-                        self.room = frame.credit
-                    elif isinstance(frame, Credit):
-                        self.room = frame.allowance
+                    if isinstance(frame, Hello | CreditFrame):
+                        self.send_window = frame.credit
                     elif isinstance(frame, Envelopes):
                         self.leaves += leaves_of(frame.bodies)
                     self._pongs += isinstance(frame, Pong)
@@ -292,8 +290,8 @@ class Link(asyncio.Protocol):
 
     async def send_batch(self, frame: bytes, messages: int, size: int) -> None:
         """Send a frame of envelopes when there is credit for it."""
-        sent = Allowance(self._sent.messages + messages, self._sent.bytes + size, 0, 0)
-        while sent.messages > self.room.messages or sent.bytes > self.room.bytes:
+        sent = Credit(self._sent.messages + messages, self._sent.bytes + size, 0, 0)
+        while sent.messages > self.send_window.messages or sent.bytes > self.send_window.bytes:
             await self.change()
         self._sent = sent
         await self.send(frame)

@@ -30,7 +30,7 @@ from signedwire.arguments import Deadline
 from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
 from signedwire.delivery import streams as streams_module
-from signedwire.delivery.denied import DeniedMessages
+from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
@@ -963,7 +963,7 @@ def simulated(world: World) -> Iterator[None]:
             world.on_take(life(), message)
         return removed
 
-    def discard(denied: DeniedMessages, messages: Iterable[Message]) -> None:
+    def discard(denied: DenialFilter, messages: Iterable[Message]) -> None:
         messages = list(messages)
         for message in messages:
             if message.origin is not None:  # else of v1, whose header is another
@@ -1028,7 +1028,7 @@ def simulated(world: World) -> Iterator[None]:
     old_take = put(Inbox, "take", take)
     old_removed = put(StoreDriver, "removed", removed)
     old_remove_if = put(Inbox, "remove_if", remove_if)
-    old_discard = put(DeniedMessages, "discard", discard)
+    old_discard = put(DenialFilter, "discard", discard)
     old_restore_rows = put(Endpoint, "restore", restore_rows)
     old_advance = put(Receipt, "advance", advance)
     old_climb_all = put(receipt_module, "transition_all", transition_all)

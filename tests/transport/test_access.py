@@ -39,7 +39,7 @@ from signedwire import (
 from signedwire.cli.reloading import reload_on_sighup
 from signedwire.delivery import access as access_module
 from signedwire.delivery.access import AccessFile, AccessList, read_access_file
-from signedwire.delivery.denied import _MAX_LOGGED
+from signedwire.delivery.denials import _MAX_LOGGED
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
 from tlskit import quick
@@ -729,7 +729,7 @@ async def test_attempts_name_the_did_and_fill_no_log(caplog: pytest.LogCaptureFi
         assert str(ALICE.did) in lines[0]
         # Nor do ever new keys of one stranger.
         logged = [
-            not bob._core.endpoint.denied_log.is_logged(identity(n).did) for n in range(3, 203)
+            not bob._core.endpoint.denial_log.is_logged(identity(n).did) for n in range(3, 203)
         ]
         assert sum(logged) == _MAX_LOGGED - 1
 
@@ -914,7 +914,7 @@ async def test_let_in_by_another_thread_while_the_denial_is_carried_out(
             monkeypatch.setattr(core.dialers, "disconnect", first(core.dialers.disconnect))
         else:
             peers = core.store.store.unmet
-            monkeypatch.setattr(peers, "bury_up_to", first(peers.dead_letter_up_to))
+            monkeypatch.setattr(peers, "dead_letter_up_to", first(peers.dead_letter_up_to))
         alice.access.deny(BOB.did)
         await eventually(lambda: one.is_final)
         await asyncio.sleep(0.1)

@@ -156,7 +156,7 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
                 sequence += 8
                 messages += [await next_of(bob) for _ in range(8)]
                 await alice.next(ReceiptsReceived)
-                while alice.session.room().messages < 8:
+                while alice.session.send_window().messages < 8:
                     await alice.read()
         await eventually(lambda: bob.stats().inbound_connections == 0)
         for message in messages:
@@ -422,14 +422,14 @@ async def eventually_open(peer: RawPeer) -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("has_landed", [False, True])
+@pytest.mark.parametrize("made_progress", [False, True])
 @on_asyncio
 async def test_code_and_text_of_a_close_reach_the_error(
-    code: int, words: str, kind: FailureKind, has_landed: bool
+    code: int, words: str, kind: FailureKind, made_progress: bool
 ) -> None:
     async def serve() -> None:
         with await RawPeer.accept(server, BOB, ALICE) as peer:
-            if has_landed:
+            if made_progress:
                 await peer.receipt(await peer.next(BatchReceived))
             await peer.next(BatchReceived)
             await peer.end(code, "not today")
@@ -438,7 +438,7 @@ async def test_code_and_text_of_a_close_reach_the_error(
         async with Net().node(ALICE, max_attempts=1) as alice:
             alice.routing.update(BOB.did, server.address)
             task = asyncio.create_task(serve())
-            if has_landed:
+            if made_progress:
                 await within(LIMIT, alice.send(BOB.did, b"first"))
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, alice.send(BOB.did, b"x"))

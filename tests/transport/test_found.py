@@ -42,7 +42,7 @@ from signedwire.transport import dialer as dialer_module
 from signedwire.transport import slots as slots_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.link import Link
-from signedwire.types import Allowance, PeerState, unix_time_us
+from signedwire.types import Credit, PeerState, unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
@@ -433,7 +433,7 @@ async def test_a_robot_that_was_cut_is_told_as_such() -> None:
 async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
     size = 8 * MIB
     takes_all: dict[str, Any] = {
-        "credit": Allowance(99, 2**40, 64, 2**30),
+        "credit": Credit(99, 2**40, 64, 2**30),
         "max_payload_size": size,
         "max_frame_size": size + frames.FRAME_MARGIN,
     }
@@ -518,7 +518,7 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     for message in receipts:
         assert lanes.put(message, Priority.NORMAL)
     roots = []
-    while batch := stream.next_batch(lanes, Allowance(HUGE, HUGE, 0, 0), lambda _: False):
+    while batch := stream.next_batch(lanes, Credit(HUGE, HUGE, 0, 0), lambda _: False):
         bodies = [message.body for message in batch]
         signed = received(bodies, ALICE)
         seal = session_module.SentBatch(signed.root, signed.leaves, signed.signature)
@@ -572,7 +572,7 @@ async def test_what_is_in_flight_is_bounded_whatever_is_granted(
         async with Net().node(ALICE) as alice:
             alice.routing.update(BOB.did, server.address)
             receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(count)]
-            credit = Allowance(HUGE, HUGE, HUGE, HUGE)
+            credit = Credit(HUGE, HUGE, HUGE, HUGE)
             with await RawPeer.accept(server, BOB, ALICE, credit=credit) as peer:
                 got: list[bytes] = []
                 while len(got) < count:
@@ -643,7 +643,7 @@ IDLE: Final = {
     "ping": frames.Ping(1).encode(),
     "pong": frames.Pong(1).encode(),
     "refusal": frames.Refusals((frames.Refusal(0, 2**60, Reason.REFUSED),)).encode(),
-    "credit": frames.Credit(hello().credit).encode(),
+    "credit": frames.CreditFrame(hello().credit).encode(),
     "unknown": b"\x00\x00\x00\x01\xff",
 }
 

@@ -610,8 +610,8 @@ async def test_peers_show_the_health_of_a_link() -> None:
         assert 0 <= status.round_trip < 1  # uvloop counts whole milliseconds
         assert status.queued == dict.fromkeys(Priority, 0)
         assert status.in_flight == 0
-        assert status.credit is not None
-        assert 0 < status.credit.messages <= 4096
+        assert status.send_window is not None
+        assert 0 < status.send_window.messages <= 4096
         assert status.failed_attempts == 0
         assert status.dropped == {}
         await bob.close()
@@ -622,7 +622,7 @@ async def test_peers_show_the_health_of_a_link() -> None:
         assert status.retry_at is not None
         assert status.last_error is not None
         assert status.last_error_at is not None
-        assert status.credit is None
+        assert status.send_window is None
 
 
 # -- sizes and lanes -----------------------------------------------------------------
@@ -717,7 +717,7 @@ async def test_critical_gets_past_an_application_that_has_stopped(network: str) 
             with contextlib.suppress(BackpressureError):
                 alice.send_nowait(bob.did, b"low", priority=Priority.LOW)
             await asyncio.sleep(0)
-        await eventually(lambda: alice.peers()[bob.did].credit.messages == 0)  # type: ignore[union-attr]
+        await eventually(lambda: alice.peers()[bob.did].send_window.messages == 0)  # type: ignore[union-attr]
         await within(LIMIT, alice.send(bob.did, b"stop", priority=Priority.CRITICAL))
         assert (await next_of(bob)).payload == b"stop"
 

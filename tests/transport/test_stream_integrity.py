@@ -107,8 +107,8 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
         receipts = await within(60, stream(alice, bob))
         await eventually(lambda: len(delivered) == COUNT, 60)
         peer = alice._core.endpoint.peers.session(bob.did).sender
-        await eventually(lambda: len(peer.stream._flights) == 1, 60)
-        ((root, flight),) = peer.stream._flights.items()
+        await eventually(lambda: len(peer.stream._in_flight) == 1, 60)
+        ((root, flight),) = peer.stream._in_flight.items()
         assert [root] == left_out
         unproven = [r for r in receipts if not r.is_confirmed]
         assert unproven == flight.messages

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from linkkit import body, events_of, hello, open_pair
-from signedwire.types import Allowance, Reason
+from signedwire.types import Credit, Reason
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.idle import ANSWERS_PER_MESSAGE, IdleMeter
-from signedwire.wire.link_frames import Credit, Receipts, Refusal, Refusals
+from signedwire.wire.link_frames import CreditFrame, Receipts, Refusal, Refusals
 from signedwire.wire.session import Closed, ReceiptsReceived, Session
 
 
@@ -82,7 +82,7 @@ class TestOtherFrames:
         alice, _ = open_pair()
         credit = hello().credit
         for n in range(1, idle_module._MAX_LEVEL + 2):
-            alice.receive_data(Credit(Allowance(credit.messages + n, *credit[1:])).encode(), 0.0)
+            alice.receive_data(CreditFrame(Credit(credit.messages + n, *credit[1:])).encode(), 0.0)
         assert alice.is_closed
 
     def test_refusals_count_by_what_they_name(self) -> None:

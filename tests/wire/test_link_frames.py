@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signedwire.errors import RemoteProtocolError
-from signedwire.types import Allowance, Reason
+from signedwire.types import Credit, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import (
     Close,
-    Credit,
+    CreditFrame,
     Envelopes,
     Hello,
     LinkFrameDecoder,
@@ -29,7 +29,7 @@ from signedwire.wire.link_frames import (
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 MARGIN, EPOCHS = 66_560, 2**63 - 1
 u16s, u32s, u64s = st.integers(0, U16), st.integers(0, U32), st.integers(0, U64)
-allowances = st.builds(Allowance, u64s, u64s, u64s, u64s)
+credits = st.builds(Credit, u64s, u64s, u64s, u64s)
 hashes = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=64, max_size=64)
 
@@ -46,7 +46,7 @@ hellos = st.builds(
     features=u64s,
     max_payload_size=st.integers(0, U32 - MARGIN),
     spare=u32s,
-    credit=allowances,
+    credit=credits,
     known_epoch=st.integers(0, EPOCHS),
     marks=st.tuples(u64s, u64s, u64s, u64s),
 )
@@ -73,7 +73,7 @@ any_frame = st.one_of(
     batches,
     receipts,
     refusals,
-    st.builds(Credit, allowances),
+    st.builds(CreditFrame, credits),
     st.builds(Ping, u64s),
     st.builds(Pong, u64s),
     closes,
@@ -106,7 +106,7 @@ class TestLayouts:
             features=5,
             max_frame_size=6,
             max_payload_size=7,
-            credit=Allowance(8, 9, 10, 11),
+            credit=Credit(8, 9, 10, 11),
             known_epoch=12,
             marks=(13, 14, 15, 16),
         )
@@ -132,7 +132,7 @@ class TestLayouts:
         )
 
     def test_credit_ping_pong(self) -> None:
-        assert Credit(Allowance(1, 2, 3, 4)).encode() == framed(
+        assert CreditFrame(Credit(1, 2, 3, 4)).encode() == framed(
             5, b"".join(le(n, 8) for n in (1, 2, 3, 4))
         )
         assert Ping(9).encode() == framed(6, le(9, 8))
@@ -238,7 +238,7 @@ class TestRanges:
             features=U64,
             max_frame_size=max_payload_size + MARGIN,
             max_payload_size=max_payload_size,
-            credit=Allowance(U64, 0, U64, 0),
+            credit=Credit(U64, 0, U64, 0),
             known_epoch=known_epoch,
             marks=(U64, 0, U64, 0),
         )

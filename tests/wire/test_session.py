@@ -28,12 +28,12 @@ from linkkit import (
     session,
 )
 from signedwire.identity import Identity, Label
-from signedwire.types import Allowance, Priority, Reason
+from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
-    Credit,
+    CreditFrame,
     Envelopes,
     Ping,
     Pong,
@@ -57,7 +57,7 @@ from signedwire.wire.session import (
 )
 from signedwire.wire.session_events import CLOSE_UNSAID
 
-NOTHING = Allowance(0, 0, 0, 0)
+NOTHING = Credit(0, 0, 0, 0)
 ROOT = bytes(range(32))
 
 
@@ -103,7 +103,7 @@ FRAMES: dict[str, bytes] = {
     "ENVELOPES": envelopes(),
     "RECEIPT": receipt().encode(),
     "REFUSAL": Refusals(REFUSALS).encode(),
-    "CREDIT": Credit(Allowance(*(n + 1 for n in PLENTY))).encode(),
+    "CREDIT": CreditFrame(Credit(*(n + 1 for n in PLENTY))).encode(),
     "PING": Ping(5).encode(),
     "PONG": Pong(5).encode(),
     "CLOSE": Close(frames.CLOSE_EVICTED, "bye").encode(),
@@ -368,7 +368,7 @@ class TestSignatures:
         # ends the link, once it has refused them.
         assert events_of(alice) == [BatchFailed(bodies)]
         assert alice.state is State.OPEN
-        assert alice.outstanding.messages == PLENTY.messages - 2
+        assert alice.granted_unused.messages == PLENTY.messages - 2
 
     def test_a_failed_batch_is_refused_by_name_before_the_end(self) -> None:
         alice, bob = open_pair()
@@ -435,15 +435,15 @@ class TestCreditIn:
     @pytest.mark.parametrize(
         ("credit", "bodies"),
         [
-            (Allowance(1, 1000, 9, 9000), [SMALL, SMALL]),
-            (Allowance(9, SIZE * 2 - 1, 9, 9000), [SMALL, SMALL]),
-            (Allowance(9, 9000, 1, 1000), [URGENT, URGENT]),
-            (Allowance(9, 9000, 9, SIZE * 2 - 1), [URGENT, URGENT]),
-            (Allowance(9, 9000, 0, 9000), [URGENT]),
-            (Allowance(0, 9000, 9, 9000), [SMALL]),
+            (Credit(1, 1000, 9, 9000), [SMALL, SMALL]),
+            (Credit(9, SIZE * 2 - 1, 9, 9000), [SMALL, SMALL]),
+            (Credit(9, 9000, 1, 1000), [URGENT, URGENT]),
+            (Credit(9, 9000, 9, SIZE * 2 - 1), [URGENT, URGENT]),
+            (Credit(9, 9000, 0, 9000), [URGENT]),
+            (Credit(0, 9000, 9, 9000), [SMALL]),
         ],
     )
-    def test_a_peer_that_sends_more_is_closed(self, credit: Allowance, bodies: list[bytes]) -> None:
+    def test_a_peer_that_sends_more_is_closed(self, credit: Credit, bodies: list[bytes]) -> None:
         for parts in ([bodies], [[each] for each in bodies]):
             alice = open_alice(credit=credit)
             for part in parts:
@@ -453,18 +453,18 @@ class TestCreditIn:
             assert event.code == frames.CLOSE_PROTOCOL_ERROR
 
     def test_a_batch_that_failed_is_counted_too(self) -> None:
-        alice = open_alice(credit=Allowance(1, 1000, 0, 0))
+        alice = open_alice(credit=Credit(1, 1000, 0, 0))
         alice.receive_data(envelopes([SMALL], EVE), 0.0)
         alice.receive_data(envelopes([SMALL]), 0.0)
         assert [type(event) for event in events_of(alice)] == [BatchFailed, Closed]
 
     def test_to_the_last_byte(self) -> None:
-        alice = open_alice(credit=Allowance(2, 2 * SIZE, 2, 2 * SIZE))
+        alice = open_alice(credit=Credit(2, 2 * SIZE, 2, 2 * SIZE))
         alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT, URGENT]), 0.0)
         assert [type(event) for event in events_of(alice)] == [BatchReceived] * 2
 
     def test_what_is_not_yet_told_is_not_yet_granted(self) -> None:
-        alice = open_alice(credit=Allowance(8, 1 << 20, 0, 0))
+        alice = open_alice(credit=Credit(8, 1 << 20, 0, 0))
         alice.receive_data(envelopes([SMALL] * 6), 0.0)
         alice.grant(1, SIZE, is_critical=False)
         assert alice.data_to_send() == b""
@@ -474,10 +474,10 @@ class TestCreditIn:
         assert ended(alice).cause == "the peer sent more than it was granted"
 
     def test_what_is_told_is_granted(self) -> None:
-        alice = open_alice(credit=Allowance(8, 1 << 20, 0, 0))
+        alice = open_alice(credit=Credit(8, 1 << 20, 0, 0))
         alice.receive_data(envelopes([SMALL] * 8), 0.0)
         alice.grant(1, SIZE, is_critical=False)
-        assert frames_of(alice.data_to_send()) == [Credit(Allowance(9, (1 << 20) + SIZE, 0, 0))]
+        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(9, (1 << 20) + SIZE, 0, 0))]
         alice.receive_data(envelopes([SMALL]), 0.0)
         assert alice.state is State.OPEN
         alice.receive_data(envelopes([SMALL]), 0.0)
@@ -491,39 +491,39 @@ class TestCreditIn:
 
     def test_the_first_envelope_decides_the_class(self) -> None:
         """Nobody gets round one allowance by mixing: what is mixed is refused above."""
-        alice = open_alice(credit=Allowance(9, 9000, 1, 9000))
+        alice = open_alice(credit=Credit(9, 9000, 1, 9000))
         alice.receive_data(envelopes([URGENT, SMALL]), 0.0)
         assert ended(alice).cause == "the peer sent more than it was granted"
 
 
 class TestGranting:
     def test_is_told_when_a_quarter_has_come_together(self) -> None:
-        alice = open_alice(credit=Allowance(8, 1 << 20, 8, 1 << 20))
+        alice = open_alice(credit=Credit(8, 1 << 20, 8, 1 << 20))
         alice.grant(1, 1000, is_critical=False)
         alice.grant(1, 1000, is_critical=True)
         assert alice.data_to_send() == b""
         alice.grant(1, 1000, is_critical=False)
         assert frames_of(alice.data_to_send()) == [
-            Credit(Allowance(10, (1 << 20) + 2000, 9, (1 << 20) + 1000))
+            CreditFrame(Credit(10, (1 << 20) + 2000, 9, (1 << 20) + 1000))
         ]
         alice.grant(1, 1 << 18, is_critical=True)
         assert frames_of(alice.data_to_send()) == [
-            Credit(Allowance(10, (1 << 20) + 2000, 10, (1 << 20) + 1000 + (1 << 18)))
+            CreditFrame(Credit(10, (1 << 20) + 2000, 10, (1 << 20) + 1000 + (1 << 18)))
         ]
 
     def test_is_told_at_once_where_the_first_grant_was_nothing(self) -> None:
         """After a reconnect into a full inbox, nothing else would ever wake the sender."""
-        alice = open_alice(credit=Allowance(0, 1 << 20, 0, 0))
+        alice = open_alice(credit=Credit(0, 1 << 20, 0, 0))
         alice.grant(1, 100, is_critical=False)
-        assert frames_of(alice.data_to_send()) == [Credit(Allowance(1, (1 << 20) + 100, 0, 0))]
+        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(1, (1 << 20) + 100, 0, 0))]
         alice.grant(1, 100, is_critical=True)
-        assert frames_of(alice.data_to_send()) == [Credit(Allowance(1, (1 << 20) + 100, 1, 100))]
+        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(1, (1 << 20) + 100, 1, 100))]
 
     @pytest.mark.parametrize("is_critical", [False, True])
     def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
         """Less than a quarter is back, and yet the sender has not enough for one message."""
         largest = (1 << 16) + 122
-        credit = Allowance(1000, largest + 1000, 1000, largest + 1000)
+        credit = Credit(1000, largest + 1000, 1000, largest + 1000)
         alice, bob = open_pair(ours=credit)
         small = body(1, bytes(1000), sender=BOB, priority=3 if is_critical else 1)
         for _ in range(2):
@@ -531,16 +531,16 @@ class TestGranting:
             exchange(alice, bob)
             alice.grant(1, len(small), is_critical=is_critical)
             exchange(alice, bob)
-        room = bob.room()
+        room = bob.send_window()
         assert (room.critical_bytes if is_critical else room.bytes) >= largest
 
     def test_what_is_outstanding(self) -> None:
-        alice = open_alice(credit=Allowance(8, 4000, 2, 1000))
-        assert alice.outstanding == Allowance(8, 4000, 2, 1000)
+        alice = open_alice(credit=Credit(8, 4000, 2, 1000))
+        assert alice.granted_unused == Credit(8, 4000, 2, 1000)
         alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT]), 0.0)
-        assert alice.outstanding == Allowance(6, 4000 - 2 * SIZE, 1, 1000 - SIZE)
+        assert alice.granted_unused == Credit(6, 4000 - 2 * SIZE, 1, 1000 - SIZE)
         alice.grant(1, SIZE, is_critical=False)  # whether the peer has been told or not
-        assert alice.outstanding == Allowance(7, 4000 - SIZE, 1, 1000 - SIZE)
+        assert alice.granted_unused == Credit(7, 4000 - SIZE, 1, 1000 - SIZE)
 
     def test_after_the_end(self) -> None:
         alice = open_alice()
@@ -550,11 +550,11 @@ class TestGranting:
         assert alice.data_to_send() == b""
 
     def test_before_the_hello_of_the_peer(self) -> None:
-        alice = session(credit=Allowance(4, 4000, 0, 0))
+        alice = session(credit=Credit(4, 4000, 0, 0))
         alice.grant(1, 100, is_critical=False)
         assert frames_of(alice.data_to_send()) == [
-            hello(credit=Allowance(4, 4000, 0, 0)),
-            Credit(Allowance(5, 4100, 0, 0)),
+            hello(credit=Credit(4, 4000, 0, 0)),
+            CreditFrame(Credit(5, 4100, 0, 0)),
         ]
 
 
@@ -562,44 +562,44 @@ class TestCreditOut:
     """What the peer granted is never exceeded."""
 
     def test_there_is_no_room_before_the_hello(self) -> None:
-        assert session().room() == NOTHING
+        assert session().send_window() == NOTHING
 
     def test_room(self) -> None:
         alice = open_alice()
-        assert alice.room() == PLENTY
+        assert alice.send_window() == PLENTY
         alice.send_batch([body(1), body(2)])
         alice.send_batch([body(1, b"", priority=3)])
         messages, size, critical_messages, critical_size = PLENTY
-        assert alice.room() == Allowance(
+        assert alice.send_window() == Credit(
             messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 122
         )
-        more = Allowance(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
-        alice.receive_data(Credit(more).encode(), 0.0)
-        assert alice.room() == Allowance(
+        more = Credit(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
+        alice.receive_data(CreditFrame(more).encode(), 0.0)
+        assert alice.send_window() == Credit(
             messages - 1,
             size - 2 * SIZE + 2,
             critical_messages + 2,
             critical_size - 122 + 4,
         )
         alice.close(0, "")
-        assert alice.room() == NOTHING
+        assert alice.send_window() == NOTHING
 
     @pytest.mark.parametrize("field", range(4))
     def test_credit_that_is_taken_back(self, field: int) -> None:
         less = [n + 5 for n in PLENTY]
         less[field] = PLENTY[field] - 1
         alice = open_alice()
-        alice.receive_data(Credit(Allowance(*less)).encode(), 0.0)
+        alice.receive_data(CreditFrame(Credit(*less)).encode(), 0.0)
         assert ended(alice).cause == "the peer took credit back"
 
     def test_the_same_credit_again(self) -> None:
         alice = open_alice()
-        alice.receive_data(Credit(PLENTY).encode(), 0.0)
+        alice.receive_data(CreditFrame(PLENTY).encode(), 0.0)
         assert events_of(alice) == [CreditReceived()]
 
     def test_more_than_was_granted_is_our_own_impossibility(self) -> None:
         alice = session()
-        alice.receive_data(hello(credit=Allowance(1, 1000, 0, 0)).encode(), 0.0)
+        alice.receive_data(hello(credit=Credit(1, 1000, 0, 0)).encode(), 0.0)
         with pytest.raises(AssertionError):
             alice.send_batch([body(1), body(2)])
 
@@ -620,7 +620,7 @@ class TestCreditOut:
         alice.grant(1000, 1 << 20, is_critical=False)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
-        assert kinds == [Refusals, Pong, Credit, Receipts, Envelopes, Envelopes]
+        assert kinds == [Refusals, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
         assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
 
     def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
@@ -872,7 +872,7 @@ class TestClosing:
         alice = session()
         alice.close(0, "changed my mind")
         assert frames_of(alice.data_to_send()) == [hello(), Close(0, "changed my mind")]
-        assert alice.room() == NOTHING
+        assert alice.send_window() == NOTHING
 
     @pytest.mark.parametrize("how", ["we", "peer", "eof", "error"])
     def test_every_call_is_harmless_afterwards(self, how: str) -> None:
@@ -899,13 +899,13 @@ class TestClosing:
         assert alice.next_event() is None
         assert alice.data_to_send() == b""
         assert alice.next_timeout() is None
-        assert alice.room() == NOTHING
+        assert alice.send_window() == NOTHING
 
 
 class Wire:
     """Two sessions with bytes on the way between them, cut anywhere, and a model of both."""
 
-    def __init__(self, draw: random.Random, credit: Allowance) -> None:
+    def __init__(self, draw: random.Random, credit: Credit) -> None:
         self.draw = draw
         self.now = 0.0
         limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
@@ -938,7 +938,7 @@ class Wire:
 
     def send(self, who: int) -> None:
         me = self.ends[who]
-        room = me.room()
+        room = me.send_window()
         is_critical = self.draw.random() < 0.3
         messages, size = (room.critical_messages, room.critical_bytes) if is_critical else room[:2]
         bodies: list[bytes] = []
@@ -1005,7 +1005,7 @@ class Wire:
             self.bytes_out[end] += len(data)
             self.pipes[other].extend(data)
             # What was sent is what the model counts, and never more than was granted.
-            room = me.room()
+            room = me.send_window()
             if me.state is State.OPEN:
                 assert min(room) >= 0
                 spent = self.count(self.bodies[end])
@@ -1029,21 +1029,21 @@ class Wire:
                 raise AssertionError(event)
 
     @staticmethod
-    def count(bodies: list[bytes]) -> Allowance:
+    def count(bodies: list[bytes]) -> Credit:
         urgent = [len(each) for each in bodies if each[104] == 3]
         total = sum(map(len, bodies))
-        return Allowance(len(bodies) - len(urgent), total - sum(urgent), len(urgent), sum(urgent))
+        return Credit(len(bodies) - len(urgent), total - sum(urgent), len(urgent), sum(urgent))
 
 
 @pytest.mark.parametrize(
     "credit",
     [
-        Allowance(60, 40_000, 12, 9_000),
-        Allowance(3, 2122, 1, 2122),
-        Allowance(500, 1 << 20, 100, 1 << 18),
+        Credit(60, 40_000, 12, 9_000),
+        Credit(3, 2122, 1, 2122),
+        Credit(500, 1 << 20, 100, 1 << 18),
     ],
 )
-def test_two_sessions_back_to_back(credit: Allowance) -> None:
+def test_two_sessions_back_to_back(credit: Credit) -> None:
     seed = random.randrange(2**32)
     sys.stdout.write(f"seed {seed}\n")  # shown when it fails
     wire = Wire(random.Random(seed), credit)
@@ -1067,7 +1067,7 @@ def test_two_sessions_back_to_back(credit: Allowance) -> None:
         assert sent._sent == got._received == wire.count(wire.bodies[end])
         assert sent._allowed == got._advertised
         # Whatever was taken, a message of the largest size goes through.
-        room = sent.room()
+        room = sent.send_window()
         assert room.messages
         assert room.critical_messages
         assert min(room.bytes, room.critical_bytes) >= 2122

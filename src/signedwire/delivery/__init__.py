@@ -5,11 +5,11 @@
 - `peer_session`: everything about one peer that outlives its links, and which of its links
   is the one. `peer_sender`, `peer_receiver`: its two halves. `session_context`: what all
   sessions share.
-- `ports`: what these decisions need of the outside, as protocols. `no_store`: the store of
+- `ports`: what these decisions need of the outside, as protocols. `null_store`: the store of
   a node without a file.
-- `access`, `denied`: which DIDs are turned away, and what becomes of their messages.
+- `access`, `denials`: which DIDs are turned away, and what becomes of their messages.
 - `lanes`: the bounded queue with one lane per priority and slots reserved for
-  Critical, before every peer. `room`: its limits.
+  Critical, before every peer. `bounded_queue`: its limits.
 - `message`: a message as the sending and as the receiving application sees it.
 - `inbox`: what has arrived and the application has not taken yet. `fair_lanes`: the turns
   that its senders take. `known_senders`: who comes before strangers. `inbox_budget`: how

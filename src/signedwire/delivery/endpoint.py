@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Final, NoReturn, Protocol
 
 from signedwire import clock
-from signedwire.delivery.denied import DeniedLog
+from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE, PeerSender
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
@@ -73,13 +73,13 @@ class Endpoint:
         """Which DIDs are denied."""
         self.inbox = context.inbox
         """What waits for the application."""
-        self.denied = context.denied
+        self.denials = context.denials
         """Drops the messages of denied senders."""
         self.peers = SessionMap(context, routes, lock)
         """The sessions of all peers."""
         self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2: nothing of theirs is believed over v1."""
-        self.denied_log = DeniedLog()
+        self.denial_log = DenialLogLimiter()
         self.links: set[LinkPort] = set()
         """Open links."""
         self.connector: Connector | None = None
@@ -129,7 +129,7 @@ class Endpoint:
             self.v2_speakers.add(bytes(did))
         if was_v1 and session.has_sender and session.sender.route is not None:
             self._disconnect(session)
-            self._host.call_soon(self.bring, session)
+            self._host.call_soon(self.send_waiting, session)
         return session
 
     def link_opened(self, session: PeerSession, link: LinkPort, hello: Hello) -> None:
@@ -155,7 +155,7 @@ class Endpoint:
             session.link_opened(link, hello)
             self.peers.touch(session)
             if had_link:
-                self.requeue(session, session.take_back(), is_fault=False)
+                self._requeue_unanswered(session, is_fault=False)
             session.announce(link)
             link.pump()
 
@@ -183,21 +183,17 @@ class Endpoint:
         # While a node closes, another link may come yet, and order is to hold over it for
         # what a later process will send.
         is_durable = self.context.store.is_durable
-        if self.context.has_said_goodbye or not (self._host.is_open or is_durable):
-            for message in session.take_back():
+        if self.context.has_closed_links or not (self._host.is_open or is_durable):
+            for message in session.sender.stream.take_unanswered():
                 session.sender.give_up(message, Reason.CLOSED, "written, but no receipt came")
             return
         # A link that brought nothing through was a failed attempt, which its dialer has
         # counted for all that waits; on another, what was in flight is under suspicion.
         is_fault = not is_excused and (link.has_progress or on_over is None)
-        self.requeue(
-            session,
-            session.take_back(),
-            is_fault=is_fault,
-            cause=cause.after("the link ended before an answer came: "),
-        )
+        cause = cause.after("the link ended before an answer came: ")
+        self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
         if session.sender.lanes:
-            self.bring(session)
+            self.send_waiting(session)
 
     def _note_left(self, session: PeerSession) -> None:
         """The link of a peer has ended: without a route it can only be waited for."""
@@ -220,9 +216,9 @@ class Endpoint:
         self.context.on_progress()
         return has_progress
 
-    def say_goodbye(self) -> None:
+    def close_links(self) -> None:
         """Send every answer that is due, and close every link."""
-        self.context.has_said_goodbye = True
+        self.context.has_closed_links = True
         for session in self.peers.all():
             if session.has_receiver:
                 session.receiver.flush()  # what the application answered last
@@ -250,7 +246,7 @@ class Endpoint:
         session.hang_ups += 1
         if session.hang_ups >= _HANG_UPS_OF_V1:
             session.wire = "v1"
-            self._host.call_soon(self.bring, session)
+            self._host.call_soon(self.send_waiting, session)
         return True
 
     def note_v1_over(self, session: PeerSession) -> None:
@@ -446,9 +442,9 @@ class Endpoint:
             session = self._scheduled.popleft()
             if session.has_sender:
                 session.sender.is_scheduled = False
-                self.bring(session)
+                self.send_waiting(session)
 
-    def bring(self, session: PeerSession) -> None:
+    def send_waiting(self, session: PeerSession) -> None:
         """Hand what waits for a peer to its link, or to the connector."""
         if self._is_ending:
             return  # end() comes to it
@@ -469,12 +465,12 @@ class Endpoint:
                 _RETURN_GRACE, self._give_up_stranded, session
             )
 
-    def bring_stranded(self) -> None:
+    def send_stranded(self) -> None:
         """A route has changed: bring what had no way until now."""
         for session in self.peers.senders():
             is_stranded = session.link is None and session.sender.route is None
             if is_stranded and session.sender.lanes:
-                self.bring(session)
+                self.send_waiting(session)
 
     def _give_up_stranded(self, session: PeerSession) -> None:
         session.return_timer = None
@@ -490,7 +486,7 @@ class Endpoint:
             route = session.sender.route
             if route is None or self.peers.route(session) != route.address:
                 self._disconnect(session)
-                self.bring(session)
+                self.send_waiting(session)
 
     def requeue(
         self,
@@ -504,7 +500,14 @@ class Endpoint:
         self._host.counters.rewritten += len(messages)
         if messages:
             session.sender.requeue(messages, is_fault=is_fault, cause=cause)
-            self.bring(session)
+            self.send_waiting(session)
+
+    def _requeue_unanswered(
+        self, session: PeerSession, *, is_fault: bool, cause: Cause = BROKE
+    ) -> None:
+        """Queue again what a link has taken and its peer has not answered."""
+        messages = session.sender.stream.take_unanswered()
+        self.requeue(session, messages, is_fault=is_fault, cause=cause)
 
     # -- denials --------------------------------------------------------------------------
 
@@ -523,8 +526,8 @@ class Endpoint:
             if session.link is not None and denies(session.did):
                 session.receiver.mute()
                 session.link.close(link_frames.CLOSE_DENIED, "denied")
-        self.denied.discard(self.inbox.remove_if(self.denied.is_from_denied))
-        self.denied.count()
+        self.denials.discard(self.inbox.remove_if(self.denials.is_from_denied))
+        self.denials.count()
         for session in self.peers.senders():
             if denies(session.did):
                 self.give_up_denied(session)

@@ -31,7 +31,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from signedwire import clock
-from signedwire.delivery.room import Room
+from signedwire.delivery.bounded_queue import BoundedQueue
 from signedwire.types import Priority
 
 __all__ = ["FairLanes"]
@@ -134,7 +134,7 @@ class _FirstCritical:
         return granted
 
 
-class FairLanes(Room, Generic[T]):
+class FairLanes(BoundedQueue, Generic[T]):
     """Bounded lanes in which senders take turns; see the module's text.
 
     Args:
@@ -194,7 +194,7 @@ class FairLanes(Room, Generic[T]):
             is_known: Whether the sender is more than a stranger now.
         """
         with self._lock:
-            if self._room(priority) <= 0:
+            if self._free_slots(priority) <= 0:
                 return False
             only = self._only
             if sender is only.key and self._plain and priority != _CRITICAL:  # the usual case
@@ -275,8 +275,8 @@ class FairLanes(Room, Generic[T]):
                     item = lane.popleft()
                 except IndexError:  # another thread took the last one
                     continue
-                if self._room_wakes:
-                    self.tell_room()
+                if self._room_waiters:
+                    self.notify_room()
                 return item
         return None if plain else self._take_locked()
 
@@ -293,8 +293,8 @@ class FairLanes(Room, Generic[T]):
                 with contextlib.suppress(IndexError):  # another thread took the last one
                     item = lane.popleft()
                     break
-        if self._room_wakes:
-            self.tell_room()
+        if self._room_waiters:
+            self.notify_room()
         return item
 
     def _choose(self) -> _Ring[T] | None:
@@ -411,7 +411,7 @@ class FairLanes(Room, Generic[T]):
                                 self._others_critical -= number == _CRITICAL
             if not self._plain:
                 self._forget_empty()
-        self.tell_room()
+        self.notify_room()
         return removed
 
     def _forget_empty(self) -> None:
@@ -426,11 +426,11 @@ class FairLanes(Room, Generic[T]):
             if not self._plain:
                 self._leave(sender)
 
-    def _room(self, priority: int) -> int:
+    def _free_slots(self, priority: int) -> int:
         critical, high, normal, low = self._all
         others, others_critical = self._others, self._others_critical
         waiting = len(low) + len(normal) + len(high) + others - others_critical
-        return self._left(priority, len(critical) + others_critical, waiting)
+        return self._count_free(priority, len(critical) + others_critical, waiting)
 
     def __len__(self) -> int:
         return sum(map(len, self._all)) + self._others

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from signedwire.delivery.room import Room
+from signedwire.delivery.bounded_queue import BoundedQueue
 from signedwire.types import Priority
 
 __all__ = ["Lanes"]
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _TOP_DOWN = sorted((int(p) for p in Priority), reverse=True)
 
 
-class Lanes(Room, Generic[T]):
+class Lanes(BoundedQueue, Generic[T]):
     """Four bounded lanes, one per priority.
 
     Args:
@@ -48,7 +48,7 @@ class Lanes(Room, Generic[T]):
     def put_many(self, items: Sequence[T], priority: int) -> int:
         """Append as many of the first items as there is room for; return how many."""
         with self._lock:
-            count = min(len(items), max(0, self._room(priority)))
+            count = min(len(items), max(0, self._free_slots(priority)))
             self._lanes[priority].extend(items[:count])
             return count
 
@@ -57,14 +57,14 @@ class Lanes(Room, Generic[T]):
         with self._lock:
             self._lanes[priority].extend(items)
 
-    def _room(self, priority: int) -> int:
+    def _free_slots(self, priority: int) -> int:
         low, normal, high, critical = self._lanes
-        return self._left(priority, len(critical), len(low) + len(normal) + len(high))
+        return self._count_free(priority, len(critical), len(low) + len(normal) + len(high))
 
     def head(self, *, is_critical: bool) -> deque[T] | None:
         """Return the highest lane with items: Critical, or the highest of the others.
 
-        Only the one consumer thread calls this, and calls `tell_room()` after taking.
+        Only the one consumer thread calls this, and calls `notify_room()` after taking.
         """
         for lane in self._top_down[:1] if is_critical else self._top_down[1:]:
             if lane:
@@ -79,8 +79,8 @@ class Lanes(Room, Generic[T]):
                     item = lane.popleft()
                 except IndexError:  # another thread took the last one
                     continue
-                if self._room_wakes:
-                    self.tell_room()
+                if self._room_waiters:
+                    self.notify_room()
                 return item
         return None
 
@@ -104,7 +104,7 @@ class Lanes(Room, Generic[T]):
                         removed.append(item)
                     else:
                         lane.append(item)
-        self.tell_room()
+        self.notify_room()
         return removed
 
     def size(self, priority: int) -> int:

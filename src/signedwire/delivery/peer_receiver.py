@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from signedwire.delivery.answered import RememberedAnswers
+from signedwire.delivery.answer_queue import RememberedAnswers
 from signedwire.delivery.message import Message
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
@@ -20,7 +20,7 @@ from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLeaves
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
-from signedwire.types import Allowance, Did, Priority, Reason, unix_time_us
+from signedwire.types import Credit, Did, Priority, Reason, unix_time_us
 from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, expiry_of
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
@@ -155,7 +155,7 @@ class PeerReceiver:
 
     # -- credit ---------------------------------------------------------------------------
 
-    def credit(self) -> Allowance:
+    def recv_window(self) -> Credit:
         """The credit to grant now: the window, less waiting messages and unused credit of links.
 
         It is counted anew each time, so that links that overlap cannot add up to more.
@@ -167,7 +167,7 @@ class PeerReceiver:
             critical -= used[2]
             critical_size -= used[3]
         budget = self._context.budget
-        return Allowance(
+        return Credit(
             max(0, messages),
             budget.free_for(self, max(0, size)),
             max(0, critical),
@@ -389,7 +389,7 @@ class PeerReceiver:
     def _deliver(self, messages: list[Message]) -> None:
         context = self._context
         if messages and context.access.denies(self.peer):
-            context.denied.discard(messages)  # denied while they were being committed
+            context.denials.discard(messages)  # denied while they were being committed
             return
         self._host.counters.messages_received += len(messages)
         is_known = self.peer in context.known
@@ -439,7 +439,7 @@ class PeerReceiver:
         return f"message #{number} from {self.peer} was answered too late: this node is closed"
 
     def _take_answer(self, message: Message, reason: Reason | None) -> None:
-        if self._context.has_said_goodbye:  # since another thread has answered
+        if self._context.has_closed_links:  # since another thread has answered
             late, extra = self._too_late(message), fields("answered too late", peer=self.peer)
             self._host.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
             return
@@ -505,7 +505,7 @@ class PeerReceiver:
         if link is None:
             return  # `use()` sends it: nothing grows for a peer that stays away
         # A node that closes takes nothing more, so it grants nothing.
-        credit = self.credit() if self._host.is_open else Allowance(0, 0, 0, 0)
+        credit = self.recv_window() if self._host.is_open else Credit(0, 0, 0, 0)
         link.queue_receipts([], receipt_first)
         link.answer(credit, handled, refused)
 

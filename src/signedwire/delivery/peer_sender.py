@@ -20,7 +20,7 @@ from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
-from signedwire.types import Allowance, DeliveryState, Did, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire.link_frames import Receipts, Refusal
 from signedwire.wire.session import SentBatch
 
@@ -51,7 +51,7 @@ class PeerSender:
         "_deadlines",
         "_host",
         "_is_room_watched",
-        "_room_wakes",
+        "_room_waiters",
         "did",
         "dropped",
         "failures",
@@ -83,7 +83,7 @@ class PeerSender:
         self.dropped: Counter[Reason] = Counter()
         """Messages to the peer that were given up or refused, by reason."""
         self._deadlines: dict[OutgoingMessage, Timer] = {}
-        self._room_wakes: list[Callable[[], None]] = []
+        self._room_waiters: list[Callable[[], None]] = []
         self._is_room_watched = False
 
     @property
@@ -102,23 +102,23 @@ class PeerSender:
             if not self.lanes.when_room(self._on_room):
                 return False
             self._is_room_watched = True
-        self._room_wakes.append(wake)
+        self._room_waiters.append(wake)
         return True
 
     def forget_room(self, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
-        if wake in self._room_wakes:
-            self._room_wakes.remove(wake)
+        if wake in self._room_waiters:
+            self._room_waiters.remove(wake)
 
     def _on_room(self) -> None:
         self._is_room_watched = False
-        wakes, self._room_wakes = self._room_wakes, []
+        wakes, self._room_waiters = self._room_waiters, []
         for wake in wakes:
             wake()
 
     # -- writing --------------------------------------------------------------------------
 
-    def next_batch(self, credit: Allowance, largest: int, room: int) -> list[OutgoingMessage]:
+    def next_batch(self, credit: Credit, largest: int, room: int) -> list[OutgoingMessage]:
         """Take the messages of the next frame from the queue, and number them.
 
         Args:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from signedwire import clock
-from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.ports import LinkPort, Timer
@@ -177,7 +176,7 @@ class PeerSession:
             features=0,
             max_frame_size=config.max_payload_size + FRAME_MARGIN,
             max_payload_size=config.max_payload_size,
-            credit=self.receiver.credit(),
+            credit=self.receiver.recv_window(),
             known_epoch=self.receiver.stream.epoch,
             marks=self.receiver.hello_marks,
         )
@@ -316,10 +315,6 @@ class PeerSession:
             self._orderly_ends += 1  # a peer that is full may be so for long
         return self._orderly_ends <= _EXCUSED_ENDS
 
-    def take_back(self) -> list[OutgoingMessage]:
-        """All that is in flight, in the order of sending: the link has ended."""
-        return self.sender.stream.take_back()
-
     def stop_waiting(self) -> None:
         """The peer has come back, or nobody waits for it any more."""
         if self.return_timer is not None:
@@ -381,7 +376,7 @@ class PeerSession:
             stored=self._context.store.backlog(self.did),
             in_flight=sender.stream.in_flight,
             overdue=None if link is None else link.overdue,
-            credit=None if link is None else link.credit,
+            send_window=None if link is None else link.send_window,
             failed_attempts=sender.failures,
             dropped=dict(sender.dropped),
             denies_us=self.denies_us and link is None,

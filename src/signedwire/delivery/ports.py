@@ -4,7 +4,7 @@
     LinkPort                   one open v2 connection
     RoutePort                  whoever connects to a peer
     Routes                     which DID is reached where
-    OutboxStore, InboxStore    where messages and marks are kept: `no_store`, or a disk
+    OutboxStore, InboxStore    where messages and marks are kept: `null_store`, or a disk
 
 Tests put plain objects in their place, so no decision needs a loop, a socket or a clock.
 """
@@ -26,7 +26,7 @@ from signedwire.events import Event
 from signedwire.home import Home
 from signedwire.logs import EventLog
 from signedwire.stats import Counters
-from signedwire.types import Allowance, Did, PeerState, Reason, Target
+from signedwire.types import Credit, Did, PeerState, Reason, Target
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
@@ -144,11 +144,11 @@ class LinkPort(Protocol):
         """Seconds, as PING and PONG measure it."""
 
     @property
-    def credit(self) -> Allowance | None:
+    def send_window(self) -> Credit | None:
         """How much more the peer takes now."""
 
     @property
-    def granted_unused(self) -> Allowance:
+    def granted_unused(self) -> Credit:
         """How much the peer may still send on it."""
 
     @property
@@ -166,7 +166,7 @@ class LinkPort(Protocol):
     def batch_settled(self) -> None:
         """All answers to one received batch were queued, or never will be."""
 
-    def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
         """Send credit, and what the application has handled and refused."""
 
     def note_arrivals(self, new: int, repeats: int) -> None:

@@ -65,8 +65,8 @@ class ReceiveStream:
     __slots__ = (
         "_accepted",
         "_late",
+        "_not_stored",
         "_parties",
-        "_unkept",
         "epoch",
         "marks",
     )
@@ -80,7 +80,7 @@ class ReceiveStream:
         # Envelopes at or below the mark that were refused as late or for want of room. A peer
         # that sends them again, because our refusal was lost, gets the same answer.
         self._late = ReplayMemory(refused)
-        self._unkept = ReplayMemory(refused)
+        self._not_stored = ReplayMemory(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """Return the marks of all lanes, for HELLO."""
@@ -90,7 +90,7 @@ class ReceiveStream:
     @property
     def weight(self) -> int:
         """Approximate memory of the remembered leaves, in bytes."""
-        refused = len(self._late) + len(self._unkept)
+        refused = len(self._late) + len(self._not_stored)
         return 40 * sum(map(len, self._accepted)) + 150 * refused
 
     def begin(self, epoch: int) -> bool:
@@ -123,12 +123,12 @@ class ReceiveStream:
         for leaf in late:
             self._late.add(leaf)
         for leaf in not_stored:
-            self._unkept.add(leaf)
+            self._not_stored.add(leaf)
 
     def refuse(self, leaf: bytes, lane: int) -> None:
         """Turn an accepted message into a refused one, because it could not be stored."""
         self._accepted[lane].remove(leaf)
-        self._unkept.add(leaf)
+        self._not_stored.add(leaf)
 
     def arrived(
         self,
@@ -205,7 +205,7 @@ class ReceiveStream:
         """Why a sound message that was not accepted before is refused."""
         if leaf in self._late:
             return Reason.EXPIRED
-        return Reason.INBOX_FULL if leaf in self._unkept else Reason.DUPLICATE
+        return Reason.INBOX_FULL if leaf in self._not_stored else Reason.DUPLICATE
 
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest:

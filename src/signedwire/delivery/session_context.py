@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from signedwire.delivery.access import AccessList
-from signedwire.delivery.denied import DeniedMessages
+from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
@@ -35,9 +35,9 @@ class SessionContext:
     __slots__ = (
         "access",
         "budget",
-        "denied",
+        "denials",
         "evidence",
-        "has_said_goodbye",
+        "has_closed_links",
         "host",
         "inbox",
         "inbox_store",
@@ -73,8 +73,8 @@ class SessionContext:
         self.policies = policies
         """Asked about each received message, after the access list."""
         self.budget = InboxBudget(host.config)
-        self.denied = DeniedMessages(host, access)
-        self.has_said_goodbye = False
+        self.denials = DenialFilter(host, access)
+        self.has_closed_links = False
         """Whether every link was closed: answers of the application come too late."""
 
 

@@ -26,7 +26,7 @@ from weakref import ref
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
-from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.evidence import encode_evidence
 from signedwire.wire.header import V2_HEADER_SIZE
@@ -149,25 +149,25 @@ class SendStream:
         self._parties = sender + recipient  # as a header has them
         self._next = [1] * len(Priority)
         self._has_sent = False
-        self._flights: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
+        self._in_flight: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
         # Messages without an answer, by name for refusals and by leaf for receipts of single
         # envelopes. Both are rare: `None` until one comes, since 256 entries for each batch
         # cost as much as its encryption. Without them an unknown name costs a walk over all.
         self._by_name: dict[_Name, _Place] | None = None
         self._by_leaf: dict[bytes, _Place] | None = None
-        self._landed_names: dict[_Name, bytes] = {}
+        self._receipted_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Number of messages that were written and have no answer."""
         self.in_flight_bytes = 0
         """Bytes of the messages in flight with their headers, and the weight of their batches."""
         # Accepted messages by leaf, while the application holds their receipts: for the
         # later answer of the peer's application.
-        self._landed: dict[bytes, ref[ReceiptedBatch]] = {}
+        self._receipted: dict[bytes, ref[ReceiptedBatch]] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether no message is in flight."""
-        return not self._flights
+        return not self._in_flight
 
     @property
     def is_fresh(self) -> bool:
@@ -177,17 +177,17 @@ class SendStream:
     @property
     def oldest(self) -> bytes | None:
         """The root of the oldest batch in flight; `None` if there is none."""
-        return next(iter(self._flights), None)
+        return next(iter(self._in_flight), None)
 
     @property
     def is_forgettable(self) -> bool:
         """Whether no further answer of the peer can change a receipt."""
-        return not self._flights and not self._landed
+        return not self._in_flight and not self._receipted
 
     def next_batch(
         self,
         lanes: Lanes[OutgoingMessage],
-        room: Allowance,
+        send_window: Credit,
         is_dead: Callable[[OutgoingMessage], bool],
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
@@ -195,11 +195,11 @@ class SendStream:
         """Take the messages of the next batch from their lanes, and number them.
 
         The messages are all Critical, or none is. They are at most 256, and at most
-        `max_bytes` unless the first alone is larger. They fit into `room`.
+        `max_bytes` unless the first alone is larger. They fit into `send_window`.
 
         Args:
             lanes: The queue of the peer.
-            room: The peer's remaining credit.
+            send_window: How much more the peer takes now.
             is_dead: Tells whether a message must not be sent. Called once per batch of
                 equal `terms` with a deadline, and for any message that is final or has a
                 larger payload than `largest`.
@@ -207,9 +207,9 @@ class SendStream:
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
         """
         take = partial(self._take, lanes, is_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
-        return take(room.critical_messages, room.critical_bytes, is_critical=True) or take(
-            room.messages, room.bytes, is_critical=False
-        )
+        return take(
+            send_window.critical_messages, send_window.critical_bytes, is_critical=True
+        ) or take(send_window.messages, send_window.bytes, is_critical=False)
 
     def _take(
         self,
@@ -217,14 +217,14 @@ class SendStream:
         is_dead: Callable[[OutgoingMessage], bool],
         largest: int,
         max_bytes: int,
-        messages_room: int,
-        bytes_room: int,
+        credit_messages: int,
+        credit_bytes: int,
         *,
         is_critical: bool,
     ) -> list[OutgoingMessage]:
         batch: list[OutgoingMessage] = []
         size = 0
-        limit = min(messages_room, MAX_BATCH_MESSAGES)
+        limit = min(credit_messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
         largest += V2_HEADER_SIZE
         terms, common = None, b""
@@ -244,7 +244,7 @@ class SendStream:
                     continue
                 terms, common = message.terms, b""
             size += length
-            if size > bytes_room or (batch and size > max_bytes):
+            if size > credit_bytes or (batch and size > max_bytes):
                 break
             if not message.sequence:
                 sequence = next_[terms.priority]
@@ -254,13 +254,13 @@ class SendStream:
             lane.popleft()  # last, so that an exception above loses no message
             message.was_written = True
             batch.append(message)
-        lanes.tell_room()
+        lanes.notify_room()
         return batch
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that the link has got a batch of these messages."""
         self._has_sent = True
-        flight = self._flights[batch.root] = InFlightBatch(batch, messages, bodies)
+        flight = self._in_flight[batch.root] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
         self.in_flight_bytes += flight.unsettled_bytes + flight.weight
         if self._by_name is not None:
@@ -286,16 +286,16 @@ class SendStream:
             for index in indices:
                 del self._by_leaf[flight.batch.leaves[index]]
         if not flight.unsettled:
-            del self._flights[flight.batch.root]
+            del self._in_flight[flight.batch.root]
             self.in_flight_bytes -= flight.weight
-            if not self._flights:
+            if not self._in_flight:
                 self._by_name = self._by_leaf = None
 
     def _place_of(self, leaf: bytes) -> _Place | None:
         """Find a message in flight by its leaf."""
         if self._by_leaf is None:
             self._by_leaf = {}
-            for flight in self._flights.values():
+            for flight in self._in_flight.values():
                 self._by_leaf.update(_leaves_of(flight))
         return self._by_leaf.get(leaf)
 
@@ -305,8 +305,8 @@ class SendStream:
         The cost does not grow with the number of messages in flight.
         """
         if receipts.kind == ACCEPTED_BATCHES:
-            return not self._flights.keys().isdisjoint(receipts.hashes)
-        if receipts.kind == HANDLED_ENVELOPES and not self._landed.keys().isdisjoint(
+            return not self._in_flight.keys().isdisjoint(receipts.hashes)
+        if receipts.kind == HANDLED_ENVELOPES and not self._receipted.keys().isdisjoint(
             receipts.hashes
         ):
             return True
@@ -323,7 +323,7 @@ class SendStream:
         accepted: list[OutgoingMessage] = []
         if receipts.kind == ACCEPTED_BATCHES:
             for root in receipts.hashes:
-                flight = self._flights.get(root)
+                flight = self._in_flight.get(root)
                 if flight is not None:
                     accepted += self._accept(flight, raw)
             return accepted
@@ -350,24 +350,24 @@ class SendStream:
         The peer's application gets only accepted messages. So a message in flight, whose
         first receipt was lost with a link, counts as accepted too.
         """
-        accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._landed], raw)
+        accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._receipted], raw)
         proofs: dict[ReceiptedBatch, _Signed] = {}
         for leaf in leaves:
-            landed, receipt = self._take_landed(leaf)
-            if landed is None or receipt is None:
+            receipted, receipt = self._take_receipted(leaf)
+            if receipted is None or receipt is None:
                 continue
-            if landed.statement is not raw and landed not in proofs:
-                proofs[landed] = _Signed(landed.batch, raw)
-            receipt.evidence = proofs.get(landed, landed)
+            if receipted.statement is not raw and receipted not in proofs:
+                proofs[receipted] = _Signed(receipted.batch, raw)
+            receipt.evidence = proofs.get(receipted, receipted)
             receipt.advance(DeliveryState.HANDLED)
         return accepted
 
     def followed(self) -> list[OutgoingMessage]:
         """Return accepted messages whose receipts are held and may still change."""
         found = []
-        for leaf, known in tuple(self._landed.items()):
-            landed = known()
-            receipt = None if landed is None else landed.receipts[leaf][1]()
+        for leaf, known in tuple(self._receipted.items()):
+            receipted = known()
+            receipt = None if receipted is None else receipted.receipts[leaf][1]()
             if receipt is not None:
                 found.append(receipt)
         return found
@@ -380,36 +380,36 @@ class SendStream:
             accepted, indices = flight.all(), _unsettled(flight)
         else:
             accepted = flight.at(indices)
-        landed = ReceiptedBatch(flight.batch, indices, accepted, raw)
-        if landed.receipts:
-            names = {name: leaf for leaf, (name, _) in landed.receipts.items()}
-            known = ref(landed, self._forgetting(names))
-            self._landed.update(dict.fromkeys(landed.receipts, known))
-            self._landed_names.update(names)
+        receipted = ReceiptedBatch(flight.batch, indices, accepted, raw)
+        if receipted.receipts:
+            names = {name: leaf for leaf, (name, _) in receipted.receipts.items()}
+            known = ref(receipted, self._forgetting(names))
+            self._receipted.update(dict.fromkeys(receipted.receipts, known))
+            self._receipted_names.update(names)
         self._settle(flight, indices)
         for message in accepted:
-            message.evidence = landed
+            message.evidence = receipted
         transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         return accepted
 
     def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:
         def forget(_: object) -> None:
             for name, leaf in names.items():
-                self._landed.pop(leaf, None)
-                self._landed_names.pop(name, None)
+                self._receipted.pop(leaf, None)
+                self._receipted_names.pop(name, None)
 
         return forget
 
-    def _take_landed(self, leaf: bytes) -> tuple[ReceiptedBatch | None, OutgoingMessage | None]:
+    def _take_receipted(self, leaf: bytes) -> tuple[ReceiptedBatch | None, OutgoingMessage | None]:
         """Remove an accepted message: return its batch, and its receipt if held."""
-        known = self._landed.pop(leaf, None)
-        landed = None if known is None else known()
-        if landed is None:
+        known = self._receipted.pop(leaf, None)
+        receipted = None if known is None else known()
+        if receipted is None:
             return None, None
-        name, receipt = landed.receipts[leaf]
+        name, receipt = receipted.receipts[leaf]
         # After the last leaf nothing holds `known`, whose callback would forget the names.
-        self._landed_names.pop(name, None)
-        return landed, receipt()
+        self._receipted_names.pop(name, None)
+        return receipted, receipt()
 
     def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
         """Apply refusals of messages in flight, and of messages accepted before."""
@@ -422,8 +422,8 @@ class SendStream:
                 self._settle(flight, [index])
                 found.append(Refused(message, reason, (lane, sequence), b""))
                 continue
-            leaf = self._landed_names.pop((lane, sequence), None)
-            _, receipt = (None, None) if leaf is None else self._take_landed(leaf)
+            leaf = self._receipted_names.pop((lane, sequence), None)
+            _, receipt = (None, None) if leaf is None else self._take_receipted(leaf)
             if receipt is not None:
                 found.append(Refused(receipt, reason, None, receipt.body))
         return found
@@ -432,14 +432,14 @@ class SendStream:
         """Find a message in flight by its lane and sequence."""
         if self._by_name is None:
             self._by_name = {}
-            for flight in self._flights.values():
+            for flight in self._in_flight.values():
                 self._by_name.update(_names_of(flight))
         return self._by_name.get((lane, sequence))
 
-    def take_back(self) -> list[OutgoingMessage]:
+    def take_unanswered(self) -> list[OutgoingMessage]:
         """Return all unanswered messages, in the order of sending, after the link has ended."""
-        messages = [message for flight in self._flights.values() for message in flight.all()]
-        self._flights.clear()
+        messages = [message for flight in self._in_flight.values() for message in flight.all()]
+        self._in_flight.clear()
         self._by_name = self._by_leaf = None
         self.in_flight = self.in_flight_bytes = 0
         return messages

@@ -25,7 +25,7 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Store
@@ -90,11 +90,11 @@ class NodeCore:
         config = runtime.config
         access = AccessList(config)
         inbox = Inbox(config.inbox_limit, config.critical_reserve)
-        no_store = NoStore(runtime)
+        null_store = NullStore(runtime)
         known = KnownSenders(config, routing, access)
         policies = Policies([] if policy is None else [policy], runtime.log)
         self.context = SessionContext(
-            runtime, us, access, known, inbox, no_store, no_store, policies
+            runtime, us, access, known, inbox, null_store, null_store, policies
         )
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
@@ -249,7 +249,7 @@ class NodeCore:
         is_cancelled = await next_turn()  # what other threads said last is in the loop's queue
         if self._clock_watch is not None:
             self._clock_watch.end()
-        self.endpoint.say_goodbye()
+        self.endpoint.close_links()
         is_cancelled |= await self.dialers.end()
         is_cancelled |= await close_evidence(self.evidence, self._left_for_a_disk(deadline))
         self.acceptor.end()

@@ -81,7 +81,7 @@ class Dialers:
         route = session.sender.route
         if isinstance(route, Dialer):
             route.hurry()
-        self._endpoint.bring(session)
+        self._endpoint.send_waiting(session)
 
     # -- the end ------------------------------------------------------------------------------
 

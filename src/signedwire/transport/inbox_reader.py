@@ -28,7 +28,7 @@ class InboxReader:
     def __init__(self, runtime: Runtime, endpoint: Endpoint) -> None:
         self._runtime = runtime
         self._access = endpoint.access
-        self._denied = endpoint.denied
+        self._denied = endpoint.denials
         self._inbox = endpoint.inbox
         self._acks_at_once = runtime.config.ack == "auto"
 

@@ -32,7 +32,7 @@ from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
 from signedwire.transport.tls import proven_did, tells_full
-from signedwire.types import Address, Allowance, Did, Reason, Target, unix_time_us
+from signedwire.types import Address, Credit, Did, Reason, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
 from signedwire.wire.session import (
@@ -147,15 +147,15 @@ class Link:
         return 0 if hello is None else hello.epoch
 
     @property
-    def credit(self) -> Allowance | None:
+    def send_window(self) -> Credit | None:
         """How much more the peer takes now."""
-        return None if self._session is None else self._session.room()
+        return None if self._session is None else self._session.send_window()
 
     @property
-    def granted_unused(self) -> Allowance:
+    def granted_unused(self) -> Credit:
         """How much the peer may still send us on it."""
         assert self._session is not None
-        return self._session.outstanding
+        return self._session.granted_unused
 
     @property
     def overdue(self) -> float | None:
@@ -433,7 +433,7 @@ class Link:
         if self._last_event is not None and not self._unsettled_batches:
             self._end_session(self._last_event)
 
-    def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
         """Send credit, and what the application has handled and refused."""
         if (session := self._session) is None or self.is_over:
             return
@@ -461,14 +461,14 @@ class Link:
         """Write one batch of what waits for this peer, within its credit."""
         self._pump_handle = None
         session, peer = self._session, self._peer
-        if not self.is_open or self.is_over or not (room := self._socket.room()):
+        if not self.is_open or self.is_over or not (room := self._socket.writable_bytes()):
             return
         assert session is not None
         assert peer is not None
         assert session.their_hello is not None
         sender = peer.sender
         largest = session.their_hello.max_payload_size
-        messages = sender.next_batch(session.room(), largest, room)
+        messages = sender.next_batch(session.send_window(), largest, room)
         if not messages:
             return
         if self._dialer is not None:
@@ -554,7 +554,7 @@ class Link:
         """The other side is not who or what it should be; TLS may have an alert to send."""
         host = "" if self._guest is None else self._guest.host
         self._runtime.drop(reason, self.did, host)
-        if host and (did is None or not self._endpoint.denied_log.is_logged(did)):
+        if host and (did is None or not self._endpoint.denial_log.is_logged(did)):
             self._runtime.drops.log_closed(host, reason, cause)
         self._flush()
         self._over(cause)

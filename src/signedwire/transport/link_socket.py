@@ -76,7 +76,7 @@ class LinkSocket:
 
     # -- out ------------------------------------------------------------------------
 
-    def room(self) -> int:
+    def writable_bytes(self) -> int:
         """Bytes that the next batch may have; 0 until the last one was taken."""
         if self._stream is None or self.is_paused:
             return 0

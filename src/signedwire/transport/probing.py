@@ -41,7 +41,7 @@ from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tcp import describe_os_error
 from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
-from signedwire.types import Allowance, Did, Reason, Target, unix_time_us
+from signedwire.types import Credit, Did, Reason, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Session, SessionLimits
 from signedwire.wire.session_events import Closed
@@ -54,7 +54,7 @@ _MAX_HANDSHAKE: Final = 8 * 1024
 """Bytes that the other side may send before it has proven its DID; 2 KiB are needed."""
 _WATCH: Final = 0.25
 """Seconds within which a v1 peer that refuses us has closed the connection."""
-_NOTHING: Final = Allowance(0, 0, 0, 0)
+_NOTHING: Final = Credit(0, 0, 0, 0)
 
 
 class _NotReachedError(Exception):

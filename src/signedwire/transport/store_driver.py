@@ -78,7 +78,7 @@ class StoreDriver:
         self._lock = threading.Lock()
         self._cursors: dict[Did, BacklogCursor] = {}
         self._uncommitted = 0
-        self._room_wakes: list[Callable[[], None]] = []
+        self._room_waiters: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._due_us: int | None = None
         self._is_look_due = False
@@ -124,7 +124,7 @@ class StoreDriver:
 
     def _look_for_stranded(self) -> None:
         self._is_look_due = False
-        self._endpoint.bring_stranded()
+        self._endpoint.send_stranded()
         unmet, self._unmet = self._unmet, set()
         for did in unmet:
             self._refill(self._endpoint.peers.session(did))
@@ -212,16 +212,16 @@ class StoreDriver:
         """Have `wake` called when the disk has caught up; `False`: it has."""
         if self._uncommitted <= _MAX_UNCOMMITTED // 2 or self._has_ended:
             return False
-        self._room_wakes.append(wake)
+        self._room_waiters.append(wake)
         return True
 
     def forget_room(self, queue: MessageQueue, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
-        if wake in self._room_wakes:
-            self._room_wakes.remove(wake)
+        if wake in self._room_waiters:
+            self._room_waiters.remove(wake)
 
     def _wake_all(self) -> None:
-        wakes, self._room_wakes = self._room_wakes, []
+        wakes, self._room_waiters = self._room_waiters, []
         for wake in wakes:
             wake()
 
@@ -238,7 +238,7 @@ class StoreDriver:
     ) -> None:
         with self._lock:
             self._uncommitted -= len(messages)
-        if self._room_wakes and self._uncommitted <= _MAX_UNCOMMITTED // 2:
+        if self._room_waiters and self._uncommitted <= _MAX_UNCOMMITTED // 2:
             self._wake_all()
         session = self._endpoint.peers.session(did)
         sender = session.sender
@@ -278,7 +278,7 @@ class StoreDriver:
             return
         if messages[0].expires_at is not None or not is_met:
             self._watch_expiry()
-        self._endpoint.bring(session)
+        self._endpoint.send_waiting(session)
         self._refill(session)
 
     def _refill(self, session: PeerSession) -> None:
@@ -375,7 +375,7 @@ class StoreDriver:
             cursor.loaded_row[lane] = max(cursor.loaded_row[lane], committed_row)
         session.sender.lanes.add_many(messages, lane)
         if messages:
-            self._endpoint.bring(session)
+            self._endpoint.send_waiting(session)
         self._refill(session)
 
     # -- epochs ---------------------------------------------------------------------------
@@ -560,7 +560,7 @@ class StoreDriver:
                 ):
                     message.body = moved(message.body, by_us)
             if lanes:
-                self._endpoint.bring(session)
+                self._endpoint.send_waiting(session)
             self._refill(session)
 
     def _watch_expiry(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from signedwire.errors import RemoteProtocolError
-from signedwire.types import Allowance, Reason
+from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 
 __all__ = [
@@ -80,7 +80,7 @@ class Hello:
     """The largest frame that the sender accepts, type and body, in bytes."""
     max_payload_size: int
     """The largest payload that the sender accepts, in bytes."""
-    credit: Allowance
+    credit: Credit
     """The first grant: how much the other side may send before a CREDIT frame."""
     known_epoch: int
     """The latest epoch of the other side that the sender has stored; 0: none."""
@@ -178,14 +178,14 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
-class Credit:
+class CreditFrame:
     """The new total that the other side may send. A total never shrinks."""
 
-    allowance: Allowance
+    credit: Credit
 
     def encode(self) -> bytes:
         """The whole frame."""
-        return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*self.allowance)
+        return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*self.credit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Close:
         return _PREFIX.pack(len(body) + 1, CLOSE) + body
 
 
-Frame: TypeAlias = Hello | Envelopes | Receipts | Refusals | Credit | Ping | Pong | Close
+Frame: TypeAlias = Hello | Envelopes | Receipts | Refusals | CreditFrame | Ping | Pong | Close
 
 # Close codes.
 CLOSE_DONE: Final = 0
@@ -282,7 +282,7 @@ def _read_hello(body: bytes) -> Hello:
         features=features,
         max_frame_size=max_frame,
         max_payload_size=max_payload,
-        credit=Allowance(*numbers[:4]),
+        credit=Credit(*numbers[:4]),
         known_epoch=numbers[4],
         marks=(numbers[5], numbers[6], numbers[7], numbers[8]),
     )
@@ -354,7 +354,7 @@ _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     ENVELOPES: _read_envelopes,
     RECEIPT: _read_receipts,
     REFUSAL: _read_refusals,
-    CREDIT: lambda body: Credit(Allowance(*_CREDIT.unpack(body))),
+    CREDIT: lambda body: CreditFrame(Credit(*_CREDIT.unpack(body))),
     PING: lambda body: Ping(_U64.unpack(body)[0]),
     PONG: lambda body: Pong(_U64.unpack(body)[0]),
     CLOSE: _read_close,

@@ -14,7 +14,7 @@ The driver calls
 
 After each call it calls `next_event()` until that returns `None`, and `data_to_send()`.
 Nothing here does I/O or reads a clock. After the session has closed, every call does
-nothing. `room()` is zero then, so that the driver sends no batch.
+nothing. `send_window()` is zero then, so that the driver sends no batch.
 
 Invariants:
 
@@ -34,14 +34,14 @@ from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
-from signedwire.types import Allowance, Did, Priority, Reason
+from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch, verify_batch
 from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
-    Credit,
+    CreditFrame,
     Envelopes,
     Hello,
     LinkFrameDecoder,
@@ -83,7 +83,7 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 _STALL: Final = 1.0
 """A timer that is later than this, in seconds, means that our own event loop stalled. The
 peer gets this much more time then, because its bytes may still wait in the socket."""
-_NOTHING: Final = Allowance(0, 0, 0, 0)
+_NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
@@ -283,7 +283,7 @@ class Session:
         """Whether the peer would still read an answer: our CLOSE has not been sent."""
         return self.state is State.OPEN or (bool(self._goodbye) and self.their_hello is not None)
 
-    def room(self) -> Allowance:
+    def send_window(self) -> Credit:
         """Return the remaining credit; zero before the peer's HELLO and after the end."""
         if self.state is not State.OPEN:
             return _NOTHING
@@ -292,7 +292,7 @@ class Session:
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
         """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
 
-        The caller has checked that `room()` covers them.
+        The caller has checked that `send_window()` covers them.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
@@ -331,7 +331,7 @@ class Session:
             self._control.append(Refusals(part).encode())
 
     @property
-    def outstanding(self) -> Allowance:
+    def granted_unused(self) -> Credit:
         """Credit that was granted, advertised or not, and has not been used."""
         return self._granted.minus(self._received)
 
@@ -362,7 +362,7 @@ class Session:
         ):
             if new > old and ((new - old) * 4 >= first or old - received < needed):
                 self._advertised = self._granted
-                self._control.append(Credit(self._granted).encode())
+                self._control.append(CreditFrame(self._granted).encode())
                 return
 
     def close(self, code: int, reason: str) -> None:
@@ -508,12 +508,12 @@ class Session:
         self.count_idle(self._idle.cost_of_answers(len(refusals.refusals)), now)
         self._events.append(RefusalsReceived(refusals.refusals))
 
-    def _handle_credit(self, credit: Credit, now: float) -> None:
-        if self._allowed.exceeds(credit.allowance):
+    def _handle_credit(self, frame: CreditFrame, now: float) -> None:
+        if self._allowed.exceeds(frame.credit):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer took credit back")
-        is_same = credit.allowance == self._allowed
+        is_same = frame.credit == self._allowed
         self.count_idle(1 if is_same else self._idle.cost_of_answers(1), now)
-        self._allowed = credit.allowance
+        self._allowed = frame.credit
         self._events.append(CreditReceived())
 
     def _handle_ping(self, ping: Ping, now: float) -> None:
@@ -553,7 +553,7 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Envelopes: Session._handle_envelopes,
     Receipts: Session._handle_receipts,
     Refusals: Session._handle_refusals,
-    Credit: Session._handle_credit,
+    CreditFrame: Session._handle_credit,
     Ping: Session._handle_ping,
     Pong: Session._handle_pong,
     Close: Session._handle_close,

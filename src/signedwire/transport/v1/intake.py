@@ -94,7 +94,7 @@ class V1Intake:
 
     def put(self, message: Message, priority: int) -> bool:
         """Take a message, once the evidence log has it; `False`: there is no room."""
-        log, denied = self._endpoint.context.evidence, self._endpoint.denied
+        log, denied = self._endpoint.context.evidence, self._endpoint.denials
         if denied.is_from_denied(message):  # since it was checked
             denied.discard([message])
             return True

@@ -334,7 +334,7 @@ class V1Sender(Dialer):
             self._endpoint.requeue(self._endpoint.peers.session(did), messages)
         self._on_lost(cause, was_used=link.has_written)
         for session in tuple(self._ready):
-            self._endpoint.bring(session)
+            self._endpoint.send_waiting(session)
 
 
 def _by_recipient(messages: list[OutgoingMessage]) -> dict[Did, list[OutgoingMessage]]:

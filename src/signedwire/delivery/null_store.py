@@ -14,10 +14,10 @@ from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
 from signedwire.wire.session import BatchReceived
 
-__all__ = ["NoStore"]
+__all__ = ["NullStore"]
 
 
-class NoStore:
+class NullStore:
     """An `OutboxStore` and `InboxStore` that keeps nothing. See there for its methods."""
 
     is_durable = False

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from signedwire.delivery.answered import RememberedAnswers
+from signedwire.delivery.answer_queue import RememberedAnswers
 from signedwire.wire.link_frames import REASON_CODES, Refusal
 
 

@@ -14,14 +14,14 @@ from signedwire.delivery.ports import Host
 from signedwire.errors import ClosedError
 from signedwire.types import Did, Reason
 
-__all__ = ["DeniedLog", "DeniedMessages"]
+__all__ = ["DenialLogLimiter", "DenialFilter"]
 
 _MAX_LOGGED: Final = 100
 _LOG_AGAIN: Final = 60.0
 """Seconds in which the attempts of one denied DID are logged once."""
 
 
-class DeniedMessages:
+class DenialFilter:
     """Drops messages whose sender the access list denies, and counts them for each DID."""
 
     def __init__(self, host: Host, access: AccessList) -> None:
@@ -63,7 +63,7 @@ class DeniedMessages:
             self._host.drop(Reason.DENIED, did, count=count)
 
 
-class DeniedLog:
+class DenialLogLimiter:
     """Which denied DIDs had an attempt logged lately, so that each is logged once a minute."""
 
     def __init__(self) -> None:

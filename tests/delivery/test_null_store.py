@@ -1,4 +1,4 @@
-"""`NoStore`: messages wait in the queues, and nothing outlives the process."""
+"""`NullStore`: messages wait in the queues, and nothing outlives the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peerkit import REFUSED, Desk, still_clock
 
 from linkkit import BOB
 from signedwire.delivery.advice import UNANSWERED
-from signedwire.delivery.no_store import NoStore
+from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.store import Marks
 from signedwire.errors import BackpressureError
 from signedwire.types import DeliveryState, Priority, Reason
@@ -19,7 +19,7 @@ from signedwire.types import DeliveryState, Priority, Reason
 def desk() -> Iterator[Desk]:
     with still_clock():
         desk = Desk(send_queue_limit=2, critical_reserve=1)
-        desk.context.store = NoStore(desk.host)
+        desk.context.store = NullStore(desk.host)
         desk.route()
         yield desk
 
