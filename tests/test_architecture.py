@@ -106,7 +106,8 @@ DECISIONS = (
     ("session_map",),
     ("peer_session",),
     ("peer_sender", "peer_receiver"),
-    ("session_context",),
+    ("answer_queue",),
+    ("recv_window", "session_context"),
     ("denials", "inbox_budget", "null_store"),
     ("ports",),
 )
@@ -344,6 +345,7 @@ class TestFiles:
         # Each is used by what is above it: else the order would say nothing.
         used = [("endpoint", "session_map"), ("session_map", "peer_session")]
         used += [("peer_session", half) for half in DECISIONS[3]]
+        used += [("peer_receiver", "answer_queue"), ("answer_queue", "recv_window")]
         used += [(half, "session_context") for half in DECISIONS[3]] + [("null_store", "ports")]
         for upper, lower in used:
             assert f"delivery.{lower}" in graph[f"delivery.{upper}"]

@@ -49,9 +49,9 @@ def watch() -> None:
         accept(work, peer, marks, batch, rows)
         note("stored", [batch.leaves[at : at + _HASH] for at in range(0, len(batch.leaves), _HASH)])
 
-    def receiving(inflow: PeerReceiver, batch: BatchReceived, *rest: Any) -> None:
+    def receiving(receiver: PeerReceiver, batch: BatchReceived, *rest: Any) -> None:
         leaves[batch.root] = batch.leaves
-        receive(inflow, batch, *rest)
+        receive(receiver, batch, *rest)
 
     def signing(session: Session, kind: int, hashes: list[bytes], at_us: int) -> None:
         if kind == frames.ACCEPTED_BATCHES:

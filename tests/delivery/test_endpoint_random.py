@@ -304,13 +304,13 @@ class World:
     def check_credit(self) -> None:
         for session in self.desk.endpoint.peers.all():
             if session.has_receiver:
-                receiver = session.receiver
-                links = [one.granted_unused for one in receiver._links]
-                used = [sum(column) for column in zip(receiver._waiting, *links, strict=True)]
-                window = receiver._window
-                assert all(a <= b for a, b in zip(used, window, strict=True)), (used, window)
-                assert min(receiver._waiting) >= 0
-                assert min(receiver._held) >= 0
+                window = session.receiver._window
+                links = [one.granted_unused for one in window._links]
+                used = [sum(column) for column in zip(window._in_inbox, *links, strict=True)]
+                size = window._size
+                assert all(a <= b for a, b in zip(used, size, strict=True)), (used, size)
+                assert min(window._in_inbox) >= 0
+                assert min(window._uncommitted) >= 0
 
     def check_peers(self) -> None:
         """Each of our messages once, and in the order in which they were queued."""

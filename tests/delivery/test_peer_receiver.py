@@ -182,9 +182,9 @@ class TestCredit:
         link.end()
         (message,) = desk.take()
         message.ack()
-        receiver = desk.session().receiver
+        answers = desk.session().receiver.answers
         desk.host.run()
-        assert (receiver._handled, receiver._refused, receiver._receipt_first) == ([], [], [])
+        assert (answers._handled, answers._refused, answers._receipt_first) == ([], [], [])
 
 
 class TestBudget:
@@ -642,7 +642,7 @@ class TestAnswers:
         desk.host.is_in_loop = False
         one.ack()
         desk.host.is_in_loop = True
-        assert desk.session().receiver._handled == []
+        assert desk.session().receiver.answers._handled == []
         desk.host.run()
         assert said(link) == [("handled", [batch.leaves[0]])]
 
@@ -676,11 +676,11 @@ class TestAnswers:
     def test_they_are_forgotten_beyond_a_limit(self) -> None:
         desk = Desk(**(SMALL | {"credit_messages": 1, "critical_reserve": 0}))
         receiver = desk.session().receiver
-        limit = receiver._most_answers
-        assert limit == 1 + 1 + 1024
+        limit = 1 + 1 + 1024
+        remembered = receiver.answers._remembered
         for number in range(limit + 5):
-            receiver._answers.put(b"%032d" % number, None)
-        assert len(receiver._answers) == limit
+            remembered.put(b"%032d" % number, None)
+        assert len(remembered) == limit
         assert receiver.weight == 2048 + 130 * limit
 
 

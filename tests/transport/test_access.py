@@ -577,14 +577,14 @@ async def test_a_batch_that_is_being_committed_is_not_delivered(kind: str, tmp_p
         meet(alice, bob)
         await alice.send(bob.did, b"first")
         received = asyncio.Event()
-        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
-        receive = inflow.receive
+        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receive = receiver.receive
 
         def receive_and_tell(*arguments: object) -> None:
             receive(*arguments)  # type: ignore[arg-type]
             received.set()
 
-        inflow.receive = receive_and_tell  # type: ignore[method-assign, assignment]
+        receiver.receive = receive_and_tell  # type: ignore[method-assign, assignment]
         receipts = [alice.send_nowait(bob.did, b"%d" % number) for number in range(50)]
         await within(LIMIT, received.wait())
         bob.access.deny(ALICE.did)  # in the same turn of the loop, or in the next
@@ -647,19 +647,20 @@ async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> N
         await alice.send(bob.did, b"first")
         message = await bob.receive(LIMIT)
         assert message is not None
-        inflow, outbox = bob._core.endpoint.peers.session(ALICE.did).receiver, bob._core.store
+        window = bob._core.endpoint.peers.session(ALICE.did).receiver._window
+        outbox = bob._core.store
         assert outbox is not None
         gate = threading.Event()
         outbox.store._ask(lambda: gate.wait(LIMIT))
         receipt = alice.send_nowait(bob.did, b"second")
-        await eventually(lambda: inflow._waiting[0] == 1)  # it waits for the commit
+        await eventually(lambda: window._in_inbox[0] == 1)  # it waits for the commit
         message.ack()
         bob.access.deny(ALICE.did)
         gate.set()
         with pytest.raises(DeliveryFailedError, match="code 4"):
             await within(LIMIT, receipt.wait("accepted"))
         await eventually(lambda: bob.stats().dropped.get(Reason.DENIED) == 1)
-        assert inflow._waiting == [0, 0, 0, 0]
+        assert window._in_inbox == [0, 0, 0, 0]
         assert bob.receive_nowait() is None
         assert DeliveryState.ACCEPTED not in [step.state for step in receipt.history]
 
@@ -689,7 +690,8 @@ async def test_room_and_credit_are_free_again() -> None:
             await eventually(lambda: not links_of(alice))
             bob.access.undeny(ALICE.did)
         assert bob.stats().dropped[Reason.DENIED] >= 300
-        assert bob._core.endpoint.peers.session(ALICE.did).receiver._waiting == [0, 0, 0, 0]
+        window = bob._core.endpoint.peers.session(ALICE.did).receiver._window
+        assert window._in_inbox == [0, 0, 0, 0]
 
 
 @on_asyncio

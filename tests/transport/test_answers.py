@@ -135,10 +135,10 @@ async def test_as_many_answers_are_remembered_as_there_is_credit(how: str) -> No
         network.cut_all()
         for message in messages:
             message.ack() if how == "ack" else message.nack()
-        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
-        before = inflow.weight
+        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        before = receiver.weight
         await eventually(lambda: all(one.is_final for one in receipts))
-        assert inflow.weight >= 100 * count
+        assert receiver.weight >= 100 * count
         assert before >= 100 * count
         states = {str(one.state) for one in receipts}
         assert states == {"handled" if how == "ack" else "refused"}
@@ -162,9 +162,9 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
         for message in messages:
             message.ack()
         await asyncio.sleep(0.01)
-        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
-        assert len(inflow._answers) == 16 + 4 + 1024
-        assert not inflow._handled
+        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        assert len(receiver.answers._remembered) == 16 + 4 + 1024
+        assert not receiver.answers._handled
 
 
 # -- A3: nodes that close ------------------------------------------------------------------

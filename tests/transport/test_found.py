@@ -237,7 +237,7 @@ async def test_who_lives_long_and_lands_nothing_fails(monkeypatch: pytest.Monkey
     def receive(self: PeerReceiver, *_: object) -> tuple[list[bytes], list[bytes]]:
         nonlocal arrived
         arrived += 1
-        asyncio.get_running_loop().call_later(0.05, cast(Link, self._links[-1]).abort)
+        asyncio.get_running_loop().call_later(0.05, cast(Link, self._window._links[-1]).abort)
         return [], []
 
     monkeypatch.setattr(PeerReceiver, "receive", receive)
@@ -495,12 +495,12 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
                 else:
                     message.nack()
         await eventually(lambda: bob.stats().inbound_connections == 0)
-        inflow = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
         for _ in range(10):
             with await dial_wordless(bob, ALICE) as alice:
                 await alice.say(hello().encode(), frames.Close(frames.CLOSE_DONE, "").encode())
                 await eventually(lambda: bob.stats().inbound_connections == 0)
-        assert len(inflow._handled) + len(inflow._refused) <= count
+        assert len(receiver.answers._handled) + len(receiver.answers._refused) <= count
         with await RawPeer.dial(bob, ALICE) as alice:
             # First that what is refused had been accepted, then that the rest was handled.
             for kind in (frames.ACCEPTED_ENVELOPES, frames.HANDLED_ENVELOPES):
@@ -617,9 +617,9 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
     async with Net().node(ALICE) as alice, Net().node(BOB) as bob:
         meet(bob, alice)
         if is_ahead:
-            inflow = bob._core.endpoint.peers.session(alice.did).receiver
-            assert inflow.begin(unix_time_us() + 10**12)
-            inflow._has_delivered = True
+            receiver = bob._core.endpoint.peers.session(alice.did).receiver
+            assert receiver.begin(unix_time_us() + 10**12)
+            receiver._has_delivered = True
         known = bob._core.endpoint.peers.session(alice.did).receiver.stream.epoch
         epochs = [known]
         for number in (b"1", b"2", b"3"):

@@ -1,11 +1,209 @@
-"""The application's last answers to the messages of one peer, to resend after a broken link."""
+"""Everything that this node answers to one peer after a receipt: credit, handled, refused.
+
+    message.ack() ─→ the store commits ─→ the queue ─→ the open link, in the next turn of the loop
+
+Answers outlive links. A link that ends may lose answers, so the next one gets the last of them
+again.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Final
+
+from signedwire.delivery.message import Message
+from signedwire.delivery.ports import LinkPort
+from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.replay import Recent
+from signedwire.delivery.session_context import SessionContext
+from signedwire.errors import ClosedError, StoreError
+from signedwire.logs import fields
+from signedwire.types import Credit, Did, Reason
 from signedwire.wire.link_frames import REASON_CODES, REASONS, Refusal
 
-__all__ = ["RememberedAnswers"]
+__all__ = ["AnswerQueue", "RememberedAnswers"]
+
+_NO_CREDIT: Final = Credit(0, 0, 0, 0)
+_ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
+
+
+class AnswerQueue:
+    """Answers and credit for one peer, until a link takes them.
+
+    All methods but `answer()` belong to the event loop.
+
+    Args:
+        context: The parts that all sessions share.
+        peer: The peer's DID.
+        stream: The messages that the answers are about.
+        window: The credit of the peer.
+        limit: Number of answers to remember, at least the credit, because a link that ends
+            has lost no more. About 130 bytes each.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_context",
+        "_handled",
+        "_host",
+        "_peer",
+        "_receipt_first",
+        "_refused",
+        "_remembered",
+        "_stream",
+        "_window",
+        "is_flush_due",
+        "link",
+    )
+
+    def __init__(
+        self,
+        context: SessionContext,
+        peer: Did,
+        stream: ReceiveStream,
+        window: RecvWindow,
+        limit: int,
+    ) -> None:
+        self._context = context
+        self._host = context.host
+        self._peer = peer
+        self._stream = stream
+        self._window = window
+        self.link: LinkPort | None = None
+        """The open link of the peer; `None`: there is none, or the peer is denied."""
+        self._handled: list[bytes] = []
+        self._refused: list[Refusal] = []
+        # Leaves of messages that the application has refused. An earlier link may have lost
+        # their receipts, so these are sent again before the refusals: a peer must have the
+        # receipt of an accepted message before it gets the refusal.
+        self._receipt_first: list[bytes] = []
+        self._remembered = RememberedAnswers(limit)
+        # Answers of this turn of the loop, before they are given to the store.
+        self._answered: list[tuple[Message, Reason | None]] = []
+        self.is_flush_due = False
+        """Whether `flush()` will be called in the next turn of the loop."""
+
+    @property
+    def weight(self) -> int:
+        """Approximate memory of the remembered answers, in bytes."""
+        return 130 * len(self._remembered)
+
+    # -- sending --------------------------------------------------------------------------
+
+    def use(self, link: LinkPort) -> None:
+        """Make this the link for answers, and send again those that another may have lost."""
+        self.link = link
+        self._handled, self._refused = self._remembered.all()
+        self._receipt_first = self._remembered.refused_leaves()
+        self.flush_soon()
+
+    def detach(self) -> None:
+        """Send nothing more over the present link: it has ended, or the peer is denied."""
+        self.link = None
+
+    def restart(self) -> None:
+        """Forget all answers, because they are about numbers of an older epoch."""
+        self._handled, self._refused, self._receipt_first = [], [], []
+        self._remembered.clear()
+
+    def flush_soon(self) -> None:
+        """Send answers and credit in the next turn of the loop, in one write."""
+        if not self.is_flush_due:
+            self.is_flush_due = True
+            self._host.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send answers and credit now. Without a link, the next one gets them from `use()`."""
+        self.is_flush_due = False
+        self._window.update_budget()
+        handled, self._handled = self._handled, []
+        refused, self._refused = self._refused, []
+        receipt_first, self._receipt_first = self._receipt_first, []
+        link = self.link
+        if link is None:
+            return  # so nothing grows for a peer that stays away
+        # A node that closes accepts nothing more, so it grants nothing.
+        credit = self._window.credit(self) if self._host.is_open else _NO_CREDIT
+        link.queue_receipts([], receipt_first)
+        link.answer(credit, handled, refused)
+
+    def refuse(self, refusals: list[Refusal]) -> None:
+        """Send refusals of messages that were not accepted. They are not remembered."""
+        self._refused += refusals
+        self.flush_soon()
+
+    def resend(self, leaves: list[bytes]) -> None:
+        """Send the application's answers to these messages again, after their receipts."""
+        handled, refused = self._remembered.pick(leaves)
+        self._handled += handled
+        self._refused += refused
+        self.flush_soon()
+
+    # -- the application's answers --------------------------------------------------------
+
+    def answer(self, message: Message, reason: Reason | None) -> None:
+        """Answer that a message is handled, or refused for a reason. Any thread.
+
+        Raises:
+            ClosedError: the node is closed, so the answer is neither stored nor sent.
+            WrongContextError: the node belongs to another event loop or process.
+        """
+        home = self._host.home
+        if home.has_ended:
+            raise ClosedError(self._too_late(message), _ANSWER_BEFORE)
+        home.check_alive()
+        if self._host.is_in_loop:
+            self._answer(message, reason)
+        else:
+            self._host.call_soon(self._answer, message, reason)
+
+    def _too_late(self, message: Message) -> str:
+        number = message.sequence_number
+        return f"message #{number} from {self._peer} was answered too late: this node is closed"
+
+    def _answer(self, message: Message, reason: Reason | None) -> None:
+        if self._context.has_closed_links:  # after the call in another thread
+            late, extra = self._too_late(message), fields("answered too late", peer=self._peer)
+            self._host.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
+            return
+        if message.row is None:
+            self._put(message, reason)
+            return
+        if not self._answered:
+            # One store operation for all answers of one turn of the loop: one for each took
+            # half of a receiver's time.
+            self._host.call_soon(self._store_answered)
+        self._answered.append((message, reason))
+
+    def _store_answered(self) -> None:
+        answered, self._answered = self._answered, []
+        self._context.inbox_store.acked(
+            [message for message, _ in answered], partial(self._on_stored, answered)
+        )
+
+    def _on_stored(
+        self, answered: list[tuple[Message, Reason | None]], error: StoreError | None
+    ) -> None:
+        if error is None:
+            for message, reason in answered:
+                self._put(message, reason)
+
+    def _put(self, message: Message, reason: Reason | None) -> None:
+        """Queue the answer to a message for its sender."""
+        envelope = message.envelope
+        if envelope.epoch != self._stream.epoch:
+            return  # the sender has begun a new epoch since
+        leaf = message.leaf
+        refusal: Refusal | None = None
+        if reason is None:
+            self._handled.append(leaf)
+        else:
+            refusal = Refusal(message.lane, envelope.sequence_number, reason)
+            self._refused.append(refusal)
+            self._receipt_first.append(leaf)
+        self._remembered.put(leaf, refusal)
+        self.flush_soon()
 
 
 class RememberedAnswers(Recent[int | None]):

@@ -221,7 +221,7 @@ class Endpoint:
         self.context.has_closed_links = True
         for session in self.peers.all():
             if session.has_receiver:
-                session.receiver.flush()  # what the application answered last
+                session.receiver.answers.flush()  # what the application answered last
         for link in tuple(self.links):
             link.close(link_frames.CLOSE_DONE, "the node is closing")
 
@@ -524,7 +524,7 @@ class Endpoint:
         denies = self.access.denies
         for session in self.peers.all():
             if session.link is not None and denies(session.did):
-                session.receiver.mute()
+                session.receiver.answers.detach()
                 session.link.close(link_frames.CLOSE_DENIED, "denied")
         self.denials.discard(self.inbox.remove_if(self.denials.is_from_denied))
         self.denials.count()

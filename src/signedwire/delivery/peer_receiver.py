@@ -1,8 +1,11 @@
-"""The receiving half of a peer: marks, credit, and the application's answers.
+"""The receiving half of a peer: it accepts each message once, and delivers it to the inbox.
 
-A receiver outlives links. Its marks make delivery happen once. Its credit bounds how much waits
-here for the application, over all links of the peer. Its answers are sent again if the previous
-link may have lost them.
+    batch ─→ ReceiveStream ─→ InboxStore ─→ Inbox
+              each message     commit        └ receipts, then the application's answers
+              once, in order                   (AnswerQueue)
+
+A receiver outlives links. `RecvWindow` bounds how much waits here for the application, over all
+links of the peer.
 """
 
 from __future__ import annotations
@@ -12,26 +15,26 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from signedwire.delivery.answer_queue import RememberedAnswers
+from signedwire.delivery.answer_queue import AnswerQueue
 from signedwire.delivery.message import Message
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLeaves
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
 from signedwire.types import Credit, Did, Priority, Reason, unix_time_us
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE, expiry_of
+from signedwire.wire.header import PRIORITY, expiry_of
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
 __all__ = ["PeerReceiver"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_ANSWER_BEFORE: Final = "Answer before `close()`; with a store, the message comes again"
 _lane_of: Final = attrgetter("lane")
 _MORE_REMEMBERED: Final = 1024
-"""Messages that are remembered beyond the credit, for late answers of the application."""
+"""Number of messages remembered beyond the credit, for late answers of the application."""
 
 
 class _PendingBatch(NamedTuple):
@@ -39,24 +42,24 @@ class _PendingBatch(NamedTuple):
 
     link: LinkPort
     lane: int
-    """Lane of its first message: a batch is all Critical, or has nothing Critical."""
+    """Lane of the first message. A batch is all Critical, or has nothing Critical."""
     new: list[Message]
     """Messages to deliver."""
     roots: list[bytes]
     """Batches to sign a receipt for."""
     leaves: list[bytes]
     """Envelopes to sign a receipt for."""
-    again: list[bytes]
-    """Leaves that were accepted before: the application's answer follows the receipt."""
-    held: tuple[int, int]
-    """Messages and bytes of the batch that are not new, and use credit until then."""
+    duplicates: list[bytes]
+    """Leaves that were accepted before. The application's answer follows the receipt."""
+    uncommitted: tuple[int, int]
+    """Messages and bytes of the batch that are not new, and use credit until the commit."""
 
 
 class PeerReceiver:
-    """The messages received from one peer over v2; `Message.origin` of its messages.
+    """The messages received from one peer over v2; `Message.origin` of these messages.
 
     Args:
-        context: What all sessions share.
+        context: The parts that all sessions share.
         us: Our DID.
         peer: The peer's DID.
     """
@@ -65,51 +68,26 @@ class PeerReceiver:
         config = context.host.config
         self._context = context
         self._host = context.host
-        # Without a reserve Critical loses its privilege, not its way.
-        critical = max(1, config.critical_reserve)
-        largest = V2_HEADER_SIZE + config.max_payload_size
-        self._window = (
-            config.credit_messages,
-            config.credit_bytes,
-            critical,
-            critical * 1024 + largest,
-        )
         self.peer = peer
-        # A lost link loses the answers to no more messages than the credit; at least so many
-        # are sent again. About 130 bytes each.
-        self._most_answers = config.credit_messages + critical + _MORE_REMEMBERED
+        self._window = RecvWindow(config, context.budget)
+        critical = max(1, config.critical_reserve)
+        # A link that ends has lost the answers to no more messages than the credit.
+        most_answers = config.credit_messages + critical + _MORE_REMEMBERED
         self.stream = ReceiveStream(
             bytes(us),
             bytes(peer),
             max(config.credit_messages, critical) + _MORE_REMEMBERED,
-            self._most_answers,
+            most_answers,
         )
-        self.link: LinkPort | None = None
-        """The open link by which answers go; `None`: there is none."""
-        # Delivered to the inbox and not yet taken by the application.
-        self._waiting = [0, 0, 0, 0]
-        # Not new, and waits for a commit before its receipt is sent again.
-        self._held = [0, 0, 0, 0]
-        self._counted_bytes = 0
-        # Those that have been granted credit, from their HELLO on.
-        self._links: list[LinkPort] = []
+        self.answers = AnswerQueue(context, peer, self.stream, self._window, most_answers)
+        """Answers and credit for the peer."""
         self._has_delivered = False
-        self._handled: list[bytes] = []
-        self._refused: list[Refusal] = []
-        # Leaves of messages that the application has refused. An earlier link may have lost
-        # their receipts, so these are sent again before the refusals: nobody hears that a
-        # message was refused without having heard that it was accepted.
-        self._receipt_first: list[bytes] = []
-        self._answers = RememberedAnswers(self._most_answers)
-        self._is_flush_due = False
-        # Answered in this turn of the loop, and not yet given to the store.
-        self._done: list[tuple[Message, Reason | None]] = []
-        # Batches that came before the store has told what it remembers; `None`: it has.
+        # Batches that came before the store has loaded the remembered leaves; `None`: it has.
         self._unjudged: list[tuple[BatchReceived, LinkPort]] | None = None
         self._restore_marks()
 
     def _restore_marks(self) -> None:
-        """Go on where an earlier process was. What comes before that is loaded waits."""
+        """Continue from the state of an earlier process. Batches wait until it is loaded."""
         marks = self._context.inbox_store.marks(self.peer)
         if not marks.epoch:
             return
@@ -123,84 +101,60 @@ class PeerReceiver:
 
     def _on_loaded(self, epoch: int, known: RememberedLeaves | None) -> None:
         unjudged, self._unjudged = self._unjudged, None
-        # A store that has failed meanwhile is reported to whoever comes.
+        # `None`: the store has failed. `receive()` closes the links for that.
         if known is not None and epoch == self.stream.epoch:
             self.stream.remember(*known)
         for batch, link in unjudged or ():
             lane, count, size = _measure(batch)
-            _add(self._held, lane, -count, -size)
+            self._window.add_uncommitted(lane, -count, -size)
             if not link.is_over:
                 self.receive(batch, unix_time_us(), link)
-        self.flush_soon()  # the credit of those that were not judged is free
+        self.answers.flush_soon()  # the batches of links that have ended use no credit now
 
     @property
     def weight(self) -> int:
-        """Bytes of memory that it holds while the peer is away, about."""
-        return 2048 + self.stream.weight + 130 * len(self._answers)
+        """Approximate memory of the receiver while the peer is away, in bytes."""
+        return 2048 + self.stream.weight + self.answers.weight
 
     @property
     def has_links(self) -> bool:
         """Whether a link of the peer is open, or opening."""
-        return bool(self._links)
+        return self._window.has_links
 
     @property
     def is_forgettable(self) -> bool:
-        """Whether nothing but the marks would be lost with it."""
-        return not self._links and not any(self._waiting)
+        """Whether nothing but the marks would be lost with the receiver."""
+        return self._window.is_unused
 
     @property
     def is_empty(self) -> bool:
-        """Whether it never brought anything: nothing at all would be lost with it."""
+        """Whether no message was ever accepted, so that not even marks would be lost."""
         return not self._has_delivered and self.is_forgettable
 
-    # -- credit ---------------------------------------------------------------------------
-
-    def recv_window(self) -> Credit:
-        """The credit to grant now: the window, less waiting messages and unused credit of links.
-
-        It is counted anew each time, so that links that overlap cannot add up to more.
-        """
-        messages, size, critical, critical_size = self._window
-        for used in (self._waiting, self._held, *[link.granted_unused for link in self._links]):
-            messages -= used[0]
-            size -= used[1]
-            critical -= used[2]
-            critical_size -= used[3]
-        budget = self._context.budget
-        return Credit(
-            max(0, messages),
-            budget.free_for(self, max(0, size)),
-            max(0, critical),
-            budget.free_for(self, max(0, critical_size)),
-        )
-
-    def _count_bytes(self) -> None:
-        waiting = self._waiting[1] + self._waiting[3]
-        counted, self._counted_bytes = self._counted_bytes, waiting
-        self._context.budget.add(waiting - counted)
-
     def forget(self) -> None:
-        """The peer is a stranger again: free its part of the budget."""
-        self._count_bytes()
-        self._context.budget.forget(self)
+        """Free the peer's part of the shared budget, because the peer is a stranger again."""
+        self._window.update_budget()
+        self._context.budget.forget(self.answers)
 
     # -- links ----------------------------------------------------------------------------
+
+    def recv_window(self) -> Credit:
+        """Return the credit to grant now."""
+        return self._window.credit(self.answers)
 
     def begin(self, epoch: int) -> bool:
         """Note the epoch of the peer's HELLO; `False` for one older than the latest."""
         before = self.stream.epoch
         if not self.stream.begin(epoch):
             self._host.log.warning(
-                "%s came with an older state than the one known: two processes use its key, "
-                "or its clock went back",
+                "%s linked with an older state than the one known, and the link was refused: "
+                "two processes use its key, or its clock went back",
                 self.peer,
                 extra=fields("older state", peer=self.peer),
             )
             return False
         if epoch != before:
-            # The answers that wait are about numbers of the old epoch.
-            self._handled, self._refused, self._receipt_first = [], [], []
-            self._answers.clear()
+            self.answers.restart()
             self._context.inbox_store.began(self.peer, self._marks())
         return True
 
@@ -214,31 +168,26 @@ class PeerReceiver:
 
     def link_granted(self, link: LinkPort) -> None:
         """Count the credit that the HELLO of a link has granted."""
-        self._links.append(link)
-
-    def use(self, link: LinkPort) -> None:
-        """Make this the link for answers, and send again those that another may have lost."""
-        self.link = link
-        self._handled, self._refused = self._answers.all()
-        self._receipt_first = self._answers.refused_leaves()
-        self.flush_soon()
-
-    def mute(self) -> None:
-        """Send nothing more over the present link: the peer is denied."""
-        self.link = None
+        self._window.add_link(link)
 
     def link_ended(self, link: LinkPort) -> None:
         """Free the credit that a link was granted and has not used."""
-        self._links.remove(link)
-        self.flush_soon()
+        self._window.remove_link(link)
+        self.answers.flush_soon()
 
     # -- messages -------------------------------------------------------------------------
 
     def receive(self, batch: BatchReceived, now_us: int, link: LinkPort) -> None:
-        """Deliver what is new, and queue the receipts, both when the batch is committed."""
+        """Deliver the new messages, and queue the receipts, both when the batch is committed.
+
+        Args:
+            batch: A batch whose signature fits.
+            now_us: The present Unix time in microseconds, for deadlines.
+            link: The link that has received the batch, and gets its receipts.
+        """
         context = self._context
         if context.access.denies(self.peer):
-            self.mute()
+            self.answers.detach()
             link.close(CLOSE_DENIED, "denied")
             return
         log = context.evidence
@@ -250,37 +199,36 @@ class PeerReceiver:
             return
         if self._unjudged is not None:
             self._unjudged.append((batch, link))
-            _add(self._held, *_measure(batch))
+            self._window.add_uncommitted(*_measure(batch))
             return
         config = self._host.config
         admit = context.policies.admit_v2 if context.policies else None
         arrivals = self.stream.arrived(batch, config.max_payload_size, now_us, self, admit)
-        nothing = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
-        link.note_arrivals(len(arrivals.new), nothing)
-        if arrivals.new:
-            self._expect(arrivals.new)
+        repeats = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
+        link.note_arrivals(len(arrivals.new), repeats)
         if arrivals.duplicates:
             self._host.drop(Reason.DUPLICATE, self.peer, count=len(arrivals.duplicates))
-        for refusal in arrivals.refusals:
-            self._host.drop(refusal.reason, self.peer)
-        self._refused += arrivals.refusals
-        if self._refused:
-            self.flush_soon()
-        self._keep(batch, arrivals, link)
+        if arrivals.refusals:
+            for refusal in arrivals.refusals:
+                self._host.drop(refusal.reason, self.peer)
+            self.answers.refuse(arrivals.refusals)
+        self._store(batch, arrivals, link)
 
-    def _keep(self, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:
-        """Have the store commit a batch; `_on_committed()` goes on."""
-        store, new = self._context.inbox_store, arrivals.new
-        held = self._hold(batch, new)
-        full: list[int] = []
+    def _store(self, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:
+        """Have the store commit a batch, and the evidence log; `_on_committed()` goes on."""
+        store, log, new = self._context.inbox_store, self._context.evidence, arrivals.new
+        uncommitted, full = (0, 0), []
+        if len(new) < len(batch.bodies):
+            uncommitted = self._hold(batch, new)
         if new:
+            self._expect(new)
             fitting = store.inbox_room(self.peer, new)
             if fitting < len(new):
                 full = self._refuse_for_room(batch, new[fitting:])
                 new = new[:fitting]
         if full:
-            # A receipt for the root would cover what was refused, also where the batch had
-            # it twice.
+            # A receipt for the root would cover the refused messages, also where the batch has
+            # one of them twice.
             refused = {*full, *arrivals.late, *arrivals.invalid}
             roots = []
             leaves = [leaf for at, leaf in enumerate(batch.leaves) if at not in refused]
@@ -289,16 +237,16 @@ class PeerReceiver:
             roots, leaves = [batch.root], []
         else:
             roots, leaves = [], arrivals.leaves
-        pending = _PendingBatch(
-            link, batch.bodies[0][PRIORITY], new, roots, leaves, arrivals.duplicates, held
-        )
+        lane = batch.bodies[0][PRIORITY]
+        pending = _PendingBatch(link, lane, new, roots, leaves, arrivals.duplicates, uncommitted)
+        on_commit: OnCommit = partial(self._on_committed, pending)
+        if log is not None:
+            on_commit = log.after(new, on_commit)
         try:
-            store.accept(
-                self.peer, self._marks(), batch, arrivals, full, self._when_logged(pending)
-            )
+            store.accept(self.peer, self._marks(), batch, arrivals, full, on_commit)
         except (StoreFailedError, ClosedError):
-            # It failed in its own thread just now. No receipt is sent, so the batch comes again.
-            self._give_back(pending)
+            # The store's thread has failed just now. No receipt is sent, so the batch comes again.
+            self._undo(pending)
 
     def _hold(self, batch: BatchReceived, new: list[Message]) -> tuple[int, int]:
         """Count messages that are not new, which also use credit until they are receipted.
@@ -306,59 +254,57 @@ class PeerReceiver:
         Otherwise a sender that keeps reconnecting while the disk is slow could exceed its
         window.
         """
-        if len(new) == len(batch.bodies):
-            return 0, 0
         lane, count, size = _measure(batch)
         count, size = count - len(new), size - sum([message.size for message in new])
-        _add(self._held, lane, count, size)
+        self._window.add_uncommitted(lane, count, size)
         return count, size
 
     def _refuse_for_room(self, batch: BatchReceived, messages: list[Message]) -> list[int]:
         """Refuse messages for which the store has no room: they never get a receipt.
 
-        The stream remembers that, because the marks have passed them. Returns their places,
-        those included where the batch has one of them again.
+        The stream remembers the refusal, because the marks have passed the messages.
+
+        Returns:
+            Places of the messages in the batch, also where it has one of them twice.
         """
         for message in messages:
             self.stream.refuse(message.leaf, message.lane)
-            self._refused.append(Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL))
             self._host.drop(Reason.INBOX_FULL, self.peer)
-            self._unexpect(message)
-        self.flush_soon()
+            self._window.remove_from_inbox(message.lane, message.size)
+        self.answers.refuse(
+            [
+                Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL)
+                for message in messages
+            ]
+        )
         gone = {message.leaf for message in messages}
         return [place for place, leaf in enumerate(batch.leaves) if leaf in gone]
 
-    def _when_logged(self, pending: _PendingBatch) -> OnCommit:
-        """`_on_committed()`, after the commit; with an evidence log, after that has it too."""
-        on_commit = partial(self._on_committed, pending)
-        log = self._context.evidence
-        return on_commit if log is None else log.after(pending.new, on_commit)
-
     def _on_committed(self, pending: _PendingBatch, error: StoreError | None) -> None:
         if error is not None:
-            self._give_back(pending)
+            self._undo(pending)
             return
         link = pending.link
         self._release(pending)
         self._deliver(pending.new)
         link.queue_receipts(pending.roots, pending.leaves, is_urgent=pending.lane == _CRITICAL)
-        if pending.again:
-            self._answer_again(pending.again)
+        if pending.duplicates:
+            self.answers.resend(pending.duplicates)
         link.batch_settled()
 
-    def _give_back(self, pending: _PendingBatch) -> None:
-        """Treat a batch that could not be kept as not received."""
+    def _undo(self, pending: _PendingBatch) -> None:
+        """Treat a batch that could not be stored as not received."""
         self._release(pending)
         for message in pending.new:
-            self._unexpect(message)
-        self.flush_soon()  # also where its link is over: its bytes are free for others
+            self._window.remove_from_inbox(message.lane, message.size)
+        self.answers.flush_soon()  # also if the link is over: the bytes are free for others
         pending.link.close(CLOSE_UNAVAILABLE, "the store has failed")
 
     def _release(self, pending: _PendingBatch) -> None:
-        count, size = pending.held
+        count, size = pending.uncommitted
         if count:
-            _add(self._held, pending.lane, -count, -size)
-            self.flush_soon()
+            self._window.add_uncommitted(pending.lane, -count, -size)
+            self.answers.flush_soon()
 
     def restore(self, row: IncomingRow) -> None:
         """Deliver a message that an earlier process accepted but did not acknowledge."""
@@ -377,14 +323,10 @@ class PeerReceiver:
             self._deliver([message])
 
     def _expect(self, messages: list[Message]) -> None:
+        """Count messages that will be delivered; all of them are Critical, or none is."""
         size = sum([message.size for message in messages])
-        # All of a batch are Critical, or none.
-        _add(self._waiting, messages[0].lane, len(messages), size)
+        self._window.add_to_inbox(messages[0].lane, len(messages), size)
         self._has_delivered = True
-        self._count_bytes()
-
-    def _unexpect(self, message: Message) -> None:
-        _add(self._waiting, message.lane, -1, -message.size)
 
     def _deliver(self, messages: list[Message]) -> None:
         context = self._context
@@ -400,123 +342,31 @@ class PeerReceiver:
             context.inbox.add_many(list(those), lane, self.peer, is_known)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
-        """The refusals for a batch whose signature does not fit; nothing of it is accepted."""
+        """Return the refusals for a batch whose signature does not fit; none is accepted."""
         refusals = self.stream.failed(batch)
         self._host.drop(Reason.BAD_SIGNATURE, self.peer, count=len(refusals))
         return refusals
 
-    # -- the application's answers: any thread ----------------------------------------------
+    # -- the application: any thread -------------------------------------------------------
 
     def taken(self, message: Message) -> None:
         """Free the credit of a message that the application has now."""
         if not self._host.is_in_loop:
             self._host.call_soon(self.taken, message)
             return
-        self._unexpect(message)
-        if not self._is_flush_due:
-            self.flush_soon()
+        self._window.remove_from_inbox(message.lane, message.size)
+        if not self.answers.is_flush_due:
+            self.answers.flush_soon()
 
     def acked(self, message: Message) -> None:
-        """Answer that the application has handled a message."""
-        self._answer(message, None)
+        """Answer that the application has handled a message. See `AnswerQueue.answer()`."""
+        self.answers.answer(message, None)
 
     def nacked(self, message: Message, reason: Reason) -> None:
-        """Answer that the application will not handle a message."""
-        self._answer(message, reason)
-
-    def _answer(self, message: Message, reason: Reason | None) -> None:
-        home = self._host.home
-        if home.has_ended:
-            raise ClosedError(self._too_late(message), _ANSWER_BEFORE)
-        home.check_alive()
-        if self._host.is_in_loop:
-            self._take_answer(message, reason)
-        else:
-            self._host.call_soon(self._take_answer, message, reason)
-
-    def _too_late(self, message: Message) -> str:
-        number = message.sequence_number
-        return f"message #{number} from {self.peer} was answered too late: this node is closed"
-
-    def _take_answer(self, message: Message, reason: Reason | None) -> None:
-        if self._context.has_closed_links:  # since another thread has answered
-            late, extra = self._too_late(message), fields("answered too late", peer=self.peer)
-            self._host.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
-            return
-        if message.row is None:
-            self._tell(message, reason)
-            return
-        if not self._done:
-            # One store operation for all answers of one turn of the loop: one for each took
-            # half of a receiver's time.
-            self._host.call_soon(self._store_done)
-        self._done.append((message, reason))
-
-    def _store_done(self) -> None:
-        done, self._done = self._done, []
-        self._context.inbox_store.acked(
-            [message for message, _ in done], partial(self._on_done, done)
-        )
-
-    def _on_done(self, done: list[tuple[Message, Reason | None]], error: StoreError | None) -> None:
-        if error is None:
-            for message, reason in done:
-                self._tell(message, reason)
-
-    def _tell(self, message: Message, reason: Reason | None) -> None:
-        """Queue the answer to a message for its sender."""
-        envelope = message.envelope
-        if envelope.epoch != self.stream.epoch:
-            return  # its sender has begun a new epoch since
-        leaf = message.leaf
-        refusal: Refusal | None = None
-        if reason is None:
-            self._handled.append(leaf)
-        else:
-            refusal = Refusal(message.lane, envelope.sequence_number, reason)
-            self._refused.append(refusal)
-            self._receipt_first.append(leaf)
-        self._answers.put(leaf, refusal)
-        self.flush_soon()
-
-    def _answer_again(self, leaves: list[bytes]) -> None:
-        """Queue the application's answers to these once more, behind their receipts."""
-        handled, refused = self._answers.pick(leaves)
-        self._handled += handled
-        self._refused += refused
-        self.flush_soon()
-
-    # -- answers to the peer ------------------------------------------------------------------
-
-    def flush_soon(self) -> None:
-        """Send answers and credit in the next turn of the loop, in one write."""
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._host.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Send answers and credit now. Without a link they wait for the next one."""
-        self._is_flush_due = False
-        self._count_bytes()
-        handled, self._handled = self._handled, []
-        refused, self._refused = self._refused, []
-        receipt_first, self._receipt_first = self._receipt_first, []
-        link = self.link
-        if link is None:
-            return  # `use()` sends it: nothing grows for a peer that stays away
-        # A node that closes takes nothing more, so it grants nothing.
-        credit = self.recv_window() if self._host.is_open else Credit(0, 0, 0, 0)
-        link.queue_receipts([], receipt_first)
-        link.answer(credit, handled, refused)
+        """Answer that the application will not handle a message. See `AnswerQueue.answer()`."""
+        self.answers.answer(message, reason)
 
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:
-    """The lane of the first message, and how many messages and bytes a batch has."""
+    """Return the lane of the first message, and the numbers of messages and bytes of a batch."""
     return batch.bodies[0][PRIORITY], len(batch.bodies), sum(map(len, batch.bodies))
-
-
-def _add(totals: list[int], lane: int, messages: int, size: int) -> None:
-    """Count messages and bytes; Critical apart."""
-    base = 2 if lane == _CRITICAL else 0
-    totals[base] += messages
-    totals[base + 1] += size

@@ -225,7 +225,7 @@ class PeerSession:
         self.hang_ups = 0
         self._context.store.reached(self.did)
         self.stop_waiting()
-        self.receiver.use(link)
+        self.receiver.answers.use(link)
         if old is not None:
             old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
 
@@ -283,8 +283,9 @@ class PeerSession:
             Whether it was the link of the peer, and whether its end is excused: it costs what
             was in flight no attempt.
         """
-        if self.receiver.link is link:
-            self.receiver.link = None
+        answers = self.receiver.answers
+        if answers.link is link:
+            answers.detach()
         was_used = self.link is link
         is_excused = closed is not None and closed.is_orderly
         if was_used:

@@ -511,8 +511,8 @@ class Link:
             return
         self._last_event = None
         if self._session is not None and self._peer is not None:
-            if self._peer.receiver.link is self:
-                self._peer.receiver.flush()
+            if self._peer.receiver.answers.link is self:
+                self._peer.receiver.answers.flush()
             self._receipts.sign(self._session)
         self._flush()
         self._over(link_errors.cause_of_close(event), event)
