@@ -103,6 +103,7 @@ FORBIDDEN_IN_WIRE = {
 # is below it. Those of one line know nothing of each other.
 DECISIONS = (
     ("endpoint",),
+    ("submitter",),
     ("session_map",),
     ("peer_session",),
     ("peer_sender", "peer_receiver"),
@@ -343,10 +344,11 @@ class TestFiles:
             wrong = {one for one in graph[name] if rank.get(one, at + 1) <= at}
             assert not wrong, f"{name} stands above, or beside, {sorted(wrong)}"
         # Each is used by what is above it: else the order would say nothing.
-        used = [("endpoint", "session_map"), ("session_map", "peer_session")]
-        used += [("peer_session", half) for half in DECISIONS[3]]
+        used = [("endpoint", "submitter"), ("submitter", "session_map")]
+        used += [("session_map", "peer_session")]
+        used += [("peer_session", half) for half in DECISIONS[4]]
         used += [("peer_receiver", "answer_queue"), ("answer_queue", "recv_window")]
-        used += [(half, "session_context") for half in DECISIONS[3]] + [("null_store", "ports")]
+        used += [(half, "session_context") for half in DECISIONS[4]] + [("null_store", "ports")]
         for upper, lower in used:
             assert f"delivery.{lower}" in graph[f"delivery.{upper}"]
 

@@ -244,7 +244,7 @@ class OpenCore:
     ) -> Receipt:
         """Submit the next message; they are numbered from 1."""
         message = OutgoingMessage(SendOptions(to, priority, expires_at), self._next_number, payload)
-        self.core.endpoint.submit(message, len(payload))
+        self.core.endpoint.submitter.submit(message, len(payload))
         self._next_number += 1
         return message
 

@@ -290,7 +290,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         (message,) = self._sending.messages(
             as_did(to), priority, payload_type, due_at(deadline), (payload,)
         )
-        self._core.endpoint.submit(message, message.payload_size)
+        self._core.endpoint.submitter.submit(message, message.payload_size)
         return message
 
     async def send_many(

@@ -55,7 +55,7 @@ class Sending:
         """Queue one message, and wait until it has come as far as `level`."""
         while True:
             try:
-                self._endpoint.submit(
+                self._endpoint.submitter.submit(
                     message, message.payload_size, is_patient=True, replaces=replaces
                 )
                 break
@@ -84,10 +84,10 @@ class Sending:
             if not chunk:
                 return
             messages = make(chunk)
-            self._endpoint.check_size(did, max(map(len, chunk)))
+            self._endpoint.submitter.check_size(did, max(map(len, chunk)))
             while messages:
                 try:
-                    count = self._endpoint.submit_many(messages)
+                    count = self._endpoint.submitter.submit_many(messages)
                     receipts += messages[:count]
                     del messages[:count]
                 except StoreFullError:

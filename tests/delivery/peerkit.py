@@ -633,7 +633,7 @@ class Desk:
     def post(self, who: Identity = BOB, payload: bytes = b"hello", **terms: Any) -> OutgoingMessage:
         """Queue a message, and have the loop look at it."""
         message = self.message(who, payload, **terms)
-        self.endpoint.submit(message, len(payload))
+        self.endpoint.submitter.submit(message, len(payload))
         if self.store.is_durable:
             self.store.commit()
             self.endpoint.send_waiting(self.session(who))

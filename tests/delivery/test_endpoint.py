@@ -20,7 +20,7 @@ from peerkit import (
 
 from linkkit import ALICE, BOB, EVE
 from signedwire.delivery import denials as denials_module
-from signedwire.delivery import endpoint as endpoint_module
+from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import Message
 from signedwire.delivery.peer_session import PeerSession
@@ -79,7 +79,7 @@ class TestWhatMayBeQueued:
     def test_there_is_a_way(self, way: Callable[[Desk], Any], is_known: bool) -> None:
         desk = Desk()
         way(desk)
-        assert desk.endpoint.has_way(BOB.did) == is_known
+        assert desk.peers.has_way(BOB.did, desk.peers.get(BOB.did)) == is_known
         if is_known:
             desk.post()
         else:
@@ -95,9 +95,11 @@ class TestWhatMayBeQueued:
         desk = Desk(store=FakeStore)
         message = desk.post()
         assert message.state is DeliveryState.PERSISTED
-        assert not desk.endpoint.has_way(BOB.did)
+        assert not desk.peers.has_way(BOB.did, desk.peers.get(BOB.did))
         desk.store.note_v2(BOB.did)
-        assert desk.endpoint.has_way(BOB.did), "it has linked to us once, and may again"
+        assert desk.peers.has_way(BOB.did, desk.peers.get(BOB.did)), (
+            "it has linked to us once, and may again"
+        )
 
     @pytest.mark.parametrize(
         ("wire", "size", "is_too_large"),
@@ -129,10 +131,10 @@ class TestWhatMayBeQueued:
         sender.note_attempt_failed(REFUSED)
         messages = [desk.message() for _ in range(3)]
         if is_many:
-            assert desk.endpoint.submit_many(messages) == 3
+            assert desk.endpoint.submitter.submit_many(messages) == 3
         else:
             for message in messages:
-                desk.endpoint.submit(message, 5)
+                desk.endpoint.submitter.submit(message, 5)
         sender.note_attempt_failed(REFUSED)
         assert [message.state for message in messages] == [QUEUED] * 3
         sender.note_attempt_failed(REFUSED)
@@ -145,7 +147,7 @@ class TestWhatMayBeQueued:
         desk.route()
         link = desk.link()
         messages = [desk.message() for _ in range(count)]
-        assert desk.endpoint.submit_many(messages) == count
+        assert desk.endpoint.submitter.submit_many(messages) == count
         desk.store.commit()
         desk.endpoint.send_waiting(desk.session())
         desk.host.run()
@@ -155,15 +157,15 @@ class TestWhatMayBeQueued:
         desk = Desk(send_queue_limit=3, critical_reserve=0)
         desk.route()
         desk.post()
-        assert desk.endpoint.submit_many([desk.message() for _ in range(5)]) == 2
-        assert desk.endpoint._put_many([desk.message()]) == 0
+        assert desk.endpoint.submitter.submit_many([desk.message() for _ in range(5)]) == 2
+        assert desk.endpoint.submitter._put_many([desk.message()]) == 0
 
     def test_one_wake_up_for_many(self) -> None:
         desk = Desk()
         desk.route()
         desk.route(EVE)
         for who in (BOB, EVE, BOB, BOB, EVE):
-            desk.endpoint.submit(desk.message(who), 5)
+            desk.endpoint.submitter.submit(desk.message(who), 5)
         assert len(desk.host.soon) == 1
         desk.host.run()
         assert [call[1] for call in desk.connector.calls] == [BOB.did, EVE.did]
@@ -171,7 +173,7 @@ class TestWhatMayBeQueued:
     def test_dead_letters_that_it_replaces(self) -> None:
         desk = Desk(store=FakeStore)
         message = desk.message()
-        desk.endpoint.submit(message, 5, replaces=(7, 8))
+        desk.endpoint.submitter.submit(message, 5, replaces=(7, 8))
         assert desk.store.called("put") == [(BOB.did, 1, (7, 8))]
         assert not desk.host.soon, "the commit brings it"
 
@@ -478,7 +480,7 @@ class TestV1:
         desk = self.desk(v1_peers=names[v1_peers])
         session = desk.session()
         may = v1_peers in ("it", "all")
-        assert desk.endpoint.is_v1_allowed(BOB.did) == may
+        assert desk.context.is_v1_allowed(BOB.did) == may
         assert [desk.endpoint.note_hang_up(session) for _ in range(3)] == [may] * 3
         assert wire_of(session) == ("v1" if may else None)
 
@@ -587,5 +589,5 @@ class TestGoodbye:
 
 
 def test_the_grace_is_what_the_tests_wait_for() -> None:
-    assert endpoint_module._RETURN_GRACE == 5.0
+    assert peer_session_module._RETURN_GRACE == 5.0
     assert closed(frames.CLOSE_DONE).is_orderly

@@ -121,10 +121,10 @@ class World:
         ]
         try:
             if len(messages) == 1:
-                self.desk.endpoint.submit(messages[0], messages[0].payload_size)
+                self.desk.endpoint.submitter.submit(messages[0], messages[0].payload_size)
                 count = 1
             else:
-                count = self.desk.endpoint.submit_many(messages)
+                count = self.desk.endpoint.submitter.submit_many(messages)
         except (BackpressureError, NotAllowedError, UnknownPeerError):
             count = 0
         self.messages += messages[:count]

@@ -402,7 +402,7 @@ class TestRoom:
         desk, _ = self.full()
         message = desk.message()
         with pytest.raises(BackpressureError, match="full \\(4 messages\\)"):
-            desk.endpoint.submit(message, 5, is_patient=is_patient)
+            desk.endpoint.submitter.submit(message, 5, is_patient=is_patient)
         assert desk.host.counters.backpressure_events == (not is_patient)
         assert desk.host.dropped(Reason.QUEUE_FULL) == (not is_patient)
         sender = desk.session().sender

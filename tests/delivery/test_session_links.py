@@ -217,7 +217,7 @@ class TestHello:
         written = desk.post()
         first.end()
         fresh = desk.message()
-        desk.endpoint.submit(fresh, 5)
+        desk.endpoint.submitter.submit(fresh, 5)
         ahead = desk.link(known_epoch=first.our_epoch + 3)
         desk.host.run()
         assert ahead.code == STALE

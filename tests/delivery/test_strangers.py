@@ -209,7 +209,7 @@ class TestStranded:
         desk = Desk(wire="v1", v1_peers="all")
         desk.route()
         message = desk.message()
-        desk.endpoint.submit(message, 5)
+        desk.endpoint.submitter.submit(message, 5)
         desk.route(address=None)
         desk.host.run()
         assert (message.state, message.reason) == (DeliveryState.FAILED, Reason.UNKNOWN_PEER)
@@ -537,9 +537,9 @@ class TestMessagesOfAnotherThread:
         Interrupted.before_put = lambda: desk.endpoint.peers.forget_if_stranger(desk.session())
         messages = self.numbered(desk, count)
         if count == 1:
-            desk.endpoint.submit(messages[0], 1)
+            desk.endpoint.submitter.submit(messages[0], 1)
         else:
-            assert desk.endpoint.submit_many(messages) == count
+            assert desk.endpoint.submitter.submit_many(messages) == count
         assert desk.session().sender is not old
         assert not old.lanes
         self.arrives(desk, *messages)
@@ -559,7 +559,7 @@ class TestMessagesOfAnotherThread:
             Interrupted.before_put = second
 
         Interrupted.before_put = first
-        assert desk.endpoint.submit_many(messages) == 3
+        assert desk.endpoint.submitter.submit_many(messages) == 3
         assert not old.lanes
         assert messages[0].reason is Reason.EXPIRED
         self.arrives(desk, *messages[1:])
@@ -569,7 +569,7 @@ class TestMessagesOfAnotherThread:
         self.gone(desk)
         messages = self.numbered(desk, 4)
         Interrupted.before_put = lambda: desk.endpoint.peers.forget_if_stranger(desk.session())
-        assert desk.endpoint.submit_many(messages) == 2
+        assert desk.endpoint.submitter.submit_many(messages) == 2
         self.arrives(desk, *messages[:2])
 
     def test_queued_while_it_is_forgotten(self) -> None:
@@ -587,7 +587,7 @@ class TestMessagesOfAnotherThread:
         Interrupted.before_look = look
         desk.endpoint.peers.forget_if_stranger(desk.session())
         assert desk.session().sender is sender
-        desk.endpoint._queued(desk.session(), sender, (message,))
+        desk.endpoint.submitter._queued(desk.session(), sender, (message,))
         self.arrives(desk, message)
 
     @pytest.mark.parametrize("is_back", [True, False], ids=["it is back", "it is away"])
@@ -601,7 +601,7 @@ class TestMessagesOfAnotherThread:
         desk.endpoint.peers.forget_if_stranger(old)
         assert not old.has_sender
         (message,) = self.numbered(desk)
-        check = desk.endpoint._check
+        check = desk.endpoint.submitter._check
         links: list[Any] = []
 
         def slow_check(did: Did, payload_size: int) -> Any:
@@ -613,14 +613,14 @@ class TestMessagesOfAnotherThread:
                     links[0] = desk.link()
             return found
 
-        monkeypatch.setattr(desk.endpoint, "_check", slow_check)
+        monkeypatch.setattr(desk.endpoint.submitter, "_check", slow_check)
         if is_back:
-            desk.endpoint.submit(message, 1)
+            desk.endpoint.submitter.submit(message, 1)
             desk.host.run()
             assert links[0].messages == [message]
         else:
             with pytest.raises(UnknownPeerError):
-                desk.endpoint.submit(message, 1)
+                desk.endpoint.submitter.submit(message, 1)
             assert message.state is QUEUED
         assert not any(session.sender.lanes for session in [old] if session.has_sender)
 
@@ -640,7 +640,7 @@ class TestMessagesOfAnotherThread:
         session = desk.session()
         desk.session(EVE)
         assert desk.endpoint.peers.get(BOB.did) is session
-        desk.endpoint._queued(session, session.sender, (message,))
+        desk.endpoint.submitter._queued(session, session.sender, (message,))
         self.arrives(desk, message)
 
     def test_ended_by_the_loop_while_it_was_forgotten(self) -> None:
@@ -657,7 +657,7 @@ class TestMessagesOfAnotherThread:
             return count
 
         desk.store.put = put_and_end  # type: ignore[method-assign]
-        desk.endpoint.submit(message, 1)
+        desk.endpoint.submitter.submit(message, 1)
         assert message.reason is Reason.EXPIRED
         assert not desk.session().sender.lanes, "what has ended is not queued once more"
 

@@ -241,14 +241,14 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     sender.routing.update(BOB.did, "127.0.0.1:9")
     await sender.core.start()
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.endpoint._has_way
+    original = sender.core.endpoint.peers.has_way
 
     def check_slowly(did: Did, session: PeerSession | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
         return original(did, session)
 
-    sender.core.endpoint._has_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
         asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
     )
@@ -266,14 +266,14 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     sender = OpenCore(quick(close_timeout=0.001))
     sender.routing.update(BOB.did, "127.0.0.1:9")
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.endpoint._has_way
+    original = sender.core.endpoint.peers.has_way
 
     def check_slowly(did: Did, session: PeerSession | None) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
         return original(did, session)
 
-    sender.core.endpoint._has_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []
 
     def post() -> None:
@@ -308,7 +308,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
                     message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), number)
-                    sender.core.endpoint.submit(message, 0)
+                    sender.core.endpoint.submitter.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
             reading = asyncio.create_task(read_all(server, 2000))

@@ -30,8 +30,8 @@ from signedwire import (
     Reason,
     UnknownPeerError,
 )
-from signedwire.delivery import endpoint as endpoint_module
 from signedwire.delivery import peer_sender as peer_sender_module
+from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_receiver import PeerReceiver
@@ -391,12 +391,12 @@ async def test_a_message_does_not_wait_for_ever_for_a_robot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Net().node(BOB) as base:
-        monkeypatch.setattr(endpoint_module, "_RETURN_GRACE", 60.0)
+        monkeypatch.setattr(peer_session_module, "_RETURN_GRACE", 60.0)
         robot = await RawPeer.dial(base, ALICE)
         await robot.next(HelloReceived)
         await robot.end()
         await eventually(lambda: base.stats().inbound_connections == 0)
-        monkeypatch.setattr(endpoint_module, "_RETURN_GRACE", 0.1)
+        monkeypatch.setattr(peer_session_module, "_RETURN_GRACE", 0.1)
         with contextlib.suppress(UnknownPeerError):  # on a slow machine it is late already
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, base.send(ALICE.did, b"x"))

@@ -852,7 +852,7 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
     with RawServer() as server:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
-            sender.core.endpoint.submit(
+            sender.core.endpoint.submitter.submit(
                 OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
             )
             with await server.accept() as link:

@@ -7,27 +7,24 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
 from signedwire import clock
 from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.peer_sender import BROKE, PeerSender
+from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes
 from signedwire.delivery.replay import ReplayMemory
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
+from signedwire.delivery.submitter import Submitter
 from signedwire.errors import (
     Cause,
-    ClosedError,
-    NotAllowedError,
-    PayloadTooLargeError,
-    UnknownPeerError,
 )
 from signedwire.stats import PeerStatus
 from signedwire.types import Did, Reason, Target
@@ -38,8 +35,6 @@ from signedwire.wire.session import Closed
 __all__ = ["Connector", "Endpoint"]
 
 _MAX_V2_SPEAKERS: Final = 100_000
-_RETURN_GRACE: Final = 5.0
-"""Seconds that messages wait for a peer that can only be reached when it dials us."""
 # A v2 peer that is full hangs up as v1 peers do, though not time after time.
 _HANG_UPS_OF_V1: Final = 2
 
@@ -77,6 +72,8 @@ class Endpoint:
         """Drops the messages of denied senders."""
         self.peers = SessionMap(context, routes, lock)
         """The sessions of all peers."""
+        self.submitter = Submitter(context, self.peers, self.send_waiting)
+        """Puts messages of the application into the queues."""
         self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2: nothing of theirs is believed over v1."""
         self.denial_log = DenialLogLimiter()
@@ -84,10 +81,7 @@ class Endpoint:
         """Open links."""
         self.connector: Connector | None = None
         """Who dials; `None` until the node has one."""
-        self._scheduled: deque[PeerSession] = deque()
-        self._is_flush_due = False
         self._is_ending = False
-        self._has_ended = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
         """Deliver what an earlier process has accepted and its application has not acknowledged.
@@ -125,7 +119,7 @@ class Endpoint:
         store = self.context.store
         if not store.has_spoken_v2(did):
             store.note_v2(did)
-        if self.is_v1_allowed(did):  # else it is not believed on v1 anyway
+        if self.context.is_v1_allowed(did):  # else it is not believed on v1 anyway
             self.v2_speakers.add(bytes(did))
         if was_v1 and session.has_sender and session.sender.route is not None:
             self._disconnect(session)
@@ -227,17 +221,13 @@ class Endpoint:
 
     # -- v1 and v2 ------------------------------------------------------------------------
 
-    def is_v1_allowed(self, did: Did) -> bool:
-        """Whether the configuration lets this DID speak v1."""
-        return self._config.v1_peers == "all" or did in self._config.v1_peers
-
     def may_speak_v1(self, session: PeerSession) -> bool:
         """Whether to try v1 with a peer that hung up on TLS. Never once it has spoken v2."""
         # Not by `session.wire`: strangers are forgotten, and this is not.
         did = session.did
         if bytes(did) in self.v2_speakers or self.context.store.has_spoken_v2(did):
             return False
-        return self.is_v1_allowed(did)
+        return self.context.is_v1_allowed(did)
 
     def note_hang_up(self, session: PeerSession) -> bool:
         """The peer hung up on TLS: whether it may be a v1 peer. After some times it is one."""
@@ -255,194 +245,7 @@ class Endpoint:
             session.wire = None
             session.hang_ups = _HANG_UPS_OF_V1 - 1
 
-    # -- sending: any thread ----------------------------------------------------------------
-
-    def submit(
-        self,
-        message: OutgoingMessage,
-        payload_size: int,
-        *,
-        is_patient: bool = False,
-        replaces: Sequence[int] = (),
-    ) -> None:
-        """Queue a message. Any thread; returns at once.
-
-        Args:
-            payload_size: Bytes of the payload.
-            is_patient: Whether the caller retries: then a full queue is not counted as a drop.
-            replaces: Ids of dead letters that go when the message is stored.
-
-        Raises:
-            ClosedError, UnknownPeerError, NotAllowedError, PayloadTooLargeError,
-                BackpressureError, StoreFullError, StoreFailedError: it was not queued.
-        """
-        session = self._check(message.terms.recipient, payload_size)
-        sender = session.sender
-        message.failures_before = sender.failures
-        self.context.store.put(sender, [message], is_patient=is_patient, replaces=replaces)
-        if message.is_stored:
-            return  # the commit brings it
-        if self._is_in_use(session, sender):
-            self._queued(session, sender, (message,))
-        elif sender.lanes.remove_if(lambda one: one is message):
-            # Forgotten as a stranger since we looked.
-            self.submit(message, payload_size, is_patient=is_patient)
-
-    def submit_many(self, messages: list[OutgoingMessage]) -> int:
-        """Queue messages with equal options to one recipient; returns how many had room.
-
-        Raises:
-            What `submit()` does for the first of them, if not even that can be queued.
-        """
-        first = messages[0]
-        if self.context.store.is_durable:
-            sender = self._check(first.recipient, first.payload_size).sender
-            return self.context.store.put(sender, messages)
-        self.submit(first, first.payload_size, is_patient=True)
-        return 1 + self._put_many(messages[1:])
-
-    def _put_many(self, messages: list[OutgoingMessage]) -> int:
-        """Queue messages to one recipient that was checked; returns how many had room."""
-        if not messages:
-            return 0
-        session = self.peers.session(messages[0].recipient)
-        sender = session.sender
-        for message in messages:
-            message.failures_before = sender.failures
-        count = sender.lanes.put_many(messages, messages[0].priority)
-        if not count:
-            return 0
-        if not self._is_in_use(session, sender):
-            # Forgotten as a stranger since we looked.
-            back = frozenset(sender.lanes.remove_if(frozenset(messages).__contains__))
-            return self._put_many([one for one in messages if one in back])
-        self._queued(session, sender, messages[:count])
-        return count
-
-    def _is_in_use(self, session: PeerSession, sender: PeerSender) -> bool:
-        """Whether what was put into this queue leaves it: its peer was not forgotten before."""
-        return session.is_sending_by(sender) and self.peers.get(session.did) is session
-
-    def _check(self, did: Did, payload_size: int) -> PeerSession:
-        """The session of a peer, if a message may be queued for it."""
-        home = self._host.home
-        home.check_alive()
-        if not self._host.is_open:
-            raise ClosedError(
-                f"message to {did} not queued: this node is {home.in_words}",
-                "Start it with `async with`, and send before it is closed",
-            )
-        session = self.peers.get(did)
-        is_v1 = self._is_v1(session)
-        self._check_allowed(did, is_v1=is_v1)
-        limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
-        if payload_size > limit:
-            self._refuse_size(did, payload_size, limit, is_v1=is_v1)
-        if not self.context.store.is_durable and not self._has_way(did, session):
-            self._host.drop(Reason.UNKNOWN_PEER, did)
-            has_left = session is not None and self._has_just_left(session, for_ever=True)
-            raise UnknownPeerError(
-                did,
-                Reason.UNKNOWN_PEER,
-                f"no address is known for {did}; the message was not queued",
-                "It had dialed us, and its link has ended: wait until it dials again"
-                if has_left
-                else 'Add one with routing.update(did, "host:port"), or set `fallback`',
-            )
-        return self.peers.session(did) if session is None else session
-
-    def _check_allowed(self, did: Did, *, is_v1: bool) -> None:
-        if self.access.denies(did):
-            self._host.drop(Reason.DENIED, did)
-            raise NotAllowedError(
-                did, Reason.DENIED, f"{did} is denied by node.access; the message was not queued"
-            )
-        if is_v1 and not self.is_v1_allowed(did):
-            self._host.drop(Reason.NOT_ALLOWED, did)
-            raise NotAllowedError(
-                did,
-                Reason.NOT_ALLOWED,
-                f"{did} speaks only v1 and is not among v1_peers; the message was not queued",
-                'Name it in v1_peers, or set v1_peers = "all"',
-            )
-
-    def check_size(self, did: Did, payload_size: int) -> None:
-        """Whether the wire that the peer speaks carries so large a payload, in bytes.
-
-        Raises:
-            PayloadTooLargeError: it does not.
-        """
-        is_v1 = self._is_v1(self.peers.get(did))
-        limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
-        if payload_size > limit:
-            self._refuse_size(did, payload_size, limit, is_v1=is_v1)
-
-    def _refuse_size(self, did: Did, payload_size: int, limit: int, *, is_v1: bool) -> NoReturn:
-        self._host.drop(Reason.TOO_LARGE, did)
-        wire = "v1 " if is_v1 else ""
-        raise PayloadTooLargeError(
-            did,
-            Reason.TOO_LARGE,
-            f"a payload of {payload_size} bytes is over the {wire}limit of {limit}; "
-            f"the message to {did} was not queued",
-            "Split it" + (", or raise max_v1_payload_size: live v1 peers drop more" * is_v1),
-        )
-
-    def _is_v1(self, session: PeerSession | None) -> bool:
-        return not self._host.speaks_v2 or (session is not None and session.wire == "v1")
-
-    def has_way(self, did: Did) -> bool:
-        """Whether a peer is linked, has been, or can be dialed. Any thread."""
-        return self._has_way(did, self.peers.get(did))
-
-    def _has_way(self, did: Did, session: PeerSession | None) -> bool:
-        if session is None:
-            has_address = self.peers.resolve(did) is not None
-        elif session.link is not None or self.peers.route(session) is not None:
-            return True
-        else:
-            has_address = self._has_just_left(session)  # it may be back in a moment
-        # A peer that has linked to us once may again.
-        return has_address or self.context.store.has_spoken_v2(did)
-
-    def _has_just_left(self, session: PeerSession, *, for_ever: bool = False) -> bool:
-        left_at = session.left_at
-        if left_at is None:
-            return False
-        return for_ever or clock.monotonic() - left_at < _RETURN_GRACE
-
-    def _queued(
-        self, session: PeerSession, sender: PeerSender, messages: Sequence[OutgoingMessage]
-    ) -> None:
-        """Messages wait in the queue: have the loop look at it. Any thread."""
-        if messages and messages[0].terms.expires_at is not None:
-            for message in messages:
-                self._host.call_soon(sender.watch_deadline, message)
-        if not sender.is_scheduled:
-            sender.is_scheduled = True
-            self._schedule(session)
-        if self._has_ended:
-            # Closed since we looked, by another thread, and perhaps past this peer.
-            sender.give_up_all(Reason.CLOSED)
-
-    def _schedule(self, session: PeerSession) -> None:
-        """Have the loop look at a queue; one wake-up for many messages."""
-        self._scheduled.append(session)
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._host.call_soon(self.flush_scheduled)
-
     # -- the loop: how messages leave -------------------------------------------------------
-
-    def flush_scheduled(self) -> None:
-        """Bring what was queued since the last time."""
-        # First the flags, then the queues: a message that comes between is seen.
-        self._is_flush_due = False
-        while self._scheduled:
-            session = self._scheduled.popleft()
-            if session.has_sender:
-                session.sender.is_scheduled = False
-                self.send_waiting(session)
 
     def send_waiting(self, session: PeerSession) -> None:
         """Hand what waits for a peer to its link, or to the connector."""
@@ -457,13 +260,11 @@ class Endpoint:
         if address is not None:
             assert self.connector is not None
             self.connector.connect(session, address)
-        elif not (self._host.speaks_v2 and self._has_just_left(session)):
+        elif not (self._host.speaks_v2 and session.has_just_left):
             self._give_up_stranded(session)
-        elif session.return_timer is None:
-            # It dials us, from where we cannot dial it: give it time to return.
-            session.return_timer = self._host.call_later(
-                _RETURN_GRACE, self._give_up_stranded, session
-            )
+        else:
+            # The peer dials us, from where we cannot dial it.
+            session.wait_for_return(self._give_up_stranded)
 
     def send_stranded(self) -> None:
         """A route has changed: bring what had no way until now."""
@@ -473,7 +274,7 @@ class Endpoint:
                 self.send_waiting(session)
 
     def _give_up_stranded(self, session: PeerSession) -> None:
-        session.return_timer = None
+        session.stop_waiting()
         if session.link is None and self.peers.route(session) is None:
             sender = session.sender
             for message in sender.lanes.remove_if(lambda message: not message.is_stored):
@@ -561,7 +362,7 @@ class Endpoint:
 
     def end(self) -> None:
         """End every message that is left."""
-        self._has_ended = True
+        self.submitter.end()
         for session in self.peers.all():
             session.stop_waiting()
             if session.has_sender:

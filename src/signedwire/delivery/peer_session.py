@@ -28,6 +28,9 @@ from signedwire.wire.session import Closed
 
 __all__ = ["LinkVerdict", "PeerSession"]
 
+_RETURN_GRACE: Final = 5.0
+"""Seconds that messages wait for a peer that can only be reached when it dials us."""
+
 _EXCUSED_ENDS: Final = 3
 """Orderly ends in a row without one answer, before each further one counts as an attempt."""
 
@@ -316,8 +319,18 @@ class PeerSession:
             self._orderly_ends += 1  # a peer that is full may be so for long
         return self._orderly_ends <= _EXCUSED_ENDS
 
+    @property
+    def has_just_left(self) -> bool:
+        """Whether a peer without a route was linked a moment ago, and may dial again soon."""
+        return self.left_at is not None and clock.monotonic() - self.left_at < _RETURN_GRACE
+
+    def wait_for_return(self, on_absent: Callable[[PeerSession], None]) -> None:
+        """Call `on_absent` with this session, unless `stop_waiting()` is called within 5 s."""
+        if self.return_timer is None:
+            self.return_timer = self._host.call_later(_RETURN_GRACE, on_absent, self)
+
     def stop_waiting(self) -> None:
-        """The peer has come back, or nobody waits for it any more."""
+        """Cancel the timer of `wait_for_return()`: the peer is back, or the node ends."""
         if self.return_timer is not None:
             self.return_timer.cancel()
             self.return_timer = None

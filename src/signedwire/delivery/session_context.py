@@ -77,6 +77,11 @@ class SessionContext:
         self.has_closed_links = False
         """Whether every link was closed: answers of the application come too late."""
 
+    def is_v1_allowed(self, did: Did) -> bool:
+        """Whether the configuration lets this DID speak v1."""
+        peers = self.host.config.v1_peers
+        return peers == "all" or did in peers
+
 
 def _nothing() -> None:
     """Nobody waits for progress."""

@@ -116,6 +116,22 @@ class SessionMap:
         """Where a DID is reached, by the table or the fallback."""
         return self._routes.resolve(did) or self._context.host.config.fallback
 
+    def has_way(self, did: Did, session: PeerSession | None) -> bool:
+        """Whether a peer is linked, has been, or can be dialed. Any thread.
+
+        Args:
+            did: The peer's DID.
+            session: What `get()` returns for it.
+        """
+        if session is None:
+            has_address = self.resolve(did) is not None
+        elif session.link is not None or self.route(session) is not None:
+            return True
+        else:
+            has_address = session.has_just_left
+        # A peer that has linked to us once may link again.
+        return has_address or self._context.store.has_spoken_v2(did)
+
     # -- strangers ----------------------------------------------------------------------------
 
     def is_known(self, did: Did) -> bool:
@@ -130,7 +146,8 @@ class SessionMap:
             self._weigh(session)
             return
         with self._lock:
-            # First away, then a look: `Endpoint.submit()` looks after queueing whether it is there.
+            # Remove first, then look at the queue. `Submitter` queues first, then looks whether
+            # the session was removed. So one of the two threads sees what the other has done.
             if session.has_sender and not self._forget_sender(session):
                 return
             if session.has_receiver and session.receiver.is_empty:

@@ -86,7 +86,7 @@ class BlockingTransport(Bound):
             )
         terms = SendOptions(envelope.recipient, envelope.priority)
         message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
-        self._core.endpoint.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
+        self._core.endpoint.submitter.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 
     def receive(self, timeout: float | None = None) -> SignedEnvelope:

@@ -87,7 +87,7 @@ class Dialers:
 
     async def drain(self, deadline: float) -> None:
         """Wait until nothing waits to be sent or answered, or until `deadline`, loop time."""
-        self._endpoint.flush_scheduled()
+        self._endpoint.submitter.flush()
         loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):

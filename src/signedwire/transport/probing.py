@@ -131,7 +131,7 @@ class Prober:
             async with contextlib.aclosing(follow(did, address, interval)) as findings:
                 async for found in findings:
                     has_hung_up = found.failure is FailureKind.HUNG_UP_ON_TLS
-                    if has_hung_up and self._endpoint.is_v1_allowed(did):
+                    if has_hung_up and self._endpoint.context.is_v1_allowed(did):
                         break
                     yield found
                 else:

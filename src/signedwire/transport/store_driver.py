@@ -190,7 +190,7 @@ class StoreDriver:
         on_commit = partial(
             self._on_stored, queue.did, list(messages)
         )  # the caller may change its own
-        is_met = self._endpoint.has_way(queue.did)
+        is_met = self._has_way(queue.did)
         for message in messages:
             message.is_stored = True
         # Whoever loads a row must find the receipt that goes with it.
@@ -308,9 +308,13 @@ class StoreDriver:
                         wake()
                 return
 
+    def _has_way(self, did: Did) -> bool:
+        peers = self._endpoint.peers
+        return peers.has_way(did, peers.get(did))
+
     def _look_for_way(self, did: Did) -> bool:
         """Whether there is a way to a peer; the store is told. In the loop."""
-        has_way = self._endpoint.has_way(did)
+        has_way = self._has_way(did)
         with _WHILE_IT_WORKS:
             self.store.unmet.set_met(did, has_way)
         return has_way
