@@ -431,6 +431,22 @@ class TestRefusals:
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert (first.state, second.state) == (HANDLED, ACCEPTED)
 
+    def test_an_answer_with_nothing_in_flight_costs_later_batches_nothing(
+        self, sender: Sender
+    ) -> None:
+        """An index of names or leaves would have to take up each later batch."""
+        sender.queue()
+        batch, _ = sender.send()
+        sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        sender.hear(HANDLED_ENVELOPES, *batch.leaves)
+        assert not sender.stream.is_expected(Receipts(HANDLED_ENVELOPES, 55, tuple(batch.leaves)))
+        assert sender.stream.refused(refused((NORMAL, 7))) == []
+        sender.queue()
+        sender.send()
+        assert sender.stream._by_leaf is None
+        assert sender.stream._by_name is None
+
     def test_one_of_many_after_it_was_accepted_is_not_followed(self, sender: Sender) -> None:
         held = [sender.queue(is_bulk=True), sender.queue()]
         batch, _ = sender.send()

@@ -40,7 +40,7 @@ class Lanes(BoundedQueue, Generic[T]):
     def put(self, item: T, priority: int) -> bool:
         """Append to the lane of `priority`; return `False` and do nothing if there is no room."""
         with self._lock:
-            if not self.has_room(priority):
+            if self._free_slots(priority) <= 0:
                 return False
             self._lanes[priority].append(item)
             return True

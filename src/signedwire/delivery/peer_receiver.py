@@ -221,7 +221,8 @@ class PeerReceiver:
         if len(new) < len(batch.bodies):
             uncommitted = self._hold(batch, new)
         if new:
-            self._expect(new)
+            self._window.add_to_inbox(new)
+            self._has_delivered = True
             fitting = store.inbox_room(self.peer, new)
             if fitting < len(new):
                 full = self._refuse_for_room(batch, new[fitting:])
@@ -270,7 +271,7 @@ class PeerReceiver:
         for message in messages:
             self.stream.refuse(message.leaf, message.lane)
             self._host.drop(Reason.INBOX_FULL, self.peer)
-            self._window.remove_from_inbox(message.lane, message.size)
+            self._window.remove_from_inbox(message)
         self.answers.refuse(
             [
                 Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL)
@@ -296,7 +297,7 @@ class PeerReceiver:
         """Treat a batch that could not be stored as not received."""
         self._release(pending)
         for message in pending.new:
-            self._window.remove_from_inbox(message.lane, message.size)
+            self._window.remove_from_inbox(message)
         self.answers.flush_soon()  # also if the link is over: the bytes are free for others
         pending.link.close(CLOSE_UNAVAILABLE, "the store has failed")
 
@@ -311,7 +312,8 @@ class PeerReceiver:
         message = Message(row.body, row.batch, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
-        self._expect([message])
+        self._window.add_to_inbox([message])
+        self._has_delivered = True
         log = self._context.evidence
         if log is None:
             self._deliver([message])
@@ -321,12 +323,6 @@ class PeerReceiver:
     def _on_restored(self, message: Message, error: StoreError | None) -> None:
         if error is None:
             self._deliver([message])
-
-    def _expect(self, messages: list[Message]) -> None:
-        """Count messages that will be delivered; all of them are Critical, or none is."""
-        size = sum([message.size for message in messages])
-        self._window.add_to_inbox(messages[0].lane, len(messages), size)
-        self._has_delivered = True
 
     def _deliver(self, messages: list[Message]) -> None:
         context = self._context
@@ -354,7 +350,7 @@ class PeerReceiver:
         if not self._host.is_in_loop:
             self._host.call_soon(self.taken, message)
             return
-        self._window.remove_from_inbox(message.lane, message.size)
+        self._window.remove_from_inbox(message)
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox_budget import BudgetUser, InboxBudget
+from signedwire.delivery.message import Message
 from signedwire.delivery.ports import LinkPort
 from signedwire.types import Credit, Priority
 from signedwire.wire.header import V2_HEADER_SIZE
@@ -88,14 +89,18 @@ class RecvWindow:
         """Free the credit that a link was granted and has not used."""
         self._links.remove(link)
 
-    def add_to_inbox(self, lane: int, messages: int, size: int) -> None:
-        """Count accepted messages of one lane, and their bytes in the shared budget."""
-        _add(self._in_inbox, lane, messages, size)
+    def add_to_inbox(self, messages: list[Message]) -> None:
+        """Count accepted messages, and their bytes in the shared budget.
+
+        All of them are Critical, or none is.
+        """
+        size = sum([message.size for message in messages])
+        _add(self._in_inbox, messages[0].lane, len(messages), size)
         self.update_budget()
 
-    def remove_from_inbox(self, lane: int, size: int) -> None:
+    def remove_from_inbox(self, message: Message) -> None:
         """Free the credit of one message. `update_budget()` frees its bytes for other peers."""
-        _add(self._in_inbox, lane, -1, -size)
+        _add(self._in_inbox, message.lane, -1, -message.size)
 
     def add_uncommitted(self, lane: int, messages: int, size: int) -> None:
         """Count messages that are not new and wait for a commit; numbers below 0 free them."""

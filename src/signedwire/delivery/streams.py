@@ -293,6 +293,8 @@ class SendStream:
 
     def _place_of(self, leaf: bytes) -> _Place | None:
         """Find a message in flight by its leaf."""
+        if not self._in_flight:
+            return None  # and build no index, which each later batch would have to join
         if self._by_leaf is None:
             self._by_leaf = {}
             for flight in self._in_flight.values():
@@ -430,6 +432,8 @@ class SendStream:
 
     def _find(self, lane: int, sequence: int) -> _Place | None:
         """Find a message in flight by its lane and sequence."""
+        if not self._in_flight:
+            return None
         if self._by_name is None:
             self._by_name = {}
             for flight in self._in_flight.values():
