@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from make_v2_vectors import ALICE, BOB, TIME_US, sent
+from signedwire.evidence.chain import Chain, LogHeader
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence_log import Chain, LogHeader
 
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "evidence.json"
 PREVIOUS: Final = bytes(range(64, 96))

@@ -16,7 +16,6 @@ from signedwire.identity import Identity, Label
 from signedwire.types import Allowance
 from signedwire.wire.batch import path_of
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
-from signedwire.wire.evidence import encode_evidence
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, make_leaf_proof
 from signedwire.wire.link_frames import (
@@ -34,6 +33,7 @@ from signedwire.wire.link_frames import (
     Refusal,
     Refusals,
 )
+from signedwire.wire.receipt_proof import encode_evidence
 from signedwire.wire.session import SentBatch
 
 LATER_FIELDS: Final = bytes(range(12))

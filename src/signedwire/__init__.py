@@ -132,7 +132,7 @@ from signedwire.types import (
     Target,
 )
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.evidence import ProvenDelivery, verify_receipt
+from signedwire.wire.receipt_proof import ProvenDelivery, verify_receipt
 
 __version__ = "0.1.0"
 

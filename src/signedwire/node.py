@@ -31,7 +31,6 @@ from signedwire.arguments import (
 from signedwire.config import TransportConfig
 from signedwire.contradictions import check_given_once
 from signedwire.delivery.access import AccessList
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
@@ -46,6 +45,7 @@ from signedwire.errors import (
     WrongContextError,
 )
 from signedwire.events import Event
+from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.metrics import Sample, samples_of

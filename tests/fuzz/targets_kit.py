@@ -7,9 +7,9 @@ from typing import Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Priority
 from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
-from signedwire.wire.evidence import encode_evidence
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Receipts
+from signedwire.wire.receipt_proof import encode_evidence
 from signedwire.wire.session import SentBatch
 
 __all__ = [

@@ -12,7 +12,6 @@ from unittest.mock import patch
 from signedwire.cli.errors import BadFile
 from signedwire.cli.render import envelope_fields
 from signedwire.cli.verifying import verify
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import (
     DidError,
@@ -20,13 +19,14 @@ from signedwire.errors import (
     EvidenceLogError,
     SignatureError,
 )
+from signedwire.evidence import chain as chain_module
+from signedwire.evidence.chain import Chain, LogChecker, LogHeader, LogReader
+from signedwire.evidence.log import EvidenceLog
 from signedwire.types import Did, PayloadType, Priority
-from signedwire.wire import evidence_log as evidence_log_of_wire
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence import verify_receipt
-from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
 from signedwire.wire.frames import encode_frame
 from signedwire.wire.large import EnvelopeStream, ProofStream
+from signedwire.wire.receipt_proof import verify_receipt
 
 from .target import Target, expect_named, expect_same_error, file_with, folder
 from .targets_kit import ALICE, ALONE, BATCHES, BOB, PROOFS, sign
@@ -156,7 +156,7 @@ def _check(data: bytes, size: int) -> tuple[LogChecker, list[bytes]]:
 def evidence_log(data: bytes) -> None:
     """The first byte says how the rest is cut, and what counts as large: it changes nothing."""
     size, log = (data[0] * 7 or max(1, len(data))) if data else 1, data[1:]
-    with patch.object(evidence_log_of_wire, "WHOLE", 100 + size):
+    with patch.object(chain_module, "WHOLE", 100 + size):
         checker, found = _check(log, size)
     whole, found_whole = _check(log, max(1, len(log)))
     assert (found, checker.head, checker.error) == (found_whole, whole.head, whole.error)

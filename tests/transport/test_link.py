@@ -49,8 +49,8 @@ from signedwire.transport.link import Link
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import PeerState
-from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.link_frames import Ping
+from signedwire.wire.receipt_proof import verify_receipt
 from tlskit import MiddleBox, quick
 from wirekit import (
     ALICE,

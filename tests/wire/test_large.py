@@ -9,14 +9,14 @@ import pytest
 
 from linkkit import ALICE, BOB, alone, body, sent
 from signedwire.errors import EnvelopeError, SignatureError
+from signedwire.evidence import chain as chain_module
+from signedwire.evidence.chain import Chain, LogChecker, LogHeader, LogReader
 from signedwire.identity import Label
-from signedwire.wire import evidence_log
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.evidence import encode_evidence, verify_receipt
-from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
 from signedwire.wire.header import V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
 from signedwire.wire.link_frames import Receipts
+from signedwire.wire.receipt_proof import encode_evidence, verify_receipt
 
 SIZES = (1, 3, 64, 1000, 10_000)
 V1 = SignedEnvelope.sign(ALICE, BOB.did, bytes(3000), sequence_number=1, timestamp_us=5)
@@ -108,7 +108,7 @@ class TestLog:
 
     @pytest.fixture(autouse=True)
     def low_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(evidence_log, "WHOLE", 400)
+        monkeypatch.setattr(chain_module, "WHOLE", 400)
 
     def log(self) -> tuple[bytes, bytes, list[int]]:
         """The log, its head, and where its records begin."""
@@ -132,7 +132,7 @@ class TestLog:
         assert [each.record.large is not None for each in found] == [0, 1, 0, 1, 1, 0]
         for checked, envelope in zip(found, self.ENVELOPES, strict=True):
             assert checked.envelope.digest == envelope.digest
-            assert evidence_log.name_of(checked.record.envelope) == envelope.encode()[:122]
+            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:122]
             assert checked.record.size == len(envelope.encode())
 
     def test_the_file_ends_anywhere(self) -> None:
@@ -163,7 +163,7 @@ class TestLog:
         data, _, offsets = self.log()
         prefix = data[offsets[1] : offsets[1] + 4] + b"\3" + bytes(8)
         content = prefix + data[offsets[1] + 13 : offsets[2] - 32]
-        hash_ = evidence_log._link(data[offsets[1] - 32 : offsets[1]], content)
+        hash_ = chain_module._link(data[offsets[1] - 32 : offsets[1]], content)
         checker = LogChecker()
         checker.receive_data(data[: offsets[1]] + content + hash_)
         assert checker.error is not None

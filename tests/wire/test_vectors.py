@@ -25,8 +25,8 @@ from signedwire.types import Did
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, path_of, root_from_path
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
-from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof
+from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Closed
 from signedwire.wire.session_events import CLOSE_UNSAID
 

@@ -27,11 +27,11 @@ from signedwire.cli.render import (
 )
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
-from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
-from signedwire.wire.evidence import ProvenDelivery
 from signedwire.wire.frames import FrameDecoder
 from signedwire.wire.header import MAGIC
 from signedwire.wire.large import WHOLE, EnvelopeStream, ProofStream
+from signedwire.wire.receipt_proof import MAGIC as PROOF_MAGIC
+from signedwire.wire.receipt_proof import ProvenDelivery
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Verify

@@ -28,7 +28,6 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
 from signedwire.types import Allowance, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.batch import leaf_of
-from signedwire.wire.evidence import encode_evidence
 from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -36,6 +35,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
+from signedwire.wire.receipt_proof import encode_evidence
 from signedwire.wire.session import SentBatch
 
 __all__ = ["Refused", "SendStream"]

@@ -15,9 +15,9 @@ from blake3 import blake3
 from signedwire.errors import EnvelopeError
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
 from signedwire.wire.envelope import SIGNATURE_SIZE, BatchProof, SignedEnvelope
-from signedwire.wire.evidence import MAGIC, ProvenDelivery, prove_delivery
 from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
+from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, prove_delivery
 
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
 

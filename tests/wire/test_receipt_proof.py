@@ -13,13 +13,13 @@ from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence import encode_evidence, verify_receipt
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
     HANDLED_ENVELOPES,
     Receipts,
 )
+from signedwire.wire.receipt_proof import encode_evidence, verify_receipt
 
 BODIES = [body(n, bytes([n])) for n in range(1, 21)]
 BATCH = sent(BODIES)
