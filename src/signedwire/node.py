@@ -77,7 +77,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             shared between nodes and changed at any time.
         store: The file in which messages wait, so that no crash loses them; made where
             there is none. By default that of the configuration, which is none.
-        evidence: The file in which every accepted envelope is kept with its proof; the same.
+        evidence: The file in which every accepted envelope is kept with its signature; the same.
         network: What carries the bytes, in place of the one that the configuration names: a
             `TcpNetwork`, a `UnixNetwork`, a `MemoryNetwork` where nodes meet in tests, or any
             other object that is a `Network`.

@@ -12,7 +12,7 @@ without a timestamp takes the present time.)
   body.
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
-- `leaf`: the proof of a DID inside a TLS certificate.
+- `did_proof`: the extension of a TLS certificate that proves a DID.
 - `link_frames`: the frames of a v2 link.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out.
