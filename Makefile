@@ -22,7 +22,7 @@ help:
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
 	@echo "make garbage MIB=1024 of each kind of garbage to verify: time and memory"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
-	@echo "make cover   branch coverage of wire/ and delivery/"
+	@echo "make cover   branch coverage of wire/, delivery/ and evidence/"
 	@echo "make ci-tools  programs that some tests need (Debian, as root)"
 	@echo "make proto   regenerate the protobuf code"
 
@@ -63,7 +63,7 @@ format: setup
 
 cover: setup
 	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*' --show-missing --fail-under=100
+	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*,*/evidence/*' --show-missing --fail-under=100
 
 SEEDS ?= 500
 sim: setup

@@ -7,7 +7,7 @@ from typing import Any, Final
 from signedwire.identity import Identity
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import (
@@ -65,7 +65,7 @@ def sent(bodies: list[bytes], sender: Identity = ALICE) -> SentBatch:
 def alone(bodies: list[bytes], index: int = 0, sender: Identity = ALICE) -> SignedEnvelope:
     """One envelope of a signed batch, by itself."""
     _, signature, leaves = sign_batch(sender, bodies)
-    return SignedEnvelope(bodies[index], BatchProof(index, len(bodies), signature, leaves=leaves))
+    return SignedEnvelope(bodies[index], MerklePath(index, len(bodies), signature, leaves=leaves))
 
 
 def hello(**changes: Any) -> Hello:

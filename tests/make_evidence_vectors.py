@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from make_v2_vectors import ALICE, BOB, TIME_US, sent
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence_log import Chain, LogHeader
+from signedwire.evidence.chain import Chain, LogHeader
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "evidence.json"
 PREVIOUS: Final = bytes(range(64, 96))
@@ -25,7 +25,7 @@ def envelopes() -> list[SignedEnvelope]:
     found = [v1]
     for count, index in ((1, 0), (17, 3), (17, 16)):
         bodies, batch = sent(count)
-        proof = BatchProof(index, count, batch.signature, leaves=batch.leaves)
+        proof = MerklePath(index, count, batch.signature, leaves=batch.leaves)
         found.append(SignedEnvelope(bodies[index], proof))
     return found
 

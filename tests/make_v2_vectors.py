@@ -15,10 +15,9 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit
 from signedwire.wire.batch import path_of
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
-from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.did_proof import DID_PROOF_OID, make_did_proof
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.leaf import LEAF_EXTENSION_OID, make_leaf_proof
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
@@ -34,6 +33,7 @@ from signedwire.wire.link_frames import (
     Refusal,
     Refusals,
 )
+from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
 
 LATER_FIELDS: Final = bytes(range(12))
@@ -140,18 +140,18 @@ def frame_vectors() -> dict[str, str]:
 def vectors() -> dict[str, Any]:
     """The whole file."""
     bodies, batch = sent(17)
-    proof = BatchProof(3, 17, batch.signature, leaves=batch.leaves)
+    path = MerklePath(3, 17, batch.signature, leaves=batch.leaves)
     word = receipt(ACCEPTED_BATCHES, batch.root)
     handled = receipt(HANDLED_ENVELOPES, *batch.leaves[:4])
     return {
         "about": "Test vectors of docs/protocol.md; section 19 says how they are made.",
         "alice": {"seed": bytes(range(32)).hex(), "did": ALICE.did.hex(), "text": str(ALICE.did)},
         "bob": {"seed": bytes(range(1, 33)).hex(), "did": BOB.did.hex(), "text": str(BOB.did)},
-        "leaf": {
-            "oid": LEAF_EXTENSION_OID,
+        "did_proof": {
+            "oid": DID_PROOF_OID,
             "spki": SPKI.hex(),
             "expires_at_us": TIME_US,
-            "extension": make_leaf_proof(ALICE, SPKI, TIME_US).hex(),
+            "extension": make_did_proof(ALICE, SPKI, TIME_US).hex(),
         },
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
         "batches": [batch_vector(count) for count in SIZES],
@@ -159,11 +159,13 @@ def vectors() -> dict[str, Any]:
         "envelope": {
             "count": 17,
             "index": 3,
-            "alone": SignedEnvelope(bodies[3], proof).encode().hex(),
+            "alone": SignedEnvelope(bodies[3], path).encode().hex(),
         },
-        "proofs": {
-            "accepted": encode_evidence(bodies[3], batch, 3, word.statement + word.signature).hex(),
-            "handled": encode_evidence(
+        "receipt_proofs": {
+            "accepted": encode_receipt_proof(
+                bodies[3], batch, 3, word.statement + word.signature
+            ).hex(),
+            "handled": encode_receipt_proof(
                 bodies[3], batch, 3, handled.statement + handled.signature
             ).hex(),
         },

@@ -277,7 +277,7 @@ REVEALED = [
     "bool",
     "signedwire.stats.EvidenceHead",
     "signedwire.config.TransportConfig",
-    "signedwire.wire.evidence.ProvenDelivery",
+    "signedwire.wire.receipt_proof.ProvenDelivery",
     "signedwire.delivery.message.Message",
     "signedwire.delivery.receipt.Receipt",
     "list[tuple[int, signedwire.types.Did, bytes, …",

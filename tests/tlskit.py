@@ -31,9 +31,9 @@ from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.tls import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Credit, unix_time_us
+from signedwire.wire.did_proof import DID_PROOF_OID
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.leaf import LEAF_EXTENSION_OID
 from signedwire.wire.link_frames import Envelopes, Hello
 from wirekit import identity
 
@@ -76,7 +76,7 @@ def proof_of(
     *,
     did: bytes | None = None,
     expires_at_us: int | None = None,
-    label: bytes = Label.TLS_LEAF.value,
+    label: bytes = Label.DID_PROOF.value,
 ) -> bytes:
     """The extension's value as docs/protocol.md has it, with any part of it changed."""
     from nacl.signing import SigningKey
@@ -95,7 +95,7 @@ def torsion_proof(spki: bytes) -> bytes:
     """
     scalar = crypto_core_ed25519_scalar_reduce(hashlib.sha512(b"mallory").digest())
     did = crypto_core_ed25519_add(crypto_scalarmult_ed25519_base_noclamp(scalar), ORDER_8_POINT)
-    text = Label.TLS_LEAF.value + did + in_hours(24).to_bytes(8, "little") + spki
+    text = Label.DID_PROOF.value + did + in_hours(24).to_bytes(8, "little") + spki
     for attempt in range(1000):
         nonce = crypto_core_ed25519_scalar_reduce(hashlib.sha512(b"%d" % attempt).digest())
         point = crypto_scalarmult_ed25519_base_noclamp(nonce)
@@ -103,7 +103,7 @@ def torsion_proof(spki: bytes) -> bytes:
         if challenge[0] % 8 == 0:
             product = crypto_core_ed25519_scalar_mul(challenge, scalar)
             signature = point + crypto_core_ed25519_scalar_add(nonce, product)
-            return did + text[len(Label.TLS_LEAF.value) + 32 :][:8] + signature
+            return did + text[len(Label.DID_PROOF.value) + 32 :][:8] + signature
     raise AssertionError("no challenge was a multiple of 8")
 
 
@@ -131,7 +131,7 @@ def certificate(
     )
     for number, proof in enumerate(proofs):
         # The builder refuses a second one of the same kind: see `doubled`.
-        oid = LEAF_EXTENSION_OID[:-1] + str((int(LEAF_EXTENSION_OID[-1]) - number) % 10)
+        oid = DID_PROOF_OID[:-1] + str((int(DID_PROOF_OID[-1]) - number) % 10)
         builder = builder.add_extension(
             x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), proof), critical=False
         )
@@ -152,8 +152,8 @@ def doubled(key: Key, first: bytes, second: bytes) -> x509.Certificate:
     prefix = made.extensions[0].value
     assert isinstance(prefix, x509.UnrecognizedExtension)
     body = made.tbs_certificate_bytes
-    at = body.rindex(_oid_der(LEAF_EXTENSION_OID)[:-1])
-    end = at + len(_oid_der(LEAF_EXTENSION_OID)) - 1
+    at = body.rindex(_oid_der(DID_PROOF_OID)[:-1])
+    end = at + len(_oid_der(DID_PROOF_OID)) - 1
     assert body[end : end + 1] == other
     body = body[:end] + ours + body[end + 1 :]
     signature = NULL_CA_KEY.sign(body, ec.ECDSA(hashes.SHA256()))

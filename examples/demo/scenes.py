@@ -9,8 +9,8 @@ from typing import Any, Final
 from examples.demo.cast import Actor, wait_for
 from examples.demo.stage import Stage
 from signedwire import Identity, SignedEnvelope, SignedWireError
-from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.frames import encode_frame
+from signedwire.wire.receipt_proof import verify_receipt
 
 __all__ = ["emergency", "forgeries", "restart", "traffic"]
 

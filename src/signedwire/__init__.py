@@ -58,6 +58,7 @@ from signedwire.errors import (
     DeliveryFailedError,
     DialError,
     DidError,
+    DidProofError,
     EnvelopeError,
     EvidenceLogError,
     FailureKind,
@@ -68,7 +69,6 @@ from signedwire.errors import (
     MessageRefusedError,
     NotAllowedError,
     PayloadTooLargeError,
-    ProofError,
     RemoteProtocolError,
     ResolveTimeout,
     SignatureError,
@@ -132,7 +132,7 @@ from signedwire.types import (
     Target,
 )
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.evidence import ProvenDelivery, verify_receipt
+from signedwire.wire.receipt_proof import ProvenDelivery, verify_receipt
 
 __version__ = "0.1.0"
 
@@ -204,7 +204,7 @@ __all__ = [
     "Priority",
     "PriorityName",
     "Probe",
-    "ProofError",
+    "DidProofError",
     "ProvenDelivery",
     "Reason",
     "Receipt",

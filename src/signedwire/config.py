@@ -226,7 +226,7 @@ class TransportConfig:
     Allowed: the path of a file, or None; default None."""
 
     evidence: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """The file in which the node keeps every accepted envelope with its proof, hash-chained. A
+    """The file in which the node keeps every accepted envelope with its signature, hash-chained. A
     `Node` makes it where there is none; its folder must exist. One file belongs to one node at
     a time. With None, nothing is kept.
 

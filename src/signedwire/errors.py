@@ -8,7 +8,7 @@
     ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
     ├── SignatureError                      a signature that does not prove its sender
     ├── RemoteProtocolError                 a peer broke the rules of the wire
-    ├── ProofError                          the other side did not prove its DID
+    ├── DidProofError                          the other side did not prove its DID
     ├── TransportError
     │   ├── ListenError (OSError)           the listener cannot start
     │   ├── DialError (OSError)             a peer cannot be reached
@@ -57,7 +57,7 @@ __all__ = [
     "EnvelopeError",
     "SignatureError",
     "RemoteProtocolError",
-    "ProofError",
+    "DidProofError",
     "TransportError",
     "ListenError",
     "DialError",
@@ -88,7 +88,7 @@ __all__ = [
 class FailureKind(enum.StrEnum):
     """Why a peer is not reached, or a message was not answered: branch on this, never on text.
 
-    `DialError.kind`, `ProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
+    `DialError.kind`, `DidProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
     `Probe.failure` and the event `ConnectionFailed` have it.
     """
 
@@ -282,7 +282,7 @@ class RemoteProtocolError(SignedWireError):
         self.reason = reason
 
 
-class ProofError(SignedWireError):
+class DidProofError(SignedWireError):
     """The other side of a connection did not prove its DID, or proved another; see `kind`."""
 
     def __init__(self, fact: str, hint: str = "", kind: FailureKind = FailureKind.UNPROVEN) -> None:

@@ -44,7 +44,7 @@ _SIGNATURE_SIZE: Final = 64
 class Label(enum.Enum):
     """Labels of the kinds of text that a DID key signs, apart from v1 digests."""
 
-    TLS_LEAF = b"signedwire/tls-leaf/1\0"
+    DID_PROOF = b"signedwire/tls-leaf/1\0"
     """Authorization of a TLS key for the DID."""
     BATCH = b"signedwire/batch/1\0"
     """Root of a batch of envelopes."""

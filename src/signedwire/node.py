@@ -31,7 +31,6 @@ from signedwire.arguments import (
 from signedwire.config import TransportConfig
 from signedwire.contradictions import check_given_once
 from signedwire.delivery.access import AccessList
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
@@ -46,6 +45,7 @@ from signedwire.errors import (
     WrongContextError,
 )
 from signedwire.events import Event
+from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.metrics import Sample, samples_of
@@ -77,7 +77,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             shared between nodes and changed at any time.
         store: The file in which messages wait, so that no crash loses them; made where
             there is none. By default that of the configuration, which is none.
-        evidence: The file in which every accepted envelope is kept with its proof; the same.
+        evidence: The file in which every accepted envelope is kept with its signature; the same.
         network: What carries the bytes, in place of the one that the configuration names: a
             `TcpNetwork`, a `UnixNetwork`, a `MemoryNetwork` where nodes meet in tests, or any
             other object that is a `Network`.

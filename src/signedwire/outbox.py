@@ -39,7 +39,7 @@ from signedwire.identity import Identity
 from signedwire.transport.core import NodeCore
 from signedwire.transport.outlast import open_in_thread
 from signedwire.types import Did, Reason
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import SENDER, V2_START
 
 __all__ = [
@@ -136,9 +136,9 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
     async def export(self, path: str | os.PathLike[str]) -> int:
         """Write what waits, and what was accepted and is not done; tells how many.
 
-        One envelope in hex digits per line, each with its proof, so that anyone can
+        One envelope in hex digits per line, each with its signature, so that anyone can
         check it: `signedwire verify FILE`. Those that wait are signed as they would be
-        to be sent; of those that were accepted it is their senders' proof. Cancelling
+        to be sent; of those that were accepted it is their senders' signature. Cancelling
         removes the file.
 
         Raises:
@@ -328,4 +328,4 @@ def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:
             "Somebody has changed the store: trust nothing in it",
         )
     _, signature, leaves = sign_batch(identity, [row.body])
-    return SignedEnvelope(row.body, BatchProof(0, 1, signature, leaves=leaves))
+    return SignedEnvelope(row.body, MerklePath(0, 1, signature, leaves=leaves))

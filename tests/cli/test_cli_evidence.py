@@ -14,7 +14,7 @@ from clikit import Process, Ran, expect_one_sentence, isolate, run, start_listen
 from linkkit import ALICE, BOB, alone, body
 from signedwire import Identity, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.wire.evidence_log import Chain, LogHeader
+from signedwire.evidence.chain import Chain, LogHeader
 
 
 @pytest.fixture(autouse=True)

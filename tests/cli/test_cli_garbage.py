@@ -16,7 +16,7 @@ import pytest
 from garbage import KINDS, MIB, SPARSE, TIB, Cost, idle, measure, write
 
 from linkkit import BOB, alone, body
-from signedwire.wire.evidence_log import Chain, LogHeader
+from signedwire.evidence.chain import Chain, LogHeader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
 

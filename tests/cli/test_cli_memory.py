@@ -14,7 +14,7 @@ import pytest
 
 from linkkit import BOB, alone, body
 from signedwire.cli.render import envelope_fields
-from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
+from signedwire.evidence.chain import HEADER_SIZE, Chain, LogHeader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
 

@@ -11,7 +11,7 @@ from clikit import Ran, expect_one_sentence, isolate, run
 from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.render import decoded_fields, envelope_fields
 from signedwire.sync import Node
-from signedwire.wire.envelope import BatchProof, sign_batch
+from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame
 from signedwire.wire.header import encode_v2_body
 
@@ -66,7 +66,7 @@ def v2_envelope(index: int = 1) -> SignedEnvelope:
         for number in (1, 2, 3)
     ]
     _, signature, leaves = sign_batch(ALICE, bodies)
-    return SignedEnvelope(bodies[index], BatchProof(index, 3, signature, leaves=leaves))
+    return SignedEnvelope(bodies[index], MerklePath(index, 3, signature, leaves=leaves))
 
 
 ONE, TWO = envelope(1), envelope(2, b"x" * 100)
@@ -146,7 +146,7 @@ def test_what_is_invalid_is_told_with_the_reason(tmp_path: Path, data: bytes, pr
     last = ran.stdout.splitlines()[-1]
     assert last.startswith("invalid ")
     assert problem in last
-    claim = f"it claims to be from {ALICE.did}, without proof"
+    claim = f"it names {ALICE.did} as its sender, without a signature"
     assert f"from {ALICE.did}" not in last.replace(claim, "")
     assert ran.stderr.endswith("1 invalid\n")
     assert verify_bytes(tmp_path, data, "--json").objects[-1]["is_valid"] is False
@@ -166,7 +166,7 @@ def test_a_file_without_envelopes_cannot_be_used(tmp_path: Path, data: bytes) ->
     expect_one_sentence(verify_bytes(tmp_path, data), 3, "there is no envelope in", "v1 frames")
 
 
-# -- proofs of delivery ---------------------------------------------------------------
+# -- receipt proofs ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

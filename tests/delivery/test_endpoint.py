@@ -401,8 +401,8 @@ class TestDenied:
             priority=Priority.NORMAL,
             payload_type=PayloadType.RAW,
         )
-        assert isinstance(envelope.proof, bytes)
-        message = Message(envelope.body, envelope.proof)
+        assert isinstance(envelope.signature, bytes)
+        message = Message(envelope.body, envelope.signature)
         assert not desk.context.denials.is_from_denied(message)
         desk.access.deny(BOB.did)
         assert desk.context.denials.is_from_denied(message)

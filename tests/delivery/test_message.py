@@ -13,7 +13,7 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, Reason
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived
@@ -99,8 +99,8 @@ class TestMessage:
         envelope.verify()
         assert envelope == message.envelope
         assert (envelope.sequence_number, envelope.epoch) == (6 + index, 9)
-        assert isinstance(envelope.proof, BatchProof)
-        assert (envelope.proof.index, envelope.proof.count) == (index, 3)
+        assert isinstance(envelope.merkle_path, MerklePath)
+        assert (envelope.merkle_path.index, envelope.merkle_path.count) == (index, 3)
         assert message.size == len(envelope.body) == 122 + 5
 
     def test_a_deadline(self) -> None:
@@ -208,7 +208,7 @@ class TestOutgoingMessage:
         assert (message.sequence, message.body, message.payload_size) == (0, b"hello", 5)
         message.number(bytes(ALICE.did) + bytes(BOB.did), 9, 3)
         _, signature, leaves = sign_batch(ALICE, [message.body])
-        envelope = SignedEnvelope(message.body, BatchProof(0, 1, signature, leaves=leaves))
+        envelope = SignedEnvelope(message.body, MerklePath(0, 1, signature, leaves=leaves))
         envelope.verify()
         assert message.sequence == envelope.sequence_number == 3
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)

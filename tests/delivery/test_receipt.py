@@ -246,12 +246,12 @@ class TestProof:
         )
 
     def test_it_is_the_part_that_is_about_this_message(self) -> None:
-        class RecordingEvidence:
+        class RecordingSource:
             def prove(self, receipt: Receipt) -> bytes:
                 return bytes((receipt.sequence_number,))
 
         receipt = receipt_at(ACCEPTED)
-        receipt.evidence = RecordingEvidence()
+        receipt.proof_source = RecordingSource()
         assert receipt.proof() == b"\x07"
 
 

@@ -22,7 +22,6 @@ from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Ref
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope, sign_batch
-from signedwire.wire.evidence import verify_receipt
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
@@ -30,6 +29,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
+from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState

@@ -6,10 +6,10 @@ from typing import Final
 
 from signedwire.identity import Identity, Label
 from signedwire.types import Priority
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch
-from signedwire.wire.evidence import encode_evidence
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Receipts
+from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
 
 __all__ = [
@@ -81,7 +81,7 @@ def _alone() -> list[bytes]:
     return [
         SignedEnvelope(
             bodies[index],
-            BatchProof(index, len(bodies), sent.signature, leaves=sent.leaves),
+            MerklePath(index, len(bodies), sent.signature, leaves=sent.leaves),
         ).encode()
         for bodies, sent in zip(BATCHES, _SENT, strict=True)
         for index in sorted({0, len(bodies) // 2, len(bodies) - 1})
@@ -103,7 +103,7 @@ def _proofs() -> list[bytes]:
         ):
             receipt = signed_receipts(kind, hashes)
             data = receipt.statement + receipt.signature
-            found.append(encode_evidence(bodies[index], sent, index, data))
+            found.append(encode_receipt_proof(bodies[index], sent, index, data))
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from signedwire.errors import ProofError, RemoteProtocolError
+from signedwire.errors import DidProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
-from signedwire.transport.tls import ALPN, issue_leaf, proven_did
+from signedwire.transport.tls import ALPN, issue_certificate, proven_did
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.did_proof import CLOCK_ALLOWANCE_US, check_did_proof, make_did_proof
 from signedwire.wire.envelope import verify_batch
-from signedwire.wire.leaf import CLOCK_ALLOWANCE_US, check_leaf_proof, make_leaf_proof
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
@@ -418,20 +418,20 @@ def _spki() -> bytes:
 
 
 _SPKI: Final = _spki()
-_LEAF_PROOFS: Final = {
-    make_leaf_proof(ALICE, _SPKI, expires_at): expires_at
+_DID_PROOFS: Final = {
+    make_did_proof(ALICE, _SPKI, expires_at): expires_at
     for expires_at in (_NOW, _NOW + 10**12, _NOW - CLOCK_ALLOWANCE_US - 1, 0, 2**64 - 1)
 }
 
 
-def leaf_proof(data: bytes) -> None:
+def did_proof(data: bytes) -> None:
     try:
-        did = check_leaf_proof(data, _SPKI, _NOW)
-    except ProofError:
+        did = check_did_proof(data, _SPKI, _NOW)
+    except DidProofError:
         return
     assert did == ALICE.did
-    assert data in _LEAF_PROOFS, "a proof that nobody made"
-    assert _LEAF_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
+    assert data in _DID_PROOFS, "a proof that nobody made"
+    assert _DID_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
 
 
 class _Tls:
@@ -456,20 +456,20 @@ def certificate(data: bytes) -> None:
     tls: Any = _Tls([data])
     try:
         did = proven_did(tls, _NOW)
-    except ProofError as error:
+    except DidProofError as error:
         expect_short(error)
         return
     assert did == ALICE.did
     assert _SPKI in data
-    assert any(proof in data for proof in _LEAF_PROOFS)
+    assert any(proof in data for proof in _DID_PROOFS)
 
 
 def _certificates() -> tuple[bytes, ...]:
     from cryptography.hazmat.primitives import serialization
 
     return tuple(
-        issue_leaf(_tls_key(), proof).public_bytes(serialization.Encoding.DER)
-        for proof in (*_LEAF_PROOFS, b"", bytes(104))
+        issue_certificate(_tls_key(), proof).public_bytes(serialization.Encoding.DER)
+        for proof in (*_DID_PROOFS, b"", bytes(104))
     )
 
 
@@ -522,9 +522,9 @@ TARGETS: Final = (
         max_size=600,
     ),
     Target(
-        "leaf-proof",
-        leaf_proof,
-        (*_LEAF_PROOFS, bytes(104)),
+        "did-proof",
+        did_proof,
+        (*_DID_PROOFS, bytes(104)),
         (bytes(ALICE.did), bytes(8), b"\xff" * 8, bytes(32)),
         200,
     ),
@@ -532,7 +532,7 @@ TARGETS: Final = (
         "certificate",
         certificate,
         _certificates(),
-        (_SPKI, *_LEAF_PROOFS, b"\x30\x82", b"\x06", b"\x04\x68", bytes(ALICE.did)),
+        (_SPKI, *_DID_PROOFS, b"\x30\x82", b"\x06", b"\x04\x68", bytes(ALICE.did)),
         2200,
     ),
 )

@@ -12,7 +12,6 @@ from unittest.mock import patch
 from signedwire.cli.errors import BadFile
 from signedwire.cli.render import envelope_fields
 from signedwire.cli.verifying import verify
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import (
     DidError,
@@ -20,13 +19,14 @@ from signedwire.errors import (
     EvidenceLogError,
     SignatureError,
 )
+from signedwire.evidence import chain as chain_module
+from signedwire.evidence.chain import Chain, LogChecker, LogHeader, LogReader
+from signedwire.evidence.log import EvidenceLog
 from signedwire.types import Did, PayloadType, Priority
-from signedwire.wire import evidence_log as evidence_log_of_wire
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence import verify_receipt
-from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
+from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
-from signedwire.wire.large import EnvelopeStream, ProofStream
+from signedwire.wire.large import EnvelopeStream, ReceiptProofStream
+from signedwire.wire.receipt_proof import verify_receipt
 
 from .target import Target, expect_named, expect_same_error, file_with, folder
 from .targets_kit import ALICE, ALONE, BATCHES, BOB, PROOFS, sign
@@ -56,7 +56,7 @@ UNSIGNED: Final = SignedEnvelope.unsigned(
 # --- one envelope, one proof ------------------------------------------------------------
 
 
-def _in_pieces(stream: EnvelopeStream | ProofStream, data: bytes) -> None:
+def _in_pieces(stream: EnvelopeStream | ReceiptProofStream, data: bytes) -> None:
     for start in range(0, len(data), 77):
         stream.receive_data(data[start : start + 77])
 
@@ -87,13 +87,13 @@ def envelope(data: bytes) -> None:
     parts = (decoded.version, decoded.sequence_number, decoded.timestamp_us)
     assert all(0 <= part < 2**64 for part in parts)
     assert len(decoded.digest) == 32
-    proof = decoded.proof
-    if isinstance(proof, BatchProof):
+    path = decoded.merkle_path
+    if path is not None:
         assert decoded.version == 8
-        assert 0 <= proof.index < proof.count <= 256
-        assert len(proof.path) <= 30 * 32
+        assert 0 <= path.index < path.count <= 256
+        assert len(path.hashes) <= 30 * 32
         assert 0 <= (decoded.epoch or 0) < 2**64
-        assert len(decoded.payload) == len(data) - 122 - len(proof.encode())
+        assert len(decoded.payload) == len(data) - 122 - len(path.encode())
     else:
         assert decoded.version != 8
         assert decoded.epoch is decoded.expires_at_us is None
@@ -105,8 +105,8 @@ def envelope(data: bytes) -> None:
     assert data in SIGNED or data in ALONE, "a signature that nobody made"
 
 
-def delivery_proof(data: bytes) -> None:
-    stream = ProofStream(whole=0)
+def receipt_proof(data: bytes) -> None:
+    stream = ReceiptProofStream(whole=0)
     _in_pieces(stream, data)
     try:
         delivery = verify_receipt(data)
@@ -156,7 +156,7 @@ def _check(data: bytes, size: int) -> tuple[LogChecker, list[bytes]]:
 def evidence_log(data: bytes) -> None:
     """The first byte says how the rest is cut, and what counts as large: it changes nothing."""
     size, log = (data[0] * 7 or max(1, len(data))) if data else 1, data[1:]
-    with patch.object(evidence_log_of_wire, "WHOLE", 100 + size):
+    with patch.object(chain_module, "WHOLE", 100 + size):
         checker, found = _check(log, size)
     whole, found_whole = _check(log, max(1, len(log)))
     assert (found, checker.head, checker.error) == (found_whole, whole.head, whole.error)
@@ -280,8 +280,8 @@ TARGETS: Final = (
         (b"INMO", b"\x08\0\0\0", bytes(8), b"\xff" * 8, bytes(64), bytes(32), b"\0\1", b"\1\0\2\0"),
     ),
     Target(
-        "delivery-proof",
-        delivery_proof,
+        "receipt-proof",
+        receipt_proof,
         tuple(sorted(PROOFS)),
         (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),

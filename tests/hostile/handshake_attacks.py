@@ -145,5 +145,5 @@ ATTACKS: Final[dict[str, Attack]] = {
     "handshake-hello-close": _through(None),
     "handshake-bad-proof": lazily(lambda: lying(_damaged)),
     "handshake-no-proof": lazily(lambda: lying(lambda who, spki: b"")),
-    "handshake-huge-leaf": lazily(lambda: lying(proof_of, padding=60_000)),
+    "handshake-huge-certificate": lazily(lambda: lying(proof_of, padding=60_000)),
 }

@@ -43,8 +43,8 @@ from signedwire.transport import tls
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
+from signedwire.wire.did_proof import make_did_proof
 from signedwire.wire.header import V2_HEADER_SIZE
-from signedwire.wire.leaf import make_leaf_proof
 from signedwire.wire.session import Session
 
 from .disk import Disk, DiskStore, Habits
@@ -902,7 +902,7 @@ def _renew(self: TlsIdentity, now_us: int) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     day = now_us // _DAY_US
-    expires_at_us = day * _DAY_US + tls._LEAF_LIFETIME_US
+    expires_at_us = day * _DAY_US + tls._CERTIFICATE_LIFETIME_US
     identity = self._identity
     key = (identity.did, day)
     if key not in _contexts:
@@ -910,16 +910,18 @@ def _renew(self: TlsIdentity, now_us: int) -> None:
         spki = secret.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        proof = make_leaf_proof(identity, spki, expires_at_us)
-        leaf = tls.issue_leaf(secret, proof)
+        proof = make_did_proof(identity, spki, expires_at_us)
+        certificate = tls.issue_certificate(secret, proof)
         # The null CA's signature has 70 to 72 bytes, the serial number mostly 20.
-        while len(leaf.signature) != 71 or leaf.serial_number.bit_length() not in range(153, 160):
-            leaf = tls.issue_leaf(secret, proof)
+        while len(
+            certificate.signature
+        ) != 71 or certificate.serial_number.bit_length() not in range(153, 160):
+            certificate = tls.issue_certificate(secret, proof)
         _contexts[key] = {
-            side: tls.make_context(secret, leaf, is_server=side) for side in (True, False)
+            side: tls.make_context(secret, certificate, is_server=side) for side in (True, False)
         }
     self._contexts = _contexts[key]
-    self._renew_at_us = expires_at_us - tls._LEAF_LIFETIME_US // 2
+    self._renew_at_us = expires_at_us - tls._CERTIFICATE_LIFETIME_US // 2
 
 
 @contextlib.contextmanager

@@ -26,12 +26,12 @@ from signedwire import (
     TransportConfig,
     sync,
 )
-from signedwire.delivery import evidence_log
-from signedwire.delivery.evidence_disk import sync_data
+from signedwire.evidence import log as log_module
+from signedwire.evidence.chain import HEADER_SIZE, LogChecker
+from signedwire.evidence.disk import sync_data
 from signedwire.transport.core import NodeCore
 from signedwire.transport.link import Link
 from signedwire.transport.tcp import TcpNetwork
-from signedwire.wire.evidence_log import HEADER_SIZE, LogChecker
 from wirekit import (
     ALICE,
     BOB,
@@ -72,7 +72,7 @@ class Disk:
             sync_(fd)
             self.syncs += 1
 
-        patch.setattr(evidence_log, "sync_data", slow)
+        patch.setattr(log_module, "sync_data", slow)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from signedwire import (
     TransportConfig,
     sync,
 )
-from signedwire.wire.evidence_log import NO_HEAD, LogChecker
+from signedwire.evidence.chain import NO_HEAD, LogChecker
 from wirekit import (
     ALICE,
     BOB,

@@ -15,11 +15,11 @@ from signedwire import (
     ConnectTimeout,
     DeliveryFailedError,
     DialError,
+    DidProofError,
     FailureKind,
     MemoryNetwork,
     Node,
     PeerDisconnected,
-    ProofError,
     Reason,
     ResolveTimeout,
     TransportConfig,
@@ -146,7 +146,7 @@ def test_the_kinds_of_errors() -> None:
     assert type(DialError(HERE, Cause("x")).cause) is str
     assert ConnectTimeout(HERE, "x").kind is FailureKind.TIMED_OUT
     assert ResolveTimeout(HERE, "x").kind is FailureKind.NAME_SERVER_SILENT
-    assert ProofError("x").kind is FailureKind.UNPROVEN
+    assert DidProofError("x").kind is FailureKind.UNPROVEN
     copied = pickle.loads(pickle.dumps(DialError(HERE, "x", kind=FailureKind.FULL)))
     assert copied.kind is FailureKind.FULL
 

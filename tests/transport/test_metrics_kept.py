@@ -122,7 +122,7 @@ async def test_one_that_had_expired_is_no_value() -> None:
                 await eventually(lambda: late.state is DeliveryState.EXPIRED)
                 peer.session.send_receipts(ACCEPTED_BATCHES, [batch.root], 1)
                 await peer.say()
-                await eventually(lambda: late.evidence is not None)
+                await eventually(lambda: late.proof_source is not None)
                 assert count_of(alice, "accept_seconds") == 0
                 prompt = alice.send_nowait(BOB.did, b"y")
                 batch = await peer.next(BatchReceived)

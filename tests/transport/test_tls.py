@@ -155,9 +155,9 @@ def sub_ca_under_ours_issued_it() -> Credentials:
 
 
 @flaw(UNTRUSTED + "|presented")
-def leaf_issued_by_an_honest_leaf() -> Credentials:
+def certificate_issued_by_an_honest_peer() -> Credentials:
     other, key = new_key(), new_key()
-    first = certificate(other, (proof_of(ALICE, spki_of(other)),), subject="leaf")
+    first = certificate(other, (proof_of(ALICE, spki_of(other)),), subject="peer")
     made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer=first, issuer_key=other)
     return Credentials(key, (made, first))
 
@@ -186,7 +186,7 @@ def certificates_of_20_kib() -> Credentials:
 
 
 @flaw("at most 2048")
-def leaf_over_2_kib() -> Credentials:
+def certificate_over_2_kib() -> Credentials:
     key = new_key()
     made = certificate(key, (proof_of(MALLORY, spki_of(key)),), padding=2048)
     return Credentials(key, (made,))
@@ -346,7 +346,7 @@ def signed_as_a_v1_digest() -> Credentials:
     key = new_key()
     spki = spki_of(key)
     start = bytes(MALLORY.did) + in_hours(24).to_bytes(8, "little")
-    digest = blake3(Label.TLS_LEAF.value + start + spki).digest()
+    digest = blake3(Label.DID_PROOF.value + start + spki).digest()
     return presenting(start + MALLORY._sign_digest(digest), key=key)
 
 
@@ -522,7 +522,7 @@ async def test_a_clock_that_is_a_day_behind_is_forgiven(hours: int) -> None:
 
 @on_asyncio
 async def test_the_null_ca_may_be_sent_along() -> None:
-    """OpenSSL sends the issuer of a leaf unasked, where it knows it."""
+    """OpenSSL sends the issuer of a certificate unasked, where it knows it."""
     key = new_key()
     made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
     async with bob_node() as bob:
@@ -1009,7 +1009,7 @@ async def test_without_the_comparison_of_dids_an_impostor_would_connect(
 async def test_without_the_check_of_the_proof_a_forger_would_connect(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tls_module, "check_leaf_proof", lambda proof, *_: Did(proof[:32]))
+    monkeypatch.setattr(tls_module, "check_did_proof", lambda proof, *_: Did(proof[:32]))
     async with bob_node() as bob:
         attack = tlskit.in_thread(tlskit.attack, address_of(bob), signed_as_alice(), tlskit.hello())
         attacking = asyncio.create_task(attack)
@@ -1033,7 +1033,7 @@ MUTATIONS: Final = {
         "wrong_did",
     ),
     "the signature of the proof": (
-        "wire/leaf.py",
+        "wire/did_proof.py",
         "if not verify_labelled(",
         "if False and not verify_labelled(",
         "signed_by_another_key or copied_from_another or label_of_a_batch",
@@ -1041,7 +1041,7 @@ MUTATIONS: Final = {
 }
 SLOWER_MUTATIONS: Final = {
     "the expiry of the proof": (
-        "wire/leaf.py",
+        "wire/did_proof.py",
         "if expires_at_us + CLOCK_ALLOWANCE_US < now_us:",
         "if False:",
         "proof_expired",
@@ -1058,11 +1058,11 @@ SLOWER_MUTATIONS: Final = {
         "if False:",
         "two_certificates or the_issuer_and_one_more",
     ),
-    "the size of the leaf": (
+    "the size of the certificate": (
         "transport/tls.py",
-        "if len(chain[0]) > MAX_LEAF_SIZE:",
+        "if len(chain[0]) > MAX_CERTIFICATE_SIZE:",
         "if False:",
-        "leaf_over_2_kib",
+        "certificate_over_2_kib",
     ),
     "the ALPN": (
         "transport/tls.py",

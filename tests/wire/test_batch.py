@@ -21,7 +21,7 @@ from signedwire.wire.batch import (
     path_size,
     root_from_path,
 )
-from signedwire.wire.envelope import BatchProof, SignedEnvelope, sign_batch, verify_batch
+from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch, verify_batch
 
 SENDER = bytes(ALICE.did)
 SIZES = (1, 2, 15, 16, 17, 31, 32, 33, 240, 241, 255, 256)
@@ -82,7 +82,7 @@ class TestTree:
     def test_a_place_that_is_none(self, index: int, count: int) -> None:
         with pytest.raises(SignatureError) as caught:
             path_size(index, count)
-        assert str(caught.value) == f"bad batch proof: index {index} in a batch of {count}"
+        assert str(caught.value) == f"bad Merkle path: index {index} in a batch of {count}"
         with pytest.raises(SignatureError):
             root_from_path(SENDER, bytes(32), index, count, b"")
 
@@ -96,7 +96,7 @@ class TestTree:
         with pytest.raises(SignatureError) as caught:
             root_from_path(SENDER, leaves[index], index, count, other)
         assert str(caught.value) == (
-            f"bad batch proof: a path of {len(other)} bytes for index {index} of {count}"
+            f"bad Merkle path: a path of {len(other)} bytes for index {index} of {count}"
         )
 
 
@@ -206,7 +206,7 @@ class TestSecondPreimages:
         group = GROUP + bytes([min(count, 16)]) + b"".join(leaves[:16])
         root = ROOT + SENDER + count.to_bytes(2, "little")
         for content in (group, root + blake3(group).digest(), BATCH + bytes(32) * 8):
-            proof = BatchProof(0, 1, bytes(64)).encode()
+            proof = MerklePath(0, 1, bytes(64)).encode()
             with pytest.raises(EnvelopeError):
                 SignedEnvelope.decode(content + bytes(122) + proof)
             with pytest.raises(EnvelopeError):
@@ -269,7 +269,7 @@ class TestSignatures:
         with pytest.raises(SignatureError):
             verify_batch(SENDER, bodies, signature)
         with pytest.raises(SignatureError):
-            SignedEnvelope(bodies[0], BatchProof(0, 3, signature, leaves=leaves)).verify()
+            SignedEnvelope(bodies[0], MerklePath(0, 3, signature, leaves=leaves)).verify()
 
     @pytest.mark.parametrize("level", ["leaf", "root"])
     def test_a_v1_signature_as_that_of_a_batch(self, level: str) -> None:
@@ -280,7 +280,7 @@ class TestSignatures:
         with pytest.raises(SignatureError):
             verify_batch(SENDER, bodies, signature)
         with pytest.raises(SignatureError):
-            SignedEnvelope(bodies[0], BatchProof(0, 1, signature, leaves=leaves)).verify()
+            SignedEnvelope(bodies[0], MerklePath(0, 1, signature, leaves=leaves)).verify()
 
     def test_the_signature_of_a_batch_as_a_v1_signature(self) -> None:
         bodies = [body()]

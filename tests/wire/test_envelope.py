@@ -17,7 +17,7 @@ from linkkit import EVE, alone, body
 from signedwire.errors import DidError, EnvelopeError, SignatureError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, did_text
-from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SIGNATURE_SIZE, BatchProof, SignedEnvelope
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SIGNATURE_SIZE, MerklePath, SignedEnvelope
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
 from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
 from vectors import load_vectors
@@ -356,7 +356,7 @@ class TestVerifying:
             envelope.verify()
         assert isinstance(caught.value, SignedWireError)
         assert str(caught.value) == (
-            f"unsigned envelope: it claims to be from {ALICE.did}, without proof"
+            f"unsigned envelope: it names {ALICE.did} as its sender, without a signature"
         )
 
 
@@ -448,15 +448,15 @@ class TestV2:
         assert (decoded.sender, decoded.recipient) == (ALICE.did, BOB.did)
         assert (decoded.epoch, decoded.expires_at_us, decoded.is_signed) == (9, None, True)
         assert decoded.digest == blake3(decoded.body).digest()
-        assert isinstance(decoded.proof, BatchProof)
-        assert (decoded.proof.index, decoded.proof.count) == (index, count)
-        assert decoded.signature == envelope.signature == decoded.proof.signature
+        assert isinstance(decoded.merkle_path, MerklePath)
+        assert (decoded.merkle_path.index, decoded.merkle_path.count) == (index, count)
+        assert decoded.signature == envelope.signature == decoded.merkle_path.signature
         assert pickle.loads(pickle.dumps(envelope)) == envelope
 
     def test_v1_has_neither_epoch_nor_deadline(self) -> None:
         assert (make().epoch, make().expires_at_us) == (None, None)
         assert alone([body(expires_at_us=5)]).expires_at_us == 5
-        assert make().proof == make().signature
+        assert make().merkle_path is None
 
     def test_equal_when_byte_identical(self) -> None:
         assert v2() == v2()
@@ -476,12 +476,13 @@ class TestV2:
         data = bytearray(v2(256).encode())
         data[-68:-64] = index.to_bytes(2, "little") + count.to_bytes(2, "little")
         assert refusal(data) == (
-            f"not an envelope: bad batch proof: index {index} in a batch of {count}"
+            f"not an envelope: bad Merkle path: index {index} in a batch of {count}"
         )
 
     def test_shorter_than_its_path(self) -> None:
         data = body() + bytes(64) + (0).to_bytes(2, "little") + (256).to_bytes(2, "little")
-        assert refusal(data + bytes(64)) == "not an envelope: 259 bytes, its proof alone has 1028"
+        problem = "not an envelope: 259 bytes, its Merkle path alone has 1028"
+        assert refusal(data + bytes(64)) == problem
 
     @pytest.mark.parametrize(("at", "value"), [(104, 4), (105, 5), (0, 0)])
     def test_a_header_that_is_none(self, at: int, value: int) -> None:
@@ -505,12 +506,14 @@ class TestV2:
     def test_another_place_fails(self, true: tuple[int, int], other: tuple[int, int]) -> None:
         assume(true[1] < true[0] and other[1] < other[0] and true != other)
         envelope = v2(*true)
-        assert isinstance(envelope.proof, BatchProof)
+        assert isinstance(envelope.merkle_path, MerklePath)
         raw = bytearray(envelope.encode())
         raw[-68:-64] = other[1].to_bytes(2, "little") + other[0].to_bytes(2, "little")
         with pytest.raises((EnvelopeError, SignatureError)):
             SignedEnvelope.decode(raw).verify()
-        forged = BatchProof(other[1], other[0], envelope.signature, path=envelope.proof.path)
+        forged = MerklePath(
+            other[1], other[0], envelope.signature, hashes=envelope.merkle_path.hashes
+        )
         with pytest.raises(SignatureError):
             SignedEnvelope(envelope.body, forged).verify()
 
@@ -530,7 +533,7 @@ class TestV2:
                 SignedEnvelope.decode(forged).verify()
 
     def test_zeros_are_no_signature(self) -> None:
-        envelope = SignedEnvelope(body(), BatchProof(0, 1, bytes(64), path=b""))
+        envelope = SignedEnvelope(body(), MerklePath(0, 1, bytes(64), hashes=b""))
         with pytest.raises(SignatureError, match="bad signature"):
             envelope.verify()
 

@@ -9,14 +9,20 @@ import pytest
 
 from linkkit import ALICE, BOB, alone, body, sent
 from signedwire.errors import EnvelopeError, SignatureError
+from signedwire.evidence import chain as chain_module
+from signedwire.evidence.chain import Chain, LogChecker, LogHeader, LogReader
 from signedwire.identity import Label
-from signedwire.wire import evidence_log
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.evidence import encode_evidence, verify_receipt
-from signedwire.wire.evidence_log import Chain, LogChecker, LogHeader, LogReader
 from signedwire.wire.header import V2_START
-from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream, LargeEnvelope, ProofStream
+from signedwire.wire.large import (
+    MAX_ENVELOPE,
+    WHOLE,
+    EnvelopeStream,
+    LargeEnvelope,
+    ReceiptProofStream,
+)
 from signedwire.wire.link_frames import Receipts
+from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt
 
 SIZES = (1, 3, 64, 1000, 10_000)
 V1 = SignedEnvelope.sign(ALICE, BOB.did, bytes(3000), sequence_number=1, timestamp_us=5)
@@ -29,7 +35,7 @@ def proof(kind: int) -> bytes:
     receipt = Receipts(kind, 7, (batch.root,) if kind == 1 else (batch.leaves[18],))
     text = bytes(BOB.did) + bytes(ALICE.did) + receipt.statement
     signature = BOB._sign_labelled(Label.RECEIPT, text)
-    return encode_evidence(bodies[18], batch, 18, receipt.statement + signature)
+    return encode_receipt_proof(bodies[18], batch, 18, receipt.statement + signature)
 
 
 def feed(receive: Callable[[bytes], object], data: bytes, size: int) -> None:
@@ -82,7 +88,7 @@ def test_no_byte_of_it_can_be_changed_or_missed(envelope: SignedEnvelope) -> Non
 @pytest.mark.parametrize("size", SIZES)
 def test_a_large_proof(kind: int, size: int) -> None:
     data = proof(kind)
-    stream = ProofStream(whole=100)
+    stream = ReceiptProofStream(whole=100)
     feed(stream.receive_data, data, size)
     delivery, whole = stream.delivery(), verify_receipt(data)
     assert (delivery.is_handled, delivery.at_us) == (whole.is_handled, whole.at_us)
@@ -95,7 +101,7 @@ def test_no_byte_of_a_proof_can_be_changed_or_missed() -> None:
     wrong = [data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :] for at in range(0, len(data), 37)]
     wrong += [data[:at] for at in range(0, len(data), 37)]
     for each in (*wrong, data + b"\0", data + bytes(100_000)):
-        stream = ProofStream(whole=100)
+        stream = ReceiptProofStream(whole=100)
         feed(stream.receive_data, each, 500)
         with pytest.raises((EnvelopeError, SignatureError)):
             stream.delivery()
@@ -108,7 +114,7 @@ class TestLog:
 
     @pytest.fixture(autouse=True)
     def low_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(evidence_log, "WHOLE", 400)
+        monkeypatch.setattr(chain_module, "WHOLE", 400)
 
     def log(self) -> tuple[bytes, bytes, list[int]]:
         """The log, its head, and where its records begin."""
@@ -132,7 +138,7 @@ class TestLog:
         assert [each.record.large is not None for each in found] == [0, 1, 0, 1, 1, 0]
         for checked, envelope in zip(found, self.ENVELOPES, strict=True):
             assert checked.envelope.digest == envelope.digest
-            assert evidence_log.name_of(checked.record.envelope) == envelope.encode()[:122]
+            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:122]
             assert checked.record.size == len(envelope.encode())
 
     def test_the_file_ends_anywhere(self) -> None:
@@ -163,7 +169,7 @@ class TestLog:
         data, _, offsets = self.log()
         prefix = data[offsets[1] : offsets[1] + 4] + b"\3" + bytes(8)
         content = prefix + data[offsets[1] + 13 : offsets[2] - 32]
-        hash_ = evidence_log._link(data[offsets[1] - 32 : offsets[1]], content)
+        hash_ = chain_module._link(data[offsets[1] - 32 : offsets[1]], content)
         checker = LogChecker()
         checker.receive_data(data[: offsets[1]] + content + hash_)
         assert checker.error is not None
@@ -191,9 +197,9 @@ def test_a_claimed_record_of_any_size_takes_little_memory() -> None:
     assert peak < 8 << 20, peak
 
 
-@pytest.mark.parametrize("kind", [EnvelopeStream, ProofStream])
+@pytest.mark.parametrize("kind", [EnvelopeStream, ReceiptProofStream])
 def test_an_envelope_and_a_proof_of_any_size_take_little_memory(
-    kind: type[EnvelopeStream | ProofStream],
+    kind: type[EnvelopeStream | ReceiptProofStream],
 ) -> None:
     stream = kind()
     stream.receive_data(b"SWPROOF1\xff\xff\xff\xff" + V2_START)
@@ -217,7 +223,7 @@ class TestTooLong:
 
     @pytest.mark.parametrize("kind", [1, 2])
     def test_a_proof(self, kind: int) -> None:
-        stream = ProofStream()
+        stream = ReceiptProofStream()
         stream.receive_data(proof(kind))
         assert not stream.is_too_long
         stream.receive_data(bytes(2**20))
@@ -225,6 +231,6 @@ class TestTooLong:
 
     @pytest.mark.parametrize(("size", "is_too_long"), [(0, False), (1, True)])
     def test_a_proof_that_claims_so(self, size: int, is_too_long: bool) -> None:
-        stream = ProofStream()
+        stream = ReceiptProofStream()
         stream.receive_data(b"SWPROOF1" + (MAX_ENVELOPE + size).to_bytes(4, "little"))
         assert stream.is_too_long is is_too_long

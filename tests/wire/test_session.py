@@ -333,7 +333,7 @@ class TestSignatures:
         receipt(parties=bytes(BOB.did) + bytes(EVE.did)),  # about another sender
         receipt(parties=bytes(EVE.did) + bytes(ALICE.did)),
         receipt(label=Label.BATCH),
-        receipt(label=Label.TLS_LEAF),
+        receipt(label=Label.DID_PROOF),
         replace(receipt(), kind=frames.HANDLED_ENVELOPES),
         replace(receipt(), kind=frames.ACCEPTED_ENVELOPES),
         replace(receipt(), at_us=8),

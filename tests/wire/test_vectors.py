@@ -24,9 +24,9 @@ from signedwire.transport.tls import NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Did
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, path_of, root_from_path
+from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
-from signedwire.wire.evidence import verify_receipt
-from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof
+from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Closed
 from signedwire.wire.session_events import CLOSE_UNSAID
 
@@ -183,7 +183,7 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
     return body, leaf, root
 
 
-def plain_check_proof(data: bytes) -> int:
+def plain_check_receipt_proof(data: bytes) -> int:
     """Section 17: the kind that is proven."""
     assert data[:8] == b"SWPROOF1"
     size = int.from_bytes(data[8:12], "little")
@@ -210,14 +210,14 @@ def test_keys(name: str, key: SigningKey) -> None:
     assert Did.parse(vector["text"]) == Did.parse(vector["did"])
 
 
-def test_leaf() -> None:
-    vector = VECTORS["leaf"]
+def test_did_proof() -> None:
+    vector = VECTORS["did_proof"]
     spki = bytes.fromhex(vector["spki"])
     start = ALICE_DID + le(TIMESTAMP, 8)
     extension = start + signed(ALICE, b"signedwire/tls-leaf/1\0", start, spki)
     assert vector["extension"] == extension.hex()
     assert (vector["expires_at_us"], len(extension)) == (TIMESTAMP, 104)
-    assert check_leaf_proof(extension, spki, 0) == Did(ALICE_DID)
+    assert check_did_proof(extension, spki, 0) == Did(ALICE_DID)
 
 
 @pytest.mark.parametrize("number", VECTORS["bodies"])
@@ -282,12 +282,12 @@ def test_an_envelope_that_stands_alone() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("accepted", 1), ("handled", 3)])
-def test_proofs(name: str, kind: int) -> None:
-    data, plain = bytes.fromhex(VECTORS["proofs"][name]), PlainBatch(17)
+def test_receipt_proofs(name: str, kind: int) -> None:
+    data, plain = bytes.fromhex(VECTORS["receipt_proofs"][name]), PlainBatch(17)
     receipt = plain_receipt(kind, *([plain.root] if kind == 1 else plain.leaves[:4]))
     envelope = plain.alone(3)
     assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
-    assert plain_check_proof(data) == kind
+    assert plain_check_receipt_proof(data) == kind
     proven = verify_receipt(data)
     assert proven.is_handled == (kind == 3)
     assert proven.at_us == TIMESTAMP + 1_000_000
@@ -347,7 +347,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("heading", "end"),
-        [("## 7. Envelopes", 122), ("## 3. The leaf proof", 104)],
+        [("## 7. Envelopes", 122), ("## 3. The DID proof", 104)],
     )
     def test_offsets_have_no_gaps(self, heading: str, end: int) -> None:
         position = 0
@@ -374,8 +374,8 @@ class TestText:
         assert f"`{int.from_bytes(secret, 'big') % (order - 1) + 1:064x}`" in TEXT
 
     def test_the_extension(self) -> None:
-        assert f"`{LEAF_EXTENSION_OID}`" in TEXT
-        assert VECTORS["leaf"]["oid"] == LEAF_EXTENSION_OID
+        assert f"`{DID_PROOF_OID}`" in TEXT
+        assert VECTORS["did_proof"]["oid"] == DID_PROOF_OID
 
     def test_limits(self) -> None:
         assert frames.MAX_FRAME_BEFORE_HELLO == 16_384

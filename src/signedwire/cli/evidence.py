@@ -15,8 +15,8 @@ from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.cli.reading import open_input
 from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
-from signedwire.delivery.evidence_files import place_of_rest
-from signedwire.wire.evidence_log import NO_HEAD, BadRecord, CheckedRecord, LogChecker
+from signedwire.evidence.chain import NO_HEAD, BadRecord, CheckedRecord, LogChecker
+from signedwire.evidence.files import place_of_rest
 
 if TYPE_CHECKING:
     from signedwire.cli.evidence_surface import EvidenceShow, EvidenceVerify

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from signedwire.errors import DidError
+from signedwire.evidence.chain import NO_HEAD, BadRecord, LogHeader
 from signedwire.types import Did
-from signedwire.wire.evidence_log import NO_HEAD, BadRecord, LogHeader
 
 __all__ = ["Part", "did_or_hex", "first_record_of", "in_order"]
 

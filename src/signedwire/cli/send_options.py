@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Save", "check_usage", "proof_file"]
 
 Save = Callable[[Receipt], None]
-"""Saves the proof of delivery."""
+"""Saves the receipt proof."""
 
 
 def check_usage(options: Send) -> str | None:

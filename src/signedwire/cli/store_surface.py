@@ -111,11 +111,11 @@ class OutboxDrop(_OfSome):
 
 @dataclass(frozen=True, kw_only=True)
 class OutboxExport(StoreCommand):
-    """Write what waits, and what was accepted and is not done, with proofs.
+    """Write what waits, and what was accepted and is not done, with signatures.
 
     One envelope in hex per line, which `signedwire verify FILE` checks anywhere. Those that
     wait are signed with the identity; of those that were accepted it is their sender's
-    proof.
+    signature.
     """
 
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not be there yet.")]

@@ -394,7 +394,7 @@ class Peers(_Probe):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(Command):
-    """Check proofs of delivery, and the signatures of saved envelopes.
+    """Check receipt proofs, and the signatures of saved envelopes.
 
     FILE holds a proof that `signedwire send --proof` saved, one envelope (raw or hex, also
     over several lines), one in hex per line as `signedwire outbox export` writes them, v1

@@ -27,11 +27,11 @@ from signedwire.cli.render import (
 )
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SignedEnvelope
-from signedwire.wire.evidence import MAGIC as PROOF_MAGIC
-from signedwire.wire.evidence import ProvenDelivery
 from signedwire.wire.frames import FrameDecoder
 from signedwire.wire.header import MAGIC
-from signedwire.wire.large import WHOLE, EnvelopeStream, ProofStream
+from signedwire.wire.large import WHOLE, EnvelopeStream, ReceiptProofStream
+from signedwire.wire.receipt_proof import MAGIC as RECEIPT_PROOF_MAGIC
+from signedwire.wire.receipt_proof import ProvenDelivery
 
 if TYPE_CHECKING:
     from signedwire.cli.surface import Verify
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
-_STARTS: Final = (_MAGIC_BYTES, PROOF_MAGIC)
+_STARTS: Final = (_MAGIC_BYTES, RECEIPT_PROOF_MAGIC)
 _MAX_FRAME_SIZE: Final = 2**24 - 1
 _CHUNK: Final = 64 * 1024
 _MAX_JSON: Final = 9 * 1024 * 1024
@@ -77,7 +77,7 @@ _TOO_MANY: Final = (
 
 
 class _Found(NamedTuple):
-    """Something that should be an envelope, or a proof of delivery."""
+    """Something that should be an envelope, or a receipt proof."""
 
     where: str
     pieces: Iterator[bytes]
@@ -94,7 +94,7 @@ class _Verdict(NamedTuple):
     problem: str
     """Why it is invalid; empty: it is valid."""
     delivery: ProvenDelivery | None = None
-    """What a valid proof of delivery proves."""
+    """What a valid receipt proof proves."""
 
 
 def verify(options: Verify) -> int:
@@ -120,7 +120,7 @@ def verify(options: Verify) -> int:
     if not count:
         raise BadFile(
             f"there is no envelope in {options.file}",
-            "It takes proofs of delivery, raw or hex envelopes, v1 frames, or what "
+            "It takes receipt proofs, raw or hex envelopes, v1 frames, or what "
             "`signedwire listen --json` printed",
         )
     if not options.json:
@@ -225,7 +225,7 @@ def _in_bytes(pieces: Iterator[bytes]) -> Iterator[_Found] | None:
     except ValueError:
         return None
     pieces = chain((start,), pieces)
-    if start.startswith(PROOF_MAGIC):
+    if start.startswith(RECEIPT_PROOF_MAGIC):
         return iter((_Found("proof", pieces),))
     if start.startswith(_MAGIC_BYTES):
         return iter((_Found("envelope", pieces),))
@@ -235,7 +235,7 @@ def _in_bytes(pieces: Iterator[bytes]) -> Iterator[_Found] | None:
 def _begin(pieces: Iterator[bytes]) -> bytes:
     """The first pieces, with at least as many bytes as tell what it is."""
     start = b""
-    while len(start) < len(PROOF_MAGIC) and (piece := next(pieces, b"")):
+    while len(start) < len(RECEIPT_PROOF_MAGIC) and (piece := next(pieces, b"")):
         start += piece
     return start
 
@@ -417,9 +417,9 @@ def _judge(found: _Found) -> _Verdict:
         return _Verdict(where, None, found.problem)
     try:
         start = _begin(found.pieces)
-        stream: ProofStream | EnvelopeStream
-        if start.startswith(PROOF_MAGIC):
-            stream = ProofStream()
+        stream: ReceiptProofStream | EnvelopeStream
+        if start.startswith(RECEIPT_PROOF_MAGIC):
+            stream = ReceiptProofStream()
         else:
             # What a line says of a payload is compared with it.
             stream = EnvelopeStream(whole=WHOLE if found.claims is None else _MAX_JSON)
@@ -430,7 +430,7 @@ def _judge(found: _Found) -> _Verdict:
                 return _Verdict(where, None, "it is longer than any envelope")
     except ValueError:
         return _Verdict(where, None, _NOT_HEX)
-    if isinstance(stream, ProofStream):
+    if isinstance(stream, ReceiptProofStream):
         return _judge_proof(where, stream)
     try:
         envelope = stream.envelope()
@@ -456,7 +456,7 @@ def _contradiction(claims: dict[str, object], envelope: SignedEnvelope) -> str:
     return ""
 
 
-def _judge_proof(where: str, stream: ProofStream) -> _Verdict:
+def _judge_proof(where: str, stream: ReceiptProofStream) -> _Verdict:
     try:
         delivery = stream.delivery()
     except (EnvelopeError, SignatureError) as error:

@@ -16,7 +16,7 @@ from signedwire.errors import StoreError
 from signedwire.identity import Identity
 from signedwire.outbox import copy_of, export
 from signedwire.types import Did
-from signedwire.wire.envelope import UNSIGNED, BatchProof, SignedEnvelope
+from signedwire.wire.envelope import UNSIGNED, MerklePath, SignedEnvelope
 
 if TYPE_CHECKING:
     from signedwire.cli import store_surface as surface
@@ -256,8 +256,8 @@ def drop_dead(options: surface.DeadDrop) -> int:
 
 
 def _fields(kept: Kept, sender: Did, *, with_payload: bool) -> dict[str, object]:
-    # The envelope has no proof yet; of its own store one needs none.
-    unproven = SignedEnvelope(kept.body, BatchProof(0, 1, UNSIGNED))
+    # The envelope has no signature yet; of its own store one needs none.
+    unproven = SignedEnvelope(kept.body, MerklePath(0, 1, UNSIGNED))
     fields = envelope_fields(unproven, is_proven=False)
     fields["sender"] = str(sender)
     for name in ("is_proven", *(() if with_payload else ("payload", "encoding"))):

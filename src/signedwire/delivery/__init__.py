@@ -18,6 +18,5 @@
   in flight.
 - `receipt`: the states of a sent message, and its end.
 - `backoff`: how long to wait before the next attempt.
-- `evidence_log`: the file that keeps what was accepted, and the thread that writes it.
 - `replay`: the bounded memory that delivers a repeated v1 envelope once.
 """

@@ -23,7 +23,7 @@ from signedwire.types import (
     known_did,
     unix_time_us,
 )
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
     PAYLOAD_TYPE,
     PRIORITY,
@@ -68,7 +68,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         "_index",
         "_is_answered",
         "_is_proven",
-        "_proof",
+        "_signature",
         "expires_at_us",
         "lane",
         "origin",
@@ -80,7 +80,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     def __init__(
         self,
         body: bytes,
-        proof: bytes | SentBatch | BatchReceived,
+        signature: bytes | SentBatch | BatchReceived,
         index: int = 0,
         expires_at_us: int | None = None,
         origin: AckSink | None = None,
@@ -94,7 +94,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """Size of header and payload in bytes, as credit counts them."""
         # A v1 signature, or the batch of the message. The envelope is made from it on
         # access, because few applications need it for every message.
-        self._proof = proof
+        self._signature = signature
         self._index = index
         self._is_proven = is_proven
         self._is_answered = False
@@ -188,7 +188,9 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def payload(self) -> bytes:
         """The bytes that were sent."""
-        return self._body[V1_HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE :]
+        return self._body[
+            V1_HEADER_SIZE if isinstance(self._signature, bytes) else V2_HEADER_SIZE :
+        ]
 
     @property
     def priority(self) -> Priority:
@@ -205,8 +207,8 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """The Merkle leaf, by which receipts name the message."""
         return (
             self.envelope.digest
-            if isinstance(self._proof, bytes)
-            else self._proof.leaves[self._index]
+            if isinstance(self._signature, bytes)
+            else self._signature.leaves[self._index]
         )
 
     @property
@@ -227,12 +229,12 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def envelope(self) -> SignedEnvelope:
         """The envelope as it arrived. Anybody who has it can verify it again."""
-        proof = self._proof
-        if isinstance(proof, bytes):
-            return SignedEnvelope(self._body, proof)
-        leaves = proof.leaves
+        signature = self._signature
+        if isinstance(signature, bytes):
+            return SignedEnvelope(self._body, signature)
+        leaves = signature.leaves
         return SignedEnvelope(
-            self._body, BatchProof(self._index, len(leaves), proof.signature, leaves=leaves)
+            self._body, MerklePath(self._index, len(leaves), signature.signature, leaves=leaves)
         )
 
     def __repr__(self) -> str:
@@ -341,7 +343,7 @@ class OutgoingMessage(Receipt):
         self.detail = ""
         self.is_unconfirmed = False
         self.is_detached = False
-        self.evidence = None
+        self.proof_source = None
 
         self.terms = terms
         self.failures_before = 0

@@ -5,6 +5,7 @@
     RoutePort                  whoever connects to a peer
     Routes                     which DID is reached where
     OutboxStore, InboxStore    where messages and marks are kept: `null_store`, or a disk
+    EvidencePort               the evidence log
 
 Tests put plain objects in their place, so no decision needs a loop, a socket or a clock.
 """
@@ -31,6 +32,7 @@ from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
 __all__ = [
+    "EvidencePort",
     "Host",
     "InboxStore",
     "LinkPort",
@@ -353,3 +355,31 @@ class InboxStore(Protocol):
 
     def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
         """The application has handled or refused these; call `on_commit` when that is committed."""
+
+
+class EvidencePort(Protocol):
+    """The evidence log, which keeps every accepted message. Methods may be called in any thread.
+
+    Each `on_commit` is called in the loop, with the error if the log has failed.
+    """
+
+    @property
+    def failure(self) -> StoreError | None:
+        """The error that stopped the log; `None` while it works."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the disk keeps up; if not, callers should wait where they can."""
+
+    def append(self, messages: Sequence[Message], on_commit: OnCommit | None = None) -> None:
+        """Log accepted messages; call `on_commit` when all messages so far are on the disk.
+
+        Raises:
+            EvidenceLogError, ClosedError: the log takes nothing more.
+        """
+
+    def after(self, messages: Sequence[Message], on_commit: OnCommit) -> OnCommit:
+        """Return a callback for the commit of `messages` that logs them, then calls `on_commit`."""
+
+    def restored(self, message: Message, on_commit: OnCommit) -> None:
+        """Log a message that an earlier process accepted, unless that process logged it."""

@@ -77,11 +77,11 @@ _CONFIRMED = frozenset({DeliveryState.ACCEPTED, DeliveryState.HANDLED})
 _LASTING = frozenset({DeliveryState.QUEUED, DeliveryState.PERSISTED, DeliveryState.ACCEPTED})
 
 
-class Evidence(Protocol):
+class ProofSource(Protocol):
     """The signed receipt of a recipient for one or several messages."""
 
     def prove(self, receipt: Receipt) -> bytes:
-        """Make the proof of delivery for one of these messages."""
+        """Make the receipt proof for one of these messages."""
 
 
 class Step(NamedTuple):
@@ -103,10 +103,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         "_recipient",
         "_steps",
         "detail",
-        "evidence",
         "is_detached",
         "is_final",
         "is_unconfirmed",
+        "proof_source",
         "reason",
         "sequence_number",
         "state",
@@ -140,7 +140,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Whether the message went to a v1 peer, which never answers."""
         self.is_detached = False
         """Whether the node was closed while the message waits in the store."""
-        self.evidence: Evidence | None = None
+        self.proof_source: ProofSource | None = None
         """The source of `proof()`; `None` until the recipient has signed."""
 
     @property
@@ -180,12 +180,12 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         Raises:
             LookupError: there is no signed receipt yet; v1 peers never send one.
         """
-        if self.evidence is None:
+        if self.proof_source is None:
             raise LookupError(
                 f"message #{self.sequence_number} to {self.recipient} is {self.state}: "
                 "its recipient has signed no receipt"
             )
-        return self.evidence.prove(self)
+        return self.proof_source.prove(self)
 
     def has_reached(self, state: Until) -> bool:
         """Whether the message has reached `state`, or any state after it.

@@ -50,7 +50,7 @@ class Arrivals(NamedTuple):
 class ReceiveStream:
     """The marks of one peer within its epoch, and its last accepted messages.
 
-    A receipt is a proof of delivery, so none is ever signed for another message under a
+    A receipt proves delivery, so none is ever signed for another message under a
     used number. For that, the leaves of the last `remembered` messages of each lane are
     kept. They must cover the credit: a sender has no more in flight, and resends a lane
     in order.

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.denials import DenialFilter
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
 from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.policy import Policies
-from signedwire.delivery.ports import Host, InboxStore, OutboxStore
+from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
 from signedwire.types import Did
 
 __all__ = ["SessionContext"]
@@ -66,7 +65,7 @@ class SessionContext:
         self.inbox = inbox
         self.store = store
         self.inbox_store = inbox_store
-        self.evidence: EvidenceLog | None = None
+        self.evidence: EvidencePort | None = None
         """Keeps what is accepted, before it is delivered and receipted; `None`: nothing does."""
         self.on_progress: Callable[[], None] = _nothing
         """Called when a message was answered or given up: a connection may have become idle."""

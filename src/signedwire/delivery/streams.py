@@ -28,7 +28,6 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.batch import leaf_of
-from signedwire.wire.evidence import encode_evidence
 from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -36,6 +35,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
+from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
 
 __all__ = ["Refused", "SendStream"]
@@ -89,9 +89,9 @@ class InFlightBatch:
 
 
 class _Signed:
-    """The hashes of a batch, with the peer's signed statement about it: the parts of a proof.
+    """The hashes of a batch and the peer's signed statement: the parts of a receipt proof.
 
-    With the bytes of a message, which its receipt holds, that makes its proof.
+    With the bytes of a message, which its receipt holds, that makes its receipt proof.
     """
 
     __slots__ = ("batch", "statement")
@@ -101,10 +101,10 @@ class _Signed:
         self.statement = statement
 
     def prove(self, receipt: Receipt) -> bytes:
-        """Make the proof of delivery for a message of the batch."""
+        """Make the receipt proof for a message of the batch."""
         assert isinstance(receipt, OutgoingMessage)
         index = self.batch.leaves.index(leaf_of(receipt.body))
-        return encode_evidence(receipt.body, self.batch, index, self.statement)
+        return encode_receipt_proof(receipt.body, self.batch, index, self.statement)
 
 
 class ReceiptedBatch(_Signed):
@@ -317,7 +317,7 @@ class SendStream:
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """Apply signed receipts, and return the messages that are now accepted.
 
-        `raw` is the statement with its signature, for proofs. Unknown roots and leaves
+        `raw` is the statement with its signature, for receipt proofs. Unknown roots and leaves
         are ignored, because their messages were answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:
@@ -360,7 +360,7 @@ class SendStream:
                 continue
             if receipted.statement is not raw and receipted not in proofs:
                 proofs[receipted] = _Signed(receipted.batch, raw)
-            receipt.evidence = proofs.get(receipted, receipted)
+            receipt.proof_source = proofs.get(receipted, receipted)
             receipt.advance(DeliveryState.HANDLED)
         return accepted
 
@@ -390,7 +390,7 @@ class SendStream:
             self._receipted_names.update(names)
         self._settle(flight, indices)
         for message in accepted:
-            message.evidence = receipted
+            message.proof_source = receipted
         transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         return accepted
 

@@ -18,7 +18,7 @@
   be sent. `inbox_driver`: marks, and messages that are not handled yet.
 - `inbox_reader`: how the application takes messages.
 - `drops`: counts what is dropped, and reports it in few events and log lines.
-- `evidence`: opens and closes the evidence log, which has what was accepted before anybody
+- `evidence_driver`: opens and closes the evidence log, which has what was accepted before anybody
   is told of it. `health`: whether the node can do its work.
 - `clock_watch`: notices that the wall clock was set, or the machine suspended.
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.

@@ -22,7 +22,6 @@ from typing import Final, TypeAlias
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.null_store import NullStore
@@ -30,6 +29,7 @@ from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Store
 from signedwire.errors import ClosedError, ConfigError
+from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Phase
 from signedwire.identity import Identity
 from signedwire.logs import fields
@@ -39,7 +39,7 @@ from signedwire.transport.acceptor import Acceptor
 from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fit, free_descriptors
 from signedwire.transport.dialers import Dialers
-from signedwire.transport.evidence import close_evidence, open_evidence
+from signedwire.transport.evidence_driver import close_evidence, open_evidence
 from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
@@ -110,14 +110,11 @@ class NodeCore:
         self._open_store = open_store
         self.store: StoreDriver | None = None
         """Drives the store of a node that has a file; `None` without one."""
+        self.evidence: EvidenceLog | None = None
+        """Keeps what is accepted; `None` without one."""
         self._is_called_off = False
         self._clock_watch: ClockWatch | None = None
         self._has_ended: asyncio.Event | None = None
-
-    @property
-    def evidence(self) -> EvidenceLog | None:
-        """Keeps what is accepted; `None` without one."""
-        return self.context.evidence
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -158,7 +155,7 @@ class NodeCore:
             self.context.inbox_store = InboxDriver(runtime, store)
         await self._read_access_file()
         endpoint.access.open(store)
-        self.context.evidence = await open_evidence(runtime, store)
+        self.evidence = self.context.evidence = await open_evidence(runtime, store)
         if store is not None:
             await InboxDriver(runtime, store).restore(endpoint)
         self._fit_limits()

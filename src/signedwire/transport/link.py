@@ -19,7 +19,7 @@ from typing import Final
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
-from signedwire.errors import Cause, FailureKind, ProofError
+from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.events import LoopStalled
 from signedwire.logs import fields
 from signedwire.transport import link_errors
@@ -273,7 +273,7 @@ class Link:
         except ssl.SSLError as error:
             self._on_tls_error(error)
             return
-        except ProofError as error:
+        except DidProofError as error:
             self._fail(Reason.BAD_IDENTITY, Cause(error.fact, error.kind))
             return
         if (session := self._session) is None:

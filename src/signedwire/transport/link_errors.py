@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from signedwire.errors import Cause, DialError, FailureKind, ProofError, kind_of
+from signedwire.errors import Cause, DialError, DidProofError, FailureKind, kind_of
 from signedwire.transport.tcp import describe_os_error
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames as frames
@@ -115,6 +115,6 @@ def words_of_tls(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")
 
 
-def wrong_key(proven: Did, expected: Did) -> ProofError:
+def wrong_key(proven: Did, expected: Did) -> DidProofError:
     """Another DID was proven than the one that was dialed."""
-    return ProofError(f"{proven} answered, not {expected}", kind=FailureKind.WRONG_KEY)
+    return DidProofError(f"{proven} answered, not {expected}", kind=FailureKind.WRONG_KEY)

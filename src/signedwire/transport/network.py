@@ -7,7 +7,7 @@
     Node(identity, TransportConfig(listen="mine:/base"), network=MyNetwork())
 
 A network makes ordered, reliable byte streams, as TCP does. It has to keep nothing secret
-and need not know who is there: TLS and the proof of the DID happen above it. One network
+and need not know who is there: TLS and the DID proof happen above it. One network
 may serve several nodes. All calls, in both directions, are made in the event loop of the
 node, and none of them may block.
 

@@ -22,9 +22,9 @@ from signedwire.errors import (
     ClosedError,
     ConnectTimeout,
     DialError,
+    DidProofError,
     FailureKind,
     NotAllowedError,
-    ProofError,
     UnknownPeerError,
 )
 from signedwire.identity import Identity
@@ -423,7 +423,7 @@ class _ProbedLink(_Connection):
         except ssl.SSLError as error:
             self._fail(self._broken(error))
             return
-        except ProofError as error:
+        except DidProofError as error:
             self._fail(Cause(error.fact, error.kind))
             return
         if self._session is not None and plain:
@@ -436,7 +436,7 @@ class _ProbedLink(_Connection):
         self.found = replace(self.found, answered_by=answered_by)
         if not self.found.is_proven:
             fact = f"{answered_by} is there, not {self.found.did}"
-            raise ProofError(fact, kind=FailureKind.WRONG_KEY)
+            raise DidProofError(fact, kind=FailureKind.WRONG_KEY)
         hello = frames.Hello(
             min_version=frames.VERSION,
             max_version=frames.VERSION,

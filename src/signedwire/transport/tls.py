@@ -4,7 +4,7 @@ Python's ssl cannot ask for a client certificate that it does not know, so both
 sides present one issued by a certification authority whose key anyone can
 compute, `PUBLIC_NULL_CA_KEY_NOT_SECRET`: it proves nothing, and only carries
 the certificate past OpenSSL's chain check. What proves is the extension of
-`wire.leaf` inside, signed by the DID, which `proven_did()` checks after the
+`wire.did_proof` inside, signed by the DID, which `proven_did()` checks after the
 handshake and before a byte of the application is read or written.
 
 `TlsChannel` is TLS without a socket, over memory: ciphertext in, plaintext out,
@@ -25,10 +25,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from signedwire.errors import ProofError, SignedWireError
+from signedwire.errors import DidProofError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, unix_time_us
-from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof, make_leaf_proof
+from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof, make_did_proof
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -54,7 +54,7 @@ _FULL_REASONS: Final = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_ALERT_REC
 # The header of a record that is longer than any may be.
 _OVERFLOW: Final = bytes.fromhex("17 0303 ffff")
 
-MAX_LEAF_SIZE: Final = 2048
+MAX_CERTIFICATE_SIZE: Final = 2048
 
 PUBLIC_NULL_CA_KEY_NOT_SECRET: Final = b"signedwire null CA: proves none."
 """The private scalar of the null CA on P-256. Published on purpose."""
@@ -73,10 +73,10 @@ ZQPwvw==
 """
 
 _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
-_LEAF_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
+_CERTIFICATE_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
 _MAX_RECORD: Final = 16 * 1024
 """Plaintext of one TLS record: OpenSSL gives no more at once, whatever is asked for."""
-# Certificate dates mean nothing here (see wire.leaf), so they allow every clock, and nobody
+# Certificate dates mean nothing here (see wire.did_proof), so they allow every clock, and nobody
 # looks at them. The null CA's begin in 2000 and cannot be changed, since peers compare it
 # byte by byte: a machine that starts in 1970 would find every certificate "not yet valid".
 _FROM: Final = datetime.datetime(1970, 1, 1)
@@ -104,7 +104,7 @@ class TlsIdentity:
     def context(self, *, is_server: bool) -> ssl.SSLContext:
         """The context of one side, with a proof that is good for days."""
         now = unix_time_us()
-        if now >= self._renew_at_us or now < self._renew_at_us - _LEAF_LIFETIME_US:
+        if now >= self._renew_at_us or now < self._renew_at_us - _CERTIFICATE_LIFETIME_US:
             # A disk that is full now may not be at the next connection: the old proof is
             # good for as long again.
             with contextlib.suppress(SignedWireError):
@@ -112,15 +112,17 @@ class TlsIdentity:
         return self._contexts[is_server]
 
     def _renew(self, now_us: int) -> None:
-        key, leaf = make_leaf(self._identity, now_us + _LEAF_LIFETIME_US)
-        self._contexts = {side: make_context(key, leaf, is_server=side) for side in (True, False)}
-        self._renew_at_us = now_us + _LEAF_LIFETIME_US // 2
+        key, certificate = make_certificate(self._identity, now_us + _CERTIFICATE_LIFETIME_US)
+        self._contexts = {
+            side: make_context(key, certificate, is_server=side) for side in (True, False)
+        }
+        self._renew_at_us = now_us + _CERTIFICATE_LIFETIME_US // 2
 
 
-def make_leaf(
+def make_certificate(
     identity: Identity, expires_at_us: int
 ) -> tuple[EllipticCurvePrivateKey, Certificate]:
-    """A fresh TLS key and its certificate with the proof of `identity`."""
+    """A fresh TLS key and its certificate with the DID proof of `identity`."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -128,11 +130,11 @@ def make_leaf(
     spki = key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return key, issue_leaf(key, make_leaf_proof(identity, spki, expires_at_us))
+    return key, issue_certificate(key, make_did_proof(identity, spki, expires_at_us))
 
 
-def issue_leaf(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate:
-    """A certificate for `key`, issued by the null CA, that carries `proof`."""
+def issue_certificate(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate:
+    """A certificate for `key`, issued by the null CA, that carries a DID proof."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -151,7 +153,7 @@ def issue_leaf(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate:
         .not_valid_before(_FROM)
         .not_valid_after(_UNTIL)
         .add_extension(
-            x509.UnrecognizedExtension(x509.ObjectIdentifier(LEAF_EXTENSION_OID), proof),
+            x509.UnrecognizedExtension(x509.ObjectIdentifier(DID_PROOF_OID), proof),
             critical=False,
         )
         .sign(ca_key, hashes.SHA256())
@@ -164,7 +166,7 @@ _P256_ORDER_MINUS_ONE: Final = (
 
 
 def make_context(
-    key: EllipticCurvePrivateKey, leaf: Certificate, *, is_server: bool
+    key: EllipticCurvePrivateKey, certificate: Certificate, *, is_server: bool
 ) -> ssl.SSLContext:
     """TLS 1.3 only, our ALPN only, a certificate of the null CA from the other side."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
@@ -177,12 +179,12 @@ def make_context(
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     if is_server:
         context.num_tickets = 0
-    _load_certificate(context, key, leaf)
+    _load_certificate(context, key, certificate)
     return context
 
 
 def _load_certificate(
-    context: ssl.SSLContext, key: EllipticCurvePrivateKey, leaf: Certificate
+    context: ssl.SSLContext, key: EllipticCurvePrivateKey, certificate: Certificate
 ) -> None:
     """ssl reads keys from files alone: give it one that is encrypted and gone at once.
 
@@ -196,7 +198,7 @@ def _load_certificate(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(password),
-    ) + leaf.public_bytes(serialization.Encoding.PEM)
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
     places = _file_in_memory(pem), _file_in("/dev/shm", pem), _file_in(None, pem)
     for place in places:
         try:
@@ -217,7 +219,7 @@ def _file_in_memory(content: bytes) -> Iterator[str]:
     """The path of a file in no folder, which goes with the block."""
     if not hasattr(os, "memfd_create"):  # other systems than Linux
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    with open(os.memfd_create("signedwire-leaf"), "wb", buffering=0) as file:
+    with open(os.memfd_create("signedwire-certificate"), "wb", buffering=0) as file:
         file.write(content)
         yield f"/proc/self/fd/{file.fileno()}"
 
@@ -229,7 +231,7 @@ def _file_in(parent: str | None, content: bytes) -> Iterator[str]:
     `parent` None: in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="signedwire-", dir=parent) as folder:
-        path = os.path.join(folder, "leaf.pem")
+        path = os.path.join(folder, "certificate.pem")
         with open(path, "wb") as file:
             file.write(content)
         yield path
@@ -376,34 +378,40 @@ def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
     """The DID that the other side of a completed handshake has proven.
 
     Raises:
-        ProofError: it has proven none; nothing that it sent may be looked at.
+        DidProofError: it has proven none; nothing that it sent may be looked at.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
     if tls.version() != "TLSv1.3" or tls.session_reused:
-        raise ProofError(f"the connection is {tls.version()}, or resumed; a fresh TLS 1.3 is due")
+        raise DidProofError(
+            f"the connection is {tls.version()}, or resumed; a fresh TLS 1.3 is due"
+        )
     if tls.selected_alpn_protocol() != ALPN:
-        raise ProofError(f"the other side does not speak {ALPN}")
+        raise DidProofError(f"the other side does not speak {ALPN}")
     chain = _presented_chain(tls)
-    # OpenSSL sends the issuer along unasked. Nothing but that one may follow the leaf.
+    # OpenSSL sends the issuer along unasked. Nothing but that one may follow the certificate.
     if not chain or chain[1:] not in ([], [_NULL_CA_DER]):
-        raise ProofError(f"the other side presented {len(chain)} certificates, one is due")
-    if len(chain[0]) > MAX_LEAF_SIZE:
-        raise ProofError(f"the certificate has {len(chain[0])} bytes, at most {MAX_LEAF_SIZE}")
+        raise DidProofError(f"the other side presented {len(chain)} certificates, one is due")
+    if len(chain[0]) > MAX_CERTIFICATE_SIZE:
+        raise DidProofError(
+            f"the certificate has {len(chain[0])} bytes, at most {MAX_CERTIFICATE_SIZE}"
+        )
     try:
-        leaf = x509.load_der_x509_certificate(chain[0])
-        spki = leaf.public_key().public_bytes(
+        certificate = x509.load_der_x509_certificate(chain[0])
+        spki = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         # A second extension of the same kind raises here.
-        extension = leaf.extensions.get_extension_for_oid(x509.ObjectIdentifier(LEAF_EXTENSION_OID))
+        extension = certificate.extensions.get_extension_for_oid(
+            x509.ObjectIdentifier(DID_PROOF_OID)
+        )
         proof: bytes = extension.value.public_bytes()
     except x509.ExtensionNotFound:
-        raise ProofError("the certificate carries no proof of a DID") from None
+        raise DidProofError("the certificate carries no DID proof") from None
     except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
-        raise ProofError(f"the certificate cannot be read: {error}") from None
-    return check_leaf_proof(proof, spki, now_us)
+        raise DidProofError(f"the certificate cannot be read: {error}") from None
+    return check_did_proof(proof, spki, now_us)
 
 
 def _presented_chain(tls: ssl.SSLObject) -> list[bytes]:

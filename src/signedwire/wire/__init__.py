@@ -12,13 +12,12 @@ without a timestamp takes the present time.)
   body.
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
-- `leaf`: the proof of a DID inside a TLS certificate.
+- `did_proof`: the extension of a TLS certificate that proves a DID.
 - `link_frames`: the frames of a v2 link.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out.
-- `evidence`: proofs of delivery, which anybody can check.
-- `evidence_log`: accepted envelopes in a file, chained by hashes.
+- `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
+- `large`: envelopes and receipt proofs that are checked without being held in memory.
 
-docs/protocol.md is the normative text of v2, docs/wire-v1.md of v1, docs/evidence.md of
-the evidence log.
+docs/protocol.md is the normative text of v2, docs/wire-v1.md of v1.
 """

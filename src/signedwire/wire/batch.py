@@ -83,7 +83,7 @@ def path_size(index: int, count: int) -> int:
         SignatureError: `count` is over 256, or `index` is not in 0 to `count` - 1.
     """
     if not 0 <= index < count <= MAX_BATCH:
-        raise SignatureError(f"bad batch proof: index {index} in a batch of {count}")
+        raise SignatureError(f"bad Merkle path: index {index} in a batch of {count}")
     return _group_size(index // GROUP_SIZE, count) - 1 + _group_count(count) - 1
 
 
@@ -116,7 +116,7 @@ def root_from_path(sender: bytes, leaf: bytes, index: int, count: int, path: byt
     """
     if len(path) != path_size(index, count) * HASH_SIZE:
         raise SignatureError(
-            f"bad batch proof: a path of {len(path)} bytes for index {index} of {count}"
+            f"bad Merkle path: a path of {len(path)} bytes for index {index} of {count}"
         )
     hashes = [path[start : start + HASH_SIZE] for start in range(0, len(path), HASH_SIZE)]
     number = index // GROUP_SIZE

@@ -1,4 +1,4 @@
-"""The signed envelope: header, payload and proof.
+"""The signed envelope: header, payload and signature.
 
 A v1 envelope is signed alone:
 
@@ -10,7 +10,7 @@ A v2 envelope is signed together with others (`wire.batch`):
 
     0    header            122 bytes
     122  payload
-         path              only in an envelope that stands alone: hashes of the others
+         Merkle path       only in an envelope that stands alone: hashes of the others
     -68  index, count      2 × u16 LE: its position in the batch
     -64  signature         over the batch
 
@@ -69,17 +69,22 @@ _PLACE: Final = struct.Struct("<HH")
 _MAX_U64: Final = 2**64 - 1
 
 
-class BatchProof:
-    """The position of one envelope in a signed batch, and its path to the root.
+class MerklePath:
+    """The way from one envelope of a batch to the signed root, and the signature of the root.
 
-    While the batch is in memory, the proof holds its leaves. The path is computed on
-    access, because most envelopes never need it.
+    Args:
+        index: Position of the envelope in the batch, from 0.
+        count: Number of envelopes in the batch, 1 to 256.
+        signature: Signature of the sender over the root, 64 bytes.
+        leaves: The leaves of the whole batch, if they are known. `hashes` is then computed
+            on access, because most envelopes never need it.
+        hashes: Used without `leaves`: the hashes of the path, joined.
     """
 
     MIN_SIZE: Final = 4 + SIGNATURE_SIZE
-    """Bytes of index, count and signature."""
+    """Size of an encoded path without hashes, in bytes: index, count and signature."""
 
-    __slots__ = ("_leaves", "_path", "count", "index", "signature")
+    __slots__ = ("_hashes", "_leaves", "count", "index", "signature")
 
     def __init__(
         self,
@@ -88,37 +93,37 @@ class BatchProof:
         signature: bytes,
         *,
         leaves: list[bytes] | None = None,
-        path: bytes = b"",
+        hashes: bytes = b"",
     ) -> None:
         self.index = index
         self.count = count
         self.signature = signature
         self._leaves = leaves
-        self._path = path
+        self._hashes = hashes
 
     @property
-    def path(self) -> bytes:
+    def hashes(self) -> bytes:
         """Hashes of the other leaves of the group, then of the other groups, 32 bytes each."""
         if self._leaves is not None:
             return path_of(self._leaves, self.index)
-        return self._path
+        return self._hashes
 
     @property
     def leaves(self) -> list[bytes] | None:
-        """The leaves of the whole batch; `None` if only the path was decoded."""
+        """The leaves of the whole batch; `None` if only `hashes` is known."""
         return self._leaves
 
     def encode(self) -> bytes:
-        """Encode path, index, count and signature, as they follow a payload."""
-        return self.path + _PLACE.pack(self.index, self.count) + self.signature
+        """Encode hashes, index, count and signature, as they follow a payload."""
+        return self.hashes + _PLACE.pack(self.index, self.count) + self.signature
 
     def root(self, sender: bytes, leaf: bytes) -> bytes:
         """Compute the root of the batch of `sender` if `leaf` has this position in it.
 
         Raises:
-            SignatureError: the length of the path does not fit the position.
+            SignatureError: the number of hashes does not fit the position.
         """
-        return root_from_path(sender, leaf, self.index, self.count, self.path)
+        return root_from_path(sender, leaf, self.index, self.count, self.hashes)
 
 
 class SignedEnvelope:
@@ -128,14 +133,20 @@ class SignedEnvelope:
     `verify()` has returned. Every method may be called from any thread.
     """
 
-    __slots__ = ("_body", "_proof")
+    __slots__ = ("_body", "_signature")
     _body: bytes  # header and payload
-    _proof: bytes | BatchProof  # a v1 signature, or a place in a signed batch
+    _signature: bytes | MerklePath  # bytes in v1
 
-    def __init__(self, body: bytes, proof: bytes | BatchProof) -> None:
-        """Wrap parts that are known to be well-formed; `decode()` checks its input."""
+    def __init__(self, body: bytes, signature: bytes | MerklePath) -> None:
+        """Wrap parts that are known to be well-formed; `decode()` checks its input.
+
+        Args:
+            body: Header and payload.
+            signature: The signature of a v1 envelope, 64 bytes, or the Merkle path of a v2
+                envelope, which has the signature of the batch.
+        """
         self._body = body
-        self._proof = proof
+        self._signature = signature
 
     @classmethod
     def sign(
@@ -217,7 +228,7 @@ class SignedEnvelope:
 
         Raises:
             EnvelopeError: `data` is too short, begins with another magic, has an unknown
-                priority or payload type, or its proof is malformed.
+                priority or payload type, or its Merkle path is malformed.
         """
         raw = bytes(data)
         if is_v2(raw):
@@ -236,24 +247,26 @@ class SignedEnvelope:
 
     @classmethod
     def _decode_v2(cls, raw: bytes) -> Self:
-        check_header(raw, V2_HEADER_SIZE + BatchProof.MIN_SIZE)
-        index, count = _PLACE.unpack_from(raw, len(raw) - BatchProof.MIN_SIZE)
+        check_header(raw, V2_HEADER_SIZE + MerklePath.MIN_SIZE)
+        index, count = _PLACE.unpack_from(raw, len(raw) - MerklePath.MIN_SIZE)
         try:
-            size = path_size(index, count) * HASH_SIZE + BatchProof.MIN_SIZE
+            size = path_size(index, count) * HASH_SIZE + MerklePath.MIN_SIZE
         except SignatureError as error:
             raise EnvelopeError(f"not an envelope: {error}") from None
         if len(raw) < V2_HEADER_SIZE + size:
-            raise EnvelopeError(f"not an envelope: {len(raw)} bytes, its proof alone has {size}")
-        path = raw[len(raw) - size : len(raw) - BatchProof.MIN_SIZE]
-        return cls(raw[:-size], BatchProof(index, count, raw[-SIGNATURE_SIZE:], path=path))
+            raise EnvelopeError(
+                f"not an envelope: {len(raw)} bytes, its Merkle path alone has {size}"
+            )
+        hashes = raw[len(raw) - size : len(raw) - MerklePath.MIN_SIZE]
+        return cls(raw[:-size], MerklePath(index, count, raw[-SIGNATURE_SIZE:], hashes=hashes))
 
     def encode(self) -> bytes:
         """Encode the whole envelope so that it can be verified alone.
 
         `decode(e.encode()) == e` holds for every envelope `e`.
         """
-        proof = self._proof
-        return self._body + (proof if isinstance(proof, bytes) else proof.encode())
+        signature = self._signature
+        return self._body + (signature if isinstance(signature, bytes) else signature.encode())
 
     def verify(self) -> None:
         """Prove that `sender` signed exactly this header and payload.
@@ -265,17 +278,16 @@ class SignedEnvelope:
         Raises:
             SignatureError: the envelope is unsigned, or the signature does not fit.
         """
-        sender, proof = self._body[SENDER], self._proof
-        if proof == UNSIGNED:
+        sender, signature = self._body[SENDER], self._signature
+        if signature == UNSIGNED:
             raise SignatureError(
-                f"unsigned envelope: it claims to be from {did_text(sender)}, without proof"
+                f"unsigned envelope: it names {did_text(sender)} as its sender, without a signature"
             )
-        if isinstance(proof, bytes):
-            is_good = verify_digest(sender, self.digest, proof)
+        if isinstance(signature, bytes):
+            is_good = verify_digest(sender, self.digest, signature)
         else:
-            is_good = verify_labelled(
-                sender, Label.BATCH, proof.root(sender, self.digest), proof.signature
-            )
+            root = signature.root(sender, self.digest)
+            is_good = verify_labelled(sender, Label.BATCH, root, signature.signature)
         if not is_good:
             raise SignatureError(
                 f"bad signature: the envelope is not what {did_text(sender)} signed, "
@@ -293,9 +305,9 @@ class SignedEnvelope:
         return self.signature != UNSIGNED
 
     @property
-    def proof(self) -> bytes | BatchProof:
-        """The v1 signature, 64 bytes, or the position in a signed batch."""
-        return self._proof
+    def merkle_path(self) -> MerklePath | None:
+        """The way from a v2 envelope to the signed root of its batch; `None` in v1."""
+        return None if isinstance(self._signature, bytes) else self._signature
 
     @property
     def body(self) -> bytes:
@@ -352,7 +364,7 @@ class SignedEnvelope:
 
     @property
     def _header_size(self) -> int:
-        return V1_HEADER_SIZE if isinstance(self._proof, bytes) else V2_HEADER_SIZE
+        return V1_HEADER_SIZE if isinstance(self._signature, bytes) else V2_HEADER_SIZE
 
     @property
     def payload(self) -> bytes:
@@ -362,25 +374,25 @@ class SignedEnvelope:
     @property
     def payload_size(self) -> int:
         """Size of the payload in bytes."""
-        return len(self._body) - (self._header_size)
+        return len(self._body) - self._header_size
 
     @property
     def signature(self) -> bytes:
         """The signature of the envelope or of its batch, 64 bytes; zeros if unsigned."""
-        proof = self._proof
-        return proof if isinstance(proof, bytes) else proof.signature
+        signature = self._signature
+        return signature if isinstance(signature, bytes) else signature.signature
 
     @property
     def epoch(self) -> int | None:
         """The sender's epoch, within which sequence numbers count; `None` in v1."""
-        if isinstance(self._proof, bytes):
+        if isinstance(self._signature, bytes):
             return None
         return epoch_of(self._body)
 
     @property
     def expires_at_us(self) -> int | None:
         """The deadline of delivery: Unix time, microseconds; `None`: no deadline."""
-        if isinstance(self._proof, bytes):
+        if isinstance(self._signature, bytes):
             return None
         return expiry_of(self._body)
 

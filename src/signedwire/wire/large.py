@@ -1,7 +1,7 @@
-"""Checks envelopes and proofs of any size in little memory, by reading them in pieces.
+"""Checks envelopes and receipt proofs of any size in little memory, by reading them in pieces.
 
-Of an envelope larger than `WHOLE`, only header, proof and hash are kept, which suffices to
-verify its signature. The payload is hashed and dropped.
+Of an envelope larger than `WHOLE`, only header, hash and signature are kept, with the
+Merkle path in v2. They suffice to verify the signature. The payload is hashed and dropped.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
-from signedwire.wire.envelope import SIGNATURE_SIZE, BatchProof, SignedEnvelope
-from signedwire.wire.evidence import MAGIC, ProvenDelivery, prove_delivery
+from signedwire.wire.envelope import SIGNATURE_SIZE, MerklePath, SignedEnvelope
 from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
+from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, prove_delivery
 
-__all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ProofStream"]
+__all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ReceiptProofStream"]
 
 WHOLE: Final = 2 * 1024 * 1024
 """Largest envelope that a check holds whole, in bytes."""
 MAX_ENVELOPE: Final = 2**28 + 2**16
 """Size of the largest payload that can be configured, with header and path, in bytes."""
 
-_MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + BatchProof.MIN_SIZE
+_MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + MerklePath.MIN_SIZE
 """Size of the longest path, with index, count and signature, in bytes."""
 _SIZE: Final = struct.Struct("<I")
 _MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
 
 
 class LargeEnvelope(SignedEnvelope):
-    """Header, hash and proof of an envelope whose payload was not kept.
+    """Header, hash and signature of an envelope whose payload was not kept.
 
     `verify()` and the fields of the header work as usual. `payload` is empty, and
     `encode()` raises `EnvelopeError`.
@@ -42,9 +42,9 @@ class LargeEnvelope(SignedEnvelope):
     __slots__ = ("_digest", "_payload_size")
 
     def __init__(
-        self, header: bytes, proof: bytes | BatchProof, digest: bytes, payload_size: int
+        self, header: bytes, signature: bytes | MerklePath, digest: bytes, payload_size: int
     ) -> None:
-        super().__init__(header, proof)
+        super().__init__(header, signature)
         self._digest = digest
         self._payload_size = payload_size
 
@@ -119,18 +119,20 @@ class EnvelopeStream:
         if self._hasher is None:
             return self._decode(bytes(self._held))
         # The first and the last bytes hold everything but the hash.
-        proof = self._decode(self._header + bytes(self._held)).proof
-        if isinstance(proof, bytes):
+        both_ends = self._decode(self._header + bytes(self._held))
+        path = both_ends.merkle_path
+        if path is None:
             header, end = self._header[:V1_HEADER_SIZE], SIGNATURE_SIZE
         else:
-            header, end = self._header, len(proof.encode())
+            header, end = self._header, len(path.encode())
         hasher = self._hasher.copy()
         hasher.update(bytes(self._held[:-end]))
-        return LargeEnvelope(header, proof, hasher.digest(), self.size - end - len(header))
+        size = self.size - end - len(header)
+        return LargeEnvelope(header, path or both_ends.signature, hasher.digest(), size)
 
 
-class ProofStream:
-    """Reads one proof of delivery, piece by piece.
+class ReceiptProofStream:
+    """Reads one receipt proof, piece by piece.
 
     Args:
         whole: Largest envelope that is kept whole, in bytes.
@@ -164,12 +166,14 @@ class ProofStream:
         self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
 
     def delivery(self) -> ProvenDelivery:
-        """Verify the proof and return its facts, with a `LargeEnvelope` if over `whole` bytes.
+        """Verify the receipt proof and return its facts.
+
+        An envelope of more than `whole` bytes is a `LargeEnvelope`.
 
         Raises:
-            EnvelopeError: the bytes that were read are not a proof of delivery.
+            EnvelopeError: the bytes that were read are not a receipt proof.
             SignatureError: for the same causes as in `verify_receipt()`.
         """
         if len(self._start) < len(MAGIC) + _SIZE.size or not self._start.startswith(MAGIC):
-            raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")
+            raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
         return prove_delivery(self._envelope.envelope(), bytes(self._receipt))

@@ -3,7 +3,7 @@
     opening ──HELLO──→ open ──CLOSE, an error or silence──→ closed
 
 One `Session` is at each end of a channel whose other end has already proven its DID
-(`wire.leaf`, over TLS). Both ends send HELLO at once. Then envelopes, receipts and
+(`wire.did_proof`, over TLS). Both ends send HELLO at once. Then envelopes, receipts and
 refusals go both ways, within the credit that the other side granted.
 
 The driver calls

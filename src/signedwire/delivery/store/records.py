@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from signedwire.errors import StoreError
 from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.batch import batch_root
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
     PAYLOAD_TYPE,
     PRIORITY,
@@ -229,9 +229,9 @@ class IncomingRow(NamedTuple):
 
     @property
     def envelope(self) -> SignedEnvelope:
-        """The envelope as it arrived, with its proof."""
-        proof = BatchProof(self.place, len(self.leaves), self.signature, leaves=self.leaves)
-        return SignedEnvelope(self.body, proof)
+        """The envelope as it arrived, with its signature."""
+        path = MerklePath(self.place, len(self.leaves), self.signature, leaves=self.leaves)
+        return SignedEnvelope(self.body, path)
 
     @property
     def batch(self) -> BatchReceived:

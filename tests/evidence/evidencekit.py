@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from linkkit import BOB, body, received
-from signedwire.delivery.evidence_files import RotationPolicy
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreError
-from signedwire.wire.evidence_log import NO_HEAD, LogChecker
+from signedwire.evidence.chain import NO_HEAD, LogChecker
+from signedwire.evidence.files import RotationPolicy
+from signedwire.evidence.log import EvidenceLog
 from storekit import Told
 
 

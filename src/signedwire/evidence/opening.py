@@ -11,7 +11,9 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from signedwire.delivery.evidence_disk import (
+from signedwire.errors import EvidenceLogError
+from signedwire.evidence.chain import HEADER_SIZE, MAGIC, LogHeader, LogReader, name_of
+from signedwire.evidence.disk import (
     close,
     finish_rotation,
     is_at,
@@ -19,10 +21,8 @@ from signedwire.delivery.evidence_disk import (
     open_file,
     refuse_while_rotating,
 )
-from signedwire.delivery.evidence_files import NumberedFiles, place_of_rest
-from signedwire.errors import EvidenceLogError
+from signedwire.evidence.files import NumberedFiles, place_of_rest
 from signedwire.files import cause_of
-from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, LogHeader, LogReader, name_of
 
 __all__ = ["Found", "lost_error", "open_error", "open_log", "read_log"]
 

@@ -7,13 +7,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from linkkit import ALICE, BOB, EVE
-from signedwire.errors import ProofError
+from signedwire.errors import DidProofError
 from signedwire.identity import Identity, Label
-from signedwire.wire.leaf import (
+from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
-    LEAF_EXTENSION_OID,
-    check_leaf_proof,
-    make_leaf_proof,
+    DID_PROOF_OID,
+    check_did_proof,
+    make_did_proof,
 )
 
 SPKI = b"a SubjectPublicKeyInfo in DER"
@@ -22,36 +22,36 @@ HOUR = 3600 * 1_000_000
 
 
 def refusal(value: bytes, spki: bytes = SPKI, now_us: int = 0) -> str:
-    with pytest.raises(ProofError) as caught:
-        check_leaf_proof(value, spki, now_us)
+    with pytest.raises(DidProofError) as caught:
+        check_did_proof(value, spki, now_us)
     return str(caught.value)
 
 
 def test_the_bytes() -> None:
-    value = make_leaf_proof(ALICE, SPKI, EXPIRY)
+    value = make_did_proof(ALICE, SPKI, EXPIRY)
     did, expiry = bytes(ALICE.did), EXPIRY.to_bytes(8, "little")
     assert value[:40] == did + expiry
-    assert value[40:] == ALICE._sign_labelled(Label.TLS_LEAF, did + expiry + SPKI)
-    assert Label.TLS_LEAF.value == b"signedwire/tls-leaf/1\0"
+    assert value[40:] == ALICE._sign_labelled(Label.DID_PROOF, did + expiry + SPKI)
+    assert Label.DID_PROOF.value == b"signedwire/tls-leaf/1\0"
     assert len(value) == 104
 
 
 def test_the_number_of_the_extension() -> None:
     number = int.from_bytes(b"signedwire/leaf1", "big")
-    assert f"2.25.{number}" == LEAF_EXTENSION_OID
+    assert f"2.25.{number}" == DID_PROOF_OID
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**64 - 1))
 def test_proves_its_did(spki: bytes, expires_at_us: int) -> None:
-    value = make_leaf_proof(BOB, spki, expires_at_us)
-    assert check_leaf_proof(value, spki, 0) == BOB.did
+    value = make_did_proof(BOB, spki, expires_at_us)
+    assert check_did_proof(value, spki, 0) == BOB.did
 
 
 @settings(deadline=None)
 @given(st.integers(0, 103), st.integers(1, 255))
 def test_any_changed_byte(at: int, change: int) -> None:
-    value = bytearray(make_leaf_proof(ALICE, SPKI, EXPIRY))
+    value = bytearray(make_did_proof(ALICE, SPKI, EXPIRY))
     value[at] ^= change
     text = refusal(bytes(value))
     assert "names no usable DID" in text or "was not signed by did:key:" in text
@@ -61,39 +61,39 @@ def test_any_changed_byte(at: int, change: int) -> None:
 @given(st.binary(max_size=60))
 def test_another_tls_key(spki: bytes) -> None:
     assume(spki != SPKI)
-    assert refusal(make_leaf_proof(ALICE, SPKI, EXPIRY), spki) == (
-        f"the certificate's proof was not signed by {ALICE.did}"
+    assert refusal(make_did_proof(ALICE, SPKI, EXPIRY), spki) == (
+        f"the certificate's DID proof was not signed by {ALICE.did}"
     )
 
 
 def test_the_border_between_expiry_and_key_is_fixed() -> None:
     """Bytes cannot move from the key into the expiry or back."""
-    value = make_leaf_proof(ALICE, SPKI, EXPIRY)
+    value = make_did_proof(ALICE, SPKI, EXPIRY)
     refusal(value[:33] + value[34:41] + value[40:], value[33:34] + SPKI)
 
 
 @pytest.mark.parametrize("size", [0, 32, 103, 105, 208])
 def test_another_length(size: int) -> None:
-    value = (make_leaf_proof(ALICE, SPKI, EXPIRY) * 2)[:size]
-    assert refusal(value) == f"the certificate's proof has {size} bytes, not 104"
+    value = (make_did_proof(ALICE, SPKI, EXPIRY) * 2)[:size]
+    assert refusal(value) == f"the certificate's DID proof has {size} bytes, not 104"
 
 
 @pytest.mark.parametrize("raw", [bytes(32), b"\x01" + bytes(31), b"\xff" * 32])
 def test_a_did_that_names_nobody(raw: bytes) -> None:
-    value = raw + make_leaf_proof(ALICE, SPKI, EXPIRY)[32:]
+    value = raw + make_did_proof(ALICE, SPKI, EXPIRY)[32:]
     assert refusal(value).startswith("the certificate names no usable DID: ")
 
 
 @pytest.mark.parametrize("signer", [BOB, EVE])
 def test_somebody_else_signed_it(signer: Identity) -> None:
-    text = make_leaf_proof(ALICE, SPKI, EXPIRY)[:40]
-    forged = text + signer._sign_labelled(Label.TLS_LEAF, text + SPKI)
+    text = make_did_proof(ALICE, SPKI, EXPIRY)[:40]
+    forged = text + signer._sign_labelled(Label.DID_PROOF, text + SPKI)
     assert "was not signed by" in refusal(forged)
 
 
-@pytest.mark.parametrize("label", [label for label in Label if label is not Label.TLS_LEAF])
+@pytest.mark.parametrize("label", [label for label in Label if label is not Label.DID_PROOF])
 def test_a_signature_under_another_label(label: Label) -> None:
-    text = make_leaf_proof(ALICE, SPKI, EXPIRY)[:40]
+    text = make_did_proof(ALICE, SPKI, EXPIRY)[:40]
     assert "was not signed by" in refusal(text + ALICE._sign_labelled(label, text + SPKI))
 
 
@@ -102,22 +102,22 @@ class TestExpiry:
 
     @pytest.mark.parametrize("now_us", [0, EXPIRY, EXPIRY + CLOCK_ALLOWANCE_US])
     def test_in_time(self, now_us: int) -> None:
-        assert check_leaf_proof(make_leaf_proof(ALICE, SPKI, EXPIRY), SPKI, now_us) == ALICE.did
+        assert check_did_proof(make_did_proof(ALICE, SPKI, EXPIRY), SPKI, now_us) == ALICE.did
 
     def test_too_late(self) -> None:
-        value = make_leaf_proof(ALICE, SPKI, EXPIRY)
+        value = make_did_proof(ALICE, SPKI, EXPIRY)
         refusal(value, now_us=EXPIRY + CLOCK_ALLOWANCE_US + 1)
         assert refusal(value, now_us=EXPIRY + 30 * HOUR) == (
-            f"the proof of {ALICE.did} expired 30 hours ago. "
+            f"the DID proof of {ALICE.did} expired 30 hours ago. "
             "Is a clock wrong on one of the two machines?"
         )
 
     def test_a_forged_expiry_is_no_later_one(self) -> None:
-        value = make_leaf_proof(ALICE, SPKI, EXPIRY)
+        value = make_did_proof(ALICE, SPKI, EXPIRY)
         later = value[:32] + (2 * EXPIRY).to_bytes(8, "little") + value[40:]
         assert "was not signed by" in refusal(later, now_us=EXPIRY)
 
     def test_the_signature_comes_before_the_expiry(self) -> None:
         """A stranger's expired proof says nothing of the DID's clock."""
-        value = make_leaf_proof(ALICE, SPKI, EXPIRY)[:-1] + b"\0"
+        value = make_did_proof(ALICE, SPKI, EXPIRY)[:-1] + b"\0"
         assert "was not signed by" in refusal(value, now_us=10 * EXPIRY)

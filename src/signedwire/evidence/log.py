@@ -2,7 +2,7 @@
 
     append ─→ queue ─→ records of all waiting messages ─→ write, fdatasync ─→ callbacks
 
-`wire.evidence_log` defines a record. The file only grows at its end, and nothing in it
+`chain` defines a record. The file only grows at its end, and nothing in it
 is ever changed. After `then(None)` a record is on the disk. As with a store, all
 messages that wait during one sync share the next one. After a failed write the log
 takes nothing more, and every waiting caller gets the error.
@@ -12,7 +12,7 @@ from a crash, were never confirmed to any caller. They are cut off and kept in a
 beside the log, because they might be damage after all. Earlier damage is an error.
 
 No other program may change the file. Before a record counts as written, the file is
-compared with its known state (see `evidence_files`), and a difference is a failure.
+compared with its known state (see `FileWatch`), and a difference is a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from functools import partial
 from typing import Final
 
 from signedwire.clock import monotonic
-from signedwire.delivery.evidence_disk import (
+from signedwire.delivery.message import Message
+from signedwire.delivery.store.commits import Dispatch, Executor, Inline, Operation, Writer
+from signedwire.delivery.store.records import OnCommit
+from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.evidence.chain import (
+    Chain,
+    LogHeader,
+    name_of,
+)
+from signedwire.evidence.disk import (
     BINARY,
     NotRotatedError,
     close,
@@ -38,7 +47,7 @@ from signedwire.delivery.evidence_disk import (
     sync_data,
     write_all,
 )
-from signedwire.delivery.evidence_files import (
+from signedwire.evidence.files import (
     NEW_SUFFIX,
     ChangedByOthersError,
     FileWatch,
@@ -47,27 +56,18 @@ from signedwire.delivery.evidence_files import (
     Rotated,
     RotationPolicy,
 )
-from signedwire.delivery.evidence_opening import (
+from signedwire.evidence.opening import (
     Found,
     lost_error,
     open_error,
     open_log,
     read_log,
 )
-from signedwire.delivery.message import Message
-from signedwire.delivery.store.commits import Dispatch, Executor, Inline, Operation, Writer
-from signedwire.delivery.store.records import OnCommit
-from signedwire.errors import ClosedError, EvidenceLogError, StoreError
 from signedwire.files import cause_of
 from signedwire.folders import Folder, sync_folder
 from signedwire.logs import fields
 from signedwire.stats import EvidenceHead, EvidenceStats
 from signedwire.types import Did, did_text, unix_time_us
-from signedwire.wire.evidence_log import (
-    Chain,
-    LogHeader,
-    name_of,
-)
 
 __all__ = ["EvidenceLog"]
 

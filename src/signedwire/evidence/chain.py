@@ -35,7 +35,7 @@ from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
-from signedwire.wire.envelope import ENVELOPE_OVERHEAD, BatchProof, SignedEnvelope
+from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MerklePath, SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER, V2_HEADER_SIZE, V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
@@ -250,23 +250,23 @@ class Chain:
     def record(self, accepted_at_us: int, envelope: SignedEnvelope) -> bytes:
         """Encode the next record and make its hash the head."""
         alone = self._alone(envelope)
-        wire = _V1 if isinstance(envelope.proof, bytes) else _V2
+        wire = _V1 if envelope.merkle_path is None else _V2
         content = _PREFIX.pack(len(alone), wire, accepted_at_us) + alone
         self.head = _link(self.head, content)
         self.count += 1
         return content + self.head
 
     def _alone(self, envelope: SignedEnvelope) -> bytes:
-        proof = envelope.proof
-        if isinstance(proof, bytes) or proof.leaves is None or proof.count <= GROUP_SIZE:
+        path = envelope.merkle_path
+        if path is None or path.leaves is None or path.count <= GROUP_SIZE:
             return envelope.encode()
         # The envelopes of a batch follow each other, and each path holds the hashes of
         # the other groups: so these are computed once per batch.
-        leaves = proof.leaves
+        leaves = path.leaves
         if leaves is not self._leaves:
             self._leaves, self._groups = leaves, group_hashes(leaves)
-        path = path_of(leaves, proof.index, self._groups)
-        alone = BatchProof(proof.index, proof.count, proof.signature, path=path)
+        hashes = path_of(leaves, path.index, self._groups)
+        alone = MerklePath(path.index, path.count, path.signature, hashes=hashes)
         return SignedEnvelope(envelope.body, alone).encode()
 
 
@@ -492,14 +492,14 @@ class LogChecker:
                 f"its envelope is for {did_text(body[RECIPIENT])}, not for {did_text(owner)}, "
                 "whose log it is"
             )
-        proof = envelope.proof
-        if isinstance(proof, bytes):
+        path = envelope.merkle_path
+        if path is None:
             envelope.verify()
             return envelope
         sender = body[SENDER]
-        name = (sender, proof.root(sender, envelope.digest), proof.signature)
+        name = (sender, path.root(sender, envelope.digest), path.signature)
         if name not in self._good:
-            if not verify_labelled(sender, Label.BATCH, name[1], proof.signature):
+            if not verify_labelled(sender, Label.BATCH, name[1], path.signature):
                 raise SignatureError(
                     f"bad signature: its envelope is not what {did_text(sender)} sent"
                 )

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from signedwire.errors import EnvelopeError
-from signedwire.logs import fields
-from signedwire.wire.evidence_log import (
+from signedwire.evidence.chain import (
     HEADER_SIZE,
     NO_HEAD,
     LogHeader,
@@ -31,6 +30,7 @@ from signedwire.wire.evidence_log import (
     first_record,
     follows,
 )
+from signedwire.logs import fields
 
 __all__ = [
     "NEW_SUFFIX",

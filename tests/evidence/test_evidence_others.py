@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from evidencekit import append, inline, numbers_in
 
-from signedwire.delivery.evidence_files import RotationPolicy
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.errors import EvidenceLogError
-from signedwire.wire.evidence_log import HEADER_SIZE
+from signedwire.evidence.chain import HEADER_SIZE
+from signedwire.evidence.files import RotationPolicy
+from signedwire.evidence.log import EvidenceLog
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="an open file stays where it is")
 
@@ -140,11 +140,11 @@ def test_it_is_not_rotated(path: Path, deed: Callable[[Path], None], words: str)
 def test_between_the_write_and_the_sync(
     path: Path, deed: Callable[[Path], None], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from signedwire.delivery import evidence_log
+    from signedwire.evidence import log as log_module
 
     log = inline(path)
     assert append(log, 1) is None
-    monkeypatch.setattr(evidence_log, "sync_data", lambda _: deed(path))
+    monkeypatch.setattr(log_module, "sync_data", lambda _: deed(path))
     failure = append(log, 2)
     assert isinstance(failure, EvidenceLogError)
     assert words in failure.fact

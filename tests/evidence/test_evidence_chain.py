@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 import make_evidence_vectors
 from linkkit import ALICE, BOB, EVE, alone, body, received
 from signedwire.errors import EnvelopeError
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence_log import (
+from signedwire.evidence.chain import (
     HEADER_SIZE,
     MAGIC,
     NO_HEAD,
@@ -25,6 +24,7 @@ from signedwire.wire.evidence_log import (
     LogReader,
     name_of,
 )
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.large import MAX_ENVELOPE
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -42,7 +42,7 @@ def some_envelopes() -> list[SignedEnvelope]:
     large = received([body(n, bytes(n)) for n in range(1, 41)])
 
     def of_large(index: int) -> SignedEnvelope:
-        proof = BatchProof(index, 40, large.signature, leaves=large.leaves)
+        proof = MerklePath(index, 40, large.signature, leaves=large.leaves)
         return SignedEnvelope(large.bodies[index], proof)
 
     return [

@@ -21,11 +21,13 @@ from evidencekit import Killed, Mortal, append, chain_of, inline, message, numbe
 
 from folderkit import cannot_be_opened
 from linkkit import BOB, EVE
-from signedwire.delivery import evidence_disk, evidence_files, evidence_log
-from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy, header_of
-from signedwire.delivery.evidence_log import EvidenceLog, RotationEvent
 from signedwire.errors import EvidenceLogError
-from signedwire.wire.evidence_log import HEADER_SIZE, Chain, LogHeader
+from signedwire.evidence import disk
+from signedwire.evidence import files as files_module
+from signedwire.evidence import log as log_module
+from signedwire.evidence.chain import HEADER_SIZE, Chain, LogHeader
+from signedwire.evidence.files import Removed, Rotated, RotationPolicy, header_of
+from signedwire.evidence.log import EvidenceLog, RotationEvent
 from storekit import LIMIT
 
 CHILD = str(Path(__file__).with_name("evidencechild.py"))
@@ -82,7 +84,7 @@ class TestWhen:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = [1_000_000_000_000_000]
-        monkeypatch.setattr(evidence_log, "unix_time_us", lambda: now[0])
+        monkeypatch.setattr(log_module, "unix_time_us", lambda: now[0])
         log = inline(path)
         assert append(log, 1) is None
         assert log.close()
@@ -101,8 +103,8 @@ class TestWhen:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wall, monotonic = [1_000_000_000_000_000], [50.0]
-        monkeypatch.setattr(evidence_log, "unix_time_us", lambda: wall[0])
-        monkeypatch.setattr(evidence_log, "monotonic", lambda: monotonic[0])
+        monkeypatch.setattr(log_module, "unix_time_us", lambda: wall[0])
+        monkeypatch.setattr(log_module, "monotonic", lambda: monotonic[0])
         log = inline(path, RotationPolicy(max_age=60))
         assert append(log, 1) is None
         wall[0] = 0
@@ -117,7 +119,7 @@ class TestWhen:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log = inline(path, RotationPolicy(max_age=1, max_bytes=1))
-        monkeypatch.setattr(evidence_log, "monotonic", lambda: 1e12)
+        monkeypatch.setattr(log_module, "monotonic", lambda: 1e12)
         log.append([])
         head = log.rotate().result(0)
         assert head == log.head
@@ -315,9 +317,9 @@ class TestCopies:
             raise OSError(errno.EIO, "Input/output error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(evidence_files, "open", fail, raising=False)
+            patch.setattr(files_module, "open", fail, raising=False)
             patch.setattr(
-                evidence_files, "header_of", lambda _: LogHeader(bytes(BOB.did), 1, bytes(32))
+                files_module, "header_of", lambda _: LogHeader(bytes(BOB.did), 1, bytes(32))
             )
             log = inline(path)
         assert log._file._records_before == 1
@@ -343,7 +345,7 @@ class TestCopies:
             return header_of(name)
 
         log = inline(path, RotationPolicy(keep=3))
-        monkeypatch.setattr(evidence_files, "header_of", note)
+        monkeypatch.setattr(files_module, "header_of", note)
         for number in (1, 2, 3):
             assert append(log, number) is None
             log.rotate().result(0)
@@ -585,14 +587,14 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(evidence_log, "monotonic", lambda: now[0])
+    monkeypatch.setattr(log_module, "monotonic", lambda: now[0])
     log = inline(path, RotationPolicy(max_bytes=SIZE))
 
     def full(_: str) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evidence_disk, "open_file", full)
+        patch.setattr(disk, "open_file", full)
         assert append(log, *range(1, 10)) is None
     assert caplog.text.count("was not rotated: No space left") == 1
     assert chain_of(path) == [path]

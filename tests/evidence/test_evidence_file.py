@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery import evidence_disk, evidence_log, evidence_opening
-from signedwire.delivery.evidence_disk import sync_data
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
+from signedwire.evidence import disk, opening
+from signedwire.evidence import log as log_module
+from signedwire.evidence.chain import HEADER_SIZE, CheckedRecord, LogChecker, LogHeader, name_of
+from signedwire.evidence.disk import sync_data
+from signedwire.evidence.log import EvidenceLog
 from signedwire.wire.envelope import UNSIGNED, SignedEnvelope
-from signedwire.wire.evidence_log import HEADER_SIZE, CheckedRecord, LogChecker, LogHeader, name_of
 from storekit import LIMIT, Told
 
 CHILD = str(Path(__file__).with_name("evidencechild.py"))
@@ -130,7 +131,7 @@ class TestWriting:
             assert go.wait(LIMIT)
             sync(fd)
 
-        monkeypatch.setattr(evidence_log, "sync_data", slow)
+        monkeypatch.setattr(log_module, "sync_data", slow)
         first, second = Told(), Told()
         head = log.head
         log.append(messages(1), first)
@@ -148,7 +149,7 @@ class TestWriting:
             assert go.wait(LIMIT)
             syncs.append(fd)
 
-        monkeypatch.setattr(evidence_log, "sync_data", count)
+        monkeypatch.setattr(log_module, "sync_data", count)
         log.append(messages(1))
         while log.stats().waiting:
             pass
@@ -177,9 +178,9 @@ class TestWriting:
     def test_where_the_disk_does_not_keep_up_there_is_no_room(
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence_log, "_MAX_WAITING", 2)
+        monkeypatch.setattr(log_module, "_MAX_WAITING", 2)
         log, go = logs(), threading.Event()
-        monkeypatch.setattr(evidence_log, "sync_data", lambda _: go.wait(LIMIT))
+        monkeypatch.setattr(log_module, "sync_data", lambda _: go.wait(LIMIT))
         for number in range(1, 5):
             log.append(messages(number))
         assert not log.has_room
@@ -279,7 +280,7 @@ class TestOpening:
         def fail(*_: object) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(evidence_log, "read_log", fail)
+        monkeypatch.setattr(log_module, "read_log", fail)
         with pytest.raises(EvidenceLogError, match="cannot be opened: Input/output error"):
             logs()
         assert logs.path.read_bytes() == before
@@ -329,7 +330,7 @@ class TestTorn:
     def test_damage_in_front_is_no_torn_tail(
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence_opening, "_MAX_TORN", 300)
+        monkeypatch.setattr(opening, "_MAX_TORN", 300)
         whole = bytearray(filled(logs, 4))
         whole[HEADER_SIZE + 150] ^= 1
         logs.path.write_bytes(whole)
@@ -341,7 +342,7 @@ class TestTorn:
     def test_a_record_larger_than_that_can_be_torn_too(
         self, logs: Logs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence_opening, "_MAX_TORN", 300)
+        monkeypatch.setattr(opening, "_MAX_TORN", 300)
         log = logs()
         assert append(log, messages(1, size=1000)) is None
         assert log.close(LIMIT)
@@ -403,7 +404,7 @@ class TestFailing:
         def fail(fd: int) -> None:
             raise error
 
-        monkeypatch.setattr(evidence_log, "sync_data", fail)
+        monkeypatch.setattr(log_module, "sync_data", fail)
         told = append(log, messages(2))
         assert isinstance(told, EvidenceLogError)
         assert failures == [told] == [log.failure]
@@ -446,7 +447,7 @@ class TestFailing:
             raise KeyError
 
         log = logs()
-        monkeypatch.setattr(evidence_log, "sync_data", fail)
+        monkeypatch.setattr(log_module, "sync_data", fail)
         assert "KeyError" in str(append(log, messages(1)))
         assert "fault of signedwire" in str(log.failure)
 
@@ -491,7 +492,7 @@ class TestRotating:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         log = logs()
-        monkeypatch.setattr(evidence_disk, "open_file", full)
+        monkeypatch.setattr(disk, "open_file", full)
         with pytest.raises(EvidenceLogError, match="No space left"):
             log.rotate(tmp_path / "old").result(LIMIT)
         assert append(log, messages(1)) is None

@@ -1,4 +1,4 @@
-"""The proof of a DID inside a TLS certificate: an extension, as in libp2p-tls.
+"""The DID proof inside a TLS certificate: an extension, as in libp2p-tls.
 
     value     = DID (32) ‖ expires_at_us (u64 LE) ‖ signature (64)
     signature = Ed25519 by the DID over "signedwire/tls-leaf/1\\0" ‖ DID ‖ expires_at_us ‖ SPKI
@@ -14,13 +14,13 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from signedwire.errors import DidError, ProofError
+from signedwire.errors import DidError, DidProofError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Did, known_did
 
-__all__ = ["CLOCK_ALLOWANCE_US", "LEAF_EXTENSION_OID", "check_leaf_proof", "make_leaf_proof"]
+__all__ = ["CLOCK_ALLOWANCE_US", "DID_PROOF_OID", "check_did_proof", "make_did_proof"]
 
-LEAF_EXTENSION_OID: Final = "2.25.153408508520077977456744266825057003057"
+DID_PROOF_OID: Final = "2.25.153408508520077977456744266825057003057"
 """The UUID 7369676e-6564-7769-7265-2f6c65616631 (ITU-T X.667), "signedwire/leaf1" in ASCII."""
 
 CLOCK_ALLOWANCE_US: Final = 24 * 3600 * 1_000_000
@@ -30,7 +30,7 @@ _PROOF: Final = struct.Struct("<32sQ64s")
 _EXPIRY: Final = struct.Struct("<Q")
 
 
-def make_leaf_proof(identity: Identity, spki: bytes, expires_at_us: int) -> bytes:
+def make_did_proof(identity: Identity, spki: bytes, expires_at_us: int) -> bytes:
     """Make the value of the extension: `identity` authorizes the TLS key `spki`.
 
     Args:
@@ -40,28 +40,30 @@ def make_leaf_proof(identity: Identity, spki: bytes, expires_at_us: int) -> byte
     """
     did = bytes(identity.did)
     expiry = _EXPIRY.pack(expires_at_us)
-    return did + expiry + identity._sign_labelled(Label.TLS_LEAF, did + expiry + spki)
+    return did + expiry + identity._sign_labelled(Label.DID_PROOF, did + expiry + spki)
 
 
-def check_leaf_proof(value: bytes, spki: bytes, now_us: int) -> Did:
+def check_did_proof(value: bytes, spki: bytes, now_us: int) -> Did:
     """Return the DID that `value` proves for the TLS key `spki`.
 
     Raises:
-        ProofError: the value is malformed, names no usable DID, is not signed by that
+        DidProofError: the value is malformed, names no usable DID, is not signed by that
             DID for this key, or has expired.
     """
     if len(value) != _PROOF.size:
-        raise ProofError(f"the certificate's proof has {len(value)} bytes, not {_PROOF.size}")
+        raise DidProofError(
+            f"the certificate's DID proof has {len(value)} bytes, not {_PROOF.size}"
+        )
     raw, expires_at_us, signature = _PROOF.unpack(value)
     try:
         did = known_did(raw)
     except DidError as error:
-        raise ProofError(f"the certificate names no usable DID: {error.fact}") from None
-    if not verify_labelled(raw, Label.TLS_LEAF, value[:40] + spki, signature):
-        raise ProofError(f"the certificate's proof was not signed by {did}")
+        raise DidProofError(f"the certificate names no usable DID: {error.fact}") from None
+    if not verify_labelled(raw, Label.DID_PROOF, value[:40] + spki, signature):
+        raise DidProofError(f"the certificate's DID proof was not signed by {did}")
     if expires_at_us + CLOCK_ALLOWANCE_US < now_us:
-        raise ProofError(
-            f"the proof of {did} expired {(now_us - expires_at_us) / 3.6e9:.0f} hours ago",
+        raise DidProofError(
+            f"the DID proof of {did} expired {(now_us - expires_at_us) / 3.6e9:.0f} hours ago",
             "Is a clock wrong on one of the two machines?",
         )
     return did

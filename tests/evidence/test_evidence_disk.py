@@ -14,10 +14,10 @@ from evidencekit import Killed, Mortal, append, chain_of, inline, numbers_in
 
 from folderkit import fails_for_folders
 from linkkit import BOB
-from signedwire.delivery import evidence_disk, evidence_opening
-from signedwire.delivery.evidence_files import header_of
 from signedwire.errors import EvidenceLogError
-from signedwire.wire.evidence_log import LogHeader
+from signedwire.evidence import disk, opening
+from signedwire.evidence.chain import LogHeader
+from signedwire.evidence.files import header_of
 
 fcntl = pytest.importorskip("fcntl")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened there")
@@ -114,7 +114,7 @@ class TestTwoProcesses:
                 rename(old, new)
                 return
             with monkeypatch.context() as patch:
-                patch.setattr(evidence_disk, "header_of", read_then_go_on)
+                patch.setattr(disk, "header_of", read_then_go_on)
                 with pytest.raises(EvidenceLogError, match="has it open"):
                     inline(path)
 
@@ -250,9 +250,7 @@ class TestTwoProcesses:
         log.rotate().result(0)
         assert log.close()
         away = path.rename(path.with_name("away"))
-        monkeypatch.setattr(
-            evidence_opening, "refuse_while_rotating", lambda path: away.rename(path)
-        )
+        monkeypatch.setattr(opening, "refuse_while_rotating", lambda path: away.rename(path))
         log = inline(path)
         assert append(log, 2) is None
         assert log.close()
@@ -283,7 +281,7 @@ class TestTwoProcesses:
                 new.rename(path)
             return header
 
-        monkeypatch.setattr(evidence_disk, "header_of", read_then_end)
+        monkeypatch.setattr(disk, "header_of", read_then_end)
         log = inline(path)
         assert append(log, 2) is None
         assert log.close()

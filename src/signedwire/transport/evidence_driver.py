@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from signedwire.delivery.evidence_files import Removed, Rotated, RotationPolicy
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.store import Store
 from signedwire.errors import ConfigError, StoreError
 from signedwire.events import EvidenceFailed, EvidenceRemoved, EvidenceRotated
+from signedwire.evidence.chain import name_of
+from signedwire.evidence.files import Removed, Rotated, RotationPolicy
+from signedwire.evidence.log import EvidenceLog
 from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.runtime import Runtime
-from signedwire.wire.evidence_log import name_of
 
 __all__ = ["close_evidence", "open_evidence"]
 

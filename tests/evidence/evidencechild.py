@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from linkkit import BOB, body, received
-from signedwire.delivery.evidence_files import RotationPolicy
-from signedwire.delivery.evidence_log import EvidenceLog
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreError
+from signedwire.evidence.files import RotationPolicy
+from signedwire.evidence.log import EvidenceLog
 from storekit import Told
 
 

@@ -1,4 +1,4 @@
-"""Proofs of delivery: what they prove to anyone, and that nobody can make another."""
+"""Receipt proofs: what they prove to anyone, and that nobody can make another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from linkkit import ALICE, BOB, EVE, alone, body, sent
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label
 from signedwire.wire.batch import leaf_of
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
-from signedwire.wire.evidence import encode_evidence, verify_receipt
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
     HANDLED_ENVELOPES,
     Receipts,
 )
+from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt
 
 BODIES = [body(n, bytes([n])) for n in range(1, 21)]
 BATCH = sent(BODIES)
@@ -57,7 +57,7 @@ def taken_out(index: int) -> SignedEnvelope:
 class TestProofs:
     @pytest.mark.parametrize("index", [0, 15, 16, 19])
     def test_of_an_accepted_batch(self, index: int) -> None:
-        data = encode_evidence(BODIES[index], BATCH, index, raw(signed()))
+        data = encode_receipt_proof(BODIES[index], BATCH, index, raw(signed()))
         assert data == packed(taken_out(index), signed())
         proven = verify_receipt(data)
         assert proven.envelope == taken_out(index)
@@ -99,7 +99,7 @@ class TestForgeries:
             signed(parties=bytes(BOB.did) + bytes(EVE.did)),
             signed(parties=bytes(EVE.did) + bytes(ALICE.did), signer=EVE),
             signed(label=Label.BATCH),
-            signed(label=Label.TLS_LEAF),
+            signed(label=Label.DID_PROOF),
             replace(signed(), at_us=56),
             replace(signed(), hashes=(BATCH.root, BATCH.root)),
             replace(signed(), signature=BATCH.signature),
@@ -143,7 +143,7 @@ class TestForgeries:
     def test_an_envelope_that_its_sender_did_not_sign(self, kind: int) -> None:
         """The recipient cannot make one up, whatever it signs."""
         forged = SignedEnvelope(
-            BODIES[0], BatchProof(0, 1, alone(BODIES[:1], 0, BOB).signature, path=b"")
+            BODIES[0], MerklePath(0, 1, alone(BODIES[:1], 0, BOB).signature, hashes=b"")
         )
         assert "bad signature" in refusal(packed(forged, signed(kind, forged.digest)))
         unsigned = SignedEnvelope.unsigned(ALICE.did, BOB.did, b"", sequence_number=1)
@@ -185,11 +185,11 @@ class TestForgeries:
     def test_no_proof_at_all(self, data: bytes) -> None:
         with pytest.raises(EnvelopeError) as caught:
             verify_receipt(data)
-        assert str(caught.value) == "not a proof of delivery. Receipt.proof() makes one"
+        assert str(caught.value) == "not a receipt proof. Receipt.proof() makes one"
 
     def test_a_statement_that_is_none(self) -> None:
         data = packed(taken_out(7), signed())[:-1]
-        with pytest.raises(EnvelopeError, match=r"^not a proof of delivery: the peer sent a rec"):
+        with pytest.raises(EnvelopeError, match=r"^not a receipt proof: the peer sent a rec"):
             verify_receipt(data)
 
     @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""Proof of delivery: an envelope together with its recipient's signed statement about it.
+"""Receipt proofs: an envelope together with its recipient's signed statement about it.
 
     "SWPROOF1" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
 
@@ -16,7 +16,7 @@ from typing import Final
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
-from signedwire.wire.envelope import BatchProof, SignedEnvelope
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -27,25 +27,25 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.session import SentBatch
 
-__all__ = ["ProvenDelivery", "encode_evidence", "prove_delivery", "verify_receipt"]
+__all__ = ["ProvenDelivery", "encode_receipt_proof", "prove_delivery", "verify_receipt"]
 
 MAGIC: Final = b"SWPROOF1"
 _SIZE: Final = struct.Struct("<I")
 
 
-def encode_evidence(body: bytes, batch: SentBatch, index: int, receipt: bytes) -> bytes:
-    """Encode the proof for the envelope `body`, which is at `index` (from 0) in `batch`.
+def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: bytes) -> bytes:
+    """Encode the receipt proof for the envelope `body`, which is at `index` (from 0) in `batch`.
 
     `receipt` is the statement with its signature, as the recipient sent them.
     """
-    proof = BatchProof(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
-    envelope = SignedEnvelope(body, proof).encode()
+    path = MerklePath(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
+    envelope = SignedEnvelope(body, path).encode()
     return MAGIC + _SIZE.pack(len(envelope)) + envelope + receipt
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenDelivery:
-    """The facts that a verified proof of delivery establishes."""
+    """The facts that a verified receipt proof establishes."""
 
     envelope: SignedEnvelope
     """The delivered envelope, with its sender and its recipient."""
@@ -56,7 +56,7 @@ class ProvenDelivery:
 
 
 def verify_receipt(data: bytes) -> ProvenDelivery:
-    """Check a proof of delivery, without a node or a network. Any thread may call this.
+    """Check a receipt proof, without a node or a network. Any thread may call this.
 
     Args:
         data: The bytes that `Receipt.proof()` returned.
@@ -66,16 +66,16 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
 
     Raises:
         TypeError: `data` is not bytes.
-        EnvelopeError: `data` is not a proof of delivery.
+        EnvelopeError: `data` is not a receipt proof.
         SignatureError: the sender did not sign the envelope, or the recipient did not
             sign a receipt for it.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a proof of delivery is bytes, not {type(data).__name__}")
+        raise TypeError(f"a receipt proof is bytes, not {type(data).__name__}")
     data = bytes(data)
     start = len(MAGIC) + _SIZE.size
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
-        raise EnvelopeError("not a proof of delivery", "Receipt.proof() makes one")
+        raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
     (size,) = _SIZE.unpack_from(data, len(MAGIC))
     return prove_delivery(SignedEnvelope.decode(data[start : start + size]), data[start + size :])
 
@@ -90,15 +90,15 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     try:
         receipts = decode(RECEIPT, receipt)
     except RemoteProtocolError as error:
-        raise EnvelopeError(f"not a proof of delivery: {error.fact}") from None
+        raise EnvelopeError(f"not a receipt proof: {error.fact}") from None
     assert isinstance(receipts, Receipts)
     envelope.verify()
     sender, recipient = envelope.body[SENDER], envelope.body[RECIPIENT]
     leaf = envelope.digest
     if receipts.kind != ACCEPTED_BATCHES:
         name = leaf
-    elif isinstance(envelope.proof, BatchProof):
-        name = envelope.proof.root(sender, leaf)
+    elif envelope.merkle_path is not None:
+        name = envelope.merkle_path.root(sender, leaf)
     else:
         raise SignatureError("the receipt is about batches, and the envelope is of none")
     if name not in receipts.hashes:

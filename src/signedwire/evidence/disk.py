@@ -9,10 +9,10 @@ import stat
 import sys
 from typing import Final
 
-from signedwire.delivery.evidence_files import NEW_SUFFIX, header_of
 from signedwire.errors import EvidenceLogError
+from signedwire.evidence.chain import HEADER_SIZE, MAGIC, NO_HEAD
+from signedwire.evidence.files import NEW_SUFFIX, header_of
 from signedwire.folders import rename_new, sync_folder
-from signedwire.wire.evidence_log import HEADER_SIZE, MAGIC, NO_HEAD
 
 __all__ = [
     "BINARY",
