@@ -102,13 +102,14 @@ FORBIDDEN_IN_WIRE = {
 # The decisions of delivery: they know the outside by `ports` alone. Above: what imports what
 # is below it. Those of one line know nothing of each other.
 DECISIONS = (
-    ("endpoint",),
+    ("endpoint", "removed_rows"),
     ("session_map",),
     ("peer_session",),
     ("peer_sender", "peer_receiver"),
     ("session_context",),
-    ("denied", "inbox_budget", "no_store"),
+    ("denied", "inbox_budget", "message_restorer", "no_store"),
     ("ports",),
+    ("backlog_cursor", "commit_window", "send_progress"),
 )
 FORBIDDEN_IN_DECISIONS = {
     *("asyncio", "ssl", "socket", "sqlite3", "threading", "logging", "time"),

@@ -914,7 +914,7 @@ async def test_let_in_by_another_thread_while_the_denial_is_carried_out(
             monkeypatch.setattr(core.dialers, "disconnect", first(core.dialers.disconnect))
         else:
             peers = core.store.store.unmet
-            monkeypatch.setattr(peers, "bury_up_to", first(peers.dead_letter_up_to))
+            monkeypatch.setattr(peers, "dead_letter_up_to", first(peers.dead_letter_up_to))
         alice.access.deny(BOB.did)
         await eventually(lambda: one.is_final)
         await asyncio.sleep(0.1)
