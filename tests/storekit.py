@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from linkkit import ALICE, BOB, EVE, body, received
+from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Writer
 from signedwire.errors import StoreError
-from signedwire.types import Did, Priority
+from signedwire.types import DeliveryState, Did, Priority, unix_time_us
 from signedwire.wire.header import encode_v2_body
 
 US: Final = ALICE.did
@@ -98,6 +99,22 @@ def held(store: Store) -> Iterator[None]:
 
 def put(store: Store, *notes: Note, recipient: Did = PEER) -> None:
     assert told(store.put, recipient, notes) is None
+
+
+def stored(
+    store: Store,
+    payload: bytes = b"hello",
+    *,
+    recipient: Did = PEER,
+    priority: Priority = Priority.NORMAL,
+    expires_at: float | None = None,
+) -> OutgoingMessage:
+    """Store an `OutgoingMessage`, as `StoreDriver.put()` does."""
+    message = OutgoingMessage(SendOptions(recipient, priority, expires_at), 1, payload)
+    message.is_stored = True
+    assert told(store.put, recipient, [message]) is None
+    message.transition(DeliveryState.PERSISTED, unix_time_us())
+    return message
 
 
 def accept(store: Store, sequences: list[int], *, epoch: int = 9, payload: bytes = b"hi") -> range:

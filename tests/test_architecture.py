@@ -106,15 +106,16 @@ FORBIDDEN_IN_WIRE = {
 # The decisions of delivery: they know the outside by `ports` alone. Above: what imports what
 # is below it. Those of one line know nothing of each other.
 DECISIONS = (
-    ("endpoint",),
+    ("endpoint", "removed_rows"),
     ("submitter",),
     ("session_map",),
     ("peer_session",),
     ("peer_sender", "peer_receiver"),
     ("answer_queue",),
     ("recv_window", "session_context"),
-    ("denials", "inbox_budget", "null_store"),
+    ("denials", "inbox_budget", "message_restorer", "null_store"),
     ("ports",),
+    ("backlog_cursor", "commit_window", "send_progress"),
 )
 FORBIDDEN_IN_DECISIONS = {
     *("asyncio", "ssl", "socket", "sqlite3", "threading", "logging", "time"),

@@ -57,7 +57,6 @@ UNCLEAN = {
     "transport/link.py",
     "transport/memory.py",
     "transport/names.py",
-    "transport/store_driver.py",
     "transport/tcp.py",
     "transport/tls.py",
     "transport/v1/sender.py",

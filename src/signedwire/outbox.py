@@ -236,7 +236,7 @@ def _ids(ids: Iterable[int]) -> list[int]:
 
 def _on_dropped(core: NodeCore, dropped: Future[list[RowName]]) -> None:
     if core.store is not None and not dropped.cancelled() and dropped.exception() is None:
-        core.store.removed(dropped.result(), Reason.DROPPED)
+        core.store.removed_rows.end(dropped.result(), Reason.DROPPED)
 
 
 # -- without a node ---------------------------------------------------------------------

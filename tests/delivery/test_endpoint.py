@@ -79,7 +79,7 @@ class TestWhatMayBeQueued:
     def test_there_is_a_way(self, way: Callable[[Desk], Any], is_known: bool) -> None:
         desk = Desk()
         way(desk)
-        assert desk.peers.has_way(BOB.did, desk.peers.get(BOB.did)) == is_known
+        assert desk.peers.has_way(BOB.did) == is_known
         if is_known:
             desk.post()
         else:
@@ -95,11 +95,9 @@ class TestWhatMayBeQueued:
         desk = Desk(store=FakeStore)
         message = desk.post()
         assert message.state is DeliveryState.PERSISTED
-        assert not desk.peers.has_way(BOB.did, desk.peers.get(BOB.did))
+        assert not desk.peers.has_way(BOB.did)
         desk.store.note_v2(BOB.did)
-        assert desk.peers.has_way(BOB.did, desk.peers.get(BOB.did)), (
-            "it has linked to us once, and may again"
-        )
+        assert desk.peers.has_way(BOB.did), "it has linked to us once, and may again"
 
     @pytest.mark.parametrize(
         ("wire", "size", "is_too_large"),

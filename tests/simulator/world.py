@@ -35,12 +35,12 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
-from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
@@ -973,11 +973,11 @@ def simulated(world: World) -> Iterator[None]:
         old_discard(denied, messages)
 
     def removed(
-        store: StoreDriver, names: Iterable[RowName], reason: Reason, cause: str = ""
+        rows: RemovedRows, names: Iterable[RowName], reason: Reason, cause: str = ""
     ) -> None:
         names = list(names)
         world.on_removed(life(), names, reason)
-        old_removed(store, names, reason, cause)
+        old_removed(rows, names, reason, cause)
 
     def restore_rows(endpoint: Endpoint, rows: Iterable[IncomingRow]) -> list[int]:
         rows = list(rows)
@@ -1028,7 +1028,7 @@ def simulated(world: World) -> Iterator[None]:
     old_add_many = put(Inbox, "add_many", add_many)
     old_put = put(Inbox, "put", put_in)
     old_take = put(Inbox, "take", take)
-    old_removed = put(StoreDriver, "removed", removed)
+    old_removed = put(RemovedRows, "end", removed)
     old_remove_if = put(Inbox, "remove_if", remove_if)
     old_discard = put(DenialFilter, "discard", discard)
     old_restore_rows = put(Endpoint, "restore", restore_rows)

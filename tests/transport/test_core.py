@@ -26,7 +26,6 @@ from signedwire import (
     UnknownPeerError,
 )
 from signedwire.delivery.message import OutgoingMessage, SendOptions
-from signedwire.delivery.peer_session import PeerSession
 from signedwire.sending import wait_for_room
 from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpNetwork
@@ -243,10 +242,10 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     has_passed, may_go_on = threading.Event(), threading.Event()
     original = sender.core.endpoint.peers.has_way
 
-    def check_slowly(did: Did, session: PeerSession | None) -> bool:
+    def check_slowly(did: Did) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
-        return original(did, session)
+        return original(did)
 
     sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
@@ -268,10 +267,10 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     has_passed, may_go_on = threading.Event(), threading.Event()
     original = sender.core.endpoint.peers.has_way
 
-    def check_slowly(did: Did, session: PeerSession | None) -> bool:
+    def check_slowly(did: Did) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
-        return original(did, session)
+        return original(did)
 
     sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []

@@ -118,7 +118,7 @@ async def test_a_message_that_is_loaded_before_it_is_told_to_be_stored(
         await eventually(lambda: late)
         driver, did, *_ = late[0]
         session = alice._core.endpoint.peers.session(did)
-        driver._load(session, driver._cursor(did), 1)
+        driver._loader._load(session, driver._cursors[did], 1)
         await eventually(lambda: session.sender.lanes)
         told(*late[0])
         assert bytes_of(receipt)[0].endswith(PAYLOAD)

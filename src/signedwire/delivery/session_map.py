@@ -116,13 +116,9 @@ class SessionMap:
         """Where a DID is reached, by the table or the fallback."""
         return self._routes.resolve(did) or self._context.host.config.fallback
 
-    def has_way(self, did: Did, session: PeerSession | None) -> bool:
-        """Whether a peer is linked, has been, or can be dialed. Any thread.
-
-        Args:
-            did: The peer's DID.
-            session: What `get()` returns for it.
-        """
+    def has_way(self, did: Did) -> bool:
+        """Whether a peer is linked, has been, or can be dialed. Any thread."""
+        session = self._sessions.get(did)
         if session is None:
             has_address = self.resolve(did) is not None
         elif session.link is not None or self.route(session) is not None:

@@ -140,7 +140,7 @@ class Submitter:
         limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
         if payload_size > limit:
             self._refuse_size(did, payload_size, limit, is_v1=is_v1)
-        if not self._context.store.is_durable and not self._peers.has_way(did, session):
+        if not self._context.store.is_durable and not self._peers.has_way(did):
             self._host.drop(Reason.UNKNOWN_PEER, did)
             raise UnknownPeerError(
                 did,

@@ -14,8 +14,9 @@
   what waits on either side of it, and its timers. `lingering`: links that were hung up.
 - `shares`: which link may process its input in which turn of the loop.
 - `acceptor`: every accepted connection waits for its first byte, which tells its wire.
-- `store_driver`, `row_loader`, `backlog_cursor`: what waits on the disk, and how it comes to
-  be sent. `inbox_driver`: marks, and messages that are not handled yet.
+- `store_driver` stores outgoing messages, `backlog_loader` loads them into the queues,
+  `expiry_timer` has those removed whose deadlines have passed.
+- `inbox_driver`: marks, and messages that are not handled yet.
 - `inbox_reader`: how the application takes messages.
 - `drops`: counts what is dropped, and reports it in few events and log lines.
 - `evidence_driver`: opens and closes the evidence log, which has what was accepted before anybody

@@ -11,7 +11,7 @@
 file and how it is opened, `records` the types that go in and come out.
 """
 
-from signedwire.delivery.store.commits import Dispatch
+from signedwire.delivery.store.commits import UNLESS_FAILED, Dispatch
 from signedwire.delivery.store.memory import MemoryStore
 from signedwire.delivery.store.records import (
     Backlog,
@@ -31,6 +31,7 @@ from signedwire.delivery.store.sqlite import SqliteStore
 from signedwire.delivery.store.store import Store
 
 __all__ = [
+    "UNLESS_FAILED",
     "Dispatch",
     "Store",
     "MemoryStore",

@@ -26,14 +26,19 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from signedwire.clock import monotonic
 from signedwire.delivery.store.records import OnCommit
-from signedwire.errors import ClosedError, StoreError
+from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.resources import start_thread
 
-__all__ = ["Dispatch", "Engine", "Executor", "Inline", "Operation", "Writer"]
+__all__ = ["UNLESS_FAILED", "Dispatch", "Engine", "Executor", "Inline", "Operation", "Writer"]
 
 Dispatch: TypeAlias = Callable[[Callable[[], None]], object]
 """Schedules a function where callbacks are to run, such as `loop.call_soon_threadsafe`."""
 
+UNLESS_FAILED: Final = contextlib.suppress(StoreFailedError, ClosedError)
+"""Context for operations that only record progress, and may be lost if the store fails.
+
+The next operation that stores messages reports the failure.
+"""
 _MAX_WEIGHT: Final = 16_384
 """Approximate number of rows in one transaction: more would delay callers for no gain."""
 _MEASURED: Final = 512

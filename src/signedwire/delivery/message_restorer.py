@@ -1,22 +1,22 @@
-"""Messages of the rows that a store has loaded."""
+"""Makes messages of the rows that were read from a store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from signedwire.delivery.deadlines import instant_of
+from signedwire.delivery.backlog_cursor import BacklogCursor
+from signedwire.delivery.deadlines import instant_of, is_relative, moved
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.store import OutgoingRow, Store
-from signedwire.transport.backlog_cursor import BacklogCursor
-from signedwire.types import DeliveryState, Did, Reason
-from signedwire.wire.header import PARTIES, V2_START
+from signedwire.types import DeliveryState, Did, Priority, Reason
+from signedwire.wire.header import PARTIES, V2_START, expiry_of
 
-__all__ = ["RowLoader"]
+__all__ = ["MessageRestorer"]
 
 
-class RowLoader:
-    """Turns rows into messages, and gives up those that may not be sent.
+class MessageRestorer:
+    """Makes messages of rows, and gives up the messages that must not be sent.
 
     Args:
         store: The store that has the rows.
@@ -35,12 +35,13 @@ class RowLoader:
         rows: Sequence[OutgoingRow],
         held: Sequence[OutgoingMessage | None],
     ) -> list[OutgoingMessage]:
-        """The messages of these rows that may be sent, in order.
+        """Return the messages of the rows that may be sent, in order.
 
         Args:
-            queue: What waits for their peer.
-            cursor: How far its rows were loaded.
+            queue: The queue to the peer of the rows.
+            cursor: The cursor of the peer.
             lane: The lane of the rows.
+            rows: The rows, in order.
             held: For each row the message whose receipt somebody holds, if there is one.
         """
         did = queue.did
@@ -65,8 +66,31 @@ class RowLoader:
                 messages.append(message)
         return messages
 
+    def move_deadlines(self, did: Did, queued: Iterable[OutgoingMessage], by_us: int) -> None:
+        """Move the deadlines of messages in a queue, as the store has moved those of the rows.
+
+        Only deadlines in seconds of this process move. A message that was written keeps its
+        bytes, because the peer may have it.
+
+        Args:
+            did: The DID of their peer.
+            queued: The messages.
+            by_us: Microseconds, an even number.
+        """
+        opened_at = [self._store.lane(did, lane).opened_at for lane in range(len(Priority))]
+        for message in queued:
+            due = expiry_of(message.body) if message.sequence else None
+            if (
+                due is not None
+                and is_relative(due)
+                and not message.was_written
+                and message.is_stored
+                and message.row >= opened_at[message.priority]
+            ):
+                message.body = moved(message.body, by_us)
+
     def _is_ours(self, row: OutgoingRow, did: Did, lane: int) -> bool:
-        """Whether a row is what a node of our key stores: it is about to be signed."""
+        """Whether a node with our key can have stored the row, which is about to be signed."""
         header = row.body
         return (
             header.startswith(V2_START)
@@ -77,7 +101,7 @@ class RowLoader:
 
 
 def _message_of(row: OutgoingRow) -> OutgoingMessage:
-    """A message whose sender has ended, or has let go of its receipt; `restore()` follows."""
+    """Make a message whose receipt nobody holds; `restore()` completes it."""
     terms = SendOptions(row.recipient, row.priority, queued_at_us=row.queued_at_us)
     message = OutgoingMessage(terms, row.message_number)
     message.transition(DeliveryState.PERSISTED, row.queued_at_us)
