@@ -230,8 +230,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         Args:
             to: The DID of the peer, as a `Did` or its text.
             payload: At most `max_payload_size` bytes; to a v1 peer, `max_v1_payload_size`.
-            priority: The lane; a message of a higher one is sent first. By default NORMAL.
-            payload_type: The type that the peer's application sees; by default RAW.
+            priority: The lane, as a `Priority` or its name in lower case; messages of a higher
+                lane are sent first. By default NORMAL.
+            payload_type: The type that the peer's application sees, as a `PayloadType` or its
+                name in lower case, such as "robot_command"; by default RAW.
             deadline: When the message expires; by default never. An expired message is
                 neither sent nor given to the peer's application, and this raises. A number of
                 seconds or a `timedelta`, more than 0 and up to 30 years, does not depend on
