@@ -66,7 +66,7 @@ IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
         None,
         (Path,),
         True,
-        "The file of the key. With None, the command line takes identity.pem in the user's "
+        "The file of the key. With None, the command line uses identity.pem in the user's "
         "configuration folder.",
     ),
     "identity_fd": Option(
@@ -109,7 +109,7 @@ line reads, and calls without a path."""
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of the option called `name`."""
+    """Return the environment variable of the option called `name`."""
     return _PREFIX + name.upper()
 
 
