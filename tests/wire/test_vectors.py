@@ -347,7 +347,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("heading", "end"),
-        [("## 7. Envelopes", 122), ("## 3. The leaf proof", 104)],
+        [("## 7. Envelopes", 122), ("## 3. The DID proof", 104)],
     )
     def test_offsets_have_no_gaps(self, heading: str, end: int) -> None:
         position = 0
