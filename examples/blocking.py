@@ -15,7 +15,7 @@ def answer(server: Node) -> None:
 
 
 def main() -> None:
-    # Every method may be called from any thread. Each node has a thread of its own inside.
+    # Any thread may call every method. Each node runs an event loop in its own thread.
     with Node(Identity.generate()) as server, Node(Identity.generate()) as client:
         client.routing.update(server.did, server.address)
         thread = threading.Thread(target=answer, args=(server,))
@@ -28,7 +28,7 @@ def main() -> None:
             print(f"The square of {number} is {reply.payload.decode()}.")
             receipt.result(until="handled", timeout=10)
 
-        server.close()  # ends messages(), and so the thread
+        server.close()  # messages() ends, and so does the thread
         thread.join()
     print("Both nodes are closed.")
 

@@ -1,7 +1,7 @@
 """Prove afterwards, offline, who sent what and who accepted it.
 
-Two kinds of evidence: the receipt that the sender keeps, and the evidence log of the
-recipient, in which each record holds a hash of the one before.
+There are two kinds of evidence: the receipt of the sender, and the evidence log of the
+recipient, in which each record has a hash of the previous one.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from signedwire import EnvelopeError, Identity, Node, SignatureError, verify_rec
 
 
 async def exchange(folder: Path) -> str:
-    """Alice sends three orders to Bob. Returns the head of Bob's evidence log."""
+    """Let Alice send three orders to Bob. Return the head of Bob's evidence log."""
     alice = Node(Identity.generate())
     bob = Node(Identity.generate(), evidence=folder / "bob.log")
     async with alice, bob:
@@ -27,7 +27,7 @@ async def exchange(folder: Path) -> str:
 
 
 def verify_log(log: Path, head: str) -> int:
-    """Let the command line check the log. Returns its exit code, 0 if all of it is sound."""
+    """Let the command line check the log. Return its exit code, 0 if the whole log is valid."""
     command = [sys.executable, "-m", "signedwire", "evidence", "verify", str(log), "--head", head]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print("   ", done.stdout.strip().splitlines()[-1])

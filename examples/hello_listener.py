@@ -14,7 +14,7 @@ async def main() -> None:
         message = await node.receive(timeout=300)
         print(f"{message.sender} says: {message.payload.decode()}")
 
-        # Until ack(), the message counts as not handled.
+        # The message counts as handled only after ack().
         message.ack()
 
 

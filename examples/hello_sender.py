@@ -15,7 +15,7 @@ async def main(target: str) -> None:
         receipt = await node.send(did, b"hello")
         print("The listener has verified the message and signed for it.")
 
-        # Its application calls ack() a moment later.
+        # The application of the listener calls ack() a moment later.
         await receipt.wait("handled", timeout=10)
         print(f"The message is {receipt.state}: the application is done with it.")
 

@@ -20,7 +20,7 @@ async def store_messages(folder: Path, base: Did) -> None:
             receipt = await node.send(base, text)
             print(f"Sensor: {text.decode()!r} is {receipt.state}.", flush=True)
         print("Sensor: the base is away, and now my process crashes.", flush=True)
-        os._exit(1)  # no goodbye, nothing is closed
+        os._exit(1)  # nothing is closed
 
 
 def first_process(folder: Path, base: Did) -> None:
@@ -34,7 +34,7 @@ async def deliver(folder: Path, base: Identity) -> None:
         waiting = await node.outbox.list()
         print(f"Sensor: restarted. {len(waiting)} messages wait in the store.")
 
-        # A route tells the sensor where the base is. What waits is sent at once.
+        # Once the base has a route, the waiting messages are sent at once.
         node.routing.update(base_node.did, base_node.address)
         for expected in MESSAGES:
             message = await base_node.receive(timeout=30)
@@ -42,7 +42,7 @@ async def deliver(folder: Path, base: Identity) -> None:
             message.ack()
             print(f"Base:   received {message.payload.decode()!r}.")
 
-        while await node.outbox.list():  # until the receipts are back
+        while await node.outbox.list():  # until the receipts have arrived
             await asyncio.sleep(0.05)
         print("Sensor: the base has signed for all of them. The store is empty.")
 

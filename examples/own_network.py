@@ -1,10 +1,10 @@
-"""A network of your own, in one file: nodes that meet over pairs of a reader and a writer.
+"""A network of your own, in one file: links over pairs of a reader and a writer.
 
     python -m examples.own_network
 
 Here asyncio makes the pairs, over TCP. A library for SSH channels, serial lines or web
-sockets gives you something alike: put it into `dial` and `listen`, and choose what the path
-of a target means. A node looks after the rest: TLS, proof of the DID, order, receipts.
+sockets has something similar: use it in `dial` and `listen`, and choose the meaning of the
+path of a target. The node does the rest: TLS, proof of the DID, order, receipts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PairListener:
         self.address = Location("pair", f"/{host}:{server.sockets[0].getsockname()[1]}")
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._server.close()
 
     def shut_down(self) -> None:
@@ -77,7 +77,7 @@ class PairListener:
 
 
 class PairStream(Stream):
-    """One connection. Two tasks serve it: one reads, the other writes what waits."""
+    """One connection. One task reads from it, and another task writes the waiting bytes."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class PairStream(Stream):
         self._reader = reader
         self._writer = writer
         writer.transport.set_write_buffer_limits(high=0)  # `drain()` waits until all is sent
-        # Who connects to us counts by its host; 127.0.0.1 would be local, which is None.
+        # Limits for inbound connections count by this group. `None` means a local peer.
         host = str(writer.get_extra_info("peername")[0])
         self._remote = Remote(target, host, None if host in ("127.0.0.1", "::1") else host)
         self._chunks: list[bytes] = []
@@ -106,11 +106,11 @@ class PairStream(Stream):
 
     @property
     def remote(self) -> Remote:
-        """Who is there, as far as the network knows."""
+        """Return the description of the other side."""
         return self._remote
 
     def set_receiver(self, receiver: Receiver) -> None:
-        """Report to another one."""
+        """Report to another receiver from now on."""
         self._receiver = receiver
 
     def write(self, data: bytes, /) -> None:
@@ -120,28 +120,28 @@ class PairStream(Stream):
         self._has_work.set()
 
     def waiting(self) -> int:
-        """How many bytes are not sent yet."""
+        """Return the number of bytes that are not sent yet."""
         return self._waiting
 
     def pause_reading(self) -> None:
-        """Deliver nothing for now."""
+        """Do not call the receiver for received bytes until `resume_reading()`."""
         self._may_read.clear()
 
     def resume_reading(self) -> None:
-        """Deliver again."""
+        """Continue after `pause_reading()`."""
         self._may_read.set()
 
     def is_closing(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the stream is closed, or will be."""
         return self._is_closing
 
     def close(self) -> None:
-        """Send what waits, then end."""
+        """Send the waiting bytes, then close."""
         self._is_closing = True
         self._has_work.set()
 
     def abort(self) -> None:
-        """End now."""
+        """Close now."""
         self._is_aborted = True
         self._writer.transport.abort()
         self.close()
@@ -187,7 +187,7 @@ def _host_and_port(target: Target, error: type[DialError] | type[ListenError]) -
         host, _, port = target.path[1:].rpartition(":")
         if port.isdigit():
             return host, int(port)
-    raise error(target, "it is no target of this network", "Write pair:/host:port")
+    raise error(target, "this is not a target of this network", "Write pair:/host:port")
 
 
 async def main() -> None:

@@ -1,7 +1,7 @@
-"""A robot that takes nothing but commands from its base.
+"""A robot that accepts only commands from its base.
 
-A policy decides about each message before the robot signs a receipt for it, stores it or
-gives it to its application. The sender gets the reason.
+The node asks a policy about each message, before it signs a receipt, stores the message or
+gives it to the application. If the policy refuses, the sender gets the reason.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from signedwire import (
 
 
 class OnlyCommands:
-    """Admit from one DID only messages of type ROBOT_COMMAND, and all messages of others."""
+    """From one DID, admit only messages of type ROBOT_COMMAND. Admit all of other DIDs."""
 
     def __init__(self, did: Did) -> None:
         self._did = did

@@ -1,7 +1,7 @@
-"""A base station steers a robot: urgent messages overtake others, stale ones are not obeyed.
+"""A base station controls a robot: urgent messages overtake others, late ones are not obeyed.
 
-The robot accepts no connections, as behind NAT: it dials the base, and the base answers on
-that link.
+The robot accepts no connections, as if it were behind NAT. It dials the base, and the base
+answers on that link.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ async def main() -> None:
     async with base, robot:
         robot.routing.update(base.did, base.address)
 
-        # 1. The robot reports. The base now has a link to it, and needs no address.
+        # 1. The robot reports. Now the base has a link to the robot, and needs no address.
         await robot.send(base.did, b"at the gate")
         report = await base.receive(timeout=10)
         report.ack()
@@ -34,7 +34,7 @@ async def main() -> None:
         await base.send(robot.did, b"STOP", priority=Priority.CRITICAL)
         print("Base:  sent 200 parts of a map, then STOP. The robot has signed for all of them.")
 
-        # receive() gives the highest priority first. On the way STOP overtakes, too.
+        # receive() returns the highest priority first. In the queues, too, STOP overtakes.
         first = await robot.receive(timeout=10)
         assert first.payload == b"STOP"
         first.ack()
@@ -45,7 +45,7 @@ async def main() -> None:
             part.ack()
         print("Robot: then came the 200 parts of the map, in order.")
 
-        # 3. A command that is worth nothing after 0.3 seconds, and a robot that is busy.
+        # 3. A command that is useless after 0.3 seconds, and a robot that is busy.
         command = base.send_nowait(robot.did, b"turn left", deadline=0.3)
         print("Base:  turn left within 0.3 seconds!")
         await asyncio.sleep(0.6)

@@ -1,6 +1,6 @@
-"""Serves the metrics of a node in the Prometheus text format: `python examples/text_exporter.py`.
+"""Serve the metrics of a node in the Prometheus text format: `python examples/text_exporter.py`.
 
-Arguments: the port to serve on, 9464 by default. Then open http://127.0.0.1:9464/metrics.
+The argument is the port, by default 9464. Then open http://127.0.0.1:9464/metrics.
 """
 
 import http.server
@@ -23,7 +23,7 @@ def as_text(samples: Iterable[Sample]) -> str:
             for bound, count in value.buckets:
                 lines.append(f'{name}_bucket{{le="{bound:g}"}} {count}'.replace('"inf"', '"+Inf"'))
             lines += [f"{name}_sum {value.sum}", f"{name}_count {value.count}"]
-        else:  # the values of labels are of a fixed set of words, so nothing is to be escaped
+        else:  # label values come from a fixed set of words, so they need no escapes
             pairs = ",".join(f'{label}="{text}"' for label, text in labels.items())
             lines.append(f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}")
     return "\n".join(lines) + "\n"

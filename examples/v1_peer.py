@@ -1,7 +1,6 @@
-"""Exchange messages with a peer of the v1 network, in its wire.
+"""Exchange messages with a peer of the v1 network over its wire.
 
-The peer here is a second node that speaks nothing but v1. `docs/v1.md` shows the same with
-`omnimesh`, a live v1 peer.
+The peer here is a second node that uses only v1. `docs/v1.md` does the same with `omnimesh`.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from signedwire import DeliveryFailedError, Identity, Node, TransportConfig, pay
 
 async def main() -> None:
     arm = Node(Identity.generate(), TransportConfig(wire="v1"))
-    # v1 is neither encrypted nor confirmed, so each peer that may use it is named.
+    # v1 neither encrypts nor confirms, so each peer that may use it must be named.
     planner = Node(Identity.generate(), TransportConfig(v1_peers=[arm.did]))
     stranger = Node(Identity.generate())
     async with arm, planner, stranger:
@@ -24,7 +23,7 @@ async def main() -> None:
         receipt = await planner.send(
             arm.did, payloads.encode(command), payload_type="robot_command"
         )
-        # v1 has no receipts: more than that it was written can never be known.
+        # v1 has no receipts, so `written` is the last state.
         print(f"Planner: the command is {receipt.state}. Confirmed: {receipt.is_confirmed}.")
 
         message = await arm.receive(timeout=10)

@@ -23,16 +23,20 @@ _HEAD: Final = """\
 # Metrics
 
 `node.metrics()` returns the value of each metric now, as a list of
-`(metric, labels, value)`. Any thread may call it, and it blocks for nothing. `metric` is a
-descriptor with `name`, `kind`, `unit` and `help`. `value` is a number; of a histogram it is a
-`Distribution` with `buckets`, `sum` and `count`. `labels` is a mapping, empty for most.
+`(metric, labels, value)`. Any thread may call it, and it does not block. `metric` is a
+descriptor with `name`, `kind`, `unit` and `help`. `labels` is a mapping: for `dropped` it has the
+label `reason`, else it is empty. `value` is a number, or for a histogram a `Distribution`:
 
-`examples/text_exporter.py` serves all of them in the Prometheus text format, in one short file.
-`node.stats()` has the same numbers as attributes, `node.peers()` those of each peer. No metric
-has a DID as a label, because anyone can make DIDs.
+- `count` and `sum` are the number and the sum of all values.
+- `buckets` is a tuple of pairs `(bound, number of values up to bound)`. The numbers are
+  cumulative, and the last bound is infinite, as in Prometheus.
+
+`examples/text_exporter.py` serves all metrics in the Prometheus text format, in one short file.
+`node.stats()` has the same numbers as attributes, and `node.peers()` has the status of each peer.
+No metric has a DID as a label: anybody can make DIDs, and so could make an exporter's memory grow.
 
 Counters begin at 0 when the node starts. Metrics of the store or of the evidence log are absent
-where the node has none.
+if the node has none.
 
 | metric | kind | unit | meaning |
 |---|---|---|---|
@@ -40,10 +44,10 @@ where the node has none.
 _MIDDLE: Final = """
 ## Buckets of the histograms
 
-A histogram counts values by size, in fixed buckets. These are the largest values of the buckets,
-in seconds; one more bucket has the rest.
+A histogram counts values by size, in fixed buckets. The table has the bounds in seconds, without
+the last one, which is infinite.
 
-| histogram | largest value of each bucket |
+| histogram | bounds |
 |---|---|
 """
 _TYPES: Final = {

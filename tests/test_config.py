@@ -252,11 +252,11 @@ def test_any_other_value_is_refused_by_name_value_and_range(
         (
             {"ping_interval": 2, "dead_timeout": 2},
             "dead_timeout=2.0 is not more than ping_interval=2.0, "
-            "so a silent peer would never be asked. Expected about three times ping_interval",
+            "so a silent link would end before its PING. Expected about three times ping_interval",
         ),
         (
             {"fallback": "10.0.0.9:0"},
-            "fallback='10.0.0.9:0' is not allowed: nobody listens on port 0. "
+            "fallback='10.0.0.9:0' is not allowed: a node cannot be dialed at port 0. "
             "Expected a port from 1 to 65_535",
         ),
         (

@@ -182,7 +182,7 @@ def test_a_tilde_that_stands_for_nothing_is_refused(monkeypatch: pytest.MonkeyPa
     "name", [":memory:", "file:x.db", "file:///x.db?mode=memory", "file::memory:"]
 )
 def test_a_name_for_sqlite_is_no_store(name: str) -> None:
-    says = "no file: leave it out for memory alone"
+    says = "not a file: leave the option out to use memory"
     with pytest.raises(ConfigError, match=says):
         TransportConfig(store=name)
     with pytest.raises(ConfigError, match=says):

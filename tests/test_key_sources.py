@@ -293,7 +293,7 @@ def test_descriptors_that_have_no_key(monkeypatch: pytest.MonkeyPatch, home: Pat
     big = home / "big"
     with big.open("wb") as file:
         file.truncate(2**40)
-    assert bad_descriptor(os.open(big, os.O_RDONLY)) == "it brings more than 64 KiB"
+    assert bad_descriptor(os.open(big, os.O_RDONLY)) == "it has more than 64 KiB"
     monkeypatch.setattr(sources, "_DESCRIPTOR_TIMEOUT", 0.05)
     reader, writer = os.pipe()
     os.write(writer, PLAIN[:20])

@@ -87,7 +87,8 @@ def test_refusals() -> None:
     with pytest.raises(AddressError) as caught:
         table.update(A, "a:0")
     assert str(caught.value) == (
-        "'a:0' cannot be a route: nobody listens on port 0. Write the port that the peer listens on"
+        "'a:0' cannot be a route: no peer listens on port 0. "
+        "Write the port on which the peer listens"
     )
     with pytest.raises(AddressError, match=r"^'nowhere' is not an address"):
         table.update(A, "nowhere")
@@ -215,11 +216,11 @@ def test_saving_into_no_folder(tmp_path: Path) -> None:
     ("toml", "text"),
     [
         ("[peer]\n", "unknown key 'peer'. Did you mean peers?"),
-        ("peers = 3", 'peers=3 is no table. Expected [peers], then "DID" = "host:port"'),
+        ("peers = 3", 'peers=3 is not a table. Expected [peers], then "DID" = "host:port"'),
         ("[peers]\nrobot = 'a:1'", "peers.robot: 'robot' is not a DID. A DID is did:key:z6Mk"),
         (f"[peers]\n'{A}' = 'a'", f"peers.{A}: 'a' is not an address. Write host:port"),
         (f"[peers]\n'{A}' = 9001", f"peers.{A}: 9001 is not an address. Give an Address or"),
-        (f"[peers]\n'{A}' = 'a:0'", f"peers.{A}: 'a:0' cannot be a route: nobody listens on"),
+        (f"[peers]\n'{A}' = 'a:0'", f"peers.{A}: 'a:0' cannot be a route: no peer listens on"),
         (
             f"[peers]\n'{A}' = 'a:1'\n'{A.hex()}' = 'a:2'",
             f"peers.{A.hex()}: this DID has a route already, in another spelling. Keep one",

@@ -375,10 +375,10 @@ def test_a_pipe_is_read_and_not_waited_for_without_end(
                 os.close(descriptor)
         return ""
 
-    with pytest.raises(ConfigError, match=r"nobody wrote it to its end within 0\.2 s"):
+    with pytest.raises(ConfigError, match=r"its writer did not close it within 0\.2 s"):
         read(path)
-    assert "nobody wrote it to its end" in error_with(b"[peers]", ends=False)
-    assert "the pipe brought nothing" in error_with()
+    assert "its writer did not close it" in error_with(b"[peers]", ends=False)
+    assert "the pipe was empty" in error_with()
     assert "unknown key 'lisen'" in error_with(b"li", b"sen = 1")
     assert error_with(b"#", b" nothing") == ""
     read(Path(os.devnull))

@@ -409,7 +409,7 @@ def test_a_file_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     options: Any = {name: str(tmp_path / "one")}
     config = TransportConfig(**options)
     other: Any = {name: tmp_path / f"two-{uuid.uuid4()}"}
-    with pytest.raises(ConfigError, match=rf"{name}='.*two.*' is given to Node.*{name}='.*one"):
+    with pytest.raises(ConfigError, match=rf"Node\(\) has {name}='.*two.*{name}='.*one"):
         Node(ALICE, config, **other)
     Node(ALICE, config, **options)  # the same twice is no contradiction
     in_home: Any = {name: "~/one"}
@@ -431,7 +431,7 @@ def test_links_to_one_file(tmp_path: Path, link: Callable[[Path, Path], None]) -
         TransportConfig(store=one, evidence=other)
     (tmp_path / "folder").mkdir()
     (tmp_path / "again").symlink_to("folder")
-    with pytest.raises(ConfigError, match=r"evidence='.*x-wal' is kept beside store='.*x'"):
+    with pytest.raises(ConfigError, match=r"evidence='.*x-wal' has a name .* store='.*x'"):
         TransportConfig(store=tmp_path / "folder" / "x", evidence=tmp_path / "again" / "x-wal")
 
 

@@ -1,9 +1,9 @@
 """signedwire delivers signed messages to a key.
 
-A node is an Ed25519 key; its DID is the public key. You send bytes to a DID;
-they travel over TCP, with no broker between, encrypted, and arrive verified, in
-order and once; the peer's signed receipt says so. Live v1 peers are spoken to in
-their wire, where the configuration allows it.
+A node is an Ed25519 key, and its DID is the public key. You send bytes to a DID. They travel
+encrypted over TCP, without a broker, and arrive verified, in order and once. The peer signs a
+receipt for each message. With peers of the older v1 network, the node uses their wire protocol
+if the configuration allows it.
 
     import asyncio
     from signedwire import Identity, Node
@@ -17,26 +17,35 @@ their wire, where the configuration allows it.
 
     asyncio.run(main())
 
-Data goes one way through the house, down to send and up to receive:
+Payloads go down through these layers and up again:
 
     application → node → delivery → transport → wire → bytes
 
-- `node`, `sync`: the public object, for asyncio and for threads; `outbox`: what
-  waits in its store.
-- `delivery`: queues, receipts, backoff, what a received envelope must pass.
-- `transport`: connections; the pool of them; the listener; TLS; the networks.
-- `wire`: envelopes, frames, batch signatures, the link's session. No I/O.
-- `identity`: keys; the only place that signs and verifies. `keyformats`: what a key file
-  may hold; `keyfiles`: who may read one, and how one is written; `keysources`: where the
-  key of a process comes from.
-- `config`, `settings`, `routing`, `stats`, `events`, `types`, `errors`: what their
-  names say; `option_texts`: each option in words; `arguments`, `contradictions`: what callers
-  pass is checked there; `sending`: the part of a node that sends; `environment`: whose
-  variables are whose, folders
-  of this user; `folders`: how the names in one are made durable; `home`: in which process
-  and event loop a node can work; `streams`: descriptors 0 to 2.
-- `payloads`: the typed messages that v1 peers understand (an extra).
+Packages:
+
+- `wire`: envelopes, frames, signatures of batches, the session of a link. No I/O.
+- `delivery`: decisions: queues, receipts, order, policies; the store and the evidence log.
+- `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
+- `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra).
+
+Modules for users:
+
+- `node`, `sync`: `Node` for asyncio and for threads; `outbox`: the messages in its store.
+- `identity`: keys, the only module that signs and verifies; `keysources`: finding the key of a
+  process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
+- `config`: the options; `settings`: reading them from a file and the environment;
+  `option_texts`: a text about each.
+- `routing`: addresses of peers; `types`, `errors`, `events`, `stats`, `metrics`.
+
+Modules for the others:
+
+- `sending`: how a node sends; `portal`: how threads call a node.
+- `options`, `contradictions`, `config_changes`: checks and types of options; `arguments`: checks
+  of arguments.
+- `environment`: variables, and folders of this user; `files`, `folders`: opening files, and making
+  their names durable; `streams`: descriptors 0 to 2; `resources`: descriptors of the process.
+- `clock`: deadlines and suspension; `home`: the process and the event loop of a node; `logs`.
 """
 
 import signedwire.cli.interrupts  # noqa: F401 - first: see there

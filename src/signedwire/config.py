@@ -4,10 +4,9 @@ Start from a preset and name what differs:
 
     TransportConfig.production(listen="0.0.0.0:9001", v1_peers=["did:key:z6Mk…"])
 
-A configuration is checked as a whole when it is made and never changes; whatever
-holds one may rely on every value in it. `settings` reads one from a file and from
-the environment, guided by the annotations below. So an option is written here, and once
-more, as a type for calls that take some by name, in `config_changes`.
+A configuration is checked as a whole when it is made, and never changes. `settings` reads
+one from a file and from the environment by the annotations below. An option is written in
+two places: here, and as a keyword type in `config_changes`.
 """
 
 from __future__ import annotations
@@ -52,74 +51,76 @@ StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class TransportConfig:
-    """How a node listens, dials, retries, and whom it believes. Immutable.
+    """The options of a node. Immutable; any thread may read it.
 
-    Durations are float seconds; `None` means no limit.
+    Durations are seconds. For an optional limit, `None` means no limit. The last line below
+    each option has the allowed values and the default.
 
     Raises:
-        ConfigError: with the field, its value and what is allowed.
+        ConfigError: a value is not allowed, or two contradict each other. The text has the
+            option, its value and what is allowed.
     """
 
     listen: Given[Target | str | None, Target | None] = Given(Address("127.0.0.1", 0))
-    """Where the node accepts connections; port 0 takes a free port. "0.0.0.0:9001" takes every
-    IPv4 address of this machine, "[::]:9001" every IPv6 address and none of IPv4. A network
-    without ports takes a location, such as "unix:/run/robot.sock". With None the node accepts
-    nothing and only dials.
+    """The address on which the node accepts connections. Port 0 selects a free port.
+    "0.0.0.0:9001" means every IPv4 address of this machine, "[::]:9001" every IPv6 address and
+    none of IPv4. A network without ports uses a location, such as "unix:/run/robot.sock". With
+    None, the node accepts no connections and only dials.
 
     Allowed: host:port, or None; default "127.0.0.1:0"."""
 
     fallback: Given[Target | str | None, Target | None] = Given(None)
-    """The address to which messages go whose DID has no route. The port must be a real one. With
-    None, such a message is refused, or waits where there is a store.
+    """The address to which the node sends messages for a DID that has no route. The port must not
+    be 0. With None, such a message is refused; with a store, it waits until a route is known.
 
     Allowed: host:port, or None; default None."""
 
     network: Literal["tcp", "unix", "memory"] = "tcp"
-    """What carries the bytes. "unix" takes locations, such as unix:/run/robot.sock, and stays
-    inside this machine; "memory" stays inside this process. A node that is given a network of
-    its own uses that one.
+    """The network that carries the bytes. "unix" connects processes of this machine by locations
+    such as unix:/run/robot.sock; "memory" connects nodes of this process. `Node(network=…)`
+    overrides this option.
 
     Allowed: tcp or unix or memory; default "tcp"."""
 
     signatures: Given[SignaturePolicy | Literal["required", "if-present"], SignaturePolicy] = Given(
         SignaturePolicy.REQUIRED
     )
-    """What becomes of envelopes without a signature, which only v1 has. "required" drops them;
-    "if-present" delivers them with a sender that is not proven.
+    """How the node treats envelopes without a signature, which only v1 peers can send. "required"
+    drops them; "if-present" delivers them, marked as not proven.
 
     Allowed: required or if-present; default "required"."""
 
     v1_peers: Given[Literal["all"] | Iterable[Did | str], Literal["all"] | frozenset[Did]] = Given(
         frozenset()
     )
-    """The DIDs with which this node may speak the v1 wire, whoever dials. A DID that has spoken v2
-    is never spoken to in v1 again. Where v1 is the only wire (`wire` "v1", and `TcpTransport`),
-    the default means every DID.
+    """The DIDs with which this node may use the older v1 wire protocol, in both directions. Once a
+    DID has used v2, the node never uses v1 with it again. If v1 is the only wire (`wire` is "v1",
+    or `TcpTransport`), the default means every DID.
 
     Allowed: all, or a list of DIDs; default an empty list."""
 
     allow: Given[Iterable[Did | str] | None, frozenset[Did] | None] = Given(None)
-    """The DIDs that may link to this node and be sent to. All others are denied, so an empty list
-    denies everybody. `allow` lines of `access_file` are added to this list. With None,
-    everybody is allowed who is not denied.
+    """The DIDs that may link to this node and that it may send to. All others are denied, so an
+    empty list denies everybody. The `allow` lines of `access_file` are added to this list. With
+    None, every DID is allowed that `deny` does not name.
 
     Allowed: a list of DIDs, or None; default None."""
 
     deny: Given[Iterable[Did | str], frozenset[Did]] = Given(frozenset())
-    """The DIDs that are denied, whatever any allow list says.
+    """The DIDs that are denied, even if an allow list names them.
 
     Allowed: a list of DIDs; default an empty list."""
 
     access_file: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """A file with a line `allow DID` or `deny DID` for each rule; see `AccessList`. The node reads
-    it at its start, and again when it is told to. A wrong line keeps the node from starting.
-    The node never writes the file.
+    """A file of access rules with one line `allow DID` or `deny DID` for each. The node reads it at
+    its start, and again at `node.access.reload()`; `signedwire listen` does so at SIGHUP. A wrong
+    line prevents the start. The node never writes the file.
 
     Allowed: the path of a file, or None; default None."""
 
     wire: Literal["auto", "v1"] = "auto"
-    """Which wires the node speaks. "auto" is the v2 link, and v1 with the DIDs in `v1_peers`. "v1"
-    is nothing but v1 frames.
+    """The wire protocols that the node uses. "auto" means v2 links, and v1 with the DIDs in
+    `v1_peers`. "v1" means v1 alone.
 
     Allowed: auto or v1; default "auto"."""
 
@@ -129,38 +130,39 @@ class TransportConfig:
     Allowed: a whole number of bytes from 1 to 268_435_456; default 1_048_576 (1 MiB)."""
 
     credit_messages: Slots = 4096
-    """How many messages one v2 peer may have sent that the application has not taken yet.
+    """Maximum number of messages that one v2 peer may have sent and that the application has not
+    taken yet.
 
     Allowed: a whole number of messages from 1 to 1_000_000; default 4_096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """How many bytes of envelopes one v2 peer may have sent that the application has not taken
-    yet. This must be at least what one message of `max_payload_size` needs.
+    """Maximum size of the envelopes that one v2 peer may have sent and that the application has not
+    taken yet. This must be at least what one message of `max_payload_size` needs.
 
     Allowed: a whole number of bytes from 1_024 to 17_179_869_184; default 2_097_152 (2 MiB)."""
 
     inbox_bytes: Annotated[int, Range(1024, 2**40, "bytes")] = 64 * 2**20
-    """How many bytes of envelopes all v2 peers together may have sent that the application has not
-    taken yet. At this limit no peer is granted more credit until half of the bytes are taken.
-    Messages within credit that was granted before may still arrive. This must be at least one
-    message of `max_payload_size`.
+    """Maximum size of the envelopes that all v2 peers together may have sent and that the
+    application has not taken yet. At this limit, the node grants no peer further credit until
+    half of the bytes are taken. Messages for which a peer already has credit may still arrive.
+    This must be at least one message of `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 1_099_511_627_776; default 67_108_864 (64
     MiB)."""
 
     ping_interval: Seconds = 5.0
-    """After how long without a byte from a v2 peer the node sends a PING.
+    """Time without a byte from a v2 peer after which the node sends a PING.
 
     Allowed: a number of seconds from 0.001 to 86_400; default 5.0."""
 
     dead_timeout: Seconds = 15.0
-    """After how long without a byte from a v2 peer the node closes the link. This must be more
+    """Time without a byte from a v2 peer after which the node closes the link. This must be more
     than `ping_interval`.
 
     Allowed: a number of seconds from 0.001 to 86_400; default 15.0."""
 
     answer_timeout: Seconds = 60.0
-    """After how long without a receipt or refusal for a message the node closes the link to a v2
+    """Time without a receipt or refusal for a message after which the node closes the link to a v2
     peer. The attempt then counts as failed.
 
     Allowed: a number of seconds from 0.001 to 86_400; default 60.0."""
@@ -171,8 +173,8 @@ class TransportConfig:
     Allowed: a whole number of connections from 1 to 65_535; default 10."""
 
     max_inbound_connections: Connections = 1000
-    """Maximum number of accepted connections that have proven their sender. Where the process may
-    open too few descriptors, this, `max_unproven_connections` and `max_connections` are less.
+    """Maximum number of accepted connections that have proven their sender. If the process may open
+    too few descriptors, the node lowers this, `max_unproven_connections` and `max_connections`.
 
     Allowed: a whole number of connections from 1 to 65_535; default 1_000."""
 
@@ -182,71 +184,71 @@ class TransportConfig:
     Allowed: a whole number of connections from 1 to 65_535; default 128."""
 
     max_unproven_per_host: Connections = 8
-    """Maximum number of accepted connections from one IPv4 address or one IPv6 /56 that have not
-    proven their sender yet. Loopback is exempt. When one more arrives, the oldest of them has
-    one second left to prove itself, and less where others need its place.
+    """Maximum number of accepted connections from one IPv4 address or one IPv6 /56 network that
+    have not proven their sender yet. Loopback is exempt. When one more arrives, the oldest of them
+    has one more second to prove itself, or less if others need its slot.
 
     Allowed: a whole number of connections from 1 to 65_535; default 8."""
 
     send_queue_limit: Slots = 1000
-    """Maximum number of messages queued in memory for one peer. One more is refused; with a store
-    it waits on the disk alone.
+    """Maximum number of messages queued in memory for one peer. Without a store, one more is
+    refused; with a store, it waits on the disk only.
 
     Allowed: a whole number of messages from 1 to 1_000_000; default 1_000."""
 
     critical_reserve: Annotated[int, Range(0, 1_000_000, "messages")] = 64
-    """Further slots for each peer that only Critical messages may use, so that an emergency stop
-    gets into a full queue.
+    """Additional slots for each peer that only Critical messages may use. They let an emergency
+    stop into a full queue.
 
     Allowed: a whole number of messages from 0 to 1_000_000; default 64."""
 
     inbox_limit: Slots = 1000
-    """Maximum number of messages received and not yet taken by the application. When the inbox is
-    full, the node reads no more.
+    """Maximum number of received messages that the application has not taken yet. While this many
+    wait, the node reads nothing from its peers.
 
     Allowed: a whole number of messages from 1 to 1_000_000; default 1_000."""
 
     max_frame_size: Annotated[int, Range(V1_OVERHEAD, 2**24 - 1, "bytes")] = 2048
-    """The largest v1 frame, without its length prefix. A larger one closes its connection. The
-    first byte of a v1 length must be zero, which bounds this option.
+    """The largest v1 frame that the node accepts, without its length prefix. A larger one closes
+    its connection.
 
     Allowed: a whole number of bytes from 170 to 16_777_215; default 2_048."""
 
     max_v1_payload_size: Annotated[int, Range(0, 2**24 - 1 - V1_OVERHEAD, "bytes")] = 1024
-    """The largest payload that the node sends to a v1 peer. This must be at most `max_frame_size`
-    - 170. Live v1 peers drop a larger payload silently, so `send()` refuses it.
+    """The largest payload that the node sends to a v1 peer. `send()` refuses a larger one, because
+    v1 peers drop it silently. This must be at most `max_frame_size` - 170.
 
     Allowed: a whole number of bytes from 0 to 16_777_045; default 1_024."""
 
     store: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """The file in which messages wait, so that no crash loses them. A `Node` makes it where there
-    is none; its folder must exist. One file belongs to one node at a time. With None, messages
+    """The file in which messages wait, so that a crash loses none. A node creates it if it is
+    absent; its folder must exist. Only one node at a time may use a file. With None, messages
     wait in memory.
 
     Allowed: the path of a file, or None; default None."""
 
     evidence: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
-    """The file in which the node keeps every accepted envelope with its signature, hash-chained. A
-    `Node` makes it where there is none; its folder must exist. One file belongs to one node at
-    a time. With None, nothing is kept.
+    """The file of the evidence log: the node keeps every accepted envelope with its signature,
+    hash-chained. A node creates it if it is absent; its folder must exist. Only one node at a
+    time may use a file. With None, nothing is kept.
 
     Allowed: the path of a file, or None; default None."""
 
     evidence_max_bytes: StoredBytes | None = None
-    """The size at which the evidence log is rotated. Its file then gets a number and stays in the
-    folder, and the log goes on in a new file. With None, size never rotates the log.
+    """The size at which the evidence log is rotated. A number is then added to the name of its
+    file, and the log continues in a new file. With None, the log is not rotated by size.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416, or None; default None."""
 
     evidence_max_age: Age | None = None
-    """The age of its file at which the evidence log is rotated, with the next message that is
-    accepted. With None, age never rotates the log.
+    """The age of the file of the evidence log at which the next accepted message rotates the log.
+    With None, the log is not rotated by age.
 
     Allowed: a number of seconds from 1 to 315_360_000, or None; default None."""
 
     evidence_keep: Files | None = None
-    """How many numbered files of the evidence log are left after a rotation; the oldest are
-    removed. With None, nothing is ever removed.
+    """Number of rotated files of the evidence log that are kept; a rotation removes the oldest
+    beyond it. With None, none is removed.
 
     Allowed: a whole number of files from 1 to 65_535, or None; default None."""
 
@@ -258,98 +260,102 @@ class TransportConfig:
     Allowed: manual or auto; default "manual"."""
 
     outbox_limit: StoredRows = 2_000_000
-    """Maximum number of messages that wait in the store. One more is refused. Critical messages
-    have `critical_reserve` further slots, as in the three limits below.
+    """Maximum number of messages that wait in the store to be sent. One more is refused. Critical
+    messages have `critical_reserve` additional slots, here and in `outbox_bytes`,
+    `outbox_peer_limit` and `outbox_peer_bytes`.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 2_000_000."""
 
     outbox_bytes: StoredBytes = 4 * 2**30
-    """Maximum number of bytes of envelopes that wait in the store. This must be at least one
+    """Maximum size of the envelopes that wait in the store to be sent. This must be at least one
     message of `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 4_294_967_296
     (4_096 MiB)."""
 
     outbox_peer_limit: StoredRows = 1_000_000
-    """Maximum number of messages that wait in the store for one peer.
+    """Maximum number of messages that wait in the store to be sent to one peer.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 1_000_000."""
 
     outbox_peer_bytes: StoredBytes = 2**30
-    """Maximum number of bytes of envelopes that wait in the store for one peer. This must be at
+    """Maximum size of the envelopes that wait in the store to be sent to one peer. This must be at
     least one message of `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
     (1_024 MiB)."""
 
     unmet_peer_limit: StoredRows = 10_000
-    """Maximum number of messages that wait in the store for one peer never met; one more is
-    refused. Such a peer has no route and no link, it never linked to this node, and there is no
-    `fallback`. Critical messages have `critical_reserve` further slots, as in the two limits
-    below.
+    """Maximum number of messages that wait in the store for one peer never met. One more is
+    refused. A peer is never met if it has no route, never had a link with this node, and there is
+    no `fallback`. Critical messages have `critical_reserve` additional slots, here and in
+    `unmet_peer_bytes` and `unmet_bytes`.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 10_000."""
 
     unmet_peer_bytes: StoredBytes = 64 * 2**20
-    """Maximum number of bytes of envelopes that wait in the store for one peer never met. This and
-    `unmet_bytes`, where they are set, must be at least one message of `max_payload_size`.
+    """Maximum size of the envelopes that wait in the store for one peer never met: see
+    `unmet_peer_limit`. If this or `unmet_bytes` is set, it must be at least one message of
+    `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 67_108_864 (64
     MiB)."""
 
     unmet_bytes: StoredBytes = 2**30
-    """Maximum number of bytes of envelopes that wait in the store for all peers never met
-    together.
+    """Maximum size of the envelopes that wait in the store for all peers never met together: see
+    `unmet_peer_limit`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
     (1_024 MiB)."""
 
     unmet_max_age: Age = 7 * 86_400.0
-    """How long a message waits for a peer never met. Then it becomes a dead letter with the reason
-    "aged out". When a way to the peer becomes known, waiting messages no longer age.
+    """Time after which a message for a peer never met becomes a dead letter with the reason "aged
+    out". Once the peer gets a route or a link, its waiting messages no longer age.
 
     Allowed: a number of seconds from 1 to 315_360_000; default 604_800.0."""
 
     dead_letter_limit: StoredRows = 100_000
-    """Maximum number of dead letters: messages that were refused or given up. When there are more,
-    the oldest is dropped and counted.
+    """Maximum number of dead letters in the store: messages that the peer refused or that the node
+    gave up. If there are more, the oldest is dropped and counted.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 100_000."""
 
     dead_letter_bytes: StoredBytes = 256 * 2**20
-    """Maximum number of bytes of envelopes in dead letters.
+    """Maximum size of the envelopes of all dead letters. If they are larger, the oldest is dropped
+    and counted.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 268_435_456
     (256 MiB)."""
 
     max_unacked_messages: StoredRows = 100_000
-    """Maximum number of accepted messages in the store that are not `ack()`. One more is not
-    accepted, and its sender is told "inbox full".
+    """Maximum number of received messages in the store that the application has not acknowledged
+    with `message.ack()`. One more is refused with the reason "inbox full".
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 100_000."""
 
     max_unacked_bytes: StoredBytes = 2**30
-    """Maximum number of bytes of accepted envelopes in the store that are not `ack()`. This must
-    be at least one message of `max_payload_size`.
+    """Maximum size of the received envelopes in the store that the application has not
+    acknowledged. This must be at least one message of `max_payload_size`.
 
     Allowed: a whole number of bytes from 1_024 to 17_592_186_044_416; default 1_073_741_824
     (1_024 MiB)."""
 
     max_unacked_peer_messages: StoredRows = 50_000
-    """Maximum number of accepted messages of one sender in the store that are not `ack()`.
+    """Maximum number of received messages of one sender in the store that the application has not
+    acknowledged.
 
     Allowed: a whole number of messages from 1 to 1_000_000_000; default 50_000."""
 
     max_attempts: Attempts = 3
-    """How many connections or writes are tried for a message before it is given up. A message in a
-    store is not given up for that.
+    """Number of failed connections or writes after which a message is given up. A message in a
+    store is never given up for that reason.
 
     Allowed: a whole number of attempts from 1 to 65_535; default 3."""
 
     retry_base_delay: Seconds = 0.1
-    """The pause after attempt n, counted from 1, is this times 2ⁿ: 0.2 and 0.4 seconds by default.
-    With a store none of the three retry options is used: pauses grow from 0.5 seconds by a
-    factor of 1.6 to 30 seconds, ± 50 %.
+    """Base of the pause between attempts: after attempt n, counted from 1, the node waits this
+    times 2ⁿ, by default 0.2 and 0.4 seconds. A node with a store ignores the three `retry`
+    options: its pauses grow from 0.5 seconds by a factor of 1.6 to 30 seconds, ± 50 %.
 
     Allowed: a number of seconds from 0.001 to 86_400; default 0.1."""
 
@@ -359,19 +365,19 @@ class TransportConfig:
     Allowed: a number of seconds from 0.001 to 86_400; default 5.0."""
 
     retry_jitter: Annotated[float, Range(0, 1)] = 0.25
-    """The fraction by which each pause is varied at random: a pause is scaled by a factor of 1 ±
-    this.
+    """The fraction by which each pause is varied at random: 0.25 means a factor between 0.75 and
+    1.25.
 
     Allowed: a number from 0 to 1; default 0.25."""
 
     connect_timeout: Seconds | None = 5.0
-    """Time limit for one attempt to connect, and for the lookup of a host name before it.
+    """Time limit for one attempt to connect, and another for the lookup of a host name before it.
 
     Allowed: a number of seconds from 0.001 to 86_400, or None; default 5.0."""
 
     handshake_timeout: Seconds | None = 10.0
-    """Time limit for a new connection to prove its peer, dialed or accepted. Over v2, TLS and
-    HELLO prove it; over v1, the first acceptable envelope.
+    """Time limit for the other side of a new connection to prove its DID, dialed or accepted. Over
+    v2, TLS and the HELLO frame prove it; over v1, the first acceptable envelope.
 
     Allowed: a number of seconds from 0.001 to 86_400, or None; default 10.0."""
 
@@ -386,12 +392,12 @@ class TransportConfig:
     Allowed: a number of seconds from 0.001 to 86_400; default 2.0."""
 
     replay_memory: Annotated[int, Range(1, 2**24, "envelopes")] = 131_072
-    """How many signed v1 envelopes are remembered, so that a replay is not delivered again.
+    """Number of signed v1 envelopes that the node remembers, to drop copies of them.
 
     Allowed: a whole number of envelopes from 1 to 16_777_216; default 131_072."""
 
     verify_threads: Annotated[int, Range(1, 256, "threads")] | None = None
-    """How many threads verify signatures. None means one per core, at most 4.
+    """Number of threads that verify v1 signatures. None means one per core, at most 4.
 
     Allowed: a whole number of threads from 1 to 256, or None; default None."""
 
@@ -409,38 +415,55 @@ class TransportConfig:
 
     @classmethod
     def development(cls, **changes: Unpack[ConfigChanges]) -> Self:
-        """Inside one process: the memory network, unsigned envelopes accepted."""
+        """Return options for tests in one process: memory network, unsigned envelopes accepted.
+
+        Args:
+            changes: The options that differ from the preset.
+
+        Raises:
+            ConfigError: an option is unknown, or a value is not allowed.
+        """
         return cls.preset("development", **changes)
 
     @classmethod
     def lightweight(cls, **changes: Unpack[ConfigChanges]) -> Self:
-        """On a trusted network: TCP, v1 from every DID, a signature verified if present."""
+        """Return options for a trusted network: TCP, v1 with every DID, unsigned accepted.
+
+        Arguments and errors are those of `development()`.
+        """
         return cls.preset("lightweight", **changes)
 
     @classmethod
     def production(cls, **changes: Unpack[ConfigChanges]) -> Self:
-        """Signatures required; the v1 wire only for the DIDs named in `v1_peers`.
+        """Return options for open networks: signatures required, v1 only with `v1_peers`.
 
-        Without `v1_peers` that is nobody.
+        By default `v1_peers` is empty. Arguments and errors are those of `development()`.
         """
         return cls.preset("production", **changes)
 
     @classmethod
     def preset(cls, name: str, /, **changes: Unpack[ConfigChanges]) -> Self:
-        """The preset called `name` with `changes` made to it.
+        """Return the options of the preset called `name`, with changes.
+
+        Args:
+            name: "development", "lightweight" or "production".
+            changes: The options that differ from the preset.
 
         Raises:
-            ConfigError: for an unknown preset or field, naming the nearest, or a bad value.
+            ConfigError: the preset or an option is unknown, or a value is not allowed.
         """
         if name not in PRESETS:
             raise ConfigError(f"unknown preset {name!r}", did_you_mean(name, PRESETS))
         return cls(**{**PRESETS[name], **_known(changes)})
 
     def replace(self, **changes: Unpack[ConfigChanges]) -> Self:
-        """A copy with `changes` made to it, checked as a whole.
+        """Return a copy with changes, checked as a whole.
+
+        Args:
+            changes: The options that differ from this configuration.
 
         Raises:
-            ConfigError: for an unknown field, naming the nearest, or a bad value.
+            ConfigError: an option is unknown, or a value is not allowed.
         """
         return dataclasses.replace(self, **_known(changes))
 
@@ -460,11 +483,11 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType(
         },
     }
 )
-"""What each preset sets; the rest are the defaults."""
+"""The options that each preset sets; all others have their defaults."""
 
 
 def _shown(value: object) -> str:
-    """A value as `TransportConfig()` takes it, without what cannot be pasted."""
+    """Return Python text for a value that `TransportConfig()` accepts."""
     if isinstance(value, (enum.Enum, Address, Location, Path)):
         return repr(str(value))
     if isinstance(value, frozenset):
@@ -476,7 +499,7 @@ def _known(changes: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in changes:
         if name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS)
-            if name in ("peers", "routes", "routing"):  # not v1_peers, which lets v1 in
+            if name in ("peers", "routes", "routing"):  # v1_peers, the nearest, enables v1
                 hint = "Routes are an argument of Node: routing=RoutingTable(…)"
             raise ConfigError(f"unknown option {name!r}", hint)
     return changes
@@ -490,7 +513,7 @@ OPTIONS: Final[Mapping[str, Option]] = types.MappingProxyType(
         for field in dataclasses.fields(TransportConfig)
     }
 )
-"""Every option by name, read off the dataclass."""
+"""Every option by name, from the fields of the dataclass."""
 
 PRESET_OPTION: Final = Option("preset", None, (Literal[tuple(PRESETS)],), False)
 """The key that names a preset in a file or in the environment."""

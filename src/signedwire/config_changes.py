@@ -1,6 +1,6 @@
 """The options of `TransportConfig` as a type, for calls that take some of them by name.
 
-A type checker so knows every option of `TransportConfig.production(…)` and `replace(…)`.
+So a type checker knows every option of `TransportConfig.production(…)` and `replace(…)`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ConfigChanges"]
 
 
 class ConfigChanges(TypedDict, total=False):
-    """Options by name, each of the type that `TransportConfig()` takes; see there."""
+    """Options by name, each with the type that `TransportConfig()` accepts."""
 
     listen: Target | str | None
     fallback: Target | str | None

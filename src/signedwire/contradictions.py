@@ -1,8 +1,8 @@
-"""Options that contradict each other: two values of which one makes the other untrue.
+"""Checks of `TransportConfig` that concern two options: values that contradict each other.
 
-An option that merely has no effect in one node is not refused: one configuration file
-serves several commands, and not each of them listens or has a store. A limit that is left
-at its default contradicts nothing, so whoever sets one limit need not set them all.
+An option that has no effect in one node is allowed, because several commands share one
+configuration file, and not each of them listens or has a store. A limit at its default never
+contradicts another limit, so that one limit can be set without the others.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ __all__ = ["PAIRS", "check_given_once", "check_pairs"]
 V1_OVERHEAD: Final = 170
 """Bytes of a v1 frame around an empty payload: a 106-byte header and a 64-byte signature."""
 V2_OVERHEAD: Final = 122
-"""Bytes of a v2 header, which count as the envelope's."""
+"""Bytes of a v2 header, which counts as part of the envelope."""
 
 
 class _Options(Protocol):
-    """The options of `TransportConfig` that are read by name here; the others by `getattr()`."""
+    """The options of `TransportConfig` that this module reads as attributes.
+
+    All others are read by `getattr()`, with a name from a table below.
+    """
 
     @property
     def listen(self) -> Target | None: ...
@@ -57,10 +60,11 @@ def check_pairs(config: _Options, defaults: dict[str, object]) -> None:
     """Refuse two options that contradict each other.
 
     Args:
-        defaults: Every option's default, by name.
+        config: The configuration.
+        defaults: The default of every option, by name.
 
     Raises:
-        ConfigError: with both names and values, and what is allowed.
+        ConfigError: two options do. The text has both names and values, and what is allowed.
     """
     for pair in PAIRS:
         value, limit = getattr(config, pair.name), getattr(config, pair.other)
@@ -80,17 +84,23 @@ def check_pairs(config: _Options, defaults: dict[str, object]) -> None:
 
 
 def check_given_once(name: str, argument: object, option: Path | None) -> None:
-    """Refuse a file that is given to `Node()` and in its configuration, and not the same.
+    """Refuse an argument of `Node()` that differs from the same option in its configuration.
+
+    Args:
+        name: "store" or "evidence".
+        argument: The path that was passed to `Node()`, or None.
+        option: The path in the configuration, or None.
 
     Raises:
-        ConfigError: with both; or `~` at the start of `argument` stands for no folder.
+        ConfigError: the two are different files, or the home folder that `~` means in
+            `argument` is unknown.
     """
     if argument is None or option is None or not isinstance(argument, (str, os.PathLike)):
         return
     if expand_home(argument) != option:
         raise ConfigError(
-            f"{name}={str(argument)!r} is given to Node(), and {name}={str(option)!r} in config",
-            "Give one of the two",
+            f"Node() has {name}={str(argument)!r}, and its config has {name}={str(option)!r}",
+            "Pass the path in one of the two places",
         )
 
 
@@ -100,11 +110,11 @@ class Pair(NamedTuple):
     name: str
     other: str
     is_wrong: Callable[..., bool]
-    """Whether the values of the two do."""
+    """Function of the two values: whether they contradict each other."""
     why: str
-    """What the first value does to the second, in the error between both."""
+    """Text that stands between the two options in the error."""
     expected: str
-    """What is allowed."""
+    """Text about the allowed values, for the error."""
 
 
 def _is_more(value: float, limit: float) -> bool:
@@ -116,7 +126,7 @@ def _is_auto_over_v1(ack: str, wire: str) -> bool:
 
 
 def _within(inner: str, outer: str, one: str, all_of_them: str) -> Pair:
-    """That a limit for one must not be above that for all."""
+    """Return the rule that the limit `inner` is at most the limit `outer`."""
     why = f"lets {one} have more than {all_of_them},"
     return Pair(inner, outer, _is_more, why, f"Expected at most {outer}")
 
@@ -141,11 +151,11 @@ PAIRS: Final[tuple[Pair, ...]] = (
     ),
     Pair(
         *("ack", "wire", _is_auto_over_v1),
-        "promises answers that v1 peers never get, and nothing else is spoken with",
+        "makes the node answer with receipts, and the only wire has none:",
         'Leave ack at "manual", or wire at "auto"',
     ),
 )
-"""All of them but those whose rule has a number in it."""
+"""Every pair, except those whose rule has a number: see the functions below."""
 _HOLD_A_MESSAGE: Final = (
     "credit_bytes",
     "inbox_bytes",
@@ -155,8 +165,10 @@ _HOLD_A_MESSAGE: Final = (
     "unmet_bytes",
     "unmet_peer_bytes",
 )
+"""Limits that must be at least the size of one message of `max_payload_size`."""
 _UNLESS_DEFAULT: Final = ("unmet_bytes", "unmet_peer_bytes")
-"""Of those: what is for a store alone, and by default less than the largest payload."""
+"""Limits that are not checked at their default, because only a store uses them and their
+default is below the largest allowed `max_payload_size`."""
 
 
 def _check_v1_payload(config: _Options) -> None:
@@ -173,7 +185,7 @@ def _check_pings(config: _Options) -> None:
     if config.dead_timeout <= config.ping_interval:
         raise ConfigError(
             f"dead_timeout={config.dead_timeout} is not more than "
-            f"ping_interval={config.ping_interval}, so a silent peer would never be asked",
+            f"ping_interval={config.ping_interval}, so a silent link would end before its PING",
             "Expected about three times ping_interval",
         )
 
@@ -199,7 +211,7 @@ def _check_fallback(config: _Options) -> None:
         return
     if isinstance(fallback, Address) and fallback.port == 0:
         raise ConfigError(
-            f"fallback={str(fallback)!r} is not allowed: nobody listens on port 0",
+            f"fallback={str(fallback)!r} is not allowed: a node cannot be dialed at port 0",
             "Expected a port from 1 to 65_535",
         )
     if fallback == config.listen:
@@ -215,11 +227,11 @@ _BESIDE: Final = {
     "store": re.compile(r"-(wal|shm|journal|unfinished)"),
     "evidence": re.compile(r"\.(new|torn-.*|\d{12,}(\.gz)?)", re.DOTALL),
 }
-"""How the names of the files end that are made beside the one of an option."""
+"""Suffixes that a node appends to the path of an option, for further files of its own."""
 
 
 def _check_files(config: _Options) -> None:
-    """Each file has one use, and none is what is made beside another."""
+    """Refuse a file that is named by two options, or that the node makes beside another."""
     paths = {name: path for name in _FILES if (path := getattr(config, name)) is not None}
     for name, other in combinations(paths, 2):
         if _is_same_file(paths[name], paths[other]):
@@ -233,13 +245,13 @@ def _check_files(config: _Options) -> None:
         end = _BESIDE.get(name)
         if end and beside.startswith(path) and end.fullmatch(beside, len(path)):
             raise ConfigError(
-                f"{other}={shown(paths[other], 200)} is kept beside "
-                f"{name}={shown(paths[name], 200)} for its own use",
-                "Give each a file of its own, with another name",
+                f"{other}={shown(paths[other], 200)} has a name that "
+                f"the node uses for files beside {name}={shown(paths[name], 200)}",
+                "Choose another name",
             )
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
-    with contextlib.suppress(OSError):  # of files that are not there yet only names are known
+    with contextlib.suppress(OSError):  # a file that does not exist yet: compare the paths
         return os.path.samefile(one, other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -55,7 +55,6 @@ class PeerDisconnected:
     did: Did
     """The DID of the peer."""
     cause: str
-
     """Why the link ended, as text for people."""
     kind: FailureKind
     """Why the link ended, for programs."""
@@ -63,9 +62,9 @@ class PeerDisconnected:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionFailed:
-    """An attempt to connect to a peer failed, or a connection that we made has ended.
+    """An attempt to connect to a peer failed, or a connection that this node dialed ended.
 
-    `PeerStatus.last_error` of the peer has changed when this comes.
+    `PeerStatus.last_error` of the peer has been updated before this event.
     """
 
     did: Did
@@ -199,7 +198,8 @@ class EventQueue:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._lock = threading.RLock()  # the end of a watcher may be noticed while it is held
+        # Re-entrant, because the end of a watcher may run while this thread holds the lock.
+        self._lock = threading.RLock()
         # Any thread may add a watcher while the loop iterates, so the tuple is replaced and
         # never changed. Weak references, so that an unused watcher is freed.
         self._watchers: tuple[ref[_Watcher], ...] = ()

@@ -72,7 +72,7 @@ def read_small_file(
         else:
             data = read_to_end(descriptor, limit, pipe_timeout)
             if not data and stat.S_ISFIFO(status.st_mode):
-                raise OSError(errno.ENODATA, "the pipe brought nothing: did its writer fail?")
+                raise OSError(errno.ENODATA, "the pipe was empty: did its writer fail?")
     finally:
         os.close(descriptor)
     if len(data) > limit:
@@ -95,7 +95,7 @@ def read_to_end(descriptor: int, limit: int, timeout: float) -> bytes:
         poll.register(descriptor, select.POLLIN)
     while len(data) <= limit:
         if poll is not None and not poll.poll(max(0.0, until - monotonic()) * 1000):
-            raise TimeoutError(errno.ETIMEDOUT, f"nobody wrote it to its end within {timeout:g} s")
+            raise TimeoutError(errno.ETIMEDOUT, f"its writer did not close it within {timeout:g} s")
         try:
             part = os.read(descriptor, min(2**20, limit + 1 - len(data)))
         except BlockingIOError:

@@ -249,7 +249,7 @@ def choose_key(
         if named is not None:
             raise IdentityError(
                 f"--identity {path} and {named.name} each name a key",
-                "Leave one of them away",
+                "Remove one of the two",
                 IdentityProblem.AMBIGUOUS,
             )
         return source
@@ -363,7 +363,7 @@ def _read_descriptor(descriptor: int) -> bytes:
         raise _bad_descriptor(
             descriptor,
             f"its other end did not write a whole key within {_DESCRIPTOR_TIMEOUT:.0f} s",
-            "Whoever writes the key must close its end then",
+            "The writer must close its end after the key",
         ) from None
     except OSError as error:
         raise _bad_descriptor(descriptor, cause_of(error), "Is it open for reading?") from None
@@ -372,7 +372,7 @@ def _read_descriptor(descriptor: int) -> bytes:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
     if len(data) > MAX_FILE_SIZE:
-        raise _bad_descriptor(descriptor, "it brings more than 64 KiB", "Is it a key?")
+        raise _bad_descriptor(descriptor, "it has more than 64 KiB", "Is it a key?")
     if not data:
         raise _bad_descriptor(descriptor, "it is at its end", "Was it read before?")
     return data

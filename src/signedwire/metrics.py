@@ -1,10 +1,10 @@
-"""Metrics: one table that describes each figure of a node, and histograms to count in.
+"""Metrics: the table that describes each of them, and the histograms that count values.
 
 `METRICS` is the table. The slots of `Counters`, the fields of `TransportStats`, the page
 docs/metrics.md and `Node.metrics()` are made from it. To add a metric, add a row here and
 run `make docs`.
 
-A histogram has fixed buckets, so its memory is fixed too.
+A histogram has fixed buckets, so that its memory does not grow.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class MetricKind(enum.StrEnum):
     COUNTER = "counter"
     """A number that only rises while the node lives."""
     GAUGE = "gauge"
-    """A number that says what is the case now."""
+    """A number at one instant, which rises and falls."""
     HISTOGRAM = "histogram"
-    """How often values of each size were observed: a `Distribution`."""
+    """Number of observed values of each size: a `Distribution`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ class Metric:
     kind: MetricKind
     """How it changes."""
     unit: str
-    """The things that are counted or measured, in the plural."""
+    """Unit in the plural, such as "seconds" or "messages"."""
     help: str
     """The meaning in words, on one line."""
     field: str = ""
-    """Where a `TransportStats` has its value, as `store.commits`; empty: by `name`."""
+    """Path of the value in `TransportStats`, such as `store.commits`; by default `name`."""
     label: str = ""
-    """The name of its one label, where it has a number for each value of that."""
+    """Name of the label, if there is a number for each value of a label; else empty."""
     buckets: tuple[float, ...] = ()
-    """Largest value of each bucket of a histogram, rising. One more bucket has the rest."""
+    """Largest value of each bucket of a histogram, rising. One more bucket has larger values."""
     is_shared: bool = False
     """Whether several threads observe values of the histogram."""
 
@@ -114,7 +114,7 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one value. A negative one is left out, as a clock that was set back makes it."""
+        """Count one value. Ignore a negative one, which comes from a clock that was set back."""
         if 0 <= value < math.inf:
             self._counts[bisect_left(self._bounds, value)] += 1
             self._sum += value
@@ -147,9 +147,9 @@ _FINE: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""Seconds: from 0.1 ms, three bounds for each power of ten."""
+"""Bounds of buckets in seconds: from 0.1 ms, three for each power of ten."""
 _LONG: Final = (*_FINE, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
-"""Seconds: the same, and on to a day, which a stored message may wait."""
+"""Bounds of buckets in seconds, up to one day, because a stored message may wait long."""
 
 METRICS: Final[tuple[Metric, ...]] = (
     # -- messages and bytes
@@ -177,13 +177,14 @@ METRICS: Final[tuple[Metric, ...]] = (
         "bytes_received",
         _COUNTER,
         "bytes",
-        "Bytes read from sockets, whatever became of them. Over v2 these are TLS records.",
+        "Bytes read from sockets, including those of dropped frames. Over v2 these are TLS "
+        "records.",
     ),
     Metric(
         "send_failures",
         _COUNTER,
         "messages",
-        "Messages of ours that failed. `dropped` has the reasons.",
+        "Messages of this node that failed. `dropped` has the reasons.",
     ),
     Metric(
         "backpressure_events",
@@ -195,21 +196,22 @@ METRICS: Final[tuple[Metric, ...]] = (
         "rewritten",
         _COUNTER,
         "messages",
-        "Messages queued again because their connection broke before the peer's host had them.",
+        "Messages queued again because their connection broke before the peer's host had "
+        "acknowledged them.",
     ),
     Metric(
         "dropped",
         _COUNTER,
         "drops",
-        "Everything that was dropped, by reason: messages of ours, and envelopes and connections "
-        "of others. A reason that never occurred is absent.",
+        "Everything that was dropped, by reason: messages of this node, and envelopes and "
+        "connections of others. A reason that never occurred is absent.",
         label="reason",
     ),
     Metric(
         "inbox_messages",
         _GAUGE,
         "messages",
-        "Messages received that the application has not taken yet.",
+        "Received messages that the application has not taken yet.",
     ),
     # -- connections
     Metric("dial_failures", _COUNTER, "attempts", "Attempts to connect that failed."),
@@ -217,7 +219,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "reconnections",
         _COUNTER,
         "connections",
-        "Connections made to an address that had been connected before.",
+        "Connections to an address to which this node was connected before.",
     ),
     Metric(
         "evictions",
@@ -229,15 +231,15 @@ METRICS: Final[tuple[Metric, ...]] = (
         "connections_accepted",
         _COUNTER,
         "connections",
-        "Inbound connections admitted, including those that proved no sender afterwards.",
+        "Inbound connections that were admitted, including those that never proved a sender.",
     ),
-    Metric("inbound_connections", _GAUGE, "connections", "Inbound connections now."),
+    Metric("inbound_connections", _GAUGE, "connections", "Inbound connections that are open now."),
     Metric(
         "inbound_limit",
         _GAUGE,
         "connections",
-        "The largest number of proven inbound connections: `max_inbound_connections`, or fewer "
-        "where the process may open few descriptors.",
+        "Maximum number of proven inbound connections: `max_inbound_connections`, or fewer if the "
+        "process may open few descriptors.",
     ),
     Metric(
         "outbound_connections",
@@ -249,16 +251,16 @@ METRICS: Final[tuple[Metric, ...]] = (
         "outbound_limit",
         _GAUGE,
         "connections",
-        "The largest number of outbound connections: `max_connections`, or fewer where the "
-        "process may open few descriptors.",
+        "Maximum number of outbound connections: `max_connections`, or fewer if the process may "
+        "open few descriptors.",
     ),
     # -- times
     Metric(
         "accept_seconds",
         _HISTOGRAM,
         "seconds",
-        "Time from queueing a message to the peer's signed receipt, over v2. A sample: the first "
-        "message of each receipt that arrives. Both times are of the wall clock.",
+        "Time from queueing a message to the peer's signed receipt, over v2. Measured for "
+        "the first message of each receipt frame, by the wall clock.",
         buckets=_LONG,
     ),
     Metric(
@@ -304,8 +306,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         "store_oldest_queued_at_seconds",
         _GAUGE,
         "seconds",
-        "Unix time at which the oldest outgoing message in the store was queued; absent where "
-        "there is none. At most a second out of date.",
+        "Unix time at which the oldest outgoing message in the store was queued; absent if the "
+        "store has none. The value may be one second old.",
         "store.oldest_queued_at",
     ),
     Metric(
@@ -380,7 +382,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "store_failed",
         _GAUGE,
         "stores",
-        "1 when the store has failed and the node accepts and stores nothing more, else 0.",
+        "1 if the store has failed, so that the node accepts and stores nothing; else 0.",
         "store.has_failed",
     ),
     # -- the evidence log
@@ -396,7 +398,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         "evidence_torn_bytes",
         _GAUGE,
         "bytes",
-        "Bytes that a crash had left behind the last whole record and that the start cut off.",
+        "Bytes of an incomplete last record after a crash, which the start removed.",
         "evidence.torn",
     ),
     Metric(
@@ -410,27 +412,27 @@ METRICS: Final[tuple[Metric, ...]] = (
         "evidence_failed",
         _GAUGE,
         "logs",
-        "1 when the evidence log has failed and the node accepts nothing more, else 0.",
+        "1 if the evidence log has failed, so that the node accepts nothing; else 0.",
         "evidence.has_failed",
     ),
 )
-"""Each metric of a node, in the order of the documentation."""
+"""Every metric of a node, in the order of the documentation."""
 
 COUNTERS: Final = tuple(
     metric.name
     for metric in METRICS
     if metric.kind is MetricKind.COUNTER and not (metric.field or metric.label)
 )
-"""The names of the plain numbers that the transport counts."""
+"""Names of the metrics that are attributes of `Counters`."""
 
 HISTOGRAMS: Final = tuple(metric for metric in METRICS if metric.kind is MetricKind.HISTOGRAM)
 """The metrics that have a `Histogram`."""
 
 
 def samples_of(stats: object) -> Iterator[Sample]:
-    """Read the value of each metric out of a `TransportStats`, in the order of `METRICS`.
+    """Yield the value of each metric in a `TransportStats`, in the order of `METRICS`.
 
-    What the node does not have, as the figures of a store, is left out.
+    Metrics that are `None` there are left out, such as those of a store if there is none.
     """
     for metric in METRICS:
         value = stats

@@ -34,14 +34,11 @@ from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
 from signedwire.delivery.policy import Policy
 from signedwire.delivery.receipt import Receipt
-from signedwire.delivery.store import DeadLetter
 from signedwire.environment import expand_home
 from signedwire.errors import (
     ClosedError,
     EvidenceLogError,
-    SignedWireError,
     StoreError,
-    StoreFailedError,
     WrongContextError,
 )
 from signedwire.events import Event
@@ -63,25 +60,33 @@ __all__ = ["Deadline", "Node"]
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
-    """A key that sends and receives. Use it as an async context manager.
+    """A key that sends and receives messages. Use it as an async context manager.
 
-    It belongs to the event loop in which it was entered; `signedwire.sync.Node`
-    is its blocking twin for everything else.
+    A node belongs to the event loop in which it was started: await its coroutines there. Any
+    thread may call the other methods and properties. `signedwire.sync.Node` is the same for
+    programs without asyncio.
 
     Args:
-        identity: The key. What is sent is signed with it, and only what is
-            addressed to its DID is received.
-        config: By default `TransportConfig()`: a free port on loopback,
-            signatures required.
-        routing: Which DID is reached where; a table of its own by default. It may be
-            shared between nodes and changed at any time.
-        store: The file in which messages wait, so that no crash loses them; made where
-            there is none. By default that of the configuration, which is none.
-        evidence: The file in which every accepted envelope is kept with its signature; the same.
-        network: What carries the bytes, in place of the one that the configuration names: a
-            `TcpNetwork`, a `UnixNetwork`, a `MemoryNetwork` where nodes meet in tests, or any
-            other object that is a `Network`.
-        policy: Decides about each received message, after the access list: see `Policy`.
+        identity: The key. It signs what the node sends, and the node accepts only messages
+            that are addressed to its DID.
+        config: The options; by default `TransportConfig()`, which listens on a free port of
+            loopback and requires signatures.
+        routing: The addresses of peers; by default an empty table. Several nodes may share a
+            table, and it may change at any time.
+        store: The file in which messages wait, so that a crash loses none. It is created if
+            absent. By default the option `store` of `config`; without either, messages wait in
+            memory.
+        evidence: The file that keeps every accepted envelope with its signature. It is created if
+            absent. By default the option `evidence` of `config`; without either, nothing is kept.
+        network: The backend that carries the bytes: `TcpNetwork`, `UnixNetwork`,
+            `MemoryNetwork`, or any object with the methods of `Network`. By default the option
+            `network` of `config` selects one.
+        policy: A rule about each received message, asked after the access list: see `Policy`.
+            By default every message of an allowed sender is admitted.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ConfigError: `store` or `evidence` differs from the one in `config`.
     """
 
     def __init__(
@@ -95,73 +100,67 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         network: Network | None = None,
         policy: Policy | None = None,
     ) -> None:
-        if not isinstance(identity, Identity):
-            raise TypeError(
-                f"identity is an Identity, not {type(identity).__name__}: "
-                "Identity.load(path), or Identity.generate()"
-            )
-        self._identity = identity
+        # Not `or`: an empty table is false.
+        routing = RoutingTable() if routing is None else routing
+        config = TransportConfig() if config is None else config
         for name, value, kind, example in (
+            ("identity", identity, Identity, "Identity.load(path), or Identity.generate()"),
             ("config", config, TransportConfig, 'TransportConfig(listen="127.0.0.1:9001")'),
             ("routing", routing, RoutingTable, 'RoutingTable({did: "host:port"})'),
         ):
-            if value is not None and not isinstance(value, kind):
-                raise TypeError(
-                    f"{name} is a {kind.__name__}, not {type(value).__name__}: {example}"
-                )
+            if not isinstance(value, kind):
+                wanted = f"{'an' if kind is Identity else 'a'} {kind.__name__}"
+                raise TypeError(f"{name} is {wanted}, not {type(value).__name__}: {example}")
         check_network(network)
-        self._config = config or TransportConfig()
-        check_given_once("store", store, self._config.store)
-        check_given_once("evidence", evidence, self._config.evidence)
-        if evidence is not None:
-            self._config = self._config.replace(evidence=evidence)
-        # Not `or`: a table that is still empty is a table.
-        self._routing = RoutingTable() if routing is None else routing
-        chosen = network or network_of(self._config)
+        for name, argument in (("store", store), ("evidence", evidence)):
+            check_given_once(name, argument, getattr(config, name))
         if store is not None:
-            self._config = self._config.replace(store=store)
-        self._has_store = self._config.store is not None
-        open_ = partial(open_store, self._config, identity.did) if self._has_store else None
-        self._core = NodeCore(
-            self._config, self._routing, chosen, identity.did, identity, open_, policy
-        )
+            config = config.replace(store=store)
+        if evidence is not None:
+            config = config.replace(evidence=evidence)
+        chosen = network or network_of(config)
+        self._identity, self._config, self._routing = identity, config, routing
+        self._has_store = config.store is not None
+        open_ = partial(open_store, config, identity.did) if self._has_store else None
+        self._core = NodeCore(config, routing, chosen, identity.did, identity, open_, policy)
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
-        self._dead = DeadLetters(self._core, self._replace)
+        self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
 
     # -- life -------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen and be ready. `async with` does it.
+        """Open the files and start to listen. `async with` calls this. Cancelling undoes it.
 
         Raises:
-            ListenError: the address to listen on cannot be had.
+            ListenError: the node cannot listen on its address.
             StoreOpenError: the store cannot be used; nothing in it was changed.
-            EvidenceLogError: the evidence log cannot be used; what is in it stays.
+            EvidenceLogError: the evidence log cannot be used; its content is unchanged.
             ConfigError: the access file cannot be read, or has a wrong line.
-            ClosedError: it was started before; a node lives once.
+            ClosedError: the node was started before; a node can be started only once.
+            WrongContextError: no asyncio event loop runs in this thread.
         """
         if self._has_started:
             self._core.runtime.home.check_here()
-            raise ClosedError("this node was started before", "Make a new Node; it lives once")
+            hint = "Make a new Node: each can be started once"
+            raise ClosedError("this node was started before", hint)
         self._has_started = True
         await self._core.start()
 
     async def close(self) -> None:
-        """Give queued messages `close_timeout` to leave, then end everything.
+        """Stop listening, send what is queued for up to `close_timeout`, then end the node.
 
-        What could not leave fails with reason "closed"; with a store it waits there for
-        the next node that opens it. Returns within
-        `close_timeout`, plus some milliseconds, whatever a peer does; no task,
-        thread or socket is left. Safe to call twice. Before the start it does nothing.
-        Cancelling ends the waiting for peers: everything is ended at once, and only then
-        `asyncio.CancelledError` is raised.
+        A message that is still not sent fails with reason "closed"; with a store, it waits
+        there for the next node that opens the file. The call returns within `close_timeout`
+        plus some milliseconds, whatever a peer does, and leaves no task, thread or socket. It
+        is safe to call twice, and does nothing before the start. Cancelling ends the node at
+        once; `asyncio.CancelledError` is raised after that.
 
         Raises:
-            WrongContextError: the node belongs to another event loop, or to the process
-                that was forked, and goes on there. If that loop is closed, this frees the
-                address and the files, and no more can be done.
+            WrongContextError: the node belongs to another event loop or to the parent of this
+                process, and continues there. If its loop is closed, this call frees the
+                address and the files.
         """
         await self._core.close()
 
@@ -175,41 +174,39 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if (
-            not self._core.runtime.home.is_forked
-        ):  # a child leaves the block, too: nothing is its own
+        if not self._core.runtime.home.is_forked:  # a forked child leaves the block, too
             await self.close()
 
     # -- who and where ------------------------------------------------------------
 
     @property
     def did(self) -> Did:
-        """Our DID: what peers send to."""
+        """The DID of this node, to which peers send."""
         return self._identity.did
 
     @property
     def address(self) -> Target:
-        """Where the node listens, with the real port. Any thread; also after the end.
+        """The address on which the node listens, with the real port. Kept after `close()`.
 
         Raises:
             ClosedError: the node is not started.
-            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
+            TransportError: the node does not listen, because of `listen=None`.
         """
         return self._core.acceptor.listening_at()
 
     @property
     def is_listening(self) -> bool:
-        """Whether the node accepts connections now, at `address`. Any thread."""
+        """Whether the node accepts connections now, at `address`."""
         return self._core.runtime.is_open and self._core.acceptor.address is not None
 
     @property
     def routing(self) -> RoutingTable:
-        """Which DID is reached where. Change it at any time."""
+        """The addresses of peers. Change the table at any time, from any thread."""
         return self._routing
 
     @property
     def config(self) -> TransportConfig:
-        """The configuration."""
+        """The options of this node."""
         return self._config
 
     # -- sending ------------------------------------------------------------------
@@ -224,37 +221,41 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
-        """Sign a message, send it, and return when it has come as far as `until`.
+        """Sign a message, send it, wait until it reaches the state `until`; return its receipt.
 
-        "accepted", the default without a store: the peer has verified it, will give it
-        to its application once, and has signed for it. "persisted", the default with
-        one: a crash does not lose it any more. "handled": the peer's application has
-        said `message.ack()`. "written": the operating system has it. "queued": at
-        once, where the queue has room; else this waits for room.
-
-        v1 peers never answer. Towards them this returns when the message is
-        written, and `receipt.is_confirmed` is false.
-
-        Cancelling stops the waiting; a message that was queued is still sent.
+        If the queue to the peer is full, the call waits for room. Cancelling stops the waiting;
+        a message that was queued is still sent. v1 peers never answer: with one of them, this
+        returns when the message is written, and `receipt.is_confirmed` is false.
 
         Args:
-            to: A `Did`, or the text of one.
-            payload: At most `max_payload_size` bytes, `max_v1_payload_size` to a v1 peer.
-            deadline: After it, the message is neither written nor given to the peer's
-                application, and this raises. Seconds, or a `timedelta`, up to 30 years: they
-                pass whatever the wall clock is set to, also while the machine is suspended.
-                Or a `datetime` with a time zone, which follows the wall clock.
+            to: The DID of the peer, as a `Did` or its text.
+            payload: At most `max_payload_size` bytes; to a v1 peer, `max_v1_payload_size`.
+            priority: The lane, as a `Priority` or its name in lower case; messages of a higher
+                lane are sent first. By default NORMAL.
+            payload_type: The type that the peer's application sees, as a `PayloadType` or its
+                name in lower case, such as "robot_command"; by default RAW.
+            deadline: When the message expires; by default never. An expired message is
+                neither sent nor given to the peer's application, and this raises. A number of
+                seconds or a `timedelta`, more than 0 and up to 30 years, does not depend on
+                the wall clock and includes time in suspension. A `datetime` with a time zone
+                follows the wall clock.
+            until: The state to wait for; by default "persisted" with a store, else "accepted".
+                In "queued", the message waits in memory; in "persisted", it is on the disk. In
+                "written", the operating system has it. In "accepted", the peer has verified it
+                and signed a receipt. In "handled", the peer's application has called
+                `message.ack()`.
 
         Raises:
-            UnknownPeerError, NotAllowedError, PayloadTooLargeError: it was not queued. The
-                first is raised without a store alone: that keeps it until a way is known.
+            UnknownPeerError: no address is known; the message was not queued. With a store
+                this is not raised: the message waits until an address is known.
+            NotAllowedError, PayloadTooLargeError: the message was not queued.
             MessageExpiredError: the deadline passed first.
-            MessageRefusedError: the peer will not take it; `.reason` says why.
-            DeliveryFailedError: it was given up; `.reason` says why, `.receipt` has the story.
-            StoreFullError: a limit of the store is reached; it was not stored.
-            StoreFailedError: the disk failed; whether it was stored is not known.
-            ClosedError: the node is closed.
-            WrongContextError: it belongs to another event loop, or the process was forked.
+            MessageRefusedError: the peer refused the message; `reason` has the cause.
+            DeliveryFailedError: the message was given up; `reason` has the cause.
+            StoreFullError: a limit of the store is reached; the message was not stored.
+            StoreFailedError: the disk failed; whether the message was stored is unknown.
+            ClosedError: the node is not started, or is closed.
+            WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here()
         level = self._sending.level(until)
@@ -262,13 +263,6 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             as_did(to), priority, payload_type, due_at(deadline), (payload,)
         )
         return await self._sending.send(message, level)
-
-    async def _replace(self, letter: DeadLetter) -> Receipt:
-        """Send what is in a dead letter, which goes when that is stored."""
-        (message,) = self._sending.messages(
-            letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
-        )
-        return await self._sending.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
     def send_nowait(
         self,
@@ -279,13 +273,14 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
     ) -> Receipt:
-        """Queue a message and return at once; `await receipt.wait()` to learn its fate.
+        """Queue a message and return at once; `receipt.wait()` waits for its states.
 
-        May be called from any thread.
+        Any thread may call this. The arguments are those of `send()`.
 
         Raises:
-            BackpressureError: the queue to the peer is full; and what `send()` raises
-                for a message that was not queued.
+            BackpressureError: the queue to the peer is full; the message was not queued.
+            UnknownPeerError, NotAllowedError, PayloadTooLargeError, StoreFullError,
+                ClosedError, WrongContextError: see `send()`.
         """
         (message,) = self._sending.messages(
             as_did(to), priority, payload_type, due_at(deadline), (payload,)
@@ -303,62 +298,55 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
-        """Send many messages to one peer; return when all have come as far as `until`.
+        """Send many messages to one peer, and wait until all reach the state `until`.
 
-        Cheaper than as many `send()`: the receipts are followed as far as `until`
-        and no further.
+        This is cheaper than as many calls of `send()`, because no receipt is followed beyond
+        `until`. The call waits for room in the queue. Cancelling stops between two messages;
+        messages that were queued are still sent. Returns the receipts, in the order of
+        `payloads`.
 
-        Waits for room in the queue as it goes. Cancelling stops it between two
-        messages; what was queued is still sent.
+        Args:
+            to: The DID of the peer, as a `Did` or its text.
+            payloads: Any iterable; the node reads on as the queue gets room.
+            priority, payload_type, deadline, until: as for `send()`, for all messages. The
+                deadline counts from the call.
 
         Raises:
-            What `send()` does, of the first message that failed, once each has come as far
-                as `until` or failed. Where one could not be queued, at once; those before
-                it go on. `error.receipts` has the receipts of all that were queued, in
-                their order.
+            The error of the first message that failed, as `send()` raises it, once every
+                message has reached `until` or failed. If a message could not be queued, its
+                error is raised at once; those before it are still sent. `receipts` of the error
+                has the receipts of all queued messages, in order.
         """
         self._check_here()
         level, did = self._sending.level(until), as_did(to)
         check_payloads(payloads)
+        # The deadline is read once, so queueing does not extend that of the later messages.
+        options = (priority, payload_type, due_at(deadline))
         is_bulk = level is not DeliveryState.HANDLED
-        expires_at = due_at(deadline)  # of them all, however long it takes to queue them
-        receipts: list[Receipt] = []
-        try:
-            terms = (priority, payload_type, expires_at)
-            make = partial(self._sending.messages, did, *terms, is_bulk=is_bulk)
-            await self._sending.queue_many(did, iter(payloads), make, receipts)
-            await self._sending.wait_for_all(receipts, level)
-        except SignedWireError as error:
-            own = error
-            if isinstance(error, StoreFailedError):  # that of a store is one for all
-                fate = f"{len(receipts)} messages were queued before"
-                own = StoreFailedError(error.path, error.cause, fate, error.hint)
-            own.receipts = tuple(receipts)
-            raise own from error.__cause__
-        return receipts
+        make = partial(self._sending.messages, did, *options, is_bulk=is_bulk)
+        return await self._sending.send_many(did, payloads, make, level)
 
     # -- receiving ----------------------------------------------------------------
 
     async def receive(self, timeout: float | None = None) -> Message:
-        """Wait for the next message: of the highest priority, the oldest first.
+        """Wait for the next message. Higher priorities come first; senders take turns.
 
-        Cancelling loses no message. `receive_nowait()` does not wait.
+        Cancelling loses no message.
 
         Args:
-            timeout: Seconds, 0 or more; 0 takes what is there. `None`, the default, sets
-                no limit.
+            timeout: Seconds to wait, 0 or more; by default `None`, without limit.
 
         Raises:
-            TimeoutError: `timeout` seconds passed, and no message came.
-            ValueError, TypeError: `timeout` is no number of seconds.
-            ClosedError: the node is not started, is closed, or was while waiting.
-            WrongContextError: it belongs to another event loop, or the process was forked.
+            TimeoutError: no message came within `timeout` seconds.
+            ValueError, TypeError: `timeout` is not a number of seconds, 0 or more.
+            ClosedError: the node is not started, is closed, or was closed meanwhile.
+            WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here(is_open=False)
         return await self._core.reader.arrive(as_seconds(timeout))
 
     def receive_nowait(self) -> Message | None:
-        """The next message, as `receive()` has it, if one is there; else `None`. Any thread.
+        """Return the next message if there is one, else `None`. Any thread may call this.
 
         Raises:
             ClosedError, WrongContextError: see `receive()`.
@@ -366,7 +354,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._core.reader.receive(0)
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Every message as it comes, until the node is closed.
+        """Yield each message as it comes, in the order of `receive()`, until `close()`.
+
+        Cancelling loses no message.
 
         Raises:
             ClosedError: the node is not started.
@@ -386,15 +376,15 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             yield message
 
     def _check_here(self, *, is_open: bool = True) -> None:
-        """Whether a coroutine of this node can do its work in the running event loop."""
+        """Raise unless a coroutine of this node can do its work in the running event loop."""
         self._core.runtime.home.check_here()
         (self._core.runtime.home.check_open if is_open else self._core.runtime.home.check_begun)()
 
-    # -- the store ----------------------------------------------------------------
+    # -- the store and the evidence log --------------------------------------------
 
     @property
     def outbox(self) -> Outbox:
-        """The messages that wait in the store: list, show, drop, retry, export.
+        """The messages that wait in the store to be sent: list, show, drop, retry, export.
 
         Raises:
             StoreError: this node has no store.
@@ -404,7 +394,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     @property
     def dead(self) -> DeadLetters:
-        """The messages that were refused or given up: list, show, drop, retry.
+        """The sent messages that were refused or given up: list, show, drop, retry.
 
         Raises:
             StoreError: this node has no store.
@@ -416,31 +406,35 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         if not self._has_store:
             raise StoreError(
                 "this node has no store: its messages wait in memory",
-                'Give it one: Node(identity, store="node.db")',
+                'Pass a file for it: Node(identity, store="node.db")',
             )
 
-    # -- the evidence log -----------------------------------------------------------
-
     def evidence_head(self) -> EvidenceHead:
-        """What stands for everything in the evidence log that is on the disk.
+        """Return the number and hash of the newest record of the evidence log on the disk.
 
-        Keep it where whoever could change the log cannot: `signedwire evidence verify
-        --head` then finds whether anything up to it is missing or was rewritten.
+        Keep it in a place that nobody who can change the log can change. Then `signedwire
+        evidence verify --head` finds whether a record up to it is missing or was rewritten.
 
         Raises:
-            EvidenceLogError, ClosedError: this node keeps no evidence, or is not started.
+            EvidenceLogError: this node keeps no evidence log.
+            ClosedError: the node is not started.
         """
         return self._evidence().head
 
     async def rotate_evidence(self, archive: str | os.PathLike[str] | None = None) -> EvidenceHead:
-        """Give the evidence log's file the name `archive`, and go on in a new one.
+        """Rename the file of the evidence log, and continue in a new one. No record is lost.
 
-        The new one names the head of the old one, which this returns. `None`: the old one
-        gets a number and stays beside, unless it has no records. No message is lost.
+        The new file begins with the head of the old one, which this returns. Cancelling does
+        not stop a rotation that has begun.
+
+        Args:
+            archive: The new path of the old file, on the same disk. By default a number is
+                added to its name; a log without records is then left as it is.
 
         Raises:
-            EvidenceLogError: something has that name, or it is on another disk, and all
-                goes on as before; or the log has failed; or this node keeps none.
+            EvidenceLogError: `archive` exists or is on another disk, and the log continues as
+                before; or the log has failed; or this node keeps none.
+            ClosedError, WrongContextError: see `send()`.
         """
         self._core.runtime.home.check_here()
         name = None if archive is None else expand_home(archive)
@@ -448,46 +442,46 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def _evidence(self) -> EvidenceLog:
         log = self._core.evidence
-        if log is None and self._config.evidence is not None:
-            self._core.runtime.home.check_open()
         if log is None:
-            hint = 'Give it one: Node(identity, evidence="evidence.log")'
+            if self._config.evidence is not None:
+                self._core.runtime.home.check_open()
+            hint = 'Pass a file for it: Node(identity, evidence="evidence.log")'
             raise EvidenceLogError("of this node", "is not kept", hint)
         return log
 
     # -- what is going on -------------------------------------------------------------
 
     def stats(self) -> TransportStats:
-        """The counters now, and the store's figures."""
+        """Return the counters and gauges of this node, as of now."""
         stats, driver = self._core.stats(), self._core.store
         return stats if driver is None else dataclasses.replace(stats, store=driver.store.stats())
 
     def metrics(self) -> list[Sample]:
-        """The value of each metric now, with its descriptor, for an exporter.
+        """Return the value of each metric now, with its descriptor, for an exporter.
 
-        May be called from any thread, also after the end. Figures of a store or an evidence
-        log are absent where the node has none.
+        Metrics of the store or the evidence log are absent if the node has none. The call
+        does not block, and is allowed after `close()`.
 
         Returns:
-            Triples of the metric, its labels and its value: a number, or a `Distribution`.
+            Triples of a `Metric`, its labels, and its value: a number, or a `Distribution`.
             Values of one metric stand together.
         """
         return list(samples_of(self.stats()))
 
     def health(self) -> Health:
-        """Whether the node can do its work now: open, with a store that takes messages, and
-        peers that answer.
+        """Return whether the node can do its work now, and if not, why.
 
-        May be called from any thread, also in a forked child: there the node cannot.
+        A node is well if it is open, its files accept records, and its peers answer. This may
+        also be called in a forked child, where no node can work.
         """
         return health_of(self._core, self.peers().values())
 
     def pool_stats(self) -> PoolStats:
-        """Outbound connections now."""
+        """Return the number of outbound connections now, and its limit."""
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """The health of every peer that was sent to."""
+        """Return the status of every peer that was sent to or had a link, by DID."""
         return self._core.endpoint.status()
 
     async def probe(
@@ -498,29 +492,29 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         timeout: float | None = None,
         as_stranger: bool = False,
     ) -> Probe:
-        """Try to reach a peer without a message: connect, let it prove its DID, measure.
+        """Connect to a peer and let it prove its DID, without sending a message.
 
-        The peer gets the handshake, and as a stranger HELLO and PING. Links of this node, its
-        counters and its messages are not touched. A peer that hangs up on TLS is tried as a v1
-        peer where `v1_peers` allows that. Cancelling closes the connection.
+        The probe uses a connection of its own, and changes neither links nor counters of this
+        node. If a peer closes the connection at TLS and `v1_peers` allows it, the probe tries
+        v1. Cancelling closes the connection.
 
         Args:
-            to: A `Did`, or the text of one.
-            address: Where to look; by default its route, or `fallback`.
-            timeout: Seconds, 0 or more, for all of it. By default `connect_timeout` and
-                `handshake_timeout` limit it.
-            as_stranger: Use a key made for probes alone, not the node's. Then the round trip is
-                that of PING, and an access list that lets in only known DIDs keeps it out.
+            to: The DID of the peer, as a `Did` or its text.
+            address: The address to connect to; by default its route, or `fallback`.
+            timeout: Limit in seconds for the whole probe, 0 or more. By default only
+                `connect_timeout` and `handshake_timeout` apply.
+            as_stranger: Whether to use a key made for probes instead of the node's key, by
+                default no. Then the probe also measures the round trip of a PING, and a peer
+                that only allows known DIDs turns it away.
 
         Returns:
-            What was found. A peer that is not reached raises nothing: `failure` says why.
+            The result. If the peer was not reached, its `failure` has the kind of the cause.
 
         Raises:
-            UnknownPeerError: no address was given, and none is known for it.
+            UnknownPeerError: `address` is not given, and no route is known.
             NotAllowedError: `node.access` denies the DID.
             ValueError, TypeError: an argument cannot be used.
-            ClosedError: the node is not started, is closed, or was while it probed.
-            WrongContextError: it belongs to another event loop, or the process was forked.
+            ClosedError, WrongContextError: see `receive()`.
         """
         self._check_here()
         did, seconds = as_did(to), as_seconds(timeout)
@@ -535,22 +529,23 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         interval: float = 1.0,
         as_stranger: bool = False,
     ) -> AsyncGenerator[Probe]:
-        """Probe a peer again and again.
+        """Probe a peer repeatedly, and yield each result.
 
-        As a stranger all results are of one link, with a PING each; else, and over v1, each
-        makes a connection of its own. Over v2 a result with a failure is the last one. Use
-        `contextlib.aclosing()` where you leave the iteration before: it closes the link.
+        With `as_stranger`, all results over v2 come from one link, by a PING each; otherwise
+        each probe makes a new connection. Over v2, a result with a failure is the last one. To
+        leave the iteration earlier, use `contextlib.aclosing()`, which closes the connection.
 
         Args:
-            interval: Seconds between two results, more than 0.
+            to, address, as_stranger: as for `probe()`.
+            interval: Seconds between two results, more than 0; by default 1.
 
         Raises:
-            What `probe()` does.
+            The errors of `probe()`.
         """
         self._check_here()
         seconds = as_seconds(interval)
         if not seconds:
-            raise ValueError("interval is a number of seconds above 0")
+            raise ValueError(f"interval={interval!r} is not a number of seconds above 0")
         did = as_did(to)
         where = self._core.prober.place(did, _target(address))
         findings = self._core.prober.probes(did, where, seconds, as_stranger=as_stranger)
@@ -559,17 +554,20 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 yield found
 
     def events(self) -> AsyncIterator[Event]:
-        """What happens from now on: peers that come and go, refusals, drops, stalls, clocks.
+        """Return an iterator over the events of this node from now on, until `close()`.
 
-        For watching. A watcher that is too slow loses the oldest and is told how many.
-        Following it raises ClosedError where the node is not started by then, and
-        WrongContextError as `receive()` does.
+        `signedwire.events` lists them. Events are for people and dashboards: a watcher that is
+        more than 1000 events behind loses the oldest, and gets their number as `EventsMissed`.
+
+        Raises:
+            ClosedError: the node is not started when the iteration begins.
+            WrongContextError: the iteration runs in another event loop; see `receive()`.
         """
         return self._core.runtime.events.watch()
 
     @property
     def access(self) -> AccessList:
-        """Which DIDs are denied. Change it at any time; a store keeps that."""
+        """The rules about which DIDs may link. Change them at any time; a store keeps them."""
         return self._core.endpoint.access
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """A text about each option, for `signedwire config show --explain` and docs/configuration.md.
 
-The words are the docstrings below the fields of `TransportConfig`. Python does not keep those at
-run time, so they are read from the source when somebody asks.
+The texts are the docstrings below the fields of `TransportConfig`. Python does not keep them at
+run time, so they are read from the source when they are needed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _MIB: Final = 2**20
 
 
 class OptionText(NamedTuple):
-    """One option in words. Empty where there is nothing to say, such as the range of a path."""
+    """The facts about one option as texts. A fact that does not apply is empty."""
 
     name: str
     """The field of `TransportConfig`, and the key in a file."""
     type: str
-    """Such as `whole number, or None`."""
+    """The type in words, such as `whole number, or None`."""
     unit: str
-    """Unit of a number: `seconds`, `bytes`, or the things that are counted."""
+    """Unit of a number, such as `seconds`, `bytes` or `messages`."""
     range: str
     """Least and greatest value of a number, both allowed."""
     default: str
-    """The default as Python text, with its meaning where that helps."""
+    """The default as Python text; large numbers of bytes also in MiB."""
     variable: str
     """The environment variable that sets it."""
     text: str
@@ -46,12 +46,13 @@ class OptionText(NamedTuple):
 
 
 def describe_options() -> dict[str, OptionText]:
-    """Every option by name: those of `TransportConfig` in its order, then those of the key.
+    """Return the texts of all options by name: first those of `TransportConfig`, in its order.
 
-    It reads the source of signedwire, which takes some milliseconds.
+    The options of the key follow. The call reads the source of signedwire, which takes some
+    milliseconds.
 
     Raises:
-        ConfigError: the source is not there, as in some frozen programs.
+        ConfigError: there is no source, as in some frozen programs.
     """
     texts = _docstrings()
     described = {}
@@ -61,12 +62,12 @@ def describe_options() -> dict[str, OptionText]:
 
 
 def facts_of(option: Option) -> str:
-    """The last paragraph of an option's docstring, made of its annotation and its default."""
+    """Return the last paragraph of an option's docstring, from its annotation and default."""
     return f"Allowed: {option.expected}; default {_default(option.default)}."
 
 
 def _docstrings() -> Mapping[str, str]:
-    """The docstring below each field of `TransportConfig`, without its last paragraph."""
+    """Return the docstring of each field of `TransportConfig`, without its last paragraph."""
     try:
         tree = ast.parse(inspect.getsource(config))
     except (OSError, SyntaxError) as error:
@@ -109,7 +110,7 @@ def _describe(option: Option, text: str) -> OptionText:
 
 
 def _type(alternative: Any) -> str:
-    """The name of an alternative of an annotation."""
+    """Return the name of an alternative of an annotation."""
     kind = get_origin(alternative)
     if kind is Annotated:
         return "whole number" if get_args(alternative)[0] is int else "number"

@@ -1,7 +1,4 @@
-"""From the annotation of an option to its checked value.
-
-`config` annotates each option; what is here reads a value or a text by that.
-"""
+"""`Option`: checks a value, or reads it from text, by the annotation of a field in `config`."""
 
 from __future__ import annotations
 
@@ -47,12 +44,12 @@ _Out = TypeVar("_Out")
 
 
 class Given(Generic[_In, _Out]):
-    """The type of a field that is given as one type and read as another.
+    """The type of a field whose argument and attribute have different types.
 
-    A descriptor-typed field as the `dataclasses` documentation has it: type checkers
-    take the argument's type from `__set__` and the attribute's from `__get__`. At run
-    time it yields the default, then `slots=True` puts a plain slot in its place and
-    `__post_init__` converts.
+    This is a descriptor-typed field, as in the documentation of `dataclasses`. Type checkers
+    take the argument's type from `__set__` and the attribute's from `__get__`. At run time it
+    only yields the default: `slots=True` replaces it by a plain slot, and `__post_init__`
+    converts the argument.
     """
 
     def __init__(self, default: _Out) -> None:
@@ -66,7 +63,11 @@ class Given(Generic[_In, _Out]):
 
 
 def read_did(value: object) -> Did:
-    """A `Did`, or text that `Did.parse` reads. Raises DidError for anything else."""
+    """Return the DID that `value` is, as a `Did` or as text.
+
+    Raises:
+        DidError: `value` is neither.
+    """
     if isinstance(value, Did):
         return value
     if isinstance(value, str):
@@ -75,11 +76,15 @@ def read_did(value: object) -> Did:
 
 
 def read_target(value: object) -> Target:
-    """A target, or text that `parse_target` reads. Raises AddressError for anything else."""
+    """Return the target that `value` is, as a target or as text.
+
+    Raises:
+        AddressError: `value` is neither.
+    """
     host: object = value.host if isinstance(value, Address) else ""
     if not isinstance(host, str):
         raise AddressError(f"{value!r} is not an address: its host is text", "Give host:port")
-    # Both are plain tuples that anybody can fill, so each is read like its text.
+    # Both are plain tuples that may have any content, so their text is parsed.
     if isinstance(value, Address):
         return Address.parse(str(value))
     if isinstance(value, Location):
@@ -89,22 +94,21 @@ def read_target(value: object) -> Target:
     raise AddressError(f"{shown(value)} is not an address", "Give an Address or host:port")
 
 
-# An annotation is a union of alternatives, None perhaps among them. An alternative is
+# An annotation is a union of alternatives, which may include None. An alternative is
 # Annotated[number, Range], Literal[words], an enum of words, bool, Target, Path or
-# frozenset[Did].
-# The three functions below say what each expects, reads and makes of text.
+# frozenset[Did]. `_expected`, `_read` and `_from_text` below handle each of them.
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option as its field is annotated."""
+    """One option, from the annotation of its field."""
 
     name: str
     default: object
     alternatives: tuple[Any, ...]
     is_optional: bool
     text: str = ""
-    """The effect of the option, if no docstring below a field tells it."""
+    """The effect of the option, if it has no field with a docstring; else empty."""
 
     @classmethod
     def of(cls, name: str, default: object, annotation: Any) -> Option:
@@ -123,10 +127,11 @@ class Option:
         return ", or ".join(parts + ["None"] * self.is_optional)
 
     def read(self, value: object) -> object:
-        """`value` as the field holds it.
+        """Return `value` in the form of the field.
 
         Raises:
-            ConfigError: with the name, the value and what is allowed.
+            ConfigError: `value` is not allowed. The text has the name, the value and what is
+                allowed.
         """
         if value is None and self.is_optional:
             return None
@@ -144,7 +149,8 @@ class Option:
         """Read the option from the text of an environment variable; a list has commas.
 
         Raises:
-            ConfigError: with the name, the text and what is allowed.
+            ConfigError: the text is not allowed. The error has the name, the text and what is
+                allowed.
         """
         if self.is_none(text):
             return None
@@ -157,7 +163,7 @@ class Option:
         raise self._refusal(text)
 
     def is_none(self, value: object) -> bool:
-        """Whether `value` is the word that stands for None where there is no null."""
+        """Whether `value` is the word for None, for formats that have no null."""
         return self.is_optional and isinstance(value, str) and value.strip().lower() == "none"
 
     def _refusal(self, value: object, reason: str = "", hint: str = "") -> ConfigError:
@@ -185,10 +191,10 @@ def _expected(alternative: Any) -> str:
 
 
 def _read(alternative: Any, value: Any) -> object:
-    """`value` as `alternative` has it.
+    """Return `value` in the form of `alternative`.
 
     Raises:
-        TypeError, ValueError, SignedWireError: where it is no such thing.
+        TypeError, ValueError, SignedWireError: `alternative` does not allow `value`.
     """
     kind = get_origin(alternative)
     if kind is Annotated:
@@ -196,7 +202,7 @@ def _read(alternative: Any, value: Any) -> object:
         # bool is an int to Python, but `max_attempts=True` is a mistake.
         if isinstance(value, bool) or not isinstance(value, (int, number)):
             raise TypeError
-        # Written so that NaN, which compares false, is refused.
+        # In this form, the test also refuses NaN, for which every comparison is false.
         if not bounds.least <= value <= bounds.most:
             raise ValueError
         return number(value)
@@ -205,7 +211,7 @@ def _read(alternative: Any, value: Any) -> object:
             raise ValueError
         return value
     if kind is frozenset:
-        # A str is an iterable too, but its characters are no DIDs.
+        # A str is iterable too, but its characters are not DIDs.
         if isinstance(value, str):
             raise TypeError
         return frozenset(read_did(item) for item in value)
@@ -220,7 +226,7 @@ def _read(alternative: Any, value: Any) -> object:
             raise ConfigError("it has a control character; in TOML put a path in single quotes")
         if str(value) == ":memory:" or str(value).startswith("file:"):
             raise ConfigError(
-                "that is a name for SQLite, and no file: leave it out for memory alone, "
+                "that is a name for SQLite, not a file: leave the option out to use memory, "
                 "or write the path without file:"
             )
         return expand_home(value)
@@ -232,7 +238,7 @@ def _read(alternative: Any, value: Any) -> object:
 
 
 def _from_text(alternative: Any, text: str) -> object:
-    """`text` as what `_read` takes. Raises ValueError where it cannot be."""
+    """Return the argument of `_read` for a text. Raises ValueError if there is none."""
     kind = get_origin(alternative)
     if kind is Annotated:
         number, _ = get_args(alternative)

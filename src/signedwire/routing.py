@@ -1,4 +1,4 @@
-"""Which address a DID is reached at: `RoutingTable`, and the peers file it is kept in."""
+"""`RoutingTable`: the address of each DID, and the peers file that keeps it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["RoutingTable"]
 
 
 class RoutingTable:
-    """A map from DID to address that any number of threads may read and change.
+    """A map from DID to address. Any thread may read and change it at any time.
 
-    A DID is given as a `Did` or as text that `Did.parse` reads. An address is an `Address`
-    or "host:port", or a `Location` or "scheme:/path" for a network without hosts and ports.
-    Port 0 is refused, since nobody listens there.
+    Iterating yields pairs of DID and address, as they are when the iteration begins.
 
-    `version` grows with every change, so who remembers it sees without a search whether
-    a peer may have moved.
+    Args:
+        routes: The first routes, as a mapping or as pairs of DID and address. A DID is a `Did`
+            or its text. An address is an `Address` or "host:port", or, for a network without
+            hosts and ports, a `Location` or "scheme:/path". Port 0 is refused.
 
     Raises:
-        DidError, AddressError: with the text, from every method that takes such a thing;
-            only `in` answers False.
+        DidError, AddressError: a DID or an address cannot be used. Every method with such an
+            argument raises this, except `in`, which is then `False`.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class RoutingTable:
 
     @property
     def version(self) -> int:
-        """How many changes there were; an update to the same address is none."""
+        """Number of changes so far. An update to the same address is not a change."""
         return self._version
 
     def update(self, did: Did | str, address: Target | str) -> None:
-        """From now on `did` is reached at `address`."""
+        """Set the address of `did`. A link that is open stays in use."""
         did, address = read_did(did), _read_route(address)
         with self._lock:
             if self._routes.get(did) == address:
@@ -67,9 +67,9 @@ class RoutingTable:
         self._tell()
 
     def watch(self, method: Callable[[], None]) -> None:
-        """Call a bound method after each update, in the thread that makes it.
+        """Call a bound method after each update, in the thread of the update.
 
-        Its object is not kept alive by that.
+        The table has only a weak reference to the object of the method.
         """
         with self._lock:
             self._watchers.append(weakref.WeakMethod(method))
@@ -84,7 +84,7 @@ class RoutingTable:
                 method()
 
     def remove(self, did: Did | str) -> bool:
-        """Forget the route to `did`; whether there was one."""
+        """Remove the route to `did`. Returns whether there was one."""
         did = read_did(did)
         with self._lock:
             if self._routes.pop(did, None) is None:
@@ -93,13 +93,13 @@ class RoutingTable:
             return True
 
     def resolve(self, did: Did | str) -> Target | None:
-        """Where `did` is reached, or None."""
+        """Return the address of `did`, or `None` if it has no route."""
         did = read_did(did)
         with self._lock:
             return self._routes.get(did)
 
     def __iter__(self) -> Iterator[tuple[Did, Target]]:
-        """The routes of this instant; later changes do not show."""
+        """Yield the routes as they are now; later changes have no effect."""
         with self._lock:
             return iter(list(self._routes.items()))
 
@@ -110,7 +110,7 @@ class RoutingTable:
             return False
 
     def __reduce__(self) -> tuple[type[Self], tuple[list[tuple[Did, Target]]]]:
-        # A copy has the routes of this instant, and a lock and watchers of its own.
+        # A copy has the present routes, a new lock, and no watchers.
         return type(self), (list(self),)
 
     def __len__(self) -> int:
@@ -121,14 +121,16 @@ class RoutingTable:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
-        """The routes in the `[peers]` table of a TOML file, `"DID" = "host:port"` each;
-        "scheme:/path" where the network has no ports.
+        """Read the table `[peers]` of a TOML file, with lines `"DID" = "host:port"`.
 
-        `path` None means the file that the variable SIGNEDWIRE_PEERS names, as for the
-        command line; an empty table where it names none.
+        For a network without ports, an address is "scheme:/path". The call blocks.
+
+        Args:
+            path: The file. By default the one that the variable SIGNEDWIRE_PEERS names, as for
+                the command line; if it names none, the result is an empty table.
 
         Raises:
-            ConfigError: with the file, the key and the reason.
+            ConfigError: the file cannot be used; the text has its path, the key and the cause.
         """
         path = path or os.environ.get("SIGNEDWIRE_PEERS")
         if not path:
@@ -141,7 +143,7 @@ class RoutingTable:
         peers = document.get("peers", {})
         if not isinstance(peers, dict):
             raise ConfigError(
-                f"{path}: peers={shown(peers)} is no table",
+                f"{path}: peers={shown(peers)} is not a table",
                 'Expected [peers], then "DID" = "host:port"',
             )
         table = cls()
@@ -159,13 +161,13 @@ class RoutingTable:
         return table
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what `load` reads, sorted by DID.
+        """Write the routes to a file for `load()`, sorted by DID. The call blocks.
 
-        The file is replaced in one step: whoever reads it, also after a crash, finds the
-        old routes or the new. An existing file keeps its permissions.
+        The file is replaced in one step: it has the old routes or the new ones, also after a
+        crash. An existing file keeps its permissions.
 
         Raises:
-            ConfigError: with the path and the reason; the old file is then untouched.
+            ConfigError: the file cannot be written, and is unchanged.
         """
         # JSON's escapes are a subset of those of a TOML basic string.
         lines = [
@@ -202,7 +204,7 @@ def _read_route(value: object) -> Target:
     target = read_target(value)
     if isinstance(target, Address) and target.port == 0:
         raise AddressError(
-            f"'{target}' cannot be a route: nobody listens on port 0",
-            "Write the port that the peer listens on",
+            f"'{target}' cannot be a route: no peer listens on port 0",
+            "Write the port on which the peer listens",
         )
     return target

@@ -1,4 +1,4 @@
-"""How a node sends: messages made of what was passed, queued with patience, waited for."""
+"""`Sending`: makes messages of arguments, queues them, and waits for their receipts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from signedwire import clock
 from signedwire.arguments import (
@@ -22,6 +22,7 @@ from signedwire.arguments import (
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
+from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
     BackpressureError,
     DeliveryFailedError,
@@ -34,13 +35,16 @@ from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
 
 __all__ = ["Sending", "wait_for_room"]
 
+Maker: TypeAlias = Callable[[list[BytesLike]], list[OutgoingMessage]]
+"""Function that makes a message of each payload."""
 _LONGEST_PAUSE: Final = 1.0
+"""Longest wait in seconds before the deadline is compared with the clock again."""
 
 
 class Sending:
-    """Makes the messages of a node, queues them and waits for them. In its event loop.
+    """Make the messages of a node, queue them, and wait for them. Call it in the node's loop.
 
-    `messages()` may be called from any thread.
+    Any thread may call `messages()`.
     """
 
     def __init__(self, core: NodeCore, *, has_store: bool) -> None:
@@ -52,7 +56,7 @@ class Sending:
     async def send(
         self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
     ) -> Receipt:
-        """Queue one message, and wait until it has come as far as `level`."""
+        """Queue one message, waiting for room if necessary, and wait until it reaches `level`."""
         while True:
             try:
                 self._endpoint.submitter.submit(
@@ -67,14 +71,42 @@ class Sending:
             await self._wait(message, level)
         return message
 
-    async def queue_many(
+    async def replace(self, letter: DeadLetter) -> Receipt:
+        """Send the content of a dead letter, which is removed once the message is stored."""
+        (message,) = self.messages(
+            letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
+        )
+        return await self.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
+
+    async def send_many(
+        self, did: Did, payloads: Iterable[BytesLike], make: Maker, level: DeliveryState
+    ) -> list[Receipt]:
+        """Queue the messages that `make` returns for the payloads; wait until all reach `level`.
+
+        Returns the receipts in the order of `payloads`. The error of the first message that
+        failed is raised, with the receipts of all queued messages in `receipts`.
+        """
+        receipts: list[Receipt] = []
+        try:
+            await self._queue_many(did, iter(payloads), make, receipts)
+            await self._wait_for_all(receipts, level)
+        except SignedWireError as error:
+            own = error
+            if isinstance(error, StoreFailedError):  # one object is raised to all callers
+                fate = f"{len(receipts)} messages were queued before"
+                own = StoreFailedError(error.path, error.cause, fate, error.hint)
+            own.receipts = tuple(receipts)
+            raise own from error.__cause__
+        return receipts
+
+    async def _queue_many(
         self,
         did: Did,
         source: Iterator[BytesLike],
-        make: Callable[[list[BytesLike]], list[OutgoingMessage]],
+        make: Maker,
         receipts: list[Receipt],
     ) -> None:
-        """Queue what `source` gives, a batch at a time; `receipts` grows by them."""
+        """Queue the payloads of `source` in batches; add the receipts to `receipts`."""
         while True:
             try:
                 chunk = next_chunk(source)
@@ -94,14 +126,14 @@ class Sending:
                     raise
                 except BackpressureError:
                     await self._wait_for_room(messages[0])
-            # Let the link take them while the next ones are made.
+            # The link sends these while the next ones are made.
             await asyncio.sleep(0)
 
-    async def wait_for_all(self, receipts: list[Receipt], level: DeliveryState) -> None:
-        """Wait for each; then raise what the first that failed did."""
+    async def _wait_for_all(self, receipts: list[Receipt], level: DeliveryState) -> None:
+        """Wait for each receipt; then raise the error of the first message that failed."""
         first: SignedWireError | None = None
         for receipt in receipts:
-            # Mostly it stands right there: what lies above or beside is asked for then.
+            # Most receipts are at `level` itself: that comparison is cheaper than a call.
             if receipt.state is not level and not receipt.has_reached(level):
                 try:
                     await self._wait(receipt, level)
@@ -119,14 +151,14 @@ class Sending:
             failure = self._endpoint.context.store.failure
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
-            # A new one: that of the store is one for all.
+            # A new error, because the one of the store is raised to all callers.
             fate = f"whether message #{receipt.sequence_number} to {receipt.recipient} is in it"
             raise StoreFailedError(
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error
 
     def level(self, until: Until | None) -> DeliveryState:
-        """How far to wait. Raises what `state_to_wait_for()` does."""
+        """Return the state to wait for. Errors are those of `state_to_wait_for()`."""
         return state_to_wait_for(until, has_store=self._has_store)
 
     def messages(
@@ -139,26 +171,32 @@ class Sending:
         *,
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
-        """A message of each payload. Raises TypeError or ValueError for what is none."""
-        terms = SendOptions(
+        """Return a message for each payload.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be used.
+        """
+        options = SendOptions(
             did,
             priority_of(priority),
             expires_at,
             payload_type_of(payload_type),
             is_bulk=is_bulk,
         )
-        terms.home, terms.has_store = self._core.runtime.home, self._has_store
+        options.home, options.has_store = self._core.runtime.home, self._has_store
         return [
-            OutgoingMessage(terms, number, payload if type(payload) is bytes else as_bytes(payload))
+            OutgoingMessage(
+                options, number, payload if type(payload) is bytes else as_bytes(payload)
+            )
             for payload, number in zip(payloads, self._sequence, strict=False)
         ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:
-        """Until the queue has room; the deadline goes on meanwhile."""
+        """Wait until the queue to the peer has room, or fail the message at its deadline."""
         pause = None
         while True:
             if message.expires_at is not None:
-                # Not longer: a clock may be set.
+                # In short pauses, because the wall clock may be set meanwhile.
                 pause = min(clock.left(message.expires_at), _LONGEST_PAUSE)
                 if pause <= 0:
                     cause = "the queue to the peer was full"
@@ -176,7 +214,7 @@ class Sending:
 async def wait_for_room(core: NodeCore, did: Did, priority: int) -> None:
     """Wait until a message of this priority can be queued for a peer, or the node is closed.
 
-    In the loop of the node. Cancelling leaves nothing behind.
+    Call it in the node's event loop. It may be cancelled.
     """
     loop = asyncio.get_running_loop()
     store, sender = core.context.store, core.endpoint.peers.session(did).sender

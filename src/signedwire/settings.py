@@ -66,7 +66,7 @@ IDENTITY_OPTIONS: Final[Mapping[str, Option]] = {
         None,
         (Path,),
         True,
-        "The file of the key. With None, the command line takes identity.pem in the user's "
+        "The file of the key. With None, the command line uses identity.pem in the user's "
         "configuration folder.",
     ),
     "identity_fd": Option(
@@ -109,7 +109,7 @@ line reads, and calls without a path."""
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of the option called `name`."""
+    """Return the environment variable of the option called `name`."""
     return _PREFIX + name.upper()
 
 
@@ -136,14 +136,14 @@ class Settings:
         """Make the configuration.
 
         Raises:
-            ConfigError: two values do not fit together; the text names their sources.
+            ConfigError: two values contradict each other; the text names their sources.
         """
         settings = self.explain()
         values: dict[str, Any] = {setting.name: setting.value for setting in settings}
         try:
             return TransportConfig(**values)
         except ConfigError as error:
-            # Each value is valid on its own, so two do not fit together: name their sources.
+            # Each value is valid on its own, so two contradict each other: name their sources.
             origins = dict.fromkeys(s.origin for s in settings if s.origin != "default")
             raise ConfigError(f"{', '.join(origins)}: {error.fact}", error.hint) from None
 
@@ -306,7 +306,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
         given: tuple[object, object] = (variable, text)
         if not all(isinstance(each, str) for each in given):
             kinds = " and ".join(type(each).__name__ for each in given)
-            raise TypeError(f"environ is of text to text, and {variable!r} is of {kinds}")
+            raise TypeError(f"environ must map text to text, but {variable!r} has {kinds}")
         if not variable.startswith(_PREFIX) or variable in COMMAND_LINE_VARIABLES:
             continue
         suffix = variable.removeprefix(_PREFIX)

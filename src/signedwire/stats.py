@@ -1,8 +1,7 @@
-"""Counters and snapshots.
+"""Statistics: `Counters`, in which a node counts, and the snapshots that users get.
 
-`Counters` is what the transport counts in; the frozen dataclasses are what a
-user gets. Counters only rise for the life of a transport; gauges say what is
-the case now. `metrics.METRICS` describes each of them.
+A counter only rises while the node lives; a gauge is a number at one instant.
+`metrics.METRICS` describes each of them. Snapshots are immutable; any thread may read them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransportStats:
-    """What a node or transport has done since it started."""
+    """Counters and gauges of a node, counted since its start: see `Node.stats()`."""
 
     # -- made from metrics.METRICS by `make docs`
     messages_sent: int = 0
@@ -52,39 +51,41 @@ class TransportStats:
     """Bytes written to sockets. Over v2 these are TLS records, with handshakes, receipts and
     pings; over v1 the frames of messages. A message that is written twice counts twice."""
     bytes_received: int = 0
-    """Bytes read from sockets, whatever became of them. Over v2 these are TLS records."""
+    """Bytes read from sockets, including those of dropped frames. Over v2 these are TLS
+    records."""
     send_failures: int = 0
-    """Messages of ours that failed. `dropped` has the reasons."""
+    """Messages of this node that failed. `dropped` has the reasons."""
     backpressure_events: int = 0
     """Messages refused at once because the queue to their peer was full."""
     rewritten: int = 0
-    """Messages queued again because their connection broke before the peer's host had them."""
+    """Messages queued again because their connection broke before the peer's host had acknowledged
+    them."""
     dropped: Mapping[Reason, int] = field(default_factory=dict)
-    """Everything that was dropped, by reason: messages of ours, and envelopes and connections of
-    others. A reason that never occurred is absent."""
+    """Everything that was dropped, by reason: messages of this node, and envelopes and connections
+    of others. A reason that never occurred is absent."""
     inbox_messages: int = 0
-    """Gauge. Messages received that the application has not taken yet."""
+    """Gauge. Received messages that the application has not taken yet."""
     dial_failures: int = 0
     """Attempts to connect that failed."""
     reconnections: int = 0
-    """Connections made to an address that had been connected before."""
+    """Connections to an address to which this node was connected before."""
     evictions: int = 0
     """Idle connections closed to make room for a connection to another peer."""
     connections_accepted: int = 0
-    """Inbound connections admitted, including those that proved no sender afterwards."""
+    """Inbound connections that were admitted, including those that never proved a sender."""
     inbound_connections: int = 0
-    """Gauge. Inbound connections now."""
+    """Gauge. Inbound connections that are open now."""
     inbound_limit: int = 0
-    """Gauge. The largest number of proven inbound connections: `max_inbound_connections`, or fewer
-    where the process may open few descriptors."""
+    """Gauge. Maximum number of proven inbound connections: `max_inbound_connections`, or fewer if
+    the process may open few descriptors."""
     outbound_connections: int = 0
     """Gauge. Outbound connections that are open or being opened now."""
     outbound_limit: int = 0
-    """Gauge. The largest number of outbound connections: `max_connections`, or fewer where the
-    process may open few descriptors."""
+    """Gauge. Maximum number of outbound connections: `max_connections`, or fewer if the process
+    may open few descriptors."""
     accept_seconds: Distribution = NO_VALUES
-    """Time from queueing a message to the peer's signed receipt, over v2. A sample: the first
-    message of each receipt that arrives. Both times are of the wall clock."""
+    """Time from queueing a message to the peer's signed receipt, over v2. Measured for the first
+    message of each receipt frame, by the wall clock."""
     handshake_seconds: Distribution = NO_VALUES
     """Time until a v2 link is open, from dialing or accepting the connection to the peer's
     HELLO."""
@@ -95,129 +96,130 @@ class TransportStats:
     without a store."""
     # -- end
     store: StoreStats | None = None
-    """Size, oldest message and commit times of the store; `None` without one."""
+    """Size, oldest message and commit times of the store; `None` without a store."""
     evidence: EvidenceStats | None = None
-    """Size and head of the evidence log; `None` without one."""
+    """Size and head of the evidence log; `None` without a log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """Whether a node can do its work now."""
+    """Whether a node can do its work now: see `Node.health()`."""
 
     problems: tuple[str, ...] = ()
-    """What is in the way, in words; empty: nothing."""
+    """Each problem as text for people. Empty if there is none."""
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is in the way."""
+        """Whether the node has no problem."""
         return not self.problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolStats:
-    """The pool of outbound connections."""
+    """Number of outbound connections, and its limit: see `Node.pool_stats()`."""
 
     active: int
-    """Connections open or being opened now."""
+    """Number of outbound connections that are open or being opened."""
     limit: int
-    """`max_connections`, or fewer where the process may open few descriptors."""
+    """Maximum of `active`: `max_connections`, or less if the process may open few descriptors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeerStatus:
-    """The health of one peer that we send to."""
+    """Status of one peer: see `Node.peers()`. A time stamp is Unix time in seconds."""
 
     did: Did
-    """The peer's DID."""
+    """The DID of the peer."""
     wire: str | None
-    """"v2" or "v1"; `None` while that is not known."""
+    """The wire protocol of the peer, "v2" or "v1"; `None` while it is unknown."""
     address: Target | None
-    """Where its link goes; `None` until the first message found a route."""
+    """The address of the other end of the link; `None` until a first route was found."""
     state: PeerState
-    """What the link is doing."""
+    """The state of the link."""
     since: float
-    """When it entered this state: Unix time, seconds."""
+    """Time at which the link entered `state`."""
     last_error: str | None
-    """The last failure of this link in words; kept after it recovered."""
+    """The last failure of a link to the peer, as text for people. A later success keeps it."""
     last_error_kind: FailureKind | None = None
-    """The kind of `last_error`, for programs; `None` where there is none."""
+    """The kind of `last_error`, for programs; `None` if there was no failure."""
     last_error_at: float | None
-    """When `last_error` happened: Unix time, seconds."""
+    """Time of `last_error`."""
     retry_at: float | None
-    """While backing off: when the next attempt is due, Unix time, seconds."""
+    """Time of the next attempt to connect, in state "backing off"; else `None`."""
     round_trip: float | None
-    """Seconds: over v2 between the last PING and its PONG, over v1 as the kernel measures it on
-    the connection; `None` where nothing has been measured."""
+    """Round-trip time in seconds: over v2 of the last PING, over v1 as the kernel measures it on
+    the connection. `None` if it was not measured."""
     queued: Mapping[Priority, int]
-    """Messages waiting, by lane."""
+    """Number of messages that wait in memory to be sent to the peer, by lane."""
     stored: Backlog | None = None
-    """How much waits for it in the store, in messages and bytes, those of `queued`
-    included; `None` without a store."""
+    """Number and bytes of the messages that wait in the store to be sent to the peer, including
+    those of `queued`; `None` without a store."""
     in_flight: int
-    """Messages written to it over v2 whose receipt has not come."""
+    """Number of messages written to the peer over v2 that have no receipt yet."""
     overdue: float | None = None
-    """Seconds that the oldest of them has waited for its answer, once that is more than
-    `ping_interval`; `None`: no answer is overdue. After `answer_timeout` the link is closed."""
+    """Seconds that the oldest message in flight has waited for its answer, if that is more than
+    `ping_interval`; else `None`. After `answer_timeout` the node closes the link."""
     send_window: Credit | None
-    """How much more it takes now: messages and bytes, the Critical lane apart; v2 only."""
+    """Messages and bytes that the peer accepts now, apart from the Critical lane; v2 only."""
     failed_attempts: int
-    """Attempts to reach it that failed, ever."""
+    """Number of failed attempts to connect since the start of the node."""
     dropped: Mapping[Reason, int]
-    """Messages to it that were given up or refused, by reason."""
+    """Number of messages to the peer that were given up or refused, by reason."""
     denies_us: bool = False
-    """Whether it turned us away when we were last linked or dialed it, as an access list does."""
+    """Whether the peer turned this node away at the last link or attempt to connect, as an access
+    list does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What one attempt to reach a peer found: see `Node.probe()`."""
+    """Result of one attempt to reach a peer: see `Node.probe()`."""
 
     did: Did
-    """The DID that was looked for."""
+    """The DID of the peer that the probe tried to reach."""
     address: Target
-    """The address that was tried."""
+    """The address that the probe connected to."""
     wire: str | None = None
-    """"v2": the peer proved its DID. "v1": somebody listens and keeps the connection, which
-    proves nothing. `None`: neither."""
+    """The wire protocol. With "v2", a DID was proven. With "v1", something accepts connections and
+    keeps them open, which proves nothing. `None` if the probe found neither."""
     answered_by: Did | None = None
-    """The DID that was proven, also where it is another one; `None`: none was."""
+    """The DID that the other end proved, which may differ from `did`; `None` if it proved none."""
     connect_time: float | None = None
-    """Seconds until the connection was open, the lookup of the name included; `None`: it never
-    was."""
+    """Seconds until the connection was open, including the lookup of the host name; `None` if it
+    was never open."""
     handshake_time: float | None = None
-    """Seconds from there to the peer's HELLO: TLS, and both DIDs proven; v2 only."""
+    """Seconds from the open connection to the peer's HELLO, which includes TLS; v2 only."""
     round_trip: float | None = None
-    """Seconds: with a key for probes alone from PING to PONG, else as the kernel measures it on
-    the connection; `None`: it was not measured."""
+    """Round-trip time in seconds: with `as_stranger` of a PING, else as the kernel measures it on
+    the connection. `None` if it was not measured."""
     failure: FailureKind | None = None
-    """Why the peer is not reached; `None`: it is."""
+    """Why the peer was not reached, for programs; `None` if it was reached."""
     error: str | None = None
-    """Why the peer is not reached, in words; `None`: it is."""
+    """Why the peer was not reached, as text for people; `None` if it was reached."""
 
     @property
     def is_reached(self) -> bool:
-        """Whether the peer answered as its wire demands."""
+        """Whether the peer was reached: over v2 it proved `did`, over v1 it kept the connection."""
         return self.failure is None
 
     @property
     def is_proven(self) -> bool:
-        """Whether the DID that was looked for was proven."""
+        """Whether the other end proved `did`."""
         return self.answered_by == self.did
 
     @property
     def denies_us(self) -> bool:
-        """Whether the peer is there and its access list keeps out the key that was used."""
+        """Whether the peer was found, and turned away the key that the probe used."""
         return self.failure in (FailureKind.TURNED_AWAY, FailureKind.DENIED)
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceHead:
-    """What stands for everything in an evidence log. `str()` is the hash: write it down."""
+    """Number and hash of the newest record, which fix all records. `str()` returns the hash."""
 
     records: int
     """Number of records in the log."""
     hash: str
-    """The hash of the last record, and so of all: 64 hex digits."""
+    """Hash of the newest record, which covers all earlier ones: 64 hex digits."""
 
     def __str__(self) -> str:
         return self.hash
@@ -225,33 +227,34 @@ class EvidenceHead:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceStats:
-    """An evidence log. Counters rise for the life of a node; gauges say what is now."""
+    """State of an evidence log: see `TransportStats.evidence`."""
 
     path: str
-    """The path of the log's file."""
+    """Path of the file."""
     head: EvidenceHead
-    """What stands for everything that is on the disk."""
+    """Number and hash of the newest record that is on the disk."""
     size: int
-    """Gauge: bytes of the file."""
+    """Size of the file in bytes."""
     torn: int
-    """Bytes that a crash had left behind the last whole record; they were cut off at the start."""
+    """Bytes of an incomplete last record after a crash, which the start removed."""
     waiting: int
-    """Gauge: batches that wait to be written."""
+    """Number of batches that wait to be written."""
     failure: str | None
-    """Why it takes nothing more, and the node accepts nothing; `None`: it does."""
+    """Why the log has failed, as text for people; `None` if it has not. A node whose log has
+    failed accepts no messages."""
 
     @property
     def has_failed(self) -> bool:
-        """Whether the log takes nothing more: `failure` says why."""
+        """Whether the log has failed; `failure` has the cause."""
         return self.failure is not None
 
 
 class Counters:
-    """The live numbers behind `TransportStats`. One thread counts, but for `dropped`."""
+    """The numbers that a node counts in. Only its event loop changes them, except `dropped`."""
 
     __slots__ = (*COUNTERS, "_histograms", "dropped")
 
-    # The slots above, for readers and type checkers.
+    # The types of the slots.
     backpressure_events: int
     bytes_received: int
     bytes_sent: int
@@ -274,14 +277,13 @@ class Counters:
         }
 
     def observe(self, name: str, value: float) -> None:
-        """Count one value in a histogram; a negative value is left out.
+        """Count one value in a histogram. A negative value is ignored.
 
-        The thread that counts calls it. Any other thread may call it for a metric that
-        `is_shared`, which costs a lock.
+        Call it in the event loop of the node; for a metric with `is_shared`, any thread may.
 
         Args:
             name: The name of a metric of the kind histogram.
-            value: In the metric's unit.
+            value: The value in the unit of the metric.
 
         Raises:
             KeyError: there is no such histogram.
@@ -298,7 +300,7 @@ class Counters:
         outbound_limit: int,
         evidence: EvidenceStats | None,
     ) -> TransportStats:
-        """The numbers now, frozen. Any thread."""
+        """Return the counters now, with the gauges that are passed. Any thread may call this."""
         values: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
         values |= {name: histogram.read() for name, histogram in self._histograms.items()}
         return TransportStats(
