@@ -259,10 +259,9 @@ REVEALED = [
     "bool",
     "signedwire.delivery.receipt.Receipt",
     "signedwire.delivery.receipt.Receipt",
-    "signedwire.types.DeliveryState",
+    "signedwire.states.DeliveryState",
     "bytes",
-    "tuple[tuple[signedwire.types.DeliveryState, int, "
-    "fallback=signedwire.delivery.receipt.Step], ...]",
+    "tuple[tuple[signedwire.states.DeliveryState, int, fallback=signedwire.states.Step], ...]",
     "signedwire.delivery.receipt.Receipt",
     "list[signedwire.delivery.receipt.Receipt]",
     "signedwire.delivery.message.Message",

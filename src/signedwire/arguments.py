@@ -16,7 +16,8 @@ from itertools import islice
 from typing import Final, Literal, TypeAlias, TypeVar, overload
 
 from signedwire.clock import WallInstant, monotonic, unix_time
-from signedwire.types import DeliveryState, Did, PayloadType, Priority
+from signedwire.states import Until as Until
+from signedwire.types import Did, PayloadType, Priority
 
 __all__ = [
     "BytesLike",
@@ -38,8 +39,6 @@ __all__ = [
     "whole_number",
 ]
 
-Until: TypeAlias = DeliveryState | Literal["queued", "persisted", "written", "accepted", "handled"]
-"""How far to wait for a message: a `DeliveryState` or its text."""
 PriorityName: TypeAlias = Literal["low", "normal", "high", "critical"]
 """The text of a `Priority`."""
 PayloadTypeName: TypeAlias = Literal[

@@ -41,11 +41,17 @@ now. Catch `SignedWireError` to catch them all.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from signedwire.delivery.receipt import Receipt
-    from signedwire.types import Did, Reason, Target
+from signedwire.base_errors import AddressError as AddressError
+from signedwire.base_errors import DidError as DidError
+from signedwire.base_errors import ReceiptView as ReceiptView
+from signedwire.base_errors import SignedWireError as SignedWireError
+from signedwire.states import Cause as Cause
+from signedwire.states import FailureKind as FailureKind
+from signedwire.states import Reason
+from signedwire.states import kind_of as kind_of
+from signedwire.types import Did, Target
 
 __all__ = [
     "SignedWireError",
@@ -85,141 +91,8 @@ __all__ = [
 ]
 
 
-class FailureKind(enum.StrEnum):
-    """Why a peer is not reached, or a message was not answered: branch on this, never on text.
-
-    `DialError.kind`, `DidProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
-    `Probe.failure` and the event `ConnectionFailed` have it.
-    """
-
-    NAME_UNKNOWN = "name unknown"
-    """The host name does not exist, or is malformed."""
-    NAME_SERVER_SILENT = "name server silent"
-    """No name server answered in time."""
-    REFUSED = "refused"
-    """The host refused the connection: nothing listens on the port."""
-    UNREACHABLE = "unreachable"
-    """There is no network route to the host, or the host does not exist."""
-    TIMED_OUT = "timed out"
-    """The peer sent nothing in time: to a connection attempt, to PING, or to a message."""
-    NO_HANDSHAKE = "no handshake"
-    """The connection opened, but the handshake was not complete in time."""
-    HUNG_UP_ON_TLS = "hung up on TLS"
-    """The peer closed the connection before it sent a byte, as v1 peers do."""
-    TLS_FAILED = "TLS failed"
-    """The other side does not speak TLS as v2 peers do."""
-    UNPROVEN = "unproven"
-    """The other side did not prove any DID."""
-    WRONG_KEY = "wrong key"
-    """The other side proved another DID than the one that was dialed."""
-    FULL = "full"
-    """The peer has no room for another connection now."""
-    TURNED_AWAY = "turned away"
-    """The peer proved its DID and closed the connection before HELLO, as access lists do."""
-    DENIED = "denied"
-    """The peer closed the link with the code of its access list."""
-    VERSION = "version"
-    """The two sides have no version of the wire in common."""
-    BAD_SIGNATURE = "bad signature"
-    """A signature of one side did not fit."""
-    PROTOCOL = "protocol"
-    """One side broke a rule of the wire; the text of the error names it."""
-    RESET = "reset"
-    """The connection was reset, or broke in another way that the system reports."""
-    CLOSED = "closed"
-    """The peer closed the connection in an orderly way."""
-    CLOSED_HERE = "closed here"
-    """The connection was closed by this node."""
-    SYSTEM = "system"
-    """The connection could not be made on this machine: descriptors, memory, permissions."""
-    UNANSWERED = "unanswered"
-    """The message was written and no answer came, so the peer may have taken it."""
-    CLOCKS_DIFFER = "clocks differ"
-    """The peer refused the message as late, but by our clock its deadline had not passed."""
-    OTHER = "other"
-    """None of these; the text says more."""
-
-
-class Cause(str):
-    """The words of a failure, and its kind. The transport hands these on.
-
-    A `str`, so that a receipt of a message that does not fail has no field more than `detail`.
-
-    Args:
-        words: What happened.
-        kind: Its kind, for programs.
-    """
-
-    __slots__ = ("kind",)
-
-    kind: FailureKind
-
-    def __new__(cls, words: str, kind: FailureKind = FailureKind.OTHER) -> Cause:
-        cause = super().__new__(cls, words)
-        cause.kind = kind
-        return cause
-
-    def after(self, beginning: str) -> Cause:
-        """A longer text of the same kind: `beginning`, then this one."""
-        return Cause(beginning + self, self.kind)
-
-    def __reduce__(self) -> tuple[type[Cause], tuple[str, FailureKind]]:
-        return Cause, (str(self), self.kind)
-
-
-def kind_of(words: str | None) -> FailureKind | None:
-    """The kind of a failure; `None`: the words have none, or there is no failure."""
-    return words.kind if isinstance(words, Cause) else None
-
-
-class SignedWireError(Exception):
-    """Root of all errors of this package.
-
-    `fact` tells what failed. `hint` is one sentence on what to do now; it may be empty.
-    `str()` returns both together. `receipts` has the receipts of all queued messages of a
-    `send_many()` that failed; else it is empty. An error can be pickled, as a pool of
-    processes does, but without `receipts` and `receipt`.
-    """
-
-    receipts: tuple[Receipt, ...] = ()
-
-    def __init__(self, fact: str, hint: str = "") -> None:
-        super().__init__(fact, hint)
-        self.fact = fact
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.fact}. {self.hint}" if self.hint else self.fact
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the constructor with `args`, which are other arguments.
-        state = {name: value for name, value in vars(self).items() if name not in _BOUND}
-        return _rebuild, (type(self),), state
-
-    def __setstate__(self, state: dict[str, Any] | None) -> None:
-        state = state or {}
-        SignedWireError.__init__(self, state.get("fact", ""), state.get("hint", ""))
-        vars(self).update(state)
-
-
-_BOUND: Final = frozenset({"receipt", "receipts"})
-"""Attributes that belong to a node."""
-
-
-def _rebuild(kind: type[SignedWireError]) -> SignedWireError:
-    return kind.__new__(kind)
-
-
 class ConfigError(SignedWireError, ValueError):
     """A configuration value, key or file that cannot be used."""
-
-
-class DidError(SignedWireError, ValueError):
-    """Text or bytes that are not a usable DID."""
-
-
-class AddressError(SignedWireError, ValueError):
-    """Text that is not a `host:port` address."""
 
 
 class IdentityProblem(enum.Enum):
@@ -380,10 +253,18 @@ class BackpressureError(DeliveryError):
     """The queue to the peer is full; the message was not queued."""
 
 
+class FailedReceipt(ReceiptView, Protocol):
+    """The receipt of one message that was given up."""
+
+    @property
+    def recipient(self) -> Did:
+        """The DID of the recipient."""
+
+
 class DeliveryFailedError(DeliveryError):
     """A queued message was given up. `receipt` has its state and history."""
 
-    def __init__(self, receipt: Receipt, reason: Reason, fact: str, hint: str = "") -> None:
+    def __init__(self, receipt: FailedReceipt, reason: Reason, fact: str, hint: str = "") -> None:
         super().__init__(receipt.recipient, reason, fact, hint)
         self.receipt = receipt
 

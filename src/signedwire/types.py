@@ -13,8 +13,10 @@ from typing import Final, NamedTuple, Self, TypeAlias
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
+from signedwire.base_errors import AddressError, DidError
 from signedwire.clock import unix_time_us as unix_time_us
-from signedwire.errors import AddressError, DidError
+from signedwire.states import DeliveryState as DeliveryState
+from signedwire.states import Reason as Reason
 
 __all__ = [
     "Did",
@@ -412,93 +414,6 @@ class SignaturePolicy(enum.StrEnum):
     """The envelope is dropped and counted."""
     IF_PRESENT = "if-present"
     """The envelope is delivered, its sender shown as unproven."""
-
-
-class Reason(enum.StrEnum):
-    """Why a message, an envelope or a connection was dropped. Keys of `stats().dropped`."""
-
-    # of our own messages
-    UNKNOWN_PEER = "unknown peer"
-    """No address is known for the DID."""
-    TOO_LARGE = "too large"
-    """The payload is over the limit of the peer's wire."""
-    QUEUE_FULL = "queue full"
-    """The queue to the peer was full; the call that sends has failed at once."""
-    STORE_FAILED = "store failed"
-    """The store of this node has failed."""
-    DROPPED = "dropped"
-    """The message was removed from the store with `node.outbox.drop()`."""
-    ATTEMPTS_EXHAUSTED = "attempts exhausted"
-    """`max_attempts` connections or writes failed."""
-    EXPIRED = "expired"
-    """The deadline passed first."""
-    AGED_OUT = "aged out"
-    """The message waited `unmet_max_age` for a peer without a route that never had a link."""
-    CLOSED = "closed"
-    """The node was closed before the message was written."""
-    REFUSED = "refused"
-    """The peer's application refused the message."""
-    INBOX_FULL = "inbox full"
-    """The peer had no room for the message, although it had granted credit."""
-    # of others' envelopes
-    MALFORMED = "malformed"
-    """A frame of legal length that does not decode; the connection stays up."""
-    NOT_FOR_US = "not for us"
-    """The envelope is addressed to another DID."""
-    UNSIGNED = "unsigned"
-    """The envelope has no signature, and the policy requires one."""
-    BAD_SIGNATURE = "bad signature"
-    """The signature does not prove the sender."""
-    DUPLICATE = "duplicate"
-    """An envelope with the number or the bytes of this one was delivered before."""
-    NOT_ALLOWED = "not allowed"
-    """The sender may not use this wire protocol with this node."""
-    DENIED = "denied"
-    """The DID is on the deny list, or not on the allow list."""
-    STALE_EPOCH = "stale epoch"
-    """The sender's epoch is older than one already seen."""
-    # of others' connections
-    ILLEGAL_LENGTH = "illegal length"
-    """A frame of length zero or over the limit; the connection was closed."""
-    WRONG_PROTOCOL = "wrong protocol"
-    """The first byte is of no accepted wire protocol; the connection was closed."""
-    BAD_IDENTITY = "bad identity"
-    """The other side did not prove its DID, or proved another; the connection was closed."""
-    PROTOCOL_ERROR = "protocol error"
-    """The peer broke the rules of the link; it was closed."""
-    TRUNCATED = "truncated"
-    """The connection ended inside a frame."""
-    TOO_SLOW = "too slow"
-    """A deadline for a first envelope or for a whole frame passed."""
-    CONNECTION_LIMIT = "connection limit"
-    """Too many connections, in all or from one address."""
-    INBOX_CLOSED = "inbox closed"
-    """The node was closed before the application took the received message."""
-
-
-class DeliveryState(enum.StrEnum):
-    """The states of a sent message.
-
-    `HANDLED`, `REFUSED`, `FAILED` and `EXPIRED` are final. A message to a v1 peer ends at
-    `WRITTEN`, unconfirmed, because v1 peers never answer.
-    """
-
-    QUEUED = "queued"
-    """The message waits in memory to be sent."""
-    PERSISTED = "persisted"
-    """The message waits in the store of its node, and a crash does not lose it."""
-    WRITTEN = "written"
-    """The operating system has the message, or at most 64 KiB wait before it."""
-    ACCEPTED = "accepted"
-    """The peer has verified the message and will give it to its application, once."""
-    HANDLED = "handled"
-    """The peer's application has acknowledged the message."""
-    REFUSED = "refused"
-    """The peer or its application has refused the message; the receipt has the reason."""
-    FAILED = "failed"
-    """The message was given up here; the receipt has the reason."""
-    EXPIRED = "expired"
-    """The deadline passed before the peer's application had the message, as far as known."""
 
 
 class PeerState(enum.StrEnum):

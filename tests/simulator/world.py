@@ -459,6 +459,7 @@ class World:
             )
         except SignedWireError as error:
             for sent, receipt in zip(many, error.receipts, strict=False):
+                assert isinstance(receipt, Receipt)
                 self.on_queued(sent, receipt)
             for sent in many[len(error.receipts) :]:
                 self.on_not_sent(sent, error)

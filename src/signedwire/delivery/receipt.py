@@ -29,7 +29,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from signedwire.arguments import Until, as_seconds, chosen, shown
 from signedwire.clock import monotonic
@@ -43,7 +43,9 @@ from signedwire.errors import (
     kind_of,
 )
 from signedwire.home import Bound, running_loop
-from signedwire.types import DeliveryState, Did, Reason, unix_time_us
+from signedwire.states import DeliveryState, Reason
+from signedwire.states import Step as Step
+from signedwire.types import Did, unix_time_us
 
 __all__ = [
     "Receipt",
@@ -82,13 +84,6 @@ class ProofSource(Protocol):
 
     def prove(self, receipt: Receipt) -> bytes:
         """Make the receipt proof for one of these messages."""
-
-
-class Step(NamedTuple):
-    """A state that a message has reached, and when (Unix time, µs)."""
-
-    state: DeliveryState
-    at_us: int
 
 
 class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `proof()`"):
