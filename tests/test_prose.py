@@ -48,7 +48,6 @@ UNCLEAN = {
     "transport/answers.py",
     "transport/blocking.py",
     "transport/dialer.py",
-    "transport/link.py",
     "transport/memory.py",
     "transport/names.py",
     "transport/tcp.py",

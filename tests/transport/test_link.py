@@ -362,7 +362,7 @@ def count_writes(node: Node, peer: Node) -> list[int]:
     link = node._core.endpoint.peers.session(peer.did).link
     assert isinstance(link, Link)
     # On a busy machine, the test itself may have held the loop.
-    delay = link._receipts._delay
+    delay = link._writer.receipts._delay
     delay._prompt_until, delay._late = 0.0, 0
     session = link._session
     assert session is not None

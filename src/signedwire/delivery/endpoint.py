@@ -126,6 +126,18 @@ class Endpoint:
             self._host.call_soon(self.send_waiting, session)
         return session
 
+    def hello_received(self, session: PeerSession, link: LinkPort, hello: Hello) -> bool:
+        """The HELLO of a link has come: close the link, or return `True` to open it."""
+        if self.check_access(session.did) is not None:  # since the DID was proven
+            link.close(link_frames.CLOSE_DENIED, "denied")
+            self._host.drop(Reason.DENIED, session.did)
+            return False
+        if not session.receiver.begin(hello.epoch):
+            link.close(link_frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
+            self._host.drop(Reason.STALE_EPOCH, session.did)
+            return False
+        return True
+
     def link_opened(self, session: PeerSession, link: LinkPort, hello: Hello) -> None:
         """The HELLO of a link has come: use the link, or close it."""
         self.links.add(link)

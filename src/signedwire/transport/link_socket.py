@@ -12,8 +12,8 @@ from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import transition_all
-from signedwire.stats import Counters
 from signedwire.transport.network import Stream
+from signedwire.transport.runtime import Runtime
 from signedwire.types import DeliveryState, Target, unix_time_us
 from signedwire.wire.link_frames import FRAME_MARGIN
 
@@ -34,22 +34,23 @@ class LinkSocket:
     """One connection's stream, and what its link has to know of it.
 
     Args:
+        runtime: For its counters and the connections that linger.
         max_payload_size: Our limit, in bytes: one message as large may wait as well.
     """
 
     __slots__ = (
-        "_counters",
         "_is_read",
         "_is_waiting",
         "_linger_timer",
+        "_runtime",
         "_stop_reading_at",
         "_stream",
         "_unwritten",
         "is_paused",
     )
 
-    def __init__(self, counters: Counters, max_payload_size: int) -> None:
-        self._counters = counters
+    def __init__(self, runtime: Runtime, max_payload_size: int) -> None:
+        self._runtime = runtime
         # By our own limit, not by what the peer claims to take.
         self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
         self._stream: Stream | None = None
@@ -87,7 +88,7 @@ class LinkSocket:
         stream = self._stream
         if stream is None or not data:
             return
-        self._counters.bytes_sent += len(data)
+        self._runtime.counters.bytes_sent += len(data)
         stream.write(data)
         waiting = stream.waiting()
         self.is_paused = waiting > 0
@@ -104,7 +105,7 @@ class LinkSocket:
     def mark_written(self) -> None:
         """The operating system has all that was written."""
         messages, self._unwritten = self._unwritten, []
-        self._counters.messages_sent += len(messages)
+        self._runtime.counters.messages_sent += len(messages)
         transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
 
     def forget_unwritten(self) -> None:
@@ -144,17 +145,21 @@ class LinkSocket:
 
     # -- the end ----------------------------------------------------------------------
 
-    def hang_up(self) -> bool:
-        """Close the connection when what was written is sent; whether it was open until now.
+    def hang_up(self) -> None:
+        """Close the connection when what was written is sent, or after a second.
 
-        A peer that does not read would keep the socket for ever: it has a second.
+        A peer that does not read would keep the socket for ever. Where too many connections
+        linger, this one is aborted.
         """
-        stream = self._stream
-        if stream is None or stream.is_closing():
-            return False
-        stream.close()
-        self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
-        return True
+        stream, lingering = self._stream, self._runtime.lingering
+        if stream is None:
+            return
+        if self._runtime.is_open and lingering.is_full:
+            stream.abort()
+        elif not stream.is_closing():
+            stream.close()
+            self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
+            lingering.add(self)
 
     def close(self) -> None:
         """Close the connection when what was written is sent."""
@@ -168,5 +173,6 @@ class LinkSocket:
 
     def lost(self) -> None:
         """Note that the connection is closed."""
+        self._runtime.lingering.discard(self)
         if self._linger_timer is not None:
             self._linger_timer.cancel()
