@@ -29,7 +29,7 @@ from nacl.bindings import (
 
 from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
-from signedwire.transport.tls import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
+from signedwire.transport.certificates import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire.did_proof import DID_PROOF_OID
 from signedwire.wire.envelope import sign_batch

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from signedwire.errors import DidProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
-from signedwire.transport.tls import ALPN, issue_certificate, proven_did
+from signedwire.transport.certificates import ALPN, issue_certificate, proven_did
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.did_proof import CLOCK_ALLOWANCE_US, check_did_proof, make_did_proof

@@ -41,6 +41,7 @@ from signedwire.delivery.store.work import Work
 from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
+from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
@@ -912,12 +913,12 @@ def _renew(self: TlsIdentity, now_us: int) -> None:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         proof = make_did_proof(identity, spki, expires_at_us)
-        certificate = tls.issue_certificate(secret, proof)
+        certificate = issue_certificate(secret, proof)
         # The null CA's signature has 70 to 72 bytes, the serial number mostly 20.
         while len(
             certificate.signature
         ) != 71 or certificate.serial_number.bit_length() not in range(153, 160):
-            certificate = tls.issue_certificate(secret, proof)
+            certificate = issue_certificate(secret, proof)
         _contexts[key] = {
             side: tls.make_context(secret, certificate, is_server=side) for side in (True, False)
         }

@@ -18,7 +18,8 @@ from signedwire.transport import acceptor as acceptor_module
 from signedwire.transport import lingering as lingering_module
 from signedwire.transport.acceptor import MAX_LINGERING
 from signedwire.transport.lingering import Lingering
-from signedwire.transport.tls import FULL_ALERT, TlsChannel, TlsIdentity, tells_full
+from signedwire.transport.tls import TlsIdentity
+from signedwire.transport.tls_channel import FULL_ALERT, TlsChannel, tells_full
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived
 from wirekit import (

@@ -11,7 +11,8 @@ import pytest
 from signedwire.errors import DidProofError, FailureKind
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_reader import LinkReader
-from signedwire.transport.tls import TlsChannel, TlsIdentity
+from signedwire.transport.tls import TlsIdentity
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.transport.unsettled import UnsettledBatches
 from signedwire.types import Credit, Did, Reason
 from signedwire.wire.link_frames import Hello

@@ -20,7 +20,7 @@ from blake3 import blake3
 from nacl.signing import SigningKey, VerifyKey
 
 import make_v2_vectors
-from signedwire.transport.tls import NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
+from signedwire.transport.certificates import NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Did
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, path_of, root_from_path

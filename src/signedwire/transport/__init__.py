@@ -9,9 +9,14 @@
 - `dialers`, `dialer`, `link_dialer`: attempts and pauses. One dialer for each peer over v2,
   so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
   for a dialer that waits for one.
-- `link`: a v2 link, one `wire.session.Session` over `tls` over one socket, whoever dialed.
-  `link_input`, `link_socket`, `receipt_queue`, `receipt_delay`, `session_timer`, `answers`:
-  what waits on either side of it, and its timers. `lingering`: links that were hung up.
+- `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
+  `link_state` has its state, `link_reader` reads (`handshake`, then `link_input`), `link_writer`
+  writes (`receipt_queue`, `receipt_delay`) to `link_socket`. `answers` and `session_timer` are
+  its timers; `unsettled` delays its end until what it received is stored. `lingering`: links
+  that were hung up.
+- `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
+  `tls_channel` encrypts and decrypts.
+- `probing`: probes of peers; `probe_connections`: their connections.
 - `shares`: which link may process its input in which turn of the loop.
 - `acceptor`: every accepted connection waits for its first byte, which tells its wire.
 - `store_driver` stores outgoing messages, `backlog_loader` loads them into the queues,

@@ -26,7 +26,7 @@ from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.link import Link
 from signedwire.transport.network import Listener, NeedsDescriptors, Receiver, Stream
 from signedwire.transport.runtime import Runtime
-from signedwire.transport.tls import FULL_ALERT, TLS_FIRST_BYTE
+from signedwire.transport.tls_channel import FULL_ALERT, TLS_FIRST_BYTE
 from signedwire.types import Reason, Target
 
 __all__ = ["MAX_LINGERING", "Acceptor", "ConnectionHandler", "InboundConnection"]

@@ -10,7 +10,7 @@ import asyncio
 from signedwire.clock import monotonic
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_input import LinkInput
-from signedwire.transport.tls import TlsChannel
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did
 from signedwire.wire.session import Session
 

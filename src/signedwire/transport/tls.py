@@ -1,94 +1,40 @@
-"""TLS 1.3 with both sides proven by DID, from the standard library's ssl.
-
-Python's ssl cannot ask for a client certificate that it does not know, so both
-sides present one issued by a certification authority whose key anyone can
-compute, `PUBLIC_NULL_CA_KEY_NOT_SECRET`: it proves nothing, and only carries
-the certificate past OpenSSL's chain check. What proves is the extension of
-`wire.did_proof` inside, signed by the DID, which `proven_did()` checks after the
-handshake and before a byte of the application is read or written.
-
-`TlsChannel` is TLS without a socket, over memory: ciphertext in, plaintext out,
-and back. So one listener can look at the first byte before it decides, the same
-code runs on every event loop and over the memory network, and an idle link
-holds no buffers but OpenSSL's own.
-"""
+"""TLS 1.3 contexts of a node, from the standard library's ssl."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import errno
 import os
 import secrets
 import ssl
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from signedwire.errors import DidProofError, SignedWireError
+from signedwire.errors import SignedWireError
 from signedwire.identity import Identity
-from signedwire.types import Did, unix_time_us
-from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof, make_did_proof
+from signedwire.transport.certificates import ALPN, NULL_CA_PEM, make_certificate
+from signedwire.transport.tls_channel import TlsChannel
+from signedwire.types import unix_time_us
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = [
-    "ALPN",
-    "FULL_ALERT",
-    "TLS_FIRST_BYTE",
-    "TlsChannel",
-    "TlsIdentity",
-    "proven_did",
-    "tells_full",
-]
+__all__ = ["TlsIdentity", "make_context"]
 
-ALPN: Final = "signedwire/2"
-TLS_FIRST_BYTE: Final = 0x16
-
-FULL_ALERT: Final = bytes.fromhex("15 0303 0002 02 50")
-"""The fatal TLS alert internal_error (80), in the clear as before a ServerHello: what a
-listener without room answers to a ClientHello. No v1 peer ever writes a byte."""
-_FULL_REASONS: Final = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_ALERT_RECORD_OVERFLOW"})
-# The header of a record that is longer than any may be.
-_OVERFLOW: Final = bytes.fromhex("17 0303 ffff")
-
-MAX_CERTIFICATE_SIZE: Final = 2048
-
-PUBLIC_NULL_CA_KEY_NOT_SECRET: Final = b"signedwire null CA: proves none."
-"""The private scalar of the null CA on P-256. Published on purpose."""
-
-NULL_CA_PEM: Final = """\
------BEGIN CERTIFICATE-----
-MIIBUDCB96ADAgECAgEBMAoGCCqGSM49BAMCMB0xGzAZBgNVBAMMEnNpZ25lZHdp
-cmUgbnVsbCBDQTAgFw0wMDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHTEb
-MBkGA1UEAwwSc2lnbmVkd2lyZSBudWxsIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0D
-AQcDQgAELI+Iv3hgeeTRWTS4dvQ35KhyUHxzBKtyFXFvz2T02oD8OaqDeITev4VM
-Kqf8+XF7g8bw2VGkmOi4C0G5gkCIFqMmMCQwEgYDVR0TAQH/BAgwBgEB/wIBADAO
-BgNVHQ8BAf8EBAMCAgQwCgYIKoZIzj0EAwIDSAAwRQIgfySU33tIvCRoDPC1zFDo
-dqCbIn1WnFRdJ23G6rbyBH8CIQDkcG+ku0lxFatvOX/kxGfIP1JivrAYTa2l8dXx
-ZQPwvw==
------END CERTIFICATE-----
-"""
-
-_NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
 _CERTIFICATE_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
-_MAX_RECORD: Final = 16 * 1024
-"""Plaintext of one TLS record: OpenSSL gives no more at once, whatever is asked for."""
-# Certificate dates mean nothing here (see wire.did_proof), so they allow every clock, and nobody
-# looks at them. The null CA's begin in 2000 and cannot be changed, since peers compare it
-# byte by byte: a machine that starts in 1970 would find every certificate "not yet valid".
-_FROM: Final = datetime.datetime(1970, 1, 1)
 _NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME, in OpenSSL from 1.1.0 on; Python's ssl has no name for it."""
-_UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
+"""X509_V_FLAG_NO_CHECK_TIME, in OpenSSL from 1.1.0 on; Python's ssl has no name for it.
+The dates of the null CA begin in 2000 and cannot be changed, since peers compare its certificate
+byte by byte. A machine that starts in 1970 would find every certificate "not yet valid"."""
 
 
 class TlsIdentity:
-    """A node's TLS keys: made anew for each process, and proven by its DID.
+    """The TLS key of a node, new for each process, with a proof of its DID.
 
-    Two SSL contexts, one for each side, renewed at half of the proof's life.
+    The key is in two SSL contexts, one for each side. Both are replaced after half of the life of
+    the proof.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -98,15 +44,15 @@ class TlsIdentity:
         self._renew(unix_time_us())
 
     def channel(self, *, is_server: bool) -> TlsChannel:
-        """A new channel for one connection."""
+        """Return a new channel for one connection."""
         return TlsChannel(self.context(is_server=is_server), is_server=is_server)
 
     def context(self, *, is_server: bool) -> ssl.SSLContext:
-        """The context of one side, with a proof that is good for days."""
+        """Return the context of one side; its proof is valid for days."""
         now = unix_time_us()
         if now >= self._renew_at_us or now < self._renew_at_us - _CERTIFICATE_LIFETIME_US:
-            # A disk that is full now may not be at the next connection: the old proof is
-            # good for as long again.
+            # If the disk is full now, the next connection tries again: the old proof is
+            # valid for as long again.
             with contextlib.suppress(SignedWireError):
                 self._renew(now)
         return self._contexts[is_server]
@@ -119,56 +65,10 @@ class TlsIdentity:
         self._renew_at_us = now_us + _CERTIFICATE_LIFETIME_US // 2
 
 
-def make_certificate(
-    identity: Identity, expires_at_us: int
-) -> tuple[EllipticCurvePrivateKey, Certificate]:
-    """A fresh TLS key and its certificate with the DID proof of `identity`."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    spki = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return key, issue_certificate(key, make_did_proof(identity, spki, expires_at_us))
-
-
-def issue_certificate(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate:
-    """A certificate for `key`, issued by the null CA, that carries a DID proof."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    ca = x509.load_pem_x509_certificate(NULL_CA_PEM.encode())
-    ca_key = ec.derive_private_key(
-        int.from_bytes(PUBLIC_NULL_CA_KEY_NOT_SECRET, "big") % _P256_ORDER_MINUS_ONE + 1,
-        ec.SECP256R1(),
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_FROM)
-        .not_valid_after(_UNTIL)
-        .add_extension(
-            x509.UnrecognizedExtension(x509.ObjectIdentifier(DID_PROOF_OID), proof),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-
-
-_P256_ORDER_MINUS_ONE: Final = (
-    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 - 1
-)
-
-
 def make_context(
     key: EllipticCurvePrivateKey, certificate: Certificate, *, is_server: bool
 ) -> ssl.SSLContext:
-    """TLS 1.3 only, our ALPN only, a certificate of the null CA from the other side."""
+    """Return a context for TLS 1.3 with our ALPN and a client certificate of the null CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -186,10 +86,10 @@ def make_context(
 def _load_certificate(
     context: ssl.SSLContext, key: EllipticCurvePrivateKey, certificate: Certificate
 ) -> None:
-    """ssl reads keys from files alone: give it one that is encrypted and gone at once.
+    """Load the key through a short-lived encrypted file, because ssl loads keys from files alone.
 
     Raises:
-        SignedWireError: there is no place for one.
+        SignedWireError: there is no place for a file.
     """
     from cryptography.hazmat.primitives import serialization
 
@@ -216,7 +116,7 @@ def _load_certificate(
 
 @contextlib.contextmanager
 def _file_in_memory(content: bytes) -> Iterator[str]:
-    """The path of a file in no folder, which goes with the block."""
+    """Yield the path of a file in no folder. The file is gone after the block."""
     if not hasattr(os, "memfd_create"):  # other systems than Linux
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     with open(os.memfd_create("signedwire-certificate"), "wb", buffering=0) as file:
@@ -226,198 +126,13 @@ def _file_in_memory(content: bytes) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _file_in(parent: str | None, content: bytes) -> Iterator[str]:
-    """The path of a file for this user alone, which goes with the block.
+    """Yield the path of a file that this user alone may read. The file is gone after the block.
 
-    `parent` None: in the folder for temporary files.
+    Args:
+        parent: The folder of the file; `None`: the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="signedwire-", dir=parent) as folder:
         path = os.path.join(folder, "certificate.pem")
         with open(path, "wb") as file:
             file.write(content)
         yield path
-
-
-class TlsChannel:
-    """TLS over memory: feed it what the socket gave, write what it wants written.
-
-    Raises `ssl.SSLError` from every method when the other side breaks TLS; what
-    `data_to_send()` then gives is the alert that tells it so, and `send()` does nothing.
-
-    OpenSSL's part, 27 to 45 KiB, is made with the first byte that is processed, and freed
-    by `release()`: a peer that has sent nothing, or is gone, takes none of it.
-    """
-
-    __slots__ = (
-        "_context",
-        "_has_written",
-        "_incoming",
-        "_is_broken",
-        "_is_server",
-        "_outgoing",
-        "_tls",
-        "is_at_end",
-        "is_ready",
-    )
-
-    def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
-        self._context = context
-        self._is_server = is_server
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls: ssl.SSLObject | None = None
-        self._has_written = False
-        self._is_broken = False
-        self.is_ready = False
-        """Whether the handshake is complete on this side."""
-        self.is_at_end = False
-        """Whether the other side has said that nothing more will come."""
-
-    @property
-    def tls(self) -> ssl.SSLObject:
-        """What `proven_did()` looks at, once the handshake is complete."""
-        assert self._tls is not None
-        return self._tls
-
-    def start(self) -> None:
-        """Begin the handshake: a client has something to say first."""
-        self._handshake()
-
-    def receive_data(self, data: bytes | memoryview) -> bytes:
-        """Take ciphertext; return the plaintext that is whole, often nothing.
-
-        While the handshake is not complete there is none: ask again with `b""`
-        after `is_ready` has become true and the other side has been checked.
-        """
-        if self.is_at_end:
-            return b""  # OpenSSL reads no more, and would only collect it
-        if data:
-            self._incoming.write(data)
-        try:
-            if self.is_ready:
-                return self._read()
-            self._handshake()
-        except ssl.SSLError:
-            self._is_broken = True
-            raise
-        return b""
-
-    def _read(self) -> bytes:
-        """All plaintext that is whole."""
-        parts: list[bytes] = []
-        read = self.tls.read
-        pending = self.tls.pending
-        try:
-            while part := read(_MAX_RECORD):
-                parts.append(part)
-                # What is left may be half a record; but to be told so costs an exception.
-                if not self._incoming.pending and not pending():
-                    break
-            else:
-                self.is_at_end = True  # close_notify, for which some versions give b""
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # and others raise
-            self.is_at_end = True
-        return b"".join(parts)
-
-    def send(self, data: bytes) -> None:
-        """Encrypt; memory takes everything."""
-        if self._is_broken:
-            return
-        view = memoryview(data)
-        write = self.tls.write
-        while view:
-            view = view[write(view) :]
-
-    def release(self) -> None:
-        """Free OpenSSL's part, without waiting for the garbage collector."""
-        self._tls = None
-        self._is_broken = True
-
-    def data_to_send(self) -> bytes:
-        """Ciphertext to be written now."""
-        data = self._outgoing.read()
-        self._has_written |= bool(data)
-        return data
-
-    def turn_away(self) -> bytes:
-        """As a server, amid the handshake: the alert to write that says "no room here".
-
-        After a ServerHello it must be encrypted. ssl has no call for that, but answers a
-        record that is too long with the alert record_overflow (22).
-        """
-        if not self._has_written:
-            return FULL_ALERT
-        self._incoming.write(_OVERFLOW)
-        with contextlib.suppress(ssl.SSLError):
-            self._handshake()
-        return self.data_to_send()
-
-    def _handshake(self) -> None:
-        if self._tls is None:
-            self._tls = self._context.wrap_bio(
-                self._incoming, self._outgoing, server_side=self._is_server
-            )
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return
-        self.is_ready = True
-
-
-def tells_full(error: ssl.SSLError) -> bool:
-    """Whether the error is the alert of a listener that has no room: see `FULL_ALERT`.
-
-    record_overflow (22) is the other one, once the handshake is under way: an honest
-    dialer writes no record that is too long.
-    """
-    return error.reason in _FULL_REASONS
-
-
-def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
-    """The DID that the other side of a completed handshake has proven.
-
-    Raises:
-        DidProofError: it has proven none; nothing that it sent may be looked at.
-    """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-
-    if tls.version() != "TLSv1.3" or tls.session_reused:
-        raise DidProofError(
-            f"the connection is {tls.version()}, or resumed; a fresh TLS 1.3 is due"
-        )
-    if tls.selected_alpn_protocol() != ALPN:
-        raise DidProofError(f"the other side does not speak {ALPN}")
-    chain = _presented_chain(tls)
-    # OpenSSL sends the issuer along unasked. Nothing but that one may follow the certificate.
-    if not chain or chain[1:] not in ([], [_NULL_CA_DER]):
-        raise DidProofError(f"the other side presented {len(chain)} certificates, one is due")
-    if len(chain[0]) > MAX_CERTIFICATE_SIZE:
-        raise DidProofError(
-            f"the certificate has {len(chain[0])} bytes, at most {MAX_CERTIFICATE_SIZE}"
-        )
-    try:
-        certificate = x509.load_der_x509_certificate(chain[0])
-        spki = certificate.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        # A second extension of the same kind raises here.
-        extension = certificate.extensions.get_extension_for_oid(
-            x509.ObjectIdentifier(DID_PROOF_OID)
-        )
-        proof: bytes = extension.value.public_bytes()
-    except x509.ExtensionNotFound:
-        raise DidProofError("the certificate carries no DID proof") from None
-    except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
-        raise DidProofError(f"the certificate cannot be read: {error}") from None
-    return check_did_proof(proof, spki, now_us)
-
-
-def _presented_chain(tls: ssl.SSLObject) -> list[bytes]:
-    """Every certificate that the other side sent, in DER."""
-    public: Any = getattr(tls, "get_unverified_chain", None)
-    if public is not None:  # Python 3.13
-        return list(public())
-    certificates: Any = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
-    return [ssl.PEM_cert_to_DER_cert(cert.public_bytes()) for cert in certificates or ()]

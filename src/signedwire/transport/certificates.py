@@ -1,0 +1,152 @@
+"""The certificates of links: how they are made, and how the DID in one is proven.
+
+Python's ssl cannot ask for a client certificate from an unknown issuer. So both sides present
+one issued by a certification authority whose key anyone can compute,
+`PUBLIC_NULL_CA_KEY_NOT_SECRET`. The issuer proves nothing: it carries the certificate past
+OpenSSL's chain check. The extension of `wire.did_proof` in the certificate, signed by the DID,
+is the proof. `proven_did()` checks it after the handshake, before a byte of the application is
+read or written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+
+from signedwire.errors import DidProofError
+from signedwire.identity import Identity
+from signedwire.types import Did
+from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof, make_did_proof
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
+
+__all__ = [
+    "ALPN",
+    "MAX_CERTIFICATE_SIZE",
+    "NULL_CA_PEM",
+    "PUBLIC_NULL_CA_KEY_NOT_SECRET",
+    "issue_certificate",
+    "make_certificate",
+    "proven_did",
+]
+
+ALPN: Final = "signedwire/2"
+MAX_CERTIFICATE_SIZE: Final = 2048
+
+PUBLIC_NULL_CA_KEY_NOT_SECRET: Final = b"signedwire null CA: proves none."
+"""The private scalar of the null CA on P-256. Published on purpose."""
+
+NULL_CA_PEM: Final = """\
+-----BEGIN CERTIFICATE-----
+MIIBUDCB96ADAgECAgEBMAoGCCqGSM49BAMCMB0xGzAZBgNVBAMMEnNpZ25lZHdp
+cmUgbnVsbCBDQTAgFw0wMDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHTEb
+MBkGA1UEAwwSc2lnbmVkd2lyZSBudWxsIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAELI+Iv3hgeeTRWTS4dvQ35KhyUHxzBKtyFXFvz2T02oD8OaqDeITev4VM
+Kqf8+XF7g8bw2VGkmOi4C0G5gkCIFqMmMCQwEgYDVR0TAQH/BAgwBgEB/wIBADAO
+BgNVHQ8BAf8EBAMCAgQwCgYIKoZIzj0EAwIDSAAwRQIgfySU33tIvCRoDPC1zFDo
+dqCbIn1WnFRdJ23G6rbyBH8CIQDkcG+ku0lxFatvOX/kxGfIP1JivrAYTa2l8dXx
+ZQPwvw==
+-----END CERTIFICATE-----
+"""
+
+_NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
+# Certificate dates have no meaning (see `wire.did_proof`): nobody checks them, and they allow
+# every clock.
+_FROM: Final = datetime.datetime(1970, 1, 1)
+_UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
+_P256_ORDER_MINUS_ONE: Final = (
+    0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 - 1
+)
+
+
+def make_certificate(
+    identity: Identity, expires_at_us: int
+) -> tuple[EllipticCurvePrivateKey, Certificate]:
+    """Return a new TLS key, and its certificate with the DID proof of `identity`."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    spki = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return key, issue_certificate(key, make_did_proof(identity, spki, expires_at_us))
+
+
+def issue_certificate(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate:
+    """Return a certificate for `key`, issued by the null CA, that contains a DID proof."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    ca = x509.load_pem_x509_certificate(NULL_CA_PEM.encode())
+    ca_key = ec.derive_private_key(
+        int.from_bytes(PUBLIC_NULL_CA_KEY_NOT_SECRET, "big") % _P256_ORDER_MINUS_ONE + 1,
+        ec.SECP256R1(),
+    )
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FROM)
+        .not_valid_after(_UNTIL)
+        .add_extension(
+            x509.UnrecognizedExtension(x509.ObjectIdentifier(DID_PROOF_OID), proof),
+            critical=False,
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+
+
+def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
+    """Return the DID that the other side of a completed handshake has proven.
+
+    Raises:
+        DidProofError: The other side has proven none. Nothing that it has sent may be used.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    if tls.version() != "TLSv1.3" or tls.session_reused:
+        raise DidProofError(
+            f"the connection is {tls.version()}, or resumed; a fresh TLS 1.3 is due"
+        )
+    if tls.selected_alpn_protocol() != ALPN:
+        raise DidProofError(f"the other side does not speak {ALPN}")
+    chain = _presented_chain(tls)
+    # OpenSSL sends the issuer along unasked. Nothing but that one may follow the certificate.
+    if not chain or chain[1:] not in ([], [_NULL_CA_DER]):
+        raise DidProofError(f"the other side presented {len(chain)} certificates, one is due")
+    if len(chain[0]) > MAX_CERTIFICATE_SIZE:
+        raise DidProofError(
+            f"the certificate has {len(chain[0])} bytes, at most {MAX_CERTIFICATE_SIZE}"
+        )
+    try:
+        certificate = x509.load_der_x509_certificate(chain[0])
+        spki = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        # A second extension of the same kind raises here.
+        extension = certificate.extensions.get_extension_for_oid(
+            x509.ObjectIdentifier(DID_PROOF_OID)
+        )
+        proof: bytes = extension.value.public_bytes()
+    except x509.ExtensionNotFound:
+        raise DidProofError("the certificate carries no DID proof") from None
+    except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
+        raise DidProofError(f"the certificate cannot be read: {error}") from None
+    return check_did_proof(proof, spki, now_us)
+
+
+def _presented_chain(tls: ssl.SSLObject) -> list[bytes]:
+    """Return every certificate that the other side has sent, in DER."""
+    public: Any = getattr(tls, "get_unverified_chain", None)
+    if public is not None:  # Python 3.13
+        return list(public())
+    certificates: Any = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+    return [ssl.PEM_cert_to_DER_cert(cert.public_bytes()) for cert in certificates or ()]
