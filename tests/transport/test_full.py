@@ -14,7 +14,7 @@ from test_link import Net, links_of, meet, take
 from test_links import RawPeer
 
 from signedwire import DeliveryState, FailureKind, Node, Reason
-from signedwire.transport import acceptor as acceptor_module
+from signedwire.transport import inbound as inbound_module
 from signedwire.transport import lingering as lingering_module
 from signedwire.transport.acceptor import MAX_LINGERING
 from signedwire.transport.lingering import Lingering
@@ -222,7 +222,7 @@ async def test_many_who_come_at_once_all_arrive_at_a_listener_with_few_places() 
 async def test_a_last_moment_is_no_longer_than_the_handshake_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acceptor_module, "_LAST_MOMENT", 60.0)
+    monkeypatch.setattr(inbound_module, "_LAST_MOMENT", 60.0)
     monkeypatch.setattr("signedwire.transport.tcp.host_group", lambda _: "one")
     config = {"max_unproven_per_host": 1, "handshake_timeout": 0.1}
     async with Net("tcp").node(BOB, **config) as bob:

@@ -18,7 +18,8 @@
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers; `probe_connections`: their connections.
 - `shares`: which link may process its input in which turn of the loop.
-- `acceptor`: every accepted connection waits for its first byte, which tells its wire.
+- `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection,
+  which waits for its first byte, which shows its wire.
 - `store_driver` stores outgoing messages, `backlog_loader` loads them into the queues,
   `expiry_timer` has those removed whose deadlines have passed.
 - `inbox_driver`: marks, and messages that are not handled yet.
