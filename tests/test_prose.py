@@ -46,13 +46,6 @@ UNCLEAN = {
     "delivery/ports.py",
     "outbox.py",
     "transport/answers.py",
-    "transport/blocking.py",
-    "transport/dialer.py",
-    "transport/memory.py",
-    "transport/names.py",
-    "transport/tcp.py",
-    "transport/tls.py",
-    "transport/v1/sender.py",
     "wire/session.py",
 }
 

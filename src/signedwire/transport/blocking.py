@@ -1,7 +1,7 @@
 """`TcpTransport` and `MemoryTransport`: signed envelopes in and out, for threads.
 
-The level below `Node`: whoever uses it makes the envelopes. It has no identity,
-so it takes what comes for any DID unless told which one it serves.
+This is the level below `Node`: its user makes the envelopes. A transport has no identity, so it
+accepts envelopes to every DID, unless it is given one.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
 
 
 class BlockingTransport(Bound):
-    """What the two transports share; usable from any thread. It listens once made.
+    """The methods of both transports. Any thread may call them. A new transport listens.
 
     Use it as a context manager, or call `close()`.
 
     Args:
-        did: Whom it serves: envelopes for others are dropped and counted. `None`
-            takes them all.
+        config: The options.
+        routing: The addresses of peers.
+        network: The backend that carries the bytes.
+        did: The DID of this transport: envelopes to others are dropped and counted. `None`
+            accepts all.
 
     Raises:
-        ListenError: the address to listen on cannot be had.
+        ListenError: The address to listen on cannot be used.
     """
 
     kind = "transport"
-    """What it is, in words."""
+    """The kind of transport, as text for people."""
 
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, network: Network, did: Did | None
@@ -71,13 +74,13 @@ class BlockingTransport(Bound):
     def send(self, envelope: SignedEnvelope) -> Receipt:
         """Queue an envelope to its recipient and return at once.
 
-        The receipt follows it: `receipt.state` at any time, `receipt.result()` to wait.
+        `receipt.state` shows what has become of the envelope; `receipt.result()` waits.
 
         Raises:
-            BackpressureError: the queue to the recipient is full.
-            UnknownPeerError: there is no route to it and no fallback.
-            NotAllowedError, PayloadTooLargeError: it may not be sent.
-            ClosedError: the transport is closed.
+            BackpressureError: The queue to the recipient is full.
+            UnknownPeerError: There is no route to the recipient and no fallback.
+            NotAllowedError, PayloadTooLargeError: The envelope may not be sent.
+            ClosedError: The transport is closed.
         """
         if not isinstance(envelope, SignedEnvelope):
             raise TypeError(
@@ -104,7 +107,7 @@ class BlockingTransport(Bound):
         return self._core.reader.wait(as_seconds(timeout)).envelope
 
     def receive_nowait(self) -> SignedEnvelope | None:
-        """The next envelope, as `receive()` has it, if one is there; else `None`. Any thread.
+        """Return the next envelope that has passed every check; `None`: none waits. Any thread.
 
         Raises:
             ClosedError: the transport is closed and nothing is left.
@@ -113,11 +116,11 @@ class BlockingTransport(Bound):
         return None if message is None else message.envelope
 
     def close(self) -> None:
-        """Give queued envelopes `close_timeout` to leave, then end everything. Once is enough."""
+        """Wait up to `close_timeout` until queued envelopes are written, then end everything."""
         try:
             self._portal.call(self._core.close)
         except WrongContextError:
-            raise  # it goes on in the process that was forked
+            raise  # the transport goes on in the parent of this forked process
         except ClosedError:
             pass  # closed before
         finally:
@@ -132,15 +135,15 @@ class BlockingTransport(Bound):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._core.runtime.home.is_forked:  # a child leaves the block, too
+        if not self._core.runtime.home.is_forked:  # a forked child leaves the block, too
             self.close()
 
     @property
     def address(self) -> Target:
-        """Where the transport listens, with the real port. Any thread; also after the end.
+        """The address of the listener, with the real port. Any thread; also after the end.
 
         Raises:
-            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
+            TransportError: The transport does not listen (`listen=None`): see `is_listening`.
         """
         return self._core.acceptor.listening_at()
 
@@ -150,15 +153,15 @@ class BlockingTransport(Bound):
         return self._core.runtime.is_open and self._core.acceptor.address is not None
 
     def stats(self) -> TransportStats:
-        """The counters now."""
+        """Return the present counters."""
         return self._core.stats()
 
     def pool_stats(self) -> PoolStats:
-        """Outbound connections now."""
+        """Return the present outbound connections."""
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """The health of every peer that was sent to."""
+        """Return the status of every peer to which something was sent."""
         return self._core.endpoint.status()
 
     def __repr__(self) -> str:
@@ -180,7 +183,7 @@ class TcpTransport(BlockingTransport, instead="make another there"):
 
 
 class MemoryTransport(BlockingTransport, instead="make another there"):
-    """Signed envelopes over a `MemoryNetwork`, for tests: faults on demand, no socket."""
+    """Signed envelopes over a `MemoryNetwork`, for tests with faults and without sockets."""
 
     kind = "memory transport"
 

@@ -1,4 +1,4 @@
-"""Dialing: attempts, pauses and places in the pool, whatever the wire.
+"""Dialing over either wire: attempts, pauses, and slots for connections.
 
 idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
                   │   ↖                ──evicted──→ idle
@@ -36,7 +36,7 @@ STABLE_AFTER: Final = 5.0
 
 
 class DialerParts(NamedTuple):
-    """What every dialer of a node works with."""
+    """The parts of a node that every dialer uses."""
 
     runtime: Runtime
     endpoint: Endpoint
@@ -71,33 +71,37 @@ class Dialer(ABC):
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
         self.standing = Standing.UNTRIED
-        """What its last attempt says of the next."""
+        """How likely the next attempt succeeds, by the last one."""
         self.used_at = float("-inf")
-        """When something was last sent or received, by the loop's clock."""
+        """Time of the last message in either direction, by the loop's clock."""
         self.is_used_again = False
-        """Whether that was soon after the time before, over this connection or the last."""
+        """Whether the last two messages followed soon after each other."""
         self.opening_time = 0.0
-        """Seconds that it took to open its last connection."""
+        """Seconds that opening the last connection took."""
         self._pause: asyncio.Future[None] | None = None
         self._connected_at = 0.0
         self._was_connected = False
         self._next_dial_at = 0.0
         self._delays = self._new_delays()
 
-    # -- what a wire adds -----------------------------------------------------
+    # -- differs by wire -----------------------------------------------------
 
     @abstractmethod
     def pump(self) -> None:
-        """Write what can be written, or see to it that there will be a connection."""
+        """Write what can be written, or connect."""
 
     @abstractmethod
     async def _open(self) -> None:
-        """Connect. Raises DialError; on any error nothing stays open."""
+        """Connect.
+
+        Raises:
+            DialError: The attempt has failed. After this and any other error no connection is open.
+        """
 
     @property
     @abstractmethod
     def round_trip(self) -> float | None:
-        """Seconds, while connected and where it is known."""
+        """Round-trip time in seconds; `None`: not connected, or not measured."""
 
     @property
     @abstractmethod
@@ -107,7 +111,7 @@ class Dialer(ABC):
     @property
     @abstractmethod
     def is_settled(self) -> bool:
-        """Whether nothing waits and nothing is in the air."""
+        """Whether no message waits, and none waits for its answer."""
 
     @abstractmethod
     def _close_link(self) -> None:
@@ -115,45 +119,45 @@ class Dialer(ABC):
 
     @abstractmethod
     def evict(self) -> None:
-        """The place went to another; the next message connects again."""
+        """Close the connection: another dialer has its slot. The next message connects again."""
 
-    # -- what others call ----------------------------------------------------
+    # -- calls by others ----------------------------------------------------
 
     def add(self, session: PeerSession) -> None:
-        """Messages wait for a peer."""
+        """Note that messages wait for a peer."""
         if session not in self._ready:
             self._ready.append(session)
         self.pump()
 
     def remove(self, session: PeerSession) -> None:
-        """The peer is reached elsewhere now."""
+        """Forget a peer, which is reached another way now."""
         if session in self._ready:
             self._ready.remove(session)
 
     def touch(self) -> None:
-        """The connection is of use."""
+        """Note that the connection carries messages."""
         self._slots.touch(self)
 
     def hurry(self) -> None:
-        """Try at once: no more of the pause, and the next ones short again."""
+        """End the pause and dial at once. The next pauses are short again."""
         self._next_dial_at = 0.0
         self._delays = self._new_delays()
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
     def grant_slot(self) -> None:
-        """The dialer may connect now."""
+        """Let the dialer connect: it has a slot."""
         if self._slot is not None and not self._slot.done():
             self._slot.set_result(None)
 
     def call_off(self) -> None:
-        """End an attempt whose place is needed for another; it waits for its next turn."""
+        """End an attempt whose slot another dialer needs. The dialer waits for a slot again."""
         self._is_called_off = True
         if self._turn is not None:
             self._turn.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Stop and close. Messages that had not left fail."""
+        """Stop dialing and close the connection. Messages that were not written fail."""
         try:
             await self.stop_dialing()
         finally:  # also where the program's end cancels every task
@@ -169,7 +173,7 @@ class Dialer(ABC):
     # -- connecting ---------------------------------------------------------------
 
     def connect(self) -> None:
-        """Dial, unless that is being done."""
+        """Dial, unless an attempt or a pause is going on."""
         if self._connecting is None and self.state is not PeerState.CLOSED:
             self._connecting = asyncio.create_task(self._connect())
 
@@ -181,7 +185,7 @@ class Dialer(ABC):
         return bool(self._ready)
 
     async def _connect(self) -> None:
-        """Dial until connected, or until it is not wanted any more."""
+        """Dial until connected, or until no connection is wanted."""
         try:
             loop = asyncio.get_running_loop()
             if loop.time() >= self._next_dial_at:
@@ -194,7 +198,7 @@ class Dialer(ABC):
                     self._pause = loop.create_future()
                     await asyncio.wait({self._pause}, timeout=pause)
                     self.retry_at = None
-                    continue  # what waited may have expired meanwhile
+                    continue  # the messages may have expired meanwhile
                 self.set_state(PeerState.DIALING)
                 if await self._dial():
                     return
@@ -203,7 +207,7 @@ class Dialer(ABC):
             self._on_dialed()
 
     def _on_dialed(self) -> None:
-        """There is a connection, or no attempt any more."""
+        """The attempts have ended, with a connection or without."""
         self.retry_at = None
         self._connecting = None
 
@@ -223,13 +227,13 @@ class Dialer(ABC):
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
-            # No attempt: it may be as good as any, and slow.
+            # This counts as no attempt: the address may be good, and slow.
             self.standing = Standing.DOUBTFUL
             slots.release(self)
             return False
         except Exception as error:
-            # A fault of the network backend, or ours: told, counted as an attempt, and not the
-            # end of dialing, which would leave messages waiting for ever.
+            # A fault of the network backend or of ours is logged and counts as an attempt. If it
+            # ended the dialing, messages would wait for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed in a way that it must not"
             self._runtime.log.exception(text, self.address, extra=extra)
@@ -260,12 +264,12 @@ class Dialer(ABC):
         self._fail_attempt(cause, is_attempt=is_attempt)
 
     async def _resolve(self) -> None:
-        """Look the host name up. This takes no place: a dead name keeps none from others."""
+        """Look the host name up. A lookup needs no slot, so a dead name takes none from others."""
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
         self._resolved = await resolve(network, self.address, timeout)
 
     async def _take_turn(self) -> None:
-        """Open the connection, unless the place is needed for another meanwhile."""
+        """Open the connection, unless another dialer needs the slot meanwhile."""
         try:
             async with asyncio.timeout(0 if self._is_called_off else None) as self._turn:
                 await self._open()
@@ -282,7 +286,7 @@ class Dialer(ABC):
         await reach(network, self.address, receiver, self._resolved, timeout)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
-        """The connection is gone: decide when the next attempt may be."""
+        """Decide when to dial again, after a connection has ended."""
         self._slots.release(self)
         cause = cause.after(f"connection to {self.address} ended: ")
         self.note_error(cause)
@@ -291,26 +295,26 @@ class Dialer(ABC):
             self._delays = self._new_delays()
             self._next_dial_at = now
         elif was_used:
-            # Accepted and dropped at once: a connect alone is no recovery.
+            # The peer accepted and closed at once: a connection alone is no recovery.
             self._next_dial_at = now + next(self._delays)
         else:
-            # Dropped before it could be used: no better than a failed dial.
+            # The connection ended before it could be used, as after a failed attempt.
             self._fail_attempt(cause)
         self.set_state(PeerState.IDLE)
 
     def _concerned(self) -> tuple[PeerSession, ...]:
-        """For whom an attempt counts."""
+        """Return the peers whose messages an attempt counts for."""
         return tuple(self._ready)
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Pause before the next attempt, and count this one for who waits if it was one."""
+        """Pause before the next attempt. If this was one, count it for the waiting messages."""
         self.note_error(cause)
         self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
         for session in self._concerned() if is_attempt else ():
             session.sender.note_attempt_failed(cause)
 
     def note_error(self, cause: Cause) -> None:
-        """Remember a failure for `PeerStatus`, and tell who watches."""
+        """Keep a failure for `PeerStatus`, log it, and report it as an event."""
         self.last_error = cause
         self.last_error_at = monotonic()
         self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
@@ -320,12 +324,12 @@ class Dialer(ABC):
                 self._runtime.emit(failed)
 
     def _users(self) -> list[PeerSession]:
-        """The peers that are reached by this dialer."""
+        """Return the peers that are reached by this dialer."""
         sessions = self._endpoint.peers.all()
         return [one for one in sessions if one.has_sender and one.sender.route is self]
 
     def set_state(self, state: PeerState) -> None:
-        """Enter a state, and note when."""
+        """Enter a state, and note the time."""
         if state is not self.state:
             self.state = state
             self.since = monotonic()
@@ -334,7 +338,7 @@ class Dialer(ABC):
     def _new_delays(self) -> Iterator[float]:
         config = self._runtime.config
         if self._endpoint.context.store.is_durable:
-            # Its messages wait for days: gently, and each node in a rhythm of its own.
+            # Messages in a store wait for days, so dial rarely, and each node at times of its own.
             return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._runtime.rng, factor=1.6)
         return backoff_delays(
             config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._runtime.rng

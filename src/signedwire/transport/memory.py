@@ -4,10 +4,9 @@
     async with Node(alice, config, network=network) as a, \\
                Node(bob, config, network=network) as b: ...
 
-Everything above the byte stream, from queues to signatures, is what runs over
-TCP. Nodes meet at any target they listen on; port 0 gets a free one. They
-may live in different event loops and threads. Within one loop, the same seed
-and the same calls give the same faults.
+Everything above the byte stream, from queues to signatures, is the same as over TCP. A node may
+listen on any target; port 0 means a free port. Nodes may be in different event loops and threads.
+Within one loop, the same seed and the same calls give the same faults.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from signedwire.types import Address, Target
 
 __all__ = ["MemoryNetwork"]
 
-# What a stream holds for a reader that has paused, as a socket's buffers do.
 _WINDOW: Final = 64 * 1024
+"""Bytes that a stream holds for a reader that has paused, as the buffers of a socket do."""
 _FIRST_FREE_PORT: Final = 49152
 _CALLER: Final = Remote(Address("127.0.0.1", 0), "127.0.0.1", None)
-"""Who connects is of this process, and so local."""
+"""The address of every dialer: all are in this process."""
 
 
 class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
-    """Byte streams in memory; give one to every node that shall meet.
+    """Byte streams in memory, between all nodes that have the same `MemoryNetwork`.
 
     Args:
-        seed: Of everything random here.
-        delay: Shortest and longest time, 0 to 86,400 seconds, that a write travels. Order
+        seed: The seed of all random faults.
+        delay: Minimum and maximum seconds, 0 to 86,400, that a write takes. The order of writes
             is kept.
-        loss: Probability, 0 to 1, that a write vanishes while its stream goes on.
-            TCP does not do this; it shows what a layer above must survive.
+        loss: Probability, 0 to 1, that a write is lost while its stream goes on. TCP does not do
+            this; use it to test a layer above.
         cut: Probability, 0 to 1, that a write breaks its connection instead of arriving.
     """
 
@@ -88,7 +87,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         here.other, there.other = there, here
         with self._lock:
             self._streams |= {here, there}
-        # First this: a receiver may write as soon as it is connected.
+        # Before `connected()`, in which a receiver may write.
         listener.loop.call_soon_threadsafe(there.begin)
         receiver.connected(here)
         return here
@@ -108,7 +107,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             return listener
 
     def cut_all(self) -> int:
-        """Break every connection there is now; returns how many."""
+        """Break every open connection, and return their number."""
         with self._lock:
             streams = tuple(self._streams)
         for stream in streams:
@@ -116,7 +115,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         return len(streams) // 2
 
     def fate(self) -> tuple[float, bool, bool]:
-        """What happens to the next write: (delay, is_lost, is_cut)."""
+        """Draw the fate of the next write: (delay in seconds, is_lost, is_cut)."""
         with self._lock:
             draw = self._random
             return (
@@ -126,12 +125,12 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             )
 
     def remove_listener(self, listener: _MemoryListener) -> None:
-        """Its address is free again."""
+        """Free the address of a listener."""
         with self._lock:
             self._listeners.pop(listener.address, None)
 
     def remove_stream(self, stream: _Stream) -> None:
-        """It has ended."""
+        """Forget a stream that has ended."""
         with self._lock:
             self._streams.discard(stream)
 
@@ -156,7 +155,7 @@ class _MemoryListener:
 
 
 class _Stream(Stream):
-    """One end. Its receiver is called in its own loop; `write` reaches into the other's."""
+    """One end of a connection. Its receiver is called in the loop of this end."""
 
     other: _Stream
 
@@ -181,7 +180,7 @@ class _Stream(Stream):
         self._is_full = False  # `writable` is due
 
     def begin(self) -> None:
-        """Report that it is open, in the event loop of its receiver."""
+        """Report the open stream, in the event loop of its receiver."""
         self._receiver.connected(self)
 
     @property
@@ -211,11 +210,11 @@ class _Stream(Stream):
         self.other._arrive(data, delay)
 
     def waiting(self) -> int:
-        """See `Stream`: what is more than a socket's buffers would hold."""
+        """See `Stream`: the bytes beyond what the buffers of a socket would hold."""
         return max(0, self._in_transit - _WINDOW)
 
     def unacknowledged(self) -> int | None:
-        """See `Stream`: what the other end has not read."""
+        """See `Stream`: the bytes that the other end has not read."""
         return self._in_transit
 
     def is_closing(self) -> bool:
@@ -234,7 +233,7 @@ class _Stream(Stream):
         self.close()
 
     def break_off(self) -> None:
-        """Both ends lose the connection; what was under way is gone."""
+        """End the connection for both ends. Bytes on the way are lost."""
         for end in (self, self.other):
             end._is_closing = True
             end._call(end._end, ConnectionResetError("the connection was cut"))
@@ -243,7 +242,7 @@ class _Stream(Stream):
         """See `Stream`."""
         return bool(self._arriving)
 
-    # -- reading: called from the other end's loop, runs in ours -----------------------
+    # -- reading: called from the loop of the other end, runs in the loop of this end ---------
 
     def pause_reading(self) -> None:
         """See `Stream`."""
@@ -291,7 +290,7 @@ class _Stream(Stream):
             self._call(self._tell_writable)
 
     def _tell_writable(self) -> None:
-        # Full again by now: then it is due later.
+        # If the stream is full again, this is called again later.
         if not self._is_gone and not self._is_full:
             self._receiver.writable()
 

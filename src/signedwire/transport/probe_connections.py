@@ -15,7 +15,7 @@ from signedwire.stats import Probe
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_errors import CLOSED_HERE, NO_ROOM, cause_of_close, words_of_tls
 from signedwire.transport.network import Stream
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tls_channel import TlsChannel, tells_full
 from signedwire.types import Credit, Did, unix_time_us
 from signedwire.wire import link_frames as frames

@@ -1,4 +1,4 @@
-"""TCP: sockets with the options that a long-lived link needs."""
+"""The TCP backend: sockets with the options that a long-lived link needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
 import struct
 import sys
@@ -27,6 +26,7 @@ from signedwire.transport.names import (
     literal_endpoint,
 )
 from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.racing import connect_first
 from signedwire.types import Address, Target
 
@@ -37,31 +37,17 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["TcpNetwork", "describe_os_error", "host_group"]
+__all__ = ["TcpNetwork", "host_group"]
 
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
 _KEEPALIVE_PROBES: Final = 3
-# Linux counts the time in which a peer's window is closed, too: a receiver whose
-# application pauses is not dead, so this is long. (Seen: at 1 s, such a peer lost
-# its connection each second.)
+# Linux also counts the time in which the window of a peer is closed, so this is long: a receiver
+# whose application pauses is not dead. At 1 s, such a peer lost its connection each second.
 _USER_TIMEOUT_MS: Final = 600_000
 _ZONE_HINT: Final = (
     "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
 )
-_KINDS: Final = {
-    errno.ECONNREFUSED: FailureKind.REFUSED,
-    errno.ETIMEDOUT: FailureKind.TIMED_OUT,
-    errno.ENETUNREACH: FailureKind.UNREACHABLE,
-    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
-    errno.ENETDOWN: FailureKind.UNREACHABLE,
-    errno.EHOSTDOWN: FailureKind.UNREACHABLE,
-    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
-    errno.EINVAL: FailureKind.UNREACHABLE,  # a link-local address without its zone
-    errno.ECONNRESET: FailureKind.RESET,
-    errno.ECONNABORTED: FailureKind.RESET,
-    errno.EPIPE: FailureKind.RESET,
-}
 _MOST_TELLING: Final = (
     FailureKind.REFUSED,
     FailureKind.RESET,
@@ -71,12 +57,12 @@ _MOST_TELLING: Final = (
     FailureKind.NAME_UNKNOWN,
     FailureKind.SYSTEM,
 )
-"""Kinds of which one is named where several addresses failed: the first that occurred."""
-# What the kernel holds unsent before it calls a socket full. What is written waits behind
-# it, an emergency stop too; what was sent and not yet acknowledged does not count.
+"""If several addresses failed, the error has the first of these kinds that occurred."""
+# Unsent bytes that the kernel holds before it calls a socket full. An emergency stop waits behind
+# them. Bytes that were sent and not acknowledged do not count.
 _UNSENT_LIMIT: Final = 16 * 1024
 _SEND_BUFFER: Final = 64 * 1024
-"""Where the kernel has no such limit: its whole buffer, of what is in the air as well."""
+"""The whole buffer of a socket, sent bytes included, where the kernel has no limit of unsent."""
 _SIOCOUTQNSD: Final = 0x894B
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
@@ -89,13 +75,13 @@ _NO_ADDRESS_HINT: Final = (
 
 
 class TcpNetwork:
-    """Dials and listens over TCP: the network of a node that is given no other.
+    """Dials and listens over TCP. A node without another `network` uses this.
 
-    A target is an `Address`. A host name is looked up in a thread of its own, and its
-    addresses are tried beside each other (RFC 8305).
+    A target is an `Address`. A host name is looked up in a thread of its own, and its addresses
+    are tried in parallel (RFC 8305).
 
     Args:
-        resolver: Looks host names up; the one of the process by default.
+        resolver: Looks host names up; by default the resolver of the process.
     """
 
     uses_descriptors = True
@@ -126,10 +112,10 @@ class TcpNetwork:
         return [endpoint.at(address.port) for endpoint in interleaved(found)]
 
     async def connect(self, target: Target, endpoints: Sequence[Endpoint]) -> socket.socket:
-        """A socket that is connected to the first of the endpoints that answers.
+        """Return a socket that is connected to the first endpoint that answers.
 
         Raises:
-            DialError: with the causes in words.
+            DialError: No endpoint has answered; with the causes of all.
         """
         try:
             return await connect_first(endpoints)
@@ -138,7 +124,7 @@ class TcpNetwork:
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
             hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            # Of several, who refused is somebody who answered: it says the most.
+            # Of several causes, a refusal says most: somebody has answered.
             kinds = {cause.kind for cause in causes}
             kind = next((each for each in _MOST_TELLING if each in kinds), FailureKind.OTHER)
             raise DialError(target, ", ".join(causes), hint, kind) from group
@@ -152,7 +138,7 @@ class TcpNetwork:
         stream = _TcpStream(receiver)
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
-        except OSError as error:  # it is gone already
+        except OSError as error:  # the connection has ended already
             sock.close()
             raise DialError(target, describe_os_error(error)) from error
         except BaseException:
@@ -194,18 +180,18 @@ class _TcpStream(AsyncioStream):
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+        with contextlib.suppress(OSError):  # the connection has ended already; the loop reports it
             _set_options(transport.get_extra_info("socket"))
         super().connection_made(transport)
 
     def _remote(self, peername: Any) -> Remote:
-        if peername is None:  # it was gone before anybody asked
+        if peername is None:  # the connection had ended before this call
             return Remote(None, "unknown", "unknown")
         address = address_of(peername)
         return Remote(address, address.host, host_group(address.host))
 
     def unsent(self) -> int:
-        """See `Stream`; in the kernel, where it tells."""
+        """See `Stream`. On Linux this includes the unsent bytes in the kernel."""
         waiting = self.waiting()
         sock = self._socket
         if sock is None or fcntl is None or not sys.platform.startswith("linux"):
@@ -236,7 +222,7 @@ class _TcpStream(AsyncioStream):
             return None
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        except (OSError, ValueError):  # closed meanwhile, in its own thread; uvloop's own words
+        except (OSError, ValueError):  # closed meanwhile; uvloop raises ValueError
             return None
         (microseconds,) = struct.unpack_from("=I", info, _TCP_INFO_RTT_OFFSET)
         return microseconds / 1e6 if microseconds else None
@@ -259,7 +245,7 @@ class _TcpListener:
 
 
 def _set_options(sock: socket.socket | None) -> None:
-    """Notice a peer that vanished without a word; platforms know different options."""
+    """Set the options that detect a peer which has vanished. Platforms have different ones."""
     if sock is None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -279,7 +265,7 @@ def _set_options(sock: socket.socket | None) -> None:
 
 
 def host_group(host: str) -> str | None:
-    """What counts as one host: an IPv4 address or an IPv6 /56; `None` for loopback."""
+    """Return the group that counts as one host: an IPv4 address or IPv6 /56; `None`: loopback."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -293,31 +279,13 @@ def host_group(host: str) -> str | None:
     return str(address)
 
 
-def describe_os_error(error: OSError) -> Cause:
-    """The operating system's words, without asyncio's around them, and the kind of failure."""
-    if isinstance(error, socket.gaierror):
-        if error.errno == socket.EAI_AGAIN:
-            words = "the host name cannot be looked up now: no name server answers"
-            return Cause(words, FailureKind.NAME_SERVER_SILENT)
-        return Cause("the host name is unknown", FailureKind.NAME_UNKNOWN)
-    if error.errno:
-        kind = _KINDS.get(error.errno, FailureKind.SYSTEM)
-        return Cause(os.strerror(error.errno).lower(), kind)
-    kind = FailureKind.OTHER
-    if isinstance(error, TimeoutError):
-        kind = FailureKind.TIMED_OUT
-    elif isinstance(error, ConnectionRefusedError):
-        kind = FailureKind.REFUSED
-    return Cause(str(error) or type(error).__name__, kind)
-
-
 def _host_of(endpoint: Endpoint) -> str:
-    """The host in digits, with its zone, as `create_server` takes it."""
+    """Return the host in digits, with its zone, for `create_server`."""
     return address_of(endpoint.sockaddr).host
 
 
 def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
-    """Whether an endpoint is link-local and names no network interface."""
+    """Return whether an endpoint is link-local and names no network interface."""
     return any(
         family == socket.AF_INET6
         and not sockaddr[3]

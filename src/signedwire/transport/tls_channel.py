@@ -1,7 +1,7 @@
 """TLS without a socket, over memory: ciphertext in, plaintext out, and back.
 
-So a listener can look at the first byte before it decides, the same code runs on every event
-loop and over every network backend, and an idle link holds no buffers but OpenSSL's own.
+So a listener can read the first byte before it chooses the wire. The same code runs on every event
+loop and over every network backend. An idle link holds no buffers but OpenSSL's own.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from signedwire.errors import Cause, DialError, FailureKind, ListenError
 from signedwire.transport.accepting import Acceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.network import Receiver, Remote, Stream
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 from signedwire.types import Location, Target
 
 __all__ = ["UnixNetwork"]

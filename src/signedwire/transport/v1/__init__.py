@@ -1,15 +1,15 @@
 """The v1 wire, for live peers that speak nothing else.
 
-    V1Sender    dials an address and writes envelopes; the kernel tells what arrived
-    V1Receiver  reads an accepted connection; `V1Validator` checks what it brings
-    V1Intake    what all receivers of a node share
-    V1Wire      what the rest of the node needs of this package
+    V1Sender    dials an address and writes envelopes over a `V1Link`, which asks the kernel which
+                of them arrived
+    V1Receiver  reads an accepted connection; `V1Validator` checks the envelopes
+    V1Intake    the part that all receivers of a node share
+    V1Wire      the interface of this package to the rest of the node
 
 A node works without this package, as long as its configuration names no v1 peers.
 
-v1 connections carry one direction: the accepting side never writes. So their dialer
-watches for the peer's close, which is the only thing that can arrive, and asks the
-kernel once more right before each write.
+On a v1 connection the accepting side never writes. So the dialer watches for the close by the
+peer, and asks the kernel for it once more before each write.
 """
 
 from signedwire.transport.v1.wire import V1Wire

@@ -1,201 +1,31 @@
-"""Sending over v1: one connection for each address.
+"""The dialer of a v1 peer: one connection for each address.
 
-A `V1Sender` writes whenever its socket takes more, in batches, and stops at
-the first byte that the operating system does not take at once, so that what
-waits, waits in the peers' bounded queues and nowhere else.
-
-Which messages a broken connection lost is a question that v1 cannot answer.
-The kernel can, in part: bytes that the peer's host never acknowledged were not
-received. Messages that reach into that tail are queued again, in order.
+A `V1Sender` writes batches as long as the operating system takes all bytes at once. So messages
+wait in the bounded queues of the peers and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.dialer import Dialer, DialerParts
-from signedwire.transport.network import Stream
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.v1.link import V1Link
 from signedwire.types import DeliveryState, Did, PeerState, Reason, Target, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
 
-__all__ = ["V1Link", "V1Sender"]
+__all__ = ["V1Sender"]
 
 _MAX_BATCH_BYTES: Final = 64 * 1024
 # Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
-# Between two questions to the kernel, in seconds.
-_SHORTEST_PAUSE: Final = 0.005
-_LONGEST_PAUSE: Final = 0.08
-
-
-class V1Link:
-    """One connection that we dialed. It only writes; whatever can be read ends it."""
-
-    def __init__(self, owner: V1Sender) -> None:
-        self._owner = owner
-        self._stream: Stream | None = None
-        self._offset = 0  # bytes given to the transport
-        self._taken = 0  # bytes that the kernel has taken of them
-        self._is_paused = False
-        self._cause: Cause | None = None
-        self.is_lost = False
-        self._watch: asyncio.TimerHandle | None = None
-        self._pause = _SHORTEST_PAUSE
-        # What the operating system has not taken whole, and what the peer's host
-        # has not acknowledged yet: each with the offset at which it ends.
-        self._unwritten: deque[tuple[int, OutgoingMessage]] = deque()
-        self._unacknowledged: deque[tuple[int, OutgoingMessage]] = deque()
-
-    def connected(self, stream: Stream) -> None:
-        """See `Receiver`."""
-        self._stream = stream
-
-    @property
-    def can_write(self) -> bool:
-        """Whether the operating system has taken everything so far."""
-        return not self._is_paused and self._stream is not None
-
-    @property
-    def has_written(self) -> bool:
-        """Whether the connection was of any use."""
-        return self._offset > 0
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether nothing that was written could still be lost by closing."""
-        self._settle()
-        return not self._unwritten and not self._unacknowledged
-
-    @property
-    def round_trip(self) -> float | None:
-        """Seconds, where the kernel knows."""
-        return None if self._stream is None else self._stream.round_trip()
-
-    def peer_has_closed(self) -> bool:
-        """Ask the kernel now, since the event loop may not have heard of it yet."""
-        assert self._stream is not None
-        return self._stream.is_closing() or self._stream.peer_has_closed()
-
-    def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> int:
-        """Write frames; returns their bytes. `on_written` follows, when they are taken."""
-        assert self._stream is not None
-        offset = self._offset
-        for frame, message in batch:
-            offset += len(frame)
-            self._unwritten.append((offset, message))
-        self._offset = offset
-        self._pause = _SHORTEST_PAUSE
-        data = b"".join([frame for frame, _ in batch])
-        self._stream.write(data)
-        self._is_paused = self._stream.waiting() > 0
-        self._settle()
-        return len(data)
-
-    def _settle(self) -> None:
-        """Move messages on that the kernel, and then the peer's host, has taken."""
-        assert self._stream is not None
-        if not self._stream.is_closing():  # a broken one has thrown its buffer away
-            self._taken = self._offset - self._stream.waiting()
-        taken = self._taken
-        unwritten, unacknowledged = self._unwritten, self._unacknowledged
-        written: list[OutgoingMessage] = []
-        while unwritten and unwritten[0][0] <= taken:
-            entry = unwritten.popleft()
-            written.append(entry[1])
-            unacknowledged.append(entry)
-        # Where the kernel does not tell, taken has to pass for acknowledged.
-        acknowledged = taken - (self._stream.unacknowledged() or 0)
-        done: list[OutgoingMessage] = []
-        while unacknowledged and unacknowledged[0][0] <= acknowledged:
-            done.append(unacknowledged.popleft()[1])
-        if done:
-            self._owner.on_acknowledged(done)
-        if written:
-            self._owner.on_written(written)
-        if unacknowledged and self._watch is None and not self.is_lost:
-            # The kernel reports no acknowledgement, so it is asked until all are there: a row
-            # in the store, a dialer that waits for a slot and the end of the node wait for them.
-            loop = asyncio.get_running_loop()
-            self._watch = loop.call_later(self._pause, self._on_watch)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-
-    def _on_watch(self) -> None:
-        self._watch = None
-        self._settle()
-
-    def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-
-    def writable(self) -> None:
-        """See `Receiver`."""
-        self._is_paused = False
-        self._settle()
-        self._owner.pump()
-
-    def received(self, data: bytes) -> None:
-        """See `Receiver`."""
-        # No v1 peer writes on this direction: not a peer of ours.
-        words = "the peer wrote bytes, which no v1 peer does"
-        self._cause = Cause(words, FailureKind.PROTOCOL)
-        self.abort()
-
-    def ended(self) -> None:
-        """See `Receiver`."""
-        # Gone. Closing would wait until it has taken what is buffered, perhaps for ever.
-        self.abort()
-
-    def lost(self, error: Exception | None) -> None:
-        """See `Receiver`."""
-        self.is_lost = True
-        self._stop_watching()
-        self._settle()
-        lost = [message for _, message in (*self._unacknowledged, *self._unwritten)]
-        self._unacknowledged.clear()
-        self._unwritten.clear()
-        cause = self._cause
-        if cause is None and isinstance(error, OSError):
-            cause = describe_os_error(error)
-        cause = cause or Cause("the peer closed it", FailureKind.CLOSED)
-        self._owner.on_lost(self, lost, cause)
-
-    def close(self) -> list[OutgoingMessage]:
-        """Close without waiting; returns the messages that so never left.
-
-        What the kernel has, it delivers by itself. What it has not taken would
-        keep the socket open for as long as the peer likes, so it is given up.
-        """
-        assert self._stream is not None
-        self._settle()
-        lost = [message for _, message in self._unwritten]
-        self._unwritten.clear()
-        # What is not acknowledged may be lost with it: where there is a store its row stays.
-        for _, message in self._unacknowledged:
-            if not message.is_stored:
-                message.release()
-        self._unacknowledged.clear()
-        self._stop_watching()
-        if lost:
-            self._stream.abort()
-        else:
-            self._stream.close()
-        return lost
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._stream is not None:
-            self._stream.abort()
 
 
 class V1Sender(Dialer):
-    """The v1 connection to one address and all peers that are reached there."""
+    """Dials one address over v1, for all peers that are reached there."""
 
     def __init__(self, parts: DialerParts, address: Target) -> None:
         super().__init__(parts, address)
@@ -212,7 +42,7 @@ class V1Sender(Dialer):
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds, while connected and where the kernel knows."""
+        """Seconds, as the kernel measures them; `None`: not connected, or not measured."""
         return None if self._link is None else self._link.round_trip
 
     def evict(self) -> None:
@@ -231,7 +61,7 @@ class V1Sender(Dialer):
                 self._give_up(message, Reason.CLOSED)
 
     def pump(self) -> None:
-        """Write one batch, or see to it that there will be a connection."""
+        """Write one batch, or connect."""
         self._pump_handle = None
         if not self._ready or self.state is PeerState.CLOSED:
             return
@@ -239,7 +69,7 @@ class V1Sender(Dialer):
         if link is None:
             self.connect()
             return
-        # A closed peer is told of by lost(); nothing is written before.
+        # `lost()` follows if the peer has closed the connection; nothing is written before.
         if not link.can_write or link.peer_has_closed():
             return
         batch = self._next_batch()
@@ -256,7 +86,7 @@ class V1Sender(Dialer):
             self._pump_handle = asyncio.get_running_loop().call_soon(self.pump)
 
     def _next_batch(self) -> list[tuple[bytes, OutgoingMessage]]:
-        """Take and sign messages, the peers of this address in turn."""
+        """Take messages from the queues and sign them. The peers of this address take turns."""
         batch: list[tuple[bytes, OutgoingMessage]] = []
         size = 0
         ready = self._ready
@@ -276,11 +106,11 @@ class V1Sender(Dialer):
         return batch
 
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
-        # A transport of envelopes that others have signed has no key.
+        # A transport without a key sends envelopes that its users have signed.
         return message.envelope or message.seal(self._runtime.identity)
 
     def _is_too_large(self, message: OutgoingMessage) -> bool:
-        """Whether it was queued before its peer was known to speak only v1."""
+        """Give up a message over the v1 limit, which was queued before the wire was known."""
         limit = self._runtime.config.max_v1_payload_size
         if message.payload_size <= limit:
             return False
@@ -292,7 +122,7 @@ class V1Sender(Dialer):
         self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
 
     def on_written(self, messages: list[OutgoingMessage]) -> None:
-        """The link has handed these to the operating system."""
+        """Note that the operating system has taken these messages."""
         self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
         for message in messages:
@@ -300,7 +130,7 @@ class V1Sender(Dialer):
             message.transition(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
-        """The peer's host has these, which is all that one hears of a v1 peer."""
+        """Note that the peer's host has acknowledged these messages. A v1 peer sends no receipt."""
         for did, those in _by_recipient(messages).items():
             self._endpoint.context.store.settled(did, those)
         for message in messages:
@@ -325,7 +155,7 @@ class V1Sender(Dialer):
             self._endpoint.note_v1_over(session)
 
     def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: Cause) -> None:
-        """A connection is gone; `lost` never reached the peer's host."""
+        """Queue the messages in `lost`, which did not reach the peer's host, and dial again."""
         if link is not self._link:  # evicted or closed by us
             return
         self._link = None

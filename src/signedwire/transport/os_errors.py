@@ -1,0 +1,44 @@
+"""Errors of the operating system as causes: words for people, a kind for programs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from signedwire.errors import Cause, FailureKind
+
+__all__ = ["describe_os_error"]
+
+_KINDS: Final = {
+    errno.ECONNREFUSED: FailureKind.REFUSED,
+    errno.ETIMEDOUT: FailureKind.TIMED_OUT,
+    errno.ENETUNREACH: FailureKind.UNREACHABLE,
+    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETDOWN: FailureKind.UNREACHABLE,
+    errno.EHOSTDOWN: FailureKind.UNREACHABLE,
+    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
+    errno.EINVAL: FailureKind.UNREACHABLE,  # a link-local address without its zone
+    errno.ECONNRESET: FailureKind.RESET,
+    errno.ECONNABORTED: FailureKind.RESET,
+    errno.EPIPE: FailureKind.RESET,
+}
+
+
+def describe_os_error(error: OSError) -> Cause:
+    """Return the words of the operating system, without those of asyncio, and the kind."""
+    if isinstance(error, socket.gaierror):
+        if error.errno == socket.EAI_AGAIN:
+            words = "the host name cannot be looked up now: no name server answers"
+            return Cause(words, FailureKind.NAME_SERVER_SILENT)
+        return Cause("the host name is unknown", FailureKind.NAME_UNKNOWN)
+    if error.errno:
+        kind = _KINDS.get(error.errno, FailureKind.SYSTEM)
+        return Cause(os.strerror(error.errno).lower(), kind)
+    kind = FailureKind.OTHER
+    if isinstance(error, TimeoutError):
+        kind = FailureKind.TIMED_OUT
+    elif isinstance(error, ConnectionRefusedError):
+        kind = FailureKind.REFUSED
+    return Cause(str(error) or type(error).__name__, kind)
