@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -64,18 +65,12 @@ class Clock:
     """The clocks of the system. Tests and simulators replace it with a subclass: see `use()`."""
 
     def __init__(self) -> None:
-        self._boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
         self._newest_epoch = 0
         self._lock = threading.Lock()
-        if self._boot is not None:
-            try:
-                time.clock_gettime(self._boot)
-            except OSError:  # the system has the name of this clock, but not the clock
-                self._boot = None
 
     def monotonic(self) -> float:
         """Return the seconds of the monotonic clock."""
-        return time.monotonic() if self._boot is None else time.clock_gettime(self._boot)
+        return _system_monotonic()
 
     def unix_time_us(self) -> int:
         """Return the Unix time of the wall clock in microseconds."""
@@ -88,23 +83,37 @@ class Clock:
             return self._newest_epoch
 
 
+def _monotonic_of_system() -> Callable[[], float]:
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    if boot is not None:
+        # Some systems have the name of this clock, but not the clock.
+        with contextlib.suppress(OSError):
+            time.clock_gettime(boot)
+            return partial(time.clock_gettime, boot)
+    return time.monotonic
+
+
+_system_monotonic: Final = _monotonic_of_system()
 _clock = Clock()
+# Read at each frame, so without the method of the class in between.
+_monotonic = _system_monotonic
 
 
 @contextlib.contextmanager
 def use(clock: Clock) -> Iterator[None]:
     """Replace the clocks of this process, for tests. Only one thread at a time may use it."""
-    global _clock
-    before, _clock = _clock, clock
+    global _clock, _monotonic
+    before = _clock, _monotonic
+    _clock, _monotonic = clock, clock.monotonic
     try:
         yield
     finally:
-        _clock = before
+        _clock, _monotonic = before
 
 
 def monotonic() -> float:
     """Return the seconds of the monotonic clock, including time in suspension."""
-    return _clock.monotonic()
+    return _monotonic()
 
 
 def unix_time_us() -> int:

@@ -113,9 +113,9 @@ class TestReader:
         dialer.send(hello())
         reader.put(dialer.data_to_send(), is_costly=False)
         assert reader.has_ciphertext
-        assert not reader.handle_frame()
+        assert not reader.handle_frame(0.0)
         assert reader.decrypt() is None
-        assert reader.handle_frame()
+        assert reader.handle_frame(0.0)
         assert isinstance(session.next_event(), HelloReceived)
         assert not reader.has_input
 
@@ -153,7 +153,7 @@ class TestReader:
         reader.put(dialer.data_to_send(), is_costly=False)
         reader.clear()
         assert not reader.has_input
-        assert not reader.handle_frame()
+        assert not reader.handle_frame(0.0)
 
 
 class TestUnsettled:

@@ -30,7 +30,7 @@ class Work:
         # No two links cost quite the same.
         self._step = STEP * (1 + RNG.random() / 10)
 
-    def work(self, until: float) -> bool:
+    def work(self, now: float, until: float) -> bool:
         done = 0
         while self.steps:
             self.steps -= 1
@@ -52,7 +52,7 @@ class Work:
 
 
 class Broken(Work):
-    def work(self, until: float) -> bool:
+    def work(self, now: float, until: float) -> bool:
         raise RuntimeError("a fault of ours")
 
 

@@ -150,15 +150,15 @@ class Link(LinkState):
 
     # -- input, in shares of a turn: see `shares.Worker` ------------------------------------
 
-    def work(self, until: float) -> bool:
+    def work(self, now: float, until: float) -> bool:
         while not self.is_over:
-            if not self._reader.handle_frame():
+            if not self._reader.handle_frame(now):
                 self._take_events()
                 if self.is_over or not self._reader.has_ciphertext:
                     break
                 self._decrypt()
             self._take_events()
-            if monotonic() >= until:
+            if (now := monotonic()) >= until:
                 break
         self._turn()
         if self._lost is not None and not self._has_input:

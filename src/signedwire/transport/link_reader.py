@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 
-from signedwire.clock import monotonic
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.tls_channel import TlsChannel
@@ -60,10 +59,14 @@ class LinkReader:
         self._input.clear()
         self._session = None
 
-    def handle_frame(self) -> bool:
-        """Let the session process one frame; `False`: it has no whole frame."""
+    def handle_frame(self, now: float) -> bool:
+        """Let the session process one frame; `False`: it has no whole frame.
+
+        Args:
+            now: The present instant of the monotonic clock.
+        """
         session = self._session
-        return session is not None and session.handle_frame(self._loop.time(), monotonic())
+        return session is not None and session.handle_frame(self._loop.time(), now)
 
     def decrypt(self) -> Did | None:
         """Process one step of ciphertext; return the DID if the other side proves it with this.

@@ -1,6 +1,6 @@
 """Shares each turn of the event loop among the links that have input to process.
 
-    data_received ─→ serve(link) ─→ link.work(until)        at once, while there is time
+    data_received ─→ serve(link) ─→ link.work(…)           at once, while there is time
                          └────────→ queue ─→ the next turn  when the share of this turn is used
 
 There are two shares of each turn. One is for links that have lately cost more than they
@@ -58,8 +58,8 @@ class Worker(Protocol):
     def is_costly(self) -> bool:
         """Whether the peer has lately cost more than it brought."""
 
-    def work(self, until: float) -> bool:
-        """Process input until `until`, by the monotonic clock; whether some is left."""
+    def work(self, now: float, until: float) -> bool:
+        """Process input from `now` to `until`, by the monotonic clock; whether some is left."""
 
     def drop_if_reset(self) -> bool:
         """End where the other side has reset the connection, and its input is not worth a look."""
@@ -174,7 +174,7 @@ class LoopShares:
         began = monotonic()
         has_more = False
         try:
-            has_more = worker.work(began + seconds)
+            has_more = worker.work(began, began + seconds)
         except Exception as error:  # noqa: BLE001 - it must not stop the others
             self._fail(worker, error)
         share.charge(worker, tag, monotonic() - began)
