@@ -461,12 +461,12 @@ class OtherDid(Did):
         (
             lambda _: load_config(None, {"SIGNEDWIRE_LISTEN": 5}),  # type: ignore[dict-item]
             TypeError,
-            "'SIGNEDWIRE_LISTEN' is of str and int",
+            "'SIGNEDWIRE_LISTEN' has str and int",
         ),
         (
             lambda _: load_config(None, {b"SIGNEDWIRE_LISTEN": "x"}),  # type: ignore[dict-item]
             TypeError,
-            "is of bytes and str",
+            "has bytes and str",
         ),
     ],
 )
