@@ -120,7 +120,7 @@ class Sending:
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
             # A new one: that of the store is one for all.
-            fate = f"whether message #{receipt.sequence_number} to {receipt.recipient} is in it"
+            fate = f"whether message #{receipt.message_number} to {receipt.recipient} is in it"
             raise StoreFailedError(
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error
