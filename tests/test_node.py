@@ -101,7 +101,7 @@ async def test_there_and_back(network: str) -> None:
             Priority.HIGH,
             PayloadType.SENSOR_FUSION,
         )
-        assert message.sequence_number == receipt.sequence_number == 1
+        assert message.sequence_number == receipt.message_number == 1
         message.envelope.verify()
         await bob.send(str(alice.did), bytearray(b"pong"))
         await bob.send(alice.did.hex(), memoryview(b"again"))

@@ -90,7 +90,7 @@ class TestOutbox:
             assert (row.recipient, row.payload) == (BOB.did, b"hello")
             assert (row.priority, row.payload_type) == (Priority.HIGH, PayloadType.ROBOT_COMMAND)
             assert (row.message_number, row.queued_at_us) == (
-                receipt.sequence_number,
+                receipt.message_number,
                 receipt.queued_at_us,
             )
             assert row.attempts > 0

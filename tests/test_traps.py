@@ -61,10 +61,10 @@ SENDS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((TO, b"x"), {"deadline": True}, TypeError, "of type bool"),
     ((TO, b"x"), {"deadline": "5"}, TypeError, "seconds, a timedelta or a datetime"),
     ((TO, b"x"), {"deadline": 0}, ValueError, "not a positive number of seconds"),
-    ((TO, b"x"), {"deadline": -1.5}, ValueError, "None is for ever"),
+    ((TO, b"x"), {"deadline": -1.5}, ValueError, "None sets no deadline"),
     ((TO, b"x"), {"deadline": math.nan}, ValueError, "not a positive number"),
-    ((TO, b"x"), {"deadline": math.inf}, ValueError, "None is for ever"),
-    ((TO, b"x"), {"deadline": 10**400}, ValueError, "None is for ever"),
+    ((TO, b"x"), {"deadline": math.inf}, ValueError, "None sets no deadline"),
+    ((TO, b"x"), {"deadline": 10**400}, ValueError, "None sets no deadline"),
     ((TO, b"x"), {"deadline": timedelta(0)}, ValueError, "not a positive number"),
     ((TO, b"x"), {"deadline": datetime(2030, 1, 1)}, ValueError, "no time zone"),
 ]

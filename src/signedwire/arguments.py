@@ -1,8 +1,8 @@
-"""What callers pass to the API, checked and made exact: texts, seconds, DIDs, payloads.
+"""Checks and conversions of the arguments of public calls: texts, seconds, DIDs, payloads.
 
-Each public call checks its arguments with these functions before it queues anything, so
-that one mistake has one error everywhere. A value of a wrong kind is a TypeError, a value
-out of range a ValueError; both name the argument, the value and what to pass instead.
+Each public call checks its arguments with these functions before it queues anything. So a
+mistake has the same error everywhere. A value of a wrong type raises TypeError, and a value
+out of range ValueError. Both name the argument, the value and what to pass instead.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ RefusalName: TypeAlias = Literal[
     "bad signature",
     "duplicate",
 ]
-"""The text of a `Reason` that `Message.nack()` can tell the sender."""
+"""The text of a `Reason` that `Message.nack()` can send to the sender."""
 BytesLike: TypeAlias = bytes | bytearray | memoryview
-"""What a payload may be given as. It is copied unless it is `bytes`."""
+"""Types of a payload in a call. A payload is copied unless it is `bytes`."""
 Deadline: TypeAlias = float | timedelta | datetime | None
 """Seconds from now, or a `timedelta`, or an instant with a time zone; `None`: no deadline."""
 
 E = TypeVar("E", bound=Enum)
-# How many messages of `send_many()`, and how many bytes, are made at a time.
+# Maximum number of messages of `send_many()`, and of their bytes, that are made at a time.
 _CHUNK: Final = 256
 _CHUNK_BYTES: Final = 1024 * 1024
 _MAX_SECONDS: Final = 1_000_000_000
@@ -71,9 +71,12 @@ _SHOWN: Final = 60
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """A hint for an unknown `name`: the nearest of `known`, else all of them.
+    """Return a hint for an unknown name: the most similar known name, else all of them.
 
-    `prefix` is put before each that is shown.
+    Args:
+        name: The unknown name.
+        known: The known names.
+        prefix: A text that is shown before each known name.
     """
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1)
@@ -89,19 +92,21 @@ def chosen(
     among: Iterable[E] | None = None,
     fault: str = "is unknown",
 ) -> E:
-    """The member of an enum that `value` is or names.
+    """Return the member of an enum that `value` is or names.
 
-    The text of a member is its value for a StrEnum, else its name in lower case. A number
-    that is the value of a member is taken, too; True and False are none.
+    The text of a member is its value for a StrEnum, else its name in lower case. An int
+    that is the value of a member is accepted too, but no bool.
 
     Args:
-        argument: Its name in the call, for the error.
-        among: The members that are allowed; by default all.
-        fault: What the error says of any other.
+        kind: The enum.
+        value: The value that the caller has passed.
+        argument: The name of the argument, for the error.
+        among: The members that are allowed; `None`: all.
+        fault: The words of the error for any other member or text.
 
     Raises:
-        ValueError: `value` is none of them. The error names the argument and the choices,
-            and the nearest of them.
+        ValueError: `value` is no allowed member. The error names the argument, the allowed
+            members, and the most similar one.
         TypeError: `value` is neither a member nor a text.
     """
     members = list(kind if among is None else among)
@@ -130,25 +135,25 @@ def chosen(
 
 
 def text_of(member: Enum) -> str:
-    """The text that names a member of an enum in a call."""
+    """Return the text that names a member of an enum in a call."""
     return member.value if isinstance(member, StrEnum) else member.name.lower()
 
 
 def priority_of(value: Priority | PriorityName) -> Priority:
-    """A priority that is given as a member or its text. Raises what `chosen()` does."""
+    """Return the priority that is given as a member or its text; raises like `chosen()`."""
     return value if type(value) is Priority else chosen(Priority, value, "priority")
 
 
 def payload_type_of(value: PayloadType | PayloadTypeName) -> PayloadType:
-    """A payload type that is given as a member or its text. Raises what `chosen()` does."""
+    """Return the payload type that is given as a member or its text; raises like `chosen()`."""
     return value if type(value) is PayloadType else chosen(PayloadType, value, "payload_type")
 
 
 def as_bytes(payload: object) -> bytes:
-    """A payload as bytes.
+    """Return a payload as bytes.
 
     Raises:
-        TypeError: it is neither bytes, bytearray nor memoryview.
+        TypeError: the payload is neither bytes, bytearray nor memoryview.
     """
     if type(payload) is bytes:
         return payload
@@ -159,10 +164,12 @@ def as_bytes(payload: object) -> bytes:
 
 
 def check_payloads(payloads: object) -> None:
-    """Raise where `send_many()` was not given several payloads. Checks all of a list or tuple.
+    """Raise if the argument of `send_many()` is no iterable of payloads.
+
+    All items of a sequence are checked; those of another iterable are checked when taken.
 
     Raises:
-        TypeError: `payloads` is one payload, or no iterable, or a list with something else.
+        TypeError: `payloads` is one payload or no iterable, or an item is no payload.
     """
     if isinstance(payloads, (bytes, bytearray, memoryview, str)):
         raise TypeError(
@@ -183,17 +190,17 @@ def check_payloads(payloads: object) -> None:
 
 
 def as_did(value: object, argument: str = "recipient") -> Did:
-    """A DID that is given as a `Did` or its text.
+    """Return the DID that is given as a `Did` or its text.
 
     Raises:
         DidError: the text is no DID.
-        TypeError: `value` is neither.
+        TypeError: `value` is neither a `Did` nor a text.
     """
     if type(value) is Did:
         return value
     if isinstance(value, str):
         return Did.parse(value)
-    if isinstance(value, Did):  # a plain one of it: a subclass may change what it is made of
+    if isinstance(value, Did):  # a plain copy: the attributes of a subclass may change
         return Did(value._raw)
     hint = ""
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -204,13 +211,14 @@ def as_did(value: object, argument: str = "recipient") -> Did:
 
 
 def as_seconds(value: object, argument: str = "timeout") -> float | None:
-    """Seconds to wait; `None`: without limit, as is everything above 1,000,000,000 (30 years).
+    """Return the seconds to wait; `None`: no limit.
 
-    No event loop and no lock can count to any number, and nobody sees the difference.
+    More than 1,000,000,000 seconds (30 years) become no limit, because event loops and locks
+    raise for larger numbers.
 
     Raises:
-        TypeError: `value` is no number. A bool is none.
-        ValueError: it is less than 0, or not a number.
+        TypeError: `value` is no number. A bool is no number.
+        ValueError: `value` is less than 0, or NaN.
     """
     if value is None:
         return None
@@ -220,7 +228,7 @@ def as_seconds(value: object, argument: str = "timeout") -> float | None:
             f"{argument}={shown(value)} is {_kind(value)}; seconds are wanted, "
             f"such as 5.0, or None for no limit{hint}"
         )
-    if not value >= 0:  # NaN, which compares false, is refused, too
+    if not value >= 0:  # written so that NaN is refused too
         raise ValueError(
             f"{argument}={shown(value)} is not a number of seconds, 0 or more; None sets no limit"
         )
@@ -228,11 +236,13 @@ def as_seconds(value: object, argument: str = "timeout") -> float | None:
 
 
 def whole_number(value: object, argument: str, *, least: int = 0) -> int:
-    """A whole number of at least `least`; what a store cannot count is made 2**62.
+    """Return a whole number of at least `least`; a number above 2**62 becomes 2**62.
+
+    A store cannot count further than that.
 
     Raises:
-        TypeError: `value` is no int. A bool is none.
-        ValueError: it is less than `least`.
+        TypeError: `value` is no int. A bool is no int.
+        ValueError: `value` is less than `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; a whole number is wanted")
@@ -242,10 +252,10 @@ def whole_number(value: object, argument: str, *, least: int = 0) -> int:
 
 
 def next_chunk(source: Iterator[BytesLike]) -> list[BytesLike]:
-    """The next payloads: a full batch, but no more memory than a few large ones.
+    """Return the next payloads: at most 256, and about 1 MiB or one larger payload.
 
     Raises:
-        TypeError: one of them is no payload. What was taken before it is lost.
+        TypeError: an item is no payload. The items of this chunk before it are lost.
     """
     chunk: list[BytesLike] = []
     size = 0
@@ -270,14 +280,15 @@ def due_at(deadline: Deadline) -> float | None: ...
 
 
 def due_at(deadline: Deadline) -> float | None:
-    """The instant by the clock that it follows: seconds the monotonic clock, a date the wall clock.
+    """Return the instant of a deadline: of the monotonic clock, or a `WallInstant` for a date.
 
-    A date moves when the wall clock is set; seconds pass, also while the machine is suspended.
+    A date follows the wall clock when that is set. Seconds pass also while the machine is
+    suspended.
 
     Raises:
         TypeError: `deadline` is neither a number, a `timedelta` nor a `datetime`.
-        ValueError: it is not a positive number of seconds of at most 30 years, or a
-            `datetime` without a time zone.
+        ValueError: `deadline` is not a positive number of seconds of at most 30 years, or is
+            a `datetime` without a time zone.
     """
     if deadline is None:
         return None
@@ -296,7 +307,7 @@ def due_at(deadline: Deadline) -> float | None:
     if not 0 < seconds <= _MAX_SECONDS:
         raise ValueError(
             f"deadline {shown(deadline)} is not a positive number of seconds of at most "
-            f"{_MAX_SECONDS:_} (30 years); None is for ever"
+            f"{_MAX_SECONDS:_} (30 years); None sets no deadline"
         )
     return monotonic() + seconds
 
@@ -306,14 +317,14 @@ def _kind(value: object) -> str:
 
 
 def shown(value: object, most: int = _SHOWN) -> str:
-    """A value as errors have it: in at most so many characters, and never another error."""
-    # Bytes may be a payload or a key, and so are not shown.
+    """Return a value as errors show it, in at most `most` characters; never raises."""
+    # Bytes may be a payload or a key, and so their content is not shown.
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
     if isinstance(value, int) and not isinstance(value, Enum) and value.bit_length() > 200:
         return f"<a number of {value.bit_length()} bits>"  # str() may refuse it
     try:
         text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-    except Exception:  # noqa: BLE001 - a list with such a number, or a class of others
+    except Exception:  # noqa: BLE001 - a list with such a number, or the repr() of a stranger
         return f"<{_kind(value)}>"
     return text if len(text) <= most else f"{text[: most - 1]}…"

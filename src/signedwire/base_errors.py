@@ -25,7 +25,7 @@ class ReceiptView(Protocol):
         """The DID of the recipient."""
 
     @property
-    def sequence_number(self) -> int:
+    def message_number(self) -> int:
         """The number of the message, from 1."""
 
     @property

@@ -83,7 +83,7 @@ class MessageRefused:
 
     did: Did
     """The DID of the peer."""
-    sequence_number: int
+    message_number: int
     """The number on the receipt of the message."""
     reason: Reason
     """The reason of the refusal."""

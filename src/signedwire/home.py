@@ -41,7 +41,7 @@ class Bound:
             cls._instead = f"{article} {name} can be neither pickled nor copied: {instead}"
 
     def __reduce__(self) -> NoReturn:
-        # pickle, copy and deepcopy all come through here.
+        # pickle, copy and deepcopy all call this.
         raise TypeError(self._instead)
 
 
@@ -230,5 +230,5 @@ _USE: Final = {
     Phase.OPEN: "",
     Phase.CLOSING: _INSIDE,
     Phase.ENDED: _INSIDE,
-    Phase.FAILED: "Make a new one; a node lives once",
+    Phase.FAILED: "Make a new one; a node can be started once",
 }

@@ -152,7 +152,7 @@ class Sending:
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
             # A new error, because the one of the store is raised to all callers.
-            fate = f"whether message #{receipt.sequence_number} to {receipt.recipient} is in it"
+            fate = f"whether message #{receipt.message_number} to {receipt.recipient} is in it"
             raise StoreFailedError(
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error

@@ -23,7 +23,7 @@ from typing import IO, Final, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from linkkit import BOB, alone, body
-from signedwire.cli.render import envelope_fields
+from signedwire.cli.formatting import envelope_fields
 from signedwire.evidence.chain import Chain, LogHeader
 
 __all__ = ["KINDS", "SPARSE", "Cost", "idle", "measure", "write"]

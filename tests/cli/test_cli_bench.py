@@ -43,8 +43,8 @@ def test_one_machine_serves_and_another_measures_it(key: Path) -> None:
     process, peer = start_serving()
     with process:
         said = [process.line("stderr") for _ in range(3)]
-        assert "only this machine reaches it" in said[0]
-        assert said[1].startswith("anybody who knows that line can send to it")
+        assert "only this machine can reach it" in said[0]
+        assert said[1].startswith("anybody who has that line can send to it")
         assert said[2] == "Ctrl-C ends it"
         ran = run("bench", peer, *QUICK, "--size", "64", "--size", "1000")
         assert ran.exit_code == 0, ran
@@ -57,8 +57,8 @@ def test_one_machine_serves_and_another_measures_it(key: Path) -> None:
         process.interrupt()
         assert process.wait() == 130
         summary = process.rest("stderr")[0]
-        assert re.fullmatch(rf"received {lost} messages, [\d,]+ bytes, of 1 peer; .*", summary)
-        assert "asked" not in summary
+        assert re.fullmatch(rf"received {lost} messages, [\d,]+ bytes, from 1 peer; .*", summary)
+        assert "no clients" not in summary
         assert "dropped" not in summary
     assert not key.exists()  # both used a key for this run
 
@@ -99,7 +99,7 @@ def test_it_listens_where_it_is_told_and_with_our_own_key(key: Path) -> None:
         assert parse_peer(peer)[0] == Did.parse(did)
         said = " ".join(process.line("stderr") for _ in range(2))
         assert "0.0.0.0" not in peer
-        assert "anybody who knows that line" in said
+        assert "anybody who has that line" in said
 
 
 def test_a_peer_that_is_no_bench_server_gets_one_question(
@@ -211,13 +211,13 @@ async def test_a_server_counts_and_echoes_for_those_who_asked(node: Node) -> Non
         assert await guest.ask(COUNT + NONCE) == SO_MANY + NONCE + b" 0"
         running.cancel()
     assert (server.messages, server.bytes, server.echoed) == (2, 111, 1)
-    assert (server.guests, server.unasked, server.unanswered) == (1, len(strange) + 1, 0)
+    assert (server.clients, server.unasked, server.unanswered) == (1, len(strange) + 1, 0)
 
 
 async def test_a_server_forgets_who_asked_longest_ago(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_server, "_MAX_GUESTS", 1)
+    monkeypatch.setattr(peer_server, "_MAX_CLIENTS", 1)
     monkeypatch.setattr(peer_bench, "_ANSWER_TIMEOUT", 0.2)
     other = Node(Identity.generate(), TransportConfig(listen=None))
     async with Node(Identity.generate()) as serving, node, other:
@@ -226,7 +226,7 @@ async def test_a_server_forgets_who_asked_longest_ago(
         measuring = PeerBench(node, serving.did)
         await measuring.agree()
         assert await Guest(other, serving).ask(ASK + NONCE) == YES + NONCE
-        with pytest.raises(NoBenchError, match="say how many messages came"):
+        with pytest.raises(NoBenchError, match="answer how many messages came"):
             await measuring.measure("it", [64], 0.05, 1, lambda text: None)
         running.cancel()
 
@@ -259,7 +259,7 @@ async def test_a_server_that_takes_nothing_any_more_is_an_error(
         await measuring.agree()
         running.cancel()
         # What was in flight may have been accepted all the same, and is not counted then.
-        said = r"did not (accept what was sent within 0\.35 s|say how many messages came)"
+        said = r"did not (accept what was sent within 0\.35 s|answer how many messages came)"
         with pytest.raises(NoBenchError, match=said):
             await measuring.measure("it", [64], 0.05, 1, lambda text: None)
 

@@ -108,7 +108,7 @@ def test_a_log_without_records(path: Path, args: tuple[str, ...]) -> None:
 def test_a_log_that_continues_another_names_its_head(path: Path) -> None:
     previous = bytes(range(32))
     ran = verify(path, b"".join(pieces(previous)))
-    assert f"going on from the log with head {previous.hex()}" in ran.stdout
+    assert f"continuing the log with head {previous.hex()}" in ran.stdout
 
 
 def test_an_owner_that_is_no_did_is_shown_in_hex(path: Path) -> None:
@@ -225,7 +225,7 @@ class TestSeveralFiles:
         ran = run("evidence", "verify", *files[1:])
         assert ran.exit_code == 0
         head = self.head_of(files[0])
-        words = f", going on from the log with head {head}, with record 5 of the whole chain\n"
+        words = f", continuing the log with head {head}, with record 5 of the whole chain\n"
         assert words in ran.stdout
         [found] = run("evidence", "verify", *files[1:], "--json").objects
         assert (found["first_record"], found["previous"], found["records"]) == (5, head, 5)
@@ -248,7 +248,7 @@ class TestSeveralFiles:
         ran = run("evidence", "verify", files[0], files[2])
         assert ran.exit_code == 1
         head = self.head_of(files[1])
-        assert f"invalid {files[2]} goes on from the log with head {head}" in ran.stdout
+        assert f"invalid {files[2]} continues the log with head {head}" in ran.stdout
 
     def test_the_end_of_one_was_cut_off(self, files: list[Path]) -> None:
         data = files[1].read_bytes()
@@ -273,7 +273,7 @@ class TestSeveralFiles:
         for given in ([files[0], files[0]], [*files, copy], [*files, files[2]]):
             ran = run("evidence", "verify", *given)
             assert ran.exit_code == 1, given
-            assert "from the same head" in ran.stdout or "there twice" in ran.stdout
+            assert "continue the same head" in ran.stdout or "given twice" in ran.stdout
 
     def test_of_two_owners(self, files: list[Path], path: Path) -> None:
         header = LogHeader(bytes(ALICE.did), 5, bytes.fromhex(self.head_of(files[2]))).encode()
@@ -288,7 +288,7 @@ class TestSeveralFiles:
         other.write_bytes(LogHeader(bytes(BOB.did), 2_000_000_000_000_000).encode())
         ran = run("evidence", "verify", *files, other)
         assert ran.exit_code == 1
-        assert f"{other} goes on from no other: it begins a chain of its own" in ran.stdout
+        assert f"{other} continues no other file: it begins a chain of its own" in ran.stdout
 
     def test_a_head_in_any_of_them(self, files: list[Path]) -> None:
         ran = run("evidence", "verify", *files, "--head", self.head_of(files[1]))
@@ -309,7 +309,7 @@ def test_the_rest_of_a_log_says_what_is_missing(path: Path) -> None:
     for command in ("verify", "show"):
         path.write_bytes(b"".join(parts[3:]))
         words = f"begins behind record 2 of {path}.1"
-        expect_one_sentence(run("evidence", command, path), 3, words, "in front of it")
+        expect_one_sentence(run("evidence", command, path), 3, words, "the part before it")
 
 
 class TestShow:

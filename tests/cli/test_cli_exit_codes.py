@@ -298,7 +298,7 @@ def test_what_could_not_be_printed_is_not_handled() -> None:
             assert process.wait() == ExitCode.SYSTEM
             told = process.rest("stderr")[-1]
             assert "was not printed" in told
-            assert "comes again at the next start" in told
+            assert "is delivered again at the next start" in told
             assert receipt.state == "accepted"
     ran = run("listen", "--count", "1", "--timeout", "5")
     assert ran.exit_code == 0, ran

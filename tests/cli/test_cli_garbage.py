@@ -92,14 +92,14 @@ def test_what_never_ends(base: int, source: str) -> None:
 
 def test_text_that_never_ends(tmp_path: Path, base: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is copied, up to a limit, which is lower here."""
-    from signedwire.cli import verifying
+    from signedwire.cli import envelope_files
     from signedwire.cli.errors import BadFile
 
-    monkeypatch.setattr(verifying, "_MAX_PIPE", 8 * MIB)
+    monkeypatch.setattr(envelope_files, "_MAX_PIPE", 8 * MIB)
     with subprocess.Popen(["yes", "{"], stdout=subprocess.PIPE) as yes:
         assert yes.stdout is not None
         with pytest.raises(BadFile, match="came by a pipe") as caught:
-            list(verifying._find(yes.stdout))
+            list(envelope_files.find(yes.stdout))
         yes.kill()
     assert "Save it in a file" in caught.value.hint
 
@@ -143,7 +143,7 @@ def test_a_small_pipe_needs_no_temporary_folder(
 ) -> None:
     import tempfile
 
-    from signedwire.cli import verifying
+    from signedwire.cli import envelope_files
     from signedwire.cli.errors import BadFile
 
     def refuse(*_: object, **__: object) -> None:
@@ -155,8 +155,8 @@ def test_a_small_pipe_needs_no_temporary_folder(
     os.write(writer, data * 3)
     os.close(writer)
     with open(reader, "rb") as file:
-        assert len(list(verifying._find(file))) == 3
-    monkeypatch.setattr(verifying, "_IN_MEMORY", 100)
+        assert len(list(envelope_files.find(file))) == 3
+    monkeypatch.setattr(envelope_files, "_IN_MEMORY", 100)
     reader, writer = os.pipe()
     os.write(writer, data * 3)
     os.close(writer)
@@ -164,7 +164,7 @@ def test_a_small_pipe_needs_no_temporary_folder(
         open(reader, "rb") as file,
         pytest.raises(BadFile, match="No usable temporary directory") as caught,
     ):
-        list(verifying._find(file))
+        list(envelope_files.find(file))
     assert "Save it in a file" in caught.value.hint
 
 
@@ -181,7 +181,7 @@ def test_what_is_behind_many_that_are_invalid_is_not_looked_at(tmp_path: Path) -
     path.write_bytes(b"{\n" * 100_001 + good)
     cost = measure("verify", path)
     assert cost.exit_code == 1
-    assert "line 100001  neither this nor what is behind it was looked at" in cost.output
+    assert "line 100001  neither this nor what is behind it was checked" in cost.output
     assert "0 valid" in cost.output
 
 
@@ -206,4 +206,4 @@ def test_a_byte_0_ends_a_text_and_is_told(tmp_path: Path) -> None:
     cost = measure("verify", path)
     assert cost.exit_code == 1
     assert "1000 valid, 2 invalid" in cost.output
-    assert "byte 0, so this is no text; what is behind was not read" in cost.output
+    assert "byte 0, so the file is no text; what is behind was not read" in cost.output

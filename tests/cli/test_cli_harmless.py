@@ -16,7 +16,7 @@ import pytest
 from clikit import LIMIT, Ran, isolate, listener, run, start_listening
 
 from signedwire import Address, Did, Identity, Reason
-from signedwire.cli import errors, surface
+from signedwire.cli import errors
 from signedwire.cli.app import _LogFormatter
 from signedwire.errors import SignedWireError
 from signedwire.types import parse_peer
@@ -173,7 +173,7 @@ def test_nothing_in_an_error_reaches_a_terminal(
         def fail(self: object, error: Exception = error) -> int:
             raise error
 
-        monkeypatch.setattr(surface.ConfigCheck, "run", fail)
+        monkeypatch.setattr("signedwire.cli.config_commands.check", fail)
         ran = run("config", "check", *json_)
         assert ran.stderr.count("\n") == 1
         check(ran, is_json=bool(json_))
@@ -211,12 +211,12 @@ def test_nothing_in_a_warning_reaches_a_terminal(verbose: list[str], tmp_path: P
 def test_nothing_in_the_log_of_another_library_reaches_a_terminal(verbose: list[str]) -> None:
     """As asyncio logs what nobody has caught."""
     program = (
-        "import logging, sys, typer; from signedwire.cli import configuration, main\n"
+        "import logging, sys, typer; from signedwire.cli import config_commands, main\n"
         "def fail(options):\n"
         "    try: raise RuntimeError('caught \\x1b[31m')\n"
         "    except RuntimeError: logging.getLogger('asyncio').exception('told \\x1b[31m')\n"
         "    return 0\n"
-        "configuration.check = fail\n"
+        "config_commands.check = fail\n"
         f"sys.argv = ['signedwire', 'config', 'check', *{verbose!r}]\n"
         "main()\n"
     )

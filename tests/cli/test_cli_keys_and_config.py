@@ -99,7 +99,7 @@ def test_the_password_that_will_open_it_also_encrypts_it(
 
 
 def test_a_password_can_be_typed(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "has_terminal", lambda: True)  # the runner types
+    monkeypatch.setattr("signedwire.cli.id_commands.has_terminal", lambda: True)  # the runner types
     made = run("id", "new", "--ask-password", given="correct\ncorrect\n")
     assert made.exit_code == 0
     monkeypatch.setenv("SIGNEDWIRE_PASSWORD", "correct")
@@ -110,7 +110,7 @@ def test_password_options_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -
     expect_one_sentence(run("id", "new", "--password-env", "NOPE"), 2, "NOPE", "no such variable")
     both = run("id", "new", "--password-env", "HOME", "--ask-password")
     expect_one_sentence(both, 2, "exclude each other")
-    monkeypatch.setattr(keys, "has_terminal", lambda: True)
+    monkeypatch.setattr("signedwire.cli.id_commands.has_terminal", lambda: True)
     assert run("id", "new", "--ask-password", given="").exit_code == 130
 
 

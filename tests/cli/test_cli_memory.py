@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from linkkit import BOB, alone, body
-from signedwire.cli.render import envelope_fields
+from signedwire.cli.formatting import envelope_fields
 from signedwire.evidence.chain import HEADER_SIZE, Chain, LogHeader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")

@@ -18,7 +18,7 @@ from clikit import LIMIT, Process, Ran, expect_one_sentence, isolate, listener, 
 from typer.models import OptionInfo
 
 from signedwire import ConfigError, Identity, IdentityError, TransportConfig, load_identity
-from signedwire.cli import evidence_surface, store_surface, surface
+from signedwire.cli.commands import all_commands
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import OPTIONS
 from signedwire.option_texts import describe_options
@@ -211,27 +211,10 @@ def test_peers_in_the_configuration_are_not_taken_for_v1_peers(
 # -- paths that cannot be used -------------------------------------------------------
 
 
-def all_commands() -> dict[str, type[surface.Command]]:
-    return {
-        **surface.COMMANDS,
-        **{
-            f"{group} {word}": command
-            for group, (_, commands) in store_surface.GROUPS.items()
-            for word, command in commands.items()
-        },
-        "id new": surface.IdNew,
-        "id show": surface.IdShow,
-        "config show": surface.ConfigShow,
-        "config check": surface.ConfigCheck,
-        "evidence verify": evidence_surface.EvidenceVerify,
-        "evidence show": evidence_surface.EvidenceShow,
-    }
-
-
 @pytest.mark.parametrize("name", all_commands())
 def test_an_empty_path_is_refused_by_name(name: str) -> None:
     """As it comes from a variable that is not set: it is not the working directory."""
-    hints = get_type_hints(all_commands()[name], include_extras=True)
+    hints = get_type_hints(all_commands()[name].options, include_extras=True)
     of_paths = {field: hint for field, hint in hints.items() if "Path" in str(hint)}
     assert len(of_paths) >= 3
     for field, hint in of_paths.items():

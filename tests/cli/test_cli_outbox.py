@@ -13,7 +13,7 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.send_waits import Waits
+from signedwire.cli.receipt_waits import ReceiptWaits
 from signedwire.delivery.receipt import Receipt, return_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
@@ -139,11 +139,11 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
         return_all([last], DeliveryState.PERSISTED, unix_time_us())
         last.detach()  # as the close does
 
-    monkeypatch.setattr(Waits, "check_hung_up", take_back)
+    monkeypatch.setattr(ReceiptWaits, "check_hung_up", take_back)
     lines = tmp_path / "lines"
     lines.write_text("x\ny\n")
     with listener(BOB, wire="v1") as bob, lines.open() as given:
-        monkeypatch.setattr("signedwire.cli.sending.standard_input", lambda: given)
+        monkeypatch.setattr("signedwire.cli.line_sender.standard_input", lambda: given)
         ran = run("send", f"{BOB.did}@{bob.address}", text, *until)
     assert ran.exit_code == ExitCode.STORED, ran
     assert "persisted: 1 " in ran.stdout
@@ -410,14 +410,14 @@ def test_drop(full: Path) -> None:
     assert run("outbox", "drop", "--to", str(BOB.did)).stdout == "dropped 1 message\n"
     assert run("outbox", "drop", "--all").stdout == "dropped 1 message\n"
     assert ids("outbox") == []
-    expect_one_sentence(run("outbox", "drop"), 2, "which of them?", "--all")
+    expect_one_sentence(run("outbox", "drop"), 2, "which messages?", "--all")
     expect_one_sentence(run("outbox", "drop", "1", "--all"), 2, "exclude each other")
 
 
 def test_retry(full: Path) -> None:
     ran = run("outbox", "retry")
     assert ran.exit_code == 0, ran
-    assert ran.stdout == "2 peers will be tried anew\n"
+    assert ran.stdout == "2 peers will be tried again\n"
     assert "`signedwire listen --peers FILE`" in ran.stderr
     assert {row["attempts"] for row in run("outbox", "list", "--json").objects} == {0}
     ran = run("outbox", "retry", "--to", str(BOB.did), "--json")

@@ -13,8 +13,8 @@ from clikit import LIMIT, isolate, listener, run, start_listening
 
 from signedwire import Identity
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.storing import turn_of
-from signedwire.cli.turns import Turn
+from signedwire.cli.key_locks import KeyLock
+from signedwire.cli.store_choice import lock_of
 from signedwire.sync import Node
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
@@ -65,7 +65,7 @@ def test_twelve_parallel_sends_all_arrive(
         assert codes == [0] * COUNT, ended
         assert sorted(received(bob, COUNT)) == sorted(b"report-%d" % i for i in range(COUNT))
     if options != ["--no-store"]:
-        # Each had its turn: none went without the store, and none was told that it must.
+        # Each had its lock: none went without the store, and none was told that it must.
         assert not any(b"in use" in err or b"going on beside" in err for _, err in ended)
 
 
@@ -84,9 +84,9 @@ def test_senders_beside_a_listener_of_the_same_key_all_arrive() -> None:
 
 
 def test_a_listener_that_starts_while_a_send_runs_waits_for_the_store(key: Path) -> None:
-    turn = turn_of(Identity.load(key).did)
-    turn.take()
-    timer = threading.Timer(0.5, turn.give_back)
+    lock = lock_of(Identity.load(key).did)
+    lock.acquire()
+    timer = threading.Timer(0.5, lock.release)
     timer.start()
     process, _ = start_listening()
     with process:
@@ -96,7 +96,7 @@ def test_a_listener_that_starts_while_a_send_runs_waits_for_the_store(key: Path)
 
 
 def test_a_turn_that_does_not_come_is_told_and_the_message_goes_out(key: Path) -> None:
-    with turn_of(Identity.load(key).did), listener() as bob:
+    with lock_of(Identity.load(key).did), listener() as bob:
         ran = run("send", f"{bob.did}@{bob.address}", "x", "--timeout", "0.3")
         assert ran.exit_code in (ExitCode.DONE, ExitCode.NO_ANSWER), ran
         assert "has been at work for 0 s; going on beside it" in ran.stderr
@@ -110,7 +110,7 @@ def test_a_folder_that_others_can_write_to_holds_no_lock(key: Path, tmp_path: Pa
     folder.mkdir()
     os.chmod(folder, 0o777)
     did = Identity.load(key).did
-    with Turn(did, folder), Turn(did, folder, 5.0) as second:
+    with KeyLock(did, folder), KeyLock(did, folder, 5.0) as second:
         assert second.waited < 1.0
     assert list(folder.iterdir()) == []
 
@@ -123,11 +123,11 @@ def test_the_environment_changes_nothing(
     shell = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     for name, value in shell.items():
         monkeypatch.setenv(name, value)
-    with turn_of(did):
+    with lock_of(did):
         for name in shell:
             monkeypatch.delenv(name)
         monkeypatch.setattr("tempfile.tempdir", None)
-        with turn_of(did, 0.3) as second:
+        with lock_of(did, 0.3) as second:
             assert second.waited >= 0.3
 
 
@@ -138,8 +138,8 @@ def test_one_at_a_time_and_no_file_stays(key: Path, tmp_path: Path) -> None:
 
     def take_turns() -> None:
         for _ in range(20):
-            with Turn(did, folder) as turn:
-                assert turn.waited < 10
+            with KeyLock(did, folder) as lock:
+                assert lock.waited < 10
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 threading.Event().wait(0.001)
@@ -156,8 +156,8 @@ def test_one_at_a_time_and_no_file_stays(key: Path, tmp_path: Path) -> None:
 
 def test_who_did_not_get_the_turn_leaves_the_lock(key: Path, tmp_path: Path) -> None:
     did = Identity.load(key).did
-    with Turn(did, tmp_path):
-        with Turn(did, tmp_path, 0.1):
+    with KeyLock(did, tmp_path):
+        with KeyLock(did, tmp_path, 0.1):
             pass
-        with Turn(did, tmp_path, 0.1) as third:
+        with KeyLock(did, tmp_path, 0.1) as third:
             assert third.waited >= 0.1

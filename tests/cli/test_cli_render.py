@@ -17,16 +17,16 @@ from signedwire import (
     payloads,
 )
 from signedwire.cli.errors import BadFile, report
-from signedwire.cli.output import escape, result, result_as_is, say
-from signedwire.cli.pinging import _peer_line, _ping_lines
-from signedwire.cli.render import (
+from signedwire.cli.formatting import (
     at_utc,
     decoded_fields,
     decoded_payload,
     envelope_fields,
     payload_text,
 )
-from signedwire.cli.values import read_payload_type, read_priority
+from signedwire.cli.option_values import read_payload_type, read_priority
+from signedwire.cli.output import escape, result, result_as_is, say
+from signedwire.cli.ping_commands import _peer_line, _ping_lines
 
 HOSTILE = [
     "\x1b[31mred",

@@ -178,7 +178,7 @@ def test_json_says_what_was_sent(bob: Node, key: Path) -> None:
         "recipient": str(bob.did),
         "address": str(bob.address),
         "sender": str(Identity.load(key).did),
-        "sequence_number": 1,
+        "message_number": 1,
         "size": 1,
     }
     assert taken(bob).priority is Priority.CRITICAL
@@ -212,7 +212,7 @@ def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     expect_one_sentence(ran, 5, "is accepted after 0.2 s, and not yet handled", "--timeout")
     with listener() as carol:
         # Who has accepted it and goes will not tell any more.
-        monkeypatch.setattr("signedwire.cli.send_waits._GRACE", 0.0)
+        monkeypatch.setattr("signedwire.cli.receipt_waits._GRACE", 0.0)
 
         def take_and_go() -> None:
             taken(carol)
@@ -437,7 +437,7 @@ def test_lines_go_out_as_they_come(bob: Node) -> None:
             # It arrives while the sender still waits for more.
             assert taken(bob).payload == line.rstrip(b"\r\n")
             sent = process.json()
-            assert (sent["line"], sent["sequence_number"]) == (number, number)
+            assert (sent["line"], sent["message_number"]) == (number, number)
             assert process.is_running
         process.write(b"no end")
         process.stdin.close()
@@ -572,7 +572,7 @@ def test_ping_proves_who_is_there(bob: Node, key: Path) -> None:
 
 
 def test_ping_as_often_as_asked(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signedwire.cli.pinging._INTERVAL", 0.05)
+    monkeypatch.setattr("signedwire.cli.ping_commands._INTERVAL", 0.05)
     ran = run("ping", peer(bob), "--count", "3", "--json")
     assert ran.exit_code == 0, ran
     assert len(ran.objects) == 3
@@ -637,7 +637,7 @@ def test_ping_of_a_v1_peer_says_what_is_not_proven(old_bob: Node) -> None:
 
 def test_ping_where_v1_is_the_only_wire(old_bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
-    monkeypatch.setattr("signedwire.cli.pinging._INTERVAL", 0.05)
+    monkeypatch.setattr("signedwire.cli.ping_commands._INTERVAL", 0.05)
     ran = run("ping", peer(old_bob), "--count", "2", "--json")
     assert ran.exit_code == 0, ran
     assert [(o["state"], o["wire"], o["is_proven"]) for o in ran.objects] == [

@@ -201,7 +201,7 @@ def test_sigterm_ends_in_order_and_then_by_the_signal(count: int) -> None:
 
 def test_ctrl_c_while_it_imports_is_no_traceback() -> None:
     """Each import is told on stderr as it ends, so that the moment is no guess."""
-    for module in ("signedwire.errors", "signedwire.node", "typer", "signedwire.cli.surface"):
+    for module in ("signedwire.errors", "signedwire.node", "typer", "signedwire.cli.commands"):
         process = subprocess.Popen(
             [sys.executable, "-X", "importtime", "-m", "signedwire", "listen", "--no-store"],
             stderr=subprocess.PIPE,

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from clikit import expect_one_sentence, isolate, run, run_python
 
 import signedwire
 from signedwire import Identity, SignedWireError
-from signedwire.cli import store_surface, surface
+from signedwire.cli.commands import all_commands
 from signedwire.cli.exit_codes import COMMON
-
-COMMANDS = [*([name] for name in surface.COMMANDS), ["id", "new"], ["id", "show"]]
-COMMANDS += [["config", "show"], ["config", "check"]]
-COMMANDS += [[group, name] for group, (_, names) in store_surface.GROUPS.items() for name in names]
-
-
-def command_of(words: list[str]) -> type[surface.Command]:
-    """The class of a command."""
-    if len(words) == 1:
-        return surface.COMMANDS[words[0]]
-    if words[0] in store_surface.GROUPS:
-        return store_surface.GROUPS[words[0]][1][words[1]]
-    name = "".join(word.capitalize() for word in words)
-    found: type[surface.Command] = getattr(surface, name)
-    return found
-
 
 BOB = str(Identity.from_seed(bytes(range(32))).did)
 
@@ -39,15 +26,36 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return isolate(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help_exit_codes_and_the_common_options(command: list[str]) -> None:
-    ran = run(*command, "--help")
+@pytest.mark.parametrize("command", all_commands())
+def test_every_command_has_help_exit_codes_and_the_common_options(command: str) -> None:
+    ran = run(*command.split(), "--help")
     assert ran.exit_code == 0
     told = " ".join(ran.stdout.split())
-    for code in (*COMMON, *command_of(command).exit_codes):
+    for code in (*COMMON, *all_commands()[command].options.exit_codes):
         assert f"{int(code)} {code.meaning}" in told
     for option in ("--config", "--identity", "--peers", "--json", "--verbose"):
         assert option in ran.stdout
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_every_command_has_a_function_that_takes_its_options(name: str) -> None:
+    command = all_commands()[name]
+    function = getattr(import_module(f"signedwire.cli.{command.module}"), command.function)
+    assert get_type_hints(function) == {"options": command.options, "return": int}
+
+
+def test_no_command_imports_the_table_that_imports_it() -> None:
+    for path in (Path(signedwire.__file__).parent / "cli").glob("*.py"):
+        imported = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        of_table = [name for name in imported if name.startswith("signedwire.cli.commands.")]
+        assert bool(of_table) is (path.name == "app.py"), path.name
+        if path.name not in ("app.py", "__init__.py"):
+            assert not any(name.startswith("signedwire.cli.app.") for name in imported), path.name
 
 
 def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
@@ -175,7 +183,7 @@ def test_one_place_makes_a_sentence_and_an_exit_code_of_each_exception(
     def fail(self: object) -> int:
         raise error
 
-    monkeypatch.setattr(surface.ConfigCheck, "run", fail)
+    monkeypatch.setattr("signedwire.cli.config_commands.check", fail)
     ran = run("config", "check")
     assert ran.exit_code == code
     assert text in ran.stderr
@@ -201,7 +209,7 @@ def test_help_loads_neither_rich_nor_what_only_some_commands_need() -> None:
         "sys.argv = ['signedwire', '--help']\n"
         "try: app()\n"
         "except SystemExit: pass\n"
-        "unwanted = {'rich.console', 'google.protobuf', 'signedwire.cli.sending'}\n"
+        "unwanted = {'rich.console', 'google.protobuf', 'signedwire.cli.send_command'}\n"
         "print(sorted(unwanted & set(sys.modules)), file=sys.stderr)"
     )
     assert ran.stderr == "[]\n"

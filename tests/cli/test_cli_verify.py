@@ -9,7 +9,7 @@ import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
 from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
-from signedwire.cli.render import decoded_fields, envelope_fields
+from signedwire.cli.formatting import decoded_fields, envelope_fields
 from signedwire.sync import Node
 from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame

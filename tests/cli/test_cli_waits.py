@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from signedwire import DeliveryState, Receipt, TransportConfig, sync
-from signedwire.cli import news as news_module
+from signedwire.cli import wakeups as wakeups_module
 from signedwire.cli.errors import BadFile
-from signedwire.cli.news import News
-from signedwire.cli.reading import open_input
-from signedwire.cli.turns import Turn
+from signedwire.cli.input_files import open_input
+from signedwire.cli.key_locks import KeyLock
+from signedwire.cli.wakeups import Wakeups
 from wirekit import ALICE, BOB, LIMIT, SLACK, refusing_address
 
-COMMANDS = Path(news_module.__file__).parent
+COMMANDS = Path(wakeups_module.__file__).parent
 
 
 @pytest.mark.parametrize("path", sorted(COMMANDS.glob("*.py")), ids=lambda path: path.name)
@@ -29,20 +29,20 @@ def test_no_command_polls(path: Path) -> None:
             assert ast.unparse(node) == "asyncio.sleep(0)", f"line {node.lineno}"
 
 
-# -- news ---------------------------------------------------------------------------------
+# -- wakeups ---------------------------------------------------------------------------------
 
 
 def node_of_alice(**changes: Any) -> sync.Node:
     return sync.Node(ALICE, TransportConfig(listen=None, **changes))
 
 
-def test_news_that_came_before_the_wait_ends_it() -> None:
+def test_a_wakeup_before_the_wait_ends_it() -> None:
     node = node_of_alice()
-    with News(node) as news, node:
+    with Wakeups(node) as wakeups, node:
         for _ in range(100_000):  # more than the sockets hold: none of it blocks
-            news.notify()
+            wakeups.wake()
         began = time.monotonic()
-        news.wait(LIMIT)
+        wakeups.wait(LIMIT)
         assert time.monotonic() - began < SLACK
 
 
@@ -59,12 +59,12 @@ def test_what_wakes(what: str) -> None:
         else:
             node.send_nowait(BOB.did, b"x")
 
-    with refusing_address() as nobody, News(node) as news, node, news.about(receipt):
+    with refusing_address() as nobody, Wakeups(node) as wakeups, node, wakeups.watching(receipt):
         node.routing.update(BOB.did, nobody)
         timer = threading.Timer(0.05, happen)
         began = time.monotonic()
         timer.start()
-        news.wait(LIMIT, read)
+        wakeups.wait(LIMIT, read)
         assert 0.04 <= time.monotonic() - began < SLACK
         timer.join()
         assert receipt._changed
@@ -73,31 +73,31 @@ def test_what_wakes(what: str) -> None:
     os.close(write)
 
 
-def test_without_news_the_wait_has_its_time() -> None:
+def test_without_a_wakeup_the_wait_takes_its_time() -> None:
     node = node_of_alice()
-    with News(node) as news, node:
+    with Wakeups(node) as wakeups, node:
         began = time.monotonic()
-        news.wait(0.05)
+        wakeups.wait(0.05)
         assert 0.04 <= time.monotonic() - began < SLACK
-    assert not [each for each in threading.enumerate() if each.name == "signedwire-news"]
-    news.notify()  # after its end: nothing
+    assert not [each for each in threading.enumerate() if each.name == "signedwire-wakeups"]
+    wakeups.wake()  # after its end: nothing
 
 
-# -- turns --------------------------------------------------------------------------------
+# -- locks --------------------------------------------------------------------------------
 
 
 def test_the_next_one_goes_on_at_once(tmp_path: Path) -> None:
-    first, taken = Turn(BOB.did, tmp_path), threading.Event()
-    first.take()
-    others = [Turn(BOB.did, tmp_path) for _ in range(5)]
-    order: list[Turn] = []
+    first, taken = KeyLock(BOB.did, tmp_path), threading.Event()
+    first.acquire()
+    others = [KeyLock(BOB.did, tmp_path) for _ in range(5)]
+    order: list[KeyLock] = []
 
-    def take(turn: Turn) -> None:
-        turn.take()
-        order.append(turn)
+    def take(lock: KeyLock) -> None:
+        lock.acquire()
+        order.append(lock)
         taken.set()
 
-    threads = [threading.Thread(target=take, args=(turn,)) for turn in others]
+    threads = [threading.Thread(target=take, args=(lock,)) for lock in others]
     for thread in threads:
         thread.start()
     assert not taken.wait(0.1)
@@ -105,13 +105,13 @@ def test_the_next_one_goes_on_at_once(tmp_path: Path) -> None:
     for number in range(1, 6):
         taken.clear()
         began = time.monotonic()
-        holder.give_back()
+        holder.release()
         assert taken.wait(LIMIT)
         assert time.monotonic() - began < SLACK
         assert len(order) == number  # one at a time
         holder = order[-1]
         assert holder.waited >= 0.05
-    holder.give_back()
+    holder.release()
     for thread in threads:
         thread.join(LIMIT)
 
@@ -119,18 +119,18 @@ def test_the_next_one_goes_on_at_once(tmp_path: Path) -> None:
 def test_who_gave_up_does_not_take_the_turn_later(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, second, third = (Turn(BOB.did, tmp_path, patience=0.1) for _ in range(3))
-    first.take()
+    first, second, third = (KeyLock(BOB.did, tmp_path, patience=0.1) for _ in range(3))
+    first.acquire()
     began = time.monotonic()
-    second.take()
+    second.acquire()
     assert 0.09 <= time.monotonic() - began < 0.5 + SLACK
     assert "going on beside it" in capfd.readouterr().err
-    first.give_back()
-    third.take()
+    first.release()
+    third.acquire()
     assert third._is_ours
     assert not second._is_ours
-    second.give_back()
-    third.give_back()
+    second.release()
+    third.release()
 
 
 # -- named pipes --------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_a_pipe_is_read_once_somebody_writes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("signedwire.cli.reading._WAIT_FOR_A_WRITER", 0.05)
+    monkeypatch.setattr("signedwire.cli.input_files._WAIT_FOR_A_WRITER", 0.05)
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises(BadFile, match="nobody has written to it"):

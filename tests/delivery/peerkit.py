@@ -309,7 +309,7 @@ class FakeStore(NullStore):
         self.calls.append(("refused", did, [(one.reason, one.name) for one in refused]))
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
-        self.calls.append(("ended", message.sequence_number, reason, cause))
+        self.calls.append(("ended", message.message_number, reason, cause))
 
     def is_ahead(self, did: Did, marks: Sequence[int]) -> bool:
         return did in self.ahead
@@ -662,7 +662,7 @@ def add(totals: list[int], lane: int, messages: int, size: int) -> None:
 
 def numbers(messages: Iterable[OutgoingMessage]) -> list[int]:
     """The numbers of messages: who notes them keeps no receipt alive."""
-    return [message.sequence_number for message in messages]
+    return [message.message_number for message in messages]
 
 
 def payloads(messages: Iterable[Message]) -> list[bytes]:

@@ -189,8 +189,8 @@ def test_no_change_of_another_thread_is_missed(is_blocking: bool) -> None:
         else:
             found = asyncio.run(collect())
         mover.join()
-        assert sorted(each.sequence_number for each in found) == [
-            each.sequence_number for each in receipts
+        assert sorted(each.message_number for each in found) == [
+            each.message_number for each in receipts
         ]
         expect_no_callback(receipts)
 

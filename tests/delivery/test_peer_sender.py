@@ -195,7 +195,7 @@ class TestDeadlines:
         clock.move(11)
         desk.link()
         assert message.state is EXPIRED
-        assert desk.store.called("ended") == [(message.sequence_number, Reason.EXPIRED, "")]
+        assert desk.store.called("ended") == [(message.message_number, Reason.EXPIRED, "")]
 
     def test_over_v1_nothing_more_is_heard(self, desk: Desk, clock: ManualClock) -> None:
         message = desk.post(expires_at=due("seconds", clock))
@@ -257,7 +257,7 @@ class TestAnswers:
         assert (message.state, message.reason) == (REFUSED, Reason.REFUSED)
         assert (message.body == b"") == (not is_accepted), "its proof needs them"
         assert desk.host.events[-1] == MessageRefused(
-            BOB.did, message.sequence_number, Reason.REFUSED
+            BOB.did, message.message_number, Reason.REFUSED
         )
         assert desk.session().status().dropped == {Reason.REFUSED: 1}
         assert not link.refuse(message), "it has ended"
@@ -361,7 +361,7 @@ class TestEnds:
         assert message.is_detached
         assert message.state is PERSISTED
         desk.session().sender.give_up(message, Reason.DENIED, "why")
-        assert desk.store.called("ended") == [(message.sequence_number, Reason.DENIED, "why")]
+        assert desk.store.called("ended") == [(message.message_number, Reason.DENIED, "why")]
 
     def test_back_from_an_ended_link(self, desk: Desk) -> None:
         """One has ended meanwhile, and one is accepted by a v1 host that says no more."""

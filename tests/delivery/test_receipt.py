@@ -61,7 +61,7 @@ class TestStates:
     def test_a_new_one_is_queued(self) -> None:
         before = time.time_ns() // 1000
         receipt = Receipt(BOB, 7)
-        assert (receipt.recipient, receipt.sequence_number) == (BOB, 7)
+        assert (receipt.recipient, receipt.message_number) == (BOB, 7)
         assert (receipt.state, receipt.reason, receipt.detail) == (QUEUED, None, "")
         assert not receipt.is_final
         assert not receipt.is_confirmed
@@ -189,8 +189,8 @@ class TestErrors:
                 Reason.UNKNOWN_PEER,
                 "",
                 "unknown peer",
-                ". It has no route, and no link of its own: "
-                "add one with routing.update(did, address), or wait until it dials again",
+                ". The peer has no route and no link: add a route with "
+                "routing.update(did, address), or wait until the peer dials this node",
             ),
             (Reason.TOO_LARGE, "", "too large", ""),
             (None, "", "closed", ". The node was closed before its peer had answered"),
@@ -248,7 +248,7 @@ class TestProof:
     def test_it_is_the_part_that_is_about_this_message(self) -> None:
         class RecordingSource:
             def prove(self, receipt: Receipt) -> bytes:
-                return bytes((receipt.sequence_number,))
+                return bytes((receipt.message_number,))
 
         receipt = receipt_at(ACCEPTED)
         receipt.proof_source = RecordingSource()

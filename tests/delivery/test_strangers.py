@@ -526,7 +526,7 @@ class TestMessagesOfAnotherThread:
     def numbered(self, desk: Desk, count: int = 1) -> list[Any]:
         messages = [desk.message() for _ in range(count)]
         for message in messages:
-            message.body = b"%d" % message.sequence_number
+            message.body = b"%d" % message.message_number
         return messages
 
     @pytest.mark.parametrize("count", [1, 3], ids=["one", "many"])

@@ -190,7 +190,7 @@ class TestRoom:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
             sender.queue(priority=priority)
-        assert [m.sequence_number for m in sender.next(room)] == numbers
+        assert [m.message_number for m in sender.next(room)] == numbers
         assert len(sender.lanes) == 3 - len(numbers)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from signedwire.cli.errors import BadFile
-from signedwire.cli.render import envelope_fields
-from signedwire.cli.verifying import verify
+from signedwire.cli.formatting import envelope_fields
+from signedwire.cli.verify_command import verify
 from signedwire.delivery.message import Message
 from signedwire.errors import (
     DidError,

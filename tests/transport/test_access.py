@@ -36,7 +36,7 @@ from signedwire import (
     load_config,
     sync,
 )
-from signedwire.cli.reloading import reload_on_sighup
+from signedwire.cli.node_signals import reload_on_sighup
 from signedwire.delivery import access as access_module
 from signedwire.delivery.access import AccessFile, AccessList, read_access_file
 from signedwire.delivery.denials import _MAX_LOGGED

@@ -370,7 +370,7 @@ async def test_a_wait_for_handled_ends_at_the_deadline() -> None:
         message = await next_of(bob)
         waiting = asyncio.create_task(asyncio.to_thread(receipt.result, HANDLED))
         for ended in (receipt.wait("handled"), waiting):
-            with pytest.raises(MessageExpiredError, match="was accepted, but no word came"):
+            with pytest.raises(MessageExpiredError, match="was accepted, but its application"):
                 await within(LIMIT, ended)
         message.ack()  # it was taken in time, and takes its time
         await eventually(lambda: receipt.state is HANDLED)

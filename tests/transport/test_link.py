@@ -231,7 +231,7 @@ async def test_send_many_keeps_order_and_waits_for_room(network: str) -> None:
         assert await take(bob, len(sent)) == sent
         receipts = await within(LIMIT, sending)
         assert all(receipt.is_confirmed for receipt in receipts)
-        assert [receipt.sequence_number for receipt in receipts] == list(range(1, 3001))
+        assert [receipt.message_number for receipt in receipts] == list(range(1, 3001))
 
 
 @on_both_loops

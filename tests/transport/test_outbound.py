@@ -515,7 +515,7 @@ async def test_a_message_whose_connection_always_breaks_is_given_up() -> None:
                 assert failed
                 assert {r.reason for r in failed} == {Reason.ATTEMPTS_EXHAUSTED}
                 assert "broke" in failed[0].detail
-                assert numbers[0] > failed[-1].sequence_number
+                assert numbers[0] > failed[-1].message_number
 
 
 @on_both_loops
@@ -691,7 +691,7 @@ async def test_more_peers_than_connections(limit: int, peers: int) -> None:
                 for _ in range(20):
                     receipt = sender.post(bytes(500), identity(100 + index).did)
                     receipts.append(receipt)
-                    sent[index].append(receipt.sequence_number)
+                    sent[index].append(receipt.message_number)
             for receipt in receipts:
                 await receipt.wait(timeout=LIMIT)
                 assert sender.core.pool_stats().active <= limit

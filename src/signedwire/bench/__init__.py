@@ -1,8 +1,8 @@
-"""How fast is a peer of yours, over the network between? `signedwire bench`.
+"""`signedwire bench`: measures a peer of your own over the network between.
 
-`peer_server` is the peer that is measured, `peer_bench` the one that measures; `figures`,
-`peer_table` and `columns`: the figures as data and for people. How fast this machine is,
-beside other software, `make bench` tells in a checkout.
+`peer_server` is the peer that is measured, and `peer_bench` measures it. `figures` has the
+results as data, `peer_table` and `columns` print them. To compare this machine with other
+software, run `make bench` in a checkout.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final, TypeAlias
 __all__ = ["MIN_SIZE", "Tell", "progress"]
 
 MIN_SIZE: Final = 16
-"""Bytes of the smallest payload that is measured."""
+"""Minimum bytes of a payload that is measured."""
 
 Tell: TypeAlias = Callable[[str], None]
-"""Told in a few words what is being measured now."""
+"""Takes a few words on what is being measured now."""
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """A line on a terminal that says what is being measured; elsewhere nothing."""
+    """Show on a terminal what is being measured; without a terminal, show nothing."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""How tables look: columns, and figures with their spread."""
+"""Columns of tables, and figures with their spread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["new_table", "with_spread"]
 
 
 def new_table(*columns: str) -> Table:
-    """A table whose columns after a tab are numbers."""
+    """Return a table; a title that starts with a tab is that of a column of numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         justify: JustifyMethod = "right" if column.startswith("\t") else "left"
@@ -19,5 +19,5 @@ def new_table(*columns: str) -> Table:
 
 
 def with_spread(figure: str, spread: float) -> str:
-    """`1,234 ±5%`."""
+    """Return a figure with its spread: `1,234 ±5%`."""
     return f"{figure} [dim]±{spread * 100:.0f}%[/]"

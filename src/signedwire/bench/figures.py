@@ -12,12 +12,13 @@ __all__ = ["PeerRate", "RoundTrip", "Rounds", "percentiles"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """One figure: a value from each round."""
+    """The values of one figure, one from each round."""
 
     rounds: list[float]
 
     @property
     def median(self) -> float:
+        """The median of all rounds."""
         return statistics.median(self.rounds)
 
     @property
@@ -26,34 +27,36 @@ class Rounds:
         return (max(self.rounds) - min(self.rounds)) / 2 / self.median if self.median else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the figure as `--json` prints it."""
         return {**dataclasses.asdict(self), "median": self.median, "spread": self.spread}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeerRate(Rounds):
-    """Messages per second to a peer elsewhere, each with its receipt."""
+    """Messages per second to a peer, each with its receipt."""
 
     size: int
-    """Payload, bytes."""
+    """Bytes of the payload."""
     in_flight: int
-    """Messages that were sent and not yet accepted, at most."""
+    """Maximum number of messages that are sent and not yet accepted."""
     sent: int
+    """Messages of all rounds."""
     cpu: float
-    """CPU microseconds of this process per message, all its threads."""
+    """CPU microseconds per message of all threads of this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTrip(Rounds):
-    """Seconds to a peer and back."""
+    """Seconds of a round trip."""
 
     what: str
-    """"p50" or "p99", of each round."""
+    """"p50" or "p99" of each round."""
     size: int
+    """Bytes of the payload."""
 
 
 def percentiles(times: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
+    """Return the 50th and the 99th percentile."""
     if len(times) < 2:
         return times[0], times[0]
     return statistics.median(times), statistics.quantiles(times, n=100)[98]

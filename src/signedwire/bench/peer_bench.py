@@ -1,8 +1,8 @@
 """How fast is a peer, over the network between? `signedwire bench DID@host:port`.
 
-At the other end is `signedwire bench --serve`. Nothing but one question is sent before
-it has answered as only that does. Then rounds alternate over the sizes and the round
-trip; at the end the peer says how many messages it has counted.
+The peer runs `signedwire bench --serve`. One question is sent first, and nothing else until
+the peer has answered it as only that command does. Then each round measures every size and
+the round trip. At the end the peer sends the number of messages that it has counted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from signedwire.bench.peer_server import ASK, COUNT, SO_MANY, YES
 __all__ = ["AT_A_TIME", "NoBenchError", "PeerBench", "PeerResults", "chunk_of"]
 
 AT_A_TIME: Final = 4
-"""Calls of `send_many()` at a time: the network is not idle while the last receipt of one
-of them is under way."""
+"""Concurrent calls of `send_many()`: the network is not idle while one of them waits for its
+last receipt."""
 _CHUNK: Final = 1000
 _CHUNK_BYTES: Final = 2**20
 _ANSWER_TIMEOUT: Final = 5.0
+"""Seconds to wait for an answer."""
 _STALL_TIMEOUT: Final = 30.0
-"""Seconds for what is in flight when the time is up."""
+"""Seconds to wait for messages that are in flight at the end of a measurement."""
 _MAX_WARM_UP: Final = 0.5
+"""Seconds."""
 _MAX_TRIPS: Final = 20_000
 
 
@@ -40,21 +42,21 @@ class NoBenchError(SignedWireError):
 
 @dataclass(kw_only=True)
 class PeerResults:
-    """Everything that is shown."""
+    """The results of one run."""
 
     peer: str
-    """DID@host:port."""
+    """DID@host:port of the peer."""
     rates: list[PeerRate] = field(default_factory=list)
     round_trips: list[RoundTrip] = field(default_factory=list)
-    """p50 and p99."""
+    """The 50th and the 99th percentile."""
     sent: int = 0
-    """All messages, those of the warm-up and of round trips too."""
+    """All messages, also those of the warm-up and of round trips."""
     lost: int = 0
-    """Those of them that the peer has not counted."""
+    """Messages of `sent` that the peer has not counted."""
     seconds_taken: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the results as `--json` prints them."""
         return {
             "peer": self.peer,
             "rates": [rate.as_json() for rate in self.rates],
@@ -66,7 +68,13 @@ class PeerResults:
 
 
 def chunk_of(size: int) -> int:
-    """Payloads of one `send_many()`: what is in flight is to be over soon on slow networks."""
+    """Return the number of payloads for one `send_many()`: at most 1000, and at most 1 MiB.
+
+    So a slow network is done soon with the messages in flight at the end.
+
+    Args:
+        size: Bytes of each payload.
+    """
     return max(1, min(_CHUNK, _CHUNK_BYTES // size))
 
 
@@ -74,7 +82,8 @@ class PeerBench:
     """Measures one peer.
 
     Args:
-        node: Started, with a route to the peer, and used for nothing else.
+        node: A started node with a route to the peer, used for nothing else.
+        peer: The DID of the peer.
     """
 
     def __init__(self, node: Node, peer: Did) -> None:
@@ -83,10 +92,10 @@ class PeerBench:
         self._sent = 0
 
     async def agree(self) -> None:
-        """Ask whether it is a bench server, and wait for the answer.
+        """Ask the peer whether it is a bench server, and wait for the answer.
 
         Raises:
-            NoBenchError: it accepted the question and did not answer it.
+            NoBenchError: the peer accepted the question and did not answer it.
             SignedWireError: the question could not be delivered.
         """
         if await self._ask(ASK, YES) is None:
@@ -99,11 +108,18 @@ class PeerBench:
     async def measure(
         self, name: str, sizes: Sequence[int], seconds: float, rounds: int, tell: Tell
     ) -> PeerResults:
-        """Warm up, then measure in rounds; after `agree()`.
+        """Warm up, then measure in rounds. Call `agree()` first.
+
+        Args:
+            name: DID@host:port of the peer, for the results.
+            sizes: Bytes of the payloads to measure.
+            seconds: Duration of each measurement.
+            rounds: Number of measurements of each size.
+            tell: Takes the progress as text.
 
         Raises:
-            NoBenchError: it stopped answering, or taking messages.
-            SignedWireError: the peer went away.
+            NoBenchError: the peer stopped answering or accepting messages.
+            SignedWireError: the peer is not reached any more.
         """
         began_at = time.monotonic()
         rates: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
@@ -130,7 +146,7 @@ class PeerBench:
         return results
 
     async def _send(self, size: int, seconds: float) -> dict[str, float]:
-        """Messages that were accepted, and the seconds and CPU seconds that it took."""
+        """Send for a time; returns the accepted messages, the seconds and the CPU seconds."""
         node, peer, payloads = self._node, self._peer, [bytes(size)] * chunk_of(size)
         cpu, started_at = time.process_time(), time.perf_counter()
         end, limit = started_at + seconds, seconds + _STALL_TIMEOUT
@@ -138,7 +154,7 @@ class PeerBench:
         async def send_on() -> int:
             sent = 0
             while True:
-                # Every one of them has its signed receipt then.
+                # Returns when every message has its signed receipt.
                 await node.send_many(peer, payloads, until="accepted")
                 sent += len(payloads)
                 if time.perf_counter() >= end:
@@ -156,12 +172,12 @@ class PeerBench:
             await asyncio.gather(*sending, return_exceptions=True)
         seconds, cpu = time.perf_counter() - started_at, time.process_time() - cpu
         self._sent += sent
-        # Else what is accepted and not yet counted would be in the way of what comes next.
+        # Messages that are accepted but not counted yet would slow down the next measurement.
         await self._counted()
         return {"sent": sent, "seconds": seconds, "cpu": cpu}
 
     async def _round_trips(self, size: int, seconds: float) -> list[float]:
-        """Seconds there and back, one message at a time; at least one."""
+        """Return the seconds of each round trip, one message at a time; at least one."""
         times: list[float] = []
         end = time.perf_counter() + seconds
         while not times or (time.perf_counter() < end and len(times) < _MAX_TRIPS):
@@ -177,19 +193,19 @@ class PeerBench:
     async def _counted(self) -> int:
         answer = await self._ask(COUNT, SO_MANY)
         if answer is None or not (answer.isdigit() and len(answer) < 20):
-            raise self._silence("say how many messages came: was it started anew meanwhile")
+            raise self._silence("answer how many messages came: was it restarted meanwhile")
         return int(answer)
 
     async def _ask(self, question: bytes, answer: bytes) -> bytes | None:
-        """What follows the right answer; `None`: there was none in time."""
-        # Chosen at random, so that only who got the question can have answered it.
+        """Return the text behind the right answer; `None`: no answer came in time."""
+        # A random nonce: only a peer that has the question can have answered it.
         nonce = secrets.token_hex(16).encode()
         await self._node.send(self._peer, question + nonce)
-        said = await self._receive(answer + nonce)
-        return None if said is None else said[len(answer + nonce) :].strip()
+        answered = await self._receive(answer + nonce)
+        return None if answered is None else answered[len(answer + nonce) :].strip()
 
     async def _receive(self, beginning: bytes) -> bytes | None:
-        """The next message of the peer that begins so; `None`: none came in time."""
+        """Return the peer's next message that begins so; `None`: none came in time."""
         deadline = time.monotonic() + _ANSWER_TIMEOUT
         while True:
             try:

@@ -1,17 +1,17 @@
-"""The peer of `signedwire bench DID@host:port`: it counts, echoes, and does nothing else.
+"""The peer of `signedwire bench DID@host:port`: it counts and echoes messages.
 
-Everything is a message. Who wants to measure asks first, and is answered by no other
-program, so that nobody floods a peer that does not expect it:
+Everything is a message. A sender asks first, and no other program answers that question,
+so nobody floods a peer that is no bench server:
 
-    asks        ASK nonce     → YES nonce              and from now on is a guest
-    to count    0 …           → nothing                at least `MIN_SIZE` bytes
-    to echo     1 …           → the same bytes
-    how many?   COUNT nonce   → SO_MANY nonce number   since it asked; none: it is no guest
+    ask         ASK nonce     → YES nonce              and the sender becomes a client
+    count       0 …           → nothing                at least `MIN_SIZE` bytes
+    echo        1 …           → the same bytes
+    how many?   COUNT nonce   → SO_MANY nonce number   since the client asked
 
-Words and numbers are text, a nonce is 32 hex digits, so that whoever gets a question
-unexpectedly can read what it is. What comes from a sender that has not asked is counted
-apart and not answered; an answer is never longer than 64 bytes or what it answers, and
-goes back on the link of its sender or nowhere.
+Questions and numbers are text, and a nonce is 32 hex digits. So whoever gets a question
+unexpectedly can read it. Messages of senders that are no clients are counted apart and not
+answered. An answer is never longer than 64 bytes or than the message that it answers. It
+goes back on the link of its sender, or nowhere.
 """
 
 from __future__ import annotations
@@ -28,31 +28,36 @@ YES: Final = b"signedwire bench 1: yes "
 COUNT: Final = b"signedwire bench 1: how many? "
 SO_MANY: Final = b"signedwire bench 1: so many "
 _NONCE_SIZE: Final = 32
-_MAX_GUESTS: Final = 1000
-"""Senders that are remembered: who asked longest ago is forgotten for one more."""
+_MAX_CLIENTS: Final = 1000
+"""Senders that are remembered; for another one, the sender that asked longest ago is forgotten."""
 
 
 class BenchServer:
-    """Takes what comes to a node."""
+    """Takes and answers the messages of a node.
+
+    Args:
+        node: A started node, used for nothing else.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        # Since it asked, how many messages of each guest were counted or echoed.
-        self._guests: OrderedDict[Did, int] = OrderedDict()
+        # For each client, the messages that were counted or echoed since it asked.
+        self._clients: OrderedDict[Did, int] = OrderedDict()
         self.messages = 0
-        """Of guests, counted or echoed."""
+        """Messages of clients that were counted or echoed."""
         self.bytes = 0
-        """Their payloads."""
+        """Bytes of their payloads."""
         self.echoed = 0
-        self.guests = 0
-        """Who asked; one that was forgotten and asks again counts again."""
+        """Messages that were echoed."""
+        self.clients = 0
+        """Senders that asked; a sender that was forgotten and asks again counts again."""
         self.unasked = 0
-        """Messages of senders that had not asked, or that make no sense."""
+        """Messages of senders that are no clients, and messages with unknown content."""
         self.unanswered = 0
         """Answers that could not be queued."""
 
     async def run(self) -> None:
-        """Until the node is closed."""
+        """Take messages until the node is closed."""
         async for message in self._node.messages():
             self._take(message)
             message.ack()
@@ -62,30 +67,30 @@ class BenchServer:
             self.unasked += 1
             return
         sender, payload = message.sender, message.payload
-        if sender in self._guests and payload[:1] in (b"\0", b"\1"):
-            self._guests[sender] += 1
+        if sender in self._clients and payload[:1] in (b"\0", b"\1"):
+            self._clients[sender] += 1
             self.messages += 1
             self.bytes += len(payload)
             if payload[0]:
                 self.echoed += self._answer(sender, payload)
         elif (nonce := _after(ASK, payload)) is not None:
-            self._welcome(sender)
+            self._add_client(sender)
             self._answer(sender, YES + nonce)
-        elif (nonce := _after(COUNT, payload)) is not None and sender in self._guests:
-            self._answer(sender, b"%b%b %d" % (SO_MANY, nonce, self._guests[sender]))
+        elif (nonce := _after(COUNT, payload)) is not None and sender in self._clients:
+            self._answer(sender, b"%b%b %d" % (SO_MANY, nonce, self._clients[sender]))
         else:
             self.unasked += 1
 
-    def _welcome(self, sender: Did) -> None:
-        self.guests += sender not in self._guests
-        self._guests[sender] = 0
-        self._guests.move_to_end(sender)
-        if len(self._guests) > _MAX_GUESTS:
-            self._guests.popitem(last=False)
+    def _add_client(self, sender: Did) -> None:
+        self.clients += sender not in self._clients
+        self._clients[sender] = 0
+        self._clients.move_to_end(sender)
+        if len(self._clients) > _MAX_CLIENTS:
+            self._clients.popitem(last=False)
 
     def _answer(self, sender: Did, payload: bytes) -> bool:
         try:
-            # Never waiting: a guest that takes no answers is not to hold up the others.
+            # Without waiting: a client that takes no answers must not delay others.
             self._node.send_nowait(sender, payload)
         except DeliveryError:
             self.unanswered += 1
@@ -94,6 +99,6 @@ class BenchServer:
 
 
 def _after(word: bytes, payload: bytes) -> bytes | None:
-    """The nonce after this word; `None` where it is something else."""
+    """Return the nonce after this word; `None`: the payload is something else."""
     is_it = payload.startswith(word) and len(payload) == len(word) + _NONCE_SIZE
     return payload[len(word) :] if is_it else None

@@ -1,4 +1,4 @@
-"""A bench against a peer, for people."""
+"""The results of a bench against a peer, as tables for people."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["show_peer"]
 
 
 def show_peer(console: Console, results: PeerResults) -> None:
-    """Print everything."""
+    """Print the results of one run."""
     console.print()
-    # As text: what lies between colons in a DID would be an emoji.
+    # As `Text`: rich would replace a word between the colons of a DID by an emoji.
     console.print(Text(results.peer, style="bold"), soft_wrap=True)
     table = new_table("to this peer", "\tmessages/s", "\tMB/s", "\tCPU µs here")
     for rate in results.rates:

@@ -1,21 +1,21 @@
 """The command line, `signedwire`: identities, listening, sending, checking.
 
 Results go to stdout; logs and prose go to stderr. With `--json` each result is one JSON
-object on a line of its own on stdout. An error is one sentence on stderr, with `--json`
-one JSON object on stderr, `{"error": class, "message": …, "hint": …, "exit_code": …}`,
-so that stdout holds nothing but results. Text that came from the network or from a file
-is escaped before it is shown: it can neither colour nor move anything.
+object on a line of stdout. An error is one sentence on stderr, or with `--json` one JSON
+object on stderr, `{"error": class, "message": …, "hint": …, "exit_code": …}`. So stdout
+has results only. Texts from the network or from a file are escaped before they are shown,
+so they can neither colour the terminal nor move its cursor.
 
-`exit_codes` has the exit codes. SIGTERM and SIGHUP end `listen` and `bench --serve` in
-order, and then the process by that very signal, so that whoever sent it sees what it asked
-for: a shell 143, systemd a clean end. Standard streams that are closed are opened on the
-null device. A reader that closes our output ends the run without a word, with code 141.
+`exit_codes` has the exit codes. SIGTERM and SIGHUP close `listen` and `bench --serve` in
+order, and then end the process by that signal: a shell sees 143, systemd a clean end.
+Standard streams that are closed are opened on the null device. When the reader of our
+output closes it, the run ends silently, with code 141.
 
-How it is made: `surface` has one dataclass per command, whose fields are its options and
-whose `run()` calls the module that does the work, imported only then. `app` turns those
-into a typer application; `errors` is the one place where an exception becomes a sentence
-and an exit code; `output` is the only module that writes. Typer's rich mode is off: help
-is plain text, starts faster, and brackets in it are brackets.
+Structure: `commands` is the table of commands. It joins a dataclass of options, from one
+of the modules `*_options`, with a function of one of the modules `*_command(s)`, which are
+imported when the command runs. `app` makes a typer application from the table. `errors`
+turns exceptions into sentences and exit codes. `output` is the only module that writes.
+Typer's rich mode is off: help is plain text, starts faster, and brackets stay brackets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MISSING = (
 
 
 def main() -> None:
-    """The entry point of the script `signedwire`; ends the process with an exit code."""
+    """Run the command line of this process, and end the process with an exit code."""
     _open_streams()
     has_come: list[int] = []
     if os.getpid() == 1:
@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(1)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Where the encoding lacks a character, show its escape instead of failing.
+            # A character that the encoding lacks is shown as an escape.
             stream.reconfigure(errors="backslashreplace")
     try:
         from signedwire.cli.app import app
@@ -60,7 +60,7 @@ def main() -> None:
         restore()
         if os.getpid() == 1:
             signal.signal(signal.SIGTERM, partial(_interrupt, has_come))
-    except KeyboardInterrupt:  # where Ctrl-C is another's
+    except KeyboardInterrupt:  # if another handler of Ctrl-C was in place
         sys.exit(INTERRUPTED)
     try:
         app(prog_name="signedwire")
@@ -70,7 +70,8 @@ def main() -> None:
         raise
 
 
-# The first process of a container: the kernel keeps signals from it that it does not handle.
+# The kernel does not deliver a signal to the first process of a container unless it has a
+# handler.
 
 
 def _exit(*_: object) -> None:
@@ -78,15 +79,18 @@ def _exit(*_: object) -> None:
 
 
 def _interrupt(has_come: list[int], number: int, _: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     has_come.append(number)
     signal.raise_signal(signal.SIGINT)
 
 
 def _open_streams() -> None:
-    """Where one was closed Python has None: what is printed to stderr would go to stdout then."""
+    """Open closed standard streams on the null device.
+
+    Python has `None` for a closed stream, and would print errors to stdout instead of stderr.
+    """
     open_standard_descriptors()
-    # Not stdin: whoever asks for what comes there is told that it is closed.
+    # stdin stays `None`: a command that reads it reports that it is closed.
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:

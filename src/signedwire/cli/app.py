@@ -1,4 +1,4 @@
-"""The typer application, made from the dataclasses of `surface`."""
+"""The typer application, made from the table in `commands`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import typer
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
-from signedwire.cli import evidence_surface, keys, store_surface, surface
-from signedwire.cli.ending import ENDING_CODES, end_by_signal
+from signedwire.cli import keys
+from signedwire.cli.commands import COMMANDS, GROUPS, Command
+from signedwire.cli.common_options import CommonOptions
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import EVERY, ExitCode, epilog
+from signedwire.cli.option_values import read_path
 from signedwire.cli.output import escape, say_as_is, silence
 from signedwire.cli.redaction import without_keys
-from signedwire.cli.values import read_path
+from signedwire.cli.signals import ENDING_CODES, end_by_signal
 from signedwire.environment import expand_home
 
 __all__ = ["app"]
 
 
 class _Group(TyperGroup):
-    """The root command: every exception of every command ends here."""
+    """The root command. It reports every exception of every command."""
 
     _as_json = False
 
@@ -37,7 +39,7 @@ class _Group(TyperGroup):
         _escape_logs()
         try:
             outcome = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except Exception as error:  # noqa: BLE001 - report() is where all of them go
+        except Exception as error:  # noqa: BLE001 - report() handles every kind
             outcome = report(error, as_json=self._as_json)
         code = outcome if isinstance(outcome, int) else 0
         try:
@@ -48,7 +50,7 @@ class _Group(TyperGroup):
         try:
             sys.stderr.flush()
         except OSError:
-            silence(sys.stderr)  # else the interpreter ends with a code of its own
+            silence(sys.stderr)  # or the interpreter would end with an exit code of its own
         if code in ENDING_CODES:
             end_by_signal(next(one for one in ENDING_CODES if one == code))
         sys.exit(code)
@@ -57,7 +59,7 @@ class _Group(TyperGroup):
         try:
             return super().make_context(*args, **kwargs)
         except BrokenPipeError as error:
-            # Printing --help and --version is a part of this; typer would end with 1.
+            # Printing --help and --version happens here; typer would end with exit code 1.
             raise typer.Exit(report(error)) from None
 
     def invoke(self, ctx: Any) -> Any:
@@ -66,7 +68,7 @@ class _Group(TyperGroup):
         except typer.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
-            # Here, because typer has its own way with Ctrl-C and broken pipes.
+            # Caught here, before typer handles Ctrl-C and broken pipes differently.
             return report(error, as_json=self._as_json)
 
 
@@ -77,14 +79,14 @@ class _LogFormatter(logging.Formatter):
         return escape(without_keys(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        told = without_keys(super().formatException(ei))
-        return "\n".join(map(escape, told.split("\n")))
+        shown = without_keys(super().formatException(ei))
+        return "\n".join(map(escape, shown.split("\n")))
 
 
 def _escape_logs() -> None:
-    """Escape the warnings that Python itself prints for all who have no handler.
+    """Escape the warnings that Python prints for loggers without a handler.
 
-    Without -v those are ours, and always those of other libraries, such as asyncio.
+    Without -v these are our warnings, and always those of other libraries, such as asyncio.
     """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_LogFormatter("%(message)s"))
@@ -99,23 +101,23 @@ def _start_logging() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
-    """Make a typer command whose parameters are the fields of `command`."""
-    hints = get_type_hints(command, include_extras=True)
+def _add(group: typer.Typer, name: str, command: Command) -> None:
+    """Make a typer command whose parameters are the options of `command`."""
+    options = command.options
+    hints = get_type_hints(options, include_extras=True)
     for hint in hints.values():
         _read_as_path(hint)
-    fields = dataclasses.fields(command)
-    common = {field.name for field in dataclasses.fields(surface.Command)}
-    # A command's own options first, then those that all have.
+    fields = dataclasses.fields(options)
+    common = {field.name for field in dataclasses.fields(CommonOptions)}
+    # The options of this command come first, then the common ones.
     fields = tuple(sorted(fields, key=lambda field: field.name in common))
 
     def call(**values: Any) -> int:
-        chosen = command(**{name: _expanded(value) for name, value in values.items()})
-        if chosen.verbose:
+        if values["verbose"]:
             _start_logging()
         keys.take_secrets()  # before anything is started that would inherit them
         try:
-            return chosen.run()
+            return command.run({name: _expanded(value) for name, value in values.items()})
         finally:
             keys.forget_secrets()
 
@@ -132,14 +134,14 @@ def _add(group: typer.Typer, name: str, command: type[surface.Command]) -> None:
     ]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
-    call.__doc__ = command.__doc__
-    group.command(name, epilog=epilog(command.exit_codes))(call)
+    call.__doc__ = options.__doc__
+    group.command(name, epilog=epilog(options.exit_codes))(call)
 
 
 def _read_as_path(hint: Any) -> None:
-    """Have the parameter that is annotated so read by `read_path`, where it is a path.
+    """Make `read_path` the parser of a parameter that is annotated as a path.
 
-    Typer's own way reports a file that cannot be read as a wrong command line, and takes an
+    Typer's own parser reports a file that cannot be read as a usage error, and takes an
     empty text for the working directory.
     """
     kind, *notes = get_args(hint)
@@ -152,9 +154,9 @@ def _read_as_path(hint: Any) -> None:
 
 
 def _expanded(value: Any) -> Any:
-    """A value with `~` at the start of each path in it expanded, as in the configuration.
+    """Return a value with `~` at the start of each path expanded, as in the configuration.
 
-    A shell does so only where a word begins: not in `--identity=~/key.pem`, nor in quotes.
+    A shell expands `~` only where a word begins: not in `--identity=~/key.pem`, nor in quotes.
     """
     if isinstance(value, Path):
         return expand_home(value)
@@ -186,10 +188,6 @@ def _root(
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _group() -> typer.Typer:
-    return typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
 def _build() -> typer.Typer:
     root = typer.Typer(
         cls=_Group,
@@ -200,24 +198,13 @@ def _build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     root.callback(invoke_without_command=True)(_root)
-    identity, configuration = _group(), _group()
-    root.add_typer(identity, name="id", help="Make an identity, or show its DID.")
-    _add(identity, "new", surface.IdNew)
-    _add(identity, "show", surface.IdShow)
-    for name, command in surface.COMMANDS.items():
+    for name, command in COMMANDS.items():
         _add(root, name, command)
-    for name, (text, commands) in store_surface.GROUPS.items():
-        group = _group()
+    for name, (text, commands) in GROUPS.items():
+        group = typer.Typer(rich_markup_mode=None, add_completion=False)
         root.add_typer(group, name=name, help=text)
         for word, command in commands.items():
             _add(group, word, command)
-    root.add_typer(configuration, name="config", help="Show or check the configuration.")
-    _add(configuration, "show", surface.ConfigShow)
-    _add(configuration, "check", surface.ConfigCheck)
-    evidence = _group()
-    root.add_typer(evidence, name="evidence", help="Check or show an evidence log.")
-    _add(evidence, "verify", evidence_surface.EvidenceVerify)
-    _add(evidence, "show", evidence_surface.EvidenceShow)
     return root
 
 

@@ -1,4 +1,4 @@
-"""The one place where an exception becomes one sentence and an exit code."""
+"""Errors of the command line, and the report of an exception as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -59,21 +59,21 @@ class BadFile(BadInput):
 
 
 class About(NamedTuple):
-    """Which message an error is about, and what became of it, for JSON."""
+    """The message that an error is about, and what became of it, for JSON."""
 
     did: Did | None = None
     reason: Reason | None = None
     detail: str | None = None
-    """What the last attempt ended with."""
+    """The error of the last attempt."""
     state: DeliveryState | None = None
     store: str | None = None
     """The file in which the message waits; it is sent later."""
 
 
 class NotDone(SignedWireError):
-    """What was asked for did not happen; `code` is the exit code.
+    """A command did not do its work; `code` is the exit code.
 
-    With `cause`, the error that this says more about, `kind` is that of the cause.
+    With a `cause`, an error that this one explains further, `kind` is that of the cause.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class NotDone(SignedWireError):
 
 
 class _Report(NamedTuple):
-    """How an exception is told."""
+    """An exception as it is reported."""
 
     kind: str
     fact: str
@@ -100,7 +100,7 @@ class _Report(NamedTuple):
     exit_code: ExitCode
 
 
-# The first that fits.
+# The first class that fits decides.
 _CODES: Final[tuple[tuple[type[SignedWireError], ExitCode], ...]] = (
     (BadFile, ExitCode.FILE),
     (ConfigError, ExitCode.FILE),
@@ -126,7 +126,7 @@ _CODES_OF_REASONS: Final = {
     Reason.STORE_FAILED: ExitCode.STORE,
 }
 
-# What to do now, on the command line: the errors' own hints speak to programs.
+# Hints for the command line; the hints of the errors themselves are for programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (UnknownPeerError, "Write DID@host:port, or name the peer in a file given with --peers"),
     (MessageExpiredError, "Give it a longer --deadline, or run `signedwire ping DID@host:port`"),
@@ -141,36 +141,42 @@ _HINTS_OF_KINDS: Final = {
     FailureKind.WRONG_KEY: "Another key answers there: is the DID right?",
 }
 
-# Usage errors of typer, and of click under older releases of it: the class itself has no
-# public name in both.
+# The usage error of typer, or of click in older releases. It has no public name in both.
 _UsageError: Final[type[BaseException]] = typer.BadParameter.__mro__[1]
 
 
 def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
-    """Tell `error` on stderr, unless it needs no word, and return the exit code."""
-    told = _translate(error)
-    if told.kind == "BrokenPipeError":
-        return told.exit_code
+    """Report `error` on stderr, and return its exit code.
+
+    A closed pipe is not reported, because nobody reads the output any more.
+
+    Args:
+        error: The exception that ended the command.
+        as_json: Whether to print a JSON object instead of a sentence.
+    """
+    shown = _translate(error)
+    if shown.kind == "BrokenPipeError":
+        return shown.exit_code
     if as_json:
         about = about_of(error)
         fields = {
-            "error": told.kind,
-            "message": without_keys(told.fact),
-            "hint": without_keys(told.hint) or None,
+            "error": shown.kind,
+            "message": without_keys(shown.fact),
+            "hint": without_keys(shown.hint) or None,
             **{name: None if each is None else str(each) for name, each in about._asdict().items()},
-            "exit_code": int(told.exit_code),
-            "exit": told.exit_code.name.lower(),
+            "exit_code": int(shown.exit_code),
+            "exit": shown.exit_code.name.lower(),
         }
         emit_error(fields)
     else:
-        say(f"signedwire: {_sentences(told.fact, told.hint)}")
-    if told.kind == "InternalError":
+        say(f"signedwire: {_sentences(shown.fact, shown.hint)}")
+    if shown.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
-    return told.exit_code
+    return shown.exit_code
 
 
 def about_of(error: BaseException) -> About:
-    """Which message an error is about; nothing is known where it is about none."""
+    """Return the message that an error is about; all fields are `None` if it is about none."""
     if isinstance(error, NotDone):
         return error.about
     if isinstance(error, DeliveryFailedError):
@@ -182,24 +188,24 @@ def about_of(error: BaseException) -> About:
 
 
 def explain(error: SignedWireError) -> tuple[str, str]:
-    """The fact and the hint of an error, as the command line tells them."""
+    """Return the fact and the hint of an error, as the command line shows them."""
     return error.fact, _hint(error)
 
 
 def hint_about(kind: FailureKind | None) -> str:
-    """What to do about an attempt that failed although somebody was there; empty: nobody was."""
+    """Return what to do about a failed attempt to which something answered; else an empty text."""
     return "" if kind is None else _HINTS_OF_KINDS.get(kind, "")
 
 
 def _sentences(*texts: str) -> str:
-    """Those that are not empty, each with a mark at its end."""
+    """Return the texts that are not empty, each with a mark at its end."""
     return " ".join(
         text if text.endswith((".", "!", "?")) else f"{text}." for text in texts if text
     )
 
 
 def _kind_of(error: BaseException) -> str:
-    """The class of an error, as programs are told it: one for one fault in every command."""
+    """Return the name of an error for JSON; one fault has one name in every command."""
     return error.kind if isinstance(error, NotDone) else type(error).__name__
 
 
@@ -214,7 +220,7 @@ def _translate(error: BaseException) -> _Report:
     if isinstance(error, BrokenPipeError):
         return _Report(kind, "", "", ExitCode.PIPE_CLOSED)
     if isinstance(error, ImportError):
-        # Said by the part that needs an extra, with the command that installs it.
+        # The part that needs an extra has composed the text, with the command to install it.
         return _Report("ImportError", str(error), "", ExitCode.FAILED)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -228,7 +234,7 @@ def _translate(error: BaseException) -> _Report:
 
 
 def code_of(error: SignedWireError) -> ExitCode:
-    """The exit code of an error of ours."""
+    """Return the exit code of an error of this package."""
     if isinstance(error, NotDone):
         return error.code
     for kind, code in _CODES:

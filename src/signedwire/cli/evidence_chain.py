@@ -1,4 +1,4 @@
-"""Several files of one evidence log: each goes on from the head of the one before."""
+"""The files of one evidence log as a chain: each continues the head of the file before."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ _NUMBERED: Final = re.compile(r".*\.(\d{12,})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was found in one file."""
+    """The result of checking one file."""
 
     path: Path
     header: LogHeader
     records: int
-    """Those that are proven."""
+    """Number of proven records."""
     head: bytes
-    """The hash of the last of them, or of the header."""
+    """The hash of the last proven record, or of the header."""
     times: tuple[int, ...]
-    """When the first and the last of them were accepted; none: there are no records."""
+    """When the first and the last proven record was accepted; empty: there are no records."""
     error: BadRecord | None
+    """The first bad record; `None`: all are proven."""
     head_at: int | None
-    """Which of them has the wanted head; 0: the header has it."""
+    """Number of the record with the head that was given; 0: the header has it."""
 
 
 def did_or_hex(owner: bytes) -> str:
-    """The DID of a log's owner; hex digits where these bytes are none."""
+    """Return the DID of a log's owner; hex digits if these bytes are no DID."""
     try:
         return str(Did(owner))
     except DidError:
@@ -43,9 +44,9 @@ def did_or_hex(owner: bytes) -> str:
 
 
 def in_order(parts: list[Part]) -> tuple[list[Part], str]:
-    """The files in the order of their chain, and what is wrong with it; empty: it is whole.
+    """Return the files in the order of their chain, and a problem; empty: the chain is whole.
 
-    Where something is wrong, they stay in the order in which they were given.
+    If there is a problem, the files stay in the order in which they were given.
     """
     problem = _problem(parts)
     if problem:
@@ -73,27 +74,28 @@ def _problem(parts: list[Part]) -> str:
         if previous not in heads:
             starts.append(part)
         elif previous in seen:
-            return f"{part.path} and {seen[previous].path} go on from the same head"
+            return f"{part.path} and {seen[previous].path} continue the same head"
         seen[previous] = part
     if len(heads) < len(parts):
-        return "one of the files is there twice"
+        return "one of the files was given twice"
     if len(starts) > 1:
-        # The one that is not the beginning was written last.
+        # Of two beginnings, the one that was written last is the wrong one.
         last = max(starts, key=lambda part: part.header.started_at_us)
         if last.header.previous == NO_HEAD:
-            return f"{last.path} goes on from no other: it begins a chain of its own"
+            return f"{last.path} continues no other file: it begins a chain of its own"
         return (
-            f"{last.path} goes on from the log with head {last.header.previous.hex()}, and none "
-            "of the files has that head: one between is missing, or its end was cut off"
+            f"{last.path} continues the log with head {last.header.previous.hex()}, and none "
+            "of the files has that head: a file is missing, or its end was cut off"
         )
     return ""
 
 
 def first_record_of(chain: list[Part]) -> int | None:
-    """The number of the first record in the whole chain, of which the first files may be gone.
+    """Return the number of the first record, counted from the start of the whole chain.
 
-    By the names that a rotation gives, which have the number of the last record; `None`:
-    they do not tell, or contradict each other.
+    The first files may be missing. A rotation names a file by the number of its last record,
+    from which this number is computed. `None`: the names have no such numbers, or they
+    contradict each other.
     """
     if chain[0].header.previous == NO_HEAD:
         return 1

@@ -1,4 +1,4 @@
-"""The exit codes of `signedwire`: what a script can branch on.
+"""The exit codes of `signedwire`, on which scripts can branch.
 
 docs/operations.md has the same table. Each command's `--help` lists the codes that it
 can end with: those that every command has, and those in its `exit_codes`.
@@ -16,12 +16,12 @@ __all__ = ["COMMON", "EVERY", "ExitCode", "epilog"]
 
 
 class ExitCode(IntEnum):
-    """How a run of the command line ended; `meaning` says it in words."""
+    """How a run of the command line ended; `meaning` is the text for people."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> ExitCode:
-        """A code and its meaning, which `--help` and the docs show."""
+        """Make a code with its meaning, which `--help` and the docs show."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -55,15 +55,19 @@ COMMON: Final = (
     ExitCode.PIPE_CLOSED,
     ExitCode.TERMINATED,
 )
-"""What every command can end with."""
+"""The codes that every command can end with."""
 
 
 EVERY: Final[tuple[ExitCode, ...]] = tuple(ExitCode.__members__.values())
-"""Every code there is."""
+"""All codes."""
 
 
 def epilog(more: Iterable[ExitCode] = ()) -> str:
-    """The text below a command's help: its exit codes, and where its output goes."""
+    """Return the text below a command's help: its exit codes, and where its output goes.
+
+    Args:
+        more: The codes of the command beside `COMMON`.
+    """
     codes = "; ".join(f"{int(code)} {code.meaning}" for code in sorted({*COMMON, *more}))
     return (
         f"Exit codes: {codes}. Results go to stdout; errors, logs and prose go to stderr. With "

@@ -1,8 +1,8 @@
-"""Ctrl-C while the command line is still importing: the process ends, and says nothing.
+"""Ctrl-C while the command line is still importing: the process ends without a traceback.
 
-The package imports this first. It does something only where the process was started as
-`signedwire` or as `python -m signedwire`; for a program that imports the library Ctrl-C
-stays what it is.
+The package imports this module first. It acts only if the process was started as
+`signedwire` or as `python -m signedwire`. In a program that imports the library, Ctrl-C
+does not change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MODULES: Final = ("signedwire", "signedwire.cli", "signedwire.__main__", "signe
 
 
 def restore() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt again, as Python has it."""
+    """Make Ctrl-C raise KeyboardInterrupt again, which is Python's default."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,20 +30,20 @@ def _exit(*_: object) -> None:
 
 
 def _is_the_command(words: list[str]) -> bool:
-    """Whether an interpreter's command line runs ours."""
+    """Return whether an interpreter's command line runs `signedwire`."""
     rest = iter(words[1:])
     for word in rest:
         if word == "-m":
             return next(rest, "") in _MODULES
         if word in ("-X", "-W"):
-            next(rest, "")  # has a value of its own
+            next(rest, "")  # the value of this option
         elif not word.startswith("-") or word == "-c":
             return PurePath(word).stem == "signedwire"
     return False
 
 
 def _begin() -> None:
-    # Else somebody has it ignored, as a shell does for its background jobs.
+    # A signal that is ignored, as in background jobs of a shell, stays ignored.
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_usual and _is_the_command(sys.orig_argv):
         try:

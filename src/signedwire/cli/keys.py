@@ -1,42 +1,36 @@
-"""`signedwire id`, and the identity that the other commands use."""
+"""The identity that a command uses, and the secrets of its environment."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import typer
 
 from signedwire import keysources
+from signedwire.cli.common_options import CommonOptions
 from signedwire.cli.errors import BadInput
-from signedwire.cli.output import emit, escape, result, say
+from signedwire.cli.output import escape, say
 from signedwire.errors import IdentityError, IdentityProblem
 from signedwire.identity import Identity
 from signedwire.keysources import KeySource, Secrets
-from signedwire.settings import PASSWORD_VARIABLE
-
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Command, IdNew, IdShow
 
 __all__ = [
     "check",
+    "choose",
     "forget_secrets",
-    "has_terminal",
     "load",
+    "load_from",
     "load_or_create",
-    "new",
-    "show",
     "take_secrets",
 ]
-
 
 _STANDARD_INPUT: Final = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 class _Taken:
-    """What this run of the command line took out of the environment, until it is used."""
+    """The secrets that this run took out of the environment, until they are used."""
 
     secrets = Secrets()
 
@@ -47,53 +41,21 @@ def take_secrets() -> None:
 
 
 def forget_secrets() -> Secrets:
-    """What was taken and not used yet. Nothing here keeps it any longer."""
+    """Return the secrets that are not used yet, and keep them here no longer."""
     secrets, _Taken.secrets = _Taken.secrets, Secrets()
     return secrets
 
 
-def new(options: IdNew) -> int:
-    """`signedwire id new`."""
-    named = options.path or options.identity or options.settings.identity()["identity"].value
-    password = _new_password(options)
-    path = keysources.default_key_path() if named is None else Path(str(named))
-    # A power cut may have left an empty file; at a path that somebody chose it stays.
-    is_empty = named is None and path.is_file() and path.stat().st_size == 0
-    identity = keysources.make_key_file(path, password, is_empty=is_empty)
-    if identity is None:  # another process was faster
-        raise IdentityError(
-            f"cannot save the key to {path}: another process has just made one",
-            "Load the key that is there",
-            IdentityProblem.EXISTS,
-        )
-    say(f"made a new {'encrypted ' if password else ''}identity in {escape(str(path))}")
-    _show(identity, path, as_json=options.json)
-    return 0
+def check(options: CommonOptions) -> None:
+    """Raise if the identity could not be loaded. Nothing is made, and nobody is asked.
 
-
-def show(options: IdShow) -> int:
-    """`signedwire id show`."""
-    secrets = forget_secrets()
-    if options.path is not None:
-        settings = options.settings.identity()
-        allowed = options.key_group_readable or settings["key_group_readable"].value is True
-        source = KeySource.file(options.path, group_readable=allowed)
-    else:
-        source = _choose(options, secrets)
-    _show(_load(source, secrets), source.path, as_json=options.json)
-    return 0
-
-
-def check(options: Command) -> None:
-    """Refuse an identity that could not be loaded. Nothing is made or asked for.
-
-    A descriptor is left alone: it can be read only once.
+    A descriptor is not read, because it can be read only once.
 
     Raises:
-        IdentityError: naming the source, what is wrong and what to do.
+        IdentityError: names the source, what is wrong and what to do.
     """
     secrets = forget_secrets()
-    source = _choose(options, secrets)
+    source = choose(options, secrets)
     if source.descriptor is not None:
         return
     try:
@@ -106,18 +68,28 @@ def check(options: Command) -> None:
         raise
 
 
-def load(options: Command) -> Identity:
-    """The identity of this user, which is there already."""
+def load(options: CommonOptions) -> Identity:
+    """Return the identity of this user, which must exist.
+
+    Raises:
+        IdentityError: the key cannot be loaded.
+        BadInput: the key and a message would both be read from standard input.
+    """
     secrets = forget_secrets()
-    return _load(_choose(options, secrets), secrets)
+    return load_from(choose(options, secrets), secrets)
 
 
-def load_or_create(options: Command) -> Identity:
-    """The identity of this user; made if nobody named one and there is none yet."""
+def load_or_create(options: CommonOptions) -> Identity:
+    """Return the identity of this user; at the default path a missing one is made.
+
+    Raises:
+        IdentityError: the key cannot be loaded or saved.
+        BadInput: the key and a message would both be read from standard input.
+    """
     secrets = forget_secrets()
-    source = _choose(options, secrets)
+    source = choose(options, secrets)
     if not source.is_default:
-        return _load(source, secrets)
+        return load_from(source, secrets)
     try:
         identity, is_new = source.load_or_create(secrets.password)
     except IdentityError as error:
@@ -127,7 +99,13 @@ def load_or_create(options: Command) -> Identity:
     return identity
 
 
-def _choose(options: Command, secrets: Secrets) -> KeySource:
+def choose(options: CommonOptions, secrets: Secrets) -> KeySource:
+    """Return the source of the key that the options, the settings or the environment name.
+
+    Raises:
+        IdentityError, ConfigError: they name none that can be used.
+        BadInput: the key and a message would both be read from standard input.
+    """
     source = keysources.choose_key(
         options.settings.identity(),
         os.environ,
@@ -141,8 +119,8 @@ def _choose(options: Command, secrets: Secrets) -> KeySource:
     return source
 
 
-def _check_input(options: Command) -> None:
-    """Refuse a message from standard input where the key comes from there: one gets nothing."""
+def _check_input(options: CommonOptions) -> None:
+    """Raise if both the key and a message are read from standard input: one would get nothing."""
     text, file = getattr(options, "text", None), getattr(options, "file", None)
     what = "-" if text == "-" else f"--file {file}" if str(file) in _STANDARD_INPUT else None
     if what is not None:
@@ -155,7 +133,12 @@ def _check_input(options: Command) -> None:
         )
 
 
-def _load(source: KeySource, secrets: Secrets) -> Identity:
+def load_from(source: KeySource, secrets: Secrets) -> Identity:
+    """Return the key of a source; its password is asked for at a terminal if it is missing.
+
+    Raises:
+        IdentityError: the key cannot be loaded.
+    """
     try:
         return source.load(secrets.password)
     except IdentityError as error:
@@ -163,7 +146,7 @@ def _load(source: KeySource, secrets: Secrets) -> Identity:
 
 
 def _unlock(source: KeySource, error: IdentityError) -> Identity:
-    """Ask for the password that is missing, where somebody is there; else raise."""
+    """Ask at the terminal for the missing password; without a terminal, raise `error`."""
     is_asked_for = error.problem is IdentityProblem.ENCRYPTED and source.path is not None
     if is_asked_for and sys.stdin.isatty():
         question = f"Password of {escape(str(source.path))}"
@@ -171,51 +154,3 @@ def _unlock(source: KeySource, error: IdentityError) -> Identity:
         return source.load(asked)
     error.hint = keysources.hint_about_password(error)
     raise error
-
-
-def _new_password(options: IdNew) -> str | None:
-    if options.password_env is not None and options.ask_password:
-        raise BadInput("--password-env and --ask-password exclude each other", "Give one of them")
-    if options.ask_password:
-        return _asked_password()
-    variable = options.password_env
-    if variable is None or variable == PASSWORD_VARIABLE:
-        password = forget_secrets().password
-    else:
-        password = os.environ.pop(variable, None)
-    if not password and variable is not None:
-        raise BadInput(
-            f"--password-env {variable}: there is no such variable in the environment, or it is "
-            "empty",
-            "Set it, or use --ask-password",
-        )
-    return password
-
-
-def _asked_password() -> str:
-    if not has_terminal():
-        raise BadInput(
-            "there is no terminal to ask for the password at",
-            "Put it into a variable, and use --password-env VAR",
-        )
-    asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    return asked
-
-
-def has_terminal() -> bool:
-    """Whether a password can be asked for at a terminal, without showing it."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        return True
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))
-    except OSError:
-        return False
-    return True
-
-
-def _show(identity: Identity, path: Path | None, *, as_json: bool) -> None:
-    if as_json:
-        shown = None if path is None else str(path)
-        emit({"did": str(identity.did), "did_hex": identity.did.hex(), "file": shown})
-    else:
-        result(str(identity.did))

@@ -1,4 +1,4 @@
-"""What goes in and out of the process, and the escaping of what others wrote."""
+"""Standard input and output, and the escaping of texts from the network or from files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
 
 
 def escape(text: str) -> str:
-    """`text` on one line, with every character that is not printable as its Python escape.
+    """Return `text` on one line, with each character that is not printable as a Python escape.
 
-    Not printable are control characters, so also terminal sequences, line ends, invisible
-    and direction-changing characters, surrogates and unassigned code points.
+    Not printable are control characters, and so terminal sequences and line ends; invisible
+    and direction-changing characters; surrogates; and unassigned code points.
     """
     if text.isprintable():
         return text
@@ -46,12 +46,12 @@ def result(line: str) -> None:
 
 
 def result_as_is(line: str) -> None:
-    """Print one line with `paint()` in it on stdout, at once. The caller has escaped the rest."""
+    """Print one line on stdout, at once. The caller has escaped it, except for `paint()`."""
     _print(line)
 
 
 def emit(value: Mapping[str, object]) -> None:
-    """One JSON object on a line of stdout, at once; all of it ASCII."""
+    """Print one JSON object on a line of stdout, at once, in ASCII."""
     _print(as_line(value))
 
 
@@ -61,17 +61,17 @@ def _print(line: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # The system's error names no file where a descriptor cannot be written.
+        # The system's error names no file when a descriptor cannot be written.
         raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def emit_error(value: Mapping[str, object]) -> None:
-    """Print one JSON object on a line of stderr, at once; all of it ASCII."""
+    """Print one JSON object on a line of stderr, at once, in ASCII."""
     say_as_is(as_line(value))
 
 
 def as_line(value: Mapping[str, object]) -> str:
-    """`value` as JSON that every program can read: ASCII, no NaN, no lone surrogate.
+    """Return `value` as JSON that every program can read: ASCII, no NaN, no lone surrogate.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
@@ -80,7 +80,7 @@ def as_line(value: Mapping[str, object]) -> str:
 
 
 def _sound(value: object) -> object:
-    """`value` with Python's escape for what no UTF-8 can carry, as in a file name of bytes."""
+    """Return `value` with surrogates, as file names may have them, as Python escapes."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -91,39 +91,43 @@ def _sound(value: object) -> object:
 
 
 def say(line: str) -> None:
-    """Print one line of prose on stderr, at once, escaped and without what looks like a key."""
+    """Print one line of prose on stderr, at once, escaped and without parts that look like keys."""
     say_as_is(escape(without_keys(line)))
 
 
 def say_as_is(line: str) -> None:
     """Print a line on stderr as it is, such as JSON or the help.
 
-    Where it cannot be written, on a full disk or into a closed pipe, the command goes on: what
-    it does and its exit code do not depend on who reads along.
+    An error, as of a full disk or a closed pipe, is ignored: the work of a command and its
+    exit code do not depend on whether somebody reads stderr.
     """
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def paint(text: str, colour: str) -> str:
-    """`text` in a colour where stdout is a terminal and NO_COLOR is not set."""
+    """Return `text` in a colour if stdout is a terminal and NO_COLOR is not set."""
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return typer.style(text, fg=colour)
     return text
 
 
 def silence(stream: TextIO) -> None:
-    """Send whatever is still buffered nowhere, so that the interpreter's exit says nothing."""
+    """Redirect a stream to the null device, so that flushing it at exit cannot fail."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
-    except (OSError, ValueError):  # it has no descriptor, as in tests
+    except (OSError, ValueError):  # the stream has no descriptor, as in tests
         return
     os.close(nowhere)
 
 
 def standard_input() -> TextIO:
-    """`sys.stdin`, which is None where the process was started without."""
+    """Return `sys.stdin`.
+
+    Raises:
+        ConfigError: the process was started without standard input.
+    """
     stdin: TextIO | None = sys.stdin
     if stdin is None:
         raise ConfigError("standard input is closed", "Give a file instead of -, or a pipe")

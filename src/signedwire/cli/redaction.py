@@ -1,4 +1,7 @@
-"""Takes private keys out of what is shown: somebody gave one where something else belongs."""
+"""Removal of private keys from texts that are shown.
+
+People give keys by mistake where a path or a name belongs, and errors repeat such values.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,29 @@ from signedwire.keyformats import SEED_PREFIX, looks_like_a_key
 __all__ = ["HIDDEN", "key_as_path", "value_without_keys", "without_keys"]
 
 HIDDEN: Final = "[a key, not shown]"
-"""What stands in the place of a key."""
+"""Text that is shown in place of a key."""
 _WORD: Final = r"[A-Za-z0-9+/=_-]"
 _LEFT: Final = r"(?:(?<![A-Za-z0-9+/_=.~-])|(?<=\\[nrt])|(?<=\\x0[ad]))"
-"""Where a word begins that is no part of a path; there may be line ends as Python shows them."""
+"""Matches the start of a word that is no part of a path; `repr()` may have escaped a line end
+before it."""
 _KEYS: Final = re.compile(
     "|".join(
         [
-            # PEM to its last line; where that is cut off, to the quote or to the end.
+            # PEM to its last line; if that is cut off, to the quote or to the end.
             r"-----BEGIN(?:.*?-----END[A-Z0-9 ]*(?:-----)?|[^'\"…]*)",
-            # PKCS#8 and OpenSSH without their first lines, by how an Ed25519 key begins.
+            # PKCS#8 and OpenSSH without their first lines, by the start of an Ed25519 key.
             rf"(?:M[A-Za-z0-9]{{2,3}}CAQ[AE]wBQYDK2Vw|b3BlbnNzaC1rZXkt)"
             rf"(?:{_WORD}|\\[nr]|\\x0[ad]|[\r\n])*",
             # JWK: whole, and its secret member by itself.
             r"\{[^{}]*kty[^{}]*\}?",
             r"(?<![A-Za-z0-9])d\\*[\"']\s*:\s*\\*[\"'][A-Za-z0-9_=-]+",
             rf"(?i:{re.escape(SEED_PREFIX)}\s*{_WORD}{{16,}}|age-secret-key-[a-z0-9]+)",
-            # 32 or 64 bytes. 64 hex digits are not among them: DIDs and hashes look so, too.
-            # A key has letters of both cases, and a path from the root is none.
+            # Base64 of 32 or 64 bytes; 64 hex digits are excluded, as DIDs and hashes have them.
+            # A key has letters of both cases. A path from the root is no key.
             rf"{_LEFT}(?!/)(?=[A-Z0-9+/_-]*[a-z])(?=[a-z0-9+/_-]*[A-Z])"
             rf"(?:[A-Za-z0-9+/_-]{{43}}=?|[A-Za-z0-9+/_-]{{86}}(?:==)?)(?!{_WORD})",
             rf"{_LEFT}[0-9A-Fa-f]{{128}}(?!{_WORD})",
-            # What an error has cut off, since its whole length is not known.
+            # A text that an error has shortened, whose whole length is unknown.
             rf"{_LEFT}(?!/){_WORD}{{32,}}(?=…)",
         ]
     ),
@@ -44,25 +48,30 @@ _HEX: Final = re.compile(rf"{_LEFT}[0-9A-Fa-f]{{64}}(?!{_WORD})")
 
 
 def without_keys(text: str) -> str:
-    """`text` with each part that looks like a private key replaced by `HIDDEN`.
+    """Return `text` with each part that looks like a private key replaced by `HIDDEN`.
 
-    Forms that name themselves are found for certain: PEM, JWK, `ed25519-seed:`. Base64 is
-    a guess by its length, and 64 hex digits stay, since DIDs and hashes look the same.
+    Formats with a marker are found for certain: PEM, JWK, `ed25519-seed:`. Base64 is
+    guessed by its length. 64 hex digits stay, because DIDs and hashes look the same.
     """
     shown = _KEYS.sub(HIDDEN, text)
-    # It may be told of in parts, such as the port behind the colon.
+    # An error may show a seed in parts, such as the port behind the colon.
     return _HEX.sub(HIDDEN, shown) if SEED_PREFIX in text.lower() else shown
 
 
 def value_without_keys(text: str) -> str:
-    """`without_keys()` for a value that stands by itself: it may be 64 hex digits of a key."""
+    """Like `without_keys()`, for a whole value, which may be 64 hex digits of a key."""
     if looks_like_a_key(text) and not text.startswith(("/", "~")):
         return HIDDEN
     return without_keys(text)
 
 
 def key_as_path(path: Path, what: str) -> str | None:
-    """What to say where a key was given as the path of `what`, which is not there; else `None`."""
+    """Return an error text if the path of a missing file is a key, else `None`.
+
+    Args:
+        path: The path.
+        what: The kind of file that it should name.
+    """
     if HIDDEN not in value_without_keys(str(path)):
         return None
     return (

@@ -1,112 +1,129 @@
-"""The options of `signedwire send`: which exclude each other, and the file of --proof."""
+"""The options of `signedwire send`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from signedwire.cli.errors import BadFile, BadInput, NotDone
+import typer
+
+from signedwire.cli.common_options import NodeOptions
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.delivery.receipt import Receipt
-from signedwire.folders import sync_folder
-from signedwire.types import DeliveryState
+from signedwire.cli.option_values import (
+    UNTIL,
+    Motion,
+    choices,
+    read_motion,
+    read_payload_type,
+    read_priority,
+    read_seconds,
+    read_until,
+)
+from signedwire.types import DeliveryState, PayloadType, Priority
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Send
-
-__all__ = ["Save", "check_usage", "proof_file"]
-
-Save = Callable[[Receipt], None]
-"""Saves the receipt proof."""
+__all__ = ["SendOptions"]
 
 
-def check_usage(options: Send) -> str | None:
-    """Refuse options that contradict each other, before anything is done.
+@dataclass(frozen=True, kw_only=True)
+class SendOptions(NodeOptions):
+    """Send one message, or every line of standard input.
 
-    Returns the option that chose a v1 payload, if one did.
+    TEXT, `-` or --file is the payload; the options of v1 payloads wrap it into what v1
+    peers understand. With `-` each line is sent as soon as it is read, without its line
+    end. Reading pauses while the peer does not keep up. Sending stops at the first line
+    that is too long or cannot be delivered, and the error names that line.
+
+    The command returns when the peer has accepted the message: verified it and signed a
+    receipt, which --proof saves. The time that is shown runs from writing to acceptance.
+    --until handled waits for the peer's application. v1 peers never answer: for them the
+    result is "written", which means that the operating system has the message, on a
+    connection to the peer's address.
+
+    If the peer is away or denies us, the message stays in the store. The result is
+    "persisted", with exit code 4, or 0 where --until asks for no more. The message goes
+    out before all later ones, when the next `send` to that peer or `listen` with --peers
+    runs. So do not send it again; `signedwire outbox` shows it, and drops it.
     """
-    kinds = {
-        "--agent-command": options.agent_command is not None,
-        "--heartbeat": options.heartbeat,
-        "--motion": options.motion is not None,
-        "--llm-query": options.llm_query,
-    }
-    chosen = [name for name, is_given in kinds.items() if is_given]
-    if len(chosen) > 1:
-        raise BadInput(f"{' and '.join(chosen)} exclude each other", "Send them one by one")
-    is_given = options.text is not None or options.file is not None
-    if options.text is not None and options.file is not None:
-        raise BadInput("TEXT and --file exclude each other", "Give one of them")
-    if chosen and chosen[0] in ("--heartbeat", "--motion"):
-        if is_given:
-            raise BadInput(f"{chosen[0]} takes no TEXT and no --file", "Leave them away")
-    elif not is_given and chosen != ["--agent-command"]:
-        raise BadInput(
-            "there is nothing to send", "Give TEXT, --file FILE, or - for the lines of stdin"
-        )
-    if options.target and options.agent_command is None:
-        raise BadInput("--target is the target of --agent-command", "Give both, or neither")
-    if (options.system_prompt or options.model) and not options.llm_query:
-        raise BadInput("--system-prompt and --model belong to --llm-query", "Add --llm-query")
-    if options.proof is not None:
-        if options.text == "-":
-            raise BadInput("--proof is for one message, and - sends many", "Send them one by one")
-        if options.until not in (None, DeliveryState.ACCEPTED, DeliveryState.HANDLED):
-            raise BadInput(
-                f"--proof needs a receipt, and --until {options.until} does not wait for one",
-                "Leave --until away",
-            )
-    return chosen[0] if chosen else None
 
+    exit_codes = (
+        ExitCode.STORED,
+        ExitCode.NO_ANSWER,
+        ExitCode.UNREACHED,
+        ExitCode.REFUSED,
+        ExitCode.DENIED,
+        ExitCode.STORE,
+    )
 
-@contextlib.contextmanager
-def proof_file(path: Path | None) -> Iterator[Save]:
-    """A function that saves the proof, into a file that is there before all is done."""
-    if path is None:
-        yield lambda receipt: None
-        return
-    try:
-        file = path.open("xb", buffering=0)
-    except FileExistsError:
-        raise BadFile(
-            f"{path} exists already, and a proof is never overwritten", "Name another file"
-        ) from None
-    except OSError as error:
-        raise BadFile(
-            f"cannot write {path}: {error.strerror}",
-            "Does the folder exist, and may you write to it?",
-        ) from None
-
-    def save(receipt: Receipt) -> None:
-        if not receipt.is_confirmed:
-            raise NotDone(
-                f"message #{receipt.sequence_number} was written, but there is no proof of "
-                "it: v1 peers sign no receipts",
-                "Leave --proof away",
-            )
-        try:
-            data = receipt.proof()
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-            sync_folder(path.parent)
-        except OSError as error:
-            raise NotDone(
-                f"message #{receipt.sequence_number} is {receipt.state}, but its proof cannot be "
-                f"written to {path}: {error.strerror}",
-                "Do not send it again",
-                ExitCode.SYSTEM,
-            ) from None
-        saved.append(receipt)
-
-    saved: list[Receipt] = []
-    try:
-        with file:
-            yield save
-    finally:
-        # Whatever fails after it, a proof stays: there is no other.
-        if not saved:
-            path.unlink(missing_ok=True)
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="DID[@HOST:PORT]",
+            help="The recipient. An address that neither this nor --peers has can be given later.",
+        ),
+    ]
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT|-]", help="The payload; - reads stdin.")
+    ] = None
+    file: Annotated[Path | None, typer.Option(help="Send the content of this file.")] = None
+    priority: Annotated[
+        Priority,
+        typer.Option(parser=read_priority, metavar=choices(Priority), show_default="normal"),
+    ] = Priority.NORMAL
+    payload_type: Annotated[
+        PayloadType,
+        typer.Option(parser=read_payload_type, metavar=choices(PayloadType), show_default="raw"),
+    ] = PayloadType.RAW
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            parser=read_seconds,
+            metavar="SECONDS",
+            help="After this time the message is neither written nor accepted by the peer.",
+        ),
+    ] = None
+    until: Annotated[
+        DeliveryState | None,
+        typer.Option(
+            parser=read_until,
+            metavar="|".join(UNTIL),
+            show_default="accepted, or persisted where the peer is away",
+            help="The state to wait for.",
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=read_seconds, metavar="SECONDS", help="Wait at most this long for that state."
+        ),
+    ] = None
+    proof: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Save the peer's receipt, for `signedwire verify` and others."
+        ),
+    ] = None
+    v1: Annotated[
+        bool,
+        typer.Option("--v1", help="The peer may speak v1. The options for v1 payloads imply it."),
+    ] = False
+    agent_command: Annotated[
+        str | None, typer.Option(metavar="NAME", help="v1 AgentCommand; TEXT is its payload.")
+    ] = None
+    target: Annotated[str, typer.Option(help="The target of --agent-command.")] = ""
+    heartbeat: Annotated[
+        bool, typer.Option("--heartbeat", help="v1 Heartbeat: our DID and this host's uptime.")
+    ] = False
+    motion: Annotated[
+        Motion | None,
+        typer.Option(
+            parser=read_motion,
+            metavar="LX,LY,LZ,AX,AY,AZ",
+            help="v1 MotionCommand, in m/s and rad/s.",
+        ),
+    ] = None
+    llm_query: Annotated[
+        bool, typer.Option("--llm-query", help="v1 LlmQuery; TEXT is the prompt.")
+    ] = False
+    system_prompt: Annotated[str, typer.Option(help="For --llm-query.")] = ""
+    model: Annotated[str, typer.Option(help="For --llm-query.")] = ""

@@ -1,4 +1,4 @@
-"""The texts of errors about a message that say what is in doubt, and what to do."""
+"""Hints for errors about a message, and details of messages with an uncertain outcome."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CLOCKS_DIFFER: Final = Cause(
     FailureKind.CLOCKS_DIFFER,
 )
 """The detail of a message that expired only by the peer's clock."""
-# What to do about a failure on the way.
+# Hints by the kind of the last failure.
 _BY_KIND: Final = {
     FailureKind.WRONG_KEY: "Another key answers at that address: is the DID right?",
     FailureKind.HUNG_UP_ON_TLS: "If it is a v1 peer, name its DID in v1_peers",
-    FailureKind.TURNED_AWAY: "Its access list may not let us in",
+    FailureKind.TURNED_AWAY: "The peer's access list may not let us in",
     FailureKind.CLOCKS_DIFFER: "Compare the clocks of the two machines, and have both set by NTP",
-    FailureKind.DENIED: "Its operator can let us in with node.access",
-    FailureKind.FULL: "Try again later, or ask its operator for a higher limit",
-    FailureKind.VERSION: "Bring both sides to versions of one wire",
-    FailureKind.BAD_SIGNATURE: "Is something between the two changing bytes?",
+    FailureKind.DENIED: "The peer's operator can let us in with node.access",
+    FailureKind.FULL: "Try again later, or ask the peer's operator for a higher limit",
+    FailureKind.VERSION: "Install versions of signedwire with a common wire on both sides",
+    FailureKind.BAD_SIGNATURE: "Does something between the two machines change bytes?",
 }
 NOT_DELIVERED: Final = "; it was NOT delivered: another process used this number"
 _BY_REASON: Final = {
@@ -42,17 +42,17 @@ _BY_REASON: Final = {
     "node.dead.retry(id) sends it",
     Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
     "node.dead.retry(id) does",
-    Reason.UNKNOWN_PEER: "It has no route, and no link of its own: "
-    "add one with routing.update(did, address), or wait until it dials again",
+    Reason.UNKNOWN_PEER: "The peer has no route and no link: add a route with "
+    "routing.update(did, address), or wait until the peer dials this node",
 }
 
 
 def advice(kind: FailureKind | None, reason: Reason) -> str:
-    """Return the text that says what to do about a failed message; empty: nothing helps.
+    """Return what to do about a failed message, as text; empty: there is no hint.
 
     Args:
-        kind: The kind of the last failure on the way, which says more than the reason;
-            `None`: nothing failed.
+        kind: The kind of the last failure on the way, whose hint is more exact than that of
+            the reason; `None`: nothing failed.
         reason: Why the message was given up.
     """
     return ("" if kind is None else _BY_KIND.get(kind, "")) or _BY_REASON.get(reason, "")

@@ -329,14 +329,14 @@ class OutgoingMessage(Receipt):
     def __init__(
         self,
         terms: SendOptions,
-        sequence_number: int,
+        message_number: int,
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
     ) -> None:
         # The statements of Receipt.__init__, which saves the 0.1 µs of calling it.
         self._steps = terms.queued
         self._changed = None
-        self.sequence_number = sequence_number
+        self.message_number = message_number
         self.state = _QUEUED
         self.is_final = False
         self.reason = None
@@ -451,7 +451,7 @@ class OutgoingMessage(Receipt):
                 identity,
                 self.terms.recipient,
                 self.body[V2_HEADER_SIZE:] if self.sequence else self.body,
-                sequence_number=self.sequence_number,
+                sequence_number=self.message_number,
                 priority=self.terms.priority,
                 payload_type=self.terms.payload_type,
                 timestamp_us=self.queued_at_us,
@@ -469,6 +469,6 @@ class OutgoingMessage(Receipt):
         """Do as `number()`, with the result of `terms.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
         self.body = complete_v2_body(
-            common, self.body, self.sequence_number, sequence, self.terms.queued[1]
+            common, self.body, self.message_number, sequence, self.terms.queued[1]
         )
         self.sequence = sequence

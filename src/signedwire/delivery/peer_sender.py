@@ -197,7 +197,7 @@ class PeerSender:
             self.forget_deadlines((receipt,))
             if name is not None:
                 receipt.release()  # else its evidence has them
-            self._host.emit(MessageRefused(self.did, receipt.sequence_number, reason))
+            self._host.emit(MessageRefused(self.did, receipt.message_number, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:

@@ -101,16 +101,16 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         "is_detached",
         "is_final",
         "is_unconfirmed",
+        "message_number",
         "proof_source",
         "reason",
-        "sequence_number",
         "state",
     )
 
     def __init__(
         self,
         recipient: Did,
-        sequence_number: int,
+        message_number: int,
         *,
         steps: tuple[int, ...] = (),
     ) -> None:
@@ -120,7 +120,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         # Receipts that change together share one: see `queued_step()`, `transition_all()`.
         self._steps = steps or queued_step(unix_time_us())
         self._changed: list[Callable[[], None]] | None = None
-        self.sequence_number = sequence_number
+        self.message_number = message_number
         """The number of the message, from 1; its envelope carries it."""
         self.state = DeliveryState.QUEUED
         """The present state of the message."""
@@ -177,7 +177,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """
         if self.proof_source is None:
             raise LookupError(
-                f"message #{self.sequence_number} to {self.recipient} is {self.state}: "
+                f"message #{self.message_number} to {self.recipient} is {self.state}: "
                 "its recipient has signed no receipt"
             )
         return self.proof_source.prove(self)
@@ -221,7 +221,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """
         if self.is_detached:
             raise ClosedError(
-                f"the node was closed; message #{self.sequence_number} to {self.recipient} is "
+                f"the node was closed; message #{self.message_number} to {self.recipient} is "
                 "in its store",
                 "It is sent when a node with that store runs again",
             )
@@ -229,7 +229,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise MessageExpiredError(
                 self,
                 Reason.EXPIRED,
-                f"message #{self.sequence_number} to {self.recipient} expired before it "
+                f"message #{self.message_number} to {self.recipient} expired before it "
                 f"{self._what_came_too_late()}",
                 self._hint(Reason.EXPIRED),
             )
@@ -238,7 +238,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise MessageRefusedError(
                 self,
                 reason,
-                f"{self.recipient} refused message #{self.sequence_number}: {reason}"
+                f"{self.recipient} refused message #{self.message_number}: {reason}"
                 + NOT_DELIVERED * (reason is Reason.DUPLICATE),
                 advice(None, reason) if reason is Reason.DUPLICATE else "",
             )
@@ -247,7 +247,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise DeliveryFailedError(
                 self,
                 reason,
-                f"message #{self.sequence_number} to {self.recipient} {self._fate()}: "
+                f"message #{self.message_number} to {self.recipient} {self._fate()}: "
                 f"{reason}{self._detail_text()}",
                 self._hint(reason),
             )
@@ -286,7 +286,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                     wake = future_waker(loop, changed)
                     self.add_callback(wake)
                     try:
-                        # Checked after `_subscribe()`, so that no change is missed.
+                        # Checked again after `add_callback()`, so that no change is missed.
                         if not self.has_reached(until):
                             self._raise_if_over(until)
                             await asyncio.wait({changed}, timeout=self._seconds_left())
@@ -330,13 +330,13 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return self
 
     def add_callback(self, callback: Callable[[], None]) -> None:
-        """Call a function each time that this changes: for loops that wait for other things too.
+        """Call a function after each change of this receipt, for programs with loops of their own.
 
-        It is called in the thread that moves the message on, mostly that of the node's event
-        loop, and must return at once. What it raises is logged. Any thread may call this.
+        The function is called in the thread that changes the state, mostly that of the node's
+        event loop, and must return at once. Its exceptions are logged. Any thread may add one.
 
         Args:
-            callback: Takes no argument. One that is added twice is called twice.
+            callback: Takes no argument. A function that is added twice is called twice.
         """
         with _ADDING:
             if self._changed is None:
@@ -344,10 +344,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             self._changed.append(callback)
 
     def remove_callback(self, callback: Callable[[], None]) -> None:
-        """Undo one `add_callback()`. A call that has begun goes on. Any thread.
+        """Undo one `add_callback()`. A call that has begun goes on. Any thread may call.
 
         Raises:
-            ValueError: it was not added.
+            ValueError: the function was not added.
         """
         with _ADDING:
             if self._changed is None:
@@ -367,7 +367,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.detail = detail
         self._steps = _shortened((*self._steps, _CODES[state], unix_time_us()))
         self.is_final = state in _FINAL
-        # Last: a thread that sees the new state also sees the rest.
+        # The state is set last: a thread that sees it also sees the other attributes.
         self.state = state
         self._wake()
 
@@ -379,7 +379,12 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self._wake()
 
     def abandon(self, reason: Reason, detail: str) -> None:
-        """End the waits for an accepted message that gets no answer. For the transport alone."""
+        """End the waits for an accepted message that will get no answer. For the transport alone.
+
+        Args:
+            reason: Why no answer will come.
+            detail: The cause as text.
+        """
         if self.state is DeliveryState.ACCEPTED:
             self.detail = detail
             self.reason = reason
@@ -389,7 +394,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         for callback in tuple(self._changed or ()):
             try:
                 callback()
-            except Exception:  # of the application: the transport has other messages
+            except Exception:  # the application's bug must not stop other messages
                 logging.getLogger("signedwire").exception("a callback of a receipt failed")
 
     def transition(self, state: DeliveryState, at_us: int) -> None:
@@ -417,10 +422,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.raise_if_failed()
         if self.is_final:
             raise ValueError(
-                f"message #{self.sequence_number} to {self.recipient} is {self.state}, "
+                f"message #{self.message_number} to {self.recipient} is {self.state}, "
                 f"and so is never {until}"
             )
-        name = f"message #{self.sequence_number} to {self.recipient} was accepted"
+        name = f"message #{self.message_number} to {self.recipient} was accepted"
         if self.state is not DeliveryState.ACCEPTED:
             return
         if self.reason is Reason.CLOSED:
@@ -432,15 +437,16 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise MessageExpiredError(
                 self,
                 Reason.EXPIRED,
-                f"{name}, but no word came before its deadline that it was handled",
-                "Its peer may have taken it in time and be at work on it: a later answer "
-                "still moves this receipt on",
+                f"{name}, but its application did not acknowledge it before the deadline",
+                "The application may have taken it in time and still work on it: a later answer "
+                "still changes this receipt",
             )
 
     def _seconds_left(self) -> float | None:
-        """Seconds until the deadline of an accepted message, which only waits watch.
+        """Return the seconds until the deadline of an accepted message; `None`: nothing to watch.
 
-        At least 0, and at most 1, because a clock may be set or the machine suspended.
+        Only waits watch this deadline. The result is 0 to 1 s, because the clock may be set or
+        the machine suspended meanwhile.
         """
         return None
 
@@ -449,12 +455,12 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def _still_on_its_way(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(
-            f"message #{self.sequence_number} to {self.recipient} is still "
+            f"message #{self.message_number} to {self.recipient} is still "
             f"{self.state} after {timeout} s"
         )
 
     def _what_came_too_late(self) -> str:
-        # The message may have been written in time, and have arrived or been taken too late.
+        # A message that was written in time may have arrived or been taken too late.
         if self.detail_kind is FailureKind.UNANSWERED:
             return f"was answered; {self.detail}"
         if self._was_written:
@@ -478,7 +484,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def __repr__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
-        return f"<Receipt #{self.sequence_number} to {self.recipient.short} {self.state}{reason}>"
+        return f"<Receipt #{self.message_number} to {self.recipient.short} {self.state}{reason}>"
 
 
 def state_to_wait_for(until: Until | None, *, has_store: bool) -> DeliveryState:
@@ -575,9 +581,9 @@ def future_waker(
             future.set_result(None)
 
     def wake() -> None:
-        # The transport may run in another thread's loop. A closed loop has no waiter, and
+        # The transport may run in the loop of another thread. A closed loop has no waiter, and
         # its error must not keep the caller from waking others.
-        if asyncio._get_running_loop() is loop:  # the usual case: saves two system calls
+        if asyncio._get_running_loop() is loop:  # the usual case, which saves two system calls
             resolve()
             return
         with contextlib.suppress(RuntimeError):

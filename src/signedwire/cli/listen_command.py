@@ -6,25 +6,26 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from signedwire.cli.ending import end_on_signals, notify_ready
+from signedwire.cli import keys
+from signedwire.cli.addresses import listening_config, reachable
 from signedwire.cli.errors import NotDone
 from signedwire.cli.exit_codes import ExitCode
-from signedwire.cli.output import emit, paint, result_as_is, say
-from signedwire.cli.reaching import listening_config, reachable
-from signedwire.cli.reloading import reload_on_sighup
-from signedwire.cli.render import (
+from signedwire.cli.formatting import (
     UNPROVEN,
     count_of,
     decoded_fields,
     envelope_fields,
     payload_text,
-    word,
 )
-from signedwire.cli.rotating import rotate_on_sigusr1
-from signedwire.cli.storing import Chosen, choose, prepare, refuse_key, tell_new, turn_of
-from signedwire.cli.turns import Turn
+from signedwire.cli.key_locks import KeyLock
+from signedwire.cli.node_signals import reload_on_sighup, rotate_on_sigusr1
+from signedwire.cli.option_values import word
+from signedwire.cli.output import emit, paint, result_as_is, say
+from signedwire.cli.peer_options import ListenOptions
+from signedwire.cli.signals import end_on_signals, notify_ready
+from signedwire.cli.store_choice import Chosen, choose, lock_of, prepare, refuse_key, tell_new
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreInUseError
@@ -34,9 +35,6 @@ from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
 from signedwire.types import PayloadType, Reason, SignaturePolicy, unix_time_us
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Listen
-
 __all__ = ["listen"]
 
 _ANOTHER_KEY: Final = (
@@ -45,30 +43,29 @@ _ANOTHER_KEY: Final = (
 )
 _WHY: Final = {
     Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
-    Reason.UNSIGNED: "--allow-unsigned takes such",
-    Reason.BAD_SIGNATURE: "changed on the way, or not signed by who it claims",
+    Reason.UNSIGNED: "--allow-unsigned accepts unsigned messages",
+    Reason.BAD_SIGNATURE: "changed on the way, or not signed by the sender that it names",
     Reason.NOT_ALLOWED: "its sender is not among v1_peers",
     Reason.DUPLICATE: "delivered before",
-    Reason.DENIED: "its sender is turned away by the access list",
-    Reason.BAD_IDENTITY: "a connection that did not prove who it is",
-    Reason.TOO_SLOW: "a connection that said too little for too long",
-    Reason.WRONG_PROTOCOL: "a connection of something that speaks no wire we accept",
+    Reason.DENIED: "the access list denies its sender",
+    Reason.BAD_IDENTITY: "a connection that did not prove its DID",
+    Reason.TOO_SLOW: "a connection that sent too little for too long",
+    Reason.WRONG_PROTOCOL: "a connection that uses no wire that we accept",
 }
 
 
-def listen(options: Listen) -> int:
-    """Receive and print until the count, the time or a signal ends it."""
+def listen(options: ListenOptions) -> int:
+    """Receive messages and print them until the count, the time or a signal ends it."""
     config = _config(options)
-    identity = options.load_identity()
+    identity = keys.load_or_create(options)
     chosen = choose(options, identity.did)
     routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
-    # Opened when it is started, which is when a new store is told of.
     node = Node(identity, config.replace(store=chosen.path), routing)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner, turn_of(identity.did) as turn:
-        return runner.run(_Listening(options, node, chosen, turn).run())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, lock_of(identity.did) as lock:
+        return runner.run(_Listening(options, node, chosen, lock).run())
 
 
-def _config(options: Listen) -> TransportConfig:
+def _config(options: ListenOptions) -> TransportConfig:
     config = listening_config(options, options.listen)
     if config.evidence is not None:
         refuse_key(
@@ -78,7 +75,7 @@ def _config(options: Listen) -> TransportConfig:
         )
     if options.allow_unsigned:
         config = config.replace(signatures=SignaturePolicy.IF_PRESENT)
-    if options.v1 or options.allow_unsigned:  # unsigned messages there are in v1 alone
+    if options.v1 or options.allow_unsigned:  # only v1 has unsigned messages
         config = config.replace(v1_peers="all")
     return config
 
@@ -86,11 +83,11 @@ def _config(options: Listen) -> TransportConfig:
 class _Listening:
     """One run of `signedwire listen`."""
 
-    def __init__(self, options: Listen, node: Node, store: Chosen, turn: Turn) -> None:
+    def __init__(self, options: ListenOptions, node: Node, store: Chosen, lock: KeyLock) -> None:
         self._options = options
         self._node = node
         self._store = store
-        self._turn = turn
+        self._lock = lock
         self._printed = 0
         self._is_announced = False
 
@@ -99,9 +96,9 @@ class _Listening:
         try:
             async with self._running():
                 self._announce()
-                # The time is this command's, not that of one message.
+                # --timeout limits the whole command, not the wait for one message.
                 async with asyncio.timeout(self._options.timeout):
-                    async with self._telling_drops():
+                    async with self._reporting_drops():
                         await self._print_all()
         except StoreInUseError as error:
             raise NotDone(error.fact, _ANOTHER_KEY, ExitCode.STORE) from None
@@ -118,9 +115,9 @@ class _Listening:
                 raise  # Ctrl-C
             return code
         finally:
-            # After the close, which counts what nobody took.
+            # After the close, which counts the messages that were not printed.
             if self._is_announced:
-                with contextlib.suppress(OSError):  # nobody reads any more: told elsewhere
+                with contextlib.suppress(OSError):  # the error of stdout is reported elsewhere
                     self._summarise()
         return 0
 
@@ -131,7 +128,7 @@ class _Listening:
             self._printed += 1
             if self._printed == self._options.count:
                 if self._store.path is not None:
-                    await self._node.outbox.flush()  # ack() is reported after its commit
+                    await self._node.outbox.flush()  # the peer learns of ack() after its commit
                 await asyncio.sleep(0)  # and in the next turn of the loop
                 return
 
@@ -144,12 +141,12 @@ class _Listening:
         except BrokenPipeError:
             raise
         except OSError as error:
-            again = "it comes again at the next start" if self._store.path else "it is lost"
+            fate = "it is delivered again at the next start" if self._store.path else "it is lost"
             sender = message.proven_sender or "an unproven sender"
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
                 f"#{message.sequence_number} from {sender} was not printed and "
-                f"its sender is not told that it was handled; {again}",
+                f"not acknowledged; {fate}",
                 "Make room, or print it elsewhere",
                 ExitCode.SYSTEM,
             ) from None
@@ -159,7 +156,7 @@ class _Listening:
         is_new = prepare(self._store)
         reload_on_sighup(self._node)
         async with self._node:
-            self._turn.give_back()  # the store is ours; others are told that it is in use
+            self._lock.release()  # the store is open; from now on it is in use for others
             if is_new:
                 tell_new(self._store)
             if self._node.stats().evidence is not None:
@@ -167,28 +164,28 @@ class _Listening:
             yield
 
     @contextlib.asynccontextmanager
-    async def _telling_drops(self) -> AsyncIterator[None]:
+    async def _reporting_drops(self) -> AsyncIterator[None]:
         if self._options.json:  # the summary has them
             yield
             return
-        watching = asyncio.create_task(self._tell_drops(self._node.events()))
+        watching = asyncio.create_task(self._report_drops(self._node.events()))
         try:
             yield
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def _tell_drops(self, events: AsyncIterator[Event]) -> None:
-        """Say it once for each reason, when it happens: else a wrong DID looks like silence."""
-        told: set[Reason] = set()
-        self._tell_new_drops(told)  # while the node started
+    async def _report_drops(self, events: AsyncIterator[Event]) -> None:
+        """Report the first drop of each reason at once: else a wrong DID looks like silence."""
+        reported: set[Reason] = set()
+        self._report_new_drops(reported)  # drops while the node started
         async for event in events:
             if isinstance(event, (Dropped, EventsMissed)):
-                self._tell_new_drops(told)
+                self._report_new_drops(reported)
 
-    def _tell_new_drops(self, told: set[Reason]) -> None:
-        for reason in self._node.stats().dropped.keys() - told:
-            told.add(reason)
+    def _report_new_drops(self, reported: set[Reason]) -> None:
+        for reason in self._node.stats().dropped.keys() - reported:
+            reported.add(reason)
             why = _WHY.get(reason, "see docs/operations.md")
             say(f"dropped: {reason} ({why.format(did=self._node.did)})")
 
@@ -219,7 +216,7 @@ def _fields(message: Message) -> dict[str, object]:
         "event": "message",
         "received_at_us": unix_time_us(),
         **envelope_fields(message.envelope, is_proven=message.is_proven),
-        # v2 senders hold our signed receipt, and are told when this line is printed.
+        # A v2 sender holds our signed receipt, and the message is handled once this is printed.
         "is_receipted": message.envelope.epoch is not None,
         "is_redelivered": message.redelivered,
         "decoded": decoded_fields(message.payload),

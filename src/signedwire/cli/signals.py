@@ -1,7 +1,7 @@
-"""SIGTERM and SIGHUP, for the commands that run until they are told to end.
+"""SIGTERM and SIGHUP, for the commands that run until they are ended.
 
-The first such signal closes the node in an orderly way; a second one ends the waiting for
-peers. The process then ends by the signal itself, which systemd takes for a clean end.
+The first such signal closes the node in order; a second one stops waiting for peers. The
+process then ends by the signal itself, which systemd counts as a clean end.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from signedwire.cli.exit_codes import ExitCode
 __all__ = ["ENDING_CODES", "end_by_signal", "end_on_signals", "notify_ready"]
 
 ENDING_CODES: Final = (ExitCode.TERMINATED, ExitCode.HUNG_UP)
-"""What a command returns after such a signal; the exit code where the signal cannot end us."""
+"""Results of a command after such a signal, and exit codes if the signal cannot end us."""
 _SIGNAL_BASE: Final = 128
 
 
 def end_on_signals() -> Callable[[], ExitCode | None]:
-    """Cancel the current task when SIGTERM or SIGHUP comes.
+    """Cancel the current task when SIGTERM or SIGHUP arrives.
 
-    A signal that is ignored stays ignored, as `nohup` wants it.
+    A signal that is ignored stays ignored, as `nohup` requires.
 
     Returns:
-        A function that returns the exit code of the first signal, and `None` where none
-        came: else the task was cancelled by Ctrl-C.
+        A function that returns the exit code of the first signal. It returns `None` if none
+        arrived: then Ctrl-C has cancelled the task.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -42,8 +42,9 @@ def end_on_signals() -> Callable[[], ExitCode | None]:
         task.cancel()
 
     if os.getpid() == 1:
-        # The children of others that died come to the first process of a container, such as
-        # those of `docker exec`. Ignored, they go at once; these commands have none of their own.
+        # The first process of a container inherits the children of processes that died, such
+        # as those of `docker exec`. With SIGCHLD ignored the kernel reaps them at once; these
+        # commands start no children of their own.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for code in ENDING_CODES:
         number = code - _SIGNAL_BASE
@@ -54,12 +55,13 @@ def end_on_signals() -> Callable[[], ExitCode | None]:
 
 
 def end_by_signal(code: ExitCode) -> None:
-    """End the process by the signal of `code`, now that all is closed.
+    """End the process by the signal of `code`, after everything is closed.
 
-    Returns where the system does not do it, as for the first process of a container.
+    The function returns if the system ignores the signal, as for the first process of a
+    container.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        with contextlib.suppress(OSError, ValueError):  # the reader has closed it
             stream.flush()
     number = code - _SIGNAL_BASE
     signal.signal(number, signal.SIG_DFL)
@@ -67,7 +69,7 @@ def end_by_signal(code: ExitCode) -> None:
 
 
 def notify_ready() -> None:
-    """Tell systemd, where it asked for that (`Type=notify`), that the service is ready."""
+    """Tell systemd that the service is ready, if it has asked for that (`Type=notify`)."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")) or sys.platform == "win32":
         return

@@ -1,4 +1,4 @@
-"""Messages and envelopes, as people and as programs read them."""
+"""Formats of messages and envelopes: as JSON for programs, as text for people."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from signedwire.cli.option_values import word
 from signedwire.cli.output import escape
 from signedwire.errors import DidError, SignedWireError
-from signedwire.types import PayloadType, Priority
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.header import RECIPIENT
 from signedwire.wire.large import LargeEnvelope
@@ -25,28 +25,25 @@ __all__ = [
     "envelope_fields",
     "payload_text",
     "recipient_text",
-    "word",
 ]
 
 UNPROVEN: Final = "unproven"
 _MAX_TEXT: Final = 400
 MAX_DECODED: Final = 64 * 1024
-"""Bytes: a larger payload is not taken apart as one of v1, whose live peers take 1024. One of
-1 MiB can hold half a million parts: 1.2 s and 50 MB for a message that anyone may send."""
+"""Maximum bytes of a payload that is decoded as one of v1; live v1 peers take 1024 bytes.
+
+A payload of 1 MiB can hold half a million fields. To decode it takes 1.2 s and 50 MB, and
+anybody may send it.
+"""
 
 
 def count_of(number: int, noun: str) -> str:
-    """`1 line`, `2 lines`."""
+    """Return a number with its noun: `1 line`, `2 lines`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def word(member: Priority | PayloadType) -> str:
-    """`PayloadType.SENSOR_FUSION` as `sensor-fusion`, as the options have it."""
-    return member.name.lower().replace("_", "-")
-
-
 def at_utc(time_us: int) -> str:
-    """Unix time in µs as ISO 8601 in UTC; a time beyond all calendars as a number."""
+    """Return a Unix time in µs as ISO 8601 in UTC; a time beyond all calendars as a number."""
     seconds, microseconds = divmod(time_us, 1_000_000)
     try:
         whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -56,7 +53,7 @@ def at_utc(time_us: int) -> str:
 
 
 def recipient_text(envelope: SignedEnvelope) -> str:
-    """Whom it is for; hex digits where these bytes are no DID."""
+    """Return the DID of the recipient; hex digits if these bytes are no DID."""
     try:
         return str(envelope.recipient)
     except DidError:
@@ -64,9 +61,10 @@ def recipient_text(envelope: SignedEnvelope) -> str:
 
 
 def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, object]:
-    """Everything in an envelope, for JSON; the sender only where he is proven.
+    """Return all fields of an envelope, for JSON.
 
-    Of one that was too large to be held, `encoding` and `payload` are null.
+    `sender` is null unless the sender is proven. `encoding` and `payload` are null if the
+    envelope was too large to be held in memory.
     """
     payload = envelope.payload
     text: str | None
@@ -97,10 +95,10 @@ def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, o
 
 
 def payload_text(payload: bytes) -> str:
-    """A payload on one line, harmless to a terminal: text, a v1 payload, or hex.
+    """Return a payload on one line, harmless to a terminal.
 
-    In this order: printable text; a v1 payload, if the extra is there and it is one
-    through and through; text with line ends or tabs, escaped; hex digits.
+    The first of these that fits: printable text; the fields of a v1 payload, if the extra
+    is installed; text with line ends or tabs, escaped; hex digits.
     """
     if not payload:
         return "(empty)"
@@ -114,7 +112,7 @@ def payload_text(payload: bytes) -> str:
     if decoded is not None:
         kind, fields = decoded
         return _cut(f"{kind}{_fields_text(fields)}", len(payload))
-    # No more of it than is shown, which leaves what is behind to the length alone.
+    # Only the part that is shown is examined, so that the time does not grow with the size.
     start = None if text is None else text[: _MAX_TEXT + 1]
     if start is not None and all(c.isprintable() or c in "\n\r\t" for c in start):
         return _cut(escape(start), len(payload))
@@ -124,13 +122,13 @@ def payload_text(payload: bytes) -> str:
 
 
 def decoded_fields(payload: bytes) -> dict[str, object] | None:
-    """`decoded_payload` as one object for JSON."""
+    """Return the result of `decoded_payload` as one object for JSON."""
     decoded = decoded_payload(payload)
     return None if decoded is None else {"kind": decoded[0], **decoded[1]}
 
 
 def can_decode() -> bool:
-    """Whether the payloads extra is there."""
+    """Return whether the extra for payloads is installed."""
     try:
         from signedwire import payloads  # noqa: F401
     except ImportError:
@@ -139,11 +137,11 @@ def can_decode() -> bool:
 
 
 def decoded_payload(payload: bytes) -> tuple[str, dict[str, object]] | None:
-    """The kind and the fields of a v1 payload, or None where it is none.
+    """Return the kind and the fields of a v1 payload, or `None` if it is none.
 
-    protobuf reads much that was never meant as such. So only what comes out byte for
-    byte the same again, with no unknown field, passes. One of more than 64 KiB is not
-    looked at.
+    protobuf decodes many bytes that nobody encoded with it. So a payload counts only if
+    encoding its known fields gives the same bytes. A payload of more than 64 KiB does not
+    count.
     """
     if len(payload) > MAX_DECODED or not can_decode():
         return None
@@ -164,7 +162,7 @@ def _message_fields(message: Any) -> dict[str, object]:
 
 
 def _plain(value: Any) -> object:
-    """A protobuf value as JSON has it: bytes as text or "0x…", floats as short as they are."""
+    """Return a protobuf value for JSON: bytes as text or "0x…", floats with seven digits."""
     if isinstance(value, bytes):
         try:
             text = value.decode()
@@ -172,7 +170,7 @@ def _plain(value: Any) -> object:
             return f"0x{value.hex()}"
         return text if text.isprintable() else f"0x{value.hex()}"
     if isinstance(value, float):
-        # float32 on the wire: seven digits are all it has. JSON has no NaN.
+        # A float32 has seven digits. JSON has no NaN.
         return float(f"{value:.7g}") if math.isfinite(value) else str(value)
     if isinstance(value, (str, int)):
         return value

@@ -1,16 +1,18 @@
-"""Which store a command uses, and how it is opened."""
+"""The choice of the store that a command uses, and how it is opened."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from signedwire.cli.common_options import CommonOptions, NodeOptions, StoreFileOptions
 from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.key_locks import KeyLock, lock_folder
 from signedwire.cli.output import escape, say
 from signedwire.cli.redaction import key_as_path
-from signedwire.cli.turns import Turn, turns_folder
+from signedwire.config import TransportConfig
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.errors import StoreInUseError
@@ -18,21 +20,16 @@ from signedwire.folders import make_folders
 from signedwire.outbox import limits_of
 from signedwire.types import Did
 
-if TYPE_CHECKING:
-    from signedwire.cli.store_surface import StoreCommand
-    from signedwire.cli.surface import Command, Storing
-    from signedwire.config import TransportConfig
-
 __all__ = [
-    "WITHOUT",
+    "NO_STORE",
     "Chosen",
     "choose",
+    "lock_of",
     "open_file",
     "open_or_do_without",
     "prepare",
     "refuse_key",
     "tell_new",
-    "turn_of",
 ]
 
 T = TypeVar("T")
@@ -44,13 +41,13 @@ class Chosen(NamedTuple):
     """The store of a command."""
 
     path: Path | None
-    """`None`: none is wanted."""
+    """The file; `None`: the command uses no store."""
     is_default: bool
-    """Whether nobody named it."""
+    """Whether it is the user's own store, which neither an option nor a setting names."""
 
     @property
-    def what_waits(self) -> str:
-        """A sentence about the commands that look at what waits in it, and take it back."""
+    def how_to_see_it(self) -> str:
+        """A sentence on the commands that show and drop the messages that wait in the store."""
         named = "" if self.is_default else f" --store {escape(str(self.path))}"
         return (
             f"`signedwire outbox list{named}` shows what waits, "
@@ -58,38 +55,51 @@ class Chosen(NamedTuple):
         )
 
 
-WITHOUT: Final = Chosen(None, False)
-"""No store."""
+NO_STORE: Final = Chosen(None, False)
 
 
-def choose(options: Storing, did: Did) -> Chosen:
-    """The store for `did`: as the options say, the configuration, or the user's own."""
+def choose(options: NodeOptions, did: Did) -> Chosen:
+    """Return the store for `did`: that of the options, of the configuration, or the user's own.
+
+    Raises:
+        BadInput: --store and --no-store are both given.
+    """
     if options.no_store:
         if options.store is not None:
             raise BadInput("--store and --no-store exclude each other", "Give one of them")
-        return WITHOUT
+        return NO_STORE
     return _choose(options.store, options, did)
 
 
-def _choose(named: Path | None, options: Command, did: Did) -> Chosen:
+def _choose(named: Path | None, options: CommonOptions, did: Did) -> Chosen:
     if named is not None:
         return Chosen(named, False)
     for setting in options.settings.explain():
         if setting.name == "store" and setting.origin != _DEFAULT:
             return Chosen(None if setting.value is None else Path(str(setting.value)), False)
-    # One for each key: a store belongs to one.
+    # One file for each key, because a store belongs to one key.
     return Chosen(state_folder() / f"{str(did).removeprefix('did:key:')}.db", True)
 
 
-def turn_of(did: Did, patience: float | None = None) -> Turn:
-    """The turn of a key; `patience` is in seconds."""
-    return Turn(did, turns_folder(), patience)
+def lock_of(did: Did, patience: float | None = None) -> KeyLock:
+    """Return the lock of a key, not taken yet.
+
+    Args:
+        did: The key.
+        patience: Seconds to wait for the lock, at most 10; `None`: 10.
+    """
+    return KeyLock(did, lock_folder(), patience)
 
 
 def prepare(chosen: Chosen) -> bool:
-    """Make the user's own folder for stores; whether the store will be new."""
+    """Make the user's own folder for stores, and return whether the store will be new.
+
+    Raises:
+        BadInput: the path of the store is a key.
+        BadFile: the folder cannot be made.
+    """
     path = chosen.path
-    # os.path.exists() raises nothing: opening the store says what is wrong, and of what.
+    # os.path.exists() raises nothing; opening the store reports what is wrong with the path.
     if path is None or os.path.exists(path):
         return False
     refuse_key(path, "store", "Give --store the path of a file, and look at SIGNEDWIRE_STORE")
@@ -105,18 +115,39 @@ def prepare(chosen: Chosen) -> bool:
 
 
 def refuse_key(path: Path, what: str, hint: str) -> None:
-    """Raise `BadInput` where a key was given as the path of `what`, which is not there."""
+    """Raise if a path that does not exist is a key.
+
+    Args:
+        path: The path.
+        what: The kind of file that it should name, for the error.
+        hint: The hint of the error.
+
+    Raises:
+        BadInput: the path is a key.
+    """
     if not os.path.exists(path) and (fact := key_as_path(path, what)):
         raise BadInput(fact, hint)
 
 
 def tell_new(chosen: Chosen) -> None:
-    """Say where the store is that was made just now."""
+    """Say on stderr where a new store was made."""
     say(f"made a new store in {escape(str(chosen.path))}")
 
 
 def open_or_do_without(chosen: Chosen, make: Callable[[Path | None], T]) -> tuple[T, Chosen]:
-    """What `make` makes with the store; without it where the user's own is in use."""
+    """Make something with the store; if the user's own store is in use, make it without one.
+
+    Args:
+        chosen: The store.
+        make: Takes the path of the store, or `None` for no store.
+
+    Returns:
+        What `make` has made, and the store that it uses.
+
+    Raises:
+        StoreInUseError: a store that was named is in use.
+        Exception: the errors of `prepare()` and of `make`.
+    """
     is_new = prepare(chosen)
     try:
         made = make(chosen.path)
@@ -127,29 +158,31 @@ def open_or_do_without(chosen: Chosen, make: Callable[[Path | None], T]) -> tupl
             f"{escape(error.path)} is in use by another process, so this goes without a store: "
             "what cannot be delivered now is not kept"
         )
-        return make(None), WITHOUT
+        return make(None), NO_STORE
     if is_new:
         tell_new(chosen)
     return made, chosen
 
 
-def open_file(options: StoreCommand, did: Did, config: TransportConfig) -> SqliteStore:
-    """The store itself, to work on while no node does. It has to be there.
+def open_file(options: StoreFileOptions, did: Did, config: TransportConfig) -> SqliteStore:
+    """Open a store that exists, to work on it while no node does.
 
     Raises:
-        StoreOpenError: it cannot be used, or a node is using it.
+        BadInput: the configuration names no store.
+        BadFile: there is no such file.
+        StoreOpenError: the file cannot be used, or a node is using it.
     """
     path, is_default = _choose(options.store, options, did)
     if path is None:
         raise BadInput("the configuration says store = none", "Name a store with --store FILE")
-    if not _may_be_there(path):
+    if not _may_exist(path):
         hint = "`signedwire send` and `signedwire listen` make one"
         raise BadFile(f"there is no store {path}", hint if is_default else "Is its name right?")
     return SqliteStore(path, did, limits=limits_of(config), is_threaded=False)
 
 
-def _may_be_there(path: Path) -> bool:
-    """Whether there is such a file, or it cannot be looked at: opening it then says why."""
+def _may_exist(path: Path) -> bool:
+    """Return whether the file exists or cannot be looked at; opening it then reports why."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,25 +1,28 @@
-"""What `signedwire send` sends: the bytes that were given, or a v1 payload around them."""
+"""The payloads of `signedwire send`: the given bytes, or a v1 payload around them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.send_options import SendOptions
 from signedwire.types import Did
-
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Send
 
 __all__ = ["Wrap", "given_payload", "wrapper"]
 
 Wrap: TypeAlias = Callable[[bytes], bytes]
-"""Makes the payload from what was given."""
+"""Makes a payload from the given bytes."""
 
 
-def given_payload(options: Send) -> bytes:
+def given_payload(options: SendOptions) -> bytes:
+    """Return the bytes of TEXT or of --file.
+
+    Raises:
+        BadFile: the file cannot be read.
+    """
     if options.file is None:
         # surrogateescape gives back the bytes that were typed.
         return (options.text or "").encode("utf-8", "surrogateescape")
@@ -29,7 +32,7 @@ def given_payload(options: Send) -> bytes:
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            # One more than the largest payload that any configuration allows.
+            # One byte more than the largest payload that any configuration allows.
             return file.read(2**28 + 1)
     except OSError as error:
         raise BadFile(
@@ -37,8 +40,18 @@ def _read_file(path: Path) -> bytes:
         ) from None
 
 
-def wrapper(options: Send, did: Did) -> Wrap:
-    """What turns the given bytes into a payload: themselves, or a v1 payload around them."""
+def wrapper(options: SendOptions, did: Did) -> Wrap:
+    """Return the function that makes payloads, as the options for v1 payloads say.
+
+    Without such an option, it returns the given bytes unchanged.
+
+    Args:
+        options: The options of the command.
+        did: Our DID, for a heartbeat.
+
+    Raises:
+        ImportError: a v1 payload is wanted, and the extra for payloads is not installed.
+    """
     is_v1 = options.llm_query or options.heartbeat
     if not is_v1 and options.agent_command is None and options.motion is None:
         return lambda given: given

@@ -1,4 +1,4 @@
-"""The texts of options become values, or an error that says what is allowed."""
+"""Parsers of option values: each returns the value, or raises with what is allowed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from signedwire.types import DeliveryState, PayloadType, Priority
 __all__ = [
     "UNTIL",
     "Motion",
+    "choices",
     "read_count",
+    "read_hash",
     "read_motion",
     "read_path",
     "read_payload_type",
@@ -23,38 +25,37 @@ __all__ = [
     "read_size",
     "read_until",
     "word",
-    "words",
 ]
 
 _LONGEST: Final = 1e9
-"""Seconds, 30 years: no loop and no lock need count further."""
+"""Seconds, about 30 years: larger values are cut to this, which every clock and lock takes."""
 
 
 def word(member: Priority | PayloadType) -> str:
-    """`Priority.LOW` as the command line has it."""
+    """Return `Priority.LOW` as `low`, and `PayloadType.SENSOR_FUSION` as `sensor-fusion`."""
     return member.name.lower().replace("_", "-")
 
 
-def words(kind: type[Priority] | type[PayloadType]) -> str:
-    """Every member, as the help shows the choices."""
+def choices(kind: type[Priority] | type[PayloadType]) -> str:
+    """Return every member, as the help shows the choices."""
     return "|".join(map(word, kind))
 
 
 def _read_word(kind: type[Priority] | type[PayloadType], text: object) -> Any:
-    # typer may hand over a default, which is a member already.
+    # typer may pass a default, which is a member already.
     for member in kind:
         if text in (member, word(member)):
             return member
-    raise typer.BadParameter(f"{text!r} is none of {words(kind).replace('|', ', ')}")
+    raise typer.BadParameter(f"{text!r} is none of {choices(kind).replace('|', ', ')}")
 
 
 def read_priority(text: str) -> Priority:
-    """A priority by its word."""
+    """Return the priority with this word."""
     return Priority(_read_word(Priority, text))
 
 
 def read_payload_type(text: str) -> PayloadType:
-    """A payload type by its word."""
+    """Return the payload type with this word."""
     return PayloadType(_read_word(PayloadType, text))
 
 
@@ -65,11 +66,11 @@ UNTIL: Final = (
     DeliveryState.ACCEPTED,
     DeliveryState.HANDLED,
 )
-"""How far `send` can wait for a message to come."""
+"""The states for which `send` can wait."""
 
 
 def read_until(text: object) -> DeliveryState:
-    """How far to wait, by its word."""
+    """Return the state of `UNTIL` with this word."""
     for state in UNTIL:
         if text == state:
             return state
@@ -77,7 +78,7 @@ def read_until(text: object) -> DeliveryState:
 
 
 def read_seconds(text: str) -> float:
-    """A positive number of seconds; what is above 30 years, as "inf" is, counts as 30 years."""
+    """Return a positive number of seconds; more than 30 years, as "inf", becomes 30 years."""
     try:
         seconds = float(text)
     except ValueError:
@@ -88,26 +89,35 @@ def read_seconds(text: str) -> float:
 
 
 def _read_whole(text: str, least: int) -> int:
-    # The length first: int() raises on more than 4300 digits.
+    # The length is checked first, because int() raises on more than 4300 digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
         raise typer.BadParameter(f"{text!r} is not a whole number from {least} on")
     return int(text)
 
 
 def read_count(text: object) -> int:
-    """A whole number from 1 on."""
+    """Return a whole number from 1 on."""
     return _read_whole(str(text), 1)
 
 
 def read_size(text: object) -> int:
-    """A whole number from 0 on."""
+    """Return a whole number from 0 on."""
     return _read_whole(str(text), 0)
 
 
+def read_hash(text: object) -> bytes:
+    """Return the 32 bytes of a hash that is given as 64 hex digits."""
+    try:
+        digest = bytes.fromhex(str(text))
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise typer.BadParameter(f"{str(text)!r} is no head: that is 64 hex digits")
+    return digest
+
+
 def read_path(text: str) -> Path:
-    """A path. An empty text, which `Path` takes for the working directory, is most often a
-    variable that is not set.
-    """
+    """Return a path; an empty text, most often from a variable that is not set, is refused."""
     if not text:
         raise typer.BadParameter("the path is empty: is a variable not set?")
     return Path(text)
@@ -122,7 +132,7 @@ class Motion:
 
 
 def read_motion(text: str) -> Motion:
-    """Six numbers with commas between them."""
+    """Return the motion that six numbers with commas between them give."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:

@@ -1,7 +1,7 @@
-"""What `signedwire config check` finds: all for which a node would not start, without starting it.
+"""Checks of `signedwire config check`: everything for which a node would not start.
 
-Nothing is made, locked or changed, and no port is tried, so it can run beside the node that
-uses the same files.
+Nothing is made, locked or changed, and no port is tried. So the checks can run beside the
+node that uses the same files.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from signedwire.cli import keys
+from signedwire.cli.common_options import CommonOptions
 from signedwire.cli.errors import BadFile
 from signedwire.cli.redaction import key_as_path
 from signedwire.config import TransportConfig
@@ -22,27 +23,24 @@ from signedwire.errors import ConfigError, SignedWireError
 from signedwire.routing import RoutingTable
 from signedwire.settings import find_faults
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import ConfigCheck
-
 __all__ = ["Checked", "check_all"]
 
 _SQLITE: Final = b"SQLite format 3\0"
 
 
 class Checked(NamedTuple):
-    """What was found."""
+    """The result of all checks."""
 
     faults: list[SignedWireError]
-    """For each of them a node would not start."""
+    """Each of these keeps a node from starting."""
     warnings: list[str]
-    """What has no effect, or not the one that it seems to have."""
+    """Settings that have no effect, or another one than they seem to have."""
     routes: int | None
-    """How many peers the peers file has; `None`: there is none."""
+    """Number of peers in the peers file; `None`: there is no such file."""
 
 
-def check_all(options: ConfigCheck) -> Checked:
-    """Look at the configuration and at every file that it names."""
+def check_all(options: CommonOptions) -> Checked:
+    """Check the configuration and every file that it names."""
     faults: list[SignedWireError] = []
     warnings: list[str] = []
     routes: list[int] = []
@@ -56,7 +54,7 @@ def check_all(options: ConfigCheck) -> Checked:
     try:
         config = options.settings.config()
     except ConfigError as error:
-        # What came through a pipe is gone.
+        # Only a regular file can be read again, to find all faults; a pipe is empty by now.
         is_there = options.config is None or options.config.is_file()
         faults += (is_there and find_faults(options.config)) or [error]
     else:
@@ -73,17 +71,22 @@ def check_all(options: ConfigCheck) -> Checked:
     return Checked(faults, warnings, routes[0] if routes else None)
 
 
-def _check_store(options: ConfigCheck, config: TransportConfig) -> None:
+def _check_store(options: CommonOptions, config: TransportConfig) -> None:
     _check_file("store", config.store, _SQLITE)
     if "store" not in options.settings.given:
-        state_folder()  # there must be a home folder to make it in
+        state_folder()  # raises without a home folder, in which the user's own store is made
 
 
 def _check_file(what: str, path: Path | None, begins: bytes = b"") -> None:
-    """Refuse a file that a node could not open, or could not make.
+    """Raise if a node could neither open nor make a file.
+
+    Args:
+        what: The kind of file, for the error.
+        path: The file; `None`: there is nothing to check.
+        begins: The first bytes of such a file.
 
     Raises:
-        BadFile: naming it, and why.
+        BadFile: names the file and the cause.
     """
     if path is None:
         return
@@ -121,7 +124,7 @@ def _check_file(what: str, path: Path | None, begins: bytes = b"") -> None:
         raise BadFile(f"the {what} {path} cannot be used: it is another file", "Name another")
 
 
-def _warnings(options: ConfigCheck, config: TransportConfig) -> list[str]:
+def _warnings(options: CommonOptions, config: TransportConfig) -> list[str]:
     warnings = []
     if config.network == "memory":
         warnings.append(

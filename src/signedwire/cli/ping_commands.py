@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from signedwire.cli import keys
+from signedwire.cli.addresses import allow_v1, find_peer, is_v1_allowed
+from signedwire.cli.common_options import ProbeOptions
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
-from signedwire.cli.reaching import allow_v1, find_peer, is_v1_allowed
+from signedwire.cli.peer_options import PeersOptions, PingOptions
 from signedwire.config import TransportConfig
 from signedwire.errors import FailureKind
 from signedwire.identity import Identity
@@ -19,12 +22,10 @@ from signedwire.routing import RoutingTable
 from signedwire.stats import Probe
 from signedwire.types import Did
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Peers, Ping
-
 __all__ = ["code_of_failure", "hint_for", "peers", "ping", "probing_node"]
 
 _INTERVAL: Final = 1.0
+"""Seconds from one ping to the next."""
 _STATES: Final = {
     FailureKind.HUNG_UP_ON_TLS: "hung up on TLS",
     FailureKind.WRONG_KEY: "another peer",
@@ -35,13 +36,15 @@ _STATES: Final = {
     FailureKind.NO_HANDSHAKE: "silent",
     FailureKind.TLS_FAILED: "no v2 peer",
 }
-"""What JSON and the list of peers say of a failure amid the handshake; else it is "closed"."""
+"""Words for a failure during the handshake, in JSON and in the list of peers; else "closed"."""
 
 
 def probing_node(config: TransportConfig, identity: Identity | None) -> Node:
-    """A node that only probes, with a key for this run where no identity is given.
+    """Return a node that only probes: it listens nowhere, stores nothing, and denies nobody.
 
-    It listens nowhere, stores nothing, and no access list of ours keeps it from looking.
+    Args:
+        config: The configuration of the command.
+        identity: The key; `None`: a key made for this run.
     """
     config = config.replace(
         listen=None, store=None, evidence=None, access_file=None, deny=(), allow=None
@@ -52,11 +55,11 @@ def probing_node(config: TransportConfig, identity: Identity | None) -> Node:
 # -- one peer -----------------------------------------------------------------------
 
 
-def ping(options: Ping) -> int:
-    """Link and PING as often as asked; the exit code says whether that failed once."""
+def ping(options: PingOptions) -> int:
+    """Link to a peer and ping it --count times; fails if one attempt failed."""
     config = options.load_config()
     did, address = find_peer(options.to, options, config.fallback)
-    identity = options.load_identity() if options.own_identity else None
+    identity = _own_identity(options)
     if options.v1 or is_v1_allowed(config, did):
         config = allow_v1(config, did)
 
@@ -85,8 +88,11 @@ def ping(options: Ping) -> int:
     return code_of_failure(failed[0]) if failed else ExitCode.DONE
 
 
+def _own_identity(options: ProbeOptions) -> Identity | None:
+    return keys.load_or_create(options) if options.own_identity else None
+
+
 def _fields(found: Probe) -> dict[str, object]:
-    """For JSON."""
     return {
         "did": str(found.did),
         "address": str(found.address),
@@ -111,7 +117,7 @@ def _state(found: Probe) -> str:
     if found.connect_time is None:
         return "unreachable"
     if found.failure is FailureKind.PROTOCOL and found.answered_by is None:
-        return "wrote"  # as no v1 peer does
+        return "wrote"  # v1 peers never write first
     if found.handshake_time is not None and not found.denies_us:
         return "closed"
     return _STATES.get(found.failure, "closed")
@@ -149,40 +155,45 @@ def _conclude(found: Probe, count: int, failures: int, us: Did | None) -> None:
 
 
 def code_of_failure(found: Probe) -> ExitCode:
-    """The exit code for what was found of one peer."""
+    """Return the exit code for the result of one probe."""
     if found.is_reached:
         return ExitCode.DONE
     return ExitCode.DENIED if found.denies_us else ExitCode.UNREACHED
 
 
 def hint_for(found: Probe, us: Did | None) -> str:
-    """What to do about a peer that was not reached; `us` is our DID where it was shown it."""
+    """Return what to do about a peer that was not reached.
+
+    Args:
+        found: The result of the probe.
+        us: Our DID; `None`: the probe used a key made for this run.
+    """
     if found.failure is FailureKind.HUNG_UP_ON_TLS:
         return "If it is a v1 peer, add --v1."
     if found.failure is FailureKind.WRONG_KEY:
         return "Another key answers there: is the DID right?"
     if found.denies_us and us is not None:
-        return f"If it lets in only DIDs that it knows, ask its owner to let {us} in."
+        return f"If it has an access list, ask its owner to let {us} in."
     if found.denies_us:
-        return "If it lets in only DIDs that it knows, add --own-identity."
+        return "If it has an access list with our DID, add --own-identity."
     return "Is `signedwire listen` running there, and are host and port right?"
 
 
-# -- all of them --------------------------------------------------------------------
+# -- all peers ----------------------------------------------------------------------
 
 
-def peers(options: Peers) -> int:
-    """Try every peer of the peers file; the exit code says whether one was not reached."""
+def peers(options: PeersOptions) -> int:
+    """Probe every peer of the peers file; fails if one was not reached."""
     if options.peers is None:
         raise BadInput("there is no peers file", "Name one with --peers FILE")
     config = options.load_config()
     routes = list(RoutingTable.load(options.peers))
-    identity = options.load_identity() if options.own_identity else None
+    identity = _own_identity(options)
     if options.v1 or (config.wire == "v1" and not config.v1_peers):
         config = config.replace(v1_peers="all")
 
     async def survey() -> int:
-        """Probe them side by side; tell of each in the order of the file."""
+        """Probe all peers at the same time; print them in the order of the file."""
         node, failures = probing_node(config, identity), 0
         async with node:
             tasks = [

@@ -1,4 +1,4 @@
-"""Wakes the command that waits when something changed: a receipt, a peer, or standard input."""
+"""Wakeups of a command that waits: for a receipt, a peer, or standard input."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from signedwire.delivery.receipt import Receipt
 from signedwire.resources import start_thread
 from signedwire.sync import Node
 
-__all__ = ["News"]
+__all__ = ["Wakeups"]
 
 _CHUNK: Final = 4096
 
 
-class News:
-    """One waiting thread, woken by a byte on a pair of sockets: any thread may write it.
+class Wakeups:
+    """Wakes one waiting thread by a byte on a pair of sockets; any thread may write it.
 
     Use it as a context manager around that of the node: its thread ends with the node.
 
     Args:
-        node: The node whose peers are watched.
+        node: The node whose events wake the thread.
     """
 
     def __init__(self, node: Node) -> None:
@@ -37,29 +37,34 @@ class News:
 
         def follow() -> None:
             for _ in events:
-                self.notify()
+                self.wake()
 
-        self._thread = threading.Thread(target=follow, name="signedwire-news", daemon=True)
+        self._thread = threading.Thread(target=follow, name="signedwire-wakeups", daemon=True)
         start_thread(self._thread)
 
-    def notify(self) -> None:
-        """End the wait that goes on, or the next one. Any thread."""
-        # One that is full wakes as well.
+    def wake(self) -> None:
+        """End the present wait, or the next one. Any thread."""
+        # A socket that is full wakes the reader as well.
         with self._lock, contextlib.suppress(BlockingIOError):
             if not self._is_closed:
                 self._write.send(b"\0")
 
     @contextlib.contextmanager
-    def about(self, receipt: Receipt) -> Iterator[None]:
-        """Be woken by a receipt, too."""
-        receipt.add_callback(self.notify)
+    def watching(self, receipt: Receipt) -> Iterator[None]:
+        """Wake on changes of this receipt too."""
+        receipt.add_callback(self.wake)
         try:
             yield
         finally:
-            receipt.remove_callback(self.notify)
+            receipt.remove_callback(self.wake)
 
     def wait(self, seconds: float | None, descriptor: int | None = None) -> None:
-        """Wait for news, or until `descriptor` can be read, for so many seconds at most."""
+        """Wait for `wake()`, or until `descriptor` can be read.
+
+        Args:
+            seconds: Maximum time to wait; `None`: no limit.
+            descriptor: A file descriptor; `None`: wait for `wake()` only.
+        """
         inputs: list[socket.socket | int] = [self._read]
         if descriptor is not None:
             inputs.append(descriptor)

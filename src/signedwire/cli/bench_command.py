@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from signedwire.bench import MIN_SIZE, progress
 from signedwire.bench.peer_bench import PeerBench, PeerResults
 from signedwire.bench.peer_server import BenchServer
 from signedwire.bench.peer_table import show_peer
-from signedwire.cli.ending import end_on_signals, notify_ready
+from signedwire.cli import keys
+from signedwire.cli.addresses import find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.errors import BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.formatting import count_of
 from signedwire.cli.output import emit, say
-from signedwire.cli.pinging import code_of_failure, hint_for, probing_node
-from signedwire.cli.reaching import find_peer, forbid_v1, listening_config, reachable
-from signedwire.cli.render import count_of
+from signedwire.cli.peer_options import BenchOptions
+from signedwire.cli.ping_commands import code_of_failure, hint_for, probing_node
+from signedwire.cli.signals import end_on_signals, notify_ready
 from signedwire.config import TransportConfig
 from signedwire.errors import FailureKind
 from signedwire.identity import Identity
@@ -26,15 +28,13 @@ from signedwire.portal import new_event_loop
 from signedwire.stats import Probe
 from signedwire.types import Address, Did, SignaturePolicy, Target
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Bench
-
 __all__ = ["bench"]
 
 _SIZES: Final = [64, 1000]
+"""Bytes of the payloads that are measured by default."""
 
 
-def bench(options: Bench) -> int:
+def bench(options: BenchOptions) -> int:
     """Measure a peer, or be that peer."""
     if options.to is not None and options.serve:
         raise BadInput(
@@ -48,20 +48,20 @@ def bench(options: Bench) -> int:
     if options.to is None:
         raise BadInput(
             "there is no peer to measure",
-            "Run `signedwire bench --serve` where it is to be; that prints the line for here",
+            "Run `signedwire bench --serve` on its machine; that prints the command for this one",
         )
     return _measure(options, options.to)
 
 
-def _identity(options: Bench) -> Identity:
-    return options.load_identity() if options.own_identity else Identity.generate()
+def _identity(options: BenchOptions) -> Identity:
+    return keys.load_or_create(options) if options.own_identity else Identity.generate()
 
 
 def _only_v2(config: TransportConfig) -> TransportConfig:
-    """Of v2 alone, and without files: what is measured is kept nowhere."""
+    """Return the configuration with v2 only, and without files: no message is kept."""
     if config.wire == "v1":
         raise BadInput(
-            "this bench is of the v2 wire, and the configuration says wire = v1",
+            "this bench measures the v2 wire, and the configuration says wire = v1",
             'Set wire = "auto", or leave it away',
         )
     return forbid_v1(config).replace(store=None, evidence=None, signatures=SignaturePolicy.REQUIRED)
@@ -70,13 +70,13 @@ def _only_v2(config: TransportConfig) -> TransportConfig:
 # -- the peer that is measured --------------------------------------------------------
 
 
-def _serve(options: Bench) -> int:
+def _serve(options: BenchOptions) -> int:
     node = Node(_identity(options), _only_v2(listening_config(options, options.listen)))
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_serving(options, node))
 
 
-async def _serving(options: Bench, node: Node) -> int:
+async def _serving(options: BenchOptions, node: Node) -> int:
     signal_came, server, is_announced = end_on_signals(), BenchServer(node), False
     try:
         async with node:
@@ -88,22 +88,22 @@ async def _serving(options: Bench, node: Node) -> int:
             raise  # Ctrl-C
         return code
     finally:
-        # After the close, which counts what nobody took.
+        # After the close, which counts the messages that were not taken.
         if is_announced:
-            with contextlib.suppress(OSError):  # nobody reads any more: told elsewhere
+            with contextlib.suppress(OSError):  # the error of stdout is reported elsewhere
                 _summarise(options, node, server)
     return 0
 
 
-def _announce(options: Bench, node: Node) -> None:
+def _announce(options: BenchOptions, node: Node) -> None:
     assert node.address is not None
     address = reachable(node.address)
     peer = f"{node.did}@{address}"
     say("serving; on another machine, measure it with")
     say(f"  signedwire bench {peer}")
     if _is_local(address):
-        say("only this machine reaches it there; --listen 0.0.0.0:PORT is for others too")
-    say("anybody who knows that line can send to it: it counts, echoes and keeps nothing")
+        say("only this machine can reach it; --listen 0.0.0.0:PORT is for others too")
+    say("anybody who has that line can send to it: it counts, echoes and keeps nothing")
     say("Ctrl-C ends it")
     notify_ready()
     if options.json:
@@ -118,7 +118,7 @@ def _is_local(address: Target) -> bool:
     return address.host == "localhost"
 
 
-def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
+def _summarise(options: BenchOptions, node: Node, server: BenchServer) -> None:
     dropped = {str(reason): n for reason, n in node.stats().dropped.items() if n}
     if options.json:
         emit(
@@ -127,7 +127,7 @@ def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
                 "messages": server.messages,
                 "bytes": server.bytes,
                 "echoed": server.echoed,
-                "peer_count": server.guests,
+                "peer_count": server.clients,
                 "unasked": server.unasked,
                 "unanswered": server.unanswered,
                 "dropped": dropped,
@@ -135,13 +135,13 @@ def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
         )
         return
     also = {
-        "from senders that had not asked": server.unasked,
+        "from senders that are no clients": server.unasked,
         "echoes or answers not sent": server.unanswered,
         **{f"dropped: {reason}": n for reason, n in sorted(dropped.items())},
     }
     say(
-        f"received {server.messages:,} messages, {server.bytes:,} bytes, of "
-        f"{count_of(server.guests, 'peer')}; echoed {server.echoed:,}"
+        f"received {server.messages:,} messages, {server.bytes:,} bytes, from "
+        f"{count_of(server.clients, 'peer')}; echoed {server.echoed:,}"
         + "".join(f"; {n} {what}" for what, n in also.items() if n)
     )
 
@@ -149,7 +149,7 @@ def _summarise(options: Bench, node: Node, server: BenchServer) -> None:
 # -- the one that measures ------------------------------------------------------------
 
 
-def _measure(options: Bench, to: str) -> int:
+def _measure(options: BenchOptions, to: str) -> int:
     config = _only_v2(options.load_config()).replace(listen=None)
     sizes = list(dict.fromkeys(options.size or _SIZES))
     if not all(MIN_SIZE <= size <= config.max_payload_size for size in sizes):
@@ -162,7 +162,7 @@ def _measure(options: Bench, to: str) -> int:
     node = Node(identity, config)
     node.routing.update(did, address)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        # What is wrong with a peer that is not reached, a link alone cannot tell as well.
+        # A probe reports better than a failed link why a peer is not reached.
         found = runner.run(_probe(config, identity if options.own_identity else None, did, address))
         if not found.is_reached:
             raise _not_reached(found, identity.did if options.own_identity else None)
@@ -177,7 +177,7 @@ def _measure(options: Bench, to: str) -> int:
 
 
 async def _measuring(
-    options: Bench, node: Node, did: Did, address: Target, sizes: list[int]
+    options: BenchOptions, node: Node, did: Did, address: Target, sizes: list[int]
 ) -> PeerResults:
     async with node:
         measuring = PeerBench(node, did)

@@ -1,4 +1,4 @@
-"""Opens files from others to be read: none of them holds a command up for ever."""
+"""Input files. A named pipe without a writer does not block a command for ever."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from signedwire.resources import start_thread
 __all__ = ["is_regular", "open_input"]
 
 _WAIT_FOR_A_WRITER: Final = 5.0
+"""Seconds."""
 
 
 def open_input(path: Path) -> IO[bytes]:
     """Open a file, or a named pipe that another program writes to.
 
     Raises:
-        BadFile: it cannot be read, or nobody has written to the pipe within 5 seconds.
+        BadFile: it cannot be read, or no program has opened the pipe within 5 seconds.
     """
     try:
         if os.name == "posix" and stat.S_ISFIFO(os.stat(path).st_mode):
@@ -35,14 +36,14 @@ def open_input(path: Path) -> IO[bytes]:
 
 
 def is_regular(file: IO[bytes]) -> bool:
-    """Whether a file has an end that stays where it is, unlike a pipe or a device."""
+    """Return whether the file is a regular file, or one in memory; no pipe and no device."""
     with contextlib.suppress(OSError):
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     return file.seekable()  # in memory
 
 
 def _open_pipe(path: Path) -> int:
-    """A descriptor of a named pipe. Opening one waits for a writer, so a thread does it."""
+    """Return a descriptor of a named pipe. Opening one waits for a writer, so a thread does it."""
     opened: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
 
     def open_it() -> None:
@@ -51,7 +52,7 @@ def _open_pipe(path: Path) -> int:
         except OSError as error:
             opened.put(error)
 
-    # Where nobody writes, the command ends, and the thread with it.
+    # A daemon thread: without a writer, the command ends, and the thread with it.
     start_thread(threading.Thread(target=open_it, daemon=True))
     try:
         found = opened.get(timeout=_WAIT_FOR_A_WRITER)

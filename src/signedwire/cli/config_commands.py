@@ -1,4 +1,4 @@
-"""`signedwire config`."""
+"""`signedwire config show` and `signedwire config check`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import json
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from signedwire.cli.checking import check_all
+from signedwire.cli.config_check import check_all
 from signedwire.cli.errors import report
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.file_options import ConfigCheckOptions, ConfigShowOptions
+from signedwire.cli.formatting import count_of
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.cli.redaction import value_without_keys, without_keys
-from signedwire.cli.render import count_of
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
 from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting
 from signedwire.types import Address, Location
 
-if TYPE_CHECKING:
-    from signedwire.cli.surface import ConfigCheck, ConfigShow
-
 __all__ = ["check", "show"]
 
 _WIDTH: Final = 78
 
 
-def show(options: ConfigShow) -> int:
-    """`signedwire config show`: TOML, the origins as comments."""
+def show(options: ConfigShowOptions) -> int:
+    """Print every option as TOML, with the origin of its value as a comment."""
     settings = [*options.settings.explain(), *options.settings.identity().values()]
     texts = describe_options() if options.explain else {}
     if options.json:
@@ -40,7 +38,7 @@ def show(options: ConfigShow) -> int:
             words = _words(texts[setting.name]) if texts else {}
             emit({"name": setting.name, "value": value, "origin": origin, **note, **words})
         return 0
-    # TOML has no null; the settings read "none" as None.
+    # TOML has no null; the settings read "none" as `None`.
     lines = [(setting, _line(setting)) for setting in settings]
     width = min(44, max(len(line) for _, line in lines))
     for number, (setting, line) in enumerate(lines):
@@ -51,14 +49,14 @@ def show(options: ConfigShow) -> int:
 
 
 def _words(option: OptionText) -> dict[str, str | None]:
-    """What `--explain --json` adds to an option; null where there is nothing to say."""
+    """Return the fields that `--explain --json` adds to an option; null for an empty text."""
     words = option._asdict()
     del words["name"]
     return {name: text or None for name, text in words.items()}
 
 
 def _comments(option: OptionText, *, is_first: bool) -> list[str]:
-    """What `--explain` prints above an option: lines that TOML passes over."""
+    """Return the comments that `--explain` prints above an option."""
     facts = [
         option.type,
         option.unit,
@@ -72,8 +70,8 @@ def _comments(option: OptionText, *, is_first: bool) -> list[str]:
     return [*[""] * (not is_first), *(f"# {line}" for line in lines)]
 
 
-def check(options: ConfigCheck) -> int:
-    """`signedwire config check`: every fault on a line of its own."""
+def check(options: ConfigCheckOptions) -> int:
+    """Check the configuration and its files; print every fault on a line of its own."""
     found = check_all(options)
     if found.faults:
         for fault in found.faults:
@@ -101,9 +99,10 @@ def check(options: ConfigCheck) -> int:
 
 
 def _line(setting: Setting) -> str:
-    """A setting as a line of TOML.
+    """Return a setting as a line of TOML.
 
-    "none" as a value would take the user's own store away from who uses it as a file.
+    The default of `store` is a comment: with "none", whoever uses the output as a
+    configuration would lose the user's own store.
     """
     if _is_default_store(setting):
         return f"# {setting.name}: {escape(_default_store())}"
@@ -116,15 +115,15 @@ def _is_default_store(setting: Setting) -> bool:
 
 
 def _default_store() -> str:
-    """What the command line does where nobody names a store."""
+    """Return which store the command line uses if none is named, as text."""
     try:
         return f"one for each key, in {state_folder()}"
-    except ConfigError:  # there is no home folder
+    except ConfigError:  # without a home folder
         return "one for each key, in the user's state folder"
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON and TOML both have it; where it is a key, it is not shown."""
+    """Return `value` for JSON and TOML; keys in it are hidden."""
     if isinstance(value, (str, Address, Location, Path)):
         return value_without_keys(str(value))
     if isinstance(value, Iterable):

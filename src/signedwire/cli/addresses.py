@@ -1,19 +1,17 @@
-"""Where a peer is reached, and over which wire; where we are."""
+"""The addresses of peers and of this node, and which peers may be spoken to over v1."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from signedwire.cli.common_options import CommonOptions
 from signedwire.cli.errors import BadInput
 from signedwire.config import TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
 from signedwire.types import Address, Did, Target, parse_peer
-
-if TYPE_CHECKING:
-    from signedwire.cli.surface import Command
 
 __all__ = [
     "allow_v1",
@@ -27,21 +25,37 @@ __all__ = [
 ]
 
 _WILDCARDS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
-# Documentation addresses (RFC 5737, 3849): connecting a UDP socket there sends nothing, but
-# the kernel chooses the address that we are reached at.
+# Documentation addresses (RFC 5737, RFC 3849). Connecting a UDP socket to one sends nothing,
+# but the kernel chooses the local address of the route.
 _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
-def find_peer(to: str, options: Command, fallback: Target | None) -> tuple[Did, Target]:
-    """The DID and the address in `to`; the address else from the peers file, or the fallback."""
+def find_peer(to: str, options: CommonOptions, fallback: Target | None) -> tuple[Did, Target]:
+    """Return the DID in `to` and the peer's address.
+
+    The address is the one in `to`, else that of the peers file, else `fallback`.
+
+    Raises:
+        BadInput: no address is known, or its port is 0.
+        DidError, AddressError: `to` is malformed.
+        ConfigError: the peers file cannot be used.
+    """
     did, address = find_route(to, options, fallback)
     if address is None:
         raise no_address(did, options)
     return did, address
 
 
-def find_route(to: str, options: Command, fallback: Target | None) -> tuple[Did, Target | None]:
-    """As `find_peer`, where a store may keep a message until there is an address."""
+def find_route(
+    to: str, options: CommonOptions, fallback: Target | None
+) -> tuple[Did, Target | None]:
+    """Like `find_peer`, but an unknown address is `None`: a store can keep the message.
+
+    Raises:
+        BadInput: the port of the address is 0.
+        DidError, AddressError: `to` is malformed.
+        ConfigError: the peers file cannot be used.
+    """
     did, address = parse_peer(to)
     if address is None and options.peers is not None:
         address = RoutingTable.load(options.peers).resolve(did)
@@ -51,8 +65,8 @@ def find_route(to: str, options: Command, fallback: Target | None) -> tuple[Did,
     return did, address
 
 
-def no_address(did: Did, options: Command) -> BadInput:
-    """The error for a peer that there is no way to."""
+def no_address(did: Did, options: CommonOptions) -> BadInput:
+    """Return the error for a peer without a known address."""
     where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
     return BadInput(
         f"no address is known for {did}: none was given, {where}",
@@ -61,26 +75,34 @@ def no_address(did: Did, options: Command) -> BadInput:
 
 
 def is_v1_allowed(config: TransportConfig, did: Did) -> bool:
-    """Whether this DID may be spoken to over v1."""
-    # Where v1 is the only wire, naming nobody means everybody.
+    """Return whether the configuration allows v1 with this peer."""
+    # With v1 as the only wire, an empty list means all peers.
     is_all = config.v1_peers == "all" or (config.wire == "v1" and not config.v1_peers)
     return is_all or did in config.v1_peers
 
 
 def allow_v1(config: TransportConfig, did: Did) -> TransportConfig:
-    """The configuration, with v1 allowed for this DID too."""
+    """Return the configuration with v1 allowed for this DID too."""
     if is_v1_allowed(config, did) or config.v1_peers == "all":
         return config
     return config.replace(v1_peers=[*config.v1_peers, did])
 
 
 def forbid_v1(config: TransportConfig) -> TransportConfig:
-    """The configuration, with v1 for nobody; where v1 is the only wire, as it is."""
+    """Return the configuration with v1 for nobody; unchanged where v1 is the only wire."""
     return config if config.wire == "v1" else config.replace(v1_peers=())
 
 
-def listening_config(options: Command, listen: str | None) -> TransportConfig:
-    """The configuration of a command that listens, there if it is given."""
+def listening_config(options: CommonOptions, listen: str | None) -> TransportConfig:
+    """Return the configuration of a command that listens.
+
+    Args:
+        options: The options of the command.
+        listen: The value of --listen; `None`: listen where the configuration says.
+
+    Raises:
+        BadInput: there is no address to listen on, or it cannot be used.
+    """
     config = options.load_config()
     if listen is not None:
         try:
@@ -96,7 +118,7 @@ def listening_config(options: Command, listen: str | None) -> TransportConfig:
 
 
 def reachable(address: Target) -> Target:
-    """An address that others can dial, where we listen on all of this machine's."""
+    """Return an address that others can dial, for a listener on all addresses of this machine."""
     if not isinstance(address, Address) or address.host not in _WILDCARDS:
         return address
     family = _WILDCARDS[address.host]

@@ -1,8 +1,9 @@
-"""Processes of one key, one after the other: they share a store, and the numbers of messages.
+"""Locks that let the processes of one key run one after the other.
 
-`signedwire send` holds the key's turn while its node runs. `listen`, and the commands that
-work on the store's file, hold it while they open or use that file. So parallel `send`
-commands all go through, and none finds the store in use by another one.
+They share a store and the numbers of messages. `signedwire send` holds the lock while its
+node runs. `listen`, and the commands that work on the store's file, hold it while they open
+or use that file. So parallel `send` commands all go through, and none finds the store in use
+by another.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from signedwire.cli.output import say
 from signedwire.resources import start_thread
 from signedwire.types import Did
 
-__all__ = ["Turn", "turns_folder"]
+__all__ = ["KeyLock", "lock_folder"]
 
 _PATIENCE: Final = 10.0
-"""Seconds for which a process waits for its turn by default."""
+"""Seconds for which a process waits for the lock by default."""
 
 
-class Turn:
-    """The right to be the one short-lived process of a key: a lock on a file of the user.
+class KeyLock:
+    """A lock on a file of the user, for the short-lived processes of one key.
 
-    Where no such file can be had, as without a folder to write to, nothing is locked. Who
-    does not get the turn in time says so on stderr and goes on: what it then does either
-    works beside the other process, or fails and says why.
+    If the file cannot be made, as without a folder to write to, nothing is locked. A process
+    that does not get the lock in time says so on stderr and goes on. Its work then succeeds
+    beside the other process, or fails with an error of its own.
 
     Args:
         did: The key.
-        folder: Where the lock file is; `None`: there is no such place, and nothing is locked.
-        patience: Seconds to wait, at most 10.
+        folder: The folder of the lock file; `None`: there is none, and nothing is locked.
+        patience: Seconds to wait, at most 10; `None`: 10.
     """
 
     def __init__(self, did: Did, folder: Path | None, patience: float | None = None) -> None:
@@ -48,10 +49,10 @@ class Turn:
         self._fd = -1
         self._is_ours = False
         self.waited = 0.0
-        """Seconds for which `take()` has waited."""
+        """Seconds for which `acquire()` has waited."""
 
-    def take(self) -> None:
-        """Wait for the turn; returns at the latest when the patience is over."""
+    def acquire(self) -> None:
+        """Wait for the lock, at most as long as the patience."""
         began = time.monotonic()
         while not self._try() and not self._wait(began + self._patience):
             self.waited = time.monotonic() - began
@@ -60,50 +61,50 @@ class Turn:
                     f"another process of {self._did} has been at work for {self.waited:.0f} s; "
                     "going on beside it"
                 )
-                self.give_back()
+                self.release()
                 return
         self.waited = time.monotonic() - began
 
     def _wait(self, until: float) -> bool:
-        """Wait for the lock, which another process has; whether it is our turn then.
+        """Wait for the lock, which another process has; returns whether it is ours then.
 
         Args:
             until: An instant of the monotonic clock.
         """
-        if self._fd < 0:  # it is another file by now, which may be free
+        if self._fd < 0:  # the file was replaced meanwhile, and the new one may be free
             return False
-        waiting = _Waiting(self._fd)
+        waiting = _BlockingLock(self._fd)
         self._fd = -1
         fd = waiting.result(max(0.0, until - time.monotonic()))
         if fd is None:
             return False
         self._fd = fd
-        return self._is_named_so()
+        return self._is_current()
 
-    def give_back(self) -> None:
-        """Let the next one go on. Safe to call twice."""
+    def release(self) -> None:
+        """Let the next process go on. Safe to call twice."""
         fd, self._fd = self._fd, -1
         is_ours, self._is_ours = self._is_ours, False
         if fd >= 0:
             if is_ours and self._path is not None:
-                # While it is locked: who waits sees then that it has the name no more.
+                # Removed while it is locked, so that waiting processes see that it is gone.
                 with contextlib.suppress(OSError):
                     self._path.unlink()
             os.close(fd)
 
     def _try(self) -> bool:
-        """Whether it is our turn now, or nothing can be locked."""
+        """Return whether the lock is ours now, or nothing can be locked."""
         if self._fd < 0:
             self._fd = self._open()
         if self._fd < 0:
             return True
-        return _lock(self._fd) and self._is_named_so()
+        return _lock(self._fd) and self._is_current()
 
-    def _is_named_so(self) -> bool:
-        """Whether the file that we have locked is the one that others lock."""
+    def _is_current(self) -> bool:
+        """Return whether the file that we have locked is the one that others lock."""
         self._is_ours = self._has_name()
-        if not self._is_ours:  # who had the turn has removed it
-            self.give_back()
+        if not self._is_ours:  # the process that had the lock has removed the file
+            self.release()
         return self._is_ours
 
     @property
@@ -131,7 +132,7 @@ class Turn:
             return False
 
     def __enter__(self) -> Self:
-        self.take()
+        self.acquire()
         return self
 
     def __exit__(
@@ -140,26 +141,26 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.give_back()
+        self.release()
 
 
-def turns_folder() -> Path | None:
-    """Where the locks of this user are, whatever the environment of a process says.
+def lock_folder() -> Path | None:
+    """Return the folder for the locks of this user; `None`: there is none.
 
-    A login shell has an XDG_RUNTIME_DIR and cron has none: a place that depends on it would
-    not be the same for both.
+    The environment does not change it: a login shell has an XDG_RUNTIME_DIR and cron has
+    none, and both must use the same folder.
     """
     if sys.platform == "win32":
         try:
             return Path(tempfile.gettempdir()) / "signedwire"
-        except OSError:  # there is none
+        except OSError:  # there is no temporary folder
             return None
     else:
         return Path("/tmp") / f"signedwire-{os.getuid()}"
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody else can put something there: others may have made it before us."""
+    """Return whether no other user can write to the folder, which others may have made."""
     if sys.platform == "win32":
         return True
     found = folder.lstat()
@@ -167,11 +168,11 @@ def _is_private(folder: Path) -> bool:
     return is_ours and not found.st_mode & 0o022
 
 
-class _Waiting:
-    """Waits for a lock in a thread, since no system has a limit for that wait.
+class _BlockingLock:
+    """Waits for a lock in a thread, because no system call for it has a timeout.
 
     Args:
-        fd: Of the file; it is this object's from now on.
+        fd: Descriptor of the file; this object closes it if the wait is given up.
     """
 
     def __init__(self, fd: int) -> None:
@@ -191,7 +192,7 @@ class _Waiting:
                 self._is_locked.set()
 
     def result(self, seconds: float) -> int | None:
-        """The file, once it is locked; `None`: it is not within so many seconds."""
+        """Return the descriptor once the file is locked; `None`: it is not after `seconds`."""
         try:
             self._is_locked.wait(seconds)
         finally:
@@ -201,10 +202,14 @@ class _Waiting:
 
 
 def _lock(fd: int, *, waits: bool = False) -> bool:
-    """Lock the file if nobody has, or when nobody has it any more.
+    """Lock a file, and return whether it is locked.
+
+    Args:
+        fd: Descriptor of the file.
+        waits: Whether to wait while another process has the lock.
 
     Returns:
-        `True`, too, where the file system knows no locks.
+        Whether the file is locked; `True`, too, if the file system has no locks.
     """
     try:
         if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""`signedwire evidence`."""
+"""`signedwire evidence verify` and `signedwire evidence show`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from signedwire.cli.errors import BadFile
 from signedwire.cli.evidence_chain import Part, did_or_hex, first_record_of, in_order
 from signedwire.cli.exit_codes import ExitCode
+from signedwire.cli.file_options import EvidenceShowOptions, EvidenceVerifyOptions
+from signedwire.cli.formatting import at_utc, count_of, envelope_fields, payload_text
+from signedwire.cli.input_files import open_input
 from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
-from signedwire.cli.reading import open_input
-from signedwire.cli.render import at_utc, count_of, envelope_fields, payload_text
 from signedwire.evidence.chain import NO_HEAD, BadRecord, CheckedRecord, LogChecker
 from signedwire.evidence.files import place_of_rest
-
-if TYPE_CHECKING:
-    from signedwire.cli.evidence_surface import EvidenceShow, EvidenceVerify
 
 __all__ = ["show", "verify"]
 
 _CHUNK: Final = 1024 * 1024
 _NO_SUCH_HEAD: Final = (
-    "no record has that head: the end was cut off, or the log was rewritten, or it is another's"
+    "no record has that head: the end was cut off, the log was rewritten, or the head is that "
+    "of another log"
 )
 
 
-def verify(options: EvidenceVerify) -> int:
-    """Check all of it; 1 if something is wrong."""
+def verify(options: EvidenceVerifyOptions) -> int:
+    """Check the files of a log as one chain; 1 if something is wrong."""
     parts = [_check(path, options.head) for path in options.files]
     bad = next((part for part in parts if part.error is not None), None)
     chain, problem = in_order(parts)
@@ -48,15 +47,15 @@ def verify(options: EvidenceVerify) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What was found in all files together."""
+    """The result of checking all files."""
 
     chain: list[Part]
     problem: str
-    """Empty: all is well."""
+    """Empty: the chain and every record are good."""
     bad: Part | None
     """The file with the first bad record."""
     is_chain: bool
-    """Whether the files follow each other."""
+    """Whether each file continues the one before."""
 
     @property
     def records(self) -> int:
@@ -68,7 +67,7 @@ class _Verdict:
 
     @property
     def head_at(self) -> int | None:
-        """The number of the record with the wanted head, from the first that was given."""
+        """Number of the record with the head that was given, counted from the first file."""
         before = 0
         for part in self.chain:
             if part.head_at is not None:
@@ -85,7 +84,7 @@ def _check(path: Path, head: bytes | None) -> Part:
     if len(times) == 1:
         times *= 2
     header = checker.reader.header
-    assert header is not None  # _walk() has seen to that
+    assert header is not None  # else _walk() has raised
     return Part(
         path, header, checker.count, checker.head, tuple(times), checker.error, checker.head_at
     )
@@ -109,8 +108,8 @@ def _print(verdict: _Verdict) -> None:
         result_as_is(f"{mark}   the chain and every signature hold{_since(verdict)}")
 
 
-def show(options: EvidenceShow) -> int:
-    """Print the records up to the first bad one; 1 if there is one."""
+def show(options: EvidenceShowOptions) -> int:
+    """Print the records up to the first bad one; 1 if there is a bad one."""
     checker = LogChecker()
     for record, envelope in _walk(options.file, checker):
         if options.json:
@@ -143,7 +142,7 @@ def show(options: EvidenceShow) -> int:
 
 
 def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
-    """The proven records of a file, which is never in memory as a whole."""
+    """Yield the proven records of a file. The file is never in memory as a whole."""
     try:
         with open_input(path) as file:
             while checker.error is None and (data := file.read(_CHUNK)):
@@ -159,11 +158,11 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
         if place is not None:
             raise BadFile(
                 f"{path}: not a whole evidence log: it has no header and begins behind {place}",
-                "Put what was before it in front of it, and verify that",
+                "Join it with the part before it, and verify the result",
             )
         raise BadFile(
             f"{path}: {checker.error.problem}",
-            'It takes what a node with `evidence = "FILE"` has written',
+            'Give a file that a node with `evidence = "FILE"` has written',
         )
 
 
@@ -192,7 +191,7 @@ def _after(verdict: _Verdict) -> str:
         return ""
     number = first_record_of(verdict.chain) if verdict.is_chain else None
     behind = "" if number is None else f", with record {number} of the whole chain"
-    return f", going on from the log with head {previous.hex()}{behind}"
+    return f", continuing the log with head {previous.hex()}{behind}"
 
 
 def _fields(verdict: _Verdict) -> dict[str, object]:

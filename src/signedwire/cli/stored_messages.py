@@ -1,0 +1,194 @@
+"""Stored messages, as the `outbox` and `dead` commands open, select and show them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from signedwire.cli import keys
+from signedwire.cli.common_options import StoreFileOptions
+from signedwire.cli.errors import BadInput, NotDone
+from signedwire.cli.formatting import at_utc, count_of, envelope_fields, payload_text
+from signedwire.cli.option_values import word
+from signedwire.cli.output import emit, result
+from signedwire.cli.store_choice import lock_of, open_file
+from signedwire.cli.store_options import SelectionOptions
+from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
+from signedwire.errors import StoreError
+from signedwire.identity import Identity
+from signedwire.types import Did
+from signedwire.wire.envelope import UNSIGNED, MerklePath, SignedEnvelope
+
+__all__ = [
+    "PAGE",
+    "OpenStore",
+    "StoredMessage",
+    "commit",
+    "deadline_text",
+    "fields_of",
+    "line_of",
+    "opened",
+    "print_message",
+    "print_result",
+    "recipient_of",
+    "selected_ids",
+]
+
+StoredMessage: TypeAlias = OutgoingRow | DeadLetter
+
+PAGE: Final = 500
+"""Messages that are read from a store at once."""
+
+
+class OpenStore(NamedTuple):
+    """A store and the identity that it belongs to."""
+
+    store: Store
+    identity: Identity
+
+
+@contextlib.contextmanager
+def opened(options: StoreFileOptions) -> Iterator[OpenStore]:
+    """Open the store of a command, and close it at the end.
+
+    Raises:
+        BadFile: there is no such file.
+        StoreOpenError: the file cannot be used, or a node is using it.
+        IdentityError: the key cannot be loaded.
+    """
+    identity = keys.load(options)
+    with lock_of(identity.did):
+        store = open_file(options, identity.did, options.settings.config())
+        try:
+            yield OpenStore(store, identity)
+        finally:
+            store.close()
+
+
+def commit(store: Store, submit: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Submit a change, and raise if its commit failed.
+
+    Args:
+        store: The store.
+        submit: The method of the store that makes the change.
+        arguments: Its arguments.
+        options: Its named arguments.
+
+    Raises:
+        StoreError: the commit failed.
+    """
+    errors: list[StoreError | None] = []
+    submit(*arguments, **options, on_commit=errors.append)
+    if errors and errors[0] is not None:
+        raise errors[0]
+    if store.failure is not None:
+        raise store.failure
+
+
+def recipient_of(to: str | None) -> Did | None:
+    """Return the DID of --to; `None`: all recipients.
+
+    Raises:
+        DidError: the text is no DID.
+    """
+    return None if to is None else Did.parse(to)
+
+
+def selected_ids(
+    options: SelectionOptions, store: Store, all_of: Callable[[Store, str | None], Iterator[Any]]
+) -> list[int]:
+    """Return the ids that the options select; an id that was given may not exist.
+
+    Args:
+        options: The options of the command.
+        store: The store.
+        all_of: Yields the messages of the store to the DID of --to, or all.
+
+    Raises:
+        BadInput: the options select nothing, or in several ways.
+    """
+    ways = (bool(options.ids), options.to is not None, options.all)
+    if sum(ways) != 1:
+        raise BadInput(
+            "which messages?" if not any(ways) else "IDs, --to and --all exclude each other",
+            "Give IDs as `list` shows them, or --to DID, or --all",
+        )
+    if options.ids:
+        return list(dict.fromkeys(options.ids))
+    return [message.id for message in all_of(store, options.to)]
+
+
+def print_result(options: StoreFileOptions, done: list[int], missing: list[int], what: str) -> int:
+    """Print which messages were changed, and return the exit code.
+
+    Args:
+        options: The options of the command.
+        done: The ids of the changed messages.
+        missing: The ids that do not exist.
+        what: What was done, such as "dropped".
+
+    Raises:
+        NotDone: an id does not exist.
+    """
+    if options.json:
+        emit({"ids": done, "missing": missing})
+    else:
+        result(f"{what} {count_of(len(done), 'message')}")
+    if missing:
+        raise NotDone(
+            f"there is no message {', '.join(map(str, missing))}", "See `list` for what there is"
+        )
+    return 0
+
+
+# -- formats ----------------------------------------------------------------------------
+
+
+def fields_of(message: StoredMessage, sender: Did, *, with_payload: bool) -> dict[str, object]:
+    """Return the fields of a message for JSON."""
+    # The envelope has no proof yet; a message of one's own store needs none.
+    unproven = SignedEnvelope(message.body, MerklePath(0, 1, UNSIGNED))
+    fields = envelope_fields(unproven, is_proven=False)
+    fields["sender"] = str(sender)
+    for name in ("is_proven", *(() if with_payload else ("payload", "encoding"))):
+        del fields[name]
+    return {"id": message.id, "message_number": message.message_number, **fields}
+
+
+def line_of(message: StoredMessage) -> list[str]:
+    """Return the columns of a message in a list."""
+    return [
+        f"{message.id}",
+        f"to {message.recipient}",
+        word(message.priority),
+        count_of(len(message.payload), "byte"),
+        f"queued {at_utc(message.queued_at_us)}",
+    ]
+
+
+def deadline_text(message: StoredMessage) -> str:
+    """Return the deadline of a message as text."""
+    due = message.expires_at_us
+    return "no deadline" if due is None else f"until {at_utc(due)}"
+
+
+def print_message(message: StoredMessage, state: str) -> None:
+    """Print one message with its payload.
+
+    Args:
+        message: The message.
+        state: Why it waits, or what became of it.
+    """
+    for name, value in (
+        ("id", f"{message.id}"),
+        ("to", str(message.recipient)),
+        ("priority", word(message.priority)),
+        ("type", word(message.payload_type)),
+        ("size", count_of(len(message.payload), "byte")),
+        ("queued", at_utc(message.queued_at_us)),
+        ("deadline", deadline_text(message)),
+        ("state", state),
+        ("payload", payload_text(message.payload)),
+    ):
+        result(f"{name:<9} {value}")
