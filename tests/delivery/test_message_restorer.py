@@ -66,7 +66,7 @@ class TestRows:
         assert message is not original
         assert (message.body, message.row) == (original.body, original.row)
         assert (message.recipient, message.priority) == (PEER, HIGH)
-        assert message.message_number == original.sequence_number
+        assert message.message_number == original.message_number
         assert message.state is DeliveryState.PERSISTED
         assert message.is_stored
         assert not message.was_written

@@ -521,7 +521,7 @@ class TestMessagesOfAnotherThread:
         desk.host.run()
         assert link.messages == list(messages)
         for message in messages:
-            assert link.payloads.count(b"%d" % message.sequence_number) == 1
+            assert link.payloads.count(b"%d" % message.message_number) == 1
 
     def numbered(self, desk: Desk, count: int = 1) -> list[Any]:
         messages = [desk.message() for _ in range(count)]
