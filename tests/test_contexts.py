@@ -85,8 +85,8 @@ NODE: dict[str, str] = {
     "dead.retry": _WORK,
     "receipt.wait": "- Closed Wrong Timeout Wrong",
     "receipt.result": "- Closed Wrong Timeout Wrong",
-    "message.done": "- Closed Wrong works Wrong",
-    "message.refuse": "- Closed Wrong works Wrong",
+    "message.ack": "- Closed Wrong works Wrong",
+    "message.nack": "- Closed Wrong works Wrong",
 }
 # It listens once made, and has a loop of its own: from any loop and thread it works.
 _BLOCKING = "- Closed works works Wrong"
@@ -128,8 +128,8 @@ SYNC: dict[str, str] = {
     "dead.retry": _BLOCKING,
     "receipt.wait": "- Closed Timeout Timeout Wrong",
     "receipt.result": "- Closed Timeout Timeout Wrong",
-    "message.done": "- Closed works works Wrong",
-    "message.refuse": "- Closed works works Wrong",
+    "message.ack": "- Closed works works Wrong",
+    "message.nack": "- Closed works works Wrong",
 }
 _SHORT = {"ClosedError": "Closed", "WrongContextError": "Wrong", "TimeoutError": "Timeout"}
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
