@@ -14,13 +14,7 @@ from prosekit import check_module, check_page, sentences, words
 from test_architecture import MODULES, PAGES, ROOT, SOURCE
 
 UNCLEAN = {
-    "delivery/__init__.py",
-    "delivery/endpoint.py",
-    "delivery/peer_sender.py",
-    "delivery/peer_session.py",
-    "delivery/ports.py",
     "outbox.py",
-    "transport/answers.py",
     "wire/session.py",
 }
 

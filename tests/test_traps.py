@@ -309,7 +309,7 @@ async def test_what_is_looked_for_in_a_store_by_mistake(
     [
         ("inbox ful", ValueError, "Did you mean 'inbox full'?"),
         ("INBOX_FULL", ValueError, "known are expired, not for us"),
-        (Reason.CLOSED, ValueError, "'closed' cannot be told to a sender"),
+        (Reason.CLOSED, ValueError, "'closed' has no code on the wire"),
         (4, TypeError, "reason=4 is of type int"),
         (None, TypeError, "reason=None"),
         (True, TypeError, "of type bool"),

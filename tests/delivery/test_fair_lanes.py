@@ -355,7 +355,7 @@ class Model:
         self.rings: dict[tuple[bool, int], list[str]] = {
             (is_known, lane): [] for is_known in (True, False) for lane in Priority
         }
-        self.credit: Counter[tuple[str, int]] = Counter()
+        self.deficit: Counter[tuple[str, int]] = Counter()
         self.ahead = 0
         self.runs: Counter[str] = Counter()
 
@@ -389,7 +389,7 @@ class Model:
         """Who is done goes; who has begun to wait enters; one alone takes no turns."""
         self.waiting = {name: held for name, held in self.waiting.items() if any(held.values())}
         if len(self.waiting) < 2:
-            self.ahead, self.runs, self.credit = 0, Counter(), Counter()
+            self.ahead, self.runs, self.deficit = 0, Counter(), Counter()
             for ring in self.rings.values():
                 ring.clear()
             return
@@ -404,7 +404,7 @@ class Model:
 
     def leave(self, is_known: bool, lane: int, at: int) -> None:
         name = self.rings[is_known, lane].pop(at)
-        self.credit[name, lane] = 0
+        self.deficit[name, lane] = 0
 
     def choose(self) -> tuple[bool, int]:
         for is_known in (True, False):
@@ -451,12 +451,12 @@ class Model:
             turn = self.turn_of(name, lane)
             if len(ring) > 1:
                 cost = max(64 * KIB, turn[0].size)
-                self.credit[name, lane] += 64 * KIB
-                if self.credit[name, lane] < cost:
+                self.deficit[name, lane] += 64 * KIB
+                if self.deficit[name, lane] < cost:
                     continue
-                self.credit[name, lane] -= cost
+                self.deficit[name, lane] -= cost
             else:
-                self.credit[name, lane] = 0
+                self.deficit[name, lane] = 0
             item = turn.pop(0)
             if not self.turn_of(name, lane):
                 self.leave(is_known, lane, -1)

@@ -203,9 +203,9 @@ class TestTheSimulatorItself:
         return " ".join(text for outcome in outcomes for text in outcome.violations)
 
     def test_sees_what_never_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.delivery.peer_receiver import PeerReceiver
+        from signedwire.delivery.answer_queue import AnswerQueue
 
-        monkeypatch.setattr(PeerReceiver, "flush", lambda self: None)
+        monkeypatch.setattr(AnswerQueue, "flush", lambda self: None)
         violations = " ".join(
             text for seed in range(8) for text in run(1_000_000 + seed, ()).violations
         )

@@ -151,7 +151,7 @@ class TestLists:
     )
     def test_one_thing_is_no_allow_list(self, wrong: Any) -> None:
         access = listed()
-        with pytest.raises(TypeError, match="a list of DIDs is due, not one"):
+        with pytest.raises(TypeError, match="expected a list of DIDs, not one"):
             access.allow_only(wrong)
         assert not access.is_denied(BOB.did)
 

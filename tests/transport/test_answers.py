@@ -187,7 +187,7 @@ async def test_waiting_ends_when_the_own_node_closes(
         await asyncio.sleep(0.05)
         await alice.close()
         for ended in (waiting, blocked, many):
-            with pytest.raises(ClosedError, match="was accepted, but its node was closed"):
+            with pytest.raises(ClosedError, match="was accepted, but the node was closed"):
                 await within(LIMIT, ended)
         assert receipt.state is ACCEPTED
         with pytest.raises(ClosedError):  # also who asks later
@@ -238,7 +238,7 @@ async def test_waiting_ends_where_the_peer_began_anew() -> None:
         async with net.node(BOB) as bob:
             meet(alice, bob)
             await within(LIMIT, alice.send(bob.did, b"y"))
-            with pytest.raises(DeliveryFailedError, match="has begun anew") as failure:
+            with pytest.raises(DeliveryFailedError, match="has restarted") as failure:
                 await within(LIMIT, waiting)
             assert failure.value.reason is Reason.STALE_EPOCH
 

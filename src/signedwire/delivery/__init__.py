@@ -1,22 +1,23 @@
-"""What happens to messages between the application and a link: decisions, without sockets.
+"""Decisions about messages between the application and a link, without sockets.
 
-- `endpoint`: all peers, and what is decided across them. `session_map`: one `PeerSession`
-  for each DID, and which of them are kept.
-- `peer_session`: everything about one peer that outlives its links, and which of its links
-  is the one. `peer_sender`, `peer_receiver`: its two halves. `session_context`: what all
-  sessions share.
-- `ports`: what these decisions need of the outside, as protocols. `null_store`: the store of
-  a node without a file.
-- `access`, `denials`: which DIDs are turned away, and what becomes of their messages.
-- `lanes`: the bounded queue with one lane per priority and slots reserved for
-  Critical, before every peer. `bounded_queue`: its limits.
-- `message`: a message as the sending and as the receiving application sees it.
-- `inbox`: what has arrived and the application has not taken yet. `fair_lanes`: the turns
-  that its senders take. `known_senders`: who comes before strangers. `inbox_budget`: how
-  many bytes of it there may be.
-- `streams`, `receive_stream`: order and once, across v2 links: numbers, marks, and what is
-  in flight.
+- `endpoint`: decisions across peers. `submitter`: the way of a message into the queue of its
+  peer. `session_map`: one `PeerSession` for each DID, and which of them are kept.
+- `peer_session`: the state of one peer that outlives its links, and the choice between two
+  links. `peer_sender`, `peer_receiver`: the two halves of a session. `session_context`: the
+  parts that all sessions share.
+- `recv_window`: the credit of a peer. `answer_queue`: the application's answers, until a link
+  takes them.
+- `ports`: interfaces to everything else. `null_store`: the store of a node without a file.
+- `access`, `denials`: denied DIDs, and the end of their messages.
+- `lanes`: the queue to a peer, with one lane per priority and slots reserved for Critical.
+  `bounded_queue`: limits of a queue.
+- `message`: a message in the sending and in the receiving application.
+- `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
+  of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
+  bytes of all waiting messages.
+- `streams`, `receive_stream`: ordered exactly-once delivery across v2 links: numbers, marks,
+  and messages in flight.
 - `receipt`: the states of a sent message, and its end.
-- `backoff`: how long to wait before the next attempt.
+- `backoff`: pauses before the next attempt.
 - `replay`: the bounded memory that delivers a repeated v1 envelope once.
 """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AccessFile", "AccessList", "read_access_file"]
 
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
-"""Bytes: 200,000 lines need less."""
+"""Maximum size in bytes, enough for 200,000 lines."""
 _HOW: Final = "A line is `allow DID`, `deny DID`, `allow none`, empty, or a comment after #"
 
 
@@ -30,7 +30,7 @@ class _Change(NamedTuple):
     """A call that changes the list."""
 
     keep: Callable[[AccessRules, Any], None]
-    """The method that keeps the change in a store."""
+    """The method that makes the change in a store."""
     keys: frozenset[bytes] | None
 
 
@@ -47,20 +47,20 @@ class AccessList(Bound, instead="it is a part of its node"):
     """Which DIDs may link to this node and be sent to: `node.access`. Any thread.
 
     There are three sources: `allow` and `deny` of the configuration, the lines of
-    `access_file` (`allow DID`, `deny DID`, or `allow none` for an allow list of nobody), and
-    the calls below. A DID is denied if any source denies it, whatever
-    an allow list says. Where there are `allow` lines or an `allow` option, it must be among
-    them together; where `allow_only()` was called, it must be among those as well.
+    `access_file` (`allow DID`, `deny DID`, or `allow none` for an empty allow list), and the
+    methods below. A DID that any source denies is denied, even if an allow list has it. The
+    `allow` option and the `allow` lines make one allow list together, and `allow_only()`
+    makes another. A DID must be on each of the lists that exist.
 
-    What is called here is kept in the store of the node, and holds after a restart. It is
-    on the disk some milliseconds later; `await node.outbox.flush()` waits for that. Without
-    a store it holds for as long as the node. The configuration and the file are never
-    written.
+    Changes by the methods are kept in the store of the node, and hold after a restart. They
+    are on the disk some milliseconds later; `await node.outbox.flush()` waits for that.
+    Without a store they hold until the node is closed. The node never writes the
+    configuration or the file.
 
     When a call that denies a DID has returned, no message of that DID reaches the application.
     Its link is closed with code 4. Its messages in the inbox and the stored inbox are dropped and
     counted as `denied`. Messages that wait to be sent to it fail with that reason; with a store
-    they become dead letters. Its new links are turned away right after TLS has proven its DID, and
+    they become dead letters. New links of the DID are closed right after TLS has proven it, and
     its v1 messages are dropped.
     """
 
@@ -68,33 +68,33 @@ class AccessList(Bound, instead="it is a part of its node"):
         self._lock = threading.RLock()
         self._reading = threading.Lock()
         self.has_rules = False
-        """Whether anybody may be denied: asked for every message, so it is quick."""
-        # As bytes: frames of v1 are asked about before anything else is known of them.
+        """Whether any DID can be denied. An attribute, because it is read for each message."""
+        # DIDs are kept as bytes, because v1 frames are checked before they are parsed.
         self._path = config.access_file
         self._options = AccessFile(
             None if config.allow is None else _keys(config.allow), _keys(config.deny)
         )
         self._file = AccessFile(None, frozenset())
-        # Each is changed by one operation, which no other thread can halve: the first one is
-        # replaced whole, the set of denials is changed in place.
+        # Each is changed by one atomic operation: the first is replaced, the set of denials is
+        # changed in place.
         self._configured = self._options
         self._denied: set[bytes] = set()
         self._allowed: frozenset[bytes] | None = None
         self._store: Store | None = None
-        # What was called before the start, when the store is not open yet.
+        # Changes made before the start, when the store is not open yet.
         self._early: list[_Change] = []
         self._is_open = False
         self._changes = 0
         self.on_change: Callable[[], None] | None = None
         """Called after each change, in the thread that made it."""
-        self._look()
+        self._update()
 
     def __repr__(self) -> str:
         only = "all" if self._allowed is None else f"{len(self._allowed)}"
         return f"<AccessList {len(self._denied)} denied, {only} allowed>"
 
     def deny(self, *dids: Did | str) -> None:
-        """Turn the DIDs of `dids` away from now on.
+        """Deny these DIDs from now on.
 
         Args:
             dids: `Did` objects, or text that `Did.parse` reads.
@@ -102,16 +102,16 @@ class AccessList(Bound, instead="it is a part of its node"):
         Raises:
             DidError: a text is no DID; nothing was changed.
             TypeError: one is neither a `Did` nor text; nothing was changed.
-            StoreFailedError, ClosedError: it holds now, and is not in the store: its disk
-                has failed, or the node is closed.
+            StoreFailedError, ClosedError: the change holds now, but is not in the store,
+                because its disk has failed or the node is closed.
         """
         self._change(_Change(AccessRules.deny, _keys(dids)))
 
     def undeny(self, *dids: Did | str) -> tuple[Did, ...]:
-        """Take DIDs off the list of those that `deny()` has denied.
+        """Withdraw denials of `deny()`.
 
         Returns:
-            The DIDs among them that are denied all the same: by the configuration, by its file, or
+            Those of the DIDs that are still denied: by the configuration, by the access file, or
             because they are not on an allow list.
 
         Raises:
@@ -122,10 +122,13 @@ class AccessList(Bound, instead="it is a part of its node"):
         return tuple(Did(key) for key in sorted(keys) if self.is_key_denied(key))
 
     def allow_only(self, dids: Iterable[Did | str] | None) -> None:
-        """Turn everybody else away; `None`: take back what was said so before.
+        """Deny all other DIDs; `None` withdraws the list of an earlier call.
 
-        It replaces the list of the call before, and lets nobody in who is denied, or whom
-        the allow list of the configuration leaves out.
+        The list replaces that of an earlier call. It does not allow a DID that is denied, or
+        that is not on the allow list of the configuration.
+
+        Args:
+            dids: `Did` objects, or text that `Did.parse` reads. An empty list allows nobody.
 
         Raises:
             DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
@@ -134,41 +137,47 @@ class AccessList(Bound, instead="it is a part of its node"):
         self._change(_Change(AccessRules.allow_only, keys))
 
     def reload(self) -> None:
-        """Read `access_file` again. Blocks for as long as that takes, some 50 µs for each line.
+        """Read `access_file` again. Blocks the thread, about 50 µs for each line.
 
-        In an event loop, which that would stop, call it in a thread, as any call here may be:
-        `await asyncio.to_thread(node.access.reload)`.
+        In an event loop, call it in a thread: `await asyncio.to_thread(node.access.reload)`.
 
         Raises:
-            ConfigError: it cannot be read, or a line is wrong: what it said before holds.
-                Or the configuration names no file.
+            ConfigError: the file cannot be read, or a line is wrong, so the rules read before
+                still hold. Or the configuration names no file.
         """
         if self._path is None:
             raise ConfigError(
                 "there is no access file to read again",
                 "Name one: access_file in the configuration, or SIGNEDWIRE_ACCESS_FILE",
             )
-        # One after the other: else what was read first could be taken up last. The calls that
-        # change the list do not wait for that.
+        # One thread at a time, so that an older reading never replaces a newer one. The methods
+        # that change the list do not wait for this lock.
         with self._reading:
             self._take_up(read_access_file(self._path), self._path)
         if self.on_change is not None:
             self.on_change()
 
     def is_denied(self, did: Did | str) -> bool:
-        """Whether this DID is turned away. Raises DidError or TypeError for what is none."""
+        """Whether this DID is denied.
+
+        Args:
+            did: A `Did`, or text that `Did.parse` reads.
+
+        Raises:
+            DidError, TypeError: `did` is no DID.
+        """
         return self.is_key_denied(bytes(as_did(did, "DID to look for")))
 
     def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
-        """Refuse messages of denied DIDs, as a `Policy`, also under an unproven name."""
+        """Refuse messages of denied DIDs, as a `Policy`, also if nothing proves the sender."""
         return Reason.DENIED if self.denies(header.sender) else None
 
     def denies(self, did: Did) -> bool:
-        """`is_denied()` for a known `Did`, which costs little where nobody can be denied."""
+        """Whether a `Did` is denied. Cheap while nobody can be denied."""
         return self.has_rules and self.is_key_denied(bytes(did))
 
     def is_key_denied(self, key: bytes) -> bool:
-        """Whether the DID of these 32 bytes is turned away."""
+        """Whether the DID of these 32 bytes is denied."""
         while True:
             changes = self._changes
             configured = self._configured
@@ -177,7 +186,7 @@ class AccessList(Bound, instead="it is a part of its node"):
             for allowed in (configured.allowed, self._allowed):
                 if allowed is not None and key not in allowed:
                     return True
-            # Else two changes may have come between: one of the sources denied it at any time.
+            # After a change meanwhile, look again: the sources were read at different moments.
             if changes == self._changes:
                 return False
 
@@ -187,37 +196,37 @@ class AccessList(Bound, instead="it is a part of its node"):
         return any(allowed is not None and key in allowed for allowed in lists)
 
     def open(self, store: Store | None) -> None:
-        """Take up what the store has kept. For use at the start, when the file has been read."""
+        """Apply the changes that the store has kept. At the start, after the file was read."""
         with self._lock:
             self._is_open = True
             early, self._early = self._early, []
             if store is None:
                 return
-            # What was called before the start comes after what an earlier process has kept.
+            # Changes made before the start are newer than those that the store has kept.
             self._store = store
             self._denied |= store.access.denied
             self._allowed = store.access.allowed
             for change in early:
                 self._carry_out(change)
-            self._look()
+            self._update()
 
     def _take_up(self, found: AccessFile, path: Path) -> None:
         with self._lock:
             has_lost_its_list = self._file.allowed is not None and found.allowed is None
             if has_lost_its_list and self._options.allowed is None:
                 raise ConfigError(
-                    f"the access file {path} has no `allow` line any more, which lets everybody "
-                    "in: what it said before holds",
-                    "Write `allow none` to let nobody in; to let everybody in, restart the node",
+                    f"the access file {path} has no `allow` line any more, which would allow "
+                    "everybody, so its former rules still hold",
+                    "Write `allow none` to allow nobody; to allow everybody, restart the node",
                 )
             self._file = found
             lists = [each.allowed for each in (self._options, found) if each.allowed is not None]
             allowed = frozenset().union(*lists) if lists else None
             self._configured = AccessFile(allowed, self._options.denied | found.denied)
-            self._look()
+            self._update()
 
-    def _look(self) -> None:
-        """Note that the list was changed. The caller holds the lock."""
+    def _update(self) -> None:
+        """Update what depends on the list. The caller holds the lock."""
         self._changes += 1
         self.has_rules = bool(self._denied or self._configured.denied) or not (
             self._allowed is None and self._configured.allowed is None
@@ -232,7 +241,7 @@ class AccessList(Bound, instead="it is a part of its node"):
                 self.on_change()
 
     def _carry_out(self, change: _Change) -> None:
-        """Change the list here first, so that it holds where the store cannot take the change."""
+        """Change the list, then the store, so that the change holds even if the store fails."""
         keep, keys = change
         if keep is AccessRules.allow_only:
             self._allowed = None if keys is None else frozenset(keys)
@@ -240,7 +249,7 @@ class AccessList(Bound, instead="it is a part of its node"):
             self._denied |= keys
         elif keys is not None:
             self._denied -= keys
-        self._look()
+        self._update()
         if self._store is not None:
             keep(self._store.access, keys)
         elif not self._is_open:
@@ -251,8 +260,8 @@ def read_access_file(path: Path) -> AccessFile:
     """Read the rules of the access file at `path`.
 
     Raises:
-        ConfigError: it cannot be read, is no regular file, is larger than 16 MiB, or has a
-            wrong line; the text names the file and the line.
+        ConfigError: the file cannot be read, is no regular file, is larger than 16 MiB, or
+            has a wrong line. The error names the file and the line.
     """
     allowed: set[bytes] = set()
     denied: set[bytes] = set()
@@ -298,7 +307,7 @@ def _lines(path: Path) -> list[str]:
     if not data:
         raise ConfigError(
             f"the access file {path} is empty: it may have been cut off",
-            "Write a rule into it, or a comment if it is to have none",
+            "Write a rule into it, or a comment if there shall be no rule",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -309,7 +318,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
-    # Bytes are numbers one by one, and empty bytes an allow list of nobody.
+    # Bytes would be taken for a list of numbers, and empty bytes for an empty allow list.
     if isinstance(dids, (str, bytes, bytearray, memoryview, Did)):
-        raise TypeError(f"a list of DIDs is due, not one {type(dids).__name__}")
+        raise TypeError(f"expected a list of DIDs, not one {type(dids).__name__}")
     return frozenset(bytes(as_did(did, "DID of an access list")) for did in dids)

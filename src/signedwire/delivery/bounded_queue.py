@@ -1,4 +1,4 @@
-"""How many items a queue may hold, and who waits until half of it is empty."""
+"""The limits of a queue, and the wake-ups of producers when half of it is empty."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 
 
 class BoundedQueue(Sized):
-    """The limits of a queue, and the wake-ups of those who wait for room in it.
+    """The limits of a queue, and the wake-ups of producers. Any thread.
 
-    Its lock guards what a subclass holds. Any thread may call the methods here.
+    The lock guards the items of the subclass.
 
     Args:
-        limit: Items of all priorities together, at least 1.
-        reserve: Further items that only Critical may use.
+        limit: Maximum number of items of all priorities together, at least 1.
+        reserve: Number of further slots that only Critical may use.
     """
 
     __slots__ = ("_limit", "_lock", "_reserve", "_room_waiters")
@@ -36,25 +36,25 @@ class BoundedQueue(Sized):
         return self._free_slots(priority) > 0
 
     def _free_slots(self, priority: int) -> int:
-        """How many items of this priority would fit now."""
+        """Return how many items of this priority would fit now."""
         raise NotImplementedError
 
     def _count_free(self, priority: int, critical: int, others: int) -> int:
-        """`_free_slots()`, where so many items wait that are Critical, and so many that are not."""
+        """Return `_free_slots()` for a number of Critical items and a number of others."""
         if priority == _CRITICAL:
-            # Critical may use the reserve and whatever the others leave free.
+            # Critical may use the reserve and all slots that the others leave free.
             return self._limit + self._reserve - critical - others
-        # What Critical holds beyond its reserve takes room from the others.
+        # Critical items beyond the reserve use slots of the others.
         return self._limit - others - max(0, critical - self._reserve)
 
     def when_room(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called, once, when half is empty; `False` where it is already.
+        """Call `wake` once, when half of the queue is empty; `False` if it is empty already.
 
-        Half, not one slot: so a waiting producer fills many at a time.
+        Half of the queue, not one slot, so that a producer fills many slots at a time.
         """
         with self._lock:
-            # Enter, then look. Who takes needs no lock: it removes, then looks for who
-            # entered, so one of the two sees the other whenever threads change places.
+            # Register, then check. A consumer needs no lock: it removes, then checks for
+            # waiters. So one of the two threads always sees the other.
             self._room_waiters.append(wake)
             if self._is_half_empty:
                 self._room_waiters.pop()
@@ -66,12 +66,12 @@ class BoundedQueue(Sized):
         return len(self) <= self._limit // 2
 
     def notify_room(self) -> None:
-        """Wake those who wait for room, if there is some now."""
+        """Wake the producers that wait, if half of the queue is empty."""
         if self._room_waiters and self._is_half_empty:
             self.wake_all()
 
     def wake_all(self) -> None:
-        """Call everybody who waits for room: there will be none, the queue has closed."""
+        """Wake the producers that wait, because the queue is half empty or closed."""
         with self._lock:
             wakes, self._room_waiters = self._room_waiters, []
         for wake in wakes:

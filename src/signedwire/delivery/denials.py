@@ -1,4 +1,4 @@
-"""Messages of denied senders: dropped before the application has them, and counted."""
+"""Messages of denied senders, which are dropped before the application has them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from signedwire.delivery.ports import Host
 from signedwire.errors import ClosedError
 from signedwire.types import Did, Reason
 
-__all__ = ["DenialLogLimiter", "DenialFilter"]
+__all__ = ["DenialFilter", "DenialLogLimiter"]
 
 _MAX_LOGGED: Final = 100
 _LOG_AGAIN: Final = 60.0
-"""Seconds in which the attempts of one denied DID are logged once."""
+"""Seconds during which the attempts of one denied DID are logged once."""
 
 
 class DenialFilter:
@@ -28,7 +28,7 @@ class DenialFilter:
         self._host = host
         self._access = access
         self._discarded: deque[Did | None] = deque()
-        """The sender of each message that was dropped and is not counted yet."""
+        """Senders of the messages that were dropped and are not counted yet."""
         self._is_count_due = False
 
     def is_from_denied(self, message: Message) -> bool:
@@ -39,22 +39,22 @@ class DenialFilter:
     def discard(self, messages: Iterable[Message]) -> None:
         """Drop messages of denied senders, before the application has them. Any thread.
 
-        They count as refused by the application, so a sender that is let in again gets
-        that answer.
+        They count as refused by the application. A sender that is allowed again gets that
+        answer.
         """
         for message in messages:
             if message.origin is not None:
                 message.origin.taken(message)
                 with contextlib.suppress(ClosedError):
                     message.origin.nacked(message, Reason.NOT_ALLOWED)
-            # Anybody can write any sender into an unsigned message.
+            # Not the claimed sender, because anybody can put any DID into an unsigned message.
             self._discarded.append(message.proven_sender)
         if self._discarded and not self._is_count_due:
             self._is_count_due = True
             self._host.call_soon(self.count)
 
     def count(self) -> None:
-        """Count what was dropped, once for each DID. In the loop."""
+        """Count the dropped messages of each DID. In the loop."""
         self._is_count_due = False
         counts: Counter[Did | None] = Counter()
         while self._discarded:
@@ -64,13 +64,13 @@ class DenialFilter:
 
 
 class DenialLogLimiter:
-    """Which denied DIDs had an attempt logged lately, so that each is logged once a minute."""
+    """Limits the log to one attempt per denied DID and minute, and to 100 DIDs per minute."""
 
     def __init__(self) -> None:
         self._logged: OrderedDict[Did, float] = OrderedDict()
 
     def is_logged(self, did: Did) -> bool:
-        """Whether an attempt of a denied DID was logged lately; if not, it counts as logged."""
+        """Whether an attempt of this DID need not be logged. If it must, it counts as logged."""
         now = monotonic()
         last = self._logged.get(did)
         if last is not None and now - last < _LOG_AGAIN:
@@ -78,7 +78,7 @@ class DenialLogLimiter:
         self._logged[did] = now
         self._logged.move_to_end(did)
         if len(self._logged) > _MAX_LOGGED:
-            # Each may be a new key of one stranger: so few in all, too.
+            # A limit for all DIDs together, because one stranger can make many keys.
             _, oldest = self._logged.popitem(last=False)
             return now - oldest < _LOG_AGAIN
         return False

@@ -1,8 +1,8 @@
-"""All peers of a node: one map from DID to `PeerSession`, and what is decided across them.
+"""Decisions about all peers of a node: which link to use, where to send, whom to deny.
 
-    submit ─→ PeerSender.lanes ─→ an open link, or the connector, which dials
+    Submitter ─→ PeerSender.lanes ─→ Endpoint.send_waiting() ─→ the open link, or a dialer
 
-`submit()` may be called from any thread; all the rest belongs to the loop.
+Everything here belongs to the event loop, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
 from signedwire.delivery.submitter import Submitter
-from signedwire.errors import (
-    Cause,
-)
+from signedwire.errors import Cause
 from signedwire.stats import PeerStatus
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames
@@ -35,26 +33,27 @@ from signedwire.wire.session import Closed
 __all__ = ["Connector", "Endpoint"]
 
 _MAX_V2_SPEAKERS: Final = 100_000
-# A v2 peer that is full hangs up as v1 peers do, though not time after time.
 _HANG_UPS_OF_V1: Final = 2
+"""Hang-ups during TLS, in a row, after which a peer counts as v1. One is not enough, because a
+v2 peer without room for a connection hangs up in the same way."""
 
 
 class Connector(Protocol):
-    """Whoever makes connections to peers."""
+    """The dialers of a node."""
 
     def connect(self, session: PeerSession, address: Target) -> None:
-        """See to it that what waits for the peer is sent to this address."""
+        """Dial this address, and send what waits for the peer over the connection."""
 
     def disconnect(self, session: PeerSession) -> None:
-        """Dial the peer no more; an open link stays."""
+        """Stop dialing the peer. An open link stays."""
 
 
 class Endpoint:
     """The sessions of all peers. See the module's text.
 
     Args:
-        context: What the sessions share.
-        routes: Which DID is reached where.
+        context: The parts that the sessions share.
+        routes: The addresses of DIDs.
         lock: Guards the map of sessions against the threads that send.
     """
 
@@ -67,7 +66,7 @@ class Endpoint:
         self.access = context.access
         """Which DIDs are denied."""
         self.inbox = context.inbox
-        """What waits for the application."""
+        """Received messages that wait for the application."""
         self.denials = context.denials
         """Drops the messages of denied senders."""
         self.peers = SessionMap(context, routes, lock)
@@ -75,19 +74,19 @@ class Endpoint:
         self.submitter = Submitter(context, self.peers, self.send_waiting)
         """Puts messages of the application into the queues."""
         self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
-        """DIDs that have proven themselves over v2: nothing of theirs is believed over v1."""
+        """DIDs that have proven themselves over v2. Their v1 messages are refused."""
         self.denial_log = DenialLogLimiter()
         self.links: set[LinkPort] = set()
         """Open links."""
         self.connector: Connector | None = None
-        """Who dials; `None` until the node has one."""
+        """The dialers; `None` until the node has made them."""
         self._is_ending = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
-        """Deliver what an earlier process has accepted and its application has not acknowledged.
+        """Deliver messages that an earlier process accepted but did not acknowledge.
 
         Returns:
-            Ids of the rows whose sender is denied now: they are not delivered.
+            Ids of the rows that are not delivered, because their sender is denied now.
         """
         denied, counts = [], Counter[Did]()
         for row in rows:
@@ -107,19 +106,19 @@ class Endpoint:
     # -- links ----------------------------------------------------------------------------
 
     def check_access(self, did: Did) -> Reason | None:
-        """Why a proven DID may not link to us; `None`: it may."""
+        """Return the reason to close a link with a proven DID; `None`: the DID may link."""
         if self.context.store.failure is not None:
-            return Reason.STORE_FAILED  # nothing more is accepted here
+            return Reason.STORE_FAILED  # this node cannot accept messages any more
         return Reason.DENIED if self.access.denies(did) else None
 
     def proven(self, did: Did) -> PeerSession:
-        """A DID has proven itself over v2: never again v1 with it, in neither direction."""
+        """Note that a DID has proven itself over v2: v1 with it ends, in both directions."""
         session = self.peers.session(did)
         was_v1, session.wire = session.wire == "v1", "v2"
         store = self.context.store
         if not store.has_spoken_v2(did):
             store.note_v2(did)
-        if self.context.is_v1_allowed(did):  # else it is not believed on v1 anyway
+        if self.context.is_v1_allowed(did):  # else its v1 messages are refused anyway
             self.v2_speakers.add(bytes(did))
         if was_v1 and session.has_sender and session.sender.route is not None:
             self._disconnect(session)
@@ -139,17 +138,17 @@ class Endpoint:
         return True
 
     def link_opened(self, session: PeerSession, link: LinkPort, hello: Hello) -> None:
-        """The HELLO of a link has come: use the link, or close it."""
+        """Use a link whose HELLO has come, or close it."""
         self.links.add(link)
         verdict = session.judge(link, hello)
         if verdict is LinkVerdict.OURSELVES:
             self._host.drop(Reason.BAD_IDENTITY, session.did)
             session.sender.give_up_all(Reason.BAD_IDENTITY, "the address is that of this very node")
-            link.close(link_frames.CLOSE_DUPLICATE_LINK, "that is this very node")
+            link.close(link_frames.CLOSE_DUPLICATE_LINK, "this link leads to its own node")
         elif verdict is LinkVerdict.DUPLICATE:
             link.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link already")
         elif verdict is LinkVerdict.NO_EPOCH_LEFT:
-            text = "it leaves us no epoch to count on in"
+            text = "the HELLO names the last epoch, so no newer one can begin"
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, text)
         elif verdict is LinkVerdict.PEER_IS_AHEAD:
             session.restart_stream(hello, self.peers.new_stream(session, hello.known_epoch + 1))
@@ -173,11 +172,15 @@ class Endpoint:
         closed: Closed | None,
         on_over: Callable[[bool], None] | None = None,
     ) -> None:
-        """An open link has ended: what has no receipt waits for the next one.
+        """Queue the messages of an ended link again that have no receipt.
 
         Args:
-            on_over: Called with whether the end is excused, before anything is queued again;
-                for the dialer of the link.
+            session: The session of the peer.
+            link: The link that has ended.
+            cause: The cause, for errors and events.
+            closed: How the session of the link ended; `None`: it was cut.
+            on_over: Called with whether the end is excused, before anything is queued again.
+                For the dialer of the link.
         """
         self.links.discard(link)
         was_used, is_excused = session.link_closed(link, cause, closed)
@@ -185,29 +188,26 @@ class Endpoint:
             on_over(is_excused)
         if not was_used:
             return
-        self._note_left(session)
-        # While a node closes, another link may come yet, and order is to hold over it for
-        # what a later process will send.
+        if self.peers.route(session) is None:
+            session.left_at = clock.monotonic()
+        # While a node with a store closes, messages stay in order for a later process, and
+        # another link may still open.
         is_durable = self.context.store.is_durable
         if self.context.has_closed_links or not (self._host.is_open or is_durable):
             for message in session.sender.stream.take_unanswered():
                 session.sender.give_up(message, Reason.CLOSED, "written, but no receipt came")
             return
-        # A link that brought nothing through was a failed attempt, which its dialer has
-        # counted for all that waits; on another, what was in flight is under suspicion.
+        # A dialed link without one answer was a failed attempt, which its dialer has counted
+        # for all messages. Otherwise a message in flight may have broken the link, so the
+        # attempt is counted for those alone.
         is_fault = not is_excused and (link.has_progress or on_over is None)
         cause = cause.after("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
         if session.sender.lanes:
             self.send_waiting(session)
 
-    def _note_left(self, session: PeerSession) -> None:
-        """The link of a peer has ended: without a route it can only be waited for."""
-        if self.peers.route(session) is None:
-            session.left_at = clock.monotonic()
-
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
-        """The peer has signed for messages of ours; returns whether any waited for that."""
+        """Apply signed receipts; return whether a message was waiting for one."""
         has_progress = session.sender.receipts(receipts)
         if has_progress:
             session.note_progress()
@@ -215,7 +215,7 @@ class Endpoint:
         return has_progress
 
     def on_refusals(self, session: PeerSession, refusals: tuple[Refusal, ...]) -> bool:
-        """The peer does not take messages of ours; returns whether any waited for that."""
+        """Apply refusals; return whether a message was waiting for one."""
         has_progress = session.sender.refusals(refusals)
         if has_progress:
             session.note_progress()
@@ -223,11 +223,11 @@ class Endpoint:
         return has_progress
 
     def close_links(self) -> None:
-        """Send every answer that is due, and close every link."""
+        """Send all answers of the application, and close all links."""
         self.context.has_closed_links = True
         for session in self.peers.all():
             if session.has_receiver:
-                session.receiver.answers.flush()  # what the application answered last
+                session.receiver.answers.flush()
         for link in tuple(self.links):
             link.close(link_frames.CLOSE_DONE, "the node is closing")
 
@@ -235,14 +235,17 @@ class Endpoint:
 
     def may_speak_v1(self, session: PeerSession) -> bool:
         """Whether to try v1 with a peer that hung up on TLS. Never once it has spoken v2."""
-        # Not by `session.wire`: strangers are forgotten, and this is not.
+        # `session.wire` does not answer this, because sessions of strangers are forgotten.
         did = session.did
         if bytes(did) in self.v2_speakers or self.context.store.has_spoken_v2(did):
             return False
         return self.context.is_v1_allowed(did)
 
     def note_hang_up(self, session: PeerSession) -> bool:
-        """The peer hung up on TLS: whether it may be a v1 peer. After some times it is one."""
+        """Note that a peer hung up during TLS; return whether it may be a v1 peer.
+
+        After two in a row, the peer counts as a v1 peer.
+        """
         if not self.may_speak_v1(session):
             return False
         session.hang_ups += 1
@@ -252,17 +255,17 @@ class Endpoint:
         return True
 
     def note_v1_over(self, session: PeerSession) -> None:
-        """A v1 connection to the peer has ended: it may speak v2 when it is back."""
+        """Note that a v1 connection has ended: the peer may speak v2 when it is back."""
         if session.wire == "v1" and self.context.us is not None:
             session.wire = None
             session.hang_ups = _HANG_UPS_OF_V1 - 1
 
-    # -- the loop: how messages leave -------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------
 
     def send_waiting(self, session: PeerSession) -> None:
-        """Hand what waits for a peer to its link, or to the connector."""
+        """Send the queue of a peer over its open link, or have the peer dialed."""
         if self._is_ending:
-            return  # end() comes to it
+            return  # `end()` ends the messages
         if self.access.denies(session.did) and self.give_up_denied(session):
             return
         if session.link is not None:
@@ -275,11 +278,11 @@ class Endpoint:
         elif not (self._host.speaks_v2 and session.has_just_left):
             self._give_up_stranded(session)
         else:
-            # The peer dials us, from where we cannot dial it.
+            # This node cannot dial the peer, but the peer may dial this node again.
             session.wait_for_return(self._give_up_stranded)
 
     def send_stranded(self) -> None:
-        """A route has changed: bring what had no way until now."""
+        """Send the queues of peers that had neither a link nor a route, after a route changed."""
         for session in self.peers.senders():
             is_stranded = session.link is None and session.sender.route is None
             if is_stranded and session.sender.lanes:
@@ -294,7 +297,7 @@ class Endpoint:
             self.peers.forget_if_stranger(session)
 
     def reroute(self, sessions: Iterable[PeerSession]) -> None:
-        """Move peers whose address has changed to a connection to their new one."""
+        """Dial the new address of each of these peers whose address has changed."""
         for session in tuple(sessions):
             route = session.sender.route
             if route is None or self.peers.route(session) != route.address:
@@ -309,7 +312,10 @@ class Endpoint:
         is_fault: bool = True,
         cause: Cause = BROKE,
     ) -> None:
-        """Queue messages of an ended connection again. See `PeerSender.requeue()`."""
+        """Queue messages of an ended connection again, and send them.
+
+        See `PeerSender.requeue()`.
+        """
         self._host.counters.rewritten += len(messages)
         if messages:
             session.sender.requeue(messages, is_fault=is_fault, cause=cause)
@@ -318,18 +324,18 @@ class Endpoint:
     def _requeue_unanswered(
         self, session: PeerSession, *, is_fault: bool, cause: Cause = BROKE
     ) -> None:
-        """Queue again what a link has taken and its peer has not answered."""
+        """Queue again the messages that a link has taken and its peer has not answered."""
         messages = session.sender.stream.take_unanswered()
         self.requeue(session, messages, is_fault=is_fault, cause=cause)
 
     # -- denials --------------------------------------------------------------------------
 
     def on_access_change(self) -> None:
-        """The access list has changed. Any thread."""
+        """Enforce the access list, which has changed. Any thread."""
         if not self._host.is_open:
-            return  # before and after there is no link; what is restored is asked about
+            return  # there is no link, and `restore()` asks the list itself
         if self._host.is_in_loop and self._host.is_loop_running:
-            self._enforce()  # so that counters and links show it when the call returns
+            self._enforce()  # before the caller of the list goes on
         else:
             self._host.call_soon(self._enforce)
 
@@ -347,9 +353,14 @@ class Endpoint:
                 self.context.store.give_up_denied(session.sender)
 
     def give_up_denied(self, session: PeerSession) -> bool:
-        """Fail what waits for a peer and dial it no more; `False`: the peer is not denied now."""
+        """Fail the queue of a peer, and stop dialing it.
+
+        Returns:
+            `False`, without a change, if the peer is not denied any more.
+        """
         sender = session.sender
-        waiting = frozenset(sender.lanes)  # before the list is asked: later ones may be allowed
+        # Before the list is asked: a message queued after that may be allowed.
+        waiting = frozenset(sender.lanes)
         if not self.access.denies(session.did):
             return False
         self._disconnect(session)
@@ -364,16 +375,16 @@ class Endpoint:
     # -- clocks and the end -----------------------------------------------------------------
 
     def on_clock_step(self) -> None:
-        """A clock was set, or the machine was suspended: look at every deadline anew."""
+        """Compute each deadline again, because a clock was set or the machine was suspended."""
         for session in self.peers.senders():
             session.sender.on_clock_step()
 
     def begin_end(self) -> None:
-        """Bring nothing more."""
+        """Send no queue any more."""
         self._is_ending = True
 
     def end(self) -> None:
-        """End every message that is left."""
+        """Fail all messages that are left, and each that is queued from now on."""
         self.submitter.end()
         for session in self.peers.all():
             session.stop_waiting()

@@ -6,21 +6,22 @@ to 64 KiB; a larger one takes as many turns as it has such parts. So an item cos
 one more step for each further 64 KiB.
 
     1  the first 64 Critical in a second of each known sender
-    2  the same of each stranger
+    2  the first 64 Critical in a second of each stranger
     3  known senders:  High and the rest of Critical, then Normal, then Low
     4  strangers:      High and the rest of Critical, then Normal, then Low
 
-Anyone can make keys, and a stranger chooses its own priority. So nobody waits for ever:
+Anyone can make keys, and a stranger chooses its own priority. Three rules see to it that no
+sender waits for ever:
 
-- All strangers together are at most 64 Critical ahead of 3 and 4; then they take turns.
-- While strangers wait, one in 16 of 3 and 4 is theirs.
-- While lower lanes of strangers wait, one in 16 of a lane is theirs.
+- Rank 2 may be at most 64 items ahead of ranks 3 and 4. Then it alternates with them.
+- While strangers wait in rank 4, one in 16 items of ranks 3 and 4 is a stranger's.
+- While a lower lane of strangers has items, one in 16 items of rank 4 comes from it.
 
-The items of one sender leave by priority, those of one priority in the order in which they
-came. Where all that waits is of one sender, which is the usual case, there are no turns: it
-is taken from plain lanes, without a lock.
+The items of one sender leave by priority, and within a priority in the order of arrival.
+If all items are of one sender, which is the usual case, there are no turns. They are taken
+from plain lanes, without a lock.
 
-Threads: one puts and sweeps, any thread takes.
+Threads: one thread puts and sweeps, any thread takes.
 """
 
 from __future__ import annotations
@@ -38,49 +39,50 @@ __all__ = ["FairLanes"]
 
 TURN_BYTES: Final = 64 * 1024
 FIRST_CRITICAL: Final = 64
-"""Critical items of one sender in one second that go before all; how many those of all
-strangers may be ahead of what else waits."""
+"""Number of Critical items of one sender in one second that go first. Also how far those of all
+strangers together may be ahead of ranks 3 and 4."""
 SHARE: Final = 16
-"""One in so many is for those that come later by rank."""
+"""One in so many items is taken from a lower rank."""
 _MAX_COUNTED: Final = 4096
-"""Strangers whose Critical items of one second are counted. Those of more take turns."""
+"""Number of strangers whose Critical items of one second are counted. Further strangers have no
+first items."""
 _LOW, _NORMAL, _HIGH, _CRITICAL = map(int, sorted(Priority))
 _TOP_DOWN: Final = (_CRITICAL, _HIGH, _NORMAL, _LOW)
 _KNOWN: Final = len(Priority)
-"""Offset that is added to the number of a ring of strangers."""
+"""Difference between the numbers of a ring of known senders and a ring of strangers."""
 
 
 class _Item(Protocol):
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
 
 T = TypeVar("T", bound=_Item)
 
 
 class _Sender(Generic[T]):
-    """Messages of one sender that wait."""
+    """The waiting items of one sender."""
 
-    __slots__ = ("credit", "is_known", "key", "lanes", "rest", "rings")
+    __slots__ = ("deficit", "is_known", "key", "lanes", "rest", "rings")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.is_known = False
         self.lanes: list[deque[T]] = [_NOTHING, _NOTHING, _NOTHING, _NOTHING]
         self.rest = 0
-        """How many of its Critical, the last ones, do not go before all; or more."""
-        self.credit = [0] * len(Priority)
-        """Bytes that it may take in its next turn, beside those of the turn; for each lane."""
+        """Number of Critical items, the last ones, that do not go first; may be too large."""
+        self.deficit = [0] * len(Priority)
+        """Bytes by lane that the sender may take in its next turn, beside those of the turn."""
         self.rings = 0
-        """The rings that it is in: one bit for each."""
+        """One bit for each ring that has the sender."""
 
     def of(self, lane: int) -> deque[T]:
-        """The credit of the sender for its turn in a lane."""
+        """Return the items for the sender's turn in a lane."""
         critical = self.lanes[_CRITICAL]
         if lane == _CRITICAL:
             return critical if len(critical) > self.rest else _NOTHING
-        # Its own Critical goes before its High.
+        # Critical items that do not go first come in the High lane, before the High ones.
         return critical if lane == _HIGH and critical and self.rest else self.lanes[lane]
 
     @property
@@ -93,7 +95,7 @@ _NOBODY: Final = object()
 
 
 class _Ring(Generic[T]):
-    """The senders that take turns in one lane; the next one first."""
+    """The senders that take turns in one lane, in the order of turns."""
 
     __slots__ = ("bit", "is_known", "lane", "senders", "stage")
 
@@ -101,12 +103,13 @@ class _Ring(Generic[T]):
         self.lane = lane
         self.is_known = is_known
         self.stage = _KNOWN if is_known else lane
-        """Messages of one stage go strictly by lane; one in 16 is of a lower stage."""
+        """All rings of known senders are one stage, each ring of strangers is one. A stage is taken
+        from strictly by lane; one in 16 items is of a lower stage."""
         self.bit = 1 << (lane + _KNOWN * is_known)
         self.senders: deque[_Sender[T]] = deque()
 
     def fits(self, sender: _Sender[T]) -> bool:
-        """Whether a sender has a turn here."""
+        """Whether a sender takes turns in this ring."""
         return sender.is_known == self.is_known and bool(sender.of(self.lane))
 
 
@@ -120,7 +123,7 @@ class _FirstCritical:
         self._counts: dict[Hashable, int] = {}
 
     def grant(self, key: Hashable, count: int, *, is_known: bool) -> int:
-        """How many of so many further ones of a sender go before all."""
+        """Return how many of `count` further items of a sender go first."""
         now = clock.monotonic()
         counts = self._counts
         if now - self._since >= 1.0:
@@ -138,8 +141,8 @@ class FairLanes(BoundedQueue, Generic[T]):
     """Bounded lanes in which senders take turns; see the module's text.
 
     Args:
-        limit: Items in all lanes together, at least 1.
-        reserve: Further items that only Critical may use.
+        limit: Maximum number of items in all lanes together, at least 1.
+        reserve: Number of further slots that only Critical may use.
     """
 
     __slots__ = (
@@ -159,39 +162,41 @@ class FairLanes(BoundedQueue, Generic[T]):
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
         super().__init__(limit, reserve)
-        # Items are taken from these lanes without the lock, while they are all that waits.
-        # While there are others, it is one of the senders. So its items are never counted
-        # but measured: a thread that was interrupted may still take one of them.
+        # While there is one sender, its items are taken from these lanes without the lock.
+        # While there are several, this is one of them. A thread that was interrupted may
+        # still take an item without the lock, so these items are never counted but measured.
         self._only: _Sender[T] = _Sender(_NOBODY)
         self._only.lanes = [deque() for _ in Priority]
         self._all = tuple(self._only.lanes[lane] for lane in _TOP_DOWN)
         self._plain = self._all
-        """The lanes of the only sender; none, while there are several."""
+        """The lanes of the only sender; empty while there are several."""
         self._senders: dict[Hashable, _Sender[T]] = {}
-        """While there are several: those of whom something waits."""
+        """The senders that have items, while there are several."""
         self._others = 0
-        """Items of all but `_only`."""
+        """Number of items of all senders but `_only`."""
         self._others_critical = 0
         self._first_critical = _FirstCritical()
         strangers = [_Ring[T](lane, is_known=False) for lane in reversed(_TOP_DOWN)]
         known = [_Ring[T](lane, is_known=True) for lane in reversed(_TOP_DOWN)]
         self._rings = (*strangers, *known)
-        """By priority: of strangers, and then of known senders."""
+        """The rings of strangers by priority, then those of known senders."""
         self._urgent = (known[_CRITICAL], strangers[_CRITICAL])
         self._later = tuple(ring[lane] for ring in (known, strangers) for lane in _TOP_DOWN[1:])
         self._runs = [0] * (_KNOWN + 1)
-        """Items that were taken of each stage while one below had to wait."""
+        """Number of items taken of each stage while a lower stage waited."""
         self._ahead = 0
-        """By how many the Critical items of strangers are ahead of what else waits."""
+        """Number of items by which rank 2 is ahead of ranks 3 and 4."""
 
     # -- putting ----------------------------------------------------------------------------
 
     def put(self, item: T, priority: int, sender: Hashable, is_known: bool) -> bool:
-        """Append; `False`, and nothing done, when there is no room.
+        """Append an item; return `False` and do nothing if there is no room.
 
         Args:
-            sender: Of whom it is: those of equal ones keep their order.
-            is_known: Whether the sender is more than a stranger now.
+            item: The item.
+            priority: The lane.
+            sender: Key of the sender. The items of one key keep their order.
+            is_known: Whether the sender is no stranger.
         """
         with self._lock:
             if self._free_slots(priority) <= 0:
@@ -205,7 +210,7 @@ class FairLanes(BoundedQueue, Generic[T]):
             return True
 
     def add_many(self, items: Sequence[T], priority: int, sender: Hashable, is_known: bool) -> None:
-        """`put()` whatever the limit says: something else bounds how often this happens."""
+        """Append items without regard to the limit; the caller bounds the number."""
         with self._lock:
             only = self._only
             if sender is only.key and self._plain and priority != _CRITICAL:  # the usual case
@@ -238,15 +243,15 @@ class FairLanes(BoundedQueue, Generic[T]):
                 self._enter(sender, (priority,))
 
     def _note_critical(self, sender: _Sender[T], count: int) -> None:
-        """Which of so many further Critical items of a sender go before all."""
+        """Count `count` further Critical items of a sender: some go first, the rest do not."""
         waiting = sender.rest = min(sender.rest, len(sender.lanes[_CRITICAL]))
         granted = 0
-        if not waiting:  # else they would overtake the rest
+        if not waiting:  # else they would overtake earlier items
             granted = self._first_critical.grant(sender.key, count, is_known=sender.is_known)
         sender.rest += count - granted
 
     def _several(self, key: Hashable) -> _Sender[T]:
-        """One of several senders. The first time, they begin to take turns."""
+        """Return one of several senders. The second sender starts the turns."""
         if self._plain:
             self._plain = ()
             self._senders[self._only.key] = self._only
@@ -257,7 +262,7 @@ class FairLanes(BoundedQueue, Generic[T]):
         return sender
 
     def _enter(self, sender: _Sender[T], lanes: Iterable[int]) -> None:
-        """Give a sender a place in those of these rings in which it has a turn and no place."""
+        """Append a sender to the rings of these lanes in which it has items."""
         for lane in lanes:
             ring = self._rings[lane + _KNOWN * sender.is_known]
             if not sender.rings & ring.bit and sender.of(lane):
@@ -267,7 +272,7 @@ class FairLanes(BoundedQueue, Generic[T]):
     # -- taking -----------------------------------------------------------------------------
 
     def take(self) -> T | None:
-        """Remove and return the item whose turn it is; `None` when empty."""
+        """Remove and return the item whose turn it is; `None` if there is none."""
         plain = self._plain
         for lane in plain:
             if lane:
@@ -298,9 +303,9 @@ class FairLanes(BoundedQueue, Generic[T]):
         return item
 
     def _choose(self) -> _Ring[T] | None:
-        """The ring whose turn it is; `None`: nobody waits in any."""
+        """Return the ring whose turn it is; `None`: all rings are empty."""
         for ring in self._urgent:
-            # Another lane's turn may have brought its Critical.
+            # A sender's turn in another lane may have taken its Critical items.
             while ring.senders and not ring.fits(ring.senders[0]):
                 ring.senders.rotate(-1)
                 self._drop_last(ring)
@@ -318,7 +323,7 @@ class FairLanes(BoundedQueue, Generic[T]):
         return waiting[0] if waiting else None
 
     def _choose_later(self, waiting: list[_Ring[T]]) -> _Ring[T]:
-        """One of several rings that come after the first Critical."""
+        """Return one of several rings of ranks 3 and 4."""
         runs, lowest, passed = self._runs, waiting[-1].stage, -1
         for ring in waiting:
             stage = ring.stage
@@ -327,32 +332,32 @@ class FairLanes(BoundedQueue, Generic[T]):
             if stage != passed and runs[stage] < SHARE - 1:
                 runs[stage] += 1
                 return ring
-            runs[stage] = 0  # one of those below passes
+            runs[stage] = 0  # one item of a lower stage follows
             passed = stage
         raise AssertionError("the last one is of the lowest stage")
 
     def _pop(self, ring: _Ring[T]) -> T | None:
-        """An item of the sender whose turn it is; `None`: none of them has any."""
+        """Take an item of the sender whose turn it is; `None`: no sender has one."""
         senders, number = ring.senders, ring.lane
         while senders:
             sender = senders[0]
             lane = sender.of(number) if sender.is_known == ring.is_known else _NOTHING
             item, is_alone = None, len(senders) == 1
             senders.rotate(-1)
-            with contextlib.suppress(IndexError):  # taken meanwhile, of `_only`
+            with contextlib.suppress(IndexError):  # another thread took it, of `_only`
                 if not is_alone:
-                    credit = sender.credit[number] + TURN_BYTES
+                    deficit = sender.deficit[number] + TURN_BYTES
                     cost = max(TURN_BYTES, lane[0].size)
-                    if credit < cost:
-                        sender.credit[number] = credit
+                    if deficit < cost:
+                        sender.deficit[number] = deficit
                         continue
-                    sender.credit[number] = credit - cost
+                    sender.deficit[number] = deficit - cost
                 item = lane.popleft()
             if item is not None and sender is not self._only:
                 self._others -= 1
                 self._others_critical -= lane is sender.lanes[_CRITICAL]
             if is_alone:
-                sender.credit[number] = 0
+                sender.deficit[number] = 0
             if not ring.fits(sender):
                 self._drop_last(ring)
             if item is not None:
@@ -360,14 +365,14 @@ class FairLanes(BoundedQueue, Generic[T]):
         return None
 
     def _drop_last(self, ring: _Ring[T]) -> None:
-        """Take the last sender out of a ring in which it has no turn."""
+        """Remove the last sender from a ring in which it has no items."""
         sender = ring.senders.pop()
         sender.rings &= ~ring.bit
-        sender.credit[ring.lane] = 0
+        sender.deficit[ring.lane] = 0
         self._leave(sender)
 
     def _leave(self, sender: _Sender[T]) -> None:
-        """Forget a sender of whom nothing waits."""
+        """Forget a sender that has no items."""
         if sender.is_empty and self._senders.get(sender.key) is sender:
             del self._senders[sender.key]
             if sender is self._only:
@@ -376,7 +381,7 @@ class FairLanes(BoundedQueue, Generic[T]):
                 self._settle()
 
     def _settle(self) -> None:
-        """At most one sender is left: its items wait in the plain lanes from now on."""
+        """Move the items of the last sender to the plain lanes, which ends the turns."""
         only = self._only
         for sender in self._senders.values():
             if sender is not only:
@@ -384,27 +389,27 @@ class FairLanes(BoundedQueue, Generic[T]):
                 for lane in _TOP_DOWN:
                     only.lanes[lane].extend(sender.lanes[lane])
         self._others = self._others_critical = self._ahead = 0
-        only.rings, only.credit = 0, [0] * len(Priority)
+        only.rings, only.deficit = 0, [0] * len(Priority)
         self._senders.clear()
         for ring in self._rings:
             ring.senders.clear()
         self._runs = [0] * len(self._runs)
         self._plain = self._all
 
-    # -- all of them ------------------------------------------------------------------------
+    # -- all items --------------------------------------------------------------------------
 
     def sweep(self, is_unwanted: Callable[[T], bool]) -> list[T]:
         """Remove and return every item that `is_unwanted` picks; the others keep their order.
 
-        Other threads may take meanwhile, also what is unwanted.
+        Other threads may take items meanwhile, also unwanted ones.
         """
         removed: list[T] = []
         with self._lock:
             for sender in self._senders.values() if self._senders else [self._only]:
                 for number, lane in enumerate(sender.lanes):
                     for item in filter(is_unwanted, tuple(lane)):
-                        with contextlib.suppress(ValueError):  # taken meanwhile, of `_only`
-                            lane.remove(item)  # mostly the first one: a sender's all go
+                        with contextlib.suppress(ValueError):  # another thread took it
+                            lane.remove(item)  # mostly the first one, as all of a sender go
                             removed.append(item)
                             if sender is not self._only:
                                 self._others -= 1
@@ -415,12 +420,12 @@ class FairLanes(BoundedQueue, Generic[T]):
         return removed
 
     def _forget_empty(self) -> None:
-        """Take senders out of the rings in which they have nothing left."""
+        """Remove senders from the rings in which they have no items."""
         for ring in self._rings:
             for sender in ring.senders:
                 if not ring.fits(sender):
                     sender.rings &= ~ring.bit
-                    sender.credit[ring.lane] = 0
+                    sender.deficit[ring.lane] = 0
             ring.senders = deque(filter(ring.fits, ring.senders))
         for sender in tuple(self._senders.values()):
             if not self._plain:

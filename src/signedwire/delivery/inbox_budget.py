@@ -1,4 +1,4 @@
-"""How many bytes of received envelopes may wait for the application, of all senders together."""
+"""The limit of bytes that wait for the application, for all senders together."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ class BudgetUser(Protocol):
     """A receiver whose credit the budget may cut."""
 
     def flush_soon(self) -> None:
-        """Tell the peer its credit, in a moment."""
+        """Send credit in the next turn of the loop."""
 
 
 class InboxBudget:
-    """Bytes that wait, against `inbox_bytes`.
+    """Counts the bytes that wait for the application, against `inbox_bytes`.
 
-    Anyone can make keys, so a limit for each key alone would bound nothing. When half the
+    Anyone can make keys, so a limit for each key alone would bound nothing. When half of the
     budget is free again, the receivers whose credit was cut grant more.
+
+    Args:
+        config: The configuration.
     """
 
     def __init__(self, config: TransportConfig) -> None:
@@ -30,14 +33,17 @@ class InboxBudget:
         self._cut: set[BudgetUser] = set()
 
     def free_for(self, receiver: BudgetUser, wanted: int) -> int:
-        """How many of `wanted` bytes may be granted."""
+        """Return how many of `wanted` bytes may be granted.
+
+        If these are fewer, `receiver` is called when half of the budget is free.
+        """
         free = max(0, self._limit - self._used)
         if free < wanted:
             self._cut.add(receiver)
         return min(free, wanted)
 
     def add(self, size: int) -> None:
-        """Count bytes that have arrived; less than 0: that the application has taken."""
+        """Count bytes that have arrived; a number below 0 counts bytes that were taken."""
         self._used += size
         if self._cut and size < 0 and self._used * 2 <= self._limit:
             cut, self._cut = self._cut, set()
@@ -45,5 +51,5 @@ class InboxBudget:
                 receiver.flush_soon()
 
     def forget(self, receiver: BudgetUser) -> None:
-        """The receiver needs no credit any more."""
+        """Do not call this receiver any more."""
         self._cut.discard(receiver)

@@ -1,4 +1,4 @@
-"""Which senders are more than strangers: the operator has named them."""
+"""Senders that the operator has named: they come before strangers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["KnownSenders"]
 
 
 class KnownSenders:
-    """The senders that have a route, or that a rule lets in. Any thread.
+    """The senders that have a route, or that a rule names. Any thread.
 
-    The `fallback` address is no route: it would make everybody known.
+    The `fallback` address is no route, because it would make everybody known.
 
     Args:
-        config: Its `v1_peers` are such rules, where it names them.
-        routes: Which DID is reached where.
-        access: Its allow lists are such rules.
+        config: The DIDs in `v1_peers` are known.
+        routes: The DIDs in the routing table are known.
+        access: The DIDs in the allow lists are known.
     """
 
     __slots__ = ("_access", "_routes", "_v1_peers")

@@ -136,7 +136,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
                 that have one.
             ClosedError, WrongContextError: for the same causes as in `ack()`.
         """
-        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "cannot be told to a sender"))
+        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire"))
 
     def _answer(self, reason: Reason | None) -> None:
         origin = self.origin
@@ -399,8 +399,8 @@ class OutgoingMessage(Receipt):
             raise ValueError(NEEDS_STORE)
         if self.terms.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(
-                "the receipts of this send_many() are followed as far as 'accepted': "
-                "whether they are handled is heard with send_many(..., until='handled'), or send()"
+                "the receipts of this send_many() end at 'accepted'. To wait for 'handled', "
+                "use send_many(..., until='handled') or send()"
             )
         home = self.terms.home
         if home is not None and not self.is_final and not self.has_reached(until):

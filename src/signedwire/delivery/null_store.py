@@ -1,4 +1,4 @@
-"""The store of a node without a file: messages wait in the queues, and end with the process."""
+"""The store of a node without a file: it keeps nothing, and messages end with the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["NullStore"]
 
 
 class NullStore:
-    """An `OutboxStore` and `InboxStore` that keeps nothing. See there for its methods."""
+    """An `OutboxStore` and `InboxStore` that keeps nothing. See `ports` for the methods."""
 
     is_durable = False
     failure: StoreError | None = None

@@ -29,7 +29,7 @@ def as_completed(
     leaving it early, takes no message back. Any event loop in any thread may wait.
 
     Args:
-        receipts: Of one node or of several; one that is given twice is yielded once.
+        receipts: Receipts of one node or of several. A receipt given twice is yielded once.
         until: As in `Receipt.wait()`, with the same default for each of them.
         timeout: Seconds, 0 or more, for all of them; `None`, the default, sets no limit.
 
@@ -97,11 +97,11 @@ def _in_thread(levels: dict[Receipt, DeliveryState], timeout: float | None) -> G
 
 
 class _Waiting:
-    """Receipts that are waited for, in whatever way; a change costs the same for any number.
+    """Receipts without an outcome. The cost of a change does not grow with their number.
 
     Args:
-        levels: How far each is to come.
-        timeout: Seconds for all of them; `None`: no limit.
+        levels: The state that each receipt is to reach.
+        timeout: Seconds for all receipts together; `None`: no limit.
     """
 
     def __init__(self, levels: dict[Receipt, DeliveryState], timeout: float | None) -> None:
@@ -109,12 +109,12 @@ class _Waiting:
         self._deadline = None if timeout is None else monotonic() + timeout
         self._count = len(levels)
         self._levels = dict(levels)
-        self._timed: set[Receipt] = set()  # whose deadline nobody else looks at
+        self._timed: set[Receipt] = set()  # accepted ones with a deadline
         self._look_at: float | None = None
         self._changed: deque[Receipt] = deque(levels)
         self._callbacks = {receipt: partial(self._on_change, receipt) for receipt in levels}
         self._is_asleep = False
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None] = _nothing
         """Called in any thread at the first change after `may_sleep()`."""
         for receipt, callback in self._callbacks.items():
             receipt.add_callback(callback)
@@ -127,20 +127,20 @@ class _Waiting:
 
     def may_sleep(self) -> bool:
         """Whether there is nothing for `take()`; the next change calls `wake`."""
-        # In this order: a change by another thread is then seen here, or sees that we sleep.
+        # In this order: a change in another thread is seen here, or calls `wake`.
         self._is_asleep = True
         return not self._changed
 
     @property
     def is_over(self) -> bool:
-        """Whether each has its outcome."""
+        """Whether each receipt has an outcome."""
         return not self._levels
 
     def take(self) -> Iterator[Receipt]:
-        """Yield the receipts that have an outcome since the last call.
+        """Yield the receipts that have got an outcome since the last call.
 
         Raises:
-            TimeoutError: the time for all has passed, and there was none.
+            TimeoutError: the timeout has passed, and some receipts have no outcome.
         """
         now = monotonic()
         if self._look_at is not None and now >= self._look_at:
@@ -171,7 +171,7 @@ class _Waiting:
             self._look_at = look_at if self._look_at is None else min(self._look_at, look_at)
 
     def pause(self) -> float | None:
-        """Seconds for which to wait at most; `None`: until something changes."""
+        """Return the maximum time to wait, in seconds; `None`: until a receipt changes."""
         instants = [each for each in (self._deadline, self._look_at) if each is not None]
         return max(0.0, min(instants) - monotonic()) if instants else None
 
@@ -181,13 +181,13 @@ class _Waiting:
         receipt.remove_callback(self._callbacks.pop(receipt))
 
     def end(self) -> None:
-        """Nobody waits any more."""
+        """Withdraw the callbacks of all receipts that are left."""
         for receipt in tuple(self._levels):
             self._forget(receipt)
 
 
-def _nobody() -> None:
-    """Nobody waits yet."""
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _has_outcome(receipt: Receipt, level: DeliveryState) -> bool:
@@ -195,6 +195,6 @@ def _has_outcome(receipt: Receipt, level: DeliveryState) -> bool:
         return True
     try:
         receipt._raise_if_over(level)
-    except (SignedWireError, ValueError):  # the second: it is handled, and never fails
+    except (SignedWireError, ValueError):  # ValueError: it is handled, and cannot fail any more
         return True
     return False

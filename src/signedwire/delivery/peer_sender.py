@@ -1,6 +1,6 @@
-"""The sending half of a peer: its queue, the numbers of its messages, and how they end.
+"""The sending half of a peer: its queue, its messages in flight, and how messages end.
 
-A message ends in one way only: `give_up()`, or an answer of its peer.
+A message ends in one of two ways: an answer of its peer, or `give_up()`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from signedwire.wire.session import SentBatch
 __all__ = ["BROKE", "PeerSender"]
 
 BROKE: Final = Cause("the connection broke while it was being written", FailureKind.RESET)
-"""Why messages are queued again where nothing more is known."""
+"""The default cause for messages that are queued again."""
 
-# Written and not answered, whatever a peer grants (4096 by default): when the link ends it is
-# queued again in one turn of the loop, 6 ms for all of it.
 _MAX_IN_FLIGHT: Final = 6_144
+"""Maximum number of messages in flight, whatever a peer grants (4,096 by default). When the link
+ends, all of them are queued again in one turn of the loop, which takes 6 ms."""
 _MAX_IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 _UNANSWERED: Final = frozenset({DeliveryState.QUEUED, DeliveryState.WRITTEN})
 
@@ -40,10 +40,10 @@ class PeerSender:
     """The queue to one peer. Any thread may put messages into `lanes`.
 
     Args:
-        context: What all sessions share.
+        context: The parts that all sessions share.
         did: The peer's DID.
         lanes: The queue.
-        stream: The numbers of what is sent over v2.
+        stream: The numbers and receipts of messages sent over v2.
     """
 
     __slots__ = (
@@ -73,13 +73,13 @@ class PeerSender:
         self.did = did
         self.lanes = lanes
         self.stream = stream
-        """Numbers and receipts of what was sent over v2 links."""
+        """The numbers and receipts of messages sent over v2."""
         self.route: RoutePort | None = None
-        """The dialer that connects to the peer; `None`: nothing was to be sent yet."""
+        """The dialer that connects to the peer; `None`: there was no message to send yet."""
         self.failures = 0
-        """Attempts to reach the peer that failed, ever."""
+        """Total number of failed attempts to reach the peer."""
         self.is_scheduled = False
-        """Whether the loop will look at the queue soon."""
+        """Whether the loop will send the queue in its next turn."""
         self.dropped: Counter[Reason] = Counter()
         """Messages to the peer that were given up or refused, by reason."""
         self._deadlines: dict[OutgoingMessage, Timer] = {}
@@ -88,15 +88,15 @@ class PeerSender:
 
     @property
     def epoch(self) -> int:
-        """The epoch in which messages are numbered now."""
+        """The epoch of new numbers."""
         return self.stream.epoch
 
     # -- room -----------------------------------------------------------------------------
 
     def when_room(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called when half of the queue is empty; `False`: it is already.
+        """Call `wake` once, when half of the queue is empty; `False` if it is empty already.
 
-        However many wait, the queue has one wake-up for them.
+        The queue has one wake-up for all callers.
         """
         if not self._is_room_watched:
             if not self.lanes.when_room(self._on_room):
@@ -118,26 +118,26 @@ class PeerSender:
 
     # -- writing --------------------------------------------------------------------------
 
-    def next_batch(self, credit: Credit, largest: int, room: int) -> list[OutgoingMessage]:
+    def next_batch(self, send_window: Credit, largest: int, writable: int) -> list[OutgoingMessage]:
         """Take the messages of the next frame from the queue, and number them.
 
         Args:
-            credit: How much the peer takes now.
-            largest: Bytes of the largest payload that the peer takes.
-            room: Bytes that the socket takes now.
+            send_window: The credit that is left.
+            largest: Size in bytes of the largest payload that the peer accepts.
+            writable: Number of bytes that the socket takes now.
         """
         stream = self.stream
         if not self.lanes or self._context.store.is_held():
             return []
         if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
-            return []  # its next receipt makes the link ask again
+            return []  # the link calls again at the next receipt
         is_dead = partial(self.is_dead, largest=largest)
-        return stream.next_batch(self.lanes, credit, is_dead, largest, room)
+        return stream.next_batch(self.lanes, send_window, is_dead, largest, writable)
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""
         self.stream.sent(batch, messages, bodies)
-        # Now, not when the system has them: if the link ends before, they may arrive.
+        # Before the operating system has them: they may arrive even if the link ends now.
         self._context.store.written(self.did, messages)
 
     def requeue(
@@ -146,13 +146,14 @@ class PeerSender:
         """Return messages of an ended connection to the heads of their lanes.
 
         Args:
-            is_fault: Whether that counts as one of their attempts.
-            cause: What the sender of a message is told that has no attempt left.
+            messages: The messages, in the order of sending.
+            is_fault: Whether this counts as one of their attempts.
+            cause: The error for messages that have no attempt left.
         """
         back: dict[DeliveryState, list[OutgoingMessage]] = {}
         items: list[tuple[OutgoingMessage, int]] = []
         for message in messages:
-            if message.is_final:  # its deadline came before an answer
+            if message.is_final:  # it has expired without an answer
                 message.release()
                 continue
             message.failures_before -= is_fault
@@ -165,43 +166,43 @@ class PeerSender:
         for state, receipts in back.items():
             return_all(receipts, state, unix_time_us())
         self.lanes.put_back(items)
-        # What waits in the lanes was queued later, and has failed no more often.
+        # Messages in the lanes were queued later, so they have not failed more often.
         if any(self._is_exhausted(message) for message, _ in items):
             self.give_up_exhausted(cause)
 
     # -- answers --------------------------------------------------------------------------
 
     def receipts(self, receipts: Receipts) -> bool:
-        """Take a signed receipt; returns whether a message was waiting for it."""
+        """Apply signed receipts; return whether a message was waiting for one."""
         accepted = self.stream.receipts(receipts, receipts.statement + receipts.signature)
         self._context.store.settled(self.did, accepted)
         self.forget_deadlines(accepted)
         if not accepted:
             return False
-        if (first := accepted[0]).is_confirmed:  # else it had expired
+        if (first := accepted[0]).is_confirmed:  # not if it had expired
             waited = (unix_time_us() - first.queued_at_us) / 1e6
             self._host.counters.observe("accept_seconds", waited)
         return True
 
     def refusals(self, refusals: tuple[Refusal, ...]) -> bool:
-        """Take refusals; returns whether a message was waiting for one."""
+        """Apply refusals; return whether a message was waiting for one."""
         refused = self.stream.refused(refusals)
         self._context.store.refused(self.did, refused)
         for receipt, reason, name, _ in refused:
             if receipt.is_final:
-                continue  # its deadline came before its answer
+                continue  # it has expired before the answer
             self.note_failed(reason)
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
             receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
             self.forget_deadlines((receipt,))
             if name is not None:
-                receipt.release()  # else its evidence has them
+                receipt.release()  # an accepted message keeps its bytes, for its evidence
             self._host.emit(MessageRefused(self.did, receipt.message_number, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:
-        """Tell who holds receipts of accepted messages that no further answer will come."""
+        """Note in the receipts of accepted messages that no further answer will come."""
         for receipt in self.stream.followed():
             receipt.abandon(reason, detail)
 
@@ -221,9 +222,9 @@ class PeerSender:
         *,
         is_in_flight: bool = False,
     ) -> None:
-        """End a message: it is counted, and its receipt tells its sender.
+        """End a message: count it, and set the reason and cause in its receipt.
 
-        One that is in flight keeps its bytes, because its peer may still sign for it.
+        A message in flight keeps its bytes, because its peer may still send a receipt.
         """
         if message.is_final:
             return
@@ -249,7 +250,7 @@ class PeerSender:
             self.give_up(message, reason, cause)
 
     def give_up_exhausted(self, cause: Cause) -> None:
-        """End the messages in the queue that have had their attempts."""
+        """End the messages in the queue that have no attempt left."""
         for message in self.lanes.remove_if(self._is_exhausted):
             self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
 
@@ -258,14 +259,15 @@ class PeerSender:
         return not message.is_stored and self.failures - message.failures_before >= limit
 
     def note_attempt_failed(self, cause: Cause) -> None:
-        """Count a failed attempt to reach the peer, and end what has had its attempts."""
+        """Count a failed attempt to reach the peer, and end messages with no attempt left."""
         self.failures += 1
         self.give_up_exhausted(cause)
 
     def is_dead(self, message: OutgoingMessage, largest: int = 2**32) -> bool:
-        """Whether a message that was taken to be written must not be; it has ended then.
+        """Whether a message must not be written. If so, it has ended, or ends here.
 
-        `largest` is the payload, in bytes, that the peer takes: no credit fits a larger one.
+        `largest` is the size in bytes of the largest payload that the peer accepts. No credit
+        ever suffices for a larger one.
         """
         if message.payload_size > largest and not message.is_final:
             cause = f"{message.payload_size} bytes are over the peer's limit of {largest}"
@@ -280,7 +282,7 @@ class PeerSender:
     # -- deadlines ------------------------------------------------------------------------
 
     def watch_deadline(self, message: OutgoingMessage) -> None:
-        """End the message at its deadline, if no answer has come by then."""
+        """End the message at its deadline, if no answer comes before."""
         assert message.expires_at is not None
         if message.state in _UNANSWERED and message not in self._deadlines:
             self._deadlines[message] = self._host.call_later(
@@ -288,7 +290,7 @@ class PeerSender:
             )
 
     def forget_deadlines(self, messages: Iterable[Receipt]) -> None:
-        """Stop watching: the peer has answered, or never will, as over v1."""
+        """Stop the timers of messages that were answered, or never will be, as over v1."""
         if not self._deadlines:
             return
         for message in messages:
@@ -297,24 +299,24 @@ class PeerSender:
                 timer.cancel()
 
     def _on_deadline(self, message: OutgoingMessage) -> None:
-        """Tell the sender in time, also of a message in flight: its answer can only say more."""
+        """Expire the message, also if it is in flight: an answer may still add to its receipt."""
         self._deadlines.pop(message, None)
         if message.is_unconfirmed or message.state not in _UNANSWERED:
             return
         now = clock.now()
         if message.expires_at is not None and clock.left(message.expires_at, now) > 0:
-            # The loop's clock was ahead of the one that the deadline follows.
+            # The loop's clock is ahead of the clock that the deadline follows.
             self.watch_deadline(message)
             return
         if message.state is DeliveryState.WRITTEN:
             self._expire(message, is_in_flight=True)
             return
-        # All that are due in one pass: each for itself would cost the square of the queue.
+        # All that are due in one pass. One pass for each would cost the square of the queue.
         for late in self.lanes.remove_if(
             lambda other: other.expires_at is not None and clock.left(other.expires_at, now) <= 0
         ):
             self._expire(late)
-        if message.was_written and not message.is_final:  # a link has it, the system not yet
+        if message.was_written and not message.is_final:  # it is in a link's buffer
             self._expire(message, is_in_flight=True)
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:
@@ -322,7 +324,7 @@ class PeerSender:
         self.give_up(message, Reason.EXPIRED, cause, is_in_flight=is_in_flight)
 
     def on_clock_step(self) -> None:
-        """A clock was set, or the machine was suspended: compute every deadline anew."""
+        """Compute each deadline again, because a clock was set or the machine was suspended."""
         deadlines, self._deadlines = self._deadlines, {}
         for message, timer in deadlines.items():
             timer.cancel()
@@ -331,9 +333,11 @@ class PeerSender:
     # -- the end --------------------------------------------------------------------------
 
     def end(self) -> None:
-        """The node is closed: nothing is sent any more, and nobody waits for it."""
+        """End all messages, because the node is closed."""
         self.give_up_all(Reason.CLOSED)
-        self.abandon(Reason.CLOSED, "its node was closed before word came that it was handled")
+        self.abandon(
+            Reason.CLOSED, "the node was closed before the peer answered whether it was handled"
+        )
         self.lanes.wake_all()
         for timer in self._deadlines.values():
             timer.cancel()
@@ -341,7 +345,7 @@ class PeerSender:
 
 
 def _doubt_of_clocks(receipt: Receipt) -> Cause | str:
-    """What to say where a peer finds a deadline passed that is not, by our clock."""
+    """Return the cause for an expiry by the peer's clock: empty, or that the clocks differ."""
     expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
     is_early = expires_at is not None and clock.left(expires_at) > 0
     return CLOCKS_DIFFER if is_early else ""

@@ -1,8 +1,8 @@
-"""Everything about one peer that outlives its links, and which of its links is the one.
+"""The state of one peer that outlives its links, and the choice between two links.
 
-Whoever dialed, there is one open link to a peer at a time, and it carries both
-directions. `judge()` decides what becomes of a new one; `link_opened()` and
-`link_closed()` carry that out.
+There is one open link to a peer at a time, whichever side dialed, and it carries both
+directions. `judge()` decides about a new link; `link_opened()` and `link_closed()` carry
+that out.
 """
 
 from __future__ import annotations
@@ -32,34 +32,35 @@ _RETURN_GRACE: Final = 5.0
 """Seconds that messages wait for a peer that can only be reached when it dials us."""
 
 _EXCUSED_ENDS: Final = 3
-"""Orderly ends in a row without one answer, before each further one counts as an attempt."""
+"""Orderly ends in a row without one answer that are excused. Each further one is an attempt."""
 
 
 class LinkVerdict(enum.Enum):
-    """What becomes of a link whose HELLO has come."""
+    """Decision about a link whose HELLO has come."""
 
     USE = enum.auto()
-    """It is the link of its peer from now on; another one is closed."""
+    """Use the link from now on, and close the previous one."""
     OURSELVES = enum.auto()
-    """It leads to this very node."""
+    """Close the link, because it leads to this very node."""
     DUPLICATE = enum.auto()
-    """Both sides keep the link that there is."""
+    """Close the link, because both sides keep the previous one."""
     NO_EPOCH_LEFT = enum.auto()
-    """The peer claims the last epoch there is: this node could never begin a newer one."""
+    """Close the link: the peer names the last possible epoch, so no newer one could begin."""
     PEER_IS_AHEAD = enum.auto()
-    """The peer has heard from a later state of our key: begin a newer epoch, then reconnect."""
+    """Begin a newer epoch and reconnect: the peer has received from a later state of our key."""
     HELLO_IS_STALE = enum.auto()
-    """A newer epoch has begun since our HELLO: the peer would refuse its messages. Reconnect."""
+    """Reconnect: a newer epoch has begun since our HELLO, so its messages would be refused."""
 
 
 class PeerSession:
-    """One peer: what is sent to it, what is received from it, and its link.
+    """One peer: its sending half, its receiving half, and its link.
 
-    Its halves are made when they are first used. A peer that is a stranger again loses its
-    sending half, which takes the more memory; what makes delivery happen once is kept longer.
+    The halves are made when they are first used. A peer that is a stranger again loses its
+    sending half, which needs more memory. The receiving half, which makes delivery happen
+    once, is kept longer.
 
     Args:
-        context: What all sessions share.
+        context: The parts that all sessions share.
         did: The peer's DID.
         new_sender: Makes the sending half. Any thread.
     """
@@ -100,31 +101,30 @@ class PeerSession:
         self._sender: PeerSender | None = None
         self._receiver: PeerReceiver | None = None
         self.link: LinkPort | None = None
-        """The open v2 link, whoever dialed it."""
+        """The open v2 link, whichever side dialed; `None`: there is none."""
         self.wire: Literal["v1", "v2"] | None = None
-        """Which wire the peer speaks, where that is known: v2 for ever, v1 until the connection
-        ends."""
+        """The wire of the peer; `None`: not known. v2 is for ever, v1 ends with the connection."""
         self.resolved: tuple[int, Target | None] = -1, None
-        """The version of the routing table, and the address there. One value: threads share it."""
+        """Version of the routing table, and the address there. One value, for other threads."""
         self.hang_ups = 0
-        """How often in a row the peer hung up on TLS."""
+        """Number of times in a row that the peer hung up during TLS."""
         self.denies_us = False
-        """Whether the peer turned us away when we were last linked or dialed it."""
+        """Whether the peer closed the last link, or refused the last dial, as denied."""
         self._orderly_ends = 0
         self._their_epoch = 0
         self.return_timer: Timer | None = None
-        """Until when messages wait for a peer that can be reached only when it dials us."""
+        """The timer of `wait_for_return()`; `None`: it does not run."""
         self.since = clock.monotonic()
-        """When it was first heard of, or its last link ended, by the monotonic clock."""
+        """Instant at which the last link ended, or this session was made; monotonic clock."""
         self.last_error: Cause | None = None
-        """Why its last link ended."""
+        """The cause of the end of the last link."""
         self.last_error_at: float | None = None
         self.left_at: float | None = None
-        """When the last link of a peer without a route ended, by the monotonic clock."""
+        """Instant at which the last link of a peer without a route ended; monotonic clock."""
         self.least_epoch = 0
-        """The epoch that a new stream to the peer must have at least."""
+        """The smallest epoch that a new stream to the peer may have."""
         self.weight = 0
-        """Bytes that it counts for while the peer is a stranger that has gone."""
+        """Size in bytes that is counted while the peer is a stranger without a link."""
 
     # -- halves -----------------------------------------------------------------------------
 
@@ -135,15 +135,15 @@ class PeerSession:
 
     @property
     def has_sender(self) -> bool:
-        """Whether there is a sending half: the peer is more than a stranger that has gone."""
+        """Whether there is a sending half. A forgotten stranger has none."""
         return self._sender is not None
 
     def is_sending_by(self, sender: PeerSender) -> bool:
-        """Whether this is the sending half still: a stranger loses it. Any thread."""
+        """Whether this is still the sending half, which a stranger loses. Any thread."""
         return self._sender is sender
 
     def set_sender(self, sender: PeerSender | None) -> None:
-        """Take a new sending half, or let go of it. For the endpoint alone."""
+        """Set the sending half, or forget it. For the session map alone."""
         self._sender = sender
 
     @property
@@ -162,7 +162,7 @@ class PeerSession:
         return self._receiver is not None
 
     def forget_receiver(self) -> None:
-        """Let go of the receiving half, and of the marks."""
+        """Forget the receiving half, with the marks."""
         if self._receiver is not None:
             self._receiver.forget()
             self._receiver = None
@@ -170,7 +170,7 @@ class PeerSession:
     # -- a link opens -----------------------------------------------------------------------
 
     def hello(self) -> Hello:
-        """The HELLO of a new link to the peer."""
+        """Make the HELLO of a new link to the peer."""
         config = self._host.config
         return Hello(
             min_version=link_frames.VERSION,
@@ -185,11 +185,11 @@ class PeerSession:
         )
 
     def judge(self, link: LinkPort, hello: Hello) -> LinkVerdict:
-        """What becomes of a link whose HELLO has come. Changes nothing."""
+        """Decide about a link whose HELLO has come. Changes nothing."""
         if self.did == self._context.us and hello.epoch == self.sender.epoch:
             return LinkVerdict.OURSELVES  # with another epoch, it is another process with our key
         old = self.link
-        # A newer epoch has lost the old link, whatever that one seems to be here.
+        # If the peer has begun a newer epoch, it has lost the old link.
         if old is not None and old.their_epoch == hello.epoch and self._keeps(old, link):
             return LinkVerdict.DUPLICATE
         if hello.known_epoch >= link_frames.MAX_EPOCH:
@@ -201,27 +201,30 @@ class PeerSession:
         return LinkVerdict.USE
 
     def _keeps(self, old: LinkPort, new: LinkPort) -> bool:
-        """If both sides dialed, the link that the smaller DID dialed stays; else the newer."""
+        """Whether the old link stays.
+
+        If both sides dialed, the link that the smaller DID dialed stays; else the newer one.
+        """
         assert self._context.us is not None
         if old.is_dialed == new.is_dialed:
             return False
         return old.is_dialed == (self._context.us < self.did)
 
     def _is_peer_ahead(self, hello: Hello) -> bool:
-        """Whether the peer has heard more from our key than this node has ever sent."""
+        """Whether the peer has received more from our key than this node has ever sent."""
         if hello.known_epoch != self.sender.epoch:
             return hello.known_epoch > self.sender.epoch
         return self._context.store.is_ahead(self.did, hello.marks)
 
     def link_opened(self, link: LinkPort, hello: Hello) -> None:
-        """Make this the link of the peer. For a link that was judged `USE`."""
+        """Make this the link of the peer. The verdict about the link is `USE`."""
         sender, old = self.sender, self.link
         self._warn_of_old_copy(hello)
         if old is not None:
             words, kind = "there is another link now", FailureKind.CLOSED_HERE
             self._host.emit(PeerDisconnected(self.did, words, kind))
         if self._their_epoch not in (0, hello.epoch) and hello.known_epoch != sender.epoch:
-            why = "its peer has begun anew since and forgotten it"
+            why = "the peer has restarted since without its state"
             sender.abandon(Reason.STALE_EPOCH, f"{why}; whether it was handled is not known")
         self._their_epoch = hello.epoch
         self.link = link
@@ -243,17 +246,18 @@ class PeerSession:
             self.did, hello.marks
         ):
             self._host.log.warning(
-                "%s has accepted messages that our store does not know of: the store is an old "
-                "copy. What waited in it is sent again, and delivered only if it was not before",
+                "%s has accepted messages that our store does not have: the store is an old "
+                "copy. The messages in it are sent again, and those that arrived before are not "
+                "delivered twice",
                 self.did,
                 extra=fields("old copy", peer=self.did),
             )
 
     def restart_stream(self, hello: Hello, stream: SendStream) -> None:
-        """The peer is ahead: number messages anew, in the newer epoch of `stream`."""
+        """Number messages anew, in the newer epoch of `stream`, because the peer is ahead."""
         self._host.log.warning(
-            "%s has heard from a later state of our key: two processes use it, "
-            "our store is an old copy, or our clock went back",
+            "%s has received messages of a later state of our key: two processes use the key, "
+            "our store is an old copy, or our clock went back. A newer epoch begins",
             self.did,
             extra=fields("later state", peer=self.did),
         )
@@ -261,18 +265,18 @@ class PeerSession:
         marks = hello.marks if hello.known_epoch == sender.epoch else None
         if self.link is not None:
             self.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
-        # Numbered anew, what has arrived already would arrive twice.
+        # A message that has arrived would arrive twice under a new number.
         for message in sender.lanes.remove_if(lambda message: message.was_written):
             sender.give_up(
                 message,
                 Reason.STALE_EPOCH,
-                "it was written; the peer has heard from a later state of this key since, "
-                "so it cannot be asked whether it arrived",
+                "it was written, and a newer epoch has begun since, so the peer cannot be asked "
+                "whether it arrived",
             )
         sender.abandon(
             Reason.STALE_EPOCH,
-            "the peer has heard from a later state of this key since, so it says no more "
-            "whether it was handled",
+            "a newer epoch has begun since, so the peer cannot answer any more whether it was "
+            "handled",
         )
         sender.stream = stream
         self._context.store.restart(sender, stream.epoch, marks)
@@ -280,11 +284,11 @@ class PeerSession:
     # -- a link ends ------------------------------------------------------------------------
 
     def link_closed(self, link: LinkPort, cause: Cause, closed: Closed | None) -> tuple[bool, bool]:
-        """An open link has ended.
+        """Note that an open link has ended.
 
         Returns:
-            Whether it was the link of the peer, and whether its end is excused: it costs what
-            was in flight no attempt.
+            Whether it was the link of the peer, and whether its end is excused. An excused
+            end costs the messages in flight no attempt.
         """
         answers = self.receiver.answers
         if answers.link is link:
@@ -304,9 +308,9 @@ class PeerSession:
         return was_used, is_excused
 
     def is_end_excused(self, closed: Closed | None, *, has_progress: bool) -> bool:
-        """Whether the end of a link costs what was in flight no attempt. Call it once for each.
+        """Count the end of a link, once; return whether it costs no attempt.
 
-        An orderly end is excused, but not time after time without one answer in between.
+        Orderly ends are excused, but no more than three in a row without one answer.
         """
         self.denies_us = (
             closed is not None and closed.is_by_peer and closed.code == link_frames.CLOSE_DENIED
@@ -316,7 +320,7 @@ class PeerSession:
         if has_progress:
             self._orderly_ends = 0
         elif closed.is_by_peer and closed.code != link_frames.CLOSE_TOO_MANY:
-            self._orderly_ends += 1  # a peer that is full may be so for long
+            self._orderly_ends += 1  # other codes only: a peer may be full for a long time
         return self._orderly_ends <= _EXCUSED_ENDS
 
     @property
@@ -338,21 +342,21 @@ class PeerSession:
     # -- answers ----------------------------------------------------------------------------
 
     def is_expected(self, receipts: Receipts) -> bool:
-        """Whether a message of ours waits for what these receipts name."""
+        """Whether a message waits for one of these receipts."""
         return self.sender.stream.is_expected(receipts)
 
     def note_progress(self) -> None:
-        """The peer has answered a message: its next orderly ends are excused again."""
+        """Excuse the next orderly ends again, because the peer has answered a message."""
         self._orderly_ends = 0
 
-    # -- what is known ----------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------
 
     @property
     def is_forgettable(self) -> bool:
-        """Whether nothing waits to be sent to the peer, and no answer is outstanding."""
+        """Whether nothing waits to be sent to the peer, and no answer can come any more."""
         sender, receiver = self._sender, self._receiver
         if self.link is not None or (receiver is not None and receiver.has_links):
-            return False  # one that is opening has named the epoch of the sending half
+            return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
         if sender.route is not None or sender.lanes or not sender.stream.is_forgettable:
@@ -361,7 +365,7 @@ class PeerSession:
         return backlog is None or not backlog.rows
 
     def status(self) -> PeerStatus:
-        """The state of the peer now. Any thread."""
+        """Return the state of the peer now. Any thread."""
         link, sender, now = self.link, self.sender, clock.now()
         route = sender.route
 

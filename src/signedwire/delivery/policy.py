@@ -1,8 +1,8 @@
-"""Which received messages a node takes: one question, asked in one place for both wires.
+"""Policies: rules about which received messages a node accepts, over both wires.
 
-A policy is asked about a message whose signature was verified and that was not accepted before.
-That is before its receipt is signed, and before the store, the evidence log and the application
-have it. `AccessList` is the first policy, and each node has one.
+A policy decides about each message whose signature was verified and that was not accepted before.
+It does so before the receipt is signed, and before the store, the evidence log and the application
+have the message. `AccessList` is the first policy, and each node has one.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ __all__ = ["AdmissionContext", "MessageHeader", "Policies", "Policy", "header_of
 
 
 class MessageHeader(NamedTuple):
-    """The header of a received message, as far as a policy may ask about it."""
+    """The header of a received message, for a policy."""
 
     sender: Did
     """The DID that the message names as its sender; `AdmissionContext.is_proven` tells whether a
     signature proves it."""
     recipient: Did
-    """The DID that the message is for: this node's own."""
+    """The DID of the recipient, which is this node."""
     priority: Priority
     """The lane that the sender chose."""
     payload_type: PayloadType
-    """The type of the payload, by the sender's word."""
+    """The type of the payload, as declared by the sender."""
     payload_size: int
-    """Bytes of the payload."""
+    """Size of the payload in bytes."""
     expires_at: float | None
-    """The deadline, Unix time in seconds; `None`: there is none."""
+    """The deadline: Unix time in seconds; `None`: the message has none."""
 
 
 class AdmissionContext(NamedTuple):
-    """How a message came."""
+    """The way in which a message came."""
 
     wire: Literal["v1", "v2"]
     """The wire of the connection."""
     is_proven: bool
-    """Whether a signature proves the sender. Always, over v2."""
+    """Whether a signature proves the sender. Always true over v2."""
 
 
 class Policy(Protocol):
@@ -71,11 +71,11 @@ _V2: Final = AdmissionContext("v2", is_proven=True)
 
 
 class Policies:
-    """The policies of one node, asked in order; the first reason counts.
+    """The policies of one node, asked in order. The first reason counts.
 
     Args:
-        policies: The policies that are asked about each message.
-        log: Takes the errors of policies that fail.
+        policies: The policies.
+        log: Receives the errors of policies that raise.
     """
 
     __slots__ = ("_log", "_policies")
@@ -85,18 +85,21 @@ class Policies:
         self._log = log
 
     def __bool__(self) -> bool:
-        """Whether any message is asked about."""
+        """Whether there is a policy."""
         return bool(self._policies)
 
     def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
-        """The reason to refuse a message, which the wire has a code for; `None`: it is admitted."""
+        """Return the reason to refuse a message, with a code on the wire; `None` admits it."""
         for policy in self._policies:
             try:
                 reason = policy.admit(header, context)
             except Exception as error:  # noqa: BLE001 - a fault of the policy must admit nothing
                 extra = fields("policy failed", peer=header.sender, error=type(error).__name__)
                 self._log.exception(
-                    "%r failed; the message of %s is refused", policy, header.sender, extra=extra
+                    "policy %r failed, so the message from %s is refused",
+                    policy,
+                    header.sender,
+                    extra=extra,
                 )
                 return Reason.NOT_ALLOWED
             if reason is not None:
@@ -104,16 +107,16 @@ class Policies:
         return None
 
     def admit_v2(self, body: bytes) -> Reason | None:
-        """`admit()` for the header and payload of a v2 message."""
+        """Decide as `admit()` does. `body` is the header and payload of a v2 message."""
         return self.admit(header_of(body, V2_HEADER_SIZE), _V2)
 
 
 def header_of(body: bytes, header_size: int = V1_HEADER_SIZE) -> MessageHeader:
-    """The header of a verified message, for a policy.
+    """Return the header of a verified message, for a policy.
 
     Args:
         body: Header and payload.
-        header_size: Bytes of the header, by the wire.
+        header_size: Size of the header of the wire, in bytes.
     """
     expires_at_us = expiry_of(body) if header_size == V2_HEADER_SIZE else None
     return MessageHeader(

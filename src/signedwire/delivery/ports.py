@@ -1,10 +1,10 @@
-"""What the decisions of `delivery` need of the outside, as narrow protocols.
+"""Interfaces through which the decisions of `delivery` use everything else.
 
     Host                       the node's loop, counters, events and log
     LinkPort                   one open v2 connection
-    RoutePort                  whoever connects to a peer
-    Routes                     which DID is reached where
-    OutboxStore, InboxStore    where messages and marks are kept: `null_store`, or a disk
+    RoutePort                  the dialer of one address
+    Routes                     the addresses of DIDs
+    OutboxStore, InboxStore    the store of messages and marks: `null_store`, or a disk
     EvidencePort               the evidence log
 
 Tests put plain objects in their place, so no decision needs a loop, a socket or a clock.
@@ -45,25 +45,25 @@ __all__ = [
 
 
 class Timer(Protocol):
-    """A call that is due later."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Do not call any more."""
+        """Cancel the call."""
 
 
 class Routes(Protocol):
-    """Which DID is reached where."""
+    """The addresses of DIDs."""
 
     @property
     def version(self) -> int:
-        """Grows with each change."""
+        """Number that grows with each change."""
 
     def resolve(self, did: Did) -> Target | None:
-        """The address of a DID; `None`: none is known."""
+        """Return the address of a DID; `None`: none is known."""
 
 
 class Host(Protocol):
-    """The node as its decisions see it."""
+    """The surroundings of the decisions: a node."""
 
     @property
     def config(self) -> TransportConfig:
@@ -83,11 +83,11 @@ class Host(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether messages are taken in."""
+        """Whether messages may be sent and received."""
 
     @property
     def speaks_v2(self) -> bool:
-        """Whether the node has a key and may use it."""
+        """Whether the node has a key, and its configuration allows v2."""
 
     @property
     def is_in_loop(self) -> bool:
@@ -101,29 +101,29 @@ class Host(Protocol):
         """Call `callback` in the loop. Any thread."""
 
     def call_later(self, seconds: float, callback: Callable[..., None], *args: object) -> Timer:
-        """Call `callback` in the loop when `seconds` have passed."""
+        """Call `callback` in the loop after `seconds`."""
 
     def drop(self, reason: Reason, did: Did | None = None, host: str = "", count: int = 1) -> None:
-        """Count what was dropped. Any thread."""
+        """Count dropped messages or connections. Any thread."""
 
     def emit(self, event: Event) -> None:
-        """Tell `Node.events()`."""
+        """Put an event into `Node.events()`."""
 
 
 class LinkPort(Protocol):
-    """An open v2 link, as the session of its peer sees it."""
+    """A v2 link, for the session of its peer."""
 
     @property
     def is_dialed(self) -> bool:
-        """Whether this node dialed it."""
+        """Whether this node dialed the link."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the link has ended."""
 
     @property
     def has_progress(self) -> bool:
-        """Whether the peer has answered a message that went over it."""
+        """Whether the peer has answered a message of this link."""
 
     @property
     def our_epoch(self) -> int:
@@ -139,47 +139,56 @@ class LinkPort(Protocol):
 
     @property
     def since(self) -> float:
-        """When it was opened, by the monotonic clock."""
+        """Instant at which the link was opened, by the monotonic clock."""
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds, as PING and PONG measure it."""
+        """Seconds between PING and PONG; `None`: not measured yet."""
 
     @property
     def send_window(self) -> Credit | None:
-        """How much more the peer takes now."""
+        """The credit that the peer has granted and is left; `None` before the handshake."""
 
     @property
     def granted_unused(self) -> Credit:
-        """How much the peer may still send on it."""
+        """The credit that the peer was granted on this link and has not used."""
 
     @property
     def overdue(self) -> float | None:
-        """Seconds that the oldest batch has waited for its answer, where that is long."""
+        """Seconds that the oldest batch has waited for its answer; `None`: not overdue."""
 
     def pump(self) -> None:
-        """Write one batch of what waits for the peer."""
+        """Write one batch of the queue to the peer."""
 
     def queue_receipts(
         self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
     ) -> None:
-        """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
+        """Send receipts for these batches and envelopes with the next write.
+
+        With `is_urgent`, write at once.
+        """
 
     def batch_settled(self) -> None:
-        """All answers to one received batch were queued, or never will be."""
+        """Note that no further answer to one received batch will be queued."""
 
     def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
-        """Send credit, and what the application has handled and refused."""
+        """Send credit and the application's answers.
+
+        Args:
+            credit: The credit to grant.
+            handled: Leaves of handled messages.
+            refused: Refusals of messages.
+        """
 
     def note_arrivals(self, new: int, repeats: int) -> None:
-        """Count the messages of a batch that were new, and those that brought nothing."""
+        """Count the new messages of a batch, and the others."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send CLOSE and hang up, without waiting."""
+        """Send CLOSE and hang up. Returns at once."""
 
 
 class RoutePort(Protocol):
-    """Whoever connects to a peer: the dialer of one address."""
+    """The dialer of one address."""
 
     address: Target
     state: PeerState
@@ -190,11 +199,11 @@ class RoutePort(Protocol):
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds, while connected and where it is known."""
+        """Seconds between PING and PONG; `None`: not connected, or not measured yet."""
 
 
 class MessageQueue(Protocol):
-    """What waits for one peer, as a store sees it."""
+    """The queue to one peer, for a store."""
 
     @property
     def did(self) -> Did:
@@ -206,10 +215,10 @@ class MessageQueue(Protocol):
 
     @property
     def epoch(self) -> int:
-        """The epoch in which messages are numbered now."""
+        """The epoch of new numbers."""
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
-        """End a message, and tell its sender."""
+        """End a message, with the reason and cause in its receipt."""
 
     @property
     def dropped(self) -> Counter[Reason]:
@@ -219,17 +228,17 @@ class MessageQueue(Protocol):
         """Count a message that was not delivered."""
 
     def when_room(self, wake: Callable[[], None]) -> bool:
-        """Have `wake` called when half of the queue is empty; `False`: it is already."""
+        """Call `wake` once, when half of the queue is empty; `False` if it is empty already."""
 
     def forget_room(self, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
 
 
 class OutboxStore(Protocol):
-    """Where messages to peers are kept.
+    """The store of messages to peers.
 
-    Callbacks are called in the loop. Methods that only note progress raise nothing when the
-    store has failed: that is reported where messages are stored.
+    Callbacks are called in the loop. When the store has failed, `put()` raises. Methods that
+    only note progress raise nothing.
     """
 
     @property
@@ -238,7 +247,7 @@ class OutboxStore(Protocol):
 
     @property
     def failure(self) -> StoreError | None:
-        """Why it takes nothing more; `None`: it does."""
+        """The error for which the store accepts nothing more; `None`: it works."""
 
     # -- sending ----------------------------------------------------------------------
 
@@ -250,93 +259,106 @@ class OutboxStore(Protocol):
         is_patient: bool = False,
         replaces: Sequence[int] = (),
     ) -> int:
-        """Keep messages until they can be sent; returns how many there was room for. Any thread.
+        """Keep messages until they can be sent. Any thread.
+
+        Args:
+            queue: The queue to the recipient.
+            messages: Messages with equal options.
+            is_patient: Whether the caller retries. If so, a full queue is not counted as a
+                drop.
+            replaces: Ids of dead letters to remove with the same commit.
+
+        Returns:
+            Number of messages for which there was room, from the first one on.
 
         Raises:
-            BackpressureError, StoreFullError, StoreFailedError: not even the first was kept.
+            BackpressureError, StoreFullError, StoreFailedError: no message was kept.
         """
 
     def when_room(self, queue: MessageQueue, wake: Callable[[], None]) -> bool:
-        """Have `wake` called, once, when there is room; `False`: there is."""
+        """Call `wake` once, when there is room; `False` if there is room already."""
 
     def forget_room(self, queue: MessageQueue, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
 
     def has_room(self, queue: MessageQueue, priority: int) -> bool:
-        """Whether a message of this priority would be taken now. Any thread."""
+        """Whether a message of this priority would be kept now. Any thread."""
 
     def epoch(self, did: Did) -> int | None:
-        """The epoch of a new stream to a peer; `None`: that of the process. Any thread."""
+        """Return the epoch of a new stream to a peer; `None`: the process's. Any thread."""
 
     def is_held(self) -> bool:
-        """Whether nothing may be sent now, because deadlines are being moved on the disk."""
+        """Whether nothing may be sent now, because the store is moving deadlines."""
 
     def written(self, did: Did, messages: list[OutgoingMessage]) -> None:
-        """A link has taken these."""
+        """Note that a link has taken these messages."""
 
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
-        """These need nothing more."""
+        """Remove these messages, which were accepted."""
 
     def refused(self, did: Did, refused: Iterable[Refused]) -> None:
-        """The peer does not take these."""
+        """Note that the peer has refused these messages."""
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
-        """The message was given up here."""
+        """Note that this node has given up the message."""
 
     def doubt(self, message: OutgoingMessage) -> str:
-        """What to tell of a message that expires without an answer."""
+        """Return the cause for a message that expires without an answer; may be empty."""
 
     def is_ahead(self, did: Did, marks: Sequence[int]) -> bool:
-        """Whether the peer has accepted numbers of this epoch that were never given."""
+        """Whether the peer's marks of this epoch are above all numbers that were given."""
 
     def learn(self, did: Did, marks: Sequence[int]) -> bool:
-        """Take up the peer's marks; whether they show that the store is an old copy."""
+        """Apply the peer's marks; return whether they show that the store is an old copy."""
 
     def restart(self, queue: MessageQueue, epoch: int, marks: Sequence[int] | None) -> None:
-        """Begin a new epoch, and load everything anew. See `StoreDriver.restart`."""
+        """Begin a new epoch, and load all messages again. See `StoreDriver.restart`."""
 
     def reached(self, did: Did) -> None:
-        """The peer could be reached."""
+        """Note that the peer was reached."""
 
     def attempt_failed(self, did: Did, cause: Cause) -> None:
-        """The peer could not be reached."""
+        """Note that an attempt to reach the peer has failed."""
 
     def give_up_denied(self, queue: MessageQueue) -> None:
-        """Make dead letters of what waits for a peer that is denied."""
+        """Make dead letters of the messages to a denied peer."""
 
     def backlog(self, did: Did) -> Backlog | None:
-        """How much waits for a peer; `None` where nothing is kept."""
+        """Return the stored messages to a peer, in numbers; `None` without a file."""
 
     # -- peers ------------------------------------------------------------------------
 
     def has_spoken_v2(self, did: Did) -> bool:
-        """Whether an earlier process has heard the DID prove itself over v2. Any thread."""
+        """Whether the DID proved itself over v2 to an earlier process. Any thread."""
 
     def note_v2(self, did: Did) -> None:
-        """A DID has proven itself over v2."""
+        """Note that a DID has proven itself over v2."""
 
 
 class InboxStore(Protocol):
-    """Where marks, and messages that the application has not handled, are kept."""
+    """The store of marks, and of messages that the application has not handled."""
 
     @property
     def failure(self) -> StoreError | None:
-        """Why it takes nothing more; `None`: it does."""
+        """The error for which the store accepts nothing more; `None`: it works."""
 
     def marks(self, did: Did) -> Marks:
-        """What was accepted from a sender and committed; epoch 0: nothing."""
+        """Return the committed marks of a sender; epoch 0: nothing was accepted."""
 
     def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
-        """The marks that a HELLO may name, where the stream stands at `current`."""
+        """Return the marks for a HELLO: committed ones, of the epoch of `current`."""
 
     def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
-        """Call `on_loaded` with what is remembered of a sender; `False`: nothing is."""
+        """Call `on_loaded` with the remembered leaves of a sender; `False`: there are none.
+
+        `on_loaded` gets `None` if the store has failed.
+        """
 
     def began(self, did: Did, marks: Marks) -> None:
-        """The sender named a new epoch."""
+        """Note that the sender has begun a new epoch."""
 
     def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
-        """How many of these messages fit into the inbox, the first ones."""
+        """Return the number of messages, from the first one on, that fit into the inbox."""
 
     def accept(
         self,
@@ -347,14 +369,22 @@ class InboxStore(Protocol):
         not_stored: Sequence[int],
         on_commit: OnCommit,
     ) -> None:
-        """Keep the new messages of a batch, and call `on_commit` when that is committed.
+        """Keep the new messages of a batch, and call `on_commit` after the commit.
 
         Args:
+            did: The sender.
+            marks: The marks after the batch.
+            batch: The batch.
+            arrivals: The result of checking the batch.
             not_stored: Places in the batch for which there was no room.
+            on_commit: Called in the loop, with the error or `None`.
+
+        Raises:
+            StoreFailedError, ClosedError: nothing was kept.
         """
 
     def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
-        """The application has handled or refused these; call `on_commit` when that is committed."""
+        """Remove answered messages, and call `on_commit` after the commit."""
 
 
 class EvidencePort(Protocol):

@@ -58,8 +58,8 @@ class ReceiveStream:
     Args:
         us, peer: The two DIDs, as bytes.
         remembered: Number of accepted leaves kept for each lane, at least the credit.
-        refused: Number of leaves kept of late envelopes, and again of envelopes without
-            room, over all lanes: at least the credit of all lanes.
+        refused: Number of leaves kept of late envelopes, and again of envelopes for which
+            the store had no room, over all lanes: at least the credit of all lanes.
     """
 
     __slots__ = (
@@ -77,8 +77,8 @@ class ReceiveStream:
         self.epoch = 0
         """The latest epoch of the peer; 0: none."""
         self.marks = [0] * len(Priority)
-        # Envelopes at or below the mark that were refused as late or for want of room. A peer
-        # that sends them again, because our refusal was lost, gets the same answer.
+        # Envelopes at or below the mark that were refused as late, or because the store was
+        # full. A peer that sends them again, because our refusal was lost, gets the same answer.
         self._late = ReplayMemory(refused)
         self._not_stored = ReplayMemory(refused)
 
@@ -187,7 +187,7 @@ class ReceiveStream:
                     duplicates.append(leaf)
                     continue
                 elif admit is not None:
-                    flaw = admit(body)  # its refusal may have been lost
+                    flaw = admit(body)  # the peer may not have received the refusal
                 reason = flaw or self._reason(leaf)
             else:
                 reason = self._flaw(body, largest)
@@ -198,11 +198,11 @@ class ReceiveStream:
         if not refused:
             return Arrivals(new, None, duplicates, refusals, [], [])
         out = set(refused)
-        owed = [leaf for index, leaf in enumerate(leaves) if index not in out]
-        return Arrivals(new, owed, duplicates, refusals, late, sorted(out.difference(late)))
+        receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
+        return Arrivals(new, receipted, duplicates, refusals, late, sorted(out.difference(late)))
 
     def _reason(self, leaf: bytes) -> Reason:
-        """Why a sound message that was not accepted before is refused."""
+        """Return the reason to refuse a valid message that was not accepted before."""
         if leaf in self._late:
             return Reason.EXPIRED
         return Reason.INBOX_FULL if leaf in self._not_stored else Reason.DUPLICATE

@@ -21,14 +21,14 @@ class SessionContext:
 
     Args:
         host: The node.
-        us: The node's DID; `None`: v1 alone is spoken, and for any DID.
+        us: The node's DID; `None`: the node accepts messages for any DID, over v1 alone.
         access: Which DIDs are denied.
-        known: Which senders are more than strangers.
-        inbox: What waits for the application.
-        store: Where messages to peers are kept.
-        inbox_store: Where marks, and messages that are not handled, are kept. Both may be
-            replaced before the node is open.
-        policies: Asked about each received message, after the access list.
+        known: Which senders are no strangers.
+        inbox: Received messages that wait for the application.
+        store: The store of messages to peers.
+        inbox_store: The store of marks, and of messages that are not handled. Both stores may
+            be replaced before the node is open.
+        policies: Decide about each received message, after the access list.
     """
 
     __slots__ = (
@@ -66,15 +66,15 @@ class SessionContext:
         self.store = store
         self.inbox_store = inbox_store
         self.evidence: EvidencePort | None = None
-        """Keeps what is accepted, before it is delivered and receipted; `None`: nothing does."""
+        """Records each message before it is delivered and receipted; `None`: no evidence log."""
         self.on_progress: Callable[[], None] = _nothing
-        """Called when a message was answered or given up: a connection may have become idle."""
+        """Called when a message was answered or given up, as a connection may be idle then."""
         self.policies = policies
-        """Asked about each received message, after the access list."""
+        """Decide about each received message, after the access list."""
         self.budget = InboxBudget(host.config)
         self.denials = DenialFilter(host, access)
         self.has_closed_links = False
-        """Whether every link was closed: answers of the application come too late."""
+        """Whether all links were closed, so that answers of the application come too late."""
 
     def is_v1_allowed(self, did: Did) -> bool:
         """Whether the configuration lets this DID speak v1."""
@@ -83,4 +83,4 @@ class SessionContext:
 
 
 def _nothing() -> None:
-    """Nobody waits for progress."""
+    """Do nothing."""

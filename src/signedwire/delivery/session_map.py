@@ -1,9 +1,9 @@
 """The sessions of all peers, and which of them are kept.
 
 Keys cost nothing, so a node that answers strangers would otherwise keep each of them for ever.
-A peer is a stranger if it has no route. When its link has ended and no answer is outstanding, it
-loses its sending half at once. Its receiving half, which makes delivery happen once, stays until
-there are too many. While answers are outstanding, the sending half stays as well.
+A peer is a stranger if it has no route. A stranger without a link keeps its sending half while
+answers of the peer may still come, and loses it then. The receiving half, which makes delivery
+happen once, is kept longer: until there are too many sessions.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from signedwire.types import Did, Target
 __all__ = ["SessionMap"]
 
 _MAX_STRANGERS: Final = 10_000
-"""Sessions of peers that are gone: how many are kept."""
+"""Maximum number of sessions while there are strangers to forget."""
 _MAX_STRANGER_BYTES: Final = 64 * 1024 * 1024
 
 
 class SessionMap:
-    """One `PeerSession` for each DID. Methods belong to the loop where they do not say otherwise.
+    """One `PeerSession` for each DID. Methods belong to the loop, where nothing else is said.
 
     Args:
-        context: What the sessions share.
-        routes: Which DID is reached where.
+        context: The parts that the sessions share.
+        routes: The addresses of DIDs.
         lock: Guards the map against the threads that send.
     """
 
@@ -47,15 +47,15 @@ class SessionMap:
         self._us = b"" if context.us is None else bytes(context.us)
         self._epoch = clock.new_epoch()
         self._sessions: OrderedDict[Did, PeerSession] = OrderedDict()
-        """The least recently linked first."""
+        """All sessions, the least recently linked one first."""
         self._stranger_bytes = 0
 
     def get(self, did: Did) -> PeerSession | None:
-        """The session of a peer; `None`: there is none. Any thread."""
+        """Return the session of a peer; `None`: there is none. Any thread."""
         return self._sessions.get(did)
 
     def session(self, did: Did) -> PeerSession:
-        """The session of a peer; made where there was none. Any thread."""
+        """Return the session of a peer; make it if there is none. Any thread."""
         session = self._sessions.get(did)
         if session is None:
             with self._lock:
@@ -67,16 +67,16 @@ class SessionMap:
         return session
 
     def all(self) -> list[PeerSession]:
-        """All sessions now. Any thread."""
+        """Return all sessions now. Any thread."""
         with self._lock:
             return list(self._sessions.values())
 
     def senders(self) -> list[PeerSession]:
-        """The sessions with a sending half. Any thread."""
+        """Return the sessions with a sending half. Any thread."""
         return [session for session in self.all() if session.has_sender]
 
     def touch(self, session: PeerSession) -> None:
-        """A peer was linked: forget others before it."""
+        """Note that a peer was linked, so that others are forgotten before it."""
         with self._lock:
             self._sessions.move_to_end(session.did)
 
@@ -95,7 +95,7 @@ class SessionMap:
             return sender
 
     def new_stream(self, session: PeerSession, epoch: int) -> SendStream:
-        """A stream to a peer that counts from 1."""
+        """Make a stream to a peer, which numbers from 1."""
         if epoch != self._epoch and not self._context.store.is_durable:
             # The session may lose its sending half, but a later one must not use this epoch.
             session.least_epoch = epoch
@@ -104,7 +104,10 @@ class SessionMap:
     # -- routes -------------------------------------------------------------------------------
 
     def route(self, session: PeerSession) -> Target | None:
-        """Where the peer is reached; looked up again only when the table has changed."""
+        """Return the address of a peer; `None`: it has none. Any thread.
+
+        The address is looked up again only after the routing table has changed.
+        """
         version = self._routes.version
         known, address = session.resolved
         if known != version:
@@ -113,7 +116,7 @@ class SessionMap:
         return address
 
     def resolve(self, did: Did) -> Target | None:
-        """Where a DID is reached, by the table or the fallback."""
+        """Return the address of a DID, by the routing table or the fallback. Any thread."""
         return self._routes.resolve(did) or self._context.host.config.fallback
 
     def has_way(self, did: Did) -> bool:
@@ -131,13 +134,16 @@ class SessionMap:
     # -- strangers ----------------------------------------------------------------------------
 
     def is_known(self, did: Did) -> bool:
-        """Whether a DID is more than a stranger: it has a route, or an answer is outstanding."""
+        """Whether a DID has a route, or a session with a sending half."""
         session = self._sessions.get(did)
         has_sender = session is not None and session.has_sender
         return has_sender or self._routes.resolve(did) is not None
 
     def forget_if_stranger(self, session: PeerSession) -> None:
-        """A connection has ended: keep nothing of a peer that brought and got nothing."""
+        """Forget what a stranger does not need any more, after its connection has ended.
+
+        A stranger that sent and received no message is forgotten whole.
+        """
         if not session.is_forgettable or self.route(session) is not None:
             self._weigh(session)
             return
@@ -154,21 +160,21 @@ class SessionMap:
         self._weigh(session)
 
     def _forget_sender(self, session: PeerSession) -> bool:
-        """Let go of a sending half; `False`: a message has come meanwhile."""
+        """Forget a sending half; `False`, without a change, if a message has come meanwhile."""
         sender = session.sender
         session.set_sender(None)
         if sender.lanes:
             session.set_sender(sender)
             return False
         if not sender.stream.is_fresh:
-            # Should the peer come back, its numbers begin anew, so in a newer epoch.
+            # Numbers for this peer begin at 1 again, which needs a newer epoch.
             self._epoch = max(self._epoch + 1, clock.new_epoch())
             if session.least_epoch:
                 session.least_epoch = max(session.least_epoch, sender.epoch) + 1
         return True
 
     def _weigh(self, session: PeerSession) -> None:
-        """Count the memory of a peer that has gone, and forget strangers beyond the limit."""
+        """Count the memory of a peer without a link, and forget strangers beyond the limit."""
         if session.has_receiver and not session.receiver.is_forgettable:
             return
         with self._lock:
@@ -180,9 +186,9 @@ class SessionMap:
             self._forget_strangers(size=self._stranger_bytes - _MAX_STRANGER_BYTES)
 
     def _forget_strangers(self, count: int = 0, size: int = 0) -> None:
-        """Forget so many, and so many bytes, as far as there are strangers.
+        """Forget strangers: at least `count` of them, and at least `size` bytes.
 
-        Those that were linked longest ago go first. The caller holds the lock.
+        The strangers that were linked longest ago go first. The caller holds the lock.
         """
         gone: list[PeerSession] = []
         for session in self._sessions.values():
@@ -196,7 +202,7 @@ class SessionMap:
                 self._drop(session)
 
     def _is_stranger(self, session: PeerSession) -> bool:
-        """Whether nothing is lost with a peer but its marks and what it was answered."""
+        """Whether a session may be forgotten. Only its marks and last answers are lost then."""
         is_free = not session.has_receiver or session.receiver.is_forgettable
         return is_free and session.is_forgettable and self._routes.resolve(session.did) is None
 

@@ -44,7 +44,7 @@ MAX_BATCH_MESSAGES: Final = 256
 MAX_BATCH_BYTES: Final = 64 * 1024
 
 _PLACE_WEIGHT: Final = 96
-"""Bytes of memory of one place in a batch: a hash, and its entries in two lists."""
+"""Memory of one place in a batch, in bytes: a hash, and its entries in two lists."""
 
 _Name: TypeAlias = tuple[int, int]
 """Name of a message: lane and sequence."""
@@ -60,13 +60,13 @@ class InFlightBatch:
     ) -> None:
         self.batch = batch
         self.messages: list[OutgoingMessage | None] = messages  # type: ignore[assignment]
-        """`None` for each that was answered while others of the batch wait."""
+        """Messages by index; `None` for those that were answered before others of the batch."""
         self.unsettled = len(messages)
         self.unsettled_bytes = sum(map(len, bodies))
 
     @property
     def weight(self) -> int:
-        """Bytes that are held until its last answer, beside its messages, about."""
+        """Approximate memory of the batch without its messages, in bytes."""
         return _PLACE_WEIGHT * len(self.messages)
 
     def all(self) -> list[OutgoingMessage]:
@@ -80,10 +80,10 @@ class InFlightBatch:
         messages = self.messages
         return [message for index in indices if (message := messages[index]) is not None]
 
-    def let_go(self, indices: Iterable[int]) -> None:
-        """Let go of answered messages while others of the batch wait."""
+    def remove(self, indices: Iterable[int]) -> None:
+        """Remove answered messages while others of the batch wait."""
         if self.unsettled == len(self.messages):
-            self.messages = list(self.messages)  # that was another's
+            self.messages = list(self.messages)  # the first list belongs to the link
         for index in indices:
             self.messages[index] = None
 
@@ -151,8 +151,9 @@ class SendStream:
         self._has_sent = False
         self._in_flight: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
         # Messages without an answer, by name for refusals and by leaf for receipts of single
-        # envelopes. Both are rare: `None` until one comes, since 256 entries for each batch
-        # cost as much as its encryption. Without them an unknown name costs a walk over all.
+        # envelopes. `None` until one comes: both are rare, and 256 entries for each batch cost
+        # as much as its encryption. Without an index, a peer could make each lookup walk over
+        # all messages in flight.
         self._by_name: dict[_Name, _Place] | None = None
         self._by_leaf: dict[bytes, _Place] | None = None
         self._receipted_names: dict[_Name, bytes] = {}
@@ -160,8 +161,8 @@ class SendStream:
         """Number of messages that were written and have no answer."""
         self.in_flight_bytes = 0
         """Bytes of the messages in flight with their headers, and the weight of their batches."""
-        # Accepted messages by leaf, while the application holds their receipts: for the
-        # later answer of the peer's application.
+        # Accepted messages by leaf, while the application holds their receipts. The peer's
+        # application may still answer them.
         self._receipted: dict[bytes, ref[ReceiptedBatch]] = {}
 
     @property
@@ -199,7 +200,7 @@ class SendStream:
 
         Args:
             lanes: The queue of the peer.
-            send_window: How much more the peer takes now.
+            send_window: The credit that is left.
             is_dead: Tells whether a message must not be sent. Called once per batch of
                 equal `terms` with a deadline, and for any message that is final or has a
                 larger payload than `largest`.
@@ -258,7 +259,7 @@ class SendStream:
         return batch
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
-        """Note that the link has got a batch of these messages."""
+        """Note that a link has taken a batch of these messages."""
         self._has_sent = True
         flight = self._in_flight[batch.root] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
@@ -274,7 +275,7 @@ class SendStream:
         messages = flight.at(indices) if count < flight.unsettled or self._by_name else []
         if count < flight.unsettled:
             size = sum([len(message.body) for message in messages])
-            flight.let_go(indices)
+            flight.remove(indices)
         flight.unsettled -= count
         flight.unsettled_bytes -= size
         self.in_flight -= count
@@ -294,7 +295,7 @@ class SendStream:
     def _place_of(self, leaf: bytes) -> _Place | None:
         """Find a message in flight by its leaf."""
         if not self._in_flight:
-            return None  # and build no index, which each later batch would have to join
+            return None  # build no index, to which each later batch would be added
         if self._by_leaf is None:
             self._by_leaf = {}
             for flight in self._in_flight.values():
@@ -409,7 +410,7 @@ class SendStream:
         if receipted is None:
             return None, None
         name, receipt = receipted.receipts[leaf]
-        # After the last leaf nothing holds `known`, whose callback would forget the names.
+        # After its last leaf, `known` is gone, and with it the callback that removes names.
         self._receipted_names.pop(name, None)
         return receipted, receipt()
 

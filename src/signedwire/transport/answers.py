@@ -1,4 +1,4 @@
-"""Answers that do not come: when one is overdue."""
+"""Watch for answers of peers that are overdue."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from signedwire.stats import PeerStatus
 __all__ = ["AnswerWatch", "overdue_answers"]
 
 _STALL: Final = 1.0
-"""When a timer is later than this, in seconds, our own loop stood still, and the answer may
+"""Seconds. If a timer is later than this, our own event loop stalled, and the answer may still
 wait in the socket."""
 
 
 class AnswerWatch:
-    """Watches the oldest batch in flight on a link; its own loop's clock alone counts.
+    """Watches the oldest batch in flight on a link, by the clock of the event loop.
 
-    The time begins when a batch is sent, and anew when the one before it is answered: a
-    slow link that brings answers in turn is not blamed for those that wait behind them.
+    The time of a batch begins when it is sent, or when the batch before it is answered,
+    whichever is later. So a slow link that brings answers in order is not overdue.
 
     Args:
         patience: Seconds after which an answer is shown as overdue.
         timeout: Seconds after which `on_overdue` is called.
+        on_overdue: Called once in the loop, unless `end()` was called.
     """
 
     def __init__(self, patience: float, timeout: float, on_overdue: Callable[[], None]) -> None:
@@ -36,22 +37,22 @@ class AnswerWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self, oldest: bytes | None) -> None:
-        """The root of the oldest batch without an answer; `None`: there is none."""
+        """Note the root of the oldest batch without an answer; `None`: there is none."""
         if oldest is not self._oldest:
             self._oldest = oldest
             self._since = self._loop.time()
-        # One that fires early looks again, so none is moved for each answer.
+        # A timer that fires early is set again, so that no answer costs a new timer.
         if oldest is not None and self._timer is None:
             self._arm()
 
     @property
     def overdue(self) -> float | None:
-        """Seconds that the oldest batch has waited, where that is long. Any thread."""
+        """Seconds that the oldest batch has waited; `None` up to `patience`. Any thread."""
         waited = 0.0 if self._oldest is None else self._loop.time() - self._since
         return waited if waited > self._patience else None
 
     def end(self) -> None:
-        """The link is over."""
+        """Stop watching, because the link has ended."""
         self._oldest = None
         self._on_overdue = None
         if self._timer is not None:
@@ -71,16 +72,16 @@ class AnswerWatch:
             self._on_overdue()
 
     def _arm(self) -> None:
-        # Kept here: what uvloop returns for less than half a millisecond has no `when()`.
+        # Kept here, because a timer of uvloop below half a millisecond has no `when()`.
         self._due = self._since + self._timeout
         self._timer = self._loop.call_at(self._due, self._on_timer)
 
 
 def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:
-    """What `Health` says of peers whose answers are overdue."""
+    """Return one line for `Health` about each peer whose answer is overdue."""
     return [
         f"{status.did} has not answered for {status.overdue:.0f} s: "
-        f"{status.in_flight} messages wait for its word"
+        f"{status.in_flight} messages wait for its answer"
         for status in statuses
         if status.overdue is not None
     ]

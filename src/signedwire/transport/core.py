@@ -1,14 +1,14 @@
-"""The parts of one node, put together, and its life in one event loop.
+"""The parts of one node, and their start and end in one event loop.
 
-    Endpoint      decisions: sessions of all peers, and what is sent to whom
-    Dialers       connections that we make
-    Acceptor      connections that others make
-    StoreDriver   what must survive a crash; a node without a file has none
-    InboxReader   what the application takes
+    Endpoint      decisions about all peers and messages
+    Dialers       outbound connections
+    Acceptor      inbound connections
+    StoreDriver   messages on the disk; a node without a file has none
+    InboxReader   receive calls of the application
     Prober        tries to reach peers, without a message
 
-`Node` and the blocking transports are its two faces. Except where a method says
-otherwise, everything belongs to the loop in which `start()` ran.
+`Node` and the blocking transports use it. Everything belongs to the loop in which `start()`
+ran, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ except ModuleNotFoundError:  # an installation for v2 alone
 __all__ = ["NodeCore", "OpenStore"]
 
 OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
-"""Opens a store whose callbacks are to be called by what it is given."""
+"""Opens a store. Its argument is the function by which the store calls its callbacks."""
 
 _LEAST_FOR_A_DISK: Final = 0.2
-"""Seconds for the last commit, however little is left of `close_timeout`."""
+"""Minimum time in seconds for the last commit, even after `close_timeout`."""
 
 
 class NodeCore:
@@ -68,12 +68,13 @@ class NodeCore:
 
     Args:
         config: The configuration.
-        routing: Which DID is reached where.
+        routing: The addresses of DIDs.
         network: Makes byte streams.
-        us: The node's DID; envelopes for another are refused. `None`: take them all.
-        identity: The node's key. Without it only v1 is spoken.
-        open_store: Opens the store of the node, in a thread of its own.
-        policy: Asked about each received message, after the access list.
+        us: The node's DID; envelopes for another are refused. `None`: accept all.
+        identity: The node's key; `None`: the node speaks v1 alone.
+        open_store: Opens the store of the node, in a thread of its own; `None`: no store.
+        policy: Decides about each received message, after the access list; `None`: all are
+            admitted.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class NodeCore:
         )
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
-        # Whoever speaks v2 alone needs nothing of v1, not even its package.
+        # A node that speaks v2 alone does not need the package of v1.
         self._v1 = _v1_wire(runtime, self.endpoint) if config.v1_peers else None
         new_sender = None if self._v1 is None else self._v1.new_sender
         new_receiver = None if self._v1 is None else self._v1.new_receiver
@@ -119,16 +120,17 @@ class NodeCore:
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the listener, if the configuration has one.
+        """Open store, evidence log and listener, as far as the configuration has them.
 
-        Cancelled, and where it fails, it lets go of all that it had opened before it returns.
+        If the start fails or is cancelled, everything is closed again before this returns.
 
         Raises:
-            ListenError: its address cannot be had.
+            ListenError: the listener cannot be opened.
             StoreOpenError: the store cannot be used.
             ConfigError: the access file cannot be used.
             EvidenceLogError: the evidence log cannot be used.
             ClosedError: `close()` was called meanwhile.
+            WrongContextError: no event loop runs in this thread.
         """
         runtime = self.runtime
         runtime.settle()
@@ -173,13 +175,13 @@ class NodeCore:
             self.store.on_clock_step()
 
     async def _read_access_file(self) -> None:
-        """In a thread: many lines take seconds, in which the loop has other things to do."""
+        """Read the access file in a thread, because many lines take seconds."""
         if self.runtime.config.access_file is not None:
             reload, limit = self.endpoint.access.reload, self.runtime.config.close_timeout
             await open_in_thread(reload, lambda _: None, limit)
 
     def _fit_limits(self) -> None:
-        """Have no more connections than the process may open."""
+        """Lower the limits of connections to the descriptors that the process may open."""
         if not getattr(self.runtime.network, "uses_descriptors", False):
             return
         config = self.runtime.config
@@ -195,19 +197,19 @@ class NodeCore:
             )
 
     async def close(self) -> None:
-        """Take no more in, give what is queued `close_timeout` to leave, then end everything.
+        """Accept nothing more, send queued messages for up to `close_timeout`, then end all parts.
 
-        What could not be sent fails with `Reason.CLOSED`. Safe to call twice; a
-        second call, too, returns when all has ended. Cancelled, it waits for no peer any
-        more, ends everything, and only then raises.
+        Messages that could not be sent fail with `Reason.CLOSED`. A second call also returns
+        when everything has ended. If the call is cancelled, it stops waiting for peers, ends
+        all parts, and then raises.
 
         Raises:
-            WrongContextError: the node lives on, elsewhere; or its loop was closed, and
-                only its address and its files could be freed.
+            WrongContextError: the node runs in another process or loop. Or its loop was
+                closed, so that only its address and its files could be freed.
         """
         runtime = self.runtime
         if runtime.home.is_lost:
-            await self._let_go()
+            await self._free()
         runtime.home.check_here()
         self.prober.close()
         if self._has_ended is None:
@@ -222,11 +224,11 @@ class NodeCore:
         deadline = asyncio.get_running_loop().time() + runtime.config.close_timeout
         is_cancelled = False
         try:
-            await self._flush_store(deadline)  # what is stored just now may leave too
+            await self._flush_store(deadline)  # so that messages stored just now are sent too
             await self.dialers.drain(deadline)
-            await self._flush_store(deadline)  # the last `ack()` is told after its commit
+            await self._flush_store(deadline)  # the last `ack()` is sent after its commit
         finally:
-            # Also when cancelled: from here on nothing waits for a peer.
+            # Also if cancelled. From here on nothing waits for a peer.
             runtime.home.phase = Phase.ENDED
             try:
                 is_cancelled = await self._end(deadline)
@@ -240,10 +242,10 @@ class NodeCore:
             await self.store.flush(deadline)
 
     async def _end(self, deadline: float) -> bool:
-        """Let go of everything, whoever cancels that; whether somebody did."""
+        """End all parts, even if cancelled; return whether it was."""
         runtime = self.runtime
         runtime.is_open = False
-        is_cancelled = await next_turn()  # what other threads said last is in the loop's queue
+        is_cancelled = await next_turn()  # for calls of other threads in the loop's queue
         if self._clock_watch is not None:
             self._clock_watch.end()
         self.endpoint.close_links()
@@ -262,13 +264,13 @@ class NodeCore:
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
 
     def _close_inbox(self) -> None:
-        """Count what nobody will take."""
+        """Close the inbox, and count the messages that the application has not taken."""
         untaken = self.endpoint.inbox.close()
         if untaken:
             self.runtime.drop(Reason.INBOX_CLOSED, count=untaken)
 
-    async def _let_go(self) -> None:
-        """The loop was closed while the node was open: free its address and its files."""
+    async def _free(self) -> None:
+        """Free address and files, because the loop was closed while the node was open."""
         runtime = self.runtime
         try:
             runtime.home.check_here()
@@ -293,15 +295,18 @@ class NodeCore:
         is_cancelled = await outlast(closing)
         if not closing.result():
             extra = fields("disk silent", path=self.runtime.config.store)
-            text = "the disk does not answer; its thread ends when it does"
+            text = (
+                "the disk does not answer, so the last messages may not be stored; the thread of "
+                "the store ends when the disk answers"
+            )
             self.runtime.log.warning(text, extra=extra)
             self.store.give_up_uncommitted()
         return is_cancelled
 
-    # -- what is going on -------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------
 
     def stats(self) -> TransportStats:
-        """The counters now. Any thread."""
+        """Return the counters now. Any thread."""
         return self.runtime.counters.snapshot(
             inbound_connections=self.acceptor.connections,
             inbound_limit=self.acceptor.limit,
@@ -312,7 +317,7 @@ class NodeCore:
         )
 
     def pool_stats(self) -> PoolStats:
-        """The pool now. Any thread."""
+        """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
 
@@ -321,6 +326,6 @@ def _v1_wire(runtime: Runtime, endpoint: Endpoint) -> V1Wire:
     if V1Wire is None:
         raise ConfigError(
             "v1_peers is set, and this installation speaks v2 alone",
-            "Leave v1_peers away, or install signedwire with its package transport.v1",
+            "Remove v1_peers, or install signedwire with its package transport.v1",
         )
     return V1Wire(runtime, endpoint)

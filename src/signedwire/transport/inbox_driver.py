@@ -1,4 +1,4 @@
-"""Between the store of a node and its receivers: marks, and messages that are not handled yet."""
+"""The `InboxStore` of a node with a file: marks, and messages that are not handled yet."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from signedwire.wire.session import BatchReceived
 
 __all__ = ["InboxDriver"]
 
-# A store can fail at any moment, in its own thread. That is reported where batches are
-# stored; what only notes how far they have come has then nothing to note it in.
+# A store can fail at any moment, in its own thread. `accept()` reports that. The methods that
+# only note progress have nothing more to do then.
 _WHILE_IT_WORKS: Final = contextlib.suppress(StoreFailedError, ClosedError)
 
 
@@ -29,7 +29,7 @@ class InboxDriver:
     """The `InboxStore` of a node with a store.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of the parts of the node.
         store: The store.
     """
 
@@ -39,11 +39,11 @@ class InboxDriver:
 
     @property
     def failure(self) -> StoreError | None:
-        """Why the store takes nothing more; `None`: it does."""
+        """The error for which the store accepts nothing more; `None`: it works."""
         return self._store.failure
 
     async def restore(self, endpoint: Endpoint) -> None:
-        """Deliver what an earlier process has accepted and its application has not acknowledged."""
+        """Deliver messages that an earlier process accepted but did not acknowledge."""
         for did in self._store.v2_speakers():
             endpoint.v2_speakers.add(bytes(did))
         after = 0
@@ -54,29 +54,29 @@ class InboxDriver:
             after = rows[-1].id
 
     def marks(self, did: Did) -> Marks:
-        """The committed marks of a sender."""
+        """Return the committed marks of a sender."""
         return self._store.marks(did)
 
     def hello_marks(self, did: Did, current: Marks) -> tuple[int, int, int, int]:
-        """The committed marks, if they are of the sender's present epoch."""
+        """Return the committed marks, if they are of the sender's present epoch; else zeros."""
         marks = self._store.marks(did)
         return marks.lanes if marks.epoch == current.epoch else (0, 0, 0, 0)
 
     def load_leaves(self, did: Did, on_loaded: Callable[[RememberedLeaves | None], None]) -> bool:
-        """Call `on_loaded` with what is remembered of a sender's last messages; `False`: none."""
+        """Call `on_loaded` with the remembered leaves of a sender; `False`: the store failed."""
         with _WHILE_IT_WORKS:
             known = self._store.leaves(did)
-            known.add_done_callback(partial(self._runtime.call_soon, _tell_leaves, on_loaded))
+            known.add_done_callback(partial(self._runtime.call_soon, _report_leaves, on_loaded))
             return True
         return False
 
     def began(self, did: Did, marks: Marks) -> None:
-        """The sender named a new epoch."""
+        """Note that the sender has begun a new epoch."""
         with _WHILE_IT_WORKS:
             self._store.began(did, marks)
 
     def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
-        """How many of these messages fit into the inbox, the first ones."""
+        """Return the number of messages, from the first one on, that fit into the inbox."""
         return self._store.inbox_room(did, [message.size for message in messages])
 
     def accept(
@@ -88,9 +88,10 @@ class InboxDriver:
         not_stored: Sequence[int],
         on_commit: OnCommit,
     ) -> None:
-        """Store the new messages of a batch, and call `on_commit` when that is committed.
+        """Store the new messages of a batch, and call `on_commit` after the commit.
 
-        What brings nothing new is not stored, but waits for the commits before it.
+        A batch without anything new is not stored. Its `on_commit` is called after the
+        commits before it.
         """
         new = arrivals.new
         if not new and not arrivals.late and not not_stored:
@@ -103,13 +104,13 @@ class InboxDriver:
             message.row = id_
 
     def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
-        """The application has handled or refused these; call `on_commit` when that is committed."""
+        """Remove answered messages, and call `on_commit` after the commit."""
         rows = [message.row for message in messages if message.row is not None]
         with _WHILE_IT_WORKS:
             self._store.acked(rows, on_commit)
 
 
-def _tell_leaves(
+def _report_leaves(
     on_loaded: Callable[[RememberedLeaves | None], None], known: Future[RememberedLeaves]
 ) -> None:
     has_failed = known.cancelled() or known.exception() is not None

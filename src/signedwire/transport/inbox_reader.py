@@ -1,4 +1,4 @@
-"""How the application takes messages: in the node's loop, or from any thread."""
+"""Receive calls of the application, in the node's loop or in any thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class InboxReader:
     """Takes messages out of the inbox of a node, and frees their credit.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of the parts of the node.
         endpoint: The sessions of all peers.
     """
 
@@ -36,7 +36,7 @@ class InboxReader:
         """Wait for the next message, in the node's event loop. Cancelling loses none.
 
         Raises:
-            ClosedError: not started, or closed, and nothing is left.
+            ClosedError: the node was not started, or it is closed and its inbox is empty.
             TimeoutError: `timeout` seconds passed first.
         """
         message = self.take()
@@ -68,7 +68,7 @@ class InboxReader:
         """Wait for the next message as `receive()` does, but raise when `timeout` passes.
 
         Raises:
-            ClosedError: closed, and nothing is left.
+            ClosedError: the node is closed and its inbox is empty.
             TimeoutError: `timeout` seconds passed first.
         """
         message = self.receive(timeout)
@@ -77,12 +77,14 @@ class InboxReader:
         return message
 
     def receive(self, timeout: float | None) -> Message | None:
-        """The next message, or `None` after `timeout` seconds; blocks. Any thread but the loop's.
+        """Return the next message, or `None` after `timeout` seconds. Blocks the thread.
 
-        The message is taken in the thread that asks, so an interrupt of it loses none.
+        Any thread but the loop's may call. The calling thread takes the message itself, so
+        Ctrl-C loses none.
 
         Raises:
-            ClosedError: not started, or closed, and nothing is left.
+            ClosedError: the node was not started, or it is closed and its inbox is empty.
+            RuntimeError: the caller is the event loop's own thread.
         """
         deadline = None if timeout is None else monotonic() + timeout
         self._runtime.home.check_alive()
@@ -106,9 +108,9 @@ class InboxReader:
                     self._inbox.forget(arrived.set)
 
     def take(self) -> Message | None:
-        """The next message for the application, if there is one. Late ones are refused."""
+        """Take the next message for the application, if there is one. Refuse expired ones."""
         while (message := self._inbox.take()) is not None:
-            # `is_from_denied()`, without the call where nobody can be: this is done for all.
+            # `has_rules` first: it saves the call for each message while nobody is denied.
             if self._access.has_rules and self._denied.is_from_denied(message):
                 self._denied.discard([message])
                 continue
@@ -128,5 +130,5 @@ class InboxReader:
 
 
 def no_message(timeout: float | None) -> TimeoutError:
-    """The error for a caller that waited in vain."""
+    """Return the error for a caller whose time has passed."""
     return TimeoutError(f"no message came within {timeout} s")

@@ -1,6 +1,6 @@
 """The surroundings of every part of a node: configuration, identity, loop, counters, events, log.
 
-It knows none of the parts.
+This module imports none of the parts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Runtime:
 
     Args:
         config: The configuration.
-        routing: Which DID is reached where.
+        routing: The addresses of DIDs.
         network: Makes byte streams.
-        us: The node's DID; `None`: it takes envelopes for any DID, over v1.
-        identity: The node's key; `None`: it speaks v1 alone.
+        us: The node's DID; `None`: the node accepts envelopes for any DID, over v1.
+        identity: The node's key; `None`: the node speaks v1 alone.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Runtime:
     ) -> None:
         self.speaks_v2 = identity is not None and config.wire == "auto"
         if not self.speaks_v2 and not config.v1_peers:
-            # Where v1 is all there is, naming nobody cannot mean nobody.
+            # An empty list means "no v1", which such a node could not do.
             config = config.replace(v1_peers="all")
         self.config = config
         self.routing = routing
@@ -78,21 +78,21 @@ class Runtime:
         self.drop = self.drops.add
         self.rng = random.Random()
         self.shares = LoopShares()
-        """Which link may process its input when."""
+        """Divides the loop's time among the links."""
         self.lingering = Lingering()
-        """Links that were hung up and still send their goodbye."""
+        """Links that have ended and still send their last bytes."""
         self.is_open = False
-        """Whether messages are taken in."""
+        """Whether messages may be sent and received."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
     # -- the loop -------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Take the running event loop as the node's.
+        """Make the running event loop that of the node.
 
         Raises:
-            WrongContextError: none runs in this thread.
+            WrongContextError: no event loop runs in this thread.
         """
         self.home.settle()
         self._loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class Runtime:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The node's loop, once it was started."""
+        """The node's loop. After `settle()`."""
         assert self._loop is not None
         return self._loop
 
@@ -130,30 +130,30 @@ class Runtime:
     def call_later(
         self, seconds: float, callback: Callable[..., None], *args: object
     ) -> asyncio.TimerHandle:
-        """Call `callback` in the loop when `seconds` have passed, by the loop's clock."""
+        """Call `callback` in the loop after `seconds`, by the loop's clock."""
         return self.loop.call_later(seconds, callback, *args)
 
-    # -- what v2 needs ----------------------------------------------------------------------
+    # -- v2 ---------------------------------------------------------------------------------
 
     def open_tls(self) -> None:
-        """Make the TLS side, where v2 is spoken."""
+        """Make the TLS identity, if the node speaks v2."""
         if self._identity is not None and self.speaks_v2:
             self._tls = TlsIdentity(self._identity)
 
     @property
     def identity(self) -> Identity:
-        """The node's key, where v2 is spoken."""
+        """The node's key. For nodes that speak v2."""
         assert self._identity is not None
         return self._identity
 
     @property
     def tls(self) -> TlsIdentity:
-        """The TLS side, where v2 is spoken."""
+        """The TLS identity. For nodes that speak v2, after `open_tls()`."""
         assert self._tls is not None
         return self._tls
 
-    # -- what happens -----------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
-        """Tell whoever listens to `Node.events()`."""
+        """Put an event into `Node.events()`."""
         self.events.put(event)
