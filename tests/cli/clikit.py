@@ -52,7 +52,7 @@ def isolate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Ran:
-    """What became of one run of the command line."""
+    """The outcome of one run of the command line."""
 
     def __init__(self, exit_code: int, stdout: str, stderr: str) -> None:
         self.exit_code = exit_code
@@ -79,7 +79,7 @@ def run(*args: str | os.PathLike[str], given: str | None = None) -> Ran:
 
 
 def expect_one_sentence(ran: Ran, exit_code: int, *parts: str) -> None:
-    """It ended so, with nothing on stdout and one line on stderr that has all `parts`."""
+    """Assert the exit code, an empty stdout, and one line on stderr that has all `parts`."""
     assert ran.exit_code == exit_code, ran
     assert ran.stdout == "", ran
     assert ran.stderr.count("\n") == 1, ran
@@ -169,7 +169,7 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, waiting for it."""
+        """Wait for the end of the process, and return its exit code."""
         return self._process.wait(LIMIT)
 
     @property

@@ -46,7 +46,7 @@ print(f"code {code} peak {int(peak.split()[1]) // 1024}", file=sys.stderr)
 
 
 class Cost(NamedTuple):
-    """What one run took."""
+    """The cost of one run."""
 
     seconds: float
     exit_code: int
@@ -82,7 +82,7 @@ def _tail(file: IO[bytes]) -> str:
 
 
 def idle(path: Path) -> Cost:
-    """The same of a command that reads one small file and finds nothing wrong."""
+    """Return the cost of a command that reads one small file and finds nothing wrong."""
     data = alone([body(1, b"x")]).encode()
     path.write_bytes(data)
     cost = measure("verify", path)
@@ -198,7 +198,7 @@ KINDS: Final[dict[str, Callable[[int], Iterator[bytes]]]] = {
     "a sound log of small records": lambda size: _log(size, b"", is_sound=True),
     "a sound log of large records": lambda size: _log(size, bytes(MIB), is_sound=True),
 }
-"""What the files of each kind consist of, by size in bytes."""
+"""The content of the files of each kind, by size in bytes."""
 
 SPARSE: Final = {
     "zeros": b"",
@@ -212,7 +212,7 @@ SPARSE: Final = {
     "a log": _HEADER,
     "a log with a record": _HEADER + struct.pack("<IBQ", 2**28, 2, 5),
 }
-"""What a file of one TiB begins with; the rest is a hole."""
+"""The start of a file of one TiB; the rest is a hole."""
 
 
 def write(path: Path, pieces: Iterator[bytes]) -> Path:

@@ -62,7 +62,7 @@ class Listener:
         raise AssertionError(f"it does not listen: {self.said}")
 
     def end(self) -> str:
-        """What it said on both streams."""
+        """The output on both streams."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         if self._heard is None:

@@ -215,7 +215,7 @@ class TestSeveralFiles:
         assert lines[7] == "valid   the chain and every signature hold"
 
     def test_in_any_order(self, files: list[Path]) -> None:
-        """As a shell sorts `evidence.log*`."""
+        """Files in the order in which a shell sorts `evidence.log*`."""
         [found] = run("evidence", "verify", *files[::-1], "--json").objects
         assert found["is_valid"]
         assert [each["file"] for each in found["files"]] == [str(each) for each in files]

@@ -248,7 +248,7 @@ def test_a_signal_at_any_moment_ends_it_by_that_signal(number: signal.Signals) -
 
 
 def test_an_ignored_sighup_stays_ignored() -> None:
-    """As under `nohup`."""
+    """A signal is ignored, as under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which children inherit
     try:
         process, _ = start_listening("--no-store")

@@ -73,7 +73,7 @@ def test_a_hole_of_one_tebibyte(tmp_path: Path, base: int, name: str) -> None:
 
 @pytest.mark.parametrize("source", ["/dev/zero", "/dev/urandom"])
 def test_what_never_ends(base: int, source: str) -> None:
-    """As a file, as standard input, and by a pipe."""
+    """The input is a file, standard input, or a pipe."""
     for command in COMMANDS:
         cost = measure(*command, source)
         expect_small(cost, base)
@@ -91,7 +91,7 @@ def test_what_never_ends(base: int, source: str) -> None:
 
 
 def test_text_that_never_ends(tmp_path: Path, base: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is copied, up to a limit, which is lower here."""
+    """Text from a pipe is copied, up to a limit, which is lower here."""
     from signedwire.cli import envelope_files
     from signedwire.cli.errors import BadFile
 

@@ -1,4 +1,4 @@
-"""What others wrote cannot move a terminal, nor break a line of JSON: {place} × {sequence}."""
+"""Foreign text can neither move a terminal nor break a line of JSON: {place} × {sequence}."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_nothing_in_a_payload_reaches_the_terminal_of_a_listener(
 def test_nothing_in_an_error_reaches_a_terminal(
     sequence: str, json_: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the words with which a peer closed a link, which errors repeat."""
+    """Errors repeat foreign text, such as the words with which a peer closed a link."""
     text = SEQUENCES[sequence]
     for error in (SignedWireError(text, text), RuntimeError(text), OSError(5, text, text)):
 
@@ -209,7 +209,7 @@ def test_nothing_in_a_warning_reaches_a_terminal(verbose: list[str], tmp_path: P
 
 @pytest.mark.parametrize("verbose", [[], ["-v"]], ids=["", "-v"])
 def test_nothing_in_the_log_of_another_library_reaches_a_terminal(verbose: list[str]) -> None:
-    """As asyncio logs what nobody has caught."""
+    """asyncio logs exceptions that nobody has caught."""
     program = (
         "import logging, sys, typer; from signedwire.cli import config_commands, main\n"
         "def fail(options):\n"

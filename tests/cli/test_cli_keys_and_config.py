@@ -163,7 +163,7 @@ def test_no_key_is_made_where_a_path_was_given(
 def test_a_configuration_that_comes_by_a_pipe_is_read_once(
     words: list[str], tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `--config <(cat node.toml)`: read again it is empty, and that would be believed."""
+    """With `--config <(cat node.toml)` a second read is empty, and would give the defaults."""
     read = Mock(wraps=settings.read_toml)
     monkeypatch.setattr(settings, "read_toml", read)
     path, store = tmp_path / "own.pem", tmp_path / "own.db"

@@ -35,7 +35,7 @@ def address_of(peer: str) -> Address:
 
 
 def write_frames(peer: str, *frames: bytes) -> None:
-    """What a stranger's socket may bring."""
+    """Bytes that a stranger's socket may send."""
     import socket
 
     with socket.create_connection(address_of(peer), LIMIT) as connection:

@@ -1,4 +1,4 @@
-"""What somebody meets who uses the command line for the first time, from its texts alone."""
+"""The command line as a newcomer meets it, who has only its texts."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_peers_in_the_configuration_are_not_taken_for_v1_peers(
 
 @pytest.mark.parametrize("name", all_commands())
 def test_an_empty_path_is_refused_by_name(name: str) -> None:
-    """As it comes from a variable that is not set: it is not the working directory."""
+    """An empty path comes from a variable that is not set, and is not the working directory."""
     hints = get_type_hints(all_commands()[name].options, include_extras=True)
     of_paths = {field: hint for field, hint in hints.items() if "Path" in str(hint)}
     assert len(of_paths) >= 3

@@ -81,7 +81,7 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def expect_no_secret(text: str) -> None:
-    """It has no ten characters of a secret, whichever way these are written."""
+    """Assert that a text has no ten characters of a secret, in any spelling."""
     plain = text.replace("\\n", "").replace("\\\\n", "").replace("\n", "")
     for secret in SECRETS:
         for start in range(len(secret) - WINDOW + 1):

@@ -50,14 +50,14 @@ class Surroundings(NamedTuple):
     """Where something runs, and what is expected of it there."""
 
     before: tuple[str, ...] = ()
-    """What starts it."""
+    """The command that starts the process."""
     variables: Mapping[str, str] = MappingProxyType({})
     codes: Mapping[str, int] = MappingProxyType({})
     """The exit codes that are not 0."""
     says: tuple[str, ...] = ()
     """One of these is what they say."""
     mode: int = 0o600
-    """Of the key file."""
+    """The mode of the key file."""
 
 
 IN_NAMESPACE = ("unshare", "--mount", "--propagation=private", "sh", "-c")
@@ -245,7 +245,7 @@ def _caught(status: Path) -> int:
 def test_the_first_process_of_a_container_lets_orphans_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `docker exec` starts, and leaves behind when it ends, comes to PID 1."""
+    """Processes that `docker exec` starts and leaves behind become children of PID 1."""
     key = isolate(tmp_path, monkeypatch)
     key.parent.mkdir(mode=0o755, parents=True)
     Identity.generate().save(key)

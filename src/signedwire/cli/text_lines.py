@@ -106,7 +106,8 @@ def survey(file: IO[bytes]) -> tuple[bool, int]:
     while True:
         piece = file.read(CHUNK)
         text += piece
-        # The last line may be incomplete; it is examined once that makes no difference.
+        # The last line may be incomplete, and waits for more: at most the bytes within which an
+        # envelope must begin.
         end = max(0, text.rfind(b"\n"))
         if not piece or len(text) - end > _MAX_BLANKS:
             end = len(text)
