@@ -204,7 +204,7 @@ def proof_expired_in_1970() -> Credentials:
     return presenting(proof_of(MALLORY, spki_of(key), expires_at_us=1), key=key)
 
 
-@flaw("carries no proof")
+@flaw("carries no DID proof")
 def extension_missing() -> Credentials:
     return presenting(key=new_key())
 
