@@ -61,7 +61,6 @@ UNCLEAN = {
     "transport/tcp.py",
     "transport/tls.py",
     "transport/v1/sender.py",
-    "wire/session.py",
 }
 
 

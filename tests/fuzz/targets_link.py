@@ -192,10 +192,10 @@ class _End:
         assert session.is_closed == self.is_closed
         self.read_output(session.data_to_send())
         assert session.data_to_send() == b""
-        assert min(session.room()) >= 0
-        assert min(session.outstanding) >= 0 or self.is_closed
+        assert min(session.credit) >= 0
+        assert min(session.granted_unused) >= 0 or self.is_closed
         if not (self.is_open and not self.is_closed):
-            assert max(session.room()) == 0
+            assert max(session.credit) == 0
         assert (session.next_timeout() is None) == self.is_closed
 
     def take(self, event: object) -> None:
@@ -245,7 +245,7 @@ class _End:
     def send(self, count: int, size: int, *, is_critical: bool) -> SentBatch | None:
         priority = Priority.CRITICAL if is_critical else Priority.LOW
         message = body(1, bytes(size), sender=BOB, recipient=ALICE, priority=priority)
-        room = self.session.room()
+        room = self.session.credit
         if is_critical:
             room = Allowance(room.critical_messages, room.critical_bytes, 0, 0)
         if room.messages < count or room.bytes < count * len(message):
@@ -349,7 +349,7 @@ class _Side:
                 priority=priority,
             )
         ] * count
-        room = self.session.room()
+        room = self.session.credit
         messages = room.critical_messages if critical else room.messages
         if messages < count or (room.critical_bytes if critical else room.bytes) < sum(
             map(len, bodies)

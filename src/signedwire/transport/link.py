@@ -149,13 +149,13 @@ class Link:
     @property
     def credit(self) -> Allowance | None:
         """How much more the peer takes now."""
-        return None if self._session is None else self._session.room()
+        return None if self._session is None else self._session.credit
 
     @property
     def granted_unused(self) -> Allowance:
         """How much the peer may still send us on it."""
         assert self._session is not None
-        return self._session.outstanding
+        return self._session.granted_unused
 
     @property
     def overdue(self) -> float | None:
@@ -468,7 +468,7 @@ class Link:
         assert session.their_hello is not None
         sender = peer.sender
         largest = session.their_hello.max_payload_size
-        messages = sender.next_batch(session.room(), largest, room)
+        messages = sender.next_batch(session.credit, largest, room)
         if not messages:
             return
         if self._dialer is not None:

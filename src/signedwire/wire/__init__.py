@@ -8,8 +8,7 @@ without a timestamp takes the present time.)
 - `envelope`: `SignedEnvelope`, the signed, DID-addressed unit: v1, byte for
   byte, or v2, from a signed batch.
 - `frames`: v1's 4-byte length prefix. `FrameDecoder` takes the bytes of a socket
-  and returns whole frames. It checks the length of a frame before it buffers the
-  body.
+  and returns whole frames. It checks the length of a frame before it buffers the body.
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
 - `did_proof`: the extension of a TLS certificate that proves a DID.
