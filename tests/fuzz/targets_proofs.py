@@ -29,7 +29,7 @@ from signedwire.wire.large import EnvelopeStream, ReceiptProofStream
 from signedwire.wire.receipt_proof import verify_receipt
 
 from .target import Target, expect_named, expect_same_error, file_with, folder
-from .targets_kit import ALICE, ALONE, BATCHES, BOB, PROOFS, sign
+from .targets_kit import ALICE, ALONE, BATCHES, BOB, RECEIPT_PROOFS, sign
 
 __all__ = ["SIGNED", "TARGETS", "UNSIGNED"]
 
@@ -116,7 +116,7 @@ def receipt_proof(data: bytes) -> None:
     again = stream.delivery()
     assert (again.is_handled, again.at_us) == (delivery.is_handled, delivery.at_us)
     assert again.envelope.digest == delivery.envelope.digest
-    assert data in PROOFS, "a receipt proof that nobody made"
+    assert data in RECEIPT_PROOFS, "a receipt proof that nobody made"
     assert delivery.envelope.encode() in data
 
 
@@ -282,7 +282,7 @@ TARGETS: Final = (
     Target(
         "receipt-proof",
         receipt_proof,
-        tuple(sorted(PROOFS)),
+        tuple(sorted(RECEIPT_PROOFS)),
         (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),
     Target(
@@ -317,11 +317,11 @@ TARGETS: Final = (
             b'{"event": "listening"}\n\n' + _json_line(_ALL[0], sequence_number=7) + b'{"event',
             b"".join(map(encode_frame, _ALL[:3])) + b"\0\0\0\0",
             *_ALL[:2],
-            min(PROOFS),
-            _spread(min(PROOFS)),
+            min(RECEIPT_PROOFS),
+            _spread(min(RECEIPT_PROOFS)),
             _spread(encode_frame(_ALL[0]) * 2),
             _spread(_ALL[1]) + b"\r\n\r\n",
-            b"\n".join(each.hex().encode() for each in sorted(PROOFS)[:2]),
+            b"\n".join(each.hex().encode() for each in sorted(RECEIPT_PROOFS)[:2]),
             b"49\n" * 100,
             b"4\n9\n" * 20,
         ),
