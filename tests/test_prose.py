@@ -15,7 +15,6 @@ from test_architecture import MODULES, PAGES, ROOT, SOURCE
 
 UNCLEAN = {
     "outbox.py",
-    "wire/session.py",
 }
 
 

@@ -70,7 +70,7 @@ def in_hours(hours: float) -> int:
     return unix_time_us() + int(hours * HOUR_US)
 
 
-def proof_of(
+def did_proof_of(
     signer: Identity,
     spki: bytes,
     *,
@@ -88,7 +88,7 @@ def proof_of(
     return did + expiry + key.sign(label + did + expiry + spki).signature
 
 
-def torsion_proof(spki: bytes) -> bytes:
+def torsion_did_proof(spki: bytes) -> bytes:
     """A proof under a key with a torsion component that the bare equation holds for.
 
     A' = A + T of order 8: wherever the challenge is a multiple of 8, S·B = R + h·A'.
@@ -232,7 +232,7 @@ def presenting(*proofs: bytes, key: Key, claims: Did = MALLORY.did) -> Credentia
 def honest(who: Identity) -> Credentials:
     """Nothing is wrong with these."""
     key = new_key()
-    return presenting(proof_of(who, spki_of(key)), key=key, claims=who.did)
+    return presenting(did_proof_of(who, spki_of(key)), key=key, claims=who.did)
 
 
 def hello(epoch: int = 1, **changes: int) -> bytes:

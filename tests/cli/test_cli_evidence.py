@@ -169,7 +169,7 @@ class TestBad:
         ran = verify(path, b"".join(pieces())[:-1])
         assert ran.exit_code == 1
         assert "record 4, at byte" in ran.stdout
-        assert "the file ends inside of it" in ran.stdout
+        assert "the file ends inside it" in ran.stdout
 
     @pytest.mark.parametrize("command", ["verify", "show"])
     @pytest.mark.parametrize("data", [b"", b"SWCHAIN1", b"something else", b"\0" * 500])
@@ -432,4 +432,4 @@ class TestStarting:
         monkeypatch.setenv("SIGNEDWIRE_EVIDENCE", str(path))
         process, _ = start_listening("--no-store")
         with process:
-            self.expect(path, monkeypatch, "another process", "Stop that one")
+            self.expect(path, monkeypatch, "another process", "Stop the other one")

@@ -58,12 +58,12 @@ from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
 from signedwire.wire.session import BatchReceived, Closed, SentBatch
-from signedwire.wire.session_events import CLOSE_UNSAID
+from signedwire.wire.session_events import CLOSE_MISSING
 
 HERE: Final = Address("127.0.0.1", 9001)
 REFUSED: Final = Cause("refused", FailureKind.REFUSED)
 THERE: Final = Address("127.0.0.1", 9002)
-RESET: Final = Closed(CLOSE_UNSAID, "the connection was reset", is_by_peer=True)
+RESET: Final = Closed(CLOSE_MISSING, "the connection was reset", is_by_peer=True)
 
 
 def closed(code: int, *, is_by_peer: bool = True) -> Closed:

@@ -1,4 +1,4 @@
-"""What the tests of an evidence log share: messages, a log that is closed, what is in a file."""
+"""Tools for tests of an evidence log: messages, logs, and what a file contains."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from storekit import Told
 
 
 def message(number: int, size: int = 10) -> Message:
-    """One of Alice's, with this sequence number."""
+    """Make a message of Alice with this sequence number."""
     batch = received([body(number, b"x" * size)])
     return Message(batch.bodies[0], batch, 0)
 
 
 def inline(path: Path, rotation: RotationPolicy | None = None, **options: Any) -> EvidenceLog:
-    """A log that is written in the calls of the test."""
+    """Open a log that writes in the thread of the test."""
     if rotation is not None:
         options["rotation"] = rotation
     return EvidenceLog(path, BOB.did, is_threaded=False, **options)
 
 
 def append(log: EvidenceLog, *numbers: int, size: int = 10) -> StoreError | None:
-    """Write one message after the other; what the last one was told."""
+    """Log one message after the other; return the result of the last one."""
     told = Told()
     for number in numbers:
         told = Told()
@@ -42,7 +42,7 @@ def append(log: EvidenceLog, *numbers: int, size: int = 10) -> StoreError | None
 
 
 def numbers_in(files: Sequence[Path]) -> list[int]:
-    """The sequence numbers in a chain of files, each of which must verify and follow the last."""
+    """Return the sequence numbers in a chain of files; check that each file follows the last."""
     numbers: list[int] = []
     head: bytes | None = None
     for path in files:
@@ -75,7 +75,7 @@ CALLS = (
 
 
 class Mortal:
-    """Has the process die before, or after, the nth of its system calls that touch files."""
+    """Lets the process die before or after the nth of its system calls that touch files."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, *, is_after: bool) -> None:
         self.count = 0
@@ -103,6 +103,6 @@ class Mortal:
         return call
 
     def let_go(self) -> None:
-        """What the system does for a dead process."""
+        """Do what the system does for a dead process: close its files."""
         for fd in self._open:
             self._close(fd)

@@ -1,4 +1,4 @@
-"""The evidence log: one layout, and no change of it goes unseen."""
+"""The chain of an evidence log: its layout, and the detection of every change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def v1(number: int = 1, **changes: object) -> SignedEnvelope:
 
 
 def some_envelopes() -> list[SignedEnvelope]:
-    """Of both wires: alone, of a small batch, and neighbours of a large one."""
+    """Envelopes of both wires: alone, from a small batch, and neighbours in a large one."""
     large = received([body(n, bytes(n)) for n in range(1, 41)])
 
     def of_large(index: int) -> SignedEnvelope:
@@ -56,7 +56,7 @@ def some_envelopes() -> list[SignedEnvelope]:
 
 
 class Log:
-    """A log in pieces, to be put together in other ways."""
+    """The pieces of a log, which tests put together in other ways."""
 
     def __init__(self, envelopes: list[SignedEnvelope], header: LogHeader = HEADER) -> None:
         self.header = header.encode()
@@ -91,7 +91,7 @@ def error_of(data: bytes) -> BadRecord:
 
 
 def forged(envelope: SignedEnvelope, wire: int | None = None) -> bytes:
-    """A log whose chain is sound, and whose second record has no right to be in it."""
+    """A log with a sound chain and a second record that does not belong in it."""
     header = HEADER.encode()
     chain = Chain(header[-32:])
     first = chain.record(1, v1())
@@ -109,7 +109,7 @@ class TestLayout:
         assert found == make_evidence_vectors.text()
 
     def test_the_vectors_as_docs_evidence_md_has_them(self) -> None:
-        """The chain written down again, with nothing but BLAKE3."""
+        """The chain, computed a second time with BLAKE3 alone."""
         file = json.loads((DOCS / "vectors" / "evidence.json").read_text(encoding="utf-8"))
         plain = (
             b"SWCHAIN1"
@@ -141,8 +141,8 @@ class TestLayout:
         [
             (b"", "not a whole"),
             (HEADER.encode()[:-1], "not a whole"),
-            (b"SWCHAIN2" + HEADER.encode()[8:], "begins otherwise"),
-            (b"no", "begins otherwise"),
+            (b"SWCHAIN2" + HEADER.encode()[8:], "does not begin with SWCHAIN1"),
+            (b"no", "does not begin with SWCHAIN1"),
             (HEADER.encode()[:-1] + b"\0", "was changed"),
         ],
     )
@@ -248,7 +248,7 @@ class TestChanged:
         records = list(LOG.records)
         records.insert(where, LOG.records[which])
         error = error_of(LOG.header + b"".join(records))
-        # Before or behind itself it is the second that is one too many.
+        # Where a record is there twice, the second copy is the bad one.
         assert error.number == (where + 2 if where == which else where + 1)
 
     @given(st.permutations(range(8)).filter(lambda order: order != list(range(8))))
@@ -275,7 +275,7 @@ class TestChanged:
         assert error.number == 9
 
     def test_written_anew(self) -> None:
-        """A sound log without the third record: only a head of before tells."""
+        """A log without the third record has a sound chain: only an earlier head shows the loss."""
         envelopes = some_envelopes()
         anew = Log(envelopes[:2] + envelopes[3:])
         checker = check(anew.bytes, LOG.head)
@@ -297,7 +297,7 @@ class TestChanged:
 
 
 class TestForged:
-    """Who can write the whole chain still cannot sign for others."""
+    """Somebody who writes the whole chain anew still cannot sign for others."""
 
     def test_a_signature_that_does_not_fit(self) -> None:
         bad = SignedEnvelope(v1(2).body, v1(3).signature)
@@ -328,12 +328,12 @@ class TestForged:
 
     @pytest.mark.parametrize("wire", [0, 3, 2])
     def test_an_envelope_of_no_wire(self, wire: int) -> None:
-        assert f"none of wire {wire}" in error_of(forged(v1(), wire)).problem
+        assert f"not one of wire {wire}" in error_of(forged(v1(), wire)).problem
 
     def test_a_size_that_no_envelope_has(self) -> None:
         for size in (0, 169, MAX_ENVELOPE + 1, 2**32 - 1):
             error = error_of(LOG.header + size.to_bytes(4, "little") + bytes(9))
-            assert f"has {size} bytes" in error.problem
+            assert f"an envelope of {size} bytes" in error.problem
             assert not error.is_incomplete
 
     def test_nothing_is_looked_at_behind_an_error(self) -> None:

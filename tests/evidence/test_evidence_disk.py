@@ -1,4 +1,4 @@
-"""What an evidence log asks of its folder, and of the process that has the same file open."""
+"""An evidence log and its folder, and two processes that open the same log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TestFolderSync:
         fails_for_folders(monkeypatch, errno.EIO)
         with pytest.raises(EvidenceLogError, match="cannot be opened: Input/output error"):
             inline(tmp_path / "evidence.log")
-        # A start that died before this sync, or that it failed for, is no reason to go without.
+        # The next start syncs too, because this one may have died before its sync.
         with pytest.raises(EvidenceLogError, match="cannot be opened: Input/output error"):
             inline(tmp_path / "evidence.log")
         monkeypatch.undo()
@@ -129,7 +129,7 @@ class TestTwoProcesses:
 
     @staticmethod
     def before_the_lock(patch: pytest.MonkeyPatch, deed: Callable[[], object]) -> list[bool]:
-        """Have something done when the next process that starts asks for its lock."""
+        """Call a function when the next process that starts asks for its lock."""
         flock, done = fcntl.flock, list[bool]()
 
         def lock(fd: int, how: int) -> None:
@@ -191,7 +191,7 @@ class TestTwoProcesses:
     def test_the_first_one_rotates_and_ends(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Then the second one has the new file, and the numbers that are true by now."""
+        """The second process then has the new file and the right numbers."""
         log = inline(path)
         assert append(log, 1) is None
 
@@ -213,7 +213,7 @@ class TestTwoProcesses:
     def test_a_new_file_in_the_middle_of_a_rotation(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The other one saw the log, then finds none and makes an empty file."""
+        """The other process saw the log, then finds none and makes an empty file."""
         log = inline(path)
         assert append(log, 1) is None
         rename, lexists = os.rename, os.path.lexists
@@ -244,7 +244,7 @@ class TestTwoProcesses:
     def test_a_rotation_that_ends_while_it_is_looked_for(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The log was absent, and is there at the second look: nobody has moved it away."""
+        """The log was absent, and is there at the second look, so it is not reported as lost."""
         log = inline(path)
         assert append(log, 1) is None
         log.rotate().result(0)
@@ -260,7 +260,7 @@ class TestTwoProcesses:
     def test_the_log_is_moved_away_or_its_rotation_ended(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, is_moved: bool
     ) -> None:
-        """Between the look and the opening; what was looked at is not made anew."""
+        """The log disappears between the check and the opening, and is not made anew."""
         log = inline(path)
         assert append(log, 1) is None
         log.rotate().result(0)
@@ -290,10 +290,10 @@ class TestTwoProcesses:
     def test_a_name_that_always_leads_elsewhere(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It ends with an error instead of going on for ever."""
+        """The opening ends with an error instead of trying for ever."""
         assert inline(path).close()
         monkeypatch.setattr(os.path, "samestat", lambda one, two: False)
-        with pytest.raises(EvidenceLogError, match="another program replaces it"):
+        with pytest.raises(EvidenceLogError, match="another program has replaced it"):
             inline(path)
 
 
@@ -349,7 +349,7 @@ class TestFinishing:
         pytest.fail("it never came to its end")
 
     def test_an_empty_file_has_its_name(self, path: Path, new: Path) -> None:
-        """Nobody rotates, so the start goes on to what it says of an empty log."""
+        """No process rotates the log, so the start reports an empty log."""
         path.touch()
         with pytest.raises(EvidenceLogError, match="is empty, and"):
             inline(path)

@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Logs:
-    """Opens the file, and closes it at the end of the test."""
+    """Open the file, and close it at the end of the test."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -256,7 +256,7 @@ class TestOpening:
 
     def test_another_file_is_left_alone(self, path: Path) -> None:
         path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" * 100)
-        with pytest.raises(EvidenceLogError, match="it begins otherwise"):
+        with pytest.raises(EvidenceLogError, match="it does not begin with SWCHAIN1"):
             EvidenceLog(path, BOB.did)
         assert path.read_bytes().startswith(b"-----BEGIN")
 
@@ -299,7 +299,7 @@ class TestTorn:
             log = logs()
             assert log.head.records == 2
             assert log.stats().torn == size - start
-            assert f"behind record 2 were {size - start} bytes" in caplog.text
+            assert f": {size - start} bytes behind record 2 are" in caplog.text
             [beside] = path.parent.glob("evidence.log.torn-*")
             assert beside.read_bytes() == whole[start:size]
             assert str(beside) in caplog.text
@@ -352,7 +352,7 @@ class TestTorn:
 
     @posix_only
     def test_kill(self, path: Path, logs: Logs) -> None:
-        """Whenever the process dies, what it was told is there, and the chain is sound."""
+        """Whenever the process dies, each confirmed record is there, and the chain is sound."""
         rng = random.Random(1)
         for kill in range(KILLS):
             child = subprocess.Popen(
@@ -382,7 +382,7 @@ class TestFailing:
     @pytest.mark.parametrize(
         ("error", "words"),
         [
-            (OSError(errno.EIO, "Input/output error"), "Look after the disk"),
+            (OSError(errno.EIO, "Input/output error"), "Check the disk"),
             (OSError(errno.ENOSPC, "No space left on device"), "Make room on the disk"),
         ],
     )

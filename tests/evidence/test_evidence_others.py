@@ -1,4 +1,4 @@
-"""What other programs do to an evidence log while it is written, and before it is opened."""
+"""Changes of an evidence log by other programs, while it is written and before it is opened."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_next_message_is_not_acknowledged_and_none_after_it(
         append(log, 3)
     assert log.head.records == 1
     assert log.close()
-    # Nothing was written where it does not belong.
+    # Nothing was written at a wrong place.
     assert files == {each: each.read_bytes() for each in path.parent.glob("*") if each.is_file()}
 
 
@@ -113,7 +113,7 @@ def test_the_next_message_is_not_acknowledged_and_none_after_it(
 def test_no_receipt_for_what_was_in_it_either(
     path: Path, deed: Callable[[Path], None], words: str
 ) -> None:
-    """A message that comes twice needs no record, and its receipt stands on the first one."""
+    """A repeated message needs no second record; the first one covers its receipt."""
     log = inline(path)
     assert append(log, 1) is None
     deed(path)
@@ -228,8 +228,8 @@ except EvidenceLogError as error:
     [
         (0o600, "cannot be opened: Permission denied"),
         (0o444, "cannot be opened: Permission denied"),
-        # Whoever may write to it could have changed it, and may go on to do so.
-        (0o666, "others may use it (mode 0666), and this user may not change that"),
+        # A user who may write to the file could have changed it, and could do so later.
+        (0o666, "other users have access (mode 0666), and this user may not change that"),
     ],
 )
 def test_a_file_of_another_user(mode: int, words: str) -> None:
@@ -252,7 +252,7 @@ def test_a_file_of_another_user(mode: int, words: str) -> None:
 
 
 class TestRest:
-    """What is left of a log that was cut at its front, and written on."""
+    """A log that lost its beginning and was continued."""
 
     @staticmethod
     def cut(path: Path, at: int, *numbers: int) -> bytes:
@@ -276,10 +276,10 @@ class TestRest:
         with pytest.raises(EvidenceLogError) as caught:
             inline(path)
         place = f"record {at}" if at else "the header"
-        assert f"begins behind {place} of {before}" in caught.value.fact
+        assert f"its first record follows {place} of {before}" in caught.value.fact
         assert "in front of it" in caught.value.hint
         assert path.read_bytes() == rest
-        # Who does it has the whole chain again.
+        # The whole chain is there again.
         path.write_bytes(front + rest)
         before.unlink()
         assert inline(path).head.records == 3
@@ -292,7 +292,9 @@ class TestRest:
             other = inline(path.with_name(f"evidence.log.{number}"))
             assert append(other, number, number + 1, size=600_000) is None
             assert other.close()
-        with pytest.raises(EvidenceLogError, match="begins behind a record of another file"):
+        with pytest.raises(
+            EvidenceLogError, match="its first record follows a record of another file"
+        ):
             inline(path)
 
     @pytest.mark.parametrize("change", [0, 4, 30, 200, -1])
@@ -302,7 +304,7 @@ class TestRest:
         data[change] ^= 1
         path.write_bytes(data)
         # A changed hash breaks the chain alone, and the envelope proves the rest.
-        words = "begins behind a record" if change == -1 else "not an evidence log"
+        words = "its first record follows a record" if change == -1 else "not an evidence log"
         with pytest.raises(EvidenceLogError, match=words):
             inline(path)
 
@@ -312,7 +314,7 @@ def archive(path: Path, last: int) -> Path:
 
 
 class TestLost:
-    """A log is gone, and the numbered files before it are there: no new chain begins by itself."""
+    """Where a log is gone and its numbered files are there, no new chain begins by itself."""
 
     @pytest.mark.parametrize("deed", [rename, Path.unlink, lambda path: os.truncate(path, 0)])
     def test_the_start_is_refused(self, path: Path, deed: Callable[[Path], None]) -> None:
@@ -327,14 +329,14 @@ class TestLost:
         with pytest.raises(EvidenceLogError) as caught:
             inline(path)
         assert str(before_it) in caught.value.fact
-        assert "Put it back" in caught.value.hint
+        assert "Put the log back" in caught.value.hint
         assert sorted(each.name for each in path.parent.iterdir()) == before
         before_it.unlink()
         assert inline(path).head.records == 0
 
     @pytest.mark.parametrize("records", [2, 3, 4, 6, 9])
     def test_an_older_copy_in_its_place(self, path: Path, records: int) -> None:
-        """Of the first file, as it was before or just when it was rotated, or of a later one."""
+        """The log is a copy of the first file, before or at its rotation, or of a later file."""
         log = inline(path, RotationPolicy(max_bytes=1000))
         copy = path.with_name("copy")
         for number in range(1, 14):
@@ -347,7 +349,7 @@ class TestLost:
         shutil.copyfile(copy, path)
         with pytest.raises(EvidenceLogError, match="is an older copy") as failed:
             inline(path)
-        assert "Put it back" in failed.value.hint
+        assert "Put the log back" in failed.value.hint
 
     def test_a_copy_of_the_log_beside_it_is_none_of_the_chain(self, path: Path) -> None:
         log = inline(path)
@@ -385,8 +387,8 @@ before = log.head.records
 log.close()
 AFTER
 """
-# The folder is on a file system of its own: what is done to it, what is looked at then, and
-# what the failure says.
+# The folder is on a file system of its own. Each case: what is done to that, what is checked
+# then, and the text of the failure.
 MOUNTS = {
     "another mount on it": (
         'lambda: subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)',

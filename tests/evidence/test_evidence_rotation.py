@@ -32,7 +32,7 @@ from storekit import LIMIT
 
 CHILD = str(Path(__file__).with_name("evidencechild.py"))
 KILLS = int(os.environ.get("KILLS", "6"))
-SIZE = 1_000  # of a file that holds a header and three records of `message()`
+SIZE = 1_000  # size of a file with a header and three records of `message()`
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ class TestKeep:
 
 
 DATED = 202601021530
-"""A number that no rotation gave: an operator has put the date behind the name of a copy."""
+"""A number that no rotation makes: the date, which an operator put behind the name of a copy."""
 
 
 class TestCopies:
@@ -287,7 +287,7 @@ class TestCopies:
 
     @pytest.mark.parametrize("copied", [True, False])
     def test_where_the_newest_was_compressed(self, path: Path, copied: bool) -> None:
-        """Its hash cannot be compared: it is the largest number of what is no copy."""
+        """Without a hash to compare, the largest number of a file that is no copy counts."""
         log = inline(path)
         for number in (1, 2, 3):
             assert append(log, number) is None
@@ -307,7 +307,7 @@ class TestCopies:
     def test_an_archive_that_cannot_be_read_is_no_reason_to_stop(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its header is read, and then the disk fails: its number is the largest of the rest."""
+        """If the disk fails after the header was read, the largest other number counts."""
         log = inline(path)
         assert append(log, 1) is None
         log.rotate().result(0)
@@ -358,7 +358,7 @@ class TestCopies:
 
 @pytest.mark.skipif(os.name != "posix", reason="modes")
 class TestReaders:
-    """Whom the operator lets read the log may read the next file too, and nobody may write."""
+    """Users who may read the log may read the next file too; no other user may write to it."""
 
     @pytest.mark.parametrize(
         ("mode", "then"),
@@ -398,7 +398,7 @@ class TestReaders:
     def test_a_group_that_cannot_be_given_leaves_it_private(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Or our own group might read what the operator's group may."""
+        """Otherwise our own group could read what only the operator's group may read."""
 
         def refuse(*_: object) -> None:
             raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -410,7 +410,7 @@ class TestReaders:
         monkeypatch.setattr(os, "fchown", refuse)
         log.rotate().result(0)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert "only this user may read the new file" in caplog.text
+        assert "only this user can read the new one" in caplog.text
         assert log.close()
 
     @pytest.mark.skipif(not hasattr(os, "listxattr"), reason="Linux")
@@ -432,7 +432,7 @@ class TestReaders:
     def test_an_access_control_list_leaves_it_private(
         self, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The mode's group bits are its mask then, and not what the group may do."""
+        """The group bits of the mode are then the mask of the list, not the rights of the group."""
         entries = [(1, 6, -1), (2, 4, 12345), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
         acl = struct.pack("<I", 2)
         acl += b"".join(struct.pack("<HHI", tag, what, who % 2**32) for tag, what, who in entries)
@@ -445,12 +445,12 @@ class TestReaders:
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
         log.rotate().result(0)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert "only this user may read the new file" in caplog.text
+        assert "only this user can read the new one" in caplog.text
         assert log.close()
 
 
 class TestTroubleBehindARotation:
-    """The next file is the log by then, and what could not be done besides is told."""
+    """The next file is the log already; what failed besides is logged."""
 
     @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
     def test_the_folder_cannot_be_listed(
@@ -484,7 +484,7 @@ class TestTroubleBehindARotation:
     def test_a_folder_that_cannot_be_read(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of mode 0300: files in it can be made and renamed all the same."""
+        """In a folder of mode 0300 files can be made and renamed, though it cannot be listed."""
         log = inline(path, RotationPolicy(max_bytes=SIZE))
         with monkeypatch.context() as patch:
             cannot_be_opened(patch, path.parent, errno.EACCES)
@@ -501,7 +501,7 @@ class TestTroubleBehindARotation:
         caplog: pytest.LogCaptureFixture,
         code: int,
     ) -> None:
-        """It is found before anything is renamed, so all goes on as before."""
+        """The error comes before anything is renamed, so the log continues as before."""
         log = inline(path, RotationPolicy(max_bytes=SIZE))
         with monkeypatch.context() as patch:
             cannot_be_opened(patch, path.parent, code)
@@ -515,7 +515,7 @@ class TestTroubleBehindARotation:
         assert numbers_in(chain_of(path)) == list(range(1, 13))
 
     def test_no_room_for_the_next_file(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It was made and cannot be written: nothing of it is left."""
+        """The new file was made and cannot be written, so it is removed."""
         log = inline(path)
         assert append(log, 1) is None
 
@@ -557,7 +557,7 @@ class TestTroubleBehindARotation:
     def test_the_second_rename_fails(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Then there is no log: nothing is acknowledged, and the next start ends it."""
+        """There is no log then: nothing is acknowledged, and the next start ends the rotation."""
         log = inline(path)
         assert append(log, 1) is None
         rename = os.rename
@@ -612,7 +612,7 @@ def test_where_it_cannot_rotate_it_goes_on_and_tries_again(
 def test_a_crash_at_every_system_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_after: bool
 ) -> None:
-    """Open, write, rotate twice, remove one: whenever it dies, what was told is in one chain."""
+    """Whenever the process dies during two rotations, all confirmed records are in one chain."""
     policy = RotationPolicy(max_bytes=SIZE, keep=1)
     for at in range(1, 1000):
         folder = tmp_path / str(at)
@@ -634,7 +634,7 @@ def test_a_crash_at_every_system_call(
         mortal.let_go()
         log = inline(path, policy)
         kept = numbers_in(chain_of(path))
-        # The first files may be gone, because of `keep`; from there on nothing is missing.
+        # `keep` may have removed the first files; behind them nothing is missing.
         assert kept == list(range(kept[0], kept[-1] + 1)) if kept else not told
         assert not told or kept[-1] >= told[-1]
         assert not told or kept[0] <= max(1, told[-1] - 3)
@@ -700,7 +700,7 @@ class TestUnfinished:
         assert path.with_name("evidence.log.new").read_bytes() == data
 
     def test_a_node_that_rotates_just_now_is_not_disturbed(self, path: Path) -> None:
-        """Another one is started between its two renames."""
+        """A second process is started between the two renames of the first."""
         log = inline(path)
         assert append(log, 1) is None
         found: list[str] = []
@@ -729,7 +729,7 @@ class TestNames:
     def test_what_is_no_name_is_refused_and_all_goes_on(self, path: Path, name: str) -> None:
         log = inline(path)
         assert append(log, 1) is None
-        with pytest.raises(EvidenceLogError, match="is no name of a file"):
+        with pytest.raises(EvidenceLogError, match="is not a file name"):
             log.rotate(name)
         assert append(log, 2) is None
         assert log.close()
@@ -761,7 +761,7 @@ class TestNames:
                 new.mkdir()
             case "large":
                 new.write_bytes(bytes(HEADER_SIZE + 1))
-        with pytest.raises(EvidenceLogError, match=r"something else is at .*\.new"):
+        with pytest.raises(EvidenceLogError, match=r"another file is at .*\.new"):
             log.rotate().result(LIMIT)
         assert os.path.lexists(new)
         assert append(log, 2) is None

@@ -17,7 +17,7 @@ __all__ = [
     "ALONE",
     "BATCHES",
     "BOB",
-    "PROOFS",
+    "RECEIPT_PROOFS",
     "body",
     "sign",
     "signed_receipts",
@@ -107,5 +107,5 @@ def _proofs() -> list[bytes]:
     return found
 
 
-PROOFS: Final = frozenset(_proofs())
+RECEIPT_PROOFS: Final = frozenset(_proofs())
 """Proofs of delivery for envelopes of those batches."""

@@ -430,7 +430,7 @@ def did_proof(data: bytes) -> None:
     except DidProofError:
         return
     assert did == ALICE.did
-    assert data in _DID_PROOFS, "a proof that nobody made"
+    assert data in _DID_PROOFS, "a DID proof that nobody made"
     assert _DID_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
 
 

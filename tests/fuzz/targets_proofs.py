@@ -1,4 +1,4 @@
-"""What is kept and shown to others: envelopes alone, proofs, evidence logs, what `verify` reads."""
+"""Targets for what others check: envelopes, receipt proofs, evidence logs, files of `verify`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from signedwire.wire.large import EnvelopeStream, ReceiptProofStream
 from signedwire.wire.receipt_proof import verify_receipt
 
 from .target import Target, expect_named, expect_same_error, file_with, folder
-from .targets_kit import ALICE, ALONE, BATCHES, BOB, PROOFS, sign
+from .targets_kit import ALICE, ALONE, BATCHES, BOB, RECEIPT_PROOFS, sign
 
 __all__ = ["SIGNED", "TARGETS", "UNSIGNED"]
 
@@ -47,13 +47,13 @@ SIGNED: Final = frozenset(
     ).encode()
     for number, payload in enumerate([b"", b"hello", bytes(100), b"\n\0"], 1)
 )
-"""v1 envelopes of Alice's."""
+"""v1 envelopes that Alice signed."""
 UNSIGNED: Final = SignedEnvelope.unsigned(
     ALICE.did, BOB.did, b"hi", sequence_number=9, timestamp_us=1
 ).encode()
 
 
-# --- one envelope, one proof ------------------------------------------------------------
+# --- one envelope, one receipt proof ------------------------------------------------------------
 
 
 def _in_pieces(stream: EnvelopeStream | ReceiptProofStream, data: bytes) -> None:
@@ -116,7 +116,7 @@ def receipt_proof(data: bytes) -> None:
     again = stream.delivery()
     assert (again.is_handled, again.at_us) == (delivery.is_handled, delivery.at_us)
     assert again.envelope.digest == delivery.envelope.digest
-    assert data in PROOFS, "a proof that nobody made"
+    assert data in RECEIPT_PROOFS, "a receipt proof that nobody made"
     assert delivery.envelope.encode() in data
 
 
@@ -124,7 +124,7 @@ def receipt_proof(data: bytes) -> None:
 
 
 def _log() -> list[bytes]:
-    """The header and the records of a log of Bob's."""
+    """Return the header and the records of a log of Bob."""
     header = LogHeader(bytes(BOB.did), _TIME_US).encode()
     chain = Chain(header[-32:])
     return [
@@ -154,7 +154,7 @@ def _check(data: bytes, size: int) -> tuple[LogChecker, list[bytes]]:
 
 
 def evidence_log(data: bytes) -> None:
-    """The first byte says how the rest is cut, and what counts as large: it changes nothing."""
+    """The first byte sets the sizes of the pieces and of a large record; results stay the same."""
     size, log = (data[0] * 7 or max(1, len(data))) if data else 1, data[1:]
     with patch.object(chain_module, "WHOLE", 100 + size):
         checker, found = _check(log, size)
@@ -253,7 +253,7 @@ def verify_file(data: bytes) -> None:
 
 
 def _json_line(data: bytes, **changes: object) -> bytes:
-    """As `signedwire listen --json` prints it."""
+    """Return a line as `signedwire listen --json` prints it."""
     fields = {"event": "message", **_fields_of(data), "envelope": data.hex(), **changes}
     return json.dumps(fields).encode() + b"\n"
 
@@ -262,7 +262,7 @@ _ALL: Final = sorted(SIGNED | ALONE)
 _EXPORT: Final = b"".join(each.hex().encode() + b"\n" for each in _ALL)
 _LINES: Final = b"".join(_json_line(each) for each in _ALL[:3])
 
-# --- what they begin with ---------------------------------------------------------------
+# --- seeds of the targets ---------------------------------------------------------------
 
 _ENVELOPES: Final = (*_ALL, UNSIGNED, bytes(170))
 
@@ -282,7 +282,7 @@ TARGETS: Final = (
     Target(
         "receipt-proof",
         receipt_proof,
-        tuple(sorted(PROOFS)),
+        tuple(sorted(RECEIPT_PROOFS)),
         (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),
     Target(
@@ -317,11 +317,11 @@ TARGETS: Final = (
             b'{"event": "listening"}\n\n' + _json_line(_ALL[0], sequence_number=7) + b'{"event',
             b"".join(map(encode_frame, _ALL[:3])) + b"\0\0\0\0",
             *_ALL[:2],
-            min(PROOFS),
-            _spread(min(PROOFS)),
+            min(RECEIPT_PROOFS),
+            _spread(min(RECEIPT_PROOFS)),
             _spread(encode_frame(_ALL[0]) * 2),
             _spread(_ALL[1]) + b"\r\n\r\n",
-            b"\n".join(each.hex().encode() for each in sorted(PROOFS)[:2]),
+            b"\n".join(each.hex().encode() for each in sorted(RECEIPT_PROOFS)[:2]),
             b"49\n" * 100,
             b"4\n9\n" * 20,
         ),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire import Identity
-from tlskit import Credentials, certificate, new_key, proof_of, spki_of
+from tlskit import Credentials, certificate, did_proof_of, new_key, spki_of
 
 from .frame_attacks import Attack
 from .stranger import Field, LinkEndedError, Who, reset
@@ -127,7 +127,7 @@ def lazily(make: Callable[[], Attack]) -> Attack:
 
 
 def _damaged(who: Identity, spki: bytes) -> bytes:
-    return proof_of(who, spki)[:-1] + b"\0"
+    return did_proof_of(who, spki)[:-1] + b"\0"
 
 
 ATTACKS: Final[dict[str, Attack]] = {
@@ -145,5 +145,5 @@ ATTACKS: Final[dict[str, Attack]] = {
     "handshake-hello-close": _through(None),
     "handshake-bad-proof": lazily(lambda: lying(_damaged)),
     "handshake-no-proof": lazily(lambda: lying(lambda who, spki: b"")),
-    "handshake-huge-certificate": lazily(lambda: lying(proof_of, padding=60_000)),
+    "handshake-huge-certificate": lazily(lambda: lying(did_proof_of, padding=60_000)),
 }

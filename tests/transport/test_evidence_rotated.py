@@ -152,7 +152,7 @@ def test_the_file_that_was_cut_can_be_put_back(path: Path) -> None:
         # As a record that was written behind the cut would leave it.
         path.write_bytes(Path(f"{path}.1").read_bytes()[112:])
         with pytest.raises(
-            EvidenceLogError, match=r"begins behind the header of .*evidence\.log\.1"
+            EvidenceLogError, match=r"its first record follows the header of .*evidence\.log\.1"
         ):
             sync.Node(BOB, evidence=path)
         os.replace(f"{path}.1", path)

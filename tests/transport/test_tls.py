@@ -54,11 +54,11 @@ from tlskit import (
     MiddleBox,
     Outcome,
     certificate,
+    did_proof_of,
     honest,
     in_hours,
     new_key,
     presenting,
-    proof_of,
     quick,
     spki_of,
 )
@@ -121,7 +121,7 @@ def no_certificate() -> Credentials:
 @flaw(UNTRUSTED)
 def self_signed_certificate() -> Credentials:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key))
+    proof = did_proof_of(MALLORY, spki_of(key))
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "me")])
     made = certificate(key, (proof,), issuer_key=key, issuer_name=name, subject="me")
     return Credentials(key, (made,))
@@ -135,14 +135,14 @@ def certificate_of_a_system_ca() -> Credentials:
         ca_key, issuer_key=ca_key, issuer_name=name, subject="Root of the World", is_ca=True
     )
     key = new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer=ca, issuer_key=ca_key)
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), issuer=ca, issuer_key=ca_key)
     return Credentials(key, (made, ca))
 
 
 @flaw(UNTRUSTED)
 def ca_with_the_name_of_ours_and_another_key() -> Credentials:
     key, ca_key = new_key(), new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer_key=ca_key)
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), issuer_key=ca_key)
     return Credentials(key, (made,))
 
 
@@ -150,29 +150,29 @@ def ca_with_the_name_of_ours_and_another_key() -> Credentials:
 def sub_ca_under_ours_issued_it() -> Credentials:
     ca_key, key = new_key(), new_key()
     ca = certificate(ca_key, subject="sub", is_ca=True)
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer=ca, issuer_key=ca_key)
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), issuer=ca, issuer_key=ca_key)
     return Credentials(key, (made, ca))
 
 
 @flaw(UNTRUSTED + "|presented")
 def certificate_issued_by_an_honest_peer() -> Credentials:
     other, key = new_key(), new_key()
-    first = certificate(other, (proof_of(ALICE, spki_of(other)),), subject="peer")
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer=first, issuer_key=other)
+    first = certificate(other, (did_proof_of(ALICE, spki_of(other)),), subject="peer")
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), issuer=first, issuer_key=other)
     return Credentials(key, (made, first))
 
 
 @flaw("presented 2 certificates")
 def two_certificates() -> Credentials:
     key, other = new_key(), new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
-    return Credentials(key, (made, certificate(other, (proof_of(ALICE, spki_of(other)),))))
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),))
+    return Credentials(key, (made, certificate(other, (did_proof_of(ALICE, spki_of(other)),))))
 
 
 @flaw("presented 3 certificates")
 def the_issuer_and_one_more() -> Credentials:
     key = new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),))
     return Credentials(key, (made, NULL_CA, made))
 
 
@@ -180,7 +180,7 @@ def the_issuer_and_one_more() -> Credentials:
 def certificates_of_20_kib() -> Credentials:
     """OpenSSL would take all of them in one step."""
     key = new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),))
     size = len(made.public_bytes(serialization.Encoding.DER))
     return Credentials(key, (made, *[NULL_CA] * (20_480 // size)))
 
@@ -188,23 +188,23 @@ def certificates_of_20_kib() -> Credentials:
 @flaw("at most 2048")
 def certificate_over_2_kib() -> Credentials:
     key = new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), padding=2048)
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), padding=2048)
     return Credentials(key, (made,))
 
 
 @flaw("expired 25 hours ago")
 def proof_expired_beyond_the_allowance() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(-25)), key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(-25)), key=key)
 
 
 @flaw(r"expired \d{6} hours ago")
 def proof_expired_in_1970() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key), expires_at_us=1), key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key), expires_at_us=1), key=key)
 
 
-@flaw("carries no proof")
+@flaw("carries no DID proof")
 def extension_missing() -> Credentials:
     return presenting(key=new_key())
 
@@ -212,28 +212,28 @@ def extension_missing() -> Credentials:
 @flaw("cannot be read|TLS failed")
 def extension_twice() -> Credentials:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key))
+    proof = did_proof_of(MALLORY, spki_of(key))
     return Credentials(key, (tlskit.doubled(key, proof, proof),))
 
 
 @flaw("cannot be read|TLS failed")
 def extension_twice_and_the_second_forged() -> Credentials:
     key = new_key()
-    first, second = proof_of(MALLORY, spki_of(key)), bytes(ALICE.did) + bytes(72)
+    first, second = did_proof_of(MALLORY, spki_of(key)), bytes(ALICE.did) + bytes(72)
     return Credentials(key, (tlskit.doubled(key, first, second),), ALICE.did)
 
 
 @flaw("was not signed by")
 def did_in_the_extension_altered() -> Credentials:
     key = new_key()
-    proof = bytes(ALICE.did) + proof_of(MALLORY, spki_of(key))[32:]
+    proof = bytes(ALICE.did) + did_proof_of(MALLORY, spki_of(key))[32:]
     return presenting(proof, key=key, claims=ALICE.did)
 
 
 @flaw("was not signed by")
 def expiry_in_the_extension_altered() -> Credentials:
     key = new_key()
-    proof = bytearray(proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(-100)))
+    proof = bytearray(did_proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(-100)))
     proof[38] += 1
     return presenting(bytes(proof), key=key)
 
@@ -241,7 +241,7 @@ def expiry_in_the_extension_altered() -> Credentials:
 @flaw("was not signed by")
 def signature_in_the_extension_altered() -> Credentials:
     key = new_key()
-    proof = bytearray(proof_of(MALLORY, spki_of(key)))
+    proof = bytearray(did_proof_of(MALLORY, spki_of(key)))
     proof[50] ^= 1
     return presenting(bytes(proof), key=key)
 
@@ -249,7 +249,7 @@ def signature_in_the_extension_altered() -> Credentials:
 @flaw("was not signed by")
 def signature_with_s_plus_the_group_order() -> Credentials:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key))
+    proof = did_proof_of(MALLORY, spki_of(key))
     order = 2**252 + 27742317777372353535851937790883648493
     malleable = int.from_bytes(proof[72:], "little") + order
     return presenting(proof[:72] + malleable.to_bytes(32, "little"), key=key)
@@ -258,13 +258,13 @@ def signature_with_s_plus_the_group_order() -> Credentials:
 @flaw("was not signed by")
 def extension_copied_from_another_certificate() -> Credentials:
     # The proof of ALICE is public: whoever dials her has seen it.
-    return presenting(proof_of(ALICE, spki_of(new_key())), key=new_key(), claims=ALICE.did)
+    return presenting(did_proof_of(ALICE, spki_of(new_key())), key=new_key(), claims=ALICE.did)
 
 
 @flaw("has 103 bytes, not 104")
 def extension_truncated() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key))[:-1], key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key))[:-1], key=key)
 
 
 @flaw("has 0 bytes, not 104")
@@ -275,7 +275,7 @@ def extension_empty() -> Credentials:
 @flaw("has 105 bytes, not 104")
 def extension_too_long() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key)) + b"\0", key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key)) + b"\0", key=key)
 
 
 @flaw("names no usable DID")
@@ -290,7 +290,7 @@ def did_of_small_order() -> Credentials:
 @flaw("names no usable DID")
 def did_of_order_8() -> Credentials:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key), did=ORDER_8_POINT)
+    proof = did_proof_of(MALLORY, spki_of(key), did=ORDER_8_POINT)
     return presenting(proof, key=key, claims=ALICE.did)
 
 
@@ -298,45 +298,45 @@ def did_of_order_8() -> Credentials:
 def did_not_canonical() -> Credentials:
     key = new_key()
     did = (2**255 - 19 + 3).to_bytes(32, "little")
-    return presenting(proof_of(MALLORY, spki_of(key), did=did), key=key, claims=ALICE.did)
+    return presenting(did_proof_of(MALLORY, spki_of(key), did=did), key=key, claims=ALICE.did)
 
 
 @flaw("names no usable DID")
 def did_not_on_the_curve() -> Credentials:
     key = new_key()
     did = (2).to_bytes(32, "little")
-    return presenting(proof_of(MALLORY, spki_of(key), did=did), key=key, claims=ALICE.did)
+    return presenting(did_proof_of(MALLORY, spki_of(key), did=did), key=key, claims=ALICE.did)
 
 
 @flaw("names no usable DID")
 def did_with_a_torsion_component() -> Credentials:
     key = new_key()
-    return presenting(tlskit.torsion_proof(spki_of(key)), key=key, claims=ALICE.did)
+    return presenting(tlskit.torsion_did_proof(spki_of(key)), key=key, claims=ALICE.did)
 
 
 @flaw("was not signed by")
 def signed_by_another_key() -> Credentials:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key), did=bytes(ALICE.did))
+    proof = did_proof_of(MALLORY, spki_of(key), did=bytes(ALICE.did))
     return presenting(proof, key=key, claims=ALICE.did)
 
 
 @flaw("was not signed by")
 def signed_with_the_label_of_a_batch() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key), label=Label.BATCH.value), key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key), label=Label.BATCH.value), key=key)
 
 
 @flaw("was not signed by")
 def signed_with_the_label_of_a_receipt() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key), label=Label.RECEIPT.value), key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key), label=Label.RECEIPT.value), key=key)
 
 
 @flaw("was not signed by")
 def signed_without_a_label() -> Credentials:
     key = new_key()
-    return presenting(proof_of(MALLORY, spki_of(key), label=b""), key=key)
+    return presenting(did_proof_of(MALLORY, spki_of(key), label=b""), key=key)
 
 
 @flaw("was not signed by")
@@ -507,7 +507,7 @@ async def test_the_kit_makes_honest_peers_too() -> None:
 @on_asyncio
 async def test_a_clock_that_is_a_day_behind_is_forgiven(hours: int) -> None:
     key = new_key()
-    proof = proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(hours))
+    proof = did_proof_of(MALLORY, spki_of(key), expires_at_us=in_hours(hours))
     async with bob_node() as bob:
         outcome = await tlskit.in_thread(
             tlskit.attack,
@@ -524,7 +524,7 @@ async def test_a_clock_that_is_a_day_behind_is_forgiven(hours: int) -> None:
 async def test_the_null_ca_may_be_sent_along() -> None:
     """OpenSSL sends the issuer of a certificate unasked, where it knows it."""
     key = new_key()
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),))
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),))
     async with bob_node() as bob:
         outcome = await tlskit.in_thread(
             tlskit.attack,
@@ -539,7 +539,7 @@ async def test_the_null_ca_may_be_sent_along() -> None:
 @on_asyncio
 async def test_a_proof_may_be_for_a_key_of_another_kind() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
-    made = certificate(key, (proof_of(MALLORY, spki_of(key)),), issuer_key=NULL_CA_KEY)
+    made = certificate(key, (did_proof_of(MALLORY, spki_of(key)),), issuer_key=NULL_CA_KEY)
     async with bob_node() as bob:
         outcome = await tlskit.in_thread(
             tlskit.attack,

@@ -42,7 +42,7 @@ def places(draw: st.DrawFn) -> tuple[int, int]:
 
 
 def plain_root(sender: bytes, leaves: list[bytes]) -> bytes:
-    """The tree as docs/protocol.md has it, written down again."""
+    """The tree of docs/protocol.md, implemented a second time."""
     groups = b""
     for start in range(0, len(leaves), 16):
         part = leaves[start : start + 16]
@@ -101,7 +101,7 @@ class TestTree:
 
 
 class TestRootsDiffer:
-    """Nothing can be appended, left out, exchanged, regrouped or attributed anew."""
+    """No envelope can be appended, left out, exchanged, regrouped or attributed to another DID."""
 
     @given(counts, st.data())
     def test_another_list(self, count: int, data: st.DataObject) -> None:
@@ -130,7 +130,7 @@ class TestRootsDiffer:
 
 
 class TestPathForgeries:
-    """`root_from_path` gives the signed root for the true leaf at its true place alone."""
+    """`root_from_path` returns the signed root only for the true leaf at its true position."""
 
     @settings(deadline=None)
     @given(places(), places())
@@ -193,7 +193,7 @@ class TestPathForgeries:
 
 
 class TestSecondPreimages:
-    """A leaf has no label, so a body can hash to a group's hash: that leads nowhere.
+    """A leaf has no label, so a body can hash to a group's hash. No attack follows from that.
 
     Twice: such a body does not begin as an envelope does, and the levels above have labels.
     """
@@ -231,7 +231,7 @@ class TestSecondPreimages:
 
 
 class TestSignatures:
-    """What a key signed for one purpose proves nothing for another."""
+    """A signature for one purpose is invalid for every other purpose."""
 
     BODIES = tuple(body(n) for n in range(1, 4))
 
@@ -273,7 +273,7 @@ class TestSignatures:
 
     @pytest.mark.parametrize("level", ["leaf", "root"])
     def test_a_v1_signature_as_that_of_a_batch(self, level: str) -> None:
-        """v1 signs a bare digest: 32 bytes, which might as well be a root."""
+        """v1 signs a bare digest of 32 bytes, which could also be a root."""
         bodies = [body()]
         root, _, leaves = sign_batch(ALICE, bodies)
         signature = ALICE._sign_digest(leaves[0] if level == "leaf" else root)

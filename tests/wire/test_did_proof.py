@@ -1,4 +1,4 @@
-"""The proof of a DID inside a certificate: who signed it, for which TLS key, until when."""
+"""DID proofs: who signed one, for which TLS key, until when."""
 
 from __future__ import annotations
 
@@ -118,6 +118,6 @@ class TestExpiry:
         assert "was not signed by" in refusal(later, now_us=EXPIRY)
 
     def test_the_signature_comes_before_the_expiry(self) -> None:
-        """A stranger's expired proof says nothing of the DID's clock."""
+        """The signature is checked first: a forged proof is not reported as expired."""
         value = make_did_proof(ALICE, SPKI, EXPIRY)[:-1] + b"\0"
         assert "was not signed by" in refusal(value, now_us=10 * EXPIRY)

@@ -36,7 +36,7 @@ def error_of(decoder: FrameDecoder) -> RemoteProtocolError:
 
 
 def is_silent(decoder: FrameDecoder) -> bool:
-    """Whether it ignores everything, holds nothing, and sticks to its first error."""
+    """Whether the decoder ignores all bytes, holds none, and keeps its first error."""
     error = decoder.error
     ignored = decoder.receive_data(encode_frame(b"late")) == []
     decoder.receive_eof()
@@ -139,13 +139,13 @@ class TestFirstByte:
             assert decoder.receive_data(bytes([byte])) == []
             error = error_of(decoder)
             assert error.reason is Reason.WRONG_PROTOCOL
-            assert str(error) == f"the first byte is {byte:#04x}, v1 frames begin 0x00"
+            assert str(error) == f"the first byte is {byte:#04x}; a v1 frame begins with 0x00"
             assert is_silent(decoder)
 
     def test_a_tls_client_hello(self) -> None:
         decoder = FrameDecoder(LIMIT)
         assert decoder.receive_data(b"\x16\x03\x01\x02\x00") == []
-        assert str(error_of(decoder)) == "the first byte is 0x16, v1 frames begin 0x00"
+        assert str(error_of(decoder)) == "the first byte is 0x16; a v1 frame begins with 0x00"
 
     def test_of_a_later_frame_it_is_part_of_a_length(self) -> None:
         decoder = FrameDecoder(LIMIT)
@@ -179,7 +179,7 @@ class TestEnd:
 
 
 class TestMemory:
-    """`_buffer` is all it has: everything else is a number, a flag or the error."""
+    """`_buffer` holds all bytes of the decoder; its other fields hold none."""
 
     def test_it_has_no_other_store(self) -> None:
         assert set(FrameDecoder.__slots__) == {

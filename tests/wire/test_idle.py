@@ -1,4 +1,4 @@
-"""How much a peer may cost without bringing anything."""
+"""How many frames without anything new a peer may send."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TestMeter:
 
 
 def unknown(kind: int, count: int = 1) -> bytes:
-    """A receipt that nobody signed, of what nobody sent."""
+    """An unsigned receipt for a message that was not sent."""
     return Receipts(kind, 1, tuple(bytes([n % 256]) * 32 for n in range(count)), bytes(64)).encode()
 
 

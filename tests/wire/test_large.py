@@ -1,4 +1,4 @@
-"""Envelopes, proofs and records that are read in pieces: the same verdicts, in little memory."""
+"""Envelopes, receipt proofs and records read in pieces: the same verdicts, in little memory."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class TestLog:
         checker = LogChecker()
         checker.receive_data(data[: offsets[1]] + content + hash_)
         assert checker.error is not None
-        assert checker.error.problem == "its envelope is none of wire 3"
+        assert checker.error.problem == "its envelope is not one of wire 3"
 
 
 def peak_of(run: Callable[[], object]) -> int:
@@ -208,7 +208,7 @@ def test_an_envelope_and_a_proof_of_any_size_take_little_memory(
 
 
 class TestTooLong:
-    """What no more bytes can make an envelope or a proof; who reads a TiB of it can stop."""
+    """Streams that no further bytes can make valid, so that a reader of a TiB can stop."""
 
     def test_an_envelope(self) -> None:
         stream = EnvelopeStream()

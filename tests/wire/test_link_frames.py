@@ -96,7 +96,7 @@ def le(value: int, size: int) -> bytes:
 
 
 class TestLayouts:
-    """Each frame as docs/protocol.md has it, byte for byte."""
+    """Each frame as in docs/protocol.md, byte for byte."""
 
     def test_hello(self) -> None:
         hello = Hello(
@@ -206,7 +206,7 @@ class TestRanges:
             (4, bytes(8)),
             (4, le(EPOCHS + 1, 8)),
             (4, le(U64, 8)),
-            # The sender of that epoch could not count on beyond it.
+            # The owner of that epoch could not take a later one.
             (60, le(EPOCHS + 1, 8)),
             (60, le(U64, 8)),
             # A batch that fits by its payload must fit by its frame.
@@ -223,7 +223,10 @@ class TestRanges:
     ) -> None:
         body = hello.encode()[5:]
         body = body[:at] + field + body[at + len(field) :] + more
-        assert refusal(frames.HELLO, body) == "the peer sent a HELLO that contradicts itself"
+        assert (
+            refusal(frames.HELLO, body)
+            == "the peer sent a HELLO with illegal versions, epochs or sizes"
+        )
 
     @pytest.mark.parametrize("epoch", [1, EPOCHS])
     @pytest.mark.parametrize("known_epoch", [0, EPOCHS])

@@ -45,7 +45,7 @@ def raw(receipts: Receipts) -> bytes:
 
 
 def packed(envelope: SignedEnvelope, receipts: Receipts) -> bytes:
-    """A proof, put together by anyone."""
+    """A receipt proof that anyone could put together."""
     data = envelope.encode()
     return b"SWPROOF1" + len(data).to_bytes(4, "little") + data + raw(receipts)
 
@@ -126,7 +126,7 @@ class TestForgeries:
     )
     def test_a_receipt_about_others(self, kind: int, name: bytes) -> None:
         assert refusal(packed(taken_out(7), signed(kind, name))) == (
-            "the receipt is about other envelopes"
+            "the receipt does not name this envelope"
         )
 
     @pytest.mark.parametrize("kind", [ACCEPTED_ENVELOPES, HANDLED_ENVELOPES])
@@ -141,7 +141,7 @@ class TestForgeries:
 
     @pytest.mark.parametrize("kind", [ACCEPTED_ENVELOPES, HANDLED_ENVELOPES])
     def test_an_envelope_that_its_sender_did_not_sign(self, kind: int) -> None:
-        """The recipient cannot make one up, whatever it signs."""
+        """The recipient cannot forge one, whatever it signs."""
         forged = SignedEnvelope(
             BODIES[0], MerklePath(0, 1, alone(BODIES[:1], 0, BOB).signature, hashes=b"")
         )
@@ -152,11 +152,11 @@ class TestForgeries:
     def test_a_v1_envelope_is_of_no_batch(self) -> None:
         for name in (V1.digest, BATCH.root):
             assert refusal(packed(V1, signed(ACCEPTED_BATCHES, name))) == (
-                "the receipt is about batches, and the envelope is of none"
+                "the receipt names batches, and a v1 envelope is in no batch"
             )
 
     def test_a_receipt_for_another_recipients_envelope(self) -> None:
-        """One batch can hold envelopes to several: each signs for its own alone."""
+        """A batch can hold envelopes to several recipients: each signs only for its own."""
         mixed = [body(1, recipient=BOB), body(1, recipient=EVE)]
         batch = sent(mixed)
         receipts = signed(ACCEPTED_BATCHES, batch.root)

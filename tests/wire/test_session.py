@@ -55,7 +55,7 @@ from signedwire.wire.session import (
     StallNoticed,
     State,
 )
-from signedwire.wire.session_events import CLOSE_UNSAID
+from signedwire.wire.session_events import CLOSE_MISSING
 
 NOTHING = Credit(0, 0, 0, 0)
 ROOT = bytes(range(32))
@@ -80,7 +80,7 @@ def receipt(
 
 
 def open_alice(**options: Any) -> Session:
-    """Alice's end, open, with nothing to say."""
+    """Alice's end, open, with no bytes to send."""
     alice = session(**options)
     alice.receive_data(hello().encode(), 0.0)
     alice.data_to_send()
@@ -150,7 +150,7 @@ class TestDispatch:
         alice = session()
         alice.receive_data(FRAMES["CLOSE"] + FRAMES["HELLO"], 0.0)
         assert events_of(alice) == [Closed(frames.CLOSE_EVICTED, "bye", is_by_peer=True)]
-        assert frames_of(alice.data_to_send()) == [hello()]  # it was said before
+        assert frames_of(alice.data_to_send()) == [hello()]  # it was queued before
 
     def test_what_is_skipped_before_the_hello_and_after(self) -> None:
         alice = session()
@@ -234,7 +234,7 @@ class TestDispatch:
         alice = session()
         alice.receive_data(hello(**changes).encode() + FRAMES["ENVELOPES"], 0.0)
         event = ended(alice)
-        assert event.cause == "the peer sent a HELLO that contradicts itself"
+        assert event.cause == "the peer sent a HELLO with illegal versions, epochs or sizes"
         assert (event.code, event.reason) == (
             frames.CLOSE_PROTOCOL_ERROR,
             Reason.PROTOCOL_ERROR,
@@ -318,7 +318,7 @@ class TestStream:
         alice.receive_data(rest, 0.0)
         alice.receive_eof(0.0)
         assert events_of(alice) == [
-            Closed(CLOSE_UNSAID, "the connection ended", is_by_peer=True, reason=reason)
+            Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
         ]
         alice.receive_eof(0.0)
         assert events_of(alice) == []
@@ -364,8 +364,8 @@ class TestSignatures:
         bodies = [body(n, sender=signer, recipient=ALICE) for n in (1, 2)]
         alice = open_alice()
         alice.receive_data(envelopes(bodies, signer), 0.0)
-        # Named, counted against its credit, and not believed. It is the driver that
-        # ends the link, once it has refused them.
+        # The batch uses credit and is not believed. The driver ends the link after it has
+        # refused the envelopes.
         assert events_of(alice) == [BatchFailed(bodies)]
         assert alice.state is State.OPEN
         assert alice.granted_unused.messages == PLENTY.messages - 2
@@ -430,7 +430,7 @@ SIZE = len(SMALL)
 
 
 class TestCreditIn:
-    """What we granted is never exceeded."""
+    """The peer never exceeds the credit that we granted."""
 
     @pytest.mark.parametrize(
         ("credit", "bodies"),
@@ -490,7 +490,7 @@ class TestCreditIn:
         assert ended(alice).cause == f"the peer sent an envelope of {size} bytes"
 
     def test_the_first_envelope_decides_the_class(self) -> None:
-        """Nobody gets round one allowance by mixing: what is mixed is refused above."""
+        """A mixed batch does not evade the credit of a lane: the delivery refuses mixed batches."""
         alice = open_alice(credit=Credit(9, 9000, 1, 9000))
         alice.receive_data(envelopes([URGENT, SMALL]), 0.0)
         assert ended(alice).cause == "the peer sent more than it was granted"
@@ -512,7 +512,7 @@ class TestGranting:
         ]
 
     def test_is_told_at_once_where_the_first_grant_was_nothing(self) -> None:
-        """After a reconnect into a full inbox, nothing else would ever wake the sender."""
+        """After a reconnect into a full inbox, no other event would wake the sender."""
         alice = open_alice(credit=Credit(0, 1 << 20, 0, 0))
         alice.grant(1, 100, is_critical=False)
         assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(1, (1 << 20) + 100, 0, 0))]
@@ -521,7 +521,7 @@ class TestGranting:
 
     @pytest.mark.parametrize("is_critical", [False, True])
     def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
-        """Less than a quarter is back, and yet the sender has not enough for one message."""
+        """Less than a quarter was granted anew, but the sender lacks credit for one message."""
         largest = (1 << 16) + 122
         credit = Credit(1000, largest + 1000, 1000, largest + 1000)
         alice, bob = open_pair(ours=credit)
@@ -539,7 +539,7 @@ class TestGranting:
         assert alice.granted_unused == Credit(8, 4000, 2, 1000)
         alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT]), 0.0)
         assert alice.granted_unused == Credit(6, 4000 - 2 * SIZE, 1, 1000 - SIZE)
-        alice.grant(1, SIZE, is_critical=False)  # whether the peer has been told or not
+        alice.grant(1, SIZE, is_critical=False)  # whether the grant was advertised or not
         assert alice.granted_unused == Credit(7, 4000 - SIZE, 1, 1000 - SIZE)
 
     def test_after_the_end(self) -> None:
@@ -559,7 +559,7 @@ class TestGranting:
 
 
 class TestCreditOut:
-    """What the peer granted is never exceeded."""
+    """We never exceed the credit that the peer granted."""
 
     def test_there_is_no_room_before_the_hello(self) -> None:
         assert session().send_window() == NOTHING
@@ -590,7 +590,7 @@ class TestCreditOut:
         less[field] = PLENTY[field] - 1
         alice = open_alice()
         alice.receive_data(CreditFrame(Credit(*less)).encode(), 0.0)
-        assert ended(alice).cause == "the peer took credit back"
+        assert ended(alice).cause == "the peer reduced its credit"
 
     def test_the_same_credit_again(self) -> None:
         alice = open_alice()
@@ -716,7 +716,7 @@ class TestTime:
         alice.handle_timeout(15.0)
         event = ended(alice)
         assert (event.cause, event.reason) == (
-            "not a byte for 15 s: declared dead",
+            "no byte came for 15 s (dead_timeout)",
             Reason.TOO_SLOW,
         )
         assert frames_of(alice.data_to_send()) == [Close(1, event.cause)]
@@ -732,7 +732,7 @@ class TestTime:
         assert [type(event) for event in events_of(alice)][-1] is BatchReceived
 
     def test_a_frame_takes_too_long(self) -> None:
-        """Absolute: trickling bytes do not extend it."""
+        """The limit is absolute: trickling bytes do not extend it."""
         alice = open_alice()
         data = envelopes()
         for second in range(30):
@@ -775,7 +775,7 @@ class TestTime:
 
 
 class TestStalls:
-    """Our own loop stood still: the peer's bytes may wait in the socket, so it is heard first."""
+    """After a stall of our own loop, waiting bytes of the peer are read before it times out."""
 
     def test_a_peer_is_not_dead_because_we_slept(self) -> None:
         alice = open_alice()
@@ -784,7 +784,7 @@ class TestStalls:
         due = alice.next_timeout()
         assert due is not None
         assert due > 25.0
-        # What waited in the socket:
+        # The bytes that waited in the socket:
         alice.receive_data(Pong(1).encode(), 25.1)
         assert alice.next_timeout() == 30.1
 
@@ -794,7 +794,7 @@ class TestStalls:
         due = alice.next_timeout()
         assert due is not None
         alice.handle_timeout(due)
-        assert ended(alice).cause == "not a byte for 15 s: declared dead"
+        assert ended(alice).cause == "no byte came for 15 s (dead_timeout)"
 
     def test_a_frame_is_not_late_because_we_slept(self) -> None:
         alice = open_alice(dead_timeout=1000.0)
@@ -821,7 +821,7 @@ class TestStalls:
 
 
 class TestClosing:
-    @pytest.mark.parametrize("code", [CLOSE_UNSAID, *range(11), 65_535])
+    @pytest.mark.parametrize("code", [CLOSE_MISSING, *range(11), 65_535])
     @pytest.mark.parametrize("is_by_peer", [False, True])
     def test_which_ends_are_orderly(self, code: int, is_by_peer: bool) -> None:
         assert Closed(code, "", is_by_peer=is_by_peer).is_orderly == (
@@ -837,9 +837,9 @@ class TestClosing:
         )
 
     def test_that_nobody_said_why_is_never_on_the_wire(self) -> None:
-        assert CLOSE_UNSAID == -1
+        assert CLOSE_MISSING == -1
         with pytest.raises(struct.error):
-            Close(CLOSE_UNSAID, "").encode()
+            Close(CLOSE_MISSING, "").encode()
         alice = open_alice()
         alice.receive_eof(0.0)
         assert not ended(alice).is_orderly
@@ -852,7 +852,7 @@ class TestClosing:
         alice.close(frames.CLOSE_DENIED, "no more")
         assert events_of(alice) == [Closed(frames.CLOSE_DENIED, "no more", is_by_peer=False)]
         data = alice.data_to_send()
-        # CLOSE is the last frame; envelopes that nobody would read are not sent.
+        # CLOSE is the last frame; envelopes after it would be ignored, so they are not sent.
         assert [type(frame) for frame in frames_of(data)] == [Refusals, Close]
         bob.receive_data(data, 0.0)
         refusals, closed = events_of(bob)
@@ -987,7 +987,7 @@ class Wire:
 
     def tick(self, who: int) -> None:
         if self.draw.random() < 0.05:
-            # Nobody is silent for 15 s: what is on the way arrives before time leaps.
+            # Bytes on the way arrive before time leaps, so no end is silent for 15 s.
             for end in (0, 1):
                 while self.pipes[end]:
                     self.deliver(end)
@@ -1050,7 +1050,7 @@ def test_two_sessions_back_to_back(credit: Credit) -> None:
     wire.settle(0)
     for _ in range(2500):
         wire.step()
-    # Then let everything through: nobody waits for anything that will not come.
+    # Then let everything through: neither end waits for ever.
     while any(wire.pipes) or any(wire.untaken):
         for end in (0, 1):
             while wire.pipes[end]:
@@ -1066,7 +1066,7 @@ def test_two_sessions_back_to_back(credit: Credit) -> None:
         sent, got = wire.ends[end], wire.ends[other]
         assert sent._sent == got._received == wire.count(wire.bodies[end])
         assert sent._allowed == got._advertised
-        # Whatever was taken, a message of the largest size goes through.
+        # Whatever was taken before, a message of the largest size can be sent.
         room = sent.send_window()
         assert room.messages
         assert room.critical_messages

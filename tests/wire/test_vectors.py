@@ -28,7 +28,7 @@ from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Closed
-from signedwire.wire.session_events import CLOSE_UNSAID
+from signedwire.wire.session_events import CLOSE_MISSING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -297,7 +297,7 @@ def test_receipt_proofs(name: str, kind: int) -> None:
 
 
 def table(heading: str, pattern: str) -> list[tuple[str, ...]]:
-    """What `pattern` finds in the rows under a heading."""
+    """Return the matches of `pattern` in the rows under a heading."""
     _, _, rest = TEXT.partition(f"\n{heading}\n")
     assert rest, f"protocol.md has no {heading!r}"
     section = rest.partition("\n## ")[0].partition("\n### ")[0]
@@ -330,7 +330,7 @@ class TestText:
     def test_orderly_ends(self) -> None:
         (named,) = table("## 14. The end", r"^([\d, ]+) and (\d) are \*\*orderly\*\*")
         orderly = {int(code) for code in re.findall(r"\d", "".join(named))}
-        for code in (CLOSE_UNSAID, *range(10)):
+        for code in (CLOSE_MISSING, *range(10)):
             assert Closed(code, "", is_by_peer=True).is_orderly == (code in orderly), code
 
     def test_hello(self) -> None:

@@ -17,7 +17,7 @@ from signedwire.cli.formatting import at_utc, count_of, envelope_fields, payload
 from signedwire.cli.input_files import open_input
 from signedwire.cli.output import emit, escape, paint, result, result_as_is, say
 from signedwire.evidence.chain import NO_HEAD, BadRecord, CheckedRecord, LogChecker
-from signedwire.evidence.files import place_of_rest
+from signedwire.evidence.files import describe_predecessor
 
 __all__ = ["show", "verify"]
 
@@ -154,7 +154,7 @@ def _walk(path: Path, checker: LogChecker) -> Iterator[CheckedRecord]:
     checker.receive_eof()
     if checker.reader.header is None:
         assert checker.error is not None
-        place = place_of_rest(str(path)) if os.path.isfile(path) else None
+        place = describe_predecessor(str(path)) if os.path.isfile(path) else None
         if place is not None:
             raise BadFile(
                 f"{path}: not a whole evidence log: it has no header and begins behind {place}",

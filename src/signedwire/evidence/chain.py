@@ -5,9 +5,9 @@
     record    …
 
 Numbers are little-endian. `size` is the size of the envelope in bytes. `wire` is 2 for
-an envelope that arrived by v2: it has its path and stands alone. `wire` is 1 for an
-envelope that arrived by v1: it has its own signature. The version in the header cannot
-serve for that, because v1 peers may name any version. The hashes:
+an envelope that arrived by v2: it has its Merkle path and stands alone. `wire` is 1 for an
+envelope that arrived by v1: it has its own signature. The version in the header does
+not tell them apart, because v1 peers may name any version. The hashes:
 
     header    BLAKE3("signedwire/evidence-header/1\\0" ‖ header without its hash)
     record    BLAKE3("signedwire/evidence-record/1\\0" ‖ hash before ‖ record without its hash)
@@ -18,8 +18,8 @@ whose end was cut off, or whose hashes were all recomputed, still has a sound ch
 An auditor who wrote down an earlier head detects that: no record has that hash then.
 
 `Chain` writes a log. `LogReader` checks the chain alone; `LogChecker` also proves
-every envelope. They take and return bytes; `delivery` reads and writes the file. They
-hold at most `large.WHOLE` bytes of one record and the bytes of the present call.
+every envelope. They take and return bytes; `log` and `opening` do the I/O. They hold at
+most `large.WHOLE` bytes of one record and the bytes of the present call.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LogHeader(NamedTuple):
             EnvelopeError: `data` does not begin with a header, or its hash does not fit.
         """
         if data[: len(MAGIC)] != MAGIC[: len(data)]:
-            raise EnvelopeError("not an evidence log: it begins otherwise")
+            raise EnvelopeError(f"not an evidence log: it does not begin with {MAGIC.decode()}")
         if len(data) < HEADER_SIZE:
             raise EnvelopeError(f"not a whole evidence log: {len(data)} bytes")
         header = cls(*_HEADER.unpack_from(data)[1:])
@@ -145,7 +145,7 @@ class BadRecord:
 
 
 class _LargeRecord:
-    """A large record whose bytes behind its prefix of 13 bytes are read piece by piece."""
+    """A large record, read piece by piece behind its prefix of 13 bytes."""
 
     def __init__(self, head: bytes, prefix: bytes) -> None:
         self.size, self.wire, self.accepted_at_us = _PREFIX.unpack(prefix)
@@ -156,7 +156,7 @@ class _LargeRecord:
         self._hasher = blake3(_RECORD_LABEL + head + prefix)
 
     @property
-    def has_come(self) -> int:
+    def received_size(self) -> int:
         """Number of bytes of the record that have been read."""
         return _PREFIX.size + self.envelope.size + len(self.hash)
 
@@ -290,7 +290,7 @@ class LogReader:
         self._large: _LargeRecord | None = None
 
     def receive_data(self, data: bytes) -> list[LogRecord]:
-        """Take the next bytes of the file; returns the records that they complete."""
+        """Take the next bytes of the file, and return the records that they complete."""
         records: list[LogRecord] = []
         while self.error is None and data:
             if self._large is None:
@@ -306,7 +306,7 @@ class LogReader:
             record = large.record(self.count + 1, self.offset)
             if large.is_sound:
                 records.append(record)
-                self._pass(record)
+                self._advance(record)
             else:
                 self._fail_hash(record)
         return data
@@ -342,7 +342,7 @@ class LogReader:
                 break
             size, wire, accepted_at_us = _PREFIX.unpack_from(data, at)
             if not ENVELOPE_OVERHEAD <= size <= MAX_ENVELOPE:
-                self._fail(f"it says that its envelope has {size} bytes, which none has")
+                self._fail(f"it names an envelope of {size} bytes, and no envelope has that size")
                 break
             if size > WHOLE:
                 self._large = _LargeRecord(head, data[at : at + _PREFIX.size])
@@ -367,23 +367,23 @@ class LogReader:
             records.append(record)
             at = behind + HASH_SIZE
             head = hash_
-            self._pass(record)
+            self._advance(record)
         return records, at
 
-    def _pass(self, record: LogRecord) -> None:
+    def _advance(self, record: LogRecord) -> None:
         self.head = record.hash
         self.count += 1
         self.offset += RECORD_OVERHEAD + record.size
 
     def _fail_hash(self, record: LogRecord) -> None:
         self.bad = record
-        self._fail("its hash does not fit: it, or what should be before it, was changed")
+        self._fail("its hash does not fit: it or its predecessor was changed")
 
     def _fail(self, problem: str, *, is_incomplete: bool = False) -> None:
         self.error = BadRecord(self.count + 1, self.offset, problem, is_incomplete)
 
     def receive_eof(self) -> None:
-        """The file ends here."""
+        """Note the end of the file; sets `error` if it is inside a record."""
         if self.error is not None:
             return
         if self.header is None:
@@ -393,9 +393,9 @@ class LogReader:
                 is_begun = MAGIC.startswith(self._rest[: len(MAGIC)])
                 self.error = BadRecord(0, 0, error.fact, is_begun)
         elif self._rest or self._large is not None:
-            come = len(self._rest) if self._large is None else self._large.has_come
+            size = len(self._rest) if self._large is None else self._large.received_size
             self._fail(
-                f"the file ends inside of it, {come} bytes after its start",
+                f"the file ends inside it, {size} bytes after its start",
                 is_incomplete=True,
             )
 
@@ -411,7 +411,7 @@ class LogChecker:
     """Reads a log like `LogReader`, and verifies that each envelope was sent to its owner.
 
     Args:
-        head: A head that was written down earlier; `has_head` tells whether it was found.
+        head: A head that was written down earlier, to look for. See `has_head`.
     """
 
     def __init__(self, head: bytes | None = None) -> None:
@@ -421,13 +421,13 @@ class LogChecker:
         self.count = 0
         """Number of verified records so far."""
         self.head = NO_HEAD
-        """The hash of the last of them, or of the header."""
+        """The hash of the last verified record, or of the header."""
         self.head_at: int | None = None
         """The number of the record that has the hash `head`; 0: the header has it."""
         self._wanted = head
         # (sender, root, signature) of verified batches. The envelopes of a batch follow
         # each other; batches of several senders may alternate.
-        self._good: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=64)
+        self._verified: deque[tuple[bytes, bytes, bytes]] = deque(maxlen=64)
 
     @property
     def has_head(self) -> bool:
@@ -435,14 +435,14 @@ class LogChecker:
         return self._wanted is None or self.head_at is not None
 
     def receive_data(self, data: bytes) -> list[CheckedRecord]:
-        """Take the next bytes of the file; returns the records that they complete."""
+        """Take the next bytes of the file, and return the records that they complete."""
         if self.error is not None:
             return []
         reader, is_first = self.reader, self.reader.header is None
         records = reader.receive_data(data)
         if is_first and reader.header is not None:
             header_hash = reader.header.encode()[-HASH_SIZE:]
-            self._pass(0, header_hash)
+            self._advance(0, header_hash)
         checked: list[CheckedRecord] = []
         for record in records:
             try:
@@ -452,22 +452,22 @@ class LogChecker:
                 return checked
             checked.append(CheckedRecord(record, envelope))
             self.count = record.number
-            self._pass(record.number, record.hash)
-        self._look_at_the_reader()
+            self._advance(record.number, record.hash)
+        self._take_error()
         return checked
 
     def receive_eof(self) -> None:
-        """The file ends here."""
+        """Note the end of the file; sets `error` if it is inside a record."""
         if self.error is None:
             self.reader.receive_eof()
-            self._look_at_the_reader()
+            self._take_error()
 
-    def _pass(self, number: int, hash_: bytes) -> None:
+    def _advance(self, number: int, hash_: bytes) -> None:
         self.head = hash_
         if hash_ == self._wanted:
             self.head_at = number
 
-    def _look_at_the_reader(self) -> None:
+    def _take_error(self) -> None:
         reader = self.reader
         self.error = reader.error
         if reader.bad is not None:
@@ -498,12 +498,12 @@ class LogChecker:
             return envelope
         sender = body[SENDER]
         name = (sender, path.root(sender, envelope.digest), path.signature)
-        if name not in self._good:
+        if name not in self._verified:
             if not verify_labelled(sender, Label.BATCH, name[1], path.signature):
                 raise SignatureError(
                     f"bad signature: its envelope is not what {did_text(sender)} sent"
                 )
-            self._good.append(name)
+            self._verified.append(name)
         return envelope
 
 
@@ -513,4 +513,4 @@ def _decode(record: LogRecord) -> SignedEnvelope:
         return SignedEnvelope.decode_v1(raw) if large is None else large.envelope()
     if record.wire == _V2 and raw.startswith(V2_START):
         return SignedEnvelope.decode(raw) if large is None else large.envelope()
-    raise EnvelopeError(f"its envelope is none of wire {record.wire}")
+    raise EnvelopeError(f"its envelope is not one of wire {record.wire}")

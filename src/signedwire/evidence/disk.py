@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 BINARY: Final[int] = getattr(os, "O_BINARY", 0)
-# O_NONBLOCK: opening a FIFO must not hang before we can see that it is one.
+# O_NONBLOCK: opening a FIFO must not block; `_open_existing()` then refuses it.
 _FLAGS: Final[int] = (
     os.O_RDWR | os.O_APPEND | BINARY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 )
@@ -76,7 +76,7 @@ def make_next(path: str, data: bytes, old: int) -> tuple[int, bool]:
     fd, _ = open_file(new)
     try:
         lock(fd, new)
-        is_readable = _take_readers(fd, old)
+        is_readable = _copy_readers(fd, old)
         write_all(fd, data)
         os.fsync(fd)
     except (OSError, EvidenceLogError):
@@ -89,7 +89,7 @@ def _remove_beginning(new: str) -> None:
     """Remove a new file that a crash left with a part of a header, a whole one, or zeros.
 
     Raises:
-        FileExistsError: the file has other content, so it is not ours to remove.
+        FileExistsError: the file has other content, so it may belong to somebody else.
         OSError: the file cannot be removed.
     """
     try:
@@ -102,11 +102,11 @@ def _remove_beginning(new: str) -> None:
         if MAGIC.startswith(beginning) or not any(beginning):
             os.unlink(new)
             return
-    raise FileExistsError(errno.EEXIST, f"something else is at {new}")
+    raise FileExistsError(errno.EEXIST, f"another file is at {new}")
 
 
-def _take_readers(fd: int, old: int) -> bool:
-    """Give a new file the group and the mode of the old one, without write rights for others.
+def _copy_readers(fd: int, old: int) -> bool:
+    """Give a new file the group and mode of the old one, without write access for others.
 
     Returns:
         `False` if the new file stays private to its owner. Then its group cannot be
@@ -162,7 +162,7 @@ def finish_rotation(path: str) -> None:
     if fd < 0:
         return
     try:
-        # A node that had it locked may have ended its rotation meanwhile.
+        # The node that held the lock may have ended its rotation meanwhile.
         if is_at(fd, new) and not os.path.lexists(path):
             with contextlib.suppress(FileExistsError):
                 rename_new(new, path)
@@ -191,7 +191,7 @@ def _lock_next(path: str) -> int:
         return -1
     try:
         fd = _open_existing(new)
-    except FileNotFoundError:  # a node ended its rotation
+    except FileNotFoundError:  # the other node has just ended its rotation
         return -1
     try:
         lock(fd, path)
@@ -217,6 +217,11 @@ def remove_unfinished(path: str, owner: bytes) -> None:
 
 
 def lock(fd: int, path: str) -> None:
+    """Lock the open file, without waiting.
+
+    Raises:
+        EvidenceLogError: another process, or another node of this one, has locked it.
+    """
     if sys.platform != "win32":  # pragma: no branch
         import fcntl
 
@@ -226,7 +231,7 @@ def lock(fd: int, path: str) -> None:
             raise EvidenceLogError(
                 path,
                 "cannot be used: another process, or another node of this one, has it open",
-                "Stop that one, or name another file: one node writes a log at a time",
+                "Stop the other one, or name another file: one node writes a log at a time",
             ) from None
 
 
@@ -235,12 +240,13 @@ def close(fd: int) -> None:
     if sys.platform != "win32":  # pragma: no branch
         import fcntl
 
-        with contextlib.suppress(OSError):  # some file systems know no locks
+        with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write all of `data`, in as many calls as the system needs."""
     with memoryview(data) as view:
         done = 0
         while done < len(view):
@@ -248,6 +254,7 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 def sync_data(fd: int) -> None:
+    """Wait until the data of the file is on the disk."""
     if hasattr(os, "fdatasync"):
         os.fdatasync(fd)
     else:

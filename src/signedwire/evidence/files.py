@@ -1,4 +1,4 @@
-"""The files of an evidence log: their numbers, their removal, and changes by others.
+"""The files of an evidence log: their numbers, their removal, and changes by other programs.
 
     evidence.log.000000012000    rotated; the number of its last record in the whole chain
     evidence.log.000000020000
@@ -6,7 +6,7 @@
     evidence.log.new             the next file, during a rotation
 
 The log writes to one open file. `FileWatch` checks size, names and inode of this file
-before anything is acknowledged, because only an unchanged file proves anything.
+before a message is acknowledged, because a changed file proves nothing.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ __all__ = [
     "Rotated",
     "RotationPolicy",
     "header_of",
-    "place_of_rest",
+    "describe_predecessor",
 ]
 
 NEW_SUFFIX: Final = ".new"
 _CHUNK: Final = 1024 * 1024
 _DIGITS: Final = 12
-_MAX_LOOKED_AT: Final = 32
+_MAX_SEARCHED: Final = 32
 _MAX_FIRST_RECORD: Final = 4 * 1024 * 1024
 
 
@@ -112,7 +112,7 @@ class FileWatch:
         known = os.fstat(self._fd)
         if known.st_size < size:
             raise ChangedByOthersError(
-                f"another program cut it to {known.st_size} bytes; {size} were written"
+                f"another program cut it to {known.st_size} bytes; the node wrote {size}"
             )
         if known.st_size > size:
             raise ChangedByOthersError(
@@ -241,8 +241,8 @@ class NumberedFiles:
             return removed
         if len(found) <= keep:
             return removed
-        mine = [each for each in found if self._is_mine(each[1])]
-        for number, path, _ in mine[:-keep]:
+        ours = [each for each in found if self._is_ours(each[1])]
+        for number, path, _ in ours[:-keep]:
             try:
                 os.unlink(path)
             except OSError as error:
@@ -255,7 +255,7 @@ class NumberedFiles:
                 )
             else:
                 log.info(
-                    "evidence log %s: %s was removed, as more than %d rotated files were there; "
+                    "evidence log %s: %s was removed, because only %d rotated files are kept; "
                     "the chain begins behind record %d now",
                     self._path,
                     path,
@@ -266,7 +266,7 @@ class NumberedFiles:
                 removed.append(Removed(path, number))
         return removed
 
-    def _is_mine(self, path: str) -> bool:
+    def _is_ours(self, path: str) -> bool:
         header = header_of(path)
         return header is not None and header.owner == self._owner
 
@@ -290,11 +290,11 @@ def _head_of(path: str) -> bytes:
     return b""
 
 
-def place_of_rest(path: str) -> str | None:
-    """Describe which record of which file comes before a file without a header.
+def describe_predecessor(path: str) -> str | None:
+    """Describe the record before the first one of a file without a header.
 
-    Such a file is left when another program cut a log at its front. The search covers
-    files beside it whose names begin like its own.
+    Another program that removes the beginning of a log leaves such a file. The search
+    covers files beside it whose names begin with its name.
 
     Returns:
         A text for people; `None` if the file does not begin with a record.
@@ -309,7 +309,7 @@ def place_of_rest(path: str) -> str | None:
         for each in own.parent.glob(f"{_escaped(own.name)}[.-]*")
         if header_of(str(each)) is not None
     ]
-    for other in sorted(beside)[:_MAX_LOOKED_AT]:
+    for other in sorted(beside)[:_MAX_SEARCHED]:
         number = _number_before(str(other), record)
         if number is not None:
             return f"record {number} of {other}" if number else f"the header of {other}"

@@ -2,14 +2,15 @@
 
     append ─→ queue ─→ records of all waiting messages ─→ write, fdatasync ─→ callbacks
 
-`chain` defines a record. The file only grows at its end, and nothing in it
-is ever changed. After `then(None)` a record is on the disk. As with a store, all
-messages that wait during one sync share the next one. After a failed write the log
-takes nothing more, and every waiting caller gets the error.
+`chain` defines a record. The file only grows at its end, and nothing in it is ever
+changed. A record is on the disk when `on_commit(None)` is called. All messages that wait
+during one sync share the next one, as in a store. After a failed write the log accepts
+nothing more, and every waiting caller gets the error.
 
 Opening reads the whole file and checks its chain. Bytes behind the last sound record,
 from a crash, were never confirmed to any caller. They are cut off and kept in a file
-beside the log, because they might be damage after all. Earlier damage is an error.
+beside the log, because they might be damage and not a torn write. Earlier damage is an
+error.
 
 No other program may change the file. Before a record counts as written, the file is
 compared with its known state (see `FileWatch`), and a difference is a failure.
@@ -72,14 +73,15 @@ from signedwire.types import Did, did_text, unix_time_us
 __all__ = ["EvidenceLog"]
 
 _CHUNK: Final = 1024 * 1024
-_WEIGHED: Final = 1024
-"""Number of bytes that weigh as much as one message, when a write is limited in size."""
+_BYTES_PER_MESSAGE: Final = 1024
+"""Number of bytes that count as one more message where the writer limits one commit."""
 _MAX_WAITING: Final = 4096
-_TOUCHED_HINT: Final = (
-    "Keep logrotate and the like away from it. Stop the node, put the file back as it was, "
-    "and start it again; docs/evidence.md has how to rotate it"
+_CHANGED_HINT: Final = (
+    "Keep logrotate and similar programs away from it. Stop the node, restore the file, and "
+    "start it again; docs/evidence.md explains how to rotate it"
 )
 _RETRY_ROTATION: Final = 60.0
+"""Seconds after a failed rotation until the next attempt."""
 
 
 RotationEvent = Rotated | Removed
@@ -94,7 +96,7 @@ class EvidenceLog:
     Args:
         path: Path of the file, which is made if there is none.
         owner: The node's DID; the file belongs to this node alone.
-        call: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
+        dispatch: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
             they run in the thread that writes, where they must not raise or block.
         unacked: Names (`name_of`) of messages that a store has accepted. If a crash came
             before they were logged, `restored()` logs them.
@@ -129,19 +131,19 @@ class EvidenceLog:
         files: list[_File] = []
 
         def open_() -> _File:
-            files.append(_File(self.path, owner, unacked, self._log, rotation, self._tell))
+            files.append(_File(self.path, owner, unacked, self._log, rotation, self._emit))
             return files[0]
 
         executor: Executor
         if is_threaded:
-            executor = Writer(open_, dispatch, self._failed)
+            executor = Writer(open_, dispatch, self._on_failure)
         else:
-            executor = Inline(open_(), dispatch, self._failed)
+            executor = Inline(open_(), dispatch, self._on_failure)
         self._executor = executor
         self._file = files[0]
         self._unlogged = self._file.unlogged
 
-    # -- what was accepted: any thread ---------------------------------------------------
+    # -- accepted messages, any thread ---------------------------------------------------
 
     def append(self, messages: Sequence[Message], on_commit: OnCommit | None = None) -> None:
         """Log accepted messages; call `on_commit` when all messages so far are on the disk.
@@ -149,10 +151,10 @@ class EvidenceLog:
         `messages` may be empty. Unsigned messages are not logged, because they prove nothing.
 
         Raises:
-            EvidenceLogError, ClosedError: the log takes nothing more.
+            EvidenceLogError, ClosedError: the log has failed, or is closed.
         """
         proven = [message for message in messages if message.is_proven]
-        weight = len(proven) + sum(message.size for message in proven) // _WEIGHED
+        weight = len(proven) + sum(message.size for message in proven) // _BYTES_PER_MESSAGE
         run = partial(self._file.append, proven, unix_time_us()) if proven else None
         self._executor.submit(Operation(run, on_commit, None, weight))
         self._executor.flush()
@@ -181,11 +183,11 @@ class EvidenceLog:
         self._unlogged.discard(name)
         self._append_then([message] if is_missing else [], on_commit, None)
 
-    # -- the whole -----------------------------------------------------------------------
+    # -- the log -----------------------------------------------------------------------
 
     @property
     def has_room(self) -> bool:
-        """Whether the disk keeps up; if not, callers should wait where they can."""
+        """Whether fewer than 4096 messages wait for the disk; if not, callers should wait."""
         return self._executor.waiting < _MAX_WAITING
 
     @property
@@ -204,8 +206,8 @@ class EvidenceLog:
         return self._executor.on_failed
 
     @on_failed.setter
-    def on_failed(self, tell: Callable[[StoreError], None] | None) -> None:
-        self._executor.on_failed = tell
+    def on_failed(self, callback: Callable[[StoreError], None] | None) -> None:
+        self._executor.on_failed = callback
 
     def rotate(self, archive: str | os.PathLike[str] | None = None) -> Future[EvidenceHead]:
         """Rename the file, and continue in a new one whose header names the old head.
@@ -244,7 +246,7 @@ class EvidenceLog:
     def close(self, timeout: float | None = None) -> bool:
         """Write all appended messages and release the file; blocks. Safe to call twice.
 
-        Returns `False` if `timeout` seconds were not enough; the thread then goes on.
+        Returns `False` if `timeout` seconds were not enough; the thread then continues.
         """
         is_closed = self._executor.close(timeout)
         head = self.head
@@ -253,18 +255,18 @@ class EvidenceLog:
         self._log.info("evidence log %s: %d records, head %s", *args, extra=extra)
         return is_closed
 
-    def _tell(self, event: RotationEvent) -> None:
+    def _emit(self, event: RotationEvent) -> None:
         if self.on_rotation is not None:
             self.on_rotation(event)
 
-    def _failed(self, error: BaseException) -> EvidenceLogError:
-        hint = "Look after the disk, then start the node again"
+    def _on_failure(self, error: BaseException) -> EvidenceLogError:
+        hint = "Check the disk, then start the node again"
         if isinstance(error, ChangedByOthersError):
-            hint = _TOUCHED_HINT
+            hint = _CHANGED_HINT
         elif getattr(error, "errno", None) == errno.ENOSPC:
             hint = "Make room on the disk, then start the node again"
         elif not isinstance(error, OSError):
-            hint = "That is a fault of signedwire: report it, and start the node again"
+            hint = "This is a fault of signedwire: report it, and start the node again"
         failure = EvidenceLogError(
             self.path,
             f"has failed: {cause_of(error)}; nothing more is accepted or acknowledged",
@@ -280,7 +282,7 @@ def _archive_name(path: str, archive: str | os.PathLike[str]) -> str:
         raise TypeError(f"the name of an archive is text or a Path, not {type(name).__name__}")
     if not name or "\0" in name:
         raise EvidenceLogError(
-            path, f"was not rotated: {name!r} is no name of a file", "Give the archive a name"
+            path, f"was not rotated: {name!r} is not a file name", "Give the archive a file name"
         )
     return os.path.abspath(name)
 
@@ -295,13 +297,13 @@ class _File:
         unacked: Collection[bytes],
         log: logging.Logger,
         rotation: RotationPolicy,
-        tell: Callable[[RotationEvent], None],
+        emit: Callable[[RotationEvent], None],
     ) -> None:
         self._path = path
         self._owner = owner
         self._log = log
         self._rotation = rotation
-        self._tell = tell
+        self._emit = emit
         self._notifications: list[RotationEvent] = []
         self._numbers = NumberedFiles(path, bytes(owner))
         self._retry_at = 0.0
@@ -319,19 +321,19 @@ class _File:
             if found is None:
                 if newest is not None:
                     raise lost_error(path, "is empty", newest)
-                self._take_rights(0o077)
+                self._remove_rights(0o077)
                 found = self._begin(set(unacked))
             else:
                 self._check_owner(found.header)
                 later = self._numbers.later_part(found.header, found.size, found.count)
                 if later is not None:
                     raise lost_error(path, "is an older copy, or of another chain", later)
-                self._take_rights(0o022)
+                self._remove_rights(0o022)
                 self._cut(found)
                 remove_unfinished(path, bytes(owner))
-            # Under the lock, so that no other node rotates the log now.
+            # The lock is held, so no other node rotates the log now.
             self._records_before = self._numbers.records_before(found.header)
-            sync_folder(os.path.dirname(path))  # an earlier start may have died before this
+            sync_folder(os.path.dirname(path))  # a crash may have prevented it before
         except OSError as error:
             close(self._fd)
             raise open_error(path, error) from None
@@ -342,9 +344,9 @@ class _File:
         self._chain = Chain(found.head, found.count)
         self.head = EvidenceHead(found.count, found.head.hex())
         self.size = found.size
-        self._go_on_in(found.header)
+        self._continue_in(found.header)
 
-    def _go_on_in(self, header: LogHeader) -> None:
+    def _continue_in(self, header: LogHeader) -> None:
         """Continue the log in the file that is open now."""
         self._watch = FileWatch(self._fd, self._path)
         self._started_at_us = header.started_at_us
@@ -369,8 +371,8 @@ class _File:
                 "Start with the key that it was made with, or name another file",
             )
 
-    def _take_rights(self, bits: int) -> None:
-        """Remove rights of group and others: all for a new log, write rights for any log."""
+    def _remove_rights(self, bits: int) -> None:
+        """Remove the mode bits `bits`: all of group and others for a new log, else write bits."""
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         if os.name != "posix" or not mode & bits:
             return
@@ -379,12 +381,12 @@ class _File:
         except PermissionError:
             raise EvidenceLogError(
                 self._path,
-                f"cannot be used: others may use it (mode {mode:04o}), and this user may not "
+                f"cannot be used: other users have access (mode {mode:04o}), and this user may not "
                 "change that",
                 f"Run `chmod {mode & ~bits:04o}` on it as its owner, or name another file",
             ) from None
         self._log.warning(
-            "evidence log %s: its mode was %04o, so that others could change it; it is %04o now",
+            "evidence log %s: its mode %04o gave access to other users; it is %04o now",
             self._path,
             mode,
             mode & ~bits,
@@ -409,11 +411,11 @@ class _File:
         os.ftruncate(self._fd, found.size)
         os.fsync(self._fd)
         self._log.warning(
-            "evidence log %s: behind record %d were %d bytes of no whole record, as a crash "
-            "leaves them; they were cut off and are in %s",
+            "evidence log %s: %d bytes behind record %d are not a whole record, as after a "
+            "crash; they were moved to %s",
             self._path,
-            found.count,
             self.torn,
+            found.count,
             beside,
             extra=fields("evidence torn", path=self._path, count=self.torn),
         )
@@ -424,7 +426,7 @@ class _File:
         """Make the records of messages; the next `commit()` writes them to the disk."""
         for message in messages:
             if self._is_full(accepted_at_us):
-                self._rotate_itself()
+                self._rotate_by_policy()
             self._buffer += self._chain.record(accepted_at_us, message.envelope)
             if len(self._buffer) >= _CHUNK:
                 self._flush()
@@ -438,20 +440,21 @@ class _File:
             return True
         if policy.max_age is None:
             return False
-        # The wall clock may have been set back, and the process may be new.
+        # The monotonic clock measures from the opening only, and the wall clock may have been
+        # set back, so the larger age counts.
         age = (now_us - self._started_at_us) / 1_000_000
         return max(age, monotonic() - self._opened_at) >= policy.max_age
 
-    def _rotate_itself(self) -> None:
+    def _rotate_by_policy(self) -> None:
         result = self.rotate(None)
         self._retry_at = 0.0
-        if isinstance(result, EvidenceLogError):  # no record is lost by a larger file
+        if isinstance(result, EvidenceLogError):  # no record is lost: the file only grows
             self._retry_at = monotonic() + _RETRY_ROTATION
             self._log.error("%s", result, extra=fields("evidence not rotated", path=self._path))
 
     def _flush(self) -> None:
         if self._buffer:
-            self._watch.check(self.size)  # else the records could be written behind a gap
+            self._watch.check(self.size)  # else there could be a gap before the records
             self._is_changed = True
             write_all(self._fd, self._buffer)
             self.size += len(self._buffer)
@@ -472,7 +475,7 @@ class _File:
     def notifications(self) -> list[Callable[[], None]]:
         """See `Engine`."""
         notifications, self._notifications = self._notifications, []
-        return [partial(self._tell, each) for each in notifications]
+        return [partial(self._emit, each) for each in notifications]
 
     def checkpoint(self) -> None:
         """See `Engine`."""
@@ -501,26 +504,24 @@ class _File:
                 return head
             archive = self._numbers.name(last)
         if os.path.lexists(archive):
-            return EvidenceLogError(
-                path, f"was not rotated: there is something at {archive}", "Name another file"
-            )
+            return EvidenceLogError(path, f"was not rotated: {archive} exists", "Name another file")
         header = LogHeader(bytes(self._owner), unix_time_us(), self._chain.head)
         data = header.encode()
         try:
-            self._move_on(archive, data)
+            self._replace_file(archive, data)
         except NotRotatedError as error:
             return EvidenceLogError(
                 path,
                 f"was not rotated: {error}",
-                "Name a file on the same disk, in a directory that exists; move what is in the way",
+                "Name a file that does not exist, on the same disk, in a directory that exists",
             )
         self._chain = Chain(data[-32:])
         self.head = EvidenceHead(0, data[-32:].hex())
         self.size = len(data)
         self._records_before = last
-        self._go_on_in(header)
+        self._continue_in(header)
         self._log.info(
-            "evidence log %s: %d records are in %s now",
+            "evidence log %s: rotated; its %d records are in %s now",
             path,
             head.records,
             archive,
@@ -533,8 +534,8 @@ class _File:
             )
         return head
 
-    def _move_on(self, archive: str, data: bytes) -> None:
-        """Rename the log, and give its name to a new file that begins with `data`.
+    def _replace_file(self, archive: str, data: bytes) -> None:
+        """Rename the log to `archive`, and give its name to a new file with `data`.
 
         Raises:
             NotRotatedError: nothing was done.
@@ -543,7 +544,7 @@ class _File:
         path = self._path
         with contextlib.ExitStack() as stack:
             try:
-                # After the first rename there may be no file descriptor left for the folders.
+                # Opened before the rename: after it there may be no file descriptor left.
                 names = {os.path.dirname(archive), os.path.dirname(path)}
                 folders = [stack.enter_context(Folder(each)) for each in names]
                 fd, is_readable = make_next(path, data, self._fd)
@@ -556,8 +557,8 @@ class _File:
                 raise NotRotatedError(cause_of(error)) from error
             if not is_readable:
                 self._log.warning(
-                    "evidence log %s: only this user may read the new file, other than the "
-                    "one before; set its group and mode again",
+                    "evidence log %s: other users could read the old file, and only this user can "
+                    "read the new one; set its group and mode again",
                     path,
                     extra=fields("evidence mode", path=path),
                 )

@@ -1,7 +1,7 @@
 """Opens an evidence log: locks it, finishes an interrupted rotation, and reads it through.
 
-Another process may have the log open and rotate it at any time. So an opened file is the
-log only if its name still leads to it once it is locked.
+Another process may rotate the log at any time. So the opened file is the log only if its
+name still leads to it when it is locked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from signedwire.evidence.disk import (
     open_file,
     refuse_while_rotating,
 )
-from signedwire.evidence.files import NumberedFiles, place_of_rest
+from signedwire.evidence.files import NumberedFiles, describe_predecessor
 from signedwire.files import cause_of
 
 __all__ = ["Found", "lost_error", "open_error", "open_log", "read_log"]
@@ -29,10 +29,9 @@ __all__ = ["Found", "lost_error", "open_error", "open_log", "read_log"]
 _ATTEMPTS: Final = 16
 _CHUNK: Final = 1024 * 1024
 _MAX_TORN: Final = 64 * 1024 * 1024
-"""Maximum size of an unfinished write, in bytes: one write between two syncs is smaller, unless
-it is one larger record."""
+"""Maximum size of a torn write, in bytes. More bytes behind the last sound record are damage."""
 _DAMAGE_HINT: Final = (
-    "Run `signedwire evidence verify` on it, and keep it; then name another file, or move it away"
+    "Run `signedwire evidence verify` on it, and keep it; then move it away or name another file"
 )
 
 
@@ -70,11 +69,11 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
         except FileNotFoundError:
             if os.path.islink(path) or not os.path.isdir(os.path.dirname(path)):
                 raise
-            continue  # the file has just disappeared: a node is rotating
+            continue  # another node has just renamed it
         try:
             lock(fd, path)
             if not os.fstat(fd).st_size:
-                refuse_while_rotating(path)  # else that node would replace our file
+                refuse_while_rotating(path)  # a node that rotates would replace our file
             if is_at(fd, path):
                 return fd
         except BaseException:
@@ -83,8 +82,8 @@ def open_log(path: str, numbers: NumberedFiles) -> int:
         close(fd)
     raise EvidenceLogError(
         path,
-        f"cannot be used: another program replaces it, {_ATTEMPTS} times by now",
-        "Stop that one, or name another file: one node writes a log at a time",
+        f"cannot be used: another program has replaced it {_ATTEMPTS} times during the opening",
+        "Stop that program, or name another file: one node writes a log at a time",
     )
 
 
@@ -108,12 +107,12 @@ def read_log(fd: int, path: str, unacked: set[bytes]) -> Found | None:
         # A crash can leave a new file with a part of its header, or with zeros.
         if total <= HEADER_SIZE and (MAGIC.startswith(beginning[:8]) or not any(beginning)):
             return None
-        place = place_of_rest(path)
+        place = describe_predecessor(path)
         if place is not None:
             raise EvidenceLogError(
                 path,
-                f"cannot be used: it has no header and begins behind {place}",
-                "Another program cut it at its front. Put what it had before in front of it, "
+                f"cannot be used: it has no header, and its first record follows {place}",
+                "Another program removed its beginning. Put the missing part in front of it, "
                 "then run `signedwire evidence verify` on it",
             )
         raise EvidenceLogError(path, f"cannot be used: {error.problem}", "Name another file")
@@ -128,16 +127,18 @@ def read_log(fd: int, path: str, unacked: set[bytes]) -> Found | None:
 
 
 def lost_error(path: str, what: str, archive: str) -> EvidenceLogError:
+    """Return the error for a log that does not continue its rotated file `archive`."""
     return EvidenceLogError(
         path,
-        f"{what}, and {archive}, behind which it goes on, is still there: another program "
-        "moved, cut or removed it",
-        "Put it back; or move the numbered files away too, and a new chain begins",
+        f"{what}, and its rotated file {archive} exists: another program moved, cut or removed "
+        "the log",
+        "Put the log back; or move the numbered files away too, to begin a new chain",
     )
 
 
 def open_error(path: str, error: OSError) -> EvidenceLogError:
-    hint = "Is the disk full, or may this user not write there?"
+    """Return the error for a log that the system does not open."""
+    hint = "Check that the disk has room and that this user may write there"
     if error.errno == errno.ENOENT:
         hint = "Make its directory first"
     return EvidenceLogError(path, f"cannot be opened: {cause_of(error)}", hint)

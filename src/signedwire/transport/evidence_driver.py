@@ -1,10 +1,10 @@
-"""Between the evidence log and the rest: when it is opened, and when it is let go of.
+"""Opens and closes the evidence log, and reports its failures and rotations as events.
 
     receive ─→ (commit, with a store) ─→ EvidenceLog ─→ delivered, receipted
 
-A message is accepted when the log has it on the disk: only then the application
-gets it and the sender its receipt. A crash between the commit and the log is made
-up for here: what the store has, and the log has not, is written at the next start.
+A message is accepted when the log has it on the disk. Only then the application gets the
+message and the sender its receipt. A crash may come between the commit and the log. The
+next start then writes to the log what only the store has.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["close_evidence", "open_evidence"]
 
 
 async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | None:
-    """Open the log of the configuration; `None`: it names none.
+    """Open the log that the configuration names; return `None` if it names none.
 
     Raises:
-        EvidenceLogError: the file cannot be used; what is in it stays.
-        ConfigError: there is no DID whose log it could be.
+        EvidenceLogError: the file cannot be used; its content is unchanged.
+        ConfigError: the transport has no DID that could own the log.
     """
     config, us = runtime.config, runtime.us
     path = config.evidence
@@ -37,7 +37,7 @@ async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | 
         return None
     if us is None:
         raise ConfigError(
-            "evidence is of one DID, and this transport takes envelopes for all of them",
+            "an evidence log belongs to one DID, and this transport accepts all envelopes",
             "Make it with a did, or use a Node",
         )
     unacked: set[bytes] = set()
@@ -51,14 +51,14 @@ async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | 
         config.evidence_max_bytes, config.evidence_max_age, config.evidence_keep
     )
     open_ = partial(EvidenceLog, path, us, dispatch=dispatch, unacked=unacked, rotation=rotation)
-    # Cancelled, a long log is read by its thread, and closed then.
+    # If this call is cancelled, the thread reads a long log to its end and then closes it.
     log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
-    log.on_failed = partial(_tell_failure, runtime, log.path)
+    log.on_failed = partial(_emit_failure, runtime, log.path)
     log.on_rotation = partial(_emit_rotation, runtime, log.path)
     return log
 
 
-def _tell_failure(runtime: Runtime, path: str, failure: StoreError) -> None:
+def _emit_failure(runtime: Runtime, path: str, failure: StoreError) -> None:
     runtime.emit(EvidenceFailed(path, failure.fact))
 
 
@@ -70,8 +70,16 @@ def _emit_rotation(runtime: Runtime, path: str, news: Rotated | Removed) -> None
 
 
 async def close_evidence(log: EvidenceLog | None, timeout: float) -> bool:
-    """Write what was accepted, and tell it. Returns what `outlast()` does."""
+    """Write all accepted messages, and close the log.
+
+    Args:
+        log: The log; `None`: there is nothing to close.
+        timeout: Maximum time in seconds; the thread of the log then continues alone.
+
+    Returns:
+        Whether the caller was cancelled meanwhile.
+    """
     if log is None:
         return False
     is_cancelled = await outlast(in_own_thread(log.close, timeout))
-    return await next_turn() or is_cancelled  # what it told is in the loop's queue
+    return await next_turn() or is_cancelled  # its last callbacks are in the queue of the loop

@@ -2,20 +2,21 @@
 
 Nothing in this folder opens a socket, reads a clock, draws a random number or
 starts a thread. Bytes and instants are arguments, so that a test of any case only
-calls a function. (One exception, for users' convenience: `SignedEnvelope.sign()`
-without a timestamp takes the present time.)
+calls a function. (There is one exception: `SignedEnvelope.sign()` without a
+timestamp takes the present time.)
 
 - `envelope`: `SignedEnvelope`, the signed, DID-addressed unit: v1, byte for
   byte, or v2, from a signed batch.
+- `header`: the layout of the header, and functions that read and write its fields.
 - `frames`: v1's 4-byte length prefix. `FrameDecoder` takes the bytes of a socket
-  and returns whole frames. It checks the length of a frame before it buffers the
-  body.
+  and returns whole frames. It checks the length of a frame before it buffers the body.
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
 - `did_proof`: the extension of a TLS certificate that proves a DID.
 - `link_frames`: the frames of a v2 link.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
-  bytes out.
+  bytes out. `session_events`: its events. `idle`: its limit on frames that carry
+  nothing new.
 - `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
 - `large`: envelopes and receipt proofs that are checked without being held in memory.
 

@@ -14,10 +14,10 @@ so nobody can append or remove an envelope, or attribute the batch to another DI
 Ed25519 costs 60 µs to sign and verify. An envelope's share of the tree, two
 hashes, costs less than 1 µs. A batch of one needs no special case.
 
-An envelope that leaves its batch carries its path: the other leaves of its group,
+An envelope that stands alone carries its Merkle path: the other leaves of its group,
 then the hashes of the other groups, each in order. A path has at most 15 + 15
 hashes. With the path, the index, the count and the signature, anybody can verify
-that envelope alone.
+the envelope without the rest of its batch.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def path_size(index: int, count: int) -> int:
 
 
 def path_of(leaves: list[bytes], index: int, groups: list[bytes] | None = None) -> bytes:
-    """Return the path of the envelope at `index`, for `root_from_path()`.
+    """Return the Merkle path of the envelope at `index`, for `root_from_path()`.
 
     `groups` is the result of `group_hashes(leaves)`. A caller that needs many paths of
     one batch passes it to compute it only once.

@@ -5,8 +5,8 @@
 
 SPKI is the certificate's SubjectPublicKeyInfo in DER. The holder of the TLS key can
 act for the DID until the proof expires. A proof copied into another certificate
-proves nothing. The dates of the certificate itself are ignored: peers' clocks are
-wrong, so only the signed expiry counts, with an allowance.
+proves nothing. The dates of the certificate itself are ignored. Only the signed expiry
+counts, with an allowance of 24 hours, because clocks of peers may be wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DID_PROOF_OID: Final = "2.25.153408508520077977456744266825057003057"
 """The UUID 7369676e-6564-7769-7265-2f6c65616631 (ITU-T X.667), "signedwire/leaf1" in ASCII."""
 
 CLOCK_ALLOWANCE_US: Final = 24 * 3600 * 1_000_000
-"""Allowed difference between two clocks: a proof is accepted this long after its expiry, µs."""
+"""Time after its expiry during which a proof is still accepted, in microseconds."""
 
 _PROOF: Final = struct.Struct("<32sQ64s")
 _EXPIRY: Final = struct.Struct("<Q")

@@ -326,7 +326,7 @@ class SignedEnvelope:
 
     @property
     def sequence_number(self) -> int:
-        """Number of the envelope among those of its sender, from 1; in v2, within its lane."""
+        """Sequence number, which counts the sender's envelopes from 1; in v2, those of a lane."""
         return sequence_of(self._body)
 
     @property
@@ -433,9 +433,8 @@ def _encode_body(
         timestamp_us = unix_time_us()
     if type(sequence_number) is not int or type(timestamp_us) is not int:
         raise EnvelopeError(
-            f"sequence_number={sequence_number!r} or timestamp_us={timestamp_us!r} "
-            "is no whole number",
-            "Pass an int; True, 1.0 and numpy's are none",
+            f"sequence_number={sequence_number!r} or timestamp_us={timestamp_us!r} is not an int",
+            "Pass an int; bool, float and numpy integers are not accepted",
         )
     if not (0 <= sequence_number <= _MAX_U64 and 0 <= timestamp_us <= _MAX_U64):
         raise EnvelopeError(

@@ -58,7 +58,8 @@ class FrameDecoder:
             self._is_fresh = False
             if data[0] != 0:
                 self._fail(
-                    Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}, v1 frames begin 0x00"
+                    Reason.WRONG_PROTOCOL,
+                    f"the first byte is {data[0]:#04x}; a v1 frame begins with 0x00",
                 )
                 return []
         if self._buffer:

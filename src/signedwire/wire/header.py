@@ -124,12 +124,12 @@ def message_number_of(body: bytes) -> int:
 
 
 def sequence_of(body: bytes) -> int:
-    """Return the sequence number of a message of its sender, in v2 within its lane."""
+    """Return the sequence number, which counts the sender's messages; in v2, those of a lane."""
     return int(_U64.unpack_from(body, _SEQUENCE)[0])
 
 
 def timestamp_of(body: bytes) -> int:
-    """Return when the message was made, by the sender's clock: Unix time, microseconds."""
+    """Return when the sender made the message, by its clock: Unix time, microseconds."""
     return int(_U64.unpack_from(body, _TIMESTAMP)[0])
 
 

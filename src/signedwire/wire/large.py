@@ -60,7 +60,10 @@ class LargeEnvelope(SignedEnvelope):
 
     def encode(self) -> NoReturn:
         """Raise `EnvelopeError`, because the payload was not kept."""
-        raise EnvelopeError(f"an envelope of {self._payload_size} bytes was checked, and not kept")
+        raise EnvelopeError(
+            f"an envelope cannot be encoded: its payload of {self._payload_size} bytes was hashed "
+            "and not kept"
+        )
 
 
 class EnvelopeStream:

@@ -39,7 +39,8 @@ MAX_RECEIPT_HASHES: Final = 1024
 MAX_REFUSALS: Final = 1024
 MAX_CLOSE_REASON: Final = 256
 MAX_EPOCH: Final = 2**63 - 1
-"""Largest legal epoch. A node that receives its own epoch continues to count from there."""
+"""Largest legal epoch. A node may have to take a later epoch than the one that a peer
+remembers, so an epoch must never be the largest number of its field."""
 FRAME_MARGIN: Final = 64 * 1024 + 1024
 """Minimum difference between the limits of frame and payload, in bytes: every batch fits."""
 
@@ -88,7 +89,7 @@ class Hello:
     """The highest sequence accepted in each lane within `known_epoch`; 0: none."""
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         body = _HELLO.pack(
             self.min_version,
             self.max_version,
@@ -112,7 +113,7 @@ class Envelopes:
     """Header and payload of each envelope, 1 to 256 of them."""
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         parts = [b"", _ENVELOPES.pack(self.signature, len(self.bodies))]
         pack = _ENVELOPE_LENGTH.pack
         for body in self.bodies:
@@ -149,7 +150,7 @@ class Receipts:
         return _RECEIPT.pack(self.kind, self.at_us, len(self.hashes)) + b"".join(self.hashes)
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         body = self.statement + self.signature
         return _PREFIX.pack(len(body) + 1, RECEIPT) + body
 
@@ -169,7 +170,7 @@ class Refusals:
     refusals: tuple[Refusal, ...]
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         body = _U16.pack(len(self.refusals)) + b"".join(
             _REFUSAL.pack(lane, sequence, REASON_CODES[reason])
             for lane, sequence, reason in self.refusals
@@ -184,7 +185,7 @@ class CreditFrame:
     credit: Credit
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*self.credit)
 
 
@@ -195,7 +196,7 @@ class Ping:
     number: int
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         return _PREFIX.pack(_U64.size + 1, PING) + _U64.pack(self.number)
 
 
@@ -206,7 +207,7 @@ class Pong:
     number: int
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         return _PREFIX.pack(_U64.size + 1, PONG) + _U64.pack(self.number)
 
 
@@ -218,7 +219,7 @@ class Close:
     reason: str
 
     def encode(self) -> bytes:
-        """The whole frame."""
+        """Encode the whole frame."""
         text = self.reason.encode()[:MAX_CLOSE_REASON]
         body = _CLOSE.pack(self.code, len(text)) + text
         return _PREFIX.pack(len(body) + 1, CLOSE) + body
@@ -226,7 +227,7 @@ class Close:
 
 Frame: TypeAlias = Hello | Envelopes | Receipts | Refusals | CreditFrame | Ping | Pong | Close
 
-# Close codes.
+# Close codes; docs/protocol.md explains them.
 CLOSE_DONE: Final = 0
 CLOSE_PROTOCOL_ERROR: Final = 1
 CLOSE_DUPLICATE_LINK: Final = 2
@@ -292,7 +293,7 @@ def _read_hello(body: bytes) -> Hello:
         or hello.known_epoch > MAX_EPOCH
         or hello.max_frame_size < hello.max_payload_size + FRAME_MARGIN
     ):
-        raise _error("a HELLO that contradicts itself")
+        raise _error("a HELLO with illegal versions, epochs or sizes")
     return hello
 
 

@@ -4,7 +4,7 @@
 
 The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
-that the recipient accepted or handled it. The check needs neither of the two.
+that the recipient accepted or handled it.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     elif envelope.merkle_path is not None:
         name = envelope.merkle_path.root(sender, leaf)
     else:
-        raise SignatureError("the receipt is about batches, and the envelope is of none")
+        raise SignatureError("the receipt names batches, and a v1 envelope is in no batch")
     if name not in receipts.hashes:
-        raise SignatureError("the receipt is about other envelopes")
+        raise SignatureError("the receipt does not name this envelope")
     text = recipient + sender + receipts.statement
     if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
         raise SignatureError(f"the receipt was not signed by its recipient {did_text(recipient)}")

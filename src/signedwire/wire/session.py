@@ -52,7 +52,7 @@ from signedwire.wire.link_frames import (
     Refusals,
 )
 from signedwire.wire.session_events import (
-    CLOSE_UNSAID,
+    CLOSE_MISSING,
     BatchFailed,
     BatchReceived,
     Closed,
@@ -81,8 +81,9 @@ __all__ = [
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _STALL: Final = 1.0
-"""A timer that is later than this, in seconds, means that our own event loop stalled. The
-peer gets this much more time then, because its bytes may still wait in the socket."""
+"""Lateness of a timer, in seconds, that shows that our own event loop stalled. The timeouts
+of the peer are then extended by the lateness and by this much, because its bytes may still
+wait in the socket."""
 _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
@@ -109,7 +110,7 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class SentBatch:
-    """A sent batch: its root or leaves are named by receipts, all of it by a proof."""
+    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
 
     root: bytes
     leaves: list[bytes]
@@ -133,7 +134,7 @@ class Session:
         hello: Our HELLO; its credit is the first grant.
         limits: The timeouts and sizes that apply to the peer.
         now: The present instant, of a monotonic clock, in seconds.
-        is_expected: Whether receipts name anything that waits for them. Only such
+        is_expected: Returns whether receipts name any message in flight. Only such
             receipts are verified; all others are counted as idle frames.
         on_round_trip: Called with the seconds from each PING to its PONG.
     """
@@ -154,7 +155,7 @@ class Session:
         """Smoothed round-trip time in seconds; `None` until measured."""
         self.their_hello: Hello | None = None
         self.our_epoch = hello.epoch
-        """What our HELLO has named."""
+        """The epoch in our HELLO."""
         self._identity = identity
         self._is_expected = is_expected
         self._on_round_trip = on_round_trip
@@ -165,8 +166,8 @@ class Session:
         self._events: deque[Event] = deque()
         self._control: list[bytes] = [hello.encode()]
         self._data: list[bytes] = []
-        # Our CLOSE until it is sent: answers to frames before the fault go out before it.
-        self._goodbye = b""
+        # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
+        self._close_frame = b""
         self._granted = hello.credit
         self._advertised = hello.credit
         self._first_grant = hello.credit
@@ -177,7 +178,7 @@ class Session:
         self._opened_at = now
         self._last_inbound_at = now
         self._partial_since: float | None = None
-        self._fine = now
+        self._precise_now = now
         self._ping_number = 0
         self._ping_sent_at: float | None = None
 
@@ -186,7 +187,7 @@ class Session:
         """Whether the session has ended."""
         return self.state is State.CLOSED
 
-    # -- in ---------------------------------------------------------------------------
+    # -- input ---------------------------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the channel, and handle every frame in them."""
@@ -202,18 +203,18 @@ class Session:
 
     @property
     def has_frames(self) -> bool:
-        """Whether `handle_frame()` may find a further frame in the bytes put in."""
+        """Whether `handle_frame()` may find a further frame in the bytes of `put_data()`."""
         return self.state is not State.CLOSED and self._decoder.has_unread
 
-    def handle_frame(self, now: float, fine: float | None = None) -> bool:
-        """Handle one frame of the bytes put in; return `False` if no complete frame is left.
+    def handle_frame(self, now: float, precise_now: float | None = None) -> bool:
+        """Handle the next frame of `put_data()`; return `False` if none is complete.
 
-        `fine` is the present instant of a clock with a finer resolution. Only the
+        `precise_now` is the same instant by a clock with a finer resolution. Only the
         round-trip time uses it, because some event loops' clocks step by milliseconds.
         """
         if self.state is State.CLOSED:
             return False
-        self._fine = now if fine is None else fine
+        self._precise_now = now if precise_now is None else precise_now
         try:
             found = self._decoder.next_frame()
             if found is None:
@@ -241,7 +242,7 @@ class Session:
         if cost and not self.is_closed and not self._idle.add(cost, now):
             self._end(
                 frames.CLOSE_PROTOCOL_ERROR,
-                "the peer sent too many frames that bring nothing",
+                "the peer sent too many frames that carry nothing new",
                 Reason.PROTOCOL_ERROR,
             )
 
@@ -257,31 +258,33 @@ class Session:
         return self._idle.is_costly
 
     def receive_eof(self, now: float) -> None:
-        """The channel has ended without a CLOSE frame."""
+        """Close the session, because the channel has ended without a CLOSE frame."""
         if self.state is not State.CLOSED:
             reason = Reason.TRUNCATED if self._decoder.has_partial_frame else None
             self._close(
-                Closed(CLOSE_UNSAID, "the connection ended", is_by_peer=True, reason=reason)
+                Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
             )
 
     def next_event(self) -> Event | None:
         """Return the oldest pending event, or `None`."""
         return self._events.popleft() if self._events else None
 
-    # -- out --------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------
 
     def data_to_send(self) -> bytes:
         """Return the bytes to write now and forget them; empty if there are none."""
-        if not self._control and not self._data and not self._goodbye:
+        if not self._control and not self._data and not self._close_frame:
             return b""
-        data = b"".join((*self._control, *self._data, self._goodbye))
-        self._control, self._data, self._goodbye = [], [], b""
+        data = b"".join((*self._control, *self._data, self._close_frame))
+        self._control, self._data, self._close_frame = [], [], b""
         return data
 
     @property
     def _can_answer(self) -> bool:
         """Whether the peer would still read an answer: our CLOSE has not been sent."""
-        return self.state is State.OPEN or (bool(self._goodbye) and self.their_hello is not None)
+        return self.state is State.OPEN or (
+            bool(self._close_frame) and self.their_hello is not None
+        )
 
     def send_window(self) -> Credit:
         """Return the remaining credit; zero before the peer's HELLO and after the end."""
@@ -332,7 +335,7 @@ class Session:
 
     @property
     def granted_unused(self) -> Credit:
-        """Credit that was granted, advertised or not, and has not been used."""
+        """Credit that was granted to the peer, advertised or not, and that it has not used."""
         return self._granted.minus(self._received)
 
     def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
@@ -394,12 +397,12 @@ class Session:
             due.append(self._partial_since + limits.frame_timeout)
         return min(due, default=None)
 
-    def handle_timeout(self, now: float, fine: float | None = None) -> None:
+    def handle_timeout(self, now: float, precise_now: float | None = None) -> None:
         """Act on the timeouts that are due; does nothing before `next_timeout()`.
 
-        `fine` is the instant of a finer clock, as in `handle_frame()`.
+        `precise_now` is as in `handle_frame()`.
         """
-        self._fine = now if fine is None else fine
+        self._precise_now = now if precise_now is None else precise_now
         due = self.next_timeout()
         if due is None or now < due:
             return
@@ -431,7 +434,7 @@ class Session:
         elif now >= self._last_inbound_at + limits.dead_timeout:
             self._end(
                 frames.CLOSE_PROTOCOL_ERROR,
-                f"not a byte for {limits.dead_timeout:g} s: declared dead",
+                f"no byte came for {limits.dead_timeout:g} s (dead_timeout)",
                 Reason.TOO_SLOW,
             )
         else:
@@ -439,7 +442,7 @@ class Session:
 
     def _send_ping(self) -> None:
         self._ping_number += 1
-        self._ping_sent_at = self._fine
+        self._ping_sent_at = self._precise_now
         self._control.append(Ping(self._ping_number).encode())
 
     # -- frames -----------------------------------------------------------------------
@@ -491,7 +494,7 @@ class Session:
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
         if not self._is_expected(receipts):
-            # Nothing waits for this receipt: ignore it, and save the signature check.
+            # No message waits for this receipt, so the signature check is saved.
             self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
             return
         text = self._them + self._us + receipts.statement
@@ -510,7 +513,7 @@ class Session:
 
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
         if self._allowed.exceeds(frame.credit):
-            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer took credit back")
+            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
         is_same = frame.credit == self._allowed
         self.count_idle(1 if is_same else self._idle.cost_of_answers(1), now)
         self._allowed = frame.credit
@@ -521,8 +524,8 @@ class Session:
 
     def _handle_pong(self, pong: Pong, now: float) -> None:
         if self._ping_sent_at is None or pong.number != self._ping_number:
-            return  # late: other bytes have already shown that the peer is alive
-        sample = self._fine - self._ping_sent_at
+            return  # a late PONG; other bytes have already shown that the peer is alive
+        sample = self._precise_now - self._ping_sent_at
         self._ping_sent_at = None
         # RFC 6298, 2.3: a gain of 1/8.
         before = self.round_trip
@@ -541,7 +544,7 @@ class Session:
         # Queued envelopes would follow the CLOSE, where the peer ignores them.
         self._data = []
         if not closed.is_by_peer:
-            self._goodbye = Close(closed.code, closed.cause).encode()
+            self._close_frame = Close(closed.code, closed.cause).encode()
         self._events.append(closed)
 
 

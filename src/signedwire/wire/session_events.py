@@ -21,8 +21,8 @@ __all__ = [
     "StallNoticed",
 ]
 
-CLOSE_UNSAID: Final = -1
-"""Stands for a close code if the channel ended without a CLOSE from either end."""
+CLOSE_MISSING: Final = -1
+"""Takes the place of a close code if the channel ended without a CLOSE from either end."""
 _ORDERLY: Final = frozenset(
     {
         frames.CLOSE_DONE,
