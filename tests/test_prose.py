@@ -49,7 +49,6 @@ UNCLEAN = {
     "delivery/peer_session.py",
     "delivery/ports.py",
     "node.py",
-    "outbox.py",
     "stats.py",
     "transport/answers.py",
     "transport/blocking.py",
