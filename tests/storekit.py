@@ -1,4 +1,4 @@
-"""What the tests of the store share: drafts, batches, a file, and waiting for an answer."""
+"""Helpers for the tests of the store: drafts, batches, files, and waiting for a commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT: Final = 20.0
 
 
 class Note:
-    """A draft with a payload, as `OutgoingMessage` is one."""
+    """A `Draft` with a payload."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Note:
 
 
 class Told:
-    """An `on_commit` that can be waited for."""
+    """An `on_commit` with a `wait()`."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -79,7 +79,7 @@ class Told:
 
 
 def told(submit: Callable[..., Any], *arguments: Any, **options: Any) -> StoreError | None:
-    """Call, and wait for its `on_commit`."""
+    """Submit an operation, and wait for its `on_commit`."""
     on_commit = Told()
     submit(*arguments, **options, on_commit=on_commit)
     return on_commit.wait()
@@ -87,7 +87,7 @@ def told(submit: Callable[..., Any], *arguments: Any, **options: Any) -> StoreEr
 
 @contextlib.contextmanager
 def held(store: Store) -> Iterator[None]:
-    """Carry nothing out meanwhile, where the store has a thread for that."""
+    """Delay all operations within the block, if the store has a thread."""
     gate = threading.Event()
     if isinstance(store._executor, Writer):
         store._ask(lambda: gate.wait(LIMIT))

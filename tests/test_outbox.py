@@ -1,4 +1,4 @@
-"""`node.outbox`, `node.dead`, `node.health()`: what waits in a store, to see and to act on."""
+"""`node.outbox`, `node.dead`, `node.health()`: messages in a store are listed and changed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def away(path: Path, config: TransportConfig = ALONE) -> Node:
-    """Alice with a store, and Bob away."""
+    """Alice has a store, and Bob is not reachable."""
     node = Node(ALICE, config, store=path)
     node.routing.update(BOB.did, NOBODY)
     return node
@@ -61,7 +61,7 @@ async def soon(condition: Callable[[], bool]) -> None:
 
 
 def break_disk(node: Node) -> None:
-    """From now on no transaction ends well."""
+    """Every transaction from now on fails."""
     outbox = node._core.store
     assert outbox is not None
 
@@ -109,7 +109,7 @@ class TestOutbox:
             assert len(await node.outbox.list()) == 100
             rows = await node.outbox.list(limit=5000)
             assert [row.payload for row in rows] == [b"%d" % n for n in range(1000)] + [b"eve"]
-            ids = [row.id for row in rows]  # their attempts are counted meanwhile
+            ids = [row.id for row in rows]  # the number of attempts still changes
             page = await node.outbox.list(after=ids[4], limit=2)
             assert [row.id for row in page] == ids[5:7]
             for did in (EVE.did, str(EVE.did)):
@@ -118,7 +118,7 @@ class TestOutbox:
 
     @on_asyncio
     async def test_what_is_dropped_is_never_sent_and_its_receipt_says_so(self, path: Path) -> None:
-        config = TransportConfig(send_queue_limit=2)  # the others wait on the disk alone
+        config = TransportConfig(send_queue_limit=2)  # the store alone has the others
         async with away(path, config) as node:
             receipts = [await node.send(BOB.did, b"%d" % number) for number in range(5)]
             rows = await node.outbox.list()
@@ -208,7 +208,7 @@ class TestOutbox:
 
 
 class _Done:
-    """A future that is done."""
+    """Return a finished future."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -260,7 +260,7 @@ class TestDeadLetters:
             for receipt in receipts:
                 with pytest.raises(DeliveryFailedError):
                     await receipt.wait(DeliveryState.HANDLED)
-            (letter,) = await alice.dead.list()  # what came too late is nobody's fault
+            (letter,) = await alice.dead.list()  # an expired message becomes no dead letter
             assert (letter.payload, letter.reason) == (b"0", Reason.REFUSED)
 
     @on_asyncio
@@ -268,7 +268,7 @@ class TestDeadLetters:
         async with Node(ALICE, ALONE, store=path) as node:
             outbox = node._core.store
             assert outbox is not None
-            outbox.store.note_v2(BOB.did)  # it may link to us, so messages for it may wait
+            outbox.store.note_v2(BOB.did)  # Bob may dial us, so messages to him may wait
             outbox.store.dead_letter_accepted(BOB.did, body(1, b"no"), Reason.REFUSED)
             (letter,) = await node.dead.list()
             commits = outbox.store.stats().commits
@@ -279,7 +279,7 @@ class TestDeadLetters:
 
 
 class TestLives:
-    """What happens where a node ends and another takes up its store."""
+    """A node ends, and another opens its store."""
 
     @on_asyncio
     async def test_a_script_that_sends_and_ends_has_sent(self, path: Path) -> None:
@@ -308,7 +308,7 @@ class TestLives:
 
     @on_asyncio
     async def test_an_old_copy_of_the_file(self, path: Path, tmp_path: Path) -> None:
-        """What it holds has arrived and is not delivered twice; its receipt comes again."""
+        """Its messages have arrived. They get their receipts again and are not delivered twice."""
         copy = tmp_path / "copy.db"
         async with Node(BOB) as bob:
             async with away(path) as alice:
@@ -328,7 +328,7 @@ class TestLives:
 
     @on_asyncio
     async def test_a_copy_that_is_restored_again(self, path: Path, tmp_path: Path) -> None:
-        """Three states of one file have each numbered a message, and none as another has."""
+        """Three states of one file each number a message, and no two numbers are equal."""
         copy = tmp_path / "copy.db"
         async with Node(BOB) as bob:
             async with away(path) as alice:
@@ -349,7 +349,7 @@ class TestLives:
         async with away(path) as node:
             await node.send(BOB.did, b"x")
         async with Node(ALICE, ALONE, store=path) as alice, Node(BOB) as bob:
-            await asyncio.sleep(0.1)  # what waits has been loaded, and found no way
+            await asyncio.sleep(0.1)  # the rows were loaded, and the peer has no route
             alice.routing.update(BOB.did, bob.address)
             assert (await within(LIMIT, bob.receive())).payload == b"x"
 
@@ -370,7 +370,7 @@ class TestLives:
 
     @on_asyncio
     async def test_an_inbox_that_fills_within_a_batch(self, path: Path) -> None:
-        """What fits is accepted, and the rest is a dead letter with its reason."""
+        """The messages that fit are accepted; the others become dead letters with a reason."""
         config = TransportConfig(max_unacked_messages=100)
         async with Node(BOB, config, store=path) as bob, Node(ALICE) as alice:
             alice.routing.update(BOB.did, bob.address)
@@ -407,7 +407,7 @@ class TestLives:
                 async with Node(ALICE, ALONE, store=path):
                     break
             except StoreInUseError:
-                await asyncio.sleep(0.01)  # until that one has been closed
+                await asyncio.sleep(0.01)  # until the other node has closed
 
     @on_asyncio
     async def test_a_disk_that_does_not_answer_while_the_node_closes(self, path: Path) -> None:
@@ -462,7 +462,7 @@ class TestArguments:
             await node.send(BOB.did, b"one")
             await node.send(BOB.did, b"two")
         connection = sqlite3.connect(path)
-        forged = body(1, b"bad", sender=EVE)  # as long as what was there
+        forged = body(1, b"bad", sender=EVE)  # as long as the original
         connection.execute("UPDATE outgoing SET body = ? WHERE id & 255 = 1", (forged,))
         connection.commit()
         connection.close()

@@ -1,10 +1,4 @@
-"""Docstrings and pages are plain English; see `prosekit` for the rules.
-
-`UNCLEAN` lists the files that do not keep the rules yet. The list can only shrink: a listed
-file that keeps them fails its test, and so does a file with findings that is not listed.
-"""
-
-from __future__ import annotations
+"""Docstrings and pages are plain English; see `prosekit` for the rules."""
 
 from pathlib import Path
 
@@ -12,10 +6,6 @@ import pytest
 
 from prosekit import check_module, check_page, sentences, words
 from test_architecture import MODULES, PAGES, ROOT, SOURCE
-
-UNCLEAN = {
-    "outbox.py",
-}
 
 
 def name_of(path: Path) -> str:
@@ -30,14 +20,7 @@ def findings(path: Path) -> list[str]:
 class TestProse:
     @pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=name_of)
     def test_is_plain(self, path: Path) -> None:
-        found = findings(path)
-        if name_of(path) in UNCLEAN:
-            assert found, f"{name_of(path)} is clean: take it off the list"
-        else:
-            assert not found
-
-    def test_the_list_names_files(self) -> None:
-        assert {name_of(path) for path in (*MODULES, *PAGES)} >= UNCLEAN
+        assert not findings(path)
 
 
 class TestDocstringRules:

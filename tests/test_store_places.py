@@ -40,7 +40,10 @@ async def test_places_that_are_none(tmp_path: Path) -> None:
     ("number", "says"),
     [
         (errno.EROFS, "its file system is read-only. Name a file on a volume that"),
-        (errno.EACCES, "Permission denied. Is the disk full, or may this user not write there?"),
+        (
+            errno.EACCES,
+            "Permission denied. Check that the disk has room and that this user",
+        ),
         (errno.ENOSPC, "the disk is full. Make room on it"),
     ],
 )

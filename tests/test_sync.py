@@ -1,4 +1,4 @@
-"""`sync.Node`: the asyncio node's twin for threads."""
+"""`sync.Node`: the blocking node for threads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from wirekit import (
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Every test closes what it opens, and that leaves neither thread nor socket."""
+    """Every test closes its nodes; no thread and no socket is left then."""
     sockets = tcp_sockets()
     yield
     assert not signedwire_threads()
@@ -75,14 +75,14 @@ def two() -> Iterator[tuple[sync.Node, sync.Node]]:
 
 @pytest.fixture
 def linked() -> Iterator[tuple[sync.Node, sync.Node]]:
-    """Alice and Bob over v2."""
+    """Make the nodes of Alice and Bob, which speak v2."""
     with sync.Node(ALICE) as alice, sync.Node(BOB) as bob:
         assert bob.address is not None
         alice.routing.update(bob.did, bob.address)
         yield alice, bob
 
 
-# -- the twin ----------------------------------------------------------------------------
+# -- the API ----------------------------------------------------------------------------
 
 
 def public(cls: type) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def public(cls: type) -> dict[str, Any]:
 
 
 def test_it_has_the_methods_of_the_asyncio_node() -> None:
-    """Only `start` is missing: a blocking node listens once made."""
+    """Only `start` is missing, because the constructor starts a blocking node."""
     theirs, ours = public(aio.Node), public(sync.Node)
     del theirs["start"]
     assert ours.keys() == theirs.keys()
@@ -116,7 +116,7 @@ def test_its_context_managers() -> None:
         assert str(twin) == str(inspect.signature(getattr(aio.Node, f"__a{name[2:]}")))
 
 
-# -- there and back ------------------------------------------------------------------------
+# -- send and receive ------------------------------------------------------------------------
 
 
 def test_there_and_back(two: tuple[sync.Node, sync.Node]) -> None:
@@ -163,7 +163,7 @@ def test_events_until_it_is_closed(linked: tuple[sync.Node, sync.Node]) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        while not came.is_set():  # it sees what happens after its first step
+        while not came.is_set():  # events are reported from its first step on
             alice.send(bob.did, b"x")
             bob.access.deny(alice.did)
             bob.access.undeny(alice.did)
@@ -295,7 +295,7 @@ def test_a_failed_start_leaves_no_thread() -> None:
 
 
 def test_close_while_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that does not answer cannot be stopped, and must not hold the end up."""
+    """A resolver that does not answer cannot be stopped, and must not delay `close()`."""
     import asyncio
     import socket
 
@@ -352,7 +352,7 @@ def test_control_c_ends_the_wait_and_leaves_the_node_usable() -> None:
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-        time.sleep(0.05)  # until it is inside of receive(); earlier would do as well
+        time.sleep(0.05)  # so that it is in receive(); the test holds earlier too
         child.send_signal(signal.SIGINT)
         output, errors = child.communicate(timeout=LIMIT)
     assert (output, errors) == ("still usable\nthreads []\n", "")
@@ -360,7 +360,7 @@ def test_control_c_ends_the_wait_and_leaves_the_node_usable() -> None:
 
 
 def test_an_interrupt_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes when the message has just arrived, and is not another's to wait for either."""
+    """The interrupt comes when the message has just arrived. The next waiter gets the next one."""
     routing = RoutingTable()
     with sync.Node(ALICE, quick(), routing) as alice, sync.Node(BOB, quick(), routing) as bob:
         routing.update(bob.did, str(bob.address))
@@ -381,7 +381,7 @@ def test_an_interrupt_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
                 bob.receive(LIMIT)
             with pytest.raises(KeyboardInterrupt):
                 raise_unless_taken(bob, received)
-            # Whoever waits next is told of what comes next.
+            # The next waiter gets the next message.
             other = threading.Thread(target=lambda: received.append(bob.receive().payload))
             other.start()
             alice.send(bob.did, b"next")
@@ -390,7 +390,7 @@ def test_an_interrupt_loses_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raise_unless_taken(node: sync.Node, received: list[bytes]) -> None:
-    """Take the message, then have the next wait interrupted with nothing there."""
+    """Take the message, then wait for another one, so that the interrupt finds no message."""
     received.append(node.receive().payload)
     node.receive(0.01)
 

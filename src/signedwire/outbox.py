@@ -1,10 +1,11 @@
-"""What a node's store holds, to look at and to act on.
+"""The messages in the store of a node: they can be listed, dropped, sent again and exported.
 
-    Outbox        `node.outbox`  messages that have no answer yet
-    DeadLetters   `node.dead`    messages that were refused or given up
+    Outbox        `node.outbox`  outgoing messages that have no answer yet
+    DeadLetters   `node.dead`    outgoing messages that were refused or given up
 
-`open_store()` makes a store as a configuration describes it. `copy_of()` and
-`export()` need a store and no node: the command line uses them on a file.
+The blocking classes of the same names are in `signedwire.sync`. `open_store()` opens the
+store that a configuration names. `copy_of()` and `export()` need a store but no node; the
+command line uses them on the file of a node that does not run.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ __all__ = [
 ]
 
 _PAGE: Final = 500
+"""Number of rows that are read at a time."""
 _ANSWERED: Final = 1024
-"""Leaves that a sender may repeat beyond its credit: those that were answered last."""
+"""Number of remembered leaves of a sender beyond its credit. A sender may repeat answered
+messages if their receipts were lost."""
 
 OutgoingRows: TypeAlias = list[OutgoingRow]
 Letters: TypeAlias = list[DeadLetter]
@@ -61,10 +64,14 @@ Receipts: TypeAlias = list[Receipt]
 
 
 class Outbox(Bound, instead="pass what its `list()` gave"):
-    """The messages of a node that wait in its store: `node.outbox`.
+    """The outgoing messages in a node's store that have no answer yet, as `node.outbox`.
 
-    Methods raise ClosedError where the node is not open, WrongContextError where it
-    belongs to another event loop or process, StoreFailedError where its store has failed.
+    Every method must be called in the event loop of the node.
+
+    Raises:
+        ClosedError: the node is not open.
+        WrongContextError: the node belongs to another event loop or process.
+        StoreFailedError: the store has failed.
     """
 
     def __init__(self, core: NodeCore) -> None:
@@ -76,12 +83,12 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> OutgoingRows:
-        """What waits, peer by peer and lane by lane in the order of sending.
+        """Return messages, peer by peer, and lane by lane in the order of sending.
 
         Args:
-            recipient: For whom; by default for everybody.
-            after: The `id` of the last that is known already.
-            limit: How many at most.
+            recipient: The DID of one recipient; by default all recipients.
+            after: The `id` of the last row of the previous page; 0: begin with the first row.
+            limit: Maximum number of rows.
         """
         store, did = _store(self._core), _did(recipient)
         after, limit = whole_number(after, "after"), whole_number(limit, "limit")
@@ -97,28 +104,34 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         return rows
 
     async def show(self, id_: int) -> OutgoingRow | None:
-        """One of them; `None` where there is none of this `id`."""
+        """Return the message with this `id`; `None` if there is none."""
         (id_,) = _ids((id_,))
         return await asyncio.wrap_future(_store(self._core).show(id_))
 
     async def drop(self, *ids: int) -> int:
-        """Take messages out; tells how many there were.
+        """Remove messages, and return how many existed.
 
-        Their receipts fail with reason "dropped". One that is in flight may still arrive.
-        Cancelling stops the waiting; they are dropped all the same.
+        Their receipts fail with reason "dropped". A message in flight may still arrive.
+        Cancelling ends the wait; the messages are removed nevertheless.
+
+        Args:
+            ids: The `id` of each message, as in `list()`.
         """
         core = self._core
         dropped: Future[list[RowName]] = _store(core).drop(_ids(ids))
         dropped.add_done_callback(partial(core.runtime.call_soon, _on_dropped, core))
-        # Shielded: cancelled, it would not say what it has dropped.
+        # Shielded, because a cancelled future has no result for `_on_dropped`.
         names = await asyncio.shield(asyncio.wrap_future(dropped))
         return len(names)
 
     async def retry(self, recipient: Did | str | None = None) -> int:
-        """Try now to reach whom messages wait for, without a pause; tells how many peers.
+        """Dial at once the peers for which messages wait, and return how many they are.
+
+        Without this, a dialer pauses between failed attempts. The counts of failed
+        attempts are reset.
 
         Args:
-            recipient: Whom; by default everybody.
+            recipient: The DID of one peer; by default all peers.
         """
         store, did = _store(self._core), _did(recipient)
         waiting = [each for each in store.recipients() if did in (None, each)]
@@ -128,22 +141,30 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         return len(waiting)
 
     async def flush(self) -> None:
-        """Wait until all that was said before is on the disk, each `message.ack()` too."""
+        """Wait until everything submitted before is on the disk, also each `message.ack()`.
+
+        Cancelling ends the wait; the changes are stored nevertheless.
+        """
         store = _store(self._core)
         await asyncio.sleep(0)  # each `ack()` of this turn of the loop comes to the store
         await asyncio.wrap_future(store.flush())
 
     async def export(self, path: str | os.PathLike[str]) -> int:
-        """Write what waits, and what was accepted and is not done; tells how many.
+        """Write the envelopes of all messages in the store to a file; return their number.
 
-        One envelope in hex digits per line, each with its signature, so that anyone can
-        check it: `signedwire verify FILE`. Those that wait are signed as they would be
-        to be sent; of those that were accepted it is their senders' signature. Cancelling
-        removes the file.
+        These are the outgoing messages without an answer, and the received messages that
+        the application has not acknowledged. Each line of the file is one envelope in
+        hexadecimal digits with its signature: `signedwire verify FILE` verifies them. Outgoing
+        messages are signed now; received ones have the signature of their sender.
+        Cancelling removes the file.
+
+        Args:
+            path: Path of the file, which must not exist. `~` is expanded.
 
         Raises:
-            FileExistsError: the file is there already; it is not overwritten.
-            OSError: it cannot be written, or the path has a null character.
+            FileExistsError: the file exists; it is not overwritten.
+            OSError: the file cannot be written, or the path has a null character.
+            EnvelopeError: another program has changed the store; the file was removed.
         """
         core, file = self._core, expand_home(path)
         return await open_in_thread(
@@ -154,10 +175,14 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
 
 
 class DeadLetters(Bound, instead="pass what its `list()` gave"):
-    """The messages of a node that were refused or given up: `node.dead`.
+    """The outgoing messages of a node that were refused or given up, as `node.dead`.
 
-    Methods raise ClosedError where the node is not open, WrongContextError where it
-    belongs to another event loop or process, StoreFailedError where its store has failed.
+    Every method must be called in the event loop of the node.
+
+    Raises:
+        ClosedError: the node is not open.
+        WrongContextError: the node belongs to another event loop or process.
+        StoreFailedError: the store has failed.
     """
 
     def __init__(self, core: NodeCore, replace: Callable[[DeadLetter], Awaitable[Receipt]]) -> None:
@@ -171,7 +196,13 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
     async def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> Letters:
-        """Dead letters, the oldest first; `after` is the `id` of the last that is known."""
+        """Return dead letters, the oldest first.
+
+        Args:
+            recipient: The DID of one recipient; by default all recipients.
+            after: The `id` of the last letter of the previous page; 0: begin with the oldest.
+            limit: Maximum number of letters.
+        """
         store = _store(self._core)
         did = _did(recipient)
         after, limit = whole_number(after, "after"), whole_number(limit, "limit")
@@ -187,22 +218,33 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
         return letters
 
     async def show(self, id_: int) -> DeadLetter | None:
-        """One of them; `None` where there is none of this `id`."""
+        """Return the dead letter with this `id`; `None` if there is none."""
         (id_,) = _ids((id_,))
         return await asyncio.wrap_future(_store(self._core).show_dead(id_))
 
     async def drop(self, *ids: int) -> int:
-        """Forget dead letters; tells how many there were."""
+        """Remove dead letters, and return how many existed.
+
+        Args:
+            ids: The `id` of each dead letter, as in `list()`.
+        """
         return await asyncio.wrap_future(_store(self._core).drop_dead(_ids(ids)))
 
     async def retry(self, *ids: int) -> Receipts:
-        """Send what is in them again, as new messages without a deadline.
+        """Send the payloads of dead letters again, as new messages without a deadline.
 
-        Returns when those are in the store, and the dead letters are gone: both in one
-        transaction. An `id` of which there is none is passed over.
+        One transaction stores each new message and removes its dead letter.
+
+        Args:
+            ids: The `id` of each dead letter. An `id` that does not exist is skipped, and
+                so is one that another task is sending now.
+
+        Returns:
+            The receipts of the new messages, which are in the store.
 
         Raises:
-            What `Node.send()` does, for the first that cannot be queued.
+            SignedWireError: as for `Node.send()`; a message could not be stored. The
+                messages before it were.
         """
         receipts = []
         for id_ in dict.fromkeys(_ids(ids)):
@@ -221,7 +263,7 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
 def _store(core: NodeCore) -> Store:
     core.runtime.home.check_here()
     core.runtime.home.check_open()
-    assert core.store is not None  # else there is no Outbox
+    assert core.store is not None  # a node without a store has no Outbox
     return core.store.store
 
 
@@ -230,7 +272,7 @@ def _did(recipient: Did | str | None) -> Did | None:
 
 
 def _ids(ids: Iterable[int]) -> list[int]:
-    # Whatever is below 0 is the id of nothing, as 0 is.
+    # No id is below 1, so that a negative one may be passed on as 0.
     return [max(0, whole_number(id_, "id", least=-(2**70))) for id_ in ids]
 
 
@@ -243,9 +285,9 @@ def _on_dropped(core: NodeCore, dropped: Future[list[RowName]]) -> None:
 
 
 def limits_of(config: TransportConfig) -> StoreLimits:
-    """How much a store holds by a configuration."""
+    """Return the limits of a store that a configuration sets."""
     default = StoreLimits()
-    # A sender may repeat after a crash all that it had in flight.
+    # After a crash, a sender may repeat everything that it had in flight.
     leaves = config.credit_messages + config.critical_reserve + _ANSWERED
     leaves = max(leaves, default.max_sender_leaves)
     return StoreLimits(
@@ -269,25 +311,47 @@ def limits_of(config: TransportConfig) -> StoreLimits:
 
 
 def open_store(config: TransportConfig, owner: Did, dispatch: Dispatch) -> Store:
-    """The store that a configuration names, in a thread of its own.
+    """Open the store that a configuration names, with its own thread; blocks.
 
-    See `SqliteStore` for what it raises.
+    Args:
+        config: The configuration; its option `store` is set.
+        owner: The node's DID.
+        dispatch: Schedules the callbacks, such as `loop.call_soon_threadsafe`.
+
+    Raises:
+        StoreOpenError: the file cannot be used; see `SqliteStore`.
     """
     assert config.store is not None
     return SqliteStore(config.store, owner, limits=limits_of(config), dispatch=dispatch)
 
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:
-    """A message of what is in a dead letter, to be stored in its place. It has no deadline."""
+    """Return a new message with the payload of a dead letter, without a deadline."""
     terms = SendOptions(letter.recipient, letter.priority, payload_type=letter.payload_type)
     return OutgoingMessage(terms, letter.message_number, letter.payload)
 
 
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:
-    """See `Outbox.export()`. Blocks; not for a loop in which the store calls back."""
+    """Write the messages in a store to a file as `Outbox.export()` does; blocks.
+
+    It must not run in the thread in which the callbacks of the store run.
+
+    Args:
+        store: The store.
+        identity: The node's key, which signs the outgoing messages.
+        path: Path of the file, which must not exist.
+
+    Returns:
+        The number of envelopes.
+
+    Raises:
+        FileExistsError: the file exists; it is not overwritten.
+        OSError: the file cannot be written, or the path has a null character.
+        EnvelopeError: another program has changed the store; the file was removed.
+    """
     count = 0
     if "\0" in os.fspath(path):
-        raise OSError(errno.EINVAL, "a path has no null character", os.fspath(path))
+        raise OSError(errno.EINVAL, "a path must not have a null character", os.fspath(path))
     with open(path, "x", encoding="ascii", opener=_open_private) as file:
         try:
             for envelope in _envelopes(store, identity):
@@ -320,12 +384,12 @@ def _envelopes(store: Store, identity: Identity) -> Iterator[SignedEnvelope]:
 
 
 def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:
-    """A row with the signature that a batch of it alone would have."""
-    # Only what a node of this key has made: the file may have been changed.
+    """Return the envelope of a row, signed as a batch of one message."""
+    # Sign only messages of this key, because another program may have changed the file.
     if not row.body.startswith(V2_START) or row.body[SENDER] != bytes(identity.did):
         raise EnvelopeError(
             f"message {row.id} in the store is not from {identity.did}; it was not signed",
-            "Somebody has changed the store: trust nothing in it",
+            "Another program has changed the store: trust nothing in it",
         )
     _, signature, leaves = sign_batch(identity, [row.body])
     return SignedEnvelope(row.body, MerklePath(0, 1, signature, leaves=leaves))

@@ -5,8 +5,9 @@
         for message in node.messages():
             ...
 
-Every call is the asyncio `signedwire.Node`'s, run in one event loop thread of
-this node's own; arguments, results and errors are described there.
+A node of this module runs a `signedwire.Node` in the event loop of its own thread. Each
+method calls the method of the same name there, and has its arguments, results and errors.
+Any thread may call.
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ T = TypeVar("T")
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
-    """A blocking `signedwire.Node`, usable from any thread. It listens once made.
+    """A blocking `signedwire.Node`. Any thread may call its methods.
 
-    Use it as a context manager, or call `close()`. Ctrl-C ends a waiting call and
-    leaves the node usable.
+    The constructor starts the node. Use the node as a context manager, or call `close()`.
+    Ctrl-C ends a waiting call and leaves the node usable. For the arguments see
+    `signedwire.Node`.
 
     Raises:
-        ListenError: the address to listen on cannot be had.
+        ListenError: the node cannot listen on its address.
         StoreOpenError: the store cannot be used; nothing in it was changed.
     """
 
@@ -94,9 +96,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         try:
             self._portal.call(self._node.close)
         except WrongContextError:
-            raise  # it goes on in the process that was forked
+            raise  # this is a forked child: the node lives on in its parent
         except ClosedError:
-            pass  # closed before
+            pass  # it was closed before
         finally:
             self._portal.close()
 
@@ -109,7 +111,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._node._core.runtime.home.is_forked:  # a child leaves the block, too
+        if not self._node._core.runtime.home.is_forked:  # a forked child leaves the block too
             self.close()
 
     @property
@@ -168,7 +170,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         deadline: Deadline = None,
     ) -> Receipt:
-        """See `signedwire.Node.send_nowait`; `receipt.result()` waits for its fate."""
+        """See `signedwire.Node.send_nowait`; `receipt.result()` waits for the outcome."""
         return self._node.send_nowait(
             to, payload, priority=priority, payload_type=payload_type, deadline=deadline
         )
@@ -183,7 +185,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
-        """See `signedwire.Node.send_many`. The node's thread asks `payloads` for each."""
+        """See `signedwire.Node.send_many`. The node's thread iterates over `payloads`."""
         return self._portal.call(
             lambda: self._node.send_many(
                 to,
@@ -197,7 +199,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def receive(self, timeout: float | None = None) -> Message:
         """See `signedwire.Node.receive`. Ctrl-C loses no message."""
-        # Not through the portal: an interrupt could lose what the loop has just taken.
+        # Not through the portal: an interrupt could lose a message that the loop has just taken.
         return self._node._core.reader.wait(as_seconds(timeout))
 
     def receive_nowait(self) -> Message | None:
@@ -309,7 +311,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
 
 class Outbox(Bound, instead="pass what its `list()` gave"):
-    """A blocking `signedwire.outbox.Outbox`: the `outbox` of a `Node`."""
+    """A blocking `signedwire.Outbox`, as `Node.outbox`. Any thread may call its methods."""
 
     def __init__(self, outbox: aio_outbox.Outbox, portal: Portal) -> None:
         self._outbox = outbox
@@ -321,32 +323,32 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
     def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> OutgoingRows:
-        """See `signedwire.outbox.Outbox.list`."""
+        """See `signedwire.Outbox.list`."""
         return self._portal.call(lambda: self._outbox.list(recipient, after=after, limit=limit))
 
     def show(self, id_: int) -> OutgoingRow | None:
-        """See `signedwire.outbox.Outbox.show`."""
+        """See `signedwire.Outbox.show`."""
         return self._portal.call(lambda: self._outbox.show(id_))
 
     def drop(self, *ids: int) -> int:
-        """See `signedwire.outbox.Outbox.drop`."""
+        """See `signedwire.Outbox.drop`."""
         return self._portal.call(lambda: self._outbox.drop(*ids))
 
     def retry(self, recipient: Did | str | None = None) -> int:
-        """See `signedwire.outbox.Outbox.retry`."""
+        """See `signedwire.Outbox.retry`."""
         return self._portal.call(lambda: self._outbox.retry(recipient))
 
     def flush(self) -> None:
-        """See `signedwire.outbox.Outbox.flush`."""
+        """See `signedwire.Outbox.flush`."""
         self._portal.call(self._outbox.flush)
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """See `signedwire.outbox.Outbox.export`."""
+        """See `signedwire.Outbox.export`."""
         return self._portal.call(lambda: self._outbox.export(path))
 
 
 class DeadLetters(Bound, instead="pass what its `list()` gave"):
-    """A blocking `signedwire.outbox.DeadLetters`: the `dead` of a `Node`."""
+    """A blocking `signedwire.DeadLetters`, as `Node.dead`. Any thread may call its methods."""
 
     def __init__(self, dead: aio_outbox.DeadLetters, portal: Portal) -> None:
         self._dead = dead
@@ -358,19 +360,19 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
     def list(
         self, recipient: Did | str | None = None, *, after: int = 0, limit: int = 100
     ) -> Letters:
-        """See `signedwire.outbox.DeadLetters.list`."""
+        """See `signedwire.DeadLetters.list`."""
         return self._portal.call(lambda: self._dead.list(recipient, after=after, limit=limit))
 
     def show(self, id_: int) -> DeadLetter | None:
-        """See `signedwire.outbox.DeadLetters.show`."""
+        """See `signedwire.DeadLetters.show`."""
         return self._portal.call(lambda: self._dead.show(id_))
 
     def drop(self, *ids: int) -> int:
-        """See `signedwire.outbox.DeadLetters.drop`."""
+        """See `signedwire.DeadLetters.drop`."""
         return self._portal.call(lambda: self._dead.drop(*ids))
 
     def retry(self, *ids: int) -> Receipts:
-        """See `signedwire.outbox.DeadLetters.retry`."""
+        """See `signedwire.DeadLetters.retry`."""
         return self._portal.call(lambda: self._dead.retry(*ids))
 
 

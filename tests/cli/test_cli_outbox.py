@@ -1,4 +1,4 @@
-"""The store of the command line: `send` and `listen` with it, `outbox` and `dead` on it."""
+"""The store of the command line: `send` and `listen` use it, `outbox` and `dead` change it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ AWAY = f"{BOB.did}@127.0.0.1:1"
 @pytest.fixture(autouse=True)
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = isolate(tmp_path, monkeypatch)
-    # One refusal is enough to know that nobody is there.
+    # After one refused connection, the peer counts as not reachable.
     monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "1")
     return path
 
 
 @pytest.fixture
 def alice(key: Path) -> Identity:
-    """The identity of this user; its making is told of."""
+    """Make the identity of this user; `id new` prints it."""
     run("id", "new")
     return Identity.load(key)
 
@@ -50,8 +50,8 @@ def default_store(tmp_path: Path, identity: Identity) -> Path:
     return tmp_path / "state" / "signedwire" / f"{name}.db"
 
 
-def bury(path: Path, identity: Identity) -> None:
-    """Make dead letters of all that waits."""
+def make_dead(path: Path, identity: Identity) -> None:
+    """Make dead letters of all outgoing messages."""
     store = SqliteStore(path, identity.did, is_threaded=False)
     for row in store.outbox().result():
         store.dead_letter(
@@ -131,13 +131,13 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The connection to a v1 peer broke before its host had the last message."""
+    """The connection to a v1 peer ended before the peer had the last message."""
     monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
 
     def take_back(_: object, last: Receipt) -> None:
         assert last.state is DeliveryState.WRITTEN
         return_all([last], DeliveryState.PERSISTED, unix_time_us())
-        last.detach()  # as the close does
+        last.detach()  # as `close()` does
 
     monkeypatch.setattr(ReceiptWaits, "check_hung_up", take_back)
     lines = tmp_path / "lines"
@@ -354,7 +354,7 @@ def test_no_identity_is_made_for_looking(key: Path) -> None:
 
 @pytest.fixture
 def full(alice: Identity, tmp_path: Path) -> Path:
-    """The path of a store with two messages to Bob and one to Carol, who are away."""
+    """The path of a store with two messages to Bob and one to Carol, who are not reachable."""
     path = default_store(tmp_path, alice)
     run("send", AWAY, "one", "--priority", "high")
     run("send", AWAY, "\x1b[31m", "--deadline", "1000")
@@ -448,7 +448,7 @@ def test_export_and_verify(full: Path, tmp_path: Path, alice: Identity) -> None:
 
 
 def test_dead_letters(full: Path, alice: Identity, bob: Node) -> None:
-    bury(full, alice)
+    make_dead(full, alice)
     assert run("outbox", "list").stderr == "0 messages waiting, 0 bytes; 3 dead letters\n"
     ran = run("dead", "list")
     assert ran.stderr == "3 dead letters\n"

@@ -1,9 +1,9 @@
-"""A process that uses a store until it is killed, and says on stdout what it was told.
+"""A process that uses a store until it is killed, and prints each callback to stdout.
 
-python storechild.py FILE load         put, settle, bury, accept and done, for ever
+python storechild.py FILE load         put, settle, dead_letter, accept and acked, for ever
 python storechild.py FILE until-error  put until something fails; SIZE limits the file
-python storechild.py FILE crash COUNT  put 100 and settle them, so often; put 100, and die
-python storechild.py FILE open SIZE    with that limit
+python storechild.py FILE crash COUNT  put 100 and settle them, COUNT times; put 100, and exit
+python storechild.py FILE open SIZE    open it; SIZE limits the file
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def said(word: str, numbers: list[int], error: StoreError | None) -> None:
 
 
 def load(store: SqliteStore, rng: random.Random) -> None:
-    """Keep a window of operations in flight, so that a kill meets some in every state."""
+    """Keep operations in flight, so that a kill meets some in every state."""
     start = store.marks(PEER).lanes[1]
     fences: list[Told] = []
     while True:
@@ -50,7 +50,7 @@ def load(store: SqliteStore, rng: random.Random) -> None:
         ids: list[int] = []
         accepted = partial(accept, store, rng, numbers, ids)
         fence = Told()
-        with store._lock:  # `accepted` must find the ids
+        with store._lock:  # `accepted` needs the ids
             ids += store.accept(
                 PEER, marks, received(bodies, BOB), range(count), on_commit=accepted
             )
@@ -67,9 +67,9 @@ def put(
     said("put", numbers, error)
     some = [n for n in numbers if rng.random() < 0.8]
     names = [(1, n) for n in some]
-    say("ask", *some)  # from now on they may be gone
+    say("ask", *some)  # from now on the rows may be removed
     if rng.random() < 0.1:
-        store.dead_letter(PEER, names, Reason.REFUSED, on_commit=partial(said, "buried", some))
+        store.dead_letter(PEER, names, Reason.REFUSED, on_commit=partial(said, "dead", some))
     else:
         store.settled(PEER, names, on_commit=partial(said, "settled", some))
 

@@ -212,5 +212,5 @@ def expect_damage(path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(StoreCorruptError) as caught:
         make("inline", path)
-    assert "Copy it away before anything else; then restore a copy" in str(caught.value)
+    assert "Copy it away before anything else. Then restore an earlier copy" in str(caught.value)
     assert path.read_bytes() == before

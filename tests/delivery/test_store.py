@@ -1,4 +1,4 @@
-"""The promises of a store, for both kinds."""
+"""The guarantees of a store, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linkkit import ALICE, BOB, body, received
 from signedwire.delivery.store import Backlog, Marks, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Inline, Writer
 from signedwire.delivery.store.ledger import BatchRecord
-from signedwire.delivery.store.records import Noted
+from signedwire.delivery.store.records import Unaccepted
 from signedwire.errors import BackpressureError, ClosedError, StoreError, StoreFullError
 from signedwire.identity import Identity
 from signedwire.types import PayloadType, Priority, Reason, unix_time_us
@@ -25,7 +25,7 @@ from storekit import LIMIT, OTHER, PEER, US, Note, Told, accept, held, make, put
 
 LOW, NORMAL, HIGH, CRITICAL = Priority
 PAST = 1
-SIZE = 122 + 5  # of a Note
+SIZE = 122 + 5  # of the row of a `Note`
 NO_LEAVES: Any = (([], [], [], []), [], [])
 
 
@@ -108,7 +108,7 @@ class TestOutgoing:
         assert told(store.settled, PEER, wanted) is None
         assert sequences(store) == [*range(3, 10), *range(30, 40)]
         assert store.backlog(PEER) == Backlog(17, 17 * SIZE)
-        # Again, and what never was: nothing happens.
+        # Removed rows, and rows that never existed: nothing happens.
         assert told(store.settled, PEER, [*wanted, (CRITICAL, 9), (NORMAL, 99)]) is None
         assert store.backlog() == Backlog(17, 17 * SIZE)
 
@@ -308,7 +308,7 @@ class TestLimits:
             try:
                 two = [Note(), Note()]
                 store.put(PEER, two, replaces=[dead.id], on_commit=partial(outcomes.__setitem__, 2))
-            except StoreFullError as error:  # where the first is stored already
+            except StoreFullError as error:  # if the first is stored already
                 outcomes[2] = error
             store.put(PEER, [last], on_commit=partial(outcomes.__setitem__, 3))
         store.flush().result(LIMIT)
@@ -356,7 +356,7 @@ class TestExpiry:
 
 
 class TestDeadLetters:
-    def test_bury_and_send_again(self, store: Store) -> None:
+    def test_dead_letter_and_send_again(self, store: Store) -> None:
         notes = [Note(b"1"), Note(b"2"), Note(b"3", CRITICAL)]
         put(store, *notes)
         rows = store.outbox().result(LIMIT)
@@ -465,7 +465,12 @@ class TestIncoming:
         assert store.leaves(PEER).result(LIMIT) == NO_LEAVES
         on_commit = Told()
         ids = store.accept(
-            PEER, Marks(9, (0, 4, 0, 0)), batch, [0, 2, 3], Noted(late=[1]), on_commit=on_commit
+            PEER,
+            Marks(9, (0, 4, 0, 0)),
+            batch,
+            [0, 2, 3],
+            Unaccepted(late=[1]),
+            on_commit=on_commit,
         )
         assert on_commit.wait() is None
         normal, high = [batch.leaves[0], batch.leaves[2]], [batch.leaves[3]]
@@ -476,23 +481,23 @@ class TestIncoming:
         assert store.leaves(OTHER).result(LIMIT) == NO_LEAVES
 
     def test_remembers_nothing_of_strays(self, store: Store) -> None:
-        """Or a receipt would be signed for what was never accepted."""
+        """Else a receipt would be signed for a message that was never accepted."""
         batch = received([body(n, sender=BOB, recipient=ALICE) for n in (1, 2)], BOB)
         on_commit = Told()
         store.accept(
-            PEER, Marks(9, (0, 1, 0, 0)), batch, [0], Noted(invalid=[1]), on_commit=on_commit
+            PEER, Marks(9, (0, 1, 0, 0)), batch, [0], Unaccepted(invalid=[1]), on_commit=on_commit
         )
         assert on_commit.wait() is None
         wanted: Any = (([], [batch.leaves[0]], [], []), [], [])
         assert store.leaves(PEER).result(LIMIT) == wanted
 
     def test_forgets_strangers_and_nobody_else(self, opener: Callable[..., Store]) -> None:
-        """Anyone can make keys."""
+        """Anybody can make keys, so the number of known strangers is limited."""
         store = opener(StoreLimits(max_peers=40))
         names = [Identity(bytes([n, 1]) * 16).did for n in range(100)]
         put(store, Note(), recipient=OTHER)
-        assert told(store.settled, OTHER, [(NORMAL, 1)]) is None  # who was sent to once
-        ids = accept(store, [1])  # PEER, whose message is unacked
+        assert told(store.settled, OTHER, [(NORMAL, 1)]) is None  # it was sent a message
+        ids = accept(store, [1])  # PEER has an unacknowledged message
         used = names[0]
         store.is_in_use = lambda did: did == used
         for did in names:
@@ -503,17 +508,17 @@ class TestIncoming:
         assert not store.has_spoken_v2(names[1])
         assert [row.sender for row in store.unacked().result(LIMIT)] == [PEER]
         assert told(store.acked, ids) is None
-        put(store, Note(), recipient=OTHER)  # its numbers go on
+        put(store, Note(), recipient=OTHER)  # its numbers continue
         (row,) = store.outbox(OTHER).result(LIMIT)
         assert row.sequence == 2
-        put(store, Note(), recipient=names[1])  # known again
+        put(store, Note(), recipient=names[1])  # the store has forgotten it, and adds it again
         assert len(store.outbox().result(LIMIT)) == 2
 
     def test_a_batch_that_was_refused_whole(self, store: Store) -> None:
         batch = received([body(1, sender=BOB, recipient=ALICE)], BOB)
         on_commit = Told()
         assert not store.accept(
-            PEER, Marks(9, (0, 1, 0, 0)), batch, [], Noted(not_stored=[0]), on_commit=on_commit
+            PEER, Marks(9, (0, 1, 0, 0)), batch, [], Unaccepted(not_stored=[0]), on_commit=on_commit
         )
         assert on_commit.wait() is None
         wanted: Any = (NO_LEAVES[0], [], batch.leaves)
@@ -526,7 +531,7 @@ class TestIncoming:
             accept(store, [start, start + 1])
         leaves = store.leaves(PEER).result(LIMIT).accepted[NORMAL]
         assert len(leaves) == 4
-        rows = store.unacked().result(LIMIT)  # whose proofs are kept all the same
+        rows = store.unacked().result(LIMIT)  # their proofs stay
         assert len(rows) == 8
         for row in rows:
             row.envelope.verify()
@@ -562,13 +567,13 @@ class TestIncoming:
         [
             (StoreLimits(max_inbox_rows=5), 3),
             (StoreLimits(max_inbox_peer_rows=5), 3),
-            (StoreLimits(max_inbox_rows=1), 0),  # less than there is
+            (StoreLimits(max_inbox_rows=1), 0),  # less than the store has
             (StoreLimits(max_inbox_bytes=400), 1),
         ],
     )
     def test_room(self, opener: Callable[..., Store], limits: StoreLimits, fitting: int) -> None:
         store = opener(limits)
-        ids = accept(store, [1, 2])  # of 124 bytes each
+        ids = accept(store, [1, 2])  # each has 124 bytes
         assert store.inbox_room(PEER, [100] * 10) == fitting
         assert store.inbox_room(PEER, []) == 0
         assert told(store.acked, ids) is None
@@ -587,7 +592,7 @@ class TestPeers:
 
 class TestLoop:
     async def test_wakes_the_loop_once_for_a_commit(self, opener: Callable[..., Store]) -> None:
-        """As a node uses it: callbacks in the loop, futures awaited, and the order kept."""
+        """As a node does: callbacks run in the loop, in order, and futures are awaited."""
         loop, wakes = asyncio.get_running_loop(), 0
 
         def call(run: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""A store begins where there is none, or where a first start was killed; never over a lost one."""
+"""A new store is made if no file exists, or if a first start was killed; never in a lost file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 import pytest
 
 from signedwire.delivery.store import SqliteStore, beginning, schema
-from signedwire.delivery.store.beginning import mark_of
+from signedwire.delivery.store.beginning import marker_of
 from signedwire.errors import StoreCorruptError, StoreOpenError
 from storekit import OTHER, PEER, US, Note, make, put
 
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def used(path: Path) -> None:
-    """A store with a message, and a denial."""
+    """Make a store with a message and a denial."""
     store = make("inline", path)
     put(store, Note())
     store.access.deny([bytes(OTHER)])
@@ -52,14 +52,14 @@ def test_an_emptied_file_is_no_new_store(path: Path, is_used: bool) -> None:
         used(path)
     path.write_bytes(b"")
     said = refused(path)
-    assert "it is empty, and no node is known to have begun it" in said
-    assert "Restore a copy of before, or remove the file to begin anew" in said
+    assert "it is empty, and no node was interrupted while it made it" in said
+    assert "Restore an earlier copy. Or remove the file to start with an empty store" in said
     path.unlink()
     used(path)
 
 
 def test_an_emptied_file_keeps_the_wal_beside_it(path: Path) -> None:
-    """What was committed last may be in it alone, and SQLite would remove it."""
+    """The WAL alone may have the last commits, and SQLite would remove it."""
     path.write_bytes(b"")
     Path(f"{path}-wal").write_bytes(b"what was committed last")
     refused(path)
@@ -82,14 +82,14 @@ def test_a_file_that_has_lost_its_tables_is_no_new_store(path: Path, is_used: bo
 
 
 def killed_at(path: Path, count: int) -> bool:
-    """Open the file in a child that is killed before its so manyth call; whether it came so far."""
+    """Open the file in a child that is killed before its nth call; return whether it was."""
     child = os.fork()
     if child == 0:
         left = count
 
         def hook(frame: FrameType, event: str, _: object) -> None:
             nonlocal left
-            # What the system and SQLite are asked for, by these modules themselves.
+            # The calls of the system and of SQLite that these modules make.
             if event == "c_call" and frame.f_code.co_filename in SOURCES:
                 left -= 1
                 if left < 0:
@@ -105,7 +105,7 @@ def killed_at(path: Path, count: int) -> bool:
 
 @posix_only
 def test_a_first_start_that_is_killed_begins_again(tmp_path: Path) -> None:
-    """Between any two of its calls."""
+    """The kill comes between any two calls."""
     sizes: list[int] = []
     while True:
         folder = tmp_path / f"killed{len(sizes)}"
@@ -137,7 +137,7 @@ def test_a_start_that_is_killed_loses_nothing(path: Path) -> None:
 
 def test_a_mark_that_was_left_beside_a_whole_store(path: Path) -> None:
     used(path)
-    Path(mark_of(str(path))).touch()
+    Path(marker_of(str(path))).touch()
     used(path)
     assert os.listdir(path.parent) == ["node.db"]
     path.write_bytes(b"")
@@ -145,9 +145,9 @@ def test_a_mark_that_was_left_beside_a_whole_store(path: Path) -> None:
 
 
 def test_a_file_of_somebody_else_in_place_of_the_mark(path: Path) -> None:
-    mark = Path(mark_of(str(path)))
+    mark = Path(marker_of(str(path)))
     mark.write_text("precious")
-    with pytest.raises(StoreOpenError, match=r"unfinished is in its way\. Move it away"):
+    with pytest.raises(StoreOpenError, match=r"unfinished is in the way\. Move it away"):
         SqliteStore(path, US)
     assert not path.exists()
     mark.rename(path.parent / "moved")
@@ -158,10 +158,10 @@ def test_a_file_of_somebody_else_in_place_of_the_mark(path: Path) -> None:
 
 
 def test_a_store_that_is_begun_behind_a_link(tmp_path: Path) -> None:
-    """The mark is beside the file itself, by whatever name that is opened."""
+    """The marker is beside the file itself, also if a symbolic link is opened."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     real, link = tmp_path / "real" / "node.db", tmp_path / "link" / "node.db"
-    assert mark_of(str(real)) == mark_of(str(link))
+    assert marker_of(str(real)) == marker_of(str(link))
     used(link)
     used(real)

@@ -1,4 +1,4 @@
-"""A store whose machine's wall clock is set: which rows are moved, and which bytes."""
+"""The wall clock is set: which deadlines in the store are moved, and which bytes change."""
 
 from __future__ import annotations
 

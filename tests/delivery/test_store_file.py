@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Stores:
-    """Opens the file, and closes it at the end of the test."""
+    """Open the file, and close it at the end of the test."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +88,7 @@ def run_child(path: Path, *words: object, code: int = 0) -> subprocess.Completed
 
 
 def check(path: Path) -> None:
-    """The whole of SQLite's own check, and that our counts are those of the rows."""
+    """Run the integrity check of SQLite, and compare our counts with the rows."""
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -146,7 +146,7 @@ class TestReopening:
         assert store.leaves(PEER).result(LIMIT) == leaves
         assert store.v2_speakers() == [OTHER]
         assert store.recipients() == [PEER]
-        # Numbers and ids go on.
+        # Numbers and ids continue.
         more = Note()
         put(store, more)
         assert more.row == 6
@@ -156,7 +156,7 @@ class TestReopening:
 
     def test_ids_of_peers_without_a_row_are_used_again(self, stores: Stores) -> None:
         store = stores()
-        store.load(OTHER, NORMAL, 0, 1).result(LIMIT)  # known in memory alone
+        store.load(OTHER, NORMAL, 0, 1).result(LIMIT)  # the peer is in memory alone
         put(store, Note())
         assert store.close(LIMIT)
         store = stores()
@@ -244,7 +244,7 @@ class TestReopening:
 
 
 class TestWal:
-    """Its bound is 4 MiB, and what one transaction writes."""
+    """The WAL has at most 4 MiB and the size of one transaction."""
 
     def size(self, path: Path) -> int:
         return Path(f"{path}-wal").stat().st_size
@@ -261,7 +261,7 @@ class TestWal:
         assert path.stat().st_size < 8 * 2**20
 
     def test_stays_small_where_a_row_changes_a_page(self, path: Path, stores: Stores) -> None:
-        """One message is answered here and one there: each takes a page of its own."""
+        """Messages are answered in random order, so that each changes another page."""
         store, rng, largest = stores(), random.Random(2), 0
         notes = [Note(b"x" * 64, expires_at_us=rng.randrange(2**52, 2**53)) for _ in range(8000)]
         for start in range(0, len(notes), 200):
@@ -277,14 +277,14 @@ class TestWal:
         store = stores()
         put(store, *[Note(b"x" * 60_000) for _ in range(150)])
         assert self.size(path) > 2 * WAL_BYTES
-        store.flush().result(LIMIT)  # it was copied back meanwhile
+        store.flush().result(LIMIT)  # the checkpoint has ended now
         put(store, Note())
         assert self.size(path) == WAL_BYTES
         assert store.close(LIMIT)
         check(path)
 
     def test_stays_small_over_crashes(self, path: Path, stores: Stores) -> None:
-        """None of these processes lives long enough to copy it back."""
+        """No process lives long enough for a checkpoint."""
         sizes = []
         for _ in range(6):
             run_child(path, "crash", 40)
@@ -298,12 +298,12 @@ class TestWal:
 
     @posix_only
     def test_cannot_be_copied_back(self, path: Path, stores: Stores) -> None:
-        """The file cannot grow: it is not opened, and all is there when it can again."""
+        """While the file cannot grow, it cannot be opened. When it can, it has every row."""
         for _ in range(4):
             run_child(path, "crash", 0)
         done = run_child(path, "open", path.stat().st_size, code=1)
         assert f"StoreOpenError: cannot open the store {path}: " in done.stderr
-        assert "Is the disk full, or may this user not write there?" in done.stderr
+        assert "Check that the disk has room and that this user may write there" in done.stderr
         assert row_numbers(stores()) == list(range(1, 401))
 
 
@@ -318,7 +318,7 @@ def replay(lines: list[str]) -> dict[str, set[int]]:
 @posix_only
 class TestCrash:
     def test_kill(self, path: Path, stores: Stores) -> None:
-        """What was told survives; what was told gone stays gone; the rest is one or the other."""
+        """Reported changes survive a kill. A change that was not reported may survive or not."""
         rng = random.Random(4)
         heard: dict[str, set[int]] = defaultdict(set)
         for kill in range(KILLS):
@@ -337,14 +337,14 @@ class TestCrash:
             store = stores()
             rows = set(row_numbers(store))
             dead = {
-                int.from_bytes(letter.body[24:32], "little") % 2**20  # without its base
+                int.from_bytes(letter.body[24:32], "little") % 2**20  # its number without the base
                 for letter in store.dead_letters(limit=10**6).result(LIMIT)
             }
             assert heard["put"] - heard["ask"] <= rows
             assert heard["put"] <= rows | dead | heard["ask"]
             assert not rows & heard["settled"]
             assert not rows & dead
-            assert heard["buried"] <= dead
+            assert heard["dead"] <= dead
             unacked = store.unacked(limit=10**6).result(LIMIT)
             accepted = {row.envelope.sequence_number for row in unacked}
             assert [row.envelope.sequence_number for row in unacked] == sorted(accepted)
@@ -360,7 +360,7 @@ class TestCrash:
         assert len(heard["accepted"]) > 100
 
     def test_torn_tail(self, path: Path, stores: Stores, tmp_path: Path) -> None:
-        """However much of the WAL is lost, what is before it is there, and nothing else."""
+        """If the WAL loses its end, the store has the commits before that, and nothing else."""
         store = stores()
         for number in range(12):
             put(store, Note(b"%d" % number))
@@ -411,7 +411,7 @@ class TestUnusable:
         assert f"cannot open the store {path}: another process, or another node" in done.stdout
 
     def test_a_disk_that_hangs(self, stores: Stores) -> None:
-        """`close()` keeps its time; nothing that was submitted is told meanwhile."""
+        """`close()` returns in time; no callback of a submitted operation runs meanwhile."""
         store, gate, on_commit = stores(), threading.Event(), Told()
         store._ask(lambda: gate.wait(LIMIT))
         store.put(PEER, [Note()], on_commit=on_commit)
@@ -502,14 +502,14 @@ class TestMigrations:
             store = stores()
             assert row_numbers(store) == [1]
             assert store.close(LIMIT)
-            store = stores()  # once is enough
+            store = stores()  # no second migration
             assert store.close(LIMIT)
         with sqlite3.connect(path) as connection:
             assert connection.execute("SELECT x FROM more").fetchall() == [(7,)]
             assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
         connection.close()
         with pytest.raises(
-            StoreVersionError, match=rf"knows up to {len(MIGRATIONS)}\. Use the newer"
+            StoreVersionError, match=rf"supports up to {len(MIGRATIONS)}\. Use the newer"
         ):
             SqliteStore(path, US)
 
@@ -517,7 +517,7 @@ class TestMigrations:
     def test_a_file_of_an_earlier_version(
         self, stores: Stores, path: Path, version: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is brought to this version, with all that is in it, and has an access list."""
+        """It is migrated with all of its rows, and has an access list then."""
         store = stores()
         put(store, Note(), Note())
         assert store.close(LIMIT)
@@ -530,7 +530,7 @@ class TestMigrations:
             connection.execute(f"PRAGMA user_version = {version}")
             schema_then = set(connection.execute(NAMES))
         connection.close()
-        # It is what a signedwire of then has made.
+        # An earlier signedwire made this file.
         made = Path(f"{path}-made")
         with monkeypatch.context() as patch:
             patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:version])
@@ -568,7 +568,7 @@ class TestMigrations:
     def test_one_that_sqlite_has_rolled_back_itself(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As it does where the disk is full. What it said first is told."""
+        """SQLite does that if the disk is full. The error has the first message of SQLite."""
         twice = ("CREATE TABLE more (x UNIQUE)", "INSERT OR ROLLBACK INTO more VALUES (1), (1)")
         with monkeypatch.context() as patch:
             patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, twice))
@@ -579,7 +579,7 @@ class TestMigrations:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 class TestFaults:
-    """Mistakes of ours or of a caller: the thread ends, and nobody waits for ever."""
+    """A bug of ours or of a caller ends the thread, and no caller waits for ever."""
 
     def test_an_operation_that_raises(self, stores: Stores) -> None:
         store = stores()
@@ -596,7 +596,7 @@ class TestFaults:
             store.put(PEER, [Note()])
 
     def test_a_checkpoint_that_fails(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was told before is kept; what comes after is not taken."""
+        """The commit before it counts; operations after it fail."""
         store = stores()
         failures: list[StoreError] = []
         store.on_failed = failures.append
@@ -647,7 +647,7 @@ class TestFailingDisk:
         thens = [Told() for _ in range(6)]
         failures: list[StoreError] = []
         store.on_failed = failures.append
-        # All in one transaction, or behind it: the thread is kept waiting meanwhile.
+        # All are in one transaction, or behind it, because the thread waits meanwhile.
         gate = threading.Event()
         blocked = store._ask(lambda: gate.wait(LIMIT))
         for on_commit in thens:
@@ -664,8 +664,8 @@ class TestFailingDisk:
             assert isinstance(future.exception(LIMIT), StoreFailedError)
         assert blocked_error is None or isinstance(blocked_error, StoreFailedError)
         assert str(error) == (
-            f"the store {path} has failed: database or disk is full; whether the last messages "
-            "are in it is not known, and nothing more is taken or acknowledged. Make room on the "
+            f"the store {path} has failed: database or disk is full; whether it has the last "
+            "messages is unknown, and it takes and acknowledges nothing more. Make room on the "
             "disk, then start the node again: it goes on from the last commit"
         )
         for call in (
@@ -713,7 +713,7 @@ class TestFailingDisk:
         assert stored > 10
         found = row_numbers(stores())
         assert found[:stored] == list(range(1, stored + 1))
-        assert len(found) <= stored + 1  # the last may be there, as its error says
+        assert len(found) <= stored + 1  # the last one may be stored, as its error says
 
     @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
     @pytest.mark.parametrize(

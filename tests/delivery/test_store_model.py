@@ -1,4 +1,4 @@
-"""Random operations on a store of either kind, beside a model that is obviously right."""
+"""Random operations on a store, in memory and in a file, compared with a simple model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         assert self.store.close(LIMIT)
         self.store = make(self.kind, self.folder / "node.db", LIMITS)
-        self.next = dict(self.next_after_restart)  # those that were void are free
+        self.next = dict(self.next_after_restart)  # void numbers are used again
 
     def waiting(self, peer: Did | None = None) -> int:
         return sum(1 for name in self.rows if peer in (None, name[0]))
@@ -74,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
         return notes
 
     def fits(self, peer: Did, drafts: Drafts, others: Sequence[Did] = ()) -> bool:
-        """`others` are the recipients of rows that are not there, but have a place."""
+        """`others` are the recipients of rows that are reserved but not stored."""
         more = 2 if all(lane is Priority.CRITICAL for lane, _ in drafts) else 0
         waiting = self.waiting(peer) + sum(1 for other in others if other == peer)
         return (
@@ -110,7 +110,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.kind == "sqlite")
     @rule(puts=st.lists(st.tuples(peers, many_drafts), min_size=2, max_size=6))
     def put_without_waiting(self, puts: list[tuple[Did, Drafts]]) -> None:
-        """All are numbered before one is stored; what does not fit may find room later."""
+        """All are numbered before any is stored; a put that is full now may find room later."""
         expiry = self.store.next_expiry_us
         taken: list[tuple[Did, Drafts, list[Note], Told, bool]] = []
         places: list[Did] = []

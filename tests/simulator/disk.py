@@ -29,13 +29,13 @@ from signedwire.delivery.store import Marks, OnCommit, Store, StoreLimits
 from signedwire.delivery.store.commits import (
     _MAX_WEIGHT,
     Operation,
-    _answer,
     _closed,
     _commit_callbacks,
-    _tell,
+    _notify,
+    _resolve,
 )
 from signedwire.delivery.store.ledger import Ledger
-from signedwire.delivery.store.records import NOTHING, Noted
+from signedwire.delivery.store.records import ALL_ACCEPTED, Unaccepted
 from signedwire.delivery.store.schema import commit_failed, open_file, reading
 from signedwire.delivery.store.sqlite_tables import SqliteTables
 from signedwire.delivery.store.work import Work
@@ -190,7 +190,7 @@ class Disk:
         batch, results, self._batch, self._results = self._batch, self._results, [], []
         self._is_committing = False
         self._say([*self._work.notifications(), *_commit_callbacks(batch, results)])
-        _answer(batch, results)
+        _resolve(batch, results)
         self._work.checkpoint()
         if self._queue:
             self._after(0.0, self._begin)
@@ -207,7 +207,7 @@ class Disk:
             news.append(partial(self.on_failed, failure))
         results: list[object] = [failure] * len(batch)
         self._say(news + _commit_callbacks(batch, results))
-        _answer(batch, results)
+        _resolve(batch, results)
         self._let_go()
 
     def _say(self, news: list[Callable[[], None]]) -> None:
@@ -215,7 +215,7 @@ class Disk:
             self._loop.call_soon(run, context=self._owner.context)
 
         if news:
-            call(partial(_tell, call, iter(news)))
+            call(partial(_notify, call, iter(news)))
 
     def _let_go(self) -> None:
         self._stop()
@@ -335,10 +335,10 @@ class DiskStore(Store):
         marks: Marks,
         batch: BatchReceived,
         new: Sequence[int],
-        noted: Noted = NOTHING,
+        unaccepted: Unaccepted = ALL_ACCEPTED,
         on_commit: OnCommit | None = None,
     ) -> range:
-        ids = super().accept(sender, marks, batch, new, noted, on_commit)
+        ids = super().accept(sender, marks, batch, new, unaccepted, on_commit)
         for id_, place in zip(ids, new, strict=True):
             self.incoming_bodies[id_] = batch.bodies[place]
         return ids

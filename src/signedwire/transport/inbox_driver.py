@@ -12,7 +12,7 @@ from typing import Final
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import Message
 from signedwire.delivery.receive_stream import Arrivals
-from signedwire.delivery.store import Marks, Noted, OnCommit, RememberedLeaves, Store
+from signedwire.delivery.store import Marks, OnCommit, RememberedLeaves, Store, Unaccepted
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.transport.runtime import Runtime
 from signedwire.types import Did
@@ -98,8 +98,8 @@ class InboxDriver:
             self._store.barrier(on_commit)
             return
         places = [message.index for message in new]
-        noted = Noted(late=arrivals.late, not_stored=not_stored, invalid=arrivals.invalid)
-        ids = self._store.accept(did, marks, batch, places, noted, on_commit)
+        unaccepted = Unaccepted(late=arrivals.late, not_stored=not_stored, invalid=arrivals.invalid)
+        ids = self._store.accept(did, marks, batch, places, unaccepted, on_commit)
         for message, id_ in zip(new, ids, strict=True):
             message.row = id_
 

@@ -238,7 +238,7 @@ class StoreDriver(SendProgress):
         self.removed_rows.end(names, Reason.EXPIRED)
 
     def _on_aged(self, names: list[RowName]) -> None:
-        self.removed_rows.end(names, Reason.AGED_OUT, self.store.unmet.words_of_age)
+        self.removed_rows.end(names, Reason.AGED_OUT, self.store.unmet.age_detail)
 
     def is_held(self) -> bool:
         """Whether nothing may be sent now; see `Store.look_at_clock()`."""

@@ -19,13 +19,13 @@ from signedwire.delivery.store.records import (
     Draft,
     IncomingRow,
     Marks,
-    Noted,
     OnCommit,
     OutgoingRow,
     RememberedLeaves,
     RowName,
     StoreLimits,
     StoreStats,
+    Unaccepted,
 )
 from signedwire.delivery.store.sqlite import SqliteStore
 from signedwire.delivery.store.store import Store
@@ -45,7 +45,7 @@ __all__ = [
     "DeadLetter",
     "IncomingRow",
     "Marks",
-    "Noted",
+    "Unaccepted",
     "RememberedLeaves",
     "OnCommit",
 ]

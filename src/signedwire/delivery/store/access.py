@@ -66,5 +66,7 @@ def _sound(keys: Iterable[bytes]) -> list[bytes]:
     known = list(keys)
     for key in known:
         if type(key) is not bytes or len(key) != _KEY_SIZE:
-            raise ValueError(f"the access list holds {_KEY_SIZE} bytes of a DID, not {key!r}")
+            raise ValueError(
+                f"a key of the access list is the {_KEY_SIZE} bytes of a DID, not {key!r}"
+            )
     return known

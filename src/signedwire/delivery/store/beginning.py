@@ -15,10 +15,10 @@ import stat
 
 from signedwire.errors import StoreCorruptError, StoreOpenError
 
-__all__ = ["begin", "check_begun", "finish", "mark_of"]
+__all__ = ["begin", "check_begun", "finish", "marker_of"]
 
 
-def mark_of(path: str) -> str:
+def marker_of(path: str) -> str:
     """Return the path of the marker, beside the file to which symbolic links lead."""
     return f"{os.path.realpath(path)}-unfinished"
 
@@ -31,16 +31,16 @@ def begin(path: str) -> None:
         OSError: the marker cannot be made.
     """
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(mark_of(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    if os.path.lexists(mark_of(path)) and not _is_there(path):
-        raise StoreOpenError(path, f"{mark_of(path)} is in its way", "Move it away")
+        os.close(os.open(marker_of(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    if os.path.lexists(marker_of(path)) and not _is_there(path):
+        raise StoreOpenError(path, f"{marker_of(path)} is in the way", "Move it away")
 
 
 def finish(path: str) -> None:
     """Remove the marker, if there is one: the file is complete, or was not made."""
     if _is_there(path):
         with contextlib.suppress(OSError):  # beside a complete file the marker does no harm
-            os.unlink(mark_of(path))
+            os.unlink(marker_of(path))
 
 
 def check_begun(path: str, *, is_empty: bool) -> None:
@@ -52,16 +52,16 @@ def check_begun(path: str, *, is_empty: bool) -> None:
     if is_empty and not _is_there(path):
         raise StoreCorruptError(
             path,
-            "it is empty, and no node is known to have begun it: what was in it is lost",
-            "Restore a copy of before, or remove the file to begin anew, without the denials, "
-            "the messages that wait, and the marks of what has arrived already",
+            "it is empty, and no node was interrupted while it made it: its content is lost",
+            "Restore an earlier copy. Or remove the file to start with an empty store: without "
+            "denials, waiting messages, and the marks that detect duplicates",
         )
 
 
 def _is_there(path: str) -> bool:
     # Only an empty regular file is the marker: a file with content is never removed.
     try:
-        found = os.lstat(mark_of(path))
+        found = os.lstat(marker_of(path))
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size == 0

@@ -1,4 +1,4 @@
-"""Moves the deadlines given in seconds when the wall clock is set."""
+"""Moves the deadlines that were given in seconds, when the wall clock is set."""
 
 from __future__ import annotations
 

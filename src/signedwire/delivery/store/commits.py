@@ -8,7 +8,7 @@ lone operation is committed at once, without a timer, and a thousand share one s
 the disk. `Inline` runs each operation in the call that submits it.
 
 Callbacks run after the commit, in the order of submission. All callbacks of a commit
-share one call of `Call`, so that an event loop is woken only once. If a commit fails,
+share one call of `Dispatch`, so that an event loop is woken only once. If a commit fails,
 every operation in it or behind it fails too, and no further commit is tried: see
 `StoreFailedError`.
 """
@@ -42,7 +42,9 @@ The next operation that stores messages reports the failure.
 _MAX_WEIGHT: Final = 16_384
 """Approximate number of rows in one transaction: more would delay callers for no gain."""
 _MEASURED: Final = 512
+"""Number of the last commits whose durations are kept."""
 _MAX_LAZY: Final = 1024
+"""Number of waiting operations from which lazy ones are committed too."""
 
 
 class Engine(Protocol):
@@ -116,12 +118,13 @@ class Executor(Protocol):
         """
 
 
-def _tell(dispatch: Dispatch, notifications: Iterator[Callable[[], None]]) -> None:
-    for tell in notifications:
+def _notify(dispatch: Dispatch, notifications: Iterator[Callable[[], None]]) -> None:
+    for notify in notifications:
         try:
-            tell()
+            notify()
         except BaseException:
-            dispatch(partial(_tell, dispatch, notifications))  # the other callbacks must still run
+            # The other callbacks must still run.
+            dispatch(partial(_notify, dispatch, notifications))
             raise
 
 
@@ -135,7 +138,7 @@ def _commit_callbacks(
     ]
 
 
-def _answer(operations: list[Operation], results: list[object]) -> None:
+def _resolve(operations: list[Operation], results: list[object]) -> None:
     """Set the futures. The callbacks were scheduled before, so that they run first."""
     for each, result in zip(operations, results, strict=True):
         future = each.future
@@ -158,7 +161,7 @@ def _count_commit(executor: Executor, started: float) -> None:
 
 
 def _closed() -> ClosedError:
-    return ClosedError("the store is closed", "Its operations end before the node is closed")
+    return ClosedError("the store is closed", "Use it before its node is closed")
 
 
 class Inline:
@@ -179,7 +182,7 @@ class Inline:
         self._is_closed = False
         self._is_call_due = False
         self._notifications: deque[Callable[[], None]] = deque()
-        self._telling = threading.Lock()
+        self._calling = threading.Lock()
 
     def submit(self, operation: Operation, *, is_lazy: bool = False) -> None:
         """See `Executor`."""
@@ -201,24 +204,24 @@ class Inline:
             if self.on_failed is not None:
                 self._notifications.append(partial(self.on_failed, self.failure))
         self._notifications += _commit_callbacks([operation], results)
-        _answer([operation], results)
+        _resolve([operation], results)
 
     def flush(self) -> None:
         """See `Executor`."""
         if self._notifications and not self._is_call_due:
             self._is_call_due = True
-            self._dispatch(self._tell)
+            self._dispatch(self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._is_call_due = False
         # Only one thread runs callbacks at a time, to keep their order. The loop looks
         # again after the release: another thread may have failed to get the lock.
-        while self._notifications and self._telling.acquire(blocking=False):
+        while self._notifications and self._calling.acquire(blocking=False):
             try:
                 while self._notifications:
                     self._notifications.popleft()()
             finally:
-                self._telling.release()
+                self._calling.release()
                 self.flush()  # if a callback raised, the others must still run
 
     def close(self, timeout: float | None) -> bool:
@@ -234,7 +237,7 @@ class Writer:
 
     Args:
         open_: Opens the file, in the new thread.
-        call: Schedules the callbacks.
+        dispatch: Schedules the callbacks.
         failed: Makes the error for all operations from the exception of a commit.
 
     Raises:
@@ -281,7 +284,7 @@ class Writer:
             if self._is_closing:
                 raise _closed()
             self._queue.append(operation)
-            # Lazy operations are bounded: an idle node notes failed dials for ever.
+            # Lazy operations are bounded: an idle node records failed dials for ever.
             if self._is_waiting and (not is_lazy or len(self._queue) >= _MAX_LAZY):
                 self._is_waiting = False
                 self._wake.release()
@@ -348,8 +351,8 @@ class Writer:
             raise
         if is_changed:
             _count_commit(self, started)
-        self._tell([*engine.notifications(), *_commit_callbacks(batch, results)])
-        _answer(batch, results)
+        self._notify([*engine.notifications(), *_commit_callbacks(batch, results)])
+        _resolve(batch, results)
         return self._checkpoint(engine)
 
     def _checkpoint(self, engine: Engine) -> bool:
@@ -370,11 +373,11 @@ class Writer:
         if self.on_failed is not None:
             notifications.append(partial(self.on_failed, failure))
         results: list[object] = [failure] * len(batch)
-        self._tell(notifications + _commit_callbacks(batch, results))
-        _answer(batch, results)
+        self._notify(notifications + _commit_callbacks(batch, results))
+        _resolve(batch, results)
 
-    def _tell(self, notifications: list[Callable[[], None]]) -> None:
+    def _notify(self, notifications: list[Callable[[], None]]) -> None:
         if notifications:
             # The event loop may be closed: then no caller is left to be called.
             with contextlib.suppress(RuntimeError):
-                self._dispatch(partial(_tell, self._dispatch, iter(notifications)))
+                self._dispatch(partial(_notify, self._dispatch, iter(notifications)))

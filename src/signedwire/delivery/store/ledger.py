@@ -27,7 +27,7 @@ from signedwire.wire.header import timestamp_of
 __all__ = [
     "MAX_PEER",
     "BatchRecord",
-    "Lack",
+    "ReachedLimit",
     "LaneRecord",
     "Ledger",
     "PeerRecord",
@@ -51,8 +51,8 @@ def base_at(epoch: int, now_us: int) -> int:
     return min(max(0, now_us - epoch) // 1000 * _BASE_UNIT, _MAX_BASE)
 
 
-class Lack(NamedTuple):
-    """A limit of the store that is reached."""
+class ReachedLimit(NamedTuple):
+    """A limit of the store that has no room for more rows."""
 
     what: str
     """The limit as text, such as "1,000 messages in all"."""
@@ -285,7 +285,7 @@ class Ledger:
             raise StoreFullError(
                 did,
                 Reason.QUEUE_FULL,
-                f"the store knows its limit of {MAX_PEER:,} peers; {did} is not among them",
+                f"the store has {MAX_PEER:,} peers, its limit, and {did} is none of them",
                 "Start with a new store",
             )
         return self._next_peer
@@ -326,7 +326,7 @@ class Ledger:
 
     # -- outgoing ---------------------------------------------------------------------
 
-    def count_on(self, now_us: int) -> None:
+    def set_bases(self, now_us: int) -> None:
         """Set where the sequences of this process begin. Called when the store is opened."""
         for peer in self.peers.values():
             if peer.epoch:
@@ -334,7 +334,9 @@ class Ledger:
                 for lane in peer.lanes:
                     lane.base = max(lane.base, base)
 
-    def lack(self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool) -> Lack | None:
+    def reached_limit(
+        self, peer: PeerRecord, rows: int, bytes_: int, *, is_critical: bool
+    ) -> ReachedLimit | None:
         """Return the limit that so many more rows would exceed; `None` if they fit."""
         limits = self.limits
         more = limits.critical_reserve if is_critical else 0
@@ -371,10 +373,10 @@ class Ledger:
             ]
         for have, limit, what, option in counts:
             if have + rows > limit + more:
-                return Lack(f"{limit:,} {what}", option)
+                return ReachedLimit(f"{limit:,} {what}", option)
         for have, limit, what, option in sizes:
             if have + bytes_ > limit + more * _RESERVED_BYTES:
-                return Lack(f"{limit:,} {what}", option)
+                return ReachedLimit(f"{limit:,} {what}", option)
         return None
 
     def is_full_for(self, peer: PeerRecord, size: int) -> bool:
@@ -386,16 +388,16 @@ class Ledger:
             bytes_ = min(bytes_, limits.max_unmet_peer_bytes)
         return peer.rows >= rows or peer.bytes + size > bytes_
 
-    def full(self, peer: PeerRecord, lack: Lack) -> StoreFullError:
+    def full(self, peer: PeerRecord, limit: ReachedLimit) -> StoreFullError:
         """Return the error for a limit that is reached."""
         cure = "Wait until the peer takes some, give messages deadlines"
-        if lack.option.startswith("unmet"):
+        if limit.option.startswith("unmet"):
             cure = "Add its route with routing.update(did, address), wait until it dials"
         return StoreFullError(
             peer.did,
             Reason.QUEUE_FULL,
-            f"the outbox holds its limit of {lack.what}; the message to {peer.did} was not stored",
-            f"{cure}, or raise {lack.option}",
+            f"the outbox holds its limit of {limit.what}; the message to {peer.did} was not stored",
+            f"{cure}, or raise {limit.option}",
         )
 
     def set_met(self, peer: PeerRecord, is_met: bool) -> bool:

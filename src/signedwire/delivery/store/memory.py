@@ -22,7 +22,7 @@ class MemoryStore(Store):
     Args:
         owner: The node's DID.
         limits: The limits of the store, by default `StoreLimits()`.
-        call: Schedules the callbacks. By default they run at once, so perhaps before
+        dispatch: Schedules the callbacks. By default they run at once, so perhaps before
             the call that they belong to has returned.
     """
 

@@ -24,8 +24,9 @@ class MemoryTables(Tables):
         self._ledger = ledger
         # By lane, then by id: each lane grows in order.
         self._lanes: dict[int, dict[int, bytes]] = {}
-        self._expiries: list[tuple[int, int]] = []  # a heap; may name removed rows
-        self._ages: list[tuple[int, int]] = []  # a heap of rows with an age; likewise
+        # Heaps of (deadline or age, row). Some of the rows may have been removed.
+        self._expiries: list[tuple[int, int]] = []
+        self._ages: list[tuple[int, int]] = []
         self._aging: set[int] = set()
         self._dead: dict[int, DeadRow] = {}
         self._next_dead = 1
@@ -87,7 +88,7 @@ class MemoryTables(Tables):
                 found.append(row_id)
         return found
 
-    def unage(self, first: int, last: int) -> None:
+    def clear_ages(self, first: int, last: int) -> None:
         """See `Tables`."""
         self._ages = [each for each in self._ages if not first <= each[1] <= last]
         heapq.heapify(self._ages)
@@ -195,7 +196,7 @@ class MemoryTables(Tables):
     # -- the access list --------------------------------------------------------------
 
     def add_rules(self, rule: AccessRule, keys: Iterable[bytes]) -> None:
-        """See `Tables`. The rules are not kept, because these tables are never reopened."""
+        """See `Tables`. The rules are dropped, because these tables are never reopened."""
 
     def remove_rules(self, rule: AccessRule, keys: Iterable[bytes] | None) -> None:
         """See `Tables`."""

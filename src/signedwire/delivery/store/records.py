@@ -30,8 +30,8 @@ __all__ = [
     "IncomingRow",
     "MAX_ROW",
     "Marks",
-    "NOTHING",
-    "Noted",
+    "ALL_ACCEPTED",
+    "Unaccepted",
     "OutgoingRow",
     "ROW_BITS",
     "RememberedLeaves",
@@ -261,8 +261,8 @@ class RememberedLeaves(NamedTuple):
     """Envelopes at or below the mark that were refused because there was no room."""
 
 
-class Noted(NamedTuple):
-    """Indices in a batch of the envelopes that were not accepted."""
+class Unaccepted(NamedTuple):
+    """Indices of the envelopes of a batch that were not accepted."""
 
     late: Sequence[int] = ()
     """Envelopes that came too late; the marks have passed them."""
@@ -272,7 +272,7 @@ class Noted(NamedTuple):
     """All other refused envelopes, which are not remembered."""
 
 
-NOTHING: Final = Noted()
+ALL_ACCEPTED: Final = Unaccepted()
 
 
 class Backlog(NamedTuple):

@@ -82,11 +82,11 @@ _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _MISFIT: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 """Codes of SQLite for a statement that does not fit the tables of the file."""
 _COLUMNS: Final = """
-    SELECT kept.name, of.name FROM sqlite_schema AS kept, pragma_table_info(kept.name) AS of
-    WHERE kept.type = 'table'"""
+    SELECT t.name, c.name FROM sqlite_schema AS t, pragma_table_info(t.name) AS c
+    WHERE t.type = 'table'"""
 _REPAIR: Final = (
-    "Copy it away before anything else; then restore a copy of before, or save what can be "
-    "read with `sqlite3 FILE .recover`, or start with a new file"
+    "Copy it away before anything else. Then restore an earlier copy, or save its readable rows "
+    "with `sqlite3 FILE .recover`, or start with a new file"
 )
 
 
@@ -176,7 +176,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     if version > len(MIGRATIONS):
         raise StoreVersionError(
             path,
-            f"it has version {version}, and this signedwire knows up to {len(MIGRATIONS)}",
+            f"it has version {version}, and this signedwire supports up to {len(MIGRATIONS)}",
             "Use the newer signedwire that wrote it",
         )
     if version < 0:
@@ -191,7 +191,9 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
         os.chmod(path, 0o600)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")  # done after the callers were told
+    connection.execute(
+        "PRAGMA wal_autocheckpoint = 0"
+    )  # `checkpoint()` does it, after the callbacks
     connection.execute("PRAGMA cache_size = -2000")  # KiB; a build may have another default
     # Takes the lock even if there is nothing to write.
     connection.execute("BEGIN IMMEDIATE")
@@ -201,7 +203,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
         raise StoreCorruptError(path, f"the file is damaged ({found})", _REPAIR)
     migrate(connection, MIGRATIONS, owner)
     _check_columns(connection, path, owner)
-    # Else the WAL that a crash left would stay, and grow with each crash.
+    # Without this, the WAL that a crash left would stay, and grow with each crash.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finish(path)
 
@@ -265,7 +267,7 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
         return StoreInUseError(
             path,
             "another process, or another node of this one, has it open",
-            "Stop that one, ask it, or name another file: one node uses a store at a time",
+            "Stop that node, or name another file: one node uses a store at a time",
         )
     if code == sqlite3.SQLITE_NOTADB:
         return StoreVersionError(
@@ -282,14 +284,14 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
         return StoreOpenError(path, "its directory does not exist", "Make the directory first")
     if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
-        return StoreOpenError(path, "a part of its path is no directory", "Is its name right?")
+        return StoreOpenError(path, "a part of its path is no directory", "Check the path")
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         return StoreOpenError(path, "the disk is full", "Make room on it, or name another file")
     if _is_read_only(path, error):
         hint = "Name a file on a volume that can be written"
         return StoreOpenError(path, "its file system is read-only", hint)
     for place in (path, os.path.dirname(path) or os.curdir):
-        # SQLite says "disk I/O error", or the like, of a file that it may only read.
+        # SQLite reports "disk I/O error", or the like, for a file that it may only read.
         if code and os.path.exists(place) and not os.access(place, os.W_OK):
             return StoreOpenError(
                 path,
@@ -297,7 +299,9 @@ def _open_error(path: str, error: Exception) -> StoreOpenError:
                 "A store needs a file and a folder that belong to the user of the node",
             )
     cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return StoreOpenError(path, cause, "Is the disk full, or may this user not write there?")
+    return StoreOpenError(
+        path, cause, "Check that the disk has room and that this user may write there"
+    )
 
 
 def _is_read_only(path: str, error: Exception) -> bool:
@@ -312,7 +316,7 @@ def _is_read_only(path: str, error: Exception) -> bool:
 
 def commit_failed(path: str, error: BaseException) -> StoreFailedError:
     """Make the error for all operations in a failed commit, and for all behind it."""
-    hint = "Look after the disk, then start the node again: it goes on from the last commit"
+    hint = "Check the disk, then start the node again: it goes on from the last commit"
     if _code_of(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
         hint = "Make room on the disk, then start the node again: it goes on from the last commit"
     elif not isinstance(error, (sqlite3.Error, OSError)):
@@ -320,7 +324,6 @@ def commit_failed(path: str, error: BaseException) -> StoreFailedError:
     return StoreFailedError(
         path,
         str(error) or type(error).__name__,
-        "whether the last messages are in it is not known, and nothing more is taken or "
-        "acknowledged",
+        "whether it has the last messages is unknown, and it takes and acknowledges nothing more",
         hint,
     )

@@ -13,7 +13,7 @@ from typing import Final
 
 from signedwire.delivery.store.ledger import MAX_PEER
 from signedwire.delivery.store.records import MAX_ROW, ROW_BITS
-from signedwire.delivery.store.tables import NO_LANE, UNKEPT, AccessRule
+from signedwire.delivery.store.tables import NO_LANE, NOT_STORED, AccessRule
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.envelope import SIGNATURE_SIZE
@@ -23,7 +23,7 @@ __all__ = ["check_rows"]
 
 _MAX_ID: Final = 2**62
 """Largest legal id: far below the limit of a 64-bit integer, so that ids can still grow."""
-_LANES: Final = frozenset({*map(int, Priority), NO_LANE, UNKEPT})
+_LANES: Final = frozenset({*map(int, Priority), NO_LANE, NOT_STORED})
 
 
 def _whole(name: str, least: int, most: int) -> str:
@@ -133,11 +133,11 @@ def check_rows(connection: sqlite3.Connection) -> None:
     for table, conditions in _SOUND.items():
         wrong = f"SELECT rowid FROM {table} WHERE ({' AND '.join(conditions)}) IS NOT TRUE LIMIT 1"
         if (found := connection.execute(wrong).fetchone()) is not None:
-            raise ValueError(f"row {found[0]} of the table {table} is none of a store's")
+            raise ValueError(f"row {found[0]} of the table {table} is not one of a store's")
     if (found := connection.execute(_UNNUMBERED).fetchone()) is not None:
-        raise ValueError(f"lane {found[0]} has not given the number of one of its messages")
+        raise ValueError(f"a message of lane {found[0]} has a number that the lane has not given")
     if (found := connection.execute(_MISCOUNTED).fetchone()) is not None:
-        raise ValueError(f"lane {found[0]} has other messages than it has counted")
+        raise ValueError(f"the messages of lane {found[0]} differ from its counts")
     for id_, lanes in connection.execute("SELECT id, lanes FROM batch"):
         if not _LANES.issuperset(lanes):
-            raise ValueError(f"row {id_} of the table batch names a lane that there is not")
+            raise ValueError(f"row {id_} of the table batch has a lane that does not exist")

@@ -31,7 +31,7 @@ class SqliteStore(Store):
             the suffix `-wal`.
         owner: The node's DID; the file belongs to this node alone.
         limits: The limits of the store, by default `StoreLimits()`.
-        call: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
+        dispatch: Schedules the callbacks, such as `loop.call_soon_threadsafe`. By default
             they run in the thread that commits, where they must not raise or block.
         is_threaded: Whether a separate thread commits. Otherwise each call commits and
             blocks, in the thread that has opened the store. That is for simulations, and

@@ -125,8 +125,8 @@ class SqliteTables(Tables):
         self._removals: list[int] = []
         self._batches: list[BatchRow] = []
         self._accepted: list[tuple[int, int, int, bytes]] = []
-        self._done: list[int] = []
-        self._done_batches: list[int] = []
+        self._acked: list[int] = []
+        self._needless_batches: list[int] = []
         self._stale: set[LaneRecord] = set()
         self._saved: set[int] = set()  # peers that have a row
         self._looked_at = 0.0
@@ -170,7 +170,7 @@ class SqliteTables(Tables):
             ledger.set_met(ledger.by_id[id_], False)
         for rule, key in self._ask("SELECT rule, did FROM access"):
             ledger.rules[AccessRule(rule)].add(key)
-        ledger.count_on(unix_time_us())
+        ledger.set_bases(unix_time_us())
         self._look_for_oldest()
         ledger.next_expiry_us = self._next_expiry()
         (dead,) = self._ask("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead")
@@ -188,7 +188,7 @@ class SqliteTables(Tables):
             ledger.add_unacked(id_, batches[batch_id], size)
             ledger.next_incoming = id_ + 1
         for peer in ledger.by_id.values():
-            self._done_batches += [batch.id for batch in ledger.forget_leaves(peer)]
+            self._needless_batches += [batch.id for batch in ledger.forget_leaves(peer)]
 
     def _next_expiry(self) -> int | None:
         ((found,),) = self._ask(
@@ -268,7 +268,7 @@ class SqliteTables(Tables):
         )
         return [int(name) for name in names.split(",")] if names else []
 
-    def unage(self, first: int, last: int) -> None:
+    def clear_ages(self, first: int, last: int) -> None:
         """See `Tables`."""
         self._flush()
         self._begin()
@@ -431,8 +431,8 @@ class SqliteTables(Tables):
 
     def remove_unacked(self, ids: Sequence[int], batches: Sequence[int]) -> None:
         """See `Tables`."""
-        self._done += ids
-        self._done_batches += batches
+        self._acked += ids
+        self._needless_batches += batches
 
     def unacked_page(self, after: int, limit: int) -> list[tuple[int, int, int, bytes]]:
         """See `Tables`."""
@@ -500,10 +500,10 @@ class SqliteTables(Tables):
             self._accepted = []
         if self._removals:
             self._remove_now()
-        if self._done or self._done_batches:
-            self._delete("incoming", self._done)
-            self._delete("batch", self._done_batches)
-            self._done, self._done_batches = [], []
+        if self._acked or self._needless_batches:
+            self._delete("incoming", self._acked)
+            self._delete("batch", self._needless_batches)
+            self._acked, self._needless_batches = [], []
         if ledger.changed_lanes:
             lanes, ledger.changed_lanes = ledger.changed_lanes, set()
             self._insert(

@@ -2,7 +2,7 @@
 
     put ──→ outgoing ──settled, expire──→ gone
                      ──dead_letter──→ dead letters ──drop_dead, put(replaces)──→ gone
-    accept ──→ unacked ──ack──→ gone            with it the marks and the leaves
+    accept ──→ unacked ──acked──→ gone          also stores the marks and the leaves
 
 Any thread may call. A change returns at once; its callback `on_commit` runs after the
 commit, with `None`, or with the `StoreError` of the failed commit. A query returns a
@@ -16,8 +16,9 @@ Guarantees:
 - A sequence is never used twice. That also holds for the next process, and for one
   that opens an old copy of the file, because each process starts at a sequence made
   from the time. Many sequences are never used.
-- After `then(None)` a change is on the disk. `barrier()` confirms all before it.
-- A row leaves only by a call that is named above, or by its deadline (`on_expired`).
+- A change is on the disk when `on_commit(None)` is called; see also `barrier()`.
+- A row is removed only by a call that is named above, by its deadline (`on_expired`), or
+  because its peer stays unmet (`unmet.on_aged`).
 - After a failed commit every operation fails, also those that wait, and nothing more
   is acknowledged; `failure` has the cause. Whether the changes of that commit are on
   the disk is unknown until the file is opened again.
@@ -36,23 +37,23 @@ from signedwire.delivery.store.access import AccessRules
 from signedwire.delivery.store.clock_steps import ClockSteps
 from signedwire.delivery.store.commits import Executor, Operation
 from signedwire.delivery.store.ledger import LaneRecord, Ledger, PeerRecord
-from signedwire.delivery.store.noting import lanes_of, note_marks, storable
 from signedwire.delivery.store.records import (
+    ALL_ACCEPTED,
     MAX_ROW,
-    NOTHING,
     Backlog,
     DeadLetter,
     Draft,
     IncomingRow,
     Marks,
-    Noted,
     OnCommit,
     OutgoingRow,
     RememberedLeaves,
     RowName,
     StoreLimits,
     StoreStats,
+    Unaccepted,
 )
+from signedwire.delivery.store.stored_values import lanes_of, set_committed_marks, storable
 from signedwire.delivery.store.tables import PAGE_BYTES, BatchRow, Row
 from signedwire.delivery.store.unmet import UnmetPeers
 from signedwire.delivery.store.work import Work
@@ -66,7 +67,7 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-# Many at once, because the search walks over all peers.
+# Many at a time, because each search visits all peers.
 _FORGOTTEN_AT_ONCE: Final = 1000
 _MAX_EPOCH: Final = 2**63 - 1
 
@@ -98,7 +99,7 @@ class Store:
         with self._lock:
             peer = self._peer(recipient)
             if not peer.epoch:
-                # The store may have forgotten the peer and its epoch, and the clock be set back.
+                # Rises in any case: the clock may be set back after the store forgot the peer.
                 peer.epoch = new_epoch()
                 self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
             return peer.epoch
@@ -125,20 +126,20 @@ class Store:
         return self._peer(recipient).lanes[lane]
 
     def learn(self, recipient: Did, marks: Sequence[int]) -> bool:
-        """Note a peer's marks; return whether the file, as an old copy, lacks some of them.
+        """Record a peer's marks; return whether the file, as an old copy, lacks some of them.
 
-        That alone does no harm: no message of this process has a sequence of another.
+        Missing marks alone do no harm: each process uses sequences of its own.
         """
         with self._lock:
             lanes = self._peer(recipient).lanes
-            notifications = [
+            newer = [
                 (lane, mark)
                 for lane, mark in zip(lanes, marks, strict=True)
                 if lane.known < mark < lane.base + lane.opened_at
             ]
-            for lane, mark in notifications:
+            for lane, mark in newer:
                 lane.known = mark
-        return bool(notifications)
+        return bool(newer)
 
     def put(
         self,
@@ -153,9 +154,9 @@ class Store:
 
         `is_met` is whether the recipient has a route or had a link; see `UnmetPeers`.
 
-        When this returns, each draft has its number and its body. It may be sent after
-        `then(None)`, not before. After `then(StoreFullError)` the numbers are void: fewer
-        rows than expected had expired, and there was no room.
+        When this returns, each draft has its number and its body. It may be sent when
+        `on_commit(None)` is called, not before. After `on_commit(StoreFullError)` the
+        numbers are void: too few rows had expired to make room.
 
         Raises:
             StoreFullError: a limit is reached; nothing was stored.
@@ -168,9 +169,9 @@ class Store:
             self.look_at_clock()
             peer = self._peer(recipient)
             self.unmet.set_met(recipient, is_met)
-            lack = ledger.lack(peer, len(drafts), size, is_critical=is_critical)
-            if lack is not None and not ledger.is_any_expired(unix_time_us()):
-                raise ledger.full(peer, lack)
+            limit = ledger.reached_limit(peer, len(drafts), size, is_critical=is_critical)
+            if limit is not None and not ledger.is_any_expired(unix_time_us()):
+                raise ledger.full(peer, limit)
             parties, epoch = bytes(self.owner) + bytes(recipient), self.epoch(recipient)
             rows: list[Row] = []
             for draft in drafts:
@@ -181,8 +182,8 @@ class Store:
                 lane.next += 1
             age = None if is_met else unix_time_us() + int(self.limits.max_unmet_age * 1e6)
             put: Callable[[], object] = partial(self._work.put, rows, replaces, age)
-            if lack is not None:
-                # Reserves nothing yet, or operations before this one could find no room.
+            if limit is not None:
+                # Room is reserved when the operation runs: earlier ones may need it.
                 put = partial(self._work.put_if_room, put, peer, len(rows), size, is_critical)
                 self._submit(put, on_commit, weight=len(rows))
             else:
@@ -195,7 +196,7 @@ class Store:
         self._executor.flush()
 
     def written(self, recipient: Did, lane: int, row: int) -> None:
-        """Note that a link got a lane up to `row`. Stored with the next commit."""
+        """Record that a link has taken a lane up to `row`. Stored with the next commit."""
         with self._lock:
             record = self._peer(recipient).lanes[lane]
             if row > record.written:
@@ -265,8 +266,8 @@ class Store:
         return self._work.on_expired
 
     @on_expired.setter
-    def on_expired(self, tell: Callable[[list[RowName]], None] | None) -> None:
-        self._work.on_expired = tell
+    def on_expired(self, callback: Callable[[list[RowName]], None] | None) -> None:
+        self._work.on_expired = callback
 
     @property
     def next_expiry_us(self) -> int | None:
@@ -283,9 +284,9 @@ class Store:
     def look_at_clock(self) -> bool:
         """If the wall clock was set, move the deadlines that were given in seconds.
 
-        Headers move on the disk first. Then `clock_steps.on_moved` moves those that wait
-        in memory. Returns whether that is still due: until then, messages must not be
-        sent, because their bytes would differ from those on the disk. Any thread.
+        Rows are changed first. After the commit, `clock_steps.on_moved` changes the messages
+        in memory. Returns whether that is still due: until then, no message may be sent,
+        because its bytes would differ from those of its row. Any thread.
         """
         with self._lock:
             return self.clock_steps.look()
@@ -376,22 +377,22 @@ class Store:
         marks: Marks,
         batch: BatchReceived,
         new: Sequence[int],
-        noted: Noted = NOTHING,
+        unaccepted: Unaccepted = ALL_ACCEPTED,
         on_commit: OnCommit | None = None,
     ) -> range:
         """Store the new messages of a batch, the new marks, and the batch's leaves.
 
-        Receipts may be sent after `then(None)`, not before. That holds for repeated
-        messages too, whose commit may not have ended: see `barrier()`. The caller has
-        checked with `inbox_room()` that there is room.
+        Receipts may be sent when `on_commit(None)` is called, not before. That holds for
+        repeated messages too, whose commit may not have ended: see `barrier()`. The caller
+        has checked with `inbox_room()` that there is room.
 
         Args:
             marks: The marks after this batch.
             new: Indices of the messages to deliver.
-            noted: Indices of the messages that were not accepted.
+            unaccepted: Indices of the messages that were not accepted.
 
         Returns:
-            The ids of the new messages, in the order of `new`, for `ack()`.
+            The ids of the new messages, in the order of `new`, for `acked()`.
 
         Raises:
             StoreFailedError, ClosedError: the store takes nothing more.
@@ -406,13 +407,13 @@ class Store:
                 peer.id,
                 batch.signature,
                 b"".join(batch.leaves),
-                lanes_of(bodies, noted),
-                bytes(noted.late),
+                lanes_of(bodies, unaccepted),
+                bytes(unaccepted.late),
             )
             rows = [(id_, place, bodies[place]) for id_, place in zip(ids, new, strict=True)]
             self._submit(
                 partial(self._work.accept, peer, marks, row, rows),
-                partial(note_marks, peer, marks, on_commit),
+                partial(set_committed_marks, peer, marks, on_commit),
                 weight=len(rows) + 1,
             )
             ledger.next_incoming += len(rows)
@@ -431,7 +432,7 @@ class Store:
             peer = self._peer(sender)
             self._submit(
                 partial(self._work.mark, peer, marks),
-                partial(note_marks, peer, marks, None),
+                partial(set_committed_marks, peer, marks, None),
                 is_lazy=True,
             )
         self._executor.flush()
@@ -483,7 +484,7 @@ class Store:
             return [peer.did for peer in self._ledger.by_id.values() if peer.has_spoken_v2]
 
     def note_v2(self, did: Did, on_commit: OnCommit | None = None) -> None:
-        """Note that a DID has proven itself over v2."""
+        """Record that a DID has proven itself over v2."""
         with self._lock:
             peer = self._peer(did)
             peer.has_spoken_v2 = True
@@ -508,11 +509,11 @@ class Store:
         return self._executor.on_failed
 
     @on_failed.setter
-    def on_failed(self, tell: Callable[[StoreError], None] | None) -> None:
-        self._executor.on_failed = tell
+    def on_failed(self, callback: Callable[[StoreError], None] | None) -> None:
+        self._executor.on_failed = callback
 
     def observe_commits(self, observe: Callable[[float], object]) -> None:
-        """Have the seconds of each commit told, in the thread that commits: it must not raise."""
+        """Call `observe` with the seconds of each commit; it must not raise."""
         self._executor.on_commit = observe
 
     @property

@@ -15,7 +15,7 @@ from signedwire.types import Reason
 
 __all__ = [
     "PAGE_BYTES",
-    "UNKEPT",
+    "NOT_STORED",
     "AccessRule",
     "BatchRow",
     "DeadRow",
@@ -24,7 +24,7 @@ __all__ = [
     "NO_LANE",
 ]
 
-UNKEPT: Final = 4
+NOT_STORED: Final = 4
 """Value in `BatchRow.lanes` of an envelope that was refused because there was no room."""
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of bodies that one query reads from a file, unless the first is larger."""
@@ -66,7 +66,7 @@ class BatchRow(NamedTuple):
     leaves: bytes
     """All leaves of the batch, joined."""
     lanes: bytes
-    """One byte for each leaf: its lane, `UNKEPT` or `NO_LANE`."""
+    """One byte for each leaf: its lane, `NOT_STORED` or `NO_LANE`."""
     refused: bytes
     """Indices of the envelopes that came too late, a byte each."""
 
@@ -96,7 +96,7 @@ class Tables(ABC):
         """Return the ids of rows whose age has passed. The rows stay."""
 
     @abstractmethod
-    def unage(self, first: int, last: int) -> None:
+    def clear_ages(self, first: int, last: int) -> None:
         """Remove the ages of the rows from `first` to `last`."""
 
     @abstractmethod

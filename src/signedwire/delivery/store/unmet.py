@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from functools import partial
 
 from signedwire.delivery.store.commits import Executor, Operation
-from signedwire.delivery.store.noting import storable
 from signedwire.delivery.store.records import RowName
+from signedwire.delivery.store.stored_values import storable
 from signedwire.delivery.store.work import Work
 from signedwire.types import Did, Reason
 
@@ -37,8 +37,8 @@ class UnmetPeers:
         if peer is None or not ledger.set_met(peer, is_met) or not (is_met and peer.rows):
             return
         with ledger.lock:
-            unage = partial(self._work.tables.unage, peer.first_row, peer.last_row)
-            self._executor.submit(Operation(unage))
+            clear_ages = partial(self._work.tables.clear_ages, peer.first_row, peer.last_row)
+            self._executor.submit(Operation(clear_ages))
         self._executor.flush()
 
     def full_peers(self, size: int) -> list[Did]:
@@ -54,13 +54,13 @@ class UnmetPeers:
         return self._work.on_aged
 
     @on_aged.setter
-    def on_aged(self, tell: Callable[[list[RowName]], None] | None) -> None:
-        self._work.on_aged = tell
+    def on_aged(self, callback: Callable[[list[RowName]], None] | None) -> None:
+        self._work.on_aged = callback
 
     @property
-    def words_of_age(self) -> str:
-        """The cause of such dead letters, as text for people."""
-        return self._work.words_of_age
+    def age_detail(self) -> str:
+        """The cause of dead letters that aged, as text for people."""
+        return self._work.age_detail
 
     def last_rows(self, recipient: Did) -> list[int]:
         """Return the number of the last row of each lane to a peer; 0: the lane had none."""

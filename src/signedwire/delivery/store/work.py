@@ -21,7 +21,7 @@ from signedwire.delivery.store.records import (
     RememberedLeaves,
     RowName,
 )
-from signedwire.delivery.store.tables import NO_LANE, UNKEPT, BatchRow, Row, Tables
+from signedwire.delivery.store.tables import NO_LANE, NOT_STORED, BatchRow, Row, Tables
 from signedwire.errors import StoreError
 from signedwire.types import Priority, Reason, unix_time_us
 from signedwire.wire.batch import HASH_SIZE
@@ -93,14 +93,14 @@ class Work:
         ledger = self.ledger
         while True:
             with ledger.lock:
-                lack = ledger.lack(peer, rows, size, is_critical=is_critical)
-                if lack is None:
+                limit = ledger.reached_limit(peer, rows, size, is_critical=is_critical)
+                if limit is None:
                     ledger.reserve(peer, rows, size)
-            if lack is None:
+            if limit is None:
                 put()
                 return None
             if not self.expire():
-                return ledger.full(peer, lack)
+                return ledger.full(peer, limit)
 
     def expire(self) -> int:
         """Remove rows that have expired or aged out; return how many."""
@@ -111,7 +111,7 @@ class Work:
         aged = self.tables.aged(now_us, _EXPIRE_LIMIT)
         if aged:
             self._aged += self.names(aged)
-            self.tables.dead_letter(aged, Reason.AGED_OUT, self.words_of_age, unix_time_us())
+            self.tables.dead_letter(aged, Reason.AGED_OUT, self.age_detail, unix_time_us())
             self.ledger.aged_out += len(aged)
         gone = self.tables.expired(now_us, _EXPIRE_LIMIT)
         self.ledger.expired += len(gone)
@@ -119,8 +119,8 @@ class Work:
         return len(gone) + len(aged)
 
     @property
-    def words_of_age(self) -> str:
-        """The cause for which a message has aged out, as text for people."""
+    def age_detail(self) -> str:
+        """The cause of dead letters that aged, as text for people."""
         age = self.ledger.limits.max_unmet_age
         return f"no way to its peer was known for {age:g} s, which is unmet_max_age"
 
@@ -254,7 +254,7 @@ class Work:
                 lane = batch.lanes[place]
                 if place in batch.refused:
                     late.append(leaf)
-                elif lane == UNKEPT:
+                elif lane == NOT_STORED:
                     not_stored.append(leaf)
                 elif lane != NO_LANE:
                     accepted[lane].append(leaf)

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from typing import Final
 
 from signedwire.delivery.store.ledger import PeerRecord
-from signedwire.delivery.store.records import Marks, Noted, OnCommit
-from signedwire.delivery.store.tables import NO_LANE, UNKEPT
+from signedwire.delivery.store.records import Marks, OnCommit, Unaccepted
+from signedwire.delivery.store.tables import NO_LANE, NOT_STORED
 from signedwire.errors import StoreError
 from signedwire.wire.header import PRIORITY
 
-__all__ = ["lanes_of", "note_marks", "storable"]
+__all__ = ["lanes_of", "set_committed_marks", "storable"]
 
 _MAX_TEXT: Final = 1000
 
 
-def lanes_of(bodies: Sequence[bytes], noted: Noted) -> bytes:
+def lanes_of(bodies: Sequence[bytes], unaccepted: Unaccepted) -> bytes:
     """Encode one byte for each envelope of a batch: its lane, or why it was not stored."""
     lanes = bytearray(body[PRIORITY] & 3 for body in bodies)
-    for place in noted.not_stored:
-        lanes[place] = UNKEPT
-    for place in noted.invalid:
+    for place in unaccepted.not_stored:
+        lanes[place] = NOT_STORED
+    for place in unaccepted.invalid:
         lanes[place] = NO_LANE
     return bytes(lanes)
 
@@ -34,7 +34,7 @@ def storable(error: str) -> str:
     return error[:_MAX_TEXT].encode("utf-8", "replace").decode()
 
 
-def note_marks(
+def set_committed_marks(
     peer: PeerRecord, marks: Marks, on_commit: OnCommit | None, error: StoreError | None
 ) -> None:
     """Set the marks for HELLO if their commit has not failed, then call `on_commit`."""
