@@ -17,15 +17,15 @@ from signedwire.transport.network import Receiver, Remote, Stream
 __all__ = ["AsyncioStream"]
 
 _MAX_READ: Final = 128 * 1024
-"""Bytes that asyncio reads at once; its own choice is twice as much. What was read and waits
-for its turn is memory that strangers make us hold: of 40 of them 5 MiB less."""
+"""Bytes that asyncio reads at once; its default is twice as much. Received bytes wait in memory:
+with 40 strangers, this saves 5 MiB."""
 
 
 class AsyncioStream(Stream, asyncio.Protocol):
     """A stream, and the protocol of the transport under it.
 
     Args:
-        receiver: Whom to report to.
+        receiver: The receiver of all reports.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self.data_received = receiver.received
         self._transport.set_protocol(self)  # uvloop binds `data_received` there
 
-    # -- what the transport calls ---------------------------------------------------
+    # -- calls by the transport ---------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not isinstance(): uvloop's transports are of no asyncio class.
@@ -73,22 +73,27 @@ class AsyncioStream(Stream, asyncio.Protocol):
         transport.set_write_buffer_limits(high=0)
         assert self._receiver is not None
         self._receiver.connected(self)
-        if self._is_paused:  # uvloop begins to read after this, whatever was said in it
+        if self._is_paused:  # uvloop begins to read after this call
             asyncio.get_running_loop().call_soon(self._pause)
 
     def eof_received(self) -> bool:
-        # Once: asyncio finds the end again, when reading is paused and resumed after it.
+        # Only once: asyncio reports the end again when reading is paused and resumed after it.
         if self._receiver is not None and not self._has_ended:
             self._has_ended = True
             self._receiver.ended()
         return True  # stay open: it may still write
 
     def resume_writing(self) -> None:
-        if self._receiver is not None:
+        # In the next turn: asyncio calls this amid its own write. When the receiver closes the
+        # stream there, or writes to a broken one, asyncio reports the end twice.
+        asyncio.get_running_loop().call_soon(self._tell_writable)
+
+    def _tell_writable(self) -> None:
+        if self._receiver is not None and not self.waiting():
             self._receiver.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Else stream and receiver would hold each other until the garbage collector comes.
+        # Otherwise stream and receiver would refer to each other until a garbage collection.
         receiver, self._receiver = self._receiver, None
         self.data_received = _ignore
         if receiver is not None:
@@ -99,7 +104,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         if hasattr(self, "_transport"):
             asyncio.get_running_loop().call_soon(self.connection_lost, None)
 
-    # -- what the receiver calls ------------------------------------------------------
+    # -- calls by the receiver ------------------------------------------------------
 
     def pause_reading(self) -> None:
         """See `Stream`."""
@@ -132,7 +137,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         return self._known_remote
 
     def _remote(self, peername: Any) -> Remote:
-        """The other side, from the name that its socket has."""
+        """Return the other side, by the address of its socket."""
         raise NotImplementedError
 
     def is_reset(self) -> bool:
@@ -140,7 +145,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         sock = self._socket
         try:
             return sock is not None and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        except (OSError, ValueError):  # closed meanwhile; uvloop's own words
+        except (OSError, ValueError):  # closed meanwhile; uvloop raises ValueError
             return False
 
     def peer_has_closed(self) -> bool:
@@ -157,10 +162,10 @@ class AsyncioStream(Stream, asyncio.Protocol):
 
     @property
     def _socket(self) -> socket.socket | None:
-        """The socket of a transport; uvloop has none for a closed one."""
+        """The socket of the transport; `None`: uvloop has none after the end."""
         sock: socket.socket | None = self._transport.get_extra_info("socket")
         return sock
 
 
 def _ignore(_: bytes) -> None:
-    """Nobody is left to tell."""
+    """Drop bytes after the end."""

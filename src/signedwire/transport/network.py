@@ -59,27 +59,30 @@ class Receiver(Protocol):
         """The stream is open."""
 
     def received(self, data: bytes, /) -> None:
-        """Bytes came, at least one. Never called while reading is paused."""
+        """Process received bytes, at least one. Not called while reading is paused."""
 
     def ended(self) -> None:
-        """The other side sends no more. The stream stays open, so that we can, until `close()`."""
+        """The other side sends no more. Called at most once; writing goes on until `close()`."""
 
     def writable(self) -> None:
-        """No byte waits any more, after a `write` that left some. See `Stream.waiting`."""
+        """All written bytes were sent, after a `write` that left some. See `Stream.waiting`."""
 
     def lost(self, error: Exception | None) -> None:
-        """The stream is closed; `error` is the cause where it broke, an `OSError` if possible."""
+        """The stream is closed. The last call, exactly once. `error`: why it broke, or `None`."""
 
 
 class Stream(Protocol):
-    """One open connection. Subclass it: what is not abstract has an answer already."""
+    """One open connection. Subclass it; the methods that are not abstract have defaults.
+
+    For transports of asyncio or uvloop, subclass `AsyncioStream` of `asyncio_stream` instead.
+    """
 
     __slots__ = ()
 
     @property
     @abstractmethod
     def remote(self) -> Remote:
-        """The other side. It stays known after the end."""
+        """The other side; also after the end. Its `target` is the dialed one on a dialed stream."""
 
     @abstractmethod
     def set_receiver(self, receiver: Receiver) -> None:
@@ -87,18 +90,18 @@ class Stream(Protocol):
 
     @abstractmethod
     def write(self, data: bytes, /) -> None:
-        """Send `data`, or keep it until it can be sent. Nobody writes after `close()`."""
+        """Send `data`, or keep it until it can be sent. Not called after `close()`."""
 
     @abstractmethod
     def waiting(self) -> int:
-        """Bytes that were written and are still kept here, so that memory grows by them.
+        """Bytes that were written and are still in memory.
 
-        If it is not 0 after a `write`, `Receiver.writable` is called when it is.
+        If this is not 0 after a `write`, `Receiver.writable` is called when it is 0 again.
         """
 
     @abstractmethod
     def pause_reading(self) -> None:
-        """Call `received` and `ended` no more, so that the other side has to wait."""
+        """Stop calling `received` and `ended`, so that the other side must wait."""
 
     @abstractmethod
     def resume_reading(self) -> None:
@@ -110,11 +113,11 @@ class Stream(Protocol):
 
     @abstractmethod
     def abort(self) -> None:
-        """Close now; what waits is thrown away. `lost` follows, not at once."""
+        """Close now and drop the bytes that wait. `lost` follows, not at once."""
 
     @abstractmethod
     def is_closing(self) -> bool:
-        """Whether it is closed, or will be: by a call here, or because it broke."""
+        """Return whether the stream is closed or closing, by a call or because it broke."""
 
     def unsent(self) -> int:
         """Bytes of `waiting()`, plus those that the operating system keeps unsent, if known.
@@ -124,19 +127,18 @@ class Stream(Protocol):
         return self.waiting()
 
     def is_reset(self) -> bool:
-        """Whether the other side broke it, which `lost` cannot tell while reading is paused."""
+        """Return whether the other side has reset it; asked while reading is paused."""
         return False
 
     def unacknowledged(self) -> int | None:
-        """Bytes that were sent and that the other host is not known to have.
+        """Bytes that were sent and that the other host has not acknowledged; `None`: unknown.
 
-        `None`: unknown. It is asked a last time from `Receiver.lost`. Only v1 needs it: a v2
-        peer signs for what it has.
+        Last called in `Receiver.lost`. Only v1 needs it, because v2 peers send receipts.
         """
         return None
 
     def peer_has_closed(self) -> bool:
-        """Whether something can be read now: on a stream that only writes, its end. For v1."""
+        """Return whether bytes or the end can be read now. Only v1 needs it."""
         return False
 
     def round_trip(self) -> float | None:
