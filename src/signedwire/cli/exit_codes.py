@@ -27,21 +27,21 @@ class ExitCode(IntEnum):
         member.meaning = meaning
         return member
 
-    DONE = 0, "done; for `send`: the message came as far as --until"
-    FAILED = 1, "it failed for a reason that has no code of its own, or a check found a fault"
+    DONE = 0, "success; for `send`: the message reached the state `--until`"
+    FAILED = 1, "a failure that has no other code, or a check found a fault"
     USAGE = 2, "the command line or a given value cannot be used"
     FILE = 3, "the identity, the configuration or another file cannot be read, written or used"
-    STORED = 4, "the message is only stored, and is sent later, whatever kept it from its peer"
-    NO_ANSWER = 5, "there was no answer in time: --timeout or --deadline passed"
-    UNREACHED = 6, "the peer was not reached, or another key answers there"
+    STORED = 4, "the message was not delivered yet: it is stored, and is sent later"
+    NO_ANSWER = 5, "there was no answer in time: `--timeout` or `--deadline` passed"
+    UNREACHED = 6, "the peer was not reached, or another key answered at its address"
     REFUSED = 7, "the peer refused the message"
-    DENIED = 8, "an access list or v1_peers, of the peer or of ours, forbids it"
+    DENIED = 8, "forbidden by an access list or by `v1_peers`, at this node or at the peer"
     STORE = 9, "the store or the evidence log cannot be used, is in use, is full or failed"
     SYSTEM = 10, "the operating system refused something: a port, the disk, standard output"
-    HUNG_UP = 129, "SIGHUP; `listen` and `bench --serve` close in order first"
+    HUNG_UP = 129, "SIGHUP; `listen` and `bench --serve` close in an orderly way first"
     INTERRUPTED = _INTERRUPTED, "Ctrl-C (SIGINT)"
-    PIPE_CLOSED = 141, "the reader of our output closed it"
-    TERMINATED = 143, "SIGTERM; `listen` and `bench --serve` close in order first"
+    PIPE_CLOSED = 141, "the reader of standard output closed it"
+    TERMINATED = 143, "SIGTERM; `listen` and `bench --serve` close in an orderly way first"
 
 
 COMMON: Final = (
