@@ -54,7 +54,6 @@ UNCLEAN = {
     "transport/answers.py",
     "transport/blocking.py",
     "transport/dialer.py",
-    "transport/link.py",
     "transport/memory.py",
     "transport/names.py",
     "transport/store_driver.py",

@@ -362,7 +362,7 @@ def count_writes(node: Node, peer: Node) -> list[int]:
     link = node._core.endpoint.peers.session(peer.did).link
     assert isinstance(link, Link)
     # On a busy machine, the test itself may have held the loop.
-    delay = link._receipts._delay
+    delay = link._output.receipts._delay
     delay._prompt_until, delay._late = 0.0, 0
     session = link._session
     assert session is not None
@@ -943,9 +943,11 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
         assert bob.address is not None
         _, writer = await asyncio.open_connection(*_address(bob))
         writer.write(b"\x16\x03\x01")  # the beginning of a ClientHello
-        await eventually(lambda: any(type(g.handler).__name__ == "Link" for g in guests(bob)))
-        (guest,) = guests(bob)
-        link = guest.handler
+        await eventually(
+            lambda: any(type(one.handler).__name__ == "Link" for one in accepted_by(bob))
+        )
+        (connection,) = accepted_by(bob)
+        link = connection.handler
         link.set_waiting(True)
         assert not link.drop_if_reset()
         sock = writer.get_extra_info("socket")
@@ -953,9 +955,9 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
         writer.transport.abort()
         await eventually(link.drop_if_reset)
         assert link.is_over
-        await eventually(lambda: not guests(bob))
+        await eventually(lambda: not accepted_by(bob))
 
 
-def guests(node: Node) -> list[Any]:
+def accepted_by(node: Node) -> list[Any]:
     """The connections that were accepted."""
     return list(node._core.acceptor._connections)

@@ -41,7 +41,7 @@ from signedwire import (
     TransportConfig,
 )
 from signedwire.identity import Label
-from signedwire.transport import link as link_module
+from signedwire.transport import handshake as handshake_module
 from signedwire.transport import tls as tls_module
 from signedwire.types import PeerState, Reason
 from tlskit import (
@@ -176,7 +176,7 @@ def the_issuer_and_one_more() -> Credentials:
     return Credentials(key, (made, NULL_CA, made))
 
 
-@flaw("its handshake has no end")
+@flaw("handshake is not complete after")
 def certificates_of_20_kib() -> Credentials:
     """OpenSSL would take all of them in one step."""
     key = new_key()
@@ -993,7 +993,7 @@ def listen(sock: socket.socket, outcome: Outcome) -> None:
 async def test_without_the_comparison_of_dids_an_impostor_would_connect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(link_module, "proven_did", lambda tls, now_us: BOB.did)
+    monkeypatch.setattr(handshake_module, "proven_did", lambda tls, now_us: BOB.did)
     async with Node(ALICE, config(handshake_timeout=0.5)) as alice:
         with HostileServer.presenting(honest(MALLORY), tlskit.hello()) as server:
             alice.routing.update(BOB.did, server.address)
@@ -1027,7 +1027,7 @@ def signed_as_alice() -> Credentials:
 # Each takes one check out of the source; the tests of that name must then fail.
 MUTATIONS: Final = {
     "the dialed DID": (
-        "transport/link.py",
+        "transport/handshake.py",
         "if self._expected is not None and did != self._expected:",
         "if False:",
         "wrong_did",
@@ -1083,15 +1083,15 @@ SLOWER_MUTATIONS: Final = {
         "certificate",
     ),
     "our own DID": (
-        "transport/links.py",
-        "if link.did == self._us and hello.epoch == peer.stream.epoch:",
+        "delivery/peer_session.py",
+        "if self.did == self._context.us and hello.epoch == self.sender.epoch:",
         "if False:",
         "does_not_link_to_itself",
     ),
     "what a dialer remembers": (
-        "transport/links.py",
-        "return not has_spoken_v2 and self.is_v1_allowed(peer.did)",
-        "return self.is_v1_allowed(peer.did)",
+        "delivery/endpoint.py",
+        "if bytes(did) in self.v2_speakers or self.context.store.has_spoken_v2(did):",
+        "if False:",
         "never_dialed_on_v1",
     ),
 }

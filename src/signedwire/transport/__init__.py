@@ -9,9 +9,11 @@
 - `dialers`, `dialer`, `link_dialer`: attempts and pauses. One dialer for each peer over v2,
   so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
   for a dialer that waits for one.
-- `link`: a v2 link, one `wire.session.Session` over `tls` over one socket, whoever dialed.
-  `link_input`, `link_socket`, `receipt_queue`, `receipt_delay`, `session_timer`, `answers`:
-  what waits on either side of it, and its timers. `lingering`: links that were hung up.
+- `link`: the driver of a v2 link, one `wire.session.Session` over `tls` over one socket.
+  `handshake`, `link_input`: its receiving side. `link_output`, `receipt_queue`,
+  `receipt_delay`: its sending side. `link_socket`: its stream. `lingering`: links that have
+  hung up and still send. `session_timer`, `answers`, `unsettled`: timers, and batches that
+  wait for the disk.
 - `shares`: which link may process its input in which turn of the loop.
 - `acceptor`: every accepted connection waits for its first byte, which tells its wire.
 - `store_driver`, `row_loader`, `backlog_cursor`: what waits on the disk, and how it comes to

@@ -339,7 +339,7 @@ class Acceptor:
     def handler_of(self, connection: InboundConnection, first_byte: int) -> _Handler | None:
         """A handler for the wire of a connection; `None`: no wire begins with this byte."""
         if first_byte == TLS_FIRST_BYTE and self._runtime.speaks_v2:
-            return Link(self._runtime, self._endpoint, guest=connection)
+            return Link(self._runtime, self._endpoint, inbound=connection)
         if first_byte == _V1_FIRST_BYTE and self._new_v1 is not None:
             return self._new_v1(connection)
         return None

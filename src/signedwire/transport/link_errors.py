@@ -7,25 +7,23 @@ from typing import Final
 
 from signedwire.errors import Cause, DialError, FailureKind, ProofError, kind_of
 from signedwire.transport.tcp import describe_os_error
-from signedwire.types import Did, Reason, Target
+from signedwire.transport.tls import tells_full
+from signedwire.types import Reason, Target
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session_events import Closed
 
 __all__ = [
     "CLOSED_HERE",
-    "ENDLESS",
     "NO_ROOM",
     "RESET",
     "cause_of_close",
+    "cause_of_failed_proof",
     "cause_of_loss",
     "dial_error",
-    "tls_failed",
     "words_of_tls",
-    "wrong_key",
 ]
 
 CLOSED_HERE: Final = Cause("closed here", FailureKind.CLOSED_HERE)
-ENDLESS: Final = Cause("its handshake has no end", FailureKind.TLS_FAILED)
 NO_ROOM: Final = Cause("it is full: it has no room for another connection now", FailureKind.FULL)
 RESET: Final = Cause("the peer reset the connection", FailureKind.RESET)
 
@@ -105,16 +103,20 @@ def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: boo
     return DialError(address, cause, kind=kind)
 
 
-def tls_failed(error: ssl.SSLError) -> Cause:
-    """Why TLS ended, in OpenSSL's words."""
+def cause_of_failed_proof(error: ssl.SSLError | ProofError, *, may_be_full: bool) -> Cause:
+    """Return why a link ended that has not read, or cannot decrypt, what the peer sent.
+
+    Args:
+        error: The flaw of the proof, or the error of TLS.
+        may_be_full: Whether this node dials, so that an alert can mean `NO_ROOM`.
+    """
+    if isinstance(error, ProofError):
+        return Cause(error.fact, error.kind)
+    if may_be_full and tells_full(error):
+        return NO_ROOM
     return Cause(f"TLS failed: {words_of_tls(error)}", FailureKind.TLS_FAILED)
 
 
 def words_of_tls(error: ssl.SSLError) -> str:
     """Return the words of OpenSSL for an error."""
     return (error.reason or str(error)).lower().replace("_", " ")
-
-
-def wrong_key(proven: Did, expected: Did) -> ProofError:
-    """Another DID was proven than the one that was dialed."""
-    return ProofError(f"{proven} answered, not {expected}", kind=FailureKind.WRONG_KEY)

@@ -13,6 +13,7 @@ from typing import Final
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import transition_all
 from signedwire.stats import Counters
+from signedwire.transport.lingering import Lingering
 from signedwire.transport.network import Stream
 from signedwire.types import DeliveryState, Target, unix_time_us
 from signedwire.wire.link_frames import FRAME_MARGIN
@@ -31,9 +32,11 @@ _LINGER: Final = 1.0
 
 
 class LinkSocket:
-    """One connection's stream, and what its link has to know of it.
+    """The stream of one link, with bounds for the bytes that wait in it.
 
     Args:
+        counters: Counts the bytes and messages that are written.
+        lingering: Bounds the connections that were hung up and still send.
         max_payload_size: Our limit, in bytes: one message as large may wait as well.
     """
 
@@ -42,14 +45,16 @@ class LinkSocket:
         "_is_read",
         "_is_waiting",
         "_linger_timer",
+        "_lingering",
         "_stop_reading_at",
         "_stream",
         "_unwritten",
         "is_paused",
     )
 
-    def __init__(self, counters: Counters, max_payload_size: int) -> None:
+    def __init__(self, counters: Counters, lingering: Lingering, max_payload_size: int) -> None:
         self._counters = counters
+        self._lingering = lingering
         # By our own limit, not by what the peer claims to take.
         self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
         self._stream: Stream | None = None
@@ -144,17 +149,19 @@ class LinkSocket:
 
     # -- the end ----------------------------------------------------------------------
 
-    def hang_up(self) -> bool:
-        """Close the connection when what was written is sent; whether it was open until now.
+    def hang_up(self, *, is_node_open: bool) -> None:
+        """Close the connection when what was written is sent, or after a second.
 
-        A peer that does not read would keep the socket for ever: it has a second.
+        Args:
+            is_node_open: Whether to abort the connection instead if many others still send.
         """
         stream = self._stream
-        if stream is None or stream.is_closing():
-            return False
-        stream.close()
-        self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
-        return True
+        if is_node_open and self._lingering.is_full:
+            self.abort()
+        elif stream is not None and not stream.is_closing():
+            stream.close()
+            self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
+            self._lingering.add(self)
 
     def close(self) -> None:
         """Close the connection when what was written is sent."""
@@ -168,5 +175,6 @@ class LinkSocket:
 
     def lost(self) -> None:
         """Note that the connection is closed."""
+        self._lingering.discard(self)
         if self._linger_timer is not None:
             self._linger_timer.cancel()

@@ -29,9 +29,9 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.stats import Probe
+from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_errors import (
     CLOSED_HERE,
-    ENDLESS,
     NO_ROOM,
     cause_of_close,
     words_of_tls,
@@ -40,7 +40,7 @@ from signedwire.transport.network import Stream
 from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tcp import describe_os_error
-from signedwire.transport.tls import TlsChannel, TlsIdentity, proven_did, tells_full
+from signedwire.transport.tls import TlsChannel, TlsIdentity, tells_full
 from signedwire.types import Allowance, Did, Reason, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Session, SessionLimits
@@ -50,8 +50,6 @@ __all__ = ["Prober"]
 
 _MAX_AT_ONCE: Final = 16
 """Probes that are made at once; more wait."""
-_MAX_HANDSHAKE: Final = 8 * 1024
-"""Bytes that the other side may send before it has proven its DID; 2 KiB are needed."""
 _WATCH: Final = 0.25
 """Seconds within which a v1 peer that refuses us has closed the connection."""
 _NOTHING: Final = Allowance(0, 0, 0, 0)
@@ -372,6 +370,7 @@ class _ProbedLink(_Connection):
         super().__init__(found)
         self._identity = identity
         self._channel = channel
+        self._handshake = Handshake(channel, None)
         self._limits = limits
         self._is_silent = is_silent
         self._session: Session | None = None
@@ -414,12 +413,10 @@ class _ProbedLink(_Connection):
             return
         self._received += len(data)
         try:
-            plain = self._channel.receive_data(data)
-            if self._session is None and self._channel.is_ready:
-                self._session = self._begin()
-                plain = self._channel.receive_data(b"")
-            elif self._session is None and self._received > _MAX_HANDSHAKE:
-                self._fail(ENDLESS)
+            if self._session is None and (did := self._handshake.receive_data(data)) is not None:
+                self._session = self._begin(did)
+                data = b""  # plaintext may have come with the last bytes of the handshake
+            plain = b"" if self._session is None else self._channel.receive_data(data)
         except ssl.SSLError as error:
             self._fail(self._broken(error))
             return
@@ -430,9 +427,8 @@ class _ProbedLink(_Connection):
             self._session.receive_data(plain, monotonic())
         self._turn()
 
-    def _begin(self) -> Session:
-        """The handshake is complete: look who is there, and only then send something."""
-        answered_by = proven_did(self._channel.tls, unix_time_us())
+    def _begin(self, answered_by: Did) -> Session:
+        """Return the session with whoever has proven a DID, unless another one is probed."""
         self.found = replace(self.found, answered_by=answered_by)
         if not self.found.is_proven:
             fact = f"{answered_by} is there, not {self.found.did}"

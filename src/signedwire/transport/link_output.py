@@ -1,0 +1,179 @@
+"""The sending side of a v2 link: batches of messages, receipts, and control frames.
+
+PeerSender ─→ pump ─────────┐
+receipts, credit ─→ answer ─┼→ Session ─→ TlsChannel ─→ LinkSocket
+HELLO, PING, CLOSE ─────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.receipt_queue import ReceiptQueue
+from signedwire.transport.tls import TlsChannel
+from signedwire.types import Allowance, unix_time_us
+from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Refusal
+from signedwire.wire.session import Session
+
+__all__ = ["LinkOutput"]
+
+
+class LinkOutput:
+    """The sending side of a link.
+
+    Args:
+        channel: Encrypts.
+        socket: Writes ciphertext.
+        answers: Watches for overdue answers to the batches.
+        on_batch: Called for each batch that is written.
+        loop: The event loop.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_channel",
+        "_is_open",
+        "_loop",
+        "_on_batch",
+        "_peer",
+        "_pump_handle",
+        "_session",
+        "_socket",
+        "is_held",
+        "receipts",
+    )
+
+    def __init__(
+        self,
+        channel: TlsChannel,
+        socket: LinkSocket,
+        answers: AnswerWatch,
+        on_batch: Callable[[], None] | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._channel = channel
+        self._socket = socket
+        self._answers = answers
+        self._on_batch = on_batch
+        self._loop = loop
+        self._session: Session | None = None
+        self._peer: PeerSession | None = None
+        self._is_open = False
+        self._pump_handle: asyncio.Handle | None = None
+        self.receipts = ReceiptQueue(loop)
+        """Batches and envelopes that are to be receipted with the next write."""
+        self.is_held = False
+        """Whether the frames of the session wait: the CLOSE among them is to be the last."""
+
+    def begin(self, session: Session, peer: PeerSession) -> None:
+        """Send the control frames of a session: the DID of the peer is proven."""
+        self._session = session
+        self._peer = peer
+
+    def open(self) -> None:
+        """Send batches of messages, too: the HELLO of the peer has come."""
+        self._is_open = True
+
+    def end(self) -> None:
+        """Send nothing more: the link has ended."""
+        self._session = None
+        self._is_open = False
+        self._answers.end()
+        self._socket.forget_unwritten()
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
+
+    # -- messages ---------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Write one batch of what waits for the peer, within its credit; later the next one."""
+        self._pump_handle = None
+        session, peer = self._session, self._peer
+        if not self._is_open or not (room := self._socket.room()):
+            return
+        assert session is not None
+        assert peer is not None
+        assert session.their_hello is not None
+        sender = peer.sender
+        messages = sender.next_batch(session.room(), session.their_hello.max_payload_size, room)
+        if not messages:
+            return
+        if self._on_batch is not None:
+            self._on_batch()
+        if self.receipts:
+            self.receipts.sign(session)
+        bodies = [message.body for message in messages]
+        sender.sent(session.send_batch(bodies), messages, bodies)
+        self._socket.expect_written(messages)
+        self._answers.look(sender.stream.oldest)
+        self.flush()
+        if sender.lanes:
+            self.pump_soon()
+
+    def pump_soon(self) -> None:
+        """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
+        if self._pump_handle is None and not self._socket.is_paused:
+            self._pump_handle = self._loop.call_soon(self.pump)
+
+    def watch_answers(self, *, is_used: bool) -> None:
+        """Measure how long the answer to the oldest batch in flight takes.
+
+        Args:
+            is_used: Whether this link, and no newer one, carries the batches to the peer.
+        """
+        if self._is_open and self._peer is not None:
+            self._answers.look(self._peer.sender.stream.oldest if is_used else None)
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def queue_receipts(
+        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+    ) -> None:
+        """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
+        self.receipts.add(roots, leaves)
+        if is_urgent:
+            self._write_receipts()
+        elif self.receipts:
+            self.receipts.flush_soon(self._write_receipts)
+
+    def answer(self, credit: Allowance, handled: list[bytes], refused: list[Refusal]) -> None:
+        """Send credit, and which messages the application has handled and refused."""
+        if (session := self._session) is None:
+            return
+        self.receipts.sign(session)
+        if refused:
+            session.send_refusals(refused)
+        if handled:
+            session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
+        # After the refusals: the peer has no more in flight than its credit.
+        if credit.messages or credit.bytes:
+            session.grant(credit.messages, credit.bytes, is_critical=False)
+        if credit.critical_messages or credit.critical_bytes:
+            session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
+        self.receipts.flush_soon(self._write_receipts)
+
+    def sign_receipts(self) -> None:
+        """Sign the receipts that wait. The next `flush()` writes them."""
+        if self._session is not None:
+            self.receipts.sign(self._session)
+
+    def _write_receipts(self) -> None:
+        if self._session is not None:
+            self.receipts.sign(self._session)
+            self.flush()
+
+    # -- bytes ------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Encrypt and write what the session and the TLS handshake have to send."""
+        if not self._socket.is_connected:
+            return
+        session = None if self.is_held else self._session
+        if session is not None and (data := session.data_to_send()):
+            self._channel.send(data)
+        self._socket.write(self._channel.data_to_send())

@@ -1,0 +1,97 @@
+"""The state of one v2 link, as `LinkPort` shows it."""
+
+from __future__ import annotations
+
+from signedwire.clock import monotonic
+from signedwire.delivery.peer_session import PeerSession
+from signedwire.errors import Cause
+from signedwire.types import Allowance, Did
+from signedwire.wire.session import Closed, Session
+
+__all__ = ["LinkState"]
+
+
+class LinkState:
+    """The state of a link. `Link`, its subclass, alone changes it.
+
+    Args:
+        expected: The DID that was dialed; `None`: the connection was accepted.
+        since: When the connection was dialed or accepted, by the monotonic clock.
+    """
+
+    def __init__(self, expected: Did | None, since: float) -> None:
+        self._session: Session | None = None
+        self._peer: PeerSession | None = None
+        self._is_known = expected is not None
+        self.is_dialed = expected is not None
+        """Whether this node dialed the link."""
+        self.has_heard = False
+        """Whether the other side ever sent a byte."""
+        self.is_open = False
+        """Whether the HELLO of the peer has come, and the link has not ended."""
+        self.is_over = False
+        """Whether the link has ended."""
+        self.has_progress = False
+        """Whether the peer has answered a message that was sent over the link."""
+        self.has_opened = False
+        """Whether the link was ever open."""
+        self.has_delivered = False
+        """Whether the link has brought a new message."""
+        self.closed: Closed | None = None
+        """How the session ended; `None`: it has not ended, or the connection was cut."""
+        self.cause = Cause("")
+        """Why the link has ended."""
+        self.since = since
+        """When the link was dialed or accepted, then opened, by the monotonic clock."""
+
+    @property
+    def did(self) -> Did | None:
+        """The DID that the other side has proven; `None`: none yet."""
+        return None if self._peer is None else self._peer.did
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the other side has lately cost more than it brought."""
+        if not (self._is_known or self.has_progress or self.has_delivered):
+            return True
+        return self._session is not None and self._session.is_costly
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds between PING and PONG; `None`: not measured yet."""
+        return None if self._session is None else self._session.round_trip
+
+    @property
+    def our_epoch(self) -> int:
+        """The epoch of our HELLO."""
+        assert self._session is not None
+        return self._session.our_epoch
+
+    @property
+    def their_epoch(self) -> int:
+        """The epoch of the peer's HELLO; 0: it has not come yet."""
+        hello = None if self._session is None else self._session.their_hello
+        return 0 if hello is None else hello.epoch
+
+    @property
+    def credit(self) -> Allowance | None:
+        """Credit that is left for messages to the peer; `None`: no DID is proven yet."""
+        return None if self._session is None else self._session.room()
+
+    @property
+    def granted_unused(self) -> Allowance:
+        """Credit that the peer has been granted and has not used."""
+        assert self._session is not None
+        return self._session.outstanding
+
+    def _note_over(self, cause: Cause, closed: Closed | None) -> None:
+        self.is_over = True
+        self.cause = cause
+        self.closed = closed
+
+    def _note_open(self) -> float:
+        """Note that the HELLO of the peer has come; return the seconds since the dial."""
+        now = monotonic()
+        took, self.since = now - self.since, now
+        self.is_open = self.has_opened = True
+        return took
