@@ -53,13 +53,10 @@ UNCLEAN = {
     "stats.py",
     "transport/answers.py",
     "transport/blocking.py",
-    "transport/dialer.py",
     "transport/memory.py",
     "transport/names.py",
     "transport/store_driver.py",
     "transport/tcp.py",
-    "transport/tls.py",
-    "transport/v1/sender.py",
     "wire/session.py",
 }
 

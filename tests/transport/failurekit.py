@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 from signedwire import Address, FailureKind, Node, Target
-from signedwire.transport.tls import FULL_ALERT
+from signedwire.transport.tls_channel import FULL_ALERT
 from wirekit import ALICE, BOB, CAROL, quick, refusing_address
 
 __all__ = ["SCENES", "Scene"]

@@ -7,7 +7,8 @@ import ssl
 
 import pytest
 
-from signedwire.transport.tls import TlsChannel, TlsIdentity
+from signedwire.transport.tls import TlsIdentity
+from signedwire.transport.tls_channel import TlsChannel
 from wirekit import ALICE, BOB
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelope
 from signedwire.delivery.message import Message
-from signedwire.transport import acceptor as acceptor_module
-from signedwire.transport.acceptor import _ProtocolDetector
+from signedwire.transport import inbound as inbound_module
 from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.protocol_detector import ProtocolDetector
 from signedwire.wire.frames import encode_frame
 from wirekit import (
     ALICE,
@@ -501,8 +501,8 @@ class FakeStream(Stream):
 async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newest() -> None:
     async with receiver(max_unproven_per_host=2, max_unproven_connections=4) as bob:
 
-        def connect(host: str | None) -> _ProtocolDetector:
-            link = _ProtocolDetector(bob.core.runtime, bob.core.acceptor)
+        def connect(host: str | None) -> ProtocolDetector:
+            link = ProtocolDetector(bob.core.runtime, bob.core.acceptor)
             link.connected(FakeStream(host))
             return link
 
@@ -525,11 +525,11 @@ async def test_the_oldest_unproven_connection_of_a_host_makes_room_for_its_newes
 async def test_who_made_room_is_closed_when_its_last_moment_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acceptor_module, "_LAST_MOMENT", 0.05)
+    monkeypatch.setattr(inbound_module, "_LAST_MOMENT", 0.05)
     async with receiver(max_unproven_per_host=1) as bob:
         first, second = FakeStream("10.0.0.1"), FakeStream("10.0.0.1")
         for stream in (first, second):
-            _ProtocolDetector(bob.core.runtime, bob.core.acceptor).connected(stream)
+            ProtocolDetector(bob.core.runtime, bob.core.acceptor).connected(stream)
         assert not first.is_aborted
         await eventually(lambda: first.is_aborted)
         assert dropped(bob) == {Reason.CONNECTION_LIMIT: 1}
@@ -541,7 +541,7 @@ async def test_nobody_is_let_in_once_it_is_closed() -> None:
     bob = receiver()
     async with bob:
         pass
-    link, stream = _ProtocolDetector(bob.core.runtime, bob.core.acceptor), FakeStream("10.0.0.1")
+    link, stream = ProtocolDetector(bob.core.runtime, bob.core.acceptor), FakeStream("10.0.0.1")
     link.connected(stream)
     assert stream.is_aborted
 

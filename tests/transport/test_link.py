@@ -926,10 +926,10 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
             case "aborted":
                 link.abort()
         turns = 0
-        while link.work(time.monotonic()):
+        while link._input.work(time.monotonic()):
             turns += 1
         assert link.is_over
-        assert not link.work(time.monotonic())
+        assert not link._input.work(time.monotonic())
         assert turns <= 501
         if how != "aborted":
             assert turns >= 499
@@ -948,12 +948,12 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
         )
         (connection,) = accepted_by(bob)
         link = connection.handler
-        link.set_waiting(True)
-        assert not link.drop_if_reset()
+        link._input.set_waiting(True)
+        assert not link._input.drop_if_reset()
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
-        await eventually(link.drop_if_reset)
+        await eventually(link._input.drop_if_reset)
         assert link.is_over
         await eventually(lambda: not accepted_by(bob))
 

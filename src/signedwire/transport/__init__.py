@@ -7,15 +7,18 @@
   `runtime.Runtime` is what all of them work with: configuration, identity, loop, counters,
   events, log. It knows none of them.
 - `dialers`, `dialer`, `link_dialer`: attempts and pauses. One dialer for each peer over v2,
-  so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
-  for a dialer that waits for one.
+  so a dead peer delays no other. `retry_pauses`: the time until the next attempt. `slots`:
+  outbound connections are counted, and closed for a dialer that waits for one.
 - `link`: the driver of a v2 link, one `wire.session.Session` over `tls` over one socket.
   `handshake`, `link_input`: its receiving side. `link_output`, `receipt_queue`,
   `receipt_delay`: its sending side. `link_socket`: its stream. `lingering`: links that have
   hung up and still send. `session_timer`, `answers`, `unsettled`: timers, and batches that
   wait for the disk.
+- `tls`: the certificates, the contexts and the check of the proven DID. `tls_channel`: TLS over
+  memory, without a socket. `probing`, `probe_connections`: probes, which send no message.
 - `shares`: which link may process its input in which turn of the loop.
-- `acceptor`: every accepted connection waits for its first byte, which tells its wire.
+- `acceptor`: the listener and its connections. `inbound`: one of them, until it is proven or
+  refused. `protocol_detector`: waits for the first byte, which tells the wire.
 - `store_driver`, `row_loader`, `backlog_cursor`: what waits on the disk, and how it comes to
   be sent. `inbox_driver`: marks, and messages that are not handled yet.
 - `inbox_reader`: how the application takes messages.

@@ -1,10 +1,10 @@
-"""Dialing: attempts, pauses and places in the pool, whatever the wire.
+"""Dialing over any wire: attempts, the pauses between them, and connection slots.
 
 idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
                   │   ↖                ──evicted──→ idle
                 failed  │
                   ↓   pause over
-               backing off ──not wanted any more──→ idle
+               backing off ──no longer wanted──→ idle
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from signedwire.clock import monotonic
@@ -25,6 +26,7 @@ from signedwire.logs import fields
 from signedwire.transport.network import Receiver
 from signedwire.transport.pool import Standing
 from signedwire.transport.reaching import reach, resolve
+from signedwire.transport.retry_pauses import RetryPauses
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
 from signedwire.types import PeerState, Target
@@ -36,7 +38,7 @@ STABLE_AFTER: Final = 5.0
 
 
 class DialerParts(NamedTuple):
-    """What every dialer of a node works with."""
+    """The surroundings of all dialers of a node."""
 
     runtime: Runtime
     endpoint: Endpoint
@@ -44,11 +46,11 @@ class DialerParts(NamedTuple):
 
 
 class _CalledOff(Exception):
-    """The slot of an attempt was needed for another."""
+    """The slot of an attempt is needed for another one."""
 
 
 class Dialer(ABC):
-    """One connection to one address, for the peers that are reached there."""
+    """Keeps one connection to one address, for the peers that are reached there."""
 
     is_preemptible = False
     """Whether the connection may be closed although it is in use."""
@@ -59,7 +61,7 @@ class Dialer(ABC):
         self._slots = parts.slots
         self.address = address
         self.state = PeerState.IDLE
-        # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
+        # Instants of the monotonic clock. `PeerStatus` shows them as Unix time.
         self.since = monotonic()
         self.last_error: Cause | None = None
         self.last_error_at: float | None = None
@@ -71,43 +73,45 @@ class Dialer(ABC):
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
         self.standing = Standing.UNTRIED
-        """What its last attempt says of the next."""
+        """How likely the next attempt is to succeed, after the last one."""
         self.used_at = float("-inf")
-        """When something was last sent or received, by the loop's clock."""
+        """When the connection last carried messages, by the clock of the event loop."""
         self.is_used_again = False
-        """Whether that was soon after the time before, over this connection or the last."""
+        """Whether the connection carried messages twice within a second."""
         self.opening_time = 0.0
-        """Seconds that it took to open its last connection."""
-        self._pause: asyncio.Future[None] | None = None
+        """Seconds that the last connection took to open."""
         self._connected_at = 0.0
         self._was_connected = False
-        self._next_dial_at = 0.0
-        self._delays = self._new_delays()
+        self._pauses = RetryPauses(partial(_delays, parts))
 
     # -- what a wire adds -----------------------------------------------------
 
     @abstractmethod
     def pump(self) -> None:
-        """Write what can be written, or see to it that there will be a connection."""
+        """Write what can be written, or connect."""
 
     @abstractmethod
     async def _open(self) -> None:
-        """Connect. Raises DialError; on any error nothing stays open."""
+        """Connect.
+
+        Raises:
+            DialError: The peer is not reached. As after any error, nothing stays open.
+        """
 
     @property
     @abstractmethod
     def round_trip(self) -> float | None:
-        """Seconds, while connected and where it is known."""
+        """Round-trip time in seconds; `None`: not connected, or not measured."""
 
     @property
     @abstractmethod
     def is_idle(self) -> bool:
-        """Whether the connection could be closed without losing or delaying anything."""
+        """Whether the connection could be closed without loss or delay of messages."""
 
     @property
     @abstractmethod
     def is_settled(self) -> bool:
-        """Whether nothing waits and nothing is in the air."""
+        """Whether no message is queued or in flight."""
 
     @abstractmethod
     def _close_link(self) -> None:
@@ -115,53 +119,50 @@ class Dialer(ABC):
 
     @abstractmethod
     def evict(self) -> None:
-        """The place went to another; the next message connects again."""
+        """Close the connection: another dialer gets its slot. The next message dials again."""
 
     # -- what others call ----------------------------------------------------
 
     def add(self, session: PeerSession) -> None:
-        """Messages wait for a peer."""
+        """Send the messages that wait for a peer."""
         if session not in self._ready:
             self._ready.append(session)
         self.pump()
 
     def remove(self, session: PeerSession) -> None:
-        """The peer is reached elsewhere now."""
+        """Send no more to a peer: another dialer does."""
         if session in self._ready:
             self._ready.remove(session)
 
     def touch(self) -> None:
-        """The connection is of use."""
+        """Note that the connection carries messages."""
         self._slots.touch(self)
 
     def hurry(self) -> None:
-        """Try at once: no more of the pause, and the next ones short again."""
-        self._next_dial_at = 0.0
-        self._delays = self._new_delays()
-        if self._pause is not None and not self._pause.done():
-            self._pause.set_result(None)
+        """Try at once: end the pause, and let the next ones be short again."""
+        self._pauses.hurry()
 
     def grant_slot(self) -> None:
-        """The dialer may connect now."""
+        """See `SlotUser`: connect now."""
         if self._slot is not None and not self._slot.done():
             self._slot.set_result(None)
 
     def call_off(self) -> None:
-        """End an attempt whose place is needed for another; it waits for its next turn."""
+        """End an attempt whose slot is needed for another. The dialer waits for a slot again."""
         self._is_called_off = True
         if self._turn is not None:
             self._turn.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Stop and close. Messages that had not left fail."""
+        """Stop dialing, and close the connection. Messages that were not sent fail."""
         try:
             await self.stop_dialing()
-        finally:  # also where the program's end cancels every task
+        finally:  # even if this task is cancelled
             self._close_link()
             self.set_state(PeerState.CLOSED)
 
     async def stop_dialing(self) -> None:
-        """End an attempt or a pause."""
+        """End an attempt or a pause, and wait until it has ended."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -169,32 +170,29 @@ class Dialer(ABC):
     # -- connecting ---------------------------------------------------------------
 
     def connect(self) -> None:
-        """Dial, unless that is being done."""
+        """Dial, unless an attempt or a pause is under way."""
         if self._connecting is None and self.state is not PeerState.CLOSED:
             self._connecting = asyncio.create_task(self._connect())
 
     def _is_wanted(self) -> bool:
-        """Whether a connection is worth an attempt now."""
+        """Whether messages wait for a connection."""
         self._endpoint.reroute(self._ready)
         while self._ready and not self._ready[0].sender.lanes:
             self._ready.popleft()
         return bool(self._ready)
 
     async def _connect(self) -> None:
-        """Dial until connected, or until it is not wanted any more."""
+        """Dial until connected, or until no message waits."""
         try:
-            loop = asyncio.get_running_loop()
-            if loop.time() >= self._next_dial_at:
-                self._delays = self._new_delays()
+            if self._pauses.left <= 0:
+                self._pauses.reset()
             while self._is_wanted():
-                pause = self._next_dial_at - loop.time()
-                if pause > 0:
+                if (pause := self._pauses.left) > 0:
                     self.retry_at = monotonic() + pause
                     self.set_state(PeerState.BACKING_OFF)
-                    self._pause = loop.create_future()
-                    await asyncio.wait({self._pause}, timeout=pause)
+                    await self._pauses.wait()
                     self.retry_at = None
-                    continue  # what waited may have expired meanwhile
+                    continue  # the messages may have expired meanwhile
                 self.set_state(PeerState.DIALING)
                 if await self._dial():
                     return
@@ -203,7 +201,7 @@ class Dialer(ABC):
             self._on_dialed()
 
     def _on_dialed(self) -> None:
-        """There is a connection, or no attempt any more."""
+        """Note the end of the attempts: connected, or no longer wanted."""
         self.retry_at = None
         self._connecting = None
 
@@ -223,15 +221,15 @@ class Dialer(ABC):
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
-            # No attempt: it may be as good as any, and slow.
+            # Counts as no attempt: the peer may only be slow.
             self.standing = Standing.DOUBTFUL
             slots.release(self)
             return False
         except Exception as error:
-            # A fault of the network backend, or ours: told, counted as an attempt, and not the
-            # end of dialing, which would leave messages waiting for ever.
+            # A fault of the network backend, or of this package. It is logged and counts as an
+            # attempt. Dialing goes on, or messages would wait for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
-            text = "dialing %s failed in a way that it must not"
+            text = "dialing %s failed with an unexpected error; it is tried again"
             self._runtime.log.exception(text, self.address, extra=extra)
             self._end_attempt(Cause(f"cannot connect to {self.address}: {error!r}"))
             return False
@@ -260,12 +258,12 @@ class Dialer(ABC):
         self._fail_attempt(cause, is_attempt=is_attempt)
 
     async def _resolve(self) -> None:
-        """Look the host name up. This takes no place: a dead name keeps none from others."""
+        """Look the host name up, without a slot: a lookup that hangs must not hold one."""
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
         self._resolved = await resolve(network, self.address, timeout)
 
     async def _take_turn(self) -> None:
-        """Open the connection, unless the place is needed for another meanwhile."""
+        """Open the connection, unless its slot is needed for another meanwhile."""
         try:
             async with asyncio.timeout(0 if self._is_called_off else None) as self._turn:
                 await self._open()
@@ -282,35 +280,34 @@ class Dialer(ABC):
         await reach(network, self.address, receiver, self._resolved, timeout)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
-        """The connection is gone: decide when the next attempt may be."""
+        """Note the end of the connection, and decide when the next attempt may begin."""
         self._slots.release(self)
         cause = cause.after(f"connection to {self.address} ended: ")
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
-            self._delays = self._new_delays()
-            self._next_dial_at = now
+            self._pauses.clear()
         elif was_used:
             # Accepted and dropped at once: a connect alone is no recovery.
-            self._next_dial_at = now + next(self._delays)
+            self._pauses.lengthen()
         else:
             # Dropped before it could be used: no better than a failed dial.
             self._fail_attempt(cause)
         self.set_state(PeerState.IDLE)
 
     def _concerned(self) -> tuple[PeerSession, ...]:
-        """For whom an attempt counts."""
+        """Return the peers for whose messages an attempt counts."""
         return tuple(self._ready)
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Pause before the next attempt, and count this one for who waits if it was one."""
+        """Pause before the next attempt. The messages that wait lose one if `is_attempt`."""
         self.note_error(cause)
-        self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+        self._pauses.lengthen()
         for session in self._concerned() if is_attempt else ():
             session.sender.note_attempt_failed(cause)
 
     def note_error(self, cause: Cause) -> None:
-        """Remember a failure for `PeerStatus`, and tell who watches."""
+        """Note a failure for `PeerStatus`, log it, and emit an event for each peer."""
         self.last_error = cause
         self.last_error_at = monotonic()
         self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
@@ -320,22 +317,22 @@ class Dialer(ABC):
                 self._runtime.emit(failed)
 
     def _users(self) -> list[PeerSession]:
-        """The peers that are reached by this dialer."""
+        """Return the peers that are reached by this dialer."""
         sessions = self._endpoint.peers.all()
         return [one for one in sessions if one.has_sender and one.sender.route is self]
 
     def set_state(self, state: PeerState) -> None:
-        """Enter a state, and note when."""
+        """Enter a state, and note the time."""
         if state is not self.state:
             self.state = state
             self.since = monotonic()
             self._endpoint.context.on_progress()
 
-    def _new_delays(self) -> Iterator[float]:
-        config = self._runtime.config
-        if self._endpoint.context.store.is_durable:
-            # Its messages wait for days: gently, and each node in a rhythm of its own.
-            return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._runtime.rng, factor=1.6)
-        return backoff_delays(
-            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._runtime.rng
-        )
+
+def _delays(parts: DialerParts) -> Iterator[float]:
+    """Return the pauses in seconds after one failure, two, three and so on."""
+    config, rng = parts.runtime.config, parts.runtime.rng
+    if parts.endpoint.context.store.is_durable:
+        # Messages may wait for days: the pauses are long, and differ from node to node.
+        return backoff_delays(0.5 / 1.6, 30.0, 0.5, rng, factor=1.6)
+    return backoff_delays(config.retry_base_delay, config.retry_max_delay, config.retry_jitter, rng)

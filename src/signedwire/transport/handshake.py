@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from signedwire.errors import FailureKind, ProofError
-from signedwire.transport.tls import TlsChannel, proven_did
+from signedwire.transport.tls import proven_did
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did, unix_time_us
 
 __all__ = ["Handshake"]

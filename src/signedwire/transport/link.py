@@ -35,7 +35,7 @@ from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
 from signedwire.transport.unsettled import UnsettledBatches
-from signedwire.types import Address, Allowance, Did, Reason, Target, unix_time_us
+from signedwire.types import Allowance, Did, Reason, Target, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
 from signedwire.wire.session import (
@@ -77,12 +77,13 @@ class Link(LinkState):
         inbound: InboundPort | None = None,
         dialer: DialerPort | None = None,
     ) -> None:
-        super().__init__(expected, monotonic() if inbound is None else inbound.since)
+        self._loop = loop = asyncio.get_running_loop()
+        since = monotonic() if inbound is None else inbound.since
+        super().__init__(expected, since, loop.create_future())
         self._runtime = runtime
         self._endpoint = endpoint
         self._inbound = inbound
         self._dialer = dialer
-        self._loop = loop = asyncio.get_running_loop()
         self._timer = SessionTimer(loop, self._on_timer)
         self._channel = channel = runtime.tls.channel(is_server=expected is None)
         config = runtime.config
@@ -90,12 +91,8 @@ class Link(LinkState):
         self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(channel, self._socket, self._answers, on_batch, loop)
-        self._input = LinkInput(channel, expected, self._begin)
+        self._input = LinkInput(self, channel, self._socket, runtime.shares, expected)
         self._unsettled = UnsettledBatches()
-        self._lost: Cause | None = None  # why the connection is gone, while input of it is left
-        self.turn_tag = 0.0
-        self.outcome: asyncio.Future[None] = loop.create_future()
-        """Done when the link is open, or has failed to open with `DialError`."""
 
     @property
     def overdue(self) -> float | None:
@@ -122,25 +119,16 @@ class Link(LinkState):
             return
         if self._inbound is not None:
             self._inbound.touch()
-        self._input.put(data, is_costly=self._session is None or self.is_costly)
-        self._runtime.shares.serve(self)
+        self._input.receive(data)
 
     def ended(self) -> None:
-        if self._input.has_more:
-            self._input.put_end()
-        else:
-            self._input.end(self._loop.time())
-            self._turn()
+        self._input.receive_end()
         self._socket.close()
 
     def lost(self, error: Exception | None) -> None:
         is_before_hello = self._peer is not None and not self.is_open
         cause = link_errors.cause_of_loss(error, is_before_hello=is_before_hello)
-        if self._input.has_more and not self.is_costly:
-            self._lost = cause  # the input that came before is processed first
-        else:  # or unproven connections that reset and return would leave work behind
-            self._over(cause)
-            self._channel.release()
+        self._input.lose(cause)
         self._socket.lost()
         if self._inbound is not None:
             self._inbound.leave()
@@ -149,36 +137,9 @@ class Link(LinkState):
         self._socket.writable()
         self._output.pump()
 
-    # -- input, in shares of a turn: see `shares.Worker` ------------------------------------
-
-    def work(self, until: float) -> bool:
-        fine = monotonic()
-        try:
-            while not self.is_over and self._input.step(self._loop.time(), fine):
-                self._take_events()
-                if (fine := monotonic()) >= until:
-                    break
-        except (ssl.SSLError, ProofError) as error:
-            self._on_unproven(error)
-        self._turn()
-        if self._lost is not None:
-            if not self._input.has_more:
-                self._over(self._lost)
-            if self.is_over:
-                self._channel.release()
-        return self._input.has_more
-
-    def drop_if_reset(self) -> bool:
-        if is_gone := self.is_costly and self._socket.is_reset:
-            self.abort(link_errors.RESET)
-        return is_gone
-
-    def set_waiting(self, is_waiting: bool) -> None:
-        self._socket.set_waiting(is_waiting)
-
     # -- the session begins -----------------------------------------------------------------
 
-    def _begin(self, did: Did) -> Session | None:
+    def begin(self, did: Did) -> Session | None:
         """The other side has proven its DID: send HELLO, unless the DID may not link to us."""
         runtime, endpoint = self._runtime, self._endpoint
         peer = self._peer = endpoint.peers.session(did)
@@ -215,25 +176,23 @@ class Link(LinkState):
             self._inbound.prove()
         self._runtime.counters.observe("handshake_seconds", self._note_open())
         self._output.open()
-        if not self.outcome.done():
-            self.outcome.set_result(None)
         self._endpoint.link_opened(peer, self, hello)
 
     # -- events -----------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def finish_turn(self) -> None:
         """Handle the events, write what is due, and set the timer."""
-        self._take_events()
+        self.take_events()
         self._output.watch_answers(is_used=self._peer is not None and self._peer.link is self)
         self._output.flush()
         if self._session is not None and not self.is_over:
             self._timer.arm(self._session.next_timeout())
 
-    def _take_events(self) -> None:
+    def take_events(self) -> None:
         while self._session is not None and (event := self._session.next_event()) is not None:
-            self._handle(event)
+            self._handle(self._session, event)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, session: Session, event: Event) -> None:
         peer = self._peer
         assert peer is not None
         match event:
@@ -257,7 +216,8 @@ class Link(LinkState):
                 # TLS has protected it, so the peer itself sent it: a second check of each
                 # message, for 45 µs, would show nothing else.
                 self._output.sign_receipts()
-                self._refuse(peer.receiver.failed(event))
+                session.send_refusals(peer.receiver.failed(event))
+                session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
             case StallNoticed(seconds):
                 text = "the event loop stood still for %.1f s; no link is closed for that"
                 self._runtime.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
@@ -265,15 +225,10 @@ class Link(LinkState):
             case Closed():
                 self._on_closed(event)
 
-    def _refuse(self, refusals: list[Refusal]) -> None:
-        if self._session is not None:
-            self._session.send_refusals(refusals)
-            self._session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
-
     def _on_timer(self, now: float) -> None:
         if self._session is not None and not self.is_over:
             self._session.handle_timeout(now, monotonic())
-            self._turn()
+            self.finish_turn()
 
     def _on_overdue(self) -> None:
         self._runtime.drop(Reason.TOO_SLOW, self.did)
@@ -322,13 +277,12 @@ class Link(LinkState):
     def _end_session(self, closed: Closed) -> None:
         if self.is_over:
             return
-        self._unsettled.release()
         self._output.is_held = False
         if self._peer is not None and self._peer.receiver.link is self:
             self._peer.receiver.flush()
         self._output.sign_receipts()
         self._output.flush()
-        self._over(link_errors.cause_of_close(closed), closed)
+        self.end(link_errors.cause_of_close(closed), closed)
         self._hang_up()
 
     def close(self, code: int, reason: str) -> None:
@@ -338,14 +292,14 @@ class Link(LinkState):
                 self._output.sign_receipts()
             self._output.receipts.clear()
             self._session.close(code, reason)
-            self._turn()
+            self.finish_turn()
         else:
-            self._over(Cause(reason, FailureKind.CLOSED_HERE))
+            self.end(Cause(reason, FailureKind.CLOSED_HERE))
             self._hang_up()
 
     def abort(self, cause: Cause = link_errors.CLOSED_HERE) -> None:
         """End at once, without CLOSE."""
-        self._over(cause)
+        self.end(cause)
         self._socket.abort()
 
     def turn_away(self, reason: str) -> bool:
@@ -363,12 +317,11 @@ class Link(LinkState):
     def discard(self) -> None:
         """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
 
-    def _on_unproven(self, error: ssl.SSLError | ProofError) -> None:
-        cause = link_errors.cause_of_failed_proof(
-            error, may_be_full=self.is_dialed and not self.is_open
-        )
-        if cause is link_errors.NO_ROOM:
-            self._over(cause)
+    def on_unproven(self, error: ssl.SSLError | ProofError) -> None:
+        may_be_full = self.is_dialed and not self.is_open
+        cause = link_errors.cause_of_failed_proof(error, may_be_full=may_be_full)
+        if cause.kind is FailureKind.FULL:
+            self.end(cause)
             self._hang_up()
         else:
             self._fail(Reason.BAD_IDENTITY, cause)
@@ -380,20 +333,19 @@ class Link(LinkState):
         if host and is_logged:
             self._runtime.drops.log_closed(host, reason, cause)
         self._output.flush()
-        self._over(cause)
+        self.end(cause)
         self._hang_up()
 
     def _hang_up(self) -> None:
         self._socket.hang_up(is_node_open=self._runtime.is_open)
 
-    def _over(self, cause: Cause, closed: Closed | None = None) -> None:
+    def end(self, cause: Cause, closed: Closed | None = None) -> None:
         if self.is_over:
             return
-        self._note_over(cause, closed)
+        self._note_over(cause, closed, self.address)
         self._input.clear()
         self._timer.cancel()
         self._output.end()
-        self._fail_to_open(cause)
         if (peer := self._peer) is None:
             return
         if self._session is not None:
@@ -403,15 +355,6 @@ class Link(LinkState):
             on_over = None if self._dialer is None else self._report_to_dialer
             self._endpoint.link_closed(peer, self, cause, closed, on_over)
         self._endpoint.peers.forget_if_stranger(peer)
-
-    def _fail_to_open(self, cause: Cause) -> None:
-        if self.outcome.done():
-            return
-        is_silent = self.is_dialed and not self.has_heard
-        address, is_proven = self.address or Address("?", 0), self.did is not None
-        error = link_errors.dial_error(address, cause, is_silent=is_silent, is_proven=is_proven)
-        self.outcome.set_exception(error)
-        self.outcome.exception()  # retrieved: asyncio logs nothing where nobody waits
 
     def _report_to_dialer(self, is_excused: bool) -> None:
         assert self._dialer is not None

@@ -1,17 +1,26 @@
-"""The receiving side of a v2 link: ciphertext, then the frames of its session, in steps of bounded cost.
+"""The receiving side of a v2 link, in steps of bounded cost.
 
-socket ─→ put ─→ queue ─→ step ─┬→ Handshake          until the DID is proven
-                                └→ TlsChannel → Session, one frame in each step
+    socket ─→ receive ─→ queue ─→ step ─┬→ Handshake          until the DID is proven
+                                        └→ TlsChannel → Session, one frame in each step
+
+`LoopShares` decides in which turn of the event loop the steps are made.
 """
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
+from signedwire.clock import monotonic
+from signedwire.errors import Cause, ProofError
 from signedwire.transport.handshake import Handshake
-from signedwire.transport.tls import TlsChannel
+from signedwire.transport.link_errors import CLOSED_HERE, RESET
+from signedwire.transport.link_ports import InputPort
+from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.shares import LoopShares
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did
 from signedwire.wire.session import Session
 
@@ -28,49 +37,138 @@ _RECORD_OVERHEAD: Final = 22
 
 
 class LinkInput:
-    """The receiving side of a link.
+    """Processes what the socket of a link has received. See `shares.Worker`.
 
     Args:
+        link: The link.
         channel: Decrypts.
+        socket: Is read unless input waits for a later turn.
+        shares: Decides when input is processed.
         expected: The DID that was dialed; `None`: the connection was accepted.
-        on_proven: Called with the DID that the other side has proven. Returns the session that
-            reads from then on; `None`: the link has ended.
     """
 
-    __slots__ = ("_channel", "_handshake", "_on_proven", "_overhead", "_queue", "_session")
+    __slots__ = (
+        "_channel",
+        "_handshake",
+        "_link",
+        "_loop",
+        "_lost",
+        "_overhead",
+        "_queue",
+        "_session",
+        "_shares",
+        "_socket",
+        "turn_tag",
+    )
 
     def __init__(
         self,
+        link: InputPort,
         channel: TlsChannel,
+        socket: LinkSocket,
+        shares: LoopShares,
         expected: Did | None,
-        on_proven: Callable[[Did], Session | None],
     ) -> None:
+        self._link: InputPort | None = link
+        """`None`: the link has ended. Without it the garbage collector alone could free a link."""
         self._channel = channel
+        self._socket = socket
+        self._shares = shares
+        self._loop = asyncio.get_running_loop()
         self._handshake = Handshake(channel, expected)
-        self._on_proven = on_proven
         self._session: Session | None = None
         self._queue: deque[bytes | memoryview] = deque()  # empty bytes: the end of the stream
         self._overhead = 0
+        self._lost: Cause | None = None  # why the connection is gone, while input of it is left
+        self.turn_tag = 0.0
 
     @property
     def has_more(self) -> bool:
-        """Whether `step()` may find something to process."""
+        """Whether received bytes are not processed yet."""
         return bool(self._queue) or (self._session is not None and self._session.has_frames)
 
-    def put(self, data: bytes, *, is_costly: bool) -> None:
-        """Queue ciphertext; in smaller pieces if the other side costs more than it brings."""
+    # -- the socket -------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Process ciphertext, now or in a later turn of the event loop."""
+        is_costly = self._session is None or self.is_costly
         size = _COSTLY_STEP if is_costly else _STEP
         if len(data) <= size:
             self._queue.append(data)
         else:
             view = memoryview(data)
             self._queue.extend([view[at : at + size] for at in range(0, len(data), size)])
+        self._shares.serve(self)
 
-    def put_end(self) -> None:
-        """Queue the end of the stream."""
-        self._queue.append(b"")
+    def receive_end(self) -> None:
+        """Process the end of the stream, after the input that came before it."""
+        if self.has_more:
+            self._queue.append(b"")
+        elif self._link is not None:
+            self._end(self._loop.time())
+            self._link.finish_turn()
 
-    def step(self, now: float, fine: float) -> bool:
+    def lose(self, cause: Cause) -> None:
+        """End the link when the input that came before the loss is processed.
+
+        Input of a costly peer is thrown away: strangers that reset and return would leave
+        ever more work behind.
+        """
+        if self.has_more and not self.is_costly:
+            self._lost = cause
+        else:
+            if self._link is not None:
+                self._link.end(cause)
+            self._channel.release()
+
+    def clear(self) -> None:
+        """Process nothing more: the link has ended."""
+        self._queue.clear()
+        self._session = None
+        self._link = None
+
+    # -- shares of a turn: see `shares.Worker` ----------------------------------------------
+
+    @property
+    def is_costly(self) -> bool:
+        return self._link is not None and self._link.is_costly
+
+    def work(self, until: float) -> bool:
+        if (link := self._link) is None:
+            return False
+        now, fine = self._loop.time, monotonic()
+        try:
+            while not link.is_over and self._step(now(), fine):
+                link.take_events()
+                if (fine := monotonic()) >= until:
+                    break
+        except (ssl.SSLError, ProofError) as error:
+            link.on_unproven(error)
+        link.finish_turn()
+        if self._lost is not None:
+            if not self.has_more:
+                link.end(self._lost)
+            if link.is_over:
+                self._channel.release()
+        return self.has_more
+
+    def drop_if_reset(self) -> bool:
+        link = self._link
+        if link is None or not link.is_costly or not self._socket.is_reset:
+            return False
+        link.abort(RESET)
+        return True
+
+    def abort(self) -> None:
+        if self._link is not None:
+            self._link.abort(CLOSED_HERE)
+
+    def set_waiting(self, is_waiting: bool) -> None:
+        self._socket.set_waiting(is_waiting)
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def _step(self, now: float, fine: float) -> bool:
         """Process one frame or, if no complete one is left, decrypt one piece of ciphertext.
 
         Args:
@@ -95,7 +193,7 @@ class LinkInput:
         if data := self._queue.popleft():
             self._decrypt(data, now)
         else:
-            self.end(now)
+            self._end(now)
         return True
 
     def _decrypt(self, data: bytes | memoryview, now: float) -> None:
@@ -104,7 +202,7 @@ class LinkInput:
             plain = channel.receive_data(data)
         else:
             did = self._handshake.receive_data(data)
-            if did is None or (session := self._on_proven(did)) is None:
+            if did is None or self._link is None or (session := self._link.begin(did)) is None:
                 return
             self._session = session
             plain = channel.receive_data(b"")
@@ -113,19 +211,14 @@ class LinkInput:
         if plain:
             session.put_data(plain, now)
         if channel.is_at_end:
-            self.end(now)
+            self._end(now)
 
-    def end(self, now: float) -> None:
+    def _end(self, now: float) -> None:
         """Handle the frames that are left, then the end of the stream."""
         if (session := self._session) is not None:
             while session.handle_frame(now):
                 pass
             session.receive_eof(now)
-
-    def clear(self) -> None:
-        """Process nothing more: the link has ended."""
-        self._queue.clear()
-        self._session = None
 
     def _surplus_records(self, ciphertext: int, plaintext: int) -> int:
         """Return the records that cost more than they carry, after a decryption; often 0."""

@@ -14,7 +14,7 @@ from signedwire.delivery.peer_session import PeerSession
 from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.receipt_queue import ReceiptQueue
-from signedwire.transport.tls import TlsChannel
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Allowance, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Refusal

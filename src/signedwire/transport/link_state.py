@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from signedwire.clock import monotonic
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause
-from signedwire.types import Allowance, Did
+from signedwire.transport.link_errors import dial_error
+from signedwire.types import Address, Allowance, Did, Target
 from signedwire.wire.session import Closed, Session
 
 __all__ = ["LinkState"]
@@ -17,9 +20,10 @@ class LinkState:
     Args:
         expected: The DID that was dialed; `None`: the connection was accepted.
         since: When the connection was dialed or accepted, by the monotonic clock.
+        outcome: A future that is not done.
     """
 
-    def __init__(self, expected: Did | None, since: float) -> None:
+    def __init__(self, expected: Did | None, since: float, outcome: asyncio.Future[None]) -> None:
         self._session: Session | None = None
         self._peer: PeerSession | None = None
         self._is_known = expected is not None
@@ -43,6 +47,8 @@ class LinkState:
         """Why the link has ended."""
         self.since = since
         """When the link was dialed or accepted, then opened, by the monotonic clock."""
+        self.outcome = outcome
+        """Done when the link is open, or has failed to open with `DialError`."""
 
     @property
     def did(self) -> Did | None:
@@ -84,14 +90,26 @@ class LinkState:
         assert self._session is not None
         return self._session.outstanding
 
-    def _note_over(self, cause: Cause, closed: Closed | None) -> None:
+    def _note_over(self, cause: Cause, closed: Closed | None, address: Target | None) -> None:
         self.is_over = True
         self.cause = cause
         self.closed = closed
+        if self.outcome.done():
+            return
+        error = dial_error(
+            address or Address("?", 0),
+            cause,
+            is_silent=self.is_dialed and not self.has_heard,
+            is_proven=self.did is not None,
+        )
+        self.outcome.set_exception(error)
+        self.outcome.exception()  # retrieved: asyncio logs nothing if no task waits for it
 
     def _note_open(self) -> float:
         """Note that the HELLO of the peer has come; return the seconds since the dial."""
         now = monotonic()
         took, self.since = now - self.since, now
         self.is_open = self.has_opened = True
+        if not self.outcome.done():
+            self.outcome.set_result(None)
         return took

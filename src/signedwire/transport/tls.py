@@ -1,16 +1,10 @@
 """TLS 1.3 with both sides proven by DID, from the standard library's ssl.
 
-Python's ssl cannot ask for a client certificate that it does not know, so both
-sides present one issued by a certification authority whose key anyone can
-compute, `PUBLIC_NULL_CA_KEY_NOT_SECRET`: it proves nothing, and only carries
-the certificate past OpenSSL's chain check. What proves is the extension of
-`wire.leaf` inside, signed by the DID, which `proven_did()` checks after the
-handshake and before a byte of the application is read or written.
-
-`TlsChannel` is TLS without a socket, over memory: ciphertext in, plaintext out,
-and back. So one listener can look at the first byte before it decides, the same
-code runs on every event loop and over the memory network, and an idle link
-holds no buffers but OpenSSL's own.
+Python's ssl cannot ask for a client certificate that it does not trust. So both sides present
+one of a certification authority whose key is published: `PUBLIC_NULL_CA_KEY_NOT_SECRET`. It
+proves nothing and only passes OpenSSL's check of the chain. The proof is the extension of
+`wire.leaf` in the certificate, signed by the DID. `proven_did()` checks it after the handshake,
+before any byte of the application is read or written.
 """
 
 from __future__ import annotations
@@ -27,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from signedwire.errors import ProofError, SignedWireError
 from signedwire.identity import Identity
+from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did, unix_time_us
 from signedwire.wire.leaf import LEAF_EXTENSION_OID, check_leaf_proof, make_leaf_proof
 
@@ -34,25 +29,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = [
-    "ALPN",
-    "FULL_ALERT",
-    "TLS_FIRST_BYTE",
-    "TlsChannel",
-    "TlsIdentity",
-    "proven_did",
-    "tells_full",
-]
+__all__ = ["ALPN", "TlsIdentity", "proven_did"]
 
 ALPN: Final = "signedwire/2"
-TLS_FIRST_BYTE: Final = 0x16
-
-FULL_ALERT: Final = bytes.fromhex("15 0303 0002 02 50")
-"""The fatal TLS alert internal_error (80), in the clear as before a ServerHello: what a
-listener without room answers to a ClientHello. No v1 peer ever writes a byte."""
-_FULL_REASONS: Final = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_ALERT_RECORD_OVERFLOW"})
-# The header of a record that is longer than any may be.
-_OVERFLOW: Final = bytes.fromhex("17 0303 ffff")
 
 MAX_LEAF_SIZE: Final = 2048
 
@@ -74,8 +53,6 @@ ZQPwvw==
 
 _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
 _LEAF_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
-_MAX_RECORD: Final = 16 * 1024
-"""Plaintext of one TLS record: OpenSSL gives no more at once, whatever is asked for."""
 # Certificate dates mean nothing here (see wire.leaf), so they allow every clock, and nobody
 # looks at them. The null CA's begin in 2000 and cannot be changed, since peers compare it
 # byte by byte: a machine that starts in 1970 would find every certificate "not yet valid".
@@ -233,143 +210,6 @@ def _file_in(parent: str | None, content: bytes) -> Iterator[str]:
         with open(path, "wb") as file:
             file.write(content)
         yield path
-
-
-class TlsChannel:
-    """TLS over memory: feed it what the socket gave, write what it wants written.
-
-    Raises `ssl.SSLError` from every method when the other side breaks TLS; what
-    `data_to_send()` then gives is the alert that tells it so, and `send()` does nothing.
-
-    OpenSSL's part, 27 to 45 KiB, is made with the first byte that is processed, and freed
-    by `release()`: a peer that has sent nothing, or is gone, takes none of it.
-    """
-
-    __slots__ = (
-        "_context",
-        "_has_written",
-        "_incoming",
-        "_is_broken",
-        "_is_server",
-        "_outgoing",
-        "_tls",
-        "is_at_end",
-        "is_ready",
-    )
-
-    def __init__(self, context: ssl.SSLContext, *, is_server: bool) -> None:
-        self._context = context
-        self._is_server = is_server
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls: ssl.SSLObject | None = None
-        self._has_written = False
-        self._is_broken = False
-        self.is_ready = False
-        """Whether the handshake is complete on this side."""
-        self.is_at_end = False
-        """Whether the other side has said that nothing more will come."""
-
-    @property
-    def tls(self) -> ssl.SSLObject:
-        """What `proven_did()` looks at, once the handshake is complete."""
-        assert self._tls is not None
-        return self._tls
-
-    def start(self) -> None:
-        """Begin the handshake: a client has something to say first."""
-        self._handshake()
-
-    def receive_data(self, data: bytes | memoryview) -> bytes:
-        """Take ciphertext; return the plaintext that is whole, often nothing.
-
-        While the handshake is not complete there is none: ask again with `b""`
-        after `is_ready` has become true and the other side has been checked.
-        """
-        if self.is_at_end:
-            return b""  # OpenSSL reads no more, and would only collect it
-        if data:
-            self._incoming.write(data)
-        try:
-            if self.is_ready:
-                return self._read()
-            self._handshake()
-        except ssl.SSLError:
-            self._is_broken = True
-            raise
-        return b""
-
-    def _read(self) -> bytes:
-        """All plaintext that is whole."""
-        parts: list[bytes] = []
-        read = self.tls.read
-        pending = self.tls.pending
-        try:
-            while part := read(_MAX_RECORD):
-                parts.append(part)
-                # What is left may be half a record; but to be told so costs an exception.
-                if not self._incoming.pending and not pending():
-                    break
-            else:
-                self.is_at_end = True  # close_notify, for which some versions give b""
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # and others raise
-            self.is_at_end = True
-        return b"".join(parts)
-
-    def send(self, data: bytes) -> None:
-        """Encrypt; memory takes everything."""
-        if self._is_broken:
-            return
-        view = memoryview(data)
-        write = self.tls.write
-        while view:
-            view = view[write(view) :]
-
-    def release(self) -> None:
-        """Free OpenSSL's part, without waiting for the garbage collector."""
-        self._tls = None
-        self._is_broken = True
-
-    def data_to_send(self) -> bytes:
-        """Ciphertext to be written now."""
-        data = self._outgoing.read()
-        self._has_written |= bool(data)
-        return data
-
-    def turn_away(self) -> bytes:
-        """As a server, amid the handshake: the alert to write that says "no room here".
-
-        After a ServerHello it must be encrypted. ssl has no call for that, but answers a
-        record that is too long with the alert record_overflow (22).
-        """
-        if not self._has_written:
-            return FULL_ALERT
-        self._incoming.write(_OVERFLOW)
-        with contextlib.suppress(ssl.SSLError):
-            self._handshake()
-        return self.data_to_send()
-
-    def _handshake(self) -> None:
-        if self._tls is None:
-            self._tls = self._context.wrap_bio(
-                self._incoming, self._outgoing, server_side=self._is_server
-            )
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return
-        self.is_ready = True
-
-
-def tells_full(error: ssl.SSLError) -> bool:
-    """Whether the error is the alert of a listener that has no room: see `FULL_ALERT`.
-
-    record_overflow (22) is the other one, once the handshake is under way: an honest
-    dialer writes no record that is too long.
-    """
-    return error.reason in _FULL_REASONS
 
 
 def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
