@@ -91,11 +91,10 @@ class LinkInput:
 
     def receive(self, data: bytes) -> None:
         """Process ciphertext, now or in a later turn of the event loop."""
-        is_costly = self._session is None or self.is_costly
-        size = _COSTLY_STEP if is_costly else _STEP
-        if len(data) <= size:
+        if len(data) <= _COSTLY_STEP:
             self._queue.append(data)
         else:
+            size = _COSTLY_STEP if self._session is None or self.is_costly else _STEP
             view = memoryview(data)
             self._queue.extend([view[at : at + size] for at in range(0, len(data), size)])
         self._shares.serve(self)

@@ -98,8 +98,8 @@ class TlsChannel:
     def _read(self) -> bytes:
         """Return the plaintext of all complete records."""
         parts: list[bytes] = []
-        read = self.tls.read
-        pending = self.tls.pending
+        tls = self.tls
+        read, pending = tls.read, tls.pending
         try:
             while part := read(_MAX_RECORD):
                 parts.append(part)
