@@ -52,11 +52,7 @@ UNCLEAN = {
     "outbox.py",
     "stats.py",
     "transport/answers.py",
-    "transport/blocking.py",
-    "transport/memory.py",
-    "transport/names.py",
     "transport/store_driver.py",
-    "transport/tcp.py",
     "wire/session.py",
 }
 

@@ -36,7 +36,8 @@ from signedwire.transport.names import (
     interleaved,
     literal_endpoint,
 )
-from signedwire.transport.tcp import TcpNetwork, describe_os_error
+from signedwire.transport.os_errors import describe_os_error
+from signedwire.transport.tcp import TcpNetwork
 from wirekit import (
     ALICE,
     BOB,

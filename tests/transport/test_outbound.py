@@ -861,7 +861,7 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
 
 
 def test_the_errors_of_the_operating_system_are_in_its_words() -> None:
-    from signedwire.transport.tcp import describe_os_error
+    from signedwire.transport.os_errors import describe_os_error
 
     assert describe_os_error(ConnectionResetError(errno.ECONNRESET, "x")) == (
         "connection reset by peer"

@@ -15,7 +15,8 @@ import pytest
 from netkit import End
 from signedwire import Address, DialError, FailureKind, ListenError, Stream
 from signedwire.transport import tcp as tcp_module
-from signedwire.transport.tcp import TcpNetwork, describe_os_error
+from signedwire.transport.os_errors import describe_os_error
+from signedwire.transport.tcp import TcpNetwork
 from wirekit import RawServer, eventually, on_asyncio, on_both_loops, refusing_address
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux says this")

@@ -1,7 +1,7 @@
 """`TcpTransport` and `MemoryTransport`: signed envelopes in and out, for threads.
 
-The level below `Node`: whoever uses it makes the envelopes. It has no identity,
-so it takes what comes for any DID unless told which one it serves.
+The level below `Node`: the application makes the envelopes. A transport has no identity, so it
+accepts envelopes for all DIDs, unless it is given one.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
 
 
 class BlockingTransport(Bound):
-    """What the two transports share; usable from any thread. It listens once made.
+    """The common part of the two transports. Any thread may use it. It listens from the start.
 
     Use it as a context manager, or call `close()`.
 
     Args:
-        did: Whom it serves: envelopes for others are dropped and counted. `None`
-            takes them all.
+        did: The DID that the transport serves. Envelopes for others are dropped and counted.
+            `None`: all envelopes are accepted.
 
     Raises:
-        ListenError: the address to listen on cannot be had.
+        ListenError: The transport cannot listen on the address.
     """
 
     kind = "transport"
-    """What it is, in words."""
+    """The word for the transport in messages."""
 
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, network: Network, did: Did | None

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from signedwire.logs import EventLog, fields
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 
 if TYPE_CHECKING:
     from signedwire.config import TransportConfig

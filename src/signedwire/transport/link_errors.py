@@ -6,7 +6,7 @@ import ssl
 from typing import Final
 
 from signedwire.errors import Cause, DialError, FailureKind, ProofError, kind_of
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tls_channel import is_full_alert
 from signedwire.types import Reason, Target
 from signedwire.wire import link_frames as frames

@@ -4,10 +4,9 @@
     async with Node(alice, config, network=network) as a, \\
                Node(bob, config, network=network) as b: ...
 
-Everything above the byte stream, from queues to signatures, is what runs over
-TCP. Nodes meet at any target they listen on; port 0 gets a free one. They
-may live in different event loops and threads. Within one loop, the same seed
-and the same calls give the same faults.
+Everything above the byte stream, from queues to signatures, is the same as over TCP. Nodes listen
+on any target; port 0 gets a free one. They may live in different event loops and threads. Within
+one loop, the same seed and the same calls give the same faults.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from signedwire.types import Address, Target
 
 __all__ = ["MemoryNetwork"]
 
-# What a stream holds for a reader that has paused, as a socket's buffers do.
 _WINDOW: Final = 64 * 1024
+"""Bytes that a stream holds for a reader that has paused, as the buffers of a socket do."""
 _FIRST_FREE_PORT: Final = 49152
 _CALLER: Final = Remote(Address("127.0.0.1", 0), "127.0.0.1", None)
-"""Who connects is of this process, and so local."""
+"""The other side of an accepted stream: this process, so it is local."""
 
 
 class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
-    """Byte streams in memory; give one to every node that shall meet.
+    """Byte streams in memory, between the nodes that have the same `MemoryNetwork`.
 
     Args:
-        seed: Of everything random here.
-        delay: Shortest and longest time, 0 to 86,400 seconds, that a write travels. Order
-            is kept.
-        loss: Probability, 0 to 1, that a write vanishes while its stream goes on.
-            TCP does not do this; it shows what a layer above must survive.
+        seed: Seed of all random decisions.
+        delay: Shortest and longest time, 0 to 86,400 seconds, until a write arrives. Writes
+            arrive in order.
+        loss: Probability, 0 to 1, that a write is lost and its stream goes on. TCP never does
+            that; the layers above must survive it nevertheless.
         cut: Probability, 0 to 1, that a write breaks its connection instead of arriving.
     """
 
@@ -88,7 +87,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         here.other, there.other = there, here
         with self._lock:
             self._streams |= {here, there}
-        # First this: a receiver may write as soon as it is connected.
+        # The other end is connected first: the receiver of this end may write at once.
         listener.loop.call_soon_threadsafe(there.begin)
         receiver.connected(here)
         return here
@@ -108,7 +107,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             return listener
 
     def cut_all(self) -> int:
-        """Break every connection there is now; returns how many."""
+        """Break all open connections; return how many there were."""
         with self._lock:
             streams = tuple(self._streams)
         for stream in streams:
@@ -116,7 +115,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         return len(streams) // 2
 
     def fate(self) -> tuple[float, bool, bool]:
-        """What happens to the next write: (delay, is_lost, is_cut)."""
+        """Draw the fate of the next write: (delay in seconds, is_lost, is_cut)."""
         with self._lock:
             draw = self._random
             return (
@@ -126,12 +125,12 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             )
 
     def remove_listener(self, listener: _MemoryListener) -> None:
-        """Its address is free again."""
+        """Free the address of a listener."""
         with self._lock:
             self._listeners.pop(listener.address, None)
 
     def remove_stream(self, stream: _Stream) -> None:
-        """It has ended."""
+        """Forget a stream that has ended."""
         with self._lock:
             self._streams.discard(stream)
 
@@ -156,7 +155,10 @@ class _MemoryListener:
 
 
 class _Stream(Stream):
-    """One end. Its receiver is called in its own loop; `write` reaches into the other's."""
+    """One end of a connection. Its receiver is called in the event loop of this end.
+
+    `write` of the other end may be called in another loop and thread.
+    """
 
     other: _Stream
 
@@ -173,7 +175,7 @@ class _Stream(Stream):
         self._receiver = receiver
         self._lock = threading.Lock()
         self._arriving: deque[tuple[float, bytes | None]] = deque()  # None: end of stream
-        self._in_transit = 0  # bytes written here that the other end has not read
+        self._in_transit = 0  # bytes that were written here and that the other end has not read
         self._last_due = 0.0
         self._is_reading = True
         self._is_closing = False
@@ -181,7 +183,7 @@ class _Stream(Stream):
         self._is_full = False  # `writable` is due
 
     def begin(self) -> None:
-        """Report that it is open, in the event loop of its receiver."""
+        """Report that the stream is open. Called in the event loop of its receiver."""
         self._receiver.connected(self)
 
     @property
@@ -193,7 +195,7 @@ class _Stream(Stream):
         """See `Stream`."""
         self._receiver = receiver
 
-    # -- writing: our loop ----------------------------------------------------------
+    # -- writing: in the loop of this end ----------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """See `Stream`."""
@@ -211,11 +213,11 @@ class _Stream(Stream):
         self.other._arrive(data, delay)
 
     def waiting(self) -> int:
-        """See `Stream`: what is more than a socket's buffers would hold."""
+        """See `Stream`: the bytes that the buffers of a socket would not hold."""
         return max(0, self._in_transit - _WINDOW)
 
     def unacknowledged(self) -> int | None:
-        """See `Stream`: what the other end has not read."""
+        """See `Stream`: the bytes that the other end has not read."""
         return self._in_transit
 
     def is_closing(self) -> bool:
@@ -234,7 +236,7 @@ class _Stream(Stream):
         self.close()
 
     def break_off(self) -> None:
-        """Both ends lose the connection; what was under way is gone."""
+        """Break the connection at both ends. Bytes on the way are lost."""
         for end in (self, self.other):
             end._is_closing = True
             end._call(end._end, ConnectionResetError("the connection was cut"))
@@ -243,7 +245,7 @@ class _Stream(Stream):
         """See `Stream`."""
         return bool(self._arriving)
 
-    # -- reading: called from the other end's loop, runs in ours -----------------------
+    # -- reading: `_arrive` is called in the other loop, all else in the loop of this end --
 
     def pause_reading(self) -> None:
         """See `Stream`."""
@@ -256,7 +258,7 @@ class _Stream(Stream):
 
     def _arrive(self, data: bytes | None, delay: float) -> None:
         with self._lock:
-            # By the clock of the loop that reads, whichever loop writes.
+            # The clock of the loop that reads, whichever loop writes.
             self._last_due = max(self._last_due, self._loop.time() + delay)
             self._arriving.append((self._last_due, data))
         self._call(self._read)
@@ -288,10 +290,10 @@ class _Stream(Stream):
             if is_due:
                 self._is_full = False
         if is_due:
-            self._call(self._tell_writable)
+            self._call(self._report_writable)
 
-    def _tell_writable(self) -> None:
-        # Full again by now: then it is due later.
+    def _report_writable(self) -> None:
+        # If the stream is full again, the call comes later.
         if not self._is_gone and not self._is_full:
             self._receiver.writable()
 

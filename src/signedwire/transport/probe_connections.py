@@ -20,7 +20,7 @@ from signedwire.transport.link_errors import (
     words_of_tls,
 )
 from signedwire.transport.network import Stream
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tls_channel import TlsChannel, is_full_alert
 from signedwire.types import Allowance, Did, unix_time_us
 from signedwire.wire import link_frames as frames

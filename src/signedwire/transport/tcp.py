@@ -1,4 +1,4 @@
-"""TCP: sockets with the options that a long-lived link needs."""
+"""The TCP network: sockets with the options that a long-lived link needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import os
 import socket
 import struct
 import sys
@@ -16,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from signedwire.errors import Cause, DialError, FailureKind, ListenError
-from signedwire.transport.accepting import Acceptor
+from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
     RESOLVER,
@@ -27,6 +26,7 @@ from signedwire.transport.names import (
     literal_endpoint,
 )
 from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.os_errors import describe_os_error, most_telling
 from signedwire.transport.racing import connect_first
 from signedwire.types import Address, Target
 
@@ -37,46 +37,22 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["TcpNetwork", "describe_os_error", "host_group"]
+__all__ = ["TcpNetwork", "host_group"]
 
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
 _KEEPALIVE_PROBES: Final = 3
-# Linux counts the time in which a peer's window is closed, too: a receiver whose
-# application pauses is not dead, so this is long. (Seen: at 1 s, such a peer lost
-# its connection each second.)
+# Linux counts the time in which the window of the peer is closed, too. A receiver whose
+# application pauses is alive, so this is long: with 1 s, it lost its connection each second.
 _USER_TIMEOUT_MS: Final = 600_000
 _ZONE_HINT: Final = (
     "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
 )
-_KINDS: Final = {
-    errno.ECONNREFUSED: FailureKind.REFUSED,
-    errno.ETIMEDOUT: FailureKind.TIMED_OUT,
-    errno.ENETUNREACH: FailureKind.UNREACHABLE,
-    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
-    errno.ENETDOWN: FailureKind.UNREACHABLE,
-    errno.EHOSTDOWN: FailureKind.UNREACHABLE,
-    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
-    errno.EINVAL: FailureKind.UNREACHABLE,  # a link-local address without its zone
-    errno.ECONNRESET: FailureKind.RESET,
-    errno.ECONNABORTED: FailureKind.RESET,
-    errno.EPIPE: FailureKind.RESET,
-}
-_MOST_TELLING: Final = (
-    FailureKind.REFUSED,
-    FailureKind.RESET,
-    FailureKind.TIMED_OUT,
-    FailureKind.UNREACHABLE,
-    FailureKind.NAME_SERVER_SILENT,
-    FailureKind.NAME_UNKNOWN,
-    FailureKind.SYSTEM,
-)
-"""Kinds of which one is named where several addresses failed: the first that occurred."""
-# What the kernel holds unsent before it calls a socket full. What is written waits behind
-# it, an emergency stop too; what was sent and not yet acknowledged does not count.
+# Unsent bytes in the kernel after which a socket is full. Everything that is written waits
+# behind them, an emergency stop too. Sent bytes without an acknowledgement do not count.
 _UNSENT_LIMIT: Final = 16 * 1024
 _SEND_BUFFER: Final = 64 * 1024
-"""Where the kernel has no such limit: its whole buffer, of what is in the air as well."""
+"""The whole send buffer of the kernel, with bytes in flight, if it has no such limit."""
 _SIOCOUTQNSD: Final = 0x894B
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
@@ -89,10 +65,10 @@ _NO_ADDRESS_HINT: Final = (
 
 
 class TcpNetwork:
-    """Dials and listens over TCP: the network of a node that is given no other.
+    """Dials and listens over TCP: the default network of a node.
 
-    A target is an `Address`. A host name is looked up in a thread of its own, and its
-    addresses are tried beside each other (RFC 8305).
+    A target is an `Address`. A host name is looked up in a thread of its own. Its addresses are
+    then tried in parallel (RFC 8305).
 
     Args:
         resolver: Looks host names up; the one of the process by default.
@@ -126,10 +102,10 @@ class TcpNetwork:
         return [endpoint.at(address.port) for endpoint in interleaved(found)]
 
     async def connect(self, target: Target, endpoints: Sequence[Endpoint]) -> socket.socket:
-        """A socket that is connected to the first of the endpoints that answers.
+        """Return a socket that is connected to the first endpoint that answers.
 
         Raises:
-            DialError: with the causes in words.
+            DialError: None has answered. It has the causes of all.
         """
         try:
             return await connect_first(endpoints)
@@ -138,9 +114,7 @@ class TcpNetwork:
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
             hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            # Of several, who refused is somebody who answered: it says the most.
-            kinds = {cause.kind for cause in causes}
-            kind = next((each for each in _MOST_TELLING if each in kinds), FailureKind.OTHER)
+            kind = most_telling({cause.kind for cause in causes})
             raise DialError(target, ", ".join(causes), hint, kind) from group
 
     async def dial(
@@ -152,7 +126,7 @@ class TcpNetwork:
         stream = _TcpStream(receiver)
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
-        except OSError as error:  # it is gone already
+        except OSError as error:  # closed already
             sock.close()
             raise DialError(target, describe_os_error(error)) from error
         except BaseException:
@@ -171,7 +145,7 @@ class TcpNetwork:
             server = await loop.create_server(
                 asyncio.Protocol, hosts, target.port, start_serving=False
             )
-            acceptor = Acceptor(server.sockets, lambda: _TcpStream(accept()), server.close)
+            acceptor = SocketAcceptor(server.sockets, lambda: _TcpStream(accept()), server.close)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -194,18 +168,18 @@ class _TcpStream(AsyncioStream):
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+        with contextlib.suppress(OSError):  # closed already: `connection_lost` follows
             _set_options(transport.get_extra_info("socket"))
         super().connection_made(transport)
 
     def _remote(self, peername: Any) -> Remote:
-        if peername is None:  # it was gone before anybody asked
+        if peername is None:  # closed before the name was read
             return Remote(None, "unknown", "unknown")
         address = address_of(peername)
         return Remote(address, address.host, host_group(address.host))
 
     def unsent(self) -> int:
-        """See `Stream`; in the kernel, where it tells."""
+        """See `Stream`. Linux counts the unsent bytes in the kernel."""
         waiting = self.waiting()
         sock = self._socket
         if sock is None or fcntl is None or not sys.platform.startswith("linux"):
@@ -236,14 +210,14 @@ class _TcpStream(AsyncioStream):
             return None
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        except (OSError, ValueError):  # closed meanwhile, in its own thread; uvloop's own words
+        except (OSError, ValueError):  # closed meanwhile; uvloop raises ValueError
             return None
         (microseconds,) = struct.unpack_from("=I", info, _TCP_INFO_RTT_OFFSET)
         return microseconds / 1e6 if microseconds else None
 
 
 class _TcpListener:
-    def __init__(self, server: Acceptor) -> None:
+    def __init__(self, server: SocketAcceptor) -> None:
         self._server = server
         self.address = address_of(server.sockets[0].getsockname())
 
@@ -259,7 +233,7 @@ class _TcpListener:
 
 
 def _set_options(sock: socket.socket | None) -> None:
-    """Notice a peer that vanished without a word; platforms know different options."""
+    """Set the options that notice a peer which is gone. Platforms have different ones."""
     if sock is None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -279,7 +253,10 @@ def _set_options(sock: socket.socket | None) -> None:
 
 
 def host_group(host: str) -> str | None:
-    """What counts as one host: an IPv4 address or an IPv6 /56; `None` for loopback."""
+    """Return the group that counts as one host: an IPv4 address, or an IPv6 /56.
+
+    `None`: the address is a loopback address, which has no limit.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -293,26 +270,8 @@ def host_group(host: str) -> str | None:
     return str(address)
 
 
-def describe_os_error(error: OSError) -> Cause:
-    """The operating system's words, without asyncio's around them, and the kind of failure."""
-    if isinstance(error, socket.gaierror):
-        if error.errno == socket.EAI_AGAIN:
-            words = "the host name cannot be looked up now: no name server answers"
-            return Cause(words, FailureKind.NAME_SERVER_SILENT)
-        return Cause("the host name is unknown", FailureKind.NAME_UNKNOWN)
-    if error.errno:
-        kind = _KINDS.get(error.errno, FailureKind.SYSTEM)
-        return Cause(os.strerror(error.errno).lower(), kind)
-    kind = FailureKind.OTHER
-    if isinstance(error, TimeoutError):
-        kind = FailureKind.TIMED_OUT
-    elif isinstance(error, ConnectionRefusedError):
-        kind = FailureKind.REFUSED
-    return Cause(str(error) or type(error).__name__, kind)
-
-
 def _host_of(endpoint: Endpoint) -> str:
-    """The host in digits, with its zone, as `create_server` takes it."""
+    """Return the host as `create_server` takes it: in digits, with its zone."""
     return address_of(endpoint.sockaddr).host
 
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import Cause, FailureKind
 from signedwire.transport.network import Stream
-from signedwire.transport.tcp import describe_os_error
+from signedwire.transport.os_errors import describe_os_error
 
 __all__ = ["ConnectionOwner", "V1Connection"]
 
