@@ -127,7 +127,7 @@ def test_peers_that_are_not_reached() -> None:
     assert json.loads(ran.stderr)["error"] == "NotDone"
     with listener() as peer:
         wrong = f"{Identity.generate().did}@{peer.address}"
-        expect_one_sentence(run("bench", wrong), 6, "is there, not", "is the DID right?")
+        expect_one_sentence(run("bench", wrong), 6, "answered, not", "is the DID right?")
         peer.access.allow_only([])
         ran = run("bench", f"{peer.did}@{peer.address}")
         expect_one_sentence(ran, 8, "turned us away", "add --own-identity")

@@ -137,7 +137,7 @@ def test_v1_only_where_it_is_allowed(old_bob: Node, tmp_path: Path) -> None:
     expect_one_sentence(
         ran,
         6,
-        f"{old_bob.address}: it hung up on TLS without a word, as v1 peers do, "
+        f"{old_bob.address}: the peer hung up on TLS without an alert, as v1 peers do, "
         "and v2 peers that are full)",
         "a v1 peer, add --v1.\n",
     )
@@ -369,7 +369,7 @@ def test_a_live_v1_peer_takes_it() -> None:
         assert received["command_type"] == "pick"
         assert bytes(received["payload"]) == b"shelf"
         assert run("ping", to, "--v1").exit_code == 0
-        expect_one_sentence(run("send", to, "x"), 6, "it hung up on TLS", "add --v1")
+        expect_one_sentence(run("send", to, "x"), 6, "the peer hung up on TLS", "add --v1")
 
 
 def test_nobody_there() -> None:
@@ -424,7 +424,9 @@ def test_a_peer_that_speaks_first_is_no_peer() -> None:
     with stranger(greet) as to:
         expect_one_sentence(run("send", to, "x", "--v1"), 6, "TLS failed: wrong version number")
         ran = run("ping", to, "--v1")
-        assert "but it does not speak TLS as v2 peers do: wrong version number\n" in ran.stdout
+        assert (
+            "but the peer does not speak TLS as v2 peers do: wrong version number\n" in ran.stdout
+        )
 
 
 # -- lines --------------------------------------------------------------------------
@@ -595,7 +597,7 @@ def test_ping_says_who_else_answered(bob: Node) -> None:
     wrong = Identity.generate().did
     ran = run("ping", f"{wrong}@{bob.address}")
     assert ran.exit_code == 6
-    assert f"but {bob.did} is there, not {wrong}" in ran.stdout
+    assert f"but {bob.did} answered, not {wrong}" in ran.stdout
     assert f"{wrong} was not reached at {bob.address}. Another key answers" in ran.stderr
     (tried,) = run("ping", f"{wrong}@{bob.address}", "--json").objects
     assert (tried["is_proven"], tried["answered_by"]) == (False, str(bob.did))
@@ -606,7 +608,7 @@ def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> Non
     bob.access.allow_only([Identity.load(key).did])
     ran = run("ping", peer(bob))
     assert ran.exit_code == 8
-    assert "it has proven its DID, then turned us away" in ran.stdout
+    assert "the peer has proven its DID, then turned us away" in ran.stdout
     assert "add --own-identity" in ran.stderr
     assert run("ping", peer(bob), "--own-identity").exit_code == 0
 
@@ -618,14 +620,14 @@ def test_ping_sees_a_link_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "round trip" in process.line()
         node.close()
         assert process.wait() == 6
-        assert "but it closed the link: the node is closing" in process.rest("stdout")[-1]
+        assert "but the peer closed the link: the node is closing" in process.rest("stdout")[-1]
         assert "was not reached at" in process.line("stderr")
 
 
 def test_ping_of_a_v1_peer_says_what_is_not_proven(old_bob: Node) -> None:
     ran = run("ping", peer(old_bob))
     assert ran.exit_code == 6
-    assert ran.stdout.endswith("but it hung up on TLS, as v1 peers do\n")
+    assert ran.stdout.endswith("but the peer hung up on TLS, as v1 peers do\n")
     assert "If it is a v1 peer, add --v1." in ran.stderr
     ran = run("ping", peer(old_bob), "--v1")
     assert ran.exit_code == 0, ran
@@ -693,7 +695,7 @@ def test_peers_tries_all_of_them(bob: Node, tmp_path: Path) -> None:
         assert lines[order.index(nobody)].endswith(
             "unreachable  cannot connect: connection refused"
         )
-        assert lines[order.index(old)].endswith("it hung up on TLS, as v1 peers do")
+        assert lines[order.index(old)].endswith("the peer hung up on TLS, as v1 peers do")
         assert ran.stderr == f"reached 1 of 3 peers in {path}\n"
         routes.remove(nobody)
         routes.save(path)

@@ -413,11 +413,11 @@ async def eventually_open(peer: RawPeer) -> None:
 @pytest.mark.parametrize(
     ("code", "words", "kind"),
     [
-        (frames.CLOSE_DENIED, "it denies us", FailureKind.DENIED),
-        (frames.CLOSE_VERSION, "it speaks no version that we speak", FailureKind.VERSION),
+        (frames.CLOSE_DENIED, "we are denied", FailureKind.DENIED),
+        (frames.CLOSE_VERSION, "no common version", FailureKind.VERSION),
         (
             frames.CLOSE_BAD_SIGNATURE,
-            "a signature of ours did not fit",
+            "our signature did not fit",
             FailureKind.BAD_SIGNATURE,
         ),
     ],
@@ -443,7 +443,7 @@ async def test_code_and_text_of_a_close_reach_the_error(
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, alice.send(BOB.did, b"x"))
             await task
-            assert f"the peer closed it with code {code}, {words}: not today" in str(failure.value)
+            assert f"closed the link with code {code} ({words}): not today" in str(failure.value)
             assert failure.value.hint
             assert failure.value.receipt.detail_kind is kind
             await alice.close()

@@ -16,10 +16,10 @@ from test_links import RawPeer
 from signedwire import DeliveryState, FailureKind, Node, Reason
 from signedwire.transport import inbound as inbound_module
 from signedwire.transport import lingering as lingering_module
-from signedwire.transport.acceptor import MAX_LINGERING
+from signedwire.transport.acceptor import MAX_UNANSWERED
 from signedwire.transport.lingering import Lingering
 from signedwire.transport.tls import TlsIdentity
-from signedwire.transport.tls_channel import FULL_ALERT, TlsChannel, tells_full
+from signedwire.transport.tls_channel import FULL_ALERT, TlsChannel, is_full_alert
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived
 from wirekit import (
@@ -95,13 +95,13 @@ async def test_few_wait_for_an_answer_when_they_have_lost_their_places() -> None
     async with Net("tcp").node(BOB, max_unproven_connections=1) as bob:
         assert bob.address is not None
         with contextlib.ExitStack() as stack:
-            count = MAX_LINGERING + 20
+            count = MAX_UNANSWERED + 20
             links = [stack.enter_context(await RawLink.dial(bob.address)) for _ in range(count)]
             await eventually(lambda: bob.stats().connections_accepted == count)
-            await eventually(lambda: len(bob._core.acceptor._lingering) == MAX_LINGERING)
+            await eventually(lambda: len(bob._core.acceptor._unanswered) == MAX_UNANSWERED)
             # Those that stay do so for a moment alone.
             await within(LIMIT, asyncio.gather(*[link.wait_closed() for link in links[:-1]]))
-            await eventually(lambda: not bob._core.acceptor._lingering)
+            await eventually(lambda: not bob._core.acceptor._unanswered)
             assert bob.stats().inbound_connections == 1
 
 
@@ -116,7 +116,7 @@ async def test_after_the_server_hello_the_alert_is_encrypted() -> None:
             assert data[0] == 0x17
             with pytest.raises(ssl.SSLError) as caught:
                 channel.receive_data(data)
-            assert tells_full(caught.value)
+            assert is_full_alert(caught.value)
 
 
 @on_both_loops

@@ -495,7 +495,7 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
         await eventually(lambda: len(dials) == count)
         # When they meant to dial: how late this machine was with it is not the question.
         due = [
-            dialer._next_dial_at
+            dialer._pauses._next_at
             for node in nodes
             for dialer in node._core.dialers._dialers.values()
         ]

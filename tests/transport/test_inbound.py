@@ -15,8 +15,8 @@ import pytest
 from signedwire import Address, Priority, Reason, SignaturePolicy, SignedEnvelope
 from signedwire.delivery.message import Message
 from signedwire.transport import inbound as inbound_module
-from signedwire.transport.inbound import ProtocolDetector
 from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.protocol_detector import ProtocolDetector
 from signedwire.wire.frames import encode_frame
 from wirekit import (
     ALICE,

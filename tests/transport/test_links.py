@@ -905,7 +905,7 @@ async def test_who_lost_its_link_to_another_dials_only_to_send() -> None:
         (lost,) = watch.of(PeerDisconnected)
         assert lost.kind is FailureKind.FULL
         assert lost.cause == (
-            "the peer closed it with code 5, it has too many connections: "
+            "the peer closed the link with code 5 (too many connections): "
             "made room for a newer connection"
         )
         # A link that is to be kept up is dialed in the very turn in which it was lost.

@@ -132,7 +132,9 @@ class Endpoint:
             self._host.drop(Reason.DENIED, session.did)
             return False
         if not session.receiver.begin(hello.epoch):
-            link.close(link_frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
+            link.close(
+                link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before"
+            )
             self._host.drop(Reason.STALE_EPOCH, session.did)
             return False
         return True

@@ -10,16 +10,16 @@
   so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
   for a dialer that waits for one.
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
-  `link_state` has its state, `link_reader` reads (`handshake`, then `link_input`), `link_writer`
-  writes (`receipt_queue`, `receipt_delay`) to `link_socket`. `answers` and `session_timer` are
+  `link_state` has its state. `link_input` reads (`handshake` first), `link_output` writes
+  (`receipt_queue`, `receipt_delay`), both over `link_socket`. `answers` and `session_timer` are
   its timers; `unsettled` delays its end until what it received is stored. `lingering`: links
   that were hung up.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers; `probe_connections`: their connections.
 - `shares`: which link may process its input in which turn of the loop.
-- `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection,
-  which waits for its first byte, which shows its wire.
+- `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection.
+  `protocol_detector` waits for its first byte, which shows its wire.
 - `store_driver` stores outgoing messages, `backlog_loader` loads them into the queues,
   `expiry_timer` has those removed whose deadlines have passed.
 - `inbox_driver`: marks, and messages that are not handled yet.

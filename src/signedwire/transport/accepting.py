@@ -1,7 +1,8 @@
 """Accepts connections on sockets, and goes on when the process has no descriptor left.
 
-asyncio's own loop logs each failure with a traceback and pauses for a second; uvloop's
-closes whatever waits. Neither asks who could make room, so connections are accepted here.
+If there is no descriptor, asyncio logs each failure with a traceback and pauses for a second, and
+uvloop closes the connections that wait. Neither lets the node close a connection to make room. So
+this module accepts connections itself.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-__all__ = ["Acceptor"]
+__all__ = ["SocketAcceptor"]
 
 _BACKLOG: Final = 1024
 """Connections that may wait in the kernel."""
 _ACCEPTS_AT_ONCE: Final = 16
-"""Accepted connections that have no protocol yet: they are not among those that are counted,
-and a flood leaves time for others."""
+"""Accepted connections that have no protocol yet, at most. They are not counted yet, and a flood
+of them must leave time for other work."""
 _PAUSE: Final = 0.25
-"""Seconds without accepting, where nothing can be closed to make room."""
+"""Seconds without accepting if no connection can be closed to make room."""
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ENDED: Final = frozenset({errno.EBADF, errno.EINVAL})
 
 
-class Acceptor:
+class SocketAcceptor:
     """Accepts on sockets that are bound and do not listen yet.
 
     Args:
-        bound: The sockets. Copies of them are used: a loop lets nobody watch the descriptors
-            of its own servers.
+        bound: The sockets. Copies of them are used, because an event loop lets no other code
+            watch the descriptors of its servers.
         accept: Makes the protocol of a connection.
-        on_close: Called when this is closed; it should close `bound`.
+        on_close: Called by `close()`; it should close `bound`.
 
     Raises:
-        OSError: one of the sockets cannot listen.
+        OSError: One of the sockets cannot listen.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Acceptor:
         self._pauses: set[asyncio.TimerHandle] = set()
         self._own: list[socket.socket] = []
         self.on_shortage: Callable[[OSError], bool] = lambda _: False
-        """Called where the process may open nothing more; returns whether it closed something."""
+        """Called if there is no descriptor; returns whether it has closed a connection."""
         try:
             for sock in bound:
                 own = socket.socket(fileno=os.dup(sock.fileno()))
@@ -72,7 +73,7 @@ class Acceptor:
         return self._own
 
     def close(self) -> None:
-        """Accept no more, and free the addresses."""
+        """Stop accepting, and free the addresses."""
         for timer in self._pauses:
             timer.cancel()
         self._pauses.clear()
@@ -82,7 +83,7 @@ class Acceptor:
         self._on_close()
 
     def shut_down(self) -> None:
-        """Free the addresses, also where the loop is closed and a forked child has a copy."""
+        """Free the addresses, even if the loop is closed or a forked child has copies."""
         for own in self._own:
             with contextlib.suppress(OSError):  # ENOTCONN on some systems
                 own.shutdown(socket.SHUT_RDWR)
@@ -102,9 +103,9 @@ class Acceptor:
             task.add_done_callback(self._opening.discard)
 
     def _on_error(self, own: socket.socket, error: OSError) -> None:
-        """Go on in the next turn; but not at once where it would only fail again."""
+        """Accept again in the next turn of the loop, or after a pause if that would fail again."""
         if error.errno in _ENDED:
-            self._loop.remove_reader(own)  # shut down by somebody else
+            self._loop.remove_reader(own)  # another thread or process has shut the socket down
         elif error.errno in _SHORTAGES and not self.on_shortage(error):
             self._loop.remove_reader(own)
             timer = self._loop.call_later(_PAUSE, self._go_on, own)
@@ -116,7 +117,7 @@ class Acceptor:
     async def _open(self, sock: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._accept, sock)
-        except OSError:  # it is gone already
+        except OSError:  # closed already
             sock.close()
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):

@@ -1,4 +1,11 @@
-"""The listener of a node, and which of its connections may stay: see `inbound` for one of them."""
+"""The listener of a node, and the connections that it has accepted.
+
+    listener ─→ ProtocolDetector ─→ Link or V1Receiver
+                 └ InboundConnection, one for each: admitted, proven, or refused
+
+A connection is unproven until an acceptable v1 envelope or a v2 HELLO has come over it. It must
+prove itself within `handshake_timeout`. `Admission` decides which connections must go for others.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +17,18 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import TransportError
 from signedwire.transport.admission import Admission
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
-from signedwire.transport.inbound import (
-    MADE_ROOM,
-    InboundConnection,
-    ProtocolDetector,
-    StreamHandler,
-)
+from signedwire.transport.inbound import MADE_ROOM, InboundConnection, StreamHandler
 from signedwire.transport.link import Link
 from signedwire.transport.network import Listener, NeedsDescriptors
+from signedwire.transport.protocol_detector import ProtocolDetector
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls_channel import TLS_FIRST_BYTE
 from signedwire.types import Reason, Target
 
-__all__ = ["MAX_LINGERING", "Acceptor"]
+__all__ = ["MAX_UNANSWERED", "Acceptor"]
 
-MAX_LINGERING: Final = 16
-"""Refused connections that may wait for their answer at once; more are closed unanswered."""
+MAX_UNANSWERED: Final = 16
+"""Refused connections that may wait for their first byte. More are closed without an answer."""
 _V1_FIRST_BYTE: Final = 0x00
 
 
@@ -33,9 +36,9 @@ class Acceptor:
     """The listener of a node, and the connections that it has accepted.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
-        new_v1: Makes the handler of a v1 connection; `None`: v1 is not taken.
+        new_v1: Makes the handler of a v1 connection; `None`: v1 is refused.
     """
 
     def __init__(
@@ -49,8 +52,8 @@ class Acceptor:
         self._new_v1 = new_v1
         self._admission: Admission[InboundConnection] = Admission(runtime.config)
         self._connections: set[InboundConnection] = set()
-        self._lingering: OrderedDict[InboundConnection, None] = OrderedDict()
-        """Connections that were refused before their first byte, which shows whether to answer."""
+        self._unanswered: OrderedDict[InboundConnection, None] = OrderedDict()
+        """Refused connections whose first byte has not come. It tells whether to answer them."""
         self._listener: Listener | None = None
 
     # -- life ---------------------------------------------------------------------------------
@@ -59,7 +62,7 @@ class Acceptor:
         """Open the listener, if the configuration has one.
 
         Raises:
-            ListenError: The address cannot be used.
+            ListenError: The node cannot listen on the address.
         """
         runtime = self._runtime
         if runtime.config.listen is None:
@@ -71,30 +74,30 @@ class Acceptor:
             self._listener.when_short(Shortage(runtime.log, self._evict_unproven).make_room)
 
     def stop_listening(self) -> None:
-        """Accept no more."""
+        """Stop listening."""
         if self._listener is not None:
             self._listener.close()
 
     def shut_down(self) -> None:
-        """Accept no more, after the event loop has closed."""
+        """Stop listening after the event loop was closed."""
         if self._listener is not None:
             self._listener.shut_down()
 
     def end(self) -> None:
-        """Close every connection that is left."""
-        for connection in (*self._connections, *self._lingering):
+        """Close all connections."""
+        for connection in (*self._connections, *self._unanswered):
             connection.close()
 
     @property
     def address(self) -> Target | None:
-        """The address of the listener, with the real port; `None` without a listener."""
+        """The address of the listener, with the real port; `None`: there is no listener."""
         return None if self._listener is None else self._listener.address
 
     def listening_at(self) -> Target:
         """Return the address of the listener.
 
         Raises:
-            ClosedError: The node was not started.
+            ClosedError: The node is not open.
             TransportError: The configuration has no listener.
         """
         address = self.address
@@ -120,11 +123,11 @@ class Acceptor:
         return self._admission.max_proven
 
     def set_limits(self, limits: ConnectionLimits) -> None:
-        """Set the limits. Call this before `start()`."""
+        """Set how many connections are admitted. For use before the start."""
         self._admission.limit(limits.inbound, limits.unproven)
 
     def handler_of(self, connection: InboundConnection, first_byte: int) -> StreamHandler | None:
-        """Return a handler for the wire of a connection; `None`: no wire begins with this byte."""
+        """See `Admitter`."""
         if first_byte == TLS_FIRST_BYTE and self._runtime.speaks_v2:
             return Link(self._runtime, self._endpoint, inbound=connection)
         if first_byte == _V1_FIRST_BYTE and self._new_v1 is not None:
@@ -132,7 +135,7 @@ class Acceptor:
         return None
 
     def admit(self, connection: InboundConnection) -> bool:
-        """Return whether an accepted connection may stay."""
+        """See `Admitter`. Another connection may have to go for the new one."""
         if not self._runtime.is_open:
             return False
         hurried, closed = self._admission.admit(connection, connection.group)
@@ -145,42 +148,42 @@ class Acceptor:
         return True
 
     def _evict_unproven(self) -> bool:
-        """Close one connection because no descriptor is left; `False`: there is none to close."""
-        connection = next(iter(self._lingering), None) or self._admission.evict_unproven()
+        """Close one unproven connection, because no descriptor is left; whether there was one."""
+        connection = next(iter(self._unanswered), None) or self._admission.evict_unproven()
         if connection is None:
             return False
         connection.refuse(Reason.CONNECTION_LIMIT, "no descriptor is left")
         connection.close()
         return True
 
-    def may_linger(self, connection: InboundConnection) -> bool:
-        """Return whether a refused connection may stay until its first byte shows its wire."""
+    def may_answer(self, connection: InboundConnection) -> bool:
+        """See `Admitter`: over v2, the other side is sent that the node is full."""
         if not (self._runtime.is_open and self._runtime.speaks_v2):
             return False
-        if len(self._lingering) >= MAX_LINGERING:
-            # It leaves when its connection is closed, in the next turn: what one turn accepts
-            # may stay beyond the limit, and is told that there is no room.
-            next(iter(self._lingering)).close()
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            # It is forgotten when its stream has ended, in the next turn of the loop. So all
+            # connections that are accepted in one turn may stay, beyond the limit.
+            next(iter(self._unanswered)).close()
         self._connections.discard(connection)
-        self._lingering[connection] = None
+        self._unanswered[connection] = None
         return True
 
     def prove(self, connection: InboundConnection) -> None:
-        """Note the first acceptable envelope, or the HELLO, of a connection."""
+        """See `Owner`. Another connection may have to go."""
         evicted = self._admission.prove(connection)
         if evicted is not None:
             evicted.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
 
     def touch(self, connection: InboundConnection) -> None:
-        """Note that a connection was used."""
+        """See `Owner`."""
         self._admission.touch(connection)
 
     def note_ended(self, connection: InboundConnection) -> None:
-        """Note that a connection has ended. It keeps its slot while its messages are held."""
+        """See `Owner`."""
         self._connections.discard(connection)
 
     def forget(self, connection: InboundConnection) -> None:
-        """Free the slot of a connection that has ended."""
+        """See `Owner`."""
         self._admission.leave(connection)
         self._connections.discard(connection)
-        self._lingering.pop(connection, None)
+        self._unanswered.pop(connection, None)

@@ -1,7 +1,7 @@
 """`TcpTransport` and `MemoryTransport`: signed envelopes in and out, for threads.
 
-This is the level below `Node`: its user makes the envelopes. A transport has no identity, so it
-accepts envelopes to every DID, unless it is given one.
+The level below `Node`: the application makes the envelopes. A transport has no identity, so it
+accepts envelopes for all DIDs, unless it is given one.
 """
 
 from __future__ import annotations
@@ -29,23 +29,20 @@ __all__ = ["BlockingTransport", "MemoryTransport", "TcpTransport"]
 
 
 class BlockingTransport(Bound):
-    """The methods of both transports. Any thread may call them. A new transport listens.
+    """The common part of the two transports. Any thread may use it. It listens from the start.
 
     Use it as a context manager, or call `close()`.
 
     Args:
-        config: The options.
-        routing: The addresses of peers.
-        network: The backend that carries the bytes.
-        did: The DID of this transport: envelopes to others are dropped and counted. `None`
-            accepts all.
+        did: The DID that the transport serves. Envelopes for others are dropped and counted.
+            `None`: all envelopes are accepted.
 
     Raises:
-        ListenError: The address to listen on cannot be used.
+        ListenError: The transport cannot listen on the address.
     """
 
     kind = "transport"
-    """The kind of transport, as text for people."""
+    """The word for the transport in messages."""
 
     def __init__(
         self, config: TransportConfig, routing: RoutingTable, network: Network, did: Did | None
@@ -74,13 +71,13 @@ class BlockingTransport(Bound):
     def send(self, envelope: SignedEnvelope) -> Receipt:
         """Queue an envelope to its recipient and return at once.
 
-        `receipt.state` shows what has become of the envelope; `receipt.result()` waits.
+        The receipt follows it: `receipt.state` at any time, `receipt.result()` to wait.
 
         Raises:
-            BackpressureError: The queue to the recipient is full.
-            UnknownPeerError: There is no route to the recipient and no fallback.
-            NotAllowedError, PayloadTooLargeError: The envelope may not be sent.
-            ClosedError: The transport is closed.
+            BackpressureError: the queue to the recipient is full.
+            UnknownPeerError: there is no route to it and no fallback.
+            NotAllowedError, PayloadTooLargeError: it may not be sent.
+            ClosedError: the transport is closed.
         """
         if not isinstance(envelope, SignedEnvelope):
             raise TypeError(
@@ -107,7 +104,7 @@ class BlockingTransport(Bound):
         return self._core.reader.wait(as_seconds(timeout)).envelope
 
     def receive_nowait(self) -> SignedEnvelope | None:
-        """Return the next envelope that has passed every check; `None`: none waits. Any thread.
+        """The next envelope, as `receive()` has it, if one is there; else `None`. Any thread.
 
         Raises:
             ClosedError: the transport is closed and nothing is left.
@@ -116,11 +113,11 @@ class BlockingTransport(Bound):
         return None if message is None else message.envelope
 
     def close(self) -> None:
-        """Wait up to `close_timeout` until queued envelopes are written, then end everything."""
+        """Give queued envelopes `close_timeout` to leave, then end everything. Once is enough."""
         try:
             self._portal.call(self._core.close)
         except WrongContextError:
-            raise  # the transport goes on in the parent of this forked process
+            raise  # it goes on in the process that was forked
         except ClosedError:
             pass  # closed before
         finally:
@@ -135,15 +132,15 @@ class BlockingTransport(Bound):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._core.runtime.home.is_forked:  # a forked child leaves the block, too
+        if not self._core.runtime.home.is_forked:  # a child leaves the block, too
             self.close()
 
     @property
     def address(self) -> Target:
-        """The address of the listener, with the real port. Any thread; also after the end.
+        """Where the transport listens, with the real port. Any thread; also after the end.
 
         Raises:
-            TransportError: The transport does not listen (`listen=None`): see `is_listening`.
+            TransportError: it does not listen, by `listen=None`; `is_listening` tells.
         """
         return self._core.acceptor.listening_at()
 
@@ -153,15 +150,15 @@ class BlockingTransport(Bound):
         return self._core.runtime.is_open and self._core.acceptor.address is not None
 
     def stats(self) -> TransportStats:
-        """Return the present counters."""
+        """The counters now."""
         return self._core.stats()
 
     def pool_stats(self) -> PoolStats:
-        """Return the present outbound connections."""
+        """Outbound connections now."""
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """Return the status of every peer to which something was sent."""
+        """The health of every peer that was sent to."""
         return self._core.endpoint.status()
 
     def __repr__(self) -> str:
@@ -183,7 +180,7 @@ class TcpTransport(BlockingTransport, instead="make another there"):
 
 
 class MemoryTransport(BlockingTransport, instead="make another there"):
-    """Signed envelopes over a `MemoryNetwork`, for tests with faults and without sockets."""
+    """Signed envelopes over a `MemoryNetwork`, for tests: faults on demand, no socket."""
 
     kind = "memory transport"
 

@@ -1,10 +1,10 @@
-"""Dialing over either wire: attempts, pauses, and slots for connections.
+"""Dialing over any wire: attempts, the pauses between them, and connection slots.
 
 idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
                   │   ↖                ──evicted──→ idle
                 failed  │
                   ↓   pause over
-               backing off ──not wanted any more──→ idle
+               backing off ──no longer wanted──→ idle
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from signedwire.clock import monotonic
@@ -25,6 +26,7 @@ from signedwire.logs import fields
 from signedwire.transport.network import Receiver
 from signedwire.transport.pool import Standing
 from signedwire.transport.reaching import reach, resolve
+from signedwire.transport.retry_pauses import RetryPauses
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
 from signedwire.types import PeerState, Target
@@ -36,7 +38,7 @@ STABLE_AFTER: Final = 5.0
 
 
 class DialerParts(NamedTuple):
-    """The parts of a node that every dialer uses."""
+    """The surroundings of all dialers of a node."""
 
     runtime: Runtime
     endpoint: Endpoint
@@ -44,11 +46,11 @@ class DialerParts(NamedTuple):
 
 
 class _CalledOff(Exception):
-    """The slot of an attempt was needed for another."""
+    """The slot of an attempt is needed for another one."""
 
 
 class Dialer(ABC):
-    """One connection to one address, for the peers that are reached there."""
+    """Keeps one connection to one address, for the peers that are reached there."""
 
     is_preemptible = False
     """Whether the connection may be closed although it is in use."""
@@ -59,7 +61,7 @@ class Dialer(ABC):
         self._slots = parts.slots
         self.address = address
         self.state = PeerState.IDLE
-        # These are instants of the monotonic clock; `PeerStatus` has them as Unix time.
+        # Instants of the monotonic clock. `PeerStatus` shows them as Unix time.
         self.since = monotonic()
         self.last_error: Cause | None = None
         self.last_error_at: float | None = None
@@ -71,20 +73,18 @@ class Dialer(ABC):
         self._turn: asyncio.Timeout | None = None
         self._is_called_off = False
         self.standing = Standing.UNTRIED
-        """How likely the next attempt succeeds, by the last one."""
+        """How likely the next attempt is to succeed, after the last one."""
         self.used_at = float("-inf")
-        """Time of the last message in either direction, by the loop's clock."""
+        """When the connection last carried messages, by the clock of the event loop."""
         self.is_used_again = False
-        """Whether the last two messages followed soon after each other."""
+        """Whether the connection carried messages twice within a second."""
         self.opening_time = 0.0
-        """Seconds that opening the last connection took."""
-        self._pause: asyncio.Future[None] | None = None
+        """Seconds that the last connection took to open."""
         self._connected_at = 0.0
         self._was_connected = False
-        self._next_dial_at = 0.0
-        self._delays = self._new_delays()
+        self._pauses = RetryPauses(partial(_delays, parts))
 
-    # -- differs by wire -----------------------------------------------------
+    # -- what a wire adds -----------------------------------------------------
 
     @abstractmethod
     def pump(self) -> None:
@@ -95,7 +95,7 @@ class Dialer(ABC):
         """Connect.
 
         Raises:
-            DialError: The attempt has failed. After this and any other error no connection is open.
+            DialError: The peer is not reached. As after any error, nothing stays open.
         """
 
     @property
@@ -106,12 +106,12 @@ class Dialer(ABC):
     @property
     @abstractmethod
     def is_idle(self) -> bool:
-        """Whether the connection could be closed without losing or delaying anything."""
+        """Whether the connection could be closed without loss or delay of messages."""
 
     @property
     @abstractmethod
     def is_settled(self) -> bool:
-        """Whether no message waits, and none waits for its answer."""
+        """Whether no message is queued or in flight."""
 
     @abstractmethod
     def _close_link(self) -> None:
@@ -119,18 +119,18 @@ class Dialer(ABC):
 
     @abstractmethod
     def evict(self) -> None:
-        """Close the connection: another dialer has its slot. The next message connects again."""
+        """Close the connection: another dialer gets its slot. The next message dials again."""
 
-    # -- calls by others ----------------------------------------------------
+    # -- what others call ----------------------------------------------------
 
     def add(self, session: PeerSession) -> None:
-        """Note that messages wait for a peer."""
+        """Send the messages that wait for a peer."""
         if session not in self._ready:
             self._ready.append(session)
         self.pump()
 
     def remove(self, session: PeerSession) -> None:
-        """Forget a peer, which is reached another way now."""
+        """Send no more to a peer: another dialer does."""
         if session in self._ready:
             self._ready.remove(session)
 
@@ -139,33 +139,30 @@ class Dialer(ABC):
         self._slots.touch(self)
 
     def hurry(self) -> None:
-        """End the pause and dial at once. The next pauses are short again."""
-        self._next_dial_at = 0.0
-        self._delays = self._new_delays()
-        if self._pause is not None and not self._pause.done():
-            self._pause.set_result(None)
+        """Try at once: end the pause, and let the next ones be short again."""
+        self._pauses.hurry()
 
     def grant_slot(self) -> None:
-        """Let the dialer connect: it has a slot."""
+        """See `SlotUser`: connect now."""
         if self._slot is not None and not self._slot.done():
             self._slot.set_result(None)
 
     def call_off(self) -> None:
-        """End an attempt whose slot another dialer needs. The dialer waits for a slot again."""
+        """End an attempt whose slot is needed for another. The dialer waits for a slot again."""
         self._is_called_off = True
         if self._turn is not None:
             self._turn.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Stop dialing and close the connection. Messages that were not written fail."""
+        """Stop dialing, and close the connection. Messages that were not sent fail."""
         try:
             await self.stop_dialing()
-        finally:  # also where the program's end cancels every task
+        finally:  # even if this task is cancelled
             self._close_link()
             self.set_state(PeerState.CLOSED)
 
     async def stop_dialing(self) -> None:
-        """End an attempt or a pause."""
+        """End an attempt or a pause, and wait until it has ended."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -173,30 +170,27 @@ class Dialer(ABC):
     # -- connecting ---------------------------------------------------------------
 
     def connect(self) -> None:
-        """Dial, unless an attempt or a pause is going on."""
+        """Dial, unless an attempt or a pause is under way."""
         if self._connecting is None and self.state is not PeerState.CLOSED:
             self._connecting = asyncio.create_task(self._connect())
 
     def _is_wanted(self) -> bool:
-        """Whether a connection is worth an attempt now."""
+        """Whether messages wait for a connection."""
         self._endpoint.reroute(self._ready)
         while self._ready and not self._ready[0].sender.lanes:
             self._ready.popleft()
         return bool(self._ready)
 
     async def _connect(self) -> None:
-        """Dial until connected, or until no connection is wanted."""
+        """Dial until connected, or until no message waits."""
         try:
-            loop = asyncio.get_running_loop()
-            if loop.time() >= self._next_dial_at:
-                self._delays = self._new_delays()
+            if self._pauses.left <= 0:
+                self._pauses.reset()
             while self._is_wanted():
-                pause = self._next_dial_at - loop.time()
-                if pause > 0:
+                if (pause := self._pauses.left) > 0:
                     self.retry_at = monotonic() + pause
                     self.set_state(PeerState.BACKING_OFF)
-                    self._pause = loop.create_future()
-                    await asyncio.wait({self._pause}, timeout=pause)
+                    await self._pauses.wait()
                     self.retry_at = None
                     continue  # the messages may have expired meanwhile
                 self.set_state(PeerState.DIALING)
@@ -207,7 +201,7 @@ class Dialer(ABC):
             self._on_dialed()
 
     def _on_dialed(self) -> None:
-        """The attempts have ended, with a connection or without."""
+        """Note the end of the attempts: connected, or no longer wanted."""
         self.retry_at = None
         self._connecting = None
 
@@ -227,15 +221,15 @@ class Dialer(ABC):
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
         except _CalledOff:
-            # This counts as no attempt: the address may be good, and slow.
+            # Counts as no attempt: the peer may only be slow.
             self.standing = Standing.DOUBTFUL
             slots.release(self)
             return False
         except Exception as error:
-            # A fault of the network backend or of ours is logged and counts as an attempt. If it
-            # ended the dialing, messages would wait for ever.
+            # A fault of the network backend, or of this package. It is logged and counts as an
+            # attempt. Dialing goes on, or messages would wait for ever.
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
-            text = "dialing %s failed in a way that it must not"
+            text = "dialing %s failed with an unexpected error; it is tried again"
             self._runtime.log.exception(text, self.address, extra=extra)
             self._end_attempt(Cause(f"cannot connect to {self.address}: {error!r}"))
             return False
@@ -264,12 +258,12 @@ class Dialer(ABC):
         self._fail_attempt(cause, is_attempt=is_attempt)
 
     async def _resolve(self) -> None:
-        """Look the host name up. A lookup needs no slot, so a dead name takes none from others."""
+        """Look the host name up, without a slot: a lookup that hangs must not hold one."""
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
         self._resolved = await resolve(network, self.address, timeout)
 
     async def _take_turn(self) -> None:
-        """Open the connection, unless another dialer needs the slot meanwhile."""
+        """Open the connection, unless its slot is needed for another meanwhile."""
         try:
             async with asyncio.timeout(0 if self._is_called_off else None) as self._turn:
                 await self._open()
@@ -286,35 +280,34 @@ class Dialer(ABC):
         await reach(network, self.address, receiver, self._resolved, timeout)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
-        """Decide when to dial again, after a connection has ended."""
+        """Note the end of the connection, and decide when the next attempt may begin."""
         self._slots.release(self)
         cause = cause.after(f"connection to {self.address} ended: ")
         self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
-            self._delays = self._new_delays()
-            self._next_dial_at = now
+            self._pauses.clear()
         elif was_used:
-            # The peer accepted and closed at once: a connection alone is no recovery.
-            self._next_dial_at = now + next(self._delays)
+            # Accepted and dropped at once: a connect alone is no recovery.
+            self._pauses.lengthen()
         else:
-            # The connection ended before it could be used, as after a failed attempt.
+            # Dropped before it could be used: no better than a failed dial.
             self._fail_attempt(cause)
         self.set_state(PeerState.IDLE)
 
     def _concerned(self) -> tuple[PeerSession, ...]:
-        """Return the peers whose messages an attempt counts for."""
+        """Return the peers for whose messages an attempt counts."""
         return tuple(self._ready)
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Pause before the next attempt. If this was one, count it for the waiting messages."""
+        """Pause before the next attempt. The messages that wait lose one if `is_attempt`."""
         self.note_error(cause)
-        self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+        self._pauses.lengthen()
         for session in self._concerned() if is_attempt else ():
             session.sender.note_attempt_failed(cause)
 
     def note_error(self, cause: Cause) -> None:
-        """Keep a failure for `PeerStatus`, log it, and report it as an event."""
+        """Note a failure for `PeerStatus`, log it, and emit an event for each peer."""
         self.last_error = cause
         self.last_error_at = monotonic()
         self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
@@ -335,11 +328,11 @@ class Dialer(ABC):
             self.since = monotonic()
             self._endpoint.context.on_progress()
 
-    def _new_delays(self) -> Iterator[float]:
-        config = self._runtime.config
-        if self._endpoint.context.store.is_durable:
-            # Messages in a store wait for days, so dial rarely, and each node at times of its own.
-            return backoff_delays(0.5 / 1.6, 30.0, 0.5, self._runtime.rng, factor=1.6)
-        return backoff_delays(
-            config.retry_base_delay, config.retry_max_delay, config.retry_jitter, self._runtime.rng
-        )
+
+def _delays(parts: DialerParts) -> Iterator[float]:
+    """Return the pauses in seconds after one failure, two, three and so on."""
+    config, rng = parts.runtime.config, parts.runtime.rng
+    if parts.endpoint.context.store.is_durable:
+        # Messages may wait for days: the pauses are long, and differ from node to node.
+        return backoff_delays(0.5 / 1.6, 30.0, 0.5, rng, factor=1.6)
+    return backoff_delays(config.retry_base_delay, config.retry_max_delay, config.retry_jitter, rng)

@@ -1,15 +1,4 @@
-"""One accepted connection: its time to prove itself, its refusal, and its wire.
-
-Every accepted connection waits for its first byte:
-
-    0x16  a TLS ClientHello   → a v2 `Link`
-    0x00  a v1 length         → a `V1Receiver`, if the configuration accepts v1
-    else                      → closed and counted
-
-No answer is ever in plaintext, except the TLS alert to a v2 dialer when the node is full. A
-connection is unproven until it has sent an acceptable v1 envelope or a v2 HELLO, within
-`handshake_timeout`.
-"""
+"""One accepted connection: its time to prove itself, and how it is refused."""
 
 from __future__ import annotations
 
@@ -23,72 +12,62 @@ from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls_channel import FULL_ALERT, TLS_FIRST_BYTE
 from signedwire.types import Reason
 
-__all__ = [
-    "MADE_ROOM",
-    "AcceptorPort",
-    "ConnectionHandler",
-    "InboundConnection",
-    "ProtocolDetector",
-    "StreamHandler",
-]
+__all__ = ["MADE_ROOM", "ConnectionHandler", "InboundConnection", "Owner", "StreamHandler"]
 
 MADE_ROOM: Final = "made room for a newer connection"
-"""Why a connection was refused whose slot a newer one has."""
 _LOOK_AGAIN: Final = 0.05
-"""Seconds until a connection whose time is over is looked at again."""
+"""Seconds after which a connection that is out of time is looked at again before its end."""
 _LAST_MOMENT: Final = 1.0
-"""Seconds in which a connection that lost its slot may still prove itself."""
+"""Seconds in which a connection that lost its place may still prove itself."""
 
 
 class ConnectionHandler(Protocol):
-    """A reader of an accepted connection."""
+    """The reader of an accepted connection."""
 
     @property
     def is_working(self) -> bool:
-        """Whether received bytes wait to be checked."""
+        """Whether received bytes are not processed yet."""
 
     def discard(self) -> None:
-        """Forget received bytes that were not checked, because the connection was refused."""
+        """Throw away received bytes: the connection was refused."""
 
     def turn_away(self, reason: str) -> bool:
-        """Close with an answer that the node is full; `False`: the wire has no such answer."""
+        """Send the other side that the node is full, and close; `False`: nothing can be sent."""
 
 
 class StreamHandler(ConnectionHandler, Receiver, Protocol):
-    """A handler that a stream can report to."""
+    """A handler that is also the receiver of the stream."""
 
 
-class AcceptorPort(Protocol):
-    """The acceptor, as its connections see it."""
-
-    def admit(self, connection: InboundConnection) -> bool:
-        """Return whether an accepted connection may stay."""
-
-    def may_linger(self, connection: InboundConnection) -> bool:
-        """Return whether a refused connection may stay until its first byte has come."""
-
-    def handler_of(self, connection: InboundConnection, first_byte: int) -> StreamHandler | None:
-        """Return a handler for the wire of a connection; `None`: no wire begins with this byte."""
+class Owner(Protocol):
+    """The part of a node that admits connections: `Acceptor`."""
 
     def prove(self, connection: InboundConnection) -> None:
-        """Note the first acceptable envelope, or the HELLO, of a connection."""
+        """Note that the other side has proven itself."""
 
     def touch(self, connection: InboundConnection) -> None:
-        """Note that a connection was used."""
+        """Note that the connection brought bytes."""
 
     def note_ended(self, connection: InboundConnection) -> None:
-        """Note that a connection has ended. It keeps its slot while its messages are held."""
+        """Note that the connection is closed, but keeps its place."""
 
     def forget(self, connection: InboundConnection) -> None:
-        """Free the slot of a connection that has ended."""
+        """Free the place of the connection."""
 
 
 class InboundConnection:
-    """The admission of one accepted connection, until its end."""
+    """The admission of one accepted connection, until its end.
+
+    Args:
+        runtime: The surroundings of all parts of the node.
+        owner: Is told what becomes of the connection.
+        stream: The connection.
+        handler: Its first reader.
+    """
 
     __slots__ = (
-        "_acceptor",
         "_is_hurried",
+        "_owner",
         "_runtime",
         "_stream",
         "_timer",
@@ -103,12 +82,12 @@ class InboundConnection:
     def __init__(
         self,
         runtime: Runtime,
-        acceptor: AcceptorPort,
+        owner: Owner,
         stream: Stream,
         handler: ConnectionHandler,
     ) -> None:
         self._runtime = runtime
-        self._acceptor = acceptor
+        self._owner = owner
         self._stream = stream
         self.handler: ConnectionHandler | None = handler
         """The reader of the connection; `None`: the connection has ended."""
@@ -117,28 +96,30 @@ class InboundConnection:
         self.since = monotonic()
         """When the connection was accepted, by the monotonic clock."""
         self.is_proven = False
+        """Whether the other side has proven itself."""
         self.is_refused = False
+        """Whether the connection is to be closed by this side."""
         timeout = runtime.config.handshake_timeout
         self._timer: asyncio.TimerHandle | None = None
         if timeout is not None:
             self._call_later(timeout, self._on_unproven, False)
 
     def prove(self) -> None:
-        """Note the first acceptable envelope, or the HELLO, of the connection."""
+        """Note the first acceptable envelope of the connection, or its HELLO."""
         self.is_proven = True
         self._cancel()
-        self._acceptor.prove(self)
+        self._owner.prove(self)
 
     def touch(self) -> None:
-        """Note that the connection was used."""
-        self._acceptor.touch(self)
+        """Note that the connection brought bytes."""
+        self._owner.touch(self)
 
     def note_ended(self) -> None:
-        """Note that the connection has ended. It keeps its slot while its messages are held."""
-        self._acceptor.note_ended(self)
+        """Note that the connection is closed, but keeps its place: its messages are still held."""
+        self._owner.note_ended(self)
 
     def hurry(self) -> None:
-        """Give the connection one second to prove itself: a newer one of its host has its slot."""
+        """Give the connection one more second: a newer one of its host has taken its place."""
         self._is_hurried = True
         now = asyncio.get_running_loop().time()
         if self._timer is None or self._timer.when() > now + _LAST_MOMENT:
@@ -147,7 +128,7 @@ class InboundConnection:
     def _on_unproven(self, was_seen: bool) -> None:
         """Refuse the connection, unless bytes that have arrived are not read yet.
 
-        After a stall of the event loop, its timers can be due before its reads.
+        After a stall of the event loop, timers can be due before reads.
         """
         is_working = self.handler is not None and self.handler.is_working
         if not was_seen or is_working:
@@ -158,7 +139,7 @@ class InboundConnection:
             self.refuse(Reason.TOO_SLOW, "it has not proven itself in time")
 
     def refuse(self, reason: Reason, fact: str) -> None:
-        """Close the connection and count the reason. A second call does nothing."""
+        """Close the connection and count the reason, the first time that this is called."""
         if self.is_refused:
             return
         self.is_refused = True
@@ -171,12 +152,12 @@ class InboundConnection:
         if not (is_full and self.handler is not None and self.handler.turn_away(fact)):
             self._stream.abort()
 
-    def linger(self) -> None:
-        """Wait up to one second for the first byte, which shows whether to answer."""
+    def await_first_byte(self) -> None:
+        """Stay open for a second: the first byte tells whether the other side gets an answer."""
         self._call_later(_LAST_MOMENT, self.close)
 
     def answer_full(self, first_byte: int) -> None:
-        """Answer a refused connection by its first byte: with an alert if it is TLS."""
+        """Tell a v2 dialer, after the first byte of its connection, that the node is full."""
         self._cancel()
         if first_byte == TLS_FIRST_BYTE:
             self._stream.write(FULL_ALERT)
@@ -185,13 +166,13 @@ class InboundConnection:
             self._stream.abort()
 
     def leave(self) -> None:
-        """Free the slot: the connection has ended."""
+        """Note that the connection has ended."""
         self._cancel()
         self.handler = None
-        self._acceptor.forget(self)
+        self._owner.forget(self)
 
     def close(self) -> None:
-        """Close at once, without an answer."""
+        """Close the connection without an answer."""
         self.is_refused = True
         self._cancel()
         self._stream.abort()
@@ -204,64 +185,3 @@ class InboundConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class ProtocolDetector:
-    """Reads the first byte of a connection, then passes it to the handler of its wire."""
-
-    is_working = False
-
-    def __init__(self, runtime: Runtime, acceptor: AcceptorPort) -> None:
-        self._runtime = runtime
-        self._acceptor = acceptor
-        self._stream: Stream | None = None
-        self._connection: InboundConnection | None = None
-
-    def connected(self, stream: Stream) -> None:
-        """See `Receiver`."""
-        self._stream = stream
-        connection = InboundConnection(self._runtime, self._acceptor, stream, self)
-        self._connection = connection
-        if not self._acceptor.admit(connection):
-            connection.refuse(Reason.CONNECTION_LIMIT, "too many connections")
-
-    def received(self, data: bytes) -> None:
-        """See `Receiver`."""
-        connection, stream = self._connection, self._stream
-        assert connection is not None
-        assert stream is not None
-        if connection.is_refused:
-            connection.answer_full(data[0])
-            return
-        handler = self._acceptor.handler_of(connection, data[0])
-        if handler is None:
-            connection.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
-            return
-        connection.handler = handler
-        stream.set_receiver(handler)
-        handler.connected(stream)
-        handler.received(data)
-
-    def discard(self) -> None:
-        """See `ConnectionHandler`: nothing was received."""
-
-    def turn_away(self, reason: str) -> bool:
-        """Wait for the first byte, which shows whether to answer, if there is a slot for that."""
-        connection = self._connection
-        if connection is None or not self._acceptor.may_linger(connection):
-            return False
-        connection.linger()
-        return True
-
-    def ended(self) -> None:
-        """See `Receiver`."""
-        assert self._stream is not None
-        self._stream.close()
-
-    def writable(self) -> None:
-        """See `Receiver`: nothing is written here."""
-
-    def lost(self, error: Exception | None) -> None:
-        """See `Receiver`."""
-        assert self._connection is not None
-        self._connection.leave()

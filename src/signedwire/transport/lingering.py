@@ -1,4 +1,4 @@
-"""Connections that were hung up and still send their last bytes."""
+"""Connections that are closing and still send their last bytes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Final, Protocol
 __all__ = ["Lingering"]
 
 _MAX: Final = 64
-"""Connections that may send their goodbye at once, while the node is open."""
+"""Maximum number of such connections while the node is open."""
 
 
 class _Connection(Protocol):
     def abort(self) -> None:
-        """End at once."""
+        """Close the connection at once."""
 
 
 class Lingering:
-    """Bounds how many there are: peers that do not read could keep more than their places."""
+    """Bounds the closing connections: peers that do not read could hold ever more of them."""
 
     def __init__(self) -> None:
         self._connections: set[_Connection] = set()
@@ -27,7 +27,7 @@ class Lingering:
         return len(self._connections) >= _MAX
 
     def add(self, connection: _Connection) -> None:
-        """Keep a connection that sends its goodbye."""
+        """Add a connection that is closing."""
         self._connections.add(connection)
 
     def discard(self, connection: _Connection) -> None:
@@ -35,6 +35,6 @@ class Lingering:
         self._connections.discard(connection)
 
     def abort_all(self) -> None:
-        """The node is closed: no socket may be left."""
+        """Abort all of them: the node is closed."""
         for connection in tuple(self._connections):
             connection.abort()

@@ -1,7 +1,7 @@
 """A v2 link: one wire session over TLS over one socket.
 
-    socket → LinkReader → Session → events → PeerSession
-    socket ← LinkSocket ← Session ← LinkWriter ← PeerSession
+    socket → LinkInput → Handshake, then TlsChannel → Session → events → PeerSession
+    socket ← LinkSocket ← TlsChannel ← Session ← LinkOutput ← PeerSession
 
 Nothing is written into the TLS channel before the other side has proven its DID and, on a link
 that was dialed, that DID is the one that was dialed. The link is open, and the peer connected,
@@ -26,11 +26,11 @@ from signedwire.events import LoopStalled
 from signedwire.logs import fields
 from signedwire.transport import link_errors
 from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.link_input import LinkInput
+from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_ports import DialerPort, InboundPort
-from signedwire.transport.link_reader import LinkReader
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
-from signedwire.transport.link_writer import LinkWriter
 from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
@@ -84,17 +84,15 @@ class Link(LinkState):
         self._endpoint = endpoint
         self._inbound = inbound
         self._dialer = dialer
-        config = runtime.config
-        self._channel = runtime.tls.channel(is_server=expected is None)
-        self._socket = LinkSocket(runtime, config.max_payload_size)
-        self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
-        self._reader = LinkReader(self._channel, expected, loop)
-        self._writer = LinkWriter(self._channel, self._socket, self._answers, loop)
-        self._unsettled = UnsettledBatches()
         self._timer = SessionTimer(loop, self._on_timer)
-        self._pump_handle: asyncio.Handle | None = None
-        self._lost: Cause | None = None  # why the connection is gone, while input of it is left
-        self.turn_tag = 0.0
+        self._channel = channel = runtime.tls.channel(is_server=expected is None)
+        config = runtime.config
+        self._socket = LinkSocket(runtime.counters, runtime.lingering, config.max_payload_size)
+        self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
+        on_batch = None if dialer is None else dialer.touch
+        self._output = LinkOutput(channel, self._socket, self._answers, on_batch, loop)
+        self._input = LinkInput(self, channel, self._socket, runtime.shares, expected)
+        self._unsettled = UnsettledBatches()
 
     @property
     def overdue(self) -> float | None:
@@ -112,7 +110,7 @@ class Link(LinkState):
         self._socket.open(stream)
         if self.is_dialed:
             self._channel.start()
-            self._writer.flush()
+            self._output.flush()
 
     def received(self, data: bytes) -> None:
         self.has_heard = True
@@ -121,74 +119,27 @@ class Link(LinkState):
             return
         if self._inbound is not None:
             self._inbound.touch()
-        self._reader.put(data, is_costly=self._session is None or self.is_costly)
-        self._runtime.shares.serve(self)
+        self._input.receive(data)
 
     def ended(self) -> None:
-        if self._has_input:
-            self._reader.put_end()
-        else:
-            self._reader.end()
-            self._turn()
+        self._input.receive_end()
         self._socket.close()
 
     def lost(self, error: Exception | None) -> None:
         is_before_hello = self._peer is not None and not self.is_open
         cause = link_errors.cause_of_loss(error, is_before_hello=is_before_hello)
-        if self._has_input and not self.is_costly:
-            self._lost = cause  # the input that came before is processed first
-        else:  # or unproven connections that reset and return would leave work behind
-            self._over(cause)
-            self._channel.release()
+        self._input.lose(cause)
         self._socket.lost()
         if self._inbound is not None:
             self._inbound.leave()
 
     def writable(self) -> None:
         self._socket.writable()
-        self.pump()
-
-    # -- input, in shares of a turn: see `shares.Worker` ------------------------------------
-
-    def work(self, now: float, until: float) -> bool:
-        while not self.is_over:
-            if not self._reader.handle_frame(now):
-                self._take_events()
-                if self.is_over or not self._reader.has_ciphertext:
-                    break
-                self._decrypt()
-            self._take_events()
-            if (now := monotonic()) >= until:
-                break
-        self._turn()
-        if self._lost is not None and not self._has_input:
-            self._over(self._lost)
-        if self.is_over and self._lost is not None:
-            self._channel.release()
-        return self._has_input
-
-    @property
-    def _has_input(self) -> bool:
-        return not self.is_over and self._reader.has_input
-
-    def drop_if_reset(self) -> bool:
-        if is_gone := self.is_costly and self._socket.is_reset:
-            self.abort(link_errors.RESET)
-        return is_gone
-
-    def set_waiting(self, is_waiting: bool) -> None:
-        self._socket.set_waiting(is_waiting)
-
-    def _decrypt(self) -> None:
-        try:
-            if (did := self._reader.decrypt()) is not None:
-                self._begin(did)
-        except (ssl.SSLError, DidProofError) as error:
-            self._on_unproven(error)
+        self._output.pump()
 
     # -- the session begins -----------------------------------------------------------------
 
-    def _begin(self, did: Did) -> None:
+    def begin(self, did: Did) -> Session | None:
         """The other side has proven its DID: send HELLO, unless the DID may not link to us."""
         runtime, endpoint = self._runtime, self._endpoint
         peer = self._peer = endpoint.peers.session(did)
@@ -196,7 +147,7 @@ class Link(LinkState):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.is_logged(did)
             self._fail(flaw, cause, is_logged=not was_logged)
-            return
+            return None
         endpoint.proven(did)
         self._is_known = self._is_known or runtime.routing.resolve(did) is not None
         session = self._session = Session(
@@ -208,9 +159,9 @@ class Link(LinkState):
             peer.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
         )
-        self._writer.begin(session, peer)
+        self._output.begin(session, peer)
         peer.receiver.link_granted(self)
-        self._reader.begin(session)
+        return session
 
     def _on_hello(self, peer: PeerSession, hello: Hello) -> None:
         if not self._endpoint.hello_received(peer, self, hello):
@@ -218,24 +169,24 @@ class Link(LinkState):
         if self._inbound is not None:
             self._inbound.prove()
         self._runtime.counters.observe("handshake_seconds", self._note_open())
+        self._output.open()
         self._endpoint.link_opened(peer, self, hello)
 
     # -- events -----------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def finish_turn(self) -> None:
         """Handle the events, write what is due, and set the timer."""
-        self._take_events()
-        if self.is_open and self._peer is not None:
-            self._writer.watch_answers(is_used=self._peer.link is self)
-        self._writer.flush()
+        self.take_events()
+        self._output.watch_answers(is_used=self._peer is not None and self._peer.link is self)
+        self._output.flush()
         if self._session is not None and not self.is_over:
             self._timer.arm(self._session.next_timeout())
 
-    def _take_events(self) -> None:
+    def take_events(self) -> None:
         while self._session is not None and (event := self._session.next_event()) is not None:
-            self._handle(event)
+            self._handle(self._session, event)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, session: Session, event: Event) -> None:
         peer = self._peer
         assert peer is not None
         match event:
@@ -247,19 +198,20 @@ class Link(LinkState):
                     peer.receiver.receive(event, unix_time_us(), self)
             case ReceiptsReceived(receipts):
                 self.has_progress |= self._endpoint.on_receipts(peer, receipts)
-                self._pump_soon()
+                self._output.pump_soon()
             case CreditReceived():
-                self._pump_soon()
+                self._output.pump_soon()
             case RefusalsReceived(refusals):
                 self.has_progress |= self._endpoint.on_refusals(peer, refusals)
-                self._pump_soon()
+                self._output.pump_soon()
             case HelloReceived(hello):
                 self._on_hello(peer, hello)
             case BatchFailed():
                 # TLS has protected it, so the peer itself sent it: a second check of each
                 # message, for 45 µs, would show nothing else.
-                self._writer.sign_receipts()
-                self._refuse(peer.receiver.failed(event))
+                self._output.sign_receipts()
+                session.send_refusals(peer.receiver.failed(event))
+                session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
             case StallNoticed(seconds):
                 text = "the event loop stood still for %.1f s; no link is closed for that"
                 self._runtime.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
@@ -267,15 +219,10 @@ class Link(LinkState):
             case Closed():
                 self._on_closed(event)
 
-    def _refuse(self, refusals: list[Refusal]) -> None:
-        if self._session is not None:
-            self._session.send_refusals(refusals)
-            self._session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
-
     def _on_timer(self, now: float) -> None:
         if self._session is not None and not self.is_over:
             self._session.handle_timeout(now, monotonic())
-            self._turn()
+            self.finish_turn()
 
     def _on_overdue(self) -> None:
         self._runtime.drop(Reason.TOO_SLOW, self.did)
@@ -287,26 +234,17 @@ class Link(LinkState):
 
     def pump(self) -> None:
         """Write one batch of what waits for the peer, and come again for the next one."""
-        self._pump_handle = None
-        if self.is_open and self._writer.write_batch():
-            if self._dialer is not None:
-                self._dialer.touch()
-            if self._peer is not None and self._peer.sender.lanes:
-                self._pump_soon()
-
-    def _pump_soon(self) -> None:
-        if self._pump_handle is None and not self._socket.is_paused:
-            self._pump_handle = self._loop.call_soon(self.pump)
+        self._output.pump()
 
     def queue_receipts(
         self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
     ) -> None:
         """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
-        self._writer.queue_receipts(roots, leaves, is_urgent=is_urgent)
+        self._output.queue_receipts(roots, leaves, is_urgent=is_urgent)
 
     def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
         """Send credit, and which messages the application has handled and refused."""
-        self._writer.answer(credit, handled, refused)
+        self._output.answer(credit, handled, refused)
 
     def note_arrivals(self, new: int, repeats: int) -> None:
         """Count the new messages of a batch, and those that carried nothing new."""
@@ -325,7 +263,7 @@ class Link(LinkState):
         if closed.reason is not None:
             self._runtime.drop(closed.reason, self.did)
         if self._unsettled.holds(closed):
-            self._writer.is_held = True
+            self._output.is_held = True
             self._loop.call_later(_MAX_SETTLING, self._end_session, closed)
         else:
             self._end_session(closed)
@@ -333,30 +271,29 @@ class Link(LinkState):
     def _end_session(self, closed: Closed) -> None:
         if self.is_over:
             return
-        self._unsettled.release()
-        self._writer.is_held = False
+        self._output.is_held = False
         if self._peer is not None and self._peer.receiver.answers.link is self:
             self._peer.receiver.answers.flush()
-        self._writer.sign_receipts()
-        self._writer.flush()
-        self._over(link_errors.cause_of_close(closed), closed)
-        self._socket.hang_up()
+        self._output.sign_receipts()
+        self._output.flush()
+        self.end(link_errors.cause_of_close(closed), closed)
+        self._hang_up()
 
     def close(self, code: int, reason: str) -> None:
         """Send CLOSE and hang up, without waiting."""
         if self._session is not None and not self.is_over:
             if code != frames.CLOSE_DENIED:  # a denied peer gets no further answer
-                self._writer.sign_receipts()
-            self._writer.receipts.clear()
+                self._output.sign_receipts()
+            self._output.receipts.clear()
             self._session.close(code, reason)
-            self._turn()
+            self.finish_turn()
         else:
-            self._over(Cause(reason, FailureKind.CLOSED_HERE))
-            self._socket.hang_up()
+            self.end(Cause(reason, FailureKind.CLOSED_HERE))
+            self._hang_up()
 
     def abort(self, cause: Cause = link_errors.CLOSED_HERE) -> None:
         """End at once, without CLOSE."""
-        self._over(cause)
+        self.end(cause)
         self._socket.abort()
 
     def turn_away(self, reason: str) -> bool:
@@ -374,13 +311,12 @@ class Link(LinkState):
     def discard(self) -> None:
         """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
 
-    def _on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
-        cause = link_errors.cause_of_failed_proof(
-            error, is_opening=self.is_dialed and not self.is_open
-        )
-        if cause is link_errors.NO_ROOM:
-            self._over(cause)
-            self._socket.hang_up()
+    def on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
+        may_be_full = self.is_dialed and not self.is_open
+        cause = link_errors.cause_of_failed_proof(error, may_be_full=may_be_full)
+        if cause.kind is FailureKind.FULL:
+            self.end(cause)
+            self._hang_up()
         else:
             self._fail(Reason.BAD_IDENTITY, cause)
 
@@ -390,19 +326,20 @@ class Link(LinkState):
         self._runtime.drop(reason, self.did, host)
         if host and is_logged:
             self._runtime.drops.log_closed(host, reason, cause)
-        self._writer.flush()
-        self._over(cause)
-        self._socket.hang_up()
+        self._output.flush()
+        self.end(cause)
+        self._hang_up()
 
-    def _over(self, cause: Cause, closed: Closed | None = None) -> None:
+    def _hang_up(self) -> None:
+        self._socket.hang_up(is_node_open=self._runtime.is_open)
+
+    def end(self, cause: Cause, closed: Closed | None = None) -> None:
         if self.is_over:
             return
         self._note_over(cause, closed, self.address)
-        self._reader.clear()
+        self._input.clear()
         self._timer.cancel()
-        if self._pump_handle is not None:
-            self._pump_handle.cancel()
-        self._writer.end()
+        self._output.end()
         if (peer := self._peer) is None:
             return
         if self._session is not None:

@@ -27,7 +27,7 @@ _UNWANTED: Final = frozenset(
 
 
 class LinkDialer(Dialer):
-    """Dials one peer over v2. Whoever dialed, the open link is `PeerSession.link`."""
+    """Dials one peer over v2. `PeerSession.link` is the open link, whichever side dialed it."""
 
     is_preemptible = True
 
@@ -35,11 +35,11 @@ class LinkDialer(Dialer):
         super().__init__(parts, address)
         self._peer = peer
         self._link: Link | None = None
-        """The one that we dialed, opening or open."""
+        """The link of this dialer, opening or open."""
         self._is_opening = False
         self._is_kept = False
         self._is_blameless = False
-        """Whether the last attempt is to cost the messages that wait nothing."""
+        """Whether the last failure does not count for the messages that wait."""
 
     def pump(self) -> None:
         link = self._peer.link
@@ -68,16 +68,16 @@ class LinkDialer(Dialer):
             await self._reach(link)
             await self._opened(link)
             if link.is_over:
-                # It opened and ended, as the second of two does, before we came to look.
+                # The link opened and ended at once, as a second link to the same peer does.
                 raise DialError(self.address, link.cause)
         except BaseException as error:
-            if not link.is_open:  # else we were called off too late, and it is of use
+            if not link.is_open:  # or the link is kept: it opened before the attempt was called off
                 self._link = None
                 link.abort()
             elif self._is_called_off and isinstance(error, asyncio.CancelledError):
                 self._is_kept = True
                 return
-            if not link.has_opened:  # else `on_link_over()` was told
+            if not link.has_opened:  # or `on_link_over()` was called
                 self._is_blameless = self._peer.is_end_excused(link.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
@@ -86,7 +86,7 @@ class LinkDialer(Dialer):
                 self._is_blameless = self._endpoint.note_hang_up(self._peer)
             else:
                 self._peer.hang_ups = 0
-                # Nobody can be blamed that others came first: it is tried again later.
+                # The slots of the peer are taken: the messages do not lose an attempt for that.
                 self._is_blameless |= kind is FailureKind.FULL
             raise
         finally:
@@ -104,7 +104,7 @@ class LinkDialer(Dialer):
 
     def _on_dialed(self) -> None:
         super()._on_dialed()
-        # Called off for another peer, while a message came.
+        # A message was queued while the attempt was called off for another peer.
         is_left = (
             self._peer.link is None and self._peer.sender.lanes and self._peer.sender.route is self
         )
@@ -120,20 +120,20 @@ class LinkDialer(Dialer):
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         if self._peer.wire == "v1":
-            # Nothing failed: it is reached over v1, from now on.
+            # Not a failure: the peer is reached over v1 from now on.
             self.remove(self._peer)
             self.note_error(cause)
         elif self._is_blameless or not is_attempt:
             self.note_error(cause)
-            self._next_dial_at = asyncio.get_running_loop().time() + next(self._delays)
+            self._pauses.lengthen()
         elif self._peer.link is not None:
-            self.note_error(cause)  # nor here: it is reached over the link that it dialed
+            self.note_error(cause)  # not a failure either: the peer has dialed a link
         else:
             self._endpoint.context.store.attempt_failed(self._peer.did, cause)
             super()._fail_attempt(cause, is_attempt=is_attempt)
 
     def retire(self) -> None:
-        """Dial no more: the peer is reached otherwise. A link that is open stays."""
+        """Stop dialing: the peer is reached in another way. An open link stays."""
         self._is_kept = False
         if self._connecting is not None:
             self._connecting.cancel()
@@ -141,22 +141,22 @@ class LinkDialer(Dialer):
     def on_link_over(
         self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
-        """A link of ours that was open has ended; what it had not delivered is not back yet."""
+        """See `DialerPort`."""
         self._is_blameless = is_excused
         if link is not self._link or self._is_opening:
-            return  # closed by us, or `_open()` has not come to see it, and will
+            return  # this side has closed the link, or `_open()` is about to see its end
         self._link = None
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
         self._on_lost(cause)
         if not is_excused and not link.has_progress:
-            # It brought nothing through, however long it was up.
+            # No message got through, however long the link was open.
             self._peer.sender.note_attempt_failed(cause)
-        # However long it was up: all who lost the same peer would return in one wave.
+        # Even after a long time: or all peers of a node that restarts would return at once.
         spread = 2 * self._runtime.config.retry_base_delay
-        self._next_dial_at += self._runtime.rng.uniform(0, spread)
+        self._pauses.add(self._runtime.rng.uniform(0, spread))
         if closed is not None and closed.code == frames.CLOSE_UNAVAILABLE:
-            self._next_dial_at += next(self._delays)  # its disk is not mended in a moment
+            self._pauses.add()  # the disk of the peer is not repaired in a moment
         if self._runtime.is_open and (self._peer.sender.lanes or self._is_kept):
             self.connect()
 
@@ -166,7 +166,7 @@ class LinkDialer(Dialer):
 
     @property
     def is_idle(self) -> bool:
-        # Also while it opens: nobody waits for what is kept up for later.
+        # Also while the link opens: it is then only kept open for later messages.
         return self.is_settled
 
     @property

@@ -7,7 +7,7 @@ from typing import Final
 
 from signedwire.errors import Cause, DialError, DidProofError, FailureKind, kind_of
 from signedwire.transport.os_errors import describe_os_error
-from signedwire.transport.tls_channel import tells_full
+from signedwire.transport.tls_channel import is_full_alert
 from signedwire.types import Reason, Target
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session_events import Closed
@@ -24,20 +24,20 @@ __all__ = [
 ]
 
 CLOSED_HERE: Final = Cause("closed here", FailureKind.CLOSED_HERE)
-NO_ROOM: Final = Cause("it is full: it has no room for another connection now", FailureKind.FULL)
+NO_ROOM: Final = Cause("the peer is full: it accepts no other connection now", FailureKind.FULL)
 RESET: Final = Cause("the peer reset the connection", FailureKind.RESET)
 
 _HUNG_UP: Final = Cause(
-    "it hung up on TLS without a word, as v1 peers do, and v2 peers that are full",
+    "the peer hung up on TLS without an alert, as v1 peers do, and v2 peers that are full",
     FailureKind.HUNG_UP_ON_TLS,
 )
-# What a peer means by its code. With the other codes it tells nothing against us.
+# The meaning of the close codes that report a fault or a lack. Other codes are orderly.
 _CLOSE_WORDS: Final = {
-    frames.CLOSE_PROTOCOL_ERROR: "it says that we broke a rule, or were too slow",
-    frames.CLOSE_DENIED: "it denies us",
-    frames.CLOSE_TOO_MANY: "it has too many connections",
-    frames.CLOSE_VERSION: "it speaks no version that we speak",
-    frames.CLOSE_BAD_SIGNATURE: "a signature of ours did not fit",
+    frames.CLOSE_PROTOCOL_ERROR: "we broke a rule, or were too slow",
+    frames.CLOSE_DENIED: "we are denied",
+    frames.CLOSE_TOO_MANY: "too many connections",
+    frames.CLOSE_VERSION: "no common version",
+    frames.CLOSE_BAD_SIGNATURE: "our signature did not fit",
 }
 _KINDS: Final = {
     frames.CLOSE_PROTOCOL_ERROR: FailureKind.PROTOCOL,
@@ -50,7 +50,7 @@ _ENDED_BY_PEER: Final = frozenset({FailureKind.CLOSED, FailureKind.RESET, Failur
 
 
 def cause_of_close(closed: Closed) -> Cause:
-    """Why a link ended; with the code and the text of a peer that is not content with us."""
+    """Return why a session ended; with the code and the text of the peer if it found a fault."""
     if not closed.is_by_peer:
         return Cause(closed.cause, _kind_of_our_close(closed))
     kind = _KINDS.get(closed.code, FailureKind.CLOSED)
@@ -58,7 +58,7 @@ def cause_of_close(closed: Closed) -> Cause:
     if words is None:
         return Cause(closed.cause, kind)
     text = f": {closed.cause}" if closed.cause else ""
-    return Cause(f"the peer closed it with code {closed.code}, {words}{text}", kind)
+    return Cause(f"the peer closed the link with code {closed.code} ({words}){text}", kind)
 
 
 def _kind_of_our_close(closed: Closed) -> FailureKind:
@@ -72,28 +72,30 @@ def _kind_of_our_close(closed: Closed) -> FailureKind:
 
 
 def cause_of_loss(error: Exception | None, *, is_before_hello: bool) -> Cause:
-    """Why a connection is gone.
+    """Return why a connection is gone.
 
     Args:
-        error: What the system said, if it said anything.
+        error: The error of the network; `None`: the other side ended the connection.
         is_before_hello: Whether the other side is proven and has not sent HELLO.
     """
     if isinstance(error, OSError):
         return describe_os_error(error)
     words = (
-        "closed by the peer before HELLO" if is_before_hello else "the peer closed the connection"
+        "the peer closed the connection before HELLO"
+        if is_before_hello
+        else "the peer closed the connection"
     )
     return Cause(words, FailureKind.CLOSED)
 
 
 def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: bool) -> DialError:
-    """Why the link did not open.
+    """Return why a link did not open.
 
     Args:
         address: The address that was dialed.
         cause: Why the link ended.
         is_silent: Whether the other side sent no byte.
-        is_proven: Whether it had proven its DID.
+        is_proven: Whether the other side had proven its DID.
     """
     kind = cause.kind
     if is_silent and kind in _ENDED_BY_PEER:
@@ -103,17 +105,16 @@ def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: boo
     return DialError(address, cause, kind=kind)
 
 
-def cause_of_failed_proof(error: ssl.SSLError | DidProofError, *, is_opening: bool) -> Cause:
-    """Return why a link ended that TLS or the check of the other side's DID has ended.
+def cause_of_failed_proof(error: ssl.SSLError | DidProofError, *, may_be_full: bool) -> Cause:
+    """Return why a link ended that has not read, or cannot decrypt, what the peer sent.
 
     Args:
-        error: The error.
-        is_opening: Whether the link was dialed and is not open yet: a listener that is full
-            may tell so then.
+        error: The flaw of the proof, or the error of TLS.
+        may_be_full: Whether this node dials, so that an alert can mean `NO_ROOM`.
     """
     if isinstance(error, DidProofError):
         return Cause(error.fact, error.kind)
-    if is_opening and tells_full(error):
+    if may_be_full and is_full_alert(error):
         return NO_ROOM
     return Cause(f"TLS failed: {words_of_tls(error)}", FailureKind.TLS_FAILED)
 

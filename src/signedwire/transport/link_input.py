@@ -1,9 +1,28 @@
-"""Received bytes that a link has not processed yet, in steps of bounded cost."""
+"""The receiving side of a v2 link, in steps of bounded cost.
+
+    socket ─→ receive ─→ queue ─→ step ─┬→ Handshake          until the DID is proven
+                                        └→ TlsChannel → Session, one frame in each step
+
+`LoopShares` decides in which turn of the event loop the steps are made.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections import deque
 from typing import Final
+
+from signedwire.clock import monotonic
+from signedwire.errors import Cause, DidProofError
+from signedwire.transport.handshake import Handshake
+from signedwire.transport.link_errors import CLOSED_HERE, RESET
+from signedwire.transport.link_ports import InputPort
+from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.shares import LoopShares
+from signedwire.transport.tls_channel import TlsChannel
+from signedwire.types import Did
+from signedwire.wire.session import Session
 
 __all__ = ["LinkInput"]
 
@@ -18,44 +37,190 @@ _RECORD_OVERHEAD: Final = 22
 
 
 class LinkInput:
-    """Ciphertext that waits, and how much of it was no plaintext."""
+    """Processes what the socket of a link has received. See `shares.Worker`.
 
-    __slots__ = ("_overhead", "_steps", "received")
+    Args:
+        link: The link.
+        channel: Decrypts.
+        socket: Is read unless input waits for a later turn.
+        shares: Decides when input is processed.
+        expected: The DID that was dialed; `None`: the connection was accepted.
+    """
 
-    def __init__(self) -> None:
-        self._steps: deque[bytes | memoryview] = deque()
+    __slots__ = (
+        "_channel",
+        "_handshake",
+        "_link",
+        "_loop",
+        "_lost",
+        "_overhead",
+        "_queue",
+        "_session",
+        "_shares",
+        "_socket",
+        "turn_tag",
+    )
+
+    def __init__(
+        self,
+        link: InputPort,
+        channel: TlsChannel,
+        socket: LinkSocket,
+        shares: LoopShares,
+        expected: Did | None,
+    ) -> None:
+        self._link: InputPort | None = link
+        """`None`: the link has ended. Without it the garbage collector alone could free a link."""
+        self._channel = channel
+        self._socket = socket
+        self._shares = shares
+        self._loop = asyncio.get_running_loop()
+        self._handshake = Handshake(channel, expected)
+        self._session: Session | None = None
+        self._queue: deque[bytes | memoryview] = deque()  # empty bytes: the end of the stream
         self._overhead = 0
-        self.received = 0
-        """Bytes that were taken, in all."""
+        self._lost: Cause | None = None  # why the connection is gone, while input of it is left
+        self.turn_tag = 0.0
 
-    def __bool__(self) -> bool:
-        return bool(self._steps)
+    @property
+    def has_more(self) -> bool:
+        """Whether received bytes are not processed yet."""
+        return bool(self._queue) or (self._session is not None and self._session.has_frames)
 
-    def put(self, data: bytes, *, is_costly: bool) -> None:
-        """Add what the socket gave; in smaller steps from a peer that brings nothing."""
-        step = _COSTLY_STEP if is_costly else _STEP
-        if len(data) <= step:
-            self._steps.append(data)
+    # -- the socket -------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Process ciphertext, now or in a later turn of the event loop."""
+        if len(data) <= _COSTLY_STEP:
+            self._queue.append(data)
         else:
+            size = _COSTLY_STEP if self._session is None or self.is_costly else _STEP
             view = memoryview(data)
-            self._steps.extend([view[at : at + step] for at in range(0, len(data), step)])
+            self._queue.extend([view[at : at + size] for at in range(0, len(data), size)])
+        self._shares.serve(self)
 
-    def put_end(self) -> None:
-        """The stream has ended."""
-        self._steps.append(b"")
+    def receive_end(self) -> None:
+        """Process the end of the stream, after the input that came before it."""
+        if self.has_more:
+            self._queue.append(b"")
+        elif self._link is not None:
+            self._end(self._loop.time())
+            self._link.finish_turn()
 
-    def take(self) -> bytes | memoryview:
-        """The next step; an empty one is the end of the stream."""
-        step = self._steps.popleft()
-        self.received += len(step)
-        return step
+    def lose(self, cause: Cause) -> None:
+        """End the link when the input that came before the loss is processed.
+
+        Input of a costly peer is thrown away: strangers that reset and return would leave
+        ever more work behind.
+        """
+        if self.has_more and not self.is_costly:
+            self._lost = cause
+        else:
+            if self._link is not None:
+                self._link.end(cause)
+            self._channel.release()
 
     def clear(self) -> None:
-        """Nobody will process it."""
-        self._steps.clear()
+        """Process nothing more: the link has ended."""
+        self._queue.clear()
+        self._session = None
+        self._link = None
 
-    def surplus_records(self, ciphertext: int, plaintext: int) -> int:
-        """Records that cost more than they carry, now that a step was decrypted; often 0."""
+    # -- shares of a turn: see `shares.Worker` ----------------------------------------------
+
+    @property
+    def is_costly(self) -> bool:
+        return self._link is not None and self._link.is_costly
+
+    def work(self, now: float, until: float) -> bool:
+        if (link := self._link) is None:
+            return False
+        loop_time, fine = self._loop.time, now
+        try:
+            while not link.is_over and self._step(loop_time(), fine):
+                link.take_events()
+                if (fine := monotonic()) >= until:
+                    break
+        except (ssl.SSLError, DidProofError) as error:
+            link.on_unproven(error)
+        link.finish_turn()
+        if self._lost is not None:
+            if not self.has_more:
+                link.end(self._lost)
+            if link.is_over:
+                self._channel.release()
+        return self.has_more
+
+    def drop_if_reset(self) -> bool:
+        link = self._link
+        if link is None or not link.is_costly or not self._socket.is_reset:
+            return False
+        link.abort(RESET)
+        return True
+
+    def abort(self) -> None:
+        if self._link is not None:
+            self._link.abort(CLOSED_HERE)
+
+    def set_waiting(self, is_waiting: bool) -> None:
+        self._socket.set_waiting(is_waiting)
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def _step(self, now: float, fine: float) -> bool:
+        """Process one frame or, if no complete one is left, decrypt one piece of ciphertext.
+
+        Args:
+            now: The present instant in seconds, by the clock of the event loop.
+            fine: The same by a clock with a finer resolution.
+
+        Returns:
+            Whether there was something to process.
+
+        Raises:
+            DidProofError: The other side has not proven the DID that it must prove.
+            ssl.SSLError: The other side broke TLS, or ended it.
+        """
+        session = self._session
+        if session is not None:
+            if session.handle_frame(now, fine):
+                return True
+            if session.is_closed:
+                self._queue.clear()  # nothing that comes after the end of a session counts
+        if not self._queue:
+            return False
+        if data := self._queue.popleft():
+            self._decrypt(data, now)
+        else:
+            self._end(now)
+        return True
+
+    def _decrypt(self, data: bytes | memoryview, now: float) -> None:
+        session, channel = self._session, self._channel
+        if session is not None:
+            plain = channel.receive_data(data)
+        else:
+            did = self._handshake.receive_data(data)
+            if did is None or self._link is None or (session := self._link.begin(did)) is None:
+                return
+            self._session = session
+            plain = channel.receive_data(b"")
+        if surplus := self._surplus_records(len(data), len(plain)):
+            session.count_idle(surplus, now)
+        if plain:
+            session.put_data(plain, now)
+        if channel.is_at_end:
+            self._end(now)
+
+    def _end(self, now: float) -> None:
+        """Handle the frames that are left, then the end of the stream."""
+        if (session := self._session) is not None:
+            while session.handle_frame(now):
+                pass
+            session.receive_eof(now)
+
+    def _surplus_records(self, ciphertext: int, plaintext: int) -> int:
+        """Return the records that cost more than they carry, after a decryption; often 0."""
         self._overhead = max(0, self._overhead + ciphertext - 2 * plaintext)
         if self._overhead <= _MAX_OVERHEAD:
             return 0

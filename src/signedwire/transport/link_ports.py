@@ -1,14 +1,45 @@
-"""The parts of a node that own a link: the admission of an accepted one, the dialer of ours."""
+"""The interfaces through which the parts of a link, and its owners, call each other."""
 
 from __future__ import annotations
 
+import ssl
 from typing import Protocol
 
 from signedwire.delivery.ports import LinkPort
-from signedwire.errors import Cause
-from signedwire.wire.session import Closed
+from signedwire.errors import Cause, DidProofError
+from signedwire.types import Did
+from signedwire.wire.session import Closed, Session
 
-__all__ = ["DialerPort", "InboundPort"]
+__all__ = ["DialerPort", "InboundPort", "InputPort"]
+
+
+class InputPort(Protocol):
+    """The link whose input a `LinkInput` processes."""
+
+    is_over: bool
+    """Whether the link has ended, so that nothing more is to be processed."""
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether the other side has lately cost more than it brought."""
+
+    def begin(self, did: Did) -> Session | None:
+        """Return the session with the DID that is proven; `None`: the link has ended."""
+
+    def take_events(self) -> None:
+        """Handle the events of the session."""
+
+    def finish_turn(self) -> None:
+        """Handle the events, write what is due, and set the timer."""
+
+    def on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
+        """End the link: the other side has proven no DID, or has broken TLS."""
+
+    def end(self, cause: Cause) -> None:
+        """End the link: the connection is gone."""
+
+    def abort(self, cause: Cause) -> None:
+        """End the link and its connection at once."""
 
 
 class InboundPort(Protocol):

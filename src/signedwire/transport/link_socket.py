@@ -12,46 +12,50 @@ from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import transition_all
+from signedwire.stats import Counters
+from signedwire.transport.lingering import Lingering
 from signedwire.transport.network import Stream
-from signedwire.transport.runtime import Runtime
 from signedwire.types import DeliveryState, Target, unix_time_us
 from signedwire.wire.link_frames import FRAME_MARGIN
 
 __all__ = ["LinkSocket"]
 
 _MAX_UNSENT: Final = 64 * 1024
-"""Bytes that may wait to be sent when a batch has been added."""
+"""Bytes that may wait to be sent, with the batch that is added."""
 _LEAST_BATCH: Final = 16 * 1024
-"""A batch may have as much, whatever waits in the kernel, which takes no more than this."""
+"""Bytes that a batch may have, however many wait in the kernel. It holds no more than this."""
 _MAX_UNREAD: Final = 1024 * 1024 + _MAX_UNSENT
-"""Receipts and other control frames, in bytes, that wait for a peer that does not read.
-When there are more, the node does not read from it either."""
+"""Bytes of receipts and other control frames that wait for a peer which does not read.
+If more bytes wait, the node stops reading from the peer."""
 _LINGER: Final = 1.0
-"""Seconds that a closing socket may take to send what is left."""
+"""Seconds that a closing socket may take to send the bytes that are left."""
 
 
 class LinkSocket:
-    """One connection's stream, and what its link has to know of it.
+    """The stream of one link, with bounds for the bytes that wait in it.
 
     Args:
-        runtime: For its counters and the connections that linger.
+        counters: Counts the bytes and messages that are written.
+        lingering: Bounds the connections that were hung up and still send.
         max_payload_size: Our limit, in bytes: one message as large may wait as well.
     """
 
     __slots__ = (
+        "_counters",
         "_is_read",
         "_is_waiting",
         "_linger_timer",
-        "_runtime",
+        "_lingering",
         "_stop_reading_at",
         "_stream",
         "_unwritten",
         "is_paused",
     )
 
-    def __init__(self, runtime: Runtime, max_payload_size: int) -> None:
-        self._runtime = runtime
-        # By our own limit, not by what the peer claims to take.
+    def __init__(self, counters: Counters, lingering: Lingering, max_payload_size: int) -> None:
+        self._counters = counters
+        self._lingering = lingering
+        # The limit of this node, not the one that the peer claims to have.
         self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
         self._stream: Stream | None = None
         self._unwritten: list[OutgoingMessage] = []
@@ -59,10 +63,10 @@ class LinkSocket:
         self._is_waiting = False
         self._linger_timer: asyncio.TimerHandle | None = None
         self.is_paused = False
-        """Whether the operating system has not yet taken what was written."""
+        """Whether the operating system has not yet taken all bytes that were written."""
 
     def open(self, stream: Stream) -> None:
-        """Take the connected stream."""
+        """Use a stream that is connected."""
         self._stream = stream
 
     @property
@@ -72,13 +76,13 @@ class LinkSocket:
 
     @property
     def address(self) -> Target | None:
-        """The other side's."""
+        """The address of the other side."""
         return None if self._stream is None else self._stream.remote.target
 
     # -- out ------------------------------------------------------------------------
 
     def writable_bytes(self) -> int:
-        """Bytes that the next batch may have; 0 until the last one was taken."""
+        """Return the bytes that the next batch may have; 0: the last one is not taken yet."""
         if self._stream is None or self.is_paused:
             return 0
         return max(_LEAST_BATCH, _MAX_UNSENT - self._stream.unsent())
@@ -88,7 +92,7 @@ class LinkSocket:
         stream = self._stream
         if stream is None or not data:
             return
-        self._runtime.counters.bytes_sent += len(data)
+        self._counters.bytes_sent += len(data)
         stream.write(data)
         waiting = stream.waiting()
         self.is_paused = waiting > 0
@@ -96,37 +100,37 @@ class LinkSocket:
             if self._unwritten:
                 self.mark_written()
         elif self._is_read and waiting > self._stop_reading_at:
-            self._look_at_reading()
+            self._update_reading()
 
     def expect_written(self, messages: list[OutgoingMessage]) -> None:
-        """Note the messages that are in what is written next."""
+        """Note the messages of the next `write()`."""
         self._unwritten += messages
 
     def mark_written(self) -> None:
-        """The operating system has all that was written."""
+        """Note that the operating system has taken all bytes: set the state of the messages."""
         messages, self._unwritten = self._unwritten, []
-        self._runtime.counters.messages_sent += len(messages)
+        self._counters.messages_sent += len(messages)
         transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
 
     def forget_unwritten(self) -> None:
-        """The link is over: nobody can say what of it was written."""
+        """Forget messages that may not have been written: the link has ended."""
         self._unwritten = []
 
     def writable(self) -> None:
-        """The operating system has taken all."""
+        """Note that the operating system has taken all bytes."""
         self.is_paused = False
         self.mark_written()
-        self._look_at_reading()
+        self._update_reading()
 
     # -- in -------------------------------------------------------------------------
 
     def set_waiting(self, is_waiting: bool) -> None:
-        """Whether input waits for its turn, so that no more is to be read."""
+        """Stop reading while input waits for a later turn."""
         self._is_waiting = is_waiting
-        self._look_at_reading()
+        self._update_reading()
 
-    def _look_at_reading(self) -> None:
-        """Read, unless input waits or the peer reads nothing."""
+    def _update_reading(self) -> None:
+        """Read, unless input waits or the peer does not read."""
         stream = self._stream
         if stream is None or stream.is_closing():
             return
@@ -140,29 +144,27 @@ class LinkSocket:
 
     @property
     def is_reset(self) -> bool:
-        """Whether the other side has reset it: nobody is told of that while it is not read."""
+        """Whether the other side has reset the connection. Needed while the stream is not read."""
         return self._stream is not None and self._stream.is_reset()
 
     # -- the end ----------------------------------------------------------------------
 
-    def hang_up(self) -> None:
-        """Close the connection when what was written is sent, or after a second.
+    def hang_up(self, *, is_node_open: bool) -> None:
+        """Close the connection when all bytes are sent, or after a second.
 
-        A peer that does not read would keep the socket for ever. Where too many connections
-        linger, this one is aborted.
+        Args:
+            is_node_open: Whether to abort the connection instead if many others still send.
         """
-        stream, lingering = self._stream, self._runtime.lingering
-        if stream is None:
-            return
-        if self._runtime.is_open and lingering.is_full:
-            stream.abort()
-        elif not stream.is_closing():
+        stream = self._stream
+        if is_node_open and self._lingering.is_full:
+            self.abort()
+        elif stream is not None and not stream.is_closing():
             stream.close()
             self._linger_timer = asyncio.get_running_loop().call_later(_LINGER, stream.abort)
-            lingering.add(self)
+            self._lingering.add(self)
 
     def close(self) -> None:
-        """Close the connection when what was written is sent."""
+        """Close the connection when all bytes are sent."""
         if self._stream is not None:
             self._stream.close()
 
@@ -173,6 +175,6 @@ class LinkSocket:
 
     def lost(self) -> None:
         """Note that the connection is closed."""
-        self._runtime.lingering.discard(self)
+        self._lingering.discard(self)
         if self._linger_timer is not None:
             self._linger_timer.cancel()

@@ -1,4 +1,4 @@
-"""The state of one v2 link, as `LinkPort` shows it to the decisions."""
+"""The state of one v2 link, as `LinkPort` shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from signedwire.clock import monotonic
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause
-from signedwire.transport import link_errors
+from signedwire.transport.link_errors import dial_error
 from signedwire.types import Address, Credit, Did, Target
 from signedwire.wire.session import Closed, Session
 
@@ -20,7 +20,7 @@ class LinkState:
     Args:
         expected: The DID that was dialed; `None`: the connection was accepted.
         since: When the connection was dialed or accepted, by the monotonic clock.
-        outcome: A future to be done when the link is open or has failed to open.
+        outcome: A future that is not done.
     """
 
     def __init__(self, expected: Did | None, since: float, outcome: asyncio.Future[None]) -> None:
@@ -94,13 +94,16 @@ class LinkState:
         self.is_over = True
         self.cause = cause
         self.closed = closed
-        if not self.outcome.done():
-            is_silent = self.is_dialed and not self.has_heard
-            is_proven = self.did is not None
-            where = address or Address("?", 0)
-            error = link_errors.dial_error(where, cause, is_silent=is_silent, is_proven=is_proven)
-            self.outcome.set_exception(error)
-            self.outcome.exception()  # retrieved: asyncio logs nothing where nobody waits
+        if self.outcome.done():
+            return
+        error = dial_error(
+            address or Address("?", 0),
+            cause,
+            is_silent=self.is_dialed and not self.has_heard,
+            is_proven=self.did is not None,
+        )
+        self.outcome.set_exception(error)
+        self.outcome.exception()  # retrieved: asyncio logs nothing if no task waits for it
 
     def _note_open(self) -> float:
         """Note that the HELLO of the peer has come; return the seconds since the dial."""

@@ -4,9 +4,9 @@
     async with Node(alice, config, network=network) as a, \\
                Node(bob, config, network=network) as b: ...
 
-Everything above the byte stream, from queues to signatures, is the same as over TCP. A node may
-listen on any target; port 0 means a free port. Nodes may be in different event loops and threads.
-Within one loop, the same seed and the same calls give the same faults.
+Everything above the byte stream, from queues to signatures, is the same as over TCP. Nodes listen
+on any target; port 0 gets a free one. They may live in different event loops and threads. Within
+one loop, the same seed and the same calls give the same faults.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _WINDOW: Final = 64 * 1024
 """Bytes that a stream holds for a reader that has paused, as the buffers of a socket do."""
 _FIRST_FREE_PORT: Final = 49152
 _CALLER: Final = Remote(Address("127.0.0.1", 0), "127.0.0.1", None)
-"""The address of every dialer: all are in this process."""
+"""The other side of an accepted stream: this process, so it is local."""
 
 
 class MemoryNetwork(Bound, instead="give the same one to every node, in one process"):
-    """Byte streams in memory, between all nodes that have the same `MemoryNetwork`.
+    """Byte streams in memory, between the nodes that have the same `MemoryNetwork`.
 
     Args:
-        seed: The seed of all random faults.
-        delay: Minimum and maximum seconds, 0 to 86,400, that a write takes. The order of writes
-            is kept.
-        loss: Probability, 0 to 1, that a write is lost while its stream goes on. TCP does not do
-            this; use it to test a layer above.
+        seed: Seed of all random decisions.
+        delay: Shortest and longest time, 0 to 86,400 seconds, until a write arrives. Writes
+            arrive in order.
+        loss: Probability, 0 to 1, that a write is lost and its stream goes on. TCP never does
+            that; the layers above must survive it nevertheless.
         cut: Probability, 0 to 1, that a write breaks its connection instead of arriving.
     """
 
@@ -87,7 +87,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         here.other, there.other = there, here
         with self._lock:
             self._streams |= {here, there}
-        # Before `connected()`, in which a receiver may write.
+        # The other end is connected first: the receiver of this end may write at once.
         listener.loop.call_soon_threadsafe(there.begin)
         receiver.connected(here)
         return here
@@ -107,7 +107,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
             return listener
 
     def cut_all(self) -> int:
-        """Break every open connection, and return their number."""
+        """Break all open connections; return how many there were."""
         with self._lock:
             streams = tuple(self._streams)
         for stream in streams:
@@ -155,7 +155,10 @@ class _MemoryListener:
 
 
 class _Stream(Stream):
-    """One end of a connection. Its receiver is called in the loop of this end."""
+    """One end of a connection. Its receiver is called in the event loop of this end.
+
+    `write` of the other end may be called in another loop and thread.
+    """
 
     other: _Stream
 
@@ -172,7 +175,7 @@ class _Stream(Stream):
         self._receiver = receiver
         self._lock = threading.Lock()
         self._arriving: deque[tuple[float, bytes | None]] = deque()  # None: end of stream
-        self._in_transit = 0  # bytes written here that the other end has not read
+        self._in_transit = 0  # bytes that were written here and that the other end has not read
         self._last_due = 0.0
         self._is_reading = True
         self._is_closing = False
@@ -180,7 +183,7 @@ class _Stream(Stream):
         self._is_full = False  # `writable` is due
 
     def begin(self) -> None:
-        """Report the open stream, in the event loop of its receiver."""
+        """Report that the stream is open. Called in the event loop of its receiver."""
         self._receiver.connected(self)
 
     @property
@@ -192,7 +195,7 @@ class _Stream(Stream):
         """See `Stream`."""
         self._receiver = receiver
 
-    # -- writing: our loop ----------------------------------------------------------
+    # -- writing: in the loop of this end ----------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """See `Stream`."""
@@ -210,7 +213,7 @@ class _Stream(Stream):
         self.other._arrive(data, delay)
 
     def waiting(self) -> int:
-        """See `Stream`: the bytes beyond what the buffers of a socket would hold."""
+        """See `Stream`: the bytes that the buffers of a socket would not hold."""
         return max(0, self._in_transit - _WINDOW)
 
     def unacknowledged(self) -> int | None:
@@ -233,7 +236,7 @@ class _Stream(Stream):
         self.close()
 
     def break_off(self) -> None:
-        """End the connection for both ends. Bytes on the way are lost."""
+        """Break the connection at both ends. Bytes on the way are lost."""
         for end in (self, self.other):
             end._is_closing = True
             end._call(end._end, ConnectionResetError("the connection was cut"))
@@ -242,7 +245,7 @@ class _Stream(Stream):
         """See `Stream`."""
         return bool(self._arriving)
 
-    # -- reading: called from the loop of the other end, runs in the loop of this end ---------
+    # -- reading: `_arrive` is called in the other loop, all else in the loop of this end --
 
     def pause_reading(self) -> None:
         """See `Stream`."""
@@ -255,7 +258,7 @@ class _Stream(Stream):
 
     def _arrive(self, data: bytes | None, delay: float) -> None:
         with self._lock:
-            # By the clock of the loop that reads, whichever loop writes.
+            # The clock of the loop that reads, whichever loop writes.
             self._last_due = max(self._last_due, self._loop.time() + delay)
             self._arriving.append((self._last_due, data))
         self._call(self._read)
@@ -287,10 +290,10 @@ class _Stream(Stream):
             if is_due:
                 self._is_full = False
         if is_due:
-            self._call(self._tell_writable)
+            self._call(self._report_writable)
 
-    def _tell_writable(self) -> None:
-        # If the stream is full again, this is called again later.
+    def _report_writable(self) -> None:
+        # If the stream is full again, the call comes later.
         if not self._is_gone and not self._is_full:
             self._receiver.writable()
 

@@ -1,4 +1,4 @@
-"""The lookup of host names, each in a thread of its own.
+"""Looks host names up, each in a thread of its own.
 
 `getaddrinfo` blocks and cannot be stopped. So one host has at most one thread, however
 many ask for it, and hosts that were slow before share half of the threads. A lookup that has
@@ -30,7 +30,7 @@ _MAX_ENDPOINTS: Final = 16
 _SLOW: Final = 1.0
 """Seconds after which a lookup is slow. Slow hosts share half of the threads."""
 _KNOWN_AFTER: Final = 0.25
-"""Seconds that a lookup may take before the last addresses of the host are used instead."""
+"""Seconds after which the last addresses of a host are used instead of a new lookup."""
 
 
 class Endpoint(NamedTuple):
@@ -40,15 +40,15 @@ class Endpoint(NamedTuple):
     sockaddr: tuple[Any, ...]
 
     def at(self, port: int) -> Endpoint:
-        """Return the same host with another port."""
+        """Return the endpoint at another port of the same host."""
         return Endpoint(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
 
 
 def literal_endpoint(address: Address) -> Endpoint | None:
-    """Return the endpoint of an IP address in digits; `None`: the host is a name.
+    """Return the endpoint of an IP address; `None`: the host is a name.
 
     Raises:
-        OSError: an IPv6 zone names no network interface of this machine.
+        OSError: An IPv6 zone names no network interface of this machine.
     """
     bare, _, zone = address.host.partition("%")
     try:
@@ -73,7 +73,7 @@ def _scope_id(zone: str) -> int:
 
 
 def address_of(sockaddr: tuple[Any, ...]) -> Address:
-    """Return the address of a socket, with the IPv6 zone, which `getsockname()` leaves out."""
+    """Return the address of a socket, with the IPv6 zone that `getsockname()` omits."""
     host, port = sockaddr[:2]
     scope_id = sockaddr[3] if len(sockaddr) > 3 else 0
     if scope_id and "%" not in host:
@@ -85,7 +85,7 @@ def address_of(sockaddr: tuple[Any, ...]) -> Address:
 
 
 def interleaved(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Return at most 16 endpoints, each once, of alternating families (RFC 8305, section 4)."""
+    """Return at most 16 different endpoints, the families in turn (RFC 8305, section 4)."""
     unique = list(dict.fromkeys(endpoints))
     first = [one for one in unique if one.family == unique[0].family]
     others = [one for one in unique if one.family != unique[0].family]
@@ -94,7 +94,7 @@ def interleaved(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
 
 
 class _Lookup:
-    """The lookup of one host, and the callers that wait for it."""
+    """The lookup of one host, and the futures that wait for it."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -104,11 +104,11 @@ class _Lookup:
 
 
 class Resolver:
-    """Looks up host names for all nodes of the process. Any thread, any event loop.
+    """Looks names up for all nodes of the process. Any thread, any event loop.
 
     Args:
-        max_lookups: Maximum number of threads, at least 2, for lookups of up to a second. As many
-            more may run for longer ones. Hosts that were slow before have at most half of them.
+        max_lookups: Maximum number of threads, at least 2, and as many again for lookups that
+            have taken over a second. Hosts that were slow before get at most half of them.
     """
 
     def __init__(self, max_lookups: int = _MAX_LOOKUPS) -> None:
@@ -116,7 +116,7 @@ class Resolver:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all lookups. A forked child does this, because it has no thread of its parent."""
+        """Forget everything, as a forked child must: it has no threads of its parent."""
         self._lock = threading.Lock()
         self._lookups: dict[str, _Lookup] = {}
         self._waiting: OrderedDict[str, _Lookup] = OrderedDict()
@@ -126,15 +126,15 @@ class Resolver:
 
     @property
     def running(self) -> int:
-        """Number of running threads. Any thread."""
+        """Number of threads now. Any thread."""
         return len(self._running)
 
     async def look_up(self, host: str) -> list[Endpoint]:
-        """Return the endpoints of a host, with port 0. Cancelling ends the wait, not the thread.
+        """Return the endpoints of a host, at port 0. Cancelling stops the wait, not the thread.
 
         Raises:
             OSError: `socket.gaierror`, or no thread could be started.
-            UnicodeError: The name is malformed.
+            UnicodeError: No host can have such a name.
         """
         loop = asyncio.get_running_loop()
         waiter = loop, loop.create_future()
@@ -156,7 +156,7 @@ class Resolver:
             look_again.cancel()
             self._stop_waiting(lookup, waiter)
         if isinstance(outcome, Exception):
-            raise outcome.with_traceback(None)  # several callers may wait for it
+            raise outcome.with_traceback(None)  # several tasks may raise the same one
         endpoints: list[Endpoint] = outcome
         return endpoints
 
@@ -165,10 +165,10 @@ class Resolver:
             if waiter in lookup.waiters:
                 lookup.waiters.remove(waiter)
             if not lookup.waiters and self._waiting.pop(lookup.host, None) is not None:
-                del self._lookups[lookup.host]  # it had no thread yet
+                del self._lookups[lookup.host]  # no thread has begun, and none is needed now
 
     def _start(self) -> None:
-        """Start threads for the lookups that wait, up to the limit."""
+        """Start threads for lookups that wait, within the limits."""
         with self._lock:
             now = monotonic()
             slow = sum(lookup.is_slow for lookup in self._running)
@@ -192,7 +192,7 @@ class Resolver:
             )
             try:
                 thread.start()
-            except RuntimeError:  # the process may have no more
+            except RuntimeError:  # the limit of threads is reached
                 self._finish(lookup, OSError("no thread can be started to look the name up"), 0.0)
 
     def _run(self, lookup: _Lookup) -> None:
@@ -220,7 +220,7 @@ class Resolver:
         for loop, future in waiters:
             try:
                 loop.call_soon_threadsafe(_answer, future, outcome)
-            except RuntimeError:  # its loop is closed
+            except RuntimeError:  # the loop of the task is closed
                 continue
 
 
@@ -237,7 +237,7 @@ def _remember(memory: OrderedDict[str, Any], host: str, value: object) -> None:
 
 
 RESOLVER: Final = Resolver()
-"""The resolver of this process: its limits hold for all nodes together."""
+"""The resolver of this process. Its limits hold for all nodes together."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RESOLVER.reset)

@@ -1,15 +1,16 @@
-"""Errors of the operating system as causes: words for people, a kind for programs."""
+"""Errors of the operating system: their words for people, and their kinds for programs."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+from collections.abc import Collection
 from typing import Final
 
 from signedwire.errors import Cause, FailureKind
 
-__all__ = ["describe_os_error"]
+__all__ = ["describe_os_error", "most_telling"]
 
 _KINDS: Final = {
     errno.ECONNREFUSED: FailureKind.REFUSED,
@@ -24,10 +25,20 @@ _KINDS: Final = {
     errno.ECONNABORTED: FailureKind.RESET,
     errno.EPIPE: FailureKind.RESET,
 }
+_MOST_TELLING: Final = (
+    FailureKind.REFUSED,
+    FailureKind.RESET,
+    FailureKind.TIMED_OUT,
+    FailureKind.UNREACHABLE,
+    FailureKind.NAME_SERVER_SILENT,
+    FailureKind.NAME_UNKNOWN,
+    FailureKind.SYSTEM,
+)
+"""The order in which one kind is named if several addresses failed."""
 
 
 def describe_os_error(error: OSError) -> Cause:
-    """Return the words of the operating system, without those of asyncio, and the kind."""
+    """Return the words of the operating system for an error, and the kind of failure."""
     if isinstance(error, socket.gaierror):
         if error.errno == socket.EAI_AGAIN:
             words = "the host name cannot be looked up now: no name server answers"
@@ -42,3 +53,11 @@ def describe_os_error(error: OSError) -> Cause:
     elif isinstance(error, ConnectionRefusedError):
         kind = FailureKind.REFUSED
     return Cause(str(error) or type(error).__name__, kind)
+
+
+def most_telling(kinds: Collection[FailureKind]) -> FailureKind:
+    """Return the kind of failure to name if several addresses of a host have failed.
+
+    A refusal comes first: the host has answered.
+    """
+    return next((kind for kind in _MOST_TELLING if kind in kinds), FailureKind.OTHER)

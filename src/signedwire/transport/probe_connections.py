@@ -1,4 +1,4 @@
-"""The connections that probes make: to a v2 peer, and to what may be a v1 peer."""
+"""The connections of a probe: a link without messages, and a look at what may be a v1 peer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.identity import Identity
 from signedwire.stats import Probe
 from signedwire.transport.handshake import Handshake
-from signedwire.transport.link_errors import CLOSED_HERE, NO_ROOM, cause_of_close, words_of_tls
+from signedwire.transport.link_errors import (
+    CLOSED_HERE,
+    NO_ROOM,
+    cause_of_close,
+    words_of_tls,
+)
 from signedwire.transport.network import Stream
 from signedwire.transport.os_errors import describe_os_error
-from signedwire.transport.tls_channel import TlsChannel, tells_full
+from signedwire.transport.tls_channel import TlsChannel, is_full_alert
 from signedwire.types import Credit, Did, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Session, SessionLimits
 from signedwire.wire.session_events import Closed
 
-__all__ = ["NotReachedError", "ProbeConnection", "ProbedLink", "ProbedV1Connection"]
+__all__ = ["LinkProbe", "NotReachedError", "ProbeConnection", "V1Probe"]
 
 _NOTHING: Final = Credit(0, 0, 0, 0)
 
 
 class NotReachedError(Exception):
-    """Ends a probe."""
+    """A probe has not reached its peer.
+
+    Args:
+        cause: Why.
+    """
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
@@ -36,17 +45,21 @@ class NotReachedError(Exception):
 
 
 class ProbeConnection:
-    """One connection of a probe. It is the `Receiver` of its stream."""
+    """One connection of a probe, the `Receiver` of its stream.
+
+    Args:
+        found: The finding so far.
+    """
 
     def __init__(self, found: Probe) -> None:
         self.found = found
-        """Everything that is known of the peer so far."""
+        """The finding so far."""
         self.stream: Stream | None = None
         self._cause: Cause | None = None
         self._changed: asyncio.Future[None] | None = None
 
     def failed(self, cause: Cause) -> Probe:
-        """Return the finding about a peer that is not reached."""
+        """Return the finding of a failed probe."""
         return replace(self.found, failure=cause.kind, error=str(cause), round_trip=None)
 
     def connected(self, stream: Stream) -> None:
@@ -62,7 +75,7 @@ class ProbeConnection:
         self._fail(self._end_of(Cause("the connection ended", FailureKind.CLOSED)))
 
     def writable(self) -> None:
-        """See `Receiver`: what is written here is small, and nothing waits for it."""
+        """See `Receiver`: few bytes are written, and nothing waits for that."""
 
     def lost(self, error: Exception | None) -> None:
         """See `Receiver`."""
@@ -72,11 +85,11 @@ class ProbeConnection:
         self._fail(self._end_of(cause))
 
     def _end_of(self, cause: Cause) -> Cause:
-        """Return the cause that the end of the connection means at this point."""
+        """Return the cause of the failure if the connection ends at this point."""
         raise NotImplementedError
 
     def _fail(self, cause: Cause) -> None:
-        """The first failure counts."""
+        """Note a failure. The first one counts."""
         self._cause = self._cause or cause
         self._wake()
 
@@ -85,10 +98,10 @@ class ProbeConnection:
             self._changed.set_result(None)
 
     async def changes(self, limit: float | None = None) -> bool:
-        """Wait until something happened; `False`: nothing did within `limit` seconds.
+        """Wait until something has happened; return `False` if nothing has within `limit` seconds.
 
         Raises:
-            NotReachedError: the connection has failed.
+            NotReachedError: The connection has failed.
         """
         if self._cause is None:
             self._changed = asyncio.get_running_loop().create_future()
@@ -108,19 +121,27 @@ class ProbeConnection:
             self.stream.close()
 
 
-class ProbedV1Connection(ProbeConnection):
-    """A connection to what may be a v1 peer: it keeps the connection and writes nothing."""
+class V1Probe(ProbeConnection):
+    """A connection to what may be a v1 peer, which keeps it open and writes nothing."""
 
     def received(self, data: bytes) -> None:
         """See `Receiver`."""
-        self._fail(Cause("it wrote bytes, as no v1 peer does", FailureKind.PROTOCOL))
+        self._fail(Cause("the other side wrote bytes, which no v1 peer does", FailureKind.PROTOCOL))
 
     def _end_of(self, cause: Cause) -> Cause:
-        return Cause("it hung up at once", FailureKind.CLOSED)
+        return Cause("the other side closed the connection at once", FailureKind.CLOSED)
 
 
-class ProbedLink(ProbeConnection):
-    """A link, as far as a probe needs one: it takes no message and answers none."""
+class LinkProbe(ProbeConnection):
+    """A link that carries no messages.
+
+    Args:
+        identity: The key that this side proves.
+        channel: Encrypts and decrypts.
+        limits: The limits of the session.
+        found: The finding so far.
+        is_silent: Whether to send nothing in the TLS channel, not even HELLO.
+    """
 
     def __init__(
         self,
@@ -139,7 +160,7 @@ class ProbedLink(ProbeConnection):
         self._is_silent = is_silent
         self._session: Session | None = None
         self._received = 0
-        self._round_trip: float | None = None  # the last one that nobody has asked for
+        self._round_trip: float | None = None  # the last one that `ping()` has not returned
 
     @property
     def _is_open(self) -> bool:
@@ -151,7 +172,7 @@ class ProbedLink(ProbeConnection):
             await self.changes()
 
     async def ping(self) -> None:
-        """One round trip: the first PING goes out with HELLO, the next after the interval."""
+        """Measure one round trip. The first PING goes with HELLO, the next after the interval."""
         session = self._session
         assert session is not None
         while self._round_trip is None:
@@ -163,7 +184,7 @@ class ProbedLink(ProbeConnection):
         self.found = replace(self.found, round_trip=self._round_trip)
         self._round_trip = None
 
-    # -- what comes -------------------------------------------------------------------
+    # -- input -------------------------------------------------------------------
 
     def connected(self, stream: Stream) -> None:
         """See `Receiver`."""
@@ -179,7 +200,7 @@ class ProbedLink(ProbeConnection):
         try:
             if self._session is None and (did := self._handshake.receive_data(data)) is not None:
                 self._session = self._begin(did)
-                data = b""  # what came with the handshake is in the channel
+                data = b""  # plaintext may have come with the last bytes of the handshake
             plain = b"" if self._session is None else self._channel.receive_data(data)
         except ssl.SSLError as error:
             self._fail(self._broken(error))
@@ -192,10 +213,10 @@ class ProbedLink(ProbeConnection):
         self._turn()
 
     def _begin(self, answered_by: Did) -> Session:
-        """The other side has proven its DID: send something only if it is the right one."""
+        """Return the session with whoever has proven a DID, unless another one is probed."""
         self.found = replace(self.found, answered_by=answered_by)
         if not self.found.is_proven:
-            fact = f"{answered_by} is there, not {self.found.did}"
+            fact = f"{answered_by} answered, not {self.found.did}"
             raise DidProofError(fact, kind=FailureKind.WRONG_KEY)
         hello = frames.Hello(
             min_version=frames.VERSION,
@@ -221,11 +242,11 @@ class ProbedLink(ProbeConnection):
         self._round_trip = seconds
 
     def _turn(self) -> None:
-        """Look at what happened, write what is due, and wake who waits."""
+        """Handle the events, write what is due, and wake the task that waits."""
         session = self._session
         while session is not None and (event := session.next_event()) is not None:
             if isinstance(event, Closed):
-                who = "it" if event.is_by_peer else "we"
+                who = "the peer" if event.is_by_peer else "this side"
                 words = f"{who} closed the link: {event.cause}"
                 self._fail(Cause(words, cause_of_close(event).kind))
         self._flush()
@@ -244,26 +265,26 @@ class ProbedLink(ProbeConnection):
 
     def _end_of(self, cause: Cause) -> Cause:
         if not self._received:
-            words = "it hung up on TLS, as v1 peers do"
+            words = "the peer hung up on TLS, as v1 peers do"
             return Cause(words, FailureKind.HUNG_UP_ON_TLS)
         if self._session is None:
             return Cause(f"{cause} in the middle of TLS", FailureKind.TLS_FAILED)
         if not self._is_open:
             words = (
-                f"it has proven its DID, then turned us away ({cause}); "
+                f"the peer has proven its DID, then turned us away ({cause}); "
                 "it may have an access list that the key we used is not on"
             )
             return Cause(words, FailureKind.TURNED_AWAY)
         return cause
 
     def _broken(self, error: ssl.SSLError) -> Cause:
-        if tells_full(error):
+        if is_full_alert(error):
             return NO_ROOM
         reason = words_of_tls(error)
         if self._session is None:
-            words = f"it does not speak TLS as v2 peers do: {reason}"
+            words = f"the peer does not speak TLS as v2 peers do: {reason}"
             return Cause(words, FailureKind.TLS_FAILED)
-        words = f"it has proven its DID, then TLS failed: {reason}"
+        words = f"the peer has proven its DID, then TLS failed: {reason}"
         return Cause(words, FailureKind.TLS_FAILED if self._is_open else FailureKind.TURNED_AWAY)
 
     def end(self) -> None:

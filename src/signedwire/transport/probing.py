@@ -1,9 +1,9 @@
-"""Tries to reach a peer without a message: connects, lets it prove its DID, measures.
+"""Probes: reach a peer without a message, let it prove its DID, and measure.
 
-A probe leaves no trace in the node: it is no link, takes no place in the pool, and counts as
-no attempt. With the key of the node it reads the peer's HELLO and sends none. A HELLO would
-end the link to that peer that this node has, or another process with the key. With a key
-made for probes alone it sends HELLO and PING.
+A probe changes nothing in the node. It is no link, takes no connection slot, and counts as no
+attempt. With the key of the node, it reads the HELLO of the peer and sends none. A HELLO would
+end the link to the peer that this node has, or another process with the same key. With a key that
+is made for probes alone, it sends HELLO and PING.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import Final
 
-from signedwire.clock import monotonic  # a loop's own clock may tick in milliseconds
+from signedwire.clock import monotonic  # the clock of a loop may tick in milliseconds
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import (
     Cause,
@@ -28,10 +28,10 @@ from signedwire.errors import (
 from signedwire.identity import Identity
 from signedwire.stats import Probe
 from signedwire.transport.probe_connections import (
+    LinkProbe,
     NotReachedError,
     ProbeConnection,
-    ProbedLink,
-    ProbedV1Connection,
+    V1Probe,
 )
 from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.runtime import Runtime
@@ -44,15 +44,15 @@ __all__ = ["Prober"]
 _MAX_AT_ONCE: Final = 16
 """Probes that are made at once; more wait."""
 _WATCH: Final = 0.25
-"""Seconds within which a v1 peer that refuses us has closed the connection."""
+"""Seconds within which a v1 peer that refuses connections closes one."""
 
 
 class Prober:
     """Makes the probes of one node, in its event loop.
 
     Args:
-        runtime: What every part of the node works with.
-        endpoint: Whose peers may be denied, or speak v1.
+        runtime: The surroundings of all parts of the node.
+        endpoint: Has the access list and the DIDs that may speak v1.
     """
 
     def __init__(self, runtime: Runtime, endpoint: Endpoint) -> None:
@@ -65,7 +65,7 @@ class Prober:
         self._is_closed = False
 
     def close(self) -> None:
-        """End every probe: each raises ClosedError."""
+        """End all probes: each raises ClosedError."""
         self._is_closed = True
         now = asyncio.get_running_loop().time() if self._steps else 0.0
         for step in self._steps:
@@ -74,11 +74,11 @@ class Prober:
             connection.end()
 
     def place(self, did: Did, address: Target | None) -> Target:
-        """Where a peer is probed: at the address, else at its route, else at the fallback.
+        """Return where to probe a peer: the address, else its route, else the fallback.
 
         Raises:
-            NotAllowedError: the access list denies the peer.
-            UnknownPeerError: no address is known for it.
+            NotAllowedError: The access list denies the peer.
+            UnknownPeerError: No address is known for the peer.
         """
         if self._endpoint.access.is_denied(did):
             fact = f"{did} is denied by node.access; it was not probed"
@@ -94,7 +94,7 @@ class Prober:
     async def probe(
         self, did: Did, address: Target, timeout: float | None, *, as_stranger: bool
     ) -> Probe:
-        """One attempt; see `Node.probe`."""
+        """Probe a peer once; see `Node.probe`."""
         try:
             async with asyncio.timeout(timeout):
                 findings = self.probes(did, address, 1.0, as_stranger=as_stranger)
@@ -107,7 +107,7 @@ class Prober:
     async def probes(
         self, did: Did, address: Target, interval: float, *, as_stranger: bool
     ) -> AsyncGenerator[Probe]:
-        """Attempts, `interval` seconds apart; see `Node.probes`."""
+        """Probe a peer each `interval` seconds; see `Node.probes`."""
         if self._runtime.speaks_v2:
             follow = self._follow if as_stranger else self._repeat
             async with contextlib.aclosing(follow(did, address, interval)) as findings:
@@ -125,7 +125,7 @@ class Prober:
     # -- v2 ---------------------------------------------------------------------------
 
     async def _follow(self, did: Did, address: Target, interval: float) -> AsyncGenerator[Probe]:
-        """One link, and a PING at each interval."""
+        """Open one link, and send a PING at each interval."""
         link = self._link(did, address, interval, as_stranger=True)
         try:
             try:
@@ -141,7 +141,7 @@ class Prober:
             self._close(link)
 
     async def _repeat(self, did: Did, address: Target, interval: float) -> AsyncGenerator[Probe]:
-        """A handshake at each interval."""
+        """Make a handshake at each interval."""
         while True:
             link = self._link(did, address, interval, as_stranger=False)
             try:
@@ -157,7 +157,7 @@ class Prober:
                 return
             await self._pause(interval)
 
-    def _link(self, did: Did, address: Target, interval: float, *, as_stranger: bool) -> ProbedLink:
+    def _link(self, did: Did, address: Target, interval: float, *, as_stranger: bool) -> LinkProbe:
         identity, tls = self._runtime.identity, self._runtime.tls
         if as_stranger:
             if self._stranger is None:
@@ -174,9 +174,9 @@ class Prober:
             max_frame_size=frames.FRAME_MARGIN,
         )
         channel = tls.channel(is_server=False)
-        return ProbedLink(identity, channel, limits, found, is_silent=not as_stranger)
+        return LinkProbe(identity, channel, limits, found, is_silent=not as_stranger)
 
-    async def _open(self, link: ProbedLink) -> None:
+    async def _open(self, link: LinkProbe) -> None:
         """Connect, and wait until the peer has proven its DID and sent HELLO."""
         await self._connect(link)
         began, limit = monotonic(), self._runtime.config.handshake_timeout
@@ -190,15 +190,15 @@ class Prober:
         round_trip = None if link.stream is None else link.stream.round_trip()
         link.found = replace(link.found, wire="v2", handshake_time=took, round_trip=round_trip)
 
-    async def _ping(self, link: ProbedLink) -> None:
+    async def _ping(self, link: LinkProbe) -> None:
         async with self._step(None):
             await link.ping()
 
     # -- v1 ---------------------------------------------------------------------------
 
     async def _look_for_v1(self, did: Did, address: Target) -> Probe:
-        """Connect, and look whether the other side keeps the connection, as v1 peers do."""
-        connection = ProbedV1Connection(Probe(did=did, address=address))
+        """Connect, and see whether the other side keeps the connection open, as v1 peers do."""
+        connection = V1Probe(Probe(did=did, address=address))
         try:
             async with self._slots:
                 await self._connect(connection)
@@ -213,7 +213,7 @@ class Prober:
     # -- both -------------------------------------------------------------------------
 
     async def _connect(self, connection: ProbeConnection) -> None:
-        """Connect as a node does: the lookup in a thread that can be left, addresses raced."""
+        """Connect as a dialer does."""
         self._connections.add(connection)
         network, address = self._runtime.network, connection.found.address
         limit, began = self._runtime.config.connect_timeout, monotonic()
@@ -229,7 +229,7 @@ class Prober:
 
     @contextlib.asynccontextmanager
     async def _step(self, limit: float | None) -> AsyncIterator[None]:
-        """A wait that ends after `limit` seconds, or with ClosedError when the node closes."""
+        """Limit a wait to `limit` seconds; raise ClosedError when the node closes."""
         if self._is_closed:
             raise ClosedError("the node was closed while it probed a peer")
         try:

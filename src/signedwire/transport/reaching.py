@@ -1,4 +1,4 @@
-"""Connecting over a network within limits of time: what a dialer and a probe do alike."""
+"""Connects over a network within limits of time, for dialers and probes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ __all__ = ["reach", "resolve"]
 
 
 async def resolve(network: Network, target: Target, timeout: float | None) -> Any:
-    """Look a target up, for `reach()`; `None` where the network looks nothing up.
+    """Look a target up for `reach()`; return `None` if the network looks nothing up.
 
     Args:
-        timeout: Seconds; `None`: no limit.
+        network: The network.
+        target: The target.
+        timeout: Limit in seconds; `None`: no limit.
 
     Raises:
-        DialError: the target is unknown to the network.
-        ResolveTimeout: no answer came in time.
+        DialError: The network does not know the target.
+        ResolveTimeout: No answer came in time.
     """
     if not isinstance(network, Resolving):
         return None
@@ -42,12 +44,15 @@ async def reach(
     """Connect to a target. Cancelling leaves nothing open.
 
     Args:
-        resolved: What `resolve()` returned for the target.
-        timeout: Seconds; `None`: no limit.
+        network: The network.
+        target: The target.
+        receiver: The receiver of the stream.
+        resolved: The result of `resolve()` for the target.
+        timeout: Limit in seconds; `None`: no limit.
 
     Raises:
-        DialError: nobody is reached there.
-        ConnectTimeout: no answer came in time.
+        DialError: The target is not reached.
+        ConnectTimeout: No answer came in time.
     """
     try:
         async with asyncio.timeout(timeout):

@@ -1,4 +1,4 @@
-"""How long receipts wait for the application's reply, to share one write with it."""
+"""The delay of receipts, so that they share a write with the reply of the application."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Final
 __all__ = ["ReceiptDelay"]
 
 _MAX_DELAY: Final = 0.005
-"""Seconds that receipts may wait."""
+"""Seconds that receipts may be delayed."""
 _PROMPT_FACTOR: Final = 20
+"""Time without delays, as a multiple of a delay that was too long."""
 
 
 class ReceiptDelay:
@@ -31,7 +32,7 @@ class ReceiptDelay:
         self._prompt_until = 0.0
 
     def start(self, flush: Callable[[], None]) -> None:
-        """There are receipts to be written soon, by `flush`."""
+        """Call `flush` soon, to write receipts."""
         if self._is_waiting:
             return
         now = self._loop.time()
@@ -39,8 +40,8 @@ class ReceiptDelay:
             flush()
             return
         self._is_waiting = True
-        # In the next turn of the loop the application takes and replies, in the one after
-        # it the reply is written.
+        # The application receives and replies in the next turn of the loop. The reply is
+        # written in the turn after that.
         self._loop.call_soon(self._loop.call_soon, self._end, now, flush)
 
     def _end(self, since: float, flush: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Receipts that a link has to sign, until the next write."""
+"""The receipts that a link signs with its next write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ReceiptQueue"]
 
 
 class ReceiptQueue:
-    """Batches and envelopes to sign for, and how long their receipts may be delayed."""
+    """Batches and envelopes without a receipt, and the delay until it is written."""
 
     __slots__ = ("_delay", "_leaves", "_roots")
 
@@ -27,12 +27,12 @@ class ReceiptQueue:
         return bool(self._roots or self._leaves)
 
     def add(self, roots: list[bytes], leaves: list[bytes]) -> None:
-        """Sign for these with the next write."""
+        """Add batches, by their roots, and envelopes, by their leaves."""
         self._roots += roots
         self._leaves += leaves
 
     def sign(self, session: Session) -> None:
-        """Sign what waits, and give the receipts to the session."""
+        """Sign the receipts, and give them to the session."""
         if self._roots:
             roots, self._roots = self._roots, []
             session.send_receipts(frames.ACCEPTED_BATCHES, roots, unix_time_us())
@@ -41,9 +41,9 @@ class ReceiptQueue:
             session.send_receipts(frames.ACCEPTED_ENVELOPES, leaves, unix_time_us())
 
     def clear(self) -> None:
-        """Sign for nothing more."""
+        """Forget batches and envelopes that have no receipt yet."""
         self._roots, self._leaves = [], []
 
     def flush_soon(self, flush: Callable[[], None]) -> None:
-        """Call `flush` when the application has had time to reply. See `ReceiptDelay`."""
+        """Call `flush` after a delay. See `ReceiptDelay`."""
         self._delay.start(flush)

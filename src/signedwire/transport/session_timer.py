@@ -1,4 +1,4 @@
-"""The one timer of a link's session."""
+"""The timer of the session of a link."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Final
 __all__ = ["SessionTimer"]
 
 _TIMER_STEP: Final = 0.002
-"""Seconds that a loop may fire early: one step of its clock, 1 ms on uvloop."""
+"""Seconds that a timer may fire early. The clock of uvloop has steps of 1 ms."""
 
 
 class SessionTimer:
-    """Calls `on_due(now)` at the session's next timeout, in the loop's own time.
+    """Calls a function at the next timeout of the session, by the clock of the event loop.
 
-    A timer that fires early looks again, so none is moved for each frame.
+    A timeout that moves later, as it does with each frame, does not move the timer: it fires
+    early, and is set again.
+
+    Args:
+        loop: The event loop.
+        on_due: Is called with the present instant.
     """
 
     __slots__ = ("_due", "_loop", "_on_due", "_timer")
@@ -27,7 +32,7 @@ class SessionTimer:
         self._due = 0.0
 
     def arm(self, due: float | None) -> None:
-        """Fire at `due`, by the loop's clock, or before; `None`: nothing is due."""
+        """Fire at `due`, by the clock of the loop, or earlier; `None`: no timeout is set."""
         if due is None or (self._timer is not None and self._due <= due):
             return
         if self._timer is not None:
@@ -36,7 +41,7 @@ class SessionTimer:
         self._timer = self._loop.call_at(due, self._fire)
 
     def cancel(self) -> None:
-        """Fire no more."""
+        """Never fire again."""
         self._on_due = None
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The TCP backend: sockets with the options that a long-lived link needs."""
+"""The TCP network: sockets with the options that a long-lived link needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from signedwire.errors import Cause, DialError, FailureKind, ListenError
-from signedwire.transport.accepting import Acceptor
+from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
     RESOLVER,
@@ -26,7 +26,7 @@ from signedwire.transport.names import (
     literal_endpoint,
 )
 from signedwire.transport.network import Receiver, Remote, Stream
-from signedwire.transport.os_errors import describe_os_error
+from signedwire.transport.os_errors import describe_os_error, most_telling
 from signedwire.transport.racing import connect_first
 from signedwire.types import Address, Target
 
@@ -42,27 +42,17 @@ __all__ = ["TcpNetwork", "host_group"]
 _KEEPALIVE_IDLE: Final = 15
 _KEEPALIVE_INTERVAL: Final = 5
 _KEEPALIVE_PROBES: Final = 3
-# Linux also counts the time in which the window of a peer is closed, so this is long: a receiver
-# whose application pauses is not dead. At 1 s, such a peer lost its connection each second.
+# Linux counts the time in which the window of the peer is closed, too. A receiver whose
+# application pauses is alive, so this is long: with 1 s, it lost its connection each second.
 _USER_TIMEOUT_MS: Final = 600_000
 _ZONE_HINT: Final = (
     "A link-local address needs the zone that its peer is in: fe80::1%eth0, for example"
 )
-_MOST_TELLING: Final = (
-    FailureKind.REFUSED,
-    FailureKind.RESET,
-    FailureKind.TIMED_OUT,
-    FailureKind.UNREACHABLE,
-    FailureKind.NAME_SERVER_SILENT,
-    FailureKind.NAME_UNKNOWN,
-    FailureKind.SYSTEM,
-)
-"""If several addresses failed, the error has the first of these kinds that occurred."""
-# Unsent bytes that the kernel holds before it calls a socket full. An emergency stop waits behind
-# them. Bytes that were sent and not acknowledged do not count.
+# Unsent bytes in the kernel after which a socket is full. Everything that is written waits
+# behind them, an emergency stop too. Sent bytes without an acknowledgement do not count.
 _UNSENT_LIMIT: Final = 16 * 1024
 _SEND_BUFFER: Final = 64 * 1024
-"""The whole buffer of a socket, sent bytes included, where the kernel has no limit of unsent."""
+"""The whole send buffer of the kernel, with bytes in flight, if it has no such limit."""
 _SIOCOUTQNSD: Final = 0x894B
 _TCP_INFO_SIZE: Final = 104
 _TCP_INFO_RTT_OFFSET: Final = 68
@@ -75,13 +65,13 @@ _NO_ADDRESS_HINT: Final = (
 
 
 class TcpNetwork:
-    """Dials and listens over TCP. A node without another `network` uses this.
+    """Dials and listens over TCP: the default network of a node.
 
-    A target is an `Address`. A host name is looked up in a thread of its own, and its addresses
-    are tried in parallel (RFC 8305).
+    A target is an `Address`. A host name is looked up in a thread of its own. Its addresses are
+    then tried in parallel (RFC 8305).
 
     Args:
-        resolver: Looks host names up; by default the resolver of the process.
+        resolver: Looks host names up; the one of the process by default.
     """
 
     uses_descriptors = True
@@ -115,7 +105,7 @@ class TcpNetwork:
         """Return a socket that is connected to the first endpoint that answers.
 
         Raises:
-            DialError: No endpoint has answered; with the causes of all.
+            DialError: None has answered. It has the causes of all.
         """
         try:
             return await connect_first(endpoints)
@@ -124,9 +114,7 @@ class TcpNetwork:
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
             hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
-            # Of several causes, a refusal says most: somebody has answered.
-            kinds = {cause.kind for cause in causes}
-            kind = next((each for each in _MOST_TELLING if each in kinds), FailureKind.OTHER)
+            kind = most_telling({cause.kind for cause in causes})
             raise DialError(target, ", ".join(causes), hint, kind) from group
 
     async def dial(
@@ -138,7 +126,7 @@ class TcpNetwork:
         stream = _TcpStream(receiver)
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
-        except OSError as error:  # the connection has ended already
+        except OSError as error:  # closed already
             sock.close()
             raise DialError(target, describe_os_error(error)) from error
         except BaseException:
@@ -157,7 +145,7 @@ class TcpNetwork:
             server = await loop.create_server(
                 asyncio.Protocol, hosts, target.port, start_serving=False
             )
-            acceptor = Acceptor(server.sockets, lambda: _TcpStream(accept()), server.close)
+            acceptor = SocketAcceptor(server.sockets, lambda: _TcpStream(accept()), server.close)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
@@ -180,18 +168,18 @@ class _TcpStream(AsyncioStream):
     __slots__ = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        with contextlib.suppress(OSError):  # the connection has ended already; the loop reports it
+        with contextlib.suppress(OSError):  # closed already: `connection_lost` follows
             _set_options(transport.get_extra_info("socket"))
         super().connection_made(transport)
 
     def _remote(self, peername: Any) -> Remote:
-        if peername is None:  # the connection had ended before this call
+        if peername is None:  # closed before the name was read
             return Remote(None, "unknown", "unknown")
         address = address_of(peername)
         return Remote(address, address.host, host_group(address.host))
 
     def unsent(self) -> int:
-        """See `Stream`. On Linux this includes the unsent bytes in the kernel."""
+        """See `Stream`. Linux counts the unsent bytes in the kernel."""
         waiting = self.waiting()
         sock = self._socket
         if sock is None or fcntl is None or not sys.platform.startswith("linux"):
@@ -229,7 +217,7 @@ class _TcpStream(AsyncioStream):
 
 
 class _TcpListener:
-    def __init__(self, server: Acceptor) -> None:
+    def __init__(self, server: SocketAcceptor) -> None:
         self._server = server
         self.address = address_of(server.sockets[0].getsockname())
 
@@ -245,7 +233,7 @@ class _TcpListener:
 
 
 def _set_options(sock: socket.socket | None) -> None:
-    """Set the options that detect a peer which has vanished. Platforms have different ones."""
+    """Set the options that notice a peer which is gone. Platforms have different ones."""
     if sock is None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -265,7 +253,10 @@ def _set_options(sock: socket.socket | None) -> None:
 
 
 def host_group(host: str) -> str | None:
-    """Return the group that counts as one host: an IPv4 address or IPv6 /56; `None`: loopback."""
+    """Return the group that counts as one host: an IPv4 address, or an IPv6 /56.
+
+    `None`: the address is a loopback address, which has no limit.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -280,12 +271,12 @@ def host_group(host: str) -> str | None:
 
 
 def _host_of(endpoint: Endpoint) -> str:
-    """Return the host in digits, with its zone, for `create_server`."""
+    """Return the host as `create_server` takes it: in digits, with its zone."""
     return address_of(endpoint.sockaddr).host
 
 
 def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
-    """Return whether an endpoint is link-local and names no network interface."""
+    """Whether an endpoint is link-local and names no network interface."""
     return any(
         family == socket.AF_INET6
         and not sockaddr[3]

@@ -1,7 +1,7 @@
 """TLS without a socket, over memory: ciphertext in, plaintext out, and back.
 
-So a listener can read the first byte before it chooses the wire. The same code runs on every event
-loop and over every network backend. An idle link holds no buffers but OpenSSL's own.
+So a listener can look at the first byte before it decides, and the same code runs on every
+event loop and every network. An idle link holds no buffers but those of OpenSSL.
 """
 
 from __future__ import annotations
@@ -10,28 +10,32 @@ import contextlib
 import ssl
 from typing import Final
 
-__all__ = ["FULL_ALERT", "TLS_FIRST_BYTE", "TlsChannel", "tells_full"]
+__all__ = ["FULL_ALERT", "TLS_FIRST_BYTE", "TlsChannel", "is_full_alert"]
 
 TLS_FIRST_BYTE: Final = 0x16
 
 FULL_ALERT: Final = bytes.fromhex("15 0303 0002 02 50")
-"""The fatal TLS alert internal_error (80), in the clear as before a ServerHello: what a
-listener without room answers to a ClientHello. No v1 peer ever writes a byte."""
+"""Answer of a listener without room to a ClientHello: the fatal TLS alert internal_error (80).
+It is in the clear, as before a ServerHello. A v1 peer never writes a byte."""
 _FULL_REASONS: Final = frozenset({"TLSV1_ALERT_INTERNAL_ERROR", "TLSV1_ALERT_RECORD_OVERFLOW"})
 # The header of a record that is longer than any may be.
 _OVERFLOW: Final = bytes.fromhex("17 0303 ffff")
 _MAX_RECORD: Final = 16 * 1024
-"""Bytes of plaintext in one TLS record. OpenSSL returns no more at once."""
+"""Plaintext of one TLS record in bytes. OpenSSL never returns more at once."""
 
 
 class TlsChannel:
-    """The TLS state of one connection, without its socket.
+    """One side of a TLS connection.
 
-    When the other side breaks TLS, every method raises `ssl.SSLError`. Then `data_to_send()`
-    returns the alert for the other side, and `send()` does nothing.
+    Methods that read raise `ssl.SSLError` if the other side breaks TLS. From then on `send()`
+    does nothing, and `data_to_send()` returns the alert for the other side.
 
-    OpenSSL's state, 27 to 45 KiB, is created with the first byte that is processed, and freed by
-    `release()`. So a peer that has sent nothing, or has left, takes none of it.
+    OpenSSL takes 27 to 45 KiB for a connection. They are allocated with the first byte that is
+    processed and freed by `release()`: a peer that has sent nothing, or is gone, takes none.
+
+    Args:
+        context: The settings and the certificate. See `TlsIdentity`.
+        is_server: Whether this side has accepted the connection.
     """
 
     __slots__ = (
@@ -57,26 +61,29 @@ class TlsChannel:
         self.is_ready = False
         """Whether the handshake is complete on this side."""
         self.is_at_end = False
-        """Whether the other side has ended its stream with close_notify."""
+        """Whether the other side has ended its direction (close_notify)."""
 
     @property
     def tls(self) -> ssl.SSLObject:
-        """The TLS object, for `proven_did()`, once the handshake is complete."""
+        """The TLS state for `proven_did()`, after the handshake."""
         assert self._tls is not None
         return self._tls
 
     def start(self) -> None:
-        """Begin the handshake of a client, which sends the first message."""
+        """Begin the handshake, as a client: it sends first."""
         self._handshake()
 
     def receive_data(self, data: bytes | memoryview) -> bytes:
-        """Process ciphertext, and return the plaintext of complete records, often nothing.
+        """Process ciphertext; return the plaintext of all complete records, often none.
 
-        There is no plaintext before the handshake is complete. Call this again with `b""` when
-        `is_ready` has become true and the DID of the other side is proven.
+        Returns nothing until the handshake is complete. When `is_ready` has become true and
+        the other side has proven its DID, call it with `b""` for plaintext that came along.
+
+        Raises:
+            ssl.SSLError: The other side broke TLS.
         """
         if self.is_at_end:
-            return b""  # OpenSSL reads no more, and would only collect it
+            return b""  # OpenSSL reads no more and would only collect the bytes
         if data:
             self._incoming.write(data)
         try:
@@ -91,12 +98,12 @@ class TlsChannel:
     def _read(self) -> bytes:
         """Return the plaintext of all complete records."""
         parts: list[bytes] = []
-        read = self.tls.read
-        pending = self.tls.pending
+        tls = self.tls
+        read, pending = tls.read, tls.pending
         try:
             while part := read(_MAX_RECORD):
                 parts.append(part)
-                # What is left may be half a record; but to be told so costs an exception.
+                # Half a record may be left, but a read that finds out costs an exception.
                 if not self._incoming.pending and not pending():
                     break
             else:
@@ -108,7 +115,7 @@ class TlsChannel:
         return b"".join(parts)
 
     def send(self, data: bytes) -> None:
-        """Encrypt. The memory behind the channel takes any number of bytes."""
+        """Encrypt `data`, of any size. See `data_to_send()`."""
         if self._is_broken:
             return
         view = memoryview(data)
@@ -117,21 +124,21 @@ class TlsChannel:
             view = view[write(view) :]
 
     def release(self) -> None:
-        """Free OpenSSL's state without waiting for the garbage collector."""
+        """Free the memory of OpenSSL now. Nothing can be sent or received after that."""
         self._tls = None
         self._is_broken = True
 
     def data_to_send(self) -> bytes:
-        """Return the ciphertext to be written now."""
+        """Return the ciphertext to be written now, and forget it."""
         data = self._outgoing.read()
         self._has_written |= bool(data)
         return data
 
     def turn_away(self) -> bytes:
-        """Return the alert with which a server that is full ends a handshake.
+        """Return the alert with which a server without room ends the handshake.
 
-        After a ServerHello the alert must be encrypted. ssl has no call for that, but it answers
-        a record that is too long with the alert record_overflow (22).
+        After the ServerHello the alert must be encrypted. Python's ssl has no call for that,
+        but OpenSSL answers a record that is too long with the alert record_overflow (22).
         """
         if not self._has_written:
             return FULL_ALERT
@@ -152,10 +159,9 @@ class TlsChannel:
         self.is_ready = True
 
 
-def tells_full(error: ssl.SSLError) -> bool:
-    """Return whether the error is an alert of a listener that is full.
+def is_full_alert(error: ssl.SSLError) -> bool:
+    """Whether the error is the alert of a listener without room: see `TlsChannel.turn_away()`.
 
-    The alert is `FULL_ALERT`, or record_overflow (22) after a ServerHello. An honest dialer
-    writes no record that is too long, so no other listener sends record_overflow to it.
+    A dialer never writes a record that is too long, so record_overflow has no other cause.
     """
     return error.reason in _FULL_REASONS

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
 from signedwire.errors import Cause, DialError, FailureKind, ListenError
-from signedwire.transport.accepting import Acceptor
+from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.network import Receiver, Remote, Stream
 from signedwire.transport.os_errors import describe_os_error
@@ -114,7 +114,7 @@ class _UnixListener:
         self._pid = os.getpid()
         self._sock = sock
         self._file = _identity(address.path)
-        self._server = Acceptor([sock], accept, self._remove)
+        self._server = SocketAcceptor([sock], accept, self._remove)
 
     def close(self) -> None:
         """See `Listener`."""

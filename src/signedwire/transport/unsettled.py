@@ -1,4 +1,4 @@
-"""Received batches that wait for the disk, and a CLOSE that waits for them."""
+"""Received batches that wait for the disk, and the end of a session that waits for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["UnsettledBatches"]
 class UnsettledBatches:
     """Counts the received batches that are not answered yet, and keeps the end of the session.
 
-    A peer that has broken a rule is disconnected. What it had sent before is answered first.
+    A peer that has broken a rule is disconnected. What it sent before that is answered first.
     """
 
     __slots__ = ("_closed", "_count")
@@ -20,7 +20,7 @@ class UnsettledBatches:
         self._closed: Closed | None = None
 
     def add(self) -> None:
-        """A batch has been received."""
+        """Count a batch that was received."""
         self._count += 1
 
     def settle(self) -> Closed | None:
@@ -29,12 +29,8 @@ class UnsettledBatches:
         return None if self._count else self._closed
 
     def holds(self, closed: Closed) -> bool:
-        """Keep the end of a session until all batches are answered; `False`: end it now."""
-        is_fault = closed.reason is not None and not closed.is_by_peer
-        if self._count and is_fault:
-            self._closed = closed
-        return self._closed is closed
-
-    def release(self) -> None:
-        """Forget the end: it is carried out."""
-        self._closed = None
+        """Keep the end of the session until all batches are answered; `False`: end it now."""
+        if not self._count or closed.reason is None or closed.is_by_peer:
+            return False
+        self._closed = closed
+        return True

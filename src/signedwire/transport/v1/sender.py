@@ -1,7 +1,7 @@
-"""The dialer of a v1 peer: one connection for each address.
+"""Sends over v1: one connection for each address.
 
-A `V1Sender` writes batches as long as the operating system takes all bytes at once. So messages
-wait in the bounded queues of the peers and nowhere else.
+A `V1Sender` writes in batches whenever its socket takes more. It stops at the first byte that the
+operating system does not take at once. So messages wait in the bounded queues of their peers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.dialer import Dialer, DialerParts
-from signedwire.transport.v1.link import V1Link
+from signedwire.transport.v1.connection import V1Connection
 from signedwire.types import DeliveryState, Did, PeerState, Reason, Target, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.frames import encode_frame
@@ -20,44 +20,49 @@ from signedwire.wire.frames import encode_frame
 __all__ = ["V1Sender"]
 
 _MAX_BATCH_BYTES: Final = 64 * 1024
-# Signing 64 envelopes takes about 1 ms: the loop is not held longer at once.
 _MAX_BATCH_MESSAGES: Final = 64
+"""Signing 64 envelopes takes about 1 ms. The event loop is not held for longer at once."""
 
 
 class V1Sender(Dialer):
-    """Dials one address over v1, for all peers that are reached there."""
+    """Sends to all peers at one address over one v1 connection.
+
+    Args:
+        parts: The surroundings of all dialers.
+        address: The address.
+    """
 
     def __init__(self, parts: DialerParts, address: Target) -> None:
         super().__init__(parts, address)
-        self._link: V1Link | None = None
+        self._connection: V1Connection | None = None
         self._pump_handle: asyncio.Handle | None = None
 
     @property
     def is_idle(self) -> bool:
-        return self._link is not None and not self._ready and self._link.is_drained
+        return self._connection is not None and not self._ready and self._connection.is_drained
 
     @property
     def is_settled(self) -> bool:
-        return not self._ready and (self._link is None or self._link.is_drained)
+        return not self._ready and (self._connection is None or self._connection.is_drained)
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds, as the kernel measures them; `None`: not connected, or not measured."""
-        return None if self._link is None else self._link.round_trip
+        """See `Dialer`: as the kernel measures it."""
+        return None if self._connection is None else self._connection.round_trip
 
     def evict(self) -> None:
-        link, self._link = self._link, None
-        assert link is not None
-        link.close()
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        connection.close()
         self._forget_wire()
         self.set_state(PeerState.IDLE)
 
     def _close_link(self) -> None:
         if self._pump_handle is not None:
             self._pump_handle.cancel()
-        link, self._link = self._link, None
-        if link is not None:
-            for message in link.close():
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            for message in connection.close():
                 self._give_up(message, Reason.CLOSED)
 
     def pump(self) -> None:
@@ -65,17 +70,17 @@ class V1Sender(Dialer):
         self._pump_handle = None
         if not self._ready or self.state is PeerState.CLOSED:
             return
-        link = self._link
-        if link is None:
+        connection = self._connection
+        if connection is None:
             self.connect()
             return
-        # `lost()` follows if the peer has closed the connection; nothing is written before.
-        if not link.can_write or link.peer_has_closed():
+        # If the peer has closed the connection, `on_lost()` follows: nothing is written before.
+        if not connection.can_write or connection.peer_has_closed():
             return
         batch = self._next_batch()
         if batch:
             self.touch()
-            self._runtime.counters.bytes_sent += link.write(batch)
+            self._runtime.counters.bytes_sent += connection.write(batch)
         if self._ready:
             self._pump_soon()
         else:
@@ -86,7 +91,7 @@ class V1Sender(Dialer):
             self._pump_handle = asyncio.get_running_loop().call_soon(self.pump)
 
     def _next_batch(self) -> list[tuple[bytes, OutgoingMessage]]:
-        """Take messages from the queues and sign them. The peers of this address take turns."""
+        """Take messages off the queues of the peers in turn, and sign them."""
         batch: list[tuple[bytes, OutgoingMessage]] = []
         size = 0
         ready = self._ready
@@ -106,11 +111,11 @@ class V1Sender(Dialer):
         return batch
 
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
-        # A transport without a key sends envelopes that its users have signed.
+        # A transport that sends the envelopes of others has no key.
         return message.envelope or message.seal(self._runtime.identity)
 
     def _is_too_large(self, message: OutgoingMessage) -> bool:
-        """Give up a message over the v1 limit, which was queued before the wire was known."""
+        """Whether a message is too large: it was queued before its peer turned out to speak v1."""
         limit = self._runtime.config.max_v1_payload_size
         if message.payload_size <= limit:
             return False
@@ -122,7 +127,7 @@ class V1Sender(Dialer):
         self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
 
     def on_written(self, messages: list[OutgoingMessage]) -> None:
-        """Note that the operating system has taken these messages."""
+        """See `ConnectionOwner`."""
         self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
         for message in messages:
@@ -130,39 +135,39 @@ class V1Sender(Dialer):
             message.transition(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
-        """Note that the peer's host has acknowledged these messages. A v1 peer sends no receipt."""
+        """See `ConnectionOwner`. A v1 peer sends no other sign that it has a message."""
         for did, those in _by_recipient(messages).items():
             self._endpoint.context.store.settled(did, those)
         for message in messages:
-            if not message.is_stored:  # else its row may be in a lane again, as this object
+            if not message.is_stored:  # or its row may be queued again, as this object
                 message.release()
         self._endpoint.context.on_progress()
 
     async def _open(self) -> None:
-        link = V1Link(self)
+        connection = V1Connection(self)
         try:
-            await self._reach(link)
+            await self._reach(connection)
         except BaseException:
-            link.abort()
+            connection.abort()
             raise
-        if link.is_lost:
+        if connection.is_lost:
             cause = Cause("the peer closed the connection at once", FailureKind.CLOSED)
             raise DialError(self.address, cause)
-        self._link = link
+        self._connection = connection
 
     def _forget_wire(self) -> None:
         for session in self._users():
             self._endpoint.note_v1_over(session)
 
-    def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: Cause) -> None:
-        """Queue the messages in `lost`, which did not reach the peer's host, and dial again."""
-        if link is not self._link:  # evicted or closed by us
+    def on_lost(self, connection: V1Connection, lost: list[OutgoingMessage], cause: Cause) -> None:
+        """See `ConnectionOwner`."""
+        if connection is not self._connection:  # this side has closed it
             return
-        self._link = None
+        self._connection = None
         self._forget_wire()
         for did, messages in _by_recipient(lost).items():
             self._endpoint.requeue(self._endpoint.peers.session(did), messages)
-        self._on_lost(cause, was_used=link.has_written)
+        self._on_lost(cause, was_used=connection.has_written)
         for session in tuple(self._ready):
             self._endpoint.send_waiting(session)
 

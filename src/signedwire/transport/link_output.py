@@ -1,13 +1,14 @@
 """The sending side of a v2 link: batches of messages, receipts, and control frames.
 
-OutgoingMessage ─→ write_batch ─┐
-receipts, credit ─→ answer ─────┼→ Session ─→ TlsChannel ─→ LinkSocket
-HELLO, PING, CLOSE ─────────────┘
+PeerSender ─→ pump ─────────┐
+receipts, credit ─→ answer ─┼→ Session ─→ TlsChannel ─→ LinkSocket
+HELLO, PING, CLOSE ─────────┘
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.transport.answers import AnswerWatch
@@ -19,56 +20,83 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import Session
 
-__all__ = ["LinkWriter"]
+__all__ = ["LinkOutput"]
 
 
-class LinkWriter:
-    """The sending side of a link. The session writes nothing before `begin()`.
+class LinkOutput:
+    """The sending side of a link.
 
     Args:
         channel: Encrypts.
         socket: Writes ciphertext.
         answers: Watches for overdue answers to the batches.
-        loop: The event loop, for the delay of receipts.
+        on_batch: Called for each batch that is written.
+        loop: The event loop.
     """
 
-    __slots__ = ("_answers", "_channel", "_peer", "_session", "_socket", "is_held", "receipts")
+    __slots__ = (
+        "_answers",
+        "_channel",
+        "_is_open",
+        "_loop",
+        "_on_batch",
+        "_peer",
+        "_pump_handle",
+        "_session",
+        "_socket",
+        "is_held",
+        "receipts",
+    )
 
     def __init__(
         self,
         channel: TlsChannel,
         socket: LinkSocket,
         answers: AnswerWatch,
+        on_batch: Callable[[], None] | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._channel = channel
         self._socket = socket
         self._answers = answers
+        self._on_batch = on_batch
+        self._loop = loop
         self._session: Session | None = None
         self._peer: PeerSession | None = None
+        self._is_open = False
+        self._pump_handle: asyncio.Handle | None = None
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
         """Whether the frames of the session wait: the CLOSE among them is to be the last."""
 
     def begin(self, session: Session, peer: PeerSession) -> None:
-        """Send for this session from now on: the DID of the peer is proven."""
+        """Send the control frames of a session: the DID of the peer is proven."""
         self._session = session
         self._peer = peer
+
+    def open(self) -> None:
+        """Send batches of messages, too: the HELLO of the peer has come."""
+        self._is_open = True
 
     def end(self) -> None:
         """Send nothing more: the link has ended."""
         self._session = None
+        self._is_open = False
         self._answers.end()
         self._socket.forget_unwritten()
+        if self._pump_handle is not None:
+            self._pump_handle.cancel()
 
     # -- messages ---------------------------------------------------------------------------
 
-    def write_batch(self) -> bool:
-        """Write one batch of what waits for the peer, within its credit; whether there was one."""
+    def pump(self) -> None:
+        """Write one batch of what waits for the peer, within its credit; later the next one."""
+        self._pump_handle = None
         session, peer = self._session, self._peer
-        if session is None or not (room := self._socket.writable_bytes()):
-            return False
+        if not self._is_open or not (room := self._socket.writable_bytes()):
+            return
+        assert session is not None
         assert peer is not None
         assert session.their_hello is not None
         sender = peer.sender
@@ -76,7 +104,9 @@ class LinkWriter:
             session.send_window(), session.their_hello.max_payload_size, room
         )
         if not messages:
-            return False
+            return
+        if self._on_batch is not None:
+            self._on_batch()
         if self.receipts:
             self.receipts.sign(session)
         bodies = [message.body for message in messages]
@@ -84,16 +114,22 @@ class LinkWriter:
         self._socket.expect_written(messages)
         self._answers.look(sender.stream.oldest)
         self.flush()
-        return True
+        if sender.lanes:
+            self.pump_soon()
+
+    def pump_soon(self) -> None:
+        """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
+        if self._pump_handle is None and not self._socket.is_paused:
+            self._pump_handle = self._loop.call_soon(self.pump)
 
     def watch_answers(self, *, is_used: bool) -> None:
-        """Time the answer to the oldest batch in flight.
+        """Measure how long the answer to the oldest batch in flight takes.
 
         Args:
-            is_used: Whether the batches of the peer go over this link.
+            is_used: Whether this link, and no newer one, carries the batches to the peer.
         """
-        assert self._peer is not None
-        self._answers.look(self._peer.sender.stream.oldest if is_used else None)
+        if self._is_open and self._peer is not None:
+            self._answers.look(self._peer.sender.stream.oldest if is_used else None)
 
     # -- answers ----------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""One v1 connection, and which of its messages the peer's host has acknowledged.
+"""One v1 connection: which of its messages the operating system and the peer's host have.
 
-v1 has no receipts, so it cannot show which messages a broken connection lost. The kernel can, in
-part: bytes that the peer's host never acknowledged were not received. Messages that reach into
-these bytes are queued again, in order.
+v1 has no receipts, so nobody knows which messages a broken connection lost. The kernel knows in
+part: bytes that the host of the peer never acknowledged were not received. Messages that reach
+into that tail are queued again, in order.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from signedwire.errors import Cause, FailureKind
 from signedwire.transport.network import Stream
 from signedwire.transport.os_errors import describe_os_error
 
-__all__ = ["V1Link", "V1LinkOwner"]
+__all__ = ["ConnectionOwner", "V1Connection"]
 
 _SHORTEST_PAUSE: Final = 0.005
-"""Minimum seconds between two questions to the kernel."""
+"""Seconds between two questions to the kernel, at first."""
 _LONGEST_PAUSE: Final = 0.08
-"""Maximum seconds between two questions to the kernel."""
+"""Seconds between two questions to the kernel at most."""
 
 
-class V1LinkOwner(Protocol):
-    """The dialer of a connection."""
+class ConnectionOwner(Protocol):
+    """The sender whose connection this is: `V1Sender`."""
 
     def pump(self) -> None:
-        """Write what waits: the connection has room again."""
+        """Write a batch: the socket takes more bytes."""
 
     def on_written(self, messages: list[OutgoingMessage]) -> None:
-        """Note that the operating system has taken these messages."""
+        """Note messages that the operating system has taken."""
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
-        """Note that the peer's host has acknowledged these messages."""
+        """Note messages that the host of the peer has acknowledged."""
 
-    def on_lost(self, link: V1Link, lost: list[OutgoingMessage], cause: Cause) -> None:
-        """Note that a connection has ended; `lost` did not reach the peer's host."""
+    def on_lost(self, connection: V1Connection, lost: list[OutgoingMessage], cause: Cause) -> None:
+        """Note the end of the connection, and the messages that may be lost with it."""
 
 
-class V1Link:
-    """One dialed v1 connection. It only writes: no v1 peer writes on it, so any input ends it.
+class V1Connection:
+    """One dialed v1 connection. It only writes: bytes from the other side end it.
 
     Args:
-        owner: The dialer.
+        owner: Is told what becomes of the messages.
     """
 
-    def __init__(self, owner: V1LinkOwner) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._stream: Stream | None = None
         self._offset = 0  # bytes given to the transport
@@ -57,8 +57,8 @@ class V1Link:
         self.is_lost = False
         self._watch: asyncio.TimerHandle | None = None
         self._pause = _SHORTEST_PAUSE
-        # What the operating system has not taken whole, and what the peer's host
-        # has not acknowledged yet: each with the offset at which it ends.
+        # Messages that the operating system has not taken whole, and those that the host of
+        # the peer has not acknowledged yet, each with the offset at which it ends.
         self._unwritten: deque[tuple[int, OutgoingMessage]] = deque()
         self._unacknowledged: deque[tuple[int, OutgoingMessage]] = deque()
 
@@ -68,7 +68,7 @@ class V1Link:
 
     @property
     def can_write(self) -> bool:
-        """Whether the operating system has taken all bytes that were written."""
+        """Whether the operating system has taken everything so far."""
         return not self._is_paused and self._stream is not None
 
     @property
@@ -78,22 +78,22 @@ class V1Link:
 
     @property
     def is_drained(self) -> bool:
-        """Whether the peer's host has acknowledged all messages, so that closing loses none."""
+        """Whether the host of the peer has acknowledged all that was written."""
         self._settle()
         return not self._unwritten and not self._unacknowledged
 
     @property
     def round_trip(self) -> float | None:
-        """Seconds, as the kernel measures them; `None`: not measured."""
+        """Round-trip time in seconds; `None`: the kernel does not measure it."""
         return None if self._stream is None else self._stream.round_trip()
 
     def peer_has_closed(self) -> bool:
-        """Ask the kernel whether the peer has closed; the event loop may learn it later."""
+        """Whether the peer has closed the connection. The event loop may not have read that yet."""
         assert self._stream is not None
         return self._stream.is_closing() or self._stream.peer_has_closed()
 
     def write(self, batch: list[tuple[bytes, OutgoingMessage]]) -> int:
-        """Write frames, and return their size. The owner's `on_written` follows."""
+        """Write frames, and return their size in bytes. `on_written` follows."""
         assert self._stream is not None
         offset = self._offset
         for frame, message in batch:
@@ -108,9 +108,9 @@ class V1Link:
         return len(data)
 
     def _settle(self) -> None:
-        """Report messages that the kernel, and then the peer's host, has taken."""
+        """Report messages that the kernel has taken, or the host of the peer has acknowledged."""
         assert self._stream is not None
-        if not self._stream.is_closing():  # a broken connection has an empty buffer
+        if not self._stream.is_closing():  # a broken one has thrown its buffer away
             self._taken = self._offset - self._stream.waiting()
         taken = self._taken
         unwritten, unacknowledged = self._unwritten, self._unacknowledged
@@ -119,7 +119,7 @@ class V1Link:
             entry = unwritten.popleft()
             written.append(entry[1])
             unacknowledged.append(entry)
-        # On systems that do not show acknowledgements, what the kernel took counts as acknowledged.
+        # If the kernel does not count acknowledgements, taken bytes count as acknowledged.
         acknowledged = taken - (self._stream.unacknowledged() or 0)
         done: list[OutgoingMessage] = []
         while unacknowledged and unacknowledged[0][0] <= acknowledged:
@@ -129,8 +129,8 @@ class V1Link:
         if written:
             self._owner.on_written(written)
         if unacknowledged and self._watch is None and not self.is_lost:
-            # The kernel reports no acknowledgement, so it is asked until all are there: a row
-            # in the store, a dialer that waits for a slot and the end of the node wait for them.
+            # The kernel has no event for an acknowledgement, so it is asked until all have come.
+            # A row in the store, a dialer without a slot and the end of the node wait for them.
             loop = asyncio.get_running_loop()
             self._watch = loop.call_later(self._pause, self._on_watch)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -152,15 +152,13 @@ class V1Link:
 
     def received(self, data: bytes) -> None:
         """See `Receiver`."""
-        # No v1 peer writes in this direction, so the other side is none.
-        words = "the peer wrote bytes, which no v1 peer does"
+        words = "the other side wrote bytes, which no v1 peer does"
         self._cause = Cause(words, FailureKind.PROTOCOL)
         self.abort()
 
     def ended(self) -> None:
         """See `Receiver`."""
-        # An orderly close could wait for ever until a peer that has gone takes what is buffered.
-        self.abort()
+        self.abort()  # a close would wait, perhaps for ever, until the peer has read all bytes
 
     def lost(self, error: Exception | None) -> None:
         """See `Receiver`."""
@@ -173,20 +171,20 @@ class V1Link:
         cause = self._cause
         if cause is None and isinstance(error, OSError):
             cause = describe_os_error(error)
-        cause = cause or Cause("the peer closed it", FailureKind.CLOSED)
+        cause = cause or Cause("the peer closed the connection", FailureKind.CLOSED)
         self._owner.on_lost(self, lost, cause)
 
     def close(self) -> list[OutgoingMessage]:
-        """Close without waiting, and return the messages that the kernel has not taken.
+        """Close without waiting; return the messages that were not written.
 
-        The kernel delivers what it has taken. The rest would keep the socket open as long as the
-        peer does not read, so it is dropped.
+        The kernel delivers the bytes that it has taken. Other bytes would keep the socket open
+        until the peer reads them, so they are thrown away.
         """
         assert self._stream is not None
         self._settle()
         lost = [message for _, message in self._unwritten]
         self._unwritten.clear()
-        # A message without acknowledgement may be lost; the row of a stored one stays.
+        # Messages without an acknowledgement may be lost. Those in a store keep their rows.
         for _, message in self._unacknowledged:
             if not message.is_stored:
                 message.release()
