@@ -1,4 +1,4 @@
-"""Streams over the transports of asyncio and uvloop: what TCP and Unix sockets share.
+"""Streams over the transports of asyncio and uvloop: the common part of TCP and Unix sockets.
 
 The calls for each message go straight from one side to the other. The stream binds the methods of
 its transport and its receiver once, so it adds no call.
@@ -17,15 +17,15 @@ from signedwire.transport.network import Receiver, Remote, Stream
 __all__ = ["AsyncioStream"]
 
 _MAX_READ: Final = 128 * 1024
-"""Bytes that asyncio reads at once; its own choice is twice as much. What was read and waits
-for its turn is memory that strangers make us hold: of 40 of them 5 MiB less."""
+"""Bytes that asyncio reads at once; its default is twice as much. Bytes that wait for their turn
+are memory that strangers can claim. The lower limit saves 5 MiB with 40 of them."""
 
 
 class AsyncioStream(Stream, asyncio.Protocol):
     """A stream, and the protocol of the transport under it.
 
     Args:
-        receiver: Whom to report to.
+        receiver: The receiver of the stream.
     """
 
     __slots__ = (
@@ -69,15 +69,15 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self.is_closing = transport.is_closing
         if hasattr(transport, "max_size"):
             transport.max_size = _MAX_READ
-        # Zero: `writable` is due after any byte that the kernel leaves to us.
+        # Zero: `writable` follows whenever the kernel has not taken all bytes at once.
         transport.set_write_buffer_limits(high=0)
         assert self._receiver is not None
         self._receiver.connected(self)
-        if self._is_paused:  # uvloop begins to read after this, whatever was said in it
+        if self._is_paused:  # uvloop reads after this call, even if it was paused
             asyncio.get_running_loop().call_soon(self._pause)
 
     def eof_received(self) -> bool:
-        # Once: asyncio finds the end again, when reading is paused and resumed after it.
+        # Once: asyncio reports the end again if reading is paused and resumed after it.
         if self._receiver is not None and not self._has_ended:
             self._has_ended = True
             self._receiver.ended()
@@ -88,7 +88,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
             self._receiver.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Else stream and receiver would hold each other until the garbage collector comes.
+        # Or stream and receiver would refer to each other until the garbage collector runs.
         receiver, self._receiver = self._receiver, None
         self.data_received = _ignore
         if receiver is not None:
@@ -132,7 +132,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         return self._known_remote
 
     def _remote(self, peername: Any) -> Remote:
-        """The other side, from the name that its socket has."""
+        """Return the other side, from the name of its socket."""
         raise NotImplementedError
 
     def is_reset(self) -> bool:
@@ -140,7 +140,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         sock = self._socket
         try:
             return sock is not None and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        except (OSError, ValueError):  # closed meanwhile; uvloop's own words
+        except (OSError, ValueError):  # closed meanwhile; uvloop raises ValueError
             return False
 
     def peer_has_closed(self) -> bool:
@@ -157,10 +157,10 @@ class AsyncioStream(Stream, asyncio.Protocol):
 
     @property
     def _socket(self) -> socket.socket | None:
-        """The socket of a transport; uvloop has none for a closed one."""
+        """The socket of the transport; `None` on uvloop after the close."""
         sock: socket.socket | None = self._transport.get_extra_info("socket")
         return sock
 
 
 def _ignore(_: bytes) -> None:
-    """Nobody is left to tell."""
+    """Ignore bytes after the end of the stream."""
