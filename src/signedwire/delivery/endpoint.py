@@ -132,9 +132,7 @@ class Endpoint:
             self._host.drop(Reason.DENIED, session.did)
             return False
         if not session.receiver.begin(hello.epoch):
-            link.close(
-                link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before"
-            )
+            link.close(link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before")
             self._host.drop(Reason.STALE_EPOCH, session.did)
             return False
         return True

@@ -1,13 +1,12 @@
-"""Which inbound connections are let in: a pure decision, no I/O.
+"""Decides which inbound connections may stay. No I/O.
 
 A connection is unproven until its first acceptable envelope. Unproven ones are
-few, in all and from one host, so that a stranger who opens many and says
-nothing keeps nobody out. A newcomer always gets a place:
+limited, in total and for each host, so that a stranger who opens many connections and sends
+nothing keeps no other out. A newcomer always gets a place:
 
-- When its host has all the places that one host may have, the oldest of that host
-  loses its place. It is not closed yet: while there are places that nobody else
-  needs, it has a last moment to prove itself. Many honest nodes behind one address
-  that come at once therefore do not push each other out in mid-handshake.
+- When its host has all the places that one host may have, the oldest connection of that host
+  loses its place. It is not closed yet: while other places are free, it has a last moment to
+  prove itself. So many honest nodes behind one address do not end each other's handshakes.
 - When all places are taken, a connection in its last moment is closed, the oldest of
   the host that has the most of them; without any, the oldest unproven one.
 """
@@ -26,7 +25,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Admission(Generic[K]):
-    """Counts connections. A key is a connection, whatever stands for it."""
+    """Counts the places of inbound connections. A connection is any hashable object."""
 
     __slots__ = (
         "_leaving",
@@ -52,18 +51,19 @@ class Admission(Generic[K]):
 
     @property
     def max_proven(self) -> int:
-        """How many proven connections there may be."""
+        """Maximum number of proven connections."""
         return self._max_proven
 
     def limit(self, proven: int, unproven: int) -> None:
-        """Allow no more than these from now on. For use before the first connection."""
+        """Set both limits. For use before the first connection."""
         self._max_proven, self._max_unproven = proven, unproven
 
     def admit(self, key: K, group: str | None) -> tuple[K | None, K | None]:
-        """Give `key` a place; see `Remote.group`.
+        """Give a connection a place; see `Remote.group`.
 
-        Returns two connections, each of which may be `None`: the one that lost its place
-        and has a last moment now, and the one that must be closed at once.
+        Returns:
+            The connection that has lost its place and has a last moment, and the one to close
+            at once. Each may be `None`.
         """
         hurried: K | None = None
         if group is not None and self._per_host[group] >= self._max_unproven_per_host:
@@ -79,7 +79,7 @@ class Admission(Generic[K]):
         return (None if hurried is closed else hurried), closed
 
     def evict_unproven(self) -> K | None:
-        """Take the place of the unproven connection that is to go first, if there is one."""
+        """Free the place of one unproven connection, and return it; `None`: there is none."""
         evicted: K | None = None
         if self._leaving:
             held = Counter(self._leaving.values())
@@ -92,10 +92,10 @@ class Admission(Generic[K]):
         return evicted
 
     def prove(self, key: K) -> K | None:
-        """The connection brought an acceptable envelope; returns which must be closed for it.
+        """Note that a connection is proven; return the one that must be closed for it.
 
-        Anyone can make keys, so a proof is no right to stay: when all places are
-        taken, the host that holds most of them gives up its least recently used.
+        Anyone can make keys, so a proof gives no right to stay. When all places are taken, the
+        host that holds most of them loses its least recently used connection.
         """
         if key in self._proven or not (key in self._unproven or key in self._leaving):
             return None
@@ -111,12 +111,12 @@ class Admission(Generic[K]):
         return evicted
 
     def touch(self, key: K) -> None:
-        """The connection was used just now."""
+        """Note that a connection was used."""
         if key in self._proven:
             self._proven.move_to_end(key)
 
     def leave(self, key: K) -> None:
-        """The connection is gone; nothing happens where it was not admitted."""
+        """Free the place of a connection, if it has one."""
         self._proven.pop(key, None)
         self._leaving.pop(key, None)
         group = self._unproven.pop(key, None)

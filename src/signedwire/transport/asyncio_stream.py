@@ -1,4 +1,4 @@
-"""Streams over the transports of asyncio and uvloop: what TCP and Unix sockets share.
+"""Streams over the transports of asyncio and uvloop: the common part of TCP and Unix sockets.
 
 The calls for each message go straight from one side to the other. The stream binds the methods of
 its transport and its receiver once, so it adds no call.
@@ -69,7 +69,7 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self.is_closing = transport.is_closing
         if hasattr(transport, "max_size"):
             transport.max_size = _MAX_READ
-        # Zero: `writable` is due after any byte that the kernel leaves to us.
+        # Zero: `writable` follows whenever the kernel has not taken all bytes at once.
         transport.set_write_buffer_limits(high=0)
         assert self._receiver is not None
         self._receiver.connected(self)

@@ -1,8 +1,8 @@
-"""Descriptors: connections that fit what the process may open, and what happens when none is left.
+"""Descriptors: limits that fit the process, and a reaction when no descriptor is left.
 
-`fit()` lowers the limits of connections at the start, so that strangers who take every
-place leave descriptors for files, names and dials. Other code of the process may use
-them up all the same: `Shortage` then closes the connection that is to go first.
+`fit()` lowers the limits of connections at the start. So strangers who take all places leave
+descriptors for files, names and dials. Other code of the process may still use up the rest.
+`Shortage` then closes an unproven connection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOG_PERIOD: Final = 60.0
 
 
 class ConnectionLimits(NamedTuple):
-    """How many connections there may be of each sort."""
+    """Maximum numbers of connections."""
 
     inbound: int
     """Accepted and proven."""
@@ -45,7 +45,7 @@ class ConnectionLimits(NamedTuple):
 
 
 def free_descriptors() -> int | None:
-    """How many more this process may open by its soft limit; `None` where there is none."""
+    """Return how many more this process may open by its soft limit; `None`: no limit."""
     if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -59,7 +59,7 @@ def free_descriptors() -> int | None:
 
 
 def fit(config: TransportConfig, free: int | None) -> ConnectionLimits:
-    """The configured limits, or as much of them as `free` descriptors allow.
+    """Return the configured limits, lowered to what `free` descriptors allow.
 
     A part of the descriptors stays free: 96, but no more than a third. Of the others,
     dialed and unproven connections get up to a quarter each, proven ones the rest.
@@ -79,29 +79,30 @@ def fit(config: TransportConfig, free: int | None) -> ConnectionLimits:
 
 
 class Shortage:
-    """Handles a shortage of descriptors: one line in the log, and room for another.
+    """Handles a shortage of descriptors: closes a connection, and logs that.
 
     Args:
-        evict: Closes the connection that is to go first; `False`: there is none.
+        log: The log of the node.
+        evict: Closes an unproven connection; `False`: there is none.
     """
 
     def __init__(self, log: EventLog, evict: Callable[[], bool]) -> None:
         self._log = log
         self._evict = evict
         self._evicted = 0
-        self._say_again_at = float("-inf")
+        self._log_again_at = float("-inf")
 
     def make_room(self, error: OSError) -> bool:
-        """Accepting failed with `error`. Returns whether it is worth trying again at once."""
+        """Close a connection after `error`; return whether accepting may be tried again at once."""
         has_room = self._evict()
         self._evicted += has_room
         now = asyncio.get_running_loop().time()
-        if now >= self._say_again_at:
-            self._say_again_at = now + _LOG_PERIOD
+        if now >= self._log_again_at:
+            self._log_again_at = now + _LOG_PERIOD
             self._log.warning(
-                "cannot accept connections: %s. Closed %d so far that had not proven themselves; "
-                "others wait. Raise the limit (ulimit -n), or look for what holds so many open "
-                "(logged once in %d s)",
+                "cannot accept connections: %s. So far, %d connections without a proof were closed "
+                "for new ones. Raise the limit of descriptors (ulimit -n), or find the code that "
+                "holds so many open (logged once in %d s)",
                 describe_os_error(error),
                 self._evicted,
                 _LOG_PERIOD,

@@ -20,10 +20,10 @@ __all__ = ["Dialers"]
 
 
 class Dialers:
-    """Makes connections to peers; the `Connector` of the endpoint.
+    """The dialers of a node: the `Connector` of the endpoint.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
         new_v1: Makes a dialer for an address that speaks v1; `None`: v1 is not spoken.
     """
@@ -46,7 +46,7 @@ class Dialers:
     # -- the connector of the endpoint --------------------------------------------------------
 
     def connect(self, session: PeerSession, address: Target) -> None:
-        """See to it that what waits for the peer is sent to this address."""
+        """Send the messages that wait for a peer to this address."""
         dialer = self._dialer(session, address)
         if session.sender.route is not dialer:
             self.disconnect(session)
@@ -54,11 +54,11 @@ class Dialers:
         dialer.add(session)
 
     def disconnect(self, session: PeerSession) -> None:
-        """Dial the peer no more; an open link stays."""
+        """Stop dialing a peer. An open link stays."""
         route, session.sender.route = session.sender.route, None
         if isinstance(route, Dialer):
             route.remove(session)
-            # A v1 dialer serves all who are reached at its address, and stays.
+            # A v1 dialer stays: it serves all peers at its address.
             if isinstance(route, LinkDialer):
                 self._dialers.pop((route.address, session.did), None)
                 route.retire()
@@ -77,7 +77,7 @@ class Dialers:
         return dialer
 
     def hurry(self, session: PeerSession) -> None:
-        """Try to reach a peer now, without a pause."""
+        """Dial a peer now, without a pause."""
         route = session.sender.route
         if isinstance(route, Dialer):
             route.hurry()
@@ -86,7 +86,7 @@ class Dialers:
     # -- the end ------------------------------------------------------------------------------
 
     async def drain(self, deadline: float) -> None:
-        """Wait until nothing waits to be sent or answered, or until `deadline`, loop time."""
+        """Wait until all messages are sent and answered, or until `deadline`, in loop time."""
         self._endpoint.submitter.flush()
         loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
@@ -96,7 +96,7 @@ class Dialers:
                     await self._progress
 
     def _on_progress(self) -> None:
-        """A message was answered or given up, or a dialer has changed its state."""
+        """Note that a message has ended, or that a dialer has changed its state."""
         self.slots.look()
         if self._progress is not None and not self._progress.done():
             self._progress.set_result(None)
@@ -114,19 +114,19 @@ class Dialers:
         )
 
     def _can_wait(self, dialer: Dialer) -> bool:
-        """Whether its messages may as well wait in the store, because their peer is away."""
+        """Whether the messages of a dialer may wait in the store: its peer is not reached."""
         is_durable = self._endpoint.context.store.is_durable
         return is_durable and dialer.state is PeerState.BACKING_OFF
 
     async def end(self) -> bool:
-        """End every connection and every message that is left. Returns what `outlast()` does."""
+        """End all connections and all messages. Returns what `outlast()` does."""
         self._endpoint.begin_end()
         self.slots.end()
         closing = [dialer.close() for dialer in tuple(self._dialers.values())]
         all_closing = asyncio.gather(*closing, return_exceptions=True)
         is_cancelled = await outlast(all_closing)
         for fault in all_closing.result():
-            if isinstance(fault, Exception):  # of ours: it must not keep the others
+            if isinstance(fault, Exception):  # a fault of this package must not keep the others
                 extra = fields("close fault", error=type(fault).__name__)
                 self._runtime.log.error("closing a connection failed", exc_info=fault, extra=extra)
         self._endpoint.end()

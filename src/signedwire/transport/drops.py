@@ -1,8 +1,8 @@
-"""Everything that is dropped is counted here, and told in few events and few lines of the log.
+"""Counts dropped messages and connections, and reports them in few events and log lines.
 
 A stranger, or a peer whose messages expire, can have thousands of envelopes dropped in a
-second. Each is counted at once. `Dropped` events and log lines have a count of their own: the
-first of a peer and reason is told at once, and then at most one a second.
+second. Each one is counted at once. The first one of a peer and reason is reported at once, then
+at most one event and log line each second, with a count.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["INTERVAL", "MAX_TOLD", "Drops"]
 INTERVAL: Final = 1.0
 """Seconds between two events of one peer and reason."""
 MAX_TOLD: Final = 64
-"""Peers and reasons in a second that have events of their own. Strangers choose their DIDs:
-what comes from more of them is told together, one event for each reason."""
+"""Pairs of peer and reason in a second that have events of their own. Strangers choose their
+DIDs, so further ones are reported together, one event for each reason."""
 
 
 class _Key(NamedTuple):
@@ -42,13 +42,13 @@ class _Tally:
 
 
 class Drops:
-    """Counts what is dropped, for the events and the log of one node.
+    """Counts drops for the statistics, the events and the log of one node.
 
-    The sum of the counts of all `Dropped` events is that of `stats().dropped`, for who
-    watched from the start to the end.
+    The counts of all `Dropped` events add up to `stats().dropped`, if the events are watched
+    from the start to the end.
 
     Args:
-        counters: What is counted in.
+        counters: The statistics.
         events: Takes `Dropped` events.
         log: Takes a line for each event.
         call_soon: Calls a function in the loop, from any thread.
@@ -75,12 +75,14 @@ class Drops:
         """Count envelopes, messages or a connection that were dropped. Any thread.
 
         Args:
-            did: Whom they came from, or were for; `None` where that is not known.
-            host: Where they came from, where there is no DID.
+            reason: Why they were dropped.
+            did: The sender or the recipient; `None`: unknown.
+            host: The host that sent them, if there is no DID.
+            count: How many there were.
         """
         with self._lock:  # threads that send count, too
             self._counters.dropped[reason] += count
-            # Nothing is kept for nobody.
+            # Without a reader of events or log lines, no tally is kept.
             if not (self._events.is_watched or self._log.isEnabledFor(logging.DEBUG)):
                 return
             key = _Key(reason, did, str(did) if did is not None else host)
@@ -98,7 +100,7 @@ class Drops:
         self._call_soon(self._look)
 
     def _look(self) -> None:
-        """Tell what is due, and come again for the rest. In the loop."""
+        """Report the tallies that are due; later the others. In the loop."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         with self._lock:
@@ -114,12 +116,12 @@ class Drops:
             self._timer = loop.call_at(again, self._look)
 
     def log_closed(self, host: str, reason: Reason, fact: str) -> None:
-        """Tell the log of a connection that was closed because of what it brought. In the loop."""
+        """Log that a connection was closed for its fault. In the loop."""
         extra = fields("connection closed", address=host, reason=reason)
         self._log.info("closed the connection from %s: %s (%s)", host, reason, fact, extra=extra)
 
     def flush(self) -> None:
-        """The node ends: tell all that was not told."""
+        """Report everything that is left: the node ends."""
         if self._timer is not None:
             self._timer.cancel()
         with self._lock:
@@ -131,7 +133,7 @@ class Drops:
         count = tally.count
         event = Dropped(key.reason, key.did, key.source, count, tally.first_at, tally.last_at)
         self._events.put(event)
-        self._log.logger.debug(  # its lines are few enough as it is
+        self._log.logger.debug(  # not limited once more by `EventLog`
             "dropped %d of %s: %s",
             count,
             key.source or "an unnamed source",

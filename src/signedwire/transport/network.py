@@ -11,8 +11,8 @@ and need not know who is there: TLS and the DID proof happen above it. One netwo
 may serve several nodes. All calls, in both directions, are made in the event loop of the
 node, and none of them may block.
 
-`TcpNetwork`, `UnixNetwork` and `MemoryNetwork` implement it; `examples/own_network.py` is
-one more, in one file.
+`TcpNetwork`, `UnixNetwork` and `MemoryNetwork` implement the interface. `examples/own_network.py`
+is another implementation, in one file.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 
 
 class Remote(NamedTuple):
-    """The other side of a stream, as the network sees it. It proves nothing.
+    """The other side of a stream, as the network reports it. Nothing of it is proven.
 
     `target` and `host` appear in log lines, events and status. `group` is for admission:
     connections of one group share `max_unproven_per_host`.
     """
 
     target: Target | None
-    """Where it is; `None` where the network cannot tell."""
+    """The address of the other side; `None`: the network does not know it."""
     host: str
-    """The host in words, for example an IP address."""
+    """The host as text, for example an IP address."""
     group: str | None
     """The group that counts as one host, such as an IPv6 /56. `None`: this machine, no limit."""
 
@@ -52,11 +52,11 @@ class Remote(NamedTuple):
 class Receiver(Protocol):
     """The callbacks of a stream. The transport implements them; a backend calls them.
 
-    `connected` comes first and `lost` last, once each; nothing comes after `lost`.
+    The stream calls `connected` first and `lost` last, each once.
     """
 
     def connected(self, stream: Stream) -> None:
-        """The stream is open."""
+        """Take a stream that is open."""
 
     def received(self, data: bytes, /) -> None:
         """Process received bytes, at least one. Not called while reading is paused."""
@@ -86,7 +86,7 @@ class Stream(Protocol):
 
     @abstractmethod
     def set_receiver(self, receiver: Receiver) -> None:
-        """Report to another receiver from now on; `connected` is not called again."""
+        """Call another receiver from now on, without a call of `connected`."""
 
     @abstractmethod
     def write(self, data: bytes, /) -> None:
@@ -105,11 +105,11 @@ class Stream(Protocol):
 
     @abstractmethod
     def resume_reading(self) -> None:
-        """Go on after `pause_reading()`."""
+        """Call `received` and `ended` again."""
 
     @abstractmethod
     def close(self) -> None:
-        """Read no more, send what waits, then close. `lost(None)` follows, not at once."""
+        """Stop reading, send all written bytes, then close. Calls `lost(None)`, but not at once."""
 
     @abstractmethod
     def abort(self) -> None:
@@ -120,9 +120,9 @@ class Stream(Protocol):
         """Return whether the stream is closed or closing, by a call or because it broke."""
 
     def unsent(self) -> int:
-        """Bytes of `waiting()`, plus those that the operating system keeps unsent, if known.
+        """Return the bytes of `waiting()`, plus the unsent bytes in the operating system, if known.
 
-        A link writes a batch when this is small, so that an urgent one need not wait long.
+        A link writes a batch only if they are few, so that an urgent batch need not wait long.
         """
         return self.waiting()
 
@@ -142,7 +142,7 @@ class Stream(Protocol):
         return False
 
     def round_trip(self) -> float | None:
-        """Seconds to the other side and back, where it is known. For v1; v2 has its PING."""
+        """Return the round-trip time in seconds, if known. Only v1 uses it: v2 has PING."""
         return None
 
 
@@ -151,45 +151,52 @@ class Listener(Protocol):
 
     @property
     def address(self) -> Target:
-        """Where it listens, with the real port where 0 was asked for."""
+        """The address of the listener, with the real port instead of 0."""
 
     def close(self) -> None:
-        """Accept no more, and free the address. Accepted streams stay. Twice does no harm."""
+        """Stop accepting, and free the address. Accepted streams stay. May be called twice."""
 
     def shut_down(self) -> None:
-        """Free the address where the event loop is closed and cannot be used."""
+        """Free the address without the event loop: it is closed."""
 
 
 class Network(Protocol):
-    """Makes streams. See this module's text; any object with these two methods is one.
+    """Makes streams: any object with these two methods. See the text of this module.
 
-    A network may also have an attribute `uses_descriptors`: where it is true, the limits of
-    connections are lowered at the start to what the process may open. One that looks names up
-    may have a method `resolve`, see `Resolving`: a lookup takes no place among connections.
+    A network may also have an attribute `uses_descriptors`. If it is true, the limits of
+    connections are lowered at the start to the descriptors that the process may open. A network
+    that looks names up may have a method `resolve`; see `Resolving`.
     """
 
     async def dial(self, target: Target, receiver: Receiver) -> Stream:
-        """Connect to whoever listens at `target`.
+        """Connect to a listener.
 
-        `receiver.connected` is called before this returns. Cancelling leaves nothing open:
-        where a stream was connected already, it is closed and `lost` reported.
+        `receiver.connected` is called before this returns. Cancelling leaves nothing open: a
+        stream that was connected already is closed, and `lost` is called.
+
+        Args:
+            target: The address of the listener.
+            receiver: The receiver of the stream.
 
         Raises:
-            DialError: with the cause in words and its `kind`: nobody listens there, no such
-                target, …
+            DialError: The target is not reached. It has the cause as text, and its `kind`.
         """
 
     async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
-        """Accept streams at `target`; each reports to a new receiver from `accept`.
+        """Accept streams.
+
+        Args:
+            target: The address to listen on.
+            accept: Returns a new receiver for each stream.
 
         Raises:
-            ListenError: the address is in use, or no address of this network or machine.
+            ListenError: The address is in use, or is not one of this network or machine.
         """
 
 
 @runtime_checkable
 class NeedsDescriptors(Protocol):
-    """A listener that takes a descriptor of the process for each connection."""
+    """A listener that needs a descriptor of the process for each connection."""
 
     def when_short(self, make_room: Callable[[OSError], bool]) -> None:
         """Have `make_room` called where the process has no descriptor for a connection.
@@ -200,14 +207,14 @@ class NeedsDescriptors(Protocol):
 
 @runtime_checkable
 class Resolving(Protocol):
-    """A network that looks targets up, so that a dialer can tell a lookup from a dial."""
+    """A network that looks targets up. A lookup needs no connection slot, unlike a dial."""
 
     async def resolve(self, target: Target) -> Any:
-        """Look the target up; what is returned is given to `dial`.
+        """Look a target up, for `dial`.
 
         Raises:
-            DialError: with the cause in words, and its `kind`.
+            DialError: The target is unknown. It has the cause as text, and its `kind`.
         """
 
     async def dial(self, target: Target, receiver: Receiver, resolved: Any = None) -> Stream:
-        """See `Network.dial`; `resolved` is what `resolve(target)` returned."""
+        """See `Network.dial`; `resolved` is the result of `resolve(target)`."""

@@ -1,4 +1,4 @@
-"""The networks that ship, and which of them a configuration means."""
+"""The networks of this package, by their names in a configuration."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from signedwire.transport.unix import UnixNetwork
 __all__ = ["check_network", "network_of"]
 
 _MEETING_PLACE: Final = MemoryNetwork()
-"""Where nodes of the memory network meet that were given no network of their own."""
+"""The network of all nodes with `network="memory"` that were given no network object."""
 
 
 def network_of(config: TransportConfig) -> Network:
-    """The network that the configuration names.
+    """Return the network that the configuration names.
 
     Raises:
-        ConfigError: this platform does not have it.
+        ConfigError: This platform does not have the network.
     """
     if config.network == "memory":
         return _MEETING_PLACE
@@ -34,10 +34,10 @@ def network_of(config: TransportConfig) -> Network:
 
 
 def check_network(network: object) -> None:
-    """Refuse what is given as `network` and cannot dial and listen.
+    """Check an argument `network`: it must be able to dial and listen.
 
     Raises:
-        TypeError: with what it is and what a network has.
+        TypeError: The object lacks a method.
     """
     lacks = [name for name in ("dial", "listen") if not callable(getattr(network, name, None))]
     if network is not None and lacks:

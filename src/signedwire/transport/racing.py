@@ -18,13 +18,13 @@ _NEXT_AFTER: Final = 0.25
 
 
 async def connect_first(endpoints: Sequence[Endpoint]) -> socket.socket:
-    """A socket that is connected to one of the endpoints; the others are closed.
+    """Return a socket that is connected to one of the endpoints.
 
     The next endpoint is tried when the one before has failed, or after 250 ms.
     Cancelling leaves no socket open.
 
     Raises:
-        ExceptionGroup: of an OSError for each endpoint, where all have failed.
+        ExceptionGroup: All endpoints have failed. It has an OSError for each of them.
     """
     left = list(endpoints)
     running: set[asyncio.Task[socket.socket]] = set()
@@ -75,8 +75,8 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
         sock.setblocking(False)
         await _connect_socket(sock, endpoint)
         if sock.getsockname() == sock.getpeername():
-            # Dialing a free port of the ephemeral range can meet itself (RFC 9293,
-            # 3.5, simultaneous open): a connection, but nobody is there.
+            # A dial to a free port of the ephemeral range can connect to itself (RFC 9293,
+            # 3.5, simultaneous open).
             raise ConnectionRefusedError("nobody listens there (connected to itself)")
     except BaseException:
         sock.close()

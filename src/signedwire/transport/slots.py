@@ -1,4 +1,4 @@
-"""Outbound connections are counted: who may have one, and who must give theirs up."""
+"""The slots for outbound connections: which dialer gets one, and which must give one up."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from signedwire.transport.pool import Pool, Standing
 __all__ = ["ConnectionSlots", "SlotUser"]
 
 _PATIENCE: Final = 5.0
-"""Seconds that a dialer may wait for a place, and others keep theirs meanwhile."""
+"""Seconds that a dialer waits for a slot before another one may lose its slot."""
 _MAX_PATIENCE: Final = 300.0
 _TURN: Final = 0.25
-"""Seconds that a connection may take to open while others wait that may be quicker."""
+"""Seconds that a connection may take to open while other dialers wait for a slot."""
 _IN_USE: Final = 1.0
-"""Seconds between two uses of a connection, and after the last, that it counts as in use."""
+"""Seconds between two uses of a connection within which the connection counts as in use."""
 
 
 class SlotUser(Protocol):
-    """A dialer, as the slots see it."""
+    """A dialer that needs a slot."""
 
     def __hash__(self) -> int: ...
 
@@ -32,36 +32,36 @@ class SlotUser(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the connection could be closed without losing or delaying anything."""
+        """Whether the connection could be closed without loss or delay of messages."""
 
     @property
     def is_preemptible(self) -> bool:
         """Whether the connection may be closed although it is in use."""
 
     def grant_slot(self) -> None:
-        """The dialer may connect now."""
+        """Connect now: the dialer has a slot."""
 
     def call_off(self) -> None:
         """End the attempt: its slot is needed for another."""
 
     def evict(self) -> None:
-        """Close the connection: its slot went to another."""
+        """Close the connection: another dialer gets its slot."""
 
 
 class ConnectionSlots:
-    """The slots for connections that we dial, at most `max_connections`.
+    """The slots for dialed connections.
 
     Args:
-        limit: How many there are.
+        limit: Number of slots: `max_connections`.
         counters: Counts evictions.
     """
 
     def __init__(self, limit: int, counters: Counters) -> None:
         self._counters = counters
         self.pool: Pool[SlotUser] = Pool(limit, lambda member: member.is_idle, self._is_in_use)
-        self._applied: dict[SlotUser, float] = {}  # who waits for a place, since when
-        self._granted: dict[SlotUser, float] = {}  # whose connection opens, since when
-        self._opened: dict[SlotUser, float] = {}  # whose connection is open, since when
+        self._applied: dict[SlotUser, float] = {}  # dialers that wait for a slot, since when
+        self._granted: dict[SlotUser, float] = {}  # dialers that connect, since when
+        self._opened: dict[SlotUser, float] = {}  # dialers that are connected, since when
         self._called_off: SlotUser | None = None
         self._hastened: SlotUser | None = None
         self._patience = _PATIENCE
@@ -70,19 +70,19 @@ class ConnectionSlots:
         self._is_filling = False
 
     def end(self) -> None:
-        """Give no more."""
+        """Give out no more slots."""
         self._has_ended = True
         if self._timer is not None:
             self._timer.cancel()
 
     def acquire(self, dialer: SlotUser) -> None:
-        """Ask for a slot; `dialer.grant_slot()` answers."""
+        """Request a slot. `dialer.grant_slot()` is called when there is one."""
         self.pool.apply(dialer, dialer.standing)
         self._applied[dialer] = asyncio.get_running_loop().time()
         self.fill()
 
     def opened(self, dialer: SlotUser) -> None:
-        """The connection is open."""
+        """Note that the connection of a dialer is open."""
         self.pool.opened(dialer)
         self._opened[dialer] = asyncio.get_running_loop().time()
         if dialer is self._hastened:
@@ -91,14 +91,14 @@ class ConnectionSlots:
         self.fill()
 
     def release(self, dialer: SlotUser) -> None:
-        """Free the slot: the connection is gone, or no longer wanted."""
+        """Free the slot of a dialer."""
         self._forget(dialer)
         self.fill()
 
     def _forget(self, dialer: SlotUser) -> None:
         self.pool.leave(dialer)
         if dialer is self._hastened:
-            # Another lost its place for nothing: the next such time is later.
+            # Another dialer lost its slot in vain: wait longer before the next time.
             self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._stop_opening(dialer)
         self._applied.pop(dialer, None)
@@ -112,26 +112,27 @@ class ConnectionSlots:
             self._called_off = None
 
     def touch(self, dialer: SlotUser) -> None:
-        """The connection is of use."""
+        """Note that the connection of a dialer carries messages."""
         self.pool.touch(dialer)
         now = asyncio.get_running_loop().time()
         dialer.is_used_again = now - dialer.used_at < _IN_USE
         dialer.used_at = now
 
     def _is_in_use(self, dialer: SlotUser) -> bool:
-        # Once is not enough: who sends one message to each of many is not to wait a second.
+        # Once is not enough: a node that sends one message to each of many peers must not
+        # wait a second for each slot.
         is_recent = asyncio.get_running_loop().time() - dialer.used_at < _IN_USE
         return dialer.is_used_again and is_recent
 
     def look(self) -> None:
-        """One may have become idle."""
+        """Look for idle connections: one may have become idle."""
         if self.pool.has_queue:
             self.fill()
 
     def fill(self) -> None:
         """Give the slots that are free, or can be freed, to the dialers that wait for one."""
         if self._is_filling:
-            return  # whoever closes a connection to make room comes back here
+            return  # closing a connection to make room calls this again
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -148,7 +149,7 @@ class ConnectionSlots:
         loop = asyncio.get_running_loop()
         now = loop.time()
         due = min((at for at in self._instants(standing) if at > now), default=None)
-        if due is not None:  # else whatever opens, closes or becomes idle wakes us
+        if due is not None:  # or a connection that opens, closes or becomes idle calls this
             self._timer = loop.call_at(due, self.fill)
 
     def _admit_all(self) -> None:
@@ -164,7 +165,7 @@ class ConnectionSlots:
                 return
 
     def _instants(self, standing: Standing) -> Iterator[float]:
-        """When time alone may let somebody have a slot, by the loop's clock."""
+        """Return the instants at which a slot may become free, by the clock of the loop."""
         if standing is not Standing.DOUBTFUL and self._called_off is None:
             for dialer, since in self._granted.items():
                 yield since + _turn_of(dialer)
@@ -180,10 +181,10 @@ class ConnectionSlots:
         dialer.evict()
 
     def _call_off_overdue(self) -> None:
-        """While others wait, end one attempt that takes long.
+        """End one attempt that takes long while other dialers wait.
 
-        Dialers that did not answer before keep their slots to the end, or a slow peer would
-        never be reached; unless there are no others.
+        An attempt of a dialer that failed before goes on, or a slow peer would never be reached.
+        It ends only if there is no other attempt.
         """
         if self._called_off is not None:
             return
@@ -199,7 +200,7 @@ class ConnectionSlots:
     def _preempt_longest(self) -> bool:
         """If a dialer has waited 5 s for a slot, evict the v2 link that has held one longest.
 
-        Only while no connection is opening: what opens makes room, or is called off.
+        Only while no attempt is under way: an attempt frees a slot, or is called off.
         """
         now = asyncio.get_running_loop().time()
         if self._granted or not self._applied:
@@ -211,7 +212,7 @@ class ConnectionSlots:
             self._hastened = first
             self.pool.hasten(first)
             return True
-        # Not those of v1: what was not acknowledged there would be lost, or doubled.
+        # Not over v1: messages without an acknowledgement would be lost or sent twice.
         links = {one: at for one, at in self._opened.items() if one.is_preemptible}
         longest = min(links, key=links.__getitem__, default=None)
         if longest is None or now - links[longest] < _PATIENCE:
@@ -221,5 +222,5 @@ class ConnectionSlots:
 
 
 def _turn_of(dialer: SlotUser) -> float:
-    """Seconds that a dialer may take to connect while others wait that may be quicker."""
+    """Return the seconds that a dialer may take to connect while others wait."""
     return max(_TURN, 2 * dialer.opening_time)

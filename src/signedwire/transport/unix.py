@@ -1,8 +1,8 @@
-"""Unix sockets: nodes of one machine that meet at a file.
+"""The Unix-socket network: nodes of one machine that connect over a file.
 
-The file has mode 0600 before anybody can connect, so only this user's processes (and root's)
-reach the node. It is removed when the listener closes. A file that a crashed process left
-behind is replaced; one at which somebody listens is not.
+The file has mode 0600 before it can be connected to, so only processes of this user and of root
+reach the node. Closing the listener removes the file. A file that a crashed process has left is
+replaced; the file of an open listener is not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class UnixNetwork:
     so `max_unproven_per_host` does not apply.
 
     Raises:
-        NotImplementedError: this platform has no Unix sockets.
+        NotImplementedError: This platform has no Unix sockets.
     """
 
     uses_descriptors = True
@@ -95,7 +95,7 @@ class _UnixStream(AsyncioStream):
         self._target = target
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        with contextlib.suppress(OSError):  # it is gone already, which the loop will tell
+        with contextlib.suppress(OSError):  # closed already: `connection_lost` follows
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         super().connection_made(transport)
@@ -130,7 +130,7 @@ class _UnixListener:
         self._server.on_shortage = make_room
 
     def _remove(self) -> None:
-        """Remove the file, but none that another process has put there since."""
+        """Remove the file, unless another process has replaced it."""
         self._sock.close()
         # A forked child has a copy of this object, and the file is not its own.
         if self._file is not None and os.getpid() == self._pid:
@@ -145,7 +145,7 @@ def _is_unix(target: Target) -> TypeGuard[Location]:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Which file is there; `None`: none."""
+    """Return device and inode of a file; `None`: there is none."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""How v1 messages reach the inbox: checked in threads, logged as evidence, delivered in order."""
+"""Takes v1 messages to the inbox: checked in threads, logged as evidence, in order."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _MAX_VERIFY_THREADS: Final = 4
 
 class _Receiver(Protocol):
     async def stop(self) -> bool:
-        """End the check of what has arrived."""
+        """End the checks of received frames."""
 
 
 class V1Intake:
-    """The part that all v1 connections of a node share.
+    """The common part of all v1 connections of a node.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
     """
 
@@ -53,19 +53,19 @@ class V1Intake:
         """Messages that the evidence log does not have yet."""
 
     async def end(self) -> bool:
-        """End every check. Returns what `outlast()` does."""
+        """End all checks. Returns what `outlast()` does."""
         is_cancelled = False
         for receiver in tuple(self.busy):
             is_cancelled |= await receiver.stop()
         return is_cancelled
 
     def shut_down(self) -> None:
-        """End the threads: each is at most a slice, some milliseconds, from its end."""
+        """End the threads. Each one ends within some milliseconds, after its slice of frames."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
     def run_in_thread(self, function: Callable[[A], T], argument: A) -> asyncio.Future[T]:
-        """Run a check outside the loop."""
+        """Run a check in a thread."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(
                 self.threads, thread_name_prefix="signedwire-verify"
@@ -73,7 +73,7 @@ class V1Intake:
         return asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
 
     async def inbox_room(self) -> None:
-        """Wait until the application has taken half of what waits."""
+        """Wait until the application has received half of the messages that wait."""
         loop = asyncio.get_running_loop()
         log = self._endpoint.context.evidence
         if log is not None and self._unlogged:
@@ -85,7 +85,7 @@ class V1Intake:
             await room
 
     def has_room(self, priority: int = Priority.NORMAL) -> bool:
-        """Whether a message of this priority would be taken now."""
+        """Whether there is room for a message of this priority."""
         log, inbox = self._endpoint.context.evidence, self._endpoint.inbox
         if log is None or not self._unlogged:
             return inbox.has_room(priority)
@@ -116,7 +116,7 @@ class V1Intake:
         return True
 
     def _sender_of(self, message: Message) -> tuple[Did | None, bool]:
-        """The proven sender of a message, if there is one, and whether it is no stranger."""
+        """Return the proven sender of a message, or `None`, and whether it is a known one."""
         sender = message.proven_sender
         return sender, sender is not None and sender in self._endpoint.context.known
 

@@ -1,12 +1,12 @@
-"""Receiving: accepted connections, their deadlines, and the order of their messages.
+"""Receives over v1: accepted connections, their deadlines, and the order of their messages.
 
 The cost of a stranger is bounded. A connection must bring an acceptable envelope within
 `handshake_timeout`, and a whole frame within `frame_timeout`. Both count from the start, so
 trickling bytes gain no time. A connection is read only while its last chunk is being checked or is
 done, and the application has room.
 
-Signatures of a lone message are checked right here, in 45 µs. Those of a chunk
-of many are checked in threads, on all cores, and delivered in order.
+The signature of a single message is checked in the event loop, in 45 µs. Signatures of many
+messages are checked in threads, on all cores, and the messages delivered in order.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
-__all__ = ["V1Connection", "V1Receiver"]
+__all__ = ["AcceptedConnection", "V1Receiver"]
 
-# Handing work to a thread and back costs about as much as two verifications.
 _MAX_INLINE: Final = 2
+"""Messages that are checked in the loop. A thread costs about as much as two verifications."""
 _MIN_SLICE: Final = 8
 _MAX_SLICE: Final = 32
 _SLICES_AHEAD: Final = 2
-# From a connection that has brought nothing acceptable yet.
 _MAX_UNACCEPTABLE: Final = 1000
+"""Frames that a connection may bring before its first acceptable one."""
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
-class V1Connection(Protocol):
+class AcceptedConnection(Protocol):
     """The admission of an accepted connection. See `InboundConnection`."""
 
     host: str
@@ -55,15 +55,15 @@ class V1Connection(Protocol):
 
 
 class V1Receiver:
-    """One v1 connection that we accepted. It only reads.
+    """One accepted v1 connection. It only reads.
 
     Args:
-        runtime: What every part of the node works with.
-        intake: What all v1 connections share.
-        connection: The admission of this one.
+        runtime: The surroundings of all parts of the node.
+        intake: The common part of all v1 connections.
+        connection: The admission of this connection.
     """
 
-    def __init__(self, runtime: Runtime, intake: V1Intake, connection: V1Connection) -> None:
+    def __init__(self, runtime: Runtime, intake: V1Intake, connection: AcceptedConnection) -> None:
         self._runtime = runtime
         self._intake = intake
         self._connection = connection
@@ -71,7 +71,7 @@ class V1Receiver:
         self._stream: Stream | None = None
         self._frames: deque[bytes] = deque()
         self._pending_bytes = 0
-        self._in_check = 0  # frames that the worker has taken and not dealt with
+        self._in_check = 0  # frames that the worker has taken and not delivered or dropped
         self._worker: asyncio.Task[None] | None = None
         self._is_paused = False
         self._is_at_end = False
@@ -103,7 +103,7 @@ class V1Receiver:
             self._watch_frame(is_new=bool(frames) or not had_partial)
 
     def _without_stubs(self, frames: list[bytes]) -> list[bytes]:
-        """Drop, and count, what is too short for an envelope: 50,000 of them fit in one read."""
+        """Drop and count frames that are too short for an envelope: one read can have 50,000."""
         whole = [frame for frame in frames if len(frame) >= ENVELOPE_OVERHEAD]
         if len(whole) < len(frames):
             self._drop(Reason.MALFORMED, len(frames) - len(whole))
@@ -113,13 +113,13 @@ class V1Receiver:
         self._runtime.drop(reason, None, self._connection.host, count)
         self._unacceptable += count
         if not self._connection.is_proven and self._unacceptable > _MAX_UNACCEPTABLE:
-            self._connection.refuse(reason, "nothing acceptable came, and much else")
+            self._connection.refuse(reason, "it has brought 1,000 frames and none was acceptable")
 
     def ended(self) -> None:
         """See `Receiver`."""
         self._decoder.receive_eof()
         self._is_at_end = True
-        self._finish()  # which closes, once what has arrived is delivered
+        self._finish()  # closes, when the frames that have arrived are delivered
 
     def writable(self) -> None:
         """See `Receiver`: nothing is written here."""
@@ -136,28 +136,28 @@ class V1Receiver:
             self._call_off(self._worker)
         else:
             self._connection.note_ended()
-        # Then it keeps its place while we hold what it brought: who connects, writes and
-        # hangs up again and again would have us hold ever more.
+        # The connection keeps its place while its messages are held. Otherwise a stranger that
+        # connects, writes and hangs up again and again could make the node hold ever more.
 
     def discard(self) -> None:
-        """Forget what has not been looked at; the connection was refused."""
+        """See `ConnectionHandler`."""
         self._frames.clear()
         self._cancel_frame_timer()
         if self._is_lost and self._worker is not None:
             self._call_off(self._worker)
 
     def turn_away(self, reason: str) -> bool:
-        """A v1 dialer cannot be told anything."""
+        """See `ConnectionHandler`: v1 has no answers."""
         return False
 
     def _call_off(self, worker: asyncio.Task[None]) -> None:
-        """Nobody waits for what is in check; a worker that has not begun cleans nothing up."""
+        """Cancel the worker, and clean up for it: it may not have begun."""
         worker.cancel()
         self._intake.busy.discard(self)
         self._connection.leave()
 
     async def stop(self) -> bool:
-        """End the check of what has arrived, and count it. Returns what `outlast()` does."""
+        """End the checks, and count the frames as dropped. Returns what `outlast()` does."""
         worker = self._worker
         if worker is None:
             return False
@@ -170,11 +170,11 @@ class V1Receiver:
 
     @property
     def is_working(self) -> bool:
-        """Whether something that arrived has not been judged yet."""
+        """See `ConnectionHandler`."""
         return self._worker is not None or bool(self._frames)
 
     def _finish(self) -> None:
-        """Once all that arrived is delivered, close a stream that ended or went wrong."""
+        """When all frames are delivered, close a stream that has ended or had a fault."""
         if self._worker is not None:
             return
         if self._decoder.error is not None:
@@ -190,7 +190,7 @@ class V1Receiver:
             self._cancel_frame_timer()
             return
         timeout = self._runtime.config.frame_timeout
-        # Paused: the peer cannot be late with bytes that we do not read. _resume() asks again.
+        # While reading is paused, the peer cannot be late. `_resume()` calls this again.
         if timeout is None or self._is_paused or not (is_new or self._frame_timer is None):
             return
         self._cancel_frame_timer()
@@ -239,8 +239,8 @@ class V1Receiver:
         checks: deque[asyncio.Future[list[Verified | Reason]]] = deque()
         try:
             while self._frames or checks:
-                # Some slices ahead, so that no core waits for what the loop does, and
-                # no more, so that nobody's burst is ahead of everybody else.
+                # Some slices ahead, so that no core waits for the loop. No more, so that a
+                # burst of one connection does not delay all others.
                 while self._frames and len(checks) < _SLICES_AHEAD * intake.threads:
                     frames = self._take_slice(intake.threads)
                     checks.append(intake.run_in_thread(intake.validator.check_all, frames))
@@ -274,14 +274,14 @@ class V1Receiver:
                 await self._intake.inbox_room()
 
     def _deliver(self, verdicts: list[Verified | Reason]) -> int:
-        """Deliver for as long as the application has room; returns how many were dealt with."""
+        """Deliver while the application has room; return how many were delivered or dropped."""
         intake, validator = self._intake, self._intake.validator
         for done, verdict in enumerate(verdicts):
             if isinstance(verdict, Reason):
                 self._drop(verdict)
                 continue
             if not self._connection.is_proven:
-                # Also where it has to wait for the application: its sender did not.
+                # Also if the message must wait for the application: its sender was in time.
                 self._connection.prove()
             if validator.is_replay(verdict):
                 self._runtime.drop(

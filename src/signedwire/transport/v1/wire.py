@@ -1,4 +1,4 @@
-"""The v1 wire of one node: what the rest of the node needs of this package."""
+"""The v1 wire of one node: all that the rest of the node uses of this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.transport.dialer import DialerParts
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
-from signedwire.transport.v1.receiver import V1Connection, V1Receiver
+from signedwire.transport.v1.receiver import AcceptedConnection, V1Receiver
 from signedwire.transport.v1.sender import V1Sender
 from signedwire.types import Target
 
@@ -17,7 +17,7 @@ class V1Wire:
     """Makes the senders and receivers of a node, and ends them.
 
     Args:
-        runtime: What every part of the node works with.
+        runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
     """
 
@@ -26,15 +26,15 @@ class V1Wire:
         self.intake = V1Intake(runtime, endpoint)
 
     def new_sender(self, parts: DialerParts, address: Target) -> V1Sender:
-        """A dialer for the peers at an address."""
+        """Return a dialer for the peers at an address."""
         return V1Sender(parts, address)
 
-    def new_receiver(self, connection: V1Connection) -> V1Receiver:
-        """The handler of an accepted connection."""
+    def new_receiver(self, connection: AcceptedConnection) -> V1Receiver:
+        """Return the handler of an accepted connection."""
         return V1Receiver(self._runtime, self.intake, connection)
 
     async def end(self) -> bool:
-        """End every check of received frames. Returns what `outlast()` does."""
+        """End all checks of received frames. Returns what `outlast()` does."""
         return await self.intake.end()
 
     def shut_down(self) -> None:
