@@ -127,9 +127,9 @@ class Endpoint:
 
     def hello_received(self, session: PeerSession, link: LinkPort, hello: Hello) -> bool:
         """The HELLO of a link has come: close the link, or return `True` to open it."""
-        if self.check_access(session.did) is not None:  # since the DID was proven
+        if (flaw := self.check_access(session.did)) is not None:  # since the DID was proven
             link.close(link_frames.CLOSE_DENIED, "denied")
-            self._host.drop(Reason.DENIED, session.did)
+            self._host.drop(flaw, session.did)
             return False
         if not session.receiver.begin(hello.epoch):
             link.close(link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before")
