@@ -425,9 +425,9 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 f"message #{self.message_number} to {self.recipient} is {self.state}, "
                 f"and so is never {until}"
             )
-        name = f"message #{self.message_number} to {self.recipient} was accepted"
         if self.state is not DeliveryState.ACCEPTED:
             return
+        name = f"message #{self.message_number} to {self.recipient} was accepted"
         if self.reason is Reason.CLOSED:
             raise ClosedError(f"{name}, but {self.detail}", "Ask its peer whether it was handled")
         if self.reason is not None:
