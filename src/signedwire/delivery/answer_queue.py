@@ -191,15 +191,14 @@ class AnswerQueue:
 
     def _put(self, message: Message, reason: Reason | None) -> None:
         """Queue the answer to a message for its sender."""
-        envelope = message.envelope
-        if envelope.epoch != self._stream.epoch:
+        if message.epoch != self._stream.epoch:
             return  # the sender has begun a new epoch since
         leaf = message.leaf
         refusal: Refusal | None = None
         if reason is None:
             self._handled.append(leaf)
         else:
-            refusal = Refusal(message.lane, envelope.sequence_number, reason)
+            refusal = Refusal(message.lane, message.sequence_number, reason)
             self._refused.append(refusal)
             self._receipt_first.append(leaf)
         self._remembered.put(leaf, refusal)

@@ -32,8 +32,10 @@ from signedwire.wire.header import (
     V2_HEADER_SIZE,
     complete_v2_body,
     encode_v2_common,
+    epoch_of,
     expiry_of,
     sequence_of,
+    timestamp_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
@@ -219,12 +221,17 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def sequence_number(self) -> int:
         """The sender's count of its messages in this lane (v1: of all), from 1."""
-        return self.envelope.sequence_number
+        return sequence_of(self._body)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which the sender counts its messages; 0 in v1."""
+        return 0 if isinstance(self._signature, bytes) else epoch_of(self._body)
 
     @property
     def timestamp_us(self) -> int:
         """When the message was made, by the sender's clock: Unix time, microseconds."""
-        return self.envelope.timestamp_us
+        return timestamp_of(self._body)
 
     @property
     def envelope(self) -> SignedEnvelope:
