@@ -929,15 +929,15 @@ def _renew(self: TlsIdentity, now_us: int) -> None:
 @contextlib.contextmanager
 def simulated(world: World) -> Iterator[None]:
     """The library sees the world's clocks, and the world sees what the library does."""
-    undo: list[Callable[[], None]] = []
+    undo = contextlib.ExitStack()
 
     def put(owner: Any, name: str, value: Any) -> Any:
         old = getattr(owner, name)
         setattr(owner, name, value)
-        undo.append(lambda: setattr(owner, name, old))
+        undo.callback(setattr, owner, name, old)
         return old
 
-    put(clock_module, "_clock", _Clock(world.loop))
+    undo.enter_context(clock_module.use(_Clock(world.loop)))
     put(TlsIdentity, "_renew", _renew)
     put(sqlite_tables, "_CHECKPOINT_BYTES", _CHECKPOINT_BYTES)
 
@@ -1042,5 +1042,4 @@ def simulated(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        for step in reversed(undo):
-            step()
+        undo.close()
