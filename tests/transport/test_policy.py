@@ -136,7 +136,7 @@ async def test_a_policy_that_fails_admits_nothing(caplog: pytest.LogCaptureFixtu
         with pytest.raises(MessageRefusedError) as error:
             await within(LIMIT, alice.send(bob.did, b"hello"))
         assert error.value.reason is Reason.NOT_ALLOWED
-        assert "the message of" in caplog.text
+        assert "the message from" in caplog.text
         assert "no rule today" in caplog.text
 
 
