@@ -365,7 +365,7 @@ def test_listen_keeps_it_by_the_configuration_and_send_leaves_it_alone(
 def test_help(command: str) -> None:
     ran = run("evidence", command, "--help")
     assert ran.exit_code == 0
-    assert "Exit codes: 0 done" in ran.stdout
+    assert "Exit codes: 0 success" in ran.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
