@@ -403,6 +403,9 @@ def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
         raise ProofError("the certificate carries no proof of a DID") from None
     except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
         raise ProofError(f"the certificate cannot be read: {error}") from None
+    if spki not in chain[0]:
+        # A point has several encodings. The proof covers the bytes in the certificate.
+        raise ProofError("the key in the certificate is not in its usual form")
     return check_leaf_proof(proof, spki, now_us)
 
 
