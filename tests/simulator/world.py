@@ -37,6 +37,7 @@ from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, 
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.transport import link_socket as socket_module
+from signedwire.transport import outgoing as outgoing_module
 from signedwire.transport import tls
 from signedwire.transport.denials import Denials
 from signedwire.transport.outbox import Outbox
@@ -981,17 +982,16 @@ def simulated(world: World) -> Iterator[None]:
                 world.on_denied(life(), row.body)
         return allowed
 
-    def advance(
-        receipt: Receipt,
+    def move_all(
+        receipts: Iterable[Receipt],
         state: DeliveryState,
         reason: Reason | None = None,
-        *rest: Any,
-        **more: Any,
+        detail: str = "",
     ) -> None:
-        before, was_final = receipt.state, receipt.is_final
-        old_advance(receipt, state, reason, *rest, **more)
-        if not was_final:
-            world.on_advance(receipt, before, reason)
+        before = [(receipt, receipt.state) for receipt in receipts]
+        old_move_all([receipt for receipt, _ in before], state, reason, detail)
+        for receipt, old_state in before:
+            world.on_advance(receipt, old_state, reason)
 
     def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
         before = [(receipt, receipt.state) for receipt in receipts if not receipt.is_final]
@@ -1026,7 +1026,8 @@ def simulated(world: World) -> Iterator[None]:
     old_remove_if = put(Inbox, "remove_if", remove_if)
     old_discard = put(Denials, "discard", discard)
     old_allowed_of = put(Denials, "allowed_of", allowed_of)
-    old_advance = put(Receipt, "advance", advance)
+    old_move_all = put(receipt_module, "move_all", move_all)
+    put(outgoing_module, "move_all", move_all)  # which imports it by its name
     old_climb_all = put(receipt_module, "climb_all", climb_all)
     for module in (streams_module, socket_module):  # which import it by its name
         put(module, "climb_all", climb_all)

@@ -41,7 +41,7 @@ from signedwire.errors import (
 from signedwire.home import Bound, running_loop
 from signedwire.types import DeliveryState, Did, Reason, unix_time_us
 
-__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "return_all", "rung_named"]
+__all__ = ["Receipt", "Step", "climb_all", "first_step", "future_waker", "move_all", "rung_named"]
 
 # One for all: waiting is rare, and a lock in each receipt is not.
 _SUBSCRIBING = threading.Lock()
@@ -321,17 +321,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         detail: str = "",
     ) -> None:
         """Move on. For the transport alone; a final receipt does not move."""
-        if self.is_final:
-            return
-        self.reason = reason
-        self.detail = detail
-        self._steps = _shortened((*self._steps, _CODES[state], unix_time_us()))
-        self.is_final = state in _FINAL
-        # Last: who sees the state sees the rest.
-        self.state = state
-        if self._changed is not None:
-            for wake in tuple(self._changed):
-                wake()
+        if not self.is_final:
+            move_all((self,), state, reason, detail)
 
     def park(self) -> None:
         """The node is closed: nothing more happens to the message in this process."""
@@ -550,19 +541,28 @@ def climb_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> 
                 wake()
 
 
-def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
-    """Move receipts back to `state`, where their messages wait to be written again.
+def move_all(
+    receipts: Iterable[Receipt],
+    state: DeliveryState,
+    reason: Reason | None = None,
+    detail: str = "",
+) -> None:
+    """Move receipts to their end, or back to where their messages wait to be written again.
 
-    Those of one batch mostly have one history, as in `climb_all()`.
+    None of them is final yet. Those of one batch mostly have one history, as in `climb_all()`.
     """
+    at_us, is_final = unix_time_us(), state in _FINAL
     before: tuple[int, ...] | None = None
     after: tuple[int, ...] = ()
     for receipt in receipts:
         if receipt._steps is not before:
             before = receipt._steps
             after = _shortened((*before, _CODES[state], at_us))
+        receipt.reason, receipt.detail = reason, detail
         receipt._steps = after
-        receipt.reason, receipt.detail, receipt.state = None, "", state
+        receipt.is_final = is_final
+        # Last: who sees the state sees the rest.
+        receipt.state = state
         receipt._wake()
 
 

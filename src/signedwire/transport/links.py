@@ -305,8 +305,8 @@ class Links:
         # While a node closes, another link may come yet, and order is to hold over it for
         # what a later process will send.
         if self.has_ended or not (self._core.is_open or self._core.outbox is not None):
-            for message in peer.stream.take_back():
-                outgoing.give_up(message, Reason.CLOSED, "written, but no receipt came")
+            cause = "written, but no receipt came"
+            outgoing.give_up_all(peer, peer.stream.take_back(), Reason.CLOSED, cause)
             return
         # One that brought nothing through was a failed attempt, which the dialer has
         # counted for all that waits; on another, what was on its way is under suspicion.
@@ -378,7 +378,7 @@ class Links:
             is_late = reason is Reason.EXPIRED
             state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
             receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
-            self._core.outgoing.disarm_expiry(receipt)
+            self._core.outgoing.disarm_expiries((receipt,))
             if name is not None:
                 receipt.release()  # else its evidence has them
             self._core.emit(MessageRefused(did, receipt.sequence_number, reason))

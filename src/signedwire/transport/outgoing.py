@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from signedwire import clock
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import UNANSWERED, future_waker, return_all
+from signedwire.delivery.receipt import UNANSWERED, future_waker, move_all
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import (
     BackpressureError,
@@ -34,7 +34,7 @@ from signedwire.transport.outlast import outlast
 from signedwire.transport.peer import Peer
 from signedwire.transport.places import Places
 from signedwire.transport.queue_checks import check_allowed, check_size
-from signedwire.types import Address, DeliveryState, Did, PeerState, Reason, unix_time_us
+from signedwire.types import Address, DeliveryState, Did, PeerState, Reason
 
 if TYPE_CHECKING:
     from signedwire.transport.core import Core
@@ -107,7 +107,7 @@ class Outgoing:
         self._are_queues_ended = True
         for peer in tuple(self._peers.values()):
             peer.stop_waiting()
-            self._give_up_all(peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
+            self.give_up_all(peer, peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
             why = "its node was closed before word came that it was handled"
             peer.abandon(Reason.CLOSED, why)
             peer.lanes.wake_all()
@@ -160,7 +160,7 @@ class Outgoing:
             self._tell_loop(peer, message)
         if self._are_queues_ended:
             # Closed since we looked, by another thread, and perhaps past this peer.
-            self._give_up_all(peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
+            self.give_up_all(peer, peer.lanes.remove_if(lambda _: True), Reason.CLOSED)
 
     def _check(self, message: OutgoingMessage, payload_size: int) -> Peer:
         """Whether a message may be queued; its peer."""
@@ -408,8 +408,8 @@ class Outgoing:
     def _give_up_stranded(self, peer: Peer) -> None:
         peer.return_timer = None
         if peer.link is None and self._route(peer) is None:
-            for message in peer.lanes.remove_if(lambda message: not message.is_stored):
-                self.give_up(message, Reason.UNKNOWN_PEER)
+            unstored = peer.lanes.remove_if(lambda message: not message.is_stored)
+            self.give_up_all(peer, unstored, Reason.UNKNOWN_PEER)
 
     def _route(self, peer: Peer) -> Address | None:
         """Where the peer is reached; looked up again only when the table has changed."""
@@ -445,31 +445,30 @@ class Outgoing:
     ) -> None:
         """Queue messages of an ended connection again, at the heads of their lanes.
 
-        Where it was no fault, the attempt does not count. `cause` is what those are told
-        that have had their attempts.
+        Where it was no fault, the attempt does not count. `cause` is what those are told that
+        have had their attempts; what waits was queued later, and has failed no more often.
         """
         self._core.counters.rewritten += len(messages)
-        by_peer: dict[Peer, list[tuple[OutgoingMessage, int]]] = {}
-        back: dict[DeliveryState, list[OutgoingMessage]] = {}
+        exhausted: dict[Peer, list[OutgoingMessage]] = {}
+        waiting: dict[Peer, list[OutgoingMessage]] = {}
         for message in messages:
             if message.is_final:  # its deadline came before an answer
                 message.release()
                 continue
             peer = self.peer(message.recipient)
             message.failures_before -= is_fault
-            if message.state is not DeliveryState.ACCEPTED:
-                state = DeliveryState.PERSISTED if message.is_stored else DeliveryState.QUEUED
-                back.setdefault(state, []).append(message)
-            if message.terms.expires_at is not None:
-                self._arm_expiry(peer, message)
-            by_peer.setdefault(peer, []).append((message, message.priority))
-        for state, receipts in back.items():
-            return_all(receipts, state, unix_time_us())
-        for peer, items in by_peer.items():
-            peer.lanes.put_back(items)
-            # What waits in the lanes was queued later, and has failed no more often.
-            if any(self._is_exhausted(peer, message) for message, _ in items):
-                self.give_up_exhausted(peer, cause)
+            fate = exhausted if self._is_exhausted(peer, message) else waiting
+            fate.setdefault(peer, []).append(message)
+        for peer, lost in exhausted.items():
+            self.give_up_all(peer, lost, Reason.ATTEMPTS_EXHAUSTED, cause)
+        for peer, kept in waiting.items():
+            back = [each for each in kept if each.state is not DeliveryState.ACCEPTED]
+            move_all((each for each in back if each.is_stored), DeliveryState.PERSISTED)
+            move_all((each for each in back if not each.is_stored), DeliveryState.QUEUED)
+            for message in kept:
+                if message.terms.expires_at is not None:
+                    self._arm_expiry(peer, message)
+            peer.lanes.put_back((message, message.priority) for message in kept)
             self.assign(peer)
 
     def give_up_denied(self, peer: Peer) -> bool:
@@ -478,7 +477,7 @@ class Outgoing:
         if not self._core.links.access.is_denied(peer.did):
             return False
         self.unassign(peer)
-        self._give_up_all(peer.lanes.remove_if(waiting.__contains__), Reason.DENIED)
+        self.give_up_all(peer, peer.lanes.remove_if(waiting.__contains__), Reason.DENIED)
         return True
 
     def denied(self) -> list[Peer]:
@@ -488,48 +487,53 @@ class Outgoing:
 
     def give_up_exhausted(self, peer: Peer, cause: str) -> None:
         """Fail the messages of `peer` that have had their attempts."""
-        for message in peer.lanes.remove_if(partial(self._is_exhausted, peer)):
-            self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
+        exhausted = peer.lanes.remove_if(partial(self._is_exhausted, peer))
+        self.give_up_all(peer, exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
 
     def _is_exhausted(self, peer: Peer, message: OutgoingMessage) -> bool:
         limit = self._core.config.max_attempts
         return not message.is_stored and peer.failures - message.failures_before >= limit
 
-    def _give_up_all(self, messages: Iterable[OutgoingMessage], reason: Reason) -> None:
-        for message in messages:
-            self.give_up(message, reason)
+    def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
+        """`give_up_all()` for one."""
+        self.give_up_all(self.peer(message.recipient), (message,), reason, cause)
 
-    def give_up(
+    def give_up_all(
         self,
-        message: OutgoingMessage,
+        peer: Peer,
+        messages: Iterable[OutgoingMessage],
         reason: Reason,
         cause: str = "",
         *,
         is_in_flight: bool = False,
     ) -> None:
-        """End a message: counted, and its receipt tells the sender.
+        """End messages for one peer: counted, and their receipts tell the sender.
 
-        One that is in flight keeps its bytes: its peer may sign for it yet.
+        What is in flight keeps its bytes: its peer may sign for it yet.
         """
-        if message.is_final:
+        ended: list[OutgoingMessage] = []
+        for message in messages:
+            if message.is_final:
+                continue
+            if message.is_stored and reason is Reason.CLOSED:
+                message.park()
+                message.release()
+                continue
+            if message.is_stored and self._core.outbox is not None:
+                self._core.outbox.ended(message, reason, cause)
+            ended.append(message)
+        if not ended:
             return
-        if message.is_stored and reason is Reason.CLOSED:
-            message.park()
-            message.release()
-            return
-        peer = self.peer(message.recipient)
-        if message.is_stored and self._core.outbox is not None:
-            self._core.outbox.ended(message, reason, cause)
-        self._core.counters.send_failures += 1
-        self._core.drop(reason, message.recipient)
-        peer.dropped[reason] += 1
+        self._core.counters.send_failures += len(ended)
+        self._core.drop(reason, peer.did, count=len(ended))
+        peer.dropped[reason] += len(ended)
         if not cause and peer.dialer is not None:
             cause = peer.dialer.last_error or ""
         expired = reason is Reason.EXPIRED
-        message.advance(DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause)
-        if not is_in_flight:
+        move_all(ended, DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause)
+        for message in ended if not is_in_flight else ():
             message.release()
-        self.disarm_expiry(message)
+        self.disarm_expiries(ended)
 
     def is_dead(self, message: OutgoingMessage, largest: int = 2**32) -> bool:
         """Whether a message that was taken to be written must not be; it was told of its end.
@@ -550,13 +554,15 @@ class Outgoing:
         cause = UNANSWERED if message.was_written else ""
         if message.is_stored and self._core.outbox is not None:
             cause = self._core.outbox.doubt(message.recipient, message.priority, message.row)
-        self.give_up(message, Reason.EXPIRED, cause, is_in_flight=is_in_flight)
+        peer = self.peer(message.recipient)
+        self.give_up_all(peer, (message,), Reason.EXPIRED, cause, is_in_flight=is_in_flight)
 
     def disarm_expiries(self, messages: Iterable[OutgoingMessage]) -> None:
         """Their peer has answered, or never will, as over v1: they expire no more here."""
-        if self._expiries:
-            for message in messages:
-                self.disarm_expiry(message)
+        for message in messages if self._expiries else ():
+            timer = self._expiries.pop(message, None)
+            if timer is not None:
+                timer.cancel()
 
     def _arm_expiry(self, peer: Peer, message: OutgoingMessage) -> None:
         assert message.expires_at is not None
@@ -592,9 +598,3 @@ class Outgoing:
         for message, timer in expiries.items():
             timer.cancel()
             self._arm_expiry(self.peer(message.recipient), message)
-
-    def disarm_expiry(self, message: OutgoingMessage) -> None:
-        """It can expire no more."""
-        timer = self._expiries.pop(message, None)
-        if timer is not None:
-            timer.cancel()
