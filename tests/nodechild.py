@@ -48,20 +48,26 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def in_use_kib() -> int:
-    """The memory that the allocators of Python and of C have given out.
+    """The memory in use: what the allocators have given out; resident, where they do not tell.
 
-    It is exact. Resident memory is not: an arena of Python's allocator, 1 MiB, stays when one
-    object of it lives. Where an allocator does not report, the result is what is resident.
+    The first is exact. Resident memory is not: an arena of Python's allocator, 1 MiB, stays
+    when one object of it lives.
     """
+    allocated = allocated_kib()
+    return rss_kib() if allocated is None else allocated
+
+
+def allocated_kib() -> int | None:
+    """The memory that the allocators of Python and of C have given out; `None`: no report."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except AttributeError:  # not glibc 2.33 or newer
-        return rss_kib()
+    except (AttributeError, TypeError):  # not glibc 2.33 or newer; not POSIX
+        return None
     mallinfo2.restype = _Mallinfo2
     of_c = mallinfo2()
     of_python = re.search(r"# bytes in allocated blocks += +([\d,]+)", _allocator_report())
     if of_python is None:
-        return rss_kib()
+        return None
     python_bytes = int(of_python[1].replace(",", ""))
     return int(of_c.uordblks + of_c.hblkhd + python_bytes) // 1024
 

@@ -14,11 +14,11 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.receipt_waits import ReceiptWaits
-from signedwire.delivery.receipt import Receipt, return_all
+from signedwire.delivery.receipt import Receipt, advance_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.sync import Node
-from signedwire.types import DeliveryState, unix_time_us
+from signedwire.types import DeliveryState
 
 BOB = Identity.from_seed(bytes(range(32)))
 AWAY = f"{BOB.did}@127.0.0.1:1"
@@ -136,7 +136,7 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
 
     def take_back(_: object, last: Receipt) -> None:
         assert last.state is DeliveryState.WRITTEN
-        return_all([last], DeliveryState.PERSISTED, unix_time_us())
+        advance_all([last], DeliveryState.PERSISTED)
         last.detach()  # as `close()` does
 
     monkeypatch.setattr(ReceiptWaits, "check_hung_up", take_back)

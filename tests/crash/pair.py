@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import socket
 import sqlite3
 import sys
@@ -164,15 +163,6 @@ class Actor:
         self.memory = asyncio.get_running_loop().create_future()
         self.tell("memory")
         return await asyncio.wait_for(self.memory, 20)
-
-    async def pause(self, seconds: float) -> None:
-        """Stop the process for a while, as a machine that is overloaded does."""
-        process = self._process
-        assert process is not None
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
-            process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(seconds)
-            process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         """SIGKILL; returns when all that it has said was heard."""

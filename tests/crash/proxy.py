@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections."""
+"""A TCP proxy that cuts connections, and holds back what they carry."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Proxy:
         self._target = target
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._may_carry = asyncio.Event()
+        self._may_carry.set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -35,6 +37,12 @@ class Proxy:
         self.cuts += bool(self._open)
         for writer in self._open:
             writer.transport.abort()
+
+    async def hold(self, seconds: float) -> None:
+        """Carry nothing for a while; connections stay."""
+        self._may_carry.clear()
+        await asyncio.sleep(seconds)
+        self._may_carry.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -54,6 +62,7 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, *both: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
+                await self._may_carry.wait()
                 both[0].write(data)
                 await both[0].drain()
         for writer in both:

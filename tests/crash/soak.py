@@ -37,9 +37,9 @@ before."""
 _WARM_UP: Final = (0.2, 600.0)
 """What does not count for the memory: this share of the time, and this many seconds or half
 of it. What has a bound fills up meanwhile: SQLite's pages, to 2 MB; the leaves of
-8192 messages of a sender; and what waits for a receiver that stands still."""
-_PAUSE: Final = (10.0, 0.02)
-"""Before the time begins, each receiver stands still for so many seconds, or this share of it."""
+8192 messages of a sender; and what waits while nothing is carried."""
+_HOLD: Final = (10.0, 0.02)
+"""Before the time begins, nothing is carried for so many seconds, or this share of the time."""
 _MAX_WAL: Final = 8 * 1024 * 1024
 _RATE: Final = 80
 """Messages a second and lane. A soak tests time: so it takes less than half of a core."""
@@ -144,12 +144,12 @@ class Soak:
         )
 
 
-async def _pause_receivers(soaks: list[Soak], seconds: float) -> None:
+async def _fill_windows(soaks: list[Soak], seconds: float) -> None:
     """Fill what waits for a receiver, and then what a receiver takes at once."""
-    most, share = _PAUSE
-    pause = min(most, seconds * share)
-    await asyncio.sleep(pause)
-    await asyncio.gather(*[each.pair.receiver.pause(pause) for each in soaks])
+    most, share = _HOLD
+    hold = min(most, seconds * share)
+    await asyncio.sleep(hold)
+    await asyncio.gather(*[each.proxy.hold(hold) for each in soaks])
 
 
 def _ends(samples: list[int]) -> tuple[int, int]:
@@ -172,7 +172,7 @@ async def soak(
     async with contextlib.AsyncExitStack() as stack:
         for each in soaks:
             await stack.enter_async_context(each.running())
-        await _pause_receivers(soaks, seconds)
+        await _fill_windows(soaks, seconds)
         end, turn = loop.time() + seconds, 0
         next_kill, next_sample = loop.time() + kill_interval, loop.time()
         sample_interval = min(5.0, seconds / 40)

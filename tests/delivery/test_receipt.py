@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from signedwire.delivery.receipt import Receipt, Step, future_waker, return_all, transition_all
+from signedwire.delivery.receipt import Receipt, Step, advance_all, future_waker, transition_all
 from signedwire.errors import (
     Cause,
     ClosedError,
@@ -633,12 +633,13 @@ def test_a_history_keeps_its_beginning_and_its_end_however_often_it_was_written(
     other._steps = one._steps
     for number in range(100):
         transition_all(receipts_of_one_batch, DeliveryState.WRITTEN, 1000 + number)
-        return_all(receipts_of_one_batch, DeliveryState.QUEUED, 2000 + number)
+        advance_all(receipts_of_one_batch, DeliveryState.QUEUED)
         assert one._steps is other._steps, "each has a history of its own"
     transition_all(receipts_of_one_batch, DeliveryState.ACCEPTED, 5000)
     history = one.history
     assert len(history) == 16
     assert [step.state for step in history[:2]] == [DeliveryState.QUEUED, DeliveryState.WRITTEN]
     assert history[1].at_us == 1000
-    assert history[-2:] == ((DeliveryState.QUEUED, 2099), (DeliveryState.ACCEPTED, 5000))
+    assert [step.state for step in history[-2:]] == [DeliveryState.QUEUED, DeliveryState.ACCEPTED]
+    assert history[-1].at_us == 5000
     assert one.has_reached(DeliveryState.QUEUED)

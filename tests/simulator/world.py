@@ -28,6 +28,7 @@ from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, Tra
 from signedwire import clock as clock_module
 from signedwire.arguments import Deadline
 from signedwire.clock import Clock
+from signedwire.delivery import peer_sender as sender_module
 from signedwire.delivery import receipt as receipt_module
 from signedwire.delivery import streams as streams_module
 from signedwire.delivery.denials import DenialFilter
@@ -989,17 +990,16 @@ def simulated(world: World) -> Iterator[None]:
                 world.on_denied(life(), row.body)
         return denied
 
-    def advance(
-        receipt: Receipt,
+    def advance_all(
+        receipts: Iterable[Receipt],
         state: DeliveryState,
         reason: Reason | None = None,
-        *rest: Any,
-        **more: Any,
+        detail: str = "",
     ) -> None:
-        before, was_final = receipt.state, receipt.is_final
-        old_advance(receipt, state, reason, *rest, **more)
-        if not was_final:
-            world.on_advance(receipt, before, reason)
+        before = [(receipt, receipt.state) for receipt in receipts]
+        old_advance_all([receipt for receipt, _ in before], state, reason, detail)
+        for receipt, old_state in before:
+            world.on_advance(receipt, old_state, reason)
 
     def transition_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
         before = [(receipt, receipt.state) for receipt in receipts if not receipt.is_final]
@@ -1034,7 +1034,8 @@ def simulated(world: World) -> Iterator[None]:
     old_remove_if = put(Inbox, "remove_if", remove_if)
     old_discard = put(DenialFilter, "discard", discard)
     old_restore_rows = put(Endpoint, "restore", restore_rows)
-    old_advance = put(Receipt, "advance", advance)
+    old_advance_all = put(receipt_module, "advance_all", advance_all)
+    put(sender_module, "advance_all", advance_all)  # which imports it by its name
     old_climb_all = put(receipt_module, "transition_all", transition_all)
     for module in (streams_module, socket_module):  # which import it by its name
         put(module, "transition_all", transition_all)

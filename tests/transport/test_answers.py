@@ -311,6 +311,25 @@ async def test_what_expired_in_flight_is_not_sent_again() -> None:
 
 
 @on_both_loops
+async def test_what_has_had_its_attempts_is_not_queued_again() -> None:
+    """A link that ends with a whole window in flight costs one pass over it."""
+    async with Net().node(ALICE, max_attempts=1) as alice, mute_peer(alice) as peers:
+        first = alice.send_nowait(BOB.did, b"first")
+        await eventually(lambda: len(peers) == 1)
+        await peers[0].receipt(await peers[0].next(BatchReceived))
+        await first.wait("accepted", LIMIT)
+        receipts = [alice.send_nowait(BOB.did, b"x") for _ in range(3)]
+        await eventually(lambda: alice.peers()[BOB.did].in_flight == 3)
+        peers[0].session.close(frames.CLOSE_PROTOCOL_ERROR, "so the test wants")
+        await peers[0].say()
+        for receipt in receipts:
+            with pytest.raises(DeliveryFailedError):
+                await receipt.wait("accepted", LIMIT)
+            assert [step.state for step in receipt.history] == ["queued", "written", "failed"]
+        await alice.close()
+
+
+@on_both_loops
 async def test_an_overdue_answer_shows_and_ends_the_link() -> None:
     changes = {"ping_interval": 0.05, "answer_timeout": 0.3, "max_attempts": 2}
     async with Net().node(ALICE, **changes) as alice, mute_peer(alice) as peers:

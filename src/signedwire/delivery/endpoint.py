@@ -194,8 +194,8 @@ class Endpoint:
         # another link may still open.
         is_durable = self.context.store.is_durable
         if self.context.has_closed_links or not (self._host.is_open or is_durable):
-            for message in session.sender.stream.take_unanswered():
-                session.sender.give_up(message, Reason.CLOSED, "written, but no receipt came")
+            unanswered = session.sender.stream.take_unanswered()
+            session.sender.give_up_many(unanswered, Reason.CLOSED, "written, but no receipt came")
             return
         # A dialed link without one answer was a failed attempt, which its dialer has counted
         # for all messages. Otherwise a message in flight may have broken the link, so the
@@ -292,8 +292,8 @@ class Endpoint:
         session.stop_waiting()
         if session.link is None and self.peers.route(session) is None:
             sender = session.sender
-            for message in sender.lanes.remove_if(lambda message: not message.is_stored):
-                sender.give_up(message, Reason.UNKNOWN_PEER)
+            removed = sender.lanes.remove_if(lambda message: not message.is_stored)
+            sender.give_up_many(removed, Reason.UNKNOWN_PEER)
             self.peers.forget_if_stranger(session)
 
     def reroute(self, sessions: Iterable[PeerSession]) -> None:
@@ -364,8 +364,7 @@ class Endpoint:
         if not self.access.denies(session.did):
             return False
         self._disconnect(session)
-        for message in sender.lanes.remove_if(waiting.__contains__):
-            sender.give_up(message, Reason.DENIED)
+        sender.give_up_many(sender.lanes.remove_if(waiting.__contains__), Reason.DENIED)
         return True
 
     def _disconnect(self, session: PeerSession) -> None:

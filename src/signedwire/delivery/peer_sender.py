@@ -15,7 +15,7 @@ from signedwire.delivery.advice import CLOCKS_DIFFER
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import RoutePort, Timer
-from signedwire.delivery.receipt import Receipt, return_all
+from signedwire.delivery.receipt import Receipt, advance_all
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
@@ -150,25 +150,23 @@ class PeerSender:
             is_fault: Whether this counts as one of their attempts.
             cause: The error for messages that have no attempt left.
         """
-        back: dict[DeliveryState, list[OutgoingMessage]] = {}
-        items: list[tuple[OutgoingMessage, int]] = []
+        exhausted: list[OutgoingMessage] = []
+        waiting: list[OutgoingMessage] = []
         for message in messages:
             if message.is_final:  # it has expired without an answer
                 message.release()
                 continue
             message.failures_before -= is_fault
-            if message.state is not DeliveryState.ACCEPTED:
-                state = DeliveryState.PERSISTED if message.is_stored else DeliveryState.QUEUED
-                back.setdefault(state, []).append(message)
+            (exhausted if self._is_exhausted(message) else waiting).append(message)
+        # Messages in the lanes were queued later, so they have not failed more often.
+        self.give_up_many(exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
+        back = [each for each in waiting if each.state is not DeliveryState.ACCEPTED]
+        advance_all((each for each in back if each.is_stored), DeliveryState.PERSISTED)
+        advance_all((each for each in back if not each.is_stored), DeliveryState.QUEUED)
+        for message in waiting:
             if message.terms.expires_at is not None:
                 self.watch_deadline(message)
-            items.append((message, message.priority))
-        for state, receipts in back.items():
-            return_all(receipts, state, unix_time_us())
-        self.lanes.put_back(items)
-        # Messages in the lanes were queued later, so they have not failed more often.
-        if any(self._is_exhausted(message) for message, _ in items):
-            self.give_up_exhausted(cause)
+        self.lanes.put_back((message, message.priority) for message in waiting)
 
     # -- answers --------------------------------------------------------------------------
 
@@ -208,51 +206,60 @@ class PeerSender:
 
     # -- how messages end -------------------------------------------------------------------
 
-    def note_failed(self, reason: Reason) -> None:
-        """Count a message that was not delivered."""
-        self._host.counters.send_failures += 1
-        self._host.drop(reason, self.did)
-        self.dropped[reason] += 1
+    def note_failed(self, reason: Reason, count: int = 1) -> None:
+        """Count messages that were not delivered."""
+        self._host.counters.send_failures += count
+        self._host.drop(reason, self.did, count=count)
+        self.dropped[reason] += count
 
-    def give_up(
+    def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
+        """End one message; see `give_up_many()`."""
+        self.give_up_many((message,), reason, cause)
+
+    def give_up_many(
         self,
-        message: OutgoingMessage,
+        messages: Iterable[OutgoingMessage],
         reason: Reason,
         cause: str = "",
         *,
-        is_in_flight: bool = False,
+        are_in_flight: bool = False,
     ) -> None:
-        """End a message: count it, and set the reason and cause in its receipt.
+        """End messages: count them, and set the reason and cause in their receipts.
 
-        A message in flight keeps its bytes, because its peer may still send a receipt.
+        Messages in flight keep their bytes, because the peer may still send a receipt.
         """
-        if message.is_final:
+        ended: list[OutgoingMessage] = []
+        for message in messages:
+            if message.is_final:
+                continue
+            if message.is_stored:
+                if reason is Reason.CLOSED:
+                    message.detach()
+                    message.release()
+                    continue
+                self._context.store.ended(message, reason, cause)
+            ended.append(message)
+        if not ended:
             return
-        if message.is_stored and reason is Reason.CLOSED:
-            message.detach()
-            message.release()
-            return
-        if message.is_stored:
-            self._context.store.ended(message, reason, cause)
-        self.note_failed(reason)
+        self.note_failed(reason, len(ended))
         if not cause and self.route is not None:
             cause = self.route.last_error or ""
         expired = reason is Reason.EXPIRED
-        message.advance(DeliveryState.EXPIRED if expired else DeliveryState.FAILED, reason, cause)
-        if not is_in_flight:
+        state = DeliveryState.EXPIRED if expired else DeliveryState.FAILED
+        advance_all(ended, state, reason, cause)
+        for message in ended if not are_in_flight else ():
             message.release()
-        self.forget_deadlines((message,))
+        self.forget_deadlines(ended)
         self._context.on_progress()
 
     def give_up_all(self, reason: Reason, cause: str = "") -> None:
         """End every message in the queue."""
-        for message in self.lanes.remove_if(lambda _: True):
-            self.give_up(message, reason, cause)
+        self.give_up_many(self.lanes.remove_if(lambda _: True), reason, cause)
 
     def give_up_exhausted(self, cause: Cause) -> None:
         """End the messages in the queue that have no attempt left."""
-        for message in self.lanes.remove_if(self._is_exhausted):
-            self.give_up(message, Reason.ATTEMPTS_EXHAUSTED, cause)
+        exhausted = self.lanes.remove_if(self._is_exhausted)
+        self.give_up_many(exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
 
     def _is_exhausted(self, message: OutgoingMessage) -> bool:
         limit = self._host.config.max_attempts
@@ -321,7 +328,7 @@ class PeerSender:
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:
         cause = self._context.store.doubt(message)
-        self.give_up(message, Reason.EXPIRED, cause, is_in_flight=is_in_flight)
+        self.give_up_many((message,), Reason.EXPIRED, cause, are_in_flight=is_in_flight)
 
     def on_clock_step(self) -> None:
         """Compute each deadline again, because a clock was set or the machine was suspended."""

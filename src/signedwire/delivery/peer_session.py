@@ -266,13 +266,12 @@ class PeerSession:
         if self.link is not None:
             self.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         # A message that has arrived would arrive twice under a new number.
-        for message in sender.lanes.remove_if(lambda message: message.was_written):
-            sender.give_up(
-                message,
-                Reason.STALE_EPOCH,
-                "it was written, and a newer epoch has begun since, so the peer cannot be asked "
-                "whether it arrived",
-            )
+        sender.give_up_many(
+            sender.lanes.remove_if(lambda message: message.was_written),
+            Reason.STALE_EPOCH,
+            "it was written, and a newer epoch has begun since, so the peer cannot be asked "
+            "whether it arrived",
+        )
         sender.abandon(
             Reason.STALE_EPOCH,
             "a newer epoch has begun since, so the peer cannot answer any more whether it was "

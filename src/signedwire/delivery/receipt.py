@@ -50,10 +50,10 @@ from signedwire.types import Did, unix_time_us
 __all__ = [
     "Receipt",
     "Step",
+    "advance_all",
     "transition_all",
     "queued_step",
     "future_waker",
-    "return_all",
     "state_to_wait_for",
 ]
 
@@ -361,15 +361,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         detail: str = "",
     ) -> None:
         """Set a state. For the transport alone; a final receipt does not change."""
-        if self.is_final:
-            return
-        self.reason = reason
-        self.detail = detail
-        self._steps = _shortened((*self._steps, _CODES[state], unix_time_us()))
-        self.is_final = state in _FINAL
-        # The state is set last: a thread that sees it also sees the other attributes.
-        self.state = state
-        self._wake()
+        if not self.is_final:
+            advance_all((self,), state, reason, detail)
 
     def detach(self) -> None:
         """End all waits, because the node is closed while the message is in the store."""
@@ -548,19 +541,28 @@ def transition_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int
             receipt._wake()
 
 
-def return_all(receipts: Iterable[Receipt], state: DeliveryState, at_us: int) -> None:
-    """Move receipts back to `state`, where their messages wait to be written again.
+def advance_all(
+    receipts: Iterable[Receipt],
+    state: DeliveryState,
+    reason: Reason | None = None,
+    detail: str = "",
+) -> None:
+    """Set one state in receipts, none of which is final.
 
     Receipts of one batch mostly share one history, as in `transition_all()`.
     """
+    at_us, is_final = unix_time_us(), state in _FINAL
     before: tuple[int, ...] | None = None
     after: tuple[int, ...] = ()
     for receipt in receipts:
         if receipt._steps is not before:
             before = receipt._steps
             after = _shortened((*before, _CODES[state], at_us))
+        receipt.reason, receipt.detail = reason, detail
         receipt._steps = after
-        receipt.reason, receipt.detail, receipt.state = None, "", state
+        receipt.is_final = is_final
+        # The state is set last: a thread that sees it also sees the other attributes.
+        receipt.state = state
         receipt._wake()
 
 

@@ -186,7 +186,7 @@ class StoreDriver(SendProgress):
             reason = Reason.QUEUE_FULL if is_full else Reason.STORE_FAILED
             for message in messages:
                 message.is_stored = False
-                sender.give_up(message, reason, error.fact)
+            sender.give_up_many(messages, reason, error.fact)
             return
         cursor, now = self._cursors[did], unix_time_us()
         is_met = self._loader.look_for_way(did)
