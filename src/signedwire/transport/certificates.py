@@ -57,6 +57,8 @@ _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
 # every clock.
 _FROM: Final = datetime.datetime(1970, 1, 1)
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
+_FIELDS_BEFORE_KEY: Final = 6
+"""The version, serial number, signature, issuer, validity and subject of a TBSCertificate."""
 _P256_ORDER_MINUS_ONE: Final = (
     0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551 - 1
 )
@@ -110,7 +112,6 @@ def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
         DidProofError: The other side has proven none. Nothing that it has sent may be used.
     """
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 
     if tls.version() != "TLSv1.3" or tls.session_reused:
         raise DidProofError(
@@ -128,22 +129,41 @@ def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
         )
     try:
         certificate = x509.load_der_x509_certificate(chain[0])
-        spki = certificate.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        certificate.public_key()  # raises if it is of no kind that can be used
         # A second extension of the same kind raises here.
         extension = certificate.extensions.get_extension_for_oid(
             x509.ObjectIdentifier(DID_PROOF_OID)
         )
         proof: bytes = extension.value.public_bytes()
+        spki = _public_key_info(certificate.tbs_certificate_bytes)
     except x509.ExtensionNotFound:
         raise DidProofError("the certificate carries no DID proof") from None
     except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
         raise DidProofError(f"the certificate cannot be read: {error}") from None
-    if spki not in chain[0]:
-        # A point has several encodings. The proof covers the bytes in the certificate.
-        raise DidProofError("the key in the certificate is not in its usual form")
     return check_did_proof(proof, spki, now_us)
+
+
+def _public_key_info(tbs: bytes) -> bytes:
+    """Return the SubjectPublicKeyInfo of a TBSCertificate, both in DER (RFC 5280, 4.1).
+
+    These bytes, not the key encoded anew: a key has several encodings, and the DID proof covers
+    the one in the certificate. The certificate has been parsed before and has extensions, so it
+    is DER of version 3.
+    """
+    at, _ = _der_value(tbs, 0)
+    for _ in range(_FIELDS_BEFORE_KEY):
+        _, at = _der_value(tbs, at)
+    _, end = _der_value(tbs, at)
+    return tbs[at:end]
+
+
+def _der_value(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the value of the DER element at `at` begins and ends (X.690, 8.1)."""
+    length, at = data[at + 1], at + 2
+    if length & 0x80:
+        size = length & 0x7F
+        length, at = int.from_bytes(data[at : at + size], "big"), at + size
+    return at, at + length
 
 
 def _presented_chain(tls: ssl.SSLObject) -> list[bytes]:
