@@ -727,7 +727,9 @@ class World:
             if life is None:
                 continue
             config = station.config
-            for did, status in life.node.peers().items():
+            # Not by `peers()`, whose full reports took a fifteenth of the time of a campaign.
+            for session in life.node._core.endpoint.peers.senders():
+                sender, did = session.sender, session.did
                 there = self.by_did[did].config
                 if station.speaks_v1 or self.by_did[did].speaks_v1:
                     continue  # without credit, what is written is bounded by the kernel
@@ -738,9 +740,9 @@ class World:
                 flying = there.credit_messages + max(1, there.critical_reserve)
                 if self.by_did[did].store_path is not None:
                     flying *= 2  # what comes twice costs no credit, and waits for the disk
-                queued = sum(status.queued.values())
-                if queued > most + flying or status.in_flight > flying:
-                    self.violate(f"{life}: {queued} queued, {status.in_flight} in flight")
+                queued, in_flight = len(sender.lanes), sender.stream.in_flight
+                if queued > most + flying or in_flight > flying:
+                    self.violate(f"{life}: {queued} queued, {in_flight} in flight")
             pool = life.node.pool_stats()
             if pool.active > pool.limit:
                 self.violate(f"{life}: {pool}")
