@@ -19,5 +19,5 @@
   and messages in flight.
 - `receipt`: the states of a sent message, and its end.
 - `backoff`: pauses before the next attempt.
-- `replay`: the bounded memory that delivers a repeated v1 envelope once.
+- `bounded_memory`: a map and a set that forget their oldest keys.
 """

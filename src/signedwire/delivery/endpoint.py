@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from signedwire import clock
+from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes
-from signedwire.delivery.replay import ReplayMemory
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
@@ -73,7 +73,7 @@ class Endpoint:
         """The sessions of all peers."""
         self.submitter = Submitter(context, self.peers, self.send_waiting)
         """Puts messages of the application into the queues."""
-        self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
+        self.v2_speakers = BoundedSet(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2. Their v1 messages are refused."""
         self.denial_log = DenialLogLimiter()
         self.links: set[LinkPort] = set()
