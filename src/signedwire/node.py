@@ -518,7 +518,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """
         self._check_here()
         did, seconds = as_did(to), as_seconds(timeout)
-        where = self._core.prober.place(did, _target(address))
+        where = self._core.prober.target_of(did, _target(address))
         return await self._core.prober.probe(did, where, seconds, as_stranger=as_stranger)
 
     async def probes(
@@ -547,7 +547,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         if not seconds:
             raise ValueError(f"interval={interval!r} is not a number of seconds above 0")
         did = as_did(to)
-        where = self._core.prober.place(did, _target(address))
+        where = self._core.prober.target_of(did, _target(address))
         findings = self._core.prober.probes(did, where, seconds, as_stranger=as_stranger)
         async with contextlib.aclosing(findings):
             async for found in findings:

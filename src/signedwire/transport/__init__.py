@@ -35,8 +35,8 @@
   the first two over `asyncio_stream`; `networks` takes the one that is configured. `names`
   looks hosts up, each in a thread of its own; `racing` connects to the first address of
   a host that answers.
-- `outlast`: waits that go on although their caller is cancelled, so that a start or an
-  end that is called off lets go of everything.
+- `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
+  cancelled releases everything. `connecting`: connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 - `v1`: the v1 wire.
 """
