@@ -161,7 +161,7 @@ class FailureKind(enum.StrEnum):
     CLOCKS_DIFFER = "clocks differ"
     """The peer refused the message as late, but by our clock its deadline had not passed."""
     OTHER = "other"
-    """None of these; the text says more."""
+    """Another cause, which the text of the error names."""
 
 
 class Cause(str):

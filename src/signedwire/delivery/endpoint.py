@@ -64,7 +64,7 @@ class Endpoint:
         self._host: Host = context.host
         self._config = context.host.config
         self.access = context.access
-        """Which DIDs are denied."""
+        """The access list, which decides which DIDs are denied."""
         self.inbox = context.inbox
         """Received messages that wait for the application."""
         self.denials = context.denials

@@ -25,9 +25,9 @@
 - `inbox_driver`: marks, and messages that are not handled yet.
 - `inbox_reader`: how the application takes messages.
 - `drops`: counts what is dropped, and reports it in few events and log lines.
-- `evidence_driver`: opens and closes the evidence log, which has what was accepted before anybody
-  is told of it. `health`: whether the node can do its work.
-- `clock_watch`: notices that the wall clock was set, or the machine suspended.
+- `evidence_driver`: opens and closes the evidence log. A message is in the log before the
+  application gets it and the sender gets its receipt. `health`: problems of store and log.
+- `clock_watch`: detects that the wall clock was set, or the machine suspended.
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`: pure decisions. Who may hold an outbound connection; which inbound
   one is let in.

@@ -137,7 +137,7 @@ class BlockingTransport(Bound):
 
     @property
     def address(self) -> Target:
-        """Where the transport listens, with the real port. Any thread; also after the end.
+        """The target of the listener, with the real port. Any thread; also after the end.
 
         Raises:
             TransportError: it does not listen, by `listen=None`; `is_listening` tells.
