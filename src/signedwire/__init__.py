@@ -24,10 +24,11 @@ Payloads go down through these layers and up again:
 Packages:
 
 - `wire`: envelopes, frames, signatures of batches, the session of a link. No I/O.
-- `delivery`: decisions: queues, receipts, order, policies; the store and the evidence log.
+- `delivery`: decisions: queues, receipts, order, policies; the store.
+- `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
 - `payloads`: the typed messages of the v1 network (an extra).
-- `cli`: the command line (an extra).
+- `cli`: the command line (an extra). `bench`: its command `bench`.
 
 Modules for users:
 
@@ -36,7 +37,8 @@ Modules for users:
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
   `option_texts`: a text about each.
-- `routing`: addresses of peers; `types`, `errors`, `events`, `stats`, `metrics`.
+- `routing`: addresses of peers; `types` and `states`; `errors`, with their roots in `base_errors`;
+  `events`, `stats`, `metrics`.
 
 Modules for the others:
 

@@ -481,7 +481,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """Return the status of every peer that was sent to or had a link, by DID."""
+        """Return the status of the peers that this node keeps, by DID.
+
+        These are the peers that were sent to or had a link. A peer without a link and without a
+        route is forgotten after a while, and is then absent.
+        """
         return self._core.endpoint.status()
 
     async def probe(

@@ -100,7 +100,10 @@ class Endpoint:
         return denied
 
     def status(self) -> dict[Did, PeerStatus]:
-        """The state of every peer that was ever sent to or linked to us. Any thread."""
+        """Return the state of every peer that has a sending half, by DID. Any thread.
+
+        A stranger that was forgotten is absent; see `session_map`.
+        """
         return {session.did: session.status() for session in self.peers.senders()}
 
     # -- links ----------------------------------------------------------------------------
@@ -333,7 +336,7 @@ class Endpoint:
     def on_access_change(self) -> None:
         """Enforce the access list, which has changed. Any thread."""
         if not self._host.is_open:
-            return  # there is no link, and `restore()` asks the list itself
+            return  # `restore()` asks the list; a node that closes ends its links anyway
         if self._host.is_in_loop and self._host.is_loop_running:
             self._enforce()  # before the caller of the list goes on
         else:

@@ -4,16 +4,17 @@
                             └→ Dialers (dials)            ↑ Acceptor (accepts)
 
 - `core.NodeCore` puts the parts of one node together and lives in one event loop.
-  `runtime.Runtime` is what all of them work with: configuration, identity, loop, counters,
-  events, log. It knows none of them.
-- `dialers`, `dialer`, `link_dialer`: attempts and pauses. One dialer for each peer over v2,
-  so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
-  for a dialer that waits for one.
+  `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
+  log. It imports none of them.
+- `dialers`, `dialer`, `link_dialer`: attempts. Each v2 peer has a dialer of its own, so a dead
+  peer delays no other. `retry_pauses`: the pauses between attempts. `slots`: the slots for
+  outbound connections, and which dialer must give one up.
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its state. `link_input` reads (`handshake` first), `link_output` writes
   (`receipt_queue`, `receipt_delay`), both over `link_socket`. `answers` and `session_timer` are
-  its timers; `unsettled` delays its end until what it received is stored. `lingering`: links
-  that were hung up.
+  its timers; `unsettled` delays its end until all received messages are stored. `lingering`: links
+  that were hung up. `link_ports`: the interfaces between the parts of a link and its owners.
+  `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers; `probe_connections`: their connections.
