@@ -116,6 +116,7 @@ from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config
+from signedwire.states import Step
 from signedwire.stats import (
     EvidenceHead,
     EvidenceStats,
@@ -125,13 +126,23 @@ from signedwire.stats import (
     Probe,
     TransportStats,
 )
+from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.network import Listener, Network, Receiver, Remote, Stream
+from signedwire.transport.network import (
+    Listener,
+    NeedsDescriptors,
+    Network,
+    Receiver,
+    Remote,
+    Resolving,
+    Stream,
+)
 from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (
     Address,
+    Credit,
     DeliveryState,
     Did,
     Location,
@@ -154,6 +165,7 @@ __all__ = [
     "Policy",
     "Address",
     "AddressError",
+    "AsyncioStream",
     "Backlog",
     "BackpressureError",
     "BytesLike",
@@ -161,6 +173,7 @@ __all__ = [
     "ConfigError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "Credit",
     "DeadLetter",
     "DeadLetters",
     "Deadline",
@@ -199,6 +212,7 @@ __all__ = [
     "MessageRefusedError",
     "Metric",
     "MetricKind",
+    "NeedsDescriptors",
     "Network",
     "Node",
     "NotAllowedError",
@@ -223,12 +237,14 @@ __all__ = [
     "RemoteProtocolError",
     "Remote",
     "ResolveTimeout",
+    "Resolving",
     "RoutingTable",
     "Sample",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "Step",
     "StoreCorruptError",
     "StoreError",
     "StoreFailedError",

@@ -41,10 +41,11 @@ Until: TypeAlias = DeliveryState | Literal["queued", "persisted", "written", "ac
 
 
 class Step(NamedTuple):
-    """A state that a message has reached, and when (Unix time, µs)."""
+    """A state that a message has reached, and when."""
 
     state: DeliveryState
     at_us: int
+    """Unix time, microseconds."""
 
 
 class Reason(enum.StrEnum):

@@ -350,13 +350,16 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
 
 
 class Credit(NamedTuple):
-    """Credit: the total that may be sent over the life of a link."""
+    """Messages and bytes that a peer may send: in total over a link, or what is left of that."""
 
     messages: int
+    """Number of messages in the lanes below Critical."""
     bytes: int
+    """Bytes of those messages."""
     critical_messages: int
     """Number of messages in the Critical lane, which has its own credit."""
     critical_bytes: int
+    """Bytes of the messages in the Critical lane."""
 
     def plus(self, messages: int, size: int, *, is_critical: bool) -> Credit:
         """Return the sum with further messages and bytes, of Critical or of the other lanes."""
