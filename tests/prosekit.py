@@ -17,7 +17,8 @@ MAX_WORDS = 30
 
 _HEADLESS = re.compile(
     r"(?:Of|The same|Those|It|Its|They|Their|Them|Who|Whose|Whom|Whoever|Whatever|That|This|These"
-    r"|What|As)\b(?![-_`(\[.])"
+    r"|What|As|Where|Which|Let|Nobody|Somebody"
+    r"|(?:Some|Any|All|Each|One|None) of (?:those|them|these))\b(?![-_`(\[.])"
 )
 _PARTY = (
     r"(?:peers?|senders?|receivers?|recipients?|dialers?|strangers?|other sides?|nodes?|links?)"
@@ -61,7 +62,7 @@ def check_module(code: str) -> list[Finding]:
             continue
         if headless := _HEADLESS.match(text.strip()):
             is_question = text.strip().partition("\n\n")[0].endswith("?")
-            if not (headless[0] in {"What", "Who", "Whose"} and is_question):
+            if not (headless[0] in {"What", "Where", "Which", "Who", "Whose"} and is_question):
                 findings.append(Finding(node.lineno, f"begins with {headless[0]!r}"))
         plain = _spans_as_words(text)
         findings += [

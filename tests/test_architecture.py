@@ -25,6 +25,7 @@ import signedwire
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "signedwire"
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+INDEXES = [path for path in MODULES if path.name == "__init__.py"]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")})
 
 # What each room may import of ours, beside itself.
@@ -456,6 +457,16 @@ class TestDocstrings:
                 is_method = isinstance(member, (property, classmethod, staticmethod))
                 if (is_method or inspect.isfunction(member)) and not method.startswith("_"):
                     assert inspect.getdoc(member), f"{name}.{method}"
+
+    @pytest.mark.parametrize("path", INDEXES, ids=name_of)
+    def test_an_index_names_each_module_of_its_folder(self, path: Path) -> None:
+        index = ast.get_docstring(parse(path)) or ""
+        modules = {one.stem for one in MODULES if one.parent == path.parent}
+        packages = {one.parent.name for one in INDEXES if one.parent.parent == path.parent}
+        named = {span.partition(".")[0] for span in _SPAN.findall(index)}
+        assert not (modules | packages) - {"__init__", "__main__"} - named
+        listed = re.findall(r"^- `([a-z]\w*)", index, re.MULTILINE)
+        assert not set(listed) - modules - packages
 
     def test_every_alias_has_a_text_below_it(self) -> None:
         files = ("arguments.py", "states.py", "types.py")

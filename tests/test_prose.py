@@ -40,6 +40,13 @@ class TestDocstringRules:
             "Whoever has it may call.",
             "What the sender chose.",
             "As `decode()`.",
+            "Where a link stands.",
+            "Which links wait.",
+            "Let it go.",
+            "Nobody asks.",
+            "Somebody waits.",
+            "Some of those that wait.",
+            "One of them waits.",
         ],
     )
     def test_a_headless_start(self, text: str) -> None:
@@ -53,6 +60,9 @@ class TestDocstringRules:
             "Item of a list.",
             "Whether the signature fits.",
             "What did the peer send?",
+            "Where is the socket?",
+            "Some of the links that wait.",
+            "Letters of a word.",
             "Thisbe.",
             "`It` is a class.",
         ],

@@ -24,10 +24,11 @@ Payloads go down through these layers and up again:
 Packages:
 
 - `wire`: envelopes, frames, signatures of batches, the session of a link. No I/O.
-- `delivery`: decisions: queues, receipts, order, policies; the store and the evidence log.
+- `delivery`: decisions: queues, receipts, order, policies; the store.
+- `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
 - `payloads`: the typed messages of the v1 network (an extra).
-- `cli`: the command line (an extra).
+- `cli`: the command line (an extra). `bench`: its command `bench`.
 
 Modules for users:
 
@@ -36,7 +37,8 @@ Modules for users:
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
   `option_texts`: a text about each.
-- `routing`: addresses of peers; `types`, `errors`, `events`, `stats`, `metrics`.
+- `routing`: addresses of peers; `types` and `states`; `errors`, with their roots in `base_errors`;
+  `events`, `stats`, `metrics`.
 
 Modules for the others:
 
@@ -114,6 +116,7 @@ from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
 from signedwire.settings import load_config
+from signedwire.states import Step
 from signedwire.stats import (
     EvidenceHead,
     EvidenceStats,
@@ -123,13 +126,23 @@ from signedwire.stats import (
     Probe,
     TransportStats,
 )
+from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.network import Listener, Network, Receiver, Remote, Stream
+from signedwire.transport.network import (
+    Listener,
+    NeedsDescriptors,
+    Network,
+    Receiver,
+    Remote,
+    Resolving,
+    Stream,
+)
 from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (
     Address,
+    Credit,
     DeliveryState,
     Did,
     Location,
@@ -152,6 +165,7 @@ __all__ = [
     "Policy",
     "Address",
     "AddressError",
+    "AsyncioStream",
     "Backlog",
     "BackpressureError",
     "BytesLike",
@@ -159,6 +173,7 @@ __all__ = [
     "ConfigError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "Credit",
     "DeadLetter",
     "DeadLetters",
     "Deadline",
@@ -197,6 +212,7 @@ __all__ = [
     "MessageRefusedError",
     "Metric",
     "MetricKind",
+    "NeedsDescriptors",
     "Network",
     "Node",
     "NotAllowedError",
@@ -221,12 +237,14 @@ __all__ = [
     "RemoteProtocolError",
     "Remote",
     "ResolveTimeout",
+    "Resolving",
     "RoutingTable",
     "Sample",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "Step",
     "StoreCorruptError",
     "StoreError",
     "StoreFailedError",

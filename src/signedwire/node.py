@@ -481,7 +481,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """Return the status of every peer that was sent to or had a link, by DID."""
+        """Return the status of the peers that this node keeps, by DID.
+
+        These are the peers that were sent to or had a link. A peer without a link and without a
+        route is forgotten after a while, and is then absent.
+        """
         return self._core.endpoint.status()
 
     async def probe(
@@ -518,7 +522,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """
         self._check_here()
         did, seconds = as_did(to), as_seconds(timeout)
-        where = self._core.prober.place(did, _target(address))
+        where = self._core.prober.target_of(did, _target(address))
         return await self._core.prober.probe(did, where, seconds, as_stranger=as_stranger)
 
     async def probes(
@@ -547,7 +551,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         if not seconds:
             raise ValueError(f"interval={interval!r} is not a number of seconds above 0")
         did = as_did(to)
-        where = self._core.prober.place(did, _target(address))
+        where = self._core.prober.target_of(did, _target(address))
         findings = self._core.prober.probes(did, where, seconds, as_stranger=as_stranger)
         async with contextlib.aclosing(findings):
             async for found in findings:

@@ -41,10 +41,11 @@ Until: TypeAlias = DeliveryState | Literal["queued", "persisted", "written", "ac
 
 
 class Step(NamedTuple):
-    """A state that a message has reached, and when (Unix time, µs)."""
+    """A state that a message has reached, and when."""
 
     state: DeliveryState
     at_us: int
+    """Unix time, microseconds."""
 
 
 class Reason(enum.StrEnum):
@@ -161,7 +162,7 @@ class FailureKind(enum.StrEnum):
     CLOCKS_DIFFER = "clocks differ"
     """The peer refused the message as late, but by our clock its deadline had not passed."""
     OTHER = "other"
-    """None of these; the text says more."""
+    """Another cause, which the text of the error names."""
 
 
 class Cause(str):

@@ -285,10 +285,10 @@ class Address(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where a peer listens on a network that has no hosts and ports.
+    """The target of a peer on a network that has no hosts and ports.
 
-    `str()` gives `scheme:/path`, for example `unix:/run/robot.sock`. The network that is
-    dialed says which schemes it takes, and what a path means.
+    `str()` gives `scheme:/path`, for example `unix:/run/robot.sock`. The network
+    defines which schemes it takes and what a path means.
     """
 
     scheme: str
@@ -323,7 +323,7 @@ _LOCATION: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31}):(/(?!/).*)", re.DOTALL)
 _MAX_LOCATION: Final = 1024
 
 Target: TypeAlias = Address | Location
-"""Where a peer listens: what a network dials. TCP takes addresses, Unix sockets locations."""
+"""The place at which a peer listens. TCP takes an `Address`, a Unix socket a `Location`."""
 
 
 def parse_target(text: str) -> Target:
@@ -350,13 +350,16 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
 
 
 class Credit(NamedTuple):
-    """Credit: the total that may be sent over the life of a link."""
+    """Messages and bytes that a peer may send: in total over a link, or what is left of that."""
 
     messages: int
+    """Number of messages in the lanes below Critical."""
     bytes: int
+    """Bytes of those messages."""
     critical_messages: int
     """Number of messages in the Critical lane, which has its own credit."""
     critical_bytes: int
+    """Bytes of the messages in the Critical lane."""
 
     def plus(self, messages: int, size: int, *, is_critical: bool) -> Credit:
         """Return the sum with further messages and bytes, of Critical or of the other lanes."""

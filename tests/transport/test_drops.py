@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from signedwire import Dropped, Event, Identity, Node, NotAllowedError, Reason, UnknownPeerError
-from signedwire.transport.drops import INTERVAL, MAX_TOLD
+from signedwire.transport.drops import INTERVAL, MAX_REPORTED
 from tlskit import quick
 from wirekit import ALICE, BOB, eventually, on_both_loops
 
@@ -77,17 +77,19 @@ async def test_strangers_that_choose_their_keys_take_bounded_memory_and_events(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "signedwire.transport")
-    dids = [Identity.generate().did for _ in range(10 * MAX_TOLD)]
+    dids = [Identity.generate().did for _ in range(10 * MAX_REPORTED)]
     async with Node(ALICE, quick()) as node:
         watch = Watch(node)
         await asyncio.sleep(0)
         for did in dids:
             node._core.runtime.drop(Reason.DENIED, did)
             drops = node._core.runtime.drops
-            assert len(drops._waiting.keys() | drops._told.keys()) <= MAX_TOLD + len(Reason)
+            assert len(drops._waiting.keys() | drops._reported_at.keys()) <= MAX_REPORTED + len(
+                Reason
+            )
     await watch.task
     assert watch.sums() == {Reason.DENIED: len(dids)}
-    assert len(watch.drops()) <= MAX_TOLD + 2
+    assert len(watch.drops()) <= MAX_REPORTED + 2
     lines = [record for record in caplog.records if getattr(record, "event", "") == "dropped"]
     assert len(lines) == len(watch.drops())
     assert sum(record.__dict__["count"] for record in lines) == len(dids)

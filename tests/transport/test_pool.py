@@ -48,7 +48,7 @@ class PoolMachine(RuleBasedStateMachine):
                 break
 
     def victims(self, standing: Standing) -> list[int]:
-        """Who may lose a place to an applicant; that is the first of them."""
+        """Return the members that may be preempted; the first of them is."""
         idle = [member for member in self.members if member in self.idle]
         unused = [member for member in idle if member not in self.in_use]
         if standing is Standing.DOUBTFUL and self.opening:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from signedwire.config import TransportConfig
-from signedwire.delivery.replay import ReplayMemory
+from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import Did, Priority, Reason, SignaturePolicy
@@ -100,7 +100,7 @@ class TestReasons:
         config = TransportConfig(
             v1_peers=[ALICE.did, EVE.did], signatures=SignaturePolicy.IF_PRESENT
         )
-        v2_speakers = ReplayMemory(10)
+        v2_speakers = BoundedSet(10)
         a_screen = V1Validator(config, BOB.did, v2_speakers=v2_speakers)
         v2_speakers.add(bytes(EVE.did))
         assert isinstance(a_screen.check(make(ALICE)), Verified)

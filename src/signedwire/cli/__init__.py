@@ -16,6 +16,23 @@ of the modules `*_options`, with a function of one of the modules `*_command(s)`
 imported when the command runs. `app` makes a typer application from the table. `errors`
 turns exceptions into sentences and exit codes. `output` is the only module that writes.
 Typer's rich mode is off: help is plain text, starts faster, and brackets stay brackets.
+
+- `send_command`: `message_sender` sends one message, `line_sender` the lines of stdin.
+  `send_payloads`: payloads. `receipt_waits`: waiting for receipts. `send_outcomes`: texts and
+  figures about the messages. `kept_messages`: messages that stay in the store. `proof_file`: the
+  file of `--proof`.
+- `listen_command`: `node_signals` are its signals. `bench_command`, `ping_commands`: peers.
+- `outbox_commands`, `dead_letter_commands`: `stored_messages` opens, selects and shows messages.
+  `store_choice`: the store of a command.
+- `verify_command`, `evidence_commands`: `envelope_files` reads saved envelopes and proofs,
+  `evidence_chain` the files of a log, `text_lines` large text files.
+- `id_commands`, `config_commands`: `config_check` has the checks of `config check`.
+- `keys`: the identity of a command. `key_locks`: locks between processes with one key.
+  `redaction`: removes private keys from texts.
+- `send_options`, `peer_options`, `file_options`, `store_options`, `common_options`: the options.
+  `option_values`: parsers of their values. `addresses`: addresses of peers and of this node.
+- `input_files`: input files and pipes. `formatting`: messages as JSON and as text.
+- `signals`, `interrupts`: SIGTERM, SIGHUP and Ctrl-C. `wakeups`: what wakes a waiting command.
 """
 
 from __future__ import annotations

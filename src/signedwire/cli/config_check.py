@@ -32,7 +32,7 @@ class Checked(NamedTuple):
     """The result of all checks."""
 
     faults: list[SignedWireError]
-    """Each of these keeps a node from starting."""
+    """Errors that prevent a node from starting."""
     warnings: list[str]
     """Settings that have no effect, or another one than they seem to have."""
     routes: int | None

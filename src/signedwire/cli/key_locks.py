@@ -82,7 +82,7 @@ class KeyLock:
         return self._is_current()
 
     def release(self) -> None:
-        """Let the next process go on. Safe to call twice."""
+        """Release the lock, so that the next process can take it. Safe to call twice."""
         fd, self._fd = self._fd, -1
         is_ours, self._is_ours = self._is_ours, False
         if fd >= 0:

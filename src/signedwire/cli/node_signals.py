@@ -13,7 +13,7 @@ import sys
 from signedwire.cli.output import say
 from signedwire.errors import ConfigError, SignedWireError
 from signedwire.node import Node
-from signedwire.transport.outlast import in_own_thread
+from signedwire.transport.uncancelled import in_own_thread
 
 __all__ = ["reload_on_sighup", "rotate_on_sigusr1"]
 

@@ -4,11 +4,16 @@
   peer. `session_map`: one `PeerSession` for each DID, and which of them are kept.
 - `peer_session`: the state of one peer that outlives its links, and the choice between two
   links. `peer_sender`, `peer_receiver`: the two halves of a session. `session_context`: the
-  parts that all sessions share.
+  parts that all sessions share. `outcomes`: waiting for several messages at once.
 - `recv_window`: the credit of a peer. `answer_queue`: the application's answers, until a link
   takes them.
 - `ports`: interfaces to everything else. `null_store`: the store of a node without a file.
-- `access`, `denials`: denied DIDs, and the end of their messages.
+- `store`: the durable state of a node. `backlog_cursor`: which stored messages a queue has.
+  `message_restorer`: makes messages from rows. `send_progress`: records in the store how far
+  messages have come. `removed_rows`: ends messages whose rows were removed. `commit_window`:
+  limits how many messages wait for a commit.
+- `policy`: rules about received messages. `access`, `denials`: denied DIDs, and the end of their
+  messages.
 - `lanes`: the queue to a peer, with one lane per priority and slots reserved for Critical.
   `bounded_queue`: limits of a queue.
 - `message`: a message in the sending and in the receiving application.
@@ -16,8 +21,9 @@
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages.
 - `streams`, `receive_stream`: ordered exactly-once delivery across v2 links: numbers, marks,
-  and messages in flight.
-- `receipt`: the states of a sent message, and its end.
+  and messages in flight. `accepted`: the last accepted messages of a lane.
+- `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
+- `deadlines`: deadlines in headers, and the clocks that they follow.
 - `backoff`: pauses before the next attempt.
-- `replay`: the bounded memory that delivers a repeated v1 envelope once.
+- `bounded_memory`: a map and a set that forget their oldest keys.
 """

@@ -44,7 +44,7 @@ class AccessFile(NamedTuple):
 
 
 class AccessList(Bound, instead="it is a part of its node"):
-    """Which DIDs may link to this node and be sent to: `node.access`. Any thread.
+    """Decides which DIDs may link to this node and get its messages: `node.access`. Any thread.
 
     There are three sources: `allow` and `deny` of the configuration, the lines of
     `access_file` (`allow DID`, `deny DID`, or `allow none` for an empty allow list), and the

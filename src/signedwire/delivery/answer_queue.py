@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from signedwire.delivery.bounded_memory import BoundedMap
 from signedwire.delivery.message import Message
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.recv_window import RecvWindow
-from signedwire.delivery.replay import Recent
 from signedwire.delivery.session_context import SessionContext
 from signedwire.errors import ClosedError, StoreError
 from signedwire.logs import fields
@@ -205,7 +205,7 @@ class AnswerQueue:
         self.flush_soon()
 
 
-class RememberedAnswers(Recent[int | None]):
+class RememberedAnswers(BoundedMap[int | None]):
     """The last `limit` answers, by leaf; the oldest is forgotten first.
 
     A refusal is kept as a number, and `None` means "handled". So no answer is an object

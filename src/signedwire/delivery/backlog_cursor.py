@@ -1,4 +1,4 @@
-"""Which stored messages of each peer are in its queue, and which are in the store alone.
+"""Tracks which stored messages of a peer are in its queue, and which only in the store.
 
 A queue holds the oldest rows of each lane; the store loads the others when there is room.
 """

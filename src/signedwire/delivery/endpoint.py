@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from signedwire import clock
+from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes
-from signedwire.delivery.replay import ReplayMemory
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.delivery.store import IncomingRow
@@ -64,7 +64,7 @@ class Endpoint:
         self._host: Host = context.host
         self._config = context.host.config
         self.access = context.access
-        """Which DIDs are denied."""
+        """The access list, which decides which DIDs are denied."""
         self.inbox = context.inbox
         """Received messages that wait for the application."""
         self.denials = context.denials
@@ -73,7 +73,7 @@ class Endpoint:
         """The sessions of all peers."""
         self.submitter = Submitter(context, self.peers, self.send_waiting)
         """Puts messages of the application into the queues."""
-        self.v2_speakers = ReplayMemory(_MAX_V2_SPEAKERS)
+        self.v2_speakers = BoundedSet(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2. Their v1 messages are refused."""
         self.denial_log = DenialLogLimiter()
         self.links: set[LinkPort] = set()
@@ -100,7 +100,10 @@ class Endpoint:
         return denied
 
     def status(self) -> dict[Did, PeerStatus]:
-        """The state of every peer that was ever sent to or linked to us. Any thread."""
+        """Return the state of every peer that has a sending half, by DID. Any thread.
+
+        A stranger that was forgotten is absent; see `session_map`.
+        """
         return {session.did: session.status() for session in self.peers.senders()}
 
     # -- links ----------------------------------------------------------------------------
@@ -333,7 +336,7 @@ class Endpoint:
     def on_access_change(self) -> None:
         """Enforce the access list, which has changed. Any thread."""
         if not self._host.is_open:
-            return  # there is no link, and `restore()` asks the list itself
+            return  # `restore()` asks the list; a node that closes ends its links anyway
         if self._host.is_in_loop and self._host.is_loop_running:
             self._enforce()  # before the caller of the list goes on
         else:

@@ -3,8 +3,11 @@
 The lanes together hold `limit` items. `reserve` further slots are for Critical
 alone, so that an emergency stop finds room when the queue is full.
 
-Threads: any thread may `put()` and `take()`; `put_back()` belongs to the one
-consumer. Items leave in the order in which they entered their lane.
+Items leave in the order in which they entered their lane.
+
+Threads: any thread may call `put()`, `take()` and `remove_if()`. `head()` and `put_back()` belong
+to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
+`remove_if()` may leave out of order.
 """
 
 from __future__ import annotations

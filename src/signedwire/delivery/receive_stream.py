@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from signedwire.delivery.accepted import AcceptedLeaves
+from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.message import AckSink, Message
-from signedwire.delivery.replay import ReplayMemory
 from signedwire.types import Priority, Reason
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
@@ -79,8 +79,8 @@ class ReceiveStream:
         self.marks = [0] * len(Priority)
         # Envelopes at or below the mark that were refused as late, or because the store was
         # full. A peer that sends them again, because our refusal was lost, gets the same answer.
-        self._late = ReplayMemory(refused)
-        self._not_stored = ReplayMemory(refused)
+        self._late = BoundedSet(refused)
+        self._not_stored = BoundedSet(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """Return the marks of all lanes, for HELLO."""

@@ -4,16 +4,17 @@
                             └→ Dialers (dials)            ↑ Acceptor (accepts)
 
 - `core.NodeCore` puts the parts of one node together and lives in one event loop.
-  `runtime.Runtime` is what all of them work with: configuration, identity, loop, counters,
-  events, log. It knows none of them.
-- `dialers`, `dialer`, `link_dialer`: attempts and pauses. One dialer for each peer over v2,
-  so a dead peer delays nobody else. `slots`: outbound connections are counted, and given up
-  for a dialer that waits for one.
+  `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
+  log. It imports none of them.
+- `dialers`, `dialer`, `link_dialer`: attempts. Each v2 peer has a dialer of its own, so a dead
+  peer delays no other. `retry_pauses`: the pauses between attempts. `slots`: the slots for
+  outbound connections, and which dialer must give one up.
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its state. `link_input` reads (`handshake` first), `link_output` writes
   (`receipt_queue`, `receipt_delay`), both over `link_socket`. `answers` and `session_timer` are
-  its timers; `unsettled` delays its end until what it received is stored. `lingering`: links
-  that were hung up.
+  its timers; `unsettled` delays its end until all received messages are stored. `lingering`: links
+  that were hung up. `link_ports`: the interfaces between the parts of a link and its owners.
+  `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers; `probe_connections`: their connections.
@@ -25,9 +26,9 @@
 - `inbox_driver`: marks, and messages that are not handled yet.
 - `inbox_reader`: how the application takes messages.
 - `drops`: counts what is dropped, and reports it in few events and log lines.
-- `evidence_driver`: opens and closes the evidence log, which has what was accepted before anybody
-  is told of it. `health`: whether the node can do its work.
-- `clock_watch`: notices that the wall clock was set, or the machine suspended.
+- `evidence_driver`: opens and closes the evidence log. A message is in the log before the
+  application gets it and the sender gets its receipt. `health`: problems of store and log.
+- `clock_watch`: detects that the wall clock was set, or the machine suspended.
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`: pure decisions. Who may hold an outbound connection; which inbound
   one is let in.
@@ -35,8 +36,8 @@
   the first two over `asyncio_stream`; `networks` takes the one that is configured. `names`
   looks hosts up, each in a thread of its own; `racing` connects to the first address of
   a host that answers.
-- `outlast`: waits that go on although their caller is cancelled, so that a start or an
-  end that is called off lets go of everything.
+- `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
+  cancelled releases everything. `connecting`: connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 - `v1`: the v1 wire.
 """

@@ -1,14 +1,14 @@
 """Decides which inbound connections may stay. No I/O.
 
-A connection is unproven until its first acceptable envelope. Unproven ones are
-limited, in total and for each host, so that a stranger who opens many connections and sends
-nothing keeps no other out. A newcomer always gets a place:
+A connection is unproven until its first acceptable envelope. Unproven connections have slots of
+their own, with a limit in total and for each host. So a stranger who opens many connections and
+sends nothing cannot shut out others. A new connection always gets a slot:
 
-- When its host has all the places that one host may have, the oldest connection of that host
-  loses its place. It is not closed yet: while other places are free, it has a last moment to
-  prove itself. So many honest nodes behind one address do not end each other's handshakes.
-- When all places are taken, a connection in its last moment is closed, the oldest of
-  the host that has the most of them; without any, the oldest unproven one.
+- If its host has used up the limit for one host, the oldest connection of that host loses its
+  slot. It has a grace period to prove itself while other slots are free. So many honest nodes
+  behind one address do not end each other's handshakes.
+- If all slots are taken, one connection is closed: the oldest in its grace period, of the host
+  that has the most of them. If there is none, the oldest unproven connection is closed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Admission(Generic[K]):
-    """Counts the places of inbound connections. A connection is any hashable object."""
+    """The slots for inbound connections. A connection is any hashable object."""
 
     __slots__ = (
-        "_leaving",
+        "_in_grace",
         "_max_proven",
         "_max_unproven",
         "_max_unproven_per_host",
@@ -42,12 +42,12 @@ class Admission(Generic[K]):
         self._max_unproven = config.max_unproven_connections
         self._max_unproven_per_host = config.max_unproven_per_host
         self._unproven: dict[K, str | None] = {}
-        self._leaving: dict[K, str | None] = {}  # in their last moment, the first that lost
+        self._in_grace: dict[K, str | None] = {}  # oldest preemption first
         self._proven: OrderedDict[K, str | None] = OrderedDict()  # least recently used first
         self._per_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._unproven) + len(self._leaving) + len(self._proven)
+        return len(self._unproven) + len(self._in_grace) + len(self._proven)
 
     @property
     def max_proven(self) -> int:
@@ -59,32 +59,36 @@ class Admission(Generic[K]):
         self._max_proven, self._max_unproven = proven, unproven
 
     def admit(self, key: K, group: str | None) -> tuple[K | None, K | None]:
-        """Give a connection a place; see `Remote.group`.
+        """Give a slot to a connection.
+
+        Args:
+            key: The connection.
+            group: Its host; see `Remote.group`.
 
         Returns:
-            The connection that has lost its place and has a last moment, and the one to close
-            at once. Each may be `None`.
+            The connection whose grace period begins, and the connection to close at once. Each
+            may be `None`.
         """
-        hurried: K | None = None
+        preempted: K | None = None
         if group is not None and self._per_host[group] >= self._max_unproven_per_host:
-            hurried = next(one for one, other in self._unproven.items() if other == group)
-            self.leave(hurried)
-            self._leaving[hurried] = group
+            preempted = next(one for one, other in self._unproven.items() if other == group)
+            self.leave(preempted)
+            self._in_grace[preempted] = group
         closed: K | None = None
-        if len(self._unproven) + len(self._leaving) >= self._max_unproven:
+        if len(self._unproven) + len(self._in_grace) >= self._max_unproven:
             closed = self.evict_unproven()
         self._unproven[key] = group
         if group is not None:
             self._per_host[group] += 1
-        return (None if hurried is closed else hurried), closed
+        return (None if preempted is closed else preempted), closed
 
     def evict_unproven(self) -> K | None:
-        """Free the place of one unproven connection, and return it; `None`: there is none."""
+        """Free the slot of one unproven connection, and return it; `None`: there is none."""
         evicted: K | None = None
-        if self._leaving:
-            held = Counter(self._leaving.values())
+        if self._in_grace:
+            held = Counter(self._in_grace.values())
             most = max(held.values())
-            evicted = next(one for one, group in self._leaving.items() if held[group] == most)
+            evicted = next(one for one, group in self._in_grace.items() if held[group] == most)
         else:
             evicted = next(iter(self._unproven), None)
         if evicted is not None:
@@ -92,12 +96,12 @@ class Admission(Generic[K]):
         return evicted
 
     def prove(self, key: K) -> K | None:
-        """Note that a connection is proven; return the one that must be closed for it.
+        """Note that a connection is proven; return the connection to close for it, if any.
 
-        Anyone can make keys, so a proof gives no right to stay. When all places are taken, the
+        Anyone can make keys, so a proof gives no right to stay. If all slots are taken, the
         host that holds most of them loses its least recently used connection.
         """
-        if key in self._proven or not (key in self._unproven or key in self._leaving):
+        if key in self._proven or not (key in self._unproven or key in self._in_grace):
             return None
         evicted: K | None = None
         if len(self._proven) >= self._max_proven:
@@ -105,7 +109,7 @@ class Admission(Generic[K]):
             most = max(held.values())
             evicted = next(one for one, group in self._proven.items() if held[group] == most)
             del self._proven[evicted]
-        group = self._unproven[key] if key in self._unproven else self._leaving[key]
+        group = self._unproven[key] if key in self._unproven else self._in_grace[key]
         self.leave(key)
         self._proven[key] = group
         return evicted
@@ -116,9 +120,9 @@ class Admission(Generic[K]):
             self._proven.move_to_end(key)
 
     def leave(self, key: K) -> None:
-        """Free the place of a connection, if it has one."""
+        """Free the slot of a connection, if it has one."""
         self._proven.pop(key, None)
-        self._leaving.pop(key, None)
+        self._in_grace.pop(key, None)
         group = self._unproven.pop(key, None)
         if group is not None:
             self._per_host[group] -= 1

@@ -22,10 +22,14 @@ with 40 strangers, this saves 5 MiB."""
 
 
 class AsyncioStream(Stream, asyncio.Protocol):
-    """A stream, and the protocol of the transport under it.
+    """A stream, and the asyncio protocol of the transport under it.
+
+    Pass one to `loop.create_connection`, or return one from the factory of a server. A subclass
+    overrides `_remote`, which makes a `Remote` of the transport's `peername`. After a cancelled
+    dial, call `give_up()`.
 
     Args:
-        receiver: The receiver of all reports.
+        receiver: The receiver of the stream.
     """
 
     __slots__ = (
@@ -52,6 +56,10 @@ class AsyncioStream(Stream, asyncio.Protocol):
         self._known_remote: Remote | None = None
         self._has_ended = False
         self._is_paused = False
+
+    def __repr__(self) -> str:
+        remote = self._known_remote
+        return f"<{type(self).__name__}{'' if remote is None else f' {remote.host}'}>"
 
     def set_receiver(self, receiver: Receiver) -> None:
         """See `Stream`."""

@@ -137,7 +137,7 @@ class BlockingTransport(Bound):
 
     @property
     def address(self) -> Target:
-        """Where the transport listens, with the real port. Any thread; also after the end.
+        """The target of the listener, with the real port. Any thread; also after the end.
 
         Raises:
             TransportError: it does not listen, by `listen=None`; `is_listening` tells.
@@ -158,7 +158,7 @@ class BlockingTransport(Bound):
         return self._core.pool_stats()
 
     def peers(self) -> dict[Did, PeerStatus]:
-        """The health of every peer that was sent to."""
+        """Return the status of the peers, by DID; see `Node.peers`."""
         return self._core.endpoint.status()
 
     def __repr__(self) -> str:

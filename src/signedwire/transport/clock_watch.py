@@ -1,4 +1,4 @@
-"""Notices when a clock was set or the machine was suspended, and tells whom it concerns."""
+"""Detects that the wall clock was set or the machine suspended, and calls the parts concerned."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["ClockWatch"]
 
 _INTERVAL: Final = 1.0
 _LEAST_STEP: Final = 0.5
-"""Seconds: what a clock loses or gains on another in a while is no news."""
+"""Minimum seconds between two clocks that count as a step; less is their ordinary drift."""
 
 
 class ClockWatch:
-    """Looks at the clocks once a second, while a node is open.
+    """Compares the clocks once a second while a node is open.
 
     Args:
-        runtime: What every part of the node works with.
-        on_step: Called when any clock went another way than the others.
-        on_wall_step: Called after that where the wall clock was set.
+        runtime: The surroundings of all parts of the node.
+        on_step: Called if a clock has stepped against another one.
+        on_wall_step: Called after `on_step` if the wall clock was set.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class ClockWatch:
         self._timer = self._loop.call_later(_INTERVAL, self._look)
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         self._timer.cancel()
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_INTERVAL, self._look)
         runtime, step = self._runtime, self._steps.look()
         lead = monotonic() - self._loop.time()
-        # The loop's timers stand still while the machine is suspended; deadlines do not.
+        # While the machine is suspended, the timers of the loop stop; deadlines go on.
         is_apart = abs(lead - self._lead) >= _LEAST_STEP
         if not step and not is_apart:
             return

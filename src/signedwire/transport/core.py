@@ -43,10 +43,15 @@ from signedwire.transport.evidence_driver import close_evidence, open_evidence
 from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
-from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.probing import Prober
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
+from signedwire.transport.uncancelled import (
+    in_own_thread,
+    next_turn,
+    open_in_thread,
+    wait_uncancelled,
+)
 from signedwire.types import Did, Reason
 
 try:
@@ -280,9 +285,9 @@ class NodeCore:
             self.acceptor.shut_down()
             timeout = runtime.config.close_timeout
             if self.evidence is not None:
-                await outlast(in_own_thread(self.evidence.close, timeout))
+                await wait_uncancelled(in_own_thread(self.evidence.close, timeout))
             if self.store is not None:
-                await outlast(in_own_thread(self.store.store.close, timeout))
+                await wait_uncancelled(in_own_thread(self.store.store.close, timeout))
 
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
@@ -292,7 +297,7 @@ class NodeCore:
             return False
         self.store.end()
         closing = in_own_thread(self.store.store.close, timeout)
-        is_cancelled = await outlast(closing)
+        is_cancelled = await wait_uncancelled(closing)
         if not closing.result():
             extra = fields("disk silent", path=self.runtime.config.store)
             text = (

@@ -23,9 +23,9 @@ from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DialError, ResolveTimeout
 from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
+from signedwire.transport.connecting import connect, resolve
 from signedwire.transport.network import Receiver
 from signedwire.transport.pool import Standing
-from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.retry_pauses import RetryPauses
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
@@ -277,7 +277,7 @@ class Dialer(ABC):
 
     async def _reach(self, receiver: Receiver) -> None:
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        await reach(network, self.address, receiver, self._resolved, timeout)
+        await connect(network, self.address, receiver, self._resolved, timeout)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """Note the end of the connection, and decide when the next attempt may begin."""

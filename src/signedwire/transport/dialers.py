@@ -11,9 +11,9 @@ from signedwire.delivery.peer_session import PeerSession
 from signedwire.logs import fields
 from signedwire.transport.dialer import Dialer, DialerParts
 from signedwire.transport.link_dialer import LinkDialer
-from signedwire.transport.outlast import outlast
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
+from signedwire.transport.uncancelled import wait_uncancelled
 from signedwire.types import Did, PeerState, Target
 
 __all__ = ["Dialers"]
@@ -119,12 +119,12 @@ class Dialers:
         return is_durable and dialer.state is PeerState.BACKING_OFF
 
     async def end(self) -> bool:
-        """End all connections and all messages. Returns what `outlast()` does."""
+        """End all connections and all messages. Returns what `wait_uncancelled()` does."""
         self._endpoint.begin_end()
         self.slots.end()
         closing = [dialer.close() for dialer in tuple(self._dialers.values())]
         all_closing = asyncio.gather(*closing, return_exceptions=True)
-        is_cancelled = await outlast(all_closing)
+        is_cancelled = await wait_uncancelled(all_closing)
         for fault in all_closing.result():
             if isinstance(fault, Exception):  # a fault of this package must not keep the others
                 extra = fields("close fault", error=type(fault).__name__)

@@ -1,8 +1,8 @@
 """Counts dropped messages and connections, and reports them in few events and log lines.
 
 A stranger, or a peer whose messages expire, can have thousands of envelopes dropped in a
-second. Each one is counted at once. The first one of a peer and reason is reported at once, then
-at most one event and log line each second, with a count.
+second. Each drop is counted at once. For each peer and reason, the first drop is reported at
+once; later ones are reported in at most one event and log line each second, with a count.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from signedwire.logs import EventLog, fields
 from signedwire.stats import Counters
 from signedwire.types import Did, Reason, unix_time_us
 
-__all__ = ["INTERVAL", "MAX_TOLD", "Drops"]
+__all__ = ["INTERVAL", "MAX_REPORTED", "Drops"]
 
 INTERVAL: Final = 1.0
-"""Seconds between two events of one peer and reason."""
-MAX_TOLD: Final = 64
-"""Pairs of peer and reason in a second that have events of their own. Strangers choose their
-DIDs, so further ones are reported together, one event for each reason."""
+"""Minimum seconds between two events of one peer and reason."""
+MAX_REPORTED: Final = 64
+"""Maximum pairs of peer and reason with an event of their own in one second. Strangers choose
+their DIDs, so further drops are reported together, in one event for each reason."""
 
 
 class _Key(NamedTuple):
@@ -67,7 +67,7 @@ class Drops:
         self._call_soon = call_soon
         self._lock = threading.Lock()
         self._waiting: dict[_Key, _Tally] = {}
-        self._told: dict[_Key, float] = {}  # when, in loop time; of the last second
+        self._reported_at: dict[_Key, float] = {}  # loop time of the last event
         self._is_look_due = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -80,14 +80,14 @@ class Drops:
             host: The host that sent them, if there is no DID.
             count: How many there were.
         """
-        with self._lock:  # threads that send count, too
+        with self._lock:  # threads that send call this too
             self._counters.dropped[reason] += count
             # Without a reader of events or log lines, no tally is kept.
             if not (self._events.is_watched or self._log.isEnabledFor(logging.DEBUG)):
                 return
             key = _Key(reason, did, str(did) if did is not None else host)
-            is_new = key not in self._waiting and key not in self._told
-            if is_new and len(self._waiting.keys() | self._told.keys()) >= MAX_TOLD:
+            is_new = key not in self._waiting and key not in self._reported_at
+            if is_new and len(self._waiting.keys() | self._reported_at.keys()) >= MAX_REPORTED:
                 key = _Key(reason, None, "")
             tally = self._waiting.get(key)
             if tally is None:
@@ -97,43 +97,45 @@ class Drops:
             if self._is_look_due:
                 return
             self._is_look_due = True
-        self._call_soon(self._look)
+        self._call_soon(self._report_due)
 
-    def _look(self) -> None:
-        """Report the tallies that are due; later the others. In the loop."""
+    def _report_due(self) -> None:
+        """Report the tallies that are due, and set a timer for the others. In the loop."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         with self._lock:
-            self._told = {key: at for key, at in self._told.items() if now - at < INTERVAL}
-            due = [key for key in self._waiting if key not in self._told]
-            told = [(key, self._waiting.pop(key)) for key in due]
-            self._told.update(dict.fromkeys(due, now))
+            self._reported_at = {
+                key: at for key, at in self._reported_at.items() if now - at < INTERVAL
+            }
+            due = [key for key in self._waiting if key not in self._reported_at]
+            reported = [(key, self._waiting.pop(key)) for key in due]
+            self._reported_at.update(dict.fromkeys(due, now))
             self._is_look_due = bool(self._waiting)
-            again = min((self._told[key] for key in self._waiting), default=now) + INTERVAL
-        for key, tally in told:
-            self._tell(key, tally)
+            again = min((self._reported_at[key] for key in self._waiting), default=now) + INTERVAL
+        for key, tally in reported:
+            self._report(key, tally)
         if self._is_look_due:
-            self._timer = loop.call_at(again, self._look)
+            self._timer = loop.call_at(again, self._report_due)
 
     def log_closed(self, host: str, reason: Reason, fact: str) -> None:
-        """Log that a connection was closed for its fault. In the loop."""
+        """Log that a connection was closed for a fault of the other side. In the loop."""
         extra = fields("connection closed", address=host, reason=reason)
         self._log.info("closed the connection from %s: %s (%s)", host, reason, fact, extra=extra)
 
     def flush(self) -> None:
-        """Report everything that is left: the node ends."""
+        """Report all tallies that are left, as the node ends."""
         if self._timer is not None:
             self._timer.cancel()
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for key, tally in waiting.items():
-            self._tell(key, tally)
+            self._report(key, tally)
 
-    def _tell(self, key: _Key, tally: _Tally) -> None:
+    def _report(self, key: _Key, tally: _Tally) -> None:
         count = tally.count
         event = Dropped(key.reason, key.did, key.source, count, tally.first_at, tally.last_at)
         self._events.put(event)
-        self._log.logger.debug(  # not limited once more by `EventLog`
+        self._log.logger.debug(  # without the rate limit of `EventLog`
             "dropped %d of %s: %s",
             count,
             key.source or "an unnamed source",

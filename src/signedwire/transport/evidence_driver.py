@@ -18,8 +18,13 @@ from signedwire.events import EvidenceFailed, EvidenceRemoved, EvidenceRotated
 from signedwire.evidence.chain import name_of
 from signedwire.evidence.files import Removed, Rotated, RotationPolicy
 from signedwire.evidence.log import EvidenceLog
-from signedwire.transport.outlast import in_own_thread, next_turn, open_in_thread, outlast
 from signedwire.transport.runtime import Runtime
+from signedwire.transport.uncancelled import (
+    in_own_thread,
+    next_turn,
+    open_in_thread,
+    wait_uncancelled,
+)
 
 __all__ = ["close_evidence", "open_evidence"]
 
@@ -81,5 +86,5 @@ async def close_evidence(log: EvidenceLog | None, timeout: float) -> bool:
     """
     if log is None:
         return False
-    is_cancelled = await outlast(in_own_thread(log.close, timeout))
+    is_cancelled = await wait_uncancelled(in_own_thread(log.close, timeout))
     return await next_turn() or is_cancelled  # its last callbacks are in the queue of the loop

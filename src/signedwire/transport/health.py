@@ -38,7 +38,7 @@ def health_of(core: NodeCore, peers: Iterable[PeerStatus]) -> Health:
 
 
 def _fullness(store: Store, largest: int) -> Iterator[str]:
-    """Which limits are reached, in words; `largest` is the size of a message that may come."""
+    """Return a text for each limit of the store that a message of `largest` bytes would exceed."""
     limits, stats = store.limits, store.stats()
     held: Iterable[tuple[str, Backlog, int, int]] = (
         ("outbox", stats.outbox, limits.max_rows, limits.max_bytes),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from signedwire.types import Target
 
@@ -32,6 +32,8 @@ __all__ = [
     "Resolving",
     "Stream",
 ]
+
+R = TypeVar("R")
 
 
 class Remote(NamedTuple):
@@ -74,7 +76,7 @@ class Receiver(Protocol):
 class Stream(Protocol):
     """One open connection. Subclass it; the methods that are not abstract have defaults.
 
-    For transports of asyncio or uvloop, subclass `AsyncioStream` of `asyncio_stream` instead.
+    For transports of asyncio or uvloop, subclass `AsyncioStream` instead.
     """
 
     __slots__ = ()
@@ -165,7 +167,8 @@ class Network(Protocol):
 
     A network may also have an attribute `uses_descriptors`. If it is true, the limits of
     connections are lowered at the start to the descriptors that the process may open. A network
-    that looks names up may have a method `resolve`; see `Resolving`.
+    that looks names up may have a method `resolve`; see `Resolving`. A listener that needs a
+    descriptor for each connection may have a method `when_short`; see `NeedsDescriptors`.
     """
 
     async def dial(self, target: Target, receiver: Receiver) -> Stream:
@@ -199,22 +202,24 @@ class NeedsDescriptors(Protocol):
     """A listener that needs a descriptor of the process for each connection."""
 
     def when_short(self, make_room: Callable[[OSError], bool]) -> None:
-        """Have `make_room` called where the process has no descriptor for a connection.
+        """Call `make_room` from now on if the process has no descriptor for a connection.
 
-        It returns whether it has closed another one.
+        Args:
+            make_room: Closes another connection, and returns whether it has closed one. Its
+                argument is the error of accepting.
         """
 
 
 @runtime_checkable
-class Resolving(Protocol):
+class Resolving(Protocol[R]):
     """A network that looks targets up. A lookup needs no connection slot, unlike a dial."""
 
-    async def resolve(self, target: Target) -> Any:
+    async def resolve(self, target: Target) -> R:
         """Look a target up, for `dial`.
 
         Raises:
             DialError: The target is unknown. It has the cause as text, and its `kind`.
         """
 
-    async def dial(self, target: Target, receiver: Receiver, resolved: Any = None) -> Stream:
+    async def dial(self, target: Target, receiver: Receiver, resolved: R | None = None) -> Stream:
         """See `Network.dial`; `resolved` is the result of `resolve(target)`."""

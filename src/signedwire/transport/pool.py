@@ -1,14 +1,13 @@
-"""Which dialers may hold an outbound connection: a pure decision, no I/O.
+"""Decides which dialers have a slot for an outbound connection. No I/O.
 
-At most `limit` connections, opening ones included. At most half of the places are for
-connections that are still opening, so that peers that never answer cannot fill the
-pool. Members that are known to answer come first, then those that were never tried, then those
-that did not answer last time. The last kind may use all but one of the opening half.
+There are `limit` slots, also for connections that are opening. These may take at most half of
+the slots, so peers that never answer cannot fill the pool. Dialers whose last connection opened
+come first, then those that never tried, then those whose last connection did not open. The last
+kind may take all but one of the slots for connections that are opening.
 
-A member that has nothing in flight can be asked to give its place up, the least
-recently used first; a busy one never is. A member may be in use although nothing is in flight
-this moment. It gives way only to an applicant that is known to answer, and only while no other
-member has a connection that has not opened.
+A member with nothing in flight is idle and can be preempted, the least recently used first; a
+busy member never is. An idle member may still be in use, between two messages. It is preempted
+only for a dialer whose last connection opened, and only while no connection is opening.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Standing(enum.IntEnum):
-    """The record of an applicant; the lower, the sooner it is admitted."""
+    """The result of the last attempt of a dialer. The lowest standing is admitted first."""
 
     PROVEN = 0
     """The last connection opened."""
@@ -34,12 +33,12 @@ class Standing(enum.IntEnum):
 
 
 class Pool(Generic[K]):
-    """The places and the queue before them.
+    """The slots, and the queue of dialers that wait for one.
 
     Args:
-        limit: Places, at least 1.
-        is_idle: Whether a member could lose its place without losing bytes.
-        is_in_use: Whether a member was used just now, idle this moment or not.
+        limit: Number of slots, at least 1.
+        is_idle: Tells whether closing the connection of a member loses no bytes.
+        is_in_use: Tells whether a member was used just now, even if it is idle.
     """
 
     __slots__ = ("_is_idle", "_is_in_use", "_limit", "_members", "_opening", "_queues")
@@ -59,12 +58,12 @@ class Pool(Generic[K]):
 
     @property
     def active(self) -> int:
-        """Places taken."""
+        """Number of slots that are taken."""
         return len(self._members)
 
     @property
     def limit(self) -> int:
-        """Places in all."""
+        """Number of slots, free or taken."""
         return self._limit
 
     @limit.setter
@@ -73,27 +72,27 @@ class Pool(Generic[K]):
 
     @property
     def max_opening(self) -> int:
-        """Places for connections that are opening."""
+        """Maximum number of connections that are opening."""
         return max(1, self._limit // 2)
 
     @property
     def has_queue(self) -> bool:
-        """Whether somebody waits for a place."""
+        """Whether a dialer waits for a slot."""
         return any(self._queues.values())
 
     @property
     def next_standing(self) -> Standing | None:
-        """The standing of the next applicant; `None`: nobody waits."""
+        """The standing of the dialer that is next; `None`: none waits."""
         return next((standing for standing, queue in self._queues.items() if queue), None)
 
     def apply(self, key: K, standing: Standing = Standing.UNTRIED) -> None:
-        """Join the queue. Then call `admit()` until it has nothing more to say."""
+        """Put a dialer into the queue. Then call `admit()` until it returns `(None, None)`."""
         assert key not in self._members
         assert not any(key in queue for queue in self._queues.values())
         self._queues[standing][key] = None
 
     def hasten(self, key: K) -> None:
-        """Let one that waits go before all others, as if it were known to answer."""
+        """Move a waiting dialer to the head of the queue, as if its last connection had opened."""
         for queue in self._queues.values():
             if key in queue:
                 del queue[key]
@@ -101,21 +100,23 @@ class Pool(Generic[K]):
                 self._queues[Standing.PROVEN].move_to_end(key, last=False)
 
     def admit(self) -> tuple[K | None, K | None]:
-        """One step: `(whose place was taken, who has it now)`, or `(None, None)`.
+        """Give a slot to the next dialer, if one is free or a member can be preempted.
 
-        The first is to be closed now, the second may connect.
+        Returns:
+            The member that lost its slot and must be closed, or `None`; and the dialer that has
+            a slot now and may connect. `(None, None)`: no dialer gets a slot now.
         """
         standing = self.next_standing
         if standing is None:
             return None, None
         evicted: K | None = None
         if not self._may_open(standing):
-            # Nobody waits for a connection that is opening and has nothing to carry.
+            # No message waits for a connection that is opening and idle.
             evicted = next((member for member in self._opening if self._is_idle(member)), None)
             if evicted is None:
                 return None, None
         elif len(self._members) >= self._limit:
-            evicted = self._who_gives_way(standing)
+            evicted = self._preemptible(standing)
             if evicted is None:
                 return None, None
         if evicted is not None:
@@ -133,7 +134,7 @@ class Pool(Generic[K]):
         doubtful = sum(one is Standing.DOUBTFUL for one in self._opening.values())
         return doubtful < max(1, self.max_opening - 1)
 
-    def _who_gives_way(self, standing: Standing) -> K | None:
+    def _preemptible(self, standing: Standing) -> K | None:
         idle = [member for member in self._members if self._is_idle(member)]
         for member in idle:
             if not self._is_in_use(member) and (
@@ -145,24 +146,24 @@ class Pool(Generic[K]):
         return None
 
     def opened(self, key: K) -> None:
-        """The connection of a member is open."""
+        """Note that the connection of a member is open."""
         self._opening.pop(key, None)
 
     def opening(self) -> dict[K, Standing]:
-        """The members with opening connections, the first begun first, and their standings."""
+        """Return the members whose connections are opening, oldest first, and their standings."""
         return dict(self._opening)
 
     def members(self) -> list[K]:
-        """The members, the least recently used first."""
+        """Return the members, the least recently used first."""
         return list(self._members)
 
     def touch(self, key: K) -> None:
-        """The member was used just now."""
+        """Note that a member was used now."""
         if key in self._members:
             self._members.move_to_end(key)
 
     def leave(self, key: K) -> None:
-        """Give the place or the turn in the queue up; nothing happens where there is none."""
+        """Free the slot of a dialer or remove it from the queue. Without either, do nothing."""
         self._members.pop(key, None)
         self._opening.pop(key, None)
         for queue in self._queues.values():

@@ -27,13 +27,13 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.stats import Probe
+from signedwire.transport.connecting import connect, resolve
 from signedwire.transport.probe_connections import (
     LinkProbe,
     NotReachedError,
     ProbeConnection,
     V1Probe,
 )
-from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did, Reason, Target
@@ -73,7 +73,7 @@ class Prober:
         for connection in tuple(self._connections):
             connection.end()
 
-    def place(self, did: Did, address: Target | None) -> Target:
+    def target_of(self, did: Did, address: Target | None) -> Target:
         """Return where to probe a peer: the address, else its route, else the fallback.
 
         Raises:
@@ -220,7 +220,7 @@ class Prober:
         try:
             async with self._step(None):
                 resolved = await resolve(network, address, limit)
-                await reach(network, address, connection, resolved, limit)
+                await connect(network, address, connection, resolved, limit)
         except DialError as error:
             is_late = isinstance(error, ConnectTimeout)
             words = error.cause if is_late else f"cannot connect: {error.cause}"

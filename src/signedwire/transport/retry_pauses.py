@@ -29,7 +29,7 @@ class RetryPauses:
         return self._next_at - asyncio.get_running_loop().time()
 
     def reset(self) -> None:
-        """Let the pauses be short again. One that has begun goes on."""
+        """Make the next pauses short again. A pause that has begun goes on."""
         self._delays = self._new_delays()
 
     def lengthen(self) -> None:

@@ -3,16 +3,16 @@
     data_received ─→ serve(link) ─→ link.work(…)           at once, while there is time
                          └────────→ queue ─→ the next turn  when the share of this turn is used
 
-There are two shares of each turn. One is for links that have lately cost more than they
-brought, strangers among them; the other is for all others. So a flood from strangers delays
-an honest peer by its share at most, however many they are. Within a share the link that has
-used the least time goes first (start-time fair queueing, Goyal, Vin and Cheng, 1996). The first
-link of a turn is the one that has waited longest, or an endless row of new links would starve it.
-While a link waits, its socket is not read.
+Each turn has two shares. One is for links that have lately cost more than they brought, such
+as those of strangers; the other is for all other links. So a flood from strangers delays an
+honest peer by at most one share, however many strangers there are. Within a share, the link that
+has used the least time goes first (start-time fair queueing, Goyal, Vin and Cheng, 1996). Only
+the first link of a turn is the one that has waited longest, because an endless row of new links
+would starve it. While a link waits, its socket is not read.
 
-What the application does with the messages, and what is signed and written for them, comes
-on top of a share and cannot be interrupted. So the shares are small at first, grow while
-the whole turn stays short, and are halved when it was long.
+The application's work on the messages, and the signatures and writes for them, are not part of a
+share and cannot be interrupted. So the shares are small at first, grow while the whole turn stays
+short, and are halved after a long turn.
 """
 
 from __future__ import annotations
@@ -41,31 +41,32 @@ _CALM: Final = 1.0
 _QUANTUM: Final = 0.001
 """Seconds after which a link lets the next one work."""
 _LOOKS: Final = 32
-"""Links that wait and are looked at in each turn; a look takes less than a microsecond."""
+"""Maximum number of waiting links that are checked for a reset in each turn. A check takes less
+than a microsecond."""
 _FEW: Final = 4
-"""Links that may wait before any is looked at."""
+"""Number of waiting links up to which none is checked for a reset."""
 _MAX_LEAD: Final = 0.010
-"""Seconds of work that a link can be ahead of the others at most, and so has to wait for."""
+"""Maximum seconds of work that a link can be ahead of the others and has to wait for."""
 
 
 class Worker(Protocol):
     """A link with input."""
 
     turn_tag: float
-    """How much work it has had, on the clock of its share. `LoopShares` alone uses this."""
+    """Seconds of work of this link, on the virtual clock of its share. For `LoopShares` alone."""
 
     @property
     def is_costly(self) -> bool:
         """Whether the peer has lately cost more than it brought."""
 
     def work(self, now: float, until: float) -> bool:
-        """Process input from `now` to `until`, by the monotonic clock; whether some is left."""
+        """Process input from `now` to `until` (monotonic clock); return whether some is left."""
 
     def drop_if_reset(self) -> bool:
-        """End where the other side has reset the connection, and its input is not worth a look."""
+        """End the link if it is costly and its connection was reset; return whether it ended."""
 
     def abort(self) -> None:
-        """End at once: its input could not be processed."""
+        """End the link at once, because its input could not be processed."""
 
     def set_waiting(self, is_waiting: bool) -> None:
         """Stop reading while input waits for a later turn; read on when all is processed."""
@@ -81,20 +82,20 @@ class _Waiting:
         self.order = (tag, worker.turn_tag, number)
         """The order in the queue. Of equal tags, the link that was idle for longest goes first."""
         self.worker: Worker | None = worker
-        """`None`: it was served."""
+        """`None`: the link was served or dropped."""
 
     def __lt__(self, other: _Waiting) -> bool:
         return self.order < other.order
 
 
 class _Share:
-    """The time of one kind of links in each turn, and those links that wait for more."""
+    """The time of one kind of links in each turn, and the links of this kind that wait."""
 
     __slots__ = ("_by_age", "_by_tag", "_last", "_numbers", "spent")
 
     def __init__(self) -> None:
         self.spent = 0.0
-        """Seconds of this turn."""
+        """Seconds that are used in this turn."""
         self._last = 0.0  # the highest tag that was served
         self._by_tag: list[_Waiting] = []  # a heap
         self._by_age: deque[_Waiting] = deque()
@@ -107,16 +108,16 @@ class _Share:
         return bool(self._by_age)
 
     def add(self, worker: Worker, tag: float) -> None:
-        """Let a link wait."""
+        """Add a link to the queue."""
         waiting = _Waiting(tag, next(self._numbers), worker)
         heapq.heappush(self._by_tag, waiting)
         self._by_age.append(waiting)
 
     def take(self, *, is_first: bool) -> tuple[Worker, float]:
-        """The link to serve next, and its tag. There must be one.
+        """Take the next link from the queue; return it and its tag. The queue must not be empty.
 
         Args:
-            is_first: Whether it is the first of a turn.
+            is_first: Whether this is the first link of a turn.
         """
         while True:
             one = self._by_age.popleft() if is_first else heapq.heappop(self._by_tag)
@@ -125,13 +126,13 @@ class _Share:
                 return worker, one.tag
 
     def oldest(self, count: int) -> list[_Waiting]:
-        """Some of those that wait, the longest first."""
+        """Return the waiting links among the `count` oldest entries, oldest first."""
         return [one for one in islice(self._by_age, count) if one.worker is not None]
 
     def tag(self, worker: Worker) -> float:
-        """Where a link that comes now stands among those that wait.
+        """Return the start tag of a link that has input now; the lowest tag goes first.
 
-        A link loses no time while it has no input, and saves none up.
+        A link without input neither loses time nor saves it up.
         """
         while self._by_tag and self._by_tag[0].worker is None:
             heapq.heappop(self._by_tag)
@@ -139,14 +140,14 @@ class _Share:
         return min(max(worker.turn_tag, floor), floor + _MAX_LEAD)
 
     def charge(self, worker: Worker, tag: float, seconds: float) -> None:
-        """A link has worked."""
+        """Add the seconds that a link has worked to the used time, and to the tag of the link."""
         self.spent += seconds
         self._last = max(self._last, tag)
         worker.turn_tag = tag + seconds
 
 
 class LoopShares:
-    """See the module's text. Belongs to one event loop."""
+    """Divides each turn of one event loop among its links; see the docstring of the module."""
 
     def __init__(self) -> None:
         self._costly = _Share()
@@ -156,10 +157,10 @@ class LoopShares:
         self._share = _LEAST
         self._turn_began = 0.0
         self._has_waited = False
-        """Whether a link waited when the last turn began: then this turn follows it at once."""
+        """Whether a link waited at the end of the last turn. If so, this turn follows at once."""
 
     def serve(self, worker: Worker) -> None:
-        """Let a link process its input, now or in a later turn of the loop."""
+        """Call `worker.work()` now, or in a later turn of the loop."""
         if worker in self._waiting:
             return
         share = self._costly if worker.is_costly else self._others
@@ -184,8 +185,8 @@ class LoopShares:
             self._waiting.remove(worker)
             worker.set_waiting(False)
         if share.spent >= _LEAST:
-            # What was spent in earlier turns counts too until then: a call for each turn of
-            # the loop would cost an honest link more than it is worth.
+            # Until then, `spent` also counts earlier turns: a call in each turn of the loop
+            # would cost an honest link more than it gains.
             self._schedule()
 
     def _wait(self, share: _Share, worker: Worker, tag: float) -> None:
@@ -201,7 +202,7 @@ class LoopShares:
             asyncio.get_running_loop().call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
-        """A new turn of the loop: those that wait come before what arrives in it."""
+        """Begin a turn: serve the waiting links before the input that arrives in this turn."""
         self._is_scheduled = False
         self._adapt()
         self._drop_reset()
@@ -217,10 +218,10 @@ class LoopShares:
             self._schedule()
 
     def _drop_reset(self) -> None:
-        """Let those go that hung up while they waited: nobody reads their sockets meanwhile.
+        """Drop waiting links whose connections were reset. Their sockets are not read meanwhile.
 
-        Else strangers that open, send and reset would fill the queue, and keep newcomers out.
-        In a short queue even what came before a reset is processed.
+        Otherwise strangers that connect, send and reset would fill the queue and delay newcomers.
+        In a short queue, input that came before a reset is still processed.
         """
         if len(self._waiting) <= _FEW:
             return
@@ -231,7 +232,7 @@ class LoopShares:
                 self._waiting.discard(worker)
 
     def _fail(self, worker: Worker, error: Exception) -> None:
-        """End this link alone: a fault in processing its input is one of ours."""
+        """End one link whose input could not be processed, and report the bug to the loop."""
         self._waiting.discard(worker)
         asyncio.get_running_loop().call_exception_handler(
             {"message": "input of a link could not be processed", "exception": error}
@@ -239,7 +240,7 @@ class LoopShares:
         worker.abort()
 
     def _adapt(self) -> None:
-        """Fit the shares to the time of the whole turn that ends."""
+        """Adapt the size of the shares to the duration of the last turn."""
         now = monotonic()
         took, self._turn_began = now - self._turn_began, now
         if not self._has_waited:

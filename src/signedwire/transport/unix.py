@@ -169,7 +169,7 @@ def _bind(sock: socket.socket, path: str) -> None:
 
 
 def _remove_stale(path: str) -> bool:
-    """Remove a socket at which nobody listens any more; whether it was one."""
+    """Remove a socket without a listener; return whether the path was such a socket."""
     before = _identity(path)
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -184,14 +184,14 @@ def _remove_stale(path: str) -> bool:
         return True
     except FileNotFoundError:
         return True
-    except OSError:  # it is there, and not ours to judge
+    except OSError:  # for example no permission: leave it
         return False
     return False
 
 
 def _dial_failure(error: OSError) -> tuple[Cause, str]:
-    """The cause, and what to do."""
-    if isinstance(error, BlockingIOError):  # its process may stand still: nobody says "full"
+    """Return the cause of a failed connect, and a hint."""
+    if isinstance(error, BlockingIOError):  # its queue is full; its process may be stopped
         return Cause("too many wait there for its listener"), "It is tried again"
     if isinstance(error, FileNotFoundError):
         cause = Cause("there is no such socket", FailureKind.REFUSED)

@@ -7,8 +7,14 @@
       ▼
     Work ─→ Tables            each operation on the rows: SqliteTables, MemoryTables
 
-`store` lists the guarantees. `commits` has the threads and transactions, `schema` the
-file and how it is opened, `records` the types that go in and come out.
+- `store`: the interface and its guarantees. `memory`, `sqlite`: the two kinds of stores.
+- `work`: the operations. `ledger`: counts and marks. `commits`: threads and transactions.
+- `tables`: the interface to the rows. `memory_tables`, `sqlite_tables`: the rows.
+- `records`: the types of arguments and results. `stored_values`: arguments as stored values.
+- `schema`: the file, and how it is opened. `beginning`: tells a new file from one that lost its
+  content. `soundness`: checks the rows of a file.
+- `access`: the access list. `clock_steps`: deadlines, when the wall clock is set. `unmet`:
+  messages to peers that were never met.
 """
 
 from signedwire.delivery.store.commits import UNLESS_FAILED, Dispatch

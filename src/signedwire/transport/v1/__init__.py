@@ -1,10 +1,10 @@
 """The v1 wire, for live peers that speak nothing else.
 
-    V1Sender    dials an address and writes envelopes over a `V1Link`, which asks the kernel which
-                of them arrived
-    V1Receiver  reads an accepted connection; `V1Validator` checks the envelopes
-    V1Intake    the part that all receivers of a node share
-    V1Wire      the interface of this package to the rest of the node
+- `sender`: dials an address and writes envelopes. `connection`: its connection, which asks the
+  kernel which envelopes arrived.
+- `receiver`: reads an accepted connection. `validator`: checks the envelopes. `intake`: the part
+  that all receivers of a node share.
+- `wire`: the interface of this package to the rest of the node.
 
 A node works without this package, as long as its configuration names no v1 peers.
 

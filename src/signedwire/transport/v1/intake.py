@@ -53,7 +53,7 @@ class V1Intake:
         """Messages that the evidence log does not have yet."""
 
     async def end(self) -> bool:
-        """End all checks. Returns what `outlast()` does."""
+        """End all checks. Returns what `wait_uncancelled()` does."""
         is_cancelled = False
         for receiver in tuple(self.busy):
             is_cancelled |= await receiver.stop()

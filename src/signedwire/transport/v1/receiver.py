@@ -16,8 +16,8 @@ from collections import deque
 from typing import Final, Protocol
 
 from signedwire.transport.network import Stream
-from signedwire.transport.outlast import outlast
 from signedwire.transport.runtime import Runtime
+from signedwire.transport.uncancelled import wait_uncancelled
 from signedwire.transport.v1.intake import V1Intake
 from signedwire.transport.v1.validator import Verified
 from signedwire.types import Reason
@@ -157,14 +157,14 @@ class V1Receiver:
         self._connection.leave()
 
     async def stop(self) -> bool:
-        """End the checks, and count the frames as dropped. Returns what `outlast()` does."""
+        """End the checks and drop the frames. Returns what `wait_uncancelled()` does."""
         worker = self._worker
         if worker is None:
             return False
         untaken = self._in_check + len(self._frames)
         self._runtime.drop(Reason.INBOX_CLOSED, None, self._connection.host, untaken)
         worker.cancel()
-        is_cancelled = await outlast(worker)
+        is_cancelled = await wait_uncancelled(worker)
         self._connection.leave()
         return is_cancelled
 

@@ -21,8 +21,8 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from signedwire.config import TransportConfig
+from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.message import Message
-from signedwire.delivery.replay import ReplayMemory
 from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
 from signedwire.types import Did, Reason, SignaturePolicy
@@ -58,7 +58,7 @@ class V1Validator:
         config: TransportConfig,
         us: Did | None,
         is_denied: Callable[[bytes], bool] = lambda _: False,
-        v2_speakers: ReplayMemory | None = None,
+        v2_speakers: BoundedSet | None = None,
     ) -> None:
         self._us = None if us is None else bytes(us)
         self._requires_signature = config.signatures is SignaturePolicy.REQUIRED
@@ -66,11 +66,11 @@ class V1Validator:
             None if config.v1_peers == "all" else frozenset(bytes(did) for did in config.v1_peers)
         )
         self._is_denied = is_denied
-        self._v2_speakers = ReplayMemory(0) if v2_speakers is None else v2_speakers
+        self._v2_speakers = BoundedSet(0) if v2_speakers is None else v2_speakers
         # Two memories: unsigned envelopes, which anybody can make, must not displace
         # signed ones.
-        self._replays = ReplayMemory(config.replay_memory)
-        self._unsigned_replays = ReplayMemory(config.replay_memory)
+        self._replays = BoundedSet(config.replay_memory)
+        self._unsigned_replays = BoundedSet(config.replay_memory)
 
     def check_all(self, frames: Iterable[bytes]) -> list[Verified | Reason]:
         """Check frames; return for each, in order, the message or the reason to drop it."""
@@ -112,5 +112,5 @@ class V1Validator:
         """Note that the message has been delivered."""
         self._memory(verified).add(verified.replay_key)
 
-    def _memory(self, verified: Verified) -> ReplayMemory:
+    def _memory(self, verified: Verified) -> BoundedSet:
         return self._replays if verified.message.is_proven else self._unsigned_replays

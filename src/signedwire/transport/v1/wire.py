@@ -34,7 +34,7 @@ class V1Wire:
         return V1Receiver(self._runtime, self.intake, connection)
 
     async def end(self) -> bool:
-        """End all checks of received frames. Returns what `outlast()` does."""
+        """End all checks of received frames. Returns what `wait_uncancelled()` does."""
         return await self.intake.end()
 
     def shut_down(self) -> None:

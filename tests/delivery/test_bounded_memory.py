@@ -1,4 +1,4 @@
-"""`ReplayMemory`: bounded, and the oldest is forgotten first."""
+"""`BoundedSet` has a maximum size and forgets its oldest key first."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signedwire.delivery.replay import ReplayMemory
+from signedwire.delivery.bounded_memory import BoundedSet
 
 
 def test_a_key_is_new_once() -> None:
-    memory = ReplayMemory(2)
+    memory = BoundedSet(2)
     assert b"a" not in memory
     assert memory.add(b"a")
     assert not memory.add(b"a")
@@ -19,7 +19,7 @@ def test_a_key_is_new_once() -> None:
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    memory = ReplayMemory(3)
+    memory = BoundedSet(3)
     for key in (b"a", b"b", b"c"):
         assert memory.add(key)
     # Asking for one, or meeting it again, does not make it younger: an attacker
@@ -33,13 +33,13 @@ def test_the_oldest_is_forgotten_first() -> None:
 
 
 def test_of_one() -> None:
-    memory = ReplayMemory(1)
+    memory = BoundedSet(1)
     assert [memory.add(key) for key in (b"a", b"a", b"b", b"a")] == [True, False, True, True]
 
 
 @given(st.integers(1, 5), st.lists(st.integers(0, 9).map(lambda n: bytes([n]))))
 def test_it_is_the_last_few_distinct_keys(limit: int, keys: list[bytes]) -> None:
-    memory = ReplayMemory(limit)
+    memory = BoundedSet(limit)
     model: list[bytes] = []
     for key in keys:
         assert memory.add(key) == (key not in model)
@@ -52,7 +52,7 @@ def test_it_is_the_last_few_distinct_keys(limit: int, keys: list[bytes]) -> None
 
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_bounded_for_ever(limit: int) -> None:
-    memory = ReplayMemory(limit)
+    memory = BoundedSet(limit)
     for number in range(20_000):
         memory.add(number.to_bytes(4, "big"))
     assert len(memory) == limit

@@ -9,11 +9,11 @@ from signedwire.errors import ConnectTimeout, ResolveTimeout
 from signedwire.transport.network import Network, Receiver, Resolving, Stream
 from signedwire.types import Target
 
-__all__ = ["reach", "resolve"]
+__all__ = ["connect", "resolve"]
 
 
 async def resolve(network: Network, target: Target, timeout: float | None) -> Any:
-    """Look a target up for `reach()`; return `None` if the network looks nothing up.
+    """Look a target up for `connect()`; return `None` if the network looks nothing up.
 
     Args:
         network: The network.
@@ -38,7 +38,7 @@ async def resolve(network: Network, target: Target, timeout: float | None) -> An
         ) from None
 
 
-async def reach(
+async def connect(
     network: Network, target: Target, receiver: Receiver, resolved: Any, timeout: float | None
 ) -> Stream:
     """Connect to a target. Cancelling leaves nothing open.

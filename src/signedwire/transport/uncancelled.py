@@ -1,7 +1,8 @@
-"""Waits that are made to their end, and threads for what blocks.
+"""Waits that cancelling does not cut short, and threads for calls that block.
 
-A node that starts or ends has files, threads and sockets in its hands. Whoever cancels
-that, once or at every await as some frameworks do, is obeyed when they are let go of.
+A node that starts or ends holds files, threads and sockets. If its caller is cancelled, once or
+at every await as some frameworks do, the node first releases them, and then raises
+`CancelledError`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-__all__ = ["in_own_thread", "next_turn", "open_in_thread", "outlast"]
+__all__ = ["in_own_thread", "next_turn", "open_in_thread", "wait_uncancelled"]
 
 T = TypeVar("T")
 
 
 class _OwnThread(Executor):
-    """A thread for one call: those of the loop's executor may all be busy, and they stay."""
+    """A thread for one call. The threads of the loop's executor may all be busy, and never end."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -30,18 +31,18 @@ class _OwnThread(Executor):
         def run() -> None:
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the waiter gets it
+            except BaseException as error:  # noqa: BLE001 - the waiter gets each
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
-        future.set_running_or_notify_cancel()  # nothing stops it any more
-        # A daemon: a disk that never answers does not keep the program from its end.
+        future.set_running_or_notify_cancel()  # from here on it cannot be cancelled
+        # A daemon thread, so that a disk that never answers cannot stop the program from ending.
         thread = threading.Thread(target=run, name="signedwire-disk", daemon=True)
         try:
             thread.start()
             self._thread = thread
-        except RuntimeError:  # the system gives no more threads: the loop has to wait
+        except RuntimeError:  # no more threads: block the loop instead
             run()
         return future
 
@@ -52,19 +53,19 @@ class _OwnThread(Executor):
 
 
 def in_own_thread(function: Callable[..., T], *args: object) -> asyncio.Future[T]:
-    """Call what blocks, in a thread that ends with it."""
+    """Call a function that blocks, in a thread that ends when it returns."""
     thread = _OwnThread()
     future = asyncio.get_running_loop().run_in_executor(thread, function, *args)
     future.add_done_callback(thread.join)
     return future
 
 
-async def outlast(waiting: asyncio.Future[Any], timeout: float | None = None) -> bool:
-    """Wait until `waiting` is done, or for `timeout` seconds, whoever cancels the caller.
+async def wait_uncancelled(waiting: asyncio.Future[Any], timeout: float | None = None) -> bool:
+    """Wait until `waiting` is done, or for `timeout` seconds, even if the caller is cancelled.
 
     Returns:
-        Whether somebody did. The caller then raises `asyncio.CancelledError` when it has
-        let go of what it holds.
+        Whether the caller was cancelled. It then releases what it holds and raises
+        `asyncio.CancelledError`.
     """
     loop, is_cancelled = asyncio.get_running_loop(), False
     end = None if timeout is None else loop.time() + timeout
@@ -80,34 +81,34 @@ async def outlast(waiting: asyncio.Future[Any], timeout: float | None = None) ->
 
 
 async def next_turn() -> bool:
-    """Let the loop do what waits in its queue; returns what `outlast()` does."""
+    """Wait for one turn of the loop; return what `wait_uncancelled()` returns."""
     loop = asyncio.get_running_loop()
     turn = loop.create_future()
     loop.call_soon(turn.set_result, None)
-    return await outlast(turn)
+    return await wait_uncancelled(turn)
 
 
 async def open_in_thread(open_: Callable[[], T], close: Callable[[T], object], limit: float) -> T:
     """Open something in a thread of its own and return it.
 
-    Cancelled, it is closed again before this raises; or later, by that thread, where it
-    is not open after `limit` more seconds.
+    Cancelling waits at most `limit` seconds until it is open, and closes it again. If it is not
+    open by then, the thread closes it later.
     """
-    box = _Box(open_, close)
-    opening = in_own_thread(box.fill)
+    attempt = _Opening(open_, close)
+    opening = in_own_thread(attempt.fill)
     try:
         await asyncio.wait({opening})  # not `await opening`, which would cancel it
     except asyncio.CancelledError:
-        opening.add_done_callback(_look_at)
-        await outlast(opening, limit)
-        for opened in box.give_up():
-            await outlast(in_own_thread(partial(close, opened)))
+        opening.add_done_callback(_mark_retrieved)
+        await wait_uncancelled(opening, limit)
+        for opened in attempt.give_up():
+            await wait_uncancelled(in_own_thread(partial(close, opened)))
         raise
     return opening.result()
 
 
-class _Box(Generic[T]):
-    """An object that is being opened, for its caller or for the thread that closes it."""
+class _Opening(Generic[T]):
+    """An object that a thread opens; closed by that thread if the caller has given up."""
 
     def __init__(self, open_: Callable[[], T], close: Callable[[T], object]) -> None:
         self._open = open_
@@ -126,13 +127,13 @@ class _Box(Generic[T]):
         return opened
 
     def give_up(self) -> list[T]:
-        """Return the objects that are open, for the caller to close; else `fill()` closes them."""
+        """Return the object, if it is open, for the caller to close. Else `fill()` closes it."""
         with self._lock:
             self._is_given_up = True
             return self._opened
 
 
-def _look_at(opening: asyncio.Future[Any]) -> None:
-    """Nobody asks any more what went wrong; else the loop would log that."""
+def _mark_retrieved(opening: asyncio.Future[Any]) -> None:
+    """Retrieve the exception, because the loop logs each exception that is not retrieved."""
     if not opening.cancelled():
         opening.exception()

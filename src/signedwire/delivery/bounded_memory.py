@@ -1,23 +1,23 @@
-"""The bounded memory of delivered v1 envelopes, against replay.
+"""A map and a set of limited size. When one is full, each new key displaces the oldest.
 
-v1 has no replay protection on the wire: anybody who saw an envelope can send it
-again, and its signature still fits. So the node remembers the digests of delivered
-envelopes, the last `limit` of them (100 to 120 bytes each). An older replay would be
-delivered again, as docs/security.md states.
+They hold keys that strangers choose: digests of delivered v1 envelopes, leaves of answered or
+refused messages, DIDs that speak v2. A digest takes 100 to 120 bytes. v1 has no replay
+protection on the wire, so a v1 envelope whose digest was displaced is delivered again if it
+comes again; docs/security.md states that.
 """
 
 from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Recent", "ReplayMemory"]
+__all__ = ["BoundedMap", "BoundedSet"]
 
 _GAPS: Final = 256
 
 V = TypeVar("V")
 
 
-class Recent(Generic[V]):
+class BoundedMap(Generic[V]):
     """A map with byte strings as keys, in order of insertion, that can forget the oldest.
 
     The map is one dict of objects without references, which the garbage collector skips.
@@ -49,7 +49,7 @@ class Recent(Generic[V]):
             self._gaps = 0
 
 
-class ReplayMemory(Recent[None]):
+class BoundedSet(BoundedMap[None]):
     """A set of byte strings that forgets its oldest member when full."""
 
     __slots__ = ()
