@@ -49,7 +49,7 @@ from signedwire.metrics import Sample, samples_of
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, TransportStats
 from signedwire.transport.core import NodeCore
 from signedwire.transport.health import health_of
 from signedwire.transport.network import Network
@@ -480,9 +480,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """Return the number of outbound connections now, and its limit."""
         return self._core.pool_stats()
 
-    def peers(self) -> dict[Did, PeerStatus]:
-        """Return the status of every peer that was sent to or had a link, by DID."""
-        return self._core.endpoint.status()
+    def peers(self) -> PeerMap:
+        """Return the status of every peer that was sent to or had a link, by DID or its text."""
+        return PeerMap(self._core.endpoint.status())
 
     async def probe(
         self,
