@@ -32,7 +32,7 @@ from signedwire.config import TransportConfig
 from signedwire.contradictions import check_given_once
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
-from signedwire.delivery.policy import Policy
+from signedwire.delivery.policy import Policy, check_policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.environment import expand_home
 from signedwire.errors import (
@@ -112,6 +112,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 wanted = f"{'an' if kind is Identity else 'a'} {kind.__name__}"
                 raise TypeError(f"{name} is {wanted}, not {type(value).__name__}: {example}")
         check_network(network)
+        check_policy(policy)
         for name, argument in (("store", store), ("evidence", evidence)):
             check_given_once(name, argument, getattr(config, name))
         if store is not None:
