@@ -306,6 +306,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         messages that were queued are still sent. Returns the receipts, in the order of
         `payloads`.
 
+        The peer accepts only `credit_messages` and `credit_bytes` (2 MiB) until its application
+        takes some. Without a deadline, the call waits for that without limit.
+
         Args:
             to: The DID of the peer, as a `Did` or its text.
             payloads: Any iterable; the node reads on as the queue gets room.
