@@ -21,10 +21,15 @@ from signedwire import (
 
 
 class OnlyCommands:
-    """From one DID, admit only messages of type ROBOT_COMMAND. Admit all of other DIDs."""
+    """From one DID, admit only messages of type ROBOT_COMMAND. Admit all of other DIDs.
 
-    def __init__(self, did: Did) -> None:
-        self._did = did
+    Args:
+        did: The text of the DID, as a configuration has it.
+    """
+
+    def __init__(self, did: str) -> None:
+        # A `Did` never equals text, so the rule would not apply to anybody without this.
+        self._did = Did.parse(did)
 
     def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
         """See `signedwire.Policy`."""
@@ -36,7 +41,7 @@ class OnlyCommands:
 async def main() -> None:
     """Send one message that the rule admits, and one that it refuses."""
     base, robot = Identity.generate(), Identity.generate()
-    policy = OnlyCommands(base.did)
+    policy = OnlyCommands(str(base.did))
     async with Node(robot, TransportConfig(listen="127.0.0.1:0"), policy=policy) as receiver:
         routes = RoutingTable({robot.did: str(receiver.address)})
         async with Node(base, TransportConfig(listen=None), routes) as sender:

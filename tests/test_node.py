@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -568,6 +569,24 @@ async def test_both_restart_on_their_ports_and_go_on() -> None:
         assert alice.stats().reconnections == 9
         assert alice.peers()[BOB.did].state in PeerState
     await bob.close()
+
+
+@on_asyncio
+async def test_peers_are_found_by_did_and_by_text() -> None:
+    async with Two() as (alice, bob):
+        assert await alice.send(bob.did, b"hello")
+        for peers in (alice.peers(), copy.deepcopy(alice.peers())):
+            assert all(key in peers for key in (bob.did, str(bob.did), bob.did.hex()))
+            assert peers[str(bob.did)] == peers.get(str(bob.did)) == peers[bob.did]
+            for absent in (CAROL.did, str(CAROL.did)):
+                assert absent not in peers
+                assert peers.get(absent) is None
+                assert peers.get(absent, 1) == 1
+                with pytest.raises(KeyError):
+                    peers[absent]
+            assert not any(key in peers for key in ("bob", 1, None))
+            with pytest.raises(DidError):
+                peers["bob"]
 
 
 @on_asyncio

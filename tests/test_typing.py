@@ -272,7 +272,7 @@ REVEALED = [
     "signedwire.events.PeerConnected | …",
     "list[tuple[int, signedwire.types.Did, bytes, …",
     "list[signedwire.delivery.receipt.Receipt]",
-    "dict[signedwire.types.Did, signedwire.stats.PeerStatus]",
+    "signedwire.stats.PeerMap",
     "bool",
     "signedwire.stats.EvidenceHead",
     "signedwire.config.TransportConfig",

@@ -32,7 +32,7 @@ from signedwire.config import TransportConfig
 from signedwire.contradictions import check_given_once
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
-from signedwire.delivery.policy import Policy
+from signedwire.delivery.policy import Policy, check_policy
 from signedwire.delivery.receipt import Receipt
 from signedwire.environment import expand_home
 from signedwire.errors import (
@@ -49,7 +49,7 @@ from signedwire.metrics import Sample, samples_of
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, TransportStats
 from signedwire.transport.core import NodeCore
 from signedwire.transport.health import health_of
 from signedwire.transport.network import Network
@@ -112,6 +112,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 wanted = f"{'an' if kind is Identity else 'a'} {kind.__name__}"
                 raise TypeError(f"{name} is {wanted}, not {type(value).__name__}: {example}")
         check_network(network)
+        check_policy(policy)
         for name, argument in (("store", store), ("evidence", evidence)):
             check_given_once(name, argument, getattr(config, name))
         if store is not None:
@@ -305,6 +306,9 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         messages that were queued are still sent. Returns the receipts, in the order of
         `payloads`.
 
+        The peer accepts only `credit_messages` and `credit_bytes` (2 MiB) until its application
+        takes some. Without a deadline, the call waits for that without limit.
+
         Args:
             to: The DID of the peer, as a `Did` or its text.
             payloads: Any iterable; the node reads on as the queue gets room.
@@ -480,13 +484,13 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """Return the number of outbound connections now, and its limit."""
         return self._core.pool_stats()
 
-    def peers(self) -> dict[Did, PeerStatus]:
-        """Return the status of the peers that this node keeps, by DID.
+    def peers(self) -> PeerMap:
+        """Return the status of the peers that this node keeps, by DID or its text.
 
         These are the peers that were sent to or had a link. A peer without a link and without a
         route is forgotten after a while, and is then absent.
         """
-        return self._core.endpoint.status()
+        return PeerMap(self._core.endpoint.status())
 
     async def probe(
         self,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from signedwire.errors import FailureKind
+from signedwire.errors import DidError, FailureKind
 from signedwire.metrics import (
     COUNTERS,
     HISTOGRAMS,
@@ -30,11 +30,14 @@ __all__ = [
     "EvidenceHead",
     "EvidenceStats",
     "Health",
+    "PeerMap",
     "PeerStatus",
     "PoolStats",
     "Probe",
     "TransportStats",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +172,50 @@ class PeerStatus:
     denies_us: bool = False
     """Whether the peer turned this node away at the last link or attempt to connect, as an access
     list does."""
+
+
+class PeerMap(dict[Did, PeerStatus]):
+    """The status of each peer, by DID: see `Node.peers()`.
+
+    A key in `peers[key]`, `peers.get(key)` and `key in peers` is a `Did` or its text. Text
+    that is no DID raises `DidError`, and with `in` it is `False`.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Did | str, /) -> PeerStatus:
+        return super().__getitem__(_parsed(key))
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return super().__contains__(_parsed(key))
+        except DidError:
+            return False
+
+    @overload
+    def get(self, key: Did | str, default: None = None, /) -> PeerStatus | None: ...
+
+    @overload
+    def get(self, key: Did | str, default: PeerStatus, /) -> PeerStatus: ...
+
+    @overload
+    def get(self, key: Did | str, default: T, /) -> PeerStatus | T: ...
+
+    def get(self, key: Did | str, default: object = None, /) -> object:
+        """Return the status of a peer, or `default` if there is none."""
+        return super().get(_parsed(key), default)
+
+
+@overload
+def _parsed(key: Did | str) -> Did: ...
+
+
+@overload
+def _parsed(key: object) -> object: ...
+
+
+def _parsed(key: object) -> object:
+    return Did.parse(key) if isinstance(key, str) else key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

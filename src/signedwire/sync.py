@@ -43,7 +43,7 @@ from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
-from signedwire.stats import EvidenceHead, Health, PeerStatus, PoolStats, Probe, TransportStats
+from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, TransportStats
 from signedwire.transport.network import Network
 from signedwire.types import Did, PayloadType, Priority, Target
 
@@ -251,7 +251,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """See `signedwire.Node.pool_stats`."""
         return self._node.pool_stats()
 
-    def peers(self) -> dict[Did, PeerStatus]:
+    def peers(self) -> PeerMap:
         """See `signedwire.Node.peers`."""
         return self._node.peers()
 

@@ -46,6 +46,10 @@ class Did:
     `Did.parse(text)` reads the three usual spellings. `str(did)` returns
     `did:key:z6Mk…`, `did.hex()` 64 hex digits, and `bytes(did)` the key itself.
 
+    A DID never equals text: `did == str(did)` is false, and so is `str(did) in {did}`. Parse
+    the text of a configuration with `Did.parse` before you compare it. Calls that take "a
+    `Did` or its text" parse it themselves.
+
     A DID is a canonical encoding of a point of prime order. `DidError` refuses the 14
     encodings of small-order points, non-canonical encodings, and points with a torsion
     component. For those, one signature can verify under several keys or for several

@@ -20,7 +20,7 @@ from signedwire import (
     Priority,
     Reason,
 )
-from signedwire.delivery.policy import Policies
+from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.store import SqliteStore
 from signedwire.logs import EventLog
 from signedwire.wire.session import ReceiptsReceived, RefusalsReceived
@@ -148,6 +148,43 @@ def test_a_reason_without_a_code_is_sent_as_not_allowed() -> None:
     policies = Policies([Denies()], EventLog(logging.getLogger("test")))
     header = MessageHeader(ALICE.did, BOB.did, Priority.LOW, PayloadType.RAW, 0, None)
     assert policies.admit(header, AdmissionContext("v2", is_proven=True)) is Reason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize("result", [False, True, "not allowed", "no reason", 0])
+def test_a_wrong_result_is_refused_and_logged_once(
+    result: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong:
+        def admit(self, header: MessageHeader, context: AdmissionContext) -> Any:
+            return result
+
+    policies = Policies([Wrong()], EventLog(logging.getLogger("test")))
+    header = MessageHeader(ALICE.did, BOB.did, Priority.LOW, PayloadType.RAW, 0, None)
+    for _ in range(3):
+        assert policies.admit(header, AdmissionContext("v2", is_proven=True)) is Reason.NOT_ALLOWED
+    (record,) = caplog.records
+    assert "return None to admit, or a Reason to refuse" in record.getMessage()
+
+
+class AsyncRule:
+    async def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("policy", "lacks"),
+    [
+        (lambda header, context: None, "function, which has no method admit"),
+        (object(), "object, which has no method admit"),
+        (Rule, r"the class Rule: make an object of it, Rule\("),
+        (AsyncRule(), r"admit\(\) is async"),
+    ],
+)
+def test_what_is_no_policy_is_refused_at_once(policy: Any, lacks: str) -> None:
+    with pytest.raises(TypeError, match=lacks):
+        Node(BOB, policy=policy)
+    wanted: Policy = Rule()
+    Node(BOB, policy=wanted)
 
 
 @on_asyncio

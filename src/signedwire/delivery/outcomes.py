@@ -160,7 +160,7 @@ class _Waiting:
         if is_late and self._levels:
             raise TimeoutError(
                 f"{len(self._levels)} of {self._count} messages have no outcome after "
-                f"{self._timeout:g} s; they are still on their way"
+                f"{self._timeout:g} s; the first is {next(iter(self._levels))!r}"
             )
 
     def _note_deadline(self, receipt: Receipt, now: float) -> None:

@@ -7,6 +7,7 @@ have the message. `AccessList` is the first policy, and each node has one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ from signedwire.wire.header import (
 )
 from signedwire.wire.link_frames import REASON_CODES
 
-__all__ = ["AdmissionContext", "MessageHeader", "Policies", "Policy", "header_of"]
+__all__ = ["AdmissionContext", "MessageHeader", "Policies", "Policy", "check_policy", "header_of"]
 
 
 class MessageHeader(NamedTuple):
@@ -63,8 +64,29 @@ class Policy(Protocol):
         The node calls this in its event loop, once for each message, so it must return within
         microseconds and must not block. The sender gets the reason. A reason without a code
         on the wire is sent as "not allowed". If this raises, the message is refused as "not
-        allowed" and the error is logged.
+        allowed" and the error is logged. So is any result but `None` and a `Reason`; each
+        type of such a result is logged once.
         """
+
+
+def check_policy(policy: object) -> None:
+    """Check an argument `policy`: an object with a method `admit`, or `None`.
+
+    Raises:
+        TypeError: the object has no such method, the method is `async`, or it is a class.
+    """
+    if policy is None:
+        return
+    admit = getattr(policy, "admit", None)
+    if isinstance(policy, type):
+        fault = f"the class {policy.__name__}: make an object of it, {policy.__name__}(…)"
+    elif not callable(admit):
+        fault = f"{type(policy).__name__}, which has no method admit(header, context)"
+    elif inspect.iscoroutinefunction(admit):
+        fault = f"{type(policy).__name__}, whose admit() is async: write it with a plain `def`"
+    else:
+        return
+    raise TypeError(f"policy is a Policy, not {fault}")
 
 
 _V2: Final = AdmissionContext("v2", is_proven=True)
@@ -78,11 +100,12 @@ class Policies:
         log: Receives the errors of policies that raise.
     """
 
-    __slots__ = ("_log", "_policies")
+    __slots__ = ("_log", "_policies", "_wrong")
 
     def __init__(self, policies: Sequence[Policy], log: EventLog) -> None:
         self._policies = tuple(policies)
         self._log = log
+        self._wrong: set[str] = set()  # names of the types of wrong results
 
     def __bool__(self) -> bool:
         """Whether there is a policy."""
@@ -102,9 +125,27 @@ class Policies:
                     extra=extra,
                 )
                 return Reason.NOT_ALLOWED
-            if reason is not None:
-                return reason if reason in REASON_CODES else Reason.NOT_ALLOWED
+            if reason is None:
+                continue
+            # Text equals a Reason, so the type is compared.
+            if type(reason) is not Reason:
+                self._log_wrong(policy, reason)
+                return Reason.NOT_ALLOWED
+            return reason if reason in REASON_CODES else Reason.NOT_ALLOWED
         return None
+
+    def _log_wrong(self, policy: Policy, result: object) -> None:
+        """Log a result that is neither `None` nor a `Reason`, once for each type."""
+        kind = type(result).__name__
+        if kind not in self._wrong:
+            self._wrong.add(kind)
+            self._log.error(
+                "policy %r returned %s, so the message is refused as not allowed, and so is each "
+                "further one with such a result: return None to admit, or a Reason to refuse",
+                policy,
+                f"a {kind}" if not isinstance(result, bool) else result,
+                extra=fields("policy failed", error=kind),
+            )
 
     def admit_v2(self, body: bytes) -> Reason | None:
         """Decide as `admit()` does. `body` is the header and payload of a v2 message."""

@@ -275,7 +275,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             DeliveryFailedError: the message was given up, or no further answer will come.
             MessageExpiredError: the deadline passed first.
             ClosedError: the node was closed first; the message is in the store or accepted.
-            TimeoutError: `timeout` seconds passed first; the message is still on its way.
+            TimeoutError: `timeout` seconds passed first; the text has the state of the message.
         """
         loop = running_loop("receipt.wait()", "Call receipt.result() in a thread")
         until, timeout = self._state_named(until), as_seconds(timeout)
