@@ -30,11 +30,11 @@ from signedwire import (
 from signedwire.transport import names as names_module
 from signedwire.transport import racing
 from signedwire.transport.names import (
-    Endpoint,
     Resolver,
+    SocketAddress,
     address_of,
     interleaved,
-    literal_endpoint,
+    literal_address,
 )
 from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tcp import TcpNetwork
@@ -131,7 +131,7 @@ async def test_dead_names_leave_threads_for_the_living(names: NameServer) -> Non
     asking = [asyncio.create_task(resolver.look_up(name)) for name in dead]
     await eventually(lambda: len(names.asked) == 4)
     assert await within(SLACK, resolver.look_up("live.example")) == [
-        Endpoint(socket.AF_INET, ("127.0.0.1", 0))
+        SocketAddress(socket.AF_INET, ("127.0.0.1", 0))
     ]
     assert resolver.running == 4
     for task in asking:
@@ -328,12 +328,12 @@ async def test_a_race_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled after any number of turns of the loop, while two addresses answer at once."""
     monkeypatch.setattr(racing, "_NEXT_AFTER", 0.0)
     with RawServer() as one, RawServer() as other:
-        endpoints = [
-            Endpoint(socket.AF_INET, tuple(server.address)) for server in (one, other, one)
+        addresses = [
+            SocketAddress(socket.AF_INET, tuple(server.address)) for server in (one, other, one)
         ]
         before = tcp_sockets()
         for turns in range(12):
-            racer = asyncio.create_task(racing.connect_first(endpoints))
+            racer = asyncio.create_task(racing.connect_first(addresses))
             for _ in range(turns):
                 await asyncio.sleep(0)
             racer.cancel()
@@ -343,11 +343,11 @@ async def test_a_race_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_families_in_turn() -> None:
-    v6 = [Endpoint(socket.AF_INET6, (f"2001:db8::{n}", 0, 0, 0)) for n in range(3)]
-    v4 = [Endpoint(socket.AF_INET, (f"192.0.2.{n}", 0)) for n in range(2)]
+    v6 = [SocketAddress(socket.AF_INET6, (f"2001:db8::{n}", 0, 0, 0)) for n in range(3)]
+    v4 = [SocketAddress(socket.AF_INET, (f"192.0.2.{n}", 0)) for n in range(2)]
     assert interleaved([*v6, *v4, *v4]) == [v6[0], v4[0], v6[1], v4[1], v6[2]]
     assert interleaved([]) == []
-    many = [Endpoint(socket.AF_INET, (f"192.0.2.{n}", 0)) for n in range(200)]
+    many = [SocketAddress(socket.AF_INET, (f"192.0.2.{n}", 0)) for n in range(200)]
     assert interleaved(many) == many[:16]
 
 
@@ -359,10 +359,10 @@ LO = socket.if_indextoname(1)
 @pytest.mark.parametrize("zone", [LO, "1"])
 def test_a_zone_survives(zone: str) -> None:
     address = Address.parse(f"[fe80::1%{zone}]:9001")
-    endpoint = literal_endpoint(address)
-    assert endpoint is not None
-    assert endpoint == Endpoint(socket.AF_INET6, ("fe80::1", 9001, 0, 1))
-    assert address_of(endpoint.sockaddr) == Address(f"fe80::1%{LO}", 9001)
+    socket_address = literal_address(address)
+    assert socket_address is not None
+    assert socket_address == SocketAddress(socket.AF_INET6, ("fe80::1", 9001, 0, 1))
+    assert address_of(socket_address.sockaddr) == Address(f"fe80::1%{LO}", 9001)
 
 
 def test_an_interface_that_is_gone() -> None:

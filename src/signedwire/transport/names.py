@@ -22,30 +22,30 @@ from typing import Any, Final, NamedTuple
 from signedwire.clock import monotonic
 from signedwire.types import Address
 
-__all__ = ["RESOLVER", "Endpoint", "Resolver", "address_of", "interleaved", "literal_endpoint"]
+__all__ = ["RESOLVER", "SocketAddress", "Resolver", "address_of", "interleaved", "literal_address"]
 
 _MAX_LOOKUPS: Final = 64
 _MAX_REMEMBERED: Final = 1024
-_MAX_ENDPOINTS: Final = 16
+_MAX_ADDRESSES: Final = 16
 _SLOW: Final = 1.0
 """Seconds after which a lookup is slow. Slow hosts share half of the threads."""
 _KNOWN_AFTER: Final = 0.25
 """Seconds after which the last addresses of a host are used instead of a new lookup."""
 
 
-class Endpoint(NamedTuple):
+class SocketAddress(NamedTuple):
     """One address that a socket can connect to, as `getaddrinfo` returns it."""
 
     family: int
     sockaddr: tuple[Any, ...]
 
-    def at(self, port: int) -> Endpoint:
-        """Return the endpoint at another port of the same host."""
-        return Endpoint(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
+    def at(self, port: int) -> SocketAddress:
+        """Return the address at another port of the same host."""
+        return SocketAddress(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
 
 
-def literal_endpoint(address: Address) -> Endpoint | None:
-    """Return the endpoint of an IP address; `None`: the host is a name.
+def literal_address(address: Address) -> SocketAddress | None:
+    """Return the socket address of an IP address; `None`: the host is a name.
 
     Raises:
         OSError: An IPv6 zone names no network interface of this machine.
@@ -56,8 +56,8 @@ def literal_endpoint(address: Address) -> Endpoint | None:
     except ValueError:
         return None
     if isinstance(ip, ipaddress.IPv6Address):
-        return Endpoint(socket.AF_INET6, (bare, address.port, 0, _scope_id(zone)))
-    return None if zone else Endpoint(socket.AF_INET, (bare, address.port))
+        return SocketAddress(socket.AF_INET6, (bare, address.port, 0, _scope_id(zone)))
+    return None if zone else SocketAddress(socket.AF_INET, (bare, address.port))
 
 
 def _scope_id(zone: str) -> int:
@@ -84,13 +84,13 @@ def address_of(sockaddr: tuple[Any, ...]) -> Address:
     return Address(host, port)
 
 
-def interleaved(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Return at most 16 different endpoints, the families in turn (RFC 8305, section 4)."""
-    unique = list(dict.fromkeys(endpoints))
+def interleaved(addresses: Iterable[SocketAddress]) -> list[SocketAddress]:
+    """Return at most 16 different addresses, the families in turn (RFC 8305, section 4)."""
+    unique = list(dict.fromkeys(addresses))
     first = [one for one in unique if one.family == unique[0].family]
     others = [one for one in unique if one.family != unique[0].family]
     pairs = chain.from_iterable(zip_longest(first, others))
-    return [one for one in pairs if one is not None][:_MAX_ENDPOINTS]
+    return [one for one in pairs if one is not None][:_MAX_ADDRESSES]
 
 
 class _Lookup:
@@ -122,15 +122,15 @@ class Resolver:
         self._waiting: OrderedDict[str, _Lookup] = OrderedDict()
         self._running: set[_Lookup] = set()
         self._slow: OrderedDict[str, None] = OrderedDict()
-        self._known: OrderedDict[str, list[Endpoint]] = OrderedDict()
+        self._known: OrderedDict[str, list[SocketAddress]] = OrderedDict()
 
     @property
     def running(self) -> int:
         """Number of threads now. Any thread."""
         return len(self._running)
 
-    async def look_up(self, host: str) -> list[Endpoint]:
-        """Return the endpoints of a host, at port 0. Cancelling stops the wait, not the thread.
+    async def look_up(self, host: str) -> list[SocketAddress]:
+        """Return the addresses of a host, at port 0. Cancelling stops the wait, not the thread.
 
         Raises:
             OSError: `socket.gaierror`, or no thread could be started.
@@ -157,8 +157,8 @@ class Resolver:
             self._stop_waiting(lookup, waiter)
         if isinstance(outcome, Exception):
             raise outcome.with_traceback(None)  # several tasks may raise the same one
-        endpoints: list[Endpoint] = outcome
-        return endpoints
+        addresses: list[SocketAddress] = outcome
+        return addresses
 
     def _stop_waiting(self, lookup: _Lookup, waiter: tuple[Any, Any]) -> None:
         with self._lock:
@@ -196,16 +196,18 @@ class Resolver:
                 self._finish(lookup, OSError("no thread can be started to look the name up"), 0.0)
 
     def _run(self, lookup: _Lookup) -> None:
-        outcome: list[Endpoint] | Exception
+        outcome: list[SocketAddress] | Exception
         try:
             infos = socket.getaddrinfo(lookup.host, None, type=socket.SOCK_STREAM)
-            outcome = interleaved(Endpoint(info[0], info[4]).at(0) for info in infos)
+            outcome = interleaved(SocketAddress(info[0], info[4]).at(0) for info in infos)
         except Exception as error:  # noqa: BLE001 - whoever asked is told
             outcome = error
         self._finish(lookup, outcome, monotonic() - lookup.began)
         self._start()
 
-    def _finish(self, lookup: _Lookup, outcome: list[Endpoint] | Exception, took: float) -> None:
+    def _finish(
+        self, lookup: _Lookup, outcome: list[SocketAddress] | Exception, took: float
+    ) -> None:
         with self._lock:
             if self._lookups.get(lookup.host) is not lookup:
                 return  # forgotten by a fork

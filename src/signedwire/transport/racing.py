@@ -1,4 +1,4 @@
-"""Connects to the first of several endpoints that answers (RFC 8305, "Happy Eyeballs")."""
+"""Connects to the first of several addresses that answers (RFC 8305, "Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from signedwire.transport.names import Endpoint
+from signedwire.transport.names import SocketAddress
 
 __all__ = ["connect_first"]
 
 _NEXT_AFTER: Final = 0.25
-"""Seconds that an endpoint may take until the next is tried beside it."""
+"""Seconds that an address may take until the next is tried beside it."""
 
 
-async def connect_first(endpoints: Sequence[Endpoint]) -> socket.socket:
-    """Return a socket that is connected to one of the endpoints.
+async def connect_first(addresses: Sequence[SocketAddress]) -> socket.socket:
+    """Return a socket that is connected to one of the addresses.
 
-    The next endpoint is tried when the one before has failed, or after 250 ms.
+    The next address is tried when the one before has failed, or after 250 ms.
     Cancelling leaves no socket open.
 
     Raises:
-        ExceptionGroup: All endpoints have failed. It has an OSError for each of them.
+        ExceptionGroup: All addresses have failed. It has an OSError for each of them.
     """
-    left = list(endpoints)
+    left = list(addresses)
     running: set[asyncio.Task[socket.socket]] = set()
     errors: list[Exception] = []
     winner: socket.socket | None = None
@@ -54,7 +54,7 @@ async def connect_first(endpoints: Sequence[Endpoint]) -> socket.socket:
     # No wait from here on: a socket that is returned must not be lost by a cancellation.
     _stop(running)
     if winner is None:
-        raise ExceptionGroup("no endpoint could be connected to", errors)
+        raise ExceptionGroup("no address could be connected to", errors)
     return winner
 
 
@@ -69,11 +69,11 @@ def _close_unwanted(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-async def _connect(endpoint: Endpoint) -> socket.socket:
-    sock = socket.socket(endpoint.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+async def _connect(socket_address: SocketAddress) -> socket.socket:
+    sock = socket.socket(socket_address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
-        await _connect_socket(sock, endpoint)
+        await _connect_socket(sock, socket_address)
         if sock.getsockname() == sock.getpeername():
             # A dial to a free port of the ephemeral range can connect to itself (RFC 9293,
             # 3.5, simultaneous open).
@@ -84,14 +84,14 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
     return sock
 
 
-async def _connect_socket(sock: socket.socket, endpoint: Endpoint) -> None:
+async def _connect_socket(sock: socket.socket, socket_address: SocketAddress) -> None:
     """Connect without a lookup: uvloop's `sock_connect` makes one, and loses the IPv6 zone."""
     loop = asyncio.get_running_loop()
     if sys.platform == "win32":
-        await loop.sock_connect(sock, endpoint.sockaddr)
+        await loop.sock_connect(sock, socket_address.sockaddr)
         return
     try:
-        sock.connect(endpoint.sockaddr)
+        sock.connect(socket_address.sockaddr)
     except BlockingIOError:
         pass
     else:

@@ -19,11 +19,11 @@ from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
     RESOLVER,
-    Endpoint,
     Resolver,
+    SocketAddress,
     address_of,
     interleaved,
-    literal_endpoint,
+    literal_address,
 )
 from signedwire.transport.network import Receiver, Remote, Stream
 from signedwire.transport.os_errors import describe_os_error, most_telling
@@ -82,47 +82,47 @@ class TcpNetwork:
     def __repr__(self) -> str:
         return "<TcpNetwork>"
 
-    async def resolve(self, target: Target) -> list[Endpoint]:
+    async def resolve(self, target: Target) -> list[SocketAddress]:
         """See `Resolving.resolve`."""
         if not isinstance(target, Address):
             raise DialError(target, _NO_ADDRESS, _NO_ADDRESS_HINT)
         try:
-            return await self._endpoints(target)
+            return await self._addresses(target)
         except OSError as error:
             raise DialError(target, describe_os_error(error)) from error
         except UnicodeError as error:  # a label that no domain name can have
             cause = Cause("the host name is malformed", FailureKind.NAME_UNKNOWN)
             raise DialError(target, cause) from error
 
-    async def _endpoints(self, address: Address) -> list[Endpoint]:
-        literal = literal_endpoint(address)
+    async def _addresses(self, address: Address) -> list[SocketAddress]:
+        literal = literal_address(address)
         if literal is not None:
             return [literal]
         found = await self._resolver.look_up(address.host)
-        return [endpoint.at(address.port) for endpoint in interleaved(found)]
+        return [socket_address.at(address.port) for socket_address in interleaved(found)]
 
-    async def connect(self, target: Target, endpoints: Sequence[Endpoint]) -> socket.socket:
-        """Return a socket that is connected to the first endpoint that answers.
+    async def connect(self, target: Target, addresses: Sequence[SocketAddress]) -> socket.socket:
+        """Return a socket that is connected to the first address that answers.
 
         Raises:
             DialError: None has answered. It has the causes of all.
         """
         try:
-            return await connect_first(endpoints)
+            return await connect_first(addresses)
         except ExceptionGroup as group:
             causes = dict.fromkeys(
                 describe_os_error(one) for one in group.exceptions if isinstance(one, OSError)
             )
-            hint = _ZONE_HINT if _lacks_zone(endpoints) else ""
+            hint = _ZONE_HINT if _lacks_zone(addresses) else ""
             kind = most_telling({cause.kind for cause in causes})
             raise DialError(target, ", ".join(causes), hint, kind) from group
 
     async def dial(
-        self, target: Target, receiver: Receiver, resolved: Sequence[Endpoint] | None = None
+        self, target: Target, receiver: Receiver, resolved: Sequence[SocketAddress] | None = None
     ) -> Stream:
         """See `Network.dial`."""
-        endpoints = await self.resolve(target) if resolved is None else resolved
-        sock = await self.connect(target, endpoints)
+        addresses = await self.resolve(target) if resolved is None else resolved
+        sock = await self.connect(target, addresses)
         stream = _TcpStream(receiver)
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
@@ -141,7 +141,7 @@ class TcpNetwork:
             raise ListenError(target, _NO_ADDRESS, _NO_ADDRESS_HINT)
         loop = asyncio.get_running_loop()
         try:
-            hosts = [_host_of(endpoint) for endpoint in await self._endpoints(target)]
+            hosts = [_host_of(socket_address) for socket_address in await self._addresses(target)]
             server = await loop.create_server(
                 asyncio.Protocol, hosts, target.port, start_serving=False
             )
@@ -270,16 +270,16 @@ def host_group(host: str) -> str | None:
     return str(address)
 
 
-def _host_of(endpoint: Endpoint) -> str:
+def _host_of(socket_address: SocketAddress) -> str:
     """Return the host as `create_server` takes it: in digits, with its zone."""
-    return address_of(endpoint.sockaddr).host
+    return address_of(socket_address.sockaddr).host
 
 
-def _lacks_zone(endpoints: Sequence[Endpoint]) -> bool:
-    """Whether an endpoint is link-local and names no network interface."""
+def _lacks_zone(addresses: Sequence[SocketAddress]) -> bool:
+    """Whether an address is link-local and names no network interface."""
     return any(
         family == socket.AF_INET6
         and not sockaddr[3]
         and ipaddress.IPv6Address(sockaddr[0]).is_link_local
-        for family, sockaddr in endpoints
+        for family, sockaddr in addresses
     )
