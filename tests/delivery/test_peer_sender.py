@@ -194,6 +194,7 @@ class TestDeadlines:
         message = desk.post(expires_at=due("seconds", clock))
         clock.move(11)
         desk.link()
+        desk.host.run()
         assert message.state is EXPIRED
         assert desk.store.called("ended") == [(message.message_number, Reason.EXPIRED, "")]
 

@@ -81,6 +81,7 @@ class Endpoint:
         self.connector: Connector | None = None
         """The dialers; `None` until the node has made them."""
         self._is_ending = False
+        self._is_enforcement_due = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
         """Deliver messages that an earlier process accepted but did not acknowledge.
@@ -331,15 +332,18 @@ class Endpoint:
     # -- denials --------------------------------------------------------------------------
 
     def on_access_change(self) -> None:
-        """Enforce the access list, which has changed. Any thread."""
+        """Enforce the access list in the next turn of the loop, because it has changed. Any thread.
+
+        Not at once: the caller may be a callback that runs while links and queues change.
+        """
         if not self._host.is_open:
-            return  # there is no link, and `restore()` asks the list itself
-        if self._host.is_in_loop and self._host.is_loop_running:
-            self._enforce()  # before the caller of the list goes on
-        else:
+            return  # `restore()` asks the list itself; a node that closes ends its links anyway
+        if not self._is_enforcement_due:
+            self._is_enforcement_due = True
             self._host.call_soon(self._enforce)
 
     def _enforce(self) -> None:
+        self._is_enforcement_due = False  # first, so that no change is missed that comes meanwhile
         denies = self.access.denies
         for session in self.peers.all():
             if session.link is not None and denies(session.did):
@@ -351,6 +355,8 @@ class Endpoint:
             if denies(session.did):
                 self.give_up_denied(session)
                 self.context.store.give_up_denied(session.sender)
+            elif session.sender.lanes:
+                self.send_waiting(session)  # nothing was written while the peer was denied
 
     def give_up_denied(self, session: PeerSession) -> bool:
         """Fail the queue of a peer, and stop dialing it.

@@ -94,14 +94,17 @@ class V1Sender(Dialer):
         """Take messages off the queues of the peers in turn, and sign them."""
         batch: list[tuple[bytes, OutgoingMessage]] = []
         size = 0
-        ready = self._ready
+        ready, limit = self._ready, self._runtime.config.max_v1_payload_size
         while ready and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_MESSAGES:
             sender = ready[0].sender
-            message = sender.lanes.take()
+            is_denied = self._endpoint.access.denies(sender.did)  # the endpoint ends its queue
+            message = None if is_denied else sender.lanes.take()
             if message is None:
                 ready.popleft()
                 continue
-            if sender.is_dead(message) or self._is_too_large(message):
+            # Too large: it was queued before its peer turned out to speak v1.
+            if sender.is_dead(message, limit):
+                sender.end_soon(message, limit, f"the peer speaks v1, whose limit is {limit} bytes")
                 continue
             sender.forget_deadlines((message,))
             frame = encode_frame(self._seal(message).encode())
@@ -113,15 +116,6 @@ class V1Sender(Dialer):
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
         # A transport that sends the envelopes of others has no key.
         return message.envelope or message.seal(self._runtime.identity)
-
-    def _is_too_large(self, message: OutgoingMessage) -> bool:
-        """Whether a message is too large: it was queued before its peer turned out to speak v1."""
-        limit = self._runtime.config.max_v1_payload_size
-        if message.payload_size <= limit:
-            return False
-        cause = f"the peer speaks v1, whose limit is {limit} bytes"
-        self._give_up(message, Reason.TOO_LARGE, cause)
-        return True
 
     def _give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
