@@ -277,6 +277,38 @@ class TestRequeued:
         assert desk.host.counters.rewritten == 0
 
 
+class TestRouteAdded:
+    """A peer without a route has left, and a message waits for its return."""
+
+    def test_it_is_dialed_in_the_next_turn(self) -> None:
+        desk = Desk()
+        message = waiting_for_its_return(desk)
+        desk.route()
+        for _ in range(3):
+            desk.endpoint.on_routes()
+        assert len(desk.host.soon) == 1
+        desk.host.run()
+        assert desk.connector.calls == [("connect", BOB.did, THERE)]
+        assert not desk.host.timers
+        desk.host.wait(6)
+        assert message.state is QUEUED
+
+    def test_it_is_dialed_after_the_wait_if_nobody_has_seen_the_route(self) -> None:
+        desk = Desk()
+        message = waiting_for_its_return(desk)
+        desk.route()
+        desk.host.wait(6)
+        assert message.state is QUEUED
+        assert desk.connector.calls == [("connect", BOB.did, THERE)]
+
+    def test_a_node_that_is_not_open_dials_nobody(self) -> None:
+        desk = Desk()
+        waiting_for_its_return(desk)
+        desk.host.is_open = False
+        desk.endpoint.on_routes()
+        assert not desk.host.soon
+
+
 class TestDenied:
     @pytest.mark.parametrize(
         "place",

@@ -82,6 +82,7 @@ class Endpoint:
         """The dialers; `None` until the node has made them."""
         self._is_ending = False
         self._is_enforcement_due = False
+        self._is_look_due = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
         """Deliver messages that an earlier process accepted but did not acknowledge.
@@ -275,6 +276,7 @@ class Endpoint:
         address = self.peers.route(session)
         if address is not None:
             assert self.connector is not None
+            session.stop_waiting()
             self.connector.connect(session, address)
         elif not (self._host.speaks_v2 and session.has_just_left):
             self._give_up_stranded(session)
@@ -282,8 +284,15 @@ class Endpoint:
             # This node cannot dial the peer, but the peer may dial this node again.
             session.wait_for_return(self._give_up_stranded)
 
+    def on_routes(self) -> None:
+        """Send to peers that had no route, because the routing table has changed. Any thread."""
+        if self._host.is_open and not self._is_look_due:
+            self._is_look_due = True
+            self._host.call_soon(self.send_stranded)
+
     def send_stranded(self) -> None:
         """Send the queues of peers that had neither a link nor a route, after a route changed."""
+        self._is_look_due = False  # first, so that no change is missed that comes meanwhile
         for session in self.peers.senders():
             is_stranded = session.link is None and session.sender.route is None
             if is_stranded and session.sender.lanes:
@@ -291,7 +300,11 @@ class Endpoint:
 
     def _give_up_stranded(self, session: PeerSession) -> None:
         session.stop_waiting()
-        if session.link is None and self.peers.route(session) is None:
+        if session.link is not None:
+            return
+        if self.peers.route(session) is not None:
+            self.send_waiting(session)  # the route was added meanwhile
+        else:
             sender = session.sender
             removed = sender.lanes.remove_if(lambda message: not message.is_stored)
             sender.give_up_many(removed, Reason.UNKNOWN_PEER)
