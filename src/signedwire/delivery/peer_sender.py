@@ -167,6 +167,7 @@ class PeerSender:
             if message.is_final:  # it has expired without an answer
                 message.release()
                 continue
+            message.is_unconfirmed = False  # it waits again, as if v1 had never taken it
             message.failures_before -= is_fault
             (exhausted if self._is_exhausted(message) else waiting).append(message)
         # Into the lanes first: what follows calls the application, which must find each message
