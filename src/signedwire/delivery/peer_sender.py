@@ -354,7 +354,7 @@ class PeerSender:
             lambda other: other.expires_at is not None and clock.left(other.expires_at, now) <= 0
         ):
             self._expire(late)
-        if message.was_written and not message.is_final:  # it is in a link's buffer
+        if message.was_written and not message.is_final:  # it is in the buffer of a connection
             self._expire(message, is_in_flight=True)
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:

@@ -106,7 +106,7 @@ class V1Sender(Dialer):
             if sender.is_dead(message, limit):
                 sender.end_soon(message, limit, f"the peer speaks v1, whose limit is {limit} bytes")
                 continue
-            sender.forget_deadlines((message,))
+            message.was_written = True  # from here on, the peer may have it
             frame = encode_frame(self._seal(message).encode())
             batch.append((frame, message))
             size += len(frame)
@@ -124,9 +124,12 @@ class V1Sender(Dialer):
         """See `ConnectionOwner`."""
         self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
+        for did, those in _by_recipient(messages).items():
+            self._endpoint.peers.session(did).sender.forget_deadlines(those)
         for message in messages:
-            message.is_unconfirmed = True
-            message.transition(DeliveryState.WRITTEN, now)
+            if not message.is_final:  # else it has expired in the buffer of the stream
+                message.is_unconfirmed = True
+                message.transition(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
         """See `ConnectionOwner`. A v1 peer sends no other sign that it has a message."""
