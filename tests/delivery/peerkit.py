@@ -128,7 +128,6 @@ class FakeHost:
         self.is_open = True
         self.speaks_v2 = config.wire == "auto"
         self.is_in_loop = True
-        self.is_loop_running = True
         self.time = 0.0
         self.soon: deque[Callable[[], None]] = deque()
         self.drops: Counter[tuple[Reason, Did | None]] = Counter()

@@ -277,20 +277,49 @@ class TestRequeued:
         assert desk.host.counters.rewritten == 0
 
 
+class TestRouteAdded:
+    """A peer without a route has left, and a message waits for its return."""
+
+    def test_it_is_dialed_in_the_next_turn(self) -> None:
+        desk = Desk()
+        message = waiting_for_its_return(desk)
+        desk.route()
+        for _ in range(3):
+            desk.endpoint.on_routes()
+        assert len(desk.host.soon) == 1
+        desk.host.run()
+        assert desk.connector.calls == [("connect", BOB.did, THERE)]
+        assert not desk.host.timers
+        desk.host.wait(6)
+        assert message.state is QUEUED
+
+    def test_it_is_dialed_after_the_wait_if_nobody_has_seen_the_route(self) -> None:
+        desk = Desk()
+        message = waiting_for_its_return(desk)
+        desk.route()
+        desk.host.wait(6)
+        assert message.state is QUEUED
+        assert desk.connector.calls == [("connect", BOB.did, THERE)]
+
+    def test_a_node_that_is_not_open_dials_nobody(self) -> None:
+        desk = Desk()
+        waiting_for_its_return(desk)
+        desk.host.is_open = False
+        desk.endpoint.on_routes()
+        assert not desk.host.soon
+
+
 class TestDenied:
-    @pytest.mark.parametrize("is_in_loop", [True, False], ids=["in the loop", "another thread"])
     @pytest.mark.parametrize(
         "place",
         [on_its_link, in_the_queue, waiting_for_its_return, in_the_queue_of_a_link],
         ids=lambda place: place.__name__,
     )
-    def test_a_message_to_it(self, place: Callable[[Desk], Any], is_in_loop: bool) -> None:
+    def test_a_message_to_it(self, place: Callable[[Desk], Any]) -> None:
         desk = Desk()
         message = place(desk)
-        desk.host.is_in_loop = is_in_loop
         desk.access.deny(BOB.did)
-        assert message.is_final == is_in_loop, "else the loop has to come to it"
-        desk.host.is_in_loop = True
+        assert not message.is_final, "the caller may be a callback in the middle of anything"
         desk.host.run()
         assert (message.state, message.reason) == (FAILED, Reason.DENIED)
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
@@ -347,10 +376,8 @@ class TestDenied:
     def test_it_was_let_in_again_before_the_loop_came_to_it(self) -> None:
         desk = Desk()
         message = in_the_queue(desk)
-        desk.host.is_in_loop = False
         desk.access.deny(BOB.did)
         desk.access.undeny(BOB.did)
-        desk.host.is_in_loop = True
         desk.host.run()
         assert message.state is QUEUED
         assert not desk.endpoint.give_up_denied(desk.session())
@@ -370,6 +397,7 @@ class TestDenied:
         link = desk.link()
         desk.host.is_open = is_open
         desk.access.deny(BOB.did)
+        desk.host.run()
         assert link.is_over == is_open
 
     def test_by_another_thread_many_are_counted_in_one_go(self) -> None:
@@ -583,6 +611,7 @@ class TestGoodbye:
         desk.post()
         link.accept()
         desk.access.deny(BOB.did)
+        desk.host.run()
         assert link.code == frames.CLOSE_DENIED
 
 

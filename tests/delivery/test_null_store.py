@@ -110,4 +110,5 @@ def test_a_peer_that_is_ahead_or_denied_needs_nothing_of_it(desk: Desk) -> None:
     desk.session().sender.note_attempt_failed(REFUSED)
     desk.context.store.attempt_failed(BOB.did, REFUSED)
     desk.access.deny(BOB.did)
+    desk.host.run()
     assert message.reason is Reason.DENIED

@@ -194,8 +194,24 @@ class TestDeadlines:
         message = desk.post(expires_at=due("seconds", clock))
         clock.move(11)
         desk.link()
+        desk.host.run()
         assert message.state is EXPIRED
         assert desk.store.called("ended") == [(message.message_number, Reason.EXPIRED, "")]
+
+    def test_over_v1_and_queued_again(self, desk: Desk, clock: ManualClock) -> None:
+        """The deadline holds again, and `written` over v2 is no confirmation."""
+        message = desk.post(expires_at=due("seconds", clock))
+        (taken,) = desk.session().sender.lanes.remove_if(lambda _: True)
+        desk.session().sender.forget_deadlines((taken,))
+        taken.is_unconfirmed = True
+        taken.advance(WRITTEN)
+        assert taken.has_reached("accepted")
+        desk.endpoint.requeue(desk.session(), [taken])
+        assert not taken.has_reached("accepted")
+        taken.advance(WRITTEN)
+        assert not taken.has_reached("accepted")
+        desk.host.wait(11)
+        assert message.state is EXPIRED
 
     def test_over_v1_nothing_more_is_heard(self, desk: Desk, clock: ManualClock) -> None:
         message = desk.post(expires_at=due("seconds", clock))

@@ -508,6 +508,7 @@ async def test_reloading_closes_the_links_of_who_is_denied_now(tmp_path: Path) -
         await alice.send(bob.did, b"x")
         path.write_text(f"deny {ALICE.did}\n")
         bob.access.reload()
+        await asyncio.sleep(0)
         assert not links_of(bob)
         assert bob.stats().dropped == {Reason.DENIED: 1}
         await eventually(lambda: seen.of(PeerDisconnected))
@@ -549,6 +550,7 @@ async def test_what_waits_in_the_inbox_never_reaches_the_application(
         await carol.send(bob.did, b"from carol")
         assert bob.stats().inbox_messages == FILL + 1
         bob.access.deny(ALICE.did)
+        await asyncio.sleep(0)
         stats = bob.stats()
         assert stats.inbox_messages == 1
         assert stats.dropped == {Reason.DENIED: FILL}
@@ -705,6 +707,7 @@ async def test_v1_messages_in_the_inbox_are_dropped_too() -> None:
             await alice.send(bob.did, b"%d" % number)
         await eventually(lambda: bob.stats().inbox_messages == 20)
         bob.access.deny(ALICE.did)
+        await asyncio.sleep(0)
         assert bob.stats().inbox_messages == 0
         assert bob.stats().dropped == {Reason.DENIED: 20}
         await alice.send(bob.did, b"later")
@@ -853,6 +856,7 @@ async def test_a_denial_that_was_taken_back_takes_no_message_of_after(tmp_path: 
     async with Node(ALICE, quick(listen=None), store=tmp_path / "alice.db") as alice:
         one = await alice.send(BOB.did, b"one")
         alice.access.deny(BOB.did)
+        await asyncio.sleep(0)
         alice.access.undeny(BOB.did)
         two = await alice.send(BOB.did, b"two")
         await eventually(lambda: one.is_final)
@@ -876,6 +880,7 @@ async def test_it_ends_where_it_was_taken_back_and_the_rest_is_sent(
     ):
         receipts = await alice.send_many(BOB.did, [b"%d" % number for number in range(8)])
         alice.access.deny(BOB.did)
+        await asyncio.sleep(0)
         alice.access.undeny(BOB.did)
         late = await alice.send(BOB.did, b"late")
         meet(alice, bob)

@@ -58,7 +58,8 @@ class AccessList(Bound, instead="it is a part of its node"):
     configuration or the file.
 
     When a call that denies a DID has returned, no message of that DID reaches the application.
-    Its link is closed with code 4. Its messages in the inbox and the stored inbox are dropped and
+    No further message is written to it. In the next turn of the event loop, its link is closed
+    with code 4. Its messages in the inbox and the stored inbox are dropped and
     counted as `denied`. Messages that wait to be sent to it fail with that reason; with a store
     they become dead letters. New links of the DID are closed right after TLS has proven it, and
     its v1 messages are dropped.

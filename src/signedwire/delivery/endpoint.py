@@ -81,6 +81,8 @@ class Endpoint:
         self.connector: Connector | None = None
         """The dialers; `None` until the node has made them."""
         self._is_ending = False
+        self._is_enforcement_due = False
+        self._is_look_due = False
 
     def restore(self, rows: Iterable[IncomingRow]) -> list[int]:
         """Deliver messages that an earlier process accepted but did not acknowledge.
@@ -277,6 +279,7 @@ class Endpoint:
         address = self.peers.route(session)
         if address is not None:
             assert self.connector is not None
+            session.stop_waiting()
             self.connector.connect(session, address)
         elif not (self._host.speaks_v2 and session.has_just_left):
             self._give_up_stranded(session)
@@ -284,8 +287,15 @@ class Endpoint:
             # This node cannot dial the peer, but the peer may dial this node again.
             session.wait_for_return(self._give_up_stranded)
 
+    def on_routes(self) -> None:
+        """Send to peers that had no route, because the routing table has changed. Any thread."""
+        if self._host.is_open and not self._is_look_due:
+            self._is_look_due = True
+            self._host.call_soon(self.send_stranded)
+
     def send_stranded(self) -> None:
         """Send the queues of peers that had neither a link nor a route, after a route changed."""
+        self._is_look_due = False  # first, so that no change is missed that comes meanwhile
         for session in self.peers.senders():
             is_stranded = session.link is None and session.sender.route is None
             if is_stranded and session.sender.lanes:
@@ -293,7 +303,11 @@ class Endpoint:
 
     def _give_up_stranded(self, session: PeerSession) -> None:
         session.stop_waiting()
-        if session.link is None and self.peers.route(session) is None:
+        if session.link is not None:
+            return
+        if self.peers.route(session) is not None:
+            self.send_waiting(session)  # the route was added meanwhile
+        else:
             sender = session.sender
             removed = sender.lanes.remove_if(lambda message: not message.is_stored)
             sender.give_up_many(removed, Reason.UNKNOWN_PEER)
@@ -334,15 +348,18 @@ class Endpoint:
     # -- denials --------------------------------------------------------------------------
 
     def on_access_change(self) -> None:
-        """Enforce the access list, which has changed. Any thread."""
+        """Enforce the access list in the next turn of the loop, because it has changed. Any thread.
+
+        Not at once: the caller may be a callback that runs while links and queues change.
+        """
         if not self._host.is_open:
-            return  # `restore()` asks the list; a node that closes ends its links anyway
-        if self._host.is_in_loop and self._host.is_loop_running:
-            self._enforce()  # before the caller of the list goes on
-        else:
+            return  # `restore()` asks the list itself; a node that closes ends its links anyway
+        if not self._is_enforcement_due:
+            self._is_enforcement_due = True
             self._host.call_soon(self._enforce)
 
     def _enforce(self) -> None:
+        self._is_enforcement_due = False  # first, so that no change is missed that comes meanwhile
         denies = self.access.denies
         for session in self.peers.all():
             if session.link is not None and denies(session.did):
@@ -354,6 +371,8 @@ class Endpoint:
             if denies(session.did):
                 self.give_up_denied(session)
                 self.context.store.give_up_denied(session.sender)
+            elif session.sender.lanes:
+                self.send_waiting(session)  # nothing was written while the peer was denied
 
     def give_up_denied(self, session: PeerSession) -> bool:
         """Fail the queue of a peer, and stop dialing it.

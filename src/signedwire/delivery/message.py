@@ -366,7 +366,7 @@ class OutgoingMessage(Receipt):
         self.is_stored = False
         """Whether the message has a row in the store."""
         self.was_written = False
-        """Whether a link has had the message, so that the peer may have received it."""
+        """Whether a connection has had the message, so that the peer may have received it."""
 
     @property
     def recipient(self) -> Did:

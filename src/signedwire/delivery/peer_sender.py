@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final
 
 from signedwire import clock
@@ -48,6 +47,7 @@ class PeerSender:
 
     __slots__ = (
         "_context",
+        "_dead",
         "_deadlines",
         "_host",
         "_is_room_watched",
@@ -83,6 +83,8 @@ class PeerSender:
         self.dropped: Counter[Reason] = Counter()
         """Messages to the peer that were given up or refused, by reason."""
         self._deadlines: dict[OutgoingMessage, Timer] = {}
+        self._dead: list[tuple[OutgoingMessage, str | None]] = []
+        """Messages for `_end_dead()`; with each, its error if it is too large."""
         self._room_waiters: list[Callable[[], None]] = []
         self._is_room_watched = False
 
@@ -129,9 +131,18 @@ class PeerSender:
         stream = self.stream
         if not self.lanes or self._context.store.is_held():
             return []
+        if self._context.access.denies(self.did):
+            return []  # the endpoint ends the queue in the next turn of the loop
         if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
             return []  # the link calls again at the next receipt
-        is_dead = partial(self.is_dead, largest=largest)
+
+        def is_dead(message: OutgoingMessage) -> bool:
+            if not self.is_dead(message, largest):
+                return False
+            cause = f"{message.payload_size} bytes are over the peer's limit of {largest}"
+            self.end_soon(message, largest, cause)
+            return True
+
         return stream.next_batch(self.lanes, send_window, is_dead, largest, writable)
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
@@ -156,9 +167,13 @@ class PeerSender:
             if message.is_final:  # it has expired without an answer
                 message.release()
                 continue
+            message.is_unconfirmed = False  # it waits again, as if v1 had never taken it
             message.failures_before -= is_fault
             (exhausted if self._is_exhausted(message) else waiting).append(message)
-        # Messages in the lanes were queued later, so they have not failed more often.
+        # Into the lanes first: what follows calls the application, which must find each message
+        # in its place.
+        self.lanes.put_back((message, message.priority) for message in waiting)
+        # Messages that were in the lanes were queued later, so they have not failed more often.
         self.give_up_many(exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
         back = [each for each in waiting if each.state is not DeliveryState.ACCEPTED]
         advance_all((each for each in back if each.is_stored), DeliveryState.PERSISTED)
@@ -166,7 +181,6 @@ class PeerSender:
         for message in waiting:
             if message.terms.expires_at is not None:
                 self.watch_deadline(message)
-        self.lanes.put_back((message, message.priority) for message in waiting)
 
     # -- answers --------------------------------------------------------------------------
 
@@ -271,20 +285,37 @@ class PeerSender:
         self.give_up_exhausted(cause)
 
     def is_dead(self, message: OutgoingMessage, largest: int = 2**32) -> bool:
-        """Whether a message must not be written. If so, it has ended, or ends here.
+        """Whether a message must not be written: it has ended, is too large, or has expired.
 
         `largest` is the size in bytes of the largest payload that the peer accepts. No credit
         ever suffices for a larger one.
         """
-        if message.payload_size > largest and not message.is_final:
-            cause = f"{message.payload_size} bytes are over the peer's limit of {largest}"
-            self.give_up(message, Reason.TOO_LARGE, cause)
-        if message.is_final:
+        if message.is_final or message.payload_size > largest:
             return True
-        if message.expires_at is None or clock.left(message.expires_at) > 0:
-            return False
-        self._expire(message)
-        return True
+        return message.expires_at is not None and clock.left(message.expires_at) <= 0
+
+    def end_soon(self, message: OutgoingMessage, largest: int, cause: str) -> None:
+        """End a message in the next turn of the loop, which was removed as `is_dead()`.
+
+        Later, because the end calls the application. That must not happen while the messages of
+        a batch are neither in the queue nor in flight.
+
+        Args:
+            message: The message.
+            largest: Size in bytes of the largest payload that the peer accepts.
+            cause: The error if the message is larger.
+        """
+        if not self._dead:
+            self._host.call_soon(self._end_dead)
+        self._dead.append((message, cause if message.payload_size > largest else None))
+
+    def _end_dead(self) -> None:
+        dead, self._dead = self._dead, []
+        for message, cause in dead:
+            if cause is not None:
+                self.give_up(message, Reason.TOO_LARGE, cause)
+            elif not message.is_final:
+                self._expire(message)
 
     # -- deadlines ------------------------------------------------------------------------
 
@@ -323,7 +354,7 @@ class PeerSender:
             lambda other: other.expires_at is not None and clock.left(other.expires_at, now) <= 0
         ):
             self._expire(late)
-        if message.was_written and not message.is_final:  # it is in a link's buffer
+        if message.was_written and not message.is_final:  # it is in the buffer of a connection
             self._expire(message, is_in_flight=True)
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:
@@ -341,6 +372,7 @@ class PeerSender:
 
     def end(self) -> None:
         """End all messages, because the node is closed."""
+        self._end_dead()
         self.give_up_all(Reason.CLOSED)
         self.abandon(
             Reason.CLOSED, "the node was closed before the peer answered whether it was handled"

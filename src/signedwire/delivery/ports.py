@@ -93,10 +93,6 @@ class Host(Protocol):
     def is_in_loop(self) -> bool:
         """Whether this is the thread of the node's loop."""
 
-    @property
-    def is_loop_running(self) -> bool:
-        """Whether an event loop runs in this thread."""
-
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
         """Call `callback` in the loop. Any thread."""
 

@@ -201,9 +201,10 @@ class SendStream:
         Args:
             lanes: The queue of the peer.
             send_window: The credit that is left.
-            is_dead: Tells whether a message must not be sent. Called once per batch of
-                equal `terms` with a deadline, and for any message that is final or has a
-                larger payload than `largest`.
+            is_dead: Tells whether a message must not be sent. The message is then removed, and
+                the caller ends it. Called once per batch of equal `terms` with a deadline, and
+                for any message that is final or has a larger payload than `largest`. It must
+                change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
         """
@@ -329,11 +330,14 @@ class SendStream:
                 flight = self._in_flight.get(root)
                 if flight is not None:
                     accepted += self._accept(flight, raw)
-            return accepted
-        return self._accept_named(receipts.hashes, raw)
+        else:
+            accepted = self._accept_named(receipts.hashes, raw)
+        # Last, because callbacks of the application run here. They see a consistent stream.
+        transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
+        return accepted
 
     def _accept_named(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
-        """Accept the messages in flight with these leaves.
+        """Settle the messages in flight with these leaves.
 
         The cost per leaf is constant, whichever leaves the peer picks.
         """
@@ -354,6 +358,7 @@ class SendStream:
         first receipt was lost with a link, counts as accepted too.
         """
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._receipted], raw)
+        transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         proofs: dict[ReceiptedBatch, _Signed] = {}
         for leaf in leaves:
             receipted, receipt = self._take_receipted(leaf)
@@ -378,7 +383,10 @@ class SendStream:
     def _accept(
         self, flight: InFlightBatch, raw: bytes, indices: Sequence[int] | None = None
     ) -> list[OutgoingMessage]:
-        """Accept the messages of a batch in flight that have no answer, or those at `indices`."""
+        """Settle the messages of a batch in flight that have no answer, or those at `indices`.
+
+        The caller changes their state.
+        """
         if indices is None:
             accepted, indices = flight.all(), _unsettled(flight)
         else:
@@ -392,7 +400,6 @@ class SendStream:
         self._settle(flight, indices)
         for message in accepted:
             message.proof_source = receipted
-        transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
         return accepted
 
     def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:

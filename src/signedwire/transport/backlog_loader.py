@@ -135,14 +135,13 @@ class BacklogLoader:
             self.refill(did)
 
     def on_routes(self) -> None:
-        """Look for a way to peers that had none, because a route has changed. Any thread."""
+        """Load messages to peers that had no way, because a route has changed. Any thread."""
         if self._runtime.is_open and not self._is_look_due:
             self._is_look_due = True
-            self._runtime.call_soon(self._look_for_stranded)
+            self._runtime.call_soon(self._refill_unmet)
 
-    def _look_for_stranded(self) -> None:
+    def _refill_unmet(self) -> None:
         self._is_look_due = False
-        self._endpoint.send_stranded()
         unmet, self._unmet = self._unmet, set()
         for did in unmet:
             self.refill(did)

@@ -171,6 +171,7 @@ class NodeCore:
             raise ClosedError("this node was closed while it started", "Make a new one")
         runtime.is_open = True
         self._clock_watch = ClockWatch(runtime, endpoint.on_clock_step, self._on_wall_step)
+        runtime.routing.watch(endpoint.on_routes)
         if self.store is not None:
             self.store.start()
         runtime.home.phase = Phase.OPEN

@@ -109,11 +109,6 @@ class Runtime:
         """Whether this is the loop's own thread."""
         return threading.get_ident() == self._loop_thread
 
-    @property
-    def is_loop_running(self) -> bool:
-        """Whether an event loop runs in this thread."""
-        return asyncio._get_running_loop() is not None
-
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
         """Call `callback` in the loop. Any thread."""
         loop = self._loop

@@ -94,16 +94,19 @@ class V1Sender(Dialer):
         """Take messages off the queues of the peers in turn, and sign them."""
         batch: list[tuple[bytes, OutgoingMessage]] = []
         size = 0
-        ready = self._ready
+        ready, limit = self._ready, self._runtime.config.max_v1_payload_size
         while ready and size < _MAX_BATCH_BYTES and len(batch) < _MAX_BATCH_MESSAGES:
             sender = ready[0].sender
-            message = sender.lanes.take()
+            is_denied = self._endpoint.access.denies(sender.did)  # the endpoint ends its queue
+            message = None if is_denied else sender.lanes.take()
             if message is None:
                 ready.popleft()
                 continue
-            if sender.is_dead(message) or self._is_too_large(message):
+            # Too large: it was queued before its peer turned out to speak v1.
+            if sender.is_dead(message, limit):
+                sender.end_soon(message, limit, f"the peer speaks v1, whose limit is {limit} bytes")
                 continue
-            sender.forget_deadlines((message,))
+            message.was_written = True  # from here on, the peer may have it
             frame = encode_frame(self._seal(message).encode())
             batch.append((frame, message))
             size += len(frame)
@@ -114,15 +117,6 @@ class V1Sender(Dialer):
         # A transport that sends the envelopes of others has no key.
         return message.envelope or message.seal(self._runtime.identity)
 
-    def _is_too_large(self, message: OutgoingMessage) -> bool:
-        """Whether a message is too large: it was queued before its peer turned out to speak v1."""
-        limit = self._runtime.config.max_v1_payload_size
-        if message.payload_size <= limit:
-            return False
-        cause = f"the peer speaks v1, whose limit is {limit} bytes"
-        self._give_up(message, Reason.TOO_LARGE, cause)
-        return True
-
     def _give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
 
@@ -130,9 +124,12 @@ class V1Sender(Dialer):
         """See `ConnectionOwner`."""
         self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
+        for did, those in _by_recipient(messages).items():
+            self._endpoint.peers.session(did).sender.forget_deadlines(those)
         for message in messages:
-            message.is_unconfirmed = True
-            message.transition(DeliveryState.WRITTEN, now)
+            if not message.is_final:  # else it has expired in the buffer of the stream
+                message.is_unconfirmed = True
+                message.transition(DeliveryState.WRITTEN, now)
 
     def on_acknowledged(self, messages: list[OutgoingMessage]) -> None:
         """See `ConnectionOwner`. A v1 peer sends no other sign that it has a message."""
