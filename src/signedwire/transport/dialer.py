@@ -24,6 +24,7 @@ from signedwire.errors import Cause, DialError, ResolveTimeout
 from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
 from signedwire.transport.network import Receiver
+from signedwire.transport.outlast import expire
 from signedwire.transport.pool import Standing
 from signedwire.transport.reaching import reach, resolve
 from signedwire.transport.retry_pauses import RetryPauses
@@ -151,7 +152,7 @@ class Dialer(ABC):
         """End an attempt whose slot is needed for another. The dialer waits for a slot again."""
         self._is_called_off = True
         if self._turn is not None:
-            self._turn.reschedule(asyncio.get_running_loop().time())
+            expire(self._turn)
 
     async def close(self) -> None:
         """Stop dialing, and close the connection. Messages that were not sent fail."""

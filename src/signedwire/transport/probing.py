@@ -27,6 +27,7 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.stats import Probe
+from signedwire.transport.outlast import expire
 from signedwire.transport.probe_connections import (
     LinkProbe,
     NotReachedError,
@@ -67,9 +68,8 @@ class Prober:
     def close(self) -> None:
         """End all probes: each raises ClosedError."""
         self._is_closed = True
-        now = asyncio.get_running_loop().time() if self._steps else 0.0
         for step in self._steps:
-            step.reschedule(now)
+            expire(step)
         for connection in tuple(self._connections):
             connection.end()
 
