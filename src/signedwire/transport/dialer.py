@@ -284,12 +284,13 @@ class Dialer(ABC):
         """Note the end of the connection, and decide when the next attempt may begin."""
         self._slots.release(self)
         cause = cause.after(f"connection to {self.address} ended: ")
-        self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
+            self.note_error(cause)
             self._pauses.clear()
         elif was_used:
             # Accepted and dropped at once: a connect alone is no recovery.
+            self.note_error(cause)
             self._pauses.lengthen()
         else:
             # Dropped before it could be used: no better than a failed dial.
@@ -301,7 +302,7 @@ class Dialer(ABC):
         return tuple(self._ready)
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Pause before the next attempt. The messages that wait lose one if `is_attempt`."""
+        """Note the failure, and pause. The messages that wait lose an attempt if `is_attempt`."""
         self.note_error(cause)
         self._pauses.lengthen()
         for session in self._concerned() if is_attempt else ():
