@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 import signedwire.sync as blocking
+from netkit import End
 from signedwire import (
     ClosedError,
     EvidenceLogError,
+    MemoryNetwork,
     Node,
     PeerConnected,
     TransportConfig,
@@ -210,6 +212,20 @@ async def test_a_start_that_fails_ends_who_waits_and_says_so(tmp_path: Path) -> 
     assert not signedwire_threads()
     async with Node(ALICE, store=tmp_path / "a.db"):
         pass
+
+
+@on_both_loops
+async def test_a_connection_that_arrives_while_the_node_closes_is_not_counted() -> None:
+    """There is room for it, and its other side has done nothing wrong."""
+    network, other = MemoryNetwork(), End()
+    node = Node(ALICE, TransportConfig(listen="h:0"), network=network)
+    await node.start()
+    assert node.address is not None
+    await network.dial(node.address, other)  # the node gets it in the next turn
+    await node.close()
+    await eventually(lambda: other.is_lost)
+    stats = node.stats()
+    assert (stats.connections_accepted, stats.dropped) == (0, {})
 
 
 @on_both_loops
