@@ -22,6 +22,7 @@ from signedwire import (
     ClosedError,
     EvidenceLogError,
     MemoryNetwork,
+    Message,
     Node,
     PeerConnected,
     TransportConfig,
@@ -141,6 +142,35 @@ def test_with_ack_auto_what_is_taken_after_the_close_comes_again(tmp_path: Path)
                 assert (await bob.receive()).redelivered
 
     asyncio.run(main())
+
+
+def test_with_ack_auto_what_is_taken_as_the_node_ends_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread takes it, and the loop ends the node before the thread acknowledges it."""
+    config = TransportConfig(ack="auto", store=str(tmp_path / "b.db"), close_timeout=0.2)
+    acknowledge = Message.ack
+    failures: list[ClosedError] = []
+
+    with blocking.Node(ALICE) as alice:
+        bob = blocking.Node(BOB, config)
+        alice.routing.update(BOB.did, bob.address)
+        alice.send(BOB.did, b"job")
+
+        def end_first(message: Message) -> None:
+            bob.close()
+            try:
+                acknowledge(message)
+            except ClosedError as error:
+                failures.append(error)
+                raise
+
+        monkeypatch.setattr(Message, "ack", end_first)
+        taken = bob.receive(LIMIT)
+        assert (taken.payload, len(failures)) == (b"job", 1)
+        monkeypatch.undo()
+        with blocking.Node(BOB, config) as bob:
+            assert bob.receive(LIMIT).redelivered
 
 
 # -- watchers -------------------------------------------------------------------------------
