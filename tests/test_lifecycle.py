@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 
 import signedwire.sync as blocking
+from netkit import End
 from signedwire import (
     ClosedError,
     EvidenceLogError,
+    MemoryNetwork,
+    Message,
     Node,
     PeerConnected,
     TransportConfig,
@@ -141,6 +144,35 @@ def test_with_ack_auto_what_is_taken_after_the_close_comes_again(tmp_path: Path)
     asyncio.run(main())
 
 
+def test_with_ack_auto_what_is_taken_as_the_node_ends_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread takes it, and the loop ends the node before the thread acknowledges it."""
+    config = TransportConfig(ack="auto", store=str(tmp_path / "b.db"), close_timeout=0.2)
+    acknowledge = Message.ack
+    failures: list[ClosedError] = []
+
+    with blocking.Node(ALICE) as alice:
+        bob = blocking.Node(BOB, config)
+        alice.routing.update(BOB.did, bob.address)
+        alice.send(BOB.did, b"job")
+
+        def end_first(message: Message) -> None:
+            bob.close()
+            try:
+                acknowledge(message)
+            except ClosedError as error:
+                failures.append(error)
+                raise
+
+        monkeypatch.setattr(Message, "ack", end_first)
+        taken = bob.receive(LIMIT)
+        assert (taken.payload, len(failures)) == (b"job", 1)
+        monkeypatch.undo()
+        with blocking.Node(BOB, config) as bob:
+            assert bob.receive(LIMIT).redelivered
+
+
 # -- watchers -------------------------------------------------------------------------------
 
 
@@ -210,6 +242,20 @@ async def test_a_start_that_fails_ends_who_waits_and_says_so(tmp_path: Path) -> 
     assert not signedwire_threads()
     async with Node(ALICE, store=tmp_path / "a.db"):
         pass
+
+
+@on_both_loops
+async def test_a_connection_that_arrives_while_the_node_closes_is_not_counted() -> None:
+    """There is room for it, and its other side has done nothing wrong."""
+    network, other = MemoryNetwork(), End()
+    node = Node(ALICE, TransportConfig(listen="h:0"), network=network)
+    await node.start()
+    assert node.address is not None
+    await network.dial(node.address, other)  # the node gets it in the next turn
+    await node.close()
+    await eventually(lambda: other.is_lost)
+    stats = node.stats()
+    assert (stats.connections_accepted, stats.dropped) == (0, {})
 
 
 @on_both_loops

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import logging
 import pickle
 
 import pytest
 from failurekit import RESET_AT_ONCE, SCENES
 from test_link import Net, Watch, meet
 
+from netkit import End
 from signedwire import (
     Address,
     ConnectionFailed,
@@ -20,12 +23,14 @@ from signedwire import (
     MemoryNetwork,
     Node,
     PeerDisconnected,
+    PeerState,
     Reason,
     ResolveTimeout,
     TransportConfig,
 )
 from signedwire.errors import Cause, kind_of
 from signedwire.transport.link_errors import cause_of_close, dial_error
+from signedwire.transport.memory import _Stream
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed
 from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, on_both_loops, quick, within
@@ -59,6 +64,34 @@ async def test_a_message_to_a_peer_that_is_not_reached(kind: FailureKind) -> Non
                 await within(LIMIT, receipt.wait())
             assert failed.value.reason is Reason.ATTEMPTS_EXHAUSTED
             assert failed.value.receipt.detail_kind is kind
+            await asyncio.sleep(0)
+            assert len(watch.of(ConnectionFailed)) == alice.stats().dial_failures == 1
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@on_asyncio
+async def test_a_lost_connection_is_reported_once(
+    was_used: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that was lost before anything was written: that counts as a failed attempt."""
+    caplog.set_level(logging.INFO, "signedwire")
+    network, accepted = MemoryNetwork(), End()
+    here = (await network.listen(HERE, lambda: accepted)).address
+    if not was_used:  # nothing is written to a peer that has closed
+        monkeypatch.setattr(_Stream, "peer_has_closed", lambda _: True)
+    v1 = settings(max_attempts=1).replace(wire="v1", v1_peers="all")
+    async with Node(ALICE, v1, network=network) as alice, Watch(alice) as watch:
+        alice.routing.update(BOB.did, here)
+        receipt = alice.send_nowait(BOB.did, b"x")
+        if was_used:
+            await within(LIMIT, receipt.wait("written"))
+        else:
+            await eventually(lambda: alice.peers()[BOB.did].state is PeerState.CONNECTED)
+        assert network.cut_all() == 1
+        await eventually(lambda: watch.of(ConnectionFailed))
+        await eventually(lambda: receipt.state == ("written" if was_used else "failed"))
+        assert len(watch.of(ConnectionFailed)) == 1
+        assert [one.event for one in caplog.records].count("attempt failed") == 1  # type: ignore[attr-defined]
 
 
 @on_both_loops

@@ -110,7 +110,7 @@ class Owner:
         self.take_events()
         self.turns += 1
 
-    def on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
+    def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
         self.end(error)
 
     def end(self, cause: object) -> None:

@@ -1041,3 +1041,30 @@ async def test_many_changes_of_a_route_leave_one_dialer() -> None:
             assert len(dialers(alice)) == 1
             await eventually(lambda: not connecting())
             assert alice.pool_stats().active == 1
+
+
+@both_networks
+@on_both_loops
+async def test_a_record_that_does_not_decrypt_is_no_bad_identity(network: str) -> None:
+    """Both sides have proven their DIDs: one has broken TLS, the other gets its alert."""
+    async with Net(network).pair(wire="auto") as (alice, bob):
+        async with Watch(alice) as watch:
+            await within(LIMIT, alice.send(bob.did, b"x"))
+            (link,) = links_of(bob)
+            link.received(b"\x17\x03\x03\x00\x20" + bytes(32))
+            await eventually(lambda: watch.of(PeerDisconnected))
+        (ended,) = watch.of(PeerDisconnected)
+        assert ended.kind is FailureKind.TLS_FAILED
+        for node in (alice, bob):
+            assert node.stats().dropped == {Reason.PROTOCOL_ERROR: 1}
+
+
+@on_both_loops
+async def test_bytes_that_prove_nothing_are_a_bad_identity() -> None:
+    async with Net().pair(wire="auto") as (_, bob):
+        assert isinstance(bob.address, Address)
+        reader, writer = await asyncio.open_connection(bob.address.host, bob.address.port)
+        writer.write(b"\x16\x03\x03\x00\x20" + bytes(32))
+        await within(LIMIT, reader.read())
+        writer.close()
+        assert bob.stats().dropped == {Reason.BAD_IDENTITY: 1}

@@ -278,6 +278,33 @@ async def test_closing_the_node_ends_its_probes(as_stranger: bool) -> None:
             await alice.probe(BOB.did, bob.address)
 
 
+@STRANGERS
+@on_both_loops
+async def test_closing_the_node_in_the_turn_in_which_a_probe_times_out(as_stranger: bool) -> None:
+    async with SCENES[FailureKind.NO_HANDSHAKE]() as address:
+        alice = Node(ALICE, settings(handshake_timeout=0.2))
+        await alice.start()
+        prober, loop = alice._core.prober, asyncio.get_running_loop()
+        waiting = asyncio.create_task(alice.probe(BOB.did, address, as_stranger=as_stranger))
+
+        def is_in_handshake() -> bool:
+            return any(step.when() is not None for step in prober._steps)
+
+        await eventually(is_in_handshake)
+        (step,) = prober._steps
+        due = step.when()
+        assert due is not None
+        has_expired: list[bool] = []
+        loop.call_at(due + 0.001, lambda: has_expired.append(step.expired()))
+        loop.call_at(due + 0.002, prober.close)
+        time.sleep(max(0.0, due + 0.1 - loop.time()))  # noqa: ASYNC251 - all are due in one turn
+        with pytest.raises(ClosedError):
+            await within(LIMIT, waiting)
+        assert has_expired == [True]
+        await alice.close()
+        assert alice._core.runtime.home.has_ended
+
+
 # -- arguments ------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -54,6 +55,33 @@ class Work:
 class Broken(Work):
     def work(self, now: float, until: float) -> bool:
         raise RuntimeError("a fault of ours")
+
+
+class Unpausable(Work):
+    """A link whose stream cannot be paused, read on, or aborted."""
+
+    def __init__(self, steps: int, *, fails: str, now: list[float]) -> None:
+        super().__init__(steps, is_costly=True, now=now)
+        self._fails = fails
+
+    def work(self, now: float, until: float) -> bool:
+        if self._fails == "abort":
+            raise RuntimeError("a fault of ours")
+        return super().work(now, until)
+
+    def drop_if_reset(self) -> bool:
+        if self._fails == "drop":
+            self._fails = ""
+            raise RuntimeError("the fault of a network")
+        return False
+
+    def set_waiting(self, is_waiting: bool) -> None:
+        super().set_waiting(is_waiting)
+        if self._fails == ("pause" if is_waiting else "resume"):
+            raise RuntimeError("the fault of a network")
+
+    def abort(self) -> None:
+        raise RuntimeError("the fault of a network")
 
 
 @pytest.fixture
@@ -167,6 +195,34 @@ async def test_a_fault_in_one_link_stops_no_other(now: list[float]) -> None:
     assert await turns_until(first) + await turns_until(last) < 20
     assert (broken.is_aborted, first.is_aborted, last.is_aborted) == (True, False, False)
     assert [str(context["exception"]) for context in told] == ["a fault of ours"] * 2
+
+
+@pytest.mark.parametrize("fails", ["abort", "drop", "pause", "resume"])
+@on_asyncio
+async def test_a_fault_of_a_network_stops_no_other_link(now: list[float], fails: str) -> None:
+    """The fault goes to the loop's handler, and the links that wait have their turns."""
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    shares = LoopShares()
+    faulty = Unpausable(12, fails=fails, now=now)
+    others = [Work(12, is_costly=True, now=now) for _ in range(6)]
+    for work in (others[0], faulty, *others[1:]):
+        with contextlib.suppress(RuntimeError):  # as `received()` of its stream raises
+            shares.serve(work)
+    for work in others:
+        await turns_until(work)
+    assert not any(work.is_waiting for work in others)
+    assert faulty.steps == (12 if fails == "abort" else 0)
+    assert fails == "pause" or told
+
+
+@on_asyncio
+async def test_a_link_that_cannot_pause_has_its_turn_nevertheless(now: list[float]) -> None:
+    shares = LoopShares()
+    faulty = Unpausable(12, fails="pause", now=now)
+    with pytest.raises(RuntimeError, match="network"):
+        shares.serve(faulty)
+    await turns_until(faulty)
 
 
 async def longest_turn(now: list[float], costs: float, turns: int) -> float:

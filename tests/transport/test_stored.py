@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,26 @@ async def test_dropped_in_flight(tmp_path: Path) -> None:
                 await alice.send(BOB.did, b"y")
                 batch = await peer.next(BatchReceived)
                 assert [one[V2_HEADER_SIZE:] for one in batch.bodies] == [b"y"]
+
+
+def test_peers_of_an_earlier_process_without_asserts(tmp_path: Path) -> None:
+    """Python leaves out asserts with -O: the node has the peers of its store nevertheless."""
+    code = """
+import asyncio, sys
+from signedwire import Identity, MemoryNetwork, Node, TransportConfig
+
+async def main() -> None:
+    config = TransportConfig(listen=None, close_timeout=0.05)
+    alice, bob = Identity.generate(), Identity.generate()
+    for has_sent in (False, True):
+        async with Node(alice, config, network=MemoryNetwork(), store=sys.argv[1]) as node:
+            if has_sent:
+                print(__debug__, list(node.peers()) == [bob.did])
+            else:
+                await node.send(bob.did, b"x")
+
+asyncio.run(main())
+"""
+    arguments = [sys.executable, "-O", "-c", code, str(tmp_path / "a.db")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=12 * LIMIT)
+    assert (done.stdout, done.stderr) == ("False True\n", "")

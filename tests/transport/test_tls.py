@@ -753,7 +753,7 @@ async def test_plaintext_after_the_handshake_is_refused(caplog: pytest.LogCaptur
         with logged("TLS failed", caplog):
             heard = await tlskit.in_thread(attack, address_of(bob))
         assert tlskit.hello()[:8] not in heard  # what we said was encrypted
-        untouched(bob)
+        untouched(bob, Reason.PROTOCOL_ERROR)
         await served(bob)
 
 

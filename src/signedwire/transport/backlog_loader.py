@@ -59,6 +59,11 @@ class BacklogLoader:
         self._clock_steps = 0
         """Number of times that deadlines in the store were moved."""
 
+    def restore(self, queue: MessageQueue) -> None:
+        """Load messages that an earlier process has left, as far as the queue has room."""
+        self._cursors[queue.did].scan_all()
+        self.refill(queue.did)
+
     def refill(self, did: Did) -> None:
         """Load a page of the highest lane that is behind, if the queue to the peer has room."""
         cursor = self._cursors[did]

@@ -29,6 +29,7 @@ from signedwire.transport.pool import Standing
 from signedwire.transport.retry_pauses import RetryPauses
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
+from signedwire.transport.uncancelled import expire
 from signedwire.types import PeerState, Target
 
 __all__ = ["Dialer", "DialerParts"]
@@ -151,7 +152,7 @@ class Dialer(ABC):
         """End an attempt whose slot is needed for another. The dialer waits for a slot again."""
         self._is_called_off = True
         if self._turn is not None:
-            self._turn.reschedule(asyncio.get_running_loop().time())
+            expire(self._turn)
 
     async def close(self) -> None:
         """Stop dialing, and close the connection. Messages that were not sent fail."""
@@ -283,12 +284,13 @@ class Dialer(ABC):
         """Note the end of the connection, and decide when the next attempt may begin."""
         self._slots.release(self)
         cause = cause.after(f"connection to {self.address} ended: ")
-        self.note_error(cause)
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
+            self.note_error(cause)
             self._pauses.clear()
         elif was_used:
             # Accepted and dropped at once: a connect alone is no recovery.
+            self.note_error(cause)
             self._pauses.lengthen()
         else:
             # Dropped before it could be used: no better than a failed dial.
@@ -300,7 +302,7 @@ class Dialer(ABC):
         return tuple(self._ready)
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Pause before the next attempt. The messages that wait lose one if `is_attempt`."""
+        """Note the failure, and pause. The messages that wait lose an attempt if `is_attempt`."""
         self.note_error(cause)
         self._pauses.lengthen()
         for session in self._concerned() if is_attempt else ():

@@ -120,8 +120,10 @@ class InboxReader:
             origin.taken(message)
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
-                if self._acks_at_once and not self._runtime.home.has_ended:
-                    message.ack()
+                if self._acks_at_once:
+                    # The node may have ended, or end meanwhile if this is another thread.
+                    with contextlib.suppress(ClosedError):
+                        message.ack()
                 return message
             with contextlib.suppress(ClosedError):
                 origin.nacked(message, Reason.EXPIRED)

@@ -311,14 +311,15 @@ class Link(LinkState):
     def discard(self) -> None:
         """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
 
-    def on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
+    def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
         may_be_full = self.is_dialed and not self.is_open
         cause = link_errors.cause_of_failed_proof(error, may_be_full=may_be_full)
         if cause.kind is FailureKind.FULL:
             self.end(cause)
             self._hang_up()
         else:
-            self._fail(Reason.BAD_IDENTITY, cause)
+            reason = Reason.BAD_IDENTITY if self.did is None else Reason.PROTOCOL_ERROR
+            self._fail(reason, cause)
 
     def _fail(self, reason: Reason, cause: Cause, *, is_logged: bool = True) -> None:
         """End, after the alert that TLS may have to send; count and log what is wrong."""

@@ -142,7 +142,7 @@ class LinkInput:
                 if (fine := monotonic()) >= until:
                     break
         except (ssl.SSLError, DidProofError) as error:
-            link.on_unproven(error)
+            link.on_tls_failed(error)
         link.finish_turn()
         if self._lost is not None:
             if not self.has_more:

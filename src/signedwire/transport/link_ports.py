@@ -32,7 +32,7 @@ class InputPort(Protocol):
     def finish_turn(self) -> None:
         """Handle the events, write what is due, and set the timer."""
 
-    def on_unproven(self, error: ssl.SSLError | DidProofError) -> None:
+    def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
         """End the link: the other side has proven no DID, or has broken TLS."""
 
     def end(self, cause: Cause) -> None:

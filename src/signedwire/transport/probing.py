@@ -36,6 +36,7 @@ from signedwire.transport.probe_connections import (
 )
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls import TlsIdentity
+from signedwire.transport.uncancelled import expire
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames as frames
 
@@ -67,9 +68,8 @@ class Prober:
     def close(self) -> None:
         """End all probes: each raises ClosedError."""
         self._is_closed = True
-        now = asyncio.get_running_loop().time() if self._steps else 0.0
         for step in self._steps:
-            step.reschedule(now)
+            expire(step)
         for connection in tuple(self._connections):
             connection.end()
 

@@ -24,7 +24,7 @@ class Admitter(Owner, Protocol):
     """The part of a node that admits connections and knows their wires: `Acceptor`."""
 
     def admit(self, connection: InboundConnection) -> bool:
-        """Whether a new connection may stay."""
+        """Admit a new connection; `False`: the node is not open."""
 
     def may_answer(self, connection: InboundConnection) -> bool:
         """Whether a refused connection may stay until its first byte comes."""
@@ -55,7 +55,7 @@ class ProtocolDetector:
         connection = InboundConnection(self._runtime, self._admitter, stream, self)
         self._connection = connection
         if not self._admitter.admit(connection):
-            connection.refuse(Reason.CONNECTION_LIMIT, "too many connections")
+            connection.close()  # not counted: the fault is not of the other side
 
     def received(self, data: bytes) -> None:
         """See `Receiver`."""

@@ -191,10 +191,10 @@ class LoopShares:
 
     def _wait(self, share: _Share, worker: Worker, tag: float) -> None:
         share.add(worker, tag)
+        self._schedule()
         if worker not in self._waiting:
             self._waiting.add(worker)
             worker.set_waiting(True)
-        self._schedule()
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -205,17 +205,19 @@ class LoopShares:
         """Begin a turn: serve the waiting links before the input that arrives in this turn."""
         self._is_scheduled = False
         self._adapt()
-        self._drop_reset()
-        for share in (self._others, self._costly):
-            share.spent = 0.0
-            is_first = True
-            while share and share.spent < self._share:
-                worker, tag = share.take(is_first=is_first)
-                is_first = False
-                self._run(share, worker, tag, _QUANTUM)
-        self._has_waited = bool(self._waiting)
-        if self._waiting:
-            self._schedule()
+        try:
+            self._drop_reset()
+            for share in (self._others, self._costly):
+                share.spent = 0.0
+                is_first = True
+                while share and share.spent < self._share:
+                    worker, tag = share.take(is_first=is_first)
+                    is_first = False
+                    self._run(share, worker, tag, _QUANTUM)
+        finally:  # even if a link fails to pause or to end: the others wait for the next turn
+            self._has_waited = bool(self._waiting)
+            if self._waiting:
+                self._schedule()
 
     def _drop_reset(self) -> None:
         """Drop waiting links whose connections were reset. Their sockets are not read meanwhile.

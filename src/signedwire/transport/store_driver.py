@@ -78,12 +78,10 @@ class StoreDriver(SendProgress):
         store.clock_steps.on_moved = self._loader.on_deadlines_moved
         self._runtime.routing.watch(self._loader.on_routes)
         for did in store.recipients():
-            self._cursors[did].scan_all()
             session = self._endpoint.peers.session(did)
             if store.has_spoken_v2(did):
                 session.wire = "v2"
-            assert session.sender.lanes is not None  # made here, so `Node.peers()` has the peer
-            self._loader.refill(did)
+            self._loader.restore(session.sender)  # made here, so `Node.peers()` has the peer
         self._expiry.watch()
 
     def _on_failed(self, error: StoreError) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-__all__ = ["in_own_thread", "next_turn", "open_in_thread", "wait_uncancelled"]
+__all__ = ["expire", "in_own_thread", "next_turn", "open_in_thread", "wait_uncancelled"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,16 @@ async def wait_uncancelled(waiting: asyncio.Future[Any], timeout: float | None =
         except asyncio.CancelledError:
             is_cancelled = True
     return is_cancelled
+
+
+def expire(step: asyncio.Timeout) -> None:
+    """End the block of `asyncio.timeout()` now, with TimeoutError. In the loop of the block.
+
+    A block whose time is over already ends without this call. A second deadline for it would be
+    a RuntimeError.
+    """
+    if not step.expired():
+        step.reschedule(asyncio.get_running_loop().time())
 
 
 async def next_turn() -> bool:
