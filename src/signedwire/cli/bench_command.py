@@ -19,7 +19,7 @@ from signedwire.cli.formatting import count_of
 from signedwire.cli.output import emit, say
 from signedwire.cli.peer_options import BenchOptions
 from signedwire.cli.ping_commands import code_of_failure, hint_for, probing_node
-from signedwire.cli.signals import end_on_signals, notify_ready
+from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signals
 from signedwire.config import TransportConfig
 from signedwire.errors import FailureKind
 from signedwire.identity import Identity
@@ -72,7 +72,7 @@ def _only_v2(config: TransportConfig) -> TransportConfig:
 
 def _serve(options: BenchOptions) -> int:
     node = Node(_identity(options), _only_v2(listening_config(options, options.listen)))
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with restoring_signals(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_serving(options, node))
 
 

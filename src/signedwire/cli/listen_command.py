@@ -24,7 +24,7 @@ from signedwire.cli.node_signals import reload_on_sighup, rotate_on_sigusr1
 from signedwire.cli.option_values import word
 from signedwire.cli.output import emit, paint, result_as_is, say
 from signedwire.cli.peer_options import ListenOptions
-from signedwire.cli.signals import end_on_signals, notify_ready
+from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signals
 from signedwire.cli.store_choice import Chosen, choose, lock_of, prepare, refuse_key, tell_new
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
@@ -61,7 +61,11 @@ def listen(options: ListenOptions) -> int:
     chosen = choose(options, identity.did)
     routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
     node = Node(identity, config.replace(store=chosen.path), routing)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner, lock_of(identity.did) as lock:
+    with (
+        restoring_signals(),
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+        lock_of(identity.did) as lock,
+    ):
         return runner.run(_Listening(options, node, chosen, lock).run())
 
 
