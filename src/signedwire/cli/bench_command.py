@@ -12,7 +12,7 @@ from signedwire.bench.peer_bench import PeerBench, PeerResults
 from signedwire.bench.peer_server import BenchServer
 from signedwire.bench.peer_table import show_peer
 from signedwire.cli import keys
-from signedwire.cli.addresses import find_peer, forbid_v1, listening_config, reachable
+from signedwire.cli.addresses import command, find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.errors import BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.formatting import count_of
@@ -100,7 +100,7 @@ def _announce(options: BenchOptions, node: Node) -> None:
     address = reachable(node.address)
     peer = f"{node.did}@{address}"
     say("serving; on another machine, measure it with")
-    say(f"  signedwire bench {peer}")
+    say(f"  {command(node.config)} bench {peer}")
     if _is_local(address):
         say("only this machine can reach it; --listen 0.0.0.0:PORT is for others too")
     say("anybody who has that line can send to it: it counts, echoes and keeps nothing")
