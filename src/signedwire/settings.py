@@ -264,14 +264,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         if "at line" not in reason:
             # The parser notices an unclosed string or bracket only at the end.
             reason = f"{reason} (line {text.count(chr(10)) + 1} is the last)"
-        raise ConfigError(f"{path} is not TOML: {reason}", _backslash_hint(text, reason)) from None
+        raise ConfigError(f"{path} is not TOML: {reason}", _quotes_hint(text, reason)) from None
 
 
-def _backslash_hint(text: str, reason: str) -> str:
-    """Return a hint if the line has a Windows path in double quotes; else an empty text."""
+def _quotes_hint(text: str, reason: str) -> str:
+    """Return a hint if the line has a text without quotes, or a Windows path in double ones."""
     found = re.search(r"at line (\d+)", reason)
     lines = text.split("\n")
     line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    if re.match(r"\s*[\w-]+\s*=\s*[^\s\"'\[{#]", line):
+        return 'Put quotes around a text, as in listen = "0.0.0.0:9001"'
     if re.search(r'"[^"]*\\', line) is None:
         return ""
     return r"In double quotes \ begins an escape: put a path in single quotes, as in 'C:\data\x.db'"

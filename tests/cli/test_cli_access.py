@@ -45,13 +45,48 @@ def test_a_hang_up_reads_it_again(access: Path, tmp_path: Path) -> None:
         assert f"{access}, line 1: deny takes one DID" in line
         access.write_text(f"deny {bob}\n")
         process._process.send_signal(signal.SIGHUP)
-        assert process.line("stderr") == f"read {access} again"
+        assert process.line("stderr") == f"read {access} again: 1 rule in force"
         assert process.is_running
         ran = run("send", peer, "hello", "--identity", other, "--no-store")
         assert ran.exit_code != 0
-        assert process.line("stderr").startswith("dropped: denied (")
+        why = f"the access list denies its sender {bob}"
+        assert process.line("stderr") == f"dropped: denied ({why})"
         process.terminate()
         process.wait()
+        assert process.rest("stderr")[-1].endswith(" denied (each attempt counts)")
+
+
+def test_a_file_that_was_cut_off_drops_no_denial_and_a_comment_says_that_it_does(
+    access: Path,
+) -> None:
+    denied = access.read_text()
+    assert run("id", "new").exit_code == 0
+    process, _ = start_listening("--no-store")
+    with process:
+        for text in ("", "\n", " \n\t\n", "\ufeff\n"):
+            access.write_text(text, encoding="utf-8")
+            process.send(signal.SIGHUP)
+            line = process.line("stderr")
+            assert line.startswith("the access list stays as it was: ")
+            assert f"{access} is empty: it may have been cut off" in line
+        for text, words in (
+            (denied, "1 rule in force"),
+            (f"{denied}allow {Identity.generate().did}\n", "2 rules in force"),
+            ("allow none\n", "1 rule in force"),
+        ):
+            access.write_text(text)
+            process.send(signal.SIGHUP)
+            assert process.line("stderr") == f"read {access} again: {words}"
+
+
+def test_a_file_with_comments_alone_is_said_to_deny_nobody(access: Path) -> None:
+    assert run("id", "new").exit_code == 0
+    process, _ = start_listening("--no-store")
+    with process:
+        access.write_text("# nobody\n")
+        process.send(signal.SIGHUP)
+        words = "it has no rule and denies nobody"
+        assert process.line("stderr") == f"read {access} again: {words}"
 
 
 def test_the_name_of_the_file_turns_no_terminal_round(

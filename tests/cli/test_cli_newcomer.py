@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from clikit import LIMIT, Process, Ran, expect_one_sentence, isolate, listener, run
+from clikit import LIMIT, Process, Ran, expect_one_sentence, isolate, listener, run, start_listening
 from typer.models import OptionInfo
 
 from signedwire import ConfigError, Identity, IdentityError, TransportConfig, load_identity
@@ -159,7 +161,7 @@ def test_what_is_stored_ends_with_one_code_whatever_the_cause(
         words = ("send", to, text, "--until", "accepted")
         ran = process(*words)
         assert ran.exit_code == ExitCode.STORED
-        assert "not accepted but persisted" in ran.stderr
+        assert "is persisted, and not yet accepted: " in ran.stderr
         assert cause in ran.stderr
         assert "`signedwire outbox drop ID` takes it back" in ran.stderr
         error = told(process(*words, "--json"))
@@ -564,3 +566,102 @@ def test_a_key_that_was_made_is_told_of_though_its_did_cannot_be_printed(
     made, error = ran.stderr.splitlines()
     assert made == f"made a new identity in {tmp_path}/k.pem"
     assert "standard output: No space left on device" in error
+
+
+# -- advice ---------------------------------------------------------------------------
+
+
+def test_the_advice_about_a_store_in_use_fits_whoever_uses_it(tmp_path: Path) -> None:
+    run("id", "new")
+    other = tmp_path / "other.pem"
+    run("id", "new", other)
+    store = tmp_path / "base.db"
+    process_, _ = start_listening("--store", str(store))
+    with process_:
+        ran = run("listen", "--identity", other, "--store", store)
+        expect_one_sentence(ran, ExitCode.STORE, "it has another key, give --store another FILE")
+    process_, _ = start_listening()
+    with process_:
+        ran = run("listen")
+        expect_one_sentence(ran, ExitCode.STORE, "`signedwire id new FILE`, then --identity FILE")
+
+
+def test_a_stored_message_is_told_how_it_goes_and_for_how_long_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run("id", "new")
+    assert "`signedwire send DID@host:port` to this peer" in run("send", AWAY, "x").stderr
+    assert "after 7 days (`unmet_max_age`)" in run("send", str(BOB.did), "x").stderr
+    monkeypatch.setenv("SIGNEDWIRE_UNMET_MAX_AGE", "43200")
+    assert "after 0.5 days (`unmet_max_age`)" in run("send", str(BOB.did), "x").stderr
+
+
+def test_another_key_is_told_in_whole_sentences() -> None:
+    run("id", "new")
+    with listener() as bob:
+        ran = run("send", another_key(bob), "x")
+    assert ran.exit_code == ExitCode.STORED
+    assert "is persisted, and not yet accepted: the peer was not reached" in ran.stderr
+    assert "is the DID right? `signedwire outbox list`" in ran.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--no-store"]], ids=["store", "no store"])
+def test_a_host_name_that_is_not_found_is_to_be_checked(options: list[str]) -> None:
+    run("id", "new")
+    ran = run("send", f"{BOB.did}@a..b:9", "x", *options)
+    assert ran.exit_code == (ExitCode.UNREACHED if options else ExitCode.STORED)
+    assert "Is the host name right?" in ran.stderr
+
+
+def test_whom_we_deny_ourselves_is_told_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("id", "new")
+    monkeypatch.setenv("SIGNEDWIRE_DENY", str(BOB.did))
+    ran = run("send", AWAY.replace(AWAY.split("@")[0], str(BOB.did)), "x", "--no-store")
+    assert ran.exit_code == ExitCode.DENIED
+    assert "change `deny`, `allow` or the access file" in ran.stderr
+
+
+def test_a_payload_that_the_peer_does_not_take_is_to_be_split() -> None:
+    run("id", "new")
+    with listener(max_payload_size=100) as bob:
+        ran = run("send", f"{bob.did}@{bob.address}", "x" * 500)
+    assert "500 bytes are over the peer's limit of 100" in ran.stderr
+    assert "Split it" in ran.stderr
+    assert "`signedwire dead list`" in ran.stderr
+    assert len(run("dead", "list", "--json").objects) == 1
+
+
+def test_a_text_without_quotes_in_toml_is_told_to_need_them(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("listen = 0.0.0.0:9001\n")
+    expect_one_sentence(run("config", "show", "--config", file), 3, "Put quotes around a text")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs Unix sockets")
+def test_the_line_that_a_listener_on_a_unix_path_prints_works_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run("id", "new")
+    folder = tempfile.mkdtemp(prefix="signedwire-")
+    path = Path(folder) / "s"
+    monkeypatch.setenv("SIGNEDWIRE_NETWORK", "unix")
+    monkeypatch.setenv("SIGNEDWIRE_LISTEN", f"unix:{path}")
+    try:
+        with Process("listen", "--no-store", "--count", "1") as listening:
+            assert listening.line("stderr").startswith("listening;")
+            line = listening.line("stderr").strip()
+            assert line.startswith("SIGNEDWIRE_NETWORK=unix signedwire send did:key:")
+            monkeypatch.delenv("SIGNEDWIRE_NETWORK")
+            monkeypatch.delenv("SIGNEDWIRE_LISTEN")
+            pasted = line.replace(" signedwire ", f" {sys.executable} -m signedwire.cli ")
+            done = subprocess.run(
+                f"{pasted} --no-store",
+                shell=True,
+                capture_output=True,
+                timeout=LIMIT,
+                check=False,
+            )
+            assert done.returncode == 0, done
+            assert listening.wait() == 0
+    finally:
+        shutil.rmtree(folder)

@@ -116,7 +116,7 @@ def test_whoever_asks_for_more_is_told_that_it_is_not_so(
     ran = run("send", AWAY, "x", "--store", "s.db", *options)
     assert ran.exit_code == ExitCode.STORED
     assert ran.stdout == ""
-    assert "is not accepted but persisted, as the peer was not reached (cannot con" in ran.stderr
+    assert "is persisted, and not yet accepted: the peer was not reached (cannot con" in ran.stderr
     assert "`signedwire outbox list --store s.db` shows what waits" in ran.stderr
     assert not (tmp_path / "p").exists()
     assert len(run("outbox", "list", "--store", "s.db", "--json").objects) == 1

@@ -651,7 +651,7 @@ def test_ping_where_v1_is_the_only_wire(old_bob: Node, monkeypatch: pytest.Monke
 def test_ping_of_no_host(host: str) -> None:
     ran = run("ping", f"{BOB.did}@{host}:9", "--json")
     assert ran.exit_code == 6
-    assert ran.objects[0]["state"] == "unreachable"
+    assert ran.objects[0]["state"] in ("name unknown", "name server silent")
 
 
 def test_ping_finds_nobody_or_somebody_else() -> None:
@@ -692,9 +692,7 @@ def test_peers_tries_all_of_them(bob: Node, tmp_path: Path) -> None:
         lines = ran.stdout.splitlines()
         assert [line.split()[1] for line in lines] == list(map(str, order))
         assert lines[order.index(bob.did)].startswith(f"ok      {bob.did}  {bob.address}  v2  conn")
-        assert lines[order.index(nobody)].endswith(
-            "unreachable  cannot connect: connection refused"
-        )
+        assert lines[order.index(nobody)].endswith("refused  cannot connect: connection refused")
         assert lines[order.index(old)].endswith("the peer hung up on TLS, as v1 peers do")
         assert ran.stderr == f"reached 1 of 3 peers in {path}\n"
         routes.remove(nobody)

@@ -69,7 +69,7 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
     ("args", "parts"),
     [
         (["sing"], ["no such command 'sing'", "`signedwire --help`"]),
-        (["--jsn"], ["no such option", "--jsn"]),
+        (["--jsn"], ["no such option", "--jsn", "Options come after the command, as in"]),
         (["id"], ["missing command", "`signedwire id --help`"]),
         (["send"], ["missing argument 'DID[@HOST:PORT]'", "`signedwire send --help`"]),
         (["send", "bob@h:1", "x"], ["'bob' is not a DID", "64 hex digits"]),
@@ -80,6 +80,9 @@ def test_the_root_says_its_version_and_helps_whoever_gives_no_command() -> None:
             [f"no address is known for {BOB}", "Write DID@host:port", "--peers"],
         ),
         (["send", f"{BOB}@h:1"], ["there is nothing to send", "--file FILE"]),
+        (["send", "hello"], ["'hello' is not a DID"]),
+        (["send", f"{BOB}@h:1", "hello", "world"], ["world", "Put quotes around a text that has"]),
+        (["id", "show", "a", "b"], ["(b). See `signedwire id show --help`"]),
         (["send", f"{BOB}@h:1", "x", "--file", "f"], ["TEXT and --file exclude each other"]),
         (["send", f"{BOB}@h:1", "--file", "/no/f"], ["cannot read /no/f: No such file"]),
         (["send", f"{BOB}@h:1", "x", "--heartbeat"], ["--heartbeat takes no TEXT"]),

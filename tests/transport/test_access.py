@@ -495,7 +495,7 @@ async def test_a_hang_up_reads_it_while_the_loop_goes_on(
         await asyncio.sleep(0.1)
         assert slow.readings == 2
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
-    assert capsys.readouterr().err == f"read {path} again\n" * 2
+    assert capsys.readouterr().err == f"read {path} again: 1 rule in force\n" * 2
 
 
 @on_asyncio

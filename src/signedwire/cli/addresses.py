@@ -15,6 +15,7 @@ from signedwire.types import Address, Did, Target, parse_peer
 
 __all__ = [
     "allow_v1",
+    "command",
     "find_peer",
     "find_route",
     "forbid_v1",
@@ -115,6 +116,13 @@ def listening_config(options: CommonOptions, listen: str | None) -> TransportCon
             "Give --listen HOST:PORT",
         )
     return config
+
+
+def command(config: TransportConfig) -> str:
+    """Return the beginning of a command for a shell that uses the network of `config`."""
+    if config.network == "tcp":
+        return "signedwire"
+    return f"SIGNEDWIRE_NETWORK={config.network} signedwire"
 
 
 def reachable(address: Target) -> Target:

@@ -12,14 +12,14 @@ from signedwire.bench.peer_bench import PeerBench, PeerResults
 from signedwire.bench.peer_server import BenchServer
 from signedwire.bench.peer_table import show_peer
 from signedwire.cli import keys
-from signedwire.cli.addresses import find_peer, forbid_v1, listening_config, reachable
+from signedwire.cli.addresses import command, find_peer, forbid_v1, listening_config, reachable
 from signedwire.cli.errors import BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.formatting import count_of
 from signedwire.cli.output import emit, say
 from signedwire.cli.peer_options import BenchOptions
 from signedwire.cli.ping_commands import code_of_failure, hint_for, probing_node
-from signedwire.cli.signals import end_on_signals, notify_ready
+from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signals
 from signedwire.config import TransportConfig
 from signedwire.errors import FailureKind
 from signedwire.identity import Identity
@@ -72,7 +72,7 @@ def _only_v2(config: TransportConfig) -> TransportConfig:
 
 def _serve(options: BenchOptions) -> int:
     node = Node(_identity(options), _only_v2(listening_config(options, options.listen)))
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with restoring_signals(), asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(_serving(options, node))
 
 
@@ -100,7 +100,7 @@ def _announce(options: BenchOptions, node: Node) -> None:
     address = reachable(node.address)
     peer = f"{node.did}@{address}"
     say("serving; on another machine, measure it with")
-    say(f"  signedwire bench {peer}")
+    say(f"  {command(node.config)} bench {peer}")
     if _is_local(address):
         say("only this machine can reach it; --listen 0.0.0.0:PORT is for others too")
     say("anybody who has that line can send to it: it counts, echoes and keeps nothing")

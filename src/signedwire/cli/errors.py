@@ -46,7 +46,9 @@ __all__ = [
     "code_of",
     "explain",
     "hint_about",
+    "hint_about_name",
     "report",
+    "sentences",
 ]
 
 
@@ -136,6 +138,13 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (DialError, "Is `signedwire listen` running there, and are host and port right?"),
 )
 
+_HOW_TO_UNDENY: Final = (
+    "To send to it, change `deny`, `allow` or the access file; `signedwire config show` has them"
+)
+_TOO_LARGE: Final = (
+    "Split it, or ask the peer's owner to raise max_payload_size. If a store is in use, the "
+    "message is a dead letter now: `signedwire dead list`"
+)
 _HINTS_OF_KINDS: Final = {
     FailureKind.HUNG_UP_ON_TLS: "If it is a v1 peer, add --v1",
     FailureKind.WRONG_KEY: "Another key answers there: is the DID right?",
@@ -169,7 +178,7 @@ def report(error: BaseException, *, as_json: bool = False) -> ExitCode:
         }
         emit_error(fields)
     else:
-        say(f"signedwire: {_sentences(shown.fact, shown.hint)}")
+        say(f"signedwire: {sentences(shown.fact, shown.hint)}")
     if shown.kind == "InternalError":
         logging.getLogger("signedwire").debug("the traceback:", exc_info=error)
     return shown.exit_code
@@ -197,7 +206,12 @@ def hint_about(kind: FailureKind | None) -> str:
     return "" if kind is None else _HINTS_OF_KINDS.get(kind, "")
 
 
-def _sentences(*texts: str) -> str:
+def hint_about_name(kind: FailureKind | None) -> str:
+    """Return what to do about a host name that was not found; an empty text for other kinds."""
+    return "Is the host name right?" if kind is FailureKind.NAME_UNKNOWN else ""
+
+
+def sentences(*texts: str) -> str:
     """Return the texts that are not empty, each with a mark at its end."""
     return " ".join(
         text if text.endswith((".", "!", "?")) else f"{text}." for text in texts if text
@@ -247,12 +261,17 @@ def code_of(error: SignedWireError) -> ExitCode:
 
 def _hint(error: SignedWireError) -> str:
     if isinstance(error, DeliveryFailedError) and error.reason is Reason.ATTEMPTS_EXHAUSTED:
-        hint = hint_about(error.receipt.detail_kind)
+        kind = error.receipt.detail_kind
+        hint = hint_about(kind) or hint_about_name(kind)
         return hint or "Is the peer running, and its address right? `signedwire ping` tries it"
     if isinstance(error, NotAllowedError) and error.reason is Reason.NOT_ALLOWED:
         return "Add --v1, or name it in v1_peers of the configuration"
-    for kind, hint in _HINTS:
-        if isinstance(error, kind):
+    if isinstance(error, NotAllowedError) and error.reason is Reason.DENIED:
+        return _HOW_TO_UNDENY
+    if isinstance(error, DeliveryFailedError) and error.reason is Reason.TOO_LARGE:
+        return _TOO_LARGE
+    for known, hint in _HINTS:
+        if isinstance(error, known):
             return hint
     return error.hint
 
@@ -265,4 +284,9 @@ def _usage(error: Any) -> _Report:
     if any(map(looks_like_a_key, (fact, *re.split(r"[\s'\"`(),;=]+", fact)))):
         fact = "an argument that does not belong there is a key itself, or looks like one, so it "
         fact += "is not shown here"
-    return _Report("UsageError", fact, f"See `{command} --help`", ExitCode.USAGE)
+    hint = f"See `{command} --help`"
+    if context is not None and context.parent is None and hasattr(error, "option_name"):
+        hint = f"Options come after the command, as in `signedwire id show --json`. {hint}"
+    elif command == "signedwire send" and type(error) is _UsageError:  # too many words
+        hint = f"Put quotes around a text that has spaces. {hint}"
+    return _Report("UsageError", fact, hint, ExitCode.USAGE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from signedwire.cli.errors import About, NotDone, hint_about
+from signedwire.cli.errors import About, NotDone, hint_about, hint_about_name, sentences
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.output import escape, say
 from signedwire.cli.send_options import SendOptions
@@ -18,8 +18,9 @@ __all__ = ["KeptMessages"]
 _NO_ADDRESS: Final = "no address is known for the peer yet"
 _HOW_IT_GOES: Final = (
     "It is sent when `signedwire send DID@host:port` to this peer runs next, or with --peers FILE "
-    "that has its address; after `unmet_max_age` it is given up"
+    "that has its address; after {days:g} days (`unmet_max_age`) it is given up"
 )
+_DAY: Final = 86_400.0
 
 
 class KeptMessages:
@@ -61,11 +62,11 @@ class KeptMessages:
         why = status.last_error or ""
         hint = hint_about(status.last_error_kind)
         if status.denies_us:
-            fact = f"as the peer does not let us in ({why})"
+            fact = f"the peer does not let us in ({why})"
             hint = f"Ask its owner to let {self._node.did} in: it is sent when that is so"
             raise self._only_stored(receipt, until, fact, hint)
         if hint or self._options.until is not None or self._options.proof is not None:
-            fact = f"as the peer was not reached ({why})"
+            fact = f"the peer was not reached ({why})"
             raise self._only_stored(receipt, until, fact, hint or "It is sent when it can be")
         self._keep(receipt)
         return True
@@ -74,7 +75,7 @@ class KeptMessages:
         if receipt.state is not DeliveryState.PERSISTED:
             return False
         if self._options.until is not None or self._options.proof is not None:
-            raise self._only_stored(receipt, until, f"as {_NO_ADDRESS}", _HOW_IT_GOES)
+            raise self._only_stored(receipt, until, _NO_ADDRESS, self._how_it_goes())
         self._keep(receipt)
         return True
 
@@ -84,9 +85,9 @@ class KeptMessages:
 
     def _only_stored(self, receipt: Receipt, until: DeliveryState, why: str, hint: str) -> NotDone:
         return NotDone(
-            f"message #{receipt.message_number} to {self._did} is not {until} but "
-            f"{receipt.state}, {why}",
-            f"{hint}. {self._store.how_to_see_it}",
+            f"message #{receipt.message_number} to {self._did} is {receipt.state}, and not yet "
+            f"{until}: {why}",
+            sentences(hint, self._store.how_to_see_it),
             ExitCode.STORED,
             self._about(receipt),
         )
@@ -121,10 +122,15 @@ class KeptMessages:
         if not any(each.state is DeliveryState.PERSISTED for each in self.receipts):
             return
         if self._address is None:
-            say(f"{_NO_ADDRESS}. {_HOW_IT_GOES}. {self._store.how_to_see_it}")
+            say(f"{_NO_ADDRESS}. {self._how_it_goes()}. {self._store.how_to_see_it}")
             return
         why = escape(self.last_error() or "it is away")
-        say(
-            f"the peer was not reached ({why}); it is sent when `signedwire send` to this peer, or "
-            f"`signedwire listen --peers FILE`, runs next. {self._store.how_to_see_it}"
+        fact = (
+            f"the peer was not reached ({why}); the message is sent when `signedwire send "
+            "DID@host:port` to this peer, or `signedwire listen --peers FILE`, runs next"
         )
+        name = hint_about_name(self._node.peers()[self._did].last_error_kind)
+        say(sentences(fact, name, self._store.how_to_see_it).removesuffix("."))
+
+    def _how_it_goes(self) -> str:
+        return _HOW_IT_GOES.format(days=self._node.config.unmet_max_age / _DAY)

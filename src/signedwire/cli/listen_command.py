@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from signedwire.cli import keys
-from signedwire.cli.addresses import listening_config, reachable
+from signedwire.cli.addresses import command, listening_config, reachable
 from signedwire.cli.errors import NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.formatting import (
@@ -24,7 +24,7 @@ from signedwire.cli.node_signals import reload_on_sighup, rotate_on_sigusr1
 from signedwire.cli.option_values import word
 from signedwire.cli.output import emit, paint, result_as_is, say
 from signedwire.cli.peer_options import ListenOptions
-from signedwire.cli.signals import end_on_signals, notify_ready
+from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signals
 from signedwire.cli.store_choice import Chosen, choose, lock_of, prepare, refuse_key, tell_new
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
@@ -33,7 +33,7 @@ from signedwire.events import Dropped, Event, EventsMissed
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
-from signedwire.types import PayloadType, Reason, SignaturePolicy, unix_time_us
+from signedwire.types import Did, PayloadType, Reason, SignaturePolicy, unix_time_us
 
 __all__ = ["listen"]
 
@@ -41,13 +41,18 @@ _ANOTHER_KEY: Final = (
     "Use the listener that runs with this key, or end it; a second one needs a key of its own: "
     "`signedwire id new FILE`, then --identity FILE"
 )
+_ANOTHER_STORE: Final = (
+    "One node uses a store at a time. If the node that has it open runs with this key, use that "
+    "node, or end it. If it has another key, give --store another FILE"
+)
+_EACH_ATTEMPT: Final = " (each attempt counts)"
 _WHY: Final = {
     Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
     Reason.UNSIGNED: "--allow-unsigned accepts unsigned messages",
     Reason.BAD_SIGNATURE: "changed on the way, or not signed by the sender that it names",
-    Reason.NOT_ALLOWED: "its sender is not among v1_peers",
+    Reason.NOT_ALLOWED: "its sender{sender} is not among v1_peers",
     Reason.DUPLICATE: "delivered before",
-    Reason.DENIED: "the access list denies its sender",
+    Reason.DENIED: "the access list denies its sender{sender}",
     Reason.BAD_IDENTITY: "a connection that did not prove its DID",
     Reason.TOO_SLOW: "a connection that sent too little for too long",
     Reason.WRONG_PROTOCOL: "a connection that uses no wire that we accept",
@@ -61,7 +66,11 @@ def listen(options: ListenOptions) -> int:
     chosen = choose(options, identity.did)
     routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
     node = Node(identity, config.replace(store=chosen.path), routing)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner, lock_of(identity.did) as lock:
+    with (
+        restoring_signals(),
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+        lock_of(identity.did) as lock,
+    ):
         return runner.run(_Listening(options, node, chosen, lock).run())
 
 
@@ -101,7 +110,8 @@ class _Listening:
                     async with self._reporting_drops():
                         await self._print_all()
         except StoreInUseError as error:
-            raise NotDone(error.fact, _ANOTHER_KEY, ExitCode.STORE) from None
+            hint = _ANOTHER_KEY if self._store.is_default else _ANOTHER_STORE
+            raise NotDone(error.fact, hint, ExitCode.STORE) from None
         except TimeoutError:
             if self._options.count is not None:
                 raise NotDone(
@@ -180,14 +190,21 @@ class _Listening:
         reported: set[Reason] = set()
         self._report_new_drops(reported)  # drops while the node started
         async for event in events:
-            if isinstance(event, (Dropped, EventsMissed)):
+            if isinstance(event, Dropped) and event.reason not in reported:
+                reported.add(event.reason)
+                self._report_drop(event.reason, event.did)
+            elif isinstance(event, EventsMissed):
                 self._report_new_drops(reported)
 
     def _report_new_drops(self, reported: set[Reason]) -> None:
         for reason in self._node.stats().dropped.keys() - reported:
             reported.add(reason)
-            why = _WHY.get(reason, "see docs/operations.md")
-            say(f"dropped: {reason} ({why.format(did=self._node.did)})")
+            self._report_drop(reason, None)
+
+    def _report_drop(self, reason: Reason, sender: Did | None) -> None:
+        why = _WHY.get(reason, "see docs/operations.md")
+        named = "" if sender is None else f" {sender}"
+        say(f"dropped: {reason} ({why.format(did=self._node.did, sender=named)})")
 
     def _announce(self) -> None:
         assert self._node.address is not None
@@ -195,7 +212,7 @@ class _Listening:
         peer = f"{self._node.did}@{address}"
         self._is_announced = True
         say("listening; send to it with")
-        say(f'  signedwire send {peer} "hello"')
+        say(f'  {command(self._node.config)} send {peer} "hello"')
         if self._options.json:
             did = str(self._node.did)
             emit({"event": "listening", "did": did, "address": str(address), "peer": peer})
@@ -206,7 +223,10 @@ class _Listening:
         if self._options.json:
             emit({"event": "summary", "messages": self._printed, "dropped": dropped})
             return
-        causes = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
+        causes = ", ".join(
+            f"{n} {reason}{_EACH_ATTEMPT * (reason == Reason.DENIED)}"
+            for reason, n in sorted(dropped.items())
+        )
         also = f"; dropped: {causes}" if causes else ""
         say(f"received {count_of(self._printed, 'message')}{also}")
 

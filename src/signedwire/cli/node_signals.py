@@ -10,6 +10,7 @@ import contextlib
 import signal
 import sys
 
+from signedwire.cli.formatting import count_of
 from signedwire.cli.output import say
 from signedwire.errors import ConfigError, SignedWireError
 from signedwire.node import Node
@@ -53,11 +54,14 @@ class _Reloading:
         while self._is_requested:
             self._is_requested = False
             try:
-                await in_own_thread(self._node.access.reload)
+                rules = await in_own_thread(self._node.access.reload)
             except ConfigError as error:
                 text = f"the access list stays as it was: {error}"
             else:
-                text = f"read {self._node.config.access_file} again"
+                found = "it has no rule and denies nobody"
+                if rules:
+                    found = f"{count_of(rules, 'rule')} in force"
+                text = f"read {self._node.config.access_file} again: {found}"
             with contextlib.suppress(OSError):  # the list is loaded even if stderr is closed
                 say(text)
 

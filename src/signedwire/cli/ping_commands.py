@@ -36,7 +36,10 @@ _STATES: Final = {
     FailureKind.NO_HANDSHAKE: "silent",
     FailureKind.TLS_FAILED: "no v2 peer",
 }
-"""Words for a failure during the handshake, in JSON and in the list of peers; else "closed"."""
+"""Words for a failure during the handshake, in JSON and in the list of peers; else "closed".
+
+Before the connection opened, the state is the kind of the failure.
+"""
 
 
 def probing_node(config: TransportConfig, identity: Identity | None) -> Node:
@@ -115,7 +118,7 @@ def _state(found: Probe) -> str:
     if found.failure is None:
         return "connected" if found.wire == "v2" else "open"
     if found.connect_time is None:
-        return "unreachable"
+        return str(found.failure)
     if found.failure is FailureKind.PROTOCOL and found.answered_by is None:
         return "wrote"  # v1 peers never write first
     if found.handshake_time is not None and not found.denies_us:
@@ -128,7 +131,8 @@ def _ping_lines(found: Probe, *, is_first: bool) -> list[str]:
     if found.connect_time is not None:
         connected = f"connected in {found.connect_time * 1000:.2f} ms"
     if found.error is not None:
-        return [f"{address}: {connected}{', but ' if connected else ''}{escape(found.error)}"]
+        joint = "; " if found.failure is FailureKind.TURNED_AWAY else ", but "
+        return [f"{address}: {connected}{joint if connected else ''}{escape(found.error)}"]
     if found.wire == "v1":
         return [f"{address}: {connected}, and it keeps the connection"]
     lines = []
@@ -148,7 +152,8 @@ def _conclude(found: Probe, count: int, failures: int, us: Did | None) -> None:
         of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
         if count > 1 and found.handshake_time is not None:
             of = " any more"
-        say(f"signedwire: {did} was not reached at {address}{of}. {hint_for(found, us)}")
+        what = "did not let us in" if found.denies_us else "was not reached"
+        say(f"signedwire: {did} {what} at {address}{of}. {hint_for(found, us)}")
     elif found.wire == "v1":
         say(f"proven: somebody listens at {address} and keeps the connection, as a v1 peer does")
         say(f"not proven: that it is {did}; v1 peers never answer")

@@ -21,7 +21,7 @@ from signedwire.errors import DeliveryFailedError, FailureKind
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
-from signedwire.types import DeliveryState, Did, Target
+from signedwire.types import DeliveryState, Did, Target, parse_peer
 
 __all__ = ["send"]
 
@@ -89,6 +89,7 @@ def _check_usage(options: SendOptions) -> str | None:
 
     Raises:
         BadInput: options contradict each other, or there is nothing to send.
+        DidError, AddressError: there is nothing to send, and no recipient either.
     """
     kinds = {
         "--agent-command": options.agent_command is not None,
@@ -106,6 +107,7 @@ def _check_usage(options: SendOptions) -> str | None:
         if is_given:
             raise BadInput(f"{chosen[0]} takes no TEXT and no --file", "Leave them away")
     elif not is_given and chosen != ["--agent-command"]:
+        parse_peer(options.to)  # raises if the one word is the text, and the DID is missing
         raise BadInput(
             "there is nothing to send", "Give TEXT, --file FILE, or - for the lines of stdin"
         )

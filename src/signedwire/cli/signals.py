@@ -12,16 +12,40 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from signedwire.cli.exit_codes import ExitCode
 
-__all__ = ["ENDING_CODES", "end_by_signal", "end_on_signals", "notify_ready"]
+__all__ = [
+    "ENDING_CODES",
+    "end_by_signal",
+    "end_on_signals",
+    "notify_ready",
+    "restoring_signals",
+]
 
 ENDING_CODES: Final = (ExitCode.TERMINATED, ExitCode.HUNG_UP)
 """Results of a command after such a signal, and exit codes if the signal cannot end us."""
 _SIGNAL_BASE: Final = 128
+_HANDLED: Final = ("SIGTERM", "SIGHUP", "SIGUSR1")
+
+
+@contextlib.contextmanager
+def restoring_signals() -> Iterator[None]:
+    """Restore the handlers of the signals that a command handles, after its loop is closed.
+
+    A loop of asyncio leaves the default action in their place. A loop of uvloop leaves its
+    own handlers, which do nothing any more, so the signals would be ignored from then on.
+    """
+    numbers = [getattr(signal, name) for name in _HANDLED if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # `None`: it was not set from Python
+                signal.signal(number, handler)
 
 
 def end_on_signals() -> Callable[[], ExitCode | None]:

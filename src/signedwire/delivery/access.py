@@ -137,10 +137,13 @@ class AccessList(Bound, instead="it is a part of its node"):
         keys = None if dids is None else _keys(dids)
         self._change(_Change(AccessRules.allow_only, keys))
 
-    def reload(self) -> None:
+    def reload(self) -> int:
         """Read `access_file` again. Blocks the thread, about 50 µs for each line.
 
         In an event loop, call it in a thread: `await asyncio.to_thread(node.access.reload)`.
+
+        Returns:
+            The number of rules that the file has, each counted once. With 0 it denies nobody.
 
         Raises:
             ConfigError: the file cannot be read, or a line is wrong, so the rules read before
@@ -154,9 +157,12 @@ class AccessList(Bound, instead="it is a part of its node"):
         # One thread at a time, so that an older reading never replaces a newer one. The methods
         # that change the list do not wait for this lock.
         with self._reading:
-            self._take_up(read_access_file(self._path), self._path)
+            found = read_access_file(self._path)
+            self._take_up(found, self._path)
         if self.on_change is not None:
             self.on_change()
+        allowed = 0 if found.allowed is None else max(1, len(found.allowed))  # 1: `allow none`
+        return allowed + len(found.denied)
 
     def is_denied(self, did: Did | str) -> bool:
         """Whether this DID is denied.
@@ -305,16 +311,16 @@ def _lines(path: Path) -> list[str]:
             f"cannot read the access file {path}: {cause_of(error)}",
             "Does the file exist, and may this user read it?",
         ) from None
-    if not data:
-        raise ConfigError(
-            f"the access file {path} is empty: it may have been cut off",
-            "Write a rule into it, or a comment if there shall be no rule",
-        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {number}: not UTF-8", _HOW) from None
+    if not text.strip():
+        raise ConfigError(
+            f"the access file {path} is empty: it may have been cut off",
+            "Write a rule into it, or a comment if there shall be no rule",
+        )
     return text.split("\n")
 
 
