@@ -62,8 +62,8 @@ class Policy(Protocol):
 
         The node calls this in its event loop, once for each message, so it must return within
         microseconds and must not block. The sender gets the reason. A reason without a code
-        on the wire is sent as "not allowed". If this raises, the message is refused as "not
-        allowed" and the error is logged.
+        on the wire is sent as "not allowed". If this raises, or returns anything else, the
+        message is refused as "not allowed" and the error is logged.
         """
 
 
@@ -93,7 +93,13 @@ class Policies:
         for policy in self._policies:
             try:
                 reason = policy.admit(header, context)
-            except Exception as error:  # noqa: BLE001 - a fault of the policy must admit nothing
+                if reason is None:
+                    continue
+                if not isinstance(reason, Reason):
+                    raise TypeError(f"admit() returned {type(reason).__name__}, which is no Reason")
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - also the CancelledError of asyncio
                 extra = fields("policy failed", peer=header.sender, error=type(error).__name__)
                 self._log.exception(
                     "policy %r failed, so the message from %s is refused",
@@ -102,8 +108,7 @@ class Policies:
                     extra=extra,
                 )
                 return Reason.NOT_ALLOWED
-            if reason is not None:
-                return reason if reason in REASON_CODES else Reason.NOT_ALLOWED
+            return reason if reason in REASON_CODES else Reason.NOT_ALLOWED
         return None
 
     def admit_v2(self, body: bytes) -> Reason | None:
