@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from test_link import Net, meet, next_of, take
@@ -120,24 +120,65 @@ async def test_it_is_asked_over_v1_too() -> None:
         assert [header.payload_size for header, _ in rule.asked] == [1, 4]
 
 
-class Broken:
+class Faulty:
+    """Returns what is no reason, or raises."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
     def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
-        raise RuntimeError("no rule today")
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result  # type: ignore[no-any-return]
 
 
+class Unequal:
+    """Can be neither compared nor hashed."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no comparison")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("no hash")
+
+
+FAULTS: Final[list[tuple[Any, str]]] = [
+    (RuntimeError("no rule today"), "no rule today"),
+    (asyncio.CancelledError(), "CancelledError"),
+    (GeneratorExit(), "GeneratorExit"),
+    ([1], "returned a list"),
+    ({}, "returned a dict"),
+    (Unequal(), "returned a Unequal"),
+    (True, "returned True"),
+    ("denied", "returned a str"),
+]
+
+
+@pytest.mark.parametrize(("result", "words"), FAULTS, ids=lambda one: type(one).__name__)
 @on_asyncio
-async def test_a_policy_that_fails_admits_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_policy_that_fails_admits_nothing(
+    result: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = Faulty(result)
     net = Net()
-    async with (
-        net.node(ALICE) as alice,
-        Node(BOB, quick(), network=net.memory, policy=Broken()) as bob,
-    ):
+    async with net.node(ALICE) as alice, Node(BOB, quick(), network=net.memory, policy=rule) as bob:
         meet(alice, bob)
         with pytest.raises(MessageRefusedError) as error:
             await within(LIMIT, alice.send(bob.did, b"hello"))
         assert error.value.reason is Reason.NOT_ALLOWED
-        assert "the message from" in caplog.text
-        assert "no rule today" in caplog.text
+        assert "refused" in caplog.text
+        assert words in caplog.text
+        rule.result = None
+        await within(LIMIT, alice.send(bob.did, b"over the same link"))
+        assert bob.stats().connections_accepted == 1
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit()], ids=["interrupt", "exit"])
+def test_a_policy_does_not_keep_the_program_from_its_end(end: BaseException) -> None:
+    policies = Policies([Faulty(end)], EventLog(logging.getLogger("test")))
+    header = MessageHeader(ALICE.did, BOB.did, Priority.LOW, PayloadType.RAW, 0, None)
+    with pytest.raises(type(end)):
+        policies.admit(header, AdmissionContext("v2", is_proven=True))
 
 
 def test_a_reason_without_a_code_is_sent_as_not_allowed() -> None:

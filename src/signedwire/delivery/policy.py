@@ -116,7 +116,9 @@ class Policies:
         for policy in self._policies:
             try:
                 reason = policy.admit(header, context)
-            except Exception as error:  # noqa: BLE001 - a fault of the policy must admit nothing
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # noqa: BLE001 - also the CancelledError of asyncio
                 extra = fields("policy failed", peer=header.sender, error=type(error).__name__)
                 self._log.exception(
                     "policy %r failed, so the message from %s is refused",
