@@ -185,6 +185,16 @@ class TestStranded:
         assert desk.host.drops[Reason.UNKNOWN_PEER, BOB.did] == 2
         assert halves(desk) == (False, False), "nothing is owed to it any more"
 
+    def test_the_wait_counts_from_the_end_of_the_link(self) -> None:
+        desk = Desk()
+        desk.link().end()
+        desk.host.wait(GRACE - 1)
+        message = desk.post()
+        desk.host.wait(0.9)
+        assert message.state is QUEUED
+        desk.host.wait(0.1)
+        assert message.reason is Reason.UNKNOWN_PEER
+
     def test_one_wait_for_many(self) -> None:
         desk = Desk()
         desk.link().end()

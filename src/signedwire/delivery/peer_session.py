@@ -328,9 +328,14 @@ class PeerSession:
         return self.left_at is not None and clock.monotonic() - self.left_at < _RETURN_GRACE
 
     def wait_for_return(self, on_absent: Callable[[PeerSession], None]) -> None:
-        """Call `on_absent` with this session, unless `stop_waiting()` is called within 5 s."""
+        """Call `on_absent` with this session 5 s after its link ended, unless `stop_waiting()`.
+
+        For a peer that has just left.
+        """
         if self.return_timer is None:
-            self.return_timer = self._host.call_later(_RETURN_GRACE, on_absent, self)
+            assert self.left_at is not None
+            left = self.left_at + _RETURN_GRACE - clock.monotonic()
+            self.return_timer = self._host.call_later(max(0.0, left), on_absent, self)
 
     def stop_waiting(self) -> None:
         """Cancel the timer of `wait_for_return()`: the peer is back, or the node ends."""
