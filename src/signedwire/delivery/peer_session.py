@@ -358,7 +358,7 @@ class PeerSession:
             return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
-        if sender.route is not None or sender.lanes or not sender.stream.is_forgettable:
+        if sender.route is not None or sender.has_messages or not sender.stream.is_forgettable:
             return False
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows
