@@ -347,6 +347,7 @@ class World:
                 peer.judged.clear()
             gc.collect()
             self.desk.session(ALICE)
+            self.desk.host.run()
             assert len(self.desk.endpoint.peers.all()) <= STRANGERS
         assert self.desk.context.budget._used == 0
         self.desk.endpoint.end()
