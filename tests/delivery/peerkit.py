@@ -507,11 +507,7 @@ class FakeLink:
         values = {"epoch": 9, "credit": PLENTY, "known_epoch": self.our_hello.epoch}
         said = hello(**(values | changes))
         endpoint, session = self._desk.endpoint, self.session
-        if endpoint.check_access(session.did) is not None:
-            self.close(frames.CLOSE_DENIED, "denied")
-        elif not session.receiver.begin(said.epoch):
-            self.close(frames.CLOSE_STALE_EPOCH, "an older epoch than the one known")
-        else:
+        if endpoint.hello_received(session, self, said):
             self.hello = said
             self.is_open = True
             endpoint.link_opened(session, self, said)

@@ -131,7 +131,7 @@ class World:
 
     def link(self) -> None:
         peer, rng = self.peer(), self.rng
-        if self.desk.endpoint.check_access(peer.who.did) is not None:
+        if self.desk.access.denies(peer.who.did):
             return
         link = self.desk.begin(peer.who, is_dialed=rng.random() < 0.5)
         self.links.append(link)
@@ -347,6 +347,7 @@ class World:
                 peer.judged.clear()
             gc.collect()
             self.desk.session(ALICE)
+            self.desk.host.run()
             assert len(self.desk.endpoint.peers.all()) <= STRANGERS
         assert self.desk.context.budget._used == 0
         self.desk.endpoint.end()

@@ -269,10 +269,14 @@ class TestHello:
             desk.access.deny(BOB.did)
         else:
             desk.store.failure = StoreFailedError("node.db", "no disk", "nothing is kept")
-        expected = Reason.DENIED if is_denied else Reason.STORE_FAILED
-        assert desk.endpoint.check_access(BOB.did) is expected
         link.say_hello()
-        assert link.code == frames.CLOSE_DENIED
+        code, reason = (
+            (frames.CLOSE_DENIED, Reason.DENIED)
+            if is_denied
+            else (frames.CLOSE_UNAVAILABLE, Reason.STORE_FAILED)
+        )
+        assert link.code == code
+        assert desk.host.drops == {(reason, BOB.did): 1}
         assert desk.session().link is None
 
 

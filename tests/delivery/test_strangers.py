@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.store import Marks
 from signedwire.errors import UnknownPeerError
 from signedwire.identity import Identity
-from signedwire.types import DeliveryState, Did, Reason
+from signedwire.types import DeliveryState, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 
 QUEUED, WRITTEN = DeliveryState.QUEUED, DeliveryState.WRITTEN
@@ -403,6 +404,7 @@ class TestHowManyAreKept:
             kept.clear()  # the application lets go of its receipt, after the link's end
         gc.collect()
         desk.session(BOB)
+        desk.host.run()
         assert len(self.known(desk)) <= 4
 
     def test_by_weight(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,6 +459,7 @@ class TestHowManyAreKept:
         for link in links:
             link.end()
         desk.link()
+        desk.host.run()
         assert len(self.known(desk)) == 4
 
     @pytest.mark.parametrize(
@@ -649,6 +652,7 @@ class TestMessagesOfAnotherThread:
         Interrupted.before_look = look
         session = desk.session()
         desk.session(EVE)
+        desk.host.run()
         assert desk.endpoint.peers.get(BOB.did) is session
         desk.endpoint.submitter._queued(session, session.sender, (message,))
         self.arrives(desk, message)
@@ -709,3 +713,43 @@ def test_a_receipt_that_is_let_go_of_later_keeps_nobody() -> None:
     again.end()
     assert halves(desk) == (False, False)
     assert WRITTEN in [step.state for step in receipt.history]
+
+
+class TestThreads:
+    """Other threads add sessions, and look at them. Only the loop forgets them."""
+
+    def test_a_session_that_is_in_use_is_not_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Between the proof of a DID and its HELLO, another thread adds a session."""
+        monkeypatch.setattr(session_map, "_MAX_STRANGERS", 1)
+        desk = Desk(fallback=THERE)
+        session = desk.endpoint.proven(BOB.did)
+        thread = threading.Thread(target=desk.peers.session, args=(EVE.did,))
+        thread.start()
+        thread.join()
+        link = FakeLink(desk, session, BOB, is_dialed=False)
+        session.receiver.link_granted(link)
+        desk.host.run()
+        assert desk.peers.get(BOB.did) is session
+        link.say_hello()
+        assert desk.session().link is link
+
+    def test_many_new_ones_are_looked_through_in_one_pass(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(session_map, "_MAX_STRANGERS", 2)
+        desk = Desk()
+        for n in range(1, 20):
+            desk.peers.session(Identity.from_seed(n.to_bytes(32, "big")).did)
+        assert len(desk.peers.all()) == 19
+        assert len(desk.host.soon) == 1
+        desk.host.run()
+        assert len(desk.peers.all()) == 2
+
+    def test_status_makes_no_sending_half(self) -> None:
+        desk = Desk()
+        session = desk.session()
+        status = session.status()
+        assert not session.has_sender
+        assert status.queued == dict.fromkeys(Priority, 0)
+        assert (status.in_flight, status.failed_attempts, status.dropped) == (0, 0, {})
+        assert desk.endpoint.status() == {}

@@ -110,12 +110,6 @@ class Endpoint:
 
     # -- links ----------------------------------------------------------------------------
 
-    def check_access(self, did: Did) -> Reason | None:
-        """Return the reason to close a link with a proven DID; `None`: the DID may link."""
-        if self.context.store.failure is not None:
-            return Reason.STORE_FAILED  # this node cannot accept messages any more
-        return Reason.DENIED if self.access.denies(did) else None
-
     def proven(self, did: Did) -> PeerSession:
         """Note that a DID has proven itself over v2: v1 with it ends, in both directions."""
         session = self.peers.session(did)
@@ -132,9 +126,14 @@ class Endpoint:
 
     def hello_received(self, session: PeerSession, link: LinkPort, hello: Hello) -> bool:
         """The HELLO of a link has come: close the link, or return `True` to open it."""
-        if (flaw := self.check_access(session.did)) is not None:  # since the DID was proven
+        if self.access.denies(session.did):  # since the DID was proven
             link.close(link_frames.CLOSE_DENIED, "denied")
-            self._host.drop(flaw, session.did)
+            self._host.drop(Reason.DENIED, session.did)
+            return False
+        if self.context.store.failure is not None:
+            # Not before the HELLO: a hang-up without one would look like a denial to the peer.
+            link.close(link_frames.CLOSE_UNAVAILABLE, "the store has failed")
+            self._host.drop(Reason.STORE_FAILED, session.did)
             return False
         if not session.receiver.begin(hello.epoch):
             link.close(link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before")

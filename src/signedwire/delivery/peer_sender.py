@@ -93,6 +93,11 @@ class PeerSender:
         """The epoch of new numbers."""
         return self.stream.epoch
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether a message waits in the queue, or was removed from it and is about to end."""
+        return bool(self.lanes or self._dead)
+
     # -- room -----------------------------------------------------------------------------
 
     def when_room(self, wake: Callable[[], None]) -> bool:

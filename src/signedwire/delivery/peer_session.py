@@ -21,7 +21,7 @@ from signedwire.errors import Cause, FailureKind, kind_of
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.logs import fields
 from signedwire.stats import PeerStatus
-from signedwire.types import Did, PeerState, Reason, Target
+from signedwire.types import Did, PeerState, Priority, Reason, Target
 from signedwire.wire import link_frames
 from signedwire.wire.link_frames import FRAME_MARGIN, Hello, Receipts
 from signedwire.wire.session import Closed
@@ -363,15 +363,16 @@ class PeerSession:
             return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
-        if sender.route is not None or sender.lanes or not sender.stream.is_forgettable:
+        if sender.route is not None or sender.has_messages or not sender.stream.is_forgettable:
             return False
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows
 
     def status(self) -> PeerStatus:
         """Return the state of the peer now. Any thread."""
-        link, sender, now = self.link, self.sender, clock.now()
-        route = sender.route
+        # `_sender`, because `sender` would make a sending half for a forgotten stranger.
+        link, sender, now = self.link, self._sender, clock.now()
+        route = None if sender is None else sender.route
 
         def unix(instant: float | None) -> float | None:
             return None if instant is None else clock.to_unix(instant, now)
@@ -394,12 +395,12 @@ class PeerSession:
             last_error_at=unix(self.last_error_at if route is None else route.last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
             round_trip=link.round_trip if link else route.round_trip if route else None,
-            queued=sender.lanes.sizes(),
+            queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),
             stored=self._context.store.backlog(self.did),
-            in_flight=sender.stream.in_flight,
+            in_flight=0 if sender is None else sender.stream.in_flight,
             overdue=None if link is None else link.overdue,
             send_window=None if link is None else link.send_window,
-            failed_attempts=sender.failures,
-            dropped=dict(sender.dropped),
+            failed_attempts=0 if sender is None else sender.failures,
+            dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,
         )

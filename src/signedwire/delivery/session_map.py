@@ -32,6 +32,8 @@ _MAX_STRANGER_BYTES: Final = 64 * 1024 * 1024
 class SessionMap:
     """One `PeerSession` for each DID. Methods belong to the loop, where nothing else is said.
 
+    Other threads add sessions. Only the loop forgets them.
+
     Args:
         context: The parts that the sessions share.
         routes: The addresses of DIDs.
@@ -49,6 +51,7 @@ class SessionMap:
         self._sessions: OrderedDict[Did, PeerSession] = OrderedDict()
         """All sessions, the least recently linked one first."""
         self._stranger_bytes = 0
+        self._is_forgetting_due = False
 
     def get(self, did: Did) -> PeerSession | None:
         """Return the session of a peer; `None`: there is none. Any thread."""
@@ -61,9 +64,13 @@ class SessionMap:
             with self._lock:
                 session = self._sessions.get(did)
                 if session is None:
-                    self._forget_strangers(len(self._sessions) + 1 - _MAX_STRANGERS)
                     session = PeerSession(self._context, did, self._new_sender)
                     self._sessions[did] = session
+            if len(self._sessions) > _MAX_STRANGERS and not self._is_forgetting_due:
+                # In a turn of the loop, because this may be another thread. And the caller in
+                # the loop may hold another session, to which it has not attached its link yet.
+                self._is_forgetting_due = True
+                self._context.host.call_soon(self._forget_surplus)
         return session
 
     def all(self) -> list[PeerSession]:
@@ -184,6 +191,12 @@ class SessionMap:
             self._stranger_bytes += weight - session.weight
             session.weight = weight
             self._forget_strangers(size=self._stranger_bytes - _MAX_STRANGER_BYTES)
+
+    def _forget_surplus(self) -> None:
+        """Forget strangers until there are not too many sessions."""
+        self._is_forgetting_due = False
+        with self._lock:
+            self._forget_strangers(len(self._sessions) - _MAX_STRANGERS)
 
     def _forget_strangers(self, count: int = 0, size: int = 0) -> None:
         """Forget strangers: at least `count` of them, and at least `size` bytes.

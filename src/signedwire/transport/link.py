@@ -140,13 +140,13 @@ class Link(LinkState):
     # -- the session begins -----------------------------------------------------------------
 
     def begin(self, did: Did) -> Session | None:
-        """The other side has proven its DID: send HELLO, unless the DID may not link to us."""
+        """The other side has proven its DID: send HELLO, unless the DID is denied."""
         runtime, endpoint = self._runtime, self._endpoint
         peer = self._peer = endpoint.peers.session(did)
-        if (flaw := endpoint.check_access(did)) is not None:
+        if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.is_logged(did)
-            self._fail(flaw, cause, is_logged=not was_logged)
+            self._fail(Reason.DENIED, cause, is_logged=not was_logged)
             return None
         endpoint.proven(did)
         self._is_known = self._is_known or runtime.routing.resolve(did) is not None
