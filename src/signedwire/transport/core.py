@@ -250,7 +250,8 @@ class NodeCore:
             self._clock_watch.end()
         self.endpoint.close_links()
         is_cancelled |= await self.dialers.end()
-        is_cancelled |= await close_evidence(self.evidence, self._left_for_a_disk(deadline))
+        left = self._left_for_a_disk(deadline)
+        is_cancelled |= await close_evidence(runtime, self.evidence, left)
         self.acceptor.end()
         if self._v1 is not None:
             is_cancelled |= await self._v1.end()
@@ -279,10 +280,12 @@ class NodeCore:
             runtime.home.phase = Phase.ENDED
             self.acceptor.shut_down()
             timeout = runtime.config.close_timeout
-            if self.evidence is not None:
-                await outlast(in_own_thread(self.evidence.close, timeout))
+            await close_evidence(runtime, self.evidence, timeout)
             if self.store is not None:
-                await outlast(in_own_thread(self.store.store.close, timeout))
+                closing = in_own_thread(self.store.store.close, timeout)
+                await outlast(closing)
+                if not closing.result():
+                    self._warn_of_silent_disk()
 
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
@@ -294,14 +297,17 @@ class NodeCore:
         closing = in_own_thread(self.store.store.close, timeout)
         is_cancelled = await outlast(closing)
         if not closing.result():
-            extra = fields("disk silent", path=self.runtime.config.store)
-            text = (
-                "the disk does not answer, so the last messages may not be stored; the thread of "
-                "the store ends when the disk answers"
-            )
-            self.runtime.log.warning(text, extra=extra)
+            self._warn_of_silent_disk()
             self.store.give_up_uncommitted()
         return is_cancelled
+
+    def _warn_of_silent_disk(self) -> None:
+        extra = fields("disk silent", path=self.runtime.config.store)
+        text = (
+            "the disk does not answer, so the last messages may not be stored; the thread of "
+            "the store ends when the disk answers"
+        )
+        self.runtime.log.warning(text, extra=extra)
 
     # -- state ------------------------------------------------------------------------------------
 
