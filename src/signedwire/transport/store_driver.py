@@ -129,7 +129,7 @@ class StoreDriver(SendProgress):
         Args:
             queue: The queue to their peer.
             messages: The messages; a copy of the list is kept.
-            is_patient: Ignored: nothing is counted as dropped here.
+            is_patient: Ignored. Messages that the full store refuses are always counted.
             replaces: Ids of dead letters, which are removed in the same commit.
 
         Returns:
@@ -152,12 +152,16 @@ class StoreDriver(SendProgress):
         is_met = self._endpoint.peers.has_way(did)
         for message in messages:
             message.is_stored = True
-        with self._cursors.lock:
-            self.store.put(did, messages, replaces=replaces, on_commit=on_commit, is_met=is_met)
-            self._window.add(count)
-            receipts = self._cursors[did].receipts
-            for message in messages:
-                receipts[message.priority, message.row] = message
+        try:
+            with self._cursors.lock:
+                self.store.put(did, messages, replaces=replaces, on_commit=on_commit, is_met=is_met)
+                self._window.add(count)
+                receipts = self._cursors[did].receipts
+                for message in messages:
+                    receipts[message.priority, message.row] = message
+        except StoreFullError:
+            self._runtime.drop_refused(did, queue.dropped, count)
+            raise
         return count
 
     def has_room(self, queue: MessageQueue, priority: int) -> bool:
