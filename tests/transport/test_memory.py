@@ -153,7 +153,7 @@ async def trace(seed: int) -> tuple[list[int], list[tuple[str, ...]], dict[str, 
             receipts.append(alice.post())
             await receipts[-1].wait(timeout=LIMIT)
             # One at a time: how many go into one write must not depend on the clock.
-            await eventually(lambda: alice.core.dialers._dialers[bob.address].is_settled)
+            await eventually(lambda: alice.core.dialers._v1[bob.address].is_settled)
         numbers = []
         while (message := bob.core.endpoint.inbox.take()) is not None:
             numbers.append(message.sequence_number)
