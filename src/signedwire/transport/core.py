@@ -149,17 +149,17 @@ class NodeCore:
     async def _open(self) -> None:
         runtime, endpoint = self.runtime, self.endpoint
         runtime.open_tls()
-        store = None
+        store = inbox_store = None
         if self._open_store is not None:
             open_ = partial(self._open_store, runtime.loop.call_soon_threadsafe)
             store = await open_in_thread(open_, Store.close, runtime.config.close_timeout)
             self.store = self.context.store = StoreDriver(runtime, endpoint, store)
-            self.context.inbox_store = InboxDriver(runtime, store)
+            self.context.inbox_store = inbox_store = InboxDriver(runtime, store)
         await self._read_access_file()
         endpoint.access.open(store)
         self.evidence = self.context.evidence = await open_evidence(runtime, store)
-        if store is not None:
-            await InboxDriver(runtime, store).restore(endpoint)
+        if inbox_store is not None:
+            await inbox_store.restore(endpoint)
         self._fit_limits()
         await self.acceptor.start()
         if self._is_called_off:

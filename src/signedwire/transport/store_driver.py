@@ -59,7 +59,8 @@ class StoreDriver(SendProgress):
         self._endpoint = endpoint
         self._cursors = BacklogCursors(threading.Lock())
         self._window = CommitWindow(_MAX_UNCOMMITTED, threading.Lock())
-        self.removed_rows = RemovedRows(endpoint.peers, self._cursors, self)
+        progress = SendProgress(store)
+        self.removed_rows = RemovedRows(endpoint.peers, self._cursors, progress)
         """Ends the messages of rows that were removed."""
         self._loader = BacklogLoader(runtime, endpoint, store, self._cursors, self.removed_rows)
         self._expiry = ExpiryTimer(runtime, store)
