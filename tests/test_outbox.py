@@ -520,6 +520,10 @@ class TestFailures:
             await node.send(BOB.did, b"stop!", priority=Priority.CRITICAL)
             with pytest.raises(StoreFullError, match="3 messages in all"):
                 await node.send(EVE.did, b"x")
+            stats = node.stats()
+            assert (stats.backpressure_events, stats.dropped) == (3, {Reason.QUEUE_FULL: 3})
+            counts = {did: dict(peer.dropped) for did, peer in node.peers().items()}
+            assert counts == {BOB.did: {Reason.QUEUE_FULL: 2}, EVE.did: {Reason.QUEUE_FULL: 1}}
             problem, of_bob = node.health().problems
             assert problem.startswith("the outbox is full: 3 messages, ")
             assert of_bob.startswith(f"the outbox to {BOB.did} is full: 3 messages, ")

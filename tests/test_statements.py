@@ -104,3 +104,46 @@ assert session.size > len(session)
     assert set(acting_properties_in(tree)) == {"sender"}
     assert list(effects_in_asserts(tree, {"sender"})) == [10, 11]
     assert "sender" in ACTING
+
+
+def unlocked_sums_in(tree: ast.AST) -> Iterator[int]:
+    """Lines of functions for any thread that add to an attribute or an item without a lock."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        if "any thread" not in (ast.get_docstring(function) or "").lower():
+            continue
+        locked = {
+            id(node)
+            for block in ast.walk(function)
+            if isinstance(block, ast.With)
+            and any("lock" in ast.unparse(item.context_expr) for item in block.items)
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(function):
+            if not isinstance(node, ast.AugAssign) or isinstance(node.target, ast.Name):
+                continue
+            if id(node) not in locked:
+                yield node.lineno
+
+
+@each_module
+def test_no_thread_counts_without_a_lock(path: Path) -> None:
+    """`x.y += 1` reads, then writes: the counts of two threads may become one."""
+    assert not list(unlocked_sums_in(ast.parse(path.read_text())))
+
+
+def test_the_check_of_counters() -> None:
+    code = """
+def put(self):
+    'Queue a message. Any thread.'
+    self.count += 1
+    self.by_reason[1] += 1
+    with self._lock:
+        self.count += 1
+
+def look(self):
+    'Count. In the loop.'
+    self.count += 1
+"""
+    assert list(unlocked_sums_in(ast.parse(code))) == [4, 5]

@@ -298,7 +298,11 @@ class EvidenceStats:
 
 
 class Counters:
-    """The numbers that a node counts in. Only its event loop changes them, except `dropped`."""
+    """The numbers that a node counts in.
+
+    Only its event loop changes them, except `dropped` and `backpressure_events`: any thread may
+    change these two, with the lock of `Drops`.
+    """
 
     __slots__ = (*COUNTERS, "_histograms", "dropped")
 

@@ -147,6 +147,11 @@ class FakeHost:
     def drop(self, reason: Reason, did: Did | None = None, host: str = "", count: int = 1) -> None:
         self.drops[reason, did] += count
 
+    def drop_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        self.counters.backpressure_events += count
+        by_reason[Reason.QUEUE_FULL] += count
+        self.drop(Reason.QUEUE_FULL, did, count=count)
+
     def emit(self, event: Event) -> None:
         self.events.append(event)
 

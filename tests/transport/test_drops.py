@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from signedwire import Dropped, Event, Identity, Node, NotAllowedError, Reason, UnknownPeerError
-from signedwire.transport.drops import INTERVAL, MAX_REPORTED
+from signedwire.events import EventQueue
+from signedwire.home import Home
+from signedwire.logs import EventLog
+from signedwire.stats import Counters
+from signedwire.transport.drops import INTERVAL, MAX_REPORTED, Drops
 from tlskit import quick
 from wirekit import ALICE, BOB, eventually, on_both_loops
 
@@ -158,3 +164,42 @@ def test_no_counter_of_drops_is_raised_past_the_events() -> None:
         if "counters.dropped[" in path.read_text(encoding="utf-8")
     ]
     assert found == ["drops.py"]
+
+
+class SlowSum(Counter[Reason]):
+    """A counter whose sums take long: another thread can read between its read and its write."""
+
+    def __getitem__(self, reason: Reason) -> int:
+        count = super().__getitem__(reason)
+        time.sleep(0.002)
+        return count
+
+
+class SlowCounters(Counters):
+    _refused = 0
+
+    @property
+    def backpressure_events(self) -> int:
+        count = self._refused
+        time.sleep(0.002)
+        return count
+
+    @backpressure_events.setter
+    def backpressure_events(self, count: int) -> None:
+        self._refused = count
+
+
+def test_threads_that_are_refused_at_once_are_all_counted() -> None:
+    counters, by_reason = SlowCounters(), SlowSum()
+    counters.dropped = SlowSum()
+    log = EventLog(logging.getLogger("signedwire.transport"))
+    drops = Drops(counters, EventQueue(Home()), log, lambda *_: None)
+
+    def refuse(number: int) -> None:
+        for _ in range(5):
+            drops.add_refused(BOB.did, by_reason, number)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(refuse, [1, 2, 3, 4]))
+    assert counters.backpressure_events == 50
+    assert dict(by_reason) == dict(counters.dropped) == {Reason.QUEUE_FULL: 50}

@@ -62,10 +62,11 @@ class Disk:
         self.go = threading.Event()
         self.go.set()
         self.error: OSError | None = None
-        self.syncs = 0
+        self.begun = self.syncs = 0
         sync_ = sync_data
 
         def slow(fd: int) -> None:
+            self.begun += 1
             assert self.go.wait(LIMIT)
             if self.error is not None:
                 raise self.error
@@ -226,6 +227,27 @@ async def test_a_disk_that_fails_ends_accepting(
         with pytest.raises(EvidenceLogError):
             await receiver.rotate_evidence(path.with_name("old"))
     assert payloads_in(path)[:1] == [b"one"]
+
+
+@on_asyncio
+async def test_a_disk_that_does_not_answer_the_close_is_reported(
+    path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = TransportConfig(evidence=str(path), close_timeout=0.2)
+    async with alice() as sender:
+        receiver = Node(BOB, config)
+        await receiver.start()
+        introduce(sender, receiver)
+        disk.go.clear()
+        before = disk.begun
+        sender.send_nowait(receiver.did, b"one")
+        await eventually(lambda: disk.begun > before)
+        await receiver.close()
+        disk.go.set()
+        await eventually(lambda: disk.syncs == disk.begun)
+    (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert (warning.event, warning.path) == ("disk silent", str(path))  # type: ignore[attr-defined]
+    assert str(path) in warning.getMessage()
 
 
 @on_asyncio

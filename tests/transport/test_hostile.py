@@ -494,11 +494,7 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
         assert network.cut_all() == count
         await eventually(lambda: len(dials) == count)
         # When they meant to dial: how late this machine was with it is not the question.
-        due = [
-            dialer._pauses._next_at
-            for node in nodes
-            for dialer in node._core.dialers._dialers.values()
-        ]
+        due = [dialer._pauses._next_at for node in nodes for dialer in node._core.dialers.all()]
         assert len(due) == count
         assert all(at >= planned for at, planned in zip(sorted(dials), sorted(due), strict=True))
         share = crowdedness(due, 0.02)

@@ -215,7 +215,7 @@ def payloads(batch: BatchReceived) -> list[bytes]:
 
 
 def dialers(node: Node) -> list[Any]:
-    return list(node._core.dialers._dialers.values())
+    return node._core.dialers.all()
 
 
 def dialer_to(node: Node, did: Did) -> Any:

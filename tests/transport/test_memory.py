@@ -87,6 +87,28 @@ async def test_what_the_other_has_not_read_when_it_closes() -> None:
     assert here.stream.round_trip() is None
 
 
+@pytest.mark.parametrize("is_reading", [True, False])
+@pytest.mark.parametrize("ending", ["close", "abort"])
+@on_both_loops
+async def test_a_close_delivers_what_was_written_and_an_abort_drops_it(
+    ending: str, is_reading: bool
+) -> None:
+    network = MemoryNetwork(delay=(0.01, 0.01))
+    here, there = await connect(network, End(is_reading=is_reading))
+    here.stream.write(b"written")
+    getattr(here.stream, ending)()
+    assert here.stream.is_closing()
+    assert there.stream.peer_has_closed()
+    await eventually(lambda: here.is_lost)
+    there.stream.resume_reading()
+    await eventually(lambda: there.is_lost)
+    assert there.data == (b"written" if ending == "close" else b"")
+    assert (here.events, there.events) == ([None], ["ended", None])
+    assert here.stream.unacknowledged() == (0 if ending == "close" else 7)
+    here.stream.abort()  # a second end changes nothing
+    assert network.cut_all() == 0
+
+
 @on_asyncio
 async def test_nobody_listens() -> None:
     network = MemoryNetwork()
@@ -153,7 +175,7 @@ async def trace(seed: int) -> tuple[list[int], list[tuple[str, ...]], dict[str, 
             receipts.append(alice.post())
             await receipts[-1].wait(timeout=LIMIT)
             # One at a time: how many go into one write must not depend on the clock.
-            await eventually(lambda: alice.core.dialers._dialers[bob.address].is_settled)
+            await eventually(lambda: alice.core.dialers._v1[bob.address].is_settled)
         numbers = []
         while (message := bob.core.endpoint.inbox.take()) is not None:
             numbers.append(message.sequence_number)

@@ -224,8 +224,8 @@ async def test_the_error_of_a_lookup_has_a_type_of_its_own(names: NameServer) ->
     async with Node(ALICE, settings) as alice:
         alice.routing.update(BOB.did, "dead.example:1")
         alice.send_nowait(BOB.did, b"x")
-        await eventually(lambda: alice._core.dialers._dialers)
-        dialer = next(iter(alice._core.dialers._dialers.values()))
+        await eventually(lambda: alice._core.dialers.all())
+        dialer = alice._core.dialers.all()[0]
         with pytest.raises(ResolveTimeout) as caught:
             await dialer._resolve()
         assert caught.value.address == Address("dead.example", 1)

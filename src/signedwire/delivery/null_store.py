@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.message import Message, OutgoingMessage
@@ -14,7 +16,14 @@ from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
 from signedwire.wire.session import BatchReceived
 
-__all__ = ["NullStore"]
+__all__ = ["NullStore", "RefusingHost"]
+
+
+class RefusingHost(Host, Protocol):
+    """A host that also counts messages that were refused at once."""
+
+    def drop_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages to a peer whose queue was full. Any thread."""
 
 
 class NullStore:
@@ -23,7 +32,7 @@ class NullStore:
     is_durable = False
     failure: StoreError | None = None
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: RefusingHost) -> None:
         self._host = host
 
     # -- sending --------------------------------------------------------------------------
@@ -36,7 +45,7 @@ class NullStore:
         is_patient: bool = False,
         replaces: Sequence[int] = (),
     ) -> int:
-        """Put one message into the queue.
+        """Put one message into the queue. Any thread.
 
         Raises:
             BackpressureError: the queue is full.
@@ -45,9 +54,7 @@ class NullStore:
         if queue.lanes.put(message, message.terms.priority):
             return 1
         if not is_patient:
-            self._host.counters.backpressure_events += 1
-            self._host.drop(Reason.QUEUE_FULL, queue.did)
-            queue.dropped[Reason.QUEUE_FULL] += 1
+            self._host.drop_refused(queue.did, queue.dropped)
         raise BackpressureError(
             queue.did,
             Reason.QUEUE_FULL,

@@ -209,19 +209,12 @@ class MessageQueue(Protocol):
     def lanes(self) -> Lanes[OutgoingMessage]:
         """The queue."""
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of new numbers."""
-
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End a message, with the reason and cause in its receipt."""
 
     @property
     def dropped(self) -> Counter[Reason]:
         """Messages to the peer that were given up or refused, by reason."""
-
-    def note_failed(self, reason: Reason) -> None:
-        """Count a message that was not delivered."""
 
     def when_room(self, wake: Callable[[], None]) -> bool:
         """Call `wake` once, when half of the queue is empty; `False` if it is empty already."""

@@ -154,17 +154,17 @@ class NodeCore:
     async def _open(self) -> None:
         runtime, endpoint = self.runtime, self.endpoint
         runtime.open_tls()
-        store = None
+        store = inbox_store = None
         if self._open_store is not None:
             open_ = partial(self._open_store, runtime.loop.call_soon_threadsafe)
             store = await open_in_thread(open_, Store.close, runtime.config.close_timeout)
             self.store = self.context.store = StoreDriver(runtime, endpoint, store)
-            self.context.inbox_store = InboxDriver(runtime, store)
+            self.context.inbox_store = inbox_store = InboxDriver(runtime, store)
         await self._read_access_file()
         endpoint.access.open(store)
         self.evidence = self.context.evidence = await open_evidence(runtime, store)
-        if store is not None:
-            await InboxDriver(runtime, store).restore(endpoint)
+        if inbox_store is not None:
+            await inbox_store.restore(endpoint)
         self._fit_limits()
         await self.acceptor.start()
         if self._is_called_off:
@@ -256,7 +256,8 @@ class NodeCore:
             self._clock_watch.end()
         self.endpoint.close_links()
         is_cancelled |= await self.dialers.end()
-        is_cancelled |= await close_evidence(self.evidence, self._left_for_a_disk(deadline))
+        left = self._left_for_a_disk(deadline)
+        is_cancelled |= await close_evidence(runtime, self.evidence, left)
         self.acceptor.end()
         if self._v1 is not None:
             is_cancelled |= await self._v1.end()
@@ -285,10 +286,12 @@ class NodeCore:
             runtime.home.phase = Phase.ENDED
             self.acceptor.shut_down()
             timeout = runtime.config.close_timeout
-            if self.evidence is not None:
-                await wait_uncancelled(in_own_thread(self.evidence.close, timeout))
+            await close_evidence(runtime, self.evidence, timeout)
             if self.store is not None:
-                await wait_uncancelled(in_own_thread(self.store.store.close, timeout))
+                closing = in_own_thread(self.store.store.close, timeout)
+                await wait_uncancelled(closing)
+                if not closing.result():
+                    self._warn_of_silent_disk()
 
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
@@ -300,14 +303,17 @@ class NodeCore:
         closing = in_own_thread(self.store.store.close, timeout)
         is_cancelled = await wait_uncancelled(closing)
         if not closing.result():
-            extra = fields("disk silent", path=self.runtime.config.store)
-            text = (
-                "the disk does not answer, so the last messages may not be stored; the thread of "
-                "the store ends when the disk answers"
-            )
-            self.runtime.log.warning(text, extra=extra)
+            self._warn_of_silent_disk()
             self.store.give_up_uncommitted()
         return is_cancelled
+
+    def _warn_of_silent_disk(self) -> None:
+        extra = fields("disk silent", path=self.runtime.config.store)
+        text = (
+            "the disk does not answer, so the last messages may not be stored; the thread of "
+            "the store ends when the disk answers"
+        )
+        self.runtime.log.warning(text, extra=extra)
 
     # -- state ------------------------------------------------------------------------------------
 

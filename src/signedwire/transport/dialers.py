@@ -39,7 +39,10 @@ class Dialers:
         self._new_v1 = new_v1
         self.slots = ConnectionSlots(runtime.config.max_connections, runtime.counters)
         self._parts = DialerParts(runtime, endpoint, self.slots)
-        self._dialers: dict[Target | tuple[Target, Did], Dialer] = {}
+        self._links: dict[tuple[Target, Did], LinkDialer] = {}
+        """The dialers over v2."""
+        self._v1: dict[Target, Dialer] = {}
+        """The dialers over v1."""
         self._progress: asyncio.Future[None] | None = None
         endpoint.context.on_progress = self._on_progress
 
@@ -55,32 +58,46 @@ class Dialers:
 
     def disconnect(self, session: PeerSession) -> None:
         """Stop dialing a peer. An open link stays."""
-        route, session.sender.route = session.sender.route, None
-        if isinstance(route, Dialer):
-            route.remove(session)
-            # A v1 dialer stays: it serves all peers at its address.
-            if isinstance(route, LinkDialer):
-                self._dialers.pop((route.address, session.did), None)
-                route.retire()
+        dialer = self._dialer_of(session)
+        session.sender.route = None
+        if dialer is None:
+            return
+        dialer.remove(session)
+        key = (dialer.address, session.did)
+        # A v1 dialer stays: it serves all peers at its address.
+        if self._links.get(key) is dialer:
+            self._links.pop(key).retire()
+
+    def _dialer_of(self, session: PeerSession) -> Dialer | None:
+        """Return the dialer that serves a peer; `None`: the peer is not dialed."""
+        route = session.sender.route
+        if route is None:
+            return None
+        link_dialer = self._links.get((route.address, session.did))
+        return link_dialer if link_dialer is route else self._v1.get(route.address)
 
     def _dialer(self, session: PeerSession, address: Target) -> Dialer:
-        speaks_v1 = not self._runtime.speaks_v2 or session.wire == "v1"
-        key = address if speaks_v1 else (address, session.did)
-        dialer = self._dialers.get(key)
-        if dialer is None:
-            if speaks_v1:
+        if not self._runtime.speaks_v2 or session.wire == "v1":
+            v1 = self._v1.get(address)
+            if v1 is None:
                 assert self._new_v1 is not None
-                dialer = self._new_v1(self._parts, address)
-            else:
-                dialer = LinkDialer(self._parts, address, session)
-            self._dialers[key] = dialer
+                v1 = self._v1[address] = self._new_v1(self._parts, address)
+            return v1
+        key = (address, session.did)
+        dialer = self._links.get(key)
+        if dialer is None:
+            dialer = self._links[key] = LinkDialer(self._parts, address, session)
         return dialer
+
+    def all(self) -> list[Dialer]:
+        """Return all dialers."""
+        return [*self._links.values(), *self._v1.values()]
 
     def hurry(self, session: PeerSession) -> None:
         """Dial a peer now, without a pause."""
-        route = session.sender.route
-        if isinstance(route, Dialer):
-            route.hurry()
+        dialer = self._dialer_of(session)
+        if dialer is not None:
+            dialer.hurry()
         self._endpoint.send_waiting(session)
 
     # -- the end ------------------------------------------------------------------------------
@@ -102,9 +119,7 @@ class Dialers:
             self._progress.set_result(None)
 
     def _is_settled(self) -> bool:
-        if not all(
-            dialer.is_settled or self._can_wait(dialer) for dialer in self._dialers.values()
-        ):
+        if not all(dialer.is_settled or self._can_wait(dialer) for dialer in self.all()):
             return False
         is_durable = self._endpoint.context.store.is_durable
         return all(
@@ -122,7 +137,7 @@ class Dialers:
         """End all connections and all messages. Returns what `wait_uncancelled()` does."""
         self._endpoint.begin_end()
         self.slots.end()
-        closing = [dialer.close() for dialer in tuple(self._dialers.values())]
+        closing = [dialer.close() for dialer in self.all()]
         all_closing = asyncio.gather(*closing, return_exceptions=True)
         is_cancelled = await wait_uncancelled(all_closing)
         for fault in all_closing.result():

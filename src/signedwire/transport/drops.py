@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -98,6 +99,19 @@ class Drops:
                 return
             self._is_look_due = True
         self._call_soon(self._report_due)
+
+    def add_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages that were refused at once because a queue was full. Any thread.
+
+        Args:
+            did: Their recipient.
+            by_reason: Counts the dropped messages to this recipient.
+            count: How many there were.
+        """
+        with self._lock:
+            self._counters.backpressure_events += count
+            by_reason[Reason.QUEUE_FULL] += count
+        self.add(Reason.QUEUE_FULL, did, count=count)
 
     def _report_due(self) -> None:
         """Report the tallies that are due, and set a timer for the others. In the loop."""

@@ -18,6 +18,7 @@ from signedwire.events import EvidenceFailed, EvidenceRemoved, EvidenceRotated
 from signedwire.evidence.chain import name_of
 from signedwire.evidence.files import Removed, Rotated, RotationPolicy
 from signedwire.evidence.log import EvidenceLog
+from signedwire.logs import fields
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.uncancelled import (
     in_own_thread,
@@ -74,17 +75,26 @@ def _emit_rotation(runtime: Runtime, path: str, news: Rotated | Removed) -> None
         runtime.emit(EvidenceRemoved(path, news.archive, news.last_record))
 
 
-async def close_evidence(log: EvidenceLog | None, timeout: float) -> bool:
+async def close_evidence(runtime: Runtime, log: EvidenceLog | None, timeout: float) -> bool:
     """Write all accepted messages, and close the log.
 
     Args:
+        runtime: The surroundings of the parts of the node.
         log: The log; `None`: there is nothing to close.
-        timeout: Maximum time in seconds; the thread of the log then continues alone.
+        timeout: Maximum time in seconds. The thread of the log then continues alone, which is
+            logged.
 
     Returns:
         Whether the caller was cancelled meanwhile.
     """
     if log is None:
         return False
-    is_cancelled = await wait_uncancelled(in_own_thread(log.close, timeout))
+    closing = in_own_thread(log.close, timeout)
+    is_cancelled = await wait_uncancelled(closing)
+    if not closing.result():
+        text = (
+            "the disk does not answer, so the last accepted messages may not be in the evidence "
+            "log %s; the thread of the log ends when the disk answers"
+        )
+        runtime.log.warning(text, log.path, extra=fields("disk silent", path=log.path))
     return await next_turn() or is_cancelled  # its last callbacks are in the queue of the loop

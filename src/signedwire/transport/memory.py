@@ -232,8 +232,10 @@ class _Stream(Stream):
             self._loop.call_soon_threadsafe(self._end, None)
 
     def abort(self) -> None:
-        """See `Stream`."""
-        self.close()
+        """See `Stream`. Bytes on the way are lost; the other end sees the end of the stream."""
+        if not self._is_closing:
+            self.other._call(self.other._drop_arriving)
+            self.close()
 
     def break_off(self) -> None:
         """Break the connection at both ends. Bytes on the way are lost."""
@@ -262,6 +264,11 @@ class _Stream(Stream):
             self._last_due = max(self._last_due, self._loop.time() + delay)
             self._arriving.append((self._last_due, data))
         self._call(self._read)
+
+    def _drop_arriving(self) -> None:
+        """Drop the bytes on the way, but not the end of the stream."""
+        while self._arriving and self._arriving[0][1] is not None:
+            self._arriving.popleft()
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():

@@ -76,6 +76,7 @@ class Runtime:
         self.log = EventLog(logging.getLogger(_LOGGER))
         self.drops = Drops(self.counters, self.events, self.log, self.call_soon)
         self.drop = self.drops.add
+        self.drop_refused = self.drops.add_refused
         self.rng = random.Random()
         self.shares = LoopShares()
         """Divides the loop's time among the links."""

@@ -59,7 +59,8 @@ class StoreDriver(SendProgress):
         self._endpoint = endpoint
         self._cursors = BacklogCursors(threading.Lock())
         self._window = CommitWindow(_MAX_UNCOMMITTED, threading.Lock())
-        self.removed_rows = RemovedRows(endpoint.peers, self._cursors, self)
+        progress = SendProgress(store)
+        self.removed_rows = RemovedRows(endpoint.peers, self._cursors, progress)
         """Ends the messages of rows that were removed."""
         self._loader = BacklogLoader(runtime, endpoint, store, self._cursors, self.removed_rows)
         self._expiry = ExpiryTimer(runtime, store)
@@ -129,7 +130,7 @@ class StoreDriver(SendProgress):
         Args:
             queue: The queue to their peer.
             messages: The messages; a copy of the list is kept.
-            is_patient: Ignored: nothing is counted as dropped here.
+            is_patient: Ignored. Messages that the full store refuses are always counted.
             replaces: Ids of dead letters, which are removed in the same commit.
 
         Returns:
@@ -152,12 +153,16 @@ class StoreDriver(SendProgress):
         is_met = self._endpoint.peers.has_way(did)
         for message in messages:
             message.is_stored = True
-        with self._cursors.lock:
-            self.store.put(did, messages, replaces=replaces, on_commit=on_commit, is_met=is_met)
-            self._window.add(count)
-            receipts = self._cursors[did].receipts
-            for message in messages:
-                receipts[message.priority, message.row] = message
+        try:
+            with self._cursors.lock:
+                self.store.put(did, messages, replaces=replaces, on_commit=on_commit, is_met=is_met)
+                self._window.add(count)
+                receipts = self._cursors[did].receipts
+                for message in messages:
+                    receipts[message.priority, message.row] = message
+        except StoreFullError:
+            self._runtime.drop_refused(did, queue.dropped, count)
+            raise
         return count
 
     def has_room(self, queue: MessageQueue, priority: int) -> bool:
