@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile garbage bench report docs proto clean
 
 help:
-	@echo "make demo    two processes, real traffic, under 20 s"
+	@echo "make demo    messages, forgeries and crashes of several processes, in about ten seconds"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, mypy --strict (also of the docs), import arrows"
 	@echo "make bench   speed beside other software, as ratios"
@@ -29,7 +29,7 @@ help:
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "signedwire needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
-	@echo "setting up $(VENV) (once; about half a minute)"
+	@echo "setting up $(VENV) (once; up to a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(STAMP)

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from signedwire import Identity, Node
+from signedwire import Identity, Node, SignedWireError
 
 
 async def main(target: str) -> None:
@@ -20,6 +20,9 @@ async def main(target: str) -> None:
         print(f"The message is {receipt.state}: the application is done with it.")
 
 
-if len(sys.argv) != 2:
+if len(sys.argv) != 2 or "@" not in sys.argv[1]:
     sys.exit("usage: python hello_sender.py DID@HOST:PORT")
-asyncio.run(main(sys.argv[1]))
+try:
+    asyncio.run(main(sys.argv[1]))
+except SignedWireError as error:
+    sys.exit(str(error))

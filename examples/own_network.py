@@ -1,6 +1,6 @@
 """A network of your own, in one file: links over pairs of a reader and a writer.
 
-    python -m examples.own_network
+    python own_network.py
 
 Here asyncio makes the pairs, over TCP. A library for SSH channels, serial lines or web
 sockets has something similar: use it in `dial` and `listen`, and choose the meaning of the

@@ -1,8 +1,9 @@
-"""Serve the metrics of a node in the Prometheus text format: `python examples/text_exporter.py`.
+"""Serve the metrics of a node in the Prometheus text format: `python text_exporter.py`.
 
-The argument is the port, by default 9464. Then open http://127.0.0.1:9464/metrics.
+Ctrl-C ends it. The argument is the port, by default 9464. Then open http://127.0.0.1:9464/metrics.
 """
 
+import contextlib
 import http.server
 import sys
 from collections.abc import Iterable
@@ -41,7 +42,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 9464
-    with Node(Identity.generate()) as node:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Node(Identity.generate()) as node,
+        http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server,
+    ):
         print(f"http://127.0.0.1:{server.server_port}/metrics", flush=True)
         server.serve_forever()

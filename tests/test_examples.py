@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+
+from signedwire import Identity
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -136,9 +139,12 @@ def test_two_programs_say_hello(tmp_path: Path, environment: dict[str, str]) -> 
     assert left_behind(tmp_path) == []
 
 
-def test_the_sender_without_an_argument_says_how_it_is_used(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["did:key:z6Mk"], ["a@b:1", "c"]], ids=str)
+def test_the_sender_without_a_peer_says_how_it_is_used(
+    arguments: list[str], environment: dict[str, str]
+) -> None:
     done = subprocess.run(
-        command(PAIR[1]),
+        command(PAIR[1], *arguments),
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -148,6 +154,46 @@ def test_the_sender_without_an_argument_says_how_it_is_used(environment: dict[st
     )
     assert done.returncode == 1
     assert done.stderr == "usage: python hello_sender.py DID@HOST:PORT\n"
+
+
+def test_the_sender_says_in_a_line_that_nobody_listens(environment: dict[str, str]) -> None:
+    did = str(Identity.generate().did)
+    done = subprocess.run(
+        command(PAIR[1], f"{did}@127.0.0.1:1"),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert did in done.stderr
+    assert "connection refused" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_the_server_ends_silently_at_ctrl_c(environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        command(SERVER, "0"),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as server:
+        watchdog = threading.Timer(LIMIT, server.kill)
+        watchdog.start()
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline().startswith("http://127.0.0.1:")
+            server.send_signal(signal.SIGINT)
+            _, told = server.communicate()
+        finally:
+            watchdog.cancel()
+            server.kill()
+    assert (server.returncode, told) == (0, "")
 
 
 def test_every_program_is_listed_in_the_readme() -> None:

@@ -1,1 +1,1 @@
-"""Two processes, real traffic, under 20 s: `python -m examples.demo`."""
+"""Several processes, real traffic, about ten seconds: `python -m examples.demo`."""

@@ -121,7 +121,7 @@ def _denied(_: Path) -> int:
             ran, ExitCode.DENIED, "was not delivered", "ask its owner to let did:key:"
         )
         stored = run("send", at(bob), "x")
-        assert "not accepted but persisted, as the peer does not let us in" in stored.stderr
+        assert "is persisted, and not yet accepted: the peer does not let us in" in stored.stderr
         assert stored.exit_code == ExitCode.STORED
         codes = {ran.exit_code, run("ping", at(bob)).exit_code}
     assert len(codes) == 1, codes

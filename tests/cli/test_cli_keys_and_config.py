@@ -409,7 +409,9 @@ def test_config_show_says_where_each_value_is_from_and_is_a_config(
     assert settings["max_attempts"]["origin"] == "environment SIGNEDWIRE_MAX_ATTEMPTS"
     assert settings["connect_timeout"]["value"] is None
     assert settings["v1_peers"]["value"] == [str(BOB)]
-    assert settings.keys() == {*TransportConfig.__dataclass_fields__, *IDENTITY_OPTIONS}
+    assert settings["preset"] == {"name": "preset", "value": "production", "origin": str(path)}
+    options = {*TransportConfig.__dataclass_fields__, *IDENTITY_OPTIONS}
+    assert settings.keys() == {"preset", *options}
 
 
 def test_config_check_accepts_what_can_be_used(

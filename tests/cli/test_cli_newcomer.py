@@ -68,6 +68,7 @@ def test_config_show_names_the_store_in_json_too(tmp_path: Path) -> None:
 def test_config_show_explains_each_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNEDWIRE_MAX_ATTEMPTS", "5")
     texts = describe_options()
+    # The preset is the first one, and is no field of `TransportConfig`.
     shown = run("config", "show", "--explain").stdout
     # With its comments it is the same configuration file.
     assert tomllib.loads(shown) == tomllib.loads(run("config", "show").stdout)
@@ -77,9 +78,10 @@ def test_config_show_explains_each_option(monkeypatch: pytest.MonkeyPatch) -> No
         " ".join(line.removeprefix("# ") for line in paragraph.splitlines())
         for paragraph in shown.split("\n\n")
     ]
+    assert "; SIGNEDWIRE_PRESET preset: none is chosen " in paragraphs.pop(0)
     for (name, text), paragraph in zip(texts.items(), paragraphs, strict=True):
         assert paragraph.startswith(f"{text.text} {text.type}; ")
-        # The line of a store that nobody names is a comment, too.
+        # The lines of a store and of a key that nobody names are comments, too.
         assert f"; default {text.default}; {text.variable} {name}" in paragraph
     (attempts,) = [each for each in paragraphs if "max_attempts = " in each]
     assert (
@@ -91,6 +93,7 @@ def test_config_show_explains_each_option(monkeypatch: pytest.MonkeyPatch) -> No
 def test_config_show_explains_each_option_in_json_too() -> None:
     plain = run("config", "show", "--json").objects
     explained = run("config", "show", "--explain", "--json").objects
+    assert (plain.pop(0)["name"], explained.pop(0)["variable"]) == ("preset", "SIGNEDWIRE_PRESET")
     for before, after, text in zip(plain, explained, describe_options().values(), strict=True):
         words = {key: value or None for key, value in text._asdict().items()}
         assert after == {**before, **words}
@@ -498,7 +501,7 @@ def test_ping_with_our_own_key_does_not_advise_to_use_it(key: Path) -> None:
 def test_the_help_of_every_command_lists_the_codes_of_signals(name: str) -> None:
     shown = " ".join(run(*name.split(), "--help").stdout.split())
     assert "129 SIGHUP;" in shown
-    assert "143 SIGTERM;" in shown
+    assert "143 SIGTERM. " in shown
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -647,7 +650,7 @@ def test_the_line_that_a_listener_on_a_unix_path_prints_works_as_it_is(
     monkeypatch.setenv("SIGNEDWIRE_NETWORK", "unix")
     monkeypatch.setenv("SIGNEDWIRE_LISTEN", f"unix:{path}")
     try:
-        with Process("listen", "--no-store", "--count", "1") as listening:
+        with Process("listen", "--no-store") as listening:
             assert listening.line("stderr").startswith("listening;")
             line = listening.line("stderr").strip()
             assert line.startswith("SIGNEDWIRE_NETWORK=unix signedwire send did:key:")
@@ -661,7 +664,20 @@ def test_the_line_that_a_listener_on_a_unix_path_prints_works_as_it_is(
                 timeout=LIMIT,
                 check=False,
             )
-            assert done.returncode == 0, done
-            assert listening.wait() == 0
+            assert done.returncode == 0, (line, done.stderr)
+            assert listening.line().endswith("hello")
     finally:
         shutil.rmtree(folder)
+
+
+def test_config_show_has_the_preset_and_the_key_that_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = run("config", "show").stdout
+    assert "# preset: none is chosen " in shown
+    assert "# identity: identity.pem in the user's configuration folder " in shown
+    monkeypatch.setenv("SIGNEDWIRE_PRESET", "production")
+    monkeypatch.setenv("SIGNEDWIRE_IDENTITY", "k.pem")
+    shown = run("config", "show", "--explain").stdout
+    assert re.search('^preset = "production" +# environment SIGNEDWIRE_PRESET$', shown, re.M)
+    assert re.search('^identity = "k.pem" ', shown, re.M)

@@ -32,9 +32,25 @@ def test_every_command_has_help_exit_codes_and_the_common_options(command: str) 
     assert ran.exit_code == 0
     told = " ".join(ran.stdout.split())
     for code in (*COMMON, *all_commands()[command].options.exit_codes):
-        assert f"{int(code)} {code.meaning}" in told
-    for option in ("--config", "--identity", "--peers", "--json", "--verbose"):
-        assert option in ran.stdout
+        assert f"{int(code)} {code.in_short}" in told
+    unused = {name.replace("_", "-") for name in all_commands()[command].options.unused}
+    for option in ("config", "identity", "peers", "json", "verbose"):
+        assert (f" --{option} " in told) is (option not in unused)
+    assert "[default: (" not in told
+    # Another command is no part of this one's exit codes.
+    for name in ("`send`", "`listen`", "`bench --serve`"):
+        assert name not in told.partition("Exit codes:")[2]
+
+
+def test_no_summary_in_a_list_of_commands_is_cut() -> None:
+    for words in ([], ["id"], ["outbox"], ["dead"], ["config"], ["evidence"]):
+        listed = run(*words, "--help").stdout.partition("Commands:")[2]
+        assert listed
+        assert "..." not in listed, listed
+
+
+def test_an_option_that_a_command_does_not_use_is_still_accepted(tmp_path: Path) -> None:
+    assert run("verify", "/no/f", "--peers", tmp_path / "p", "--identity", "k").exit_code == 3
 
 
 @pytest.mark.parametrize("name", all_commands())

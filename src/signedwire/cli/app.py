@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import logging
@@ -104,7 +105,9 @@ def _start_logging() -> None:
 def _add(group: typer.Typer, name: str, command: Command) -> None:
     """Make a typer command whose parameters are the options of `command`."""
     options = command.options
-    hints = get_type_hints(options, include_extras=True)
+    hints = copy.deepcopy(get_type_hints(options, include_extras=True))
+    for name_ in options.unused:
+        _hide(hints[name_])
     for hint in hints.values():
         _read_as_path(hint)
     fields = dataclasses.fields(options)
@@ -135,7 +138,23 @@ def _add(group: typer.Typer, name: str, command: Command) -> None:
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {field.name: hints[field.name] for field in fields}
     call.__doc__ = options.__doc__
-    group.command(name, epilog=epilog(options.exit_codes))(call)
+    group.command(
+        name,
+        short_help=_summary(options.__doc__ or ""),
+        epilog=epilog(options.exit_codes),
+    )(call)
+
+
+def _summary(text: str) -> str:
+    """Return the first paragraph as one line, which the list of commands shows uncut."""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _hide(hint: Any) -> None:
+    """Accept an option, and leave it out of the help of a command that does not use it."""
+    for note in get_args(hint)[1:]:
+        if isinstance(note, OptionInfo):
+            note.hidden = True
 
 
 def _read_as_path(hint: Any) -> None:

@@ -29,6 +29,9 @@ class CommonOptions:
     exit_codes: ClassVar[tuple[ExitCode, ...]] = ()
     """The exit codes of this command beside those that every command has."""
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """The options that this command accepts but does not use; its help leaves them out."""
+
     config: Annotated[
         Path | None,
         typer.Option(envvar="SIGNEDWIRE_CONFIG", help="TOML file with options of the transport."),
@@ -89,8 +92,9 @@ class NodeOptions(CommonOptions):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where messages wait, so that no crash loses them. By default `store` of "
-            "the configuration, else one for this key in the user's state folder.",
+            help="Where messages wait, so that no crash loses them. Its folder must exist. By "
+            "default `store` of the configuration, else one for this key in the user's state "
+            "folder, which is made.",
         ),
     ] = None
     no_store: Annotated[

@@ -15,28 +15,48 @@ from signedwire.cli.file_options import ConfigCheckOptions, ConfigShowOptions
 from signedwire.cli.formatting import count_of
 from signedwire.cli.output import emit, escape, result, say
 from signedwire.cli.redaction import value_without_keys, without_keys
+from signedwire.config import PRESET_OPTION, PRESETS
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
 from signedwire.option_texts import OptionText, describe_options
-from signedwire.settings import Setting
+from signedwire.settings import Setting, variable_of
 from signedwire.types import Address, Location
 
 __all__ = ["check", "show"]
 
 _WIDTH: Final = 78
+_DEFAULT: Final = "default"
+"""The origin of a value that nothing sets."""
+_DEFAULT_WORDS: Final = {
+    "preset": "none is chosen",
+    "identity": "identity.pem in the user's configuration folder",
+}
+_TEXT_OF_PRESET: Final = OptionText(
+    PRESET_OPTION.name,
+    f"one of {', '.join(PRESETS)}, or None",
+    "",
+    "",
+    "None",
+    variable_of(PRESET_OPTION.name),
+    "Sets several options at once; the file and the environment override them.",
+)
 
 
 def show(options: ConfigShowOptions) -> int:
     """Print every option as TOML, with the origin of its value as a comment."""
-    settings = [*options.settings.explain(), *options.settings.identity().values()]
+    given = options.settings
+    preset = given.given.get(PRESET_OPTION.name, Setting(PRESET_OPTION.name, None, _DEFAULT))
+    settings = [preset, *given.explain(), *given.identity().values()]
     texts = describe_options() if options.explain else {}
+    if texts:
+        texts[preset.name] = _TEXT_OF_PRESET
     if options.json:
         for setting in settings:
-            note = {"note": _default_store()} if _is_default_store(setting) else {}
+            note = {"note": words} if (words := _default_words(setting)) else {}
             value = _plain(setting.value)
             origin = without_keys(setting.origin)
-            words = _words(texts[setting.name]) if texts else {}
-            emit({"name": setting.name, "value": value, "origin": origin, **note, **words})
+            facts = _words(texts[setting.name]) if texts else {}
+            emit({"name": setting.name, "value": value, "origin": origin, **note, **facts})
         return 0
     # TOML has no null; the settings read "none" as `None`.
     lines = [(setting, _line(setting)) for setting in settings]
@@ -101,21 +121,21 @@ def check(options: ConfigCheckOptions) -> int:
 def _line(setting: Setting) -> str:
     """Return a setting as a line of TOML.
 
-    The default of `store` is a comment: with "none", whoever uses the output as a
-    configuration would lose the user's own store.
+    The defaults of `store`, `identity` and `preset` are comments: with "none", whoever uses
+    the output as a configuration would lose the user's own store.
     """
-    if _is_default_store(setting):
-        return f"# {setting.name}: {escape(_default_store())}"
+    if words := _default_words(setting):
+        return f"# {setting.name}: {escape(words)}"
     value = "none" if setting.value is None else _plain(setting.value)
     return f"{setting.name} = {json.dumps(value)}"
 
 
-def _is_default_store(setting: Setting) -> bool:
-    return setting.name == "store" and setting.origin == "default"
-
-
-def _default_store() -> str:
-    """Return which store the command line uses if none is named, as text."""
+def _default_words(setting: Setting) -> str:
+    """Return what the command line uses for an option that is not set; empty: its default."""
+    if setting.origin != _DEFAULT:
+        return ""
+    if setting.name != "store":
+        return _DEFAULT_WORDS.get(setting.name, "")
     try:
         return f"one for each key, in {state_folder()}"
     except ConfigError:  # without a home folder

@@ -43,6 +43,11 @@ class ExitCode(IntEnum):
     PIPE_CLOSED = 141, "the reader of standard output closed it"
     TERMINATED = 143, "SIGTERM; `listen` and `bench --serve` close in an orderly way first"
 
+    @property
+    def in_short(self) -> str:
+        """The meaning without what holds for single commands only."""
+        return self.meaning.partition(";")[0]
+
 
 COMMON: Final = (
     ExitCode.DONE,
@@ -68,7 +73,7 @@ def epilog(more: Iterable[ExitCode] = ()) -> str:
     Args:
         more: The codes of the command beside `COMMON`.
     """
-    codes = "; ".join(f"{int(code)} {code.meaning}" for code in sorted({*COMMON, *more}))
+    codes = "; ".join(f"{int(code)} {code.in_short}" for code in sorted({*COMMON, *more}))
     return (
         f"Exit codes: {codes}. Results go to stdout; errors, logs and prose go to stderr. With "
         "--json each result is one JSON object on a line, and so is an error."

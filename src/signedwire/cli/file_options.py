@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -21,9 +21,13 @@ __all__ = [
     "VerifyOptions",
 ]
 
+_KEYS_AND_PEERS: Final = ("identity", "identity_fd", "key_group_readable", "peers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _IdOptions(CommonOptions):
+    unused = ("peers",)
+
     path: Annotated[
         Path | None, typer.Argument(help="Key file; by default that of --identity.")
     ] = None
@@ -34,7 +38,8 @@ class IdNewOptions(_IdOptions):
     """Make a new identity, write its key file, and print its DID.
 
     A file that exists is never overwritten. Without a password option the file is encrypted
-    if SIGNEDWIRE_PASSWORD is set, because that password will be used to open it.
+    if SIGNEDWIRE_PASSWORD is set, because that password will be used to open it. The folder
+    of the file is made if there is none.
     """
 
     password_env: Annotated[
@@ -66,6 +71,8 @@ class VerifyOptions(CommonOptions):
     command stops after 100,000 invalid things, and at a byte 0 in a text, and reports that.
     It accepts 1 GiB of text by a pipe.
     """
+
+    unused = _KEYS_AND_PEERS
 
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file; - reads stdin.")]
 
@@ -109,6 +116,8 @@ class EvidenceVerifyOptions(CommonOptions):
     named; 3: it is no evidence log.
     """
 
+    unused = _KEYS_AND_PEERS
+
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="The files of the log.")]
 
     head: Annotated[
@@ -126,5 +135,7 @@ class EvidenceShowOptions(CommonOptions):
     With --json each line has all fields of an envelope, its bytes and the record's hash.
     The command stops at the first bad record, with exit code 1.
     """
+
+    unused = _KEYS_AND_PEERS
 
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The evidence log.")]

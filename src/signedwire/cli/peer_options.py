@@ -27,7 +27,9 @@ class ListenOptions(NodeOptions):
     With --json the first line is {"event": "listening", "peer": "DID@host:port", …}, then
     one {"event": "message", …} per message, at the end {"event": "summary", …}.
     `signedwire verify` checks these lines if you save them. With -v, connections and their
-    ends are logged. SIGUSR1 rotates the evidence log, where the configuration names one.
+    ends are logged. SIGTERM and SIGHUP close the listener in order; with an access file,
+    SIGHUP reads it again instead. SIGUSR1 rotates the evidence log, where the configuration
+    names one.
     """
 
     exit_codes = (ExitCode.NO_ANSWER, ExitCode.STORE)
@@ -86,6 +88,7 @@ class PingOptions(ProbeOptions):
 class PeersOptions(ProbeOptions):
     """Link to every peer of the peers file, as `ping` does: one line for each.
 
+    The line has the state: `connected`, `open` for v1 peers, or why there is no link.
     Exit code 6: one was not reached, or another DID answered.
     """
 
@@ -94,7 +97,7 @@ class PeersOptions(ProbeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(CommonOptions):
-    """Measure a peer of your own, over the network between.
+    """Measure how fast this machine and a peer of yours exchange messages.
 
     `signedwire bench --serve --listen 0.0.0.0:9001` on one machine prints the command for
     the other, `signedwire bench DID@host:9001`. That measures messages/s, each with its
@@ -135,8 +138,8 @@ class BenchOptions(CommonOptions):
         typer.Option(
             parser=read_size,
             metavar="BYTES",
-            help="A payload size; may be given often.",
-            show_default="64, 1000",
+            help="A payload size; may be given often. By default 64 and 1000.",
+            show_default=False,
         ),
     ] = None
     own_identity: Annotated[

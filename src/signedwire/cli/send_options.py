@@ -29,10 +29,12 @@ __all__ = ["SendOptions"]
 class SendOptions(NodeOptions):
     """Send one message, or every line of standard input.
 
-    TEXT, `-` or --file is the payload; the options of v1 payloads wrap it into what v1
-    peers understand. With `-` each line is sent as soon as it is read, without its line
-    end. Reading pauses while the peer does not keep up. Sending stops at the first line
-    that is too long or cannot be delivered, and the error names that line.
+    TEXT, `-` or --file is the payload. With `-` each line is sent as soon as it is read,
+    without its line end. Reading pauses while the peer does not keep up. Sending stops at
+    the first line that is too long or cannot be delivered, and the error names that line.
+
+    v1 is the protocol of an older network, whose peers expect payloads of certain forms.
+    The options that say "v1" below make such payloads.
 
     The command returns when the peer has accepted the message: verified it and signed a
     receipt, which --proof saves. The time that is shown runs from writing to acceptance.
@@ -42,8 +44,8 @@ class SendOptions(NodeOptions):
 
     If the peer is away or denies us, the message stays in the store. The result is
     "persisted", with exit code 4, or 0 where --until asks for no more. The message goes
-    out before all later ones, when the next `send` to that peer or `listen` with --peers
-    runs. So do not send it again; `signedwire outbox` shows it, and drops it.
+    out before all later ones, when the next `send DID@host:port` to that peer or `listen`
+    with --peers runs. So do not send it again; `signedwire outbox` shows it, and drops it.
     """
 
     exit_codes = (
@@ -63,16 +65,26 @@ class SendOptions(NodeOptions):
         ),
     ]
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT|-]", help="The payload; - reads stdin.")
+        str | None, typer.Argument(metavar="TEXT|-", help="The payload; - reads stdin.")
     ] = None
     file: Annotated[Path | None, typer.Option(help="Send the content of this file.")] = None
     priority: Annotated[
         Priority,
-        typer.Option(parser=read_priority, metavar=choices(Priority), show_default="normal"),
+        typer.Option(
+            parser=read_priority,
+            metavar=choices(Priority),
+            show_default=False,
+            help="By default normal.",
+        ),
     ] = Priority.NORMAL
     payload_type: Annotated[
         PayloadType,
-        typer.Option(parser=read_payload_type, metavar=choices(PayloadType), show_default="raw"),
+        typer.Option(
+            parser=read_payload_type,
+            metavar=choices(PayloadType),
+            show_default=False,
+            help="A label for the recipient; by default raw.",
+        ),
     ] = PayloadType.RAW
     deadline: Annotated[
         float | None,
@@ -87,8 +99,8 @@ class SendOptions(NodeOptions):
         typer.Option(
             parser=read_until,
             metavar="|".join(UNTIL),
-            show_default="accepted, or persisted where the peer is away",
-            help="The state to wait for.",
+            show_default=False,
+            help="The state to wait for. By default accepted, or persisted if the peer is away.",
         ),
     ] = None
     timeout: Annotated[
