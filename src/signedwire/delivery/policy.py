@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
-from signedwire.logs import EventLog, fields
+from signedwire.logs import FATAL, EventLog, fields
 from signedwire.types import Did, PayloadType, Priority, Reason, known_did
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
@@ -97,7 +97,7 @@ class Policies:
                     continue
                 if not isinstance(reason, Reason):
                     raise TypeError(f"admit() returned {type(reason).__name__}, which is no Reason")
-            except (KeyboardInterrupt, SystemExit):
+            except FATAL:
                 raise
             except BaseException as error:  # noqa: BLE001 - also the CancelledError of asyncio
                 extra = fields("policy failed", peer=header.sender, error=type(error).__name__)
