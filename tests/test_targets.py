@@ -31,7 +31,9 @@ def test_host_and_port_stay_an_address() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("unix:run/x.sock", "A path begins with one slash: unix:/run/robot.sock"),
+        ("unix:run/x.sock", "a Unix socket has an absolute path. Write unix:/run/robot.sock"),
+        ("unix:@abstract", "names without a file are not supported"),
+        ("unix:", "a Unix socket has an absolute path"),
         ("unix://run/x.sock", "A path begins with one slash: unix:/run/robot.sock"),
         ("unix:/run/\0x", "is not a location"),
         ("unix:/run/a\nb", "is not a location"),

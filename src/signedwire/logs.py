@@ -7,17 +7,21 @@ that apply. docs/operations.md lists them. A record never has a payload or a sec
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from signedwire.clock import monotonic
 
-__all__ = ["LINES_PER_SECOND", "NAMES", "EventLog", "fields"]
+__all__ = ["FATAL", "LINES_PER_SECOND", "NAMES", "EventLog", "fields"]
 
 NAMES: Final = ("event", "peer", "address", "reason", "count", "seconds", "path", "error")
 """The names of the fields."""
 LINES_PER_SECOND: Final = 32
 """Maximum number of lines of one event per second. Further lines, such as those that a
 stranger or a dead peer causes, are counted. The next line of the event has the count."""
+
+FATAL: Final = (KeyboardInterrupt, SystemExit)
+"""Exceptions that end the program. No guard against faults of called code holds them back."""
 
 
 def fields(event: str, **values: object) -> dict[str, object]:
@@ -61,3 +65,31 @@ class EventLog(logging.LoggerAdapter[logging.Logger]):
             msg = f"{msg} (%d lines like this were left out before)"
             args = (*args, left_out)
         self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
+
+    def attempt(self, what: str, step: Callable[..., object], *args: object) -> bool:
+        """Run a step that must not keep the next ones from running, and log its fault.
+
+        Args:
+            what: The step as text, for example "closing the listener".
+            step: The step, with `args`.
+
+        Returns:
+            Whether the step ran to its end.
+
+        Raises:
+            KeyboardInterrupt: The program is to end.
+            SystemExit: The program is to end.
+        """
+        try:
+            step(*args)
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001 - also the CancelledError of asyncio
+            self.note_fault(what, error)
+            return False
+        return True
+
+    def note_fault(self, what: str, error: BaseException) -> None:
+        """Log that a step failed, and that the next ones run nevertheless."""
+        extra = fields("step failed", error=type(error).__name__)
+        self.error("%s failed; all else goes on", what, exc_info=error, extra=extra)

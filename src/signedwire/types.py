@@ -277,10 +277,16 @@ class Address(NamedTuple):
             raise AddressError(f"{_quote(text)} is not an address: bad host name")
         # The length first: int() raises on more than 4300 digits.
         is_number = len(port_text) <= 5 and port_text.isascii() and port_text.isdigit()
-        if not is_number or int(port_text) > 65535:
+        is_port = is_number and int(port_text) <= 65535
+        if not is_port and host == "unix":
             raise AddressError(
-                f"{_quote(text)} is not an address: {_quote(port_text)} is no port (0 to 65535)",
-                "A path begins with one slash: unix:/run/robot.sock" if host == "unix" else "",
+                f"{_quote(text)} is not an address: a Unix socket has an absolute path",
+                "Write unix:/run/robot.sock, with one slash; names without a file "
+                "are not supported",
+            )
+        if not is_port:
+            raise AddressError(
+                f"{_quote(text)} is not an address: {_quote(port_text)} is no port (0 to 65535)"
             )
         return cls(host, int(port_text))
 

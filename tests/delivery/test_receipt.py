@@ -182,7 +182,7 @@ class TestErrors:
                 "refused",
                 "attempts exhausted (refused)",
                 ". Is the peer running, and is its address right? "
-                "`signedwire ping DID@host:port` tries it",
+                "`signedwire ping DID@address` tries it",
             ),
             (Reason.CLOSED, "", "closed", ". The node was closed before its peer had answered"),
             (

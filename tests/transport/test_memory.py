@@ -14,6 +14,8 @@ from signedwire import (
     Address,
     DeliveryState,
     DialError,
+    FailureKind,
+    Listener,
     ListenError,
     MemoryNetwork,
     Node,
@@ -277,3 +279,32 @@ async def test_ends_whose_other_end_is_gone_are_quiet() -> None:
     await eventually(lambda: here.events and there.events)
     await asyncio.sleep(0.005)
     assert there.data == b""
+
+
+def test_a_listener_whose_loop_is_closed_refuses_and_frees_its_address() -> None:
+    network = MemoryNetwork()
+    target = Address("host", 1)
+    left: list[Listener] = []
+
+    async def leave() -> None:
+        left.append(await network.listen(target, End))
+
+    async def come() -> None:
+        for _ in range(3):
+            with pytest.raises(DialError) as error:
+                await network.dial(target, End())
+            assert error.value.kind is FailureKind.REFUSED
+            assert network.cut_all() == 0, "no stream is kept"
+
+    async def replace() -> None:
+        await network.listen(target, End)
+        left[0].close()  # late: another listener has the address
+        with pytest.raises(ListenError):
+            await network.listen(target, End)
+
+    asyncio.run(leave())
+    asyncio.run(replace())  # the address is free without a dial
+    left.clear()
+    asyncio.run(leave())
+    asyncio.run(come())
+    asyncio.run(replace())

@@ -36,7 +36,7 @@ _BY_REASON: Final = {
     Reason.DUPLICATE: "Send it again; one process per key at a time",
     Reason.EXPIRED: "Give it a later deadline, or check node.peers() for what holds the peer up",
     Reason.ATTEMPTS_EXHAUSTED: "Is the peer running, and is its address right? "
-    "`signedwire ping DID@host:port` tries it",
+    "`signedwire ping DID@address` tries it",
     Reason.CLOSED: "The node was closed before its peer had answered",
     Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
     "node.dead.retry(id) sends it",

@@ -229,11 +229,12 @@ class Endpoint:
     def close_links(self) -> None:
         """Send all answers of the application, and close all links."""
         self.context.has_closed_links = True
+        attempt = self._host.log.attempt
         for session in self.peers.all():
             if session.has_receiver:
-                session.receiver.answers.flush()
+                attempt("sending the last answers", session.receiver.answers.flush)
         for link in tuple(self.links):
-            link.close(link_frames.CLOSE_DONE, "the node is closing")
+            attempt("closing a link", link.close, link_frames.CLOSE_DONE, "the node is closing")
 
     # -- v1 and v2 ------------------------------------------------------------------------
 
@@ -359,16 +360,21 @@ class Endpoint:
 
     def _enforce(self) -> None:
         self._is_enforcement_due = False  # first, so that no change is missed that comes meanwhile
-        denies = self.access.denies
+        denies, attempt = self.access.denies, self._host.log.attempt
         for session in self.peers.all():
             if session.link is not None and denies(session.did):
                 session.receiver.answers.detach()
-                session.link.close(link_frames.CLOSE_DENIED, "denied")
+                attempt(
+                    "closing the link of a denied peer",
+                    session.link.close,
+                    link_frames.CLOSE_DENIED,
+                    "denied",
+                )
         self.denials.discard(self.inbox.remove_if(self.denials.is_from_denied))
         self.denials.count()
         for session in self.peers.senders():
             if denies(session.did):
-                self.give_up_denied(session)
+                attempt("ending the queue of a denied peer", self.give_up_denied, session)
                 self.context.store.give_up_denied(session.sender)
             elif session.sender.lanes:
                 self.send_waiting(session)  # nothing was written while the peer was denied

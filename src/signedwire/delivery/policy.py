@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
-from signedwire.logs import EventLog, fields
+from signedwire.logs import FATAL, EventLog, fields
 from signedwire.types import Did, PayloadType, Priority, Reason, known_did
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
@@ -116,7 +116,7 @@ class Policies:
         for policy in self._policies:
             try:
                 reason = policy.admit(header, context)
-            except (KeyboardInterrupt, SystemExit):
+            except FATAL:
                 raise
             except BaseException as error:  # noqa: BLE001 - also the CancelledError of asyncio
                 extra = fields("policy failed", peer=header.sender, error=type(error).__name__)

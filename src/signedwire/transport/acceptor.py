@@ -17,6 +17,7 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import TransportError
 from signedwire.transport.admission import Admission
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
+from signedwire.transport.guarded_stream import guarded
 from signedwire.transport.inbound import MADE_ROOM, InboundConnection, StreamHandler
 from signedwire.transport.link import Link
 from signedwire.transport.network import Listener, NeedsDescriptors
@@ -55,6 +56,7 @@ class Acceptor:
         self._unanswered: OrderedDict[InboundConnection, None] = OrderedDict()
         """Refused connections whose first byte has not come. It tells whether to answer them."""
         self._listener: Listener | None = None
+        self._address: Target | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -64,34 +66,36 @@ class Acceptor:
         Raises:
             ListenError: The node cannot listen on the address.
         """
-        runtime = self._runtime
+        runtime, network = self._runtime, self._runtime.network
         if runtime.config.listen is None:
             return
-        self._listener = await runtime.network.listen(
-            runtime.config.listen, lambda: ProtocolDetector(runtime, self)
+        self._listener = await network.listen(
+            runtime.config.listen,
+            lambda: guarded(network, ProtocolDetector(runtime, self), runtime.log),
         )
+        self._address = self._listener.address
         if isinstance(self._listener, NeedsDescriptors):
             self._listener.when_short(Shortage(runtime.log, self._evict_unproven).make_room)
 
     def stop_listening(self) -> None:
-        """Stop listening."""
+        """Stop listening. A listener that raises is logged."""
         if self._listener is not None:
-            self._listener.close()
+            self._runtime.log.attempt("closing the listener", self._listener.close)
 
     def shut_down(self) -> None:
         """Stop listening after the event loop was closed."""
         if self._listener is not None:
-            self._listener.shut_down()
+            self._runtime.log.attempt("shutting the listener down", self._listener.shut_down)
 
     def end(self) -> None:
         """Close all connections."""
         for connection in (*self._connections, *self._unanswered):
-            connection.close()
+            self._runtime.log.attempt("closing a connection", connection.close)
 
     @property
     def address(self) -> Target | None:
         """The address of the listener, with the real port; `None`: there is no listener."""
-        return None if self._listener is None else self._listener.address
+        return self._address
 
     def listening_at(self) -> Target:
         """Return the address of the listener.

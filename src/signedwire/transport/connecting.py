@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 from signedwire.errors import ConnectTimeout, ResolveTimeout
+from signedwire.logs import EventLog
+from signedwire.transport.guarded_stream import guarded
 from signedwire.transport.network import Network, Receiver, Resolving, Stream
 from signedwire.types import Target
 
@@ -39,7 +41,12 @@ async def resolve(network: Network, target: Target, timeout: float | None) -> An
 
 
 async def connect(
-    network: Network, target: Target, receiver: Receiver, resolved: Any, timeout: float | None
+    network: Network,
+    target: Target,
+    receiver: Receiver,
+    resolved: Any,
+    timeout: float | None,
+    log: EventLog,
 ) -> Stream:
     """Connect to a target. Cancelling leaves nothing open.
 
@@ -49,11 +56,13 @@ async def connect(
         receiver: The receiver of the stream.
         resolved: The result of `resolve()` for the target.
         timeout: Limit in seconds; `None`: no limit.
+        log: Receives the faults of the stream.
 
     Raises:
         DialError: The target is not reached.
         ConnectTimeout: No answer came in time.
     """
+    receiver = guarded(network, receiver, log)
     try:
         async with asyncio.timeout(timeout):
             if isinstance(network, Resolving):

@@ -14,10 +14,11 @@ ran, where nothing else is said.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
@@ -217,7 +218,7 @@ class NodeCore:
         if runtime.home.is_lost:
             await self._free()
         runtime.home.check_here()
-        self.prober.close()
+        runtime.log.attempt("ending the probes", self.prober.close)
         if self._has_ended is None:
             return
         if not runtime.is_open:
@@ -248,27 +249,42 @@ class NodeCore:
             await self.store.flush(deadline)
 
     async def _end(self, deadline: float) -> bool:
-        """End all parts, even if cancelled; return whether it was."""
-        runtime = self.runtime
+        """End all parts, even if cancelled or if one fails; return whether it was cancelled."""
+        runtime, watch, v1 = self.runtime, self._clock_watch, self._v1
         runtime.is_open = False
         is_cancelled = await next_turn()  # for calls of other threads in the loop's queue
-        if self._clock_watch is not None:
-            self._clock_watch.end()
-        self.endpoint.close_links()
-        is_cancelled |= await self.dialers.end()
-        left = self._left_for_a_disk(deadline)
-        is_cancelled |= await close_evidence(runtime, self.evidence, left)
-        self.acceptor.end()
-        if self._v1 is not None:
-            is_cancelled |= await self._v1.end()
-        self._close_inbox()
-        if self._v1 is not None:
-            self._v1.shut_down()
-        runtime.lingering.abort_all()
-        is_cancelled |= await self._close_store(self._left_for_a_disk(deadline))
-        runtime.drops.flush()
-        runtime.events.close()
+        steps: list[tuple[str, Callable[[], Any] | None]] = [
+            ("ending the watch of the clock", None if watch is None else watch.end),
+            ("closing the links", self.endpoint.close_links),
+            ("ending the dialers", self.dialers.end),
+            ("closing the evidence log", lambda: self._close_evidence(deadline)),
+            ("closing the inbound connections", self.acceptor.end),
+            ("ending the checks of v1 frames", None if v1 is None else v1.end),
+            ("closing the inbox", self._close_inbox),
+            ("ending the threads of v1", None if v1 is None else v1.shut_down),
+            ("aborting the closing connections", runtime.lingering.abort_all),
+            ("closing the store", lambda: self._close_store(deadline)),
+            ("reporting the dropped messages", runtime.drops.flush),
+            ("closing the events", runtime.events.close),
+        ]
+        for what, step in steps:
+            if step is not None:
+                is_cancelled |= await self._run(what, step)
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
+
+    async def _run(self, what: str, step: Callable[[], Any]) -> bool:
+        """Run one step of the end, and log its fault; return whether it was cancelled."""
+        try:
+            result = step()
+            return inspect.isawaitable(result) and bool(await result)
+        except asyncio.CancelledError:
+            return True
+        except Exception as error:  # noqa: BLE001 - the steps after it free files and threads
+            self.runtime.log.note_fault(what, error)
+            return False
+
+    async def _close_evidence(self, deadline: float) -> bool:
+        return await close_evidence(self.runtime, self.evidence, self._left_for_a_disk(deadline))
 
     def _close_inbox(self) -> None:
         """Close the inbox, and count the messages that the application has not taken."""
@@ -296,13 +312,16 @@ class NodeCore:
     def _left_for_a_disk(self, deadline: float) -> float:
         return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
 
-    async def _close_store(self, timeout: float) -> bool:
+    async def _close_store(self, deadline: float) -> bool:
         if self.store is None:
             return False
         self.store.end()
-        closing = in_own_thread(self.store.store.close, timeout)
+        closing = in_own_thread(self.store.store.close, self._left_for_a_disk(deadline))
         is_cancelled = await wait_uncancelled(closing)
-        if not closing.result():
+        if (fault := closing.exception()) is not None:
+            self.runtime.log.note_fault("closing the store", fault)
+            self.store.give_up_uncommitted()
+        elif not closing.result():
             self._warn_of_silent_disk()
             self.store.give_up_uncommitted()
         return is_cancelled

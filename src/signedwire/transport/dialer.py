@@ -278,7 +278,7 @@ class Dialer(ABC):
 
     async def _reach(self, receiver: Receiver) -> None:
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        await connect(network, self.address, receiver, self._resolved, timeout)
+        await connect(network, self.address, receiver, self._resolved, timeout, self._runtime.log)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """Note the end of the connection, and decide when the next attempt may begin."""

@@ -79,16 +79,22 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
     async def dial(self, target: Target, receiver: Receiver) -> Stream:
         """See `Network.dial`."""
         listener = self._listeners.get(target)
+        if listener is not None and listener.loop.is_closed():
+            listener.close()  # its node did not: the address is free, as that of a dead process
+            listener = None
         if listener is None:
             raise DialError(target, "connection refused", kind=FailureKind.REFUSED)
         loop = asyncio.get_running_loop()
         here = _Stream(self, loop, receiver, Remote(target, _host_of(target), None))
         there = _Stream(self, listener.loop, listener.accept(), _CALLER)
         here.other, there.other = there, here
+        # The other end is connected first: the receiver of this end may write at once.
+        try:
+            listener.loop.call_soon_threadsafe(there.begin)
+        except RuntimeError:  # its loop was closed just now
+            raise DialError(target, "connection refused", kind=FailureKind.REFUSED) from None
         with self._lock:
             self._streams |= {here, there}
-        # The other end is connected first: the receiver of this end may write at once.
-        listener.loop.call_soon_threadsafe(there.begin)
         receiver.connected(here)
         return here
 
@@ -100,7 +106,8 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
                     self._next_port += 1
                 target = Address(target.host, self._next_port)
                 self._next_port += 1
-            if target in self._listeners:
+            present = self._listeners.get(target)
+            if present is not None and not present.loop.is_closed():
                 raise ListenError(target, "the port is in use", "Choose another, or use port 0")
             listener = _MemoryListener(self, target, asyncio.get_running_loop(), accept)
             self._listeners[target] = listener
@@ -127,7 +134,8 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
     def remove_listener(self, listener: _MemoryListener) -> None:
         """Free the address of a listener."""
         with self._lock:
-            self._listeners.pop(listener.address, None)
+            if self._listeners.get(listener.address) is listener:
+                del self._listeners[listener.address]
 
     def remove_stream(self, stream: _Stream) -> None:
         """Forget a stream that has ended."""

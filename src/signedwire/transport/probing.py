@@ -220,7 +220,7 @@ class Prober:
         try:
             async with self._step(None):
                 resolved = await resolve(network, address, limit)
-                await connect(network, address, connection, resolved, limit)
+                await connect(network, address, connection, resolved, limit, self._runtime.log)
         except DialError as error:
             is_late = isinstance(error, ConnectTimeout)
             words = error.cause if is_late else f"cannot connect: {error.cause}"

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
@@ -26,6 +27,9 @@ from signedwire.types import Location, Target
 __all__ = ["UnixNetwork"]
 
 _MODE: Final = 0o600
+_MAX_PATH: Final = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a socket may have: one fewer than `sun_path` of the system."""
+_NO_SOCKET: Final = "there is a file that is no socket"
 _SEND_BUFFER: Final = 64 * 1024
 """Bytes that the kernel may hold unread, so that no urgent message waits long."""
 _NOT_UNIX: Final = Cause("a Unix socket is reached at unix:/path", FailureKind.UNREACHABLE)
@@ -36,8 +40,9 @@ class UnixNetwork:
     """Dials and listens on Unix sockets, for nodes of one machine and one user.
 
     A target is a `Location` with the scheme `unix`, in text `unix:/run/robot.sock`. Its path
-    may have about 100 bytes; the operating system sets the limit. All peers count as local,
-    so `max_unproven_per_host` does not apply.
+    may have 107 bytes on Linux, and 103 on other systems. Names without a file, as Linux has
+    them, are not supported. All peers count as local, so `max_unproven_per_host` does not
+    apply.
 
     Raises:
         NotImplementedError: This platform has no Unix sockets.
@@ -64,7 +69,7 @@ class UnixNetwork:
             await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=sock)
         except OSError as error:
             sock.close()
-            raise DialError(target, *_dial_failure(error)) from error
+            raise DialError(target, *_dial_failure(error, target.path)) from error
         except BaseException:
             stream.give_up()
             sock.close()
@@ -189,13 +194,18 @@ def _remove_stale(path: str) -> bool:
     return False
 
 
-def _dial_failure(error: OSError) -> tuple[Cause, str]:
+def _dial_failure(error: OSError, path: str) -> tuple[Cause, str]:
     """Return the cause of a failed connect, and a hint."""
     if isinstance(error, BlockingIOError):  # its queue is full; its process may be stopped
         return Cause("too many wait there for its listener"), "It is tried again"
+    if error.errno is None:
+        words, hint = _too_long(path)
+        return Cause(words, FailureKind.UNREACHABLE), hint
     if isinstance(error, FileNotFoundError):
         cause = Cause("there is no such socket", FailureKind.REFUSED)
         return cause, "Is the peer running?"
+    if isinstance(error, ConnectionRefusedError) and not _is_socket(path):
+        return Cause(_NO_SOCKET, FailureKind.UNREACHABLE), "Name the socket of the peer"
     if isinstance(error, ConnectionRefusedError):
         cause = Cause("nobody listens there any more", FailureKind.REFUSED)
         return cause, "Is the peer running?"
@@ -207,12 +217,29 @@ def _dial_failure(error: OSError) -> tuple[Cause, str]:
 
 def _listen_failure(error: OSError, path: str) -> tuple[str, str]:
     """The cause in words, and what to do."""
+    if error.errno is None:
+        return _too_long(path)
     if error.errno == errno.EADDRINUSE:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return "there is a file that is no socket", "Choose another path"
+            return _NO_SOCKET, "Choose another path"
         return "somebody listens there", "Stop it, or choose another path"
     if isinstance(error, FileNotFoundError):
         return "its folder does not exist", "Make the folder first"
     if isinstance(error, PermissionError):
         return "permission denied", "May this user write to the folder?"
     return describe_os_error(error), ""
+
+
+def _too_long(path: str) -> tuple[str, str]:
+    """Words for the error of Python that has no number: the address cannot hold the path."""
+    size = len(os.fsencode(path))
+    words = f"its path has {size} bytes, and that of a socket may have {_MAX_PATH}"
+    return words, "Choose a shorter path"
+
+
+def _is_socket(path: str) -> bool:
+    """Whether a path leads to a socket; also `True` if its file is gone by now."""
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True
