@@ -608,7 +608,8 @@ def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> Non
     bob.access.allow_only([Identity.load(key).did])
     ran = run("ping", peer(bob))
     assert ran.exit_code == 8
-    assert "the peer has proven its DID, then turned us away" in ran.stdout
+    assert " ms; the peer has proven its DID, then turned us away" in ran.stdout
+    assert f"{bob.did} did not let us in at {bob.address}" in ran.stderr
     assert "add --own-identity" in ran.stderr
     assert run("ping", peer(bob), "--own-identity").exit_code == 0
 
