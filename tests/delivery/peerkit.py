@@ -28,7 +28,7 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
 from signedwire.delivery.null_store import NullStore
-from signedwire.delivery.peer_session import PeerSession
+from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
@@ -407,7 +407,7 @@ class FakeLink:
         self.max_batch = 1 << 16
         self.is_slow = False
         """Whether the system has not taken what was written."""
-        self.on_over: Callable[[bool], None] | None = None
+        self.ended: EndedLink | None = None
 
     # -- as the session sees it -----------------------------------------------------------
 
@@ -504,7 +504,8 @@ class FakeLink:
         if self.is_open:
             self.is_open = False
             cause = Cause("cut" if how is None else how.cause, FailureKind.RESET)
-            endpoint.link_closed(self.session, self, cause, how, self.on_over)
+            self.ended = endpoint.link_closed(self.session, self, cause, how)
+            endpoint.requeue_after(self.session, self, self.ended, cause)
         endpoint.peers.forget_if_stranger(self.session)
 
     def say_hello(self, **changes: Any) -> FakeLink:

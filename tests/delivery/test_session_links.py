@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from peerkit import (
@@ -307,12 +306,9 @@ class TestExcusedEnds:
         desk.route()
         link = desk.link()
         message = desk.post()
-        told: list[bool] = []
-        # The dialer of a link counts a failed attempt itself, for all that waits.
-        link.on_over = told.append
         link.has_progress = True
         link.end(how)
-        assert told == [is_excused]
+        assert link.ended == (True, is_excused)
         assert message.state is (QUEUED if is_excused else FAILED)
 
     @pytest.mark.parametrize(
@@ -391,7 +387,6 @@ class TestExcusedEnds:
         desk.route()
         link = desk.link(is_dialed=is_dialed_by_us)
         link.has_progress = has_progress
-        link.on_over = (lambda _: None) if is_dialed_by_us else None
         message = desk.post()
         link.end(RESET)
         assert message.state is (FAILED if is_charged else QUEUED)
@@ -405,11 +400,9 @@ class TestExcusedEnds:
         message = desk.post(LARGER)
         session = desk.session(LARGER)
         events = list(desk.host.events)
-        told: list[bool] = []
         second = desk.begin(LARGER)
-        second.on_over = told.append
         second.say_hello()  # a duplicate, which we close
-        assert told == [True]
+        assert second.ended == (False, True)
         assert session.last_error is None
         assert message.state is WRITTEN
         assert desk.host.events == events
@@ -574,12 +567,9 @@ class TestStatus:
 
 def test_the_kit_reports_an_end_once() -> None:
     desk = Desk()
-    told: list[Any] = []
     link: FakeLink = desk.link()
-    callback: Callable[[bool], None] = told.append
-    link.on_over = callback
     link.end(RESET)
-    link.end(RESET)
+    link.end(closed(frames.CLOSE_DONE))
     link.close(frames.CLOSE_DONE, "late")
-    assert told == [False]
+    assert link.ended == (True, False)
     assert link.code is None

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from signedwire import FailureKind, Node, Reason, StoreFailedError
-from signedwire.delivery.store import Store
 from tlskit import quick
 from wirekit import ALICE, BOB, eventually, on_both_loops
 
@@ -30,10 +29,11 @@ async def test_no_peer_takes_it_for_a_denial(
             bob.routing.update(alice.did, alice.address)
             bob.send_nowait(alice.did, b"stored before")
         error = StoreFailedError("bob.db", "disk full", "nothing more is kept")
-        monkeypatch.setattr(Store, "failure", property(lambda _: error))
+        assert bob._core.store is not None
+        monkeypatch.setattr(bob._core.store.store._executor, "failure", error)
         try:
             receipt = alice.send_nowait(bob.did, b"x")
-            await eventually(lambda: bob.stats().dropped.get(Reason.STORE_FAILED, 0) >= 1)
+            await eventually(lambda: bob.stats().dropped.get(Reason.STORE_FAILED, 0) >= 3)
             await eventually(lambda: alice.peers()[bob.did].last_error is not None)
             peer = alice.peers()[bob.did]
             assert not peer.denies_us
@@ -41,6 +41,7 @@ async def test_no_peer_takes_it_for_a_denial(
             assert "the store has failed" in str(peer.last_error)
             assert not receipt.is_final, "an orderly end costs no attempt"
             assert Reason.DENIED not in bob.stats().dropped
+            assert Reason.STALE_EPOCH not in alice.stats().dropped, "each HELLO has one epoch"
             assert bob._core.endpoint.denial_log._logged == {}
         finally:
             monkeypatch.undo()

@@ -8,7 +8,7 @@ Everything here belongs to the event loop, where nothing else is said.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -17,7 +17,7 @@ from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.denials import DenialLogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
-from signedwire.delivery.peer_session import LinkVerdict, PeerSession
+from signedwire.delivery.peer_session import EndedLink, LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
@@ -169,28 +169,31 @@ class Endpoint:
             link.pump()
 
     def link_closed(
-        self,
-        session: PeerSession,
-        link: LinkPort,
-        cause: Cause,
-        closed: Closed | None,
-        on_over: Callable[[bool], None] | None = None,
-    ) -> None:
-        """Queue the messages of an ended link again that have no receipt.
+        self, session: PeerSession, link: LinkPort, cause: Cause, closed: Closed | None
+    ) -> EndedLink:
+        """Note that an open link has ended. `requeue_after()` follows.
 
         Args:
             session: The session of the peer.
             link: The link that has ended.
             cause: The cause, for errors and events.
             closed: How the session of the link ended; `None`: it was cut.
-            on_over: Called with whether the end is excused, before anything is queued again.
-                For the dialer of the link.
         """
         self.links.discard(link)
-        was_used, is_excused = session.link_closed(link, cause, closed)
-        if on_over is not None:
-            on_over(is_excused)
-        if not was_used:
+        return session.link_closed(link, cause, closed)
+
+    def requeue_after(
+        self, session: PeerSession, link: LinkPort, ended: EndedLink, cause: Cause
+    ) -> None:
+        """Queue the messages of an ended link again that have no receipt.
+
+        Args:
+            session: The session of the peer.
+            link: The link that has ended. Its dialer has noted the end.
+            ended: The result of `link_closed()`.
+            cause: The cause, for errors.
+        """
+        if not ended.was_used:
             return
         if self.peers.route(session) is None:
             session.left_at = clock.monotonic()
@@ -204,11 +207,9 @@ class Endpoint:
         # A dialed link without one answer was a failed attempt, which its dialer has counted
         # for all messages. Otherwise a message in flight may have broken the link, so the
         # attempt is counted for those alone.
-        is_fault = not is_excused and (link.has_progress or on_over is None)
+        is_fault = not ended.is_excused and (link.has_progress or not link.is_dialed)
         cause = cause.after("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
-        if session.sender.lanes:
-            self.send_waiting(session)
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""
@@ -329,13 +330,14 @@ class Endpoint:
         is_fault: bool = True,
         cause: Cause = BROKE,
     ) -> None:
-        """Queue messages of an ended connection again, and send them.
+        """Queue messages of an ended connection again, and send what waits for the peer.
 
         See `PeerSender.requeue()`.
         """
         self._host.counters.rewritten += len(messages)
         if messages:
             session.sender.requeue(messages, is_fault=is_fault, cause=cause)
+        if session.sender.lanes:
             self.send_waiting(session)
 
     def _requeue_unanswered(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from signedwire import clock
 from signedwire.delivery.peer_receiver import PeerReceiver
@@ -26,7 +26,7 @@ from signedwire.wire import link_frames
 from signedwire.wire.link_frames import FRAME_MARGIN, Hello, Receipts
 from signedwire.wire.session import Closed
 
-__all__ = ["LinkVerdict", "PeerSession"]
+__all__ = ["EndedLink", "LinkVerdict", "PeerSession"]
 
 _RETURN_GRACE: Final = 5.0
 """Seconds that messages wait for a peer that can only be reached when it dials us."""
@@ -50,6 +50,15 @@ class LinkVerdict(enum.Enum):
     """Begin a newer epoch and reconnect: the peer has received from a later state of our key."""
     HELLO_IS_STALE = enum.auto()
     """Reconnect: a newer epoch has begun since our HELLO, so its messages would be refused."""
+
+
+class EndedLink(NamedTuple):
+    """The end of an open link, as `PeerSession.link_closed()` judges it."""
+
+    was_used: bool
+    """Whether it was the link of the peer."""
+    is_excused: bool
+    """Whether the end costs the messages in flight no attempt."""
 
 
 class PeerSession:
@@ -282,13 +291,8 @@ class PeerSession:
 
     # -- a link ends ------------------------------------------------------------------------
 
-    def link_closed(self, link: LinkPort, cause: Cause, closed: Closed | None) -> tuple[bool, bool]:
-        """Note that an open link has ended.
-
-        Returns:
-            Whether it was the link of the peer, and whether its end is excused. An excused
-            end costs the messages in flight no attempt.
-        """
+    def link_closed(self, link: LinkPort, cause: Cause, closed: Closed | None) -> EndedLink:
+        """Note that an open link has ended."""
         answers = self.receiver.answers
         if answers.link is link:
             answers.detach()
@@ -304,7 +308,7 @@ class PeerSession:
             self._host.emit(PeerDisconnected(self.did, str(cause), cause.kind))
             self.since = clock.monotonic()
             self.last_error, self.last_error_at = cause, self.since
-        return was_used, is_excused
+        return EndedLink(was_used, is_excused)
 
     def is_end_excused(self, closed: Closed | None, *, has_progress: bool) -> bool:
         """Count the end of a link, once; return whether it costs no attempt.

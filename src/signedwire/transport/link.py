@@ -347,10 +347,8 @@ class Link(LinkState):
             peer.receiver.link_ended(self)
         if self.is_open:
             self.is_open = False
-            on_over = None if self._dialer is None else self._report_to_dialer
-            self._endpoint.link_closed(peer, self, cause, closed, on_over)
+            ended = self._endpoint.link_closed(peer, self, cause, closed)
+            if self._dialer is not None:
+                self._dialer.on_link_over(self, cause, closed, is_excused=ended.is_excused)
+            self._endpoint.requeue_after(peer, self, ended, cause)
         self._endpoint.peers.forget_if_stranger(peer)
-
-    def _report_to_dialer(self, is_excused: bool) -> None:
-        assert self._dialer is not None
-        self._dialer.on_link_over(self, self.cause, self.closed, is_excused=is_excused)
