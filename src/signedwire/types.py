@@ -360,7 +360,7 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
 
 
 class Credit(NamedTuple):
-    """Messages and bytes that a peer may send: in total over a link, or what is left of that."""
+    """Numbers of messages and bytes: the credit of a link, what is used, or what is left of it."""
 
     messages: int
     """Number of messages in the lanes below Critical."""

@@ -136,7 +136,7 @@ class EvidenceLog:
 
         executor: Executor
         if is_threaded:
-            executor = Writer(open_, dispatch, self._on_failure)
+            executor = Writer(open_, dispatch, self._on_failure, "signedwire-log")
         else:
             executor = Inline(open_(), dispatch, self._on_failure)
         self._executor = executor

@@ -239,6 +239,7 @@ class Writer:
         open_: Opens the file, in the new thread.
         dispatch: Schedules the callbacks.
         failed: Makes the error for all operations from the exception of a commit.
+        name: Name of the thread.
 
     Raises:
         StoreError: raised by `open_`.
@@ -249,6 +250,7 @@ class Writer:
         open_: Callable[[], Engine],
         dispatch: Dispatch,
         failed: Callable[[BaseException], StoreError],
+        name: str,
     ) -> None:
         self.durations: deque[float] = deque(maxlen=_MEASURED)
         self.commits = 0
@@ -266,7 +268,7 @@ class Writer:
         # A daemon thread, so that a program that forgets to close still ends. No operation
         # whose callback has run is lost by that.
         self._thread = threading.Thread(
-            target=self._run, args=(open_, opened), name="signedwire-store", daemon=True
+            target=self._run, args=(open_, opened), name=name, daemon=True
         )
         start_thread(self._thread)
         opened.result()

@@ -64,6 +64,8 @@ class SqliteStore(Store):
         failed = partial(commit_failed, self.path)
         executor: Executor
         executor = (
-            Writer(open_, dispatch, failed) if is_threaded else Inline(open_(), dispatch, failed)
+            Writer(open_, dispatch, failed, "signedwire-store")
+            if is_threaded
+            else Inline(open_(), dispatch, failed)
         )
         super().__init__(owner, works[0], executor)
