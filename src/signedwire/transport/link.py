@@ -26,9 +26,10 @@ from signedwire.events import LoopStalled
 from signedwire.logs import fields
 from signedwire.transport import link_errors
 from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
-from signedwire.transport.link_ports import DialerPort, InboundPort
+from signedwire.transport.link_ports import DialerPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.network import Stream
@@ -74,7 +75,7 @@ class Link(LinkState):
         endpoint: Endpoint,
         *,
         expected: Did | None = None,
-        inbound: InboundPort | None = None,
+        inbound: InboundConnection | None = None,
         dialer: DialerPort | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from signedwire.errors import Cause, DidProofError
 from signedwire.types import Did
 from signedwire.wire.session import Closed, Session
 
-__all__ = ["DialerPort", "InboundPort", "InputPort"]
+__all__ = ["DialerPort", "InputPort"]
 
 
 class InputPort(Protocol):
@@ -40,23 +40,6 @@ class InputPort(Protocol):
 
     def abort(self, cause: Cause) -> None:
         """End the link and its connection at once."""
-
-
-class InboundPort(Protocol):
-    """The admission of an accepted connection."""
-
-    host: str
-    since: float
-    """When the connection was accepted, by the monotonic clock."""
-
-    def touch(self) -> None:
-        """Note that the connection brought bytes."""
-
-    def prove(self) -> None:
-        """Note that the HELLO of the peer has come."""
-
-    def leave(self) -> None:
-        """Note that the connection has ended."""
 
 
 class DialerPort(Protocol):
