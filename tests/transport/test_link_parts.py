@@ -22,6 +22,7 @@ from signedwire.transport.lingering import Lingering
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.link_state import LinkState
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.transport.unsettled import UnsettledBatches
@@ -82,7 +83,7 @@ class Shares:
 
 
 class Owner:
-    """BOB's link, as far as its input has to know one."""
+    """BOB's link, and its state, as far as its input has to know them."""
 
     def __init__(self, *, is_costly: bool = False, is_denying: bool = False) -> None:
         self.is_costly = is_costly
@@ -94,13 +95,12 @@ class Owner:
         self._is_denying = is_denying
         self.input: LinkInput
 
-    def begin(self, did: Did) -> Session | None:
+    def begin(self, did: Did) -> None:
         assert did == ALICE.did
         if self._is_denying:
             self.end(Cause("denied", FailureKind.DENIED))
-            return None
-        self.session = new_session(BOB, ALICE)
-        return self.session
+        else:
+            self.session = new_session(BOB, ALICE)
 
     def take_events(self) -> None:
         while self.session is not None and (event := self.session.next_event()) is not None:
@@ -115,6 +115,7 @@ class Owner:
 
     def end(self, cause: object) -> None:
         self.is_over = True
+        self.session = None
         self.causes.append(cause)
         self.input.clear()
 
@@ -130,7 +131,9 @@ class Wire:
         self.owner = Owner(**owner)
         self.socket = cast("Any", SimpleNamespace(is_reset=False, set_waiting=lambda _: None))
         self.shares = cast("Any", Shares())
-        self.input = LinkInput(self.owner, theirs, self.socket, self.shares, expected)
+        self.input = LinkInput(
+            self.owner, cast("Any", self.owner), theirs, self.socket, self.shares, expected
+        )
         self.owner.input = self.input
         self.session = new_session(ALICE, BOB)
 
@@ -356,12 +359,15 @@ class Output:
         self.socket = LinkSocket(Counters(), self.lingering, 1 << 16)
         self.socket.open(self.stream)
         loop = asyncio.get_running_loop()
+        self.state = LinkState(None, 0.0, loop.create_future())
+        self.state.session = session
+        self.state.peer = cast("Any", SimpleNamespace(sender=self.sender))
         self.answers = AnswerWatch(10, 10, lambda: None)
         channel: Any = Channel()
         self.batches = 0
-        self.output = LinkOutput(channel, self.socket, self.answers, self._on_batch, loop)
-        holder: Any = SimpleNamespace(sender=self.sender)
-        self.output.begin(session, holder)
+        self.output = LinkOutput(
+            self.state, channel, self.socket, self.answers, self._on_batch, loop
+        )
 
     def _on_batch(self) -> None:
         self.batches += 1
@@ -377,14 +383,14 @@ class TestLinkOutput:
         out = Output(1)
         out.output.pump()
         assert out.frames() == []
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert out.frames() == ["Envelopes"]
 
     @on_asyncio
     async def test_one_batch_in_each_turn_of_the_loop(self) -> None:
         out = Output(3)
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert len(out.sender.in_flight) == 1
         await asyncio.sleep(0)
@@ -398,7 +404,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_no_batch_while_the_socket_is_full(self) -> None:
         out = Output(2)
-        out.output.open()
+        out.state.note_open()
         out.stream.pending = 1
         out.output.pump()
         assert len(out.sender.in_flight) == 1
@@ -415,7 +421,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_no_batch_without_credit(self) -> None:
         out = Output(1, theirs=NO_CREDIT)
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert out.frames() == []
         assert out.batches == 0
@@ -423,7 +429,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_receipts_go_before_the_batch_in_one_write(self) -> None:
         out = Output(1)
-        out.output.open()
+        out.state.note_open()
         out.output.queue_receipts([bytes(32)], [])
         assert out.frames() == []
         out.output.pump()
@@ -448,9 +454,10 @@ class TestLinkOutput:
     @on_asyncio
     async def test_nothing_is_written_after_the_end(self) -> None:
         out = Output(1)
-        out.output.open()
+        out.state.note_open()
         out.output.queue_receipts([bytes(32)], [])
         out.output.pump_soon()
+        out.state.note_over(GONE, None, None)
         out.output.end()
         out.output.pump()
         out.output.answer(Credit(1, 1, 0, 0), [], [])

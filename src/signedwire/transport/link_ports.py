@@ -8,7 +8,7 @@ from typing import Protocol
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, DidProofError
 from signedwire.types import Did
-from signedwire.wire.session import Closed, Session
+from signedwire.wire.session import Closed
 
 __all__ = ["DialerPort", "InputPort"]
 
@@ -16,15 +16,8 @@ __all__ = ["DialerPort", "InputPort"]
 class InputPort(Protocol):
     """The link whose input a `LinkInput` processes."""
 
-    is_over: bool
-    """Whether the link has ended, so that nothing more is to be processed."""
-
-    @property
-    def is_costly(self) -> bool:
-        """Whether the other side has lately cost more than it brought."""
-
-    def begin(self, did: Did) -> Session | None:
-        """Return the session with the DID that is proven; `None`: the link has ended."""
+    def begin(self, did: Did) -> None:
+        """Begin the session with the DID that is proven, or end the link."""
 
     def take_events(self) -> None:
         """Handle the events of the session."""
