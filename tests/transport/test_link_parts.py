@@ -1,4 +1,4 @@
-"""Each part of a link alone: handshake, input, output, unsettled batches, hang-up."""
+"""Each part of a link alone: handshake, input, output, events, hang-up."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from signedwire import FailureKind
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
+from signedwire.transport import link_events
 from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.lingering import Lingering
+from signedwire.transport.link_events import LinkEvents
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.transport.unsettled import UnsettledBatches
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session import Closed, HelloReceived, Session
+from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
 from wirekit import ALICE, BOB, on_asyncio
 
 GONE: Final = Cause("the peer closed the connection", FailureKind.CLOSED)
@@ -483,27 +484,63 @@ DONE: Final = Closed(frames.CLOSE_DONE, "done", True)
 LEFT: Final = Closed(frames.CLOSE_DONE, "done", False)
 
 
-class TestUnsettledBatches:
-    @pytest.mark.parametrize("closed", [FAULT, DONE, LEFT])
-    def test_no_delay_without_batches(self, closed: Closed) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        assert batches.settle() is None
-        assert not batches.holds(closed)
+class Events:
+    """A `LinkEvents` of a link with one peer, which has sent `batches` batches."""
 
+    def __init__(self, batches: int) -> None:
+        state = LinkState(None, 0.0, asyncio.get_running_loop().create_future())
+        receive = SimpleNamespace(receive=lambda *_: None)
+        state.peer = cast("Any", SimpleNamespace(receiver=receive, did=ALICE.did))
+        self.output = cast("Any", SimpleNamespace(is_held=False))
+        self.ends: list[Closed] = []
+        self.reasons: list[Reason] = []
+        runtime: Any = SimpleNamespace(
+            is_open=True, drop=lambda reason, _did: self.reasons.append(reason)
+        )
+        self.events = LinkEvents(runtime, cast("Any", None), state, self.output, None)
+        for _ in range(batches):
+            self.handle(BatchReceived([], bytes(32), [], bytes(64)))
+
+    def handle(self, event: BatchReceived | Closed) -> None:
+        link: Any = SimpleNamespace(end_session=self.ends.append)
+        self.events.handle(link, cast("Any", None), event)
+
+
+class TestEndOfASession:
     @pytest.mark.parametrize(("closed", "is_held"), [(FAULT, True), (DONE, False), (LEFT, False)])
-    def test_the_end_for_a_fault_is_delayed(self, closed: Closed, *, is_held: bool) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        assert batches.holds(closed) is is_held
+    @on_asyncio
+    async def test_the_end_for_a_fault_is_delayed(self, closed: Closed, *, is_held: bool) -> None:
+        link = Events(batches=1)
+        link.handle(closed)
+        assert link.output.is_held is is_held
+        assert link.ends == ([] if is_held else [closed])
+        assert link.reasons == ([] if closed.reason is None else [closed.reason])
 
-    def test_the_last_batch_ends_the_session(self) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        batches.add()
-        assert batches.holds(FAULT)
-        assert batches.settle() is None
-        assert batches.settle() is FAULT
+    @pytest.mark.parametrize("closed", [FAULT, DONE, LEFT])
+    @on_asyncio
+    async def test_no_delay_without_batches(self, closed: Closed) -> None:
+        link = Events(batches=1)
+        assert link.events.settle() is None
+        link.handle(closed)
+        assert link.ends == [closed]
+        assert not link.output.is_held
+
+    @on_asyncio
+    async def test_the_last_batch_ends_the_session(self) -> None:
+        link = Events(batches=2)
+        link.handle(FAULT)
+        assert link.events.settle() is None
+        assert link.events.settle() is FAULT
+
+    @on_asyncio
+    async def test_a_batch_that_is_not_stored_delays_the_end_for_a_moment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link_events, "_MAX_SETTLING", 0.01)
+        link = Events(batches=1)
+        link.handle(FAULT)
+        await asyncio.sleep(0.05)
+        assert link.ends == [FAULT]
 
 
 class TestHangUp:

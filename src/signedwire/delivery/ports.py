@@ -152,7 +152,7 @@ class LinkPort(Protocol):
 
     @property
     def state(self) -> LinkStatePort:
-        """Its state."""
+        """The state of the link."""
 
     @property
     def address(self) -> Target | None:

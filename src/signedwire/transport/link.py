@@ -16,17 +16,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from functools import partial
-from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DidProofError, FailureKind
-from signedwire.events import LoopStalled
-from signedwire.logs import fields
 from signedwire.transport import link_errors
 from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.inbound import InboundConnection
+from signedwire.transport.link_events import LinkEvents
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_ports import DialerPort
@@ -35,27 +33,12 @@ from signedwire.transport.link_state import LinkState
 from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
-from signedwire.transport.unsettled import UnsettledBatches
-from signedwire.types import Credit, Did, Reason, Target, unix_time_us
+from signedwire.types import Credit, Did, Reason, Target
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Hello, Refusal
-from signedwire.wire.session import (
-    BatchFailed,
-    BatchReceived,
-    Closed,
-    CreditReceived,
-    Event,
-    HelloReceived,
-    ReceiptsReceived,
-    RefusalsReceived,
-    Session,
-    StallNoticed,
-)
+from signedwire.wire.session import Closed, Session
 
 __all__ = ["Link"]
-
-_MAX_SETTLING: Final = 1.0
-"""Seconds that the end of a session waits for batches that are being stored."""
 
 
 class Link:
@@ -94,7 +77,7 @@ class Link:
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
         self._input = LinkInput(self, state, channel, self._socket, runtime.shares, expected)
-        self._unsettled = UnsettledBatches()
+        self._events = LinkEvents(runtime, endpoint, state, self._output, on_batch)
 
     @property
     def overdue(self) -> float | None:
@@ -163,7 +146,7 @@ class Link:
         )
         peer.receiver.link_granted(self)
 
-    def _on_hello(self, peer: PeerSession, hello: Hello) -> None:
+    def on_hello(self, peer: PeerSession, hello: Hello) -> None:
         if not self._endpoint.hello_received(peer, self, hello):
             return
         if self._inbound is not None:
@@ -185,40 +168,7 @@ class Link:
     def take_events(self) -> None:
         state = self.state
         while state.session is not None and (event := state.session.next_event()) is not None:
-            self._handle(state.session, event)
-
-    def _handle(self, session: Session, event: Event) -> None:
-        peer = self.state.peer
-        assert peer is not None
-        match event:
-            case BatchReceived():
-                if self._dialer is not None:
-                    self._dialer.touch()
-                if self._runtime.is_open:  # or the sender keeps it, and sends it again
-                    self._unsettled.add()
-                    peer.receiver.receive(event, unix_time_us(), self)
-            case ReceiptsReceived(receipts):
-                self.state.has_progress |= self._endpoint.on_receipts(peer, receipts)
-                self._output.pump_soon()
-            case CreditReceived():
-                self._output.pump_soon()
-            case RefusalsReceived(refusals):
-                self.state.has_progress |= self._endpoint.on_refusals(peer, refusals)
-                self._output.pump_soon()
-            case HelloReceived(hello):
-                self._on_hello(peer, hello)
-            case BatchFailed():
-                # TLS has protected it, so the peer itself sent it: a second check of each
-                # message, for 45 µs, would show nothing else.
-                self._output.sign_receipts()
-                session.send_refusals(peer.receiver.failed(event))
-                session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
-            case StallNoticed(seconds):
-                text = "the event loop stood still for %.1f s; no link is closed for that"
-                self._runtime.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
-                self._runtime.emit(LoopStalled(seconds))
-            case Closed():
-                self._on_closed(event)
+            self._events.handle(self, state.session, event)
 
     def _on_timer(self, now: float) -> None:
         if self.state.session is not None:
@@ -255,26 +205,18 @@ class Link:
 
     def batch_settled(self) -> None:
         """All answers to one received batch were queued, or never will be."""
-        if (closed := self._unsettled.settle()) is not None:
-            self._end_session(closed)
+        if (closed := self._events.settle()) is not None:
+            self.end_session(closed)
 
     # -- the end ----------------------------------------------------------------------------
 
-    def _on_closed(self, closed: Closed) -> None:
-        if closed.reason is not None:
-            self._runtime.drop(closed.reason, self.state.did)
-        if self._unsettled.holds(closed):
-            self._output.is_held = True
-            self._loop.call_later(_MAX_SETTLING, self._end_session, closed)
-        else:
-            self._end_session(closed)
-
-    def _end_session(self, closed: Closed) -> None:
+    def end_session(self, closed: Closed) -> None:
         if self.state.is_over:
             return
         self._output.is_held = False
-        if self.state.peer is not None and self.state.peer.receiver.answers.link is self:
-            self.state.peer.receiver.answers.flush()
+        peer = self.state.peer
+        if peer is not None and peer.receiver.answers.link is self:
+            peer.receiver.answers.flush()
         self._output.sign_receipts()
         self._output.flush()
         self.end(link_errors.cause_of_close(closed), closed)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ssl
 from typing import Protocol
 
+from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, DidProofError
 from signedwire.types import Did
+from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import Closed
 
-__all__ = ["DialerPort", "InputPort"]
+__all__ = ["DialerPort", "EventPort", "InputPort"]
 
 
 class InputPort(Protocol):
@@ -33,6 +35,16 @@ class InputPort(Protocol):
 
     def abort(self, cause: Cause) -> None:
         """End the link and its connection at once."""
+
+
+class EventPort(LinkPort, Protocol):
+    """The link whose events a `LinkEvents` handles."""
+
+    def on_hello(self, peer: PeerSession, hello: Hello) -> None:
+        """Open the link: the HELLO of the peer has come."""
+
+    def end_session(self, closed: Closed) -> None:
+        """Write what is left, and end the link: its session has ended."""
 
 
 class DialerPort(Protocol):
