@@ -412,6 +412,11 @@ class FakeLink:
     # -- as the session sees it -----------------------------------------------------------
 
     @property
+    def state(self) -> FakeLink:
+        """The link is its own state."""
+        return self
+
+    @property
     def our_epoch(self) -> int:
         return self.our_hello.epoch
 

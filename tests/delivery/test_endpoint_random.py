@@ -307,7 +307,7 @@ class World:
         for session in self.desk.endpoint.peers.all():
             if session.has_receiver:
                 window = session.receiver._window
-                links = [one.granted_unused for one in window._links]
+                links = [one.state.granted_unused for one in window._links]
                 used = [sum(column) for column in zip(window._in_inbox, *links, strict=True)]
                 size = window._size
                 assert all(a <= b for a, b in zip(used, size, strict=True)), (used, size)

@@ -69,7 +69,7 @@ class TestWhichLinkStays:
                     desk.link(them, is_dialed=is_dialed)
                 link = desk.session(them).link
                 assert link is not None
-                kept.append(us if link.is_dialed else them)
+                kept.append(us if link.state.is_dialed else them)
             assert kept == [SMALLER, SMALLER]
 
     def test_what_was_in_flight_moves_to_the_new_one_in_order_and_for_nothing(self) -> None:

@@ -364,7 +364,7 @@ def count_writes(node: Node, peer: Node) -> list[int]:
     # On a busy machine, the test itself may have held the loop.
     delay = link._output.receipts._delay
     delay._prompt_until, delay._late = 0.0, 0
-    session = link._session
+    session = link.state.session
     assert session is not None
     data_to_send, sizes = session.data_to_send, []
 
@@ -434,7 +434,7 @@ async def test_an_application_that_holds_the_loop_holds_two_receipts_back_and_no
 
 
 def links_of(node: Node) -> list[Any]:
-    return [one for one in node._core.endpoint.links if isinstance(one, Link) and one.is_open]
+    return [one for one in node._core.endpoint.links if isinstance(one, Link) and one.state.is_open]
 
 
 @both_networks
@@ -452,8 +452,8 @@ async def test_both_dial_at_once_and_one_link_stays(network: str) -> None:
             assert await take(a, 300) == sent
             assert await take(b, 300) == sent
             await eventually(lambda a=a, b=b: len(links_of(a)) == len(links_of(b)) == 1)  # type: ignore[misc]
-            assert links_of(a)[0].is_dialed
-            assert not links_of(b)[0].is_dialed
+            assert links_of(a)[0].state.is_dialed
+            assert not links_of(b)[0].state.is_dialed
             await within(LIMIT, asyncio.gather(a.send(b.did, b"end"), b.send(a.did, b"end")))
             assert await take(a, 1) == await take(b, 1) == [b"end"]
             assert a.stats().messages_received == b.stats().messages_received == 301
@@ -913,14 +913,14 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         await within(LIMIT, alice.send(bob.did, b"x"))
         link = bob._core.endpoint.peers.session(alice.did).link
         assert isinstance(link, Link)
-        session = link._session
+        session = link.state.session
         assert session is not None
         session.put_data(Ping(1).encode() * 500, asyncio.get_running_loop().time())
         assert session.has_frames
         match how:
             case "lost":
                 link.lost(ConnectionResetError())
-                assert not link.is_over
+                assert not link.state.is_over
             case "eof":
                 link.ended()
             case "aborted":
@@ -928,7 +928,7 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         turns = 0
         while link._input.work(time.monotonic(), 0.0):
             turns += 1
-        assert link.is_over
+        assert link.state.is_over
         assert not link._input.work(time.monotonic(), 0.0)
         assert turns <= 501
         if how != "aborted":
@@ -952,7 +952,7 @@ async def test_a_connection_that_was_reset_while_it_was_not_read_ends() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
         await eventually(link._input.drop_if_reset)
-        assert link.is_over
+        assert link.state.is_over
         await eventually(lambda: not guests(bob))
 
 

@@ -1,4 +1,4 @@
-"""Each part of a link alone: handshake, input, output, unsettled batches, hang-up."""
+"""Each part of a link alone: handshake, input, output, events, hang-up."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from signedwire import FailureKind
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
+from signedwire.transport import link_events
 from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.lingering import Lingering
+from signedwire.transport.link_events import LinkEvents
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.link_state import LinkState
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.transport.unsettled import UnsettledBatches
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session import Closed, HelloReceived, Session
+from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
 from wirekit import ALICE, BOB, on_asyncio
 
 GONE: Final = Cause("the peer closed the connection", FailureKind.CLOSED)
@@ -82,7 +84,7 @@ class Shares:
 
 
 class Owner:
-    """BOB's link, as far as its input has to know one."""
+    """BOB's link, and its state, as far as its input has to know them."""
 
     def __init__(self, *, is_costly: bool = False, is_denying: bool = False) -> None:
         self.is_costly = is_costly
@@ -94,13 +96,12 @@ class Owner:
         self._is_denying = is_denying
         self.input: LinkInput
 
-    def begin(self, did: Did) -> Session | None:
+    def begin(self, did: Did) -> None:
         assert did == ALICE.did
         if self._is_denying:
             self.end(Cause("denied", FailureKind.DENIED))
-            return None
-        self.session = new_session(BOB, ALICE)
-        return self.session
+        else:
+            self.session = new_session(BOB, ALICE)
 
     def take_events(self) -> None:
         while self.session is not None and (event := self.session.next_event()) is not None:
@@ -115,6 +116,7 @@ class Owner:
 
     def end(self, cause: object) -> None:
         self.is_over = True
+        self.session = None
         self.causes.append(cause)
         self.input.clear()
 
@@ -130,7 +132,9 @@ class Wire:
         self.owner = Owner(**owner)
         self.socket = cast("Any", SimpleNamespace(is_reset=False, set_waiting=lambda _: None))
         self.shares = cast("Any", Shares())
-        self.input = LinkInput(self.owner, theirs, self.socket, self.shares, expected)
+        self.input = LinkInput(
+            self.owner, cast("Any", self.owner), theirs, self.socket, self.shares, expected
+        )
         self.owner.input = self.input
         self.session = new_session(ALICE, BOB)
 
@@ -356,12 +360,15 @@ class Output:
         self.socket = LinkSocket(Counters(), self.lingering, 1 << 16)
         self.socket.open(self.stream)
         loop = asyncio.get_running_loop()
+        self.state = LinkState(None, 0.0, loop.create_future())
+        self.state.session = session
+        self.state.peer = cast("Any", SimpleNamespace(sender=self.sender))
         self.answers = AnswerWatch(10, 10, lambda: None)
         channel: Any = Channel()
         self.batches = 0
-        self.output = LinkOutput(channel, self.socket, self.answers, self._on_batch, loop)
-        holder: Any = SimpleNamespace(sender=self.sender)
-        self.output.begin(session, holder)
+        self.output = LinkOutput(
+            self.state, channel, self.socket, self.answers, self._on_batch, loop
+        )
 
     def _on_batch(self) -> None:
         self.batches += 1
@@ -377,14 +384,14 @@ class TestLinkOutput:
         out = Output(1)
         out.output.pump()
         assert out.frames() == []
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert out.frames() == ["Envelopes"]
 
     @on_asyncio
     async def test_one_batch_in_each_turn_of_the_loop(self) -> None:
         out = Output(3)
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert len(out.sender.in_flight) == 1
         await asyncio.sleep(0)
@@ -398,7 +405,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_no_batch_while_the_socket_is_full(self) -> None:
         out = Output(2)
-        out.output.open()
+        out.state.note_open()
         out.stream.pending = 1
         out.output.pump()
         assert len(out.sender.in_flight) == 1
@@ -415,7 +422,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_no_batch_without_credit(self) -> None:
         out = Output(1, theirs=NO_CREDIT)
-        out.output.open()
+        out.state.note_open()
         out.output.pump()
         assert out.frames() == []
         assert out.batches == 0
@@ -423,7 +430,7 @@ class TestLinkOutput:
     @on_asyncio
     async def test_receipts_go_before_the_batch_in_one_write(self) -> None:
         out = Output(1)
-        out.output.open()
+        out.state.note_open()
         out.output.queue_receipts([bytes(32)], [])
         assert out.frames() == []
         out.output.pump()
@@ -448,9 +455,10 @@ class TestLinkOutput:
     @on_asyncio
     async def test_nothing_is_written_after_the_end(self) -> None:
         out = Output(1)
-        out.output.open()
+        out.state.note_open()
         out.output.queue_receipts([bytes(32)], [])
         out.output.pump_soon()
+        out.state.note_over(GONE, None, None)
         out.output.end()
         out.output.pump()
         out.output.answer(Credit(1, 1, 0, 0), [], [])
@@ -476,27 +484,63 @@ DONE: Final = Closed(frames.CLOSE_DONE, "done", True)
 LEFT: Final = Closed(frames.CLOSE_DONE, "done", False)
 
 
-class TestUnsettledBatches:
-    @pytest.mark.parametrize("closed", [FAULT, DONE, LEFT])
-    def test_no_delay_without_batches(self, closed: Closed) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        assert batches.settle() is None
-        assert not batches.holds(closed)
+class Events:
+    """A `LinkEvents` of a link with one peer, which has sent `batches` batches."""
 
+    def __init__(self, batches: int) -> None:
+        state = LinkState(None, 0.0, asyncio.get_running_loop().create_future())
+        receive = SimpleNamespace(receive=lambda *_: None)
+        state.peer = cast("Any", SimpleNamespace(receiver=receive, did=ALICE.did))
+        self.output = cast("Any", SimpleNamespace(is_held=False))
+        self.ends: list[Closed] = []
+        self.reasons: list[Reason] = []
+        runtime: Any = SimpleNamespace(
+            is_open=True, drop=lambda reason, _did: self.reasons.append(reason)
+        )
+        self.events = LinkEvents(runtime, cast("Any", None), state, self.output, None)
+        for _ in range(batches):
+            self.handle(BatchReceived([], bytes(32), [], bytes(64)))
+
+    def handle(self, event: BatchReceived | Closed) -> None:
+        link: Any = SimpleNamespace(end_session=self.ends.append)
+        self.events.handle(link, cast("Any", None), event)
+
+
+class TestEndOfASession:
     @pytest.mark.parametrize(("closed", "is_held"), [(FAULT, True), (DONE, False), (LEFT, False)])
-    def test_the_end_for_a_fault_is_delayed(self, closed: Closed, *, is_held: bool) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        assert batches.holds(closed) is is_held
+    @on_asyncio
+    async def test_the_end_for_a_fault_is_delayed(self, closed: Closed, *, is_held: bool) -> None:
+        link = Events(batches=1)
+        link.handle(closed)
+        assert link.output.is_held is is_held
+        assert link.ends == ([] if is_held else [closed])
+        assert link.reasons == ([] if closed.reason is None else [closed.reason])
 
-    def test_the_last_batch_ends_the_session(self) -> None:
-        batches = UnsettledBatches()
-        batches.add()
-        batches.add()
-        assert batches.holds(FAULT)
-        assert batches.settle() is None
-        assert batches.settle() is FAULT
+    @pytest.mark.parametrize("closed", [FAULT, DONE, LEFT])
+    @on_asyncio
+    async def test_no_delay_without_batches(self, closed: Closed) -> None:
+        link = Events(batches=1)
+        assert link.events.settle() is None
+        link.handle(closed)
+        assert link.ends == [closed]
+        assert not link.output.is_held
+
+    @on_asyncio
+    async def test_the_last_batch_ends_the_session(self) -> None:
+        link = Events(batches=2)
+        link.handle(FAULT)
+        assert link.events.settle() is None
+        assert link.events.settle() is FAULT
+
+    @on_asyncio
+    async def test_a_batch_that_is_not_stored_delays_the_end_for_a_moment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link_events, "_MAX_SETTLING", 0.01)
+        link = Events(batches=1)
+        link.handle(FAULT)
+        await asyncio.sleep(0.05)
+        assert link.ends == [FAULT]
 
 
 class TestHangUp:

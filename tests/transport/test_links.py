@@ -359,7 +359,7 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
         await eventually(lambda: bob.stats().inbound_connections == 0)
         with await RawPeer.dial(bob, CAROL, known_epoch=HUGE) as stranger:
             assert (await stranger.next(HelloReceived)).hello.epoch == HUGE + 1
-            await eventually(lambda: CAROL.did in [link.did for link in links_of(bob)])
+            await eventually(lambda: CAROL.did in [link.state.did for link in links_of(bob)])
         with await RawPeer.dial(bob, identity(9)) as other:
             assert (await other.next(HelloReceived)).hello.epoch == epoch
         await bob.send(alice.did, b"after")
@@ -871,7 +871,7 @@ async def test_the_host_with_most_links_loses_its_least_recently_used(
         closed = await peers["unused"].next(Closed)
         assert (closed.code, closed.is_by_peer) == (frames.CLOSE_TOO_MANY, True)
         await eventually(lambda: len(links_of(bob)) == 4)
-        left = {link.did for link in links_of(bob)}
+        left = {link.state.did for link in links_of(bob)}
         assert left == {peer.who.did for name, peer in peers.items() if name != "unused"}
         await eventually(lambda: bob.stats().inbound_connections == 4)
 

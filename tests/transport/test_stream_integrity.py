@@ -92,7 +92,7 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
     ) -> None:
         """Of all that Bob owes, one batch has no receipt."""
         nonlocal countdown
-        if link.did == ALICE.did and roots:
+        if link.state.did == ALICE.did and roots:
             countdown -= 1
             if not countdown:
                 left_out.extend(roots)

@@ -207,7 +207,7 @@ class Endpoint:
         # A dialed link without one answer was a failed attempt, which its dialer has counted
         # for all messages. Otherwise a message in flight may have broken the link, so the
         # attempt is counted for those alone.
-        is_fault = not ended.is_excused and (link.has_progress or not link.is_dialed)
+        is_fault = not ended.is_excused and (link.state.has_progress or not link.state.is_dialed)
         cause = cause.after("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
 

@@ -107,7 +107,7 @@ class PeerReceiver:
         for batch, link in unjudged or ():
             lane, count, size = _measure(batch)
             self._window.add_uncommitted(lane, -count, -size)
-            if not link.is_over:
+            if not link.state.is_over:
                 self.receive(batch, unix_time_us(), link)
         self.answers.flush_soon()  # the batches of links that have ended use no credit now
 

@@ -199,13 +199,13 @@ class PeerSession:
             return LinkVerdict.OURSELVES  # with another epoch, it is another process with our key
         old = self.link
         # If the peer has begun a newer epoch, it has lost the old link.
-        if old is not None and old.their_epoch == hello.epoch and self._keeps(old, link):
+        if old is not None and old.state.their_epoch == hello.epoch and self._keeps(old, link):
             return LinkVerdict.DUPLICATE
         if hello.known_epoch >= link_frames.MAX_EPOCH:
             return LinkVerdict.NO_EPOCH_LEFT
         if self._is_peer_ahead(hello):
             return LinkVerdict.PEER_IS_AHEAD
-        if link.our_epoch != self.sender.epoch:
+        if link.state.our_epoch != self.sender.epoch:
             return LinkVerdict.HELLO_IS_STALE
         return LinkVerdict.USE
 
@@ -215,9 +215,9 @@ class PeerSession:
         If both sides dialed, the link that the smaller DID dialed stays; else the newer one.
         """
         assert self._context.us is not None
-        if old.is_dialed == new.is_dialed:
+        if old.state.is_dialed == new.state.is_dialed:
             return False
-        return old.is_dialed == (self._context.us < self.did)
+        return old.state.is_dialed == (self._context.us < self.did)
 
     def _is_peer_ahead(self, hello: Hello) -> bool:
         """Whether the peer has received more from our key than this node has ever sent."""
@@ -248,7 +248,7 @@ class PeerSession:
         """Report that the peer is connected."""
         extra = fields("linked", peer=self.did, address=link.address)
         self._host.log.info("linked with %s (%s)", self.did, link.address, extra=extra)
-        self._host.emit(PeerConnected(self.did, link.address, link.is_dialed))
+        self._host.emit(PeerConnected(self.did, link.address, link.state.is_dialed))
 
     def _warn_of_old_copy(self, hello: Hello) -> None:
         if hello.known_epoch == self.sender.epoch and self._context.store.learn(
@@ -300,7 +300,7 @@ class PeerSession:
         is_excused = closed is not None and closed.is_orderly
         if was_used:
             self.link = None
-            is_excused = self.is_end_excused(closed, has_progress=link.has_progress)
+            is_excused = self.is_end_excused(closed, has_progress=link.state.has_progress)
         extra = fields("link ended", peer=self.did, address=link.address)
         text = "the link with %s (%s) ended: %s"
         self._host.log.info(text, self.did, link.address, cause, extra=extra)
@@ -382,7 +382,7 @@ class PeerSession:
             return None if instant is None else clock.to_unix(instant, now)
 
         if link is not None:
-            state, since = PeerState.CONNECTED, link.since
+            state, since = PeerState.CONNECTED, link.state.since
         elif route is not None:
             state, since = route.state, route.since
         else:
@@ -398,12 +398,12 @@ class PeerSession:
             last_error_kind=kind_of(last_error),
             last_error_at=unix(self.last_error_at if route is None else route.last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
-            round_trip=link.round_trip if link else route.round_trip if route else None,
+            round_trip=link.state.round_trip if link else route.round_trip if route else None,
             queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),
             stored=self._context.store.backlog(self.did),
             in_flight=0 if sender is None else sender.stream.in_flight,
             overdue=None if link is None else link.overdue,
-            send_window=None if link is None else link.send_window,
+            send_window=None if link is None else link.state.send_window,
             failed_attempts=0 if sender is None else sender.failures,
             dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,

@@ -36,6 +36,7 @@ __all__ = [
     "Host",
     "InboxStore",
     "LinkPort",
+    "LinkStatePort",
     "MessageQueue",
     "OutboxStore",
     "RoutePort",
@@ -106,8 +107,8 @@ class Host(Protocol):
         """Put an event into `Node.events()`."""
 
 
-class LinkPort(Protocol):
-    """A v2 link, for the session of its peer."""
+class LinkStatePort(Protocol):
+    """The state of a v2 link, for the session of its peer."""
 
     @property
     def is_dialed(self) -> bool:
@@ -130,10 +131,6 @@ class LinkPort(Protocol):
         """The epoch of the peer's HELLO; 0 before it came."""
 
     @property
-    def address(self) -> Target | None:
-        """The peer's address."""
-
-    @property
     def since(self) -> float:
         """Instant at which the link was opened, by the monotonic clock."""
 
@@ -148,6 +145,18 @@ class LinkPort(Protocol):
     @property
     def granted_unused(self) -> Credit:
         """The credit that the peer was granted on this link and has not used."""
+
+
+class LinkPort(Protocol):
+    """A v2 link, for the session of its peer."""
+
+    @property
+    def state(self) -> LinkStatePort:
+        """The state of the link."""
+
+    @property
+    def address(self) -> Target | None:
+        """The peer's address."""
 
     @property
     def overdue(self) -> float | None:

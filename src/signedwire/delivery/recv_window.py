@@ -67,7 +67,7 @@ class RecvWindow:
         for used in (
             self._in_inbox,
             self._uncommitted,
-            *[link.granted_unused for link in self._links],
+            *[link.state.granted_unused for link in self._links],
         ):
             messages -= used[0]
             size -= used[1]

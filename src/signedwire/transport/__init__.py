@@ -10,10 +10,11 @@
   peer delays no other. `retry_pauses`: the pauses between attempts. `slots`: the slots for
   outbound connections, and which dialer must give one up.
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
-  `link_state` has its state. `link_input` reads (`handshake` first), `link_output` writes
-  (`receipt_queue`, `receipt_delay`), both over `link_socket`. `answers` and `session_timer` are
-  its timers; `unsettled` delays its end until all received messages are stored. `lingering`: links
-  that were hung up. `link_ports`: the interfaces between the parts of a link and its owners.
+  `link_state` has its session and its state. `link_input` reads (`handshake` first), `link_output`
+  writes (`receipt_queue`, `receipt_delay`), both over `link_socket`. `link_events` handles what the
+  session reports, and delays the end until received messages are stored. `answers` and
+  `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
+  interfaces between the parts of a link and its owners.
   `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.

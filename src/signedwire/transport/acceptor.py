@@ -18,7 +18,7 @@ from signedwire.errors import TransportError
 from signedwire.transport.admission import Admission
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.guarded_stream import guarded
-from signedwire.transport.inbound import MADE_ROOM, InboundConnection, StreamHandler
+from signedwire.transport.inbound import MADE_ROOM, ConnectionHandler, InboundConnection
 from signedwire.transport.link import Link
 from signedwire.transport.network import Listener, NeedsDescriptors
 from signedwire.transport.protocol_detector import ProtocolDetector
@@ -46,7 +46,7 @@ class Acceptor:
         self,
         runtime: Runtime,
         endpoint: Endpoint,
-        new_v1: Callable[[InboundConnection], StreamHandler] | None,
+        new_v1: Callable[[InboundConnection], ConnectionHandler] | None,
     ) -> None:
         self._runtime = runtime
         self._endpoint = endpoint
@@ -130,8 +130,10 @@ class Acceptor:
         """Set how many connections are admitted. For use before the start."""
         self._admission.limit(limits.inbound, limits.unproven)
 
-    def handler_of(self, connection: InboundConnection, first_byte: int) -> StreamHandler | None:
-        """See `Admitter`."""
+    def handler_of(
+        self, connection: InboundConnection, first_byte: int
+    ) -> ConnectionHandler | None:
+        """See `AcceptorPort`."""
         if first_byte == TLS_FIRST_BYTE and self._runtime.speaks_v2:
             return Link(self._runtime, self._endpoint, inbound=connection)
         if first_byte == _V1_FIRST_BYTE and self._new_v1 is not None:
@@ -139,7 +141,7 @@ class Acceptor:
         return None
 
     def admit(self, connection: InboundConnection) -> bool:
-        """See `Admitter`. Another connection may have to go for the new one."""
+        """See `AcceptorPort`. Another connection may have to go for the new one."""
         if not self._runtime.is_open:
             return False
         hurried, closed = self._admission.admit(connection, connection.group)
@@ -161,7 +163,7 @@ class Acceptor:
         return True
 
     def may_answer(self, connection: InboundConnection) -> bool:
-        """See `Admitter`: over v2, the other side is sent that the node is full."""
+        """See `AcceptorPort`: over v2, the other side is sent that the node is full."""
         if not (self._runtime.is_open and self._runtime.speaks_v2):
             return False
         if len(self._unanswered) >= MAX_UNANSWERED:
@@ -173,21 +175,21 @@ class Acceptor:
         return True
 
     def prove(self, connection: InboundConnection) -> None:
-        """See `Owner`. Another connection may have to go."""
+        """See `AcceptorPort`. Another connection may have to go."""
         evicted = self._admission.prove(connection)
         if evicted is not None:
             evicted.refuse(Reason.CONNECTION_LIMIT, MADE_ROOM)
 
     def touch(self, connection: InboundConnection) -> None:
-        """See `Owner`."""
+        """See `AcceptorPort`."""
         self._admission.touch(connection)
 
     def note_ended(self, connection: InboundConnection) -> None:
-        """See `Owner`."""
+        """See `AcceptorPort`."""
         self._connections.discard(connection)
 
     def forget(self, connection: InboundConnection) -> None:
-        """See `Owner`."""
+        """See `AcceptorPort`."""
         self._admission.leave(connection)
         self._connections.discard(connection)
         self._unanswered.pop(connection, None)

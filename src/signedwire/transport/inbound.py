@@ -12,17 +12,17 @@ from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls_channel import FULL_ALERT, TLS_FIRST_BYTE
 from signedwire.types import Reason
 
-__all__ = ["MADE_ROOM", "ConnectionHandler", "InboundConnection", "Owner", "StreamHandler"]
+__all__ = ["MADE_ROOM", "AcceptorPort", "ConnectionHandler", "InboundConnection"]
 
 MADE_ROOM: Final = "made room for a newer connection"
 _LOOK_AGAIN: Final = 0.05
 """Seconds after which a connection that is out of time is looked at again before its end."""
 _LAST_MOMENT: Final = 1.0
-"""Seconds in which a connection that lost its place may still prove itself."""
+"""Seconds in which a connection that lost its slot may still prove itself."""
 
 
-class ConnectionHandler(Protocol):
-    """The reader of an accepted connection."""
+class ConnectionHandler(Receiver, Protocol):
+    """The reader of an accepted connection: `ProtocolDetector`, then that of its wire."""
 
     @property
     def is_working(self) -> bool:
@@ -35,12 +35,19 @@ class ConnectionHandler(Protocol):
         """Send the other side that the node is full, and close; `False`: nothing can be sent."""
 
 
-class StreamHandler(ConnectionHandler, Receiver, Protocol):
-    """A handler that is also the receiver of the stream."""
+class AcceptorPort(Protocol):
+    """The part of a node that admits connections and knows their wires: `Acceptor`."""
 
+    def admit(self, connection: InboundConnection) -> bool:
+        """Admit a new connection; `False`: the node is not open."""
 
-class Owner(Protocol):
-    """The part of a node that admits connections: `Acceptor`."""
+    def may_answer(self, connection: InboundConnection) -> bool:
+        """Whether a refused connection may stay until its first byte comes."""
+
+    def handler_of(
+        self, connection: InboundConnection, first_byte: int
+    ) -> ConnectionHandler | None:
+        """Return a handler for the wire of a connection; `None`: no wire has this byte."""
 
     def prove(self, connection: InboundConnection) -> None:
         """Note that the other side has proven itself."""
@@ -49,10 +56,10 @@ class Owner(Protocol):
         """Note that the connection brought bytes."""
 
     def note_ended(self, connection: InboundConnection) -> None:
-        """Note that the connection is closed, but keeps its place."""
+        """Note that the connection is closed, but keeps its slot."""
 
     def forget(self, connection: InboundConnection) -> None:
-        """Free the place of the connection."""
+        """Free the slot of the connection."""
 
 
 class InboundConnection:
@@ -60,14 +67,14 @@ class InboundConnection:
 
     Args:
         runtime: The surroundings of all parts of the node.
-        owner: Is told what becomes of the connection.
+        acceptor: The acceptor of the connection, which is called at each change.
         stream: The connection.
         handler: Its first reader.
     """
 
     __slots__ = (
+        "_acceptor",
         "_is_hurried",
-        "_owner",
         "_runtime",
         "_stream",
         "_timer",
@@ -82,12 +89,12 @@ class InboundConnection:
     def __init__(
         self,
         runtime: Runtime,
-        owner: Owner,
+        acceptor: AcceptorPort,
         stream: Stream,
         handler: ConnectionHandler,
     ) -> None:
         self._runtime = runtime
-        self._owner = owner
+        self._acceptor = acceptor
         self._stream = stream
         self.handler: ConnectionHandler | None = handler
         """The reader of the connection; `None`: the connection has ended."""
@@ -108,18 +115,18 @@ class InboundConnection:
         """Note the first acceptable envelope of the connection, or its HELLO."""
         self.is_proven = True
         self._cancel()
-        self._owner.prove(self)
+        self._acceptor.prove(self)
 
     def touch(self) -> None:
         """Note that the connection brought bytes."""
-        self._owner.touch(self)
+        self._acceptor.touch(self)
 
     def note_ended(self) -> None:
-        """Note that the connection is closed, but keeps its place: its messages are still held."""
-        self._owner.note_ended(self)
+        """Note that the connection is closed, but keeps its slot: its messages are still held."""
+        self._acceptor.note_ended(self)
 
     def hurry(self) -> None:
-        """Give the connection one more second: a newer one of its host has taken its place."""
+        """Give the connection one more second: a newer one of its host has taken its slot."""
         self._is_hurried = True
         now = asyncio.get_running_loop().time()
         if self._timer is None or self._timer.when() > now + _LAST_MOMENT:
@@ -169,7 +176,7 @@ class InboundConnection:
         """Note that the connection has ended."""
         self._cancel()
         self.handler = None
-        self._owner.forget(self)
+        self._acceptor.forget(self)
 
     def close(self) -> None:
         """Close the connection without an answer."""

@@ -67,18 +67,20 @@ class LinkDialer(Dialer):
         try:
             await self._reach(link)
             await self._opened(link)
-            if link.is_over:
+            if link.state.is_over:
                 # The link opened and ended at once, as a second link to the same peer does.
-                raise DialError(self.address, link.cause)
+                raise DialError(self.address, link.state.cause)
         except BaseException as error:
-            if not link.is_open:  # or the link is kept: it opened before the attempt was called off
+            if not link.state.is_open:  # or it is kept: it opened before the attempt was called off
                 self._link = None
                 link.abort()
             elif self._is_called_off and isinstance(error, asyncio.CancelledError):
                 self._is_kept = True
                 return
-            if not link.has_opened:  # or `on_link_over()` was called
-                self._is_blameless = self._peer.is_end_excused(link.closed, has_progress=False)
+            if not link.state.has_opened:  # or `on_link_over()` was called
+                self._is_blameless = self._peer.is_end_excused(
+                    link.state.closed, has_progress=False
+                )
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
                 self._peer.denies_us = True
@@ -97,7 +99,7 @@ class LinkDialer(Dialer):
         timeout = self._runtime.config.handshake_timeout
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.shield(link.outcome)
+                await asyncio.shield(link.state.outcome)
         except TimeoutError:
             cause, kind = f"no handshake within {timeout:g} s", FailureKind.NO_HANDSHAKE
             raise ConnectTimeout(self.address, cause, kind=kind) from None
@@ -149,7 +151,7 @@ class LinkDialer(Dialer):
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
         self._on_lost(cause)
-        if not is_excused and not link.has_progress:
+        if not is_excused and not link.state.has_progress:
             # No message got through, however long the link was open.
             self._peer.sender.note_attempt_failed(cause)
         # Even after a long time: or all peers of a node that restarts would return at once.
@@ -162,7 +164,7 @@ class LinkDialer(Dialer):
 
     @property
     def round_trip(self) -> float | None:
-        return None if self._link is None else self._link.round_trip
+        return None if self._link is None else self._link.state.round_trip
 
     @property
     def is_idle(self) -> bool:

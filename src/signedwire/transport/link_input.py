@@ -19,10 +19,10 @@ from signedwire.transport.handshake import Handshake
 from signedwire.transport.link_errors import CLOSED_HERE, RESET
 from signedwire.transport.link_ports import InputPort
 from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.link_state import LinkState
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did
-from signedwire.wire.session import Session
 
 __all__ = ["LinkInput"]
 
@@ -41,6 +41,7 @@ class LinkInput:
 
     Args:
         link: The link.
+        state: The state of the link, with its session.
         channel: Decrypts.
         socket: Is read unless input waits for a later turn.
         shares: Decides when input is processed.
@@ -55,15 +56,16 @@ class LinkInput:
         "_lost",
         "_overhead",
         "_queue",
-        "_session",
         "_shares",
         "_socket",
+        "_state",
         "turn_tag",
     )
 
     def __init__(
         self,
         link: InputPort,
+        state: LinkState,
         channel: TlsChannel,
         socket: LinkSocket,
         shares: LoopShares,
@@ -71,12 +73,12 @@ class LinkInput:
     ) -> None:
         self._link: InputPort | None = link
         """`None`: the link has ended. Without it the garbage collector alone could free a link."""
+        self._state = state
         self._channel = channel
         self._socket = socket
         self._shares = shares
         self._loop = asyncio.get_running_loop()
         self._handshake = Handshake(channel, expected)
-        self._session: Session | None = None
         self._queue: deque[bytes | memoryview] = deque()  # empty bytes: the end of the stream
         self._overhead = 0
         self._lost: Cause | None = None  # why the connection is gone, while input of it is left
@@ -85,7 +87,8 @@ class LinkInput:
     @property
     def has_more(self) -> bool:
         """Whether received bytes are not processed yet."""
-        return bool(self._queue) or (self._session is not None and self._session.has_frames)
+        session = self._state.session
+        return bool(self._queue) or (session is not None and session.has_frames)
 
     # -- the socket -------------------------------------------------------------------------
 
@@ -94,7 +97,7 @@ class LinkInput:
         if len(data) <= _COSTLY_STEP:
             self._queue.append(data)
         else:
-            size = _COSTLY_STEP if self._session is None or self.is_costly else _STEP
+            size = _COSTLY_STEP if self._state.session is None or self.is_costly else _STEP
             view = memoryview(data)
             self._queue.extend([view[at : at + size] for at in range(0, len(data), size)])
         self._shares.serve(self)
@@ -123,21 +126,20 @@ class LinkInput:
     def clear(self) -> None:
         """Process nothing more: the link has ended."""
         self._queue.clear()
-        self._session = None
         self._link = None
 
     # -- shares of a turn: see `shares.Worker` ----------------------------------------------
 
     @property
     def is_costly(self) -> bool:
-        return self._link is not None and self._link.is_costly
+        return self._link is not None and self._state.is_costly
 
     def work(self, now: float, until: float) -> bool:
         if (link := self._link) is None:
             return False
         loop_time, fine = self._loop.time, now
         try:
-            while not link.is_over and self._step(loop_time(), fine):
+            while not self._state.is_over and self._step(loop_time(), fine):
                 link.take_events()
                 if (fine := monotonic()) >= until:
                     break
@@ -147,13 +149,13 @@ class LinkInput:
         if self._lost is not None:
             if not self.has_more:
                 link.end(self._lost)
-            if link.is_over:
+            if self._state.is_over:
                 self._channel.release()
         return self.has_more
 
     def drop_if_reset(self) -> bool:
         link = self._link
-        if link is None or not link.is_costly or not self._socket.is_reset:
+        if link is None or not self._state.is_costly or not self._socket.is_reset:
             return False
         link.abort(RESET)
         return True
@@ -181,7 +183,7 @@ class LinkInput:
             DidProofError: The other side has not proven the DID that it must prove.
             ssl.SSLError: The other side broke TLS, or ended it.
         """
-        session = self._session
+        session = self._state.session
         if session is not None:
             if session.handle_frame(now, fine):
                 return True
@@ -196,14 +198,16 @@ class LinkInput:
         return True
 
     def _decrypt(self, data: bytes | memoryview, now: float) -> None:
-        session, channel = self._session, self._channel
+        session, channel = self._state.session, self._channel
         if session is not None:
             plain = channel.receive_data(data)
         else:
             did = self._handshake.receive_data(data)
-            if did is None or self._link is None or (session := self._link.begin(did)) is None:
+            if did is None or self._link is None:
                 return
-            self._session = session
+            self._link.begin(did)
+            if (session := self._state.session) is None:
+                return  # the DID is denied
             plain = channel.receive_data(b"")
         if surplus := self._surplus_records(len(data), len(plain)):
             session.count_idle(surplus, now)
@@ -214,7 +218,7 @@ class LinkInput:
 
     def _end(self, now: float) -> None:
         """Handle the frames that are left, then the end of the stream."""
-        if (session := self._session) is not None:
+        if (session := self._state.session) is not None:
             while session.handle_frame(now):
                 pass
             session.receive_eof(now)

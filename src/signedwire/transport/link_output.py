@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from signedwire.delivery.peer_session import PeerSession
 from signedwire.transport.answers import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
+from signedwire.transport.link_state import LinkState
 from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Refusal
-from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
 
@@ -27,6 +26,7 @@ class LinkOutput:
     """The sending side of a link.
 
     Args:
+        state: The state of the link, with its session.
         channel: Encrypts.
         socket: Writes ciphertext.
         answers: Watches for overdue answers to the batches.
@@ -37,52 +37,38 @@ class LinkOutput:
     __slots__ = (
         "_answers",
         "_channel",
-        "_is_open",
         "_loop",
         "_on_batch",
-        "_peer",
         "_pump_handle",
-        "_session",
         "_socket",
+        "_state",
         "is_held",
         "receipts",
     )
 
     def __init__(
         self,
+        state: LinkState,
         channel: TlsChannel,
         socket: LinkSocket,
         answers: AnswerWatch,
         on_batch: Callable[[], None] | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self._state = state
         self._channel = channel
         self._socket = socket
         self._answers = answers
         self._on_batch = on_batch
         self._loop = loop
-        self._session: Session | None = None
-        self._peer: PeerSession | None = None
-        self._is_open = False
         self._pump_handle: asyncio.Handle | None = None
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
         """Whether the frames of the session wait: the CLOSE among them is to be the last."""
 
-    def begin(self, session: Session, peer: PeerSession) -> None:
-        """Send the control frames of a session: the DID of the peer is proven."""
-        self._session = session
-        self._peer = peer
-
-    def open(self) -> None:
-        """Send batches of messages, too: the HELLO of the peer has come."""
-        self._is_open = True
-
     def end(self) -> None:
         """Send nothing more: the link has ended."""
-        self._session = None
-        self._is_open = False
         self._answers.end()
         self._socket.forget_unwritten()
         if self._pump_handle is not None:
@@ -93,9 +79,10 @@ class LinkOutput:
     def pump(self) -> None:
         """Write one batch of what waits for the peer, within its credit; later the next one."""
         self._pump_handle = None
-        session, peer = self._session, self._peer
-        if not self._is_open or not (room := self._socket.writable_bytes()):
+        state = self._state
+        if not state.is_open or not (room := self._socket.writable_bytes()):
             return
+        session, peer = state.session, state.peer
         assert session is not None
         assert peer is not None
         assert session.their_hello is not None
@@ -128,8 +115,9 @@ class LinkOutput:
         Args:
             is_used: Whether this link, and no newer one, carries the batches to the peer.
         """
-        if self._is_open and self._peer is not None:
-            self._answers.look(self._peer.sender.stream.oldest if is_used else None)
+        state = self._state
+        if state.is_open and state.peer is not None:
+            self._answers.look(state.peer.sender.stream.oldest if is_used else None)
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -145,7 +133,7 @@ class LinkOutput:
 
     def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
         """Send credit, and which messages the application has handled and refused."""
-        if (session := self._session) is None:
+        if (session := self._state.session) is None:
             return
         self.receipts.sign(session)
         if refused:
@@ -161,12 +149,12 @@ class LinkOutput:
 
     def sign_receipts(self) -> None:
         """Sign the receipts that wait. The next `flush()` writes them."""
-        if self._session is not None:
-            self.receipts.sign(self._session)
+        if (session := self._state.session) is not None:
+            self.receipts.sign(session)
 
     def _write_receipts(self) -> None:
-        if self._session is not None:
-            self.receipts.sign(self._session)
+        if (session := self._state.session) is not None:
+            self.receipts.sign(session)
             self.flush()
 
     # -- bytes ------------------------------------------------------------------------------
@@ -175,7 +163,7 @@ class LinkOutput:
         """Encrypt and write what the session and the TLS handshake have to send."""
         if not self._socket.is_connected:
             return
-        session = None if self.is_held else self._session
+        session = None if self.is_held else self._state.session
         if session is not None and (data := session.data_to_send()):
             self._channel.send(data)
         self._socket.write(self._channel.data_to_send())

@@ -5,26 +5,21 @@ from __future__ import annotations
 import ssl
 from typing import Protocol
 
+from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, DidProofError
 from signedwire.types import Did
-from signedwire.wire.session import Closed, Session
+from signedwire.wire.link_frames import Hello
+from signedwire.wire.session import Closed
 
-__all__ = ["DialerPort", "InboundPort", "InputPort"]
+__all__ = ["DialerPort", "EventPort", "InputPort"]
 
 
 class InputPort(Protocol):
     """The link whose input a `LinkInput` processes."""
 
-    is_over: bool
-    """Whether the link has ended, so that nothing more is to be processed."""
-
-    @property
-    def is_costly(self) -> bool:
-        """Whether the other side has lately cost more than it brought."""
-
-    def begin(self, did: Did) -> Session | None:
-        """Return the session with the DID that is proven; `None`: the link has ended."""
+    def begin(self, did: Did) -> None:
+        """Begin the session with the DID that is proven, or end the link."""
 
     def take_events(self) -> None:
         """Handle the events of the session."""
@@ -42,21 +37,14 @@ class InputPort(Protocol):
         """End the link and its connection at once."""
 
 
-class InboundPort(Protocol):
-    """The admission of an accepted connection."""
+class EventPort(LinkPort, Protocol):
+    """The link whose events a `LinkEvents` handles."""
 
-    host: str
-    since: float
-    """When the connection was accepted, by the monotonic clock."""
+    def on_hello(self, peer: PeerSession, hello: Hello) -> None:
+        """Open the link: the HELLO of the peer has come."""
 
-    def touch(self) -> None:
-        """Note that the connection brought bytes."""
-
-    def prove(self) -> None:
-        """Note that the HELLO of the peer has come."""
-
-    def leave(self) -> None:
-        """Note that the connection has ended."""
+    def end_session(self, closed: Closed) -> None:
+        """Write what is left, and end the link: its session has ended."""
 
 
 class DialerPort(Protocol):

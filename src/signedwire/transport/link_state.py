@@ -1,4 +1,4 @@
-"""The state of one v2 link, as `LinkPort` shows it."""
+"""The state of one v2 link: its session, its peer, and what has become of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LinkState"]
 
 
 class LinkState:
-    """The state of a link. `Link`, its subclass, alone changes it.
+    """The state of a link. `Link` alone changes it; all parts of the link read it.
 
     Args:
         expected: The DID that was dialed; `None`: the connection was accepted.
@@ -24,9 +24,12 @@ class LinkState:
     """
 
     def __init__(self, expected: Did | None, since: float, outcome: asyncio.Future[None]) -> None:
-        self._session: Session | None = None
-        self._peer: PeerSession | None = None
-        self._is_known = expected is not None
+        self.peer: PeerSession | None = None
+        """The other side; `None`: it has not proven its DID yet."""
+        self.session: Session | None = None
+        """The wire session; `None` before the other side has proven its DID, and after the end."""
+        self.is_known = expected is not None
+        """Whether the other side was dialed, or has an address in the routing table."""
         self.is_dialed = expected is not None
         """Whether this node dialed the link."""
         self.has_heard = False
@@ -53,45 +56,61 @@ class LinkState:
     @property
     def did(self) -> Did | None:
         """The DID that the other side has proven; `None`: none yet."""
-        return None if self._peer is None else self._peer.did
+        return None if self.peer is None else self.peer.did
 
     @property
     def is_costly(self) -> bool:
         """Whether the other side has lately cost more than it brought."""
-        if not (self._is_known or self.has_progress or self.has_delivered):
+        if not (self.is_known or self.has_progress or self.has_delivered):
             return True
-        return self._session is not None and self._session.is_costly
+        return self.session is not None and self.session.is_costly
+
+    # -- see `LinkStatePort` ------------------------------------------------------------------
 
     @property
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
-        return None if self._session is None else self._session.round_trip
+        return None if self.session is None else self.session.round_trip
 
     @property
     def our_epoch(self) -> int:
         """The epoch of our HELLO."""
-        assert self._session is not None
-        return self._session.our_epoch
+        assert self.session is not None
+        return self.session.our_epoch
 
     @property
     def their_epoch(self) -> int:
         """The epoch of the peer's HELLO; 0: it has not come yet."""
-        hello = None if self._session is None else self._session.their_hello
+        hello = None if self.session is None else self.session.their_hello
         return 0 if hello is None else hello.epoch
 
     @property
     def send_window(self) -> Credit | None:
-        """Credit that is left for messages to the peer; `None`: no DID is proven yet."""
-        return None if self._session is None else self._session.send_window()
+        """Credit that is left for messages to the peer; `None`: there is no session."""
+        return None if self.session is None else self.session.send_window()
 
     @property
     def granted_unused(self) -> Credit:
         """Credit that the peer has been granted and has not used."""
-        assert self._session is not None
-        return self._session.granted_unused
+        assert self.session is not None
+        return self.session.granted_unused
 
-    def _note_over(self, cause: Cause, closed: Closed | None, address: Target | None) -> None:
+    # -- changes ------------------------------------------------------------------------------
+
+    def note_open(self) -> float:
+        """Note that the HELLO of the peer has come; return the seconds since the dial."""
+        now = monotonic()
+        took, self.since = now - self.since, now
+        self.is_open = self.has_opened = True
+        if not self.outcome.done():
+            self.outcome.set_result(None)
+        return took
+
+    def note_over(self, cause: Cause, closed: Closed | None, address: Target | None) -> None:
+        """Note that the link has ended. Fail the outcome if the link was never open."""
         self.is_over = True
+        self.is_open = False
+        self.session = None
         self.cause = cause
         self.closed = closed
         if self.outcome.done():
@@ -104,12 +123,3 @@ class LinkState:
         )
         self.outcome.set_exception(error)
         self.outcome.exception()  # retrieved: asyncio logs nothing if no task waits for it
-
-    def _note_open(self) -> float:
-        """Note that the HELLO of the peer has come; return the seconds since the dial."""
-        now = monotonic()
-        took, self.since = now - self.since, now
-        self.is_open = self.has_opened = True
-        if not self.outcome.done():
-            self.outcome.set_result(None)
-        return took

@@ -10,27 +10,12 @@ node is full.
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from signedwire.transport.inbound import InboundConnection, Owner, StreamHandler
+from signedwire.transport.inbound import AcceptorPort, InboundConnection
 from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.types import Reason
 
-__all__ = ["Admitter", "ProtocolDetector"]
-
-
-class Admitter(Owner, Protocol):
-    """The part of a node that admits connections and knows their wires: `Acceptor`."""
-
-    def admit(self, connection: InboundConnection) -> bool:
-        """Admit a new connection; `False`: the node is not open."""
-
-    def may_answer(self, connection: InboundConnection) -> bool:
-        """Whether a refused connection may stay until its first byte comes."""
-
-    def handler_of(self, connection: InboundConnection, first_byte: int) -> StreamHandler | None:
-        """Return a handler for the wire of a connection; `None`: no wire has this byte."""
+__all__ = ["ProtocolDetector"]
 
 
 class ProtocolDetector:
@@ -38,23 +23,23 @@ class ProtocolDetector:
 
     Args:
         runtime: The surroundings of all parts of the node.
-        admitter: Decides about the connection.
+        acceptor: Decides about the connection.
     """
 
     is_working = False
 
-    def __init__(self, runtime: Runtime, admitter: Admitter) -> None:
+    def __init__(self, runtime: Runtime, acceptor: AcceptorPort) -> None:
         self._runtime = runtime
-        self._admitter = admitter
+        self._acceptor = acceptor
         self._stream: Stream | None = None
         self._connection: InboundConnection | None = None
 
     def connected(self, stream: Stream) -> None:
         """See `Receiver`."""
         self._stream = stream
-        connection = InboundConnection(self._runtime, self._admitter, stream, self)
+        connection = InboundConnection(self._runtime, self._acceptor, stream, self)
         self._connection = connection
-        if not self._admitter.admit(connection):
+        if not self._acceptor.admit(connection):
             connection.close()  # not counted: the fault is not of the other side
 
     def received(self, data: bytes) -> None:
@@ -65,7 +50,7 @@ class ProtocolDetector:
         if connection.is_refused:
             connection.answer_full(data[0])
             return
-        handler = self._admitter.handler_of(connection, data[0])
+        handler = self._acceptor.handler_of(connection, data[0])
         if handler is None:
             connection.refuse(Reason.WRONG_PROTOCOL, f"the first byte is {data[0]:#04x}")
             return
@@ -80,7 +65,7 @@ class ProtocolDetector:
     def turn_away(self, reason: str) -> bool:
         """Wait for the first byte, which tells whether to answer, if there is room to wait."""
         connection = self._connection
-        if connection is None or not self._admitter.may_answer(connection):
+        if connection is None or not self._acceptor.may_answer(connection):
             return False
         connection.await_first_byte()
         return True

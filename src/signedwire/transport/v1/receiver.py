@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, Protocol
+from typing import Final
 
+from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.uncancelled import wait_uncancelled
@@ -24,7 +25,7 @@ from signedwire.types import Reason
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
 from signedwire.wire.frames import FrameDecoder
 
-__all__ = ["AcceptedConnection", "V1Receiver"]
+__all__ = ["V1Receiver"]
 
 _MAX_INLINE: Final = 2
 """Messages that are checked in the loop. A thread costs about as much as two verifications."""
@@ -36,24 +37,6 @@ _MAX_UNACCEPTABLE: Final = 1000
 _MAX_PENDING_BYTES: Final = 256 * 1024
 
 
-class AcceptedConnection(Protocol):
-    """The admission of an accepted connection. See `InboundConnection`."""
-
-    host: str
-    is_proven: bool
-    is_refused: bool
-
-    def prove(self) -> None: ...
-
-    def touch(self) -> None: ...
-
-    def note_ended(self) -> None: ...
-
-    def leave(self) -> None: ...
-
-    def refuse(self, reason: Reason, fact: str) -> None: ...
-
-
 class V1Receiver:
     """One accepted v1 connection. It only reads.
 
@@ -63,7 +46,7 @@ class V1Receiver:
         connection: The admission of this connection.
     """
 
-    def __init__(self, runtime: Runtime, intake: V1Intake, connection: AcceptedConnection) -> None:
+    def __init__(self, runtime: Runtime, intake: V1Intake, connection: InboundConnection) -> None:
         self._runtime = runtime
         self._intake = intake
         self._connection = connection
@@ -136,7 +119,7 @@ class V1Receiver:
             self._call_off(self._worker)
         else:
             self._connection.note_ended()
-        # The connection keeps its place while its messages are held. Otherwise a stranger that
+        # The connection keeps its slot while its messages are held. Otherwise a stranger that
         # connects, writes and hangs up again and again could make the node hold ever more.
 
     def discard(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.transport.dialer import DialerParts
+from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
-from signedwire.transport.v1.receiver import AcceptedConnection, V1Receiver
+from signedwire.transport.v1.receiver import V1Receiver
 from signedwire.transport.v1.sender import V1Sender
 from signedwire.types import Target
 
@@ -29,7 +30,7 @@ class V1Wire:
         """Return a dialer for the peers at an address."""
         return V1Sender(parts, address)
 
-    def new_receiver(self, connection: AcceptedConnection) -> V1Receiver:
+    def new_receiver(self, connection: InboundConnection) -> V1Receiver:
         """Return the handler of an accepted connection."""
         return V1Receiver(self._runtime, self.intake, connection)
 
