@@ -145,7 +145,7 @@ class Link(LinkState):
         peer = self._peer = endpoint.peers.session(did)
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
-            was_logged = self._inbound is not None and endpoint.denial_log.is_logged(did)
+            was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
             self._fail(Reason.DENIED, cause, is_logged=not was_logged)
             return None
         endpoint.proven(did)

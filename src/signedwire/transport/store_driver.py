@@ -243,8 +243,8 @@ class StoreDriver(SendProgress):
     def _on_aged(self, names: list[RowName]) -> None:
         self.removed_rows.end(names, Reason.AGED_OUT, self.store.unmet.age_detail)
 
-    def is_held(self) -> bool:
-        """Whether nothing may be sent now; see `Store.look_at_clock()`."""
+    def look_at_clock(self) -> bool:
+        """See `Store.look_at_clock()`."""
         return self.store.look_at_clock()
 
     def on_clock_step(self) -> None:
