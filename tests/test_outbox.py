@@ -16,6 +16,7 @@ import pytest
 
 from linkkit import ALICE, BOB, EVE, body
 from signedwire import (
+    BackpressureError,
     ClosedError,
     DeliveryFailedError,
     DeliveryState,
@@ -505,6 +506,21 @@ class TestFailures:
             break_disk(node)
             with pytest.raises(StoreFailedError):
                 await node.send_many(BOB.did, [b"1", b"2"])
+
+    @on_asyncio
+    async def test_too_many_that_wait_for_a_commit_are_counted(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("signedwire.transport.store_driver._MAX_UNCOMMITTED", 2)
+        async with away(path) as node:
+            for _ in range(2):
+                node.send_nowait(BOB.did, b"x")
+            with pytest.raises(BackpressureError, match="2 messages wait for the disk"):
+                node.send_nowait(BOB.did, b"x")
+            await node.send_many(BOB.did, [b"1", b"2", b"3"])  # waits, so it is not counted
+            stats = node.stats()
+            assert (stats.backpressure_events, stats.dropped) == (1, {Reason.QUEUE_FULL: 1})
+            assert dict(node.peers()[BOB.did].dropped) == {Reason.QUEUE_FULL: 1}
 
     @on_asyncio
     async def test_a_full_store_is_told_and_not_waited_for(self, path: Path) -> None:

@@ -190,7 +190,8 @@ METRICS: Final[tuple[Metric, ...]] = (
         "backpressure_events",
         _COUNTER,
         "messages",
-        "Messages refused at once because the queue to their peer was full.",
+        "Messages refused at once because the queue to their peer or the store was full, or too "
+        "many messages waited for a commit.",
     ),
     Metric(
         "rewritten",

@@ -59,7 +59,8 @@ class TransportStats:
     send_failures: int = 0
     """Messages of this node that failed. `dropped` has the reasons."""
     backpressure_events: int = 0
-    """Messages refused at once because the queue to their peer was full."""
+    """Messages refused at once because the queue to their peer or the store was full, or too many
+    messages waited for a commit."""
     rewritten: int = 0
     """Messages queued again because their connection broke before the peer's host had acknowledged
     them."""

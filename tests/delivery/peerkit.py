@@ -300,7 +300,7 @@ class FakeStore(NullStore):
     def epoch(self, did: Did) -> int | None:
         return self.epochs.get(did)
 
-    def is_held(self) -> bool:
+    def look_at_clock(self) -> bool:
         return self.is_held_now
 
     def written(self, did: Did, messages: list[OutgoingMessage]) -> None:

@@ -453,17 +453,17 @@ class TestDenialLogLimiter:
         steps = [(0, False), (59, True), (1, False), (1, True)]
         for seconds, is_logged in steps:
             clock.move(seconds)
-            assert log.is_logged(BOB.did) == is_logged
-        assert not log.is_logged(EVE.did)
+            assert log.note_attempt(BOB.did) == is_logged
+        assert not log.note_attempt(EVE.did)
 
     def test_ever_new_keys(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(denials_module, "_MAX_LOGGED", 3)
         log = DenialLogLimiter()
         keys = [Identity.from_seed(n.to_bytes(32, "big")).did for n in range(1, 9)]
-        assert [log.is_logged(key) for key in keys[:5]] == [False, False, False, True, True]
+        assert [log.note_attempt(key) for key in keys[:5]] == [False, False, False, True, True]
         assert len(log._logged) == 3
         clock.move(61)
-        assert not log.is_logged(keys[6])
+        assert not log.note_attempt(keys[6])
 
 
 def wire_of(session: PeerSession) -> str | None:

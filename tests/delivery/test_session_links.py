@@ -326,7 +326,7 @@ class TestExcusedEnds:
     ) -> None:
         session = Desk().session()
         verdicts = [
-            session.is_end_excused(closed(code, is_by_peer=is_by_peer), has_progress=False)
+            session.count_end(closed(code, is_by_peer=is_by_peer), has_progress=False)
             for _ in range(ends)
         ]
         assert verdicts[:-1] == [True] * (ends - 1)
@@ -338,7 +338,7 @@ class TestExcusedEnds:
         desk.route()
         session = desk.session()
         for _ in range(3):
-            session.is_end_excused(orderly(), has_progress=False)
+            session.count_end(orderly(), has_progress=False)
         link = desk.link()
         message = desk.post()
         if how == "receipt":
@@ -346,10 +346,10 @@ class TestExcusedEnds:
         elif how == "refusal":
             assert link.refuse(message)
         else:
-            assert session.is_end_excused(orderly(), has_progress=True)
+            assert session.count_end(orderly(), has_progress=True)
         for _ in range(3):
-            assert session.is_end_excused(orderly(), has_progress=False)
-        assert not session.is_end_excused(orderly(), has_progress=False)
+            assert session.count_end(orderly(), has_progress=False)
+        assert not session.count_end(orderly(), has_progress=False)
 
     @pytest.mark.parametrize(
         ("how", "denies_us"),

@@ -734,7 +734,7 @@ async def test_attempts_name_the_did_and_fill_no_log(caplog: pytest.LogCaptureFi
         assert str(ALICE.did) in lines[0]
         # Nor do ever new keys of one stranger.
         logged = [
-            not bob._core.endpoint.denial_log.is_logged(identity(n).did) for n in range(3, 203)
+            not bob._core.endpoint.denial_log.note_attempt(identity(n).did) for n in range(3, 203)
         ]
         assert sum(logged) == _MAX_LOGGED - 1
 

@@ -69,8 +69,8 @@ class DenialLogLimiter:
     def __init__(self) -> None:
         self._logged: OrderedDict[Did, float] = OrderedDict()
 
-    def is_logged(self, did: Did) -> bool:
-        """Whether an attempt of this DID need not be logged. If it must, it counts as logged."""
+    def note_attempt(self, did: Did) -> bool:
+        """Note an attempt of this DID; return whether its log line must be left out."""
         now = monotonic()
         last = self._logged.get(did)
         if last is not None and now - last < _LOG_AGAIN:

@@ -75,7 +75,7 @@ class NullStore:
     def epoch(self, did: Did) -> int | None:
         return None
 
-    def is_held(self) -> bool:
+    def look_at_clock(self) -> bool:
         return False
 
     def written(self, did: Did, messages: list[OutgoingMessage]) -> None:

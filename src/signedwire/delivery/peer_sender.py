@@ -134,21 +134,21 @@ class PeerSender:
             writable: Number of bytes that the socket takes now.
         """
         stream = self.stream
-        if not self.lanes or self._context.store.is_held():
+        if not self.lanes or self._context.store.look_at_clock():
             return []
         if self._context.access.denies(self.did):
             return []  # the endpoint ends the queue in the next turn of the loop
         if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
             return []  # the link calls again at the next receipt
 
-        def is_dead(message: OutgoingMessage) -> bool:
+        def end_if_dead(message: OutgoingMessage) -> bool:
             if not self.is_dead(message, largest):
                 return False
             cause = f"{message.payload_size} bytes are over the peer's limit of {largest}"
             self.end_soon(message, largest, cause)
             return True
 
-        return stream.next_batch(self.lanes, send_window, is_dead, largest, writable)
+        return stream.next_batch(self.lanes, send_window, end_if_dead, largest, writable)
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""

@@ -300,7 +300,7 @@ class PeerSession:
         is_excused = closed is not None and closed.is_orderly
         if was_used:
             self.link = None
-            is_excused = self.is_end_excused(closed, has_progress=link.state.has_progress)
+            is_excused = self.count_end(closed, has_progress=link.state.has_progress)
         extra = fields("link ended", peer=self.did, address=link.address)
         text = "the link with %s (%s) ended: %s"
         self._host.log.info(text, self.did, link.address, cause, extra=extra)
@@ -310,7 +310,7 @@ class PeerSession:
             self.last_error, self.last_error_at = cause, self.since
         return EndedLink(was_used, is_excused)
 
-    def is_end_excused(self, closed: Closed | None, *, has_progress: bool) -> bool:
+    def count_end(self, closed: Closed | None, *, has_progress: bool) -> bool:
         """Count the end of a link, once; return whether it costs no attempt.
 
         Orderly ends are excused, but no more than three in a row without one answer.

@@ -285,8 +285,8 @@ class OutboxStore(Protocol):
     def epoch(self, did: Did) -> int | None:
         """Return the epoch of a new stream to a peer; `None`: the process's. Any thread."""
 
-    def is_held(self) -> bool:
-        """Whether nothing may be sent now, because the store is moving deadlines."""
+    def look_at_clock(self) -> bool:
+        """Move deadlines if the wall clock was set; return whether to send nothing until then."""
 
     def written(self, did: Did, messages: list[OutgoingMessage]) -> None:
         """Note that a link has taken these messages."""

@@ -189,7 +189,7 @@ class SendStream:
         self,
         lanes: Lanes[OutgoingMessage],
         send_window: Credit,
-        is_dead: Callable[[OutgoingMessage], bool],
+        end_if_dead: Callable[[OutgoingMessage], bool],
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
     ) -> list[OutgoingMessage]:
@@ -201,14 +201,14 @@ class SendStream:
         Args:
             lanes: The queue of the peer.
             send_window: The credit that is left.
-            is_dead: Tells whether a message must not be sent. The message is then removed, and
-                the caller ends it. Called once per batch of equal `terms` with a deadline, and
-                for any message that is final or has a larger payload than `largest`. It must
-                change neither the lanes nor the stream.
+            end_if_dead: Returns whether a message must not be sent, and has it ended later. The
+                message is then removed here. Called once per batch of equal `terms` with a
+                deadline, and for any message that is final or has a larger payload than
+                `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
         """
-        take = partial(self._take, lanes, is_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
+        take = partial(self._take, lanes, end_if_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
         return take(
             send_window.critical_messages, send_window.critical_bytes, is_critical=True
         ) or take(send_window.messages, send_window.bytes, is_critical=False)
@@ -216,7 +216,7 @@ class SendStream:
     def _take(
         self,
         lanes: Lanes[OutgoingMessage],
-        is_dead: Callable[[OutgoingMessage], bool],
+        end_if_dead: Callable[[OutgoingMessage], bool],
         largest: int,
         max_bytes: int,
         credit_messages: int,
@@ -241,7 +241,7 @@ class SendStream:
             if message.terms is not terms or length > largest or message.is_final:
                 # Messages with the same terms have the same deadline: one check suffices.
                 expires = message.terms.expires_at is not None
-                if (expires or length > largest or message.is_final) and is_dead(message):
+                if (expires or length > largest or message.is_final) and end_if_dead(message):
                     lane.popleft()
                     continue
                 terms, common = message.terms, b""

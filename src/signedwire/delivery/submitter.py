@@ -97,7 +97,7 @@ class Submitter:
         first = messages[0]
         if self._context.store.is_durable:
             sender = self._check(first.recipient, first.payload_size).sender
-            return self._context.store.put(sender, messages)
+            return self._context.store.put(sender, messages, is_patient=True)
         self.submit(first, first.payload_size, is_patient=True)
         return 1 + self._put_many(messages[1:])
 

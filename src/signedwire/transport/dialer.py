@@ -175,11 +175,14 @@ class Dialer(ABC):
         if self._connecting is None and self.state is not PeerState.CLOSED:
             self._connecting = asyncio.create_task(self._connect())
 
-    def _is_wanted(self) -> bool:
-        """Whether messages wait for a connection."""
+    def _reroute(self) -> None:
+        """Dial the new addresses of peers, and forget peers for whom no message waits."""
         self._endpoint.reroute(self._ready)
         while self._ready and not self._ready[0].sender.lanes:
             self._ready.popleft()
+
+    def _is_wanted(self) -> bool:
+        """Whether messages wait for a connection. `_reroute()` comes before."""
         return bool(self._ready)
 
     async def _connect(self) -> None:
@@ -187,7 +190,10 @@ class Dialer(ABC):
         try:
             if self._pauses.left <= 0:
                 self._pauses.reset()
-            while self._is_wanted():
+            while True:
+                self._reroute()
+                if not self._is_wanted():
+                    break
                 if (pause := self._pauses.left) > 0:
                     self.retry_at = monotonic() + pause
                     self.set_state(PeerState.BACKING_OFF)

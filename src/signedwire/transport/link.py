@@ -130,7 +130,7 @@ class Link:
         peer = state.peer = endpoint.peers.session(did)
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
-            was_logged = self._inbound is not None and endpoint.denial_log.is_logged(did)
+            was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
             self._fail(Reason.DENIED, cause, is_logged=not was_logged)
             return
         endpoint.proven(did)

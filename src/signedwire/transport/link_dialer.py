@@ -48,8 +48,10 @@ class LinkDialer(Dialer):
         elif self._peer.sender.lanes:
             self.connect()
 
-    def _is_wanted(self) -> bool:
+    def _reroute(self) -> None:
         self._endpoint.reroute((self._peer,))
+
+    def _is_wanted(self) -> bool:
         if (
             self._peer.link is not None
             or self._peer.sender.route is not self
@@ -78,9 +80,7 @@ class LinkDialer(Dialer):
                 self._is_kept = True
                 return
             if not link.state.has_opened:  # or `on_link_over()` was called
-                self._is_blameless = self._peer.is_end_excused(
-                    link.state.closed, has_progress=False
-                )
+                self._is_blameless = self._peer.count_end(link.state.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
                 self._peer.denies_us = True

@@ -130,7 +130,8 @@ class StoreDriver(SendProgress):
         Args:
             queue: The queue to their peer.
             messages: The messages; a copy of the list is kept.
-            is_patient: Ignored. Messages that the full store refuses are always counted.
+            is_patient: Whether the caller retries. If so, it is not counted that too many messages
+                wait for a commit. Messages that the full store refuses are always counted.
             replaces: Ids of dead letters, which are removed in the same commit.
 
         Returns:
@@ -141,6 +142,8 @@ class StoreDriver(SendProgress):
             StoreFullError, StoreFailedError: nothing was stored.
         """
         if self._window.is_full:
+            if not is_patient:
+                self._runtime.drop_refused(queue.did, queue.dropped, len(messages))
             raise BackpressureError(
                 queue.did,
                 Reason.QUEUE_FULL,
@@ -243,8 +246,8 @@ class StoreDriver(SendProgress):
     def _on_aged(self, names: list[RowName]) -> None:
         self.removed_rows.end(names, Reason.AGED_OUT, self.store.unmet.age_detail)
 
-    def is_held(self) -> bool:
-        """Whether nothing may be sent now; see `Store.look_at_clock()`."""
+    def look_at_clock(self) -> bool:
+        """See `Store.look_at_clock()`."""
         return self.store.look_at_clock()
 
     def on_clock_step(self) -> None:
