@@ -254,7 +254,7 @@ class BackpressureError(DeliveryError):
 
 
 class FailedReceipt(ReceiptView, Protocol):
-    """The receipt of one message that was given up."""
+    """The receipt of one message that was given up; always a `signedwire.Receipt`."""
 
     @property
     def recipient(self) -> Did:

@@ -202,7 +202,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         lists = (self._configured.allowed, self._allowed)
         return any(allowed is not None and key in allowed for allowed in lists)
 
-    def open(self, store: Store | None) -> None:
+    def _open(self, store: Store | None) -> None:
         """Apply the changes that the store has kept. At the start, after the file was read."""
         with self._lock:
             self._is_open = True

@@ -58,7 +58,7 @@ from signedwire.wire.header import (
     version_of,
 )
 
-__all__ = ["ENVELOPE_OVERHEAD", "SIGNATURE_SIZE", "SignedEnvelope"]
+__all__ = ["ENVELOPE_OVERHEAD", "MerklePath", "SIGNATURE_SIZE", "SignedEnvelope"]
 
 SIGNATURE_SIZE: Final = 64
 ENVELOPE_OVERHEAD: Final = V1_HEADER_SIZE + SIGNATURE_SIZE
