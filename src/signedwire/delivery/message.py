@@ -34,6 +34,7 @@ from signedwire.wire.header import (
     encode_v2_common,
     epoch_of,
     expiry_of,
+    message_number_of,
     sequence_of,
     timestamp_of,
 )
@@ -219,6 +220,15 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
+    def message_number(self) -> int:
+        """The sender's number of the message, which its receipt has too; shown as `#N`.
+
+        Nodes of this package count the messages of one process, from 1. Other software may
+        write any number.
+        """
+        return message_number_of(self._body)
+
+    @property
     def sequence_number(self) -> int:
         """The sender's count of its messages in this lane (v1: of all), from 1."""
         return sequence_of(self._body)
@@ -246,7 +256,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     def __repr__(self) -> str:
         name = self.sender.short if self._is_proven else "unproven sender"
-        return f"<Message #{self.sequence_number} from {name} {len(self.payload)} bytes>"
+        return f"<Message #{self.message_number} from {name} {len(self.payload)} bytes>"
 
 
 class SendOptions:
