@@ -242,7 +242,7 @@ class UnknownPeerError(DeliveryError, LookupError):
 
 
 class NotAllowedError(DeliveryError):
-    """The configuration forbids messages to this peer; the message was not queued."""
+    """The access rules or `v1_peers` forbid messages to this peer; the message was not queued."""
 
 
 class PayloadTooLargeError(DeliveryError, ValueError):

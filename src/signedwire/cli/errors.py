@@ -139,7 +139,8 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
 )
 
 _HOW_TO_UNDENY: Final = (
-    "To send to it, change `deny`, `allow` or the access file; `signedwire config show` has them"
+    "To send to it, change `deny`, `allow` or the access file; `signedwire config show` has them. "
+    "A program that has denied it at run time must call node.access.undeny()"
 )
 _TOO_LARGE: Final = (
     "Split it, or ask the peer's owner to raise max_payload_size. If a store is in use, the "

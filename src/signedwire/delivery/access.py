@@ -180,7 +180,11 @@ class AccessList(Bound, instead="it is a part of its node"):
         return Reason.DENIED if self.denies(header.sender) else None
 
     def denies(self, did: Did) -> bool:
-        """Whether a `Did` is denied. Cheap while nobody can be denied."""
+        """Whether this DID is denied: `is_denied()` without a check of the argument.
+
+        Args:
+            did: A `Did`, not its text.
+        """
         return self.has_rules and self.is_key_denied(bytes(did))
 
     def is_key_denied(self, key: bytes) -> bool:

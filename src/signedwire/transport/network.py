@@ -144,7 +144,10 @@ class Stream(Protocol):
         return False
 
     def round_trip(self) -> float | None:
-        """Return the round-trip time in seconds, if known. Only v1 uses it: v2 has PING."""
+        """Return the round-trip time in seconds; `None`: the network does not measure it.
+
+        Only v1 and `Node.probe()` use it. A v2 link measures with PING.
+        """
         return None
 
 
@@ -163,7 +166,11 @@ class Listener(Protocol):
 
 
 class Network(Protocol):
-    """Makes streams: any object with these two methods. See the text of this module.
+    """Makes streams, which carry bytes in order and without loss; any object with these methods.
+
+    It need not encrypt, nor know who is at the other end: TLS and the DID proof happen above it.
+    All calls are made in the event loop of the node, and none may block. One network may serve
+    several nodes.
 
     A network may also have an attribute `uses_descriptors`. If it is true, the limits of
     connections are lowered at the start to the descriptors that the process may open. A network
