@@ -61,7 +61,11 @@ class Receiver(Protocol):
         """Take a stream that is open."""
 
     def received(self, data: bytes, /) -> None:
-        """Process received bytes, at least one. Not called while reading is paused."""
+        """Process received bytes, at least one.
+
+        Not called while reading is paused, except when the stream broke: then up to 256 KiB may
+        come just before `lost`.
+        """
 
     def ended(self) -> None:
         """The other side sends no more. Called at most once; writing goes on until `close()`."""
