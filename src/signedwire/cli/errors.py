@@ -41,6 +41,7 @@ __all__ = [
     "About",
     "BadFile",
     "BadInput",
+    "HOW_TO_NAME_PEER",
     "NotDone",
     "about_of",
     "code_of",
@@ -128,10 +129,16 @@ _CODES_OF_REASONS: Final = {
     Reason.STORE_FAILED: ExitCode.STORE,
 }
 
+HOW_TO_NAME_PEER: Final = (
+    "Write DID@host:port or DID@unix:/path, or name the peer in a file given with --peers"
+)
 # Hints for the command line; the hints of the errors themselves are for programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
-    (UnknownPeerError, "Write DID@host:port, or name the peer in a file given with --peers"),
-    (MessageExpiredError, "Give it a longer --deadline, or run `signedwire ping DID@host:port`"),
+    (UnknownPeerError, HOW_TO_NAME_PEER),
+    (
+        MessageExpiredError,
+        "Give it a longer --deadline, or see whether `signedwire ping` reaches it",
+    ),
     (StoreInUseError, "Wait until it ends, ask that node itself, or give another --store"),
     (ResolveTimeout, "Does the name server answer? An IP address needs none"),
     (ConnectTimeout, "Is the host up, and does a firewall between let the port through?"),
