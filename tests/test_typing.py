@@ -28,8 +28,8 @@ MODULES = {
     "": {name: getattr(signedwire, name) for name in signedwire.__all__},
     "sync.": {name: getattr(sync, name) for name in sync.__all__},
 }
-# What is public for the transport alone, or made by it: nobody calls it from outside.
-_INSIDE = {"Receipt.advance", "Receipt.detach", "Receipt.abandon", "Receipt.transition", "Message"}
+# What the transport alone makes: nobody calls it from outside.
+_INSIDE = {"Message"}
 
 
 def callables() -> Iterator[tuple[str, Callable[..., Any]]]:
