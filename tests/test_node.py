@@ -87,6 +87,25 @@ both_networks = pytest.mark.parametrize("network", ["tcp", "memory"])
 # -- there and back --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wire", ["auto", "v1"])
+async def test_both_sides_name_a_message_by_one_number(wire: str) -> None:
+    """The third message of the node is the first in its lane to this peer."""
+    both = quick(wire=wire, v1_peers="all")
+    async with Node(ALICE, both) as alice, Node(BOB, both) as bob, Node(CAROL, both) as carol:
+        for peer in (bob, carol):
+            alice.routing.update(peer.did, peer.address)
+        until = DeliveryState.WRITTEN if wire == "v1" else DeliveryState.ACCEPTED
+        await alice.send(bob.did, b"1", until=until)
+        await alice.send(carol.did, b"2", until=until)
+        receipt = await alice.send(bob.did, b"3", priority="high", until=until)
+        messages = [await within(LIMIT, bob.receive()) for _ in range(2)]
+        (last,) = (each for each in messages if each.payload == b"3")
+        numbers = (receipt, last, last.envelope)
+        assert {each.message_number for each in numbers} == {3}
+        assert all(" #3 " in repr(each) for each in numbers)
+        assert last.sequence_number == (3 if wire == "v1" else 1)
+
+
 @both_networks
 @on_both_loops
 async def test_there_and_back(network: str) -> None:

@@ -176,6 +176,11 @@ BOB: Final = identity(2)
 CAROL: Final = identity(3)
 
 
+def receipt_to(did: Did, number: int) -> OutgoingMessage:
+    """The receipt of a message without a node."""
+    return OutgoingMessage(SendOptions(did, Priority.NORMAL), number)
+
+
 def quick(**changes: Any) -> TransportConfig:
     """v1, with pauses and limits of a tenth or less of the defaults."""
     values: dict[str, Any] = {

@@ -143,7 +143,7 @@ class Actor:
                 self._peer, (_numbered(stream, number) for number in numbers)
             )
             sent += len(receipts)
-            confirmed += sum(receipt.proof_source is not None for receipt in receipts)
+            confirmed += sum(receipt.is_confirmed for receipt in receipts)
         return {"sent": sent, "confirmed": confirmed}
 
     async def begin_steady(self, stream: int, rate: float) -> None:
@@ -166,7 +166,7 @@ class Actor:
         async with asyncio.timeout(_SETTLE_TIMEOUT):
             for _, receipt in self._receipts:
                 await receipt.wait(DeliveryState.ACCEPTED)
-                confirmed += receipt.proof_source is not None
+                confirmed += receipt.is_confirmed
         return {
             "sent": sent,
             "confirmed": confirmed,

@@ -53,6 +53,7 @@ Modules for the others:
 import signedwire.cli.interrupts  # noqa: F401 - first: see there
 from signedwire.arguments import BytesLike, Deadline, PayloadTypeName, PriorityName, Until
 from signedwire.config import TransportConfig
+from signedwire.config_changes import ConfigChanges
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import Message
 from signedwire.delivery.outcomes import as_completed
@@ -72,6 +73,7 @@ from signedwire.errors import (
     DidProofError,
     EnvelopeError,
     EvidenceLogError,
+    FailedReceipt,
     FailureKind,
     IdentityError,
     IdentityProblem,
@@ -80,6 +82,7 @@ from signedwire.errors import (
     MessageRefusedError,
     NotAllowedError,
     PayloadTooLargeError,
+    ReceiptView,
     RemoteProtocolError,
     ResolveTimeout,
     SignatureError,
@@ -130,6 +133,7 @@ from signedwire.stats import (
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
+from signedwire.transport.names import SocketAddress
 from signedwire.transport.network import (
     Listener,
     NeedsDescriptors,
@@ -154,7 +158,7 @@ from signedwire.types import (
     SignaturePolicy,
     Target,
 )
-from signedwire.wire.envelope import SignedEnvelope
+from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.receipt_proof import ProvenDelivery, verify_receipt
 
 __version__ = "0.1.0"
@@ -171,6 +175,7 @@ __all__ = [
     "BackpressureError",
     "BytesLike",
     "ClosedError",
+    "ConfigChanges",
     "ConfigError",
     "ConnectTimeout",
     "ConnectionFailed",
@@ -195,6 +200,7 @@ __all__ = [
     "EvidenceRemoved",
     "EvidenceRotated",
     "EvidenceStats",
+    "FailedReceipt",
     "FailureKind",
     "Health",
     "Identity",
@@ -207,6 +213,7 @@ __all__ = [
     "LoopStalled",
     "MemoryNetwork",
     "MemoryTransport",
+    "MerklePath",
     "Message",
     "MessageExpiredError",
     "MessageRefused",
@@ -235,6 +242,7 @@ __all__ = [
     "ProvenDelivery",
     "Reason",
     "Receipt",
+    "ReceiptView",
     "Receiver",
     "RemoteProtocolError",
     "Remote",
@@ -246,6 +254,7 @@ __all__ = [
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "SocketAddress",
     "Step",
     "StoreCorruptError",
     "StoreError",

@@ -15,7 +15,11 @@ __all__ = ["ConfigChanges"]
 
 
 class ConfigChanges(TypedDict, total=False):
-    """Options by name, each with the type that `TransportConfig()` accepts."""
+    """Options by name, each with the type that `TransportConfig()` accepts.
+
+    `**changes: Unpack[ConfigChanges]` gives these types to the arguments of a function of yours.
+    All options may be missing.
+    """
 
     listen: Target | str | None
     fallback: Target | str | None

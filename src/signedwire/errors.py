@@ -242,7 +242,7 @@ class UnknownPeerError(DeliveryError, LookupError):
 
 
 class NotAllowedError(DeliveryError):
-    """The configuration forbids messages to this peer; the message was not queued."""
+    """The access rules or `v1_peers` forbid messages to this peer; the message was not queued."""
 
 
 class PayloadTooLargeError(DeliveryError, ValueError):
@@ -254,7 +254,7 @@ class BackpressureError(DeliveryError):
 
 
 class FailedReceipt(ReceiptView, Protocol):
-    """The receipt of one message that was given up."""
+    """The receipt of one message that was given up; always a `signedwire.Receipt`."""
 
     @property
     def recipient(self) -> Did:

@@ -408,7 +408,7 @@ class Priority(enum.IntEnum):
 
 
 class PayloadType(enum.IntEnum):
-    """The type of a payload, as declared by the sender (wire-v1: offset 105)."""
+    """The type of a payload, as declared by the sender, in byte 105 of the header."""
 
     RAW = 0
     ROBOT_COMMAND = 1

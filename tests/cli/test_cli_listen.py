@@ -94,6 +94,7 @@ def test_a_message_is_one_json_object(alice: Node) -> None:
         "sender": str(alice.did),
         "is_proven": True,
         "recipient": str(did),
+        "message_number": 1,
         "sequence_number": 1,
         "message_id": envelope.message_id.hex(),
         "timestamp_us": envelope.timestamp_us,

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -593,10 +594,24 @@ def test_a_stored_message_is_told_how_it_goes_and_for_how_long_it_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run("id", "new")
-    assert "`signedwire send DID@host:port` to this peer" in run("send", AWAY, "x").stderr
+    assert "`signedwire send DID@127.0.0.1:1` to this peer" in run("send", AWAY, "x").stderr
     assert "after 7 days (`unmet_max_age`)" in run("send", str(BOB.did), "x").stderr
     monkeypatch.setenv("SIGNEDWIRE_UNMET_MAX_AGE", "43200")
     assert "after 0.5 days (`unmet_max_age`)" in run("send", str(BOB.did), "x").stderr
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_texts_about_a_peer_on_a_unix_socket_show_its_form(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SIGNEDWIRE_NETWORK", "unix")
+    where = f"unix:{tmp_path}/peer"
+    told = run("send", f"{BOB.did}@{where}", "x").stderr
+    assert f"`signedwire send DID@{where}` to this peer" in told
+    told = run("send", str(BOB.did), "x").stderr
+    assert "`signedwire send DID@unix:/path` to this peer" in told
+    told = run("send", str(BOB.did), "x", "--no-store").stderr
+    assert "DID@unix:/path" in told
 
 
 def test_another_key_is_told_in_whole_sentences() -> None:

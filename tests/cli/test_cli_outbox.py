@@ -14,7 +14,8 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.receipt_waits import ReceiptWaits
-from signedwire.delivery.receipt import Receipt, advance_all
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.receipt import advance_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder
 from signedwire.sync import Node
@@ -134,7 +135,7 @@ def test_what_was_written_and_is_back_in_the_store_is_no_success(
     """The connection to a v1 peer ended before the peer had the last message."""
     monkeypatch.setenv("SIGNEDWIRE_WIRE", "v1")
 
-    def take_back(_: object, last: Receipt) -> None:
+    def take_back(_: object, last: OutgoingMessage) -> None:
         assert last.state is DeliveryState.WRITTEN
         advance_all([last], DeliveryState.PERSISTED)
         last.detach()  # as `close()` does

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from signedwire import DeliveryState, Receipt, TransportConfig, sync
+from signedwire import DeliveryState, TransportConfig, sync
 from signedwire.cli import wakeups as wakeups_module
 from signedwire.cli.errors import BadFile
 from signedwire.cli.input_files import open_input
 from signedwire.cli.key_locks import KeyLock
 from signedwire.cli.wakeups import Wakeups
-from wirekit import ALICE, BOB, LIMIT, SLACK, refusing_address
+from wirekit import ALICE, BOB, LIMIT, SLACK, receipt_to, refusing_address
 
 COMMANDS = Path(wakeups_module.__file__).parent
 
@@ -48,7 +48,10 @@ def test_a_wakeup_before_the_wait_ends_it() -> None:
 
 @pytest.mark.parametrize("what", ["receipt", "peer", "descriptor"])
 def test_what_wakes(what: str) -> None:
-    node, receipt = node_of_alice(max_attempts=1000), Receipt(BOB.did, 1)
+    node, receipt = (
+        node_of_alice(max_attempts=1000),
+        receipt_to(BOB.did, 1),
+    )
     read, write = os.pipe()
 
     def happen() -> None:

@@ -584,7 +584,7 @@ class Desk:
         # A store that commits later is asked for by name.
         inbox_store = NullStore(self.host) if store is None else self.store
         self.access = AccessList(self.host.config)
-        self.access.open(None)
+        self.access._open(None)
         self.inbox = Inbox(1000, 64)
         self.routes = FakeRoutes()
         self.context = SessionContext(

@@ -26,6 +26,7 @@ from signedwire.delivery.message import Message
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import (
     ClosedError,
+    DeliveryFailedError,
     NotAllowedError,
     PayloadTooLargeError,
     UnknownPeerError,
@@ -326,8 +327,13 @@ class TestDenied:
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
         assert desk.session().link is None
         assert desk.session().sender.route is None
-        with pytest.raises(NotAllowedError, match="is denied by"):
+        with pytest.raises(NotAllowedError, match="is denied by") as caught:
             desk.post()
+        assert "change `deny`, the allow lists or the access file" in caught.value.hint
+        with pytest.raises(DeliveryFailedError) as failed:
+            message.raise_if_failed()
+        assert caught.value.hint in failed.value.hint
+        assert "node.dead.retry(id)" in failed.value.hint
 
     def test_everywhere_at_once(self) -> None:
         desk = Desk(store=FakeStore)

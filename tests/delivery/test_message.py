@@ -35,7 +35,7 @@ def v2_body(sequence: int = 7, payload: bytes = b"hello", *, expires_at_us: int 
     return encode_v2_body(
         bytes(ALICE.did) + bytes(BOB.did),
         payload,
-        message_number=0,
+        message_number=7,
         sequence_number=sequence,
         timestamp_us=123,
         priority=Priority.HIGH,
@@ -211,6 +211,7 @@ class TestOutgoingMessage:
         envelope = SignedEnvelope(message.body, MerklePath(0, 1, signature, leaves=leaves))
         envelope.verify()
         assert message.sequence == envelope.sequence_number == 3
+        assert message.message_number == envelope.message_number == 7
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
         assert (envelope.version, envelope.epoch) == (8, 9)
         assert (envelope.payload, envelope.priority) == (b"hello", Priority.HIGH)

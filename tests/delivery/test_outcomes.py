@@ -35,6 +35,7 @@ from wirekit import (
     on_both_loops,
     quick,
     random_seed,
+    receipt_to,
     refusing_address,
     within,
 )
@@ -43,8 +44,8 @@ ACCEPTED, WRITTEN = DeliveryState.ACCEPTED, DeliveryState.WRITTEN
 FAILED, HANDLED = DeliveryState.FAILED, DeliveryState.HANDLED
 
 
-def receipts_of(count: int) -> list[Receipt]:
-    return [Receipt(BOB.did, number) for number in range(1, count + 1)]
+def receipts_of(count: int) -> list[OutgoingMessage]:
+    return [receipt_to(BOB.did, number) for number in range(1, count + 1)]
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +63,7 @@ async def next_or_none(receipts: AsyncIterator[Receipt]) -> Receipt | None:
     return None
 
 
-def expect_no_callback(receipts: list[Receipt]) -> None:
+def expect_no_callback(receipts: list[OutgoingMessage]) -> None:
     assert not any(receipt._changed for receipt in receipts)
 
 
@@ -143,7 +144,10 @@ async def test_a_deadline_passes_after_the_message_was_accepted() -> None:
     from signedwire.clock import monotonic
 
     terms = SendOptions(BOB.did, Priority.NORMAL, monotonic() + 0.1)
-    message, other = OutgoingMessage(terms, 1), Receipt(BOB.did, 2)
+    message, other = (
+        OutgoingMessage(terms, 1),
+        receipt_to(BOB.did, 2),
+    )
     message.advance(ACCEPTED)
     outcomes = as_completed([other, message], "handled", LIMIT)
     began = time.monotonic()
@@ -174,13 +178,13 @@ def test_no_change_of_another_thread_is_missed(is_blocking: bool) -> None:
         receipts = receipts_of(rng.randrange(1, 40))
         pauses = [rng.choice((0.0, 0.0, 1e-6, 1e-4)) for _ in receipts]
 
-        def move(receipts: list[Receipt] = receipts, pauses: list[float] = pauses) -> None:
+        def move(receipts: list[OutgoingMessage] = receipts, pauses: list[float] = pauses) -> None:
             for receipt, pause in zip(receipts, pauses, strict=True):
                 time.sleep(pause)
                 receipt.advance(WRITTEN)
                 receipt.advance(ACCEPTED)
 
-        async def collect(receipts: list[Receipt] = receipts) -> list[Receipt]:
+        async def collect(receipts: list[OutgoingMessage] = receipts) -> list[Receipt]:
             return [each async for each in as_completed(receipts, "accepted", LIMIT)]
 
         mover = threading.Thread(target=move)
@@ -291,4 +295,4 @@ def test_a_callback_that_raises_stops_nobody(move: str, caplog: pytest.LogCaptur
     with pytest.raises(ValueError, match="not"):
         receipt.remove_callback(note)
     with pytest.raises(ValueError, match="was not added"):
-        Receipt(BOB.did, 2).remove_callback(note)
+        receipt_to(BOB.did, 2).remove_callback(note)

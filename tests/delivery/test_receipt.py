@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, Step, advance_all, future_waker, transition_all
 from signedwire.errors import (
     Cause,
@@ -26,6 +27,7 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.types import DeliveryState, Reason
+from wirekit import receipt_to
 
 BOB = Identity.from_seed(bytes(32)).did
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
@@ -40,14 +42,16 @@ KINDS = {
 }
 
 
-def receipt_at(state: DeliveryState, reason: Reason | None = None, detail: str = "") -> Receipt:
-    receipt = Receipt(BOB, 7)
+def receipt_at(
+    state: DeliveryState, reason: Reason | None = None, detail: str = ""
+) -> OutgoingMessage:
+    receipt = receipt_to(BOB, 7)
     if state is not QUEUED:
         receipt.advance(state, reason, detail)
     return receipt
 
 
-def expect_no_waiter(receipt: Receipt) -> None:
+def expect_no_waiter(receipt: OutgoingMessage) -> None:
     assert not receipt._changed
 
 
@@ -60,7 +64,7 @@ async def settled() -> None:
 class TestStates:
     def test_a_new_one_is_queued(self) -> None:
         before = time.time_ns() // 1000
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         assert (receipt.recipient, receipt.message_number) == (BOB, 7)
         assert (receipt.state, receipt.reason, receipt.detail) == (QUEUED, None, "")
         assert not receipt.is_final
@@ -86,7 +90,7 @@ class TestStates:
         assert receipt.is_confirmed == (receipt.state in CONFIRMED)
 
     def test_a_rung_whose_instant_is_given(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         receipt.transition(WRITTEN, 123)
         receipt.transition(ACCEPTED, 456)
         assert receipt.history[1:] == (Step(WRITTEN, 123), (ACCEPTED, 456))
@@ -100,7 +104,7 @@ class TestStates:
         assert (receipt.state, receipt.reason, receipt.history) == (state, Reason.CLOSED, before)
 
     def test_written_again_after_a_broken_connection(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         for state in (WRITTEN, QUEUED, WRITTEN):
             receipt.advance(state)
         assert [step.state for step in receipt.history] == [QUEUED, WRITTEN, QUEUED, WRITTEN]
@@ -268,7 +272,7 @@ class TestWait:
         expect_no_waiter(receipt)
 
     async def test_until_written(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(WRITTEN))
         await settled()
         assert not waiting.done()
@@ -280,7 +284,7 @@ class TestWait:
         expect_no_waiter(receipt)
 
     async def test_until_handled(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(HANDLED))
         for state in (WRITTEN, QUEUED, WRITTEN, ACCEPTED):
             receipt.advance(state)
@@ -292,7 +296,7 @@ class TestWait:
         expect_no_waiter(receipt)
 
     async def test_a_rung_wakes_who_waits_for_it(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(ACCEPTED))
         await settled()
         receipt.transition(WRITTEN, 1)
@@ -303,7 +307,7 @@ class TestWait:
         expect_no_waiter(receipt)
 
     async def test_a_v1_peer_is_not_waited_for_in_vain(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(HANDLED))
         await settled()
         receipt.is_unconfirmed = True
@@ -320,7 +324,7 @@ class TestWait:
             await waiting
 
     async def test_several_at_once(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = [asyncio.create_task(receipt.wait(WRITTEN)) for _ in range(3)]
         await settled()
         receipt.advance(WRITTEN)
@@ -330,7 +334,7 @@ class TestWait:
     @pytest.mark.parametrize("state", GIVEN_UP)
     async def test_a_failure_is_raised_before_and_while_waiting(self, state: DeliveryState) -> None:
         kind = KINDS[state]
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(DeliveryState.ACCEPTED))
         await settled()
         receipt.advance(state)
@@ -368,6 +372,7 @@ class TestWait:
 
     async def test_what_was_stored_stays_stored(self) -> None:
         receipt = receipt_at(DeliveryState.PERSISTED)
+        receipt.is_stored = True
         receipt.advance(FAILED, Reason.DROPPED)
         assert await receipt.wait(DeliveryState.PERSISTED) is receipt
 
@@ -444,7 +449,7 @@ class TestWait:
 
     @pytest.mark.parametrize("state", GIVEN_UP)
     async def test_until_it_has_ended(self, state: DeliveryState) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(state))
         await settled()
         receipt.advance(WRITTEN)
@@ -458,7 +463,7 @@ class TestWait:
             await receipt.wait(other)
 
     async def test_timeout_leaves_the_message_on_its_way(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         with pytest.raises(TimeoutError) as caught:
             await receipt.wait(timeout=0.01)
         assert not isinstance(caught.value, SignedWireError)
@@ -468,7 +473,7 @@ class TestWait:
         assert await receipt.wait(WRITTEN) is receipt
 
     async def test_cancelling_leaves_the_message_on_its_way(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait())
         await settled()
         assert waiting.cancel()
@@ -479,7 +484,7 @@ class TestWait:
         receipt.advance(WRITTEN)
 
     async def test_the_transport_may_live_in_another_thread(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         waiting = asyncio.create_task(receipt.wait(WRITTEN, 30))
         await settled()
         thread = threading.Thread(target=receipt.advance, args=(WRITTEN,))
@@ -493,7 +498,7 @@ class TestWait:
     ) -> None:
         subscribe = Receipt.add_callback
 
-        def change_and_subscribe(receipt: Receipt, wake: Callable[[], None]) -> None:
+        def change_and_subscribe(receipt: OutgoingMessage, wake: Callable[[], None]) -> None:
             # From another thread, just before the waiter would be told.
             thread = threading.Thread(target=receipt.advance, args=(state,))
             thread.start()
@@ -501,7 +506,7 @@ class TestWait:
             subscribe(receipt, wake)
 
         monkeypatch.setattr(Receipt, "add_callback", change_and_subscribe)
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         if state is WRITTEN:
             assert await receipt.wait(WRITTEN, 30) is receipt
         else:
@@ -511,7 +516,7 @@ class TestWait:
 
 class TestResult:
     def test_until_written(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         results: list[Receipt] = []
         threads = [
             threading.Thread(
@@ -532,7 +537,7 @@ class TestResult:
 
     @pytest.mark.parametrize("state", GIVEN_UP)
     def test_a_failure_is_raised_while_waiting(self, state: DeliveryState) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
 
         def fail() -> None:
             while not receipt._changed:
@@ -556,7 +561,7 @@ class TestResult:
         expect_no_waiter(receipt)
 
     def test_changes_do_not_extend_the_timeout(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = receipt_to(BOB, 7)
         stop = threading.Event()
         ticks = 0
 
@@ -587,7 +592,7 @@ class TestResult:
                 if name in ("state", "is_final"):
                     self.looks += 1
                     if self.looks == 1:
-                        self.advance(FAILED)
+                        advance_all([self], FAILED)
                 return value
 
         receipt = Ending(BOB, 7)
@@ -618,7 +623,7 @@ class TestFutureWaker:
 
 
 def test_a_waiter_whose_loop_has_closed_does_not_stop_the_others() -> None:
-    receipt = Receipt(Identity.from_seed(bytes(32)).did, 1)
+    receipt = receipt_to(Identity.from_seed(bytes(32)).did, 1)
     loop = asyncio.new_event_loop()
     receipt.add_callback(future_waker(loop, loop.create_future()))
     loop.close()
@@ -629,7 +634,10 @@ def test_a_waiter_whose_loop_has_closed_does_not_stop_the_others() -> None:
 
 
 def test_a_history_keeps_its_beginning_and_its_end_however_often_it_was_written() -> None:
-    one, other = receipts_of_one_batch = [Receipt(BOB, 7), Receipt(BOB, 8)]
+    one, other = receipts_of_one_batch = [
+        receipt_to(BOB, 7),
+        receipt_to(BOB, 8),
+    ]
     other._steps = one._steps
     for number in range(100):
         transition_all(receipts_of_one_batch, DeliveryState.WRITTEN, 1000 + number)

@@ -1,10 +1,11 @@
-"""Keys and signed things that the targets of the v2 wire share."""
+"""Keys, signed things and a TLS object that the targets of the v2 wire share."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from signedwire.identity import Identity, Label
+from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -18,6 +19,7 @@ __all__ = [
     "BATCHES",
     "BOB",
     "RECEIPT_PROOFS",
+    "TlsOf",
     "body",
     "sign",
     "signed_receipts",
@@ -25,6 +27,28 @@ __all__ = [
 
 ALICE: Final = Identity.from_seed(bytes(range(32)))
 BOB: Final = Identity.from_seed(bytes(range(1, 33)))
+
+
+class TlsOf:
+    """The part of an `ssl.SSLObject` that `proven_did()` reads, after a handshake.
+
+    Args:
+        chain: The certificates of the peer, its own one first.
+    """
+
+    session_reused = False
+
+    def __init__(self, *chain: bytes) -> None:
+        self._chain = list(chain)
+
+    def version(self) -> str:
+        return "TLSv1.3"
+
+    def selected_alpn_protocol(self) -> str:
+        return ALPN
+
+    def get_unverified_chain(self) -> list[bytes]:
+        return self._chain
 
 
 def body(

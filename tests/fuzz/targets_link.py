@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from signedwire.errors import DidProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
-from signedwire.transport.certificates import ALPN, issue_certificate, proven_did
+from signedwire.transport.certificates import issue_certificate, proven_did
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.did_proof import CLOCK_ALLOWANCE_US, check_did_proof, make_did_proof
@@ -35,7 +35,7 @@ from signedwire.wire.session import (
 )
 
 from .target import Choices, Target, expect_short
-from .targets_kit import ALICE, BATCHES, BOB, body, sign, signed_receipts
+from .targets_kit import ALICE, BATCHES, BOB, TlsOf, body, sign, signed_receipts
 
 __all__ = ["TARGETS"]
 
@@ -434,26 +434,8 @@ def did_proof(data: bytes) -> None:
     assert _DID_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
 
 
-class _Tls:
-    """As much of an `ssl.SSLObject` as `proven_did()` looks at."""
-
-    session_reused = False
-
-    def __init__(self, chain: list[bytes]) -> None:
-        self._chain = chain
-
-    def version(self) -> str:
-        return "TLSv1.3"
-
-    def selected_alpn_protocol(self) -> str:
-        return ALPN
-
-    def get_unverified_chain(self) -> list[bytes]:
-        return self._chain
-
-
 def certificate(data: bytes) -> None:
-    tls: Any = _Tls([data])
+    tls: Any = TlsOf(data)
     try:
         did = proven_did(tls, _NOW)
     except DidProofError as error:

@@ -1,4 +1,4 @@
-"""`proven_did()` alone: certificates with a key in any encoding."""
+"""`proven_did()` alone: the DID proof is over the key as the certificate encodes it."""
 
 from __future__ import annotations
 
@@ -8,33 +8,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+from fuzz.targets_kit import TlsOf
 from signedwire.errors import DidProofError
-from signedwire.transport.certificates import ALPN, proven_did
+from signedwire.transport.certificates import proven_did
 from signedwire.wire.did_proof import make_did_proof
 from tlskit import certificate, in_hours, new_key, spki_of
 from wirekit import ALICE
 
 
-class _Tls:
-    """The side of an `SSLObject` that `proven_did()` reads."""
-
-    session_reused = False
-
-    def __init__(self, chain: list[bytes]) -> None:
-        self._chain = chain
-
-    def version(self) -> str:
-        return "TLSv1.3"
-
-    def selected_alpn_protocol(self) -> str:
-        return ALPN
-
-    def get_unverified_chain(self) -> list[bytes]:
-        return self._chain
-
-
 def did_in(der: bytes) -> object:
-    tls: Any = _Tls([der])
+    tls: Any = TlsOf(der)
     return proven_did(tls, in_hours(0))
 
 

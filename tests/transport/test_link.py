@@ -835,7 +835,7 @@ async def test_receipts_lost_by_a_cut_are_given_again() -> None:
             box.cut_all()
             box.is_deaf = False
             await within(LIMIT, receipts[-1].wait(DeliveryState.ACCEPTED))
-            await eventually(lambda: all(receipt.proof_source for receipt in receipts))
+            await eventually(lambda: all(receipt.is_confirmed for receipt in receipts))
             assert verify_receipt(receipts[150].proof()).envelope.payload == b"150"
             assert await take(bob, 301) == [b"warm", *(b"%d" % n for n in range(300))]
             assert bob.stats().messages_received == 301

@@ -8,13 +8,14 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from test_links import RawPeer
 
 from signedwire import DeliveryState, Node, Sample, TransportConfig
 from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.metrics import HISTOGRAMS, METRICS
 from signedwire.stats import Counters
 from signedwire.sync import Node as BlockingNode
@@ -122,7 +123,7 @@ async def test_one_that_had_expired_is_no_value() -> None:
                 await eventually(lambda: late.state is DeliveryState.EXPIRED)
                 peer.session.send_receipts(ACCEPTED_BATCHES, [batch.root], 1)
                 await peer.say()
-                await eventually(lambda: late.proof_source is not None)
+                await eventually(lambda: cast(OutgoingMessage, late).proof_source is not None)
                 assert count_of(alice, "accept_seconds") == 0
                 prompt = alice.send_nowait(BOB.did, b"y")
                 batch = await peer.next(BatchReceived)

@@ -95,6 +95,13 @@ def config(**changes: Any) -> TransportConfig:
     return quick(wire="auto", v1_peers=(), **changes)
 
 
+def own_network() -> TcpNetwork:
+    """A network that shares no lookups with other tests."""
+    network = TcpNetwork()
+    network._resolver = Resolver()
+    return network
+
+
 def port_of(node: Node) -> int:
     assert node.address is not None
     assert isinstance(node.address, Address)
@@ -181,7 +188,7 @@ async def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(DialError, match="no thread can be started"):
-        await TcpNetwork(Resolver()).dial(Address("robot.example", 1), End())
+        await own_network().dial(Address("robot.example", 1), End())
 
 
 @pytest.mark.parametrize(
@@ -307,7 +314,7 @@ async def test_the_first_address_refuses(names: NameServer) -> None:
     with RawServer() as server:
         names.answers["robot.example"] = [(*LOOPBACK[0][:4], ("127.0.0.3", 0)), *LOOPBACK]
         address = Address("robot.example", server.address.port)
-        stream = await within(0.25, TcpNetwork(Resolver()).dial(address, End()))
+        stream = await within(0.25, own_network().dial(address, End()))
         assert stream.remote.target == server.address
         stream.abort()
 
@@ -320,7 +327,7 @@ async def test_all_addresses_refuse(names: NameServer) -> None:
     with refusing_address() as refused:
         address = Address("robot.example", refused.port)
         with pytest.raises(DialError, match=r"robot\.example:.*: connection refused$"):
-            await within(LIMIT, TcpNetwork(Resolver()).dial(address, End()))
+            await within(LIMIT, own_network().dial(address, End()))
 
 
 @on_both_loops

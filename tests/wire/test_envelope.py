@@ -539,7 +539,8 @@ class TestV2:
 
     def test_repr(self) -> None:
         ours, theirs = ALICE.did.hex()[:8], BOB.did.hex()[:8]
-        assert repr(v2()) == f"<SignedEnvelope #4 {ours}… -> {theirs}… NORMAL 5 bytes>"
+        assert (v2().message_number, v2().sequence_number) == (0, 4)
+        assert repr(v2()) == f"<SignedEnvelope #0 {ours}… -> {theirs}… NORMAL 5 bytes>"
 
     @settings(deadline=None, max_examples=300)
     @given(st.binary(min_size=182, max_size=400), st.integers(0, 40), st.integers(0, 40))

@@ -7,7 +7,7 @@ import socket
 from typing import Final
 
 from signedwire.cli.common_options import CommonOptions
-from signedwire.cli.errors import BadInput
+from signedwire.cli.errors import HOW_TO_NAME_PEER, BadInput
 from signedwire.config import TransportConfig
 from signedwire.errors import ConfigError
 from signedwire.routing import RoutingTable
@@ -71,7 +71,7 @@ def no_address(did: Did, options: CommonOptions) -> BadInput:
     where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
     return BadInput(
         f"no address is known for {did}: none was given, {where}",
-        "Write DID@host:port, or name the peer in a file given with --peers",
+        HOW_TO_NAME_PEER,
     )
 
 

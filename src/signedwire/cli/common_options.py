@@ -57,7 +57,8 @@ class CommonOptions:
     peers: Annotated[
         Path | None,
         typer.Option(
-            envvar="SIGNEDWIRE_PEERS", help='TOML file with a table [peers]: "DID" = "host:port".'
+            envvar="SIGNEDWIRE_PEERS",
+            help='TOML file with a table [peers]: "DID" = "host:port" or "unix:/path".',
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines.")] = False

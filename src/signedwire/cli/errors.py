@@ -41,6 +41,7 @@ __all__ = [
     "About",
     "BadFile",
     "BadInput",
+    "HOW_TO_NAME_PEER",
     "NotDone",
     "about_of",
     "code_of",
@@ -128,10 +129,16 @@ _CODES_OF_REASONS: Final = {
     Reason.STORE_FAILED: ExitCode.STORE,
 }
 
+HOW_TO_NAME_PEER: Final = (
+    "Write DID@host:port or DID@unix:/path, or name the peer in a file given with --peers"
+)
 # Hints for the command line; the hints of the errors themselves are for programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
-    (UnknownPeerError, "Write DID@host:port, or name the peer in a file given with --peers"),
-    (MessageExpiredError, "Give it a longer --deadline, or run `signedwire ping DID@host:port`"),
+    (UnknownPeerError, HOW_TO_NAME_PEER),
+    (
+        MessageExpiredError,
+        "Give it a longer --deadline, or see whether `signedwire ping` reaches it",
+    ),
     (StoreInUseError, "Wait until it ends, ask that node itself, or give another --store"),
     (ResolveTimeout, "Does the name server answer? An IP address needs none"),
     (ConnectTimeout, "Is the host up, and does a firewall between let the port through?"),
@@ -139,7 +146,8 @@ _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
 )
 
 _HOW_TO_UNDENY: Final = (
-    "To send to it, change `deny`, `allow` or the access file; `signedwire config show` has them"
+    "To send to it, change `deny`, `allow` or the access file; `signedwire config show` has them. "
+    "A program that has denied it at run time must call node.access.undeny()"
 )
 _TOO_LARGE: Final = (
     "Split it, or ask the peer's owner to raise max_payload_size. If a store is in use, the "

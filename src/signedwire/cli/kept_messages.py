@@ -17,7 +17,7 @@ __all__ = ["KeptMessages"]
 
 _NO_ADDRESS: Final = "no address is known for the peer yet"
 _HOW_IT_GOES: Final = (
-    "It is sent when `signedwire send DID@host:port` to this peer runs next, or with --peers FILE "
+    "It is sent when `signedwire send DID@{form}` to this peer runs next, or with --peers FILE "
     "that has its address; after {days:g} days (`unmet_max_age`) it is given up"
 )
 _DAY: Final = 86_400.0
@@ -102,7 +102,7 @@ class KeptMessages:
         if about.store is not None:
             hint = f"It stays in the store and is sent later. {self._store.how_to_see_it}"
             return NotDone(fact, hint, ExitCode.STORED, about)
-        hint = "Give it a longer --timeout, or run `signedwire ping DID@host:port`"
+        hint = "Give it a longer --timeout, or see whether `signedwire ping` reaches it"
         return NotDone(fact, hint, ExitCode.NO_ANSWER, about)
 
     def _about(self, receipt: Receipt) -> About:
@@ -124,13 +124,15 @@ class KeptMessages:
         if self._address is None:
             say(f"{_NO_ADDRESS}. {self._how_it_goes()}. {self._store.how_to_see_it}")
             return
-        why = escape(self.last_error() or "it is away")
+        why, address = escape(self.last_error() or "it is away"), escape(str(self._address))
         fact = (
             f"the peer was not reached ({why}); the message is sent when `signedwire send "
-            "DID@host:port` to this peer, or `signedwire listen --peers FILE`, runs next"
+            f"DID@{address}` to this peer, or `signedwire listen --peers FILE`, runs next"
         )
         name = hint_about_name(self._node.peers()[self._did].last_error_kind)
         say(sentences(fact, name, self._store.how_to_see_it).removesuffix("."))
 
     def _how_it_goes(self) -> str:
-        return _HOW_IT_GOES.format(days=self._node.config.unmet_max_age / _DAY)
+        config = self._node.config
+        form = "unix:/path" if config.network == "unix" else "host:port"
+        return _HOW_IT_GOES.format(form=form, days=config.unmet_max_age / _DAY)

@@ -44,8 +44,8 @@ class SendOptions(NodeOptions):
 
     If the peer is away or denies us, the message stays in the store. The result is
     "persisted", with exit code 4, or 0 where --until asks for no more. The message goes
-    out before all later ones, when the next `send DID@host:port` to that peer or `listen`
-    with --peers runs. So do not send it again; `signedwire outbox` shows it, and drops it.
+    out before all later ones, when the next `send` to that peer with its address, or `listen`
+    with --peers, runs. So do not send it again; `signedwire outbox` shows it, and drops it.
     """
 
     exit_codes = (

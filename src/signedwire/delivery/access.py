@@ -180,7 +180,11 @@ class AccessList(Bound, instead="it is a part of its node"):
         return Reason.DENIED if self.denies(header.sender) else None
 
     def denies(self, did: Did) -> bool:
-        """Whether a `Did` is denied. Cheap while nobody can be denied."""
+        """Whether this DID is denied: `is_denied()` without a check of the argument.
+
+        Args:
+            did: A `Did`, not its text.
+        """
         return self.has_rules and self.is_key_denied(bytes(did))
 
     def is_key_denied(self, key: bytes) -> bool:
@@ -202,7 +206,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         lists = (self._configured.allowed, self._allowed)
         return any(allowed is not None and key in allowed for allowed in lists)
 
-    def open(self, store: Store | None) -> None:
+    def _open(self, store: Store | None) -> None:
         """Apply the changes that the store has kept. At the start, after the file was read."""
         with self._lock:
             self._is_open = True

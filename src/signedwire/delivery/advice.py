@@ -7,9 +7,13 @@ from typing import Final
 from signedwire.errors import Cause, FailureKind
 from signedwire.types import Reason
 
-__all__ = ["CLOCKS_DIFFER", "NEEDS_STORE", "NOT_DELIVERED", "UNANSWERED", "advice"]
+__all__ = ["CLOCKS_DIFFER", "HOW_TO_UNDENY", "NEEDS_STORE", "NOT_DELIVERED", "UNANSWERED", "advice"]
 
 NEEDS_STORE: Final = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
+HOW_TO_UNDENY: Final = (
+    "node.access.undeny(did) ends a denial made at run time; for others, change `deny`, the allow "
+    "lists or the access file"
+)
 UNANSWERED: Final = Cause(
     "it had been written, so the peer may have taken it in time", FailureKind.UNANSWERED
 )
@@ -40,8 +44,7 @@ _BY_REASON: Final = {
     Reason.CLOSED: "The node was closed before its peer had answered",
     Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
     "node.dead.retry(id) sends it",
-    Reason.DENIED: "After node.access.undeny(did), send it again; with a store, "
-    "node.dead.retry(id) does",
+    Reason.DENIED: f"{HOW_TO_UNDENY}. Then send it again; with a store, node.dead.retry(id) does",
     Reason.UNKNOWN_PEER: "The peer has no route and no link: add a route with "
     "routing.update(did, address), or wait until the peer dials this node",
 }

@@ -159,7 +159,7 @@ class AnswerQueue:
             self._host.call_soon(self._answer, message, reason)
 
     def _too_late(self, message: Message) -> str:
-        number = message.sequence_number
+        number = message.message_number
         return f"message #{number} from {self._peer} was answered too late: this node is closed"
 
     def _answer(self, message: Message, reason: Reason | None) -> None:

@@ -10,7 +10,13 @@ from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.deadlines import due_us
-from signedwire.delivery.receipt import Receipt, queued_step
+from signedwire.delivery.receipt import (
+    ProofSource,
+    Receipt,
+    advance_all,
+    queued_step,
+    transition_all,
+)
 from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Bound, Home
 from signedwire.identity import Identity
@@ -34,6 +40,7 @@ from signedwire.wire.header import (
     encode_v2_common,
     epoch_of,
     expiry_of,
+    message_number_of,
     sequence_of,
     timestamp_of,
 )
@@ -219,6 +226,15 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
+    def message_number(self) -> int:
+        """The sender's number of the message, which its receipt has too; shown as `#N`.
+
+        Nodes of this package count the messages of one process, from 1. Other software may
+        write any number.
+        """
+        return message_number_of(self._body)
+
+    @property
     def sequence_number(self) -> int:
         """The sender's count of its messages in this lane (v1: of all), from 1."""
         return sequence_of(self._body)
@@ -246,7 +262,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     def __repr__(self) -> str:
         name = self.sender.short if self._is_proven else "unproven sender"
-        return f"<Message #{self.sequence_number} from {name} {len(self.payload)} bytes>"
+        return f"<Message #{self.message_number} from {name} {len(self.payload)} bytes>"
 
 
 class SendOptions:
@@ -327,6 +343,7 @@ class OutgoingMessage(Receipt):
         "envelope",
         "failures_before",
         "is_stored",
+        "proof_source",
         "row",
         "sequence",
         "terms",
@@ -350,9 +367,10 @@ class OutgoingMessage(Receipt):
         self.detail = ""
         self.is_unconfirmed = False
         self.is_detached = False
-        self.proof_source = None
 
         self.terms = terms
+        self.proof_source: ProofSource | None = None
+        """The source of `proof()`; `None` until the recipient has signed."""
         self.failures_before = 0
         """Number of failed attempts to reach the peer at the time of queueing."""
         self.envelope = envelope
@@ -417,6 +435,42 @@ class OutgoingMessage(Receipt):
                     "a blocking call in the event loop's own thread waits for ever; "
                     "use `await receipt.wait()`"
                 )
+
+    def advance(
+        self,
+        state: DeliveryState,
+        reason: Reason | None = None,
+        detail: str = "",
+    ) -> None:
+        """Set a state. A final receipt does not change."""
+        if not self.is_final:
+            advance_all((self,), state, reason, detail)
+
+    def detach(self) -> None:
+        """End all waits, because the node is closed while the message is in the store."""
+        if self.is_final:
+            return
+        self.is_detached = True
+        self._wake()
+
+    def abandon(self, reason: Reason, detail: str) -> None:
+        """End the waits for an accepted message that will get no answer.
+
+        Args:
+            reason: Why no answer will come.
+            detail: The cause as text.
+        """
+        if self.state is DeliveryState.ACCEPTED:
+            self.detail = detail
+            self.reason = reason
+            self._wake()
+
+    def transition(self, state: DeliveryState, at_us: int) -> None:
+        """Set a state that needs no reason; does nothing if it is already reached."""
+        transition_all((self,), state, at_us)
+
+    def _make_proof(self) -> bytes | None:
+        return None if self.proof_source is None else self.proof_source.prove(self)
 
     def restore(self, body: bytes, *, was_written: bool, expires_at: float | None = None) -> None:
         """Take number, bytes and deadline of a row that waited in the store.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.message import Message, OutgoingMessage
@@ -16,14 +14,7 @@ from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
 from signedwire.wire.session import BatchReceived
 
-__all__ = ["NullStore", "RefusingHost"]
-
-
-class RefusingHost(Host, Protocol):
-    """A host that also counts messages that were refused at once."""
-
-    def drop_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
-        """Count messages to a peer whose queue was full. Any thread."""
+__all__ = ["NullStore"]
 
 
 class NullStore:
@@ -32,7 +23,7 @@ class NullStore:
     is_durable = False
     failure: StoreError | None = None
 
-    def __init__(self, host: RefusingHost) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
 
     # -- sending --------------------------------------------------------------------------

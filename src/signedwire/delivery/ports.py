@@ -103,6 +103,12 @@ class Host(Protocol):
     def drop(self, reason: Reason, did: Did | None = None, host: str = "", count: int = 1) -> None:
         """Count dropped messages or connections. Any thread."""
 
+    def drop_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages to a peer that were refused at once, because its queue was full.
+
+        Any thread. `by_reason` is the counter of the peer's own drops.
+        """
+
     def emit(self, event: Event) -> None:
         """Put an event into `Node.events()`."""
 

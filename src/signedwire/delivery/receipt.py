@@ -48,6 +48,7 @@ from signedwire.states import Step as Step
 from signedwire.types import Did, unix_time_us
 
 __all__ = [
+    "ProofSource",
     "Receipt",
     "Step",
     "advance_all",
@@ -102,7 +103,6 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         "is_final",
         "is_unconfirmed",
         "message_number",
-        "proof_source",
         "reason",
         "state",
     )
@@ -135,8 +135,6 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Whether the message went to a v1 peer, which never answers."""
         self.is_detached = False
         """Whether the node was closed while the message waits in the store."""
-        self.proof_source: ProofSource | None = None
-        """The source of `proof()`; `None` until the recipient has signed."""
 
     @property
     def recipient(self) -> Did:
@@ -175,12 +173,17 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         Raises:
             LookupError: there is no signed receipt yet; v1 peers never send one.
         """
-        if self.proof_source is None:
+        proof = self._make_proof()
+        if proof is None:
             raise LookupError(
                 f"message #{self.message_number} to {self.recipient} is {self.state}: "
                 "its recipient has signed no receipt"
             )
-        return self.proof_source.prove(self)
+        return proof
+
+    def _make_proof(self) -> bytes | None:
+        """Return the receipt proof; `None` until the recipient has signed."""
+        return None
 
     def has_reached(self, state: Until) -> bool:
         """Whether the message has reached `state`, or any state after it.
@@ -354,45 +357,12 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 raise ValueError("this callback was not added")
             self._changed.remove(callback)
 
-    def advance(
-        self,
-        state: DeliveryState,
-        reason: Reason | None = None,
-        detail: str = "",
-    ) -> None:
-        """Set a state. For the transport alone; a final receipt does not change."""
-        if not self.is_final:
-            advance_all((self,), state, reason, detail)
-
-    def detach(self) -> None:
-        """End all waits, because the node is closed while the message is in the store."""
-        if self.is_final:
-            return
-        self.is_detached = True
-        self._wake()
-
-    def abandon(self, reason: Reason, detail: str) -> None:
-        """End the waits for an accepted message that will get no answer. For the transport alone.
-
-        Args:
-            reason: Why no answer will come.
-            detail: The cause as text.
-        """
-        if self.state is DeliveryState.ACCEPTED:
-            self.detail = detail
-            self.reason = reason
-            self._wake()
-
     def _wake(self) -> None:
         for callback in tuple(self._changed or ()):
             try:
                 callback()
             except Exception:  # the application's bug must not stop other messages
                 logging.getLogger("signedwire").exception("a callback of a receipt failed")
-
-    def transition(self, state: DeliveryState, at_us: int) -> None:
-        """Set a state that needs no reason; does nothing if it is already reached."""
-        transition_all((self,), state, at_us)
 
     def _state_named(self, until: Until | None, *, is_blocking: bool = False) -> DeliveryState:
         """Return the state to wait for.

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from signedwire.delivery.advice import HOW_TO_UNDENY
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
@@ -156,7 +157,10 @@ class Submitter:
         if self._context.access.denies(did):
             self._host.drop(Reason.DENIED, did)
             raise NotAllowedError(
-                did, Reason.DENIED, f"{did} is denied by node.access; the message was not queued"
+                did,
+                Reason.DENIED,
+                f"{did} is denied by node.access; the message was not queued",
+                HOW_TO_UNDENY,
             )
         if is_v1 and not self._context.is_v1_allowed(did):
             self._host.drop(Reason.NOT_ALLOWED, did)

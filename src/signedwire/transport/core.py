@@ -162,7 +162,7 @@ class NodeCore:
             self.store = self.context.store = StoreDriver(runtime, endpoint, store)
             self.context.inbox_store = inbox_store = InboxDriver(runtime, store)
         await self._read_access_file()
-        endpoint.access.open(store)
+        endpoint.access._open(store)
         self.evidence = self.context.evidence = await open_evidence(runtime, store)
         if inbox_store is not None:
             await inbox_store.restore(endpoint)

@@ -21,7 +21,7 @@ from typing import Any, Final
 from signedwire.arguments import shown
 from signedwire.errors import DialError, FailureKind, ListenError
 from signedwire.home import Bound
-from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.network import Listener, Receiver, Remote, Stream
 from signedwire.types import Address, Target
 
 __all__ = ["MemoryNetwork"]
@@ -98,7 +98,7 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         receiver.connected(here)
         return here
 
-    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _MemoryListener:
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
         """See `Network.listen`."""
         with self._lock:
             if isinstance(target, Address) and target.port == 0:
@@ -131,13 +131,13 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
                 draw.random() < self.cut,
             )
 
-    def remove_listener(self, listener: _MemoryListener) -> None:
+    def _remove_listener(self, listener: _MemoryListener) -> None:
         """Free the address of a listener."""
         with self._lock:
             if self._listeners.get(listener.address) is listener:
                 del self._listeners[listener.address]
 
-    def remove_stream(self, stream: _Stream) -> None:
+    def _remove_stream(self, stream: _Stream) -> None:
         """Forget a stream that has ended."""
         with self._lock:
             self._streams.discard(stream)
@@ -157,7 +157,7 @@ class _MemoryListener:
         self.accept = accept
 
     def close(self) -> None:
-        self._network.remove_listener(self)
+        self._network._remove_listener(self)
 
     shut_down = close
 
@@ -315,7 +315,7 @@ class _Stream(Stream):
     def _end(self, error: Exception | None) -> None:
         if not self._is_gone:
             self._is_gone = True
-            self._network.remove_stream(self)
+            self._network._remove_stream(self)
             self._receiver.lost(error)
 
 

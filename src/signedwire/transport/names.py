@@ -34,10 +34,15 @@ _KNOWN_AFTER: Final = 0.25
 
 
 class SocketAddress(NamedTuple):
-    """One address that a socket can connect to, as `getaddrinfo` returns it."""
+    """One address that a socket can connect to, as `socket.getaddrinfo` returns it.
+
+    `TcpNetwork.resolve` returns a list of them, for `TcpNetwork.dial`.
+    """
 
     family: int
+    """The address family: `socket.AF_INET` or `socket.AF_INET6`."""
     sockaddr: tuple[Any, ...]
+    """The address in the form that `socket.connect` takes for this family."""
 
     def at(self, port: int) -> SocketAddress:
         """Return the address at another port of the same host."""

@@ -61,7 +61,11 @@ class Receiver(Protocol):
         """Take a stream that is open."""
 
     def received(self, data: bytes, /) -> None:
-        """Process received bytes, at least one. Not called while reading is paused."""
+        """Process received bytes, at least one.
+
+        Not called while reading is paused, except when the stream broke: then up to 256 KiB may
+        come just before `lost`.
+        """
 
     def ended(self) -> None:
         """The other side sends no more. Called at most once; writing goes on until `close()`."""
@@ -144,7 +148,10 @@ class Stream(Protocol):
         return False
 
     def round_trip(self) -> float | None:
-        """Return the round-trip time in seconds, if known. Only v1 uses it: v2 has PING."""
+        """Return the round-trip time in seconds; `None`: the network does not measure it.
+
+        Only v1 and `Node.probe()` use it. A v2 link measures with PING.
+        """
         return None
 
 
@@ -163,7 +170,11 @@ class Listener(Protocol):
 
 
 class Network(Protocol):
-    """Makes streams: any object with these two methods. See the text of this module.
+    """Makes streams, which carry bytes in order and without loss; any object with these methods.
+
+    It need not encrypt, nor know who is at the other end: TLS and the DID proof happen above it.
+    All calls are made in the event loop of the node, and none may block. One network may serve
+    several nodes.
 
     A network may also have an attribute `uses_descriptors`. If it is true, the limits of
     connections are lowered at the start to the descriptors that the process may open. A network

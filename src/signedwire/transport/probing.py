@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from signedwire.clock import monotonic  # the clock of a loop may tick in milliseconds
+from signedwire.delivery.advice import HOW_TO_UNDENY
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import (
     Cause,
@@ -82,7 +83,7 @@ class Prober:
         """
         if self._endpoint.access.is_denied(did):
             fact = f"{did} is denied by node.access; it was not probed"
-            raise NotAllowedError(did, Reason.DENIED, fact)
+            raise NotAllowedError(did, Reason.DENIED, fact, HOW_TO_UNDENY)
         runtime = self._runtime
         address = address or runtime.routing.resolve(did) or runtime.config.fallback
         if address is None:

@@ -19,13 +19,12 @@ from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.names import (
     RESOLVER,
-    Resolver,
     SocketAddress,
     address_of,
     interleaved,
     literal_address,
 )
-from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.network import Listener, Receiver, Remote, Stream
 from signedwire.transport.os_errors import describe_os_error, most_telling
 from signedwire.transport.racing import connect_first
 from signedwire.types import Address, Target
@@ -69,15 +68,10 @@ class TcpNetwork:
 
     A target is an `Address`. A host name is looked up in a thread of its own. Its addresses are
     then tried in parallel (RFC 8305).
-
-    Args:
-        resolver: Looks host names up; the one of the process by default.
     """
 
     uses_descriptors = True
-
-    def __init__(self, resolver: Resolver = RESOLVER) -> None:
-        self._resolver = resolver
+    _resolver = RESOLVER  # shared by the process; tests give a network one of its own
 
     def __repr__(self) -> str:
         return "<TcpNetwork>"
@@ -101,7 +95,7 @@ class TcpNetwork:
         found = await self._resolver.look_up(address.host)
         return [socket_address.at(address.port) for socket_address in interleaved(found)]
 
-    async def connect(self, target: Target, addresses: Sequence[SocketAddress]) -> socket.socket:
+    async def _connect(self, target: Target, addresses: Sequence[SocketAddress]) -> socket.socket:
         """Return a socket that is connected to the first address that answers.
 
         Raises:
@@ -122,7 +116,7 @@ class TcpNetwork:
     ) -> Stream:
         """See `Network.dial`."""
         addresses = await self.resolve(target) if resolved is None else resolved
-        sock = await self.connect(target, addresses)
+        sock = await self._connect(target, addresses)
         stream = _TcpStream(receiver)
         try:
             await asyncio.get_running_loop().create_connection(lambda: stream, sock=sock)
@@ -135,7 +129,7 @@ class TcpNetwork:
             raise
         return stream
 
-    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _TcpListener:
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
         """See `Network.listen`."""
         if not isinstance(target, Address):
             raise ListenError(target, _NO_ADDRESS, _NO_ADDRESS_HINT)

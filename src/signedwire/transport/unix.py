@@ -20,7 +20,7 @@ from typing import Any, Final, TypeGuard
 from signedwire.errors import Cause, DialError, FailureKind, ListenError
 from signedwire.transport.accepting import SocketAcceptor
 from signedwire.transport.asyncio_stream import AsyncioStream
-from signedwire.transport.network import Receiver, Remote, Stream
+from signedwire.transport.network import Listener, Receiver, Remote, Stream
 from signedwire.transport.os_errors import describe_os_error
 from signedwire.types import Location, Target
 
@@ -76,7 +76,7 @@ class UnixNetwork:
             raise
         return stream
 
-    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> _UnixListener:
+    async def listen(self, target: Target, accept: Callable[[], Receiver]) -> Listener:
         """See `Network.listen`. A file of a process that is gone is replaced."""
         if not _is_unix(target):
             raise ListenError(target, _NOT_UNIX, _NOT_UNIX_HINT)

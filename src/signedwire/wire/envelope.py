@@ -53,12 +53,13 @@ from signedwire.wire.header import (
     expiry_of,
     is_v2,
     message_id_of,
+    message_number_of,
     sequence_of,
     timestamp_of,
     version_of,
 )
 
-__all__ = ["ENVELOPE_OVERHEAD", "SIGNATURE_SIZE", "SignedEnvelope"]
+__all__ = ["ENVELOPE_OVERHEAD", "MerklePath", "SIGNATURE_SIZE", "SignedEnvelope"]
 
 SIGNATURE_SIZE: Final = 64
 ENVELOPE_OVERHEAD: Final = V1_HEADER_SIZE + SIGNATURE_SIZE
@@ -325,6 +326,15 @@ class SignedEnvelope:
         return message_id_of(self._body)
 
     @property
+    def message_number(self) -> int:
+        """The sender's number of the message, which its receipt has too; shown as `#N`.
+
+        Nodes of this package count the messages of one process, from 1. Other software may
+        write any number.
+        """
+        return message_number_of(self._body)
+
+    @property
     def sequence_number(self) -> int:
         """Sequence number, which counts the sender's envelopes from 1; in v2, those of a lane."""
         return sequence_of(self._body)
@@ -407,7 +417,7 @@ class SignedEnvelope:
     def __repr__(self) -> str:
         signed = "" if self.is_signed else " unsigned"
         return (
-            f"<SignedEnvelope{signed} #{self.sequence_number} {self._body[SENDER][:4].hex()}…"
+            f"<SignedEnvelope{signed} #{self.message_number} {self._body[SENDER][:4].hex()}…"
             f" -> {self._body[RECIPIENT][:4].hex()}… {self.priority.name}"
             f" {self.payload_size} bytes>"
         )

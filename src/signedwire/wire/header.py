@@ -119,8 +119,13 @@ def message_id_of(body: bytes) -> bytes:
 
 
 def message_number_of(body: bytes) -> int:
-    """Return the first half of the message id, in which nodes of this package put a number."""
-    return int(_U64.unpack_from(body, _MESSAGE_NUMBER)[0])
+    """Return the sender's number of the message.
+
+    In v2 it is the first half of the message id, where nodes of this package write it. In v1
+    it is the sequence number.
+    """
+    place = _MESSAGE_NUMBER if is_v2(body) else _SEQUENCE
+    return int(_U64.unpack_from(body, place)[0])
 
 
 def sequence_of(body: bytes) -> int:
