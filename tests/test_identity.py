@@ -505,8 +505,7 @@ class TestLoad:
     def test_absent(self, tmp_path: Path) -> None:
         path = tmp_path / "key"
         assert load_error(path) == (
-            f"there is no such file. `signedwire id new {path}` makes one, or "
-            "Identity.generate().save(path)"
+            f"there is no such file. `signedwire id new {path}` makes one"
         )
 
     def test_path_with_a_nul(self) -> None:
