@@ -504,9 +504,7 @@ class TestLoad:
 
     def test_absent(self, tmp_path: Path) -> None:
         path = tmp_path / "key"
-        assert load_error(path) == (
-            f"there is no such file. `signedwire id new {path}` makes one"
-        )
+        assert load_error(path) == (f"there is no such file. `signedwire id new {path}` makes one")
 
     def test_path_with_a_nul(self) -> None:
         assert load_error("a\0b") == "embedded null byte. Check the path and who may read it"

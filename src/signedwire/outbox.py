@@ -136,8 +136,8 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         store, did = _store(self._core), _did(recipient)
         waiting = [each for each in store.recipients() if did in (None, each)]
         for each in waiting:
-            store.reached(each)
-            self._core.dialers.hurry(self._core.endpoint.peers.session(each))
+            store.reset_attempts(each)
+            self._core.dialers.hurry(self._core.endpoint.sessions.session(each))
         return len(waiting)
 
     async def flush(self) -> None:

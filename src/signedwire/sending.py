@@ -208,7 +208,7 @@ class Sending:
                 return
 
     def _sender(self, message: OutgoingMessage) -> PeerSender:
-        return self._endpoint.peers.session(message.recipient).sender
+        return self._endpoint.sessions.session(message.recipient).sender
 
 
 async def wait_for_room(core: NodeCore, did: Did, priority: int) -> None:
@@ -217,7 +217,7 @@ async def wait_for_room(core: NodeCore, did: Did, priority: int) -> None:
     Call it in the node's event loop. It may be cancelled.
     """
     loop = asyncio.get_running_loop()
-    store, sender = core.context.store, core.endpoint.peers.session(did).sender
+    store, sender = core.context.store, core.endpoint.sessions.session(did).sender
     while core.runtime.is_open and not store.has_room(sender, priority):
         room = loop.create_future()
         wake = future_waker(loop, room)

@@ -184,7 +184,7 @@ class Cause(str):
         cause.kind = kind
         return cause
 
-    def after(self, beginning: str) -> Cause:
+    def prefixed(self, beginning: str) -> Cause:
         """A longer text of the same kind: `beginning`, then this one."""
         return Cause(beginning + self, self.kind)
 

@@ -204,12 +204,12 @@ class FakeConnector:
 
     def connect(self, session: PeerSession, address: Target) -> None:
         self.calls.append(("connect", session.did, address))
-        session.sender.route = FakeRoute(address)
+        session.sender.dialer = FakeRoute(address)
 
     def disconnect(self, session: PeerSession) -> None:
-        if session.has_sender and session.sender.route is not None:
+        if session.has_sender and session.sender.dialer is not None:
             self.calls.append(("disconnect", session.did, None))
-            session.sender.route = None
+            session.sender.dialer = None
 
     def note_progress(self) -> None:
         """A message was answered or given up."""
@@ -511,7 +511,7 @@ class FakeLink:
             cause = Cause("cut" if how is None else how.cause, FailureKind.RESET)
             self.ended = endpoint.link_closed(self.session, self, cause, how)
             endpoint.requeue_after(self.session, self, self.ended, cause)
-        endpoint.peers.forget_if_stranger(self.session)
+        endpoint.sessions.forget_if_stranger(self.session)
 
     def say_hello(self, **changes: Any) -> FakeLink:
         """The peer's HELLO has come."""
@@ -601,17 +601,17 @@ class Desk:
         self.endpoint = Endpoint(self.context, self.routes, threading.Lock())
         self.endpoint.connector = self.connector
         self.context.on_progress = self.connector.note_progress
-        self.store.queue_of = lambda did: self.endpoint.peers.session(did).sender
+        self.store.queue_of = lambda did: self.endpoint.sessions.session(did).sender
         self.access.on_change = self.endpoint.on_access_change
         self._numbers = itertools.count(1)
 
     @property
     def peers(self) -> Any:
         """The map of sessions, private parts included."""
-        return self.endpoint.peers
+        return self.endpoint.sessions
 
     def session(self, who: Identity = BOB) -> PeerSession:
-        return self.endpoint.peers.session(who.did)
+        return self.endpoint.sessions.session(who.did)
 
     def begin(self, who: Identity = BOB, *, is_dialed: bool = False) -> FakeLink:
         """A link whose peer is proven, and has not said HELLO."""

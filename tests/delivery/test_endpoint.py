@@ -196,10 +196,10 @@ class TestRoutes:
 
         monkeypatch.setattr(desk.routes, "resolve", look)
         session = desk.session()
-        assert [desk.endpoint.peers.route(session) for _ in range(3)] == [None] * 3
+        assert [desk.endpoint.sessions.route(session) for _ in range(3)] == [None] * 3
         assert len(asked) == 1
         desk.route()
-        assert desk.endpoint.peers.route(session) == THERE
+        assert desk.endpoint.sessions.route(session) == THERE
         assert len(asked) == 2
 
     def test_a_peer_moves(self) -> None:
@@ -223,7 +223,7 @@ class TestRoutes:
             desk.route(who)
         desk.post(EVE)
         desk.connector.calls.clear()
-        desk.session(EVE).sender.route = None
+        desk.session(EVE).sender.dialer = None
         desk.endpoint.send_stranded()
         assert desk.connector.calls == [("connect", EVE.did, THERE)]
 
@@ -326,7 +326,7 @@ class TestDenied:
         assert (message.state, message.reason) == (FAILED, Reason.DENIED)
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
         assert desk.session().link is None
-        assert desk.session().sender.route is None
+        assert desk.session().sender.dialer is None
         with pytest.raises(NotAllowedError, match="is denied by") as caught:
             desk.post()
         assert "change `deny`, the allow lists or the access file" in caught.value.hint
@@ -605,7 +605,7 @@ class TestGoodbye:
     def test_every_link_hears_it(self) -> None:
         desk = Desk()
         one, other, opening = desk.link(), desk.link(EVE), desk.begin(ALICE)
-        desk.endpoint.peers.session(Identity.from_seed(bytes(32)).did)  # and one without a link
+        desk.endpoint.sessions.session(Identity.from_seed(bytes(32)).did)  # and one without a link
         desk.endpoint.close_links()
         assert (one.code, other.code) == (frames.CLOSE_DONE, frames.CLOSE_DONE)
         assert not opening.is_over, "it has said nothing yet: whoever opens it ends it"

@@ -237,7 +237,7 @@ class World:
 
     def commit(self) -> None:
         self.desk.store.commit()
-        for session in self.desk.endpoint.peers.senders():
+        for session in self.desk.endpoint.sessions.senders():
             self.desk.endpoint.send_waiting(session)
 
     def wait(self) -> None:
@@ -258,12 +258,12 @@ class World:
         peer = self.rng.choice((BOB, EVE))
         is_there = self.desk.routes.resolve(peer.did) is None
         self.desk.route(peer) if is_there else self.desk.route(peer, None)
-        self.desk.endpoint.reroute(self.desk.endpoint.peers.senders())
+        self.desk.endpoint.reroute(self.desk.endpoint.sessions.senders())
         self.desk.endpoint.send_stranded()
 
     def fail_to_dial(self) -> None:
-        for session in self.desk.endpoint.peers.senders():
-            if session.link is None and session.sender.route is not None:
+        for session in self.desk.endpoint.sessions.senders():
+            if session.link is None and session.sender.dialer is not None:
                 session.sender.note_attempt_failed(REFUSED)
 
     def run(self) -> None:
@@ -273,7 +273,7 @@ class World:
 
     def check(self) -> None:
         places: Counter[int] = Counter()
-        for session in self.desk.endpoint.peers.senders():
+        for session in self.desk.endpoint.sessions.senders():
             sender = session.sender
             for message in sender.lanes:
                 places[id(message)] += 1
@@ -304,7 +304,7 @@ class World:
         assert max(self.received.values(), default=0) <= 1, "delivered twice"
 
     def check_credit(self) -> None:
-        for session in self.desk.endpoint.peers.all():
+        for session in self.desk.endpoint.sessions.all():
             if session.has_receiver:
                 window = session.receiver._window
                 links = [one.state.granted_unused for one in window._links]
@@ -333,7 +333,7 @@ class World:
             link.end()
         self.desk.route(BOB, None)
         self.desk.route(EVE, None)
-        self.desk.endpoint.reroute(self.desk.endpoint.peers.senders())
+        self.desk.endpoint.reroute(self.desk.endpoint.sessions.senders())
         self.commit()
         self.desk.host.wait(10)
         self.commit()
@@ -348,7 +348,7 @@ class World:
             gc.collect()
             self.desk.session(ALICE)
             self.desk.host.run()
-            assert len(self.desk.endpoint.peers.all()) <= STRANGERS
+            assert len(self.desk.endpoint.sessions.all()) <= STRANGERS
         assert self.desk.context.budget._used == 0
         self.desk.endpoint.end()
         assert not self.desk.host.timers

@@ -52,7 +52,7 @@ class Bench:
 
     def given_up(self, rows: list[OutgoingRow]) -> list[Reason | None]:
         """Why the messages of the rows are given up."""
-        held = [OutgoingMessage(stored(MemoryStore(US)).terms, 1) for _ in rows]
+        held = [OutgoingMessage(stored(MemoryStore(US)).options, 1) for _ in rows]
         sent = self.messages(rows, *held)
         assert [message.reason for message in sent] == [None] * len(sent)
         return [message.reason for message in held if message not in sent]

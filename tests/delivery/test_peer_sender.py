@@ -362,7 +362,7 @@ class TestEnds:
 
     def test_the_last_error_of_its_route_is_told(self, desk: Desk) -> None:
         message = desk.post()
-        route = desk.session().sender.route
+        route = desk.session().sender.dialer
         assert isinstance(route, FakeRoute)
         route.last_error = Cause("connection refused", FailureKind.REFUSED)
         desk.session().sender.give_up(message, Reason.ATTEMPTS_EXHAUSTED)

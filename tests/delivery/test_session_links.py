@@ -531,7 +531,7 @@ class TestStatus:
         status = session.status()
         assert (status.state, status.address, status.wire) == (PeerState.IDLE, None, None)
         desk.post(priority=Priority.HIGH)
-        route = session.sender.route
+        route = session.sender.dialer
         assert isinstance(route, FakeRoute)
         route.last_error, route.last_error_at, route.retry_at = REFUSED, clock.seconds, 1010.0
         route.round_trip = 0.5

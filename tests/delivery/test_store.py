@@ -182,8 +182,8 @@ class TestOutgoing:
             (HIGH, 1, False),
         ]
         assert {(row.attempts, row.last_error) for row in rows} == {(2, "no route")}
-        store.reached(PEER)
-        store.reached(PEER)
+        store.reset_attempts(PEER)
+        store.reset_attempts(PEER)
         assert store.outbox(PEER).result(LIMIT)[0].attempts == 0
 
     def test_looking_and_dropping(self, store: Store) -> None:

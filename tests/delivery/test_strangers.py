@@ -46,7 +46,7 @@ def crowd(count: int) -> list[Identity]:
 
 def halves(desk: Desk, who: Identity = BOB) -> tuple[bool, bool] | None:
     """Whether there is a sending and a receiving half; `None`: the peer is forgotten."""
-    session = desk.endpoint.peers.get(who.did)
+    session = desk.endpoint.sessions.get(who.did)
     return None if session is None else (session.has_sender, session.has_receiver)
 
 
@@ -436,7 +436,7 @@ class TestHowManyAreKept:
         desk = Desk()
         for who in crowd(9):
             self.come_and_go(desk, who)
-        weights = [session.weight for session in desk.endpoint.peers.all()]
+        weights = [session.weight for session in desk.endpoint.sessions.all()]
         assert desk.peers._stranger_bytes == sum(weights)
         assert len(weights) == 4
 
@@ -475,7 +475,7 @@ class TestHowManyAreKept:
     def test_who_is_known(self, way: Callable[[Desk], object], is_known: bool) -> None:
         desk = Desk()
         way(desk)
-        assert desk.endpoint.peers.is_known(BOB.did) == is_known
+        assert desk.endpoint.sessions.is_known(BOB.did) == is_known
 
     def test_all_are_known_and_one_more_comes(self) -> None:
         desk = Desk()
@@ -547,7 +547,7 @@ class TestMessagesOfAnotherThread:
         desk = Desk()
         self.gone(desk)
         old = desk.session().sender
-        Interrupted.before_put = lambda: desk.endpoint.peers.forget_if_stranger(desk.session())
+        Interrupted.before_put = lambda: desk.endpoint.sessions.forget_if_stranger(desk.session())
         messages = self.numbered(desk, count)
         if count == 1:
             desk.endpoint.submitter.submit(messages[0], 1)
@@ -566,7 +566,7 @@ class TestMessagesOfAnotherThread:
         def second() -> None:
             # The first was sent, answered and let go of, all in one moment.
             old.give_up_all(Reason.EXPIRED)
-            desk.endpoint.peers.forget_if_stranger(desk.session())
+            desk.endpoint.sessions.forget_if_stranger(desk.session())
 
         def first() -> None:
             Interrupted.before_put = second
@@ -581,7 +581,7 @@ class TestMessagesOfAnotherThread:
         desk = Desk(send_queue_limit=2, critical_reserve=0)
         self.gone(desk)
         messages = self.numbered(desk, 4)
-        Interrupted.before_put = lambda: desk.endpoint.peers.forget_if_stranger(desk.session())
+        Interrupted.before_put = lambda: desk.endpoint.sessions.forget_if_stranger(desk.session())
         assert desk.endpoint.submitter.submit_many(messages) == 2
         self.arrives(desk, *messages[:2])
 
@@ -598,7 +598,7 @@ class TestMessagesOfAnotherThread:
             Interrupted.before_look = queue  # at the second look, which is under the lock
 
         Interrupted.before_look = look
-        desk.endpoint.peers.forget_if_stranger(desk.session())
+        desk.endpoint.sessions.forget_if_stranger(desk.session())
         assert desk.session().sender is sender
         desk.endpoint.submitter._queued(desk.session(), sender, (message,))
         self.arrives(desk, message)
@@ -611,7 +611,7 @@ class TestMessagesOfAnotherThread:
         self.gone(desk)
         desk.session().sender.lanes.__class__ = Lanes
         old = desk.session()
-        desk.endpoint.peers.forget_if_stranger(old)
+        desk.endpoint.sessions.forget_if_stranger(old)
         assert not old.has_sender
         (message,) = self.numbered(desk)
         check = desk.endpoint.submitter._check
@@ -653,7 +653,7 @@ class TestMessagesOfAnotherThread:
         session = desk.session()
         desk.session(EVE)
         desk.host.run()
-        assert desk.endpoint.peers.get(BOB.did) is session
+        assert desk.endpoint.sessions.get(BOB.did) is session
         desk.endpoint.submitter._queued(session, session.sender, (message,))
         self.arrives(desk, message)
 
@@ -667,7 +667,7 @@ class TestMessagesOfAnotherThread:
         def put_and_end(*args: Any, **options: Any) -> int:
             count = put(*args, **options)
             old.give_up_all(Reason.EXPIRED)
-            desk.endpoint.peers.forget_if_stranger(desk.session())
+            desk.endpoint.sessions.forget_if_stranger(desk.session())
             return count
 
         desk.store.put = put_and_end  # type: ignore[method-assign]

@@ -579,7 +579,7 @@ async def test_a_batch_that_is_being_committed_is_not_delivered(kind: str, tmp_p
         meet(alice, bob)
         await alice.send(bob.did, b"first")
         received = asyncio.Event()
-        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
         receive = receiver.receive
 
         def receive_and_tell(*arguments: object) -> None:
@@ -649,7 +649,7 @@ async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> N
         await alice.send(bob.did, b"first")
         message = await bob.receive(LIMIT)
         assert message is not None
-        window = bob._core.endpoint.peers.session(ALICE.did).receiver._window
+        window = bob._core.endpoint.sessions.session(ALICE.did).receiver._window
         outbox = bob._core.store
         assert outbox is not None
         gate = threading.Event()
@@ -692,7 +692,7 @@ async def test_room_and_credit_are_free_again() -> None:
             await eventually(lambda: not links_of(alice))
             bob.access.undeny(ALICE.did)
         assert bob.stats().dropped[Reason.DENIED] >= 300
-        window = bob._core.endpoint.peers.session(ALICE.did).receiver._window
+        window = bob._core.endpoint.sessions.session(ALICE.did).receiver._window
         assert window._in_inbox == [0, 0, 0, 0]
 
 
@@ -752,7 +752,7 @@ async def test_it_is_dialed_no_more() -> None:
         before = alice.stats().dial_failures
         await asyncio.sleep(0.5)
         assert alice.stats().dial_failures <= before + 1
-        assert alice._core.endpoint.peers.session(BOB.did).sender.route is None
+        assert alice._core.endpoint.sessions.session(BOB.did).sender.dialer is None
 
 
 # -- kept ----------------------------------------------------------------------------
@@ -963,7 +963,7 @@ async def test_a_store_queues_for_a_peer_never_met(way: str, tmp_path: Path) -> 
         assert stats is not None
         assert stats.unmet == stored(alice, BOB.did)
         assert alice.health().is_well
-        assert not alice._core.endpoint.peers.session(
+        assert not alice._core.endpoint.sessions.session(
             BOB.did
         ).sender.lanes  # they wait on the disk alone
         async with net.node(BOB) as bob:

@@ -135,7 +135,7 @@ async def test_as_many_answers_are_remembered_as_there_is_credit(how: str) -> No
         network.cut_all()
         for message in messages:
             message.ack() if how == "ack" else message.nack()
-        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
         before = receiver.weight
         await eventually(lambda: all(one.is_final for one in receipts))
         assert receiver.weight >= 100 * count
@@ -162,7 +162,7 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
         for message in messages:
             message.ack()
         await asyncio.sleep(0.01)
-        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
         assert len(receiver.answers._remembered) == 16 + 4 + 1024
         assert not receiver.answers._handled
 

@@ -134,7 +134,7 @@ async def test_those_who_gave_up_waiting_for_room_leave_nothing_behind() -> None
             sender.routing.update(BOB.did, hole)
             for _ in range(4):
                 sender.post()
-            lanes = sender.core.endpoint.peers.session(BOB.did).sender.lanes
+            lanes = sender.core.endpoint.sessions.session(BOB.did).sender.lanes
             for _ in range(50):
                 with pytest.raises(TimeoutError):
                     await within(0.001, wait_for_room(sender.core, BOB.did, Priority.NORMAL))
@@ -197,9 +197,9 @@ async def test_close_leaves_no_timer_of_a_deadline() -> None:
             sender.routing.update(BOB.did, hole)
             receipts = [sender.post(expires_at=time.monotonic() + 60) for _ in range(3)]
             await eventually(
-                lambda: len(sender.core.endpoint.peers.session(BOB.did).sender._deadlines) == 3
+                lambda: len(sender.core.endpoint.sessions.session(BOB.did).sender._deadlines) == 3
             )
-        assert not sender.core.endpoint.peers.session(BOB.did).sender._deadlines
+        assert not sender.core.endpoint.sessions.session(BOB.did).sender._deadlines
         assert {receipt.reason for receipt in receipts} == {Reason.CLOSED}
 
 
@@ -240,14 +240,14 @@ async def test_a_message_that_comes_from_a_thread_during_the_end_is_told() -> No
     sender.routing.update(BOB.did, "127.0.0.1:9")
     await sender.core.start()
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.endpoint.peers.has_way
+    original = sender.core.endpoint.sessions.has_way
 
     def check_slowly(did: Did) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
         return original(did)
 
-    sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint.sessions.has_way = check_slowly  # type: ignore[method-assign]
     posting = asyncio.create_task(
         asyncio.to_thread(sender.post, b"", expires_at=time.monotonic() + 60)
     )
@@ -265,14 +265,14 @@ def test_a_message_that_comes_when_the_loop_is_gone_is_told() -> None:
     sender = OpenCore(quick(close_timeout=0.001))
     sender.routing.update(BOB.did, "127.0.0.1:9")
     has_passed, may_go_on = threading.Event(), threading.Event()
-    original = sender.core.endpoint.peers.has_way
+    original = sender.core.endpoint.sessions.has_way
 
     def check_slowly(did: Did) -> bool:
         has_passed.set()
         assert may_go_on.wait(LIMIT)
         return original(did)
 
-    sender.core.endpoint.peers.has_way = check_slowly  # type: ignore[method-assign]
+    sender.core.endpoint.sessions.has_way = check_slowly  # type: ignore[method-assign]
     outcome: list[Receipt | Exception] = []
 
     def post() -> None:
@@ -345,7 +345,7 @@ async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
         message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
         for _ in range(2):
-            sender.core.endpoint.peers.session(BOB.did).sender.give_up(
+            sender.core.endpoint.sessions.session(BOB.did).sender.give_up(
                 message, Reason.ATTEMPTS_EXHAUSTED
             )
         assert sender.core.stats().send_failures == 1

@@ -65,7 +65,7 @@ async def test_a_living_peer_gets_its_link_back_beside_forty_silent_ones() -> No
             await eventually(lambda: places.pool.next_standing is Standing.DOUBTFUL)
             assert len(places.pool.opening()) <= 5
             for _ in range(5):
-                link = alice._core.endpoint.peers.session(bob.did).link
+                link = alice._core.endpoint.sessions.session(bob.did).link
                 assert isinstance(link, Link)
                 link.abort()
                 await within(SLACK, alice.send(bob.did, b"2"))

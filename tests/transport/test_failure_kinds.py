@@ -187,7 +187,7 @@ def test_the_kinds_of_errors() -> None:
 def test_a_cause_is_its_words_and_keeps_its_kind() -> None:
     cause = Cause("refused", FailureKind.REFUSED)
     assert cause == "refused"
-    longer = cause.after("cannot connect: ")
+    longer = cause.prefixed("cannot connect: ")
     assert (longer, longer.kind) == ("cannot connect: refused", FailureKind.REFUSED)
     for same in (pickle.loads(pickle.dumps(cause)), copy.copy(cause), copy.deepcopy(cause)):
         assert (same, same.kind) == (cause, cause.kind)

@@ -190,9 +190,9 @@ async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
                 return found
 
         alice.routing.remove(bob.did)
-        session = endpoint.peers.session(bob.did)
+        session = endpoint.sessions.session(bob.did)
         session.sender.lanes.__class__ = Interrupted
-        endpoint.peers.forget_if_stranger(session)
+        endpoint.sessions.forget_if_stranger(session)
         await within(LIMIT, receipts[0].wait(DeliveryState.ACCEPTED))
         assert await take(bob, 1) == [b"not lost"]
 
@@ -201,13 +201,13 @@ async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
 async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
     async with Net().pair() as (alice, bob):
         endpoint, loop = alice._core.endpoint, asyncio.get_running_loop()
-        session = endpoint.peers.session(bob.did)
+        session = endpoint.sessions.session(bob.did)
         sender = session.sender
         forgotten = threading.Event()
 
         def forget() -> None:
             alice.routing.remove(bob.did)
-            endpoint.peers.forget_if_stranger(session)
+            endpoint.sessions.forget_if_stranger(session)
             meet(alice, bob)
             forgotten.set()
 
@@ -221,7 +221,7 @@ async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
 
         sender.lanes.__class__ = Interrupted
         receipt = await in_thread(alice.send_nowait, bob.did, b"not lost")
-        assert endpoint.peers.session(bob.did).sender is not sender
+        assert endpoint.sessions.session(bob.did).sender is not sender
         await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
         assert await take(bob, 1) == [b"not lost"]
 
@@ -348,7 +348,7 @@ def test_a_small_message_does_not_keep_the_large_ones_of_its_batch() -> None:
 @on_asyncio
 async def test_an_earlier_break_kills_no_younger_message() -> None:
     async with Net().node(BOB, close_timeout=0.01) as base:
-        peer = base._core.endpoint.peers.session(ALICE.did)
+        peer = base._core.endpoint.sessions.session(ALICE.did)
         timers: list[Any] = []
         robot = await RawPeer.dial(base, ALICE)
         await robot.next(HelloReceived)
@@ -495,7 +495,7 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
                 else:
                     message.nack()
         await eventually(lambda: bob.stats().inbound_connections == 0)
-        receiver = bob._core.endpoint.peers.session(ALICE.did).receiver
+        receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
         for _ in range(10):
             with await dial_wordless(bob, ALICE) as alice:
                 await alice.say(hello().encode(), frames.Close(frames.CLOSE_DONE, "").encode())
@@ -617,10 +617,10 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
     async with Net().node(ALICE) as alice, Net().node(BOB) as bob:
         meet(bob, alice)
         if is_ahead:
-            receiver = bob._core.endpoint.peers.session(alice.did).receiver
+            receiver = bob._core.endpoint.sessions.session(alice.did).receiver
             assert receiver.begin(unix_time_us() + 10**12)
             receiver._has_delivered = True
-        known = bob._core.endpoint.peers.session(alice.did).receiver.stream.epoch
+        known = bob._core.endpoint.sessions.session(alice.did).receiver.stream.epoch
         epochs = [known]
         for number in (b"1", b"2", b"3"):
             await within(LIMIT, bob.send(alice.did, b"here I am"))
@@ -628,12 +628,12 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
             receipt = await within(LIMIT, alice.send(bob.did, number))
             assert receipt.is_confirmed
             assert await take(bob, 1) == [number]
-            epochs.append(alice._core.endpoint.peers.session(bob.did).sender.stream.epoch)
+            epochs.append(alice._core.endpoint.sessions.session(bob.did).sender.stream.epoch)
             del receipt
             gc.collect()
             for link in links_of(alice):
                 link.close(frames.CLOSE_EVICTED, "so the test wants")
-            await eventually(lambda: not alice._core.endpoint.peers.session(bob.did).has_sender)
+            await eventually(lambda: not alice._core.endpoint.sessions.session(bob.did).has_sender)
             await eventually(lambda: not links_of(bob))
         assert epochs == sorted(set(epochs))
         assert bob.stats().dropped.keys() <= {Reason.STALE_EPOCH}

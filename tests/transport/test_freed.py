@@ -82,7 +82,7 @@ async def test_links_that_are_cut_and_dialed_again(side: str) -> None:
         async with nothing_left():
             for _ in range(5):
                 node, peer = (alice, bob) if side == "dialer" else (bob, alice)
-                link = node._core.endpoint.peers.session(peer.did).link
+                link = node._core.endpoint.sessions.session(peer.did).link
                 assert isinstance(link, Link)
                 link.abort()
                 del link

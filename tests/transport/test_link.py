@@ -359,7 +359,7 @@ async def test_a_reply_goes_over_the_link_that_the_other_side_dialed(network: st
 
 def count_writes(node: Node, peer: Node) -> list[int]:
     """The sizes of what `node` says to `peer` from now on, write by write."""
-    link = node._core.endpoint.peers.session(peer.did).link
+    link = node._core.endpoint.sessions.session(peer.did).link
     assert isinstance(link, Link)
     # On a busy machine, the test itself may have held the loop.
     delay = link._output.receipts._delay
@@ -911,7 +911,7 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
     """And the link then has no input: one that had some for ever took each turn of the loop."""
     async with Net().pair() as (alice, bob):
         await within(LIMIT, alice.send(bob.did, b"x"))
-        link = bob._core.endpoint.peers.session(alice.did).link
+        link = bob._core.endpoint.sessions.session(alice.did).link
         assert isinstance(link, Link)
         session = link.state.session
         assert session is not None

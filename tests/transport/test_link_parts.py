@@ -362,7 +362,7 @@ class Output:
         loop = asyncio.get_running_loop()
         self.state = LinkState(None, 0.0, loop.create_future())
         self.state.session = session
-        self.state.peer = cast("Any", SimpleNamespace(sender=self.sender))
+        self.state.peer_session = cast("Any", SimpleNamespace(sender=self.sender))
         self.answers = AnswerWatch(10, 10, lambda: None)
         channel: Any = Channel()
         self.batches = 0
@@ -490,7 +490,7 @@ class Events:
     def __init__(self, batches: int) -> None:
         state = LinkState(None, 0.0, asyncio.get_running_loop().create_future())
         receive = SimpleNamespace(receive=lambda *_: None)
-        state.peer = cast("Any", SimpleNamespace(receiver=receive, did=ALICE.did))
+        state.peer_session = cast("Any", SimpleNamespace(receiver=receive, did=ALICE.did))
         self.output = cast("Any", SimpleNamespace(is_held=False))
         self.ends: list[Closed] = []
         self.reasons: list[Reason] = []

@@ -219,7 +219,7 @@ def dialers(node: Node) -> list[Any]:
 
 
 def dialer_to(node: Node, did: Did) -> Any:
-    dialer = node._core.endpoint.peers.session(did).sender.route
+    dialer = node._core.endpoint.sessions.session(did).sender.dialer
     assert dialer is not None
     return dialer
 
@@ -231,7 +231,7 @@ def connecting() -> list[asyncio.Task[Any]]:
 
 def is_forgotten(node: Node, did: Did) -> bool:
     core = node._core
-    session = core.endpoint.peers._sessions.get(did)
+    session = core.endpoint.sessions._sessions.get(did)
     return session is None or not (session.has_sender or session.has_receiver)
 
 
@@ -350,7 +350,7 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
     async with Net().node(BOB) as bob, Net().node(ALICE) as alice:
         meet(bob, alice)
         await bob.send(alice.did, b"before")
-        epoch = alice._core.endpoint.peers.session(bob.did).receiver.stream.epoch
+        epoch = alice._core.endpoint.sessions.session(bob.did).receiver.stream.epoch
         assert abs(epoch - unix_time_us()) < 60 * 10**6
         with await RawPeer.dial(bob, CAROL, known_epoch=HUGE) as stranger:
             assert (await stranger.next(HelloReceived)).hello.epoch == epoch
@@ -363,7 +363,7 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
         with await RawPeer.dial(bob, identity(9)) as other:
             assert (await other.next(HelloReceived)).hello.epoch == epoch
         await bob.send(alice.did, b"after")
-        assert alice._core.endpoint.peers.session(bob.did).receiver.stream.epoch == epoch
+        assert alice._core.endpoint.sessions.session(bob.did).receiver.stream.epoch == epoch
         assert bob.stats().reconnections == 0
         assert await take(alice, 2) == [b"before", b"after"]
 
@@ -379,7 +379,7 @@ async def test_an_epoch_beyond_all_epochs_breaks_the_protocol(field: str, value:
             assert (closed.code, closed.is_by_peer) == (frames.CLOSE_PROTOCOL_ERROR, True)
         await eventually(lambda: bob.stats().inbound_connections == 0)
         assert is_forgotten(bob, CAROL.did)
-        assert not any(one.least_epoch for one in bob._core.endpoint.peers.all())
+        assert not any(one.least_epoch for one in bob._core.endpoint.sessions.all())
         assert bob.stats().dropped[Reason.PROTOCOL_ERROR] == 1
 
 
@@ -649,7 +649,7 @@ async def test_a_stranger_that_brings_nothing_leaves_nothing(how: str) -> None:
             await eventually(lambda: bob.stats().inbound_connections == 0)
             assert is_forgotten(bob, who.did)
         assert bob.peers() == {}
-        sessions = bob._core.endpoint.peers.all()
+        sessions = bob._core.endpoint.sessions.all()
         assert not any(one.has_sender or one.has_receiver for one in sessions)
         assert not bob._core.endpoint.links
         connected = 3 if how in ("hello", "reset", "close", "garbage") else 0

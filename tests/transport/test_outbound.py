@@ -162,7 +162,7 @@ async def test_a_dead_peer_delays_no_other(kind: str) -> None:
             count = 900 if kind == "deaf" else 20  # to a deaf one, more than buffers hold
             receipts = []
             for _ in range(count):
-                if sender.core.endpoint.peers.session(BOB.did).sender.lanes.has_room(1):
+                if sender.core.endpoint.sessions.session(BOB.did).sender.lanes.has_room(1):
                     receipts.append(sender.post(BIG))
                     await asyncio.sleep(0)
             sender.post(to=CAROL.did)
@@ -357,7 +357,7 @@ async def test_a_message_in_time_is_not_expired_afterwards() -> None:
             with await server.accept() as link:
                 assert await link.read_numbers(1) == [1]
                 await receipt.wait()
-                assert not sender.core.endpoint.peers.session(BOB.did).sender._deadlines
+                assert not sender.core.endpoint.sessions.session(BOB.did).sender._deadlines
                 await asyncio.sleep(0.06)
             assert receipt.state is DeliveryState.WRITTEN
             assert sender.core.stats().send_failures == 0

@@ -90,7 +90,7 @@ def waiting(node: Node) -> int:
 
 def came(node: Node, who: Identity) -> int:
     """How many Normal messages of this one have come, ever."""
-    return node._core.endpoint.peers.session(who.did).receiver.stream.marks[Priority.NORMAL]
+    return node._core.endpoint.sessions.session(who.did).receiver.stream.marks[Priority.NORMAL]
 
 
 @pytest.mark.parametrize("early", [0, 3, 6])
@@ -285,7 +285,7 @@ async def test_an_answer_that_no_link_takes_is_said_over_the_next(how: str, when
         message = await next_of(bob)
         if when == "without a link":
             alice.routing.remove(bob.did)
-            dialer = alice._core.endpoint.peers.session(bob.did).sender.route
+            dialer = alice._core.endpoint.sessions.session(bob.did).sender.dialer
             assert dialer is not None
             net.memory.cut_all()
             await eventually(lambda: not links_of(bob) and not links_of(alice))
@@ -556,12 +556,12 @@ async def test_strangers_are_forgotten_before_peers(monkeypatch: pytest.MonkeyPa
         for number in range(400, 420):
             await bring(bob, identity(number), 1)
             assert await take(bob, 1) == [b"1"]
-            assert len(bob._core.endpoint.peers._sessions) <= 4
+            assert len(bob._core.endpoint.sessions._sessions) <= 4
             assert {
                 ALICE.did,
                 CAROL.did,
                 identity(number).did,
-            } <= bob._core.endpoint.peers._sessions.keys()
+            } <= bob._core.endpoint.sessions._sessions.keys()
         assert await bring(bob, ALICE) == (9, (0, 2, 0, 0))
         assert await bring(bob, identity(419)) == (9, (0, 1, 0, 0))
         assert await bring(bob, identity(400)) == (0, (0, 0, 0, 0))
@@ -591,7 +591,7 @@ async def test_who_was_sent_to_or_waits_or_is_here_is_not_forgotten(
                 with await RawPeer.dial(bob, identity(number)) as stranger:
                     await stranger.next(HelloReceived)
                 await eventually(lambda: bob.stats().inbound_connections == 1)
-                known = bob._core.endpoint.peers._sessions
+                known = bob._core.endpoint.sessions._sessions
                 assert {here.did, waits.did, sent_to.did} <= known.keys()
                 assert len(known) <= 4
             await peer.send(peer.body(1, b"still here"))

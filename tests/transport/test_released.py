@@ -117,7 +117,7 @@ async def test_a_message_that_is_loaded_before_it_is_told_to_be_stored(
         receipt = alice.send_nowait(bob.did, PAYLOAD)
         await eventually(lambda: late)
         driver, did, *_ = late[0]
-        session = alice._core.endpoint.peers.session(did)
+        session = alice._core.endpoint.sessions.session(did)
         driver._loader._load(session, driver._cursors[did], 1)
         await eventually(lambda: session.sender.lanes)
         told(*late[0])

@@ -106,7 +106,7 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
         listening = asyncio.create_task(note_all(bob, delivered))
         receipts = await within(60, stream(alice, bob))
         await eventually(lambda: len(delivered) == COUNT, 60)
-        peer = alice._core.endpoint.peers.session(bob.did).sender
+        peer = alice._core.endpoint.sessions.session(bob.did).sender
         await eventually(lambda: len(peer.stream._in_flight) == 1, 60)
         ((root, flight),) = peer.stream._in_flight.items()
         assert [root] == left_out

@@ -63,7 +63,7 @@ async def test_only_the_loop_changes_its_state(monkeypatch: pytest.MonkeyPatch) 
             record(owner, name)
         strangers = [identity(number).did for number in range(500, 550)]
         for number in range(550, 560):
-            session = alice._core.endpoint.peers.session(identity(number).did)
+            session = alice._core.endpoint.sessions.session(identity(number).did)
             assert session.receiver.is_empty
             assert not session.sender.lanes
 

@@ -72,7 +72,7 @@ def retry(options: OutboxRetryOptions) -> int:
         did = recipient_of(options.to)
         peers = [each for each in store.recipients() if did in (None, each)]
         for each in peers:
-            store.reached(each)
+            store.reset_attempts(each)
         commit(store, store.barrier)
     if options.json:
         emit({"dids": [str(each) for each in peers]})

@@ -69,9 +69,9 @@ class Endpoint:
         """Received messages that wait for the application."""
         self.denials = context.denials
         """Drops the messages of denied senders."""
-        self.peers = SessionMap(context, routes, lock)
+        self.sessions = SessionMap(context, routes, lock)
         """The sessions of all peers."""
-        self.submitter = Submitter(context, self.peers, self.send_waiting)
+        self.submitter = Submitter(context, self.sessions, self.send_waiting)
         """Puts messages of the application into the queues."""
         self.v2_speakers = BoundedSet(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2. Their v1 messages are refused."""
@@ -96,7 +96,7 @@ class Endpoint:
                 denied.append(row.id)
                 counts[row.sender] += 1
             else:
-                self.peers.session(row.sender).receiver.restore(row)
+                self.sessions.session(row.sender).receiver.restore(row)
         for did, count in counts.items():
             self._host.drop(Reason.DENIED, did, count=count)
         return denied
@@ -106,20 +106,20 @@ class Endpoint:
 
         A stranger that was forgotten is absent; see `session_map`.
         """
-        return {session.did: session.status() for session in self.peers.senders()}
+        return {session.did: session.status() for session in self.sessions.senders()}
 
     # -- links ----------------------------------------------------------------------------
 
     def proven(self, did: Did) -> PeerSession:
         """Note that a DID has proven itself over v2: v1 with it ends, in both directions."""
-        session = self.peers.session(did)
+        session = self.sessions.session(did)
         was_v1, session.wire = session.wire == "v1", "v2"
         store = self.context.store
         if not store.has_spoken_v2(did):
             store.note_v2(did)
         if self.context.is_v1_allowed(did):  # else its v1 messages are refused anyway
             self.v2_speakers.add(bytes(did))
-        if was_v1 and session.has_sender and session.sender.route is not None:
+        if was_v1 and session.has_sender and session.sender.dialer is not None:
             self._disconnect(session)
             self._host.call_soon(self.send_waiting, session)
         return session
@@ -155,14 +155,14 @@ class Endpoint:
             text = "the HELLO names the last epoch, so no newer one can begin"
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, text)
         elif verdict is LinkVerdict.PEER_IS_AHEAD:
-            session.restart_stream(hello, self.peers.new_stream(session, hello.known_epoch + 1))
+            session.restart_stream(hello, self.sessions.new_stream(session, hello.known_epoch + 1))
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         elif verdict is LinkVerdict.HELLO_IS_STALE:
             link.close(link_frames.CLOSE_STALE_EPOCH, "a newer epoch has begun since its HELLO")
         else:
             had_link = session.link is not None
             session.link_opened(link, hello)
-            self.peers.touch(session)
+            self.sessions.touch(session)
             if had_link:
                 self._requeue_unanswered(session, is_fault=False)
             session.announce(link)
@@ -195,7 +195,7 @@ class Endpoint:
         """
         if not ended.was_used:
             return
-        if self.peers.route(session) is None:
+        if self.sessions.route(session) is None:
             session.left_at = clock.monotonic()
         # While a node with a store closes, messages stay in order for a later process, and
         # another link may still open.
@@ -208,7 +208,7 @@ class Endpoint:
         # for all messages. Otherwise a message in flight may have broken the link, so the
         # attempt is counted for those alone.
         is_fault = not ended.is_excused and (link.state.has_progress or not link.state.is_dialed)
-        cause = cause.after("the link ended before an answer came: ")
+        cause = cause.prefixed("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
@@ -231,7 +231,7 @@ class Endpoint:
         """Send all answers of the application, and close all links."""
         self.context.has_closed_links = True
         attempt = self._host.log.attempt
-        for session in self.peers.all():
+        for session in self.sessions.all():
             if session.has_receiver:
                 attempt("sending the last answers", session.receiver.answers.flush)
         for link in tuple(self.links):
@@ -277,7 +277,7 @@ class Endpoint:
         if session.link is not None:
             session.link.pump()
             return
-        address = self.peers.route(session)
+        address = self.sessions.route(session)
         if address is not None:
             assert self.connector is not None
             session.stop_waiting()
@@ -297,8 +297,8 @@ class Endpoint:
     def send_stranded(self) -> None:
         """Send the queues of peers that had neither a link nor a route, after a route changed."""
         self._is_look_due = False  # first, so that no change is missed that comes meanwhile
-        for session in self.peers.senders():
-            is_stranded = session.link is None and session.sender.route is None
+        for session in self.sessions.senders():
+            is_stranded = session.link is None and session.sender.dialer is None
             if is_stranded and session.sender.lanes:
                 self.send_waiting(session)
 
@@ -306,19 +306,19 @@ class Endpoint:
         session.stop_waiting()
         if session.link is not None:
             return
-        if self.peers.route(session) is not None:
+        if self.sessions.route(session) is not None:
             self.send_waiting(session)  # the route was added meanwhile
         else:
             sender = session.sender
             removed = sender.lanes.remove_if(lambda message: not message.is_stored)
             sender.give_up_many(removed, Reason.UNKNOWN_PEER)
-            self.peers.forget_if_stranger(session)
+            self.sessions.forget_if_stranger(session)
 
     def reroute(self, sessions: Iterable[PeerSession]) -> None:
         """Dial the new address of each of these peers whose address has changed."""
         for session in tuple(sessions):
-            route = session.sender.route
-            if route is None or self.peers.route(session) != route.address:
+            dialer = session.sender.dialer
+            if dialer is None or self.sessions.route(session) != dialer.address:
                 self._disconnect(session)
                 self.send_waiting(session)
 
@@ -363,7 +363,7 @@ class Endpoint:
     def _enforce(self) -> None:
         self._is_enforcement_due = False  # first, so that no change is missed that comes meanwhile
         denies, attempt = self.access.denies, self._host.log.attempt
-        for session in self.peers.all():
+        for session in self.sessions.all():
             if session.link is not None and denies(session.did):
                 session.receiver.answers.detach()
                 attempt(
@@ -374,7 +374,7 @@ class Endpoint:
                 )
         self.denials.discard(self.inbox.remove_if(self.denials.is_from_denied))
         self.denials.count()
-        for session in self.peers.senders():
+        for session in self.sessions.senders():
             if denies(session.did):
                 attempt("ending the queue of a denied peer", self.give_up_denied, session)
                 self.context.store.give_up_denied(session.sender)
@@ -404,7 +404,7 @@ class Endpoint:
 
     def on_clock_step(self) -> None:
         """Compute each deadline again, because a clock was set or the machine was suspended."""
-        for session in self.peers.senders():
+        for session in self.sessions.senders():
             session.sender.on_clock_step()
 
     def begin_end(self) -> None:
@@ -414,7 +414,7 @@ class Endpoint:
     def end(self) -> None:
         """Fail all messages that are left, and each that is queued from now on."""
         self.submitter.end()
-        for session in self.peers.all():
+        for session in self.sessions.all():
             session.stop_waiting()
             if session.has_sender:
                 session.sender.end()

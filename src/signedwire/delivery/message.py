@@ -343,22 +343,22 @@ class OutgoingMessage(Receipt):
         "envelope",
         "failures_before",
         "is_stored",
+        "options",
         "proof_source",
         "row",
         "sequence",
-        "terms",
         "was_written",
     )
 
     def __init__(
         self,
-        terms: SendOptions,
+        options: SendOptions,
         message_number: int,
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
     ) -> None:
         # The statements of Receipt.__init__, which saves the 0.1 µs of calling it.
-        self._steps = terms.queued
+        self._steps = options.queued
         self._changed = None
         self.message_number = message_number
         self.state = _QUEUED
@@ -368,7 +368,7 @@ class OutgoingMessage(Receipt):
         self.is_unconfirmed = False
         self.is_detached = False
 
-        self.terms = terms
+        self.options = options
         self.proof_source: ProofSource | None = None
         """The source of `proof()`; `None` until the recipient has signed."""
         self.failures_before = 0
@@ -389,17 +389,17 @@ class OutgoingMessage(Receipt):
     @property
     def recipient(self) -> Did:
         """The DID of the recipient."""
-        return self.terms.recipient
+        return self.options.recipient
 
     @property
     def priority(self) -> Priority:
         """The priority of the message."""
-        return self.terms.priority
+        return self.options.priority
 
     @property
     def expires_at(self) -> float | None:
         """The deadline, by the clock that it follows; `None`: none. See `clock.left()`."""
-        return self.terms.expires_at
+        return self.options.expires_at
 
     @property
     def payload_size(self) -> int:
@@ -410,24 +410,24 @@ class OutgoingMessage(Receipt):
         return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
 
     def _seconds_left(self) -> float | None:
-        due = self.terms.expires_at
+        due = self.options.expires_at
         if due is None or self.state is not DeliveryState.ACCEPTED:
             return None
         return min(max(0.0, clock.left(due)), _LOOK_AGAIN)
 
     @property
     def _has_store(self) -> bool:
-        return self.is_stored or self.terms.has_store
+        return self.is_stored or self.options.has_store
 
     def _check_followed(self, until: DeliveryState, *, is_blocking: bool = False) -> None:
         if until is DeliveryState.PERSISTED and not self._has_store:
             raise ValueError(NEEDS_STORE)
-        if self.terms.is_bulk and until == DeliveryState.HANDLED:
+        if self.options.is_bulk and until == DeliveryState.HANDLED:
             raise ValueError(
                 "the receipts of this send_many() end at 'accepted'. To wait for 'handled', "
                 "use send_many(..., until='handled') or send()"
             )
-        home = self.terms.home
+        home = self.options.home
         if home is not None and not self.is_final and not self.has_reached(until):
             home.check_alive()
             if is_blocking and get_ident() == home.thread and not home.has_ended:
@@ -477,23 +477,23 @@ class OutgoingMessage(Receipt):
 
         `expires_at` is the deadline of the row; by default the date in its header.
         """
-        due, known = expiry_of(body), self.terms.expires_at
+        due, known = expiry_of(body), self.options.expires_at
         if due is None:
             expires_at = None
         elif known is not None and not isinstance(known, WallInstant):
             expires_at = known  # the sender still runs, so its deadline in seconds counts
         elif expires_at is None:
             expires_at = WallInstant(due / 1e6)
-        home = self.terms.home
-        self.terms = SendOptions(
-            self.terms.recipient,
+        home = self.options.home
+        self.options = SendOptions(
+            self.options.recipient,
             Priority(body[PRIORITY]),
             expires_at,
             PayloadType(body[PAYLOAD_TYPE]),
-            is_bulk=self.terms.is_bulk,
+            is_bulk=self.options.is_bulk,
             queued_at_us=self.queued_at_us,
         )
-        self.terms.home, self.terms.has_store = home, True
+        self.options.home, self.options.has_store = home, True
         self.body = body
         self.sequence = sequence_of(body)
         self.is_stored = True
@@ -510,11 +510,11 @@ class OutgoingMessage(Receipt):
         if envelope is None:
             envelope = self.envelope = SignedEnvelope.sign(
                 identity,
-                self.terms.recipient,
+                self.options.recipient,
                 self.body[V2_HEADER_SIZE:] if self.sequence else self.body,
                 sequence_number=self.message_number,
-                priority=self.terms.priority,
-                payload_type=self.terms.payload_type,
+                priority=self.options.priority,
+                payload_type=self.options.payload_type,
                 timestamp_us=self.queued_at_us,
             )
         return envelope
@@ -524,12 +524,12 @@ class OutgoingMessage(Receipt):
 
         `parties` are the DIDs of sender and recipient, 64 bytes.
         """
-        self.complete(self.terms.common(parties, epoch), sequence)
+        self.complete(self.options.common(parties, epoch), sequence)
 
     def complete(self, common: bytes, sequence: int) -> None:
-        """Do as `number()`, with the result of `terms.common()` shared by many messages."""
+        """Do as `number()`, with the result of `options.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
         self.body = complete_v2_body(
-            common, self.body, self.message_number, sequence, self.terms.queued[1]
+            common, self.body, self.message_number, sequence, self.options.queued[1]
         )
         self.sequence = sequence

@@ -102,7 +102,7 @@ class MessageRestorer:
 
 def _message_of(row: OutgoingRow) -> OutgoingMessage:
     """Make a message whose receipt nobody holds; `restore()` completes it."""
-    terms = SendOptions(row.recipient, row.priority, queued_at_us=row.queued_at_us)
-    message = OutgoingMessage(terms, row.message_number)
+    options = SendOptions(row.recipient, row.priority, queued_at_us=row.queued_at_us)
+    message = OutgoingMessage(options, row.message_number)
     message.transition(DeliveryState.PERSISTED, row.queued_at_us)
     return message

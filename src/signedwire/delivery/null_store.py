@@ -42,7 +42,7 @@ class NullStore:
             BackpressureError: the queue is full.
         """
         (message,) = messages
-        if queue.lanes.put(message, message.terms.priority):
+        if queue.lanes.put(message, message.options.priority):
             return 1
         if not is_patient:
             self._host.drop_refused(queue.did, queue.dropped)

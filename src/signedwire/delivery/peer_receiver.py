@@ -61,25 +61,25 @@ class PeerReceiver:
     Args:
         context: The parts that all sessions share.
         us: Our DID.
-        peer: The peer's DID.
+        did: The peer's DID.
     """
 
-    def __init__(self, context: SessionContext, us: Did, peer: Did) -> None:
+    def __init__(self, context: SessionContext, us: Did, did: Did) -> None:
         config = context.host.config
         self._context = context
         self._host = context.host
-        self.peer = peer
+        self.did = did
         self._window = RecvWindow(config, context.budget)
         critical = max(1, config.critical_reserve)
         # A link that ends has lost the answers to no more messages than the credit.
         most_answers = config.credit_messages + critical + _MORE_REMEMBERED
         self.stream = ReceiveStream(
             bytes(us),
-            bytes(peer),
+            bytes(did),
             max(config.credit_messages, critical) + _MORE_REMEMBERED,
             most_answers,
         )
-        self.answers = AnswerQueue(context, peer, self.stream, self._window, most_answers)
+        self.answers = AnswerQueue(context, did, self.stream, self._window, most_answers)
         """Answers and credit for the peer."""
         self._has_delivered = False
         # Batches that came before the store has loaded the remembered leaves; `None`: it has.
@@ -88,14 +88,14 @@ class PeerReceiver:
 
     def _restore_marks(self) -> None:
         """Continue from the state of an earlier process. Batches wait until it is loaded."""
-        marks = self._context.inbox_store.marks(self.peer)
+        marks = self._context.inbox_store.marks(self.did)
         if not marks.epoch:
             return
         self._has_delivered = True
         self.stream.restore(marks.epoch, marks.lanes)
         self._unjudged = []
         if not self._context.inbox_store.load_leaves(
-            self.peer, partial(self._on_loaded, marks.epoch)
+            self.did, partial(self._on_loaded, marks.epoch)
         ):
             self._unjudged = None
 
@@ -149,19 +149,19 @@ class PeerReceiver:
             self._host.log.warning(
                 "%s linked with an older state than the one known, and the link was refused: "
                 "two processes use its key, or its clock went back",
-                self.peer,
-                extra=fields("older state", peer=self.peer),
+                self.did,
+                extra=fields("older state", peer=self.did),
             )
             return False
         if epoch != before:
             self.answers.restart()
-            self._context.inbox_store.began(self.peer, self._marks())
+            self._context.inbox_store.began(self.did, self._marks())
         return True
 
     @property
     def hello_marks(self) -> tuple[int, int, int, int]:
         """The marks that a HELLO may name: with a store, those that are committed."""
-        return self._context.inbox_store.hello_marks(self.peer, self._marks())
+        return self._context.inbox_store.hello_marks(self.did, self._marks())
 
     def _marks(self) -> Marks:
         return Marks(self.stream.epoch, self.stream.marks_now())
@@ -186,7 +186,7 @@ class PeerReceiver:
             link: The link that has received the batch, and gets its receipts.
         """
         context = self._context
-        if context.access.denies(self.peer):
+        if context.access.denies(self.did):
             self.answers.detach()
             link.close(CLOSE_DENIED, "denied")
             return
@@ -207,10 +207,10 @@ class PeerReceiver:
         repeats = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
         link.note_arrivals(len(arrivals.new), repeats)
         if arrivals.duplicates:
-            self._host.drop(Reason.DUPLICATE, self.peer, count=len(arrivals.duplicates))
+            self._host.drop(Reason.DUPLICATE, self.did, count=len(arrivals.duplicates))
         if arrivals.refusals:
             for refusal in arrivals.refusals:
-                self._host.drop(refusal.reason, self.peer)
+                self._host.drop(refusal.reason, self.did)
             self.answers.refuse(arrivals.refusals)
         self._store(batch, arrivals, link)
 
@@ -223,7 +223,7 @@ class PeerReceiver:
         if new:
             self._window.add_to_inbox(new)
             self._has_delivered = True
-            fitting = store.inbox_room(self.peer, new)
+            fitting = store.inbox_room(self.did, new)
             if fitting < len(new):
                 full = self._refuse_for_room(batch, new[fitting:])
                 new = new[:fitting]
@@ -244,7 +244,7 @@ class PeerReceiver:
         if log is not None:
             on_commit = log.after(new, on_commit)
         try:
-            store.accept(self.peer, self._marks(), batch, arrivals, full, on_commit)
+            store.accept(self.did, self._marks(), batch, arrivals, full, on_commit)
         except (StoreFailedError, ClosedError):
             # The store's thread has failed just now. No receipt is sent, so the batch comes again.
             self._undo(pending)
@@ -270,7 +270,7 @@ class PeerReceiver:
         """
         for message in messages:
             self.stream.refuse(message.leaf, message.lane)
-            self._host.drop(Reason.INBOX_FULL, self.peer)
+            self._host.drop(Reason.INBOX_FULL, self.did)
             self._window.remove_from_inbox(message)
         self.answers.refuse(
             [
@@ -326,21 +326,21 @@ class PeerReceiver:
 
     def _deliver(self, messages: list[Message]) -> None:
         context = self._context
-        if messages and context.access.denies(self.peer):
+        if messages and context.access.denies(self.did):
             context.denials.discard(messages)  # denied while they were being committed
             return
         self._host.counters.messages_received += len(messages)
-        is_known = self.peer in context.known
+        is_known = self.did in context.known
         if len(set(map(_lane_of, messages))) == 1:  # the usual case
-            context.inbox.add_many(messages, messages[0].lane, self.peer, is_known)
+            context.inbox.add_many(messages, messages[0].lane, self.did, is_known)
             return
         for lane, those in groupby(messages, _lane_of):
-            context.inbox.add_many(list(those), lane, self.peer, is_known)
+            context.inbox.add_many(list(those), lane, self.did, is_known)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Return the refusals for a batch whose signature does not fit; none is accepted."""
         refusals = self.stream.failed(batch)
-        self._host.drop(Reason.BAD_SIGNATURE, self.peer, count=len(refusals))
+        self._host.drop(Reason.BAD_SIGNATURE, self.did, count=len(refusals))
         return refusals
 
     # -- the application: any thread -------------------------------------------------------

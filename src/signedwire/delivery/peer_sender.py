@@ -13,7 +13,7 @@ from signedwire import clock
 from signedwire.delivery.advice import CLOCKS_DIFFER
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.ports import RoutePort, Timer
+from signedwire.delivery.ports import DialerPort, Timer
 from signedwire.delivery.receipt import Receipt, advance_all
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
@@ -52,12 +52,12 @@ class PeerSender:
         "_host",
         "_is_room_watched",
         "_room_waiters",
+        "dialer",
         "did",
         "dropped",
         "failures",
         "is_scheduled",
         "lanes",
-        "route",
         "stream",
     )
 
@@ -74,7 +74,7 @@ class PeerSender:
         self.lanes = lanes
         self.stream = stream
         """The numbers and receipts of messages sent over v2."""
-        self.route: RoutePort | None = None
+        self.dialer: DialerPort | None = None
         """The dialer that connects to the peer; `None`: there was no message to send yet."""
         self.failures = 0
         """Total number of failed attempts to reach the peer."""
@@ -184,7 +184,7 @@ class PeerSender:
         advance_all((each for each in back if each.is_stored), DeliveryState.PERSISTED)
         advance_all((each for each in back if not each.is_stored), DeliveryState.QUEUED)
         for message in waiting:
-            if message.terms.expires_at is not None:
+            if message.options.expires_at is not None:
                 self.watch_deadline(message)
 
     # -- answers --------------------------------------------------------------------------
@@ -261,8 +261,8 @@ class PeerSender:
         if not ended:
             return
         self.note_failed(reason, len(ended))
-        if not cause and self.route is not None:
-            cause = self.route.last_error or ""
+        if not cause and self.dialer is not None:
+            cause = self.dialer.last_error or ""
         expired = reason is Reason.EXPIRED
         state = DeliveryState.EXPIRED if expired else DeliveryState.FAILED
         advance_all(ended, state, reason, cause)

@@ -367,7 +367,7 @@ class PeerSession:
             return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
-        if sender.route is not None or sender.has_messages or not sender.stream.is_forgettable:
+        if sender.dialer is not None or sender.has_messages or not sender.stream.is_forgettable:
             return False
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows
@@ -376,7 +376,7 @@ class PeerSession:
         """Return the state of the peer now. Any thread."""
         # `_sender`, because `sender` would make a sending half for a forgotten stranger.
         link, sender, now = self.link, self._sender, clock.now()
-        route = None if sender is None else sender.route
+        route = None if sender is None else sender.dialer
 
         def unix(instant: float | None) -> float | None:
             return None if instant is None else clock.to_unix(instant, now)

@@ -2,7 +2,7 @@
 
     Host                       the node's loop, counters, events and log
     LinkPort                   one open v2 connection
-    RoutePort                  the dialer of one address
+    DialerPort                 the dialer of one address
     Routes                     the addresses of DIDs
     OutboxStore, InboxStore    the store of messages and marks: `null_store`, or a disk
     EvidencePort               the evidence log
@@ -39,7 +39,7 @@ __all__ = [
     "LinkStatePort",
     "MessageQueue",
     "OutboxStore",
-    "RoutePort",
+    "DialerPort",
     "Routes",
     "Timer",
 ]
@@ -198,7 +198,7 @@ class LinkPort(Protocol):
         """Send CLOSE and hang up. Returns at once."""
 
 
-class RoutePort(Protocol):
+class DialerPort(Protocol):
     """The dialer of one address."""
 
     address: Target

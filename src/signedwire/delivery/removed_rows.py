@@ -13,7 +13,7 @@ from signedwire.types import DeliveryState, Did, Reason
 
 __all__ = ["RemovedRows"]
 
-_UNANSWERED: Final = frozenset(
+_NOT_ACCEPTED: Final = frozenset(
     {DeliveryState.QUEUED, DeliveryState.PERSISTED, DeliveryState.WRITTEN}
 )
 
@@ -22,13 +22,15 @@ class RemovedRows:
     """Ends the messages of removed rows: in the queue, in flight, or known by a receipt alone.
 
     Args:
-        peers: The sessions of all peers.
+        sessions: The sessions of all peers.
         cursors: The cursors of all peers, which have the receipts.
         progress: Answers whether the peer may have a message.
     """
 
-    def __init__(self, peers: SessionMap, cursors: BacklogCursors, progress: SendProgress) -> None:
-        self._peers = peers
+    def __init__(
+        self, sessions: SessionMap, cursors: BacklogCursors, progress: SendProgress
+    ) -> None:
+        self._sessions = sessions
         self._cursors = cursors
         self._progress = progress
 
@@ -47,7 +49,7 @@ class RemovedRows:
             self._end_of(did, rows, reason, cause)
 
     def _end_of(self, did: Did, rows: set[tuple[int, int]], reason: Reason, cause: str) -> None:
-        sender, receipts = self._peers.session(did).sender, self._cursors[did].receipts
+        sender, receipts = self._sessions.session(did).sender, self._cursors[did].receipts
         is_expired = reason is Reason.EXPIRED
         for message in sender.lanes.remove_if(
             lambda message: message.is_stored and (message.priority, message.row) in rows
@@ -60,7 +62,7 @@ class RemovedRows:
         for name in rows:  # in flight, or in the store alone
             receipt = receipts.get(name)
             # Queued: the commit of its removal is reported before that of the message.
-            if receipt is None or receipt.state in _UNANSWERED or not is_expired:
+            if receipt is None or receipt.state in _NOT_ACCEPTED or not is_expired:
                 sender.note_failed(reason)
                 if receipt is not None:
                     detail = cause or self._progress.doubt_of_row(did, *name)

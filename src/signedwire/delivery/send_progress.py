@@ -120,7 +120,7 @@ class SendProgress:
     def reached(self, did: Did) -> None:
         """Record that the peer could be reached."""
         with UNLESS_FAILED:
-            self.store.reached(did)
+            self.store.reset_attempts(did)
 
     def backlog(self, did: Did) -> Backlog | None:
         """Return how much waits for a peer."""

@@ -128,7 +128,7 @@ class ReceiptedBatch(_Signed):
         self.receipts = {
             batch.leaves[index]: (_name_of(message), ref(message))
             for index, message in zip(indices, messages, strict=True)
-            if not message.terms.is_bulk
+            if not message.options.is_bulk
         }
 
 
@@ -202,7 +202,7 @@ class SendStream:
             lanes: The queue of the peer.
             send_window: The credit that is left.
             end_if_dead: Returns whether a message must not be sent, and has it ended later. The
-                message is then removed here. Called once per batch of equal `terms` with a
+                message is then removed here. Called once per batch of equal `options` with a
                 deadline, and for any message that is final or has a larger payload than
                 `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
@@ -229,7 +229,7 @@ class SendStream:
         limit = min(credit_messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
         largest += V2_HEADER_SIZE
-        terms, common = None, b""
+        options, common = None, b""
         lane: deque[OutgoingMessage] | None = None
         # The lane is looked up only when it is empty, and messages are numbered inline. With
         # a function call for either, this loop took 0.2 µs longer per message.
@@ -238,20 +238,20 @@ class SendStream:
             length = len(message.body)
             if not message.sequence:
                 length += V2_HEADER_SIZE
-            if message.terms is not terms or length > largest or message.is_final:
-                # Messages with the same terms have the same deadline: one check suffices.
-                expires = message.terms.expires_at is not None
+            if message.options is not options or length > largest or message.is_final:
+                # Messages with the same options have the same deadline: one check suffices.
+                expires = message.options.expires_at is not None
                 if (expires or length > largest or message.is_final) and end_if_dead(message):
                     lane.popleft()
                     continue
-                terms, common = message.terms, b""
+                options, common = message.options, b""
             size += length
             if size > credit_bytes or (batch and size > max_bytes):
                 break
             if not message.sequence:
-                sequence = next_[terms.priority]
-                next_[terms.priority] = sequence + 1
-                common = common or terms.common(parties, epoch)
+                sequence = next_[options.priority]
+                next_[options.priority] = sequence + 1
+                common = common or options.common(parties, epoch)
                 message.complete(common, sequence)
             lane.popleft()  # last, so that an exception above loses no message
             message.was_written = True
@@ -465,7 +465,7 @@ def _unsettled(flight: InFlightBatch) -> Sequence[int]:
 
 
 def _name_of(message: OutgoingMessage) -> _Name:
-    return int(message.terms.priority), message.sequence
+    return int(message.options.priority), message.sequence
 
 
 def _names_of(flight: InFlightBatch) -> dict[_Name, _Place]:

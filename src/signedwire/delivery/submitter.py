@@ -34,20 +34,20 @@ class Submitter:
 
     Args:
         context: The parts that the sessions share.
-        peers: The sessions of all peers.
+        sessions: The sessions of all peers.
         send_waiting: Sends the queue of a peer. Called in the loop.
     """
 
     def __init__(
         self,
         context: SessionContext,
-        peers: SessionMap,
+        sessions: SessionMap,
         send_waiting: Callable[[PeerSession], None],
     ) -> None:
         self._context = context
         self._host: Host = context.host
         self._config = context.host.config
-        self._peers = peers
+        self._sessions = sessions
         self._send_waiting = send_waiting
         self._scheduled: deque[PeerSession] = deque()
         self._is_flush_due = False
@@ -74,7 +74,7 @@ class Submitter:
                 BackpressureError, StoreFullError, StoreFailedError: the message was not
                 queued.
         """
-        session = self._check(message.terms.recipient, payload_size)
+        session = self._check(message.options.recipient, payload_size)
         sender = session.sender
         message.failures_before = sender.failures
         self._context.store.put(sender, [message], is_patient=is_patient, replaces=replaces)
@@ -106,7 +106,7 @@ class Submitter:
         """Queue messages to one recipient that was checked; return how many had room."""
         if not messages:
             return 0
-        session = self._peers.session(messages[0].recipient)
+        session = self._sessions.session(messages[0].recipient)
         sender = session.sender
         for message in messages:
             message.failures_before = sender.failures
@@ -122,7 +122,7 @@ class Submitter:
 
     def _is_in_use(self, session: PeerSession, sender: PeerSender) -> bool:
         """Whether the messages in this queue will be sent, because the peer was not forgotten."""
-        return session.is_sending_by(sender) and self._peers.get(session.did) is session
+        return session.is_sending_by(sender) and self._sessions.get(session.did) is session
 
     # -- checks ---------------------------------------------------------------------------
 
@@ -135,13 +135,13 @@ class Submitter:
                 f"message to {did} not queued: this node is {home.in_words}",
                 "Start it with `async with`, and send before it is closed",
             )
-        session = self._peers.get(did)
+        session = self._sessions.get(did)
         is_v1 = self._is_v1(session)
         self._check_allowed(did, is_v1=is_v1)
         limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
         if payload_size > limit:
             self._refuse_size(did, payload_size, limit, is_v1=is_v1)
-        if not self._context.store.is_durable and not self._peers.has_way(did):
+        if not self._context.store.is_durable and not self._sessions.has_way(did):
             self._host.drop(Reason.UNKNOWN_PEER, did)
             raise UnknownPeerError(
                 did,
@@ -151,7 +151,7 @@ class Submitter:
                 if session is not None and session.left_at is not None
                 else 'Add one with routing.update(did, "host:port"), or set `fallback`',
             )
-        return self._peers.session(did) if session is None else session
+        return self._sessions.session(did) if session is None else session
 
     def _check_allowed(self, did: Did, *, is_v1: bool) -> None:
         if self._context.access.denies(did):
@@ -177,7 +177,7 @@ class Submitter:
         Raises:
             PayloadTooLargeError: the payload is too large.
         """
-        is_v1 = self._is_v1(self._peers.get(did))
+        is_v1 = self._is_v1(self._sessions.get(did))
         limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
         if payload_size > limit:
             self._refuse_size(did, payload_size, limit, is_v1=is_v1)
@@ -202,7 +202,7 @@ class Submitter:
         self, session: PeerSession, sender: PeerSender, messages: Sequence[OutgoingMessage]
     ) -> None:
         """Have the loop send the queue of a peer, which has got these messages."""
-        if messages[0].terms.expires_at is not None:
+        if messages[0].options.expires_at is not None:
             for message in messages:
                 self._host.call_soon(sender.watch_deadline, message)
         if not sender.is_scheduled:

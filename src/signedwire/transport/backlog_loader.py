@@ -72,7 +72,7 @@ class BacklogLoader:
             return
         if not self._runtime.is_open or self._store.failure is not None:
             return
-        session = self._endpoint.peers.session(did)
+        session = self._endpoint.sessions.session(did)
         if self._endpoint.access.denies(did):
             self.give_up_denied(session.sender)
             return
@@ -109,7 +109,7 @@ class BacklogLoader:
         committed_row: int,
         future: Future[list[OutgoingRow]],
     ) -> None:
-        session, cursor = self._endpoint.peers.session(did), self._cursors[did]
+        session, cursor = self._endpoint.sessions.session(did), self._cursors[did]
         cursor.is_loading = False
         if future.cancelled() or future.exception() is not None:
             return  # the store has failed or closed, which is reported elsewhere
@@ -128,7 +128,7 @@ class BacklogLoader:
 
     def look_for_way(self, did: Did) -> bool:
         """Return whether there is a way to a peer, and record it in the store."""
-        has_way = self._endpoint.peers.has_way(did)
+        has_way = self._endpoint.sessions.has_way(did)
         with UNLESS_FAILED:
             self._store.unmet.set_met(did, has_way)
         return has_way
@@ -172,7 +172,7 @@ class BacklogLoader:
         if names := gone.result():
             self._removed.end(names, Reason.DENIED, _DENIED)
             # One transaction takes a bounded number of rows; there may be more.
-            self.give_up_denied(self._endpoint.peers.session(queue.did).sender)
+            self.give_up_denied(self._endpoint.sessions.session(queue.did).sender)
 
     # -- clocks -------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class BacklogLoader:
         """Move the deadlines of the messages in the queues, as those of their rows were."""
         self._clock_steps += 1
         for did in tuple(self._cursors):
-            session = self._endpoint.peers.session(did)
+            session = self._endpoint.sessions.session(did)
             lanes = session.sender.lanes
             self._restorer.move_deadlines(did, lanes, by_us)
             if lanes:

@@ -84,8 +84,8 @@ class BlockingTransport(Bound):
                 f"an envelope is a SignedEnvelope, not {type(envelope).__name__}: "
                 "SignedEnvelope.sign(…); a Node sends bytes"
             )
-        terms = SendOptions(envelope.recipient, envelope.priority)
-        message = OutgoingMessage(terms, envelope.sequence_number, envelope=envelope)
+        options = SendOptions(envelope.recipient, envelope.priority)
+        message = OutgoingMessage(options, envelope.sequence_number, envelope=envelope)
         self._core.endpoint.submitter.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 

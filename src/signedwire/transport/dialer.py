@@ -289,7 +289,7 @@ class Dialer(ABC):
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """Note the end of the connection, and decide when the next attempt may begin."""
         self._slots.release(self)
-        cause = cause.after(f"connection to {self.address} ended: ")
+        cause = cause.prefixed(f"connection to {self.address} ended: ")
         now = asyncio.get_running_loop().time()
         if now - self._connected_at >= STABLE_AFTER:
             self.note_error(cause)
@@ -326,8 +326,8 @@ class Dialer(ABC):
 
     def _users(self) -> list[PeerSession]:
         """Return the peers that are reached by this dialer."""
-        sessions = self._endpoint.peers.all()
-        return [one for one in sessions if one.has_sender and one.sender.route is self]
+        sessions = self._endpoint.sessions.all()
+        return [one for one in sessions if one.has_sender and one.sender.dialer is self]
 
     def set_state(self, state: PeerState) -> None:
         """Enter a state, and note the time."""

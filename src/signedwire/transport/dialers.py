@@ -51,15 +51,15 @@ class Dialers:
     def connect(self, session: PeerSession, address: Target) -> None:
         """Send the messages that wait for a peer to this address."""
         dialer = self._dialer(session, address)
-        if session.sender.route is not dialer:
+        if session.sender.dialer is not dialer:
             self.disconnect(session)
-            session.sender.route = dialer
+            session.sender.dialer = dialer
         dialer.add(session)
 
     def disconnect(self, session: PeerSession) -> None:
         """Stop dialing a peer. An open link stays."""
         dialer = self._dialer_of(session)
-        session.sender.route = None
+        session.sender.dialer = None
         if dialer is None:
             return
         dialer.remove(session)
@@ -70,7 +70,7 @@ class Dialers:
 
     def _dialer_of(self, session: PeerSession) -> Dialer | None:
         """Return the dialer that serves a peer; `None`: the peer is not dialed."""
-        route = session.sender.route
+        route = session.sender.dialer
         if route is None:
             return None
         link_dialer = self._links.get((route.address, session.did))
@@ -124,7 +124,7 @@ class Dialers:
         is_durable = self._endpoint.context.store.is_durable
         return all(
             session.sender.stream.is_empty and not session.sender.lanes
-            for session in self._endpoint.peers.all()
+            for session in self._endpoint.sessions.all()
             if session.has_sender and (session.link is not None or not is_durable)
         )
 

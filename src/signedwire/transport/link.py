@@ -111,7 +111,7 @@ class Link:
         self._socket.close()
 
     def lost(self, error: Exception | None) -> None:
-        is_before_hello = self.state.peer is not None and not self.state.is_open
+        is_before_hello = self.state.peer_session is not None and not self.state.is_open
         cause = link_errors.cause_of_loss(error, is_before_hello=is_before_hello)
         self._input.lose(cause)
         self._socket.lost()
@@ -127,7 +127,7 @@ class Link:
     def begin(self, did: Did) -> None:
         """The other side has proven its DID: send HELLO, unless the DID is denied."""
         runtime, endpoint, state = self._runtime, self._endpoint, self.state
-        peer = state.peer = endpoint.peers.session(did)
+        peer_session = state.peer_session = endpoint.sessions.session(did)
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
@@ -138,21 +138,21 @@ class Link:
         state.session = Session(
             runtime.identity,
             did,
-            peer.hello(),
+            peer_session.hello(),
             runtime.session_limits,
             self._loop.time(),
-            peer.is_expected,
+            peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
         )
-        peer.receiver.link_granted(self)
+        peer_session.receiver.link_granted(self)
 
-    def on_hello(self, peer: PeerSession, hello: Hello) -> None:
-        if not self._endpoint.hello_received(peer, self, hello):
+    def on_hello(self, peer_session: PeerSession, hello: Hello) -> None:
+        if not self._endpoint.hello_received(peer_session, self, hello):
             return
         if self._inbound is not None:
             self._inbound.prove()
         self._runtime.counters.observe("handshake_seconds", self.state.note_open())
-        self._endpoint.link_opened(peer, self, hello)
+        self._endpoint.link_opened(peer_session, self, hello)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -160,7 +160,9 @@ class Link:
         """Handle the events, write what is due, and set the timer."""
         state = self.state
         self.take_events()
-        self._output.watch_answers(is_used=state.peer is not None and state.peer.link is self)
+        self._output.watch_answers(
+            is_used=state.peer_session is not None and state.peer_session.link is self
+        )
         self._output.flush()
         if state.session is not None:
             self._timer.arm(state.session.next_timeout())
@@ -214,9 +216,9 @@ class Link:
         if self.state.is_over:
             return
         self._output.is_held = False
-        peer = self.state.peer
-        if peer is not None and peer.receiver.answers.link is self:
-            peer.receiver.answers.flush()
+        peer_session = self.state.peer_session
+        if peer_session is not None and peer_session.receiver.answers.link is self:
+            peer_session.receiver.answers.flush()
         self._output.sign_receipts()
         self._output.flush()
         self.end(link_errors.cause_of_close(closed), closed)
@@ -285,13 +287,13 @@ class Link:
         self._input.clear()
         self._timer.cancel()
         self._output.end()
-        if (peer := state.peer) is None:
+        if (peer_session := state.peer_session) is None:
             return
         if had_session:
-            peer.receiver.link_ended(self)
+            peer_session.receiver.link_ended(self)
         if was_open:
-            ended = self._endpoint.link_closed(peer, self, cause, closed)
+            ended = self._endpoint.link_closed(peer_session, self, cause, closed)
             if self._dialer is not None:
                 self._dialer.on_link_over(self, cause, closed, is_excused=ended.is_excused)
-            self._endpoint.requeue_after(peer, self, ended, cause)
-        self._endpoint.peers.forget_if_stranger(peer)
+            self._endpoint.requeue_after(peer_session, self, ended, cause)
+        self._endpoint.sessions.forget_if_stranger(peer_session)

@@ -31,9 +31,9 @@ class LinkDialer(Dialer):
 
     is_preemptible = True
 
-    def __init__(self, parts: DialerParts, address: Target, peer: PeerSession) -> None:
+    def __init__(self, parts: DialerParts, address: Target, session: PeerSession) -> None:
         super().__init__(parts, address)
-        self._peer = peer
+        self._session = session
         self._link: Link | None = None
         """The link of this dialer, opening or open."""
         self._is_opening = False
@@ -42,27 +42,27 @@ class LinkDialer(Dialer):
         """Whether the last failure does not count for the messages that wait."""
 
     def pump(self) -> None:
-        link = self._peer.link
+        link = self._session.link
         if link is not None:
             link.pump()
-        elif self._peer.sender.lanes:
+        elif self._session.sender.lanes:
             self.connect()
 
     def _reroute(self) -> None:
-        self._endpoint.reroute((self._peer,))
+        self._endpoint.reroute((self._session,))
 
     def _is_wanted(self) -> bool:
         if (
-            self._peer.link is not None
-            or self._peer.sender.route is not self
-            or self._peer.wire == "v1"
+            self._session.link is not None
+            or self._session.sender.dialer is not self
+            or self._session.wire == "v1"
         ):
             return False
-        return bool(self._peer.sender.lanes) or self._is_kept
+        return bool(self._session.sender.lanes) or self._is_kept
 
     async def _open(self) -> None:
         link = self._link = Link(
-            self._runtime, self._endpoint, expected=self._peer.did, dialer=self
+            self._runtime, self._endpoint, expected=self._session.did, dialer=self
         )
         self._is_opening = True
         self._is_blameless = False
@@ -80,14 +80,14 @@ class LinkDialer(Dialer):
                 self._is_kept = True
                 return
             if not link.state.has_opened:  # or `on_link_over()` was called
-                self._is_blameless = self._peer.count_end(link.state.closed, has_progress=False)
+                self._is_blameless = self._session.count_end(link.state.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
-                self._peer.denies_us = True
+                self._session.denies_us = True
             if kind is FailureKind.HUNG_UP_ON_TLS:
-                self._is_blameless = self._endpoint.note_hang_up(self._peer)
+                self._is_blameless = self._endpoint.note_hang_up(self._session)
             else:
-                self._peer.hang_ups = 0
+                self._session.hang_ups = 0
                 # The slots of the peer are taken: the messages do not lose an attempt for that.
                 self._is_blameless |= kind is FailureKind.FULL
             raise
@@ -108,30 +108,32 @@ class LinkDialer(Dialer):
         super()._on_dialed()
         # A message was queued while the attempt was called off for another peer.
         is_left = (
-            self._peer.link is None and self._peer.sender.lanes and self._peer.sender.route is self
+            self._session.link is None
+            and self._session.sender.lanes
+            and self._session.sender.dialer is self
         )
         if is_left and self._runtime.is_open:
             self.connect()
 
     def _concerned(self) -> tuple[PeerSession, ...]:
-        return (self._peer,)
+        return (self._session,)
 
     def _users(self) -> list[PeerSession]:
-        is_used = self._peer.has_sender and self._peer.sender.route is self
-        return [self._peer] if is_used else []
+        is_used = self._session.has_sender and self._session.sender.dialer is self
+        return [self._session] if is_used else []
 
     def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        if self._peer.wire == "v1":
+        if self._session.wire == "v1":
             # Not a failure: the peer is reached over v1 from now on.
-            self.remove(self._peer)
+            self.remove(self._session)
             self.note_error(cause)
         elif self._is_blameless or not is_attempt:
             self.note_error(cause)
             self._pauses.lengthen()
-        elif self._peer.link is not None:
+        elif self._session.link is not None:
             self.note_error(cause)  # not a failure either: the peer has dialed a link
         else:
-            self._endpoint.context.store.attempt_failed(self._peer.did, cause)
+            self._endpoint.context.store.attempt_failed(self._session.did, cause)
             super()._fail_attempt(cause, is_attempt=is_attempt)
 
     def retire(self) -> None:
@@ -153,13 +155,13 @@ class LinkDialer(Dialer):
         self._on_lost(cause)
         if not is_excused and not link.state.has_progress:
             # No message got through, however long the link was open.
-            self._peer.sender.note_attempt_failed(cause)
+            self._session.sender.note_attempt_failed(cause)
         # Even after a long time: or all peers of a node that restarts would return at once.
         spread = 2 * self._runtime.config.retry_base_delay
         self._pauses.add(self._runtime.rng.uniform(0, spread))
         if closed is not None and closed.code == frames.CLOSE_UNAVAILABLE:
             self._pauses.add()  # the disk of the peer is not repaired in a moment
-        if self._runtime.is_open and (self._peer.sender.lanes or self._is_kept):
+        if self._runtime.is_open and (self._session.sender.lanes or self._is_kept):
             self.connect()
 
     @property
@@ -173,7 +175,7 @@ class LinkDialer(Dialer):
 
     @property
     def is_settled(self) -> bool:
-        return not self._peer.sender.lanes and self._peer.sender.stream.is_empty
+        return not self._session.sender.lanes and self._session.sender.stream.is_empty
 
     def evict(self) -> None:
         self.retire()

@@ -84,30 +84,30 @@ class LinkEvents:
             event: The event.
         """
         state, endpoint, output = self._state, self._endpoint, self._output
-        peer = state.peer
-        assert peer is not None
+        peer_session = state.peer_session
+        assert peer_session is not None
         match event:
             case BatchReceived():
                 if self._on_batch is not None:
                     self._on_batch()
                 if self._runtime.is_open:  # or the sender keeps it, and sends it again
                     self._unsettled += 1
-                    peer.receiver.receive(event, unix_time_us(), link)
+                    peer_session.receiver.receive(event, unix_time_us(), link)
             case ReceiptsReceived(receipts):
-                state.has_progress |= endpoint.on_receipts(peer, receipts)
+                state.has_progress |= endpoint.on_receipts(peer_session, receipts)
                 output.pump_soon()
             case CreditReceived():
                 output.pump_soon()
             case RefusalsReceived(refusals):
-                state.has_progress |= endpoint.on_refusals(peer, refusals)
+                state.has_progress |= endpoint.on_refusals(peer_session, refusals)
                 output.pump_soon()
             case HelloReceived(hello):
-                link.on_hello(peer, hello)
+                link.on_hello(peer_session, hello)
             case BatchFailed():
                 # TLS has protected it, so the peer itself sent it: a second check of each
                 # message, for 45 µs, would show nothing else.
                 output.sign_receipts()
-                session.send_refusals(peer.receiver.failed(event))
+                session.send_refusals(peer_session.receiver.failed(event))
                 session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
             case StallNoticed(seconds):
                 text = "the event loop stood still for %.1f s; no link is closed for that"

@@ -82,11 +82,11 @@ class LinkOutput:
         state = self._state
         if not state.is_open or not (room := self._socket.writable_bytes()):
             return
-        session, peer = state.session, state.peer
+        session, peer_session = state.session, state.peer_session
         assert session is not None
-        assert peer is not None
+        assert peer_session is not None
         assert session.their_hello is not None
-        sender = peer.sender
+        sender = peer_session.sender
         messages = sender.next_batch(
             session.send_window(), session.their_hello.max_payload_size, room
         )
@@ -116,8 +116,8 @@ class LinkOutput:
             is_used: Whether this link, and no newer one, carries the batches to the peer.
         """
         state = self._state
-        if state.is_open and state.peer is not None:
-            self._answers.look(state.peer.sender.stream.oldest if is_used else None)
+        if state.is_open and state.peer_session is not None:
+            self._answers.look(state.peer_session.sender.stream.oldest if is_used else None)
 
     # -- answers ----------------------------------------------------------------------------
 

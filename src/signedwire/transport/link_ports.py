@@ -40,7 +40,7 @@ class InputPort(Protocol):
 class EventPort(LinkPort, Protocol):
     """The link whose events a `LinkEvents` handles."""
 
-    def on_hello(self, peer: PeerSession, hello: Hello) -> None:
+    def on_hello(self, peer_session: PeerSession, hello: Hello) -> None:
         """Open the link: the HELLO of the peer has come."""
 
     def end_session(self, closed: Closed) -> None:

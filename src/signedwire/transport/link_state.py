@@ -24,7 +24,7 @@ class LinkState:
     """
 
     def __init__(self, expected: Did | None, since: float, outcome: asyncio.Future[None]) -> None:
-        self.peer: PeerSession | None = None
+        self.peer_session: PeerSession | None = None
         """The other side; `None`: it has not proven its DID yet."""
         self.session: Session | None = None
         """The wire session; `None` before the other side has proven its DID, and after the end."""
@@ -56,7 +56,7 @@ class LinkState:
     @property
     def did(self) -> Did | None:
         """The DID that the other side has proven; `None`: none yet."""
-        return None if self.peer is None else self.peer.did
+        return None if self.peer_session is None else self.peer_session.did
 
     @property
     def is_costly(self) -> bool:

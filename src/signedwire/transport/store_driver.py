@@ -60,7 +60,7 @@ class StoreDriver(SendProgress):
         self._cursors = BacklogCursors(threading.Lock())
         self._window = CommitWindow(_MAX_UNCOMMITTED, threading.Lock())
         progress = SendProgress(store)
-        self.removed_rows = RemovedRows(endpoint.peers, self._cursors, progress)
+        self.removed_rows = RemovedRows(endpoint.sessions, self._cursors, progress)
         """Ends the messages of rows that were removed."""
         self._loader = BacklogLoader(runtime, endpoint, store, self._cursors, self.removed_rows)
         self._expiry = ExpiryTimer(runtime, store)
@@ -73,13 +73,13 @@ class StoreDriver(SendProgress):
         store = self.store
         store.on_expired = self._on_expired
         store.unmet.on_aged = self._on_aged
-        store.is_in_use = self._endpoint.peers.is_known
+        store.is_in_use = self._endpoint.sessions.is_known
         store.on_failed = self._on_failed
         store.observe_commits(partial(self._runtime.counters.observe, "commit_seconds"))
         store.clock_steps.on_moved = self._loader.on_deadlines_moved
         self._runtime.routing.watch(self._loader.on_routes)
         for did in store.recipients():
-            session = self._endpoint.peers.session(did)
+            session = self._endpoint.sessions.session(did)
             if store.has_spoken_v2(did):
                 session.wire = "v2"
             self._loader.restore(session.sender)  # made here, so `Node.peers()` has the peer
@@ -153,7 +153,7 @@ class StoreDriver(SendProgress):
             )
         did, count = queue.did, len(messages)
         on_commit = partial(self._on_stored, did, list(messages))
-        is_met = self._endpoint.peers.has_way(did)
+        is_met = self._endpoint.sessions.has_way(did)
         for message in messages:
             message.is_stored = True
         try:
@@ -184,7 +184,7 @@ class StoreDriver(SendProgress):
         self, did: Did, messages: list[OutgoingMessage], error: StoreError | None
     ) -> None:
         self._window.remove(len(messages))
-        session = self._endpoint.peers.session(did)
+        session = self._endpoint.sessions.session(did)
         sender = session.sender
         if error is not None:
             # A full store is reported here if too few rows had expired to make room.

@@ -211,7 +211,7 @@ class Store:
             peer.last_error, peer.last_error_at_us = storable(error), unix_time_us()
             self._submit(partial(self._ledger.changed_peers.add, peer), is_lazy=True)
 
-    def reached(self, recipient: Did) -> None:
+    def reset_attempts(self, recipient: Did) -> None:
         """Reset the count of failed attempts to reach the peer. Stored with the next commit."""
         with self._lock:
             peer = self._peer(recipient)

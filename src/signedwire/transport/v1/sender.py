@@ -118,14 +118,14 @@ class V1Sender(Dialer):
         return message.envelope or message.seal(self._runtime.identity)
 
     def _give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
-        self._endpoint.peers.session(message.recipient).sender.give_up(message, reason, cause)
+        self._endpoint.sessions.session(message.recipient).sender.give_up(message, reason, cause)
 
     def on_written(self, messages: list[OutgoingMessage]) -> None:
         """See `ConnectionOwner`."""
         self._runtime.counters.messages_sent += len(messages)
         now = unix_time_us()
         for did, those in _by_recipient(messages).items():
-            self._endpoint.peers.session(did).sender.forget_deadlines(those)
+            self._endpoint.sessions.session(did).sender.forget_deadlines(those)
         for message in messages:
             if not message.is_final:  # else it has expired in the buffer of the stream
                 message.is_unconfirmed = True
@@ -163,7 +163,7 @@ class V1Sender(Dialer):
         self._connection = None
         self._forget_wire()
         for did, messages in _by_recipient(lost).items():
-            self._endpoint.requeue(self._endpoint.peers.session(did), messages)
+            self._endpoint.requeue(self._endpoint.sessions.session(did), messages)
         self._on_lost(cause, was_used=connection.has_written)
         for session in tuple(self._ready):
             self._endpoint.send_waiting(session)
