@@ -46,7 +46,8 @@ async def everything(folder: Path) -> dict[str, Any]:
             *(network, routing, config, alice, bob, receipt, message, proof, letter, status, row),
             *(alice.outbox, alice.dead, alice.access, alice.stats(), bob.stats(), alice.health()),
             *(alice.pool_stats(), bob.evidence_head(), alice.stats().store, bob_did, bob.address),
-            *(message.envelope, ALICE, refused.value, row.priority, bob.stats().evidence),
+            *(message.envelope, message.envelope.merkle_path, ALICE, refused.value, row.priority),
+            bob.stats().evidence,
         ]
         store = alice.stats().store
         assert store is not None

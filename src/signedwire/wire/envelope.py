@@ -126,6 +126,9 @@ class MerklePath:
         """
         return root_from_path(sender, leaf, self.index, self.count, self.hashes)
 
+    def __repr__(self) -> str:
+        return f"<MerklePath of index {self.index} in a batch of {self.count}>"
+
 
 class SignedEnvelope:
     """One signed message as it is on the wire. Immutable; equal when byte-identical.
