@@ -47,8 +47,9 @@ ci-tools:
 demo: setup
 	@$(BIN)/python -m examples.demo
 
+# Two workers, each with whole files: some tests wait, and some count what their file leaves.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff check .
