@@ -195,6 +195,7 @@ def test_a_key_that_is_cut_off_is_not_shown(name: str, size: int) -> None:
         "`(umask 077; (printf ed25519-seed:; cat FILE) > NEW)`",
         '{"error": "UsageError", "message": "no such option"}',
     ],
+    ids=range(10),
 )
 def test_what_is_no_key_stays(text: str) -> None:
     assert without_keys(f"cannot open {text}: no such file") == (

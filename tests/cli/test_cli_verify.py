@@ -139,6 +139,7 @@ MOTION = envelope(3, payloads.encode(payloads.Heartbeat(uptime_ms=1)))
         (f"{json_line(ONE)}\n{json_line(TWO)[:-9]}".encode(), "not JSON; was the end cut off?"),
         (f"{ONE.encode().hex()}\n{TWO.encode().hex()}\nzz".encode(), "not hex digits"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_invalid_is_told_with_the_reason(tmp_path: Path, data: bytes, problem: str) -> None:
     ran = verify_bytes(tmp_path, data)

@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import random
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,9 +29,7 @@ from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, Tra
 from signedwire import clock as clock_module
 from signedwire.arguments import Deadline
 from signedwire.clock import Clock
-from signedwire.delivery import peer_sender as sender_module
 from signedwire.delivery import receipt as receipt_module
-from signedwire.delivery import streams as streams_module
 from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
@@ -40,7 +39,6 @@ from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import FailureKind, SignedWireError, StoreError
-from signedwire.transport import link_socket as socket_module
 from signedwire.transport import tls
 from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
@@ -940,6 +938,14 @@ def simulated(world: World) -> Iterator[None]:
         undo.callback(setattr, owner, name, old)
         return old
 
+    def put_all(name: str, value: Any) -> Any:
+        """Replace a function of `receipt_module` there, and where it was imported by its name."""
+        old = getattr(receipt_module, name)
+        for module in tuple(sys.modules.values()):
+            if module.__name__.startswith("signedwire.") and getattr(module, name, None) is old:
+                put(module, name, value)
+        return old
+
     undo.enter_context(clock_module.use(_Clock(world.loop)))
     put(TlsIdentity, "_renew", _renew)
     put(sqlite_tables, "_CHECKPOINT_BYTES", _CHECKPOINT_BYTES)
@@ -1036,11 +1042,8 @@ def simulated(world: World) -> Iterator[None]:
     old_remove_if = put(Inbox, "remove_if", remove_if)
     old_discard = put(DenialFilter, "discard", discard)
     old_restore_rows = put(Endpoint, "restore", restore_rows)
-    old_advance_all = put(receipt_module, "advance_all", advance_all)
-    put(sender_module, "advance_all", advance_all)  # which imports it by its name
-    old_climb_all = put(receipt_module, "transition_all", transition_all)
-    for module in (streams_module, socket_module):  # which import it by its name
-        put(module, "transition_all", transition_all)
+    old_advance_all = put_all("advance_all", advance_all)
+    old_climb_all = put_all("transition_all", transition_all)
     old_send_receipts = put(Session, "send_receipts", send_receipts)
     try:
         yield
