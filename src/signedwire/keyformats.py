@@ -42,7 +42,7 @@ from signedwire.keytexts import (
     unknown,
 )
 
-__all__ = ["SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
+__all__ = ["KEY_IN_BASE64", "SEED_PREFIX", "decode_key", "is_key_for_path", "looks_like_a_key"]
 
 SEED_PREFIX: Final = "ed25519-seed:"
 """Prefix that marks the hex or base64 behind it as the seed of an Ed25519 key."""
@@ -53,10 +53,12 @@ _MAX_REPEATS: Final = 7
 """Maximum count of one byte value among 32 random bytes; more has a chance of 1e-10."""
 _BEGIN: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})")
-# 32 or 64 bytes. A path keeps one of several slashes, so with padding up to three may be missing.
-_BASE64: Final = re.compile(
-    r"[A-Za-z0-9+/_-]{43}|[A-Za-z0-9+/_-]{40,43}=|[A-Za-z0-9+/_-]{86}|[A-Za-z0-9+/_-]{83,86}=="
+KEY_IN_BASE64: Final = (
+    r"(?:[A-Za-z0-9+/_-]{40,43}=|[A-Za-z0-9+/_-]{43}|[A-Za-z0-9+/_-]{83,86}==|[A-Za-z0-9+/_-]{86})"
 )
+"""Regular expression: 32 or 64 bytes in base64. A path keeps one of several slashes in a row, so
+with padding up to three characters may be missing."""
+_BASE64: Final = re.compile(KEY_IN_BASE64)
 _OPENSSH_MAGIC: Final = b"openssh-key-v1\0"
 # One round of bcrypt takes about 10 ms, a million rounds of PBKDF2 0.4 s. With a damaged
 # number, a start would hang for days.

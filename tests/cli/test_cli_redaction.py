@@ -21,7 +21,6 @@ from signedwire.cli.redaction import HIDDEN, value_without_keys, without_keys
 # Its base64 begins with a letter or a digit: with / it would be a path from the root, which
 # stays, and with - an option. Two slashes follow each other in it: a path loses one of them.
 SEED = bytes([os.urandom(1)[0] % 248]) + os.urandom(11) + b"\xff\xff" + os.urandom(18)
-print("the seed of this module:", SEED.hex())  # noqa: T201
 KEY = Ed25519PrivateKey.from_private_bytes(SEED)
 IDENTITY = Identity.from_seed(SEED)
 OTHER = Identity.from_seed(bytes(range(32)))
@@ -87,8 +86,8 @@ def expect_no_secret(text: str) -> None:
     for secret in SECRETS:
         for start in range(len(secret) - WINDOW + 1):
             part = secret[start : start + WINDOW]
-            assert part not in text, (part, text)
-            assert part not in plain, (part, text)
+            assert part not in text, (SEED.hex(), part, text)
+            assert part not in plain, (SEED.hex(), part, text)
 
 
 def settings(name: str) -> Callable[[str, list[str]], list[Ran]]:

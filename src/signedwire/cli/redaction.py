@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from signedwire.keyformats import SEED_PREFIX, looks_like_a_key
+from signedwire.keyformats import KEY_IN_BASE64, SEED_PREFIX, looks_like_a_key
 
 __all__ = ["HIDDEN", "key_as_path", "value_without_keys", "without_keys"]
 
@@ -34,9 +34,7 @@ _KEYS: Final = re.compile(
             # Base64 of 32 or 64 bytes; 64 hex digits are excluded, as DIDs and hashes have them.
             # A key has letters of both cases. A path from the root is no key.
             rf"{_LEFT}(?!/)(?=[A-Z0-9+/_-]*[a-z])(?=[a-z0-9+/_-]*[A-Z])"
-            # A path keeps one of several slashes, so with padding up to three may be missing.
-            r"(?:[A-Za-z0-9+/_-]{43}|[A-Za-z0-9+/_-]{40,43}=|"
-            rf"[A-Za-z0-9+/_-]{{86}}|[A-Za-z0-9+/_-]{{83,86}}==)(?!{_WORD})",
+            rf"{KEY_IN_BASE64}(?!{_WORD})",
             rf"{_LEFT}[0-9A-Fa-f]{{128}}(?!{_WORD})",
             # A text that an error has shortened, whose whole length is unknown.
             rf"{_LEFT}(?!/){_WORD}{{32,}}(?=…)",

@@ -33,13 +33,13 @@ from signedwire.wire.session import BatchReceived
 
 __all__ = [
     "EvidencePort",
+    "DialerPort",
     "Host",
     "InboxStore",
     "LinkPort",
     "LinkStatePort",
     "MessageQueue",
     "OutboxStore",
-    "DialerPort",
     "Routes",
     "Timer",
 ]
