@@ -63,7 +63,7 @@ format: setup
 	@$(BIN)/ruff format .
 
 cover: setup
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
 	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*,*/evidence/*' --show-missing --fail-under=100
 
 SEEDS ?= 500
