@@ -3,7 +3,8 @@
     send ─→ Endpoint ─→ PeerSender ──→ Link ═══ TLS ═══ Link ─→ PeerReceiver ─→ Inbox
                             └→ Dialers (dials)            ↑ Acceptor (accepts)
 
-- `core.NodeCore` puts the parts of one node together and lives in one event loop.
+- `core.NodeCore` puts the parts of one node together and lives in one event loop. `node_files`
+  opens and closes its store, access file and evidence log.
   `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
   log. It imports none of them.
 - `dialers`, `dialer`, `link_dialer`: attempts. Each v2 peer has a dialer of its own, so a dead
