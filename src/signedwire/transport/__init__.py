@@ -41,5 +41,5 @@
 - `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
   cancelled releases everything. `connecting`: connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
-- `v1`: the v1 wire.
+- `v1`: the v1 wire. `optional_v1` makes it, if it is installed.
 """

@@ -14,7 +14,6 @@ ran, where nothing else is said.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,30 +26,25 @@ from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
-from signedwire.errors import ClosedError, ConfigError
+from signedwire.errors import ClosedError
 from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Phase
 from signedwire.identity import Identity
-from signedwire.logs import fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import PoolStats, TransportStats
 from signedwire.transport.acceptor import Acceptor
 from signedwire.transport.clock_watch import ClockWatch
-from signedwire.transport.descriptors import fit, free_descriptors
+from signedwire.transport.descriptors import fitted_limits
 from signedwire.transport.dialers import Dialers
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
 from signedwire.transport.node_files import NodeFiles, OpenStore
+from signedwire.transport.optional_v1 import new_v1_wire
 from signedwire.transport.probing import Prober
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.transport.uncancelled import next_turn
-from signedwire.types import Did, Reason
-
-try:
-    from signedwire.transport.v1 import V1Wire
-except ModuleNotFoundError:  # an installation for v2 alone
-    V1Wire = None  # type: ignore[assignment, misc]
+from signedwire.transport.uncancelled import next_turn, run_steps
+from signedwire.types import Did
 
 __all__ = ["NodeCore"]
 
@@ -92,8 +86,7 @@ class NodeCore:
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
         self.files = NodeFiles(runtime, self.endpoint, open_store)
-        # A node that speaks v2 alone does not need the package of v1.
-        self._v1 = _v1_wire(runtime, self.endpoint) if config.v1_peers else None
+        self._v1 = new_v1_wire(runtime, self.endpoint) if config.v1_peers else None
         new_sender = None if self._v1 is None else self._v1.new_sender
         new_receiver = None if self._v1 is None else self._v1.new_receiver
         self.dialers = Dialers(runtime, self.endpoint, new_sender)
@@ -150,19 +143,11 @@ class NodeCore:
 
     def _fit_limits(self) -> None:
         """Lower the limits of connections to the descriptors that the process may open."""
-        if not getattr(self.runtime.network, "uses_descriptors", False):
-            return
-        config = self.runtime.config
-        limits = fit(config, free_descriptors())
-        self.acceptor.set_limits(limits)
-        self.dialers.slots.pool.limit = limits.outbound
-        if limits != fit(config, None):
-            self.runtime.log.info(
-                "this process may open few descriptors, so there are at most %d inbound, "
-                "%d unproven and %d outbound connections; ulimit -n raises that",
-                *limits,
-                extra=fields("limits lowered"),
-            )
+        runtime = self.runtime
+        if getattr(runtime.network, "uses_descriptors", False):
+            limits = fitted_limits(runtime.config, runtime.log)
+            self.acceptor.set_limits(limits)
+            self.dialers.slots.pool.limit = limits.outbound
 
     async def close(self) -> None:
         """Accept nothing more, send queued messages for up to `close_timeout`, then end all parts.
@@ -217,34 +202,15 @@ class NodeCore:
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
-            ("closing the inbox", self._close_inbox),
+            ("closing the inbox", self.reader.close),
             ("ending the threads of v1", None if v1 is None else v1.shut_down),
             ("aborting the closing connections", runtime.lingering.abort_all),
             ("closing the store", lambda: self.files.close_store(deadline)),
             ("reporting the dropped messages", runtime.drops.flush),
             ("closing the events", runtime.events.close),
         ]
-        for what, step in steps:
-            if step is not None:
-                is_cancelled |= await self._run(what, step)
+        is_cancelled |= await run_steps(steps, runtime.log)
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
-
-    async def _run(self, what: str, step: Callable[[], Any]) -> bool:
-        """Run one step of the end, and log its fault; return whether it was cancelled."""
-        try:
-            result = step()
-            return inspect.isawaitable(result) and bool(await result)
-        except asyncio.CancelledError:
-            return True
-        except Exception as error:  # noqa: BLE001 - the steps after it free files and threads
-            self.runtime.log.note_fault(what, error)
-            return False
-
-    def _close_inbox(self) -> None:
-        """Close the inbox, and count the messages that the application has not taken."""
-        untaken = self.endpoint.inbox.close()
-        if untaken:
-            self.runtime.drop(Reason.INBOX_CLOSED, count=untaken)
 
     async def _free(self) -> None:
         """Free address and files, because the loop was closed while the node was open."""
@@ -284,12 +250,3 @@ class NodeCore:
         """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
-
-
-def _v1_wire(runtime: Runtime, endpoint: Endpoint) -> V1Wire:
-    if V1Wire is None:
-        raise ConfigError(
-            "v1_peers is set, and this installation speaks v2 alone",
-            "Remove v1_peers, or install signedwire with its package transport.v1",
-        )
-    return V1Wire(runtime, endpoint)

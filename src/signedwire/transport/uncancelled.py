@@ -8,13 +8,23 @@ at every await as some frameworks do, the node first releases them, and then rai
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-__all__ = ["expire", "in_own_thread", "next_turn", "open_in_thread", "wait_uncancelled"]
+from signedwire.logs import EventLog
+
+__all__ = [
+    "expire",
+    "in_own_thread",
+    "next_turn",
+    "open_in_thread",
+    "run_steps",
+    "wait_uncancelled",
+]
 
 T = TypeVar("T")
 
@@ -96,6 +106,35 @@ async def next_turn() -> bool:
     turn = loop.create_future()
     loop.call_soon(turn.set_result, None)
     return await wait_uncancelled(turn)
+
+
+async def run_steps(steps: Iterable[tuple[str, Callable[[], Any] | None]], log: EventLog) -> bool:
+    """Run all steps in their order, even if one fails or the caller is cancelled.
+
+    Args:
+        steps: Each has its name and its function; `None`: there is nothing to do. A function
+            that waits returns what `wait_uncancelled()` returns.
+        log: Gets the fault of each step that fails.
+
+    Returns:
+        Whether the caller was cancelled.
+    """
+    is_cancelled = False
+    for what, step in steps:
+        if step is not None:
+            is_cancelled |= await _run_step(what, step, log)
+    return is_cancelled
+
+
+async def _run_step(what: str, step: Callable[[], Any], log: EventLog) -> bool:
+    try:
+        result = step()
+        return inspect.isawaitable(result) and bool(await result)
+    except asyncio.CancelledError:
+        return True
+    except Exception as error:  # noqa: BLE001 - the steps after it free files and threads
+        log.note_fault(what, error)
+        return False
 
 
 async def open_in_thread(open_: Callable[[], T], close: Callable[[T], object], limit: float) -> T:
