@@ -34,11 +34,11 @@
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`: pure decisions. Who may hold an outbound connection; which inbound
   one is let in.
-- `network`: what carries the bytes, as an interface; `tcp`, `unix` and `memory` implement it,
-  the first two over `asyncio_stream`, the third over `memory_stream`; `networks` takes the one
+- `network`: what carries the bytes, as an interface; `tcp`, `unix` and `memory` implement it.
+  Streams are in `asyncio_stream`, `tcp_stream` and `memory_stream`. `networks` takes the network
   that is configured. `guarded_stream` ends a stream of another backend that raises. `names` looks
-  hosts up, each in a thread of its own; `racing` connects to the first address of a host that
-  answers.
+  hosts up, each in a thread of its own; `socket_addresses`: what it finds, and what counts as one
+  host. `racing` connects to the first address of a host that answers.
 - `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
   cancelled releases everything. `connecting`: connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
