@@ -13,8 +13,8 @@
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its session and its state. `link_input` reads (`handshake` first), `link_output`
   writes (`receipt_queue`, `receipt_delay`), both over `link_socket`. `link_events` handles what the
-  session reports, and delays the end until received messages are stored. `answers` and
-  `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
+  session reports, and delays the end until received messages are stored. `answer_watch`
+  and `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
   interfaces between the parts of a link and its owners.
   `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
@@ -40,7 +40,8 @@
   hosts up, each in a thread of its own; `socket_addresses`: what it finds, and what counts as one
   host. `racing` connects to the first address of a host that answers.
 - `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
-  cancelled releases everything. `connecting`: connects within limits of time.
+  cancelled releases everything. `own_thread`: threads for calls that block. `connecting`:
+  connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
 - `v1`: the v1 wire. `optional_v1` makes it, if it is installed.
 """

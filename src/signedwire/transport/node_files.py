@@ -20,9 +20,10 @@ from signedwire.evidence.log import EvidenceLog
 from signedwire.logs import fields
 from signedwire.transport.evidence_driver import close_evidence, open_evidence
 from signedwire.transport.inbox_driver import InboxDriver
+from signedwire.transport.own_thread import in_own_thread, open_in_thread
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.transport.uncancelled import in_own_thread, open_in_thread, wait_uncancelled
+from signedwire.transport.uncancelled import wait_uncancelled
 
 __all__ = ["NodeFiles", "OpenStore"]
 

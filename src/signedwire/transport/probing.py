@@ -28,7 +28,7 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.stats import Probe
-from signedwire.transport.connecting import connect, resolve
+from signedwire.transport.connecting import connect, expire, resolve
 from signedwire.transport.probe_connections import (
     LinkProbe,
     NotReachedError,
@@ -37,7 +37,6 @@ from signedwire.transport.probe_connections import (
 )
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls import TlsIdentity
-from signedwire.transport.uncancelled import expire
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames as frames
 
