@@ -113,18 +113,7 @@ class TcpNetwork:
             )
             acceptor = SocketAcceptor(server.sockets, lambda: TcpStream(accept()), server.close)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                cause, hint = "the port is in use", "Stop its owner, choose another, or use port 0"
-            elif error.errno == errno.EACCES:
-                cause, hint = "permission denied", "Ports under 1024 need privileges"
-            elif error.errno in (errno.EMFILE, errno.ENFILE):
-                cause, hint = (
-                    describe_os_error(error),
-                    "Raise the limit of descriptors: `ulimit -n`",
-                )
-            else:
-                cause, hint = describe_os_error(error), "Is it an address of this machine?"
-            raise ListenError(target, cause, hint) from error
+            raise ListenError(target, *_listen_failure(error)) from error
         except UnicodeError as error:
             raise ListenError(target, "the host name is malformed") from error
         return _TcpListener(acceptor)
@@ -149,3 +138,15 @@ class _TcpListener:
 def _host_of(socket_address: SocketAddress) -> str:
     """Return the host as `create_server` takes it: in digits, with its zone."""
     return address_of(socket_address.sockaddr).host
+
+
+def _listen_failure(error: OSError) -> tuple[str, str]:
+    """Return the cause of a failed listen, and a hint."""
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use", "Stop its owner, choose another, or use port 0"
+    if error.errno == errno.EACCES:
+        return "permission denied", "Ports under 1024 need privileges"
+    cause = describe_os_error(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return cause, "Raise the limit of descriptors: `ulimit -n`"
+    return cause, "Is it an address of this machine?"
