@@ -19,7 +19,8 @@
   `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
-- `probing`: probes of peers; `probe_connections`: their connections.
+- `probing`: probes of peers. `probe_connection`: one connection of a probe; `link_probe`: one that
+  speaks v2.
 - `shares`: which link may process its input in which turn of the loop.
 - `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection.
   `protocol_detector` waits for its first byte, which shows its wire.
