@@ -133,7 +133,6 @@ from signedwire.stats import (
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
-from signedwire.transport.names import SocketAddress
 from signedwire.transport.network import (
     Listener,
     NeedsDescriptors,
@@ -143,6 +142,7 @@ from signedwire.transport.network import (
     Resolving,
     Stream,
 )
+from signedwire.transport.socket_addresses import SocketAddress
 from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (

@@ -38,7 +38,7 @@ from signedwire.folders import sync_folder
 from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.transport.core import NodeCore
-from signedwire.transport.uncancelled import open_in_thread
+from signedwire.transport.own_thread import open_in_thread
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import SENDER, V2_START

@@ -28,7 +28,7 @@ from typing import Final
 
 from signedwire import Address, Receiver, Remote, Stream, Target
 from signedwire.errors import DialError, FailureKind, ListenError
-from signedwire.transport.tcp import host_group
+from signedwire.transport.socket_addresses import host_group
 
 from .loop import Owner, VirtualLoop, current_owner
 

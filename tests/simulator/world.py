@@ -237,7 +237,7 @@ class Station:
             life.node._core.runtime.rng.seed(f"{world.seed}/{life}")
             if self.store_path is not None:
                 life.node._has_store = True
-                life.node._core._open_store = lambda call: self._open(life)
+                life.node._core.files._open_store = lambda call: self._open(life)
             await life.node.start()
 
         world.trace(f"{life} starts")

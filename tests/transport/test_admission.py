@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from signedwire.config import TransportConfig
 from signedwire.transport.admission import Admission
-from signedwire.transport.tcp import host_group
+from signedwire.transport.socket_addresses import host_group
 
 
 def admission(proven: int = 3, unproven: int = 3, per_host: int = 2) -> Admission[int]:

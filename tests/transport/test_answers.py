@@ -27,7 +27,7 @@ from signedwire import (
     verify_receipt,
 )
 from signedwire.errors import SignedWireError
-from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, Closed, ReceiptsReceived, RefusalsReceived

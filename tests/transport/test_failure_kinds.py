@@ -30,7 +30,7 @@ from signedwire import (
 )
 from signedwire.errors import Cause, kind_of
 from signedwire.transport.link_errors import cause_of_close, dial_error
-from signedwire.transport.memory import _Stream
+from signedwire.transport.memory_stream import MemoryStream
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import Closed
 from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, on_both_loops, quick, within
@@ -78,7 +78,7 @@ async def test_a_lost_connection_is_reported_once(
     network, accepted = MemoryNetwork(), End()
     here = (await network.listen(HERE, lambda: accepted)).address
     if not was_used:  # nothing is written to a peer that has closed
-        monkeypatch.setattr(_Stream, "peer_has_closed", lambda _: True)
+        monkeypatch.setattr(MemoryStream, "peer_has_closed", lambda _: True)
     v1 = settings(max_attempts=1).replace(wire="v1", v1_peers="all")
     async with Node(ALICE, v1, network=network) as alice, Watch(alice) as watch:
         alice.routing.update(BOB.did, here)

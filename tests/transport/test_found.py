@@ -40,7 +40,7 @@ from signedwire.delivery.streams import SendStream
 from signedwire.events import PeerConnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport import slots as slots_module
-from signedwire.transport import tcp as tcp_module
+from signedwire.transport import tcp_stream
 from signedwire.transport.link import Link
 from signedwire.types import Credit, PeerState, unix_time_us
 from signedwire.wire import idle as idle_module
@@ -271,7 +271,7 @@ async def test_one_blameless_opening_excuses_no_later_one() -> None:
 
 @on_asyncio
 async def test_two_who_send_each_other_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_options = tcp_module._set_options
+    set_options = tcp_stream._set_options
 
     def with_small_buffers(sock: socket.socket | None) -> None:
         set_options(sock)
@@ -279,7 +279,7 @@ async def test_two_who_send_each_other_much_at_once(monkeypatch: pytest.MonkeyPa
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
 
-    monkeypatch.setattr(tcp_module, "_set_options", with_small_buffers)
+    monkeypatch.setattr(tcp_stream, "_set_options", with_small_buffers)
     async with Net().pair() as (alice, bob):
         await within(LIMIT, alice.send(bob.did, b"hello"))
         large = [bytes(MIB - 1000)] * 3

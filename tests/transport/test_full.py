@@ -223,7 +223,7 @@ async def test_a_last_moment_is_no_longer_than_the_handshake_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inbound_module, "_LAST_MOMENT", 60.0)
-    monkeypatch.setattr("signedwire.transport.tcp.host_group", lambda _: "one")
+    monkeypatch.setattr("signedwire.transport.tcp_stream.host_group", lambda _: "one")
     config = {"max_unproven_per_host": 1, "handshake_timeout": 0.1}
     async with Net("tcp").node(BOB, **config) as bob:
         assert bob.address is not None

@@ -17,7 +17,7 @@ from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
 from signedwire.transport import link_events
-from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.handshake import Handshake
 from signedwire.transport.lingering import Lingering
 from signedwire.transport.link_events import LinkEvents

@@ -29,7 +29,7 @@ from signedwire import (
     Receipt,
 )
 from signedwire.events import PeerConnected, PeerDisconnected
-from signedwire.transport import tcp as tcp_module
+from signedwire.transport import tcp_stream
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
@@ -840,7 +840,7 @@ async def test_whatever_a_network_raises_is_a_failed_attempt(
 def hosts_in_order(monkeypatch: pytest.MonkeyPatch, names: Iterable[str]) -> None:
     """Connections count as those of these hosts, in the order in which they are accepted."""
     left = iter(names)
-    monkeypatch.setattr(tcp_module, "host_group", lambda _: next(left))
+    monkeypatch.setattr(tcp_stream, "host_group", lambda _: next(left))
 
 
 @on_both_loops

@@ -29,14 +29,14 @@ from signedwire import (
 )
 from signedwire.transport import names as names_module
 from signedwire.transport import racing
-from signedwire.transport.names import (
-    Resolver,
+from signedwire.transport.names import Resolver
+from signedwire.transport.os_errors import describe_os_error
+from signedwire.transport.socket_addresses import (
     SocketAddress,
     address_of,
     interleaved,
     literal_address,
 )
-from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tcp import TcpNetwork
 from wirekit import (
     ALICE,

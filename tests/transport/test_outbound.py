@@ -33,7 +33,7 @@ from signedwire import (
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.transport import dialer as dialer_module
-from signedwire.transport import tcp as tcp_module
+from signedwire.transport import tcp_stream
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.network import Receiver, Stream
@@ -569,7 +569,7 @@ async def test_where_the_kernel_does_not_tell_taken_passes_for_acknowledged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = RecordingNetwork()
-    monkeypatch.setattr(tcp_module._TcpStream, "unacknowledged", lambda _: None)
+    monkeypatch.setattr(tcp_stream.TcpStream, "unacknowledged", lambda _: None)
     with RawServer() as server:
         async with OpenCore(network=network) as sender:
             sender.routing.update(BOB.did, server.address)

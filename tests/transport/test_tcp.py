@@ -14,7 +14,7 @@ import pytest
 
 from netkit import End
 from signedwire import Address, DialError, FailureKind, ListenError, Stream
-from signedwire.transport import tcp as tcp_module
+from signedwire.transport import tcp_stream
 from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tcp import TcpNetwork
 from wirekit import RawServer, eventually, on_asyncio, on_both_loops, refusing_address
@@ -200,7 +200,7 @@ async def test_where_the_kernel_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
         ours = End()
         stream = await TcpNetwork().dial(server.address, ours)
         with monkeypatch.context() as patch:
-            patch.setattr(tcp_module, "fcntl", None)
+            patch.setattr(tcp_stream, "fcntl", None)
             assert stream.unacknowledged() is None
         with monkeypatch.context() as patch:
             patch.setattr(sys, "platform", "win32")

@@ -14,7 +14,7 @@ from signedwire.cli.formatting import count_of
 from signedwire.cli.output import say
 from signedwire.errors import ConfigError, SignedWireError
 from signedwire.node import Node
-from signedwire.transport.uncancelled import in_own_thread
+from signedwire.transport.own_thread import in_own_thread
 
 __all__ = ["reload_on_sighup", "rotate_on_sigusr1"]
 

@@ -3,7 +3,8 @@
     send ─→ Endpoint ─→ PeerSender ──→ Link ═══ TLS ═══ Link ─→ PeerReceiver ─→ Inbox
                             └→ Dialers (dials)            ↑ Acceptor (accepts)
 
-- `core.NodeCore` puts the parts of one node together and lives in one event loop.
+- `core.NodeCore` puts the parts of one node together and lives in one event loop. `node_files`
+  opens and closes its store, access file and evidence log.
   `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
   log. It imports none of them.
 - `dialers`, `dialer`, `link_dialer`: attempts. Each v2 peer has a dialer of its own, so a dead
@@ -12,13 +13,14 @@
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its session and its state. `link_input` reads (`handshake` first), `link_output`
   writes (`receipt_queue`, `receipt_delay`), both over `link_socket`. `link_events` handles what the
-  session reports, and delays the end until received messages are stored. `answers` and
-  `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
+  session reports, and delays the end until received messages are stored. `answer_watch`
+  and `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
   interfaces between the parts of a link and its owners.
   `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
-- `probing`: probes of peers; `probe_connections`: their connections.
+- `probing`: probes of peers. `probe_connection`: one connection of a probe; `link_probe`: one that
+  speaks v2.
 - `shares`: which link may process its input in which turn of the loop.
 - `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection.
   `protocol_detector` waits for its first byte, which shows its wire.
@@ -33,12 +35,14 @@
 - `accepting`, `descriptors`: accepted sockets, and what there is room for in the process.
 - `pool`, `admission`: pure decisions. Who may hold an outbound connection; which inbound
   one is let in.
-- `network`: what carries the bytes, as an interface; `tcp`, `unix` and `memory` implement it,
-  the first two over `asyncio_stream`; `networks` takes the one that is configured.
-  `guarded_stream` ends a stream of another backend that raises. `names` looks hosts up, each in
-  a thread of its own; `racing` connects to the first address of a host that answers.
+- `network`: what carries the bytes, as an interface; `tcp`, `unix` and `memory` implement it.
+  Streams are in `asyncio_stream`, `tcp_stream` and `memory_stream`. `networks` takes the network
+  that is configured. `guarded_stream` ends a stream of another backend that raises. `names` looks
+  hosts up, each in a thread of its own; `socket_addresses`: what it finds, and what counts as one
+  host. `racing` connects to the first address of a host that answers.
 - `uncancelled`: waits that cancelling does not cut short, so that a start or an end that is
-  cancelled releases everything. `connecting`: connects within limits of time.
+  cancelled releases everything. `own_thread`: threads for calls that block. `connecting`:
+  connects within limits of time.
 - `blocking`: `TcpTransport` and `MemoryTransport`, the same core for threads.
-- `v1`: the v1 wire.
+- `v1`: the v1 wire. `optional_v1` makes it, if it is installed.
 """

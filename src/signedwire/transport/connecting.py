@@ -11,7 +11,7 @@ from signedwire.transport.guarded_stream import guarded
 from signedwire.transport.network import Network, Receiver, Resolving, Stream
 from signedwire.types import Target
 
-__all__ = ["connect", "resolve"]
+__all__ = ["connect", "expire", "resolve"]
 
 
 async def resolve(network: Network, target: Target, timeout: float | None) -> Any:
@@ -70,3 +70,13 @@ async def connect(
             return await network.dial(target, receiver)
     except TimeoutError:
         raise ConnectTimeout(target, f"no answer within {timeout:g} s") from None
+
+
+def expire(step: asyncio.Timeout) -> None:
+    """End the block of `asyncio.timeout()` now, with TimeoutError. In the loop of the block.
+
+    A block whose time is over already ends without this call. A second deadline for it would be
+    a RuntimeError.
+    """
+    if not step.expired():
+        step.reschedule(asyncio.get_running_loop().time())

@@ -3,7 +3,7 @@
     Endpoint      decisions about all peers and messages
     Dialers       outbound connections
     Acceptor      inbound connections
-    StoreDriver   messages on the disk; a node without a file has none
+    NodeFiles     store, access file and evidence log
     InboxReader   receive calls of the application
     Prober        tries to reach peers, without a message
 
@@ -14,11 +14,9 @@ ran, where nothing else is said.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
@@ -28,45 +26,27 @@ from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.store import Store
-from signedwire.errors import ClosedError, ConfigError
+from signedwire.errors import ClosedError
 from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Phase
 from signedwire.identity import Identity
-from signedwire.logs import fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import PoolStats, TransportStats
 from signedwire.transport.acceptor import Acceptor
 from signedwire.transport.clock_watch import ClockWatch
-from signedwire.transport.descriptors import fit, free_descriptors
+from signedwire.transport.descriptors import fitted_limits
 from signedwire.transport.dialers import Dialers
-from signedwire.transport.evidence_driver import close_evidence, open_evidence
-from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
+from signedwire.transport.node_files import NodeFiles, OpenStore
+from signedwire.transport.optional_v1 import new_v1_wire
 from signedwire.transport.probing import Prober
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.transport.uncancelled import (
-    in_own_thread,
-    next_turn,
-    open_in_thread,
-    wait_uncancelled,
-)
-from signedwire.types import Did, Reason
+from signedwire.transport.uncancelled import next_turn, run_steps
+from signedwire.types import Did
 
-try:
-    from signedwire.transport.v1 import V1Wire
-except ModuleNotFoundError:  # an installation for v2 alone
-    V1Wire = None  # type: ignore[assignment, misc]
-
-__all__ = ["NodeCore", "OpenStore"]
-
-OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
-"""Opens a store. Its argument is the function by which the store calls its callbacks."""
-
-_LEAST_FOR_A_DISK: Final = 0.2
-"""Minimum time in seconds for the last commit, even after `close_timeout`."""
+__all__ = ["NodeCore"]
 
 
 class NodeCore:
@@ -105,8 +85,8 @@ class NodeCore:
         )
         self.endpoint = Endpoint(self.context, routing, threading.Lock())
         access.on_change = self.endpoint.on_access_change
-        # A node that speaks v2 alone does not need the package of v1.
-        self._v1 = _v1_wire(runtime, self.endpoint) if config.v1_peers else None
+        self.files = NodeFiles(runtime, self.endpoint, open_store)
+        self._v1 = new_v1_wire(runtime, self.endpoint) if config.v1_peers else None
         new_sender = None if self._v1 is None else self._v1.new_sender
         new_receiver = None if self._v1 is None else self._v1.new_receiver
         self.dialers = Dialers(runtime, self.endpoint, new_sender)
@@ -114,11 +94,6 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
-        self._open_store = open_store
-        self.store: StoreDriver | None = None
-        """Drives the store of a node that has a file; `None` without one."""
-        self.evidence: EvidenceLog | None = None
-        """Keeps what is accepted; `None` without one."""
         self._is_called_off = False
         self._clock_watch: ClockWatch | None = None
         self._has_ended: asyncio.Event | None = None
@@ -155,53 +130,24 @@ class NodeCore:
     async def _open(self) -> None:
         runtime, endpoint = self.runtime, self.endpoint
         runtime.open_tls()
-        store = inbox_store = None
-        if self._open_store is not None:
-            open_ = partial(self._open_store, runtime.loop.call_soon_threadsafe)
-            store = await open_in_thread(open_, Store.close, runtime.config.close_timeout)
-            self.store = self.context.store = StoreDriver(runtime, endpoint, store)
-            self.context.inbox_store = inbox_store = InboxDriver(runtime, store)
-        await self._read_access_file()
-        endpoint.access._open(store)
-        self.evidence = self.context.evidence = await open_evidence(runtime, store)
-        if inbox_store is not None:
-            await inbox_store.restore(endpoint)
+        await self.files.open()
         self._fit_limits()
         await self.acceptor.start()
         if self._is_called_off:
             raise ClosedError("this node was closed while it started", "Make a new one")
         runtime.is_open = True
-        self._clock_watch = ClockWatch(runtime, endpoint.on_clock_step, self._on_wall_step)
+        self._clock_watch = ClockWatch(runtime, endpoint.on_clock_step, self.files.on_wall_step)
         runtime.routing.watch(endpoint.on_routes)
-        if self.store is not None:
-            self.store.start()
+        self.files.start_sending()
         runtime.home.phase = Phase.OPEN
-
-    def _on_wall_step(self) -> None:
-        if self.store is not None:
-            self.store.on_clock_step()
-
-    async def _read_access_file(self) -> None:
-        """Read the access file in a thread, because many lines take seconds."""
-        if self.runtime.config.access_file is not None:
-            reload, limit = self.endpoint.access.reload, self.runtime.config.close_timeout
-            await open_in_thread(reload, lambda _: None, limit)
 
     def _fit_limits(self) -> None:
         """Lower the limits of connections to the descriptors that the process may open."""
-        if not getattr(self.runtime.network, "uses_descriptors", False):
-            return
-        config = self.runtime.config
-        limits = fit(config, free_descriptors())
-        self.acceptor.set_limits(limits)
-        self.dialers.slots.pool.limit = limits.outbound
-        if limits != fit(config, None):
-            self.runtime.log.info(
-                "this process may open few descriptors, so there are at most %d inbound, "
-                "%d unproven and %d outbound connections; ulimit -n raises that",
-                *limits,
-                extra=fields("limits lowered"),
-            )
+        runtime = self.runtime
+        if getattr(runtime.network, "uses_descriptors", False):
+            limits = fitted_limits(runtime.config, runtime.log)
+            self.acceptor.set_limits(limits)
+            self.dialers.slots.pool.limit = limits.outbound
 
     async def close(self) -> None:
         """Accept nothing more, send queued messages for up to `close_timeout`, then end all parts.
@@ -231,9 +177,9 @@ class NodeCore:
         deadline = asyncio.get_running_loop().time() + runtime.config.close_timeout
         is_cancelled = False
         try:
-            await self._flush_store(deadline)  # so that messages stored just now are sent too
+            await self.files.flush(deadline)  # so that messages stored just now are sent too
             await self.dialers.drain(deadline)
-            await self._flush_store(deadline)  # the last `ack()` is sent after its commit
+            await self.files.flush(deadline)  # the last `ack()` is sent after its commit
         finally:
             # Also if cancelled. From here on nothing waits for a peer.
             runtime.home.phase = Phase.ENDED
@@ -244,10 +190,6 @@ class NodeCore:
         if is_cancelled:
             raise asyncio.CancelledError
 
-    async def _flush_store(self, deadline: float) -> None:
-        if self.store is not None:
-            await self.store.flush(deadline)
-
     async def _end(self, deadline: float) -> bool:
         """End all parts, even if cancelled or if one fails; return whether it was cancelled."""
         runtime, watch, v1 = self.runtime, self._clock_watch, self._v1
@@ -257,40 +199,18 @@ class NodeCore:
             ("ending the watch of the clock", None if watch is None else watch.end),
             ("closing the links", self.endpoint.close_links),
             ("ending the dialers", self.dialers.end),
-            ("closing the evidence log", lambda: self._close_evidence(deadline)),
+            ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
-            ("closing the inbox", self._close_inbox),
+            ("closing the inbox", self.reader.close),
             ("ending the threads of v1", None if v1 is None else v1.shut_down),
             ("aborting the closing connections", runtime.lingering.abort_all),
-            ("closing the store", lambda: self._close_store(deadline)),
+            ("closing the store", lambda: self.files.close_store(deadline)),
             ("reporting the dropped messages", runtime.drops.flush),
             ("closing the events", runtime.events.close),
         ]
-        for what, step in steps:
-            if step is not None:
-                is_cancelled |= await self._run(what, step)
+        is_cancelled |= await run_steps(steps, runtime.log)
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
-
-    async def _run(self, what: str, step: Callable[[], Any]) -> bool:
-        """Run one step of the end, and log its fault; return whether it was cancelled."""
-        try:
-            result = step()
-            return inspect.isawaitable(result) and bool(await result)
-        except asyncio.CancelledError:
-            return True
-        except Exception as error:  # noqa: BLE001 - the steps after it free files and threads
-            self.runtime.log.note_fault(what, error)
-            return False
-
-    async def _close_evidence(self, deadline: float) -> bool:
-        return await close_evidence(self.runtime, self.evidence, self._left_for_a_disk(deadline))
-
-    def _close_inbox(self) -> None:
-        """Close the inbox, and count the messages that the application has not taken."""
-        untaken = self.endpoint.inbox.close()
-        if untaken:
-            self.runtime.drop(Reason.INBOX_CLOSED, count=untaken)
 
     async def _free(self) -> None:
         """Free address and files, because the loop was closed while the node was open."""
@@ -301,40 +221,19 @@ class NodeCore:
             runtime.is_open = False
             runtime.home.phase = Phase.ENDED
             self.acceptor.shut_down()
-            timeout = runtime.config.close_timeout
-            await close_evidence(runtime, self.evidence, timeout)
-            if self.store is not None:
-                closing = in_own_thread(self.store.store.close, timeout)
-                await wait_uncancelled(closing)
-                if not closing.result():
-                    self._warn_of_silent_disk()
-
-    def _left_for_a_disk(self, deadline: float) -> float:
-        return max(_LEAST_FOR_A_DISK, deadline - asyncio.get_running_loop().time())
-
-    async def _close_store(self, deadline: float) -> bool:
-        if self.store is None:
-            return False
-        self.store.end()
-        closing = in_own_thread(self.store.store.close, self._left_for_a_disk(deadline))
-        is_cancelled = await wait_uncancelled(closing)
-        if (fault := closing.exception()) is not None:
-            self.runtime.log.note_fault("closing the store", fault)
-            self.store.give_up_uncommitted()
-        elif not closing.result():
-            self._warn_of_silent_disk()
-            self.store.give_up_uncommitted()
-        return is_cancelled
-
-    def _warn_of_silent_disk(self) -> None:
-        extra = fields("disk silent", path=self.runtime.config.store)
-        text = (
-            "the disk does not answer, so the last messages may not be stored; the thread of "
-            "the store ends when the disk answers"
-        )
-        self.runtime.log.warning(text, extra=extra)
+            await self.files.free()
 
     # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> StoreDriver | None:
+        """Drives the store of a node that has a file; `None` without one."""
+        return self.files.store
+
+    @property
+    def evidence(self) -> EvidenceLog | None:
+        """Keeps what is accepted; `None` without one."""
+        return self.files.evidence
 
     def stats(self) -> TransportStats:
         """Return the counters now. Any thread."""
@@ -351,12 +250,3 @@ class NodeCore:
         """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
-
-
-def _v1_wire(runtime: Runtime, endpoint: Endpoint) -> V1Wire:
-    if V1Wire is None:
-        raise ConfigError(
-            "v1_peers is set, and this installation speaks v2 alone",
-            "Remove v1_peers, or install signedwire with its package transport.v1",
-        )
-    return V1Wire(runtime, endpoint)

@@ -1,8 +1,8 @@
 """Descriptors: limits that fit the process, and a reaction when no descriptor is left.
 
-`fit()` lowers the limits of connections at the start. So strangers who take all places leave
-descriptors for files, names and dials. Other code of the process may still use up the rest.
-`Shortage` then closes an unproven connection.
+`fitted_limits()` lowers the limits of connections at the start. So strangers who take all places
+leave descriptors for files, names and dials. Other code of the process may still use up the
+rest. `Shortage` then closes an unproven connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["ConnectionLimits", "Shortage", "fit", "free_descriptors"]
+__all__ = ["ConnectionLimits", "Shortage", "fit", "fitted_limits", "free_descriptors"]
 
 _RESERVE: Final = 96
 """Descriptors for the store, the evidence log, names, addresses that are tried at once, and
@@ -76,6 +76,22 @@ def fit(config: TransportConfig, free: int | None) -> ConnectionLimits:
     unproven = max(1, min(wanted.unproven, usable // 4))
     inbound = max(1, min(wanted.inbound, usable - outbound - unproven))
     return ConnectionLimits(inbound, unproven, outbound)
+
+
+def fitted_limits(config: TransportConfig, log: EventLog) -> ConnectionLimits:
+    """Return the configured limits, lowered to the free descriptors of this process.
+
+    Lower limits are logged.
+    """
+    limits = fit(config, free_descriptors())
+    if limits != fit(config, None):
+        log.info(
+            "this process may open few descriptors, so there are at most %d inbound, "
+            "%d unproven and %d outbound connections; ulimit -n raises that",
+            *limits,
+            extra=fields("limits lowered"),
+        )
+    return limits
 
 
 class Shortage:

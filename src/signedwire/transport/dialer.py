@@ -23,13 +23,12 @@ from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DialError, ResolveTimeout
 from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
-from signedwire.transport.connecting import connect, resolve
+from signedwire.transport.connecting import connect, expire, resolve
 from signedwire.transport.network import Receiver
 from signedwire.transport.pool import Standing
 from signedwire.transport.retry_pauses import RetryPauses
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots
-from signedwire.transport.uncancelled import expire
 from signedwire.types import PeerState, Target
 
 __all__ = ["Dialer", "DialerParts"]

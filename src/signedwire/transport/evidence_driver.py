@@ -19,13 +19,9 @@ from signedwire.evidence.chain import name_of
 from signedwire.evidence.files import Removed, Rotated, RotationPolicy
 from signedwire.evidence.log import EvidenceLog
 from signedwire.logs import fields
+from signedwire.transport.own_thread import in_own_thread, open_in_thread
 from signedwire.transport.runtime import Runtime
-from signedwire.transport.uncancelled import (
-    in_own_thread,
-    next_turn,
-    open_in_thread,
-    wait_uncancelled,
-)
+from signedwire.transport.uncancelled import next_turn, wait_uncancelled
 
 __all__ = ["close_evidence", "open_evidence"]
 

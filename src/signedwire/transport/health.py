@@ -7,7 +7,6 @@ from typing import Final
 
 from signedwire.delivery.store import Backlog, Store
 from signedwire.stats import Health, PeerStatus
-from signedwire.transport.answers import overdue_answers
 from signedwire.transport.core import NodeCore
 from signedwire.wire.header import V2_HEADER_SIZE
 
@@ -33,7 +32,7 @@ def health_of(core: NodeCore, peers: Iterable[PeerStatus]) -> Health:
             problems += _fullness(store, V2_HEADER_SIZE + core.runtime.config.max_payload_size)
     if core.evidence is not None and core.evidence.failure is not None:
         problems.append(core.evidence.failure.fact)
-    problems += overdue_answers(peers)
+    problems += _overdue_answers(peers)
     return Health(problems=tuple(problems))
 
 
@@ -58,3 +57,13 @@ def _fullness(store: Store, largest: int) -> Iterator[str]:
         yield (f"the outbox to {did} is full: {backlog.rows:,} messages, {backlog.bytes:,} bytes")
     if len(full) > _MAX_NAMED:
         yield f"the outbox is full for {len(full) - _MAX_NAMED:,} more peers"
+
+
+def _overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:
+    """Return a text about each peer whose answer is overdue."""
+    return [
+        f"{status.did} has not answered for {status.overdue:.0f} s: "
+        f"{status.in_flight} messages wait for its answer"
+        for status in statuses
+        if status.overdue is not None
+    ]

@@ -130,6 +130,12 @@ class InboxReader:
             self._runtime.drop(Reason.EXPIRED, message.proven_sender)
         return None
 
+    def close(self) -> None:
+        """Close the inbox, and count the messages that the application has not taken."""
+        untaken = self._inbox.close()
+        if untaken:
+            self._runtime.drop(Reason.INBOX_CLOSED, count=untaken)
+
 
 def no_message(timeout: float | None) -> TimeoutError:
     """Return the error for a caller whose time has passed."""

@@ -22,12 +22,12 @@ from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.transport import link_errors
-from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.link_events import LinkEvents
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
-from signedwire.transport.link_ports import DialerPort
+from signedwire.transport.link_ports import LinkDialerPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.network import Stream
@@ -59,7 +59,7 @@ class Link:
         *,
         expected: Did | None = None,
         inbound: InboundConnection | None = None,
-        dialer: DialerPort | None = None,
+        dialer: LinkDialerPort | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         since = monotonic() if inbound is None else inbound.since

@@ -145,7 +145,7 @@ class LinkDialer(Dialer):
     def on_link_over(
         self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
-        """See `DialerPort`."""
+        """See `LinkDialerPort`."""
         self._is_blameless = is_excused
         if link is not self._link or self._is_opening:
             return  # this side has closed the link, or `_open()` is about to see its end

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from signedwire.transport.answers import AnswerWatch
+from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.receipt_queue import ReceiptQueue

@@ -12,7 +12,7 @@ from signedwire.types import Did
 from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import Closed
 
-__all__ = ["DialerPort", "EventPort", "InputPort"]
+__all__ = ["EventPort", "InputPort", "LinkDialerPort"]
 
 
 class InputPort(Protocol):
@@ -47,7 +47,7 @@ class EventPort(LinkPort, Protocol):
         """Write what is left, and end the link: its session has ended."""
 
 
-class DialerPort(Protocol):
+class LinkDialerPort(Protocol):
     """The dialer of a link."""
 
     def touch(self) -> None:

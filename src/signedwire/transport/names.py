@@ -3,99 +3,30 @@
 `getaddrinfo` blocks and cannot be stopped. So one host has at most one thread, however
 many ask for it, and hosts that were slow before share half of the threads. A lookup that has
 taken a second no longer counts, so that others can begin: there are then up to twice as many
-threads. They are daemons: a process ends without waiting for them. Literal addresses need no
-thread. A host that was resolved before is answered from memory when its lookup takes long.
+threads. They are daemons: a process ends without waiting for them. A host that was resolved
+before is answered from memory when its lookup takes long.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import chain, zip_longest
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from signedwire.clock import monotonic
-from signedwire.types import Address
+from signedwire.transport.socket_addresses import SocketAddress, interleaved
 
-__all__ = ["RESOLVER", "SocketAddress", "Resolver", "address_of", "interleaved", "literal_address"]
+__all__ = ["RESOLVER", "Resolver"]
 
 _MAX_LOOKUPS: Final = 64
 _MAX_REMEMBERED: Final = 1024
-_MAX_ADDRESSES: Final = 16
 _SLOW: Final = 1.0
 """Seconds after which a lookup is slow. Slow hosts share half of the threads."""
 _KNOWN_AFTER: Final = 0.25
 """Seconds after which the last addresses of a host are used instead of a new lookup."""
-
-
-class SocketAddress(NamedTuple):
-    """One address that a socket can connect to, as `socket.getaddrinfo` returns it.
-
-    `TcpNetwork.resolve` returns a list of them, for `TcpNetwork.dial`.
-    """
-
-    family: int
-    """The address family: `socket.AF_INET` or `socket.AF_INET6`."""
-    sockaddr: tuple[Any, ...]
-    """The address in the form that `socket.connect` takes for this family."""
-
-    def at(self, port: int) -> SocketAddress:
-        """Return the address at another port of the same host."""
-        return SocketAddress(self.family, (self.sockaddr[0], port, *self.sockaddr[2:]))
-
-
-def literal_address(address: Address) -> SocketAddress | None:
-    """Return the socket address of an IP address; `None`: the host is a name.
-
-    Raises:
-        OSError: An IPv6 zone names no network interface of this machine.
-    """
-    bare, _, zone = address.host.partition("%")
-    try:
-        ip = ipaddress.ip_address(bare)
-    except ValueError:
-        return None
-    if isinstance(ip, ipaddress.IPv6Address):
-        return SocketAddress(socket.AF_INET6, (bare, address.port, 0, _scope_id(zone)))
-    return None if zone else SocketAddress(socket.AF_INET, (bare, address.port))
-
-
-def _scope_id(zone: str) -> int:
-    try:
-        if not zone.isascii() or not zone.isdigit():
-            return socket.if_nametoindex(zone) if zone else 0
-        if len(zone) <= 10 and int(zone) < 2**32:
-            socket.if_indextoname(int(zone))
-            return int(zone)
-    except OSError:
-        pass
-    raise OSError(f"this machine has no network interface {zone!r}, the zone of the address")
-
-
-def address_of(sockaddr: tuple[Any, ...]) -> Address:
-    """Return the address of a socket, with the IPv6 zone that `getsockname()` omits."""
-    host, port = sockaddr[:2]
-    scope_id = sockaddr[3] if len(sockaddr) > 3 else 0
-    if scope_id and "%" not in host:
-        try:
-            host = f"{host}%{socket.if_indextoname(scope_id)}"
-        except OSError:  # the interface is gone
-            host = f"{host}%{scope_id}"
-    return Address(host, port)
-
-
-def interleaved(addresses: Iterable[SocketAddress]) -> list[SocketAddress]:
-    """Return at most 16 different addresses, the families in turn (RFC 8305, section 4)."""
-    unique = list(dict.fromkeys(addresses))
-    first = [one for one in unique if one.family == unique[0].family]
-    others = [one for one in unique if one.family != unique[0].family]
-    pairs = chain.from_iterable(zip_longest(first, others))
-    return [one for one in pairs if one is not None][:_MAX_ADDRESSES]
 
 
 class _Lookup:

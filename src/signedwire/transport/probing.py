@@ -28,16 +28,11 @@ from signedwire.errors import (
 )
 from signedwire.identity import Identity
 from signedwire.stats import Probe
-from signedwire.transport.connecting import connect, resolve
-from signedwire.transport.probe_connections import (
-    LinkProbe,
-    NotReachedError,
-    ProbeConnection,
-    V1Probe,
-)
+from signedwire.transport.connecting import connect, expire, resolve
+from signedwire.transport.link_probe import LinkProbe
+from signedwire.transport.probe_connection import NotReachedError, ProbeConnection, V1Probe
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls import TlsIdentity
-from signedwire.transport.uncancelled import expire
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames as frames
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from signedwire.transport.names import SocketAddress
+from signedwire.transport.socket_addresses import SocketAddress
 
 __all__ = ["connect_first"]
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from signedwire.transport.uncancelled import expire
+from signedwire.transport.connecting import expire
 from wirekit import LIMIT, on_both_loops, within
 
 

@@ -1,14 +1,12 @@
-"""Watch for answers of peers that are overdue."""
+"""Watches for answers of a peer that are overdue."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
-from signedwire.stats import PeerStatus
-
-__all__ = ["AnswerWatch", "overdue_answers"]
+__all__ = ["AnswerWatch"]
 
 _STALL: Final = 1.0
 """Seconds. If a timer is later than this, our own event loop stalled, and the answer may still
@@ -75,13 +73,3 @@ class AnswerWatch:
         # Kept here, because a timer of uvloop below half a millisecond has no `when()`.
         self._due = self._since + self._timeout
         self._timer = self._loop.call_at(self._due, self._on_timer)
-
-
-def overdue_answers(statuses: Iterable[PeerStatus]) -> list[str]:
-    """Return one line for `Health` about each peer whose answer is overdue."""
-    return [
-        f"{status.did} has not answered for {status.overdue:.0f} s: "
-        f"{status.in_flight} messages wait for its answer"
-        for status in statuses
-        if status.overdue is not None
-    ]
