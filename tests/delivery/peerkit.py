@@ -152,6 +152,13 @@ class FakeHost:
         by_reason[Reason.QUEUE_FULL] += count
         self.drop(Reason.QUEUE_FULL, did, count=count)
 
+    def drop_failed(
+        self, reason: Reason, did: Did, by_reason: Counter[Reason], count: int = 1
+    ) -> None:
+        self.counters.send_failures += count
+        by_reason[reason] += count
+        self.drop(reason, did, count=count)
+
     def emit(self, event: Event) -> None:
         self.events.append(event)
 

@@ -226,10 +226,8 @@ class PeerSender:
     # -- how messages end -------------------------------------------------------------------
 
     def note_failed(self, reason: Reason, count: int = 1) -> None:
-        """Count messages that were not delivered."""
-        self._host.counters.send_failures += count
-        self._host.drop(reason, self.did, count=count)
-        self.dropped[reason] += count
+        """Count messages that were not delivered. Any thread."""
+        self._host.drop_failed(reason, self.did, self.dropped, count)
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End one message; see `give_up_many()`."""

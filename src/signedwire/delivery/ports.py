@@ -109,6 +109,14 @@ class Host(Protocol):
         Any thread. `by_reason` is the counter of the peer's own drops.
         """
 
+    def drop_failed(
+        self, reason: Reason, did: Did, by_reason: Counter[Reason], count: int = 1
+    ) -> None:
+        """Count messages to a peer that failed.
+
+        Any thread. `by_reason` is the counter of the peer's own drops.
+        """
+
     def emit(self, event: Event) -> None:
         """Put an event into `Node.events()`."""
 
