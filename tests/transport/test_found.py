@@ -22,6 +22,7 @@ from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
+    DialError,
     FailureKind,
     Identity,
     MessageExpiredError,
@@ -37,12 +38,13 @@ from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
+from signedwire.errors import Cause
 from signedwire.events import PeerConnected
 from signedwire.transport import dialer as dialer_module
 from signedwire.transport import slots as slots_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.link import Link
-from signedwire.types import Credit, PeerState, unix_time_us
+from signedwire.types import Credit, PeerState, Target, unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
@@ -264,6 +266,30 @@ async def test_one_blameless_opening_excuses_no_later_one() -> None:
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
             assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+
+
+@on_asyncio
+async def test_a_blameless_opening_excuses_no_failed_lookup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RawServer() as server:
+        async with Net().node(ALICE) as alice:
+            alice.routing.update(BOB.did, server.address)
+            receipt = alice.send_nowait(BOB.did, b"x")
+            closing = await RawPeer.accept(server, BOB, ALICE, is_silent=True)
+            lookups = 0
+
+            async def resolve(_: object, target: Target) -> None:
+                nonlocal lookups
+                lookups += 1
+                raise DialError(target, Cause("the name is unknown", FailureKind.NAME_UNKNOWN))
+
+            monkeypatch.setattr(tcp_module.TcpNetwork, "resolve", resolve)
+            await closing.end(frames.CLOSE_DONE)
+            with pytest.raises(DeliveryFailedError) as failure:
+                await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+            assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+            assert lookups == alice.config.max_attempts
 
 
 # -- much at once ----------------------------------------------------------------------

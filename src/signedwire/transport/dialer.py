@@ -214,6 +214,7 @@ class Dialer(ABC):
 
     async def _dial(self) -> bool:
         slots, loop = self._slots, asyncio.get_running_loop()
+        self._begin_attempt()
         try:
             await self._resolve()
             self._slot = loop.create_future()
@@ -257,6 +258,9 @@ class Dialer(ABC):
         self._runtime.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
         return True
+
+    def _begin_attempt(self) -> None:  # noqa: B027 - only some wires have something to forget
+        """Forget what was noted about the attempt before."""
 
     def _end_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
         self.standing = Standing.DOUBTFUL

@@ -60,12 +60,14 @@ class LinkDialer(Dialer):
             return False
         return bool(self._session.sender.lanes) or self._is_kept
 
+    def _begin_attempt(self) -> None:
+        self._is_blameless = False
+
     async def _open(self) -> None:
         link = self._link = Link(
             self._runtime, self._endpoint, expected=self._session.did, dialer=self
         )
         self._is_opening = True
-        self._is_blameless = False
         try:
             await self._reach(link)
             await self._opened(link)
@@ -146,9 +148,11 @@ class LinkDialer(Dialer):
         self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """See `DialerPort`."""
-        self._is_blameless = is_excused
-        if link is not self._link or self._is_opening:
-            return  # this side has closed the link, or `_open()` is about to see its end
+        if link is not self._link:
+            return  # this side has closed the link
+        if self._is_opening:
+            self._is_blameless = is_excused
+            return  # `_open()` is about to see its end
         self._link = None
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
