@@ -23,6 +23,7 @@ from signedwire import clock
 from signedwire.clock import Clock
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
+from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
@@ -196,9 +197,8 @@ class FakeRoute:
         self.address = address
         self.state = PeerState.DIALING
         self.since = 0.0
-        self.last_error: Cause | None = None
-        self.last_error_at: float | None = None
         self.retry_at: float | None = None
+        self.history = DialHistory(lambda: iter(()))
         self.round_trip: float | None = None
 
 

@@ -31,6 +31,7 @@ from signedwire import (
     Reason,
     UnknownPeerError,
 )
+from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
@@ -40,7 +41,6 @@ from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected
-from signedwire.transport import dialer as dialer_module
 from signedwire.transport import slots as slots_module
 from signedwire.transport import tcp as tcp_module
 from signedwire.transport.link import Link
@@ -233,7 +233,7 @@ async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
 
 @on_asyncio
 async def test_who_lives_long_and_lands_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialer_module, "STABLE_AFTER", 0.01)
+    monkeypatch.setattr(dial_history_module, "STABLE_AFTER", 0.01)
     arrived = 0
 
     def receive(self: PeerReceiver, *_: object) -> tuple[list[bytes], list[bytes]]:

@@ -260,7 +260,7 @@ class PeerSender:
             return
         self.note_failed(reason, len(ended))
         if not cause and self.dialer is not None:
-            cause = self.dialer.last_error or ""
+            cause = self.dialer.history.last_error or ""
         expired = reason is Reason.EXPIRED
         state = DeliveryState.EXPIRED if expired else DeliveryState.FAILED
         advance_all(ended, state, reason, cause)
