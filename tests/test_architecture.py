@@ -118,7 +118,7 @@ DECISIONS = (
     ("recv_window", "session_context"),
     ("denials", "inbox_budget", "message_restorer", "null_store"),
     ("ports",),
-    ("backlog_cursor", "commit_window", "send_progress"),
+    ("backlog_cursor", "commit_window", "dial_history", "send_progress"),
 )
 FORBIDDEN_IN_DECISIONS = {
     *("asyncio", "ssl", "socket", "sqlite3", "threading", "logging", "time"),

@@ -301,8 +301,8 @@ class EvidenceStats:
 class Counters:
     """The numbers that a node counts in.
 
-    Only its event loop changes them, except `dropped` and `backpressure_events`: any thread may
-    change these two, with the lock of `Drops`.
+    Only its event loop changes them, except `dropped`, `backpressure_events` and `send_failures`:
+    any thread may change these three, with the lock of `Drops`.
     """
 
     __slots__ = (*COUNTERS, "_histograms", "dropped")

@@ -23,6 +23,7 @@ from signedwire import clock
 from signedwire.clock import Clock
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
+from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
@@ -152,6 +153,13 @@ class FakeHost:
         by_reason[Reason.QUEUE_FULL] += count
         self.drop(Reason.QUEUE_FULL, did, count=count)
 
+    def drop_failed(
+        self, reason: Reason, did: Did, by_reason: Counter[Reason], count: int = 1
+    ) -> None:
+        self.counters.send_failures += count
+        by_reason[reason] += count
+        self.drop(reason, did, count=count)
+
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
@@ -189,9 +197,8 @@ class FakeRoute:
         self.address = address
         self.state = PeerState.DIALING
         self.since = 0.0
-        self.last_error: Cause | None = None
-        self.last_error_at: float | None = None
         self.retry_at: float | None = None
+        self.history = DialHistory(lambda: iter(()))
         self.round_trip: float | None = None
 
 

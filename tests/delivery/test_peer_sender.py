@@ -364,7 +364,7 @@ class TestEnds:
         message = desk.post()
         route = desk.session().sender.dialer
         assert isinstance(route, FakeRoute)
-        route.last_error = Cause("connection refused", FailureKind.REFUSED)
+        route.history.last_error = Cause("connection refused", FailureKind.REFUSED)
         desk.session().sender.give_up(message, Reason.ATTEMPTS_EXHAUSTED)
         assert message.detail == "connection refused"
         assert message.detail_kind is FailureKind.REFUSED

@@ -533,7 +533,8 @@ class TestStatus:
         desk.post(priority=Priority.HIGH)
         route = session.sender.dialer
         assert isinstance(route, FakeRoute)
-        route.last_error, route.last_error_at, route.retry_at = REFUSED, clock.seconds, 1010.0
+        route.history.note_error(REFUSED, clock.seconds)
+        route.retry_at = 1010.0
         route.round_trip = 0.5
         status = session.status()
         assert (status.state, status.address) == (PeerState.DIALING, THERE)

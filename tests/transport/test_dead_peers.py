@@ -9,9 +9,9 @@ import pytest
 
 from hostile.dead_peers import SORTS, measure
 from signedwire import Node, PeerState
+from signedwire.delivery.dial_history import Standing
 from signedwire.transport import slots as slots_module
 from signedwire.transport.link import Link
-from signedwire.transport.pool import Standing
 from wirekit import (
     ALICE,
     BOB,

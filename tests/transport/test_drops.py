@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from signedwire import Dropped, Event, Identity, Node, NotAllowedError, Reason, UnknownPeerError
+from signedwire.delivery.peer_sender import PeerSender
 from signedwire.events import EventQueue
 from signedwire.home import Home
 from signedwire.logs import EventLog
 from signedwire.stats import Counters
 from signedwire.transport.drops import INTERVAL, MAX_REPORTED, Drops
 from tlskit import quick
-from wirekit import ALICE, BOB, eventually, on_both_loops
+from wirekit import ALICE, BOB, eventually, identity, on_asyncio, on_both_loops
 
 
 class Watch:
@@ -177,6 +178,7 @@ class SlowSum(Counter[Reason]):
 
 class SlowCounters(Counters):
     _refused = 0
+    _failed = 0
 
     @property
     def backpressure_events(self) -> int:
@@ -187,6 +189,16 @@ class SlowCounters(Counters):
     @backpressure_events.setter
     def backpressure_events(self, count: int) -> None:
         self._refused = count
+
+    @property
+    def send_failures(self) -> int:
+        count = self._failed
+        time.sleep(0.002)
+        return count
+
+    @send_failures.setter
+    def send_failures(self, count: int) -> None:
+        self._failed = count
 
 
 def test_threads_that_are_refused_at_once_are_all_counted() -> None:
@@ -203,3 +215,22 @@ def test_threads_that_are_refused_at_once_are_all_counted() -> None:
         list(threads.map(refuse, [1, 2, 3, 4]))
     assert counters.backpressure_events == 50
     assert dict(by_reason) == dict(counters.dropped) == {Reason.QUEUE_FULL: 50}
+
+
+@on_asyncio
+async def test_messages_that_threads_end_at_once_are_all_counted() -> None:
+    """A thread that sends while the node closes ends its own message."""
+    async with Node(ALICE, quick()) as alice:
+        runtime, endpoint = alice._core.runtime, alice._core.endpoint
+        runtime.counters = runtime.drops._counters = SlowCounters()
+        senders = [endpoint.sessions.session(identity(number).did).sender for number in range(4)]
+
+        def end(sender: PeerSender) -> None:
+            for _ in range(5):
+                sender.note_failed(Reason.CLOSED, 2)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(end, senders))
+        stats = alice.stats()
+        assert (stats.send_failures, stats.dropped) == (40, {Reason.CLOSED: 40})
+        assert [sender.dropped for sender in senders] == [{Reason.CLOSED: 10}] * 4

@@ -22,6 +22,7 @@ from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
+    DialError,
     FailureKind,
     Identity,
     MessageExpiredError,
@@ -30,6 +31,7 @@ from signedwire import (
     Reason,
     UnknownPeerError,
 )
+from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
@@ -37,12 +39,13 @@ from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.streams import SendStream
+from signedwire.errors import Cause
 from signedwire.events import PeerConnected
-from signedwire.transport import dialer as dialer_module
 from signedwire.transport import slots as slots_module
 from signedwire.transport import tcp_stream
 from signedwire.transport.link import Link
-from signedwire.types import Credit, PeerState, unix_time_us
+from signedwire.transport.tcp import TcpNetwork
+from signedwire.types import Credit, PeerState, Target, unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
@@ -231,7 +234,7 @@ async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
 
 @on_asyncio
 async def test_who_lives_long_and_lands_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialer_module, "STABLE_AFTER", 0.01)
+    monkeypatch.setattr(dial_history_module, "STABLE_AFTER", 0.01)
     arrived = 0
 
     def receive(self: PeerReceiver, *_: object) -> tuple[list[bytes], list[bytes]]:
@@ -264,6 +267,30 @@ async def test_one_blameless_opening_excuses_no_later_one() -> None:
             with pytest.raises(DeliveryFailedError) as failure:
                 await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
             assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+
+
+@on_asyncio
+async def test_a_blameless_opening_excuses_no_failed_lookup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RawServer() as server:
+        async with Net().node(ALICE) as alice:
+            alice.routing.update(BOB.did, server.address)
+            receipt = alice.send_nowait(BOB.did, b"x")
+            closing = await RawPeer.accept(server, BOB, ALICE, is_silent=True)
+            lookups = 0
+
+            async def resolve(_: object, target: Target) -> None:
+                nonlocal lookups
+                lookups += 1
+                raise DialError(target, Cause("the name is unknown", FailureKind.NAME_UNKNOWN))
+
+            monkeypatch.setattr(TcpNetwork, "resolve", resolve)
+            await closing.end(frames.CLOSE_DONE)
+            with pytest.raises(DeliveryFailedError) as failure:
+                await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+            assert failure.value.reason is Reason.ATTEMPTS_EXHAUSTED
+            assert lookups == alice.config.max_attempts
 
 
 # -- much at once ----------------------------------------------------------------------

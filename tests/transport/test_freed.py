@@ -21,7 +21,7 @@ from signedwire.transport.link import Link
 from tlskit import quick
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, refusing_address, within
 
-_KEPT_BY_A_TASK: Final = {"LinkDialer", "SocketAddress", "RetryPauses", "Cause"}
+_KEPT_BY_A_TASK: Final = {"LinkDialer", "SocketAddress", "RetryPause", "DialHistory", "Cause"}
 """The dialer whose attempt was cancelled, and what it holds."""
 
 

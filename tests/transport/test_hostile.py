@@ -33,8 +33,8 @@ from signedwire import (
     Target,
     TransportConfig,
 )
+from signedwire.delivery import dial_history as dial_history_module
 from signedwire.events import PeerDisconnected
-from signedwire.transport import dialer as dialer_module
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import DeliveryState, PeerState, Reason
 from tlskit import HostileServer, MiddleBox, hello, honest, quick
@@ -467,7 +467,7 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All links break in one instant, and the hub is back at once: a switch that restarted."""
-    monkeypatch.setattr(dialer_module, "STABLE_AFTER", 0.0)
+    monkeypatch.setattr(dial_history_module, "STABLE_AFTER", 0.0)
     count = 60
     network = MemoryNetwork()
     dials: list[float] = []
@@ -494,7 +494,7 @@ async def test_clients_of_a_long_stable_hub_do_not_return_in_one_wave(
         assert network.cut_all() == count
         await eventually(lambda: len(dials) == count)
         # When they meant to dial: how late this machine was with it is not the question.
-        due = [dialer._pauses._next_at for node in nodes for dialer in node._core.dialers.all()]
+        due = [dialer.history.next_at for node in nodes for dialer in node._core.dialers.all()]
         assert len(due) == count
         assert all(at >= planned for at, planned in zip(sorted(dials), sorted(due), strict=True))
         share = crowdedness(due, 0.02)

@@ -29,6 +29,7 @@ from signedwire import (
 )
 from signedwire.transport import names as names_module
 from signedwire.transport import racing
+from signedwire.transport.dial_attempt import DialAttempt
 from signedwire.transport.names import Resolver
 from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.socket_addresses import (
@@ -234,7 +235,7 @@ async def test_the_error_of_a_lookup_has_a_type_of_its_own(names: NameServer) ->
         await eventually(lambda: alice._core.dialers.all())
         dialer = alice._core.dialers.all()[0]
         with pytest.raises(ResolveTimeout) as caught:
-            await dialer._resolve()
+            await DialAttempt(dialer._parts, dialer.address).look_up()
         assert caught.value.address == Address("dead.example", 1)
 
 

@@ -30,9 +30,9 @@ from signedwire import (
     Target,
     TransportConfig,
 )
+from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.message import OutgoingMessage, SendOptions
-from signedwire.transport import dialer as dialer_module
 from signedwire.transport import tcp_stream
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.memory import MemoryNetwork
@@ -274,7 +274,7 @@ async def test_a_peer_that_accepts_and_drops_is_no_recovery(
 async def test_backoff_starts_anew_after_a_connection_that_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dialer_module, "STABLE_AFTER", 0.0)
+    monkeypatch.setattr(dial_history_module, "STABLE_AFTER", 0.0)
     with RawServer() as server:
         async with OpenCore(quick(retry_base_delay=60, retry_max_delay=60)) as sender:
             sender.routing.update(BOB.did, server.address)

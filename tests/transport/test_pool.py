@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from signedwire.transport.pool import Pool, Standing
+from signedwire.delivery.dial_history import Standing
+from signedwire.transport.pool import Pool
 
 
 def admit_all(pool: Pool[str]) -> list[tuple[str | None, str | None]]:

@@ -24,6 +24,7 @@
   and messages in flight. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
-- `backoff`: pauses before the next attempt.
+- `dial_history`: the past attempts to one address, and what they mean for the next one.
+  `backoff`: pauses before the next attempt.
 - `bounded_memory`: a map and a set that forget their oldest keys.
 """

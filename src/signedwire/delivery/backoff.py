@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-__all__ = ["backoff_delays"]
+from signedwire.config import TransportConfig
+
+__all__ = ["backoff_delays", "dial_delays"]
 
 
 def backoff_delays(
@@ -34,3 +36,19 @@ def backoff_delays(
     while True:
         yield min(cap, delay * draw(1 - jitter, 1 + jitter))
         delay = min(delay * factor, cap)
+
+
+def dial_delays(
+    config: TransportConfig, rng: random.Random, *, is_durable: bool
+) -> Iterator[float]:
+    """Return the pauses in seconds after one failed attempt to connect, two, three and so on.
+
+    Args:
+        config: Has the pauses of a node without a store.
+        rng: Source of the jitter.
+        is_durable: Whether the node has a store.
+    """
+    if is_durable:
+        # Messages may wait for days: the pauses are long, and differ from node to node.
+        return backoff_delays(0.5 / 1.6, 30.0, 0.5, rng, factor=1.6)
+    return backoff_delays(config.retry_base_delay, config.retry_max_delay, config.retry_jitter, rng)

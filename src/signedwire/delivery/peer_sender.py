@@ -226,10 +226,8 @@ class PeerSender:
     # -- how messages end -------------------------------------------------------------------
 
     def note_failed(self, reason: Reason, count: int = 1) -> None:
-        """Count messages that were not delivered."""
-        self._host.counters.send_failures += count
-        self._host.drop(reason, self.did, count=count)
-        self.dropped[reason] += count
+        """Count messages that were not delivered. Any thread."""
+        self._host.drop_failed(reason, self.did, self.dropped, count)
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End one message; see `give_up_many()`."""
@@ -262,7 +260,7 @@ class PeerSender:
             return
         self.note_failed(reason, len(ended))
         if not cause and self.dialer is not None:
-            cause = self.dialer.last_error or ""
+            cause = self.dialer.history.last_error or ""
         expired = reason is Reason.EXPIRED
         state = DeliveryState.EXPIRED if expired else DeliveryState.FAILED
         advance_all(ended, state, reason, cause)

@@ -387,7 +387,8 @@ class PeerSession:
             state, since = route.state, route.since
         else:
             state, since = PeerState.IDLE, self.since
-        last_error = self.last_error if route is None else route.last_error
+        failed = self if route is None else route.history
+        last_error = failed.last_error
         return PeerStatus(
             did=self.did,
             wire=self.wire,
@@ -396,7 +397,7 @@ class PeerSession:
             since=clock.to_unix(since, now),
             last_error=None if last_error is None else str(last_error),
             last_error_kind=kind_of(last_error),
-            last_error_at=unix(self.last_error_at if route is None else route.last_error_at),
+            last_error_at=unix(failed.last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
             round_trip=link.state.round_trip if link else route.round_trip if route else None,
             queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from signedwire.config import TransportConfig
+from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
@@ -105,6 +106,14 @@ class Host(Protocol):
 
     def drop_refused(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
         """Count messages to a peer that were refused at once, because its queue was full.
+
+        Any thread. `by_reason` is the counter of the peer's own drops.
+        """
+
+    def drop_failed(
+        self, reason: Reason, did: Did, by_reason: Counter[Reason], count: int = 1
+    ) -> None:
+        """Count messages to a peer that failed.
 
         Any thread. `by_reason` is the counter of the peer's own drops.
         """
@@ -204,9 +213,8 @@ class DialerPort(Protocol):
     address: Target
     state: PeerState
     since: float
-    last_error: Cause | None
-    last_error_at: float | None
     retry_at: float | None
+    history: DialHistory
 
     @property
     def round_trip(self) -> float | None:

@@ -7,9 +7,10 @@
   opens and closes its store, access file and evidence log.
   `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
   log. It imports none of them.
-- `dialers`, `dialer`, `link_dialer`: attempts. Each v2 peer has a dialer of its own, so a dead
-  peer delays no other. `retry_pauses`: the pauses between attempts. `slots`: the slots for
-  outbound connections, and which dialer must give one up.
+- `dialers`, `dialer`, `link_dialer`: who is dialed, and when. Each v2 peer has a dialer of its own,
+  so a dead peer delays no other. `dial_attempt`: one attempt. `retry_pause`: the wait between
+  two. What they decide is in `delivery.dial_history`. `slots`: the slots for outbound connections,
+  and which dialer must give one up.
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its session and its state. `link_input` reads (`handshake` first), `link_output`
   writes (`receipt_queue`, `receipt_delay`), both over `link_socket`. `link_events` handles what the

@@ -12,41 +12,18 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, Final, NamedTuple
 
 from signedwire.clock import monotonic
-from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.dial_history import AttemptOutcome
 from signedwire.delivery.peer_session import PeerSession
-from signedwire.errors import Cause, DialError, ResolveTimeout
+from signedwire.errors import Cause, DialError
 from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
-from signedwire.transport.connecting import connect, expire, resolve
-from signedwire.transport.network import Receiver
-from signedwire.transport.pool import Standing
-from signedwire.transport.retry_pauses import RetryPauses
-from signedwire.transport.runtime import Runtime
-from signedwire.transport.slots import ConnectionSlots
+from signedwire.transport.dial_attempt import CalledOffError, DialAttempt, DialerParts
+from signedwire.transport.retry_pause import RetryPause
 from signedwire.types import PeerState, Target
 
-__all__ = ["Dialer", "DialerParts"]
-
-STABLE_AFTER: Final = 5.0
-"""Seconds that a connection must last before the pauses begin anew."""
-
-
-class DialerParts(NamedTuple):
-    """The surroundings of all dialers of a node."""
-
-    runtime: Runtime
-    endpoint: Endpoint
-    slots: ConnectionSlots
-
-
-class _CalledOff(Exception):
-    """The slot of an attempt is needed for another one."""
+__all__ = ["Dialer"]
 
 
 class Dialer(ABC):
@@ -56,6 +33,7 @@ class Dialer(ABC):
     """Whether the connection may be closed although it is in use."""
 
     def __init__(self, parts: DialerParts, address: Target) -> None:
+        self._parts = parts
         self._runtime = parts.runtime
         self._endpoint = parts.endpoint
         self._slots = parts.slots
@@ -63,26 +41,13 @@ class Dialer(ABC):
         self.state = PeerState.IDLE
         # Instants of the monotonic clock. `PeerStatus` shows them as Unix time.
         self.since = monotonic()
-        self.last_error: Cause | None = None
-        self.last_error_at: float | None = None
         self.retry_at: float | None = None
+        self.history = parts.new_history()
+        """The past attempts, by the clock of the event loop."""
         self._ready: deque[PeerSession] = deque()  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
-        self._resolved: Any = None
-        self._slot: asyncio.Future[None] | None = None
-        self._turn: asyncio.Timeout | None = None
-        self._is_called_off = False
-        self.standing = Standing.UNTRIED
-        """How likely the next attempt is to succeed, after the last one."""
-        self.used_at = float("-inf")
-        """When the connection last carried messages, by the clock of the event loop."""
-        self.is_used_again = False
-        """Whether the connection carried messages twice within a second."""
-        self.opening_time = 0.0
-        """Seconds that the last connection took to open."""
-        self._connected_at = 0.0
-        self._was_connected = False
-        self._pauses = RetryPauses(partial(_delays, parts))
+        self._attempt: DialAttempt | None = None
+        self._pause = RetryPause()
 
     # -- what a wire adds -----------------------------------------------------
 
@@ -140,18 +105,18 @@ class Dialer(ABC):
 
     def hurry(self) -> None:
         """Try at once: end the pause, and let the next ones be short again."""
-        self._pauses.hurry()
+        self.history.hurry()
+        self._pause.end()
 
     def grant_slot(self) -> None:
         """See `SlotUser`: connect now."""
-        if self._slot is not None and not self._slot.done():
-            self._slot.set_result(None)
+        if self._attempt is not None:
+            self._attempt.grant_slot()
 
     def call_off(self) -> None:
         """End an attempt whose slot is needed for another. The dialer waits for a slot again."""
-        self._is_called_off = True
-        if self._turn is not None:
-            expire(self._turn)
+        if self._attempt is not None:
+            self._attempt.call_off()
 
     async def close(self) -> None:
         """Stop dialing, and close the connection. Messages that were not sent fail."""
@@ -186,17 +151,17 @@ class Dialer(ABC):
 
     async def _connect(self) -> None:
         """Dial until connected, or until no message waits."""
+        loop, history = asyncio.get_running_loop(), self.history
         try:
-            if self._pauses.left <= 0:
-                self._pauses.reset()
+            history.wanted(loop.time())
             while True:
                 self._reroute()
                 if not self._is_wanted():
                     break
-                if (pause := self._pauses.left) > 0:
+                if pause := history.pause(loop.time()):
                     self.retry_at = monotonic() + pause
                     self.set_state(PeerState.BACKING_OFF)
-                    await self._pauses.wait()
+                    await self._pause.wait(pause)
                     self.retry_at = None
                     continue  # the messages may have expired meanwhile
                 self.set_state(PeerState.DIALING)
@@ -212,24 +177,19 @@ class Dialer(ABC):
         self._connecting = None
 
     async def _dial(self) -> bool:
-        slots, loop = self._slots, asyncio.get_running_loop()
+        """Make one attempt; return whether it has connected."""
+        history, loop = self.history, asyncio.get_running_loop()
+        history.begin_attempt()
+        self._attempt = DialAttempt(self._parts, self.address)
         try:
-            await self._resolve()
-            self._slot = loop.create_future()
-            self._is_called_off = False
-            slots.acquire(self)
-            await self._slot
-            began = loop.time()
-            await self._take_turn()
+            took = await self._attempt.run(self, self._open)
         except DialError as error:
-            is_attempt = not isinstance(error, ResolveTimeout)
-            self._end_attempt(Cause(str(error), error.kind), is_attempt=is_attempt)
+            self._fail(history.outcome_of(error), Cause(str(error), error.kind))
             error.__traceback__ = None  # it refers to the link, which refers to the error
             return False
-        except _CalledOff:
-            # Counts as no attempt: the peer may only be slow.
-            self.standing = Standing.DOUBTFUL
-            slots.release(self)
+        except CalledOffError:
+            history.ended(AttemptOutcome.CALLED_OFF, loop.time())
+            self._slots.release(self)
             return False
         except Exception as error:
             # A fault of the network backend, or of this package. It is logged and counts as an
@@ -237,86 +197,51 @@ class Dialer(ABC):
             extra = fields("dial fault", address=self.address, error=type(error).__name__)
             text = "dialing %s failed with an unexpected error; it is tried again"
             self._runtime.log.exception(text, self.address, extra=extra)
-            self._end_attempt(Cause(f"cannot connect to {self.address}: {error!r}"))
+            words = f"cannot connect to {self.address}: {error!r}"
+            self._fail(history.outcome_of(error), Cause(words))
             return False
         except BaseException:
-            slots.release(self)
+            self._slots.release(self)
             raise
         finally:
-            self._slot = None
-        self._connected_at = loop.time()
-        self.opening_time = self._connected_at - began
-        self.standing = Standing.PROVEN
-        slots.opened(self)
-        if self._was_connected:
+            self._attempt = None
+        if history.opened(loop.time(), took):
             self._runtime.counters.reconnections += 1
-        self._was_connected = True
+        self._slots.opened(self)
         self.set_state(PeerState.CONNECTED)
         extra = fields("connected", address=self.address)
         self._runtime.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
         return True
 
-    def _end_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        self.standing = Standing.DOUBTFUL
-        self._slots.release(self)
+    def _fail(self, outcome: AttemptOutcome, cause: Cause) -> None:
+        """Note that an attempt has failed."""
         self._runtime.counters.dial_failures += 1
-        self._fail_attempt(cause, is_attempt=is_attempt)
-
-    async def _resolve(self) -> None:
-        """Look the host name up, without a slot: a lookup that hangs must not hold one."""
-        network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        self._resolved = await resolve(network, self.address, timeout)
-
-    async def _take_turn(self) -> None:
-        """Open the connection, unless its slot is needed for another meanwhile."""
-        try:
-            async with asyncio.timeout(0 if self._is_called_off else None) as self._turn:
-                await self._open()
-        except TimeoutError as error:
-            assert self._turn is not None
-            if self._turn.expired() and not isinstance(error, DialError):
-                raise _CalledOff from None
-            raise
-        finally:
-            self._turn = None
-
-    async def _reach(self, receiver: Receiver) -> None:
-        network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        await connect(network, self.address, receiver, self._resolved, timeout, self._runtime.log)
+        self._on_ended(outcome, cause)
 
     def _on_lost(self, cause: Cause, *, was_used: bool = True) -> None:
         """Note the end of the connection, and decide when the next attempt may begin."""
-        self._slots.release(self)
-        cause = cause.prefixed(f"connection to {self.address} ended: ")
         now = asyncio.get_running_loop().time()
-        if now - self._connected_at >= STABLE_AFTER:
-            self.note_error(cause)
-            self._pauses.clear()
-        elif was_used:
-            # Accepted and dropped at once: a connect alone is no recovery.
-            self.note_error(cause)
-            self._pauses.lengthen()
-        else:
-            # Dropped before it could be used: no better than a failed dial.
-            self._fail_attempt(cause)
+        outcome = self.history.outcome_of_end(now, was_used=was_used)
+        self._on_ended(outcome, cause.prefixed(f"connection to {self.address} ended: "))
         self.set_state(PeerState.IDLE)
 
-    def _concerned(self) -> tuple[PeerSession, ...]:
-        """Return the peers for whose messages an attempt counts."""
-        return tuple(self._ready)
-
-    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        """Note the failure, and pause. The messages that wait lose an attempt if `is_attempt`."""
+    def _on_ended(self, outcome: AttemptOutcome, cause: Cause) -> None:
+        """Note how an attempt or the connection ended. The slot is free again."""
+        self.history.ended(outcome, asyncio.get_running_loop().time())
+        self._slots.release(self)
         self.note_error(cause)
-        self._pauses.lengthen()
-        for session in self._concerned() if is_attempt else ():
+        if outcome.is_attempt:
+            self._charge_attempt(cause)
+
+    def _charge_attempt(self, cause: Cause) -> None:
+        """Count a failed attempt for the messages that wait."""
+        for session in tuple(self._ready):
             session.sender.note_attempt_failed(cause)
 
     def note_error(self, cause: Cause) -> None:
         """Note a failure for `PeerStatus`, log it, and emit an event for each peer."""
-        self.last_error = cause
-        self.last_error_at = monotonic()
+        self.history.note_error(cause, monotonic())
         self._runtime.log.info("%s", cause, extra=fields("attempt failed", address=self.address))
         if self._runtime.events.is_watched:
             for session in self._users():
@@ -334,12 +259,3 @@ class Dialer(ABC):
             self.state = state
             self.since = monotonic()
             self._endpoint.context.on_progress()
-
-
-def _delays(parts: DialerParts) -> Iterator[float]:
-    """Return the pauses in seconds after one failure, two, three and so on."""
-    config, rng = parts.runtime.config, parts.runtime.rng
-    if parts.endpoint.context.store.is_durable:
-        # Messages may wait for days: the pauses are long, and differ from node to node.
-        return backoff_delays(0.5 / 1.6, 30.0, 0.5, rng, factor=1.6)
-    return backoff_delays(config.retry_base_delay, config.retry_max_delay, config.retry_jitter, rng)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.logs import fields
-from signedwire.transport.dialer import Dialer, DialerParts
+from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dialer import Dialer
 from signedwire.transport.link_dialer import LinkDialer
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots

@@ -113,6 +113,22 @@ class Drops:
             by_reason[Reason.QUEUE_FULL] += count
         self.add(Reason.QUEUE_FULL, did, count=count)
 
+    def add_failed(
+        self, reason: Reason, did: Did, by_reason: Counter[Reason], count: int = 1
+    ) -> None:
+        """Count messages of this node that failed. Any thread.
+
+        Args:
+            reason: Why they failed.
+            did: Their recipient.
+            by_reason: Counts the dropped messages to this recipient.
+            count: How many there were.
+        """
+        with self._lock:
+            self._counters.send_failures += count
+            by_reason[reason] += count
+        self.add(reason, did, count=count)
+
     def _report_due(self) -> None:
         """Report the tallies that are due, and set a timer for the others. In the loop."""
         loop = asyncio.get_running_loop()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from signedwire.delivery.dial_history import AttemptOutcome
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, ConnectTimeout, DialError, FailureKind
-from signedwire.transport.dialer import Dialer, DialerParts
+from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dialer import Dialer
 from signedwire.transport.link import Link
 from signedwire.types import PeerState, Target
 from signedwire.wire import link_frames as frames
@@ -38,8 +40,6 @@ class LinkDialer(Dialer):
         """The link of this dialer, opening or open."""
         self._is_opening = False
         self._is_kept = False
-        self._is_blameless = False
-        """Whether the last failure does not count for the messages that wait."""
 
     def pump(self) -> None:
         link = self._session.link
@@ -61,13 +61,14 @@ class LinkDialer(Dialer):
         return bool(self._session.sender.lanes) or self._is_kept
 
     async def _open(self) -> None:
+        attempt, history = self._attempt, self.history
+        assert attempt is not None
         link = self._link = Link(
             self._runtime, self._endpoint, expected=self._session.did, dialer=self
         )
         self._is_opening = True
-        self._is_blameless = False
         try:
-            await self._reach(link)
+            await attempt.reach(link)
             await self._opened(link)
             if link.state.is_over:
                 # The link opened and ended at once, as a second link to the same peer does.
@@ -76,20 +77,20 @@ class LinkDialer(Dialer):
             if not link.state.is_open:  # or it is kept: it opened before the attempt was called off
                 self._link = None
                 link.abort()
-            elif self._is_called_off and isinstance(error, asyncio.CancelledError):
+            elif attempt.is_called_off and isinstance(error, asyncio.CancelledError):
                 self._is_kept = True
                 return
             if not link.state.has_opened:  # or `on_link_over()` was called
-                self._is_blameless = self._session.count_end(link.state.closed, has_progress=False)
+                history.is_excused = self._session.count_end(link.state.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
                 self._session.denies_us = True
             if kind is FailureKind.HUNG_UP_ON_TLS:
-                self._is_blameless = self._endpoint.note_hang_up(self._session)
+                history.is_excused = self._endpoint.note_hang_up(self._session)
             else:
                 self._session.hang_ups = 0
                 # The slots of the peer are taken: the messages do not lose an attempt for that.
-                self._is_blameless |= kind is FailureKind.FULL
+                history.is_excused |= kind is FailureKind.FULL
             raise
         finally:
             self._is_opening = False
@@ -115,26 +116,20 @@ class LinkDialer(Dialer):
         if is_left and self._runtime.is_open:
             self.connect()
 
-    def _concerned(self) -> tuple[PeerSession, ...]:
-        return (self._session,)
-
     def _users(self) -> list[PeerSession]:
         is_used = self._session.has_sender and self._session.sender.dialer is self
         return [self._session] if is_used else []
 
-    def _fail_attempt(self, cause: Cause, *, is_attempt: bool = True) -> None:
-        if self._session.wire == "v1":
-            # Not a failure: the peer is reached over v1 from now on.
-            self.remove(self._session)
-            self.note_error(cause)
-        elif self._is_blameless or not is_attempt:
-            self.note_error(cause)
-            self._pauses.lengthen()
-        elif self._session.link is not None:
-            self.note_error(cause)  # not a failure either: the peer has dialed a link
-        else:
-            self._endpoint.context.store.attempt_failed(self._session.did, cause)
-            super()._fail_attempt(cause, is_attempt=is_attempt)
+    def _fail(self, outcome: AttemptOutcome, cause: Cause) -> None:
+        is_linked = self._session.link is not None and outcome is AttemptOutcome.FAILED
+        if is_linked or self._session.wire == "v1":
+            # The peer has dialed a link, or is reached over v1 from now on.
+            outcome = AttemptOutcome.NEEDLESS
+        super()._fail(outcome, cause)
+
+    def _charge_attempt(self, cause: Cause) -> None:
+        self._endpoint.context.store.attempt_failed(self._session.did, cause)
+        self._session.sender.note_attempt_failed(cause)
 
     def retire(self) -> None:
         """Stop dialing: the peer is reached in another way. An open link stays."""
@@ -146,9 +141,11 @@ class LinkDialer(Dialer):
         self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
         """See `LinkDialerPort`."""
-        self._is_blameless = is_excused
-        if link is not self._link or self._is_opening:
-            return  # this side has closed the link, or `_open()` is about to see its end
+        if link is not self._link:
+            return  # this side has closed the link
+        if self._is_opening:
+            self.history.is_excused = is_excused
+            return  # `_open()` is about to see its end
         self._link = None
         if closed is not None and closed.code in _UNWANTED:
             self._is_kept = False
@@ -158,9 +155,9 @@ class LinkDialer(Dialer):
             self._session.sender.note_attempt_failed(cause)
         # Even after a long time: or all peers of a node that restarts would return at once.
         spread = 2 * self._runtime.config.retry_base_delay
-        self._pauses.add(self._runtime.rng.uniform(0, spread))
+        self.history.add_pause(self._runtime.rng.uniform(0, spread))
         if closed is not None and closed.code == frames.CLOSE_UNAVAILABLE:
-            self._pauses.add()  # the disk of the peer is not repaired in a moment
+            self.history.add_pause()  # the disk of the peer is not repaired in a moment
         if self._runtime.is_open and (self._session.sender.lanes or self._is_kept):
             self.connect()
 

@@ -12,24 +12,15 @@ only for a dialer whose last connection opened, and only while no connection is 
 
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Pool", "Standing"]
+from signedwire.delivery.dial_history import Standing
+
+__all__ = ["Pool"]
 
 K = TypeVar("K", bound=Hashable)
-
-
-class Standing(enum.IntEnum):
-    """The result of the last attempt of a dialer. The lowest standing is admitted first."""
-
-    PROVEN = 0
-    """The last connection opened."""
-    UNTRIED = 1
-    DOUBTFUL = 2
-    """The last connection did not open, or not in time."""
 
 
 class Pool(Generic[K]):

@@ -77,6 +77,7 @@ class Runtime:
         self.drops = Drops(self.counters, self.events, self.log, self.call_soon)
         self.drop = self.drops.add
         self.drop_refused = self.drops.add_refused
+        self.drop_failed = self.drops.add_failed
         self.rng = random.Random()
         self.shares = LoopShares()
         """Divides the loop's time among the links."""

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from signedwire.delivery.dial_history import IN_USE, DialHistory, Standing
 from signedwire.stats import Counters
-from signedwire.transport.pool import Pool, Standing
+from signedwire.transport.pool import Pool
 
 __all__ = ["ConnectionSlots", "SlotUser"]
 
@@ -16,8 +17,6 @@ _PATIENCE: Final = 5.0
 _MAX_PATIENCE: Final = 300.0
 _TURN: Final = 0.25
 """Seconds that a connection may take to open while other dialers wait for a slot."""
-_IN_USE: Final = 1.0
-"""Seconds between two uses of a connection within which the connection counts as in use."""
 
 
 class SlotUser(Protocol):
@@ -25,10 +24,8 @@ class SlotUser(Protocol):
 
     def __hash__(self) -> int: ...
 
-    standing: Standing
-    used_at: float
-    is_used_again: bool
-    opening_time: float
+    history: DialHistory
+    """The past attempts of the dialer, by the clock of the event loop."""
 
     @property
     def is_idle(self) -> bool:
@@ -77,7 +74,7 @@ class ConnectionSlots:
 
     def acquire(self, dialer: SlotUser) -> None:
         """Request a slot. `dialer.grant_slot()` is called when there is one."""
-        self.pool.apply(dialer, dialer.standing)
+        self.pool.apply(dialer, dialer.history.standing)
         self._applied[dialer] = asyncio.get_running_loop().time()
         self.fill()
 
@@ -114,15 +111,10 @@ class ConnectionSlots:
     def touch(self, dialer: SlotUser) -> None:
         """Note that the connection of a dialer carries messages."""
         self.pool.touch(dialer)
-        now = asyncio.get_running_loop().time()
-        dialer.is_used_again = now - dialer.used_at < _IN_USE
-        dialer.used_at = now
+        dialer.history.touch(asyncio.get_running_loop().time())
 
     def _is_in_use(self, dialer: SlotUser) -> bool:
-        # Once is not enough: a node that sends one message to each of many peers must not
-        # wait a second for each slot.
-        is_recent = asyncio.get_running_loop().time() - dialer.used_at < _IN_USE
-        return dialer.is_used_again and is_recent
+        return dialer.history.is_in_use(asyncio.get_running_loop().time())
 
     def look(self) -> None:
         """Look for idle connections: one may have become idle."""
@@ -172,7 +164,7 @@ class ConnectionSlots:
         for since in self._applied.values():
             yield since + self._patience
         for dialer, since in self._opened.items():
-            yield dialer.used_at + _IN_USE
+            yield dialer.history.used_at + IN_USE
             yield since + _PATIENCE
 
     def _evict(self, dialer: SlotUser) -> None:
@@ -223,4 +215,4 @@ class ConnectionSlots:
 
 def _turn_of(dialer: SlotUser) -> float:
     """Return the seconds that a dialer may take to connect while others wait."""
-    return max(_TURN, 2 * dialer.opening_time)
+    return max(_TURN, 2 * dialer.history.opening_time)

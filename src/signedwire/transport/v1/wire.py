@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.transport.dialer import DialerParts
+from signedwire.transport.dial_attempt import DialerParts
 from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
