@@ -162,7 +162,7 @@ class Group:
 @contextlib.asynccontextmanager
 async def group(tmp_path: Path) -> AsyncIterator[Group]:
     network = FaultyNetwork(MemoryNetwork())
-    config = quick(store=tmp_path / "bob.db", evidence=tmp_path / "bob.log", close_timeout=0.5)
+    config = quick(store=tmp_path / "bob.db", evidence=tmp_path / "bob.log", close_timeout=3)
     async with contextlib.AsyncExitStack() as stack:
         others = [
             await stack.enter_async_context(Node(one, quick(), network=network.memory))
