@@ -185,7 +185,7 @@ class Receiver:
 
     def _take(self, message: Message) -> None:
         number = int.from_bytes(message.payload[:8], "little")
-        say((Kind.DELIVERED, message.lane, int(message.redelivered), number))
+        say((Kind.DELIVERED, message.priority, int(message.redelivered), number))
         self._unacked.append(message)
         if len(self._unacked) >= self._rng.randrange(1, _UNDONE):
             self._finish(self._rng.randrange(1, len(self._unacked) + 1))
@@ -210,7 +210,9 @@ def _on_done(messages: list[Message], error: StoreError | None) -> None:
 
 
 def say_of(kind: Kind, messages: list[Message]) -> None:
-    say(*((kind, each.lane, 0, int.from_bytes(each.payload[:8], "little")) for each in messages))
+    say(
+        *((kind, each.priority, 0, int.from_bytes(each.payload[:8], "little")) for each in messages)
+    )
 
 
 async def obey(actor: Sender | Receiver | None) -> None:

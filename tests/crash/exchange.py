@@ -91,7 +91,7 @@ async def receive(node: Node) -> None:
             say(
                 (
                     Kind.DELIVERED,
-                    message.lane,
+                    message.priority,
                     int(message.redelivered),
                     int.from_bytes(message.payload[:8], "little"),
                 )

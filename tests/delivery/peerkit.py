@@ -27,7 +27,7 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
@@ -359,7 +359,7 @@ class FakeStore(NullStore):
     def began(self, did: Did, marks: Marks) -> None:
         self.calls.append(("began", did, marks))
 
-    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+    def inbox_room(self, did: Did, messages: Sequence[IncomingMessage]) -> int:
         return min(self.room, len(messages))
 
     def accept(
@@ -378,7 +378,7 @@ class FakeStore(NullStore):
         self.calls.append(("accept", did, marks, [m.payload for m in arrivals.new], not_stored))
         self.waiting.append(on_commit)
 
-    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+    def acked(self, messages: Sequence[IncomingMessage], on_commit: OnCommit) -> None:
         self.calls.append(("acked", [message.payload for message in messages]))
         self.waiting.append(on_commit)
 
@@ -657,7 +657,7 @@ class Desk:
         """The peer can be dialed there; `None`: it cannot."""
         self.routes.put(who.did, address)
 
-    def take(self) -> list[Message]:
+    def take(self) -> list[IncomingMessage]:
         """What the application takes now."""
         messages = list(iter(self.inbox.take, None))
         for message in messages:
@@ -678,6 +678,6 @@ def numbers(messages: Iterable[OutgoingMessage]) -> list[int]:
     return [message.message_number for message in messages]
 
 
-def payloads(messages: Iterable[Message]) -> list[bytes]:
+def payloads(messages: Iterable[IncomingMessage]) -> list[bytes]:
     """What the application has got."""
     return [message.payload for message in messages]

@@ -22,7 +22,7 @@ from linkkit import ALICE, BOB, EVE
 from signedwire.delivery import denials as denials_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.denials import DenialLogLimiter
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import (
     ClosedError,
@@ -435,7 +435,7 @@ class TestDenied:
             payload_type=PayloadType.RAW,
         )
         assert isinstance(envelope.signature, bytes)
-        message = Message(envelope.body, envelope.signature)
+        message = IncomingMessage(envelope.body, envelope.signature)
         assert not desk.context.denials.is_from_denied(message)
         desk.access.deny(BOB.did)
         assert desk.context.denials.is_from_denied(message)

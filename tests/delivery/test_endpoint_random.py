@@ -19,7 +19,7 @@ from peerkit import REFUSED, RESET, Desk, FakeLink, FakeStore, closed, still_clo
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
@@ -89,7 +89,7 @@ class World:
         self.desk.route(BOB)
         self.links: list[FakeLink] = []
         self.messages: list[OutgoingMessage] = []
-        self.taken: list[Message] = []
+        self.taken: list[IncomingMessage] = []
         self.received: Counter[tuple[Any, ...]] = Counter()
 
     @property

@@ -11,7 +11,7 @@ import pytest
 
 from signedwire.delivery.fair_lanes import FairLanes
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.identity import Identity
 from signedwire.types import Priority
 from signedwire.wire.envelope import SignedEnvelope
@@ -20,11 +20,11 @@ ALICE = Identity.from_seed(bytes(32)).did
 LOW, NORMAL, HIGH, CRITICAL = Priority
 
 
-def message(number: int = 1, priority: Priority = NORMAL) -> Message:
+def message(number: int = 1, priority: Priority = NORMAL) -> IncomingMessage:
     envelope = SignedEnvelope.unsigned(
         ALICE, ALICE, b"", sequence_number=number, priority=priority, timestamp_us=1
     )
-    return Message(envelope.body, envelope.signature, is_proven=False)
+    return IncomingMessage(envelope.body, envelope.signature, is_proven=False)
 
 
 def put(inbox: Inbox, number: int = 1, priority: Priority = NORMAL) -> bool:
@@ -163,7 +163,7 @@ class TestWaiting:
 
     def test_a_wake_up_may_use_the_inbox(self) -> None:
         inbox = Inbox(10, 0)
-        got: list[Message | None] = []
+        got: list[IncomingMessage | None] = []
         assert inbox.when_filled(lambda: got.append(inbox.take()))
         put(inbox, 7)
         assert [m and m.sequence_number for m in got] == [7]
@@ -236,7 +236,7 @@ class TestThreads:
         transport = threading.Thread(target=put, args=(inbox,))
         is_filled = FairLanes.__bool__
 
-        def look_then_switch(lanes: FairLanes[Message]) -> bool:
+        def look_then_switch(lanes: FairLanes[IncomingMessage]) -> bool:
             seen = is_filled(lanes)
             if transport.ident is None:
                 transport.start()

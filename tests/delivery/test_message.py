@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
@@ -45,16 +45,16 @@ def v2_body(sequence: int = 7, payload: bytes = b"hello", *, expires_at_us: int 
     )
 
 
-def v1_message(*, is_proven: bool = True) -> Message:
-    return Message(ENVELOPE.body, ENVELOPE.signature, is_proven=is_proven)
+def v1_message(*, is_proven: bool = True) -> IncomingMessage:
+    return IncomingMessage(ENVELOPE.body, ENVELOPE.signature, is_proven=is_proven)
 
 
-def v2_message(index: int = 1, *, expires_at_us: int = 0) -> Message:
+def v2_message(index: int = 1, *, expires_at_us: int = 0) -> IncomingMessage:
     """The `index`th of a batch of three, numbered from 6."""
     bodies = [v2_body(6 + n, expires_at_us=expires_at_us) for n in range(3)]
     root, signature, leaves = sign_batch(ALICE, bodies)
     batch = BatchReceived(bodies, root, leaves, signature)
-    return Message(bodies[index], batch, index, expires_at_us or None)
+    return IncomingMessage(bodies[index], batch, index, expires_at_us or None)
 
 
 class RecordingOrigin:
@@ -63,19 +63,19 @@ class RecordingOrigin:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def taken(self, message: Message) -> None:
+    def taken(self, message: IncomingMessage) -> None:
         self.told.append(("taken", message))
 
-    def acked(self, message: Message) -> None:
+    def acked(self, message: IncomingMessage) -> None:
         self.told.append(("handled", message))
 
-    def nacked(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
         self.told.append(("refused", message, reason))
 
 
 class TestMessage:
     @pytest.mark.parametrize("make", [v1_message, v2_message])
-    def test_shows_what_arrived(self, make: Callable[[], Message]) -> None:
+    def test_shows_what_arrived(self, make: Callable[[], IncomingMessage]) -> None:
         message = make()
         assert message.sender == ALICE.did
         assert message.is_proven
@@ -127,12 +127,30 @@ class TestMessage:
         assert message._claimed_sender == claimed
 
     @pytest.mark.parametrize(
-        "name", [n for n in vars(Message) if isinstance(vars(Message)[n], property)]
+        "name",
+        [
+            name
+            for one in (Message, IncomingMessage)
+            for name, value in vars(one).items()
+            if isinstance(value, property)
+        ],
     )
     def test_is_immutable(self, name: str) -> None:
         message = v1_message()
         with pytest.raises(AttributeError):
             setattr(message, name, getattr(message, name))
+
+    def test_the_public_class_has_what_an_application_needs(self) -> None:
+        assert {name for name in dir(Message) if not name.startswith("_")} == {
+            *("ack", "nack", "sender", "proven_sender", "is_proven", "envelope"),
+            *("payload", "payload_type", "priority", "message_number", "sequence_number"),
+            *("epoch", "timestamp_us", "expires_at_us", "redelivered", "size"),
+        }
+
+    def test_is_one_object_without_a_dictionary(self) -> None:
+        message = v1_message()
+        assert isinstance(message, Message)
+        assert not hasattr(message, "__dict__")
 
 
 class TestAnswers:

@@ -15,7 +15,7 @@ import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import Message, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
@@ -601,7 +601,7 @@ def leaf(one: bytes) -> bytes:
     return received([one]).leaves[0]
 
 
-def numbers(messages: list[Message]) -> list[tuple[int, int]]:
+def numbers(messages: list[IncomingMessage]) -> list[tuple[int, int]]:
     return [(message.lane, message.sequence_number) for message in messages]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from linkkit import BOB, body, received
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.errors import StoreError
 from signedwire.evidence.files import RotationPolicy
 from signedwire.evidence.log import EvidenceLog
@@ -44,7 +44,8 @@ def main() -> None:
         batch = received([body(number + n, rng.randbytes(size)) for n in range(1, count + 1)])
         number += count
         log.append(
-            [Message(each, batch, n) for n, each in enumerate(batch.bodies)], partial(say, number)
+            [IncomingMessage(each, batch, n) for n, each in enumerate(batch.bodies)],
+            partial(say, number),
         )
         fence = Told()
         log.append([], fence)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from linkkit import BOB, body, received
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.errors import StoreError
 from signedwire.evidence.chain import NO_HEAD, LogChecker
 from signedwire.evidence.files import RotationPolicy
@@ -19,10 +19,10 @@ from signedwire.evidence.log import EvidenceLog
 from storekit import Told
 
 
-def message(number: int, size: int = 10) -> Message:
+def message(number: int, size: int = 10) -> IncomingMessage:
     """Make a message of Alice with this sequence number."""
     batch = received([body(number, b"x" * size)])
-    return Message(batch.bodies[0], batch, 0)
+    return IncomingMessage(batch.bodies[0], batch, 0)
 
 
 def inline(path: Path, rotation: RotationPolicy | None = None, **options: Any) -> EvidenceLog:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.errors import ClosedError, EvidenceLogError, StoreError
 from signedwire.evidence import disk, opening
 from signedwire.evidence import log as log_module
@@ -62,12 +62,12 @@ def logs(path: Path) -> Iterator[Logs]:
     logs.close()
 
 
-def messages(*numbers: int, size: int = 5) -> list[Message]:
+def messages(*numbers: int, size: int = 5) -> list[IncomingMessage]:
     batch = received([body(number, bytes(size)) for number in numbers])
-    return [Message(each, batch, index) for index, each in enumerate(batch.bodies)]
+    return [IncomingMessage(each, batch, index) for index, each in enumerate(batch.bodies)]
 
 
-def append(log: EvidenceLog, some: list[Message]) -> StoreError | None:
+def append(log: EvidenceLog, some: list[IncomingMessage]) -> StoreError | None:
     on_commit = Told()
     log.append(some, on_commit)
     return on_commit.wait()
@@ -169,8 +169,8 @@ class TestWriting:
     def test_v1_too_and_what_is_unsigned_not(self, logs: Logs) -> None:
         log = logs()
         v1 = SignedEnvelope.sign(ALICE, BOB.did, b"v1", sequence_number=7)
-        signed = Message(v1.body, v1.signature)
-        unsigned = Message(v1.body, UNSIGNED, is_proven=False)
+        signed = IncomingMessage(v1.body, v1.signature)
+        unsigned = IncomingMessage(v1.body, UNSIGNED, is_proven=False)
         assert append(log, [unsigned, signed]) is None
         assert append(log, [unsigned]) is None
         assert numbers_in(logs.path) == [7]

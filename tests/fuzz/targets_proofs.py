@@ -12,7 +12,7 @@ from unittest.mock import patch
 from signedwire.cli.errors import BadFile
 from signedwire.cli.formatting import envelope_fields
 from signedwire.cli.verify_command import verify
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.errors import (
     DidError,
     EnvelopeError,
@@ -200,7 +200,7 @@ def evidence_file(data: bytes) -> None:
     assert again.close()
 
 
-_MESSAGE: Final = Message(BATCHES[0][0], sign(BATCHES[0]))
+_MESSAGE: Final = IncomingMessage(BATCHES[0][0], sign(BATCHES[0]))
 
 
 # --- what `signedwire verify` reads -----------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from signedwire import Priority, TransportConfig
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.types import DeliveryState, Reason
 
 from .__main__ import campaign
@@ -165,7 +165,7 @@ class TestTheSimulatorItself:
 
         old = PeerReceiver._deliver
 
-        def forgetful(self: PeerReceiver, messages: list[Message]) -> None:
+        def forgetful(self: PeerReceiver, messages: list[IncomingMessage]) -> None:
             for message in messages:
                 message.redelivered = False
             old(self, messages)

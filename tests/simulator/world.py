@@ -533,7 +533,7 @@ class World:
             self.violate(f"{sent} delivered to {life}, though it was durably done")
         if message.redelivered and sent.id not in life.restored:
             self.violate(f"{sent} marked as redelivered, and no earlier life had it")
-        is_kept = life.store is not None and message.origin is not None  # not of v1
+        is_kept = life.store is not None and message.epoch > 0  # not of v1
         if is_kept and earlier and not message.redelivered:
             self.violate(f"{sent} delivered to {earlier[-1]}, and again to {life} without a mark")
         # Whether the application had seen it is not stored: a mark too many is none too few.
@@ -686,7 +686,7 @@ class World:
         sent.accepted_by.append(life)
         if message.redelivered:
             life.waiting[sent.sender.station.identity.did] += 1
-        elif message.origin is not None:
+        elif message.epoch > 0:
             life.waiting[sent.sender.station.identity.did] += 1
             config = life.station.config
             if not life.restored and (
@@ -697,7 +697,7 @@ class World:
 
     def on_take(self, life: Life, message: Message) -> None:
         """A message left an inbox."""
-        if message.origin is not None:
+        if message.epoch > 0:
             life.waiting[message.sender] -= 1
 
     def on_denied(self, life: Life, body: bytes) -> None:
@@ -979,7 +979,7 @@ def simulated(world: World) -> Iterator[None]:
     def discard(denied: DenialFilter, messages: Iterable[Message]) -> None:
         messages = list(messages)
         for message in messages:
-            if message.origin is not None:  # else of v1, whose header is another
+            if message.epoch > 0:  # else of v1, whose header is another
                 world.on_denied(life(), message.envelope.body)
         old_discard(denied, messages)
 

@@ -75,7 +75,7 @@ class World:
 
     async def _take(self, bob: Node) -> None:
         async for message in bob.messages():
-            self.delivered[Priority(message.lane)].append(int(message.payload))
+            self.delivered[message.priority].append(int(message.payload))
             message.ack()
 
     def _route(self) -> None:

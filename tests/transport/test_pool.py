@@ -122,6 +122,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.active == len(self.members) <= self.limit == self.pool.limit
         assert self.pool.has_queue == any(self.queues.values())
         assert self.pool.opening() == self.opening
+        assert self.pool.connected() == [one for one in self.members if one not in self.opening]
+        assert self.pool.waiting() == [one for queue in self.queues.values() for one in queue]
         assert len(self.opening) <= self.pool.max_opening == max(1, self.limit // 2)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from signedwire.delivery.bounded_memory import BoundedMap
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.recv_window import RecvWindow
@@ -80,7 +80,7 @@ class AnswerQueue:
         self._receipt_first: list[bytes] = []
         self._remembered = RememberedAnswers(limit)
         # Answers of this turn of the loop, before they are given to the store.
-        self._answered: list[tuple[Message, Reason | None]] = []
+        self._answered: list[tuple[IncomingMessage, Reason | None]] = []
         self.is_flush_due = False
         """Whether `flush()` will be called in the next turn of the loop."""
 
@@ -142,7 +142,7 @@ class AnswerQueue:
 
     # -- the application's answers --------------------------------------------------------
 
-    def answer(self, message: Message, reason: Reason | None) -> None:
+    def answer(self, message: IncomingMessage, reason: Reason | None) -> None:
         """Answer that a message is handled, or refused for a reason. Any thread.
 
         Raises:
@@ -158,11 +158,11 @@ class AnswerQueue:
         else:
             self._host.call_soon(self._answer, message, reason)
 
-    def _too_late(self, message: Message) -> str:
+    def _too_late(self, message: IncomingMessage) -> str:
         number = message.message_number
         return f"message #{number} from {self._peer} was answered too late: this node is closed"
 
-    def _answer(self, message: Message, reason: Reason | None) -> None:
+    def _answer(self, message: IncomingMessage, reason: Reason | None) -> None:
         if self._context.has_closed_links:  # after the call in another thread
             late, extra = self._too_late(message), fields("answered too late", peer=self._peer)
             self._host.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
@@ -183,13 +183,13 @@ class AnswerQueue:
         )
 
     def _on_stored(
-        self, answered: list[tuple[Message, Reason | None]], error: StoreError | None
+        self, answered: list[tuple[IncomingMessage, Reason | None]], error: StoreError | None
     ) -> None:
         if error is None:
             for message, reason in answered:
                 self._put(message, reason)
 
-    def _put(self, message: Message, reason: Reason | None) -> None:
+    def _put(self, message: IncomingMessage, reason: Reason | None) -> None:
         """Queue the answer to a message for its sender."""
         if message.epoch != self._stream.epoch:
             return  # the sender has begun a new epoch since

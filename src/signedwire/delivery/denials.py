@@ -9,7 +9,7 @@ from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.access import AccessList
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import Host
 from signedwire.errors import ClosedError
 from signedwire.types import Did, Reason
@@ -31,12 +31,12 @@ class DenialFilter:
         """Senders of the messages that were dropped and are not counted yet."""
         self._is_count_due = False
 
-    def is_from_denied(self, message: Message) -> bool:
+    def is_from_denied(self, message: IncomingMessage) -> bool:
         """Whether the sender of a message is denied now. Any thread."""
         access = self._access
         return access.has_rules and access.is_key_denied(message._claimed_sender)
 
-    def discard(self, messages: Iterable[Message]) -> None:
+    def discard(self, messages: Iterable[IncomingMessage]) -> None:
         """Drop messages of denied senders, before the application has them. Any thread.
 
         They count as refused by the application. A sender that is allowed again gets that

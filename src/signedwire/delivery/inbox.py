@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from signedwire.delivery.fair_lanes import FairLanes
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.types import Did, Priority
 
 __all__ = ["Inbox"]
@@ -34,7 +34,7 @@ class Inbox:
     __slots__ = ("_lanes", "_lock", "_waiters", "is_closed")
 
     def __init__(self, limit: int, reserve: int) -> None:
-        self._lanes: FairLanes[Message] = FairLanes(limit, reserve)
+        self._lanes: FairLanes[IncomingMessage] = FairLanes(limit, reserve)
         self._lock = threading.Lock()
         self._waiters: list[Wake] = []
         self.is_closed = False
@@ -47,7 +47,11 @@ class Inbox:
         return self._lanes.has_room(priority)
 
     def put(
-        self, message: Message, priority: int, sender: Did | None = None, is_known: bool = False
+        self,
+        message: IncomingMessage,
+        priority: int,
+        sender: Did | None = None,
+        is_known: bool = False,
     ) -> bool:
         """Append a message; return `False` and do nothing if there is no room.
 
@@ -62,7 +66,7 @@ class Inbox:
 
     def add_many(
         self,
-        messages: list[Message],
+        messages: list[IncomingMessage],
         priority: int,
         sender: Did | None = None,
         is_known: bool = False,
@@ -82,11 +86,11 @@ class Inbox:
             if wake is not None:
                 wake()
 
-    def take(self) -> Message | None:
+    def take(self) -> IncomingMessage | None:
         """Remove and return the message whose turn it is, if there is one."""
         return self._lanes.take()
 
-    def remove_if(self, is_unwanted: Callable[[Message], bool]) -> list[Message]:
+    def remove_if(self, is_unwanted: Callable[[IncomingMessage], bool]) -> list[IncomingMessage]:
         """Remove and return messages; the others keep their order."""
         return self._lanes.sweep(is_unwanted)
 

@@ -1,4 +1,4 @@
-"""Messages as the two applications see them: `OutgoingMessage` and `Message`."""
+"""Messages as the two applications see them, and what the transport adds to them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from signedwire.wire.header import (
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
-__all__ = ["Message", "AckSink", "OutgoingMessage", "SendOptions"]
+__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
@@ -59,13 +59,13 @@ _LOOK_AGAIN: Final = 1.0
 class AckSink(Protocol):
     """Receives the application's answers to received messages."""
 
-    def taken(self, message: Message) -> None:
+    def taken(self, message: IncomingMessage) -> None:
         """Note that the application has taken the message."""
 
-    def acked(self, message: Message) -> None:
+    def acked(self, message: IncomingMessage) -> None:
         """Note that the application has acknowledged the message."""
 
-    def nacked(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
         """Note that the application has refused the message."""
 
 
@@ -75,46 +75,26 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     __slots__ = (
         "_body",
         "_index",
-        "_is_answered",
         "_is_proven",
         "_signature",
         "expires_at_us",
-        "lane",
-        "origin",
         "redelivered",
-        "row",
         "size",
     )
 
-    def __init__(
-        self,
-        body: bytes,
-        signature: bytes | SentBatch | BatchReceived,
-        index: int = 0,
-        expires_at_us: int | None = None,
-        origin: AckSink | None = None,
-        is_proven: bool = True,
-    ) -> None:
-        # Called per message: keyword arguments would cost 0.15 µs more.
-        self._body = body
-        self.lane = body[PRIORITY]
-        """The lane: the number of the priority, 0 to 3."""
-        self.size = len(body)
-        """Size of header and payload in bytes, as credit counts them."""
-        # A v1 signature, or the batch of the message. The envelope is made from it on
-        # access, because few applications need it for every message.
-        self._signature = signature
-        self._index = index
-        self._is_proven = is_proven
-        self._is_answered = False
-        self.expires_at_us = expires_at_us
-        """The deadline: Unix time, microseconds; `None`: the message has none."""
-        self.redelivered = False
-        """Whether an earlier process delivered the message and ended before `ack()`."""
-        self.row: int | None = None
-        """Id of the row in the store; `None`: the message has none."""
-        self.origin = origin
-        """Receives the application's answer; `None` for v1."""
+    _body: bytes
+    _signature: bytes | SentBatch | BatchReceived
+    # A v1 signature, or the batch of the message. The envelope is made from it on
+    # access, because few applications need it for every message.
+    _index: int
+    _is_proven: bool
+
+    size: int
+    """Size of header and payload in bytes, as credit counts them."""
+    expires_at_us: int | None
+    """The deadline: Unix time, microseconds; `None`: the message has none."""
+    redelivered: bool
+    """Whether an earlier process delivered the message and ended before `ack()`."""
 
     def ack(self) -> None:
         """Acknowledge the message: its receipt at the sender becomes `handled`.
@@ -148,18 +128,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         self._answer(chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire"))
 
     def _answer(self, reason: Reason | None) -> None:
-        origin = self.origin
-        if origin is None or self._is_answered:
-            return
-        self._is_answered = True
-        try:
-            if reason is None:
-                origin.acked(self)
-            else:
-                origin.nacked(self, reason)
-        except ClosedError:
-            self._is_answered = False
-            raise
+        raise NotImplementedError
 
     @property
     def sender(self) -> Did:
@@ -182,14 +151,6 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return self.sender if self._is_proven else None
 
     @property
-    def _claimed_sender(self) -> bytes:
-        """The 32 bytes of the DID that the message names as its sender, proven or not.
-
-        Only for denials: a denied DID is also denied as the sender of unsigned messages.
-        """
-        return self._body[SENDER]
-
-    @property
     def is_proven(self) -> bool:
         """Whether a signature proves the sender; always true if the policy requires it."""
         return self._is_proven
@@ -204,21 +165,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def priority(self) -> Priority:
         """The lane, as chosen by the sender."""
-        return Priority(self.lane)
-
-    @property
-    def index(self) -> int:
-        """Index of the message in its batch, from 0."""
-        return self._index
-
-    @property
-    def leaf(self) -> bytes:
-        """The Merkle leaf, by which receipts name the message."""
-        return (
-            self.envelope.digest
-            if isinstance(self._signature, bytes)
-            else self._signature.leaves[self._index]
-        )
+        return Priority(self._body[PRIORITY])
 
     @property
     def payload_type(self) -> PayloadType:
@@ -263,6 +210,76 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     def __repr__(self) -> str:
         name = self.sender.short if self._is_proven else "unproven sender"
         return f"<Message #{self.message_number} from {name} {len(self.payload)} bytes>"
+
+
+class IncomingMessage(Message):
+    """A message that has arrived, and the `Message` that the application gets, in one object.
+
+    `Message` is the public part. Everything that this class adds is for the transport.
+    """
+
+    __slots__ = ("_is_answered", "lane", "origin", "row")
+
+    def __init__(
+        self,
+        body: bytes,
+        signature: bytes | SentBatch | BatchReceived,
+        index: int = 0,
+        expires_at_us: int | None = None,
+        origin: AckSink | None = None,
+        is_proven: bool = True,
+    ) -> None:
+        # Called per message: keyword arguments would cost 0.15 µs more.
+        self._body = body
+        self.lane = body[PRIORITY]
+        """The lane: the number of the priority, 0 to 3."""
+        self.size = len(body)
+        self._signature = signature
+        self._index = index
+        self._is_proven = is_proven
+        self._is_answered = False
+        self.expires_at_us = expires_at_us
+        self.redelivered = False
+        self.row: int | None = None
+        """Id of the row in the store; `None`: the message has none."""
+        self.origin = origin
+        """Receives the application's answer; `None` for v1."""
+
+    def _answer(self, reason: Reason | None) -> None:
+        origin = self.origin
+        if origin is None or self._is_answered:
+            return
+        self._is_answered = True
+        try:
+            if reason is None:
+                origin.acked(self)
+            else:
+                origin.nacked(self, reason)
+        except ClosedError:
+            self._is_answered = False
+            raise
+
+    @property
+    def _claimed_sender(self) -> bytes:
+        """The 32 bytes of the DID that the message names as its sender, proven or not.
+
+        Only for denials: a denied DID is also denied as the sender of unsigned messages.
+        """
+        return self._body[SENDER]
+
+    @property
+    def index(self) -> int:
+        """Index of the message in its batch, from 0."""
+        return self._index
+
+    @property
+    def leaf(self) -> bytes:
+        """The Merkle leaf, by which receipts name the message."""
+        return (
+            self.envelope.digest
+            if isinstance(self._signature, bytes)
+            else self._signature.leaves[self._index]
+        )
 
 
 class SendOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from signedwire.delivery.advice import UNANSWERED
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.ports import Host, MessageQueue
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
@@ -127,7 +127,7 @@ class NullStore:
     def began(self, did: Did, marks: Marks) -> None:
         pass
 
-    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+    def inbox_room(self, did: Did, messages: Sequence[IncomingMessage]) -> int:
         return len(messages)
 
     def accept(
@@ -141,7 +141,7 @@ class NullStore:
     ) -> None:
         on_commit(None)
 
-    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+    def acked(self, messages: Sequence[IncomingMessage], on_commit: OnCommit) -> None:
         on_commit(None)
 
 

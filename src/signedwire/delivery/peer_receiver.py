@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from signedwire.delivery.answer_queue import AnswerQueue
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.recv_window import RecvWindow
@@ -43,7 +43,7 @@ class _PendingBatch(NamedTuple):
     link: LinkPort
     lane: int
     """Lane of the first message. A batch is all Critical, or has nothing Critical."""
-    new: list[Message]
+    new: list[IncomingMessage]
     """Messages to deliver."""
     roots: list[bytes]
     """Batches to sign a receipt for."""
@@ -56,7 +56,7 @@ class _PendingBatch(NamedTuple):
 
 
 class PeerReceiver:
-    """The messages received from one peer over v2; `Message.origin` of these messages.
+    """The messages received from one peer over v2; `IncomingMessage.origin` of these messages.
 
     Args:
         context: The parts that all sessions share.
@@ -249,7 +249,7 @@ class PeerReceiver:
             # The store's thread has failed just now. No receipt is sent, so the batch comes again.
             self._undo(pending)
 
-    def _hold(self, batch: BatchReceived, new: list[Message]) -> tuple[int, int]:
+    def _hold(self, batch: BatchReceived, new: list[IncomingMessage]) -> tuple[int, int]:
         """Count messages that are not new, which also use credit until they are receipted.
 
         Otherwise a sender that keeps reconnecting while the disk is slow could exceed its
@@ -260,7 +260,7 @@ class PeerReceiver:
         self._window.add_uncommitted(lane, count, size)
         return count, size
 
-    def _refuse_for_room(self, batch: BatchReceived, messages: list[Message]) -> list[int]:
+    def _refuse_for_room(self, batch: BatchReceived, messages: list[IncomingMessage]) -> list[int]:
         """Refuse messages for which the store has no room: they never get a receipt.
 
         The stream remembers the refusal, because the marks have passed the messages.
@@ -309,7 +309,7 @@ class PeerReceiver:
 
     def restore(self, row: IncomingRow) -> None:
         """Deliver a message that an earlier process accepted but did not acknowledge."""
-        message = Message(row.body, row.batch, row.place, expiry_of(row.body), self)
+        message = IncomingMessage(row.body, row.batch, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
         self._window.add_to_inbox([message])
@@ -320,11 +320,11 @@ class PeerReceiver:
         else:
             log.restored(message, partial(self._on_restored, message))
 
-    def _on_restored(self, message: Message, error: StoreError | None) -> None:
+    def _on_restored(self, message: IncomingMessage, error: StoreError | None) -> None:
         if error is None:
             self._deliver([message])
 
-    def _deliver(self, messages: list[Message]) -> None:
+    def _deliver(self, messages: list[IncomingMessage]) -> None:
         context = self._context
         if messages and context.access.denies(self.did):
             context.denials.discard(messages)  # denied while they were being committed
@@ -345,7 +345,7 @@ class PeerReceiver:
 
     # -- the application: any thread -------------------------------------------------------
 
-    def taken(self, message: Message) -> None:
+    def taken(self, message: IncomingMessage) -> None:
         """Free the credit of a message that the application has now."""
         if not self._host.is_in_loop:
             self._host.call_soon(self.taken, message)
@@ -354,11 +354,11 @@ class PeerReceiver:
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
 
-    def acked(self, message: Message) -> None:
+    def acked(self, message: IncomingMessage) -> None:
         """Answer that the application has handled a message. See `AnswerQueue.answer()`."""
         self.answers.answer(message, None)
 
-    def nacked(self, message: Message, reason: Reason) -> None:
+    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
         """Answer that the application will not handle a message. See `AnswerQueue.answer()`."""
         self.answers.answer(message, reason)
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from signedwire.config import TransportConfig
 from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
@@ -369,7 +369,7 @@ class InboxStore(Protocol):
     def began(self, did: Did, marks: Marks) -> None:
         """Note that the sender has begun a new epoch."""
 
-    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+    def inbox_room(self, did: Did, messages: Sequence[IncomingMessage]) -> int:
         """Return the number of messages, from the first one on, that fit into the inbox."""
 
     def accept(
@@ -395,7 +395,7 @@ class InboxStore(Protocol):
             StoreFailedError, ClosedError: nothing was kept.
         """
 
-    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+    def acked(self, messages: Sequence[IncomingMessage], on_commit: OnCommit) -> None:
         """Remove answered messages, and call `on_commit` after the commit."""
 
 
@@ -413,15 +413,17 @@ class EvidencePort(Protocol):
     def has_room(self) -> bool:
         """Whether the disk keeps up; if not, callers should wait where they can."""
 
-    def append(self, messages: Sequence[Message], on_commit: OnCommit | None = None) -> None:
+    def append(
+        self, messages: Sequence[IncomingMessage], on_commit: OnCommit | None = None
+    ) -> None:
         """Log accepted messages; call `on_commit` when all messages so far are on the disk.
 
         Raises:
             EvidenceLogError, ClosedError: the log takes nothing more.
         """
 
-    def after(self, messages: Sequence[Message], on_commit: OnCommit) -> OnCommit:
+    def after(self, messages: Sequence[IncomingMessage], on_commit: OnCommit) -> OnCommit:
         """Return a callback for the commit of `messages` that logs them, then calls `on_commit`."""
 
-    def restored(self, message: Message, on_commit: OnCommit) -> None:
+    def restored(self, message: IncomingMessage, on_commit: OnCommit) -> None:
         """Log a message that an earlier process accepted, unless that process logged it."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from signedwire.delivery.accepted import AcceptedLeaves
 from signedwire.delivery.bounded_memory import BoundedSet
-from signedwire.delivery.message import AckSink, Message
+from signedwire.delivery.message import AckSink, IncomingMessage
 from signedwire.types import Priority, Reason
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
@@ -33,7 +33,7 @@ _CRITICAL: Final = int(Priority.CRITICAL)
 class Arrivals(NamedTuple):
     """The result of checking one received batch."""
 
-    new: list[Message]
+    new: list[IncomingMessage]
     """Messages to deliver, in order."""
     leaves: list[bytes] | None
     """Leaves to receipt, accepted now or before; `None`: the whole batch."""
@@ -148,7 +148,7 @@ class ReceiveStream:
             admit: Gives the reason to refuse header and payload of a message that was not
                 accepted before; `None` admits all.
         """
-        new: list[Message] = []
+        new: list[IncomingMessage] = []
         duplicates: list[bytes] = []
         refusals: list[Refusal] = []
         refused: list[int] = []
@@ -161,7 +161,7 @@ class ReceiveStream:
         is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
         unpack = unpack_v2
         for index, body in enumerate(batch.bodies):
-            start, sequence, its_parties, lane, kind, its_epoch, expires_at_us = unpack(body)
+            start, sequence, its_parties, lane, kind, its_epoch, due_us = unpack(body)
             if (
                 its_parties == parties
                 and its_epoch == epoch
@@ -176,8 +176,8 @@ class ReceiveStream:
                 if sequence > marks[lane]:
                     marks[lane] = sequence
                     flaw = None if admit is None else admit(body)
-                    if flaw is None and not 0 < expires_at_us <= now_us:
-                        new.append(Message(body, seal, index, expires_at_us or None, origin))
+                    if flaw is None and not 0 < due_us <= now_us:
+                        new.append(IncomingMessage(body, seal, index, due_us or None, origin))
                         accepted[lane].add(sequence, leaf)
                         continue
                     if flaw is None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox_budget import BudgetUser, InboxBudget
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
 from signedwire.types import Credit, Priority
 from signedwire.wire.header import V2_HEADER_SIZE
@@ -89,7 +89,7 @@ class RecvWindow:
         """Free the credit that a link was granted and has not used."""
         self._links.remove(link)
 
-    def add_to_inbox(self, messages: list[Message]) -> None:
+    def add_to_inbox(self, messages: list[IncomingMessage]) -> None:
         """Count accepted messages, and their bytes in the shared budget.
 
         All of them are Critical, or none is.
@@ -98,7 +98,7 @@ class RecvWindow:
         _add(self._in_inbox, messages[0].lane, len(messages), size)
         self.update_budget()
 
-    def remove_from_inbox(self, message: Message) -> None:
+    def remove_from_inbox(self, message: IncomingMessage) -> None:
         """Free the credit of one message. `update_budget()` frees its bytes for other peers."""
         _add(self._in_inbox, message.lane, -1, -message.size)
 

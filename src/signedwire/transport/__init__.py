@@ -14,9 +14,9 @@
 - `link`: a v2 link, one `wire.session.Session` over TLS over one socket, dialed or accepted.
   `link_state` has its session and its state. `link_input` reads (`handshake` first), `link_output`
   writes (`receipt_queue`, `receipt_delay`), both over `link_socket`. `link_events` handles what the
-  session reports, and delays the end until received messages are stored. `answer_watch`
-  and `session_timer` are its timers. `lingering`: links that were hung up. `link_ports`: the
-  interfaces between the parts of a link and its owners.
+  session reports, and delays the end until received messages are stored. `link_end` ends the
+  link and tells who needs to know. `answer_watch` and `session_timer` are its timers. `lingering`:
+  links that were hung up. `link_ports`: the interfaces between the parts of a link and its owners.
   `link_errors`, `os_errors`: texts and kinds of failures.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.

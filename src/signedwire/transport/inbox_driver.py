@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.store import Marks, OnCommit, RememberedLeaves, Store, Unaccepted
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
@@ -75,7 +75,7 @@ class InboxDriver:
         with _WHILE_IT_WORKS:
             self._store.began(did, marks)
 
-    def inbox_room(self, did: Did, messages: Sequence[Message]) -> int:
+    def inbox_room(self, did: Did, messages: Sequence[IncomingMessage]) -> int:
         """Return the number of messages, from the first one on, that fit into the inbox."""
         return self._store.inbox_room(did, [message.size for message in messages])
 
@@ -103,7 +103,7 @@ class InboxDriver:
         for message, id_ in zip(new, ids, strict=True):
             message.row = id_
 
-    def acked(self, messages: Sequence[Message], on_commit: OnCommit) -> None:
+    def acked(self, messages: Sequence[IncomingMessage], on_commit: OnCommit) -> None:
         """Remove answered messages, and call `on_commit` after the commit."""
         rows = [message.row for message in messages if message.row is not None]
         with _WHILE_IT_WORKS:

@@ -24,6 +24,7 @@ from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.transport import link_errors
 from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.inbound import InboundConnection
+from signedwire.transport.link_end import LinkEnd
 from signedwire.transport.link_events import LinkEvents
 from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
@@ -68,7 +69,6 @@ class Link:
         self._runtime = runtime
         self._endpoint = endpoint
         self._inbound = inbound
-        self._dialer = dialer
         self._timer = SessionTimer(loop, self._on_timer)
         self._channel = channel = runtime.tls.channel(is_server=expected is None)
         config = runtime.config
@@ -78,6 +78,7 @@ class Link:
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
         self._input = LinkInput(self, state, channel, self._socket, runtime.shares, expected)
         self._events = LinkEvents(runtime, endpoint, state, self._output, on_batch)
+        self._end = LinkEnd(runtime, endpoint, state, self._output, self._socket, inbound, dialer)
 
     @property
     def overdue(self) -> float | None:
@@ -131,7 +132,7 @@ class Link:
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
-            self._fail(Reason.DENIED, cause, is_logged=not was_logged)
+            self._end.fail(self, Reason.DENIED, cause, is_logged=not was_logged)
             return
         endpoint.proven(did)
         state.is_known = state.is_known or runtime.routing.resolve(did) is not None
@@ -213,16 +214,7 @@ class Link:
     # -- the end ----------------------------------------------------------------------------
 
     def end_session(self, closed: Closed) -> None:
-        if self.state.is_over:
-            return
-        self._output.is_held = False
-        peer_session = self.state.peer_session
-        if peer_session is not None and peer_session.receiver.answers.link is self:
-            peer_session.receiver.answers.flush()
-        self._output.sign_receipts()
-        self._output.flush()
-        self.end(link_errors.cause_of_close(closed), closed)
-        self._hang_up()
+        self._end.end_session(self, closed)
 
     def close(self, code: int, reason: str) -> None:
         """Send CLOSE and hang up, without waiting."""
@@ -234,7 +226,7 @@ class Link:
             self.finish_turn()
         else:
             self.end(Cause(reason, FailureKind.CLOSED_HERE))
-            self._hang_up()
+            self._end.hang_up()
 
     def abort(self, cause: Cause = link_errors.CLOSED_HERE) -> None:
         """End at once, without CLOSE."""
@@ -257,43 +249,10 @@ class Link:
         """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
 
     def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
-        may_be_full = self.state.is_dialed and not self.state.is_open
-        cause = link_errors.cause_of_failed_proof(error, may_be_full=may_be_full)
-        if cause.kind is FailureKind.FULL:
-            self.end(cause)
-            self._hang_up()
-        else:
-            reason = Reason.BAD_IDENTITY if self.state.did is None else Reason.PROTOCOL_ERROR
-            self._fail(reason, cause)
-
-    def _fail(self, reason: Reason, cause: Cause, *, is_logged: bool = True) -> None:
-        """End, after the alert that TLS may have to send; count and log what is wrong."""
-        host = "" if self._inbound is None else self._inbound.host
-        self._runtime.drop(reason, self.state.did, host)
-        if host and is_logged:
-            self._runtime.drops.log_closed(host, reason, cause)
-        self._output.flush()
-        self.end(cause)
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        self._socket.hang_up(is_node_open=self._runtime.is_open)
+        self._end.fail_tls(self, error)
 
     def end(self, cause: Cause, closed: Closed | None = None) -> None:
-        if (state := self.state).is_over:
-            return
-        was_open, had_session = state.is_open, state.session is not None
-        state.note_over(cause, closed, self.address)
-        self._input.clear()
-        self._timer.cancel()
-        self._output.end()
-        if (peer_session := state.peer_session) is None:
-            return
-        if had_session:
-            peer_session.receiver.link_ended(self)
-        if was_open:
-            ended = self._endpoint.link_closed(peer_session, self, cause, closed)
-            if self._dialer is not None:
-                self._dialer.on_link_over(self, cause, closed, is_excused=ended.is_excused)
-            self._endpoint.requeue_after(peer_session, self, ended, cause)
-        self._endpoint.sessions.forget_if_stranger(peer_session)
+        if not self.state.is_over:
+            self._input.clear()
+            self._timer.cancel()
+            self._end.tell(self, cause, closed)

@@ -15,7 +15,7 @@ __all__ = ["LinkState"]
 
 
 class LinkState:
-    """The state of a link. `Link` alone changes it; all parts of the link read it.
+    """The state of a link. All of its parts read it; `Link`, `LinkEvents` and `LinkEnd` change it.
 
     Args:
         expected: The DID that was dialed; `None`: the connection was accepted.

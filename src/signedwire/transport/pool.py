@@ -144,9 +144,13 @@ class Pool(Generic[K]):
         """Return the members whose connections are opening, oldest first, and their standings."""
         return dict(self._opening)
 
-    def members(self) -> list[K]:
-        """Return the members, the least recently used first."""
-        return list(self._members)
+    def connected(self) -> list[K]:
+        """Return the members whose connections are open, the least recently used first."""
+        return [member for member in self._members if member not in self._opening]
+
+    def waiting(self) -> list[K]:
+        """Return the dialers that wait for a slot, the next one first."""
+        return [key for queue in self._queues.values() for key in queue]
 
     def touch(self, key: K) -> None:
         """Note that a member was used now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from signedwire.delivery.dial_history import IN_USE, DialHistory, Standing
@@ -48,6 +48,8 @@ class SlotUser(Protocol):
 class ConnectionSlots:
     """The slots for dialed connections.
 
+    The pool knows which dialers wait, connect and are connected. This class knows since when.
+
     Args:
         limit: Number of slots: `max_connections`.
         counters: Counts evictions.
@@ -56,9 +58,8 @@ class ConnectionSlots:
     def __init__(self, limit: int, counters: Counters) -> None:
         self._counters = counters
         self.pool: Pool[SlotUser] = Pool(limit, lambda member: member.is_idle, self._is_in_use)
-        self._applied: dict[SlotUser, float] = {}  # dialers that wait for a slot, since when
-        self._granted: dict[SlotUser, float] = {}  # dialers that connect, since when
-        self._opened: dict[SlotUser, float] = {}  # dialers that are connected, since when
+        self._since: dict[SlotUser, float] = {}
+        """When each dialer began to wait, to connect, or to be connected; the earliest first."""
         self._called_off: SlotUser | None = None
         self._hastened: SlotUser | None = None
         self._patience = _PATIENCE
@@ -75,16 +76,16 @@ class ConnectionSlots:
     def acquire(self, dialer: SlotUser) -> None:
         """Request a slot. `dialer.grant_slot()` is called when there is one."""
         self.pool.apply(dialer, dialer.history.standing)
-        self._applied[dialer] = asyncio.get_running_loop().time()
+        self._note_instant(dialer)
         self.fill()
 
     def opened(self, dialer: SlotUser) -> None:
         """Note that the connection of a dialer is open."""
         self.pool.opened(dialer)
-        self._opened[dialer] = asyncio.get_running_loop().time()
+        self._note_instant(dialer)
         if dialer is self._hastened:
             self._patience = _PATIENCE
-        self._stop_opening(dialer)
+        self._end_attempt(dialer)
         self.fill()
 
     def release(self, dialer: SlotUser) -> None:
@@ -97,12 +98,18 @@ class ConnectionSlots:
         if dialer is self._hastened:
             # Another dialer lost its slot in vain: wait longer before the next time.
             self._patience = min(2 * self._patience, _MAX_PATIENCE)
-        self._stop_opening(dialer)
-        self._applied.pop(dialer, None)
-        self._opened.pop(dialer, None)
+        self._end_attempt(dialer)
+        self._since.pop(dialer, None)
 
-    def _stop_opening(self, dialer: SlotUser) -> None:
-        self._granted.pop(dialer, None)
+    def _note_instant(self, dialer: SlotUser) -> None:
+        self._since.pop(dialer, None)  # so that it comes last
+        self._since[dialer] = asyncio.get_running_loop().time()
+
+    def _longest_first(self, dialers: Iterable[SlotUser]) -> Iterator[SlotUser]:
+        chosen = frozenset(dialers)
+        return (dialer for dialer in self._since if dialer in chosen)
+
+    def _end_attempt(self, dialer: SlotUser) -> None:
         if dialer is self._hastened:
             self._hastened = None
         if dialer is self._called_off:
@@ -148,8 +155,7 @@ class ConnectionSlots:
         while not self._has_ended:
             evicted, admitted = self.pool.admit()
             if admitted is not None:
-                self._applied.pop(admitted, None)
-                self._granted[admitted] = asyncio.get_running_loop().time()
+                self._note_instant(admitted)
                 if evicted is not None:
                     self._evict(evicted)
                 admitted.grant_slot()
@@ -159,13 +165,13 @@ class ConnectionSlots:
     def _instants(self, standing: Standing) -> Iterator[float]:
         """Return the instants at which a slot may become free, by the clock of the loop."""
         if standing is not Standing.DOUBTFUL and self._called_off is None:
-            for dialer, since in self._granted.items():
-                yield since + _turn_of(dialer)
-        for since in self._applied.values():
-            yield since + self._patience
-        for dialer, since in self._opened.items():
+            for dialer in self.pool.opening():
+                yield self._since[dialer] + _turn_of(dialer)
+        for dialer in self.pool.waiting():
+            yield self._since[dialer] + self._patience
+        for dialer in self.pool.connected():
             yield dialer.history.used_at + IN_USE
-            yield since + _PATIENCE
+            yield self._since[dialer] + _PATIENCE
 
     def _evict(self, dialer: SlotUser) -> None:
         self._forget(dialer)
@@ -184,7 +190,7 @@ class ConnectionSlots:
         opening = self.pool.opening()
         tried = [one for one, standing in opening.items() if standing is not Standing.DOUBTFUL]
         for dialer in tried or opening:
-            if now - self._granted[dialer] >= _turn_of(dialer):
+            if now - self._since[dialer] >= _turn_of(dialer):
                 self._called_off = dialer
                 dialer.call_off()
                 return
@@ -194,20 +200,20 @@ class ConnectionSlots:
 
         Only while no attempt is under way: an attempt frees a slot, or is called off.
         """
-        now = asyncio.get_running_loop().time()
-        if self._granted or not self._applied:
+        if self.pool.opening() or not self.pool.has_queue:
             return False
-        first, since = next(iter(self._applied.items()))
-        if now - since < self._patience:
+        now = asyncio.get_running_loop().time()
+        first = next(self._longest_first(self.pool.waiting()))
+        if now - self._since[first] < self._patience:
             return False
         if self._hastened is None:
             self._hastened = first
             self.pool.hasten(first)
             return True
         # Not over v1: messages without an acknowledgement would be lost or sent twice.
-        links = {one: at for one, at in self._opened.items() if one.is_preemptible}
-        longest = min(links, key=links.__getitem__, default=None)
-        if longest is None or now - links[longest] < _PATIENCE:
+        links = (one for one in self.pool.connected() if one.is_preemptible)
+        longest = next(self._longest_first(links), None)
+        if longest is None or now - self._since[longest] < _PATIENCE:
             return False
         self._evict(longest)
         return True

@@ -2,8 +2,9 @@
 
 - `sender`: dials an address and writes envelopes. `connection`: its connection, which asks the
   kernel which envelopes arrived.
-- `receiver`: reads an accepted connection. `validator`: checks the envelopes. `intake`: the part
-  that all receivers of a node share.
+- `receiver`: reads an accepted connection. `frame_queue`: its frames that wait for their check.
+  `frame_timer`: the deadline of a frame that is not complete. `validator`: checks the envelopes.
+  `intake`: the part that all receivers of a node share.
 - `wire`: the interface of this package to the rest of the node.
 
 A node works without this package, as long as its configuration names no v1 peers.

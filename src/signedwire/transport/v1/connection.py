@@ -51,7 +51,7 @@ class V1Connection:
         self._owner = owner
         self._stream: Stream | None = None
         self._offset = 0  # bytes given to the transport
-        self._taken = 0  # bytes that the kernel has taken of them
+        self._taken = 0  # bytes of them that the kernel had taken when it was last asked
         self._is_paused = False
         self._cause: Cause | None = None
         self.is_lost = False
@@ -79,8 +79,8 @@ class V1Connection:
     @property
     def is_drained(self) -> bool:
         """Whether the host of the peer has acknowledged all that was written."""
-        self._settle()
-        return not self._unwritten and not self._unacknowledged
+        left = self._unwritten or self._unacknowledged
+        return not left or left[-1][0] <= self._acknowledged()
 
     @property
     def round_trip(self) -> float | None:
@@ -107,20 +107,31 @@ class V1Connection:
         self._settle()
         return len(data)
 
+    def _taken_now(self) -> int:
+        """Return the bytes that the kernel has taken since the connection was opened."""
+        assert self._stream is not None
+        if self._stream.is_closing():  # a broken one has thrown its buffer away
+            return self._taken
+        return self._offset - self._stream.waiting()
+
+    def _acknowledged(self) -> int:
+        """Return the bytes that the host of the peer has acknowledged.
+
+        If the kernel does not count them, these are the bytes that it has taken.
+        """
+        assert self._stream is not None
+        return self._taken_now() - (self._stream.unacknowledged() or 0)
+
     def _settle(self) -> None:
         """Report messages that the kernel has taken, or the host of the peer has acknowledged."""
-        assert self._stream is not None
-        if not self._stream.is_closing():  # a broken one has thrown its buffer away
-            self._taken = self._offset - self._stream.waiting()
-        taken = self._taken
+        taken = self._taken = self._taken_now()
         unwritten, unacknowledged = self._unwritten, self._unacknowledged
         written: list[OutgoingMessage] = []
         while unwritten and unwritten[0][0] <= taken:
             entry = unwritten.popleft()
             written.append(entry[1])
             unacknowledged.append(entry)
-        # If the kernel does not count acknowledgements, taken bytes count as acknowledged.
-        acknowledged = taken - (self._stream.unacknowledged() or 0)
+        acknowledged = self._acknowledged()
         done: list[OutgoingMessage] = []
         while unacknowledged and unacknowledged[0][0] <= acknowledged:
             done.append(unacknowledged.popleft()[1])

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.policy import AdmissionContext, header_of
 from signedwire.delivery.receipt import future_waker
 from signedwire.errors import StoreError
@@ -92,7 +92,7 @@ class V1Intake:
         waiting = len(inbox) + self._unlogged
         return log.has_room and waiting < self._runtime.config.inbox_limit
 
-    def put(self, message: Message, priority: int) -> bool:
+    def put(self, message: IncomingMessage, priority: int) -> bool:
         """Take a message, once the evidence log has it; `False`: there is no room."""
         log, denied = self._endpoint.context.evidence, self._endpoint.denials
         if denied.is_from_denied(message):  # since it was checked
@@ -115,12 +115,12 @@ class V1Intake:
         log.after([message], partial(self._on_logged, message, priority))(None)
         return True
 
-    def _sender_of(self, message: Message) -> tuple[Did | None, bool]:
+    def _sender_of(self, message: IncomingMessage) -> tuple[Did | None, bool]:
         """Return the proven sender of a message, or `None`, and whether it is a known one."""
         sender = message.proven_sender
         return sender, sender is not None and sender in self._endpoint.context.known
 
-    def _on_logged(self, message: Message, priority: int, error: StoreError | None) -> None:
+    def _on_logged(self, message: IncomingMessage, priority: int, error: StoreError | None) -> None:
         self._unlogged -= 1
         if error is None:
             self._runtime.counters.messages_received += 1

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Final
 
 from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.network import Stream
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.uncancelled import wait_uncancelled
+from signedwire.transport.v1.frame_queue import FrameQueue
+from signedwire.transport.v1.frame_timer import FrameTimer
 from signedwire.transport.v1.intake import V1Intake
 from signedwire.transport.v1.validator import Verified
 from signedwire.types import Reason
@@ -29,12 +32,9 @@ __all__ = ["V1Receiver"]
 
 _MAX_INLINE: Final = 2
 """Messages that are checked in the loop. A thread costs about as much as two verifications."""
-_MIN_SLICE: Final = 8
-_MAX_SLICE: Final = 32
 _SLICES_AHEAD: Final = 2
 _MAX_UNACCEPTABLE: Final = 1000
 """Frames that a connection may bring before its first acceptable one."""
-_MAX_PENDING_BYTES: Final = 256 * 1024
 
 
 class V1Receiver:
@@ -52,15 +52,15 @@ class V1Receiver:
         self._connection = connection
         self._decoder = FrameDecoder(runtime.config.max_frame_size)
         self._stream: Stream | None = None
-        self._frames: deque[bytes] = deque()
-        self._pending_bytes = 0
+        self._frames = FrameQueue()
         self._in_check = 0  # frames that the worker has taken and not delivered or dropped
         self._worker: asyncio.Task[None] | None = None
         self._is_paused = False
         self._is_at_end = False
         self._is_lost = False
         self._unacceptable = 0
-        self._frame_timer: asyncio.TimerHandle | None = None
+        late = partial(connection.refuse, Reason.TOO_SLOW, "a frame was not complete in time")
+        self._frame_timer = FrameTimer(runtime.config.frame_timeout, late)
 
     # -- the connection -----------------------------------------------------
 
@@ -78,7 +78,6 @@ class V1Receiver:
         frames = self._without_stubs(self._decoder.receive_data(data))
         if frames:
             self._frames.extend(frames)
-            self._pending_bytes += sum(map(len, frames))
             self._work()
         if self._decoder.error is not None:
             self._finish()
@@ -109,7 +108,7 @@ class V1Receiver:
 
     def lost(self, error: Exception | None) -> None:
         """See `Receiver`."""
-        self._cancel_frame_timer()
+        self._frame_timer.cancel()
         self._decoder.receive_eof()
         self._is_at_end = self._is_lost = True
         self._finish()
@@ -125,7 +124,7 @@ class V1Receiver:
     def discard(self) -> None:
         """See `ConnectionHandler`."""
         self._frames.clear()
-        self._cancel_frame_timer()
+        self._frame_timer.cancel()
         if self._is_lost and self._worker is not None:
             self._call_off(self._worker)
 
@@ -165,31 +164,18 @@ class V1Receiver:
         elif self._is_at_end and self._stream is not None:
             self._stream.close()
 
-    # -- deadlines ----------------------------------------------------------
+    # -- pauses -------------------------------------------------------------
 
     def _watch_frame(self, *, is_new: bool) -> None:
-        """Keep one timer for an unfinished frame, from that frame's first byte."""
-        if not self._decoder.has_partial_frame:
-            self._cancel_frame_timer()
-            return
-        timeout = self._runtime.config.frame_timeout
         # While reading is paused, the peer cannot be late. `_resume()` calls this again.
-        if timeout is None or self._is_paused or not (is_new or self._frame_timer is None):
-            return
-        self._cancel_frame_timer()
-        self._frame_timer = asyncio.get_running_loop().call_later(
-            timeout, self._connection.refuse, Reason.TOO_SLOW, "a frame was not complete in time"
-        )
-
-    def _cancel_frame_timer(self) -> None:
-        if self._frame_timer is not None:
-            self._frame_timer.cancel()
-            self._frame_timer = None
+        if not self._is_paused:
+            is_partial = self._decoder.has_partial_frame
+            self._frame_timer.watch(is_partial=is_partial, is_new=is_new)
 
     def _pause(self) -> None:
         if not self._is_paused and self._stream is not None:
             self._is_paused = True
-            self._cancel_frame_timer()
+            self._frame_timer.cancel()
             self._stream.pause_reading()
 
     def _resume(self) -> None:
@@ -208,14 +194,12 @@ class V1Receiver:
                 return
             self._worker = asyncio.create_task(self._work_in_threads())
             self._intake.busy.add(self)
-        if self._pending_bytes > _MAX_PENDING_BYTES:
+        if self._frames.is_full:
             self._pause()
 
     def _work_inline(self) -> None:
         while self._frames and self._intake.has_room():
-            frame = self._frames.popleft()
-            self._pending_bytes -= len(frame)
-            self._deliver([self._intake.validator.check(frame)])
+            self._deliver([self._intake.validator.check(self._frames.take())])
 
     async def _work_in_threads(self) -> None:
         intake = self._intake
@@ -225,10 +209,11 @@ class V1Receiver:
                 # Some slices ahead, so that no core waits for the loop. No more, so that a
                 # burst of one connection does not delay all others.
                 while self._frames and len(checks) < _SLICES_AHEAD * intake.threads:
-                    frames = self._take_slice(intake.threads)
+                    frames = self._frames.take_slice(intake.threads)
+                    self._in_check += len(frames)
                     checks.append(intake.run_in_thread(intake.validator.check_all, frames))
                 await self._deliver_all(await checks.popleft())
-                if self._pending_bytes < _MAX_PENDING_BYTES // 2:
+                if self._frames.is_low:
                     self._resume()
         finally:
             self._worker = None
@@ -238,14 +223,6 @@ class V1Receiver:
             for check in checks:
                 check.cancel()
         self._finish()
-
-    def _take_slice(self, threads: int) -> list[bytes]:
-        waiting = len(self._frames)
-        size = min(waiting, _MAX_SLICE, max(_MIN_SLICE, -(-waiting // threads)))
-        frames = [self._frames.popleft() for _ in range(size)]
-        self._pending_bytes -= sum(map(len, frames))
-        self._in_check += size
-        return frames
 
     async def _deliver_all(self, verdicts: list[Verified | Reason]) -> None:
         while verdicts:

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.bounded_memory import BoundedSet
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage
 from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
 from signedwire.types import Did, Reason, SignaturePolicy
@@ -35,7 +35,7 @@ __all__ = ["Verified", "V1Validator"]
 class Verified(NamedTuple):
     """A message that may be delivered, unless a copy is delivered first."""
 
-    message: Message
+    message: IncomingMessage
     priority: int
     replay_key: bytes
 
@@ -96,13 +96,13 @@ class V1Validator:
             if self._requires_signature:
                 return Reason.UNSIGNED
             return Verified(
-                Message(envelope.body, signature, is_proven=False), frame[PRIORITY], digest
+                IncomingMessage(envelope.body, signature, is_proven=False), frame[PRIORITY], digest
             )
         if digest in self._replays:
             return Reason.DUPLICATE
         if not verify_digest(frame[SENDER], digest, signature):
             return Reason.BAD_SIGNATURE
-        return Verified(Message(envelope.body, signature), frame[PRIORITY], digest)
+        return Verified(IncomingMessage(envelope.body, signature), frame[PRIORITY], digest)
 
     def is_replay(self, verified: Verified) -> bool:
         """Whether a copy was delivered since the check: two copies can be in check at once."""
