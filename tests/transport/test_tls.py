@@ -1076,6 +1076,12 @@ SLOWER_MUTATIONS: Final = {
         "if False:",
         "two_certificates or the_issuer_and_one_more",
     ),
+    "the one name": (
+        "transport/certificates.py",
+        "if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):",
+        "if False:",
+        "two_proofs_in_one or name_of_another_kind",
+    ),
     "the size of the certificate": (
         "transport/certificates.py",
         "if len(chain[0]) > MAX_CERTIFICATE_SIZE:",

