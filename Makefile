@@ -36,9 +36,9 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP)
 
-# Programs that some tests need and skip without: network namespaces and other clocks.
-# Debian, as root.
-CI_TOOLS := iproute2 faketime
+# Programs that some tests need and skip without: network namespaces, other clocks and other
+# TLS libraries. Debian, as root.
+CI_TOOLS := iproute2 faketime openssl gnutls-bin
 ci-tools:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  dpkg -s $(CI_TOOLS) >/dev/null 2>&1 || \

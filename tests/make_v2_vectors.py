@@ -15,7 +15,7 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit
 from signedwire.wire.batch import path_of
-from signedwire.wire.did_proof import DID_PROOF_OID, make_did_proof
+from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import (
@@ -52,6 +52,22 @@ SPKI: Final = bytes.fromhex(
     "3059301306072a8648ce3d020106082a8648ce3d03010703420004"
     "2c8f88bf786079e4d15934b876f437e4a872507c7304ab7215716fcf64f4da80"
     "fc39aa837884debf854c2aa7fcf9717b83c6f0d951a498e8b80b41b982408816"
+)
+DID_PROOF: Final = make_did_proof(ALICE, SPKI, TIME_US)
+
+# Made once by `issue_certificate()`: its serial number and signature are random.
+CERTIFICATE: Final = bytes.fromhex(
+    "308201e130820187a00302010202141df4c365b430614ebfd2ff0edc0201fbbeb232fe300a06082a8648ce3d04"
+    "0302301d311b301906035504030c127369676e656477697265206e756c6c2043413020170d3730303130313030"
+    "303030305a180f39393939313233313233353935395a30153113301106035504030c0a7369676e656477697265"
+    "3059301306072a8648ce3d020106082a8648ce3d030107034200042c8f88bf786079e4d15934b876f437e4a872"
+    "507c7304ab7215716fcf64f4da80fc39aa837884debf854c2aa7fcf9717b83c6f0d951a498e8b80b41b9824088"
+    "16a381aa3081a73081a40603551d1104819c3081998681967369676e6564776972653a41364548765f504f454c"
+    "3464634e3059353076416d57666b316a436270513166486479475a424a564d626741514234594a416f47414568"
+    "497433477a712d6e47343836447a556f784e4a7933535f376a41586d6150652d7141785579487262416a493251"
+    "666e4d476b5559556d776e616a526a70506b734b64324869496866776f78594d7661573775416b300a06082a86"
+    "48ce3d0403020348003045022068d6b8176ebbc29597beeae0fb853aff8eb4abef46812ae8e2748a81da4f53b8"
+    "0221008c9b7ab3c497ed10be886d6a8fb33c690726b15c3f1e17b3d4f2748d83fdf551"
 )
 
 
@@ -148,10 +164,11 @@ def vectors() -> dict[str, Any]:
         "alice": {"seed": bytes(range(32)).hex(), "did": ALICE.did.hex(), "text": str(ALICE.did)},
         "bob": {"seed": bytes(range(1, 33)).hex(), "did": BOB.did.hex(), "text": str(BOB.did)},
         "did_proof": {
-            "oid": DID_PROOF_OID,
             "spki": SPKI.hex(),
             "expires_at_us": TIME_US,
-            "extension": make_did_proof(ALICE, SPKI, TIME_US).hex(),
+            "proof": DID_PROOF.hex(),
+            "uri": uri_of_proof(DID_PROOF),
+            "certificate": CERTIFICATE.hex(),
         },
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
         "batches": [batch_vector(count) for count in SIZES],

@@ -31,7 +31,7 @@ from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.certificates import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
 from signedwire.types import Credit, unix_time_us
-from signedwire.wire.did_proof import DID_PROOF_OID
+from signedwire.wire.did_proof import uri_of_proof
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import Envelopes, Hello
@@ -48,6 +48,10 @@ ORDER_8_POINT: Final = bytes.fromhex(
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _FROM: Final = datetime.datetime(2000, 1, 1)
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
+
+_OTHER_OID: Final = "2.5.29.99"
+"""An extension that nobody knows, with an OID of the size of subjectAltName's."""
+_OTHER_OID_DER: Final = bytes.fromhex("0603551d63")
 
 Key = ec.EllipticCurvePrivateKey
 NULL_CA: Final = x509.load_pem_x509_certificate(NULL_CA_PEM.encode())
@@ -78,7 +82,7 @@ def did_proof_of(
     expires_at_us: int | None = None,
     label: bytes = Label.DID_PROOF.value,
 ) -> bytes:
-    """The extension's value as docs/protocol.md has it, with any part of it changed."""
+    """A DID proof as docs/protocol.md has it, with any part of it changed."""
     from nacl.signing import SigningKey
 
     did = bytes(signer.did) if did is None else did
@@ -111,34 +115,33 @@ def certificate(
     key: Key,
     proofs: tuple[bytes, ...] = (),
     *,
+    names: tuple[x509.GeneralName, ...] = (),
     issuer: x509.Certificate | None = None,
     issuer_key: Key = NULL_CA_KEY,
     issuer_name: x509.Name = NULL_CA.subject,
-    subject: str = "",
+    subject: str = "signedwire",
     is_ca: bool = False,
-    padding: int = 0,
+    other: bytes = b"",
 ) -> x509.Certificate:
-    """A certificate for `key` with one extension for each of `proofs`."""
-    name = [x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)] if subject else []
+    """A certificate for `key` with one URI for each of `proofs`, and `names` beside them.
+
+    `other` is what an unknown extension holds.
+    """
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name(name))
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
         .issuer_name(issuer_name if issuer is None else issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(_FROM)
         .not_valid_after(_UNTIL)
     )
-    for number, proof in enumerate(proofs):
-        # The builder refuses a second one of the same kind: see `doubled`.
-        oid = DID_PROOF_OID[:-1] + str((int(DID_PROOF_OID[-1]) - number) % 10)
+    every = [*(x509.UniformResourceIdentifier(uri_of_proof(proof)) for proof in proofs), *names]
+    if every:
+        builder = builder.add_extension(x509.SubjectAlternativeName(every), critical=False)
+    if other:
         builder = builder.add_extension(
-            x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), proof), critical=False
-        )
-    if padding:
-        builder = builder.add_extension(
-            x509.UnrecognizedExtension(x509.ObjectIdentifier("2.25.1"), bytes(padding)),
-            critical=False,
+            x509.UnrecognizedExtension(x509.ObjectIdentifier(_OTHER_OID), other), critical=False
         )
     if is_ca:
         builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
@@ -146,33 +149,17 @@ def certificate(
 
 
 def doubled(key: Key, first: bytes, second: bytes) -> x509.Certificate:
-    """A certificate with two extensions of our kind, which no honest library makes."""
-    made = certificate(key, (first, second))
-    ours, other = (bytes((_oid_end(made, n),)) for n in (0, 1))
-    prefix = made.extensions[0].value
-    assert isinstance(prefix, x509.UnrecognizedExtension)
-    body = made.tbs_certificate_bytes
-    at = body.rindex(_oid_der(DID_PROOF_OID)[:-1])
-    end = at + len(_oid_der(DID_PROOF_OID)) - 1
-    assert body[end : end + 1] == other
-    body = body[:end] + ours + body[end + 1 :]
+    """A certificate with two subjectAltNames, which no honest library makes."""
+    names = [x509.UniformResourceIdentifier(uri_of_proof(second))]
+    other = x509.SubjectAlternativeName(names).public_bytes()
+    body = certificate(key, (first,), other=other).tbs_certificate_bytes
+    assert body.count(_OTHER_OID_DER) == 1
+    body = body.replace(_OTHER_OID_DER, bytes.fromhex("0603551d11"))
     signature = NULL_CA_KEY.sign(body, ec.ECDSA(hashes.SHA256()))
     algorithm = bytes.fromhex("300a06082a8648ce3d040302")
     return x509.load_der_x509_certificate(
         _der(0x30, body + algorithm + _der(0x03, b"\0" + signature))
     )
-
-
-def _oid_end(made: x509.Certificate, number: int) -> int:
-    return _oid_der(made.extensions[number].oid.dotted_string)[-1]
-
-
-def _oid_der(dotted: str) -> bytes:
-    number = int(dotted.rsplit(".", 1)[1])
-    out = bytes((number & 0x7F,))
-    while number := number >> 7:
-        out = bytes((number & 0x7F | 0x80,)) + out
-    return out
 
 
 def _der(tag: int, content: bytes) -> bytes:

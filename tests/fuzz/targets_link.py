@@ -9,7 +9,13 @@ from signedwire.identity import Label, verify_labelled
 from signedwire.transport.certificates import issue_certificate, proven_did
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.did_proof import CLOCK_ALLOWANCE_US, check_did_proof, make_did_proof
+from signedwire.wire.did_proof import (
+    CLOCK_ALLOWANCE_US,
+    check_did_proof,
+    make_did_proof,
+    proof_from_uri,
+    uri_of_proof,
+)
 from signedwire.wire.envelope import verify_batch
 from signedwire.wire.link_frames import (
     Close,
@@ -423,6 +429,8 @@ _DID_PROOFS: Final = {
     for expires_at in (_NOW, _NOW + 10**12, _NOW - CLOCK_ALLOWANCE_US - 1, 0, 2**64 - 1)
 }
 
+_URIS: Final = tuple(uri_of_proof(proof).encode() for proof in _DID_PROOFS)
+
 
 def did_proof(data: bytes) -> None:
     try:
@@ -434,6 +442,17 @@ def did_proof(data: bytes) -> None:
     assert _DID_PROOFS[data] + CLOCK_ALLOWANCE_US >= _NOW
 
 
+def did_proof_uri(data: bytes) -> None:
+    uri = data.decode("utf-8", "surrogateescape")
+    try:
+        proof = proof_from_uri(uri)
+    except DidProofError as error:
+        expect_short(error)
+        return
+    assert uri_of_proof(proof) == uri
+    assert len(proof) == 104
+
+
 def certificate(data: bytes) -> None:
     tls: Any = TlsOf(data)
     try:
@@ -443,7 +462,7 @@ def certificate(data: bytes) -> None:
         return
     assert did == ALICE.did
     assert _SPKI in data
-    assert any(proof in data for proof in _DID_PROOFS)
+    assert any(uri in data for uri in _URIS)
 
 
 def _certificates() -> tuple[bytes, ...]:
@@ -511,10 +530,17 @@ TARGETS: Final = (
         200,
     ),
     Target(
+        "did-proof-uri",
+        did_proof_uri,
+        (*_URIS, b"signedwire:" + bytes(139)),
+        (b"signedwire:", b"=", b"+", b"/", b"A" * 139, "é".encode()),
+        200,
+    ),
+    Target(
         "certificate",
         certificate,
         _certificates(),
-        (_SPKI, *_DID_PROOFS, b"\x30\x82", b"\x06", b"\x04\x68", bytes(ALICE.did)),
+        (_SPKI, *_URIS, b"\x30\x82", b"\x06", b"\x86\x81\x96", b"signedwire:"),
         2200,
     ),
 )

@@ -103,7 +103,7 @@ def lying(make: Callable[[Identity, bytes], bytes], padding: int = 0) -> Attack:
     key = new_key()
     liar = Identity.generate()
     proof = make(liar, spki_of(key))
-    chain = (certificate(key, (proof,) if proof else (), padding=padding),)
+    chain = (certificate(key, (proof,) if proof else (), other=bytes(padding)),)
     who = Who(liar, Credentials(key, chain).context(is_server=False))
 
     async def attack(field: Field) -> None:

@@ -1,18 +1,19 @@
-"""`proven_did()` alone: the DID proof is over the key as the certificate encodes it."""
+"""`proven_did()` alone: where the proof is, and that it is over the key as it is encoded."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from fuzz.targets_kit import TlsOf
 from signedwire.errors import DidProofError
-from signedwire.transport.certificates import proven_did
-from signedwire.wire.did_proof import make_did_proof
-from tlskit import certificate, in_hours, new_key, spki_of
+from signedwire.transport.certificates import issue_certificate, make_certificate, proven_did
+from signedwire.wire.did_proof import make_did_proof, uri_of_proof
+from tlskit import certificate, doubled, in_hours, new_key, spki_of
 from wirekit import ALICE
 
 
@@ -35,7 +36,7 @@ def in_bytes(key: EllipticCurvePrivateKey, *, is_hybrid: bool) -> tuple[bytes, b
 
 def certificate_in(key: EllipticCurvePrivateKey, proof: bytes, *, is_hybrid: bool) -> bytes:
     """A certificate of the key; another extension holds its usual SPKI, as a decoy."""
-    der = certificate(key, (proof, spki_of(key))).public_bytes(serialization.Encoding.DER)
+    der = certificate(key, (proof,), other=spki_of(key)).public_bytes(serialization.Encoding.DER)
     usual, _ = in_bytes(key, is_hybrid=False)
     point, _ = in_bytes(key, is_hybrid=is_hybrid)
     assert der.count(usual) == 2
@@ -56,3 +57,72 @@ def test_the_proof_is_over_the_key_in_the_bytes_of_the_certificate(
     else:
         with pytest.raises(DidProofError):
             did_in(der)
+
+
+# -- the one name of a certificate ---------------------------------------------------------
+
+KEY = new_key()
+PROOF = make_did_proof(ALICE, spki_of(KEY), in_hours(24))
+URI = uri_of_proof(PROOF)
+TEXT = URI.removeprefix("signedwire:")
+
+
+def der_of(made: x509.Certificate) -> bytes:
+    return made.public_bytes(serialization.Encoding.DER)
+
+
+def named(*names: x509.GeneralName) -> bytes:
+    return der_of(certificate(KEY, names=names))
+
+
+def uri(text: str) -> x509.GeneralName:
+    return x509.UniformResourceIdentifier(text)
+
+
+def test_a_certificate_has_the_proof_as_its_one_name() -> None:
+    made = issue_certificate(KEY, PROOF)
+    assert did_in(der_of(made)) == ALICE.did
+    (extension,) = made.extensions
+    assert not extension.critical
+    assert extension.value == x509.SubjectAlternativeName([uri(URI)])
+    # The DER of section 3.
+    assert extension.value.public_bytes() == bytes.fromhex("308199868196") + URI.encode()
+
+
+def test_a_certificate_is_one_that_other_tls_libraries_read() -> None:
+    """Java refuses an empty subject; a subject equal to the issuer's looks self-issued."""
+    _, made = make_certificate(ALICE, in_hours(24))
+    assert made.subject.rfc4514_string() == "CN=signedwire"
+    assert made.issuer.rfc4514_string() == "CN=signedwire null CA"
+    assert len(der_of(made)) < 500
+
+
+def with_end(last: bytes) -> bytes:
+    """A certificate whose URI ends with two other bytes; its signature fits no more."""
+    return named(uri(URI)).replace(URI.encode(), URI[:-2].encode() + last)
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "no name": (named(), "carries no DID proof"),
+    "two proofs": (named(uri(URI), uri(URI)), "other names than one URI"),
+    "another URI first": (named(uri("https://a.example"), uri(URI)), "other names than one URI"),
+    "another name behind": (named(uri(URI), x509.DNSName("a")), "other names than one URI"),
+    "another kind alone": (named(x509.DNSName(URI)), "other names than one URI"),
+    "two lists": (der_of(doubled(KEY, PROOF, PROOF)), "cannot be read"),
+    "two lists, one forged": (der_of(doubled(KEY, PROOF, bytes(104))), "cannot be read"),
+    "another scheme": (named(uri("https:" + TEXT)), "does not begin with signedwire:"),
+    "a scheme in capitals": (named(uri("Signedwire:" + TEXT)), "does not begin with signedwire:"),
+    "slashes": (named(uri("signedwire://" + TEXT)), "has 141 characters"),
+    "padding": (named(uri(URI + "=")), "has 140 characters"),
+    "103 bytes": (named(uri(uri_of_proof(PROOF[:-1]))), "has 138 characters"),
+    "105 bytes": (named(uri(uri_of_proof(PROOF + b"\0"))), "has 140 characters"),
+    "not ASCII": (with_end("é".encode()), "has 138 characters"),
+    "not UTF-8": (with_end(b"\xff\xff"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_any_other_names_are_refused(what: str) -> None:
+    der, cause = REFUSED[what]
+    with pytest.raises(DidProofError, match=cause):
+        did_in(der)

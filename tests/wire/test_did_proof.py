@@ -1,6 +1,9 @@
-"""DID proofs: who signed one, for which TLS key, until when."""
+"""DID proofs: who signed one, for which TLS key, until when, and the URI that carries it."""
 
 from __future__ import annotations
+
+import base64
+import string
 
 import pytest
 from hypothesis import assume, given, settings
@@ -11,9 +14,10 @@ from signedwire.errors import DidProofError
 from signedwire.identity import Identity, Label
 from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
-    DID_PROOF_OID,
     check_did_proof,
     make_did_proof,
+    proof_from_uri,
+    uri_of_proof,
 )
 
 SPKI = b"a SubjectPublicKeyInfo in DER"
@@ -34,11 +38,6 @@ def test_the_bytes() -> None:
     assert value[40:] == ALICE._sign_labelled(Label.DID_PROOF, did + expiry + SPKI)
     assert Label.DID_PROOF.value == b"signedwire/tls-leaf/1\0"
     assert len(value) == 104
-
-
-def test_the_number_of_the_extension() -> None:
-    number = int.from_bytes(b"signedwire/leaf1", "big")
-    assert f"2.25.{number}" == DID_PROOF_OID
 
 
 @settings(deadline=None)
@@ -121,3 +120,74 @@ class TestExpiry:
         """The signature is checked first: a forged proof is not reported as expired."""
         value = make_did_proof(ALICE, SPKI, EXPIRY)[:-1] + b"\0"
         assert "was not signed by" in refusal(value, now_us=10 * EXPIRY)
+
+
+class TestUri:
+    """Each proof has exactly one URI, and every other text is refused."""
+
+    PROOF = make_did_proof(ALICE, SPKI, EXPIRY)
+    URI = uri_of_proof(PROOF)
+
+    def refused(self, uri: str) -> str:
+        with pytest.raises(DidProofError) as caught:
+            proof_from_uri(uri)
+        return str(caught.value)
+
+    def test_the_text(self) -> None:
+        scheme, _, text = self.URI.partition(":")
+        assert scheme == "signedwire"
+        assert len(text) == 139
+        assert base64.urlsafe_b64decode(text + "=") == self.PROOF
+
+    @given(st.binary(min_size=104, max_size=104))
+    def test_there_and_back(self, proof: bytes) -> None:
+        assert proof_from_uri(uri_of_proof(proof)) == proof
+
+    @pytest.mark.parametrize(
+        "scheme", ["", "Signedwire:", "SIGNEDWIRE:", " signedwire:", "signedwire", "did:key:"]
+    )
+    def test_another_scheme(self, scheme: str) -> None:
+        uri = scheme + self.URI.removeprefix("signedwire:")
+        assert self.refused(uri) == "the name in the certificate does not begin with signedwire:"
+
+    @pytest.mark.parametrize("size", [0, 103, 105, 208])
+    def test_another_length(self, size: int) -> None:
+        count = -(-size * 8 // 6)
+        assert self.refused(uri_of_proof(bytes(size))) == (
+            f"the certificate's DID proof has {count} characters, not 139"
+        )
+
+    @pytest.mark.parametrize("more", ["=", "\n", " ", "#", "A"])
+    def test_a_character_behind(self, more: str) -> None:
+        assert "140 characters" in self.refused(self.URI + more)
+
+    def test_unused_bits_that_are_not_zero(self) -> None:
+        """Of 64 last characters, 16 are the end of some proof."""
+        alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+        start = self.URI[:-1]
+        for value, last in enumerate(alphabet):
+            if value % 4 == 0:
+                assert proof_from_uri(start + last)[:-1] == self.PROOF[:-1]
+            else:
+                assert "not in base64url" in self.refused(start + last)
+
+    @pytest.mark.parametrize("at", [11, 80, 149])
+    @pytest.mark.parametrize("other", ["+", "/", "=", "%", " ", "\n", "\0", "é", "٣", "\ud800"])
+    def test_a_character_outside_the_alphabet(self, at: int, other: str) -> None:
+        uri = self.URI[:at] + other + self.URI[at + 1 :]
+        assert "not in base64url" in self.refused(uri)
+
+    def test_the_usual_base64(self) -> None:
+        """A proof whose URI has characters that the usual alphabet writes otherwise."""
+        uri = uri_of_proof(b"\xfb\xff" * 52)
+        assert proof_from_uri(uri) == b"\xfb\xff" * 52
+        assert "not in base64url" in self.refused(uri.replace("-", "+").replace("_", "/"))
+
+    @settings(deadline=None)
+    @given(st.text(min_size=139, max_size=139))
+    def test_whatever_is_read_is_what_is_written(self, text: str) -> None:
+        try:
+            proof = proof_from_uri("signedwire:" + text)
+        except DidProofError:
+            return
+        assert uri_of_proof(proof) == "signedwire:" + text

@@ -7,6 +7,7 @@ apart, it shows here, whoever of the two has changed.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -17,14 +18,20 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from cryptography import x509
 from nacl.signing import SigningKey, VerifyKey
 
 import make_v2_vectors
-from signedwire.transport.certificates import NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
+from fuzz.targets_kit import TlsOf
+from signedwire.transport.certificates import (
+    NULL_CA_PEM,
+    PUBLIC_NULL_CA_KEY_NOT_SECRET,
+    proven_did,
+)
 from signedwire.types import Did
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, path_of, root_from_path
-from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof
+from signedwire.wire.did_proof import check_did_proof, proof_from_uri
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Closed
@@ -214,10 +221,36 @@ def test_did_proof() -> None:
     vector = VECTORS["did_proof"]
     spki = bytes.fromhex(vector["spki"])
     start = ALICE_DID + le(TIMESTAMP, 8)
-    extension = start + signed(ALICE, b"signedwire/tls-leaf/1\0", start, spki)
-    assert vector["extension"] == extension.hex()
-    assert (vector["expires_at_us"], len(extension)) == (TIMESTAMP, 104)
-    assert check_did_proof(extension, spki, 0) == Did(ALICE_DID)
+    proof = start + signed(ALICE, b"signedwire/tls-leaf/1\0", start, spki)
+    assert vector["proof"] == proof.hex()
+    assert (vector["expires_at_us"], len(proof)) == (TIMESTAMP, 104)
+    text = base64.b64encode(proof, b"-_").decode()
+    assert vector["uri"] == "signedwire:" + text.rstrip("=")
+    assert check_did_proof(proof_from_uri(vector["uri"]), spki, 0) == Did(ALICE_DID)
+
+
+def test_the_certificate() -> None:
+    """Section 2.2, field by field."""
+    der = bytes.fromhex(VECTORS["did_proof"]["certificate"])
+    tls: Any = TlsOf(der)
+    assert proven_did(tls, 0) == Did(ALICE_DID)
+    made, issuer = (
+        x509.load_der_x509_certificate(der),
+        x509.load_pem_x509_certificate(NULL_CA_PEM.encode()),
+    )
+    made.verify_directly_issued_by(issuer)
+    assert made.version is x509.Version.v3
+    assert made.serial_number > 0
+    assert made.serial_number.bit_length() <= 159
+    assert made.signature_algorithm_oid == x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256
+    assert made.subject.rfc4514_string() == "CN=signedwire"
+    assert made.subject.rfc4514_string() != made.issuer.rfc4514_string()
+    for dated in (made, issuer):
+        assert dated.not_valid_before_utc.isoformat() == "1970-01-01T00:00:00+00:00"
+        assert dated.not_valid_after_utc.isoformat() == "9999-12-31T23:59:59+00:00"
+    (name,) = made.extensions
+    assert isinstance(name.value, x509.SubjectAlternativeName)
+    assert not name.critical
 
 
 @pytest.mark.parametrize("number", VECTORS["bodies"])
@@ -373,9 +406,13 @@ class TestText:
         order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
         assert f"`{int.from_bytes(secret, 'big') % (order - 1) + 1:064x}`" in TEXT
 
-    def test_the_extension(self) -> None:
-        assert f"`{DID_PROOF_OID}`" in TEXT
-        assert VECTORS["did_proof"]["oid"] == DID_PROOF_OID
+    def test_the_uri_of_a_proof(self) -> None:
+        (characters,) = re.findall(r"URI of (\d+) ASCII characters", TEXT)
+        (start,) = re.findall(r"Its DER is `([0-9A-F ]+)` ‖ the URI", TEXT)
+        uri = VECTORS["did_proof"]["uri"]
+        assert len(uri) == int(characters)
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        assert names.public_bytes() == bytes.fromhex(start) + uri.encode()
 
     def test_limits(self) -> None:
         assert frames.MAX_FRAME_BEFORE_HELLO == 16_384

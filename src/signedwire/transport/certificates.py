@@ -3,9 +3,9 @@
 Python's ssl cannot ask for a client certificate from an unknown issuer. So both sides present
 one issued by a certification authority whose key anyone can compute,
 `PUBLIC_NULL_CA_KEY_NOT_SECRET`. The issuer proves nothing: it carries the certificate past
-OpenSSL's chain check. The extension of `wire.did_proof` in the certificate, signed by the DID,
-is the proof. `proven_did()` checks it after the handshake, before a byte of the application is
-read or written.
+OpenSSL's chain check. The certificate has one name, a URI (see `wire.did_proof`). It is signed by
+the DID, and is the proof. `proven_did()` checks it after the handshake, before a byte of the
+application is read or written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from signedwire.errors import DidProofError
 from signedwire.identity import Identity
 from signedwire.types import Did
-from signedwire.wire.did_proof import DID_PROOF_OID, check_did_proof, make_did_proof
+from signedwire.wire.did_proof import (
+    check_did_proof,
+    make_did_proof,
+    proof_from_uri,
+    uri_of_proof,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -42,19 +47,20 @@ PUBLIC_NULL_CA_KEY_NOT_SECRET: Final = b"signedwire null CA: proves none."
 NULL_CA_PEM: Final = """\
 -----BEGIN CERTIFICATE-----
 MIIBUDCB96ADAgECAgEBMAoGCCqGSM49BAMCMB0xGzAZBgNVBAMMEnNpZ25lZHdp
-cmUgbnVsbCBDQTAgFw0wMDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHTEb
+cmUgbnVsbCBDQTAgFw03MDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHTEb
 MBkGA1UEAwwSc2lnbmVkd2lyZSBudWxsIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0D
 AQcDQgAELI+Iv3hgeeTRWTS4dvQ35KhyUHxzBKtyFXFvz2T02oD8OaqDeITev4VM
 Kqf8+XF7g8bw2VGkmOi4C0G5gkCIFqMmMCQwEgYDVR0TAQH/BAgwBgEB/wIBADAO
-BgNVHQ8BAf8EBAMCAgQwCgYIKoZIzj0EAwIDSAAwRQIgfySU33tIvCRoDPC1zFDo
-dqCbIn1WnFRdJ23G6rbyBH8CIQDkcG+ku0lxFatvOX/kxGfIP1JivrAYTa2l8dXx
-ZQPwvw==
+BgNVHQ8BAf8EBAMCAgQwCgYIKoZIzj0EAwIDSAAwRQIhAOfxVjXyLUH2cZq5Ga5U
+nJFVl78utgm7saZZhqOI2YTyAiAMsE5SlbpWSQzH5GpyCReW6WkHLWQDd4kHg+Rc
+3zHP+A==
 -----END CERTIFICATE-----
 """
 
 _NULL_CA_DER: Final = ssl.PEM_cert_to_DER_cert(NULL_CA_PEM)
-# Certificate dates have no meaning (see `wire.did_proof`): nobody checks them, and they allow
-# every clock.
+_SUBJECT: Final = "signedwire"
+"""Java refuses an empty subject. A subject equal to the issuer is self-issued for OpenSSL."""
+# Certificate dates have no meaning (see `wire.did_proof`). They allow every clock.
 _FROM: Final = datetime.datetime(1970, 1, 1)
 _UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59)
 _FIELDS_BEFORE_KEY: Final = 6
@@ -83,6 +89,7 @@ def issue_certificate(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
 
     ca = x509.load_pem_x509_certificate(NULL_CA_PEM.encode())
     ca_key = ec.derive_private_key(
@@ -91,14 +98,14 @@ def issue_certificate(key: EllipticCurvePrivateKey, proof: bytes) -> Certificate
     )
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _SUBJECT)]))
         .issuer_name(ca.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(_FROM)
         .not_valid_after(_UNTIL)
         .add_extension(
-            x509.UnrecognizedExtension(x509.ObjectIdentifier(DID_PROOF_OID), proof),
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of_proof(proof))]),
             critical=False,
         )
         .sign(ca_key, hashes.SHA256())
@@ -131,16 +138,16 @@ def proven_did(tls: ssl.SSLObject, now_us: int) -> Did:
         certificate = x509.load_der_x509_certificate(chain[0])
         certificate.public_key()  # raises if it is of no kind that can be used
         # A second extension of the same kind raises here.
-        extension = certificate.extensions.get_extension_for_oid(
-            x509.ObjectIdentifier(DID_PROOF_OID)
-        )
-        proof: bytes = extension.value.public_bytes()
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = list(extension.value)
         spki = _public_key_info(certificate.tbs_certificate_bytes)
     except x509.ExtensionNotFound:
         raise DidProofError("the certificate carries no DID proof") from None
     except Exception as error:  # noqa: BLE001 - what a stranger may write there has no end
         raise DidProofError(f"the certificate cannot be read: {error}") from None
-    return check_did_proof(proof, spki, now_us)
+    if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
+        raise DidProofError("the certificate has other names than one URI")
+    return check_did_proof(proof_from_uri(names[0].value), spki, now_us)
 
 
 def _public_key_info(tbs: bytes) -> bytes:

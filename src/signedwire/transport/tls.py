@@ -26,8 +26,7 @@ __all__ = ["TlsIdentity", "make_context"]
 _CERTIFICATE_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
 _NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, in OpenSSL from 1.1.0 on; Python's ssl has no name for it.
-The dates of the null CA begin in 2000 and cannot be changed, since peers compare its certificate
-byte by byte. A machine that starts in 1970 would find every certificate "not yet valid"."""
+The dates of a certificate have no meaning: only the signed expiry of the DID proof counts."""
 
 
 class TlsIdentity:

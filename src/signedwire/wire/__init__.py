@@ -12,7 +12,7 @@ timestamp takes the present time.)
   and returns whole frames. It checks the length of a frame before it buffers the body.
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
-- `did_proof`: the extension of a TLS certificate that proves a DID.
+- `did_proof`: the name in a TLS certificate that proves a DID.
 - `link_frames`: the frames of a v2 link.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out. `session_events`: its events. `idle`: its limit on frames that carry

@@ -1,9 +1,11 @@
-"""The DID proof inside a TLS certificate: an extension, as in libp2p-tls.
+"""The DID proof inside a TLS certificate: the URI of its subjectAltName.
 
-    value     = DID (32) ‖ expires_at_us (u64 LE) ‖ signature (64)
+    URI       = "signedwire:" ‖ base64url, without padding, of the proof
+    proof     = DID (32) ‖ expires_at_us (u64 LE) ‖ signature (64)
     signature = Ed25519 by the DID over "signedwire/tls-leaf/1\\0" ‖ DID ‖ expires_at_us ‖ SPKI
 
-SPKI is the certificate's SubjectPublicKeyInfo in DER. The holder of the TLS key can
+Every TLS library reads a subjectAltName; several refuse a certificate whose extension has an
+OID of our own. SPKI is the certificate's SubjectPublicKeyInfo in DER. The holder of the TLS key can
 act for the DID until the proof expires. A proof copied into another certificate
 proves nothing. The dates of the certificate itself are ignored. Only the signed expiry
 counts, with an allowance of 24 hours, because clocks of peers may be wrong.
@@ -11,6 +13,7 @@ counts, with an allowance of 24 hours, because clocks of peers may be wrong.
 
 from __future__ import annotations
 
+import base64
 import struct
 from typing import Final
 
@@ -18,20 +21,26 @@ from signedwire.errors import DidError, DidProofError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Did, known_did
 
-__all__ = ["CLOCK_ALLOWANCE_US", "DID_PROOF_OID", "check_did_proof", "make_did_proof"]
-
-DID_PROOF_OID: Final = "2.25.153408508520077977456744266825057003057"
-"""The UUID 7369676e-6564-7769-7265-2f6c65616631 (ITU-T X.667), "signedwire/leaf1" in ASCII."""
+__all__ = [
+    "CLOCK_ALLOWANCE_US",
+    "check_did_proof",
+    "make_did_proof",
+    "proof_from_uri",
+    "uri_of_proof",
+]
 
 CLOCK_ALLOWANCE_US: Final = 24 * 3600 * 1_000_000
 """Time after its expiry during which a proof is still accepted, in microseconds."""
 
 _PROOF: Final = struct.Struct("<32sQ64s")
 _EXPIRY: Final = struct.Struct("<Q")
+_SCHEME: Final = "signedwire:"
+_TEXT_SIZE: Final = 139
+"""Characters of a proof in base64url: 104 bytes, and 2 bits that must be zero."""
 
 
 def make_did_proof(identity: Identity, spki: bytes, expires_at_us: int) -> bytes:
-    """Make the value of the extension: `identity` authorizes the TLS key `spki`.
+    """Return a proof: `identity` authorizes the TLS key `spki`.
 
     Args:
         identity: The key of the DID.
@@ -41,6 +50,37 @@ def make_did_proof(identity: Identity, spki: bytes, expires_at_us: int) -> bytes
     did = bytes(identity.did)
     expiry = _EXPIRY.pack(expires_at_us)
     return did + expiry + identity._sign_labelled(Label.DID_PROOF, did + expiry + spki)
+
+
+def uri_of_proof(proof: bytes) -> str:
+    """Return the URI that carries `proof` in a certificate."""
+    return _SCHEME + base64.urlsafe_b64encode(proof).rstrip(b"=").decode()
+
+
+def proof_from_uri(uri: str) -> bytes:
+    """Return the proof that a URI of a certificate carries.
+
+    Each proof has exactly one URI. So the scheme is read in lower case alone, and the unused
+    bits of the last character must be zero.
+
+    Raises:
+        DidProofError: no proof has this URI.
+    """
+    text = uri.removeprefix(_SCHEME)
+    if text == uri:
+        raise DidProofError(f"the name in the certificate does not begin with {_SCHEME}")
+    if len(text) != _TEXT_SIZE:
+        raise DidProofError(
+            f"the certificate's DID proof has {len(text)} characters, not {_TEXT_SIZE}"
+        )
+    try:
+        proof = base64.urlsafe_b64decode(text + "=")
+    except ValueError:  # a character outside ASCII, or padding in the middle
+        proof = b""
+    # The decoder skips characters that it does not know, and ignores the unused bits.
+    if uri_of_proof(proof) != uri:
+        raise DidProofError("the certificate's DID proof is not in base64url")
+    return proof
 
 
 def check_did_proof(value: bytes, spki: bytes, now_us: int) -> Did:
