@@ -74,16 +74,13 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", "-B", str(EXAMPLES / name), *arguments]
 
 
-def left_behind(folder: Path) -> list[Path]:
-    """The files that a program made and did not remove."""
-    return [path for path in folder.rglob("*") if path.parent != folder]
-
-
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in (*PAIR, SERVER)])
-def test_it_runs_alone(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command(name),
-        cwd=tmp_path / "here",
+def run(
+    environment: dict[str, str], name: str, *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end."""
+    return subprocess.run(
+        command(name, *arguments),
+        cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -91,6 +88,16 @@ def test_it_runs_alone(name: str, tmp_path: Path, environment: dict[str, str]) -
         timeout=LIMIT,
         check=False,
     )
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """The files that a program made and did not remove."""
+    return [path for path in folder.rglob("*") if path.parent != folder]
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in (*PAIR, SERVER)])
+def test_it_runs_alone(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    done = run(environment, name, cwd=tmp_path / "here")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     assert len(done.stdout.splitlines()) >= 3
@@ -117,16 +124,7 @@ def test_two_programs_say_hello(tmp_path: Path, environment: dict[str, str]) -> 
         first, line = listener.stdout.readline(), listener.stdout.readline()
         match = re.fullmatch(r"python hello_sender\.py (did:key:\S+@127\.0\.0\.1:\d+)\n", line)
         assert match is not None, first + line
-        sender = subprocess.run(
-            command(PAIR[1], match[1]),
-            cwd=tmp_path / "here",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=LIMIT,
-            check=False,
-        )
+        sender = run(environment, PAIR[1], match[1], cwd=tmp_path / "here")
         assert (sender.returncode, sender.stderr) == (0, ""), sender.stdout + sender.stderr
         assert "verified the message and signed for it" in sender.stdout
         assert "The message is handled" in sender.stdout
@@ -143,30 +141,14 @@ def test_two_programs_say_hello(tmp_path: Path, environment: dict[str, str]) -> 
 def test_the_sender_without_a_peer_says_how_it_is_used(
     arguments: list[str], environment: dict[str, str]
 ) -> None:
-    done = subprocess.run(
-        command(PAIR[1], *arguments),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run(environment, PAIR[1], *arguments)
     assert done.returncode == 1
     assert done.stderr == "usage: python hello_sender.py DID@HOST:PORT\n"
 
 
 def test_the_sender_says_in_a_line_that_nobody_listens(environment: dict[str, str]) -> None:
     did = str(Identity.generate().did)
-    done = subprocess.run(
-        command(PAIR[1], f"{did}@127.0.0.1:1"),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run(environment, PAIR[1], f"{did}@127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert did in done.stderr
