@@ -129,11 +129,12 @@ class TransportConfig:
 
     Allowed: a whole number of bytes from 1 to 268_435_456; default 1_048_576 (1 MiB)."""
 
-    credit_messages: Slots = 4096
+    credit_messages: Annotated[int, Range(0, 1_000_000, "messages")] = 4096
     """Maximum number of messages that one v2 peer may have sent and that the application has not
-    taken yet.
+    taken yet. With 0 this node only sends: the messages of v2 peers stay with them, also Critical
+    ones.
 
-    Allowed: a whole number of messages from 1 to 1_000_000; default 4_096."""
+    Allowed: a whole number of messages from 0 to 1_000_000; default 4_096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
     """Maximum size of the envelopes that one v2 peer may have sent and that the application has not

@@ -19,6 +19,7 @@ import pytest
 from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run
 
 from signedwire import (
+    DeliveryState,
     Identity,
     Message,
     PayloadType,
@@ -223,6 +224,23 @@ def test_waiting_has_an_end(bob: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         ran = run("send", peer(carol), "x", "--until", "handled")
         killer.join(LIMIT)
     expect_one_sentence(ran, 5, "then its link ended", "not known whether it was handled")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["a peer", "its own DID"])
+def test_without_a_store_it_takes_no_messages(key: Path, own: bool) -> None:
+    """Nobody would read them: they wait for a node that does."""
+    sender = BOB if own else Identity.generate()
+    key.parent.mkdir(parents=True)
+    sender.save(key)
+    with listener(BOB, max_attempts=1000) as bob:
+        bob.routing.update(sender.did, free_address())
+        normal = bob.send_nowait(sender.did, b"for a node that reads")
+        critical = bob.send_nowait(sender.did, b"stop", priority=Priority.CRITICAL)
+        with Process("send", peer(bob), "x", "--until", "handled") as process:
+            taken(bob).ack()
+            assert process.wait() == 0
+        assert {normal.state, critical.state} == {DeliveryState.QUEUED}
+        assert bob.stats().messages_sent == 0
 
 
 def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ class TestCredit:
         assert credit.critical_messages == 1
         assert credit.critical_bytes >= V2_HEADER_SIZE + 1000
 
+    def test_a_node_that_only_sends_grants_none(self) -> None:
+        desk = Desk(**(SMALL | {"credit_messages": 0}))
+        credit = desk.session().receiver.recv_window()
+        assert (credit.messages, credit.critical_messages) == (0, 0)
+
     @pytest.mark.parametrize(
         ("use", "left"),
         [

@@ -63,7 +63,9 @@ def _send(
     routing = RoutingTable({} if address is None else {did: address})
 
     def make(path: Path | None) -> Node:
-        return Node(identity, config.replace(store=path), routing)
+        # Without a store, a message that a peer has for this DID would be accepted and lost.
+        credit = 0 if path is None else config.credit_messages
+        return Node(identity, config.replace(store=path, credit_messages=credit), routing)
 
     if options.text == "-":
         node, store = open_or_do_without(store, make)

@@ -37,7 +37,7 @@ class RecvWindow:
 
     def __init__(self, config: TransportConfig, budget: InboxBudget) -> None:
         # Without a reserve, Critical still gets credit for one message, but none ahead of others.
-        critical = max(1, config.critical_reserve)
+        critical = max(1, config.critical_reserve) if config.credit_messages else 0
         largest = V2_HEADER_SIZE + config.max_payload_size
         self._size = Credit(
             config.credit_messages, config.credit_bytes, critical, critical * 1024 + largest
