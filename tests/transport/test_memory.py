@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context
-from typing import Any, cast
+from typing import Any, TypeVarTuple, cast
 
 import pytest
 
@@ -35,6 +35,8 @@ from wirekit import (
     on_both_loops,
     quick,
 )
+
+Args = TypeVarTuple("Args")
 
 
 async def connect(network: MemoryNetwork, theirs: End | None = None) -> tuple[End, End]:
@@ -322,7 +324,7 @@ class PatientLoop(asyncio.SelectorEventLoop):
         self._is_done = is_done
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.Handle:
         handle = super().call_soon_threadsafe(callback, *args, context=context)
         if threading.get_ident() != self._thread:
