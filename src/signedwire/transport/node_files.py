@@ -1,10 +1,10 @@
 """Opens and closes the files of one node: store, access file and evidence log.
 
     open()    store ─→ access file ─→ evidence log ─→ unhandled messages into the inbox
-    end       evidence log ─→ store; the node closes its links between the two
+    end       evidence log ─→ store; the inbound connections end between the two
 
 Each file is opened and closed in a thread of its own, because a disk may take long or never
-answer. So each end has a limit of time, after which the thread continues alone.
+answer. So each wait has a limit of time, after which the thread continues alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NodeFiles:
     async def open(self) -> None:
         """Open the files that the configuration names, and restore what they have of the inbox.
 
-        If one cannot be opened, those before it stay open until they are closed.
+        If one cannot be opened, those before it stay open; the caller closes them.
 
         Raises:
             StoreOpenError: the store cannot be used.
