@@ -117,7 +117,7 @@ def test_a_fault_of_the_evidence_log_leaves_no_store_open_after_its_loop(
         raise OSError("no disk")
 
     def make() -> Node:
-        return Node(ALICE, store=store, evidence=tmp_path / "a.log")
+        return Node(ALICE, store=store, evidence=tmp_path / "a.log", network=MemoryNetwork())
 
     monkeypatch.setattr(EvidenceLog, "close", fail)
     node, home = make(), asyncio.new_event_loop()
