@@ -29,6 +29,7 @@ from signedwire import (
     WrongContextError,
 )
 from signedwire.events import EventQueue, LoopStalled
+from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Home
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, random_seed, signedwire_threads
 
@@ -103,6 +104,36 @@ def test_case_13_another_loop_says_so_at_once() -> None:
     for node in (a, b):
         first.run_until_complete(node.close())
     first.close()
+
+
+def test_a_fault_of_the_evidence_log_leaves_no_store_open_after_its_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, close = tmp_path / "a.db", EvidenceLog.close
+    closed: list[bool] = []
+
+    def fail(log: EvidenceLog, timeout: float) -> bool:
+        closed.append(close(log, timeout))
+        raise OSError("no disk")
+
+    def make() -> Node:
+        return Node(ALICE, store=store, evidence=tmp_path / "a.log", network=MemoryNetwork())
+
+    monkeypatch.setattr(EvidenceLog, "close", fail)
+    node, home = make(), asyncio.new_event_loop()
+    home.run_until_complete(node.start())
+    home.close()
+    with pytest.raises(WrongContextError, match="another event loop, which is closed"):
+        asyncio.run(node.close())
+    assert closed == [True]
+    assert "closing the evidence log failed; all else goes on" in caplog.text
+    monkeypatch.undo()
+
+    async def open_again() -> None:
+        async with make():
+            pass
+
+    asyncio.run(open_again())
 
 
 def test_case_17_done_after_the_close(tmp_path: Path) -> None:

@@ -124,7 +124,11 @@ class TestMessage:
                     if isinstance(value, (bytes, Did)) and bytes(value) == claimed:
                         found.append(name)
         assert found == []
-        assert message._claimed_sender == claimed
+        assert message.is_denied_by(claimed.__eq__)
+
+    def test_only_a_node_makes_one(self) -> None:
+        with pytest.raises(TypeError, match=r"^only a node makes messages: .* same MemoryNetwork$"):
+            Message()
 
     @pytest.mark.parametrize(
         "name",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from concurrent.futures import Future
+from contextvars import Context
+from typing import Any, TypeVarTuple, cast
 
 import pytest
 
@@ -19,6 +21,7 @@ from signedwire import (
     ListenError,
     MemoryNetwork,
     Node,
+    Stream,
     Target,
 )
 from wirekit import (
@@ -32,6 +35,8 @@ from wirekit import (
     on_both_loops,
     quick,
 )
+
+Args = TypeVarTuple("Args")
 
 
 async def connect(network: MemoryNetwork, theirs: End | None = None) -> tuple[End, End]:
@@ -308,3 +313,64 @@ def test_a_listener_whose_loop_is_closed_refuses_and_frees_its_address() -> None
     asyncio.run(leave())
     asyncio.run(come())
     asyncio.run(replace())
+
+
+class PatientLoop(asyncio.SelectorEventLoop):
+    """A loop that has often run the calls of other threads before those threads go on."""
+
+    def __init__(self, is_done: threading.Event) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+        self._is_done = is_done
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        if threading.get_ident() != self._thread:
+            self._is_done.wait(0.2)
+        return handle
+
+
+class ClosesAtOnce(End):
+    """An end that closes as soon as it is open."""
+
+    def __init__(self, is_done: threading.Event) -> None:
+        super().__init__()
+        self._is_done = is_done
+
+    def connected(self, stream: Stream) -> None:
+        super().connected(stream)
+        stream.close()
+
+    def lost(self, error: Exception | None) -> None:
+        super().lost(error)
+        self._is_done.set()
+
+
+@on_asyncio
+async def test_an_end_of_another_thread_that_closes_at_once_is_forgotten() -> None:
+    network, is_done, is_over = MemoryNetwork(), threading.Event(), threading.Event()
+    listening: Future[Listener] = Future()
+
+    async def accept_until_the_end() -> None:
+        listening.set_result(
+            await network.listen(Address("host", 0), lambda: ClosesAtOnce(is_done))
+        )
+        await eventually(is_over.is_set)
+
+    def run_patiently() -> None:
+        with asyncio.Runner(loop_factory=lambda: PatientLoop(is_done)) as runner:
+            runner.run(accept_until_the_end())
+
+    thread = threading.Thread(target=run_patiently)
+    thread.start()
+    try:
+        here, address = End(), listening.result(LIMIT).address
+        await network.dial(address, here)
+        await eventually(lambda: here.is_lost and is_done.is_set())
+        assert network.cut_all() == 0
+        assert network._streams == set()
+    finally:
+        is_over.set()
+        await asyncio.to_thread(thread.join)

@@ -105,16 +105,18 @@ async def test_a_connection_that_wrote_nothing_is_drained() -> None:
     assert Place(0).connection.is_drained
 
 
-@pytest.mark.parametrize(("in_kernel", "is_drained"), [(0, False), (SIZE, False)])
+@pytest.mark.parametrize(("in_kernel", "lost"), [(0, 1), (SIZE, 2)])
 @on_asyncio
 async def test_bytes_that_a_broken_stream_has_thrown_away_are_not_taken(
-    in_kernel: int, *, is_drained: bool
+    in_kernel: int, lost: int
 ) -> None:
     place = Place(2)
     place.move(SIZE, in_kernel)
     place.connection.writable()
     place.kernel.is_broken = True
-    assert place.connection.is_drained is is_drained
+    assert not place.connection.is_drained
+    place.connection.lost(None)
+    assert place.owner.calls[-1] == ("lost", lost)
 
 
 @on_asyncio

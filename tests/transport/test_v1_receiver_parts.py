@@ -11,7 +11,7 @@ from signedwire.transport.v1.frame_timer import FrameTimer
 from wirekit import on_asyncio
 
 KIB = 1024
-TIMEOUT = 0.05
+TIMEOUT = 0.4
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class DenialFilter:
     def is_from_denied(self, message: IncomingMessage) -> bool:
         """Whether the sender of a message is denied now. Any thread."""
         access = self._access
-        return access.has_rules and access.is_key_denied(message._claimed_sender)
+        return access.has_rules and message.is_denied_by(access.is_key_denied)
 
     def discard(self, messages: Iterable[IncomingMessage]) -> None:
         """Drop messages of denied senders, before the application has them. Any thread.

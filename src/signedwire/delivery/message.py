@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import get_ident
 from typing import Final, Protocol
 
@@ -70,7 +71,11 @@ class AckSink(Protocol):
 
 
 class Message(Bound, instead="pass its `payload`, or its `envelope`"):
-    """A message that arrived and passed every check of the configured policy."""
+    """A message that arrived and passed every check of the configured policy.
+
+    Only a node makes messages. To test a program with some, send them between two nodes that
+    have the same `MemoryNetwork`.
+    """
 
     __slots__ = (
         "_body",
@@ -95,6 +100,12 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     """The deadline: Unix time, microseconds; `None`: the message has none."""
     redelivered: bool
     """Whether an earlier process delivered the message and ended before `ack()`."""
+
+    def __init__(self) -> None:
+        raise TypeError(
+            "only a node makes messages: to test a program with some, send them between two "
+            "nodes that have the same MemoryNetwork"
+        )
 
     def ack(self) -> None:
         """Acknowledge the message: its receipt at the sender becomes `handled`.
@@ -229,7 +240,7 @@ class IncomingMessage(Message):
         origin: AckSink | None = None,
         is_proven: bool = True,
     ) -> None:
-        # Called per message: keyword arguments would cost 0.15 µs more.
+        # Called per message: keyword arguments would cost 0.15 µs more. `Message.__init__` raises.
         self._body = body
         self.lane = body[PRIORITY]
         """The lane: the number of the priority, 0 to 3."""
@@ -259,13 +270,14 @@ class IncomingMessage(Message):
             self._is_answered = False
             raise
 
-    @property
-    def _claimed_sender(self) -> bytes:
-        """The 32 bytes of the DID that the message names as its sender, proven or not.
+    def is_denied_by(self, is_key_denied: Callable[[bytes], bool]) -> bool:
+        """Whether the DID that the message names as its sender is denied, proven or not.
 
-        Only for denials: a denied DID is also denied as the sender of unsigned messages.
+        Args:
+            is_key_denied: Is called with the 32 bytes of that DID. The application gets this
+                object, so no property gives it a sender that nothing proves.
         """
-        return self._body[SENDER]
+        return is_key_denied(self._body[SENDER])
 
     @property
     def index(self) -> int:

@@ -140,11 +140,12 @@ class Drops:
             due = [key for key in self._waiting if key not in self._reported_at]
             reported = [(key, self._waiting.pop(key)) for key in due]
             self._reported_at.update(dict.fromkeys(due, now))
-            self._is_look_due = bool(self._waiting)
+            # A copy, because `add()` of another thread may set it after the lock.
+            is_look_due = self._is_look_due = bool(self._waiting)
             again = min((self._reported_at[key] for key in self._waiting), default=now) + INTERVAL
         for key, tally in reported:
             self._report(key, tally)
-        if self._is_look_due:
+        if is_look_due:
             self._timer = loop.call_at(again, self._report_due)
 
     def log_closed(self, host: str, reason: Reason, fact: str) -> None:

@@ -78,7 +78,10 @@ class Link:
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
         self._input = LinkInput(self, state, channel, self._socket, runtime.shares, expected)
         self._events = LinkEvents(runtime, endpoint, state, self._output, on_batch)
-        self._end = LinkEnd(runtime, endpoint, state, self._output, self._socket, inbound, dialer)
+        input_, output, timer = self._input, self._output, self._timer
+        self._end = LinkEnd(
+            runtime, endpoint, state, input_, timer, output, self._socket, inbound, dialer
+        )
 
     @property
     def overdue(self) -> float | None:
@@ -251,8 +254,5 @@ class Link:
     def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
         self._end.fail_tls(self, error)
 
-    def end(self, cause: Cause, closed: Closed | None = None) -> None:
-        if not self.state.is_over:
-            self._input.clear()
-            self._timer.cancel()
-            self._end.tell(self, cause, closed)
+    def end(self, cause: Cause) -> None:
+        self._end.end(self, cause)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ssl
 
 from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.transport import link_errors
 from signedwire.transport.inbound import InboundConnection
+from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
-from signedwire.transport.link_ports import EndPort, LinkDialerPort
+from signedwire.transport.link_ports import LinkDialerPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.runtime import Runtime
+from signedwire.transport.session_timer import SessionTimer
 from signedwire.types import Reason
 from signedwire.wire.session import Closed
 
@@ -28,6 +31,8 @@ class LinkEnd:
         runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
         state: The state of the link.
+        input_: The receiving side of the link.
+        timer: The timer of its session.
         output: The sending side of the link.
         socket: The socket of the link.
         inbound: The admission of an accepted connection.
@@ -38,10 +43,12 @@ class LinkEnd:
         "_dialer",
         "_endpoint",
         "_inbound",
+        "_input",
         "_output",
         "_runtime",
         "_socket",
         "_state",
+        "_timer",
     )
 
     def __init__(
@@ -49,6 +56,8 @@ class LinkEnd:
         runtime: Runtime,
         endpoint: Endpoint,
         state: LinkState,
+        input_: LinkInput,
+        timer: SessionTimer,
         output: LinkOutput,
         socket: LinkSocket,
         inbound: InboundConnection | None,
@@ -57,6 +66,8 @@ class LinkEnd:
         self._runtime = runtime
         self._endpoint = endpoint
         self._state = state
+        self._input = input_
+        self._timer = timer
         self._output = output
         self._socket = socket
         self._inbound = inbound
@@ -64,7 +75,7 @@ class LinkEnd:
 
     # -- ways to end ------------------------------------------------------------------------
 
-    def end_session(self, link: EndPort, closed: Closed) -> None:
+    def end_session(self, link: LinkPort, closed: Closed) -> None:
         """Write the answers that are left and the CLOSE, end the link, and hang up."""
         if self._state.is_over:
             return
@@ -74,45 +85,47 @@ class LinkEnd:
             peer_session.receiver.answers.flush()
         self._output.sign_receipts()
         self._output.flush()
-        link.end(link_errors.cause_of_close(closed), closed)
+        self.end(link, link_errors.cause_of_close(closed), closed)
         self.hang_up()
 
-    def fail_tls(self, link: EndPort, error: ssl.SSLError | DidProofError) -> None:
+    def fail_tls(self, link: LinkPort, error: ssl.SSLError | DidProofError) -> None:
         """End the link: the other side has proven no DID, or has broken TLS, or is full."""
         may_be_full = self._state.is_dialed and not self._state.is_open
         cause = link_errors.cause_of_failed_proof(error, may_be_full=may_be_full)
         if cause.kind is FailureKind.FULL:
-            link.end(cause)
+            self.end(link, cause)
             self.hang_up()
         else:
             reason = Reason.BAD_IDENTITY if self._state.did is None else Reason.PROTOCOL_ERROR
             self.fail(link, reason, cause)
 
-    def fail(self, link: EndPort, reason: Reason, cause: Cause, *, is_logged: bool = True) -> None:
+    def fail(self, link: LinkPort, reason: Reason, cause: Cause, *, is_logged: bool = True) -> None:
         """End the link, after the alert that TLS may have to send; count and log what is wrong."""
         host = "" if self._inbound is None else self._inbound.host
         self._runtime.drop(reason, self._state.did, host)
         if host and is_logged:
             self._runtime.drops.log_closed(host, reason, cause)
         self._output.flush()
-        link.end(cause)
+        self.end(link, cause)
         self.hang_up()
 
     def hang_up(self) -> None:
         """Close the connection once its last bytes are sent."""
         self._socket.hang_up(is_node_open=self._runtime.is_open)
 
-    # -- what follows -----------------------------------------------------------------------
-
-    def tell(self, link: EndPort, cause: Cause, closed: Closed | None) -> None:
-        """Note the end, once, and tell the peer's session and the dialer.
+    def end(self, link: LinkPort, cause: Cause, closed: Closed | None = None) -> None:
+        """Stop the parts, note the end, and tell the peer's session and the dialer. Once.
 
         Args:
             link: The link.
             cause: Why it ends.
-            closed: How its session ended; `None`: the connection was cut.
+            closed: How its session ended; `None`: the connection was cut, or there was no session.
         """
         state, endpoint = self._state, self._endpoint
+        if state.is_over:
+            return
+        self._input.clear()
+        self._timer.cancel()
         was_open, had_session = state.is_open, state.session is not None
         state.note_over(cause, closed, self._socket.address)
         self._output.end()

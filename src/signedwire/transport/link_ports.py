@@ -12,7 +12,7 @@ from signedwire.types import Did
 from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import Closed
 
-__all__ = ["EndPort", "EventPort", "InputPort", "LinkDialerPort"]
+__all__ = ["EventPort", "InputPort", "LinkDialerPort"]
 
 
 class InputPort(Protocol):
@@ -45,18 +45,6 @@ class EventPort(LinkPort, Protocol):
 
     def end_session(self, closed: Closed) -> None:
         """Write what is left, and end the link: its session has ended."""
-
-
-class EndPort(LinkPort, Protocol):
-    """The link that a `LinkEnd` ends."""
-
-    def end(self, cause: Cause, closed: Closed | None = None) -> None:
-        """End the link: stop its parts, and tell who needs to know.
-
-        Args:
-            cause: Why the link ends.
-            closed: How its session ended; `None`: the connection was cut, or there was no session.
-        """
 
 
 class LinkDialerPort(Protocol):

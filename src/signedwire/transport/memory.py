@@ -88,13 +88,14 @@ class MemoryNetwork(Bound, instead="give the same one to every node, in one proc
         here = MemoryStream(loop, receiver, callee, draw_fate, on_end)
         there = MemoryStream(listener.loop, listener.accept(), _CALLER, draw_fate, on_end)
         here.other, there.other = there, here
-        # The other end is connected first: the receiver of this end may write at once.
+        # The other end is connected first: the receiver of this end may write at once. It may
+        # also end at once, in its thread; the lock has it forgotten after it was noted.
         try:
-            listener.loop.call_soon_threadsafe(there.begin)
+            with self._lock:
+                listener.loop.call_soon_threadsafe(there.begin)
+                self._streams |= {here, there}
         except RuntimeError:  # its loop was closed just now
             raise DialError(target, "connection refused", kind=FailureKind.REFUSED) from None
-        with self._lock:
-            self._streams |= {here, there}
         receiver.connected(here)
         return here
 

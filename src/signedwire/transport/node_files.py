@@ -1,10 +1,10 @@
 """Opens and closes the files of one node: store, access file and evidence log.
 
     open()    store ─→ access file ─→ evidence log ─→ unhandled messages into the inbox
-    end       evidence log ─→ store; the node closes its links between the two
+    end       evidence log ─→ store; the inbound connections end between the two
 
 Each file is opened and closed in a thread of its own, because a disk may take long or never
-answer. So each end has a limit of time, after which the thread continues alone.
+answer. So each wait has a limit of time, after which the thread continues alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.store import Store
@@ -23,7 +23,7 @@ from signedwire.transport.inbox_driver import InboxDriver
 from signedwire.transport.own_thread import in_own_thread, open_in_thread
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.transport.uncancelled import wait_uncancelled
+from signedwire.transport.uncancelled import run_steps, wait_uncancelled
 
 __all__ = ["NodeFiles", "OpenStore"]
 
@@ -57,7 +57,7 @@ class NodeFiles:
     async def open(self) -> None:
         """Open the files that the configuration names, and restore what they have of the inbox.
 
-        If one cannot be opened, those before it stay open until they are closed.
+        If one cannot be opened, those before it stay open; the caller closes them.
 
         Raises:
             StoreOpenError: the store cannot be used.
@@ -137,15 +137,25 @@ class NodeFiles:
     async def free(self) -> None:
         """Close the files of a node whose loop was closed while it was open. In another loop.
 
-        Drivers and receipts belong to the closed loop, so they stay as they are.
+        Drivers and receipts belong to the closed loop, so they stay as they are. A file that
+        cannot be closed is logged, and the next one is closed nevertheless.
         """
-        timeout = self._runtime.config.close_timeout
-        await close_evidence(self._runtime, self.evidence, timeout)
-        if self.store is not None:
-            closing = in_own_thread(self.store.store.close, timeout)
-            await wait_uncancelled(closing)
-            if not closing.result():
-                self._warn_of_silent_disk()
+        runtime = self._runtime
+        timeout = runtime.config.close_timeout
+        steps: tuple[tuple[str, Callable[[], Any]], ...] = (
+            ("closing the evidence log", lambda: close_evidence(runtime, self.evidence, timeout)),
+            ("closing the store", lambda: self._free_store(timeout)),
+        )
+        await run_steps(steps, runtime.log)
+
+    async def _free_store(self, timeout: float) -> bool:
+        if self.store is None:
+            return False
+        closing = in_own_thread(self.store.store.close, timeout)
+        is_cancelled = await wait_uncancelled(closing)
+        if not closing.result():
+            self._warn_of_silent_disk()
+        return is_cancelled
 
     def _warn_of_silent_disk(self) -> None:
         extra = fields("disk silent", path=self._runtime.config.store)
