@@ -74,12 +74,14 @@ class LinkDialer(Dialer):
                 # The link opened and ended at once, as a second link to the same peer does.
                 raise DialError(self.address, link.state.cause)
         except BaseException as error:
-            if not link.state.is_open:  # or it is kept: it opened before the attempt was called off
-                self._link = None
-                link.abort()
-            elif attempt.is_called_off and isinstance(error, asyncio.CancelledError):
-                self._is_kept = True
+            if link.state.is_open and isinstance(error, DialError | asyncio.CancelledError):
+                # It opened before the attempt was cut short, so it takes its slot. After
+                # `retire()` it stays, and is not dialed again.
+                is_retired = isinstance(error, asyncio.CancelledError) and not attempt.is_called_off
+                self._is_kept = not is_retired
                 return
+            self._link = None
+            link.abort()
             if not link.state.has_opened:  # or `on_link_over()` was called
                 history.is_excused = self._session.count_end(link.state.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None
