@@ -207,8 +207,8 @@ class Dialer(ABC):
             self._attempt = None
         if history.opened(loop.time(), took):
             self._runtime.counters.reconnections += 1
-        self._slots.opened(self)
-        self.set_state(PeerState.CONNECTED)
+        if self._slots.opened(self):  # else `evict()` was called
+            self.set_state(PeerState.CONNECTED)
         extra = fields("connected", address=self.address)
         self._runtime.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
