@@ -38,7 +38,7 @@ class AttemptOutcome(enum.Enum):
     FAILED = "failed"
     """The peer was not reached."""
     EXCUSED = "excused"
-    """The peer was not reached, and the messages that wait are not to blame."""
+    """The peer was not reached, and no message loses an attempt for that."""
     UNRESOLVED = "unresolved"
     """The lookup of the name did not finish, so the peer was not even tried."""
     NEEDLESS = "needless"
@@ -53,7 +53,7 @@ class AttemptOutcome(enum.Enum):
     """The connection ended before it carried a message: no better than a failed attempt."""
 
     @property
-    def is_attempt(self) -> bool:
+    def costs_attempt(self) -> bool:
         """Whether each message that waits loses one of its attempts."""
         return self in (AttemptOutcome.FAILED, AttemptOutcome.UNUSED)
 

@@ -231,7 +231,7 @@ class Dialer(ABC):
         self.history.ended(outcome, asyncio.get_running_loop().time())
         self._slots.release(self)
         self.note_error(cause)
-        if outcome.is_attempt:
+        if outcome.costs_attempt:
             self._charge_attempt(cause)
 
     def _charge_attempt(self, cause: Cause) -> None:
