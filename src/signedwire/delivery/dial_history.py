@@ -3,6 +3,7 @@
     begin_attempt ──→ opened ──→ ended as STABLE, USED or UNUSED
           └──→ ended as FAILED, EXCUSED, UNRESOLVED, NEEDLESS or CALLED_OFF
 
+A cancelled attempt, and a connection that this side closes, have no outcome.
 The instants are those of one clock, except that of the last error.
 """
 
@@ -107,7 +108,7 @@ class DialHistory:
         self.used_at = float("-inf")
         """When a connection last carried messages."""
         self.is_used_again = False
-        """Whether a connection carried messages twice within a second."""
+        """Whether the last two uses were less than a second apart."""
         self.last_error: Cause | None = None
         self.last_error_at: float | None = None
         """When the last error was noted, by the monotonic clock."""
@@ -173,7 +174,7 @@ class DialHistory:
         return max(0.0, self.next_at - now)
 
     def wanted(self, now: float) -> None:
-        """Note that messages wait again. Their pauses are short at first.
+        """Note that a connection is wanted again. The pauses are short at first.
 
         If a pause is under way, the peer has failed just now, and the pauses stay long.
         """

@@ -1,4 +1,4 @@
-"""Dialing over any wire: attempts, the pauses between them, and connection slots.
+"""The connection to one address: its states, and the task that dials it.
 
 idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
                   │   ↖                ──evicted──→ idle
