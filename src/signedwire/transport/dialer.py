@@ -56,8 +56,8 @@ class Dialer(ABC):
         """Write what can be written, or connect."""
 
     @abstractmethod
-    async def _open(self) -> None:
-        """Connect.
+    async def _open(self, attempt: DialAttempt) -> None:
+        """Connect, by `attempt.reach()`.
 
         Raises:
             DialError: The peer is not reached. As after any error, nothing stays open.

@@ -9,7 +9,7 @@ from signedwire.delivery.dial_history import AttemptOutcome
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, ConnectTimeout, DialError, FailureKind
-from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dial_attempt import DialAttempt, DialerParts
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link import Link
 from signedwire.types import PeerState, Target
@@ -60,9 +60,8 @@ class LinkDialer(Dialer):
             return False
         return bool(self._session.sender.lanes) or self._is_kept
 
-    async def _open(self) -> None:
-        attempt, history = self._attempt, self.history
-        assert attempt is not None
+    async def _open(self, attempt: DialAttempt) -> None:
+        history = self.history
         link = self._link = Link(
             self._runtime, self._endpoint, expected=self._session.did, dialer=self
         )
