@@ -42,7 +42,7 @@ def opened(history: DialHistory, at: float = NOW) -> None:
 
 class TestOutcomes:
     @pytest.mark.parametrize(
-        ("outcome", "pause", "standing", "is_attempt"),
+        ("outcome", "pause", "standing", "costs_attempt"),
         [
             (AttemptOutcome.FAILED, 200.0, Standing.DOUBTFUL, True),
             (AttemptOutcome.EXCUSED, 200.0, Standing.DOUBTFUL, False),
@@ -60,7 +60,7 @@ class TestOutcomes:
         outcome: AttemptOutcome,
         pause: float,
         standing: Standing,
-        is_attempt: bool,
+        costs_attempt: bool,
     ) -> None:
         history.ended(AttemptOutcome.FAILED, NOW - 100)
         assert history.pause(NOW) == 0
@@ -69,7 +69,7 @@ class TestOutcomes:
         history.ended(outcome, NOW)
         assert history.pause(NOW) == pause
         assert history.standing is standing
-        assert outcome.is_attempt is is_attempt
+        assert outcome.costs_attempt is costs_attempt
 
     def test_the_table_has_all(self) -> None:
         (mark,) = TestOutcomes.test_each_decides_the_next_attempt.pytestmark  # type: ignore[attr-defined]

@@ -252,7 +252,7 @@ async def test_who_lives_long_and_lands_nothing_fails(monkeypatch: pytest.Monkey
 
 
 @on_asyncio
-async def test_one_blameless_opening_excuses_no_later_one() -> None:
+async def test_one_excused_opening_excuses_no_later_one() -> None:
     with RawServer() as server:
         async with Net().node(ALICE) as alice:
             alice.routing.update(BOB.did, server.address)
@@ -270,7 +270,7 @@ async def test_one_blameless_opening_excuses_no_later_one() -> None:
 
 
 @on_asyncio
-async def test_a_blameless_opening_excuses_no_failed_lookup(
+async def test_an_excused_opening_excuses_no_failed_lookup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with RawServer() as server:

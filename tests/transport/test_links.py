@@ -302,6 +302,80 @@ async def test_links_that_break_as_they_open_lose_nothing_and_leave_the_pool_rig
         await eventually(lambda: not connecting())
 
 
+def _stall(dialer: Any) -> None:
+    time.sleep(0.4)
+
+
+def _retire(dialer: Any) -> None:
+    dialer.retire()
+
+
+def _call_off(dialer: Any) -> None:
+    dialer.call_off()
+
+
+@pytest.mark.parametrize("cut_short", [_stall, _retire, _call_off])
+@on_both_loops
+async def test_a_link_that_opens_as_its_attempt_is_cut_short_is_one_like_any_other(
+    cut_short: Callable[[Any], None],
+) -> None:
+    with RawServer() as server:
+        async with Net().node(ALICE, max_connections=1, handshake_timeout=0.3) as alice:
+            alice.routing.update(BOB.did, server.address)
+            endpoint = alice._core.endpoint
+            link_opened, opened = endpoint.link_opened, 0
+
+            def opening(*args: Any) -> None:
+                nonlocal opened
+                link_opened(*args)
+                opened += 1
+                if opened == 1:
+                    cut_short(dialer_to(alice, BOB.did))
+
+            endpoint.link_opened = opening  # type: ignore[assignment,method-assign]
+            receipt = alice.send_nowait(BOB.did, b"x")
+            first = await RawPeer.accept(server, BOB, ALICE)
+            lost = await first.next(BatchReceived)
+            await eventually(lambda: not connecting())
+            assert alice.peers()[BOB.did].state is PeerState.CONNECTED
+            assert alice.pool_stats().active == 1
+            first.reset()
+            with await RawPeer.accept(server, BOB, ALICE) as second:
+                batch = await second.next(BatchReceived)
+                assert batch.bodies == lost.bodies
+                await second.receipt(batch)
+                await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+                await eventually(lambda: not connecting())
+                assert alice.pool_stats().active == 1
+                assert alice.stats().reconnections == 1
+                assert alice.stats().dial_failures == 0
+                await second.end()
+
+
+@on_both_loops
+async def test_a_node_that_closes_as_a_link_opens_ends_the_link() -> None:
+    with RawServer() as server:
+        async with Net().node(ALICE, max_connections=1) as alice:
+            alice.routing.update(BOB.did, server.address)
+            endpoint = alice._core.endpoint
+            link_opened = endpoint.link_opened
+            closing: list[asyncio.Task[None]] = []
+
+            def opening(*args: Any) -> None:
+                link_opened(*args)
+                dialer_to(alice, BOB.did)._connecting.cancel()
+                closing.append(asyncio.create_task(alice.close()))
+
+            endpoint.link_opened = opening  # type: ignore[assignment,method-assign]
+            receipt = alice.send_nowait(BOB.did, b"x")
+            with await RawPeer.accept(server, BOB, ALICE) as peer:
+                await peer.next(Closed)
+                await within(LIMIT, closing[0])
+                assert receipt.is_final
+                assert not links_of(alice)
+                assert not connecting()
+
+
 @pytest.mark.parametrize("code", [frames.CLOSE_DONE, frames.CLOSE_PROTOCOL_ERROR])
 @on_both_loops
 async def test_a_peer_that_says_hello_and_close_in_one_breath(code: int) -> None:

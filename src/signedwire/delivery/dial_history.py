@@ -3,6 +3,7 @@
     begin_attempt ──→ opened ──→ ended as STABLE, USED or UNUSED
           └──→ ended as FAILED, EXCUSED, UNRESOLVED, NEEDLESS or CALLED_OFF
 
+A cancelled attempt, and a connection that this side closes, have no outcome.
 The instants are those of one clock, except that of the last error.
 """
 
@@ -38,7 +39,7 @@ class AttemptOutcome(enum.Enum):
     FAILED = "failed"
     """The peer was not reached."""
     EXCUSED = "excused"
-    """The peer was not reached, and the messages that wait are not to blame."""
+    """The peer was not reached, and no message loses an attempt for that."""
     UNRESOLVED = "unresolved"
     """The lookup of the name did not finish, so the peer was not even tried."""
     NEEDLESS = "needless"
@@ -53,7 +54,7 @@ class AttemptOutcome(enum.Enum):
     """The connection ended before it carried a message: no better than a failed attempt."""
 
     @property
-    def is_attempt(self) -> bool:
+    def costs_attempt(self) -> bool:
         """Whether each message that waits loses one of its attempts."""
         return self in (AttemptOutcome.FAILED, AttemptOutcome.UNUSED)
 
@@ -107,7 +108,7 @@ class DialHistory:
         self.used_at = float("-inf")
         """When a connection last carried messages."""
         self.is_used_again = False
-        """Whether a connection carried messages twice within a second."""
+        """Whether the last two uses were less than a second apart."""
         self.last_error: Cause | None = None
         self.last_error_at: float | None = None
         """When the last error was noted, by the monotonic clock."""
@@ -173,7 +174,7 @@ class DialHistory:
         return max(0.0, self.next_at - now)
 
     def wanted(self, now: float) -> None:
-        """Note that messages wait again. Their pauses are short at first.
+        """Note that a connection is wanted again. The pauses are short at first.
 
         If a pause is under way, the peer has failed just now, and the pauses stay long.
         """

@@ -58,12 +58,12 @@ class DialAttempt:
         self.is_called_off = False
         """Whether the slot is needed for another attempt."""
 
-    async def run(self, dialer: SlotUser, open_: Callable[[], Awaitable[None]]) -> float:
+    async def run(self, dialer: SlotUser, open_: Callable[[DialAttempt], Awaitable[None]]) -> float:
         """Make the attempt; return the seconds from getting a slot to the open connection.
 
         Args:
             dialer: Gets the slot.
-            open_: Opens the connection, by `reach()`.
+            open_: Opens the connection, by `reach()` of this attempt.
 
         Raises:
             DialError: The address is not reached.
@@ -88,11 +88,11 @@ class DialAttempt:
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
         self._resolved = await resolve(network, self._address, timeout)
 
-    async def _open(self, open_: Callable[[], Awaitable[None]]) -> None:
+    async def _open(self, open_: Callable[[DialAttempt], Awaitable[None]]) -> None:
         """Open the connection, unless its slot is needed for another meanwhile."""
         try:
             async with asyncio.timeout(0 if self.is_called_off else None) as self._opening:
-                await open_()
+                await open_(self)
         except TimeoutError as error:
             assert self._opening is not None
             if self._opening.expired() and not isinstance(error, DialError):

@@ -1,4 +1,4 @@
-"""Dialing over any wire: attempts, the pauses between them, and connection slots.
+"""The connection to one address: its states, and the task that dials it.
 
 idle ──wanted──→ dialing ──→ connected ──lost──→ idle or dialing
                   │   ↖                ──evicted──→ idle
@@ -56,8 +56,8 @@ class Dialer(ABC):
         """Write what can be written, or connect."""
 
     @abstractmethod
-    async def _open(self) -> None:
-        """Connect.
+    async def _open(self, attempt: DialAttempt) -> None:
+        """Connect, by `attempt.reach()`.
 
         Raises:
             DialError: The peer is not reached. As after any error, nothing stays open.
@@ -207,8 +207,8 @@ class Dialer(ABC):
             self._attempt = None
         if history.opened(loop.time(), took):
             self._runtime.counters.reconnections += 1
-        self._slots.opened(self)
-        self.set_state(PeerState.CONNECTED)
+        if self._slots.opened(self):  # else `evict()` was called
+            self.set_state(PeerState.CONNECTED)
         extra = fields("connected", address=self.address)
         self._runtime.log.debug("connected to %s", self.address, extra=extra)
         self.pump()
@@ -231,7 +231,7 @@ class Dialer(ABC):
         self.history.ended(outcome, asyncio.get_running_loop().time())
         self._slots.release(self)
         self.note_error(cause)
-        if outcome.is_attempt:
+        if outcome.costs_attempt:
             self._charge_attempt(cause)
 
     def _charge_attempt(self, cause: Cause) -> None:

@@ -9,7 +9,7 @@ from signedwire.delivery.dial_history import AttemptOutcome
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, ConnectTimeout, DialError, FailureKind
-from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dial_attempt import DialAttempt, DialerParts
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.link import Link
 from signedwire.types import PeerState, Target
@@ -60,9 +60,8 @@ class LinkDialer(Dialer):
             return False
         return bool(self._session.sender.lanes) or self._is_kept
 
-    async def _open(self) -> None:
-        attempt, history = self._attempt, self.history
-        assert attempt is not None
+    async def _open(self, attempt: DialAttempt) -> None:
+        history = self.history
         link = self._link = Link(
             self._runtime, self._endpoint, expected=self._session.did, dialer=self
         )
@@ -74,12 +73,14 @@ class LinkDialer(Dialer):
                 # The link opened and ended at once, as a second link to the same peer does.
                 raise DialError(self.address, link.state.cause)
         except BaseException as error:
-            if not link.state.is_open:  # or it is kept: it opened before the attempt was called off
-                self._link = None
-                link.abort()
-            elif attempt.is_called_off and isinstance(error, asyncio.CancelledError):
-                self._is_kept = True
+            if link.state.is_open and isinstance(error, DialError | asyncio.CancelledError):
+                # It opened before the attempt was cut short, so it takes its slot. After
+                # `retire()` it stays, and is not dialed again.
+                is_retired = isinstance(error, asyncio.CancelledError) and not attempt.is_called_off
+                self._is_kept = not is_retired
                 return
+            self._link = None
+            link.abort()
             if not link.state.has_opened:  # or `on_link_over()` was called
                 history.is_excused = self._session.count_end(link.state.closed, has_progress=False)
             kind = error.kind if isinstance(error, DialError) else None

@@ -11,7 +11,9 @@ from signedwire.transport.runtime import Runtime
 
 try:
     from signedwire.transport.v1 import V1Wire
-except ModuleNotFoundError:
+except ModuleNotFoundError as error:
+    if error.name != "signedwire.transport.v1":
+        raise  # a module that v1 itself needs
     V1Wire = None  # type: ignore[assignment, misc]
 
 __all__ = ["new_v1_wire"]

@@ -79,14 +79,19 @@ class ConnectionSlots:
         self._note_instant(dialer)
         self.fill()
 
-    def opened(self, dialer: SlotUser) -> None:
-        """Note that the connection of a dialer is open."""
+    def opened(self, dialer: SlotUser) -> bool:
+        """Note that the connection of a dialer is open.
+
+        Returns:
+            Whether the dialer still has its slot: another one may need it at once.
+        """
         self.pool.opened(dialer)
         self._note_instant(dialer)
         if dialer is self._hastened:
             self._patience = _PATIENCE
         self._end_attempt(dialer)
         self.fill()
+        return dialer in self._since
 
     def release(self, dialer: SlotUser) -> None:
         """Free the slot of a dialer."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.errors import Cause, DialError, FailureKind
-from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dial_attempt import DialAttempt, DialerParts
 from signedwire.transport.dialer import Dialer
 from signedwire.transport.v1.connection import V1Connection
 from signedwire.types import DeliveryState, Did, PeerState, Reason, Target, unix_time_us
@@ -141,11 +141,10 @@ class V1Sender(Dialer):
                 message.release()
         self._endpoint.context.on_progress()
 
-    async def _open(self) -> None:
-        assert self._attempt is not None
+    async def _open(self, attempt: DialAttempt) -> None:
         connection = V1Connection(self)
         try:
-            await self._attempt.reach(connection)
+            await attempt.reach(connection)
         except BaseException:
             connection.abort()
             raise
