@@ -851,6 +851,22 @@ async def test_messages_to_a_denied_peer_become_dead_letters(tmp_path: Path) -> 
 
 
 @on_asyncio
+async def test_messages_denied_before_their_commit_are_counted_once(tmp_path: Path) -> None:
+    """Their rows are removed while their commit is reported."""
+    async with Node(ALICE, quick(listen=None), store=tmp_path / "alice.db") as alice:
+        alice.routing.update(BOB.did, NOBODY)
+        receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(4)]
+        alice.access.deny(BOB.did)
+        await eventually(lambda: all(each.is_final for each in receipts))
+        await alice.outbox.flush()
+        await asyncio.sleep(0)
+        assert len(await alice.dead.list()) == 4
+        assert alice.stats().send_failures == 4
+        assert alice.stats().dropped[Reason.DENIED] == 4
+        assert alice.peers()[BOB.did].dropped[Reason.DENIED] == 4
+
+
+@on_asyncio
 async def test_a_denial_that_was_taken_back_takes_no_message_of_after(tmp_path: Path) -> None:
     """What waited when it was said is still being made dead letters of."""
     async with Node(ALICE, quick(listen=None), store=tmp_path / "alice.db") as alice:

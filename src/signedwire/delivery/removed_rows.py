@@ -61,9 +61,11 @@ class RemovedRows:
         state = DeliveryState.EXPIRED if is_expired else DeliveryState.FAILED
         for name in rows:  # in flight, or in the store alone
             receipt = receipts.get(name)
-            # Queued: the commit of its removal is reported before that of the message.
-            if receipt is None or receipt.state in _NOT_ACCEPTED or not is_expired:
+            if receipt is None:
                 sender.note_failed(reason)
-                if receipt is not None:
-                    detail = cause or self._progress.doubt_of_row(did, *name)
-                    receipt.advance(state, reason, detail)
+            # Queued: the commit of its removal is reported before that of the message. Final: it
+            # ended, and was counted, while its row was being removed.
+            elif receipt.state in _NOT_ACCEPTED or not (is_expired or receipt.is_final):
+                sender.note_failed(reason)
+                detail = cause or self._progress.doubt_of_row(did, *name)
+                receipt.advance(state, reason, detail)
