@@ -134,8 +134,7 @@ class TestDidRefusals:
     @pytest.mark.parametrize("text", SMALL_ORDER)
     def test_small_order(self, text: str) -> None:
         assert did_error(text) == (
-            f"{text!r} is not a DID: no honest key looks like this. "
-            "Was it mistyped or cut off? Copy it again, whole"
+            f"{text!r} is not a DID: no key has this form. Copy the whole DID again"
         )
         with pytest.raises(DidError):
             known_did(bytes.fromhex(text))

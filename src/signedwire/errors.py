@@ -274,7 +274,7 @@ class MessageRefusedError(DeliveryFailedError):
 
 
 class MessageExpiredError(DeliveryFailedError, TimeoutError):
-    """The deadline of a message passed before it was delivered, or before its answer."""
+    """The deadline of a message passed before it was delivered, or before the peer answered."""
 
 
 class StoreError(SignedWireError):
@@ -304,8 +304,8 @@ class StoreVersionError(StoreOpenError):
 class StoreFailedError(StoreError, OSError):
     """A commit failed, most often because the disk is full or broken.
 
-    From then on the store takes and acknowledges nothing more. `cause` is the text of the
-    system's error.
+    From then on the store stores and acknowledges no further message. `cause` is the text of
+    the system's error.
     """
 
     def __init__(self, path: str, cause: str, fate: str, hint: str = "") -> None:

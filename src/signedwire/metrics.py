@@ -34,7 +34,7 @@ __all__ = [
 
 
 class MetricKind(enum.StrEnum):
-    """How a metric changes."""
+    """How a metric changes: `COUNTER`, `GAUGE` or `HISTOGRAM`."""
 
     COUNTER = "counter"
     """A number that only rises while the node lives."""
@@ -46,7 +46,7 @@ class MetricKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The description of one metric."""
+    """The description of one metric: name, kind, unit, help, and where its value is."""
 
     name: str
     """Lower case and underscores, unique, without a prefix."""

@@ -111,10 +111,10 @@ class Reason(enum.StrEnum):
 
 
 class FailureKind(enum.StrEnum):
-    """Why a peer is not reached, or a message was not answered: branch on this, never on text.
+    """Why a peer was not reached, or a message was not answered: branch on this, never on text.
 
-    `DialError.kind`, `DidProofError.kind`, `PeerStatus.last_error_kind`, `Receipt.detail_kind`,
-    `Probe.failure` and the event `ConnectionFailed` have it.
+    These hold one: `DialError.kind`, `DidProofError.kind`, `PeerStatus.last_error_kind`,
+    `Receipt.detail_kind`, `Probe.failure` and the event `ConnectionFailed`.
     """
 
     NAME_UNKNOWN = "name unknown"

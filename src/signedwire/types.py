@@ -77,7 +77,7 @@ class Did:
             raise DidError(
                 f"{raw.hex()} is not a usable Ed25519 public key "
                 "(small order, not canonical, or not on the curve)",
-                "Ask the peer for its DID again: no honest key looks like this",
+                "Ask the peer for its DID again: no key has this form",
             )
         object.__setattr__(self, "_raw", raw)
         object.__setattr__(self, "_hash", hash(raw))
@@ -125,8 +125,8 @@ class Did:
             return cls(raw)
         except DidError:
             raise DidError(
-                f"{text!r} is not a DID: no honest key looks like this",
-                "Was it mistyped or cut off? Copy it again, whole",
+                f"{text!r} is not a DID: no key has this form",
+                "Copy the whole DID again",
             ) from None
 
     def hex(self) -> str:

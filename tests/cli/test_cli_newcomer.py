@@ -167,7 +167,7 @@ def test_what_is_stored_ends_with_one_code_whatever_the_cause(
         assert ran.exit_code == ExitCode.STORED
         assert "is persisted, and not yet accepted: " in ran.stderr
         assert cause in ran.stderr
-        assert "`signedwire outbox drop ID` takes it back" in ran.stderr
+        assert "`signedwire outbox drop ID` removes it" in ran.stderr
         error = told(process(*words, "--json"))
     assert (error["exit_code"], error["exit"]) == (4, "stored")
     assert (error["did"], error["state"]) == (to.split("@")[0], "persisted")

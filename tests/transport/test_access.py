@@ -221,7 +221,7 @@ class TestLists:
             (b"allow did:key:z6MkNothing", "is not a DID"),
             (b"deny DID:KEY:z6Mk", "is not a DID"),
             (b"deny {did}\xff", "not UTF-8"),
-            (b"deny " + b"00" * 32, "no honest key looks like this"),
+            (b"deny " + b"00" * 32, "no key has this form"),
         ],
     )
     def test_one_wrong_line(self, tmp_path: Path, line: bytes, what: str) -> None:

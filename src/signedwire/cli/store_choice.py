@@ -51,7 +51,7 @@ class Chosen(NamedTuple):
         named = "" if self.is_default else f" --store {escape(str(self.path))}"
         return (
             f"`signedwire outbox list{named}` shows what waits, "
-            f"`signedwire outbox drop ID{named}` takes it back"
+            f"`signedwire outbox drop ID{named}` removes it"
         )
 
 
@@ -155,8 +155,8 @@ def open_or_do_without(chosen: Chosen, make: Callable[[Path | None], T]) -> tupl
         if not chosen.is_default:
             raise
         say(
-            f"{escape(error.path)} is in use by another process, so this goes without a store: "
-            "what cannot be delivered now is not kept"
+            f"another process has {escape(error.path)} open. So this command works without a "
+            "store, and does not keep a message that it cannot deliver now"
         )
         return make(None), NO_STORE
     if is_new:

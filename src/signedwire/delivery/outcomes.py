@@ -21,12 +21,13 @@ __all__ = ["as_completed", "as_completed_blocking"]
 def as_completed(
     receipts: Iterable[Receipt], until: Until | None = None, timeout: float | None = None
 ) -> AsyncGenerator[Receipt]:
-    """Yield each receipt as soon as its message has an outcome, the first to have one first.
+    """Yield the receipts in the order in which their messages get an outcome.
 
-    An outcome is that the message has come as far as `until`, or that it comes no further. It
-    raises nothing here: ask `receipt.has_reached(until)`, or `receipt.raise_if_failed()`.
-    `await anext(as_completed(receipts))` waits for the first of them. Cancelling it, or
-    leaving it early, takes no message back. Any event loop in any thread may wait.
+    An outcome is that the message has come as far as `until`, or that it comes no further. A
+    failed message raises no error here: ask `receipt.has_reached(until)`, or
+    `receipt.raise_if_failed()`. `await anext(as_completed(receipts))` waits for the first of
+    them. Cancelling it, or leaving it early, withdraws no message. Any event loop in any thread
+    may wait.
 
     Args:
         receipts: Receipts of one node or of several. A receipt given twice is yielded once.

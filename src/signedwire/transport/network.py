@@ -52,7 +52,7 @@ class Remote(NamedTuple):
 
 
 class Receiver(Protocol):
-    """The callbacks of a stream. The transport implements them; a backend calls them.
+    """The callbacks of a stream. The node implements them, and a backend calls them.
 
     The stream calls `connected` first and `lost` last, each once.
     """
@@ -78,9 +78,11 @@ class Receiver(Protocol):
 
 
 class Stream(Protocol):
-    """One open connection. Subclass it; the methods that are not abstract have defaults.
+    """One open connection. Subclass it, and define the abstract methods.
 
-    For transports of asyncio or uvloop, subclass `AsyncioStream` instead.
+    The others have defaults: `unsent()` returns `waiting()`, `is_reset()` and `peer_has_closed()`
+    return `False`, `unacknowledged()` and `round_trip()` return `None`. For transports of asyncio
+    or uvloop, subclass `AsyncioStream` instead.
     """
 
     __slots__ = ()
