@@ -303,6 +303,16 @@ class TestRouteAdded:
         assert message.state is QUEUED
         assert desk.connector.calls == [("connect", BOB.did, THERE)]
 
+    def test_a_peer_that_has_returned_is_waited_for_no_more(self) -> None:
+        desk = Desk()
+        message = waiting_for_its_return(desk)
+        assert desk.host.timers
+        link = desk.link()
+        assert not desk.host.timers
+        desk.host.wait(6)
+        assert link.messages == [message]
+        assert not message.is_final
+
     def test_a_node_that_is_not_open_dials_nobody(self) -> None:
         desk = Desk()
         waiting_for_its_return(desk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -275,6 +275,33 @@ class TestRoom:
             fill(lanes, f"{number}", 1 + number % 3, Priority(number % 4))
         assert len(lanes._senders) == 300
         assert len(take(lanes)) == 600
+        assert is_clean(lanes)
+
+
+class TakenByAnother(deque[Item]):
+    """A lane whose last item another thread takes right after this one has seen it."""
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        if length == 1:
+            self.popleft()
+        return length
+
+
+class TestTakenByAnotherThread:
+    def test_the_last_item_of_a_lane_of_one_sender(self, lanes: Lanes) -> None:
+        lanes._plain = (TakenByAnother([Item("a", CRITICAL, 0)]), *lanes._all[1:])
+        assert lanes.take() is None
+        lanes._plain = (TakenByAnother([Item("a", CRITICAL, 1)]), *lanes._all[1:])
+        lanes._all[1].append(Item("a", HIGH, 0))
+        assert lanes.take() == Item("a", HIGH, 0)
+
+    def test_the_last_item_of_the_first_of_two_senders(self, lanes: Lanes) -> None:
+        """That thread began when there was one sender, and so takes without the lock."""
+        fill(lanes, "a", 1, CRITICAL)
+        fill(lanes, "b", 2)
+        assert lanes._all[0].popleft().sender == "a"
+        assert [lanes.take(), lanes.take()] == [Item("b", NORMAL, 0), Item("b", NORMAL, 1)]
         assert is_clean(lanes)
 
 

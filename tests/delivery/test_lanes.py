@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -268,6 +269,26 @@ class TestRoom:
         consumer.join()
         assert len(lanes) == 0
         assert not is_waiting or woken.wait(5)
+
+
+class TakenByAnother(deque[int]):
+    """A lane whose last item another thread takes right after this one has seen it."""
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        if length == 1:
+            self.popleft()
+        return length
+
+
+def test_the_last_item_of_a_lane_is_taken_by_another_thread() -> None:
+    lanes: Lanes[int] = Lanes(4)
+    _, *others = lanes._top_down
+    lanes._top_down = (TakenByAnother([1]), *others)
+    assert lanes.take() is None
+    lanes._top_down = (TakenByAnother([2]), *others)
+    assert lanes.put(3, HIGH)
+    assert lanes.take() == 3
 
 
 @pytest.mark.usefixtures("quick_switching")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from signedwire.clock import WallInstant
 from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage, SendOptions
 from signedwire.delivery.receipt import Receipt
 from signedwire.errors import SignatureError
@@ -246,6 +247,35 @@ class TestOutgoingMessage:
         assert envelope.message_id == (7).to_bytes(8, "little") + message.queued_at_us.to_bytes(
             8, "little"
         )
+
+
+class TestRestored:
+    """A message whose bytes were released, and are read from the store again."""
+
+    @staticmethod
+    def restored(
+        deadline: float | None, body: bytes, row_deadline: float | None = None
+    ) -> OutgoingMessage:
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.LOW, deadline), 7)
+        message.restore(body, was_written=True, expires_at=row_deadline)
+        return message
+
+    def test_what_its_header_says(self) -> None:
+        message = self.restored(None, v2_body())
+        assert (message.priority, message.sequence, message.payload_size) == (Priority.HIGH, 7, 5)
+        assert message.options.payload_type is PayloadType.SENSOR_FUSION
+        assert message.was_written
+
+    def test_its_deadline(self) -> None:
+        body = v2_body(expires_at_us=1_500_000)
+        # By default it is the date in the header.
+        by_header = self.restored(None, body).expires_at
+        assert isinstance(by_header, WallInstant)
+        assert by_header == 1.5
+        # A sender that still runs counts in seconds; the row may have a deadline of its own.
+        assert self.restored(12.5, body, 99.0).expires_at == 12.5
+        assert self.restored(WallInstant(3.5), body, 99.0).expires_at == 99.0
+        assert self.restored(None, v2_body(), 99.0).expires_at is None
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:

@@ -74,6 +74,15 @@ def test_it_knows_nothing_of_an_earlier_process(desk: Desk) -> None:
     assert inbox_store.hello_marks(BOB.did, Marks(9, (0, 4, 0, 0))) == (0, 4, 0, 0)
 
 
+def test_the_end_of_a_message_changes_nothing_in_it(desk: Desk) -> None:
+    """Who ends a message tells every store so, and takes it out of the queue itself."""
+    store, sender = desk.context.store, desk.session().sender
+    message = desk.post()
+    store.ended(message, Reason.DENIED, "why")
+    assert list(sender.lanes) == [message]
+    assert not message.is_final
+
+
 @pytest.mark.parametrize("was_written", [False, True])
 def test_what_is_told_of_one_that_expires(desk: Desk, was_written: bool) -> None:
     if was_written:

@@ -24,6 +24,7 @@ from signedwire import (
     as_completed,
     sync,
 )
+from signedwire.delivery import outcomes as outcomes_module
 from signedwire.delivery.message import OutgoingMessage, SendOptions
 from signedwire.types import Priority
 from wirekit import (
@@ -198,6 +199,31 @@ def test_no_change_of_another_thread_is_missed(is_blocking: bool) -> None:
             each.message_number for each in receipts
         ]
         expect_no_callback(receipts)
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+def test_a_change_right_before_the_wait_is_seen_without_one(
+    is_blocking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipts = receipts_of(2)
+    changes = iter(receipts)
+    may_sleep = outcomes_module._Waiting.may_sleep
+
+    def change_and_look(waiting: outcomes_module._Waiting) -> bool:
+        next(changes).advance(ACCEPTED)
+        return may_sleep(waiting)
+
+    def wait(_: outcomes_module._Waiting) -> float:
+        raise AssertionError("it waits, although a receipt has changed")
+
+    monkeypatch.setattr(outcomes_module._Waiting, "may_sleep", change_and_look)
+    monkeypatch.setattr(outcomes_module._Waiting, "pause", wait)
+
+    async def collect() -> list[Receipt]:
+        return [each async for each in as_completed(receipts, "accepted")]
+
+    found = list(sync.as_completed(receipts, "accepted")) if is_blocking else asyncio.run(collect())
+    assert found == receipts
 
 
 @on_asyncio

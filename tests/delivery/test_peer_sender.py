@@ -359,6 +359,9 @@ class TestEnds:
         assert desk.host.counters.send_failures == 1
         link = desk.link()
         assert link.messages == [], "what has ended is not written"
+        desk.host.run()
+        assert (message.state, message.reason) == (FAILED, Reason.CLOSED)
+        assert desk.host.counters.send_failures == 1
 
     def test_the_last_error_of_its_route_is_told(self, desk: Desk) -> None:
         message = desk.post()

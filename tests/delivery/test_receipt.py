@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, Step, advance_all, future_waker, transition_all
 from signedwire.errors import (
@@ -259,6 +260,24 @@ class TestProof:
         assert receipt.proof() == b"\x07"
 
 
+class TestAlone:
+    """A `Receipt` that is no message of a node."""
+
+    async def test_it_has_no_store_no_deadline_and_no_proof(self) -> None:
+        receipt = Receipt(BOB, 7)
+        with pytest.raises(LookupError, match="its recipient has signed no receipt"):
+            receipt.proof()
+        waiting = asyncio.ensure_future(receipt.wait())  # as without a store: until accepted
+        await settled()
+        advance_all([receipt], PERSISTED)
+        await settled()
+        assert not waiting.done()
+        advance_all([receipt], ACCEPTED)
+        assert await waiting is receipt
+        with pytest.raises(TimeoutError):
+            await receipt.wait("handled", timeout=0.01)
+
+
 async def as_awaitable(value: Any) -> Any:
     return await value if isinstance(value, Awaitable) else value
 
@@ -389,6 +408,7 @@ class TestWait:
             ("handeld", None, ValueError, "Did you mean 'handled'?"),
             (30, None, TypeError, "Seconds are given by name: timeout=30"),
             (True, None, TypeError, "of type bool"),
+            (b"handled", None, TypeError, "of type bytes"),
             ("written", "5", TypeError, "seconds are wanted, such as 5.0"),
             ("written", True, TypeError, "of type bool"),
             ("written", timedelta(seconds=5), TypeError, "use .total_seconds()"),
@@ -414,6 +434,16 @@ class TestWait:
         receipt = receipt_at(HANDLED)
         assert await receipt.wait("handled") is receipt
         assert receipt.result("accepted", 0) is receipt
+
+    async def test_without_a_store_nothing_is_persisted(self) -> None:
+        receipt = receipt_at(QUEUED)
+        for call in (receipt.wait, receipt.result):
+            with pytest.raises(ValueError, match=re.escape(NEEDS_STORE)):
+                await as_awaitable(call("persisted", 0))
+        receipt.is_stored = True
+        with pytest.raises(TimeoutError):
+            await receipt.wait("persisted", 0)
+        expect_no_waiter(receipt)
 
     async def test_what_can_never_be_is_not_waited_for(self) -> None:
         receipt = receipt_at(HANDLED)

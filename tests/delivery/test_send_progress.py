@@ -6,11 +6,11 @@ import pytest
 
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.send_progress import SendProgress
-from signedwire.delivery.store import MemoryStore
+from signedwire.delivery.store import MemoryStore, StoreLimits
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind
 from signedwire.types import Priority, Reason
-from storekit import PEER, US, stored
+from storekit import OTHER, PEER, US, stored
 
 LOW, NORMAL, HIGH, CRITICAL = Priority
 
@@ -114,3 +114,13 @@ def test_a_store_that_has_failed_or_closed(progress: SendProgress) -> None:
     progress.reached(PEER)
     progress.note_v2(PEER)
     assert isinstance(progress.epoch(PEER), int)
+
+
+def test_an_epoch_where_a_failed_store_has_no_place_for_the_peer() -> None:
+    """It can forget no stranger any more, and so keeps no epoch; HELLO needs one all the same."""
+    store = MemoryStore(US, limits=StoreLimits(max_peers=1))
+    progress = SendProgress(store)
+    kept = progress.epoch(OTHER)
+    store.close()
+    assert isinstance(progress.epoch(PEER), int)
+    assert progress.epoch(OTHER) == kept

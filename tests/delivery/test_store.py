@@ -581,6 +581,17 @@ class TestIncoming:
 
 
 class TestPeers:
+    def test_no_more_peers_than_a_row_has_numbers_for(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("signedwire.delivery.store.ledger.MAX_PEER", 1)
+        put(store, Note())
+        with pytest.raises(StoreFullError, match="1 peers, its limit, and") as caught:
+            store.put(OTHER, [Note()])
+        assert (caught.value.recipient, caught.value.reason) == (OTHER, Reason.QUEUE_FULL)
+        put(store, Note())  # it is known already
+        assert (store.backlog(PEER).rows, store.backlog(OTHER).rows) == (2, 0)
+
     def test_remembers_who_speaks_v2(self, store: Store) -> None:
         assert not store.has_spoken_v2(PEER)
         assert told(store.note_v2, PEER) is None

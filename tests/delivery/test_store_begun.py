@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -165,3 +166,23 @@ def test_a_store_that_is_begun_behind_a_link(tmp_path: Path) -> None:
     assert marker_of(str(real)) == marker_of(str(link))
     used(link)
     used(real)
+
+
+def test_a_disk_that_fails_as_the_file_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The empty file is there, and so is the mark, by which the next start begins again."""
+    real = os.open
+
+    def make_and_fail(name: str, flags: int, *mode: int) -> int:
+        descriptor = real(name, flags, *mode)
+        if name != str(path):
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", make_and_fail)
+        with pytest.raises(StoreOpenError, match="Input/output error"):
+            SqliteStore(path, US)
+    assert path.read_bytes() == b""
+    used(path)
+    assert os.listdir(path.parent) == ["node.db"]

@@ -488,6 +488,27 @@ class TestUnusable:
         with pytest.raises(StoreOpenError, match="cannot open the store"):
             SqliteStore(tmp_path, US)
 
+    @pytest.mark.parametrize("has_statvfs", [True, False])
+    @pytest.mark.parametrize("which", ["file", "folder", "neither"])
+    def test_what_this_user_may_not_write_to(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, which: str, has_statvfs: bool
+    ) -> None:
+        """SQLite gives no cause then, and not every system tells whether a volume is read-only."""
+        path.touch()
+        readable = {"file": str(path), "folder": str(path.parent)}.get(which)
+        monkeypatch.setattr(os, "access", lambda place, mode: place != readable)
+        if not has_statvfs:
+            monkeypatch.delattr(os, "statvfs", raising=False)
+        fault = sqlite3.OperationalError("disk I/O error")
+        fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        error = schema._open_error(str(path), fault)
+        assert isinstance(error, StoreOpenError)
+        assert error.path == str(path)
+        if readable is None:
+            assert error.fact.endswith("disk I/O error")
+        else:
+            assert error.fact.endswith(f"this user may not write to {readable}")
+
 
 class TestMigrations:
     def test_a_newer_version(

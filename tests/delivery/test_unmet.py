@@ -172,6 +172,7 @@ class TestAge:
     ) -> None:
         store = opener(self.LIMITS)
         aged: list[RowName] = []
+        assert store.unmet.on_aged is None
         store.unmet.on_aged = aged.extend
         note = Note(b"old")
         queue(store, note)
@@ -203,6 +204,18 @@ class TestAge:
         times.slept += 1000
         assert told(store.expire) is None
         assert [row.recipient for row in store.outbox().result(LIMIT)] == [PEER]
+        assert store.stats().aged_out == 1
+
+    def test_what_has_left_before_is_no_dead_letter(
+        self, opener: Callable[..., Store], times: SetClock
+    ) -> None:
+        store = opener(self.LIMITS)
+        gone, kept = Note(b"gone"), Note(b"kept")
+        queue(store, gone, kept)
+        assert told(store.settled, PEER, [(NORMAL, gone.row)]) is None
+        times.slept += 101
+        assert told(store.expire) is None
+        assert [each.payload for each in store.dead_letters().result(LIMIT)] == [b"kept"]
         assert store.stats().aged_out == 1
 
     def test_its_own_deadline_counts_too(

@@ -267,6 +267,21 @@ class TestOpening:
             EvidenceLog(tmp_path, BOB.did)
 
     @posix_only
+    def test_a_relative_path_in_a_folder_that_is_gone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = tmp_path / "here"
+        here.mkdir()
+        with monkeypatch.context() as patch:
+            patch.chdir(here)
+            here.rmdir()
+            with pytest.raises(EvidenceLogError, match="the working directory is gone") as caught:
+                EvidenceLog("evidence.log", BOB.did)
+            assert caught.value.path == "evidence.log"
+            assert caught.value.hint == "Give the whole path"
+            EvidenceLog(tmp_path / "evidence.log", BOB.did).close()
+
+    @posix_only
     def test_a_pipe_is_no_file(self, path: Path) -> None:
         os.mkfifo(path)
         with pytest.raises(EvidenceLogError, match="not a regular file"):

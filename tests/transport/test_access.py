@@ -238,6 +238,11 @@ class TestLists:
             read_access_file(tmp_path / "missing")
         with pytest.raises(ConfigError, match=r"cannot read|no regular file"):
             read_access_file(tmp_path)
+        large = tmp_path / "large"
+        large.touch()
+        os.truncate(large, 16 * 2**20 + 1)
+        with pytest.raises(ConfigError, match="large is larger than 16 MiB"):
+            read_access_file(large)
         empty = tmp_path / "empty"
         empty.touch()
         with pytest.raises(ConfigError, match="is empty: it may have been cut off"):
@@ -367,6 +372,25 @@ class TestLists:
             assert access.is_denied(BOB.did), line
         assert line < 100
         return len(lines) >= line
+
+    def test_a_denial_that_comes_while_the_list_is_read_counts(self) -> None:
+        access = listed()
+
+        class ReadTooEarly(set[bytes]):
+            """A DID becomes denied right after the first look."""
+
+            is_read = False
+
+            def __contains__(self, key: object) -> bool:
+                found = super().__contains__(key)
+                if not self.is_read:
+                    self.is_read = True
+                    access.deny(BOB.did)
+                return found
+
+        access._denied = ReadTooEarly()
+        assert access.is_denied(BOB.did)
+        assert not access.is_denied(ALICE.did)
 
     def test_the_later_of_two_reloads_wins(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,8 @@ class NameServer:
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     server = NameServer()
     monkeypatch.setattr(socket, "getaddrinfo", server)
+    # All nodes share it, and it remembers the names that were slow in an earlier test.
+    names_module.RESOLVER.reset()
     yield server
     server.gate.set()
     until = time.monotonic() + LIMIT
@@ -275,7 +277,7 @@ async def test_forty_dead_names_beside_a_living_one(names: NameServer) -> None:
             await within(LIMIT, alice.send(bob.did, b"%d" % number))
         assert alice.peers()[bob.did].state is PeerState.CONNECTED
         assert alice.stats().evictions == 0
-        assert len(set(names.asked)) == 41
+        await eventually(lambda: len(set(names.asked)) == 41)
 
 
 # -- addresses race ------------------------------------------------------------------

@@ -405,6 +405,16 @@ class TestDecoder:
             decoder.max_frame_size = 100
         assert seen == [(1, 1), (2, 99)]
 
+    def test_bytes_may_come_before_the_earlier_ones_were_read(self) -> None:
+        decoder = LinkFrameDecoder(31)
+        decoder.put(framed(1, b"a") + framed(2, b"b"))
+        assert decoder.next_frame() == (1, b"a")
+        decoder.put(framed(3, b"c")[:3])
+        decoder.put(framed(3, b"c")[3:])
+        assert [decoder.next_frame() for _ in range(3)] == [(2, b"b"), (3, b"c"), None]
+        assert not decoder.has_unread
+        assert not decoder.has_partial_frame
+
     def test_no_more_than_one_frame_is_kept(self) -> None:
         seed = random.randrange(2**32)
         draw = random.Random(seed)

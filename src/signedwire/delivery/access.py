@@ -256,10 +256,12 @@ class AccessList(Bound, instead="it is a part of its node"):
         keep, keys = change
         if keep is AccessRules.allow_only:
             self._allowed = None if keys is None else frozenset(keys)
-        elif keys is not None and keep is AccessRules.deny:
-            self._denied |= keys
-        elif keys is not None:
-            self._denied -= keys
+        else:
+            assert keys is not None  # only `allow_only(None)` has none
+            if keep is AccessRules.deny:
+                self._denied |= keys
+            else:
+                self._denied -= keys
         self._update()
         if self._store is not None:
             keep(self._store.access, keys)

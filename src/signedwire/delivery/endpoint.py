@@ -304,8 +304,6 @@ class Endpoint:
 
     def _give_up_stranded(self, session: PeerSession) -> None:
         session.stop_waiting()
-        if session.link is not None:
-            return
         if self.sessions.route(session) is not None:
             self.send_waiting(session)  # the route was added meanwhile
         else:

@@ -325,16 +325,16 @@ class FairLanes(BoundedQueue, Generic[T]):
     def _choose_later(self, waiting: list[_Ring[T]]) -> _Ring[T]:
         """Return one of several rings of ranks 3 and 4."""
         runs, lowest, passed = self._runs, waiting[-1].stage, -1
-        for ring in waiting:
-            stage = ring.stage
-            if stage == lowest:
-                return ring
+        rings = iter(waiting)
+        ring = next(rings)
+        while (stage := ring.stage) != lowest:
             if stage != passed and runs[stage] < SHARE - 1:
                 runs[stage] += 1
-                return ring
+                break
             runs[stage] = 0  # one item of a lower stage follows
             passed = stage
-        raise AssertionError("the last one is of the lowest stage")
+            ring = next(rings)
+        return ring
 
     def _pop(self, ring: _Ring[T]) -> T | None:
         """Take an item of the sender whose turn it is; `None`: no sender has one."""
