@@ -198,7 +198,7 @@ class NodeCore:
         steps: list[tuple[str, Callable[[], Any] | None]] = [
             ("ending the watch of the clock", None if watch is None else watch.end),
             ("closing the links", self.endpoint.close_links),
-            ("ending the dialers", self.dialers.end),
+            ("ending the dialers", lambda: self.dialers.end(deadline)),
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
