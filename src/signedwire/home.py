@@ -109,10 +109,9 @@ class Home:
         return self.phase is Phase.ENDED or self.phase is Phase.FAILED
 
     @property
-    def is_lost(self) -> bool:
-        """Whether the loop was closed while the node lived, in this process."""
-        is_closed = self.loop is not None and self.loop.is_closed()
-        return is_closed and not self.has_ended and not self.is_forked
+    def has_closed_loop(self) -> bool:
+        """Whether the event loop of the node is closed, in this process."""
+        return self.loop is not None and self.loop.is_closed() and not self.is_forked
 
     # -- checks ---------------------------------------------------------------------------
 
@@ -134,9 +133,13 @@ class Home:
                 "this node belongs to the process that was forked", _MAKE_ANOTHER
             )
         if loop.is_closed():
-            raise _elsewhere("which is closed")
+            raise self.lost_error()
         if running is not None and threading.get_ident() == self.thread:
             raise _elsewhere("which cannot run while this one does")
+
+    def lost_error(self) -> WrongContextError:
+        """Return the error for a node whose event loop is closed."""
+        return _elsewhere("which is closed")
 
     def check_here(self) -> None:
         """Raise if the running event loop is not the node's.

@@ -139,7 +139,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             StoreOpenError: the store cannot be used; nothing in it was changed.
             EvidenceLogError: the evidence log cannot be used; its content is unchanged.
             ConfigError: the access file cannot be read, or has a wrong line.
-            ClosedError: the node was started before; a node can be started only once.
+            ClosedError: the node was started before; a node can be started only once. Or
+                `close()` was called during the start.
             WrongContextError: no asyncio event loop runs in this thread.
         """
         if self._has_started:
@@ -153,9 +154,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """Stop listening, send what is queued for up to `close_timeout`, then end the node.
 
         A message that is still not sent fails with reason "closed"; with a store, it waits
-        there for the next node that opens the file. The call returns within `close_timeout`
-        plus some milliseconds, whatever a peer does, and leaves no task, thread or socket. It
-        is safe to call twice, and does nothing before the start. Cancelling ends the node at
+        there for the next node that opens the file. A start that is under way is called off;
+        `start()` then raises ClosedError. The call returns within `close_timeout` plus some
+        milliseconds, whatever a peer does, and leaves no task, thread or socket. If a disk or a
+        network backend does not answer in that time, its thread or task ends when it does. The
+        call is safe to repeat, and does nothing before the start. Cancelling ends the node at
         once; `asyncio.CancelledError` is raised after that.
 
         Raises:

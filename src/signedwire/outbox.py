@@ -38,7 +38,7 @@ from signedwire.folders import sync_folder
 from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.transport.core import NodeCore
-from signedwire.transport.own_thread import open_in_thread
+from signedwire.transport.own_thread import FileOpener
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import SENDER, V2_START
@@ -167,11 +167,9 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
             EnvelopeError: another program has changed the store; the file was removed.
         """
         core, file = self._core, expand_home(path)
-        return await open_in_thread(
-            partial(export, _store(core), core.runtime.identity, file),
-            lambda _: os.unlink(file),
-            core.runtime.config.close_timeout,
-        )
+        opener = FileOpener(core.runtime.config.close_timeout)
+        write = partial(export, _store(core), core.runtime.identity, file)
+        return await opener.open(write, lambda _: os.unlink(file))
 
 
 class DeadLetters(Bound, instead="pass what its `list()` gave"):

@@ -4,7 +4,8 @@
                             └→ Dialers (dials)            ↑ Acceptor (accepts)
 
 - `core.NodeCore` puts the parts of one node together and lives in one event loop. `node_files`
-  opens and closes its store, access file and evidence log.
+  opens and closes its store, access file and evidence log. `starting`: a start that may be called
+  off; `ending`: whether all parts have ended, also after the loop was closed.
   `runtime.Runtime` has what all parts use: configuration, identity, loop, counters, events,
   log. It imports none of them.
 - `dialers`, `dialer`, `link_dialer`: who is dialed, and when. Each v2 peer has a dialer of its own,

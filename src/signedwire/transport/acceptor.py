@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.errors import TransportError
+from signedwire.errors import ClosedError, TransportError
 from signedwire.transport.admission import Admission
 from signedwire.transport.descriptors import ConnectionLimits, Shortage
 from signedwire.transport.guarded_stream import guarded
@@ -57,6 +57,7 @@ class Acceptor:
         """Refused connections whose first byte has not come. It tells whether to answer them."""
         self._listener: Listener | None = None
         self._address: Target | None = None
+        self._has_stopped = False
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -65,6 +66,7 @@ class Acceptor:
 
         Raises:
             ListenError: The node cannot listen on the address.
+            ClosedError: `stop_listening()` was called meanwhile.
         """
         runtime, network = self._runtime, self._runtime.network
         if runtime.config.listen is None:
@@ -73,12 +75,16 @@ class Acceptor:
             runtime.config.listen,
             lambda: guarded(network, ProtocolDetector(runtime, self), runtime.log),
         )
+        if self._has_stopped:  # the network backend did not end when it was cancelled
+            self.stop_listening()
+            raise ClosedError("this node was closed while it started")
         self._address = self._listener.address
         if isinstance(self._listener, NeedsDescriptors):
             self._listener.when_short(Shortage(runtime.log, self._evict_unproven).make_room)
 
     def stop_listening(self) -> None:
         """Stop listening. A listener that raises is logged."""
+        self._has_stopped = True
         if self._listener is not None:
             self._runtime.log.attempt("closing the listener", self._listener.close)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.access import AccessList
@@ -26,7 +26,6 @@ from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies, Policy
 from signedwire.delivery.session_context import SessionContext
-from signedwire.errors import ClosedError
 from signedwire.evidence.log import EvidenceLog
 from signedwire.home import Phase
 from signedwire.identity import Identity
@@ -36,12 +35,14 @@ from signedwire.transport.acceptor import Acceptor
 from signedwire.transport.clock_watch import ClockWatch
 from signedwire.transport.descriptors import fitted_limits
 from signedwire.transport.dialers import Dialers
+from signedwire.transport.ending import NodeEnd
 from signedwire.transport.inbox_reader import InboxReader
 from signedwire.transport.network import Network
 from signedwire.transport.node_files import NodeFiles, OpenStore
 from signedwire.transport.optional_v1 import new_v1_wire
 from signedwire.transport.probing import Prober
 from signedwire.transport.runtime import Runtime
+from signedwire.transport.starting import NodeStart
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.uncancelled import next_turn, run_steps
 from signedwire.types import Did
@@ -94,16 +95,17 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
-        self._is_called_off = False
+        self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
-        self._has_ended: asyncio.Event | None = None
+        self._has_ended = NodeEnd(runtime.home)
 
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open store, evidence log and listener, as far as the configuration has them.
 
-        If the start fails or is cancelled, everything is closed again before this returns.
+        If the start fails, is cancelled or is called off by `close()`, everything is closed again
+        before this returns. From the cancellation or `close()` on, that takes `close_timeout`.
 
         Raises:
             ListenError: the listener cannot be opened.
@@ -115,16 +117,18 @@ class NodeCore:
         """
         runtime = self.runtime
         runtime.settle()
-        self._has_ended = asyncio.Event()
+        self._start = start = NodeStart(runtime.config.close_timeout)
         try:
-            await self._open()
+            await start.run(self._open())
+        except GeneratorExit:
+            raise  # the loop was closed: `close()` in another one frees what was opened
         except BaseException:
             runtime.home.phase = Phase.FAILED
             self.acceptor.stop_listening()
             try:
-                await self._end(runtime.loop.time() + runtime.config.close_timeout)
+                await self._end(start.deadline)
             finally:
-                self._has_ended.set()
+                self._has_ended.note()
             raise
 
     async def _open(self) -> None:
@@ -133,8 +137,6 @@ class NodeCore:
         await self.files.open()
         self._fit_limits()
         await self.acceptor.start()
-        if self._is_called_off:
-            raise ClosedError("this node was closed while it started", "Make a new one")
         runtime.is_open = True
         self._clock_watch = ClockWatch(runtime, endpoint.on_clock_step, self.files.on_wall_step)
         runtime.routing.watch(endpoint.on_routes)
@@ -152,43 +154,53 @@ class NodeCore:
     async def close(self) -> None:
         """Accept nothing more, send queued messages for up to `close_timeout`, then end all parts.
 
-        Messages that could not be sent fail with `Reason.CLOSED`. A second call also returns
-        when everything has ended. If the call is cancelled, it stops waiting for peers, ends
-        all parts, and then raises.
+        Messages that could not be sent fail with `Reason.CLOSED`. A start that is under way is
+        called off. A second call also returns when everything has ended. If the call is
+        cancelled, it stops waiting for peers, ends all parts, and then raises.
 
         Raises:
             WrongContextError: the node runs in another process or loop. Or its loop was
                 closed, so that only its address and its files could be freed.
         """
         runtime = self.runtime
-        if runtime.home.is_lost:
+        if self._has_ended.is_lost:
             await self._free()
         runtime.home.check_here()
-        runtime.log.attempt("ending the probes", self.prober.close)
-        if self._has_ended is None:
+        start = self._start
+        if start is None:
             return
-        if not runtime.is_open:
-            self._is_called_off = True
+        if not (start.has_succeeded and runtime.is_open):
+            if not runtime.home.has_ended:
+                start.call_off()
             await self._has_ended.wait()
             return
         runtime.is_open = False
         runtime.home.phase = Phase.CLOSING
+        runtime.log.attempt("ending the probes", self.prober.close)
         self.acceptor.stop_listening()
-        deadline = asyncio.get_running_loop().time() + runtime.config.close_timeout
-        is_cancelled = False
+        deadline = runtime.loop.time() + runtime.config.close_timeout
+        failure: BaseException | None = None
         try:
-            await self.files.flush(deadline)  # so that messages stored just now are sent too
-            await self.dialers.drain(deadline)
-            await self.files.flush(deadline)  # the last `ack()` is sent after its commit
+            await self._drain(deadline)
+        except GeneratorExit:
+            raise  # as in `start()`
+        except BaseException as error:  # noqa: BLE001 - it is raised when all parts have ended
+            failure = error
+        # From here on nothing waits for a peer.
+        runtime.home.phase = Phase.ENDED
+        try:
+            is_cancelled = await self._end(deadline)
         finally:
-            # Also if cancelled. From here on nothing waits for a peer.
-            runtime.home.phase = Phase.ENDED
-            try:
-                is_cancelled = await self._end(deadline)
-            finally:
-                self._has_ended.set()
+            self._has_ended.note()
+        if failure is not None:
+            raise failure
         if is_cancelled:
             raise asyncio.CancelledError
+
+    async def _drain(self, deadline: float) -> None:
+        await self.files.flush(deadline)  # so that messages stored just now are sent too
+        await self.dialers.drain(deadline)
+        await self.files.flush(deadline)  # the last `ack()` is sent after its commit
 
     async def _end(self, deadline: float) -> bool:
         """End all parts, even if cancelled or if one fails; return whether it was cancelled."""
@@ -198,7 +210,7 @@ class NodeCore:
         steps: list[tuple[str, Callable[[], Any] | None]] = [
             ("ending the watch of the clock", None if watch is None else watch.end),
             ("closing the links", self.endpoint.close_links),
-            ("ending the dialers", self.dialers.end),
+            ("ending the dialers", lambda: self.dialers.end(deadline)),
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
@@ -212,16 +224,22 @@ class NodeCore:
         is_cancelled |= await run_steps(steps, runtime.log)
         return await next_turn() or is_cancelled  # let the closed sockets' callbacks run
 
-    async def _free(self) -> None:
-        """Free address and files, because the loop was closed while the node was open."""
+    async def _free(self) -> NoReturn:
+        """Free address and files, because the loop was closed before all parts had ended.
+
+        Raises:
+            WrongContextError: always, because nothing else could be ended.
+        """
         runtime = self.runtime
+        self._has_ended.begin_freeing()
+        runtime.is_open = False
+        runtime.home.phase = Phase.ENDED
+        self.acceptor.shut_down()
         try:
-            runtime.home.check_here()
-        finally:
-            runtime.is_open = False
-            runtime.home.phase = Phase.ENDED
-            self.acceptor.shut_down()
             await self.files.free()
+        finally:
+            self._has_ended.note_freed()
+        raise runtime.home.lost_error()
 
     # -- state ------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
@@ -18,6 +19,9 @@ from signedwire.transport.uncancelled import wait_uncancelled
 from signedwire.types import Did, PeerState, Target
 
 __all__ = ["Dialers"]
+
+_LEAST_FOR_AN_ATTEMPT: Final = 0.2
+"""Minimum time in seconds in which attempts may clean up, even after the deadline."""
 
 
 class Dialers:
@@ -44,6 +48,8 @@ class Dialers:
         """The dialers over v2."""
         self._v1: dict[Target, Dialer] = {}
         """The dialers over v1."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """The tasks of retired dialers that have not ended yet."""
         self._progress: asyncio.Future[None] | None = None
         endpoint.context.on_progress = self._on_progress
 
@@ -67,7 +73,15 @@ class Dialers:
         key = (dialer.address, session.did)
         # A v1 dialer stays: it serves all peers at its address.
         if self._links.get(key) is dialer:
-            self._links.pop(key).retire()
+            self._retire(self._links.pop(key))
+
+    def _retire(self, dialer: LinkDialer) -> None:
+        """Stop a dialer, and remember its task, because a network may take long to clean up."""
+        dialer.retire()
+        task = dialer._connecting
+        if task is not None:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     def _dialer_of(self, session: PeerSession) -> Dialer | None:
         """Return the dialer that serves a peer; `None`: the peer is not dialed."""
@@ -134,16 +148,37 @@ class Dialers:
         is_durable = self._endpoint.context.store.is_durable
         return is_durable and dialer.state is PeerState.BACKING_OFF
 
-    async def end(self) -> bool:
-        """End all connections and all messages. Returns what `wait_uncancelled()` does."""
+    async def end(self, deadline: float) -> bool:
+        """End all connections and all messages.
+
+        Args:
+            deadline: The end of the wait for attempts that clean up, loop time.
+
+        Returns:
+            Whether the caller was cancelled meanwhile.
+        """
         self._endpoint.begin_end()
         self.slots.end()
-        closing = [dialer.close() for dialer in self.all()]
-        all_closing = asyncio.gather(*closing, return_exceptions=True)
-        is_cancelled = await wait_uncancelled(all_closing)
-        for fault in all_closing.result():
-            if isinstance(fault, Exception):  # a fault of this package must not keep the others
-                extra = fields("close fault", error=type(fault).__name__)
-                self._runtime.log.error("closing a connection failed", exc_info=fault, extra=extra)
+        tasks = [*self._ending, *(asyncio.create_task(one.close()) for one in self.all())]
+        left = max(_LEAST_FOR_AN_ATTEMPT, deadline - asyncio.get_running_loop().time())
+        is_cancelled = await wait_uncancelled(asyncio.gather(*tasks, return_exceptions=True), left)
+        for task in tasks:
+            self._report(task)
+        self._free_slots()
         self._endpoint.end()
         return is_cancelled
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Log an attempt that has not ended, or a fault, which must not keep the others."""
+        if not task.done():
+            text = "an attempt to connect was cancelled and did not end; it is no longer awaited"
+            self._runtime.log.warning(text, extra=fields("attempt hangs"))
+        elif not task.cancelled() and isinstance(fault := task.exception(), Exception):
+            extra = fields("close fault", error=type(fault).__name__)
+            self._runtime.log.error("closing a connection failed", exc_info=fault, extra=extra)
+
+    def _free_slots(self) -> None:
+        """Free the slots of connections that were closed without a report, as those over v1."""
+        pool = self.slots.pool
+        for dialer in (*pool.opening(), *pool.connected(), *pool.waiting()):
+            self.slots.release(dialer)

@@ -19,15 +19,22 @@ from signedwire.evidence.chain import name_of
 from signedwire.evidence.files import Removed, Rotated, RotationPolicy
 from signedwire.evidence.log import EvidenceLog
 from signedwire.logs import fields
-from signedwire.transport.own_thread import in_own_thread, open_in_thread
+from signedwire.transport.own_thread import FileOpener, in_own_thread
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.uncancelled import next_turn, wait_uncancelled
 
 __all__ = ["close_evidence", "open_evidence"]
 
 
-async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | None:
+async def open_evidence(
+    runtime: Runtime, store: Store | None, opener: FileOpener
+) -> EvidenceLog | None:
     """Open the log that the configuration names; return `None` if it names none.
+
+    Args:
+        runtime: The surroundings of the parts of the node.
+        store: The store of the node, which may have messages that the log lacks.
+        opener: Opens the file.
 
     Raises:
         EvidenceLogError: the file cannot be used; its content is unchanged.
@@ -54,7 +61,7 @@ async def open_evidence(runtime: Runtime, store: Store | None) -> EvidenceLog | 
     )
     open_ = partial(EvidenceLog, path, us, dispatch=dispatch, unacked=unacked, rotation=rotation)
     # If this call is cancelled, the thread reads a long log to its end and then closes it.
-    log = await open_in_thread(open_, EvidenceLog.close, config.close_timeout)
+    log = await opener.open(open_, EvidenceLog.close)
     log.on_failed = partial(_emit_failure, runtime, log.path)
     log.on_rotation = partial(_emit_rotation, runtime, log.path)
     return log

@@ -20,7 +20,7 @@ from signedwire.evidence.log import EvidenceLog
 from signedwire.logs import fields
 from signedwire.transport.evidence_driver import close_evidence, open_evidence
 from signedwire.transport.inbox_driver import InboxDriver
-from signedwire.transport.own_thread import in_own_thread, open_in_thread
+from signedwire.transport.own_thread import FileOpener, in_own_thread
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.transport.uncancelled import run_steps, wait_uncancelled
@@ -49,6 +49,7 @@ class NodeFiles:
         self._runtime = runtime
         self._endpoint = endpoint
         self._open_store = open_store
+        self._opener = FileOpener(runtime.config.close_timeout)
         self.store: StoreDriver | None = None
         """Drives the store of a node that has a file; `None` without one."""
         self.evidence: EvidenceLog | None = None
@@ -69,20 +70,19 @@ class NodeFiles:
         store = inbox_store = None
         if self._open_store is not None:
             open_ = partial(self._open_store, runtime.loop.call_soon_threadsafe)
-            store = await open_in_thread(open_, Store.close, runtime.config.close_timeout)
+            store = await self._opener.open(open_, Store.close)
             self.store = context.store = StoreDriver(runtime, endpoint, store)
             context.inbox_store = inbox_store = InboxDriver(runtime, store)
         await self._read_access_file()
         endpoint.access._open(store)
-        self.evidence = context.evidence = await open_evidence(runtime, store)
+        self.evidence = context.evidence = await open_evidence(runtime, store, self._opener)
         if inbox_store is not None:
             await inbox_store.restore(endpoint)
 
     async def _read_access_file(self) -> None:
         """Read the access file in a thread, because many lines take seconds."""
         if self._runtime.config.access_file is not None:
-            reload, limit = self._endpoint.access.reload, self._runtime.config.close_timeout
-            await open_in_thread(reload, lambda _: None, limit)
+            await self._opener.open(self._endpoint.access.reload, lambda _: None)
 
     def start_sending(self) -> None:
         """Load the messages that an earlier process has left, because the node is open now."""
@@ -135,7 +135,7 @@ class NodeFiles:
         return is_cancelled
 
     async def free(self) -> None:
-        """Close the files of a node whose loop was closed while it was open. In another loop.
+        """Close the files of a node whose loop was closed before its end. In another loop.
 
         Drivers and receipts belong to the closed loop, so they stay as they are. A file that
         cannot be closed is logged, and the next one is closed nevertheless.
@@ -143,10 +143,16 @@ class NodeFiles:
         runtime = self._runtime
         timeout = runtime.config.close_timeout
         steps: tuple[tuple[str, Callable[[], Any]], ...] = (
+            ("giving up the files that open", self._give_up_opening),
             ("closing the evidence log", lambda: close_evidence(runtime, self.evidence, timeout)),
             ("closing the store", lambda: self._free_store(timeout)),
         )
         await run_steps(steps, runtime.log)
+
+    async def _give_up_opening(self) -> None:
+        if not await self._opener.give_up():
+            text = "the disk does not answer; a file that was being opened is closed when it does"
+            self._runtime.log.warning(text, extra=fields("disk silent"))
 
     async def _free_store(self, timeout: float) -> bool:
         if self.store is None:

@@ -10,14 +10,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from signedwire.transport.uncancelled import wait_uncancelled
+from signedwire.transport.uncancelled import mark_retrieved, wait_uncancelled
 
-__all__ = ["in_own_thread", "open_in_thread"]
+__all__ = ["FileOpener", "in_own_thread"]
 
 T = TypeVar("T")
+_LEAST: Final = 0.2
+"""Minimum time in seconds for closing what was opened late."""
 
 
 class _OwnThread(Executor):
@@ -61,23 +62,57 @@ def in_own_thread(function: Callable[..., T], *args: object) -> asyncio.Future[T
     return future
 
 
-async def open_in_thread(open_: Callable[[], T], close: Callable[[T], object], limit: float) -> T:
-    """Open something in a thread of its own and return it.
+class FileOpener:
+    """Opens files, each in a thread of its own. Its methods run in a loop, where nothing is said.
 
-    Cancelling waits at most `limit` seconds until it is open, and closes it again. If it is not
-    open by then, the thread closes it later.
+    Args:
+        limit: Maximum time in seconds that the end of an opening is awaited.
     """
-    attempt = _Opening(open_, close)
-    opening = in_own_thread(attempt.fill)
-    try:
-        await asyncio.wait({opening})  # not `await opening`, which would cancel it
-    except asyncio.CancelledError:
-        opening.add_done_callback(_mark_retrieved)
-        await wait_uncancelled(opening, limit)
-        for opened in attempt.give_up():
-            await wait_uncancelled(in_own_thread(partial(close, opened)))
-        raise
-    return opening.result()
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._under_way: list[_Opening[Any]] = []
+        """The openings under way. A loop that was closed leaves them here."""
+
+    async def open(self, open_: Callable[[], T], close: Callable[[T], object]) -> T:
+        """Open something and return it.
+
+        Cancelling waits at most `limit` seconds until it is open, and closes it again. If it is
+        not open by then, the thread closes it later.
+        """
+        attempt = _Opening(open_, close)
+        self._under_way.append(attempt)
+        opening = in_own_thread(attempt.fill)
+        try:
+            await asyncio.wait({opening})  # not `await opening`, which would cancel it
+        except asyncio.CancelledError:
+            opening.add_done_callback(mark_retrieved)
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + self._limit
+            await wait_uncancelled(opening, self._limit)
+            closing = in_own_thread(attempt.give_up)
+            closing.add_done_callback(mark_retrieved)
+            await wait_uncancelled(closing, max(_LEAST, deadline - loop.time()))
+            self._under_way.remove(attempt)
+            raise
+        # Not in a `finally`: a coroutine of a closed loop ends with GeneratorExit.
+        self._under_way.remove(attempt)
+        return opening.result()
+
+    async def give_up(self) -> bool:
+        """Close what was being opened in a loop that is closed. In another loop.
+
+        Returns:
+            Whether all is closed. If not after `limit` seconds, the threads close it later.
+        """
+        is_closed = True
+        for attempt in self._under_way:
+            ending = in_own_thread(attempt.end, self._limit)
+            ending.add_done_callback(mark_retrieved)
+            await wait_uncancelled(ending, self._limit)
+            is_closed &= ending.done() and ending.exception() is None and ending.result()
+        self._under_way.clear()
+        return is_closed
 
 
 class _Opening(Generic[T]):
@@ -89,24 +124,28 @@ class _Opening(Generic[T]):
         self._lock = threading.Lock()
         self._opened: list[T] = []
         self._is_given_up = False
+        self._has_ended = threading.Event()
 
     def fill(self) -> T:
-        opened = self._open()
-        with self._lock:
-            if not self._is_given_up:
-                self._opened.append(opened)
-                return opened
-        self._close(opened)
-        return opened
+        try:
+            opened = self._open()
+            with self._lock:
+                if not self._is_given_up:
+                    self._opened.append(opened)
+                    return opened
+            self._close(opened)
+            return opened
+        finally:
+            self._has_ended.set()
 
-    def give_up(self) -> list[T]:
-        """Return the object, if it is open, for the caller to close. Else `fill()` closes it."""
+    def give_up(self) -> None:
+        """Close the object, if it is open. Else `fill()` closes it. Blocks."""
         with self._lock:
             self._is_given_up = True
-            return self._opened
+        while self._opened:
+            self._close(self._opened.pop())
 
-
-def _mark_retrieved(opening: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, because the loop logs each exception that is not retrieved."""
-    if not opening.cancelled():
-        opening.exception()
+    def end(self, timeout: float) -> bool:
+        """Do as `give_up()`, and return whether the object is closed within the time. Blocks."""
+        self.give_up()
+        return self._has_ended.wait(timeout)

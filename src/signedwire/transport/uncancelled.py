@@ -14,7 +14,7 @@ from typing import Any
 
 from signedwire.logs import EventLog
 
-__all__ = ["next_turn", "run_steps", "wait_uncancelled"]
+__all__ = ["mark_retrieved", "next_turn", "run_steps", "wait_uncancelled"]
 
 
 async def wait_uncancelled(waiting: asyncio.Future[Any], timeout: float | None = None) -> bool:
@@ -43,6 +43,12 @@ async def next_turn() -> bool:
     turn = loop.create_future()
     loop.call_soon(turn.set_result, None)
     return await wait_uncancelled(turn)
+
+
+def mark_retrieved(waiting: asyncio.Future[Any]) -> None:
+    """Retrieve the exception, because the loop logs each exception that is not retrieved."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 async def run_steps(steps: Iterable[tuple[str, Callable[[], Any] | None]], log: EventLog) -> bool:
