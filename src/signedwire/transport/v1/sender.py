@@ -146,7 +146,8 @@ class V1Sender(Dialer):
         try:
             await attempt.reach(connection)
         except BaseException:
-            connection.abort()
+            if not attempt.is_abandoned:
+                connection.abort()
             raise
         if connection.is_lost:
             cause = Cause("the peer closed the connection at once", FailureKind.CLOSED)
