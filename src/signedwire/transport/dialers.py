@@ -64,6 +64,7 @@ class Dialers:
         if dialer is None:
             return
         dialer.remove(session)
+        session.keep_error(dialer.history)
         key = (dialer.address, session.did)
         # A v1 dialer stays: it serves all peers at its address.
         if self._links.get(key) is dialer:
