@@ -120,7 +120,7 @@ class FailureKind(enum.StrEnum):
     NAME_UNKNOWN = "name unknown"
     """The host name does not exist, or is malformed."""
     NAME_SERVER_SILENT = "name server silent"
-    """No name server answered in time."""
+    """No name server answered, or none in time. No attempt is counted."""
     REFUSED = "refused"
     """The host refused the connection: nothing listens on the port."""
     UNREACHABLE = "unreachable"

@@ -23,6 +23,7 @@ from signedwire.errors import Cause, DialError
 NOW: Final = 1000.0
 THERE: Final = Address("robot", 9001)
 REFUSED: Final = Cause("refused", FailureKind.REFUSED)
+SILENT: Final = Cause("no name server answers", FailureKind.NAME_SERVER_SILENT)
 
 
 def delays() -> Iterator[float]:
@@ -82,6 +83,8 @@ class TestOutcomes:
             (DialError(THERE, REFUSED), True, AttemptOutcome.EXCUSED),
             (ResolveTimeout(THERE, "no answer"), False, AttemptOutcome.UNRESOLVED),
             (ResolveTimeout(THERE, "no answer"), True, AttemptOutcome.UNRESOLVED),
+            (DialError(THERE, SILENT), False, AttemptOutcome.UNRESOLVED),
+            (DialError(THERE, SILENT), True, AttemptOutcome.UNRESOLVED),
             (ZeroDivisionError(), False, AttemptOutcome.FAILED),
         ],
     )

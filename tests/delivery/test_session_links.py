@@ -565,6 +565,38 @@ class TestStatus:
         )
         assert status.last_error_at == pytest.approx(desk.clock.wall_us / 1e6)
 
+    @pytest.mark.parametrize(
+        ("kept", "of_route", "shown"),
+        [
+            (None, None, None),
+            (7.0, None, 7.0),
+            (None, 7.0, 7.0),
+            (7.0, 8.0, 8.0),
+            (8.0, 7.0, 8.0),
+        ],
+    )
+    def test_the_last_error_of_all_dialers_is_shown(
+        self, clock: ManualClock, kept: float | None, of_route: float | None, shown: float | None
+    ) -> None:
+        desk = Desk()
+        desk.route()
+        session = desk.session()
+        desk.post()
+        route = session.sender.dialer
+        assert isinstance(route, FakeRoute)
+        before = FakeRoute(THERE).history
+        for history, at in ((before, kept), (route.history, of_route)):
+            if at is not None:
+                history.note_error(Cause(f"error at {at:g}", FailureKind.REFUSED), at)
+        session.keep_error(before)
+        status = session.status()
+        if shown is None:
+            assert (status.last_error, status.last_error_at) == (None, None)
+        else:
+            assert status.last_error == f"error at {shown:g}"
+            expected = clock.wall_us / 1e6 - clock.seconds + shown
+            assert status.last_error_at == pytest.approx(expected)
+
 
 def test_the_kit_reports_an_end_once() -> None:
     desk = Desk()

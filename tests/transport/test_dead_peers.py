@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hostile.dead_peers import SORTS, measure
-from signedwire import Node, PeerState
+from signedwire import ConnectionFailed, DeliveryFailedError, Node, PeerState
 from signedwire.delivery.dial_history import Standing
 from signedwire.transport import slots as slots_module
 from signedwire.transport.link import Link
@@ -158,3 +158,23 @@ async def test_an_attempt_that_is_called_off_counts_for_nobody() -> None:
             status = alice.peers()[waiting.recipient]
             assert (status.failed_attempts, alice.stats().dial_failures) == (0, 0)
             assert not waiting.is_final
+
+
+@on_both_loops
+async def test_the_last_error_is_shown_after_the_wire_was_switched() -> None:
+    """A peer that accepts and hangs up is dialed over v2 and v1 in turn."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with Node(ALICE, quick(wire="auto", v1_peers="all", max_attempts=3)) as node:
+        events = node.events()
+        node.routing.update(BOB.did, f"127.0.0.1:{port}")
+        with pytest.raises(DeliveryFailedError):
+            await within(LIMIT, node.send(BOB.did, b"x"))
+        status = node.peers()[BOB.did]
+        await within(LIMIT, node.close())
+        failed = [one async for one in events if type(one) is ConnectionFailed]
+        assert status.failed_attempts == 3
+        assert status.last_error == failed[-1].cause
+        assert status.last_error_kind is failed[-1].kind
+        assert status.last_error_at is not None
+    server.close()

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import socket
+import warnings
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -18,13 +21,20 @@ from test_link import meet
 
 from netkit import End
 from signedwire import (
+    Address,
+    DeliveryFailedError,
+    DialError,
+    FailureKind,
     Listener,
     MemoryNetwork,
     Node,
+    Reason,
     Receiver,
     Remote,
     Stream,
     Target,
+    TcpNetwork,
+    WrongContextError,
 )
 from signedwire.logs import EventLog
 from signedwire.transport.guarded_stream import GuardedStream
@@ -341,6 +351,217 @@ async def test_a_listener_raises_when_a_start_fails(
     again = Node(BOB, config, network=network)
     await again.start()
     await again.close()
+
+
+# -- attempts to connect ---------------------------------------------------------------
+
+
+class FaultyDialing(TcpNetwork):
+    """A TCP network in which one call raises. It counts the calls."""
+
+    def __init__(self, call: str, error: BaseException) -> None:
+        self.call, self.error, self.calls = call, error, 0
+
+    async def resolve(self, target: Target) -> Any:
+        await self._look("resolve")
+        return await super().resolve(target)
+
+    async def dial(self, target: Target, receiver: Receiver, resolved: Any = None) -> Stream:
+        await self._look("dial")
+        return await super().dial(target, receiver, resolved)
+
+    async def _look(self, call: str) -> None:
+        if call != self.call:
+            return
+        self.calls += 1
+        if isinstance(self.error, asyncio.CancelledError):
+            task = asyncio.ensure_future(asyncio.sleep(LIMIT))
+            task.cancel()
+            await task
+        raise self.error
+
+
+DIAL_FAULTS: Final = [asyncio.CancelledError(), GeneratorExit(), KeyError("my fault")]
+each_dial_fault = pytest.mark.parametrize("error", DIAL_FAULTS, ids=repr)
+each_step = pytest.mark.parametrize("call", ["resolve", "dial"])
+
+
+def faults_in(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return address and error of each logged fault."""
+    records: list[Any] = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert {one.event for one in records} <= {"dial fault"}
+    return [(one.address, one.error) for one in records]
+
+
+@each_step
+@each_dial_fault
+@pytest.mark.parametrize("wire", ["auto", "v1"])
+@on_both_loops
+async def test_an_attempt_that_raises_has_failed(
+    wire: Any, call: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = FaultyDialing(call, error)
+    config = quick(
+        wire=wire, v1_peers="all" if wire == "v1" else (), max_attempts=3, close_timeout=1
+    )
+    async with Node(ALICE, config, network=network) as node:
+        node.routing.update(BOB.did, "127.0.0.1:9")
+        with pytest.raises(DeliveryFailedError) as caught:
+            await within(LIMIT, node.send(BOB.did, b"x"))
+        assert caught.value.reason is Reason.ATTEMPTS_EXHAUSTED
+        words = f"cannot connect to 127.0.0.1:9: {error!r}"
+        assert caught.value.receipt.detail == words
+        assert node.peers()[BOB.did].last_error == words
+        assert (network.calls, node.stats().dial_failures) == (3, 3)
+    assert faults_in(caplog) == [("127.0.0.1:9", type(error).__name__)] * 3
+
+
+@each_step
+@each_dial_fault
+@pytest.mark.parametrize("as_stranger", [False, True])
+@on_both_loops
+async def test_a_probe_that_raises_has_failed(
+    as_stranger: bool, call: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = FaultyDialing(call, error)
+    async with Node(ALICE, quick(wire="auto"), network=network) as node:
+        found = await within(
+            LIMIT, node.probe(BOB.did, Address("127.0.0.1", 9), as_stranger=as_stranger)
+        )
+        assert found.address == Address("127.0.0.1", 9)
+        assert (found.failure, found.error) == (FailureKind.OTHER, f"cannot connect: {error!r}")
+        results = [one async for one in node.probes(BOB.did, "127.0.0.1:9")]
+        assert [one.failure for one in results] == [FailureKind.OTHER]
+    assert faults_in(caplog) == [("127.0.0.1:9", type(error).__name__)] * 2
+
+
+class Waits(TcpNetwork):
+    """A TCP network that waits in one call. It turns its cancellation into another error."""
+
+    def __init__(self, call: str, error: BaseException | None) -> None:
+        self.call, self.error, self.calls = call, error, 0
+
+    async def resolve(self, target: Target) -> Any:
+        return await self._wait("resolve")
+
+    async def dial(self, target: Target, receiver: Receiver, resolved: Any = None) -> Stream:
+        await self._wait("dial")
+        raise AssertionError
+
+    async def _wait(self, call: str) -> None:
+        if call != self.call:
+            return
+        self.calls += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self.error is not None:
+                raise self.error from None
+            raise
+
+
+ENDS: Final = [
+    None,
+    KeyError("my fault"),
+    DialError(Address("127.0.0.1", 9), "cancelled"),
+    GeneratorExit(),
+    TimeoutError(),
+]
+
+
+@each_step
+@pytest.mark.parametrize("error", ENDS, ids=repr)
+@pytest.mark.parametrize("wire", ["auto", "v1"])
+@on_both_loops
+async def test_a_node_closes_whatever_a_cancelled_attempt_raises(
+    wire: Any, error: BaseException | None, call: str
+) -> None:
+    network = Waits(call, error)
+    config = quick(
+        wire=wire,
+        v1_peers="all" if wire == "v1" else (),
+        connect_timeout=None,
+        close_timeout=0.02,
+    )
+    async with Node(ALICE, config, network=network) as node:
+        node.routing.update(BOB.did, "127.0.0.1:9")
+        sent = node.send_nowait(BOB.did, b"x")
+        await eventually(lambda: network.calls)
+        await within(LIMIT, node.close())
+        assert sent.reason is Reason.CLOSED
+    assert network.calls == 1
+
+
+@each_step
+@on_both_loops
+async def test_a_probe_is_cancelled_and_a_limit_is_kept(call: str) -> None:
+    network = Waits(call, None)
+    async with Node(ALICE, quick(wire="auto"), network=network) as node:
+        probing = asyncio.create_task(node.probe(BOB.did, "127.0.0.1:9"))
+        await eventually(lambda: network.calls)
+        probing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(LIMIT, probing)
+        found = await within(LIMIT, node.probe(BOB.did, "127.0.0.1:9", timeout=0.01))
+        assert found.failure is FailureKind.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [("resolve", FailureKind.NAME_SERVER_SILENT), ("dial", FailureKind.TIMED_OUT)],
+)
+@on_both_loops
+async def test_a_network_with_limits_of_its_own(call: str, kind: FailureKind) -> None:
+    network = FaultyDialing(call, TimeoutError())
+    async with Node(ALICE, quick(wire="auto", connect_timeout=None), network=network) as node:
+        found = await within(LIMIT, node.probe(BOB.did, "127.0.0.1:9"))
+        assert found.failure is kind
+        assert (found.error or "").endswith("in time")
+
+
+@pytest.mark.parametrize("step", ["resolve", "dial", "handshake", "pause"])
+@pytest.mark.parametrize("wire", ["auto", "v1"])
+def test_a_dialer_that_is_collected_with_its_loop_does_nothing(
+    wire: Any, step: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop was closed before its node was: there is no network to blame, and none to use."""
+    if step == "handshake" and wire == "v1":
+        pytest.skip("v1 has none")
+
+    async def begin(port: int) -> Node:
+        network = Waits(step, None) if step in ("resolve", "dial") else TcpNetwork()
+        config = quick(wire=wire, v1_peers="all" if wire == "v1" else ())
+        node = Node(ALICE, config, network=network)
+        await node.start()
+        node.routing.update(BOB.did, f"127.0.0.1:{port}")
+        node.send_nowait(BOB.did, b"x")
+        state = PeerState.BACKING_OFF if step == "pause" else PeerState.DIALING
+        await eventually(lambda: node.peers()[BOB.did].state is state)
+        await asyncio.sleep(0.02)
+        return node
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        if step != "pause":
+            held.listen()
+        loop = asyncio.new_event_loop()
+        node = loop.run_until_complete(begin(held.getsockname()[1]))
+        loop.close()
+
+        async def use_another_loop() -> None:
+            nonlocal node
+            with pytest.raises(WrongContextError):
+                await node.close()
+            del node
+            await asyncio.sleep(0)
+            gc.collect()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            asyncio.run(use_another_loop())
+    told = [one.getMessage() for one in caplog.records if one.name.startswith("signedwire")]
+    assert not [text for text in told if "unexpected" in text]
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 # -- the guard alone -------------------------------------------------------------------

@@ -228,6 +228,22 @@ async def test_a_lookup_that_did_not_finish_is_no_attempt(names: NameServer) -> 
         await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
 
 
+@on_both_loops
+async def test_a_name_server_that_fails_at_once_costs_no_attempt(names: NameServer) -> None:
+    names.answers["dead.example"] = socket.gaierror(socket.EAI_AGAIN, "try again")
+    settings = config(retry_base_delay=0.001, retry_max_delay=0.002, max_attempts=2)
+    async with Node(ALICE, settings) as alice, Node(BOB, config()) as bob:
+        alice.routing.update(bob.did, f"dead.example:{port_of(bob)}")
+        receipt = alice.send_nowait(bob.did, b"x")
+        await eventually(lambda: alice.stats().dial_failures > 5)
+        status = alice.peers()[bob.did]
+        assert status.failed_attempts == 0
+        assert not receipt.is_final
+        assert status.last_error_kind is FailureKind.NAME_SERVER_SILENT
+        names.answers["dead.example"] = REAL("127.0.0.1", None, type=socket.SOCK_STREAM)
+        await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+
+
 @on_asyncio
 async def test_the_error_of_a_lookup_has_a_type_of_its_own(names: NameServer) -> None:
     settings = config(connect_timeout=0.01)

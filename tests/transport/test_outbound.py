@@ -23,6 +23,7 @@ from signedwire import (
     DialError,
     FailureKind,
     MessageExpiredError,
+    Node,
     PeerState,
     Priority,
     Reason,
@@ -866,3 +867,58 @@ def test_the_errors_of_the_operating_system_are_in_its_words() -> None:
     assert describe_os_error(ConnectionResetError(errno.ECONNRESET, "x")) == (
         "connection reset by peer"
     )
+
+
+# -- dialers that no peer needs ----------------------------------------------------------
+
+
+@on_both_loops
+async def test_a_dialer_over_v1_is_forgotten_when_no_peer_needs_it() -> None:
+    """A peer with many routes in turn leaves no dialers, even where nobody answered."""
+    async with Node(ALICE, quick(wire="v1", v1_peers="all")) as node:
+        dialers = node._core.dialers
+        for number in range(20):
+            node.routing.update(BOB.did, f"127.0.0.{number + 1}:9")
+            node.send_nowait(BOB.did, b"x", deadline=0.01)
+            await asyncio.sleep(0.002)
+        await eventually(lambda: len(dialers.all()) == 1)
+        (left,) = dialers.all()
+        assert left.address == Address("127.0.0.20", 9)
+
+
+@on_both_loops
+async def test_a_dialer_over_v1_stays_while_it_is_connected_or_has_a_peer() -> None:
+    with RawServer() as first, RawServer() as second:
+        async with Node(ALICE, quick(wire="v1", v1_peers="all")) as node:
+            dialers = node._core.dialers
+            for did in (BOB.did, CAROL.did):
+                node.routing.update(did, first.address)
+                await within(LIMIT, node.send(did, b"x", until="written"))
+            (old,) = dialers.all()
+            for did in (BOB.did, CAROL.did):
+                node.routing.update(did, second.address)
+                await within(LIMIT, node.send(did, b"x", until="written"))
+                assert old in dialers.all(), "it is connected"
+            old.evict()
+            await eventually(lambda: old not in dialers.all())
+            node.routing.update(BOB.did, first.address)
+            await within(LIMIT, node.send(BOB.did, b"x", until="written"))
+            assert len(dialers.all()) == 2
+
+
+@on_both_loops
+async def test_a_dialer_over_v1_stays_for_its_pause() -> None:
+    """Or a peer that hangs up on v2 and on v1 would be dialed without a pause."""
+    settings = quick(wire="v1", v1_peers="all", retry_base_delay=5, retry_max_delay=5)
+    async with Node(ALICE, settings) as node:
+        dialers = node._core.dialers
+        node.routing.update(BOB.did, "127.0.0.1:9")
+        node.send_nowait(BOB.did, b"x")
+        await eventually(lambda: node.peers()[BOB.did].state is PeerState.BACKING_OFF)
+        (dialer,) = dialers.all()
+        dialers.disconnect(node._core.endpoint.sessions.session(BOB.did))
+        await dialer.stop_dialing()
+        assert dialers.all() == [dialer]
+        dialer.hurry()
+        dialer._look_if_needed()  # type: ignore[attr-defined]
+        assert dialers.all() == []

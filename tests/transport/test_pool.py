@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from signedwire.delivery.dial_history import Standing
+from signedwire.delivery.dial_history import DialHistory, Standing
+from signedwire.stats import Counters
 from signedwire.transport.pool import Pool
+from signedwire.transport.slots import ConnectionSlots
+from wirekit import on_asyncio
 
 
 def admit_all(pool: Pool[str]) -> list[tuple[str | None, str | None]]:
@@ -214,3 +218,52 @@ def test_who_may_not_answer_takes_no_place_that_is_in_use() -> None:
         assert pool.admit() == (None, None)
     pool.apply("proven", Standing.PROVEN)
     assert pool.admit() == ("a", "proven")
+
+
+class FakeDialer:
+    """A dialer that notes its calls."""
+
+    is_preemptible = True
+
+    def __init__(self, *, is_idle: bool) -> None:
+        self.history = DialHistory(lambda: iter(()))
+        self.is_idle = is_idle
+        self.calls: list[str] = []
+
+    def grant_slot(self) -> None:
+        self.calls.append("grant")
+
+    def call_off(self) -> None:
+        self.calls.append("call off")
+
+    def evict(self) -> None:
+        self.calls.append("evict")
+
+
+@pytest.mark.parametrize(
+    ("limit", "has_other", "is_idle", "is_held"),
+    [
+        (1, False, False, True),
+        (1, False, True, True),
+        (1, True, False, True),
+        (1, True, True, False),
+        (2, True, True, True),
+    ],
+)
+@on_asyncio
+async def test_a_connection_that_opens_may_lose_its_slot_at_once(
+    limit: int, has_other: bool, is_idle: bool, is_held: bool
+) -> None:
+    """Only if it is idle, and another dialer waits for the only slot."""
+    slots = ConnectionSlots(limit, Counters())
+    first, other = FakeDialer(is_idle=False), FakeDialer(is_idle=False)
+    slots.acquire(first)
+    if has_other:
+        slots.acquire(other)
+    assert (first.calls, other.calls) == (["grant"], [])
+    first.is_idle = is_idle
+    assert slots.opened(first) is is_held
+    assert first.calls == (["grant"] if is_held else ["grant", "evict"])
+    is_granted = has_other and (limit > 1 or not is_held)
+    assert other.calls == (["grant"] if is_granted else [])
+    slots.end()

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from signedwire.errors import Cause, ResolveTimeout
+from signedwire.errors import Cause, DialError, FailureKind
 
 __all__ = ["IN_USE", "AttemptOutcome", "DialHistory", "Standing"]
 
@@ -41,7 +41,7 @@ class AttemptOutcome(enum.Enum):
     EXCUSED = "excused"
     """The peer was not reached, and no message loses an attempt for that."""
     UNRESOLVED = "unresolved"
-    """The lookup of the name did not finish, so the peer was not even tried."""
+    """No name server answered, so the peer was not even tried."""
     NEEDLESS = "needless"
     """The attempt failed, and the peer is reached in another way."""
     CALLED_OFF = "called off"
@@ -121,7 +121,7 @@ class DialHistory:
 
     def outcome_of(self, error: Exception) -> AttemptOutcome:
         """Return how the attempt ends that raised an error."""
-        if isinstance(error, ResolveTimeout):
+        if isinstance(error, DialError) and error.kind is FailureKind.NAME_SERVER_SILENT:
             return AttemptOutcome.UNRESOLVED
         return AttemptOutcome.EXCUSED if self.is_excused else AttemptOutcome.FAILED
 

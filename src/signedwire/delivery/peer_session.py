@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from signedwire import clock
+from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.ports import LinkPort, Timer
@@ -353,6 +354,11 @@ class PeerSession:
         """Whether a message waits for one of these receipts."""
         return self.sender.stream.is_expected(receipts)
 
+    def keep_error(self, history: DialHistory) -> None:
+        """Keep the last error of a dialer that the peer leaves, for `status()`."""
+        if _is_later(history.last_error_at, self.last_error_at):
+            self.last_error, self.last_error_at = history.last_error, history.last_error_at
+
     def note_progress(self) -> None:
         """Excuse the next orderly ends again, because the peer has answered a message."""
         self._orderly_ends = 0
@@ -387,8 +393,9 @@ class PeerSession:
             state, since = route.state, route.since
         else:
             state, since = PeerState.IDLE, self.since
-        failed = self if route is None else route.history
-        last_error = failed.last_error
+        last_error, last_error_at = self.last_error, self.last_error_at
+        if route is not None and _is_later(route.history.last_error_at, last_error_at):
+            last_error, last_error_at = route.history.last_error, route.history.last_error_at
         return PeerStatus(
             did=self.did,
             wire=self.wire,
@@ -397,7 +404,7 @@ class PeerSession:
             since=clock.to_unix(since, now),
             last_error=None if last_error is None else str(last_error),
             last_error_kind=kind_of(last_error),
-            last_error_at=unix(failed.last_error_at),
+            last_error_at=unix(last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
             round_trip=link.state.round_trip if link else route.round_trip if route else None,
             queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),
@@ -409,3 +416,7 @@ class PeerSession:
             dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,
         )
+
+
+def _is_later(instant: float | None, other: float | None) -> bool:
+    return instant is not None and (other is None or instant >= other)

@@ -11,7 +11,7 @@ from signedwire.delivery.backoff import dial_delays
 from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.errors import DialError
-from signedwire.transport.connecting import connect, expire, resolve
+from signedwire.transport.connecting import connect, expire, fault_of, is_current, resolve
 from signedwire.transport.network import Receiver
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.slots import ConnectionSlots, SlotUser
@@ -55,8 +55,14 @@ class DialAttempt:
         self._resolved: Any = None
         self._slot: asyncio.Future[None] | None = None
         self._opening: asyncio.Timeout | None = None
+        self._task: asyncio.Task[Any] | None = None
         self.is_called_off = False
         """Whether the slot is needed for another attempt."""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether its task is being collected, because the loop was closed: nothing can be done."""
+        return not is_current(self._task)
 
     async def run(self, dialer: SlotUser, open_: Callable[[DialAttempt], Awaitable[None]]) -> float:
         """Make the attempt; return the seconds from getting a slot to the open connection.
@@ -66,9 +72,23 @@ class DialAttempt:
             open_: Opens the connection, by `reach()` of this attempt.
 
         Raises:
-            DialError: The address is not reached.
+            DialError: The address is not reached. A fault of the network, or of this package,
+                is logged and counts as an attempt: messages must not wait for ever.
             CalledOffError: `call_off()` was called before the connection was open.
         """
+        self._task = asyncio.current_task()
+        try:
+            return await self._run(dialer, open_)
+        except (DialError, CalledOffError):
+            raise
+        except Exception as error:  # noqa: BLE001 - it is logged
+            if self.is_abandoned:
+                raise GeneratorExit from None  # what was open could not be closed
+            raise fault_of(error, self._address, self._runtime.log) from None
+
+    async def _run(
+        self, dialer: SlotUser, open_: Callable[[DialAttempt], Awaitable[None]]
+    ) -> float:
         await self.look_up()
         loop = asyncio.get_running_loop()
         self._slot = loop.create_future()
@@ -86,7 +106,7 @@ class DialAttempt:
             ResolveTimeout: No answer came in time.
         """
         network, timeout = self._runtime.network, self._runtime.config.connect_timeout
-        self._resolved = await resolve(network, self._address, timeout)
+        self._resolved = await resolve(network, self._address, timeout, self._runtime.log)
 
     async def _open(self, open_: Callable[[DialAttempt], Awaitable[None]]) -> None:
         """Open the connection, unless its slot is needed for another meanwhile."""

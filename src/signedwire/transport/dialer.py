@@ -19,6 +19,7 @@ from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DialError
 from signedwire.events import ConnectionFailed
 from signedwire.logs import fields
+from signedwire.transport.connecting import is_current
 from signedwire.transport.dial_attempt import CalledOffError, DialAttempt, DialerParts
 from signedwire.transport.retry_pause import RetryPause
 from signedwire.types import PeerState, Target
@@ -151,10 +152,11 @@ class Dialer(ABC):
 
     async def _connect(self) -> None:
         """Dial until connected, or until no message waits."""
-        loop, history = asyncio.get_running_loop(), self.history
+        loop, history, task = asyncio.get_running_loop(), self.history, asyncio.current_task()
+        assert task is not None
         try:
             history.wanted(loop.time())
-            while True:
+            while not task.cancelling():  # a network may turn CancelledError into DialError
                 self._reroute()
                 if not self._is_wanted():
                     break
@@ -169,7 +171,8 @@ class Dialer(ABC):
                     return
             self.set_state(PeerState.IDLE)
         finally:
-            self._on_dialed()
+            if is_current(task):
+                self._on_dialed()
 
     def _on_dialed(self) -> None:
         """Note the end of the attempts: connected, or no longer wanted."""
@@ -180,9 +183,9 @@ class Dialer(ABC):
         """Make one attempt; return whether it has connected."""
         history, loop = self.history, asyncio.get_running_loop()
         history.begin_attempt()
-        self._attempt = DialAttempt(self._parts, self.address)
+        attempt = self._attempt = DialAttempt(self._parts, self.address)
         try:
-            took = await self._attempt.run(self, self._open)
+            took = await attempt.run(self, self._open)
         except DialError as error:
             self._fail(history.outcome_of(error), Cause(str(error), error.kind))
             error.__traceback__ = None  # it refers to the link, which refers to the error
@@ -191,17 +194,9 @@ class Dialer(ABC):
             history.ended(AttemptOutcome.CALLED_OFF, loop.time())
             self._slots.release(self)
             return False
-        except Exception as error:
-            # A fault of the network backend, or of this package. It is logged and counts as an
-            # attempt. Dialing goes on, or messages would wait for ever.
-            extra = fields("dial fault", address=self.address, error=type(error).__name__)
-            text = "dialing %s failed with an unexpected error; it is tried again"
-            self._runtime.log.exception(text, self.address, extra=extra)
-            words = f"cannot connect to {self.address}: {error!r}"
-            self._fail(history.outcome_of(error), Cause(words))
-            return False
         except BaseException:
-            self._slots.release(self)
+            if not attempt.is_abandoned:
+                self._slots.release(self)
             raise
         finally:
             self._attempt = None

@@ -30,14 +30,15 @@ class Dialers:
     Args:
         runtime: The surroundings of all parts of the node.
         endpoint: The sessions of all peers.
-        new_v1: Makes a dialer for an address that speaks v1; `None`: v1 is not spoken.
+        new_v1: Makes a dialer for an address that speaks v1; `None`: v1 is not spoken. The dialer
+            calls its last argument when no peer needs it any more.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         endpoint: Endpoint,
-        new_v1: Callable[[DialerParts, Target], Dialer] | None,
+        new_v1: Callable[[DialerParts, Target, Callable[[Dialer], None]], Dialer] | None,
     ) -> None:
         self._runtime = runtime
         self._endpoint = endpoint
@@ -70,8 +71,9 @@ class Dialers:
         if dialer is None:
             return
         dialer.remove(session)
+        session.keep_error(dialer.history)
         key = (dialer.address, session.did)
-        # A v1 dialer stays: it serves all peers at its address.
+        # A v1 dialer stays while it serves other peers at its address, or is connected.
         if self._links.get(key) is dialer:
             self._retire(self._links.pop(key))
 
@@ -96,13 +98,17 @@ class Dialers:
             v1 = self._v1.get(address)
             if v1 is None:
                 assert self._new_v1 is not None
-                v1 = self._v1[address] = self._new_v1(self._parts, address)
+                v1 = self._v1[address] = self._new_v1(self._parts, address, self._forget_v1)
             return v1
         key = (address, session.did)
         dialer = self._links.get(key)
         if dialer is None:
             dialer = self._links[key] = LinkDialer(self._parts, address, session)
         return dialer
+
+    def _forget_v1(self, dialer: Dialer) -> None:
+        if self._v1.get(dialer.address) is dialer:
+            del self._v1[dialer.address]
 
     def all(self) -> list[Dialer]:
         """Return all dialers."""

@@ -73,6 +73,8 @@ class LinkDialer(Dialer):
                 # The link opened and ended at once, as a second link to the same peer does.
                 raise DialError(self.address, link.state.cause)
         except BaseException as error:
+            if attempt.is_abandoned:
+                raise
             if link.state.is_open and isinstance(error, DialError | asyncio.CancelledError):
                 # It opened before the attempt was cut short, so it takes its slot. After
                 # `retire()` it stays, and is not dialed again.

@@ -211,12 +211,13 @@ class Prober:
     async def _connect(self, connection: ProbeConnection) -> None:
         """Connect as a dialer does."""
         self._connections.add(connection)
-        network, address = self._runtime.network, connection.found.address
+        network, log = self._runtime.network, self._runtime.log
+        address = connection.found.address
         limit, began = self._runtime.config.connect_timeout, monotonic()
         try:
             async with self._step(None):
-                resolved = await resolve(network, address, limit)
-                await connect(network, address, connection, resolved, limit, self._runtime.log)
+                resolved = await resolve(network, address, limit, log)
+                await connect(network, address, connection, resolved, limit, log)
         except DialError as error:
             is_late = isinstance(error, ConnectTimeout)
             words = error.cause if is_late else f"cannot connect: {error.cause}"

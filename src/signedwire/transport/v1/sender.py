@@ -7,9 +7,11 @@ operating system does not take at once. So messages wait in the bounded queues o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.dial_attempt import DialAttempt, DialerParts
 from signedwire.transport.dialer import Dialer
@@ -31,12 +33,50 @@ class V1Sender(Dialer):
     Args:
         parts: The surroundings of all dialers.
         address: The address.
+        on_unneeded: Called when the dialer has neither a peer, a connection nor a pause, and does
+            not dial.
     """
 
-    def __init__(self, parts: DialerParts, address: Target) -> None:
+    def __init__(
+        self, parts: DialerParts, address: Target, on_unneeded: Callable[[Dialer], None]
+    ) -> None:
         super().__init__(parts, address)
+        self._on_unneeded = on_unneeded
+        self._peers: set[PeerSession] = set()
+        self._look_handle: asyncio.TimerHandle | None = None
         self._connection: V1Connection | None = None
         self._pump_handle: asyncio.Handle | None = None
+
+    def add(self, session: PeerSession) -> None:
+        """See `Dialer`."""
+        self._peers.add(session)
+        super().add(session)
+
+    def remove(self, session: PeerSession) -> None:
+        """See `Dialer`."""
+        self._peers.discard(session)
+        super().remove(session)
+        self._look_if_needed()
+
+    def _users(self) -> list[PeerSession]:
+        return list(self._peers)
+
+    def _on_dialed(self) -> None:
+        super()._on_dialed()
+        self._look_if_needed()
+
+    def _look_if_needed(self) -> None:
+        # A connection that is open knows messages without an acknowledgement.
+        if self._peers or self._connection is not None or self._connecting is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._look_handle is not None:
+            self._look_handle.cancel()
+        # A peer that hangs up on v1 and v2 in turn must not end the pause.
+        if pause := self.history.pause(loop.time()):
+            self._look_handle = loop.call_later(pause, self._look_if_needed)
+        else:
+            self._on_unneeded(self)
 
     @property
     def is_idle(self) -> bool:
@@ -57,10 +97,12 @@ class V1Sender(Dialer):
         connection.close()
         self._forget_wire()
         self.set_state(PeerState.IDLE)
+        self._look_if_needed()
 
     def _close_link(self) -> None:
-        if self._pump_handle is not None:
-            self._pump_handle.cancel()
+        for handle in (self._pump_handle, self._look_handle):
+            if handle is not None:
+                handle.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             for message in connection.close():
@@ -146,7 +188,8 @@ class V1Sender(Dialer):
         try:
             await attempt.reach(connection)
         except BaseException:
-            connection.abort()
+            if not attempt.is_abandoned:
+                connection.abort()
             raise
         if connection.is_lost:
             cause = Cause("the peer closed the connection at once", FailureKind.CLOSED)
@@ -168,6 +211,7 @@ class V1Sender(Dialer):
         self._on_lost(cause, was_used=connection.has_written)
         for session in tuple(self._ready):
             self._endpoint.send_waiting(session)
+        self._look_if_needed()
 
 
 def _by_recipient(messages: list[OutgoingMessage]) -> dict[Did, list[OutgoingMessage]]:

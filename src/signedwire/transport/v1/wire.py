@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.transport.dial_attempt import DialerParts
+from signedwire.transport.dialer import Dialer
 from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.v1.intake import V1Intake
@@ -26,9 +29,11 @@ class V1Wire:
         self._runtime = runtime
         self.intake = V1Intake(runtime, endpoint)
 
-    def new_sender(self, parts: DialerParts, address: Target) -> V1Sender:
-        """Return a dialer for the peers at an address."""
-        return V1Sender(parts, address)
+    def new_sender(
+        self, parts: DialerParts, address: Target, on_unneeded: Callable[[Dialer], None]
+    ) -> V1Sender:
+        """Return a dialer for the peers at an address; see `V1Sender`."""
+        return V1Sender(parts, address, on_unneeded)
 
     def new_receiver(self, connection: InboundConnection) -> V1Receiver:
         """Return the handler of an accepted connection."""
