@@ -304,7 +304,7 @@ class StoreVersionError(StoreOpenError):
 class StoreFailedError(StoreError, OSError):
     """A commit failed, most often because the disk is full or broken.
 
-    From then on the store stores and acknowledges no further message. `cause` is the text of
+    From then on the store takes and acknowledges no further message. `cause` is the text of
     the system's error.
     """
 

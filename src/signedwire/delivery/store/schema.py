@@ -324,6 +324,6 @@ def commit_failed(path: str, error: BaseException) -> StoreFailedError:
     return StoreFailedError(
         path,
         str(error) or type(error).__name__,
-        "whether it has the last messages is unknown, and it stores and acknowledges nothing more",
+        "whether it has the last messages is unknown, and it takes and acknowledges nothing more",
         hint,
     )
