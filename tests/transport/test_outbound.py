@@ -922,3 +922,21 @@ async def test_a_dialer_over_v1_stays_for_its_pause() -> None:
         dialer.hurry()
         dialer._look_if_needed()  # type: ignore[attr-defined]
         assert dialers.all() == []
+
+
+@on_both_loops
+async def test_a_dialer_over_v1_stays_for_its_pause_if_its_peer_leaves_with_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = quick(wire="v1", v1_peers="all", retry_base_delay=5, retry_max_delay=5)
+    with RawServer() as server:
+        async with Node(ALICE, settings) as node:
+            dialers = node._core.dialers
+            monkeypatch.setattr(node._core.endpoint, "note_v1_over", dialers.disconnect)
+            node.routing.update(BOB.did, server.address)
+            await within(LIMIT, node.send(BOB.did, b"x", until="written"))
+            (dialer,) = dialers.all()
+            link = await server.accept()
+            link.close()
+            await eventually(lambda: dialer.state is PeerState.IDLE)
+            assert dialers.all() == [dialer]

@@ -66,8 +66,10 @@ class V1Sender(Dialer):
         self._look_if_needed()
 
     def _look_if_needed(self) -> None:
-        # A connection that is open knows messages without an acknowledgement.
-        if self._peers or self._connection is not None or self._connecting is not None:
+        if self._peers or self._connecting is not None:
+            return
+        # A connection knows messages without an acknowledgement, until its end has been noted.
+        if self.state in (PeerState.CONNECTED, PeerState.CLOSED):
             return
         loop = asyncio.get_running_loop()
         if self._look_handle is not None:
@@ -100,13 +102,13 @@ class V1Sender(Dialer):
         self._look_if_needed()
 
     def _close_link(self) -> None:
-        for handle in (self._pump_handle, self._look_handle):
-            if handle is not None:
-                handle.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             for message in connection.close():
                 self._give_up(message, Reason.CLOSED)
+        for handle in (self._pump_handle, self._look_handle):
+            if handle is not None:
+                handle.cancel()
 
     def pump(self) -> None:
         """Write one batch, or connect."""
