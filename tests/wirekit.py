@@ -137,6 +137,9 @@ async def no_leaks() -> AsyncIterator[None]:
     # Sockets are closed by callbacks of the next rounds of the loop.
     with contextlib.suppress(TimeoutError):
         await eventually(lambda: tcp_sockets() <= sockets, timeout=1)
+    # The thread of a store ends when the disk answers, and a busy disk may take seconds.
+    with contextlib.suppress(TimeoutError):
+        await eventually(lambda: signedwire_threads() <= threads, timeout=10)
     assert asyncio.all_tasks() <= tasks
     assert signedwire_threads() <= threads
     assert tcp_sockets() <= sockets

@@ -30,8 +30,11 @@ __all__ = ["NodeFiles", "OpenStore"]
 OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
 """Opens a store. Its argument is the function by which the store calls its callbacks."""
 
-_LEAST_FOR_A_DISK: Final = 0.2
-"""Minimum time in seconds for the last commit, even after the deadline."""
+_LEAST_FOR_A_DISK: Final = 1.0
+"""Minimum time in seconds for the last commit, even after the deadline.
+
+Memory cards and shared disks pause for some hundred milliseconds now and then.
+"""
 
 
 class NodeFiles:
