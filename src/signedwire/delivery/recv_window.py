@@ -100,7 +100,9 @@ class RecvWindow:
 
     def remove_from_inbox(self, message: IncomingMessage) -> None:
         """Free the credit of one message. `update_budget()` frees its bytes for other peers."""
-        _add(self._in_inbox, message.lane, -1, -message.size)
+        in_inbox, at = self._in_inbox, 2 if message.lane == _CRITICAL else 0
+        in_inbox[at] -= 1  # not by `_add()`: this is called for each message
+        in_inbox[at + 1] -= message.size
 
     def add_uncommitted(self, lane: int, messages: int, size: int) -> None:
         """Count messages that are not new and wait for a commit; numbers below 0 free them."""
