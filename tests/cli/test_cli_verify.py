@@ -184,7 +184,7 @@ def test_a_proof_tells_who_accepted_what_from_whom(tmp_path: Path, proof: bytes)
         assert ran.exit_code == 0, ran
         assert ran.stdout.startswith(f"valid    proof  from {ALICE.did}  to {BOB.did}  #1  ")
         assert f"  5 bytes  accepted by {BOB.did} at 2" in ran.stdout
-        assert ran.stdout.endswith("Z\n")
+        assert ran.stdout.endswith("Z, not committed\n")
     (fields,) = verify_bytes(tmp_path, proof, "--json").objects
     assert fields["is_valid"] is True
     assert fields["delivery"] == "accepted"
