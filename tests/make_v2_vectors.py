@@ -99,7 +99,7 @@ def receipt(
     kind: int, *hashes: bytes, detail: int = 0, text: bytes = b"", signer: Identity = BOB
 ) -> Receipts:
     """Bob's word about what Alice sent."""
-    plain = Receipts(kind, TIME_US + 1_000_000, hashes, detail=detail, text=text)
+    plain = Receipts(kind, TIME_US + 1_000_000, hashes, code=detail, text=text)
     signed = bytes(BOB.did) + bytes(ALICE.did) + plain.statement
     return replace(plain, signature=signer._sign_labelled(Label.RECEIPT, signed))
 

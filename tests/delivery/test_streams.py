@@ -103,7 +103,7 @@ class Sender:
 
     def refuse(self, *leaves: bytes, reason: Reason = Reason.INBOX_FULL) -> list[Refused]:
         """A refusal by Bob has come."""
-        plain = Receipts(4, 55, leaves, detail=REASON_CODES[reason], text=b"no")
+        plain = Receipts(4, 55, leaves, code=REASON_CODES[reason], text=b"no")
         text = THEM + US + plain.statement
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
         return self.stream.refused(receipts, receipts.statement + receipts.signature)

@@ -87,7 +87,7 @@ def signed_receipts(
     """What `recipient` signs about envelopes of `sender`."""
     is_refusal = kind == REFUSED_ENVELOPES
     plain = Receipts(
-        kind, 1_795_344_395_900_000, hashes, detail=1, text=b"late\n" if is_refusal else b""
+        kind, 1_795_344_395_900_000, hashes, code=1, text=b"late\n" if is_refusal else b""
     )
     text = bytes(recipient.did) + bytes(sender.did) + plain.statement
     return replace(plain, signature=recipient._sign_labelled(Label.RECEIPT, text))

@@ -109,7 +109,7 @@ def signed_receipts(
     who: Identity, victim: Did, kind: int, hashes: tuple[bytes, ...], *, is_forged: bool = False
 ) -> bytes:
     """One RECEIPT of these hashes."""
-    unsigned = Receipts(kind, unix_time_us(), hashes, detail=int(kind == 4))
+    unsigned = Receipts(kind, unix_time_us(), hashes, code=int(kind == 4))
     text = bytes(who.did) + bytes(victim) + unsigned.statement
     signature = bytes(64) if is_forged else who._sign_labelled(Label.RECEIPT, text)
     return replace(unsigned, signature=signature).encode()

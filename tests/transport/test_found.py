@@ -559,7 +559,7 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     def cost() -> float:
         started = time.process_time()
         for n in range(2000):
-            nothing = frames.Receipts(4, 1, (n.to_bytes(32, "big"),), detail=6)
+            nothing = frames.Receipts(4, 1, (n.to_bytes(32, "big"),), code=6)
             assert not stream.is_expected(nothing)
             assert not stream.refused(nothing, b"")
         return time.process_time() - started

@@ -40,7 +40,7 @@ def signed(
     text: bytes = b"",
 ) -> Receipts:
     """A receipt by Bob about what Alice sent."""
-    plain = Receipts(kind, at_us, hashes or (BATCH.root,), detail=detail, text=text)
+    plain = Receipts(kind, at_us, hashes or (BATCH.root,), code=detail, text=text)
     return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
 
 
@@ -132,9 +132,9 @@ class TestForgeries:
             signed(label=Label.BATCH),
             signed(label=Label.DID_PROOF),
             replace(signed(), at_us=56),
-            replace(signed(), detail=1),
+            replace(signed(), code=1),
             signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1, signer=ALICE),
-            replace(signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1), detail=2),
+            replace(signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1), code=2),
             replace(signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1), text=b"x"),
             replace(signed(), hashes=(BATCH.root, BATCH.root)),
             replace(signed(), signature=BATCH.signature),

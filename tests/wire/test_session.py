@@ -74,7 +74,7 @@ def receipt(
     label: Label = Label.RECEIPT,
 ) -> Receipts:
     """A RECEIPT from Bob about what Alice sent."""
-    plain = Receipts(kind, 7, hashes or (ROOT,), detail=int(kind == 4))
+    plain = Receipts(kind, 7, hashes or (ROOT,), code=int(kind == 4))
     return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
 
 

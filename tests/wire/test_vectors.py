@@ -347,7 +347,7 @@ def test_every_reason_is_in_the_vectors() -> None:
     for reason, code in frames.REASON_CODES.items():
         refusals = read(f"receipt_refused_{reason.replace(' ', '_')}")
         assert isinstance(refusals, frames.Receipts)
-        assert (refusals.reason, refusals.detail, refusals.explanation) == (reason, code, "")
+        assert (refusals.reason, refusals.code, refusals.explanation) == (reason, code, "")
     unknown = read("receipt_refused_unknown")
     assert isinstance(unknown, frames.Receipts)
     assert (unknown.reason, unknown.explanation) == (Reason.REFUSED, "code 200")

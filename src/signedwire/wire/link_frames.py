@@ -151,7 +151,7 @@ class Receipts:
     """When they were accepted, handled or refused, by the recipient's clock: Unix time, µs."""
     hashes: tuple[bytes, ...]
     signature: bytes = b""
-    detail: int = 0
+    code: int = 0
     """Kinds 1 to 3: 1 if a store of the recipient had committed them before, else 0. Kind 4:
     the code of the reason, known or not."""
     text: bytes = b""
@@ -160,7 +160,7 @@ class Receipts:
     @property
     def statement(self) -> bytes:
         """The part of the body that is signed, together with the two DIDs."""
-        parts = [_RECEIPT.pack(self.kind, self.at_us, self.detail)]
+        parts = [_RECEIPT.pack(self.kind, self.at_us, self.code)]
         if self.kind == REFUSED_ENVELOPES:
             parts += (_U16.pack(len(self.text)), self.text)
         parts.append(_U16.pack(len(self.hashes)))
@@ -169,22 +169,22 @@ class Receipts:
     @property
     def is_committed(self) -> bool:
         """Whether a store of the recipient had committed them before the recipient signed."""
-        return self.kind != REFUSED_ENVELOPES and self.detail == 1
+        return self.kind != REFUSED_ENVELOPES and self.code == 1
 
     @property
     def reason(self) -> Reason | None:
         """Why they were refused; an unknown code is `refused`. `None`: they were not."""
         if self.kind != REFUSED_ENVELOPES:
             return None
-        return REASONS.get(self.detail, Reason.REFUSED)
+        return REASONS.get(self.code, Reason.REFUSED)
 
     @property
     def explanation(self) -> str:
         """More about the reason, to show to people: its unknown code, and the text."""
         if self.kind != REFUSED_ENVELOPES:
             return ""
-        code = "" if self.detail in REASONS else f"code {self.detail}"
-        return ": ".join(filter(None, (code, _printable(self.text))))
+        number = "" if self.code in REASONS else f"code {self.code}"
+        return ": ".join(filter(None, (number, _printable(self.text))))
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
@@ -347,7 +347,7 @@ def _read_envelopes(body: bytes) -> Envelopes:
 
 
 def _read_receipts(body: bytes) -> Receipts:
-    kind, at_us, detail = _RECEIPT.unpack_from(body)
+    kind, at_us, code = _RECEIPT.unpack_from(body)
     if kind not in _RECEIPT_KINDS:
         raise _error(f"a receipt of unknown kind {kind}")
     at, text = _RECEIPT.size, b""
@@ -358,15 +358,15 @@ def _read_receipts(body: bytes) -> Receipts:
         at += size
         if size > MAX_REFUSAL_TEXT:
             raise _error(f"a refusal with {size} bytes of text")
-    elif detail > 1:
-        raise _error(f"a receipt whose byte `committed` is {detail}")
+    elif code > 1:
+        raise _error(f"a receipt whose byte `committed` is {code}")
     (count,) = _U16.unpack_from(body, at)
     start = at + _U16.size
     stop = start + count * HASH_SIZE
     if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop + _SIGNATURE_SIZE:
         raise _error(f"a receipt of {len(body)} bytes for {count} hashes")
     hashes = tuple(body[at : at + HASH_SIZE] for at in range(start, stop, HASH_SIZE))
-    return Receipts(kind, at_us, hashes, body[stop:], detail, text)
+    return Receipts(kind, at_us, hashes, body[stop:], code, text)
 
 
 def _read_close(body: bytes) -> Close:

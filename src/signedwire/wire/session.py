@@ -331,13 +331,13 @@ class Session:
             self._send_receipts(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
 
     def _send_receipts(
-        self, kind: int, hashes: list[bytes], at_us: int, detail: int, text: bytes = b""
+        self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes = b""
     ) -> None:
         if not self._can_answer:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
             part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
-            plain = Receipts(kind, at_us, part, detail=detail, text=text)
+            plain = Receipts(kind, at_us, part, code=code, text=text)
             signature = self._identity._sign_labelled(
                 Label.RECEIPT, self._us + self._them + plain.statement
             )
