@@ -35,6 +35,7 @@ __all__ = [
     "next_chunk",
     "priority_of",
     "payload_type_of",
+    "printable",
     "shown",
     "whole_number",
 ]
@@ -55,6 +56,12 @@ RefusalName: TypeAlias = Literal[
     "malformed",
     "bad signature",
     "duplicate",
+    "unknown subject",
+    "clock unknown",
+    "rate",
+    "role",
+    "size rule",
+    "subject rule",
 ]
 """The text of a `Reason` that `Message.nack()` can send to the sender."""
 BytesLike: TypeAlias = bytes | bytearray | memoryview
@@ -83,6 +90,28 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     if nearest:
         return f"Did you mean {prefix}{nearest[0]}?"
     return f"Known are {', '.join(prefix + each for each in known)}"
+
+
+def printable(value: object, argument: str, limit: int) -> str:
+    """Return a text for people that the caller has passed.
+
+    Args:
+        value: The text.
+        argument: The name of the argument, for the error.
+        limit: Maximum size in bytes of UTF-8.
+
+    Raises:
+        ValueError: the text is too long, or has a character that is not printable.
+        TypeError: `value` is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; a text is wanted")
+    if not value.isprintable():
+        raise ValueError(f"{argument}={shown(value)} has a character that is not printable")
+    size = len(value.encode())
+    if size > limit:
+        raise ValueError(f"{argument} has {size} bytes of UTF-8, and at most {limit} are allowed")
+    return value
 
 
 def chosen(

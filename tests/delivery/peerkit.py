@@ -55,6 +55,7 @@ from signedwire.types import (
     unix_time_us,
 )
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
@@ -316,8 +317,9 @@ class FakeStore(NullStore):
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         self.calls.append(("settled", did, numbers(messages)))
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
-        self.calls.append(("refused", did, [(one.reason, one.name) for one in refused]))
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
+        found = [(one.message.message_number, one.was_accepted) for one in refused]
+        self.calls.append(("refused", did, found, reason, detail))
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         self.calls.append(("ended", message.message_number, reason, cause))
@@ -548,14 +550,25 @@ class FakeLink:
         return self.sign(frames.HANDLED_ENVELOPES, *self.batches[at][0].leaves)
 
     def sign(self, kind: int, *hashes: bytes) -> bool:
-        receipts = Receipts(kind, unix_time_us(), hashes, bytes(64))
+        return self.answer_with(Receipts(kind, unix_time_us(), hashes, bytes(64)))
+
+    def answer_with(self, receipts: Receipts) -> bool:
+        """These answers of the peer have come."""
         self.has_progress |= self._desk.endpoint.on_receipts(self.session, receipts)
         return self.has_progress
 
     def refuse(self, message: OutgoingMessage, reason: Reason = Reason.INBOX_FULL) -> bool:
         """The peer does not take a message."""
-        refusal = Refusal(message.priority, message.sequence, reason)
-        has_progress = self._desk.endpoint.on_refusals(self.session, (refusal,))
+        return self.refuse_many([message], reason)
+
+    def refuse_many(
+        self, messages: Sequence[OutgoingMessage], reason: Reason, text: str = ""
+    ) -> bool:
+        """The peer does not take these messages."""
+        leaves = tuple(leaf_of(message.body) for message in messages)
+        code = frames.REASON_CODES[reason]
+        refusals = Receipts(4, unix_time_us(), leaves, bytes(64), code, text.encode())
+        has_progress = self._desk.endpoint.on_receipts(self.session, refusals)
         self.has_progress |= has_progress
         return has_progress
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -70,8 +71,8 @@ class RecordingOrigin:
     def acked(self, message: IncomingMessage) -> None:
         self.told.append(("handled", message))
 
-    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
-        self.told.append(("refused", message, reason))
+    def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
+        self.told.append(("refused", message, reason, text))
 
 
 class TestMessage:
@@ -171,16 +172,43 @@ class TestAnswers:
     def test_a_refusal_is_told_once(self, reason: Reason) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
-        message.nack(reason)
+        message.nack(reason, "not today")
         message.nack(Reason.TOO_LARGE)
         message.ack()
-        assert origin.told == [("refused", message, reason)]
+        assert origin.told == [("refused", message, reason, "not today")]
 
     def test_the_reason_of_a_refusal_without_one(self) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
         message.nack()
-        assert origin.told == [("refused", message, Reason.REFUSED)]
+        assert origin.told == [("refused", message, Reason.REFUSED, "")]
+
+    @pytest.mark.parametrize("detail", ["x" * 256, "ü" * 128, "später, um 9 Uhr"])
+    def test_words_for_a_refusal(self, detail: str) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        message.nack("rate", detail)
+        assert origin.told == [("refused", message, Reason.RATE, detail)]
+
+    @pytest.mark.parametrize(
+        ("detail", "kind", "said"),
+        [
+            ("x" * 257, ValueError, "detail has 257 bytes of UTF-8, and at most 256 are allowed"),
+            ("ü" * 129, ValueError, "detail has 258 bytes of UTF-8, and at most 256 are allowed"),
+            ("a\nb", ValueError, "has a character that is not printable"),
+            ("\x1b[2J", ValueError, "has a character that is not printable"),
+            ("\ud800", ValueError, "has a character that is not printable"),
+            (b"late", TypeError, "a text is wanted"),
+            (None, TypeError, "a text is wanted"),
+        ],
+    )
+    def test_words_that_cannot_be_sent(self, detail: Any, kind: type[Exception], said: str) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        with pytest.raises(kind, match=said):
+            message.nack(detail=detail)
+        message.ack()
+        assert origin.told == [("handled", message)]
 
     @pytest.mark.parametrize("reason", sorted(set(Reason) - set(REASON_CODES)))
     def test_a_reason_that_has_no_code_is_the_callers_mistake(self, reason: Reason) -> None:

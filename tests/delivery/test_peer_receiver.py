@@ -342,7 +342,7 @@ class TestAfterTheCommit:
         desk.host.run()
         assert payloads(desk.take()) == [b"hello"]
         # The root would cover what was refused.
-        refusals = [Refusal(1, n, Reason.INBOX_FULL) for n in (2, 3)]
+        refusals = [Refusal(leaf, Reason.INBOX_FULL) for leaf in batch.leaves[1:]]
         assert ("receipts", [], [batch.leaves[0]]) in said(link)
         assert link.heard("refused") == [refusals]
         assert desk.host.drops[Reason.INBOX_FULL, BOB.did] == 2
@@ -364,7 +364,7 @@ class TestAfterTheCommit:
         desk.host.run()
         assert said(link) == [
             ("receipts", [], [batch.leaves[0]]),
-            ("refused", [Refusal(1, 2, Reason.INBOX_FULL)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.INBOX_FULL)]),
         ]
         assert len(desk.take()) == 1
 
@@ -386,16 +386,16 @@ class TestAfterTheCommit:
         stray = body(2, sender=BOB, recipient=ALICE, epoch=8)
         good = body(3, sender=BOB, recipient=ALICE, epoch=9)
         desk.store.room = 0
-        link.bring_batch(received([late, stray, good], BOB))
+        batch = link.bring_batch(received([late, stray, good], BOB))
         desk.store.commit()
         desk.host.run()
         assert said(link) == [
             (
                 "refused",
                 [
-                    Refusal(1, 1, Reason.EXPIRED),
-                    Refusal(1, 2, Reason.MALFORMED),
-                    Refusal(1, 3, Reason.INBOX_FULL),
+                    Refusal(batch.leaves[0], Reason.EXPIRED),
+                    Refusal(batch.leaves[1], Reason.MALFORMED),
+                    Refusal(batch.leaves[2], Reason.INBOX_FULL),
                 ],
             )
         ]
@@ -447,7 +447,7 @@ class TestAfterTheCommit:
         desk = Desk(**SMALL)
         batch = batch_of(1, 2)
         refusals = desk.session().receiver.failed(BatchFailed(batch.bodies))
-        assert refusals == [Refusal(1, n, Reason.BAD_SIGNATURE) for n in (1, 2)]
+        assert refusals == [Refusal(leaf, Reason.BAD_SIGNATURE) for leaf in batch.leaves]
         assert desk.host.drops[Reason.BAD_SIGNATURE, BOB.did] == 2
 
 
@@ -531,7 +531,7 @@ class TestAnswers:
         desk = Desk(**SMALL)
         link, batch, (one, other, third) = self.arrived(desk)
         one.ack()
-        other.nack()
+        other.nack(detail="not today")
         third.ack()
         other.ack()  # the first answer counts
         assert said(link) == []
@@ -540,14 +540,14 @@ class TestAnswers:
             # The receipt once more: nobody hears a refusal without it.
             ("receipts", [], [batch.leaves[1]]),
             ("handled", [batch.leaves[0], batch.leaves[2]]),
-            ("refused", [Refusal(1, 2, Reason.REFUSED)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.REFUSED, "not today")]),
         ]
 
     def test_again_after_a_cut(self) -> None:
         desk = Desk(**SMALL)
         link, _, (one, other, _) = self.arrived(desk)
         one.ack()
-        other.nack(Reason.NOT_ALLOWED)
+        other.nack(Reason.NOT_ALLOWED, "not here")
         desk.host.run()
         first = said(link)
         link.end()
@@ -598,7 +598,7 @@ class TestAnswers:
         assert said(link) == [
             ("receipts", [batch.root], []),
             ("handled", [batch.leaves[0]]),
-            ("refused", [Refusal(1, 2, Reason.REFUSED)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.REFUSED)]),
         ]
         assert desk.host.drops[Reason.DUPLICATE, BOB.did] == 2
         assert link.notes[-1] == (0, 2)
@@ -710,7 +710,7 @@ class TestAnEarlierProcess:
         desk.host.run()
         assert payloads(desk.take()) == [b"hello"]
         assert ("receipts", [], [batch.leaves[0], batch.leaves[2]]) in said(link)
-        assert link.heard("refused") == [[Refusal(1, 2, Reason.INBOX_FULL)]]
+        assert link.heard("refused") == [[Refusal(batch.leaves[1], Reason.INBOX_FULL)]]
         desk.host.run()
         assert link.granted_unused == WINDOW
 
@@ -730,14 +730,14 @@ class TestAnEarlierProcess:
         has_failed = why == "the store has failed"
         link = desk.link(epoch=9 if has_failed else 10)
         epoch = link.their_epoch
-        link.bring_batch(batch_of(1, epoch=epoch))
+        again = link.bring_batch(batch_of(1, epoch=epoch))
         known = RememberedLeaves(([], batch.leaves, [], []), [], [])
         desk.store.loads[0](None if has_failed else known)
         desk.store.commit()
         desk.host.run()
         if has_failed:
             # At or below the mark, and its leaf is not known: never a receipt.
-            assert link.heard("refused") == [[Refusal(1, 1, Reason.DUPLICATE)]]
+            assert link.heard("refused") == [[Refusal(again.leaves[0], Reason.DUPLICATE)]]
         else:
             assert len(desk.take()) == 1
             assert desk.store.called("began")[-1] == (BOB.did, Marks(10, (0, 0, 0, 0)))

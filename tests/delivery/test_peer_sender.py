@@ -12,7 +12,7 @@ from linkkit import BOB
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
 from signedwire.delivery.advice import CLOCKS_DIFFER, UNANSWERED
-from signedwire.errors import BackpressureError, Cause, FailureKind
+from signedwire.errors import BackpressureError, Cause, FailureKind, MessageRefusedError
 from signedwire.events import MessageRefused
 from signedwire.types import DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
@@ -271,12 +271,23 @@ class TestAnswers:
             link.accept()
         assert link.refuse(message, Reason.REFUSED)
         assert (message.state, message.reason) == (REFUSED, Reason.REFUSED)
-        assert (message.body == b"") == (not is_accepted), "its proof needs them"
+        assert message.body, "its proof needs them"
         assert desk.host.events[-1] == MessageRefused(
             BOB.did, message.message_number, Reason.REFUSED
         )
         assert desk.session().status().dropped == {Reason.REFUSED: 1}
         assert not link.refuse(message), "it has ended"
+
+    @pytest.mark.parametrize("is_accepted", [False, True], ids=["in flight", "accepted before"])
+    def test_the_words_of_a_refusal(self, desk: Desk, is_accepted: bool) -> None:
+        link = desk.link()
+        message = desk.post()
+        if is_accepted:
+            link.accept()
+        assert link.refuse_many([message], Reason.RATE, "ask again at 9")
+        assert (message.reason, message.detail) == (Reason.RATE, "ask again at 9")
+        with pytest.raises(MessageRefusedError, match=r": rate \(ask again at 9\)$"):
+            message.raise_if_failed()
 
     def test_the_store_hears_of_everything(self) -> None:
         desk = Desk(store=FakeStore)
@@ -290,7 +301,9 @@ class TestAnswers:
             (BOB.did, numbers([other])),
         ]
         assert desk.store.called("settled") == [(BOB.did, numbers([one]))]
-        assert desk.store.called("refused") == [(BOB.did, [(Reason.INBOX_FULL, (1, 2))])]
+        assert desk.store.called("refused") == [
+            (BOB.did, [(other.message_number, False)], Reason.INBOX_FULL, "")
+        ]
 
 
 class TestWriting:

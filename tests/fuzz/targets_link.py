@@ -7,7 +7,7 @@ from typing import Any, Final
 from signedwire.errors import DidProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.certificates import issue_certificate, proven_did
-from signedwire.types import Credit, Priority, Reason
+from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
@@ -27,7 +27,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session import (
     BatchFailed,
@@ -128,9 +127,15 @@ _SENT: Final = [sign(bodies) for bodies in BATCHES]
 _GOOD_BATCHES: Final = {sent.signature: bodies for bodies, sent in zip(BATCHES, _SENT, strict=True)}
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
-    for kind, hashes in ((1, (bytes(32),)), (2, (bytes(32), b"\1" * 32)), (3, (b"\2" * 32,)))
+    for kind, hashes in (
+        (1, (bytes(32),)),
+        (2, (bytes(32), b"\1" * 32)),
+        (3, (b"\2" * 32,)),
+        (4, (b"\3" * 32,)),
+    )
 ]
 _GOOD_RECEIPTS: Final = frozenset(each.statement + each.signature for each in _RECEIPTS)
+_REASONS: Final = tuple(frames.REASON_CODES)
 _SMALL: Final = [b"too small"]
 
 # What Alice, who is the peer, may send to Bob, whose session is driven.
@@ -145,7 +150,7 @@ _FROM_PEER: Final = (
     Envelopes(sign(BATCHES[1], BOB).signature, BATCHES[1]).encode(),
     Envelopes(sign(_SMALL).signature, _SMALL).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
-    Refusals((Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))).encode(),
+    signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
     CreditFrame(Credit(*(3 * n for n in _CREDIT))).encode(),
     Ping(5).encode(),
@@ -295,8 +300,11 @@ def session(data: bytes) -> None:
                 hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
                 end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
             case 11:
-                refusal = Refusal(choices.below(4), choices.byte(), Reason.EXPIRED)
-                end.session.send_refusals([refusal] * choices.below(3))
+                refusals = [
+                    Refusal(bytes((n,)) * 32, _REASONS[choices.below(len(_REASONS))], "x" * n)
+                    for n in range(choices.below(3))
+                ]
+                end.session.send_refusals(refusals, choices.byte())
             case 12 | 13:
                 messages, size = choices.below(8), choices.byte() * 16
                 is_critical = choices.below(2) == 1

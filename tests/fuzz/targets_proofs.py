@@ -114,7 +114,10 @@ def receipt_proof(data: bytes) -> None:
         expect_same_error(error, stream.delivery)
         return
     again = stream.delivery()
-    assert (again.is_handled, again.at_us) == (delivery.is_handled, delivery.at_us)
+    for name in ("is_handled", "is_refused", "is_committed", "reason", "detail", "at_us"):
+        assert getattr(again, name) == getattr(delivery, name)
+    assert delivery.is_refused == (delivery.reason is not None)
+    assert delivery.detail.isprintable()
     assert again.envelope.digest == delivery.envelope.digest
     assert data in RECEIPT_PROOFS, "a receipt proof that nobody made"
     assert delivery.envelope.encode() in data

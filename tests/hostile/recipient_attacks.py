@@ -12,10 +12,10 @@ from typing import Final
 from signedwire import Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Close, CreditFrame, Ping
+from signedwire.wire.link_frames import MAX_RECEIPT_HASHES, Close, CreditFrame, Ping
 from tlskit import MALLORY
 
-from .frame_attacks import Attack, batch, receipts, refusals, signed_receipts
+from .frame_attacks import Attack, batch, receipts, signed_receipts
 from .stranger import BURST, Field, Link, LinkEndedError, Who, hello
 
 __all__ = ["FED", "RECIPIENT_ATTACKS", "UNREAD_ATTACKS"]
@@ -73,17 +73,17 @@ def _one_receipt_each(link: Link, who: Identity, victim: Did) -> bytes:
 
 
 def _refuse_each(link: Link, who: Identity, victim: Did) -> bytes:
-    """A refusal for each message, 1,024 in a frame: each of them is due."""
-    names = link.refused = link.refused + 1024
-    if names > FED:
-        return Ping(1).encode()
-    return refusals(1024, first=names - 1023)
+    """A refusal for each message, 500 in a frame: each of them is due."""
+    leaves = tuple(link.leaves[:MAX_RECEIPT_HASHES])
+    del link.leaves[:MAX_RECEIPT_HASHES]
+    return signed_receipts(who, victim, 4, leaves) if leaves else Ping(1).encode()
 
 
 def _receipts_all_over(link: Link, who: Identity, victim: Did) -> bytes:
-    """Receipts for messages that are far from each other, 1,024 in a frame: all are due."""
-    leaves = tuple(link.leaves[: 8 * 1024 : 8])
-    del link.leaves[: 8 * 1024 : 8]
+    """Receipts for messages that are far from each other, 500 in a frame: all are due."""
+    last = 8 * MAX_RECEIPT_HASHES
+    leaves = tuple(link.leaves[:last:8])
+    del link.leaves[:last:8]
     return signed_receipts(who, victim, 2, leaves) if leaves else Ping(1).encode()
 
 
@@ -135,7 +135,7 @@ async def _unread(field: Field) -> None:
 RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
     "recipient-receipt-unknown": repeated(lambda link, who, victim: receipts(who, victim, 2)),
     "recipient-receipt-unknown-full": repeated(
-        lambda link, who, victim: receipts(who, victim, 2, 1024)
+        lambda link, who, victim: receipts(who, victim, 2, MAX_RECEIPT_HASHES)
     ),
     "recipient-batch-unknown": repeated(lambda link, who, victim: receipts(who, victim, 1)),
     "recipient-handled-unknown": repeated(lambda link, who, victim: receipts(who, victim, 3)),
@@ -149,9 +149,9 @@ RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
     "recipient-receipts-all-over": after(FED, _receipts_all_over),
     "recipient-refuse-each": after(FED, _refuse_each),
     "recipient-cut": _cut,
-    "recipient-refusals-unknown": repeated(lambda link, who, victim: refusals(1, first=10**9)),
+    "recipient-refusals-unknown": repeated(lambda link, who, victim: receipts(who, victim, 4)),
     "recipient-refusals-unknown-full": repeated(
-        lambda link, who, victim: refusals(1024, first=10**9)
+        lambda link, who, victim: receipts(who, victim, 4, MAX_RECEIPT_HASHES)
     ),
     "recipient-credit-by-one": _credit_by_one(),
 }

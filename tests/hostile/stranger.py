@@ -148,8 +148,6 @@ class Link(asyncio.Protocol):
         """Of its ClientHello: what the key log knows it by."""
         self.leaves: list[bytes] = []
         """Of the messages that came."""
-        self.refused = 0
-        """How many of them were refused."""
         self._pongs = 0
         self._field = field
         self._listens = listens

@@ -190,11 +190,15 @@ async def test_refusing_tells_the_sender_the_reason(network: str) -> None:
     async with Net(network).pair() as (alice, bob), Watch(alice) as watch:
         sending = asyncio.create_task(alice.send(bob.did, b"x", until="handled"))
         message = await next_of(bob)
-        message.nack(Reason.NOT_ALLOWED)
+        message.nack(Reason.NOT_ALLOWED, "not on Sundays")
         message.ack()  # the first word counts
         with pytest.raises(MessageRefusedError) as failure:
             await within(LIMIT, sending)
         assert failure.value.reason is Reason.NOT_ALLOWED
+        assert str(failure.value).endswith(": not allowed (not on Sundays)")
+        assert failure.value.receipt.detail == "not on Sundays"
+        proven = verify_receipt(failure.value.receipt.proof())
+        assert (proven.reason, proven.detail) == (Reason.NOT_ALLOWED, "not on Sundays")
         assert states(failure.value.receipt) == ["queued", "written", "accepted", "refused"]
         assert alice.peers()[bob.did].dropped == {Reason.NOT_ALLOWED: 1}
         await eventually(lambda: watch.of(MessageRefused))

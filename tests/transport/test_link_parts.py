@@ -446,11 +446,11 @@ class TestLinkOutput:
     @on_asyncio
     async def test_refusals_go_before_credit(self) -> None:
         out = Output()
-        refusal = frames.Refusal(0, 1, Reason.REFUSED)
+        refusal = frames.Refusal(bytes(32), Reason.REFUSED)
         out.output.answer(Credit(600, 1 << 19, 0, 0), [bytes(32)], [refusal])
         out.output.sign_receipts()
         out.output.flush()
-        assert out.frames() == ["Refusals", "Receipts", "CreditFrame"]
+        assert out.frames() == ["Receipts", "Receipts", "CreditFrame"]
 
     @on_asyncio
     async def test_nothing_is_written_after_the_end(self) -> None:

@@ -35,11 +35,13 @@ from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Receipts, Refusal
 from signedwire.wire.session import (
     BatchReceived,
     Closed,
     Event,
     HelloReceived,
+    ReceiptsReceived,
     Session,
     SessionLimits,
 )
@@ -146,16 +148,28 @@ class RawPeer:
         self.session.receive_data(plain, time.monotonic())
         self.events += iter(self.session.next_event, None)
 
-    async def next(self, kind: type[E]) -> E:
-        """The oldest event of this kind that was not asked for; others stay."""
+    async def next(self, kind: type[E], fits: Callable[[E], bool] = lambda _: True) -> E:
+        """The oldest event of this kind that was not asked for, and that fits; others stay."""
         async with asyncio.timeout(LIMIT):
             while True:
                 for event in self.events:
-                    if isinstance(event, kind):
+                    if isinstance(event, kind) and fits(event):
                         self.events.remove(event)
                         return event
                 assert not self.session.is_closed, f"the link ended without {kind.__name__}"
                 await self.read()
+
+    async def next_receipts(self) -> Receipts:
+        """The oldest receipts that refuse nothing."""
+        event = await self.next(ReceiptsReceived, lambda one: one.receipts.reason is None)
+        return event.receipts
+
+    async def next_refusals(self) -> list[Refusal]:
+        """The oldest receipt that refuses, message by message."""
+        event = await self.next(ReceiptsReceived, lambda one: one.receipts.reason is not None)
+        receipts = event.receipts
+        assert receipts.reason is not None
+        return [Refusal(leaf, receipts.reason, receipts.explanation) for leaf in receipts.hashes]
 
     async def read(self) -> None:
         """Take what comes next: some bytes, or the end."""

@@ -30,6 +30,7 @@ from linkkit import (
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
@@ -39,7 +40,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session import (
     BatchFailed,
@@ -49,7 +49,6 @@ from signedwire.wire.session import (
     Event,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
     Session,
     SessionLimits,
     StallNoticed,
@@ -75,7 +74,7 @@ def receipt(
     label: Label = Label.RECEIPT,
 ) -> Receipts:
     """A RECEIPT from Bob about what Alice sent."""
-    plain = Receipts(kind, 7, hashes or (ROOT,))
+    plain = Receipts(kind, 7, hashes or (ROOT,), code=int(kind == 4))
     return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
 
 
@@ -97,12 +96,13 @@ def ended(a_session: Session) -> Closed:
     return last
 
 
-REFUSALS = (Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))
+REFUSAL = Refusal(ROOT, Reason.EXPIRED)
+"""What `receipt(4)` says."""
 FRAMES: dict[str, bytes] = {
     "HELLO": hello().encode(),
     "ENVELOPES": envelopes(),
     "RECEIPT": receipt().encode(),
-    "REFUSAL": Refusals(REFUSALS).encode(),
+    "REFUSAL": receipt(4).encode(),
     "CREDIT": CreditFrame(Credit(*(n + 1 for n in PLENTY))).encode(),
     "PING": Ping(5).encode(),
     "PONG": Pong(5).encode(),
@@ -170,7 +170,7 @@ class TestDispatch:
         ("name", "expected"),
         [
             ("RECEIPT", [ReceiptsReceived(receipt())]),
-            ("REFUSAL", [RefusalsReceived(REFUSALS)]),
+            ("REFUSAL", [ReceiptsReceived(receipt(4))]),
             ("CREDIT", [CreditReceived()]),
             ("PING", []),
             ("PONG", []),
@@ -377,14 +377,16 @@ class TestSignatures:
         received, failed = events_of(alice)
         assert isinstance(received, BatchReceived)
         assert isinstance(failed, BatchFailed)
-        refusals = [Refusal(1, n, Reason.BAD_SIGNATURE) for n in (1, 2)]
+        refusals = [Refusal(leaf_of(one), Reason.BAD_SIGNATURE) for one in bodies]
         alice.send_receipts(frames.ACCEPTED_BATCHES, [received.root], 7)
-        alice.send_refusals(refusals)
+        alice.send_refusals(refusals, 7)
         alice.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
         bob.receive_data(alice.data_to_send(), 0.0)
         receipts, refused, closed = events_of(bob)
         assert isinstance(receipts, ReceiptsReceived)
-        assert refused == RefusalsReceived(tuple(refusals))
+        assert isinstance(refused, ReceiptsReceived)
+        assert refused.receipts.reason is Reason.BAD_SIGNATURE
+        assert refused.receipts.hashes == tuple(leaf_of(one) for one in bodies)
         assert closed == Closed(7, "a batch that you did not sign", is_by_peer=True)
         assert bob.data_to_send() == b""
 
@@ -399,29 +401,54 @@ class TestSignatures:
         for event in events_of(alice):
             assert isinstance(event, BatchFailed | Closed)
 
-    def test_receipts_that_we_sign(self) -> None:
+    @pytest.mark.parametrize("is_durable", [False, True])
+    def test_receipts_that_we_sign(self, is_durable: bool) -> None:
         alice, bob = open_pair()
-        hashes = [n.to_bytes(32, "big") for n in range(1025)]
+        bob._is_committed = int(is_durable)
+        hashes = [n.to_bytes(32, "big") for n in range(501)]
         bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
         exchange(alice, bob)
         first, second = events_of(alice)
         assert isinstance(first, ReceiptsReceived)
         assert isinstance(second, ReceiptsReceived)
-        assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (1024, 1)
+        assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (500, 1)
         assert [*first.receipts.hashes, *second.receipts.hashes] == hashes
         for part in (first.receipts, second.receipts):
             assert (part.kind, part.at_us) == (frames.HANDLED_ENVELOPES, 55)
+            assert part.is_committed == is_durable
+
+    def test_refusals_that_we_sign(self) -> None:
+        """One statement for each reason and text, whatever the order, and one signature."""
+        alice, bob = open_pair()
+        refusals = [
+            Refusal(n.to_bytes(32, "big"), Reason.RATE if n % 2 else Reason.REFUSED, "ü" * (n % 4))
+            for n in range(8)
+        ]
+        bob.send_refusals(refusals, 55)
+        exchange(alice, bob)
+        parts = [
+            event.receipts for event in events_of(alice) if isinstance(event, ReceiptsReceived)
+        ]
+        assert [(part.reason, part.explanation, len(part.hashes)) for part in parts] == [
+            (Reason.REFUSED, "", 2),
+            (Reason.RATE, "ü", 2),
+            (Reason.REFUSED, "üü", 2),
+            (Reason.RATE, "üüü", 2),
+        ]
+        for part in parts:
+            assert (part.kind, part.at_us, part.is_committed) == (4, 55, False)
 
     def test_many_refusals(self) -> None:
         alice, bob = open_pair()
-        refusals = [Refusal(n % 4, n, Reason.MALFORMED) for n in range(1025)]
-        bob.send_refusals(refusals)
+        refusals = [Refusal(n.to_bytes(32, "big"), Reason.MALFORMED) for n in range(501)]
+        bob.send_refusals(refusals, 55)
         exchange(alice, bob)
         first, second = events_of(alice)
-        assert isinstance(first, RefusalsReceived)
-        assert isinstance(second, RefusalsReceived)
-        assert [*first.refusals, *second.refusals] == refusals
-        assert len(second.refusals) == 1
+        assert isinstance(first, ReceiptsReceived)
+        assert isinstance(second, ReceiptsReceived)
+        leaves = [*first.receipts.hashes, *second.receipts.hashes]
+        assert leaves == [refusal.leaf for refusal in refusals]
+        assert len(second.receipts.hashes) == 1
 
 
 SMALL = body(sender=BOB, recipient=ALICE)
@@ -614,19 +641,19 @@ class TestCreditOut:
     def test_control_frames_go_first(self) -> None:
         alice = open_alice()
         first = alice.send_batch([body(1)])
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         second = alice.send_batch([body(2)])
         alice.receive_data(FRAMES["PING"], 0.0)
         alice.grant(1000, 1 << 20, is_critical=False)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
-        assert kinds == [Refusals, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
+        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
         assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
 
     def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
         alice = session()
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         assert frames_of(alice.data_to_send()) == [hello()]
 
 
@@ -848,15 +875,15 @@ class TestClosing:
     def test_by_us(self) -> None:
         alice, bob = open_pair()
         alice.send_batch([body()])
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         alice.close(frames.CLOSE_DENIED, "no more")
         assert events_of(alice) == [Closed(frames.CLOSE_DENIED, "no more", is_by_peer=False)]
         data = alice.data_to_send()
         # CLOSE is the last frame; envelopes after it would be ignored, so they are not sent.
-        assert [type(frame) for frame in frames_of(data)] == [Refusals, Close]
+        assert [type(frame) for frame in frames_of(data)] == [Receipts, Close]
         bob.receive_data(data, 0.0)
         refusals, closed = events_of(bob)
-        assert isinstance(refusals, RefusalsReceived)
+        assert isinstance(refusals, ReceiptsReceived)
         assert closed == Closed(frames.CLOSE_DENIED, "no more", is_by_peer=True)
         assert bob.data_to_send() == b""
 
@@ -892,7 +919,7 @@ class TestClosing:
             alice.receive_data(FRAMES[name], 1.0)
         alice.receive_eof(1.0)
         alice.send_receipts(1, [ROOT], 1)
-        alice.send_refusals([Refusal(0, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         alice.grant(1 << 20, 1 << 30, is_critical=True)
         alice.handle_timeout(1e9)
         alice.close(5, "again")
@@ -981,9 +1008,8 @@ class Wire:
             me.send_receipts(kind, hashes, 7)
             self.said[who].append((kind, tuple(hashes)))
         else:
-            refusals = [Refusal(n % 4, n, Reason.INBOX_FULL) for n in range(len(hashes))]
-            me.send_refusals(refusals)
-            self.said[who].append(tuple(refusals))
+            me.send_refusals([Refusal(leaf, Reason.INBOX_FULL) for leaf in hashes], 7)
+            self.said[who].append((frames.REFUSED_ENVELOPES, tuple(hashes)))
 
     def tick(self, who: int) -> None:
         if self.draw.random() < 0.05:
@@ -1021,8 +1047,6 @@ class Wire:
                 self.untaken[end].extend(bodies)
             case ReceiptsReceived(receipts):
                 self.heard[end].append((receipts.kind, receipts.hashes))
-            case RefusalsReceived(refusals):
-                self.heard[end].append(refusals)
             case HelloReceived() | CreditReceived():
                 pass
             case _:

@@ -7,7 +7,7 @@ from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire import clock
-from signedwire.arguments import RefusalName, chosen
+from signedwire.arguments import RefusalName, chosen, printable
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.deadlines import due_us
@@ -45,7 +45,7 @@ from signedwire.wire.header import (
     sequence_of,
     timestamp_of,
 )
-from signedwire.wire.link_frames import REASON_CODES
+from signedwire.wire.link_frames import MAX_REFUSAL_TEXT, REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
 __all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions"]
@@ -66,8 +66,8 @@ class AckSink(Protocol):
     def acked(self, message: IncomingMessage) -> None:
         """Note that the application has acknowledged the message."""
 
-    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
-        """Note that the application has refused the message."""
+    def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
+        """Note that the application has refused the message; `text` says more, or is empty."""
 
 
 class Message(Bound, instead="pass its `payload`, or its `envelope`"):
@@ -121,7 +121,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """
         self._answer(None)
 
-    def nack(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
+    def nack(self, reason: Reason | RefusalName = Reason.REFUSED, detail: str = "") -> None:
         """Refuse the message: its receipt at the sender becomes `refused`, with the reason.
 
         Only the first call of `ack()` or `nack()` counts. The call returns at once, and
@@ -130,15 +130,19 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         Args:
             reason: A `Reason` that has a code on the wire, or its text, such as
                 "inbox full". Default: "refused".
+            detail: More about the reason, for people at the sender: at most 256 bytes of
+                UTF-8, all printable. This node signs it, and the sender gets it in
+                `Receipt.detail` and in the text of MessageRefusedError.
 
         Raises:
             ValueError, TypeError: `reason` has no code on the wire; the error lists those
-                that have one.
+                that have one. Or `detail` is no text, is too long, or is not printable.
             ClosedError, WrongContextError: for the same causes as in `ack()`.
         """
-        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire"))
+        reason = chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire")
+        self._answer(reason, printable(detail, "detail", MAX_REFUSAL_TEXT))
 
-    def _answer(self, reason: Reason | None) -> None:
+    def _answer(self, reason: Reason | None, text: str = "") -> None:
         raise NotImplementedError
 
     @property
@@ -256,7 +260,7 @@ class IncomingMessage(Message):
         self.origin = origin
         """Receives the application's answer; `None` for v1."""
 
-    def _answer(self, reason: Reason | None) -> None:
+    def _answer(self, reason: Reason | None, text: str = "") -> None:
         origin = self.origin
         if origin is None or self._is_answered:
             return
@@ -265,7 +269,7 @@ class IncomingMessage(Message):
             if reason is None:
                 origin.acked(self)
             else:
-                origin.nacked(self, reason)
+                origin.nacked(self, reason, text)
         except ClosedError:
             self._is_answered = False
             raise

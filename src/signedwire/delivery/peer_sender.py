@@ -20,7 +20,7 @@ from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
-from signedwire.wire.link_frames import Receipts, Refusal
+from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.session import SentBatch
 
 __all__ = ["BROKE", "PeerSender"]
@@ -191,7 +191,10 @@ class PeerSender:
 
     def receipts(self, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""
-        accepted = self.stream.receipts(receipts, receipts.statement + receipts.signature)
+        raw = receipts.statement + receipts.signature
+        if receipts.kind == REFUSED_ENVELOPES:
+            return self._refused(receipts, raw)
+        accepted = self.stream.receipts(receipts, raw)
         self._context.store.settled(self.did, accepted)
         self.forget_deadlines(accepted)
         if not accepted:
@@ -201,21 +204,21 @@ class PeerSender:
             self._host.counters.observe("accept_seconds", waited)
         return True
 
-    def refusals(self, refusals: tuple[Refusal, ...]) -> bool:
+    def _refused(self, receipts: Receipts, raw: bytes) -> bool:
         """Apply refusals; return whether a message was waiting for one."""
-        refused = self.stream.refused(refusals)
-        self._context.store.refused(self.did, refused)
-        for receipt, reason, name, _ in refused:
-            if receipt.is_final:
+        refused = self.stream.refused(receipts, raw)
+        reason, text = receipts.reason or Reason.REFUSED, receipts.explanation
+        self._context.store.refused(self.did, refused, reason, text)
+        is_late = reason is Reason.EXPIRED
+        state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
+        for message, _ in refused:
+            if message.is_final:
                 continue  # it has expired before the answer
             self.note_failed(reason)
-            is_late = reason is Reason.EXPIRED
-            state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
-            receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
-            self.forget_deadlines((receipt,))
-            if name is not None:
-                receipt.release()  # an accepted message keeps its bytes, for its evidence
-            self._host.emit(MessageRefused(self.did, receipt.message_number, reason))
+            doubt = _doubt_of_clocks(message) if is_late else ""
+            message.advance(state, reason, doubt or text)
+            self.forget_deadlines((message,))
+            self._host.emit(MessageRefused(self.did, message.message_number, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:
@@ -386,8 +389,7 @@ class PeerSender:
         self._deadlines.clear()
 
 
-def _doubt_of_clocks(receipt: Receipt) -> Cause | str:
+def _doubt_of_clocks(message: OutgoingMessage) -> Cause | str:
     """Return the cause for an expiry by the peer's clock: empty, or that the clocks differ."""
-    expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
-    is_early = expires_at is not None and clock.left(expires_at) > 0
+    is_early = message.expires_at is not None and clock.left(message.expires_at) > 0
     return CLOCKS_DIFFER if is_early else ""

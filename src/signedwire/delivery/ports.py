@@ -308,8 +308,8 @@ class OutboxStore(Protocol):
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         """Remove these messages, which were accepted."""
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
-        """Note that the peer has refused these messages."""
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
+        """Note that the peer has refused these messages; `detail` says more, or is empty."""
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """Note that this node has given up the message."""
@@ -349,6 +349,10 @@ class OutboxStore(Protocol):
 
 class InboxStore(Protocol):
     """The store of marks, and of messages that the application has not handled."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether messages outlive the process."""
 
     @property
     def failure(self) -> StoreError | None:

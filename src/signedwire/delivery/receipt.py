@@ -130,7 +130,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Why the message failed, expired or was refused, or why an accepted message gets no
         further answer; `None` otherwise."""
         self.detail = ""
-        """The last error on the way, as text for people; may be empty."""
+        """The last error on the way, or the text that came with a refusal, for people; may be
+        empty. In the text of a peer, each character that is not printable is a "?"."""
         self.is_unconfirmed = False
         """Whether the message went to a v1 peer, which never answers."""
         self.is_detached = False
@@ -166,9 +167,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return kind_of(self.detail)
 
     def proof(self) -> bytes:
-        """Return bytes that prove to anybody that the recipient accepted this message.
+        """Return bytes that prove to anybody that the recipient accepted or refused this message.
 
-        `verify_receipt()` and `signedwire verify` check them offline. Any thread may call.
+        They prove the last of its answers: accepted, handled or refused. `verify_receipt()`
+        and `signedwire verify` check them offline. Any thread may call.
 
         Raises:
             LookupError: there is no signed receipt yet; v1 peers never send one.
@@ -242,6 +244,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 self,
                 reason,
                 f"{self.recipient} refused message #{self.message_number}: {reason}"
+                + self._detail_text()
                 + NOT_DELIVERED * (reason is Reason.DUPLICATE),
                 advice(None, reason) if reason is Reason.DUPLICATE else "",
             )

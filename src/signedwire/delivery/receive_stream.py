@@ -12,6 +12,7 @@ from signedwire.delivery.accepted import AcceptedLeaves
 from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.message import AckSink, IncomingMessage
 from signedwire.types import Priority, Reason
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
     PRIORITY,
@@ -19,7 +20,6 @@ from signedwire.wire.header import (
     SENDER,
     V2_HEADER_SIZE,
     V2_START,
-    sequence_of,
     unpack_v2,
 )
 from signedwire.wire.link_frames import Refusal
@@ -191,7 +191,7 @@ class ReceiveStream:
                 reason = flaw or self._reason(leaf)
             else:
                 reason = self._flaw(body, largest)
-            refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
+            refusals.append(Refusal(leaves[index], reason))
             refused.append(index)
         for lane_leaves in accepted:
             lane_leaves.trim()
@@ -216,11 +216,4 @@ class ReceiveStream:
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Make a refusal for every envelope of a batch whose signature does not fit."""
-        return [
-            Refusal(
-                min(body[PRIORITY], _CRITICAL),
-                sequence_of(body),
-                Reason.BAD_SIGNATURE,
-            )
-            for body in batch.bodies
-        ]
+        return [Refusal(leaf_of(body), Reason.BAD_SIGNATURE) for body in batch.bodies]

@@ -147,6 +147,7 @@ class Link:
             self._loop.time(),
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
+            peer_session.receiver.is_durable,
         )
         peer_session.receiver.link_granted(self)
 

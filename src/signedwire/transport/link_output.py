@@ -137,7 +137,7 @@ class LinkOutput:
             return
         self.receipts.sign(session)
         if refused:
-            session.send_refusals(refused)
+            session.send_refusals(refused, unix_time_us())
         if handled:
             session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
         # After the refusals: the peer has no more in flight than its credit.

@@ -16,7 +16,7 @@ from signedwire.errors import EnvelopeError
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
 from signedwire.wire.envelope import SIGNATURE_SIZE, MerklePath, SignedEnvelope
 from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
-from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
+from signedwire.wire.link_frames import MAX_RECEIPT_SIZE
 from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, prove_delivery
 
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ReceiptProofStream"]
@@ -29,7 +29,6 @@ MAX_ENVELOPE: Final = 2**28 + 2**16
 _MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + MerklePath.MIN_SIZE
 """Size of the longest path, with index, count and signature, in bytes."""
 _SIZE: Final = struct.Struct("<I")
-_MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
 
 
 class LargeEnvelope(SignedEnvelope):
@@ -150,7 +149,8 @@ class ReceiptProofStream:
     @property
     def is_too_long(self) -> bool:
         """Whether the envelope or the receipt is larger than any valid one."""
-        return self._left + self._envelope.size > MAX_ENVELOPE or len(self._receipt) > _MAX_RECEIPT
+        size = self._left + self._envelope.size
+        return size > MAX_ENVELOPE or len(self._receipt) > MAX_RECEIPT_SIZE
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
@@ -166,7 +166,7 @@ class ReceiptProofStream:
         self._left -= len(part)
         self._envelope.receive_data(part)
         # One byte over the maximum is enough to detect that it is no receipt.
-        self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
+        self._receipt += view[len(part) :][: MAX_RECEIPT_SIZE + 1 - len(self._receipt)]
 
     def delivery(self) -> ProvenDelivery:
         """Verify the receipt proof and return its facts.

@@ -4,7 +4,7 @@
 
 The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
-that the recipient accepted or handled it.
+that the recipient accepted, handled or refused it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Final
 
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
-from signedwire.types import did_text
+from signedwire.types import Reason, did_text
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
     RECEIPT,
+    REFUSED_ENVELOPES,
     Receipts,
     decode,
 )
@@ -45,14 +46,24 @@ def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: byt
 
 @dataclass(frozen=True, slots=True)
 class ProvenDelivery:
-    """The facts that a verified receipt proof establishes."""
+    """The facts that a verified receipt proof establishes: a delivery, or a refusal."""
 
     envelope: SignedEnvelope
-    """The delivered envelope, with its sender and its recipient."""
+    """The envelope, with its sender and its recipient."""
     is_handled: bool
     """Whether the recipient's application acknowledged it, beyond accepting it."""
     at_us: int
-    """When the recipient accepted or handled it, by its clock: Unix time, microseconds."""
+    """When the recipient accepted, handled or refused it, by its clock: Unix time, µs."""
+    is_refused: bool = False
+    """Whether the recipient refused it. Then it neither accepts nor handles it."""
+    is_committed: bool = False
+    """Whether a store of the recipient had committed it before the recipient signed; false
+    for a refusal."""
+    reason: Reason | None = None
+    """Why the recipient refused it; `None`: it did not."""
+    detail: str = ""
+    """More about the refusal, in the words of the recipient; may be empty. Characters that
+    are not printable are shown as "?"."""
 
 
 def verify_receipt(data: bytes) -> ProvenDelivery:
@@ -62,7 +73,7 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
         data: The bytes that `Receipt.proof()` returned.
 
     Returns:
-        The envelope, and whether and when the recipient accepted or handled it.
+        The envelope, and whether and when the recipient accepted, handled or refused it.
 
     Raises:
         TypeError: `data` is not bytes.
@@ -106,4 +117,12 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     text = recipient + sender + receipts.statement
     if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
         raise SignatureError(f"the receipt was not signed by its recipient {did_text(recipient)}")
-    return ProvenDelivery(envelope, receipts.kind == HANDLED_ENVELOPES, receipts.at_us)
+    return ProvenDelivery(
+        envelope,
+        receipts.kind == HANDLED_ENVELOPES,
+        receipts.at_us,
+        receipts.kind == REFUSED_ENVELOPES,
+        receipts.is_committed,
+        receipts.reason,
+        receipts.explanation,
+    )

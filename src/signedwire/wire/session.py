@@ -3,8 +3,8 @@
     opening ──HELLO──→ open ──CLOSE, an error or silence──→ closed
 
 One `Session` is at each end of a channel whose other end has already proven its DID
-(`wire.did_proof`, over TLS). Both ends send HELLO at once. Then envelopes, receipts and
-refusals go both ways, within the credit that the other side granted.
+(`wire.did_proof`, over TLS). Both ends send HELLO at once. Then envelopes and
+receipts go both ways, within the credit that the other side granted.
 
 The driver calls
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
@@ -49,7 +49,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
@@ -60,7 +59,6 @@ from signedwire.wire.session_events import (
     Event,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
     StallNoticed,
 )
 
@@ -72,7 +70,6 @@ __all__ = [
     "Event",
     "HelloReceived",
     "ReceiptsReceived",
-    "RefusalsReceived",
     "SentBatch",
     "Session",
     "SessionLimits",
@@ -137,6 +134,8 @@ class Session:
         is_expected: Returns whether receipts name any message in flight. Only such
             receipts are verified; all others are counted as idle frames.
         on_round_trip: Called with the seconds from each PING to its PONG.
+        is_durable: Whether a store of this end commits messages before `send_receipts()`.
+            The receipts say so.
     """
 
     def __init__(
@@ -148,6 +147,7 @@ class Session:
         now: float,
         is_expected: Callable[[Receipts], bool] = lambda _: True,
         on_round_trip: Callable[[float], object] = lambda _: None,
+        is_durable: bool = False,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
@@ -159,6 +159,7 @@ class Session:
         self._identity = identity
         self._is_expected = is_expected
         self._on_round_trip = on_round_trip
+        self._is_committed = int(is_durable)
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -311,27 +312,36 @@ class Session:
         """Sign and queue receipts.
 
         Args:
-            kind: What happened; see `Receipts.kind`.
+            kind: What happened; see `Receipts.kind`. For refusals, use `send_refusals()`.
             hashes: The roots or leaves that the receipts name; any number.
             at_us: When it happened: Unix time, microseconds.
         """
+        self._send_receipts(kind, hashes, at_us, self._is_committed)
+
+    def send_refusals(self, refusals: list[Refusal], at_us: int) -> None:
+        """Sign and queue refusals, any number of them: one receipt for each reason and text.
+
+        `at_us` is when the envelopes were refused: Unix time, microseconds.
+        """
+        leaves: dict[tuple[Reason, str], list[bytes]] = {}
+        for leaf, reason, text in refusals:
+            leaves.setdefault((reason, text), []).append(leaf)
+        for (reason, text), those in leaves.items():
+            code = frames.REASON_CODES[reason]
+            self._send_receipts(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
+
+    def _send_receipts(
+        self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes = b""
+    ) -> None:
         if not self._can_answer:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
             part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
-            statement = Receipts(kind, at_us, part).statement
+            plain = Receipts(kind, at_us, part, code=code, text=text)
             signature = self._identity._sign_labelled(
-                Label.RECEIPT, self._us + self._them + statement
+                Label.RECEIPT, self._us + self._them + plain.statement
             )
-            self._control.append(Receipts(kind, at_us, part, signature).encode())
-
-    def send_refusals(self, refusals: list[Refusal]) -> None:
-        """Queue refusals, any number of them."""
-        if not self._can_answer:
-            return
-        for start in range(0, len(refusals), frames.MAX_REFUSALS):
-            part = tuple(refusals[start : start + frames.MAX_REFUSALS])
-            self._control.append(Refusals(part).encode())
+            self._control.append(replace(plain, signature=signature).encode())
 
     @property
     def granted_unused(self) -> Credit:
@@ -507,10 +517,6 @@ class Session:
             return
         self._events.append(ReceiptsReceived(receipts))
 
-    def _handle_refusals(self, refusals: Refusals, now: float) -> None:
-        self.count_idle(self._idle.cost_of_answers(len(refusals.refusals)), now)
-        self._events.append(RefusalsReceived(refusals.refusals))
-
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
         if self._allowed.exceeds(frame.credit):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
@@ -555,7 +561,6 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Hello: Session._handle_hello,
     Envelopes: Session._handle_envelopes,
     Receipts: Session._handle_receipts,
-    Refusals: Session._handle_refusals,
     CreditFrame: Session._handle_credit,
     Ping: Session._handle_ping,
     Pong: Session._handle_pong,
