@@ -142,7 +142,7 @@ class FailureKind(enum.StrEnum):
     TURNED_AWAY = "turned away"
     """The peer proved its DID and closed the connection before HELLO, as access lists do."""
     DENIED = "denied"
-    """The peer closed the link with the code of its access list."""
+    """The peer closed the link, or refused to open it, with the code of its access list."""
     VERSION = "version"
     """The two sides have no version of the wire in common."""
     BAD_SIGNATURE = "bad signature"

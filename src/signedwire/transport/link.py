@@ -129,12 +129,13 @@ class Link:
     # -- the session begins -----------------------------------------------------------------
 
     def begin(self, did: Did) -> None:
-        """The other side has proven its DID: send HELLO, unless the DID is denied."""
+        """The other side has proven its DID: send HELLO, or CLOSE if the DID is denied."""
         runtime, endpoint, state = self._runtime, self._endpoint, self.state
         peer_session = state.peer_session = endpoint.sessions.session(did)
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
+            self._output.refuse(frames.CLOSE_DENIED, "denied")
             self._end.fail(self, Reason.DENIED, cause, is_logged=not was_logged)
             return
         endpoint.proven(did)
