@@ -160,7 +160,8 @@ class FailureKind(enum.StrEnum):
     UNANSWERED = "unanswered"
     """The message was written and no answer came, so the peer may have taken it."""
     CLOCKS_DIFFER = "clocks differ"
-    """The peer refused the message as late, but by our clock its deadline had not passed."""
+    """The peer refused the message as late, but by our clock its deadline had not passed. Or a
+    DID proof has expired by the clock of the other side, and the text names both times."""
     OTHER = "other"
     """Another cause, which the text of the error names."""
 

@@ -158,7 +158,7 @@ def test_how_a_session_closed(closed: Closed, kind: FailureKind) -> None:
     assert cause_of_close(closed).kind is kind
 
 
-@pytest.mark.parametrize("code", [*range(10), 99])
+@pytest.mark.parametrize("code", [*range(11), 99])
 def test_code_and_text_are_in_the_words_of_every_close(code: int) -> None:
     """Also of a CLOSE before HELLO: a peer that says why is not one that only hangs up."""
     cause = cause_of_close(Closed(code, "not today", is_by_peer=True))

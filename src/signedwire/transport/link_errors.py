@@ -43,6 +43,7 @@ _CLOSE_WORDS: Final = {
     frames.CLOSE_BAD_SIGNATURE: "our signature did not fit",
     frames.CLOSE_EVICTED: "it made room for another peer",
     frames.CLOSE_UNAVAILABLE: "it can store nothing now",
+    frames.CLOSE_CLOCK: "the clocks differ",
 }
 _KINDS: Final = {
     frames.CLOSE_PROTOCOL_ERROR: FailureKind.PROTOCOL,
@@ -50,6 +51,7 @@ _KINDS: Final = {
     frames.CLOSE_TOO_MANY: FailureKind.FULL,
     frames.CLOSE_VERSION: FailureKind.VERSION,
     frames.CLOSE_BAD_SIGNATURE: FailureKind.BAD_SIGNATURE,
+    frames.CLOSE_CLOCK: FailureKind.CLOCKS_DIFFER,
 }
 _ENDED_BY_PEER: Final = frozenset({FailureKind.CLOSED, FailureKind.RESET, FailureKind.TLS_FAILED})
 
