@@ -154,7 +154,7 @@ class FailureKind(enum.StrEnum):
     TURNED_AWAY = "turned away"
     """The peer proved its DID and closed the connection before HELLO, as access lists do."""
     DENIED = "denied"
-    """The peer closed the link with the code of its access list."""
+    """The peer closed the link, or refused to open it, with the code of its access list."""
     VERSION = "version"
     """The two sides have no version of the wire in common."""
     BAD_SIGNATURE = "bad signature"
@@ -172,7 +172,8 @@ class FailureKind(enum.StrEnum):
     UNANSWERED = "unanswered"
     """The message was written and no answer came, so the peer may have taken it."""
     CLOCKS_DIFFER = "clocks differ"
-    """The peer refused the message as late, but by our clock its deadline had not passed."""
+    """The peer refused the message as late, but by our clock its deadline had not passed. Or a
+    DID proof has expired by the clock of the other side, and the text names both times."""
     OTHER = "other"
     """Another cause, which the text of the error names."""
 

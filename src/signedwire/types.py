@@ -15,6 +15,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from signedwire.base_errors import AddressError, DidError
 from signedwire.clock import unix_time_us as unix_time_us
+from signedwire.clock import utc_text as utc_text
 from signedwire.states import DeliveryState as DeliveryState
 from signedwire.states import Reason as Reason
 

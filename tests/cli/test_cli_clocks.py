@@ -101,7 +101,6 @@ def test_two_machines_in_1970(listeners: list[Listener]) -> None:
     assert "hi" in listeners[0].end()
 
 
-@pytest.mark.xfail(strict=True, reason="case 6; 4 of 9: a clock 9 days late does not link")
 def test_a_sender_whose_clock_is_nine_days_late_links(listeners: list[Listener]) -> None:
     listeners.append(Listener(None))
     ran = send("-9d", listeners[0].peer, "--timeout", "5")

@@ -469,7 +469,6 @@ async def test_code_and_text_of_a_close_reach_the_error(
             await alice.close()
 
 
-@pytest.mark.xfail(strict=True, reason="case A8, at the door; 4 of 9")
 @on_asyncio
 async def test_who_is_denied_at_the_door_is_told() -> None:
     async with Net("memory").pair(max_attempts=1) as (alice, bob):

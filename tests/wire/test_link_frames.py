@@ -156,7 +156,7 @@ class TestLayouts:
             "subject rule": 15,
         }
         codes = [value for name, value in vars(frames).items() if name.startswith("CLOSE_")]
-        assert codes == list(range(10))
+        assert codes == list(range(11))
 
     @given(any_frame)
     def test_what_is_encoded_is_decoded(self, frame: frames.Frame) -> None:

@@ -10,6 +10,7 @@ from signedwire.errors import Cause
 from signedwire.transport.link_errors import dial_error
 from signedwire.types import Address, Credit, Did, Target
 from signedwire.wire.session import Closed, Session
+from signedwire.wire.session_events import CLOSE_MISSING
 
 __all__ = ["LinkState"]
 
@@ -120,6 +121,7 @@ class LinkState:
             cause,
             is_silent=self.is_dialed and not self.has_heard,
             is_proven=self.did is not None,
+            is_told=closed is not None and closed.is_by_peer and closed.code != CLOSE_MISSING,
         )
         self.outcome.set_exception(error)
         self.outcome.exception()  # retrieved: asyncio logs nothing if no task waits for it
