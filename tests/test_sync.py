@@ -33,6 +33,7 @@ from signedwire import (
     Reason,
     Receipt,
     RoutingTable,
+    TransportConfig,
     UnknownPeerError,
     sync,
 )
@@ -232,6 +233,19 @@ def test_over_a_network_in_memory() -> None:
 
 
 # -- the end ---------------------------------------------------------------------------------
+
+
+def test_a_thread_that_takes_a_message_frees_its_credit() -> None:
+    network, count = MemoryNetwork(), 20
+    with (
+        sync.Node(ALICE, network=network) as alice,
+        sync.Node(BOB, TransportConfig(credit_messages=2), network=network) as bob,
+    ):
+        alice.routing.update(BOB.did, bob.address)
+        for number in range(count):
+            alice.send(BOB.did, b"%d" % number, until="queued")
+        got = [bob.receive(LIMIT).payload for _ in range(count)]
+    assert got == [b"%d" % number for number in range(count)]
 
 
 def test_after_the_end(two: tuple[sync.Node, sync.Node]) -> None:

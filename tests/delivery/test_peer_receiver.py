@@ -129,18 +129,6 @@ class TestCredit:
         assert link.heard("credit") == [Credit(3, 3 * SIZE, 0, 0)]
         assert link.granted_unused == WINDOW
 
-    def test_by_another_thread(self) -> None:
-        desk = Desk(**SMALL)
-        link = desk.link()
-        link.bring(1)
-        desk.host.run()
-        desk.host.is_in_loop = False
-        desk.take()
-        assert link.granted_unused == less(1, SIZE)
-        desk.host.is_in_loop = True
-        desk.host.run()
-        assert link.granted_unused == WINDOW
-
     def test_repeats_use_credit_until_they_are_committed(self) -> None:
         """A sender that reconnects while the disk is slow could exceed its window otherwise."""
         desk = Desk(store=FakeStore, **SMALL)

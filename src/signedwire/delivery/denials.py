@@ -9,7 +9,7 @@ from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.access import AccessList
-from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.message import AckSink, IncomingMessage
 from signedwire.delivery.ports import Host
 from signedwire.errors import ClosedError
 from signedwire.types import Did, Reason
@@ -44,7 +44,7 @@ class DenialFilter:
         """
         for message in messages:
             if message.origin is not None:
-                message.origin.taken(message)
+                self._take(message.origin, message)
                 with contextlib.suppress(ClosedError):
                     message.origin.nacked(message, Reason.NOT_ALLOWED, "")
             # Not the claimed sender, because anybody can put any DID into an unsigned message.
@@ -52,6 +52,12 @@ class DenialFilter:
         if self._discarded and not self._is_count_due:
             self._is_count_due = True
             self._host.call_soon(self.count)
+
+    def _take(self, origin: AckSink, message: IncomingMessage) -> None:
+        if self._host.is_in_loop:
+            origin.taken(message)
+        else:
+            self._host.call_soon(origin.taken, message)
 
     def count(self) -> None:
         """Count the dropped messages of each DID. In the loop."""

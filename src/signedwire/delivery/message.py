@@ -61,7 +61,7 @@ class AckSink(Protocol):
     """Receives the application's answers to received messages."""
 
     def taken(self, message: IncomingMessage) -> None:
-        """Note that the application has taken the message."""
+        """Note that the application has taken the message. In the node's loop."""
 
     def acked(self, message: IncomingMessage) -> None:
         """Note that the application has acknowledged the message."""

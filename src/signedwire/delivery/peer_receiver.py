@@ -343,23 +343,20 @@ class PeerReceiver:
         self._host.drop(Reason.BAD_SIGNATURE, self.did, count=len(refusals))
         return refusals
 
-    # -- the application: any thread -------------------------------------------------------
+    # -- the application ---------------------------------------------------------------------
 
     def taken(self, message: IncomingMessage) -> None:
-        """Free the credit of a message that the application has now."""
-        if not self._host.is_in_loop:
-            self._host.call_soon(self.taken, message)
-            return
+        """Free the credit of a message that the application has now. In the loop."""
         self._window.remove_from_inbox(message)
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
 
     def acked(self, message: IncomingMessage) -> None:
-        """Answer that the application has handled a message. See `AnswerQueue.answer()`."""
+        """Answer that the application has handled a message. Any thread."""
         self.answers.answer(message, None)
 
     def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
-        """Answer that the application will not handle a message. See `AnswerQueue.answer()`."""
+        """Answer that the application will not handle a message. Any thread."""
         self.answers.answer(message, Refusal(message.leaf, reason, text))
 
 

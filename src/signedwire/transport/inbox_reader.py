@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from threading import get_ident
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
@@ -117,7 +118,10 @@ class InboxReader:
             origin = message.origin
             if origin is None:
                 return message
-            origin.taken(message)
+            if get_ident() == self._runtime.loop_thread:
+                origin.taken(message)
+            else:
+                self._runtime.call_soon(origin.taken, message)
             expires_at_us = message.expires_at_us
             if expires_at_us is None or unix_time_us() < expires_at_us:
                 if self._acks_at_once:

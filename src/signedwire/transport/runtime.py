@@ -86,7 +86,8 @@ class Runtime:
         self.is_open = False
         """Whether messages may be sent and received."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread = 0
+        self.loop_thread = 0
+        """The thread of the loop, as `threading.get_ident()` names it; 0: no loop yet."""
 
     # -- the loop -------------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ class Runtime:
         """
         self.home.settle()
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = self.home.thread
+        self.loop_thread = self.home.thread
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -109,14 +110,14 @@ class Runtime:
     @property
     def is_in_loop(self) -> bool:
         """Whether this is the loop's own thread."""
-        return threading.get_ident() == self._loop_thread
+        return threading.get_ident() == self.loop_thread
 
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
         """Call `callback` in the loop. Any thread."""
         loop = self._loop
         assert loop is not None
         try:
-            if threading.get_ident() == self._loop_thread:
+            if threading.get_ident() == self.loop_thread:
                 loop.call_soon(callback, *args)
             else:
                 loop.call_soon_threadsafe(callback, *args)
