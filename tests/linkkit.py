@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from idkit import id_of
 from signedwire.identity import Identity
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
@@ -40,7 +41,7 @@ def body(
     return encode_v2_body(
         bytes(sender.did) + bytes(recipient.did),
         payload,
-        message_number=0,
+        message_id=id_of(0),
         sequence_number=sequence,
         timestamp_us=1,
         priority=priority,

@@ -88,7 +88,7 @@ both_networks = pytest.mark.parametrize("network", ["tcp", "memory"])
 
 
 @pytest.mark.parametrize("wire", ["auto", "v1"])
-async def test_both_sides_name_a_message_by_one_number(wire: str) -> None:
+async def test_both_sides_name_a_message_by_one_id(wire: str) -> None:
     """The third message of the node is the first in its lane to this peer."""
     both = quick(wire=wire, v1_peers="all")
     async with Node(ALICE, both) as alice, Node(BOB, both) as bob, Node(CAROL, both) as carol:
@@ -100,9 +100,9 @@ async def test_both_sides_name_a_message_by_one_number(wire: str) -> None:
         receipt = await alice.send(bob.did, b"3", priority="high", until=until)
         messages = [await within(LIMIT, bob.receive()) for _ in range(2)]
         (last,) = (each for each in messages if each.payload == b"3")
-        numbers = (receipt, last, last.envelope)
-        assert {each.message_number for each in numbers} == {3}
-        assert all(" #3 " in repr(each) for each in numbers)
+        assert receipt.message_id == last.message_id == last.envelope.message_id.hex()
+        both_sides = (receipt, last, last.envelope)
+        assert all(f" {receipt.message_id[:8]} " in repr(each) for each in both_sides)
         assert last.sequence_number == (3 if wire == "v1" else 1)
 
 
@@ -121,7 +121,8 @@ async def test_there_and_back(network: str) -> None:
             Priority.HIGH,
             PayloadType.SENSOR_FUSION,
         )
-        assert message.sequence_number == receipt.message_number == 1
+        assert message.message_id == receipt.message_id
+        assert message.sequence_number == 1
         message.envelope.verify()
         await bob.send(str(alice.did), bytearray(b"pong"))
         await bob.send(alice.did.hex(), memoryview(b"again"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
@@ -19,7 +18,7 @@ from signedwire.arguments import (
     payload_type_of,
     priority_of,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage, SendOptions, new_ids
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
 from signedwire.delivery.store import DeadLetter
@@ -51,7 +50,6 @@ class Sending:
         self._core = core
         self._endpoint = core.endpoint
         self._has_store = has_store
-        self._sequence = itertools.count(1)
 
     async def send(
         self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
@@ -152,7 +150,7 @@ class Sending:
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
             # A new error, because the one of the store is raised to all callers.
-            fate = f"whether message #{receipt.message_number} to {receipt.recipient} is in it"
+            fate = f"whether message {receipt.message_id[:8]} to {receipt.recipient} is in it"
             raise StoreFailedError(
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error
@@ -167,7 +165,7 @@ class Sending:
         priority: Priority | PriorityName,
         payload_type: PayloadType | PayloadTypeName,
         expires_at: float | None,
-        payloads: Iterable[BytesLike],
+        payloads: Sequence[BytesLike],
         *,
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
@@ -186,9 +184,9 @@ class Sending:
         options.home, options.has_store = self._core.runtime.home, self._has_store
         return [
             OutgoingMessage(
-                options, number, payload if type(payload) is bytes else as_bytes(payload)
+                options, message_id, payload if type(payload) is bytes else as_bytes(payload)
             )
-            for payload, number in zip(payloads, self._sequence, strict=False)
+            for payload, message_id in zip(payloads, new_ids(len(payloads)), strict=True)
         ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:

@@ -21,7 +21,9 @@ from signedwire.states import Reason as Reason
 __all__ = [
     "Did",
     "Address",
+    "ControlType",
     "Credit",
+    "Kind",
     "Location",
     "Priority",
     "PayloadType",
@@ -405,6 +407,31 @@ class Priority(enum.IntEnum):
     NORMAL = 1
     HIGH = 2
     CRITICAL = 3
+
+
+class Kind(enum.IntEnum):
+    """What a message is for, in byte 122 of a v2 header."""
+
+    MESSAGE = 0
+    """A message to one recipient; every v1 message is one."""
+    REQUEST = 1
+    """A message that asks for a reply."""
+    REPLY = 2
+    """The answer to a request, which its header names."""
+    PUBLICATION = 3
+    """A message to everybody who wants its subject."""
+    CONTROL = 4
+    """A message between two nodes. Its `ControlType` is reserved, and so far all are refused."""
+
+
+class ControlType(enum.IntEnum):
+    """What a control message is about, in byte 123 of a v2 header. Reserved for later versions."""
+
+    SUBSCRIBE = 1
+    UNSUBSCRIBE = 2
+    CHARTER = 3
+    SUCCESSION = 4
+    FILE = 5
 
 
 class PayloadType(enum.IntEnum):

@@ -152,7 +152,6 @@ def test_the_fields_of_an_envelope() -> None:
         "sender": str(alice.did),
         "is_proven": True,
         "recipient": str(bob.did),
-        "message_number": 9,
         "sequence_number": 9,
         "message_id": envelope.message_id.hex(),
         "timestamp_us": 1_700_000_000_000_001,

@@ -89,13 +89,14 @@ def envelope(data: bytes) -> None:
     assert len(decoded.digest) == 32
     path = decoded.merkle_path
     if path is not None:
-        assert decoded.version == 8
+        assert decoded.version == 9
         assert 0 <= path.index < path.count <= 256
         assert len(path.hashes) <= 30 * 32
         assert 0 <= (decoded.epoch or 0) < 2**64
-        assert len(decoded.payload) == len(data) - 122 - len(path.encode())
+        header_size = 126 + data[125] + 32 * (data[122] == 2)
+        assert len(decoded.payload) == len(data) - header_size - len(path.encode())
     else:
-        assert decoded.version != 8
+        assert decoded.version not in (8, 9)
         assert decoded.epoch is decoded.expires_at_us is None
         assert len(decoded.payload) == len(data) - 170
     try:

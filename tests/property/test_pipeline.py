@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idkit import id_of
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import OutgoingMessage, SendOptions
@@ -33,8 +34,10 @@ mails = st.lists(st.tuples(payloads, priorities, st.sampled_from(PayloadType)), 
 
 def sealed(number: int, payload: bytes, priority: Priority, kind: PayloadType) -> bytes:
     """A frame as the transport makes it of what the application sends."""
-    message = OutgoingMessage(SendOptions(BOB.did, priority, payload_type=kind), number, payload)
-    return encode_frame(message.seal(ALICE).encode())
+    message = OutgoingMessage(
+        SendOptions(BOB.did, priority, payload_type=kind), id_of(number), payload
+    )
+    return encode_frame(message.seal(ALICE, number).encode())
 
 
 def split(stream: bytes, places: list[int]) -> list[bytes]:

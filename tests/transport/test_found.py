@@ -18,6 +18,7 @@ import pytest
 from test_link import Net, links_of, meet, next_of, states, take
 from test_links import RawPeer, payloads
 
+from idkit import id_of
 from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
@@ -540,7 +541,7 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lanes: Lanes[OutgoingMessage] = Lanes(4000)
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
     receipts = [
-        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)
+        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n), b"x") for n in range(4000)
     ]
     for message in receipts:
         assert lanes.put(message, Priority.NORMAL)

@@ -138,7 +138,7 @@ class TestLog:
         assert [each.record.large is not None for each in found] == [0, 1, 0, 1, 1, 0]
         for checked, envelope in zip(found, self.ENVELOPES, strict=True):
             assert checked.envelope.digest == envelope.digest
-            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:122]
+            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:126]
             assert checked.record.size == len(envelope.encode())
 
     def test_the_file_ends_anywhere(self) -> None:

@@ -79,7 +79,6 @@ def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, o
         "sender": str(envelope.sender) if is_proven else None,
         "is_proven": is_proven,
         "recipient": recipient_text(envelope),
-        "message_number": envelope.message_number,
         "sequence_number": envelope.sequence_number,
         "message_id": envelope.message_id.hex(),
         "timestamp_us": envelope.timestamp_us,

@@ -155,7 +155,7 @@ class _Listening:
             sender = message.proven_sender or "an unproven sender"
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
-                f"#{message.message_number} from {sender} was not printed and "
+                f"{message.message_id[:8]} from {sender} was not printed and "
                 f"not acknowledged; {fate}",
                 "Make room, or print it elsewhere",
                 ExitCode.SYSTEM,

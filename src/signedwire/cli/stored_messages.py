@@ -153,7 +153,7 @@ def fields_of(message: StoredMessage, sender: Did, *, with_payload: bool) -> dic
     fields["sender"] = str(sender)
     for name in ("is_proven", *(() if with_payload else ("payload", "encoding"))):
         del fields[name]
-    return {"id": message.id, "message_number": message.message_number, **fields}
+    return {"id": message.id, **fields}
 
 
 def line_of(message: StoredMessage) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from threading import get_ident
 from typing import Final, Protocol
@@ -32,23 +33,25 @@ from signedwire.types import (
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
+    MESSAGE_ID_SIZE,
+    MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
     SENDER,
     V1_HEADER_SIZE,
-    V2_HEADER_SIZE,
     complete_v2_body,
     encode_v2_common,
     epoch_of,
     expiry_of,
-    message_number_of,
+    message_id_of,
+    payload_start,
     sequence_of,
     timestamp_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
-__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions"]
+__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions", "new_ids"]
 
 _QUEUED: Final = DeliveryState.QUEUED
 _SAME_INSTANT_US: Final = 1000
@@ -169,9 +172,9 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def payload(self) -> bytes:
         """The bytes that were sent."""
-        return self._body[
-            V1_HEADER_SIZE if isinstance(self._signature, bytes) else V2_HEADER_SIZE :
-        ]
+        body = self._body
+        start = V1_HEADER_SIZE if isinstance(self._signature, bytes) else payload_start(body)
+        return body[start:]
 
     @property
     def priority(self) -> Priority:
@@ -184,13 +187,12 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
-    def message_number(self) -> int:
-        """The sender's number of the message, which its receipt has too; shown as `#N`.
+    def message_id(self) -> str:
+        """The id of the message, which its receipt has too: 32 hex digits.
 
-        Nodes of this package count the messages of one process, from 1. Other software may
-        write any number.
+        Texts show the first 8. The sender has chosen it: at random, if it speaks v2.
         """
-        return message_number_of(self._body)
+        return message_id_of(self._body).hex()
 
     @property
     def sequence_number(self) -> int:
@@ -220,7 +222,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     def __repr__(self) -> str:
         name = self.sender.short if self._is_proven else "unproven sender"
-        return f"<Message #{self.message_number} from {name} {len(self.payload)} bytes>"
+        return f"<Message {self.message_id[:8]} from {name} {len(self.payload)} bytes>"
 
 
 class IncomingMessage(Message):
@@ -294,6 +296,15 @@ class IncomingMessage(Message):
         )
 
 
+def new_ids(count: int) -> list[bytes]:
+    """Return ids for new messages, 16 bytes each.
+
+    All are drawn now, and none is kept for later: a forked process would use it again.
+    """
+    drawn = os.urandom(MESSAGE_ID_SIZE * count)
+    return [drawn[at : at + MESSAGE_ID_SIZE] for at in range(0, len(drawn), MESSAGE_ID_SIZE)]
+
+
 class SendOptions:
     """The options that all messages of one `send_many()` share.
 
@@ -306,6 +317,7 @@ class SendOptions:
         "_epoch",
         "expires_at",
         "has_store",
+        "header_size",
         "home",
         "is_bulk",
         "payload_type",
@@ -337,6 +349,8 @@ class SendOptions:
         """The event loop of the node, for checks of waits; `None`: no checks."""
         self.has_store = False
         """Whether the node has a store, so that a wait for `persisted` can end."""
+        self.header_size = MIN_V2_HEADER_SIZE
+        """Size of the v2 header in bytes."""
         self._epoch = -1
         self._due_us = 0
         self._common = b""
@@ -382,14 +396,14 @@ class OutgoingMessage(Receipt):
     def __init__(
         self,
         options: SendOptions,
-        message_number: int,
+        message_id: bytes,
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
     ) -> None:
         # The statements of Receipt.__init__, which saves the 0.1 µs of calling it.
         self._steps = options.queued
         self._changed = None
-        self.message_number = message_number
+        self._id = message_id
         self.state = _QUEUED
         self.is_final = False
         self.reason = None
@@ -436,7 +450,13 @@ class OutgoingMessage(Receipt):
         if self.envelope is not None:
             return len(self.envelope.payload)
         # After `release()` the body is empty.
-        return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
+        has_header = self.sequence and self.body
+        return len(self.body) - (self.options.header_size if has_header else 0)
+
+    @property
+    def size(self) -> int:
+        """Size of header and payload in bytes, before and after numbering."""
+        return len(self.body) + (0 if self.sequence else self.options.header_size)
 
     def _seconds_left(self) -> float | None:
         due = self.options.expires_at
@@ -523,6 +543,7 @@ class OutgoingMessage(Receipt):
             queued_at_us=self.queued_at_us,
         )
         self.options.home, self.options.has_store = home, True
+        self.options.header_size = payload_start(body)
         self.body = body
         self.sequence = sequence_of(body)
         self.is_stored = True
@@ -533,20 +554,19 @@ class OutgoingMessage(Receipt):
         self.envelope = None
         self.body = b""
 
-    def seal(self, identity: Identity) -> SignedEnvelope:
-        """Return the v1 envelope; the first call signs it."""
-        envelope = self.envelope
-        if envelope is None:
-            envelope = self.envelope = SignedEnvelope.sign(
-                identity,
-                self.options.recipient,
-                self.body[V2_HEADER_SIZE:] if self.sequence else self.body,
-                sequence_number=self.message_number,
-                priority=self.options.priority,
-                payload_type=self.options.payload_type,
-                timestamp_us=self.queued_at_us,
-            )
-        return envelope
+    def seal(self, identity: Identity, sequence_number: int) -> SignedEnvelope:
+        """Make the v1 envelope and sign it. Called once: `envelope` keeps it."""
+        self.envelope = SignedEnvelope.sign(
+            identity,
+            self.options.recipient,
+            self.body[payload_start(self.body) :] if self.sequence else self.body,
+            sequence_number=sequence_number,
+            priority=self.options.priority,
+            payload_type=self.options.payload_type,
+            message_id=self._id,
+            timestamp_us=self.queued_at_us,
+        )
+        return self.envelope
 
     def number(self, parties: bytes, epoch: int, sequence: int) -> None:
         """Set the sequence in the lane, and make the v2 header.
@@ -558,7 +578,5 @@ class OutgoingMessage(Receipt):
     def complete(self, common: bytes, sequence: int) -> None:
         """Do as `number()`, with the result of `options.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
-        self.body = complete_v2_body(
-            common, self.body, self.message_number, sequence, self.options.queued[1]
-        )
+        self.body = complete_v2_body(common, self.body, self._id, sequence)
         self.sequence = sequence

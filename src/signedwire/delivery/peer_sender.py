@@ -215,7 +215,7 @@ class PeerSender:
             self.forget_deadlines((receipt,))
             if name is not None:
                 receipt.release()  # an accepted message keeps its bytes, for its evidence
-            self._host.emit(MessageRefused(self.did, receipt.message_number, reason))
+            self._host.emit(MessageRefused(self.did, receipt.message_id, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:

@@ -36,7 +36,7 @@ from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MerklePath, SignedEnvelope
-from signedwire.wire.header import RECIPIENT, SENDER, V2_HEADER_SIZE, V2_START
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, RECIPIENT, SENDER, V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
@@ -149,9 +149,7 @@ class _LargeRecord:
 
     def __init__(self, head: bytes, prefix: bytes) -> None:
         self.size, self.wire, self.accepted_at_us = _PREFIX.unpack(prefix)
-        self.envelope = EnvelopeStream(
-            SignedEnvelope.decode_v1 if self.wire == _V1 else SignedEnvelope.decode, whole=WHOLE
-        )
+        self.envelope = EnvelopeStream(is_v1=self.wire == _V1, whole=WHOLE)
         self.hash = b""
         self._hasher = blake3(_RECORD_LABEL + head + prefix)
 
@@ -199,8 +197,8 @@ def _link(before: bytes, content: bytes) -> bytes:
 
 
 def name_of(envelope_or_body: bytes) -> bytes:
-    """Return the unique name of a v2 envelope: its header, with both DIDs and its number."""
-    return envelope_or_body[:V2_HEADER_SIZE]
+    """Return the unique name of a v2 envelope: the part of its header that every header has."""
+    return envelope_or_body[:MIN_V2_HEADER_SIZE]
 
 
 def first_record(data: bytes) -> LogRecord | None:

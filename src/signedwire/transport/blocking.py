@@ -85,7 +85,7 @@ class BlockingTransport(Bound):
                 "SignedEnvelope.sign(…); a Node sends bytes"
             )
         options = SendOptions(envelope.recipient, envelope.priority)
-        message = OutgoingMessage(options, envelope.sequence_number, envelope=envelope)
+        message = OutgoingMessage(options, envelope.message_id, envelope=envelope)
         self._core.endpoint.submitter.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 
