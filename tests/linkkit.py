@@ -36,6 +36,7 @@ def body(
     payload_type: int = 0,
     epoch: int = 9,
     expires_at_us: int = 0,
+    **fields: Any,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
     return encode_v2_body(
@@ -48,6 +49,7 @@ def body(
         payload_type=payload_type,
         epoch=epoch,
         expires_at_us=expires_at_us,
+        **fields,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Writer
 from signedwire.errors import StoreError

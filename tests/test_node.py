@@ -6,6 +6,7 @@ import asyncio
 import copy
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     DidError,
+    Kind,
     ListenError,
     MemoryNetwork,
     Message,
@@ -104,6 +106,45 @@ async def test_both_sides_name_a_message_by_one_id(wire: str) -> None:
         both_sides = (receipt, last, last.envelope)
         assert all(f" {receipt.message_id[:8]} " in repr(each) for each in both_sides)
         assert last.sequence_number == (3 if wire == "v1" else 1)
+
+
+@on_both_loops
+async def test_a_subject_and_what_is_durable(tmp_path: Path) -> None:
+    async with (
+        Node(ALICE, quick(wire="auto")) as alice,
+        Node(BOB, quick(wire="auto")) as bob,
+        Node(CAROL, quick(wire="auto"), store=tmp_path / "store") as carol,
+    ):
+        for node in (alice, carol):
+            node.routing.update(bob.did, bob.address)
+        await alice.send(bob.did, b"1", subject="arm/größe", until="accepted")
+        await alice.send_many(bob.did, [b"2", b"3"], subject="a" * 255, until="accepted")
+        receipt = await carol.send(bob.did, b"4", until="accepted")
+        found = [await within(LIMIT, bob.receive()) for _ in range(4)]
+        found.sort(key=lambda each: each.payload)  # senders take turns
+        assert [each.payload for each in found] == [b"1", b"2", b"3", b"4"]
+        assert [each.subject for each in found] == ["arm/größe", "a" * 255, "a" * 255, ""]
+        assert [each.durable for each in found] == [False, False, False, True]
+        assert {each.kind for each in found} == {Kind.MESSAGE}
+        assert found[3].message_id == receipt.message_id
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("a\n", "has a character that is not printable"),
+        ("\ud800", "has a character that is not printable"),
+        ("o\u0308", "is not in NFC"),
+        ("ö" * 128, "has 256 bytes in UTF-8; at most 255 are allowed"),
+    ],
+)
+async def test_a_subject_that_no_header_can_carry(subject: str, text: str) -> None:
+    async with Node(ALICE, quick()) as alice:
+        with pytest.raises(ValueError, match=text):
+            await alice.send(BOB.did, b"x", subject=subject)
+        with pytest.raises(ValueError, match=text):
+            await alice.send_many(BOB.did, [b"x"], subject=subject)
 
 
 @both_networks

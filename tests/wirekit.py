@@ -35,7 +35,8 @@ from signedwire import (
     Target,
     TransportConfig,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.transport.core import NodeCore
 from signedwire.transport.network import Listener, Network, Receiver, Stream
 from signedwire.transport.tcp import TcpNetwork

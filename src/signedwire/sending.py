@@ -14,13 +14,15 @@ from signedwire.arguments import (
     PriorityName,
     Until,
     as_bytes,
+    as_subject,
     next_chunk,
     payload_type_of,
     priority_of,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions, new_ids
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
+from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
     BackpressureError,
@@ -72,7 +74,12 @@ class Sending:
     async def replace(self, letter: DeadLetter) -> Receipt:
         """Send the content of a dead letter, which is removed once the message is stored."""
         (message,) = self.messages(
-            letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
+            letter.recipient,
+            letter.priority,
+            letter.payload_type,
+            None,
+            (letter.payload,),
+            subject=letter.subject,
         )
         return await self.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
@@ -167,6 +174,7 @@ class Sending:
         expires_at: float | None,
         payloads: Sequence[BytesLike],
         *,
+        subject: str = "",
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
         """Return a message for each payload.
@@ -179,6 +187,7 @@ class Sending:
             priority_of(priority),
             expires_at,
             payload_type_of(payload_type),
+            subject=as_subject(subject),
             is_bulk=is_bulk,
         )
         options.home, options.has_store = self._core.runtime.home, self._has_store

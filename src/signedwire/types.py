@@ -10,6 +10,7 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple, Self, TypeAlias
+from unicodedata import is_normalized
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
@@ -24,6 +25,7 @@ __all__ = [
     "ControlType",
     "Credit",
     "Kind",
+    "MAX_SUBJECT_SIZE",
     "Location",
     "Priority",
     "PayloadType",
@@ -32,6 +34,7 @@ __all__ = [
     "DeliveryState",
     "PeerState",
     "Target",
+    "is_subject_text",
     "parse_peer",
     "parse_target",
 ]
@@ -361,6 +364,15 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
     return did, parse_target(target_text) if separator else None
 
 
+MAX_SUBJECT_SIZE: Final = 255
+"""Maximum size of a subject in UTF-8, in bytes."""
+
+
+def is_subject_text(text: str) -> bool:
+    """Whether every character of a text may be in a subject: it is printable, and in NFC."""
+    return text.isprintable() and is_normalized("NFC", text)
+
+
 class Credit(NamedTuple):
     """Numbers of messages and bytes: the credit of a link, what is used, or what is left of it."""
 
@@ -410,7 +422,7 @@ class Priority(enum.IntEnum):
 
 
 class Kind(enum.IntEnum):
-    """What a message is for, in byte 122 of a v2 header."""
+    """The kind of a message, in byte 122 of a v2 header."""
 
     MESSAGE = 0
     """A message to one recipient; every v1 message is one."""
@@ -425,7 +437,7 @@ class Kind(enum.IntEnum):
 
 
 class ControlType(enum.IntEnum):
-    """What a control message is about, in byte 123 of a v2 header. Reserved for later versions."""
+    """The type of a control message, in byte 123 of a v2 header. Reserved for later versions."""
 
     SUBSCRIBE = 1
     UNSUBSCRIBE = 2

@@ -28,13 +28,14 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused

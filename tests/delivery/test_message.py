@@ -10,8 +10,9 @@ import pytest
 
 from idkit import id_of
 from signedwire.clock import WallInstant
-from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, Reason

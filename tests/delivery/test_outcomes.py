@@ -26,7 +26,8 @@ from signedwire import (
     sync,
 )
 from signedwire.delivery import outcomes as outcomes_module
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.types import Priority
 from wirekit import (
     ALICE,

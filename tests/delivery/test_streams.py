@@ -16,9 +16,10 @@ import pytest
 from idkit import id_of, number_of
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us

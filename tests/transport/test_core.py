@@ -26,7 +26,8 @@ from signedwire import (
     Target,
     UnknownPeerError,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.sending import wait_for_room
 from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpNetwork

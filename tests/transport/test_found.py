@@ -36,9 +36,10 @@ from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected

@@ -14,7 +14,8 @@ from idkit import id_of
 from linkkit import body, frames_of, open_pair
 from linkkit import session as new_session
 from signedwire import FailureKind
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
 from signedwire.transport import link_events

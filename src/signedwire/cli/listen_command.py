@@ -252,6 +252,8 @@ def _line(message: Message) -> str:
         who = paint(who, "yellow")
     kind = message.payload_type
     label = "" if kind is PayloadType.RAW else f"[{word(kind)}] "
+    if message.subject:
+        label = f"{message.subject}: {label}"
     if message.redelivered:
         label = f"(again) {label}"
     clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"

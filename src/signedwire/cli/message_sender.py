@@ -116,6 +116,7 @@ class MessageSender:
                     payload,
                     priority=self.options.priority,
                     payload_type=self.options.payload_type,
+                    subject=self.options.subject,
                     deadline=self.options.deadline,
                 )
             except StoreFullError:

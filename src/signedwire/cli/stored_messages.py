@@ -185,6 +185,7 @@ def print_message(message: StoredMessage, state: str) -> None:
         ("to", str(message.recipient)),
         ("priority", word(message.priority)),
         ("type", word(message.payload_type)),
+        *((("subject", message.subject),) if message.subject else ()),
         ("size", count_of(len(message.payload), "byte")),
         ("queued", at_utc(message.queued_at_us)),
         ("deadline", deadline_text(message)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from threading import get_ident
 from typing import Final, Protocol
@@ -11,51 +10,48 @@ from signedwire import clock
 from signedwire.arguments import RefusalName, chosen
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
-from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import (
     ProofSource,
     Receipt,
     advance_all,
-    queued_step,
     transition_all,
 )
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import ClosedError, SignatureError
-from signedwire.home import Bound, Home
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.types import (
     DeliveryState,
     Did,
+    Kind,
     PayloadType,
     Priority,
     Reason,
     known_did,
-    unix_time_us,
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
-    MESSAGE_ID_SIZE,
-    MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
     SENDER,
     V1_HEADER_SIZE,
     complete_v2_body,
-    encode_v2_common,
     epoch_of,
     expiry_of,
+    is_durable,
+    kind_of,
     message_id_of,
     payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
-__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions", "new_ids"]
+__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage"]
 
 _QUEUED: Final = DeliveryState.QUEUED
-_SAME_INSTANT_US: Final = 1000
-"""Maximum difference of two readings of the clocks, in microseconds, if neither was set."""
 _LOOK_AGAIN: Final = 1.0
 """Interval in seconds at which a wait checks its deadline again."""
 
@@ -187,6 +183,21 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
+    def kind(self) -> Kind:
+        """The kind of the message; every v1 message is `Kind.MESSAGE`."""
+        return Kind.MESSAGE if isinstance(self._signature, bytes) else kind_of(self._body)
+
+    @property
+    def subject(self) -> str:
+        """The subject of the message, as chosen by the sender; empty in v1."""
+        return "" if isinstance(self._signature, bytes) else subject_of(self._body)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the sender has the message in a store, so that a crash does not lose it."""
+        return not isinstance(self._signature, bytes) and is_durable(self._body)
+
+    @property
     def message_id(self) -> str:
         """The id of the message, which its receipt has too: 32 hex digits.
 
@@ -294,81 +305,6 @@ class IncomingMessage(Message):
             if isinstance(self._signature, bytes)
             else self._signature.leaves[self._index]
         )
-
-
-def new_ids(count: int) -> list[bytes]:
-    """Return ids for new messages, 16 bytes each.
-
-    All are drawn now, and none is kept for later: a forked process would use it again.
-    """
-    drawn = os.urandom(MESSAGE_ID_SIZE * count)
-    return [drawn[at : at + MESSAGE_ID_SIZE] for at in range(0, len(drawn), MESSAGE_ID_SIZE)]
-
-
-class SendOptions:
-    """The options that all messages of one `send_many()` share.
-
-    All of these messages refer to one object, so that a message itself is small.
-    """
-
-    __slots__ = (
-        "_common",
-        "_due_us",
-        "_epoch",
-        "expires_at",
-        "has_store",
-        "header_size",
-        "home",
-        "is_bulk",
-        "payload_type",
-        "priority",
-        "queued",
-        "recipient",
-    )
-
-    def __init__(
-        self,
-        recipient: Did,
-        priority: Priority,
-        expires_at: float | None = None,
-        payload_type: PayloadType = PayloadType.RAW,
-        *,
-        is_bulk: bool = False,
-        queued_at_us: int | None = None,
-    ) -> None:
-        self.recipient = recipient
-        self.priority = priority
-        self.expires_at = expires_at
-        """The deadline, by the monotonic clock or as a `WallInstant`; `None`: none. See `clock`."""
-        self.payload_type = payload_type
-        self.is_bulk = is_bulk
-        """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
-        self.queued = queued_step(unix_time_us() if queued_at_us is None else queued_at_us)
-        """The first history of the receipts: queued."""
-        self.home: Home | None = None
-        """The event loop of the node, for checks of waits; `None`: no checks."""
-        self.has_store = False
-        """Whether the node has a store, so that a wait for `persisted` can end."""
-        self.header_size = MIN_V2_HEADER_SIZE
-        """Size of the v2 header in bytes."""
-        self._epoch = -1
-        self._due_us = 0
-        self._common = b""
-
-    def common(self, parties: bytes, epoch: int) -> bytes:
-        """Return the common part of the v2 headers; made again if the clock was set."""
-        due = due_us(self.expires_at)
-        if epoch != self._epoch or abs(due - self._due_us) > _SAME_INSTANT_US:
-            self._common = encode_v2_common(
-                parties,
-                self.queued[1],
-                self.priority,
-                self.payload_type,
-                epoch,
-                due,
-            )
-            self._epoch, self._due_us = epoch, due
-        return self._common
 
 
 class OutgoingMessage(Receipt):

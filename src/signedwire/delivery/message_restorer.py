@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from signedwire.delivery.backlog_cursor import BacklogCursor
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import MessageQueue
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import OutgoingRow, Store
 from signedwire.types import DeliveryState, Did, Priority, Reason
 from signedwire.wire.header import PARTIES, V2_START, expiry_of, message_id_of

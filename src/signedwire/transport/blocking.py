@@ -11,8 +11,9 @@ from typing import Self
 
 from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import ClosedError, ConfigError, WrongContextError
 from signedwire.home import Bound
 from signedwire.portal import Portal

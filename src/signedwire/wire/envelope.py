@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label, verify_digest, verify_labelled
-from signedwire.types import Did, PayloadType, Priority, did_text, known_did, unix_time_us
+from signedwire.types import Did, Kind, PayloadType, Priority, did_text, known_did, unix_time_us
 from signedwire.wire.batch import (
     HASH_SIZE,
     batch_root,
@@ -52,10 +52,13 @@ from signedwire.wire.header import (
     encode_v1_header,
     epoch_of,
     expiry_of,
+    is_durable,
     is_v2,
+    kind_of,
     message_id_of,
     payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
     version_of,
 )
@@ -376,6 +379,21 @@ class SignedEnvelope:
     def payload_type(self) -> PayloadType:
         """The type of the payload, as declared by the sender."""
         return PayloadType(self._body[PAYLOAD_TYPE])
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the message; every v1 message is `Kind.MESSAGE`."""
+        return Kind.MESSAGE if isinstance(self._signature, bytes) else kind_of(self._body)
+
+    @property
+    def subject(self) -> str:
+        """The subject of the message, as chosen by the sender; empty in v1."""
+        return "" if isinstance(self._signature, bytes) else subject_of(self._body)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the sender had the message in a store; false in v1."""
+        return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property
     def _header_size(self) -> int:

@@ -33,10 +33,9 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from typing import Final
-from unicodedata import is_normalized
 
 from signedwire.errors import EnvelopeError
-from signedwire.types import Kind, PayloadType, Priority
+from signedwire.types import Kind, PayloadType, Priority, is_subject_text
 
 __all__ = [
     "KIND",
@@ -205,10 +204,9 @@ def payload_start(body: bytes) -> int:
 def is_subject(raw: bytes) -> bool:
     """Whether these bytes, at most 255, may be a subject: printable UTF-8 in NFC."""
     try:
-        text = raw.decode()
+        return is_subject_text(raw.decode())
     except UnicodeDecodeError:
         return False
-    return text.isprintable() and is_normalized("NFC", text)
 
 
 def check_header(raw: bytes, min_size: int) -> None:

@@ -19,6 +19,7 @@ from signedwire.wire.header import (
     message_id_of,
     payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
 )
 from signedwire.wire.session import BatchReceived
@@ -121,6 +122,11 @@ class OutgoingRow(NamedTuple):
         return sequence_of(self.body)
 
     @property
+    def subject(self) -> str:
+        """The subject; may be empty."""
+        return subject_of(self.body)
+
+    @property
     def message_id(self) -> str:
         """The id of the message, as on the receipt: 32 hex digits."""
         return message_id_of(self.body).hex()
@@ -179,6 +185,11 @@ class DeadLetter(NamedTuple):
     def payload_type(self) -> PayloadType:
         """The declared type of the payload."""
         return PayloadType(self.body[PAYLOAD_TYPE])
+
+    @property
+    def subject(self) -> str:
+        """The subject; may be empty."""
+        return subject_of(self.body)
 
     @property
     def message_id(self) -> str:
