@@ -152,6 +152,7 @@ class TestMessage:
         assert {name for name in dir(Message) if not name.startswith("_")} == {
             *("ack", "nack", "sender", "proven_sender", "is_proven", "envelope"),
             *("payload", "payload_type", "priority", "message_id", "sequence_number"),
+            *("kind", "subject", "durable"),
             *("epoch", "timestamp_us", "expires_at_us", "redelivered", "size"),
         }
 
