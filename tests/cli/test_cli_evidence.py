@@ -172,7 +172,7 @@ class TestBad:
         assert "the file ends inside it" in ran.stdout
 
     @pytest.mark.parametrize("command", ["verify", "show"])
-    @pytest.mark.parametrize("data", [b"", b"SWCHAIN1", b"something else", b"\0" * 500])
+    @pytest.mark.parametrize("data", [b"", b"SWCHAIN2", b"something else", b"\0" * 500])
     def test_what_is_no_log(self, path: Path, command: str, data: bytes) -> None:
         path.write_bytes(data)
         expect_one_sentence(run("evidence", command, path), 3, "evidence log", str(path))

@@ -284,7 +284,7 @@ TARGETS: Final = (
         "receipt-proof",
         receipt_proof,
         tuple(sorted(RECEIPT_PROOFS)),
-        (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
+        (b"SWPROOF2", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),
     Target(
         "evidence-log",
@@ -296,7 +296,7 @@ TARGETS: Final = (
             b"\0" + _LOG[0],
             b"\0" + _LOG[0] + b"\0\0\1\x10",
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         9000,
     ),
     Target(
@@ -306,7 +306,7 @@ TARGETS: Final = (
             *(b"".join(_LOG[:4]), b"".join(_LOG[1:4]), b"".join(_LOG)[:-5]),
             *(_LOG[0], b"", bytes(112), b"SWCH", b"other"),
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         3000,
     ),
     Target(
@@ -332,7 +332,7 @@ TARGETS: Final = (
             b"49",
             b"494e4d4f",
             b"5357",
-            b"SWPROOF1",
+            b"SWPROOF2",
             b"INMO",
             b"{",
             b'"envelope"',

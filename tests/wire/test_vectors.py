@@ -222,7 +222,7 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def plain_check_receipt_proof(data: bytes) -> int:
     """Section 17: the kind that is proven."""
-    assert data[:8] == b"SWPROOF1"
+    assert data[:8] == b"SWPROOF2"
     size = int.from_bytes(data[8:12], "little")
     body, leaf, root = plain_check_alone(data[12 : 12 + size])
     receipt = data[12 + size :]
@@ -367,7 +367,7 @@ def test_receipt_proofs(name: str, kind: int) -> None:
     data, plain = bytes.fromhex(VECTORS["receipt_proofs"][name]), PlainBatch(17)
     receipt = plain_receipt(kind, *([plain.root] if kind == 1 else plain.leaves[:4]))
     envelope = plain.alone(3)
-    assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
     assert plain_check_receipt_proof(data) == kind
     proven = verify_receipt(data)
     assert proven.is_handled == (kind == 3)

@@ -1,6 +1,6 @@
 """The evidence log: accepted envelopes in a file, chained by hashes.
 
-    header    "SWCHAIN1" ‖ owner ‖ u64 started_at_us ‖ previous log's head ‖ hash
+    header    "SWCHAIN2" ‖ owner ‖ u64 started_at_us ‖ previous log's head ‖ hash
     record    u32 size ‖ u8 wire ‖ u64 accepted_at_us ‖ envelope ‖ hash
     record    …
 
@@ -54,7 +54,7 @@ __all__ = [
     "name_of",
 ]
 
-MAGIC: Final = b"SWCHAIN1"
+MAGIC: Final = b"SWCHAIN2"
 HASH_SIZE: Final = 32
 NO_HEAD: Final = bytes(HASH_SIZE)
 """The previous log's head in a log that continues no other."""
@@ -63,6 +63,7 @@ _HEADER: Final = struct.Struct("<8s32sQ32s")
 HEADER_SIZE: Final = _HEADER.size + HASH_SIZE
 """Bytes of a log without records."""
 
+_OLD_MAGIC: Final = b"SWCHAIN1"
 _PREFIX: Final = struct.Struct("<IBQ")
 _V1: Final = 1
 _V2: Final = 2
@@ -95,6 +96,11 @@ class LogHeader(NamedTuple):
         Raises:
             EnvelopeError: `data` does not begin with a header, or its hash does not fit.
         """
+        if data.startswith(_OLD_MAGIC):
+            raise EnvelopeError(
+                "an evidence log of an earlier signedwire: verify it with that one, and begin a "
+                "new file here"
+            )
         if data[: len(MAGIC)] != MAGIC[: len(data)]:
             raise EnvelopeError(f"not an evidence log: it does not begin with {MAGIC.decode()}")
         if len(data) < HEADER_SIZE:

@@ -23,7 +23,7 @@ from signedwire.wire.header import (
     version_of,
 )
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
-from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, prove_delivery
+from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, check_version, prove_delivery
 
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ReceiptProofStream"]
 
@@ -196,6 +196,7 @@ class ReceiptProofStream:
             EnvelopeError: the bytes that were read are not a receipt proof.
             SignatureError: for the same causes as in `verify_receipt()`.
         """
+        check_version(bytes(self._start))
         if len(self._start) < len(MAGIC) + _SIZE.size or not self._start.startswith(MAGIC):
             raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
         return prove_delivery(self._envelope.envelope(), bytes(self._receipt))
