@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from idkit import id_of
 from signedwire.identity import Identity
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
@@ -35,18 +36,20 @@ def body(
     payload_type: int = 0,
     epoch: int = 9,
     expires_at_us: int = 0,
+    **fields: Any,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
     return encode_v2_body(
         bytes(sender.did) + bytes(recipient.did),
         payload,
-        message_number=0,
+        message_id=id_of(0),
         sequence_number=sequence,
         timestamp_us=1,
         priority=priority,
         payload_type=payload_type,
         epoch=epoch,
         expires_at_us=expires_at_us,
+        **fields,
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from signedwire.identity import Identity, Label
-from signedwire.types import Credit
-from signedwire.wire.batch import path_of
+from signedwire.types import Credit, Kind
+from signedwire.wire.batch import leaf_of, path_of
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -78,7 +78,7 @@ def body(number: int) -> bytes:
     return encode_v2_body(
         bytes(ALICE.did) + bytes(BOB.did),
         bytes((7 * number + i) % 256 for i in range(number % 40)),
-        number,
+        number.to_bytes(16, "little"),
         number,
         timestamp_us,
         number % 3,
@@ -86,6 +86,52 @@ def body(number: int) -> bytes:
         EPOCH,
         0 if number % 2 else timestamp_us + 60_000_000,
     )
+
+
+def fields() -> dict[str, bytes]:
+    """Bodies with the fields that no body of a batch above has."""
+    request = special(301, Kind.REQUEST, "arm/größe")
+    return {
+        "subject": special(300, Kind.MESSAGE, "arm/größe"),
+        "request": request,
+        "reply": special(302, Kind.REPLY, "", leaf_of(request)),
+        "reply_with_subject": special(303, Kind.REPLY, "a" * 255, leaf_of(request)),
+        "publication": special(304, Kind.PUBLICATION, "log"),
+        "durable": special(305, Kind.MESSAGE, "", is_durable=True),
+    }
+
+
+def special(
+    number: int, kind: Kind, subject: str, reply_to: bytes = b"", *, is_durable: bool = False
+) -> bytes:
+    """A body with a kind, a subject, and the payload `hello`."""
+    return encode_v2_body(
+        bytes(ALICE.did) + bytes(BOB.did),
+        b"hello",
+        number.to_bytes(16, "little"),
+        number,
+        TIME_US + number,
+        1,
+        0,
+        EPOCH,
+        0,
+        kind,
+        subject.encode(),
+        reply_to,
+        is_durable=is_durable,
+    )
+
+
+def fields_vector() -> dict[str, Any]:
+    """The bodies of `fields()` as one batch."""
+    bodies = list(fields().values())
+    root, signature, leaves = sign_batch(ALICE, bodies)
+    return {
+        "bodies": {name: one.hex() for name, one in fields().items()},
+        "leaves": [leaf.hex() for leaf in leaves],
+        "root": root.hex(),
+        "signature": signature.hex(),
+    }
 
 
 def sent(count: int) -> tuple[list[bytes], SentBatch]:
@@ -198,6 +244,7 @@ def vectors() -> dict[str, Any]:
             "certificate": CERTIFICATE.hex(),
         },
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
+        "fields": fields_vector(),
         "batches": [batch_vector(count) for count in SIZES],
         "frames": frame_vectors(),
         "bad_receipts": bad_receipts(),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
+from idkit import id_of
 from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.formatting import decoded_fields, envelope_fields
 from signedwire.errors import MessageRefusedError
@@ -26,7 +28,9 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def envelope(number: int = 1, payload: bytes = b"hello") -> SignedEnvelope:
-    return SignedEnvelope.sign(ALICE, BOB.did, payload, sequence_number=number)
+    return SignedEnvelope.sign(
+        ALICE, BOB.did, payload, sequence_number=number, message_id=id_of(number)
+    )
 
 
 def json_line(saved: SignedEnvelope, **changes: object) -> str:
@@ -57,7 +61,7 @@ def v2_envelope(index: int = 1) -> SignedEnvelope:
         encode_v2_body(
             bytes(ALICE.did) + bytes(BOB.did),
             b"hello",
-            message_number=number,
+            message_id=id_of(number),
             sequence_number=number,
             timestamp_us=1,
             priority=1,
@@ -101,7 +105,7 @@ def test_every_form_is_read(tmp_path: Path, form: str) -> None:
     lines = ran.stdout.splitlines()
     assert len(lines) == count
     assert all(line.startswith("valid ") for line in lines)
-    assert f"from {ALICE.did}  to {BOB.did}  #1 " in lines[0]
+    assert f"from {ALICE.did}  to {BOB.did}  00000001 " in lines[0]
     assert lines[0].endswith("5 bytes")
     assert ran.stderr == f"{count} valid, 0 invalid\n"
 
@@ -184,7 +188,9 @@ def test_a_proof_tells_who_accepted_what_from_whom(tmp_path: Path, proof: bytes)
     for data in (proof, proof.hex().encode(), wrapped(proof.hex())):
         ran = verify_bytes(tmp_path, data)
         assert ran.exit_code == 0, ran
-        assert ran.stdout.startswith(f"valid    proof  from {ALICE.did}  to {BOB.did}  #1  ")
+        assert re.match(
+            rf"valid    proof  from {ALICE.did}  to {BOB.did}  [0-9a-f]{{8}}  ", ran.stdout
+        )
         assert f"  5 bytes  accepted by {BOB.did} at 2" in ran.stdout
         assert ran.stdout.endswith("Z, not committed\n")
     (fields,) = verify_bytes(tmp_path, proof, "--json").objects

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from idkit import id_of, number_of
 from linkkit import ALICE, BOB, PLENTY, body, hello, received
 from signedwire import clock
 from signedwire.clock import Clock
@@ -27,13 +28,14 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
@@ -57,7 +59,7 @@ from signedwire.types import (
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, PRIORITY
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
 from signedwire.wire.session import BatchReceived, Closed, SentBatch
 from signedwire.wire.session_events import CLOSE_MISSING
@@ -318,11 +320,11 @@ class FakeStore(NullStore):
         self.calls.append(("settled", did, numbers(messages)))
 
     def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
-        found = [(one.message.message_number, one.was_accepted) for one in refused]
+        found = [(one.message.message_id, one.was_accepted) for one in refused]
         self.calls.append(("refused", did, found, reason, detail))
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
-        self.calls.append(("ended", message.message_number, reason, cause))
+        self.calls.append(("ended", number_of(message.message_id), reason, cause))
 
     def is_ahead(self, did: Did, marks: Sequence[int]) -> bool:
         return did in self.ahead
@@ -502,7 +504,7 @@ class FakeLink:
     @property
     def payloads(self) -> list[bytes]:
         """Of all that was written, in order."""
-        return [body[V2_HEADER_SIZE:] for _, _, bodies in self.batches for body in bodies]
+        return [body[MIN_V2_HEADER_SIZE:] for _, _, bodies in self.batches for body in bodies]
 
     def heard(self, kind: str) -> list[Any]:
         """What the peer was told of this kind."""
@@ -654,7 +656,7 @@ class Desk:
         is_bulk: bool = False,
     ) -> OutgoingMessage:
         terms = SendOptions(who.did, priority, expires_at, is_bulk=is_bulk)
-        return OutgoingMessage(terms, next(self._numbers), payload)
+        return OutgoingMessage(terms, id_of(next(self._numbers)), payload)
 
     def post(self, who: Identity = BOB, payload: bytes = b"hello", **terms: Any) -> OutgoingMessage:
         """Queue a message, and have the loop look at it."""
@@ -688,7 +690,7 @@ def add(totals: list[int], lane: int, messages: int, size: int) -> None:
 
 def numbers(messages: Iterable[OutgoingMessage]) -> list[int]:
     """The numbers of messages: who notes them keeps no receipt alive."""
-    return [message.message_number for message in messages]
+    return [number_of(message.message_id) for message in messages]
 
 
 def payloads(messages: Iterable[IncomingMessage]) -> list[bytes]:

@@ -17,7 +17,7 @@ from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
@@ -28,9 +28,9 @@ SMALL: dict[str, Any] = {
     "critical_reserve": 2,
     "max_payload_size": 1000,
 }
-SIZE = V2_HEADER_SIZE + 5
+SIZE = MIN_V2_HEADER_SIZE + 5
 """Bytes of one `hello`."""
-CRITICAL_BYTES = 2 * 1024 + V2_HEADER_SIZE + 1000
+CRITICAL_BYTES = 2 * 1024 + MAX_V2_HEADER_SIZE + 1000
 WINDOW = Credit(10, 4000, 2, CRITICAL_BYTES)
 
 
@@ -65,7 +65,7 @@ class TestCredit:
         desk = Desk(**(SMALL | {"critical_reserve": 0}))
         credit = desk.session().receiver.recv_window()
         assert credit.critical_messages == 1
-        assert credit.critical_bytes >= V2_HEADER_SIZE + 1000
+        assert credit.critical_bytes >= MAX_V2_HEADER_SIZE + 1000
 
     def test_a_node_that_only_sends_grants_none(self) -> None:
         desk = Desk(**(SMALL | {"credit_messages": 0}))
@@ -223,15 +223,15 @@ class TestBudget:
         assert flushed == []
 
     def test_one_message_fits_into_the_least(self) -> None:
-        desk = Desk(inbox_bytes=V2_HEADER_SIZE + 2000, max_payload_size=2000)
-        assert desk.session().receiver.recv_window().bytes == V2_HEADER_SIZE + 2000
+        desk = Desk(inbox_bytes=MAX_V2_HEADER_SIZE + 2000, max_payload_size=2000)
+        assert desk.session().receiver.recv_window().bytes == MAX_V2_HEADER_SIZE + 2000
 
     def test_who_fills_it_leaves_others_nothing_until_half_is_taken(self) -> None:
         desk = Desk(**(SMALL | {"inbox_bytes": 4000}))
         link = desk.link()
         link.bring(*range(1, 4), payload=bytes(1000))
         other = desk.begin(EVE)
-        free = 4000 - 3 * (1000 + V2_HEADER_SIZE)
+        free = 4000 - 3 * (1000 + MIN_V2_HEADER_SIZE)
         assert other.our_hello.credit.bytes == other.our_hello.credit.critical_bytes == free
         other.say_hello()
         desk.host.run()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from peerkit import Desk, FakeRoute, FakeStore, ManualClock, closed, numbers, still_clock
 
+from idkit import number_of
 from linkkit import BOB
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
@@ -196,7 +197,7 @@ class TestDeadlines:
         desk.link()
         desk.host.run()
         assert message.state is EXPIRED
-        assert desk.store.called("ended") == [(message.message_number, Reason.EXPIRED, "")]
+        assert desk.store.called("ended") == [(number_of(message.message_id), Reason.EXPIRED, "")]
 
     def test_over_v1_and_queued_again(self, desk: Desk, clock: ManualClock) -> None:
         """The deadline holds again, and `written` over v2 is no confirmation."""
@@ -272,9 +273,7 @@ class TestAnswers:
         assert link.refuse(message, Reason.REFUSED)
         assert (message.state, message.reason) == (REFUSED, Reason.REFUSED)
         assert message.body, "its proof needs them"
-        assert desk.host.events[-1] == MessageRefused(
-            BOB.did, message.message_number, Reason.REFUSED
-        )
+        assert desk.host.events[-1] == MessageRefused(BOB.did, message.message_id, Reason.REFUSED)
         assert desk.session().status().dropped == {Reason.REFUSED: 1}
         assert not link.refuse(message), "it has ended"
 
@@ -302,7 +301,7 @@ class TestAnswers:
         ]
         assert desk.store.called("settled") == [(BOB.did, numbers([one]))]
         assert desk.store.called("refused") == [
-            (BOB.did, [(other.message_number, False)], Reason.INBOX_FULL, "")
+            (BOB.did, [(other.message_id, False)], Reason.INBOX_FULL, "")
         ]
 
 
@@ -393,7 +392,7 @@ class TestEnds:
         assert message.is_detached
         assert message.state is PERSISTED
         desk.session().sender.give_up(message, Reason.DENIED, "why")
-        assert desk.store.called("ended") == [(message.message_number, Reason.DENIED, "why")]
+        assert desk.store.called("ended") == [(number_of(message.message_id), Reason.DENIED, "why")]
 
     def test_back_from_an_ended_link(self, desk: Desk) -> None:
         """One has ended meanwhile, and one is accepted by a v1 host that says no more."""

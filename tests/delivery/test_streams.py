@@ -13,11 +13,13 @@ from dataclasses import replace
 
 import pytest
 
+from idkit import id_of, number_of
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
@@ -63,7 +65,7 @@ class Sender:
     ) -> OutgoingMessage:
         self.count += 1
         message = OutgoingMessage(
-            SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), self.count, payload
+            SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), id_of(self.count), payload
         )
         assert self.lanes.put(message, priority)
         return message
@@ -167,7 +169,7 @@ class TestNumbering:
 
     def test_64_kib_at_most(self, sender: Sender) -> None:
         for _ in range(3):
-            sender.queue(bytes(MAX_BATCH_BYTES // 2 - 122))
+            sender.queue(bytes(MAX_BATCH_BYTES // 2 - 126))
         assert (len(sender.next()), len(sender.next())) == (2, 1)
 
     def test_one_alone_may_be_larger(self, sender: Sender) -> None:
@@ -182,11 +184,11 @@ class TestRoom:
         [
             (Credit(0, 1000, 0, 1000), []),
             (Credit(9, 126, 9, 126), []),
-            (Credit(9, 127, 9, 126), [2]),
+            (Credit(9, 131, 9, 130), [2]),
             (Credit(1, 1000, 0, 1000), [2]),
             (Credit(9, 1000, 0, 1000), [2, 3]),
             (Credit(9, 1000, 1, 1000), [1]),
-            (Credit(9, 1000, 9, 127), [1]),
+            (Credit(9, 1000, 9, 131), [1]),
         ],
     )
     def test_no_more_than_the_peer_takes(
@@ -195,7 +197,7 @@ class TestRoom:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
             sender.queue(priority=priority)
-        assert [m.message_number for m in sender.next(room)] == numbers
+        assert [number_of(m.message_id) for m in sender.next(room)] == numbers
         assert len(sender.lanes) == 3 - len(numbers)
 
 
@@ -537,7 +539,7 @@ class TestWhatIsHeld:
             before, _ = tracemalloc.get_traced_memory()
             for _ in range(40):
                 for number in range(MAX_BATCH_MESSAGES):
-                    sender.lanes.put(OutgoingMessage(terms, number, bytes(size)), NORMAL)
+                    sender.lanes.put(OutgoingMessage(terms, id_of(number), bytes(size)), NORMAL)
                 while sender.lanes:
                     batch, _ = sender.send()
                     sender.hear(ACCEPTED_ENVELOPES, *batch.leaves[1:])

@@ -65,7 +65,7 @@ def body(
     return encode_v2_body(
         bytes(sender.did) + bytes(recipient.did),
         payload,
-        message_number=sequence,
+        message_id=sequence.to_bytes(16, "little"),
         sequence_number=sequence,
         timestamp_us=1_795_344_395_825_430,
         priority=priority,

@@ -89,13 +89,14 @@ def envelope(data: bytes) -> None:
     assert len(decoded.digest) == 32
     path = decoded.merkle_path
     if path is not None:
-        assert decoded.version == 8
+        assert decoded.version == 9
         assert 0 <= path.index < path.count <= 256
         assert len(path.hashes) <= 30 * 32
         assert 0 <= (decoded.epoch or 0) < 2**64
-        assert len(decoded.payload) == len(data) - 122 - len(path.encode())
+        header_size = 126 + data[125] + 32 * (data[122] == 2)
+        assert len(decoded.payload) == len(data) - header_size - len(path.encode())
     else:
-        assert decoded.version != 8
+        assert decoded.version not in (8, 9)
         assert decoded.epoch is decoded.expires_at_us is None
         assert len(decoded.payload) == len(data) - 170
     try:
@@ -286,7 +287,7 @@ TARGETS: Final = (
         "receipt-proof",
         receipt_proof,
         tuple(sorted(RECEIPT_PROOFS)),
-        (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
+        (b"SWPROOF2", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),
     Target(
         "evidence-log",
@@ -298,7 +299,7 @@ TARGETS: Final = (
             b"\0" + _LOG[0],
             b"\0" + _LOG[0] + b"\0\0\1\x10",
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         9000,
     ),
     Target(
@@ -308,7 +309,7 @@ TARGETS: Final = (
             *(b"".join(_LOG[:4]), b"".join(_LOG[1:4]), b"".join(_LOG)[:-5]),
             *(_LOG[0], b"", bytes(112), b"SWCH", b"other"),
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         3000,
     ),
     Target(
@@ -334,7 +335,7 @@ TARGETS: Final = (
             b"49",
             b"494e4d4f",
             b"5357",
-            b"SWPROOF1",
+            b"SWPROOF2",
             b"INMO",
             b"{",
             b'"envelope"',

@@ -140,7 +140,7 @@ def batch(
         encode_v2_body(
             bytes(who.did) + bytes(to or victim),
             b"",
-            message_number=number,
+            message_id=number.to_bytes(16, "little"),
             sequence_number=number,
             timestamp_us=now,
             priority=1,

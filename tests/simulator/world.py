@@ -44,7 +44,7 @@ from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
 from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Session
 
@@ -874,7 +874,7 @@ def is_settled(sent: Sent) -> bool:
 
 def _number_in(body: bytes) -> int:
     """Which message it is, by the payload of its v2 envelope."""
-    return int(_HEAD.unpack_from(body, V2_HEADER_SIZE)[0])
+    return int(_HEAD.unpack_from(body, MIN_V2_HEADER_SIZE)[0])
 
 
 # -- the library under simulation ------------------------------------------------------------

@@ -18,6 +18,7 @@ import pytest
 from test_link import Net, links_of, meet, next_of, states, take
 from test_links import RawPeer, payloads
 
+from idkit import id_of
 from linkkit import body, events_of, hello, open_pair, received
 from signedwire import (
     DeliveryFailedError,
@@ -35,9 +36,10 @@ from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected
@@ -544,7 +546,7 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lanes: Lanes[OutgoingMessage] = Lanes(4000)
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
     receipts = [
-        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)
+        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n), b"x") for n in range(4000)
     ]
     for message in receipts:
         assert lanes.put(message, Priority.NORMAL)

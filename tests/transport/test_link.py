@@ -201,8 +201,9 @@ async def test_refusing_tells_the_sender_the_reason(network: str) -> None:
         assert (proven.reason, proven.detail) == (Reason.NOT_ALLOWED, "not on Sundays")
         assert states(failure.value.receipt) == ["queued", "written", "accepted", "refused"]
         assert alice.peers()[bob.did].dropped == {Reason.NOT_ALLOWED: 1}
+        refused = MessageRefused(bob.did, message.message_id, Reason.NOT_ALLOWED)
         await eventually(lambda: watch.of(MessageRefused))
-        assert watch.of(MessageRefused) == [MessageRefused(bob.did, 1, Reason.NOT_ALLOWED)]
+        assert watch.of(MessageRefused) == [refused]
 
 
 @on_asyncio
@@ -235,7 +236,7 @@ async def test_send_many_keeps_order_and_waits_for_room(network: str) -> None:
         assert await take(bob, len(sent)) == sent
         receipts = await within(LIMIT, sending)
         assert all(receipt.is_confirmed for receipt in receipts)
-        assert [receipt.message_number for receipt in receipts] == list(range(1, 3001))
+        assert len({receipt.message_id for receipt in receipts}) == 3000
 
 
 @on_both_loops

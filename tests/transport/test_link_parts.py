@@ -10,10 +10,12 @@ from typing import Any, Final, cast
 
 import pytest
 
+from idkit import id_of
 from linkkit import body, frames_of, open_pair
 from linkkit import session as new_session
 from signedwire import FailureKind
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
 from signedwire.transport import link_events
@@ -337,7 +339,7 @@ class Sender:
     def next_batch(self, room: Credit, max_payload: int, max_bytes: int) -> list[OutgoingMessage]:
         if not self.lanes or not room.messages:
             return []
-        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1))
         message.body = self.lanes.popleft()
         return [message]
 

@@ -51,7 +51,7 @@ def raw(receipts: Receipts) -> bytes:
 def packed(envelope: SignedEnvelope, receipts: Receipts) -> bytes:
     """A receipt proof that anyone could put together."""
     data = envelope.encode()
-    return b"SWPROOF1" + len(data).to_bytes(4, "little") + data + raw(receipts)
+    return b"SWPROOF2" + len(data).to_bytes(4, "little") + data + raw(receipts)
 
 
 def taken_out(index: int) -> SignedEnvelope:
@@ -216,7 +216,7 @@ class TestForgeries:
         if other != proof:
             refusal(other)
 
-    @pytest.mark.parametrize("data", [b"", b"SWPROOF1", b"SWPROOF1abc", b"SWPROOF2" + bytes(99)])
+    @pytest.mark.parametrize("data", [b"", b"SWPROOF2", b"SWPROOF2abc", b"SWPROOF3" + bytes(99)])
     def test_no_proof_at_all(self, data: bytes) -> None:
         with pytest.raises(EnvelopeError) as caught:
             verify_receipt(data)
@@ -231,4 +231,8 @@ class TestForgeries:
     @given(st.binary(max_size=600))
     def test_any_bytes(self, tail: bytes) -> None:
         refusal(tail)
-        refusal(b"SWPROOF1" + tail)
+        refusal(b"SWPROOF2" + tail)
+
+    def test_one_of_an_earlier_signedwire(self) -> None:
+        with pytest.raises(EnvelopeError, match="of an earlier signedwire: verify it with that"):
+            verify_receipt(b"SWPROOF1" + bytes(300))

@@ -549,7 +549,7 @@ class TestGranting:
     @pytest.mark.parametrize("is_critical", [False, True])
     def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
         """Less than a quarter was granted anew, but the sender lacks credit for one message."""
-        largest = (1 << 16) + 122
+        largest = (1 << 16) + 413
         credit = Credit(1000, largest + 1000, 1000, largest + 1000)
         alice, bob = open_pair(ours=credit)
         small = body(1, bytes(1000), sender=BOB, priority=3 if is_critical else 1)
@@ -598,7 +598,7 @@ class TestCreditOut:
         alice.send_batch([body(1, b"", priority=3)])
         messages, size, critical_messages, critical_size = PLENTY
         assert alice.send_window() == Credit(
-            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 122
+            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 126
         )
         more = Credit(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
         alice.receive_data(CreditFrame(more).encode(), 0.0)
@@ -606,7 +606,7 @@ class TestCreditOut:
             messages - 1,
             size - 2 * SIZE + 2,
             critical_messages + 2,
-            critical_size - 122 + 4,
+            critical_size - 126 + 4,
         )
         alice.close(0, "")
         assert alice.send_window() == NOTHING

@@ -13,11 +13,12 @@ import json
 import re
 import ssl
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
-from blake3 import blake3
 from cryptography import x509
 from nacl.signing import SigningKey, VerifyKey
 
@@ -62,10 +63,6 @@ def le(value: int, size: int) -> bytes:
     return value.to_bytes(size, "little")
 
 
-def hashed(*parts: bytes) -> bytes:
-    return blake3(b"".join(parts)).digest()
-
-
 def signed(key: SigningKey, *parts: bytes) -> bytes:
     return bytes(key.sign(b"".join(parts)).signature)
 
@@ -75,18 +72,24 @@ def is_signed(did: bytes, signature: bytes, *parts: bytes) -> bool:
     return True
 
 
+def hashed(*parts: bytes) -> bytes:
+    """Section 8."""
+    return sha256(b"".join(parts)).digest()
+
+
 def plain_body(n: int) -> bytes:
     """Sections 7 and 19."""
     timestamp = TIMESTAMP + n
-    body = b"\x49\x4e\x4d\x4f" + le(8, 4)
-    body += le(n, 8) + le(timestamp, 8)
+    body = b"\x49\x4e\x4d\x4f" + le(9, 4)
+    body += le(n, 16)
     body += le(n, 8)
     body += ALICE_DID + BOB_DID
     body += le(timestamp, 8)
     body += le(n % 3, 1) + le(n % 5, 1)
     body += le(EPOCH, 8)
     body += le(0 if n % 2 else timestamp + 60_000_000, 8)
-    assert len(body) == 122
+    body += le(0, 4)
+    assert len(body) == 126
     return body + bytes((7 * n + i) % 256 for i in range(n % 40))
 
 
@@ -121,6 +124,27 @@ def plain_root_from_path(sender: bytes, leaf: bytes, i: int, count: int, path: b
     leaves.insert(i % 16, leaf)
     hashes.insert(g, hashed(b"signedwire/group/1\0", le(k, 1), *leaves))
     return plain_root(sender, count, hashes)
+
+
+def plain_fields() -> dict[str, bytes]:
+    """Section 19."""
+
+    def special(n: int, kind: int, subject: str, flags: int = 0, reply_to: bytes = b"") -> bytes:
+        body = b"\x49\x4e\x4d\x4f" + le(9, 4) + le(n, 16) + le(n, 8) + ALICE_DID + BOB_DID
+        body += le(TIMESTAMP + n, 8) + le(1, 1) + le(0, 1) + le(EPOCH, 8) + le(0, 8)
+        raw = subject.encode()
+        return body + bytes((kind, 0, flags, len(raw))) + raw + reply_to + b"hello"
+
+    request = special(301, 1, "arm/größe")
+    leaf = hashed(request)
+    return {
+        "subject": special(300, 0, "arm/größe"),
+        "request": request,
+        "reply": special(302, 2, "", reply_to=leaf),
+        "reply_with_subject": special(303, 2, "a" * 255, reply_to=leaf),
+        "publication": special(304, 3, "log"),
+        "durable": special(305, 0, "", flags=1),
+    }
 
 
 class PlainBatch:
@@ -220,10 +244,16 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
     k, groups = min(16, count - 16 * (index // 16)), -(-count // 16)
     size = 32 * (k - 1 + groups - 1)
     body, path = data[: -68 - size], data[len(data) - 68 - size : -68]
-    assert len(body) >= 122
-    assert body[:8] == b"\x49\x4e\x4d\x4f" + le(8, 4)
+    assert len(body) >= 126
+    assert body[:8] == b"\x49\x4e\x4d\x4f" + le(9, 4)
     assert body[104] <= 3
     assert body[105] <= 4
+    assert body[122] <= 3
+    assert body[123] == 0
+    assert len(body) >= 126 + body[125] + 32 * (body[122] == 2)
+    subject = body[126 : 126 + body[125]].decode()
+    assert subject.isprintable()
+    assert normalize("NFC", subject) == subject
     leaf = hashed(body)
     root = plain_root_from_path(body[32:64], leaf, index, count, path)
     assert is_signed(body[32:64], data[-64:], b"signedwire/batch/1\0", root)
@@ -232,7 +262,7 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def plain_check_receipt_proof(data: bytes) -> int:
     """Section 17: the kind that is proven."""
-    assert data[:8] == b"SWPROOF1"
+    assert data[:8] == b"SWPROOF2"
     size = int.from_bytes(data[8:12], "little")
     body, leaf, root = plain_check_alone(data[12 : 12 + size])
     receipt = data[12 + size :]
@@ -302,6 +332,24 @@ def test_the_certificate() -> None:
 @pytest.mark.parametrize("number", VECTORS["bodies"])
 def test_bodies(number: str) -> None:
     assert VECTORS["bodies"][number] == plain_body(int(number)).hex()
+
+
+def test_fields() -> None:
+    vector, bodies = VECTORS["fields"], plain_fields()
+    assert vector["bodies"] == {name: body.hex() for name, body in bodies.items()}
+    leaves = [hashed(body) for body in bodies.values()]
+    root = plain_root(ALICE_DID, len(leaves), plain_groups(leaves))
+    assert vector["leaves"] == [leaf.hex() for leaf in leaves]
+    assert vector["root"] == root.hex()
+    signature = bytes.fromhex(vector["signature"])
+    assert verify_batch(ALICE_DID, [*bodies.values()], signature) == (root, leaves)
+    for index, name in enumerate(bodies):
+        place = le(index, 2) + le(len(leaves), 2)
+        alone = bodies[name] + plain_path(leaves, index) + place + signature
+        assert plain_check_alone(alone)[0] == bodies[name]
+        envelope = SignedEnvelope.decode(alone)
+        envelope.verify()
+        assert envelope.payload == b"hello"
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 255, 256])
@@ -390,7 +438,7 @@ def test_receipt_proofs(name: str, kind: int) -> None:
         4: plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS),
     }[kind]
     envelope = plain.alone(3)
-    assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
     assert plain_check_receipt_proof(data) == kind
     proven = verify_receipt(data)
     assert proven.is_handled == (kind == 3)
@@ -411,7 +459,7 @@ def test_bad_receipt_proofs(name: str) -> None:
         else plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS)
     )
     envelope = plain.alone(at)
-    assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
     with pytest.raises(SignatureError):
         verify_receipt(data)
 
@@ -470,7 +518,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("heading", "end"),
-        [("## 7. Envelopes", 122), ("## 3. The DID proof", 104)],
+        [("## 7. Envelopes", 126), ("## 3. The DID proof", 104)],
     )
     def test_offsets_have_no_gaps(self, heading: str, end: int) -> None:
         position = 0

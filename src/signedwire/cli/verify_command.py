@@ -165,7 +165,7 @@ def _line(verdict: _Verdict) -> str:
         parts += [
             f"from {sender}",
             f"to {recipient_text(envelope)}",
-            f"#{envelope.message_number}",
+            envelope.message_id.hex()[:8],
             at_utc(envelope.timestamp_us),
             f"{envelope.payload_size} bytes",
         ]

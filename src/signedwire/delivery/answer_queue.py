@@ -159,8 +159,8 @@ class AnswerQueue:
             self._host.call_soon(self._answer, message, refusal)
 
     def _too_late(self, message: IncomingMessage) -> str:
-        number = message.message_number
-        return f"message #{number} from {self._peer} was answered too late: this node is closed"
+        name = message.message_id[:8]
+        return f"message {name} from {self._peer} was answered too late: this node is closed"
 
     def _answer(self, message: IncomingMessage, refusal: Refusal | None) -> None:
         if self._context.has_closed_links:  # after the call in another thread

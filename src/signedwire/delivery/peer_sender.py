@@ -218,7 +218,7 @@ class PeerSender:
             doubt = _doubt_of_clocks(message) if is_late else ""
             message.advance(state, reason, doubt or text)
             self.forget_deadlines((message,))
-            self._host.emit(MessageRefused(self.did, message.message_number, reason))
+            self._host.emit(MessageRefused(self.did, message.message_id, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:

@@ -28,7 +28,6 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
 from signedwire.types import Credit, DeliveryState, Priority, unix_time_us
 from signedwire.wire.batch import leaf_of
-from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -222,20 +221,21 @@ class SendStream:
         size = 0
         limit = min(credit_messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
-        largest += V2_HEADER_SIZE
         options, common = None, b""
         lane: deque[OutgoingMessage] | None = None
         # The lane is looked up only when it is empty, and messages are numbered inline. With
         # a function call for either, this loop took 0.2 µs longer per message.
         while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
             message = lane[0]
+            header_size = message.options.header_size
             length = len(message.body)
             if not message.sequence:
-                length += V2_HEADER_SIZE
-            if message.options is not options or length > largest or message.is_final:
+                length += header_size
+            is_large = length - header_size > largest
+            if message.options is not options or is_large or message.is_final:
                 # Messages with the same options have the same deadline: one check suffices.
                 expires = message.options.expires_at is not None
-                if (expires or length > largest or message.is_final) and end_if_dead(message):
+                if (expires or is_large or message.is_final) and end_if_dead(message):
                     lane.popleft()
                     continue
                 options, common = message.options, b""

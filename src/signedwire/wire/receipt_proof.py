@@ -1,6 +1,6 @@
 """Receipt proofs: an envelope together with its recipient's signed statement about it.
 
-    "SWPROOF1" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
+    "SWPROOF2" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
 
 The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
@@ -28,9 +28,16 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.session import SentBatch
 
-__all__ = ["ProvenDelivery", "encode_receipt_proof", "prove_delivery", "verify_receipt"]
+__all__ = [
+    "ProvenDelivery",
+    "check_version",
+    "encode_receipt_proof",
+    "prove_delivery",
+    "verify_receipt",
+]
 
-MAGIC: Final = b"SWPROOF1"
+MAGIC: Final = b"SWPROOF2"
+_OLD_MAGIC: Final = b"SWPROOF1"
 _SIZE: Final = struct.Struct("<I")
 
 
@@ -84,11 +91,25 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a receipt proof is bytes, not {type(data).__name__}")
     data = bytes(data)
+    check_version(data)
     start = len(MAGIC) + _SIZE.size
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
         raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
     (size,) = _SIZE.unpack_from(data, len(MAGIC))
     return prove_delivery(SignedEnvelope.decode(data[start : start + size]), data[start + size :])
+
+
+def check_version(data: bytes) -> None:
+    """Refuse a receipt proof of an earlier form.
+
+    Raises:
+        EnvelopeError: `data` begins like one.
+    """
+    if data.startswith(_OLD_MAGIC):
+        raise EnvelopeError(
+            "a receipt proof of an earlier signedwire: verify it with that one, because this one "
+            "reads another form"
+        )
 
 
 def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:

@@ -37,7 +37,7 @@ from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch, verify_batch
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, PRIORITY
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
@@ -364,7 +364,7 @@ class Session:
         if self.state is State.CLOSED:
             return
         self._granted = self._granted.plus(messages, size, is_critical=is_critical)
-        largest = V2_HEADER_SIZE + self._limits.max_payload_size
+        largest = MAX_V2_HEADER_SIZE + self._limits.max_payload_size
         for new, old, first, received, needed in zip(
             self._granted,
             self._advertised,
@@ -483,7 +483,7 @@ class Session:
     def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
         received = self._received
         smallest = min(map(len, batch.bodies))
-        if smallest < V2_HEADER_SIZE:
+        if smallest < MIN_V2_HEADER_SIZE:
             raise RemoteProtocolError(
                 Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
             )
