@@ -15,6 +15,7 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Kind
 from signedwire.wire.batch import leaf_of, path_of
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -193,8 +194,12 @@ def frame_vectors() -> dict[str, str]:
         ),
         "receipt_refused_unknown": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=200),
         "credit": CreditFrame(Credit(5120, 8_400_000, 80, 1_115_136)),
-        "ping": Ping(1),
-        "pong": Pong(2**64 - 1),
+        "ping": Ping(1, Stamp(TIME_US, 5_000_000)),
+        "pong": Pong(
+            Ping(2**64 - 1, Stamp(TIME_US, 2**64 - 1)),
+            Stamp(TIME_US + 250_000, 0),
+            Stamp(TIME_US + 250_300, 300),
+        ),
         "close": Close(3, "an older epoch than the one known — näher"),
     }
     vectors = {name: frame.encode().hex() for name, frame in every.items()}

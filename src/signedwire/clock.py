@@ -32,6 +32,7 @@ __all__ = [
     "monotonic",
     "new_epoch",
     "now",
+    "stamp",
     "to_unix",
     "unix_time",
     "unix_time_us",
@@ -139,6 +140,20 @@ def now() -> Now:
         if after - before < _MAX_GAP:
             break
     return Now(after, wall)
+
+
+def stamp(origin: float) -> tuple[int, int]:
+    """Read both clocks at one instant, for a peer.
+
+    Args:
+        origin: The instant of the monotonic clock from which to count. The system counts from
+            its start, which is no business of a peer.
+
+    Returns:
+        The Unix time, and the time since `origin`, both in microseconds.
+    """
+    at = now()
+    return round(at.wall * 1e6), max(0, round((at.monotonic - origin) * 1e6))
 
 
 def new_epoch() -> int:

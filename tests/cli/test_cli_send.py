@@ -601,6 +601,8 @@ def test_ping_as_often_as_asked(bob: Node, monkeypatch: pytest.MonkeyPatch) -> N
     for tried in ran.objects:
         for name in ("connect_ms", "handshake_ms", "round_trip_ms"):
             assert 0 < tried.pop(name) < LIMIT * 1000
+        bound = tried.pop("clock_offset_bound_ms")
+        assert abs(tried.pop("clock_offset_ms")) <= bound < LIMIT * 1000
         assert tried == {
             "did": str(bob.did),
             "address": str(bob.address),

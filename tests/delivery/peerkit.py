@@ -58,6 +58,7 @@ from signedwire.types import (
 )
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, PRIORITY
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
@@ -401,6 +402,7 @@ class FakeLink:
         self.address: Target | None = HERE
         self.since = desk.clock.monotonic()
         self.round_trip: float | None = 0.25
+        self.clock_offset: ClockOffset | None = None
         self.overdue: float | None = None
         self.our_hello = session.hello()
         self.hello: Hello | None = None
@@ -559,17 +561,27 @@ class FakeLink:
         self.has_progress |= self._desk.endpoint.on_receipts(self.session, receipts)
         return self.has_progress
 
-    def refuse(self, message: OutgoingMessage, reason: Reason = Reason.INBOX_FULL) -> bool:
-        """The peer does not take a message."""
-        return self.refuse_many([message], reason)
+    def refuse(
+        self,
+        message: OutgoingMessage,
+        reason: Reason = Reason.INBOX_FULL,
+        at_us: int | None = None,
+    ) -> bool:
+        """The peer does not take a message; at that time by its clock, or now."""
+        return self.refuse_many([message], reason, at_us=at_us)
 
     def refuse_many(
-        self, messages: Sequence[OutgoingMessage], reason: Reason, text: str = ""
+        self,
+        messages: Sequence[OutgoingMessage],
+        reason: Reason,
+        text: str = "",
+        at_us: int | None = None,
     ) -> bool:
         """The peer does not take these messages."""
         leaves = tuple(leaf_of(message.body) for message in messages)
         code = frames.REASON_CODES[reason]
-        refusals = Receipts(4, unix_time_us(), leaves, bytes(64), code, text.encode())
+        at_us = unix_time_us() if at_us is None else at_us
+        refusals = Receipts(4, at_us, leaves, bytes(64), code, text.encode())
         has_progress = self._desk.endpoint.on_receipts(self.session, refusals)
         self.has_progress |= has_progress
         return has_progress

@@ -12,11 +12,12 @@ from idkit import number_of
 from linkkit import BOB
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
-from signedwire.delivery.advice import CLOCKS_DIFFER, UNANSWERED
+from signedwire.delivery.advice import UNANSWERED, late_by_the_peer
 from signedwire.errors import BackpressureError, Cause, FailureKind, MessageRefusedError
 from signedwire.events import MessageRefused
 from signedwire.types import DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import ClockOffset
 
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 
@@ -163,7 +164,10 @@ class TestDeadlines:
 
     @pytest.mark.parametrize(
         ("ahead", "detail"),
-        [pytest.param(0.0, CLOCKS_DIFFER, id="not yet by ours"), pytest.param(11.0, "", id="yes")],
+        [
+            pytest.param(0.0, late_by_the_peer(0.0, None), id="not yet by ours"),
+            pytest.param(11.0, "", id="yes"),
+        ],
     )
     def test_a_peer_says_it_is_late(
         self, desk: Desk, clock: ManualClock, ahead: float, detail: str
@@ -173,6 +177,28 @@ class TestDeadlines:
         clock.move(ahead)
         assert link.refuse(message, Reason.EXPIRED)
         assert (message.state, message.detail) == (EXPIRED, detail)
+
+    @pytest.mark.parametrize(
+        ("offset", "words"),
+        [
+            (None, "the peer's clock may be ahead of ours"),
+            (ClockOffset(7200.0, 0.0004), "the peer's clock is 7200.00 s ahead (± 0.4 ms) of ours"),
+            (ClockOffset(0.001, 0.004), "the peer's clock may be ahead of ours"),
+            (ClockOffset(-5.0, 0.004), "the peer's clock may be ahead of ours"),
+        ],
+    )
+    def test_a_peer_whose_clock_is_known_says_it_is_late(
+        self, desk: Desk, clock: ManualClock, offset: ClockOffset | None, words: str
+    ) -> None:
+        link = desk.link()
+        link.clock_offset = offset
+        message = desk.post(expires_at=due("seconds", clock))
+        clock.move(3.0)
+        assert link.refuse(message, Reason.EXPIRED, at_us=clock.wall_us + 7_200_000_000)
+        assert message.detail == (
+            "the peer refused it as 7193.00 s late, but by our clock its deadline had not passed: "
+            f"{words}"
+        )
 
     def test_it_is_looked_at_before_writing(self, desk: Desk, clock: ManualClock) -> None:
         late = desk.post(expires_at=due("seconds", clock))

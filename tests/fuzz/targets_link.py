@@ -9,6 +9,7 @@ from signedwire.identity import Label, verify_labelled
 from signedwire.transport.certificates import issue_certificate, proven_did
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
     check_did_proof,
@@ -45,6 +46,8 @@ from .targets_kit import ALICE, BATCHES, BOB, TlsOf, body, sign, signed_receipts
 __all__ = ["TARGETS"]
 
 _LIMIT: Final = 3000
+_AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
+"""When all PINGs and PONGs are sent and received, by both sides."""
 _CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
 _LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
 
@@ -153,9 +156,9 @@ _FROM_PEER: Final = (
     signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
     CreditFrame(Credit(*(3 * n for n in _CREDIT))).encode(),
-    Ping(5).encode(),
-    Pong(1).encode(),
-    Pong(2).encode(),
+    Ping(5, _AT).encode(),
+    Pong(Ping(1, _AT), _AT, _AT).encode(),
+    Pong(Ping(2, _AT), Stamp(2**64 - 1, 0), Stamp(0, 2**64 - 1)).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
     _hello(credit=Credit(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
@@ -183,7 +186,7 @@ class _End:
     """Bob's end of a link, driven only by documented calls; after each, what must hold does."""
 
     def __init__(self) -> None:
-        self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0)
+        self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.now = 0.0
         self.is_open = self.is_closed = False
         self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
@@ -331,7 +334,7 @@ class _Side:
 
     def __init__(self, us: Any, them: Any) -> None:
         self.us, self.them = us, them
-        self.session = Session(us, them.did, _hello(), _LIMITS, 0.0)
+        self.session = Session(us, them.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.sent: list[list[bytes]] = []
         self.taken: list[list[bytes]] = []
         self.wire = bytearray()

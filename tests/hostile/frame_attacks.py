@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from linkkit import ping, pong
 from signedwire import Did, Identity
 from signedwire.identity import Label
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Ping, Pong, Receipts
+from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Receipts
 from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
@@ -283,9 +284,9 @@ ATTACKS: Final[dict[str, Attack]] = {
     "refusals-full": _receipts(4, _MORE_NAMES),
     "credit-unchanged": flood(lambda who, victim: _credit(0)),
     "credit-plus-1": stream(lambda number: _credit(number + 1)),
-    "ping": flood(lambda who, victim: Ping(1).encode()),
-    "ping-reset": hang_up(lambda who, victim: Ping(1).encode()),
-    "pong": flood(lambda who, victim: Pong(1).encode()),
+    "ping": flood(lambda who, victim: ping(1).encode()),
+    "ping-reset": hang_up(lambda who, victim: ping(1).encode()),
+    "pong": flood(lambda who, victim: pong(1).encode()),
     "hello-again": once(lambda who, victim: hello()),
     "unknown-frame": flood(lambda who, victim: b"\x00\x00\x00\x01\xff"),
     "unknown-frame-closes": once(lambda who, victim: b"\x00\x00\x00\x01\x7f"),

@@ -9,10 +9,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+from linkkit import ping
 from signedwire import Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import MAX_RECEIPT_HASHES, Close, CreditFrame, Ping
+from signedwire.wire.link_frames import MAX_RECEIPT_HASHES, Close, CreditFrame
 from tlskit import MALLORY
 
 from .frame_attacks import Attack, batch, receipts, signed_receipts
@@ -68,7 +69,7 @@ def _one_receipt_each(link: Link, who: Identity, victim: Did) -> bytes:
     """A receipt of its own for each message, the last one first: each of them is due."""
     leaves = [link.leaves.pop() for _ in range(min(256, len(link.leaves)))]
     return (
-        b"".join([signed_receipts(who, victim, 2, (leaf,)) for leaf in leaves]) or Ping(1).encode()
+        b"".join([signed_receipts(who, victim, 2, (leaf,)) for leaf in leaves]) or ping(1).encode()
     )
 
 
@@ -76,7 +77,7 @@ def _refuse_each(link: Link, who: Identity, victim: Did) -> bytes:
     """A refusal for each message, 500 in a frame: each of them is due."""
     leaves = tuple(link.leaves[:MAX_RECEIPT_HASHES])
     del link.leaves[:MAX_RECEIPT_HASHES]
-    return signed_receipts(who, victim, 4, leaves) if leaves else Ping(1).encode()
+    return signed_receipts(who, victim, 4, leaves) if leaves else ping(1).encode()
 
 
 def _receipts_all_over(link: Link, who: Identity, victim: Did) -> bytes:
@@ -84,7 +85,7 @@ def _receipts_all_over(link: Link, who: Identity, victim: Did) -> bytes:
     last = 8 * MAX_RECEIPT_HASHES
     leaves = tuple(link.leaves[:last:8])
     del link.leaves[:last:8]
-    return signed_receipts(who, victim, 2, leaves) if leaves else Ping(1).encode()
+    return signed_receipts(who, victim, 2, leaves) if leaves else ping(1).encode()
 
 
 async def _cut(field: Field) -> None:

@@ -19,7 +19,7 @@ from test_link import Net, links_of, meet, next_of, states, take
 from test_links import RawPeer, payloads
 
 from idkit import id_of
-from linkkit import body, events_of, hello, open_pair, received
+from linkkit import body, events_of, hello, open_pair, ping, pong, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
@@ -674,8 +674,8 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
 
 
 IDLE: Final = {
-    "ping": frames.Ping(1).encode(),
-    "pong": frames.Pong(1).encode(),
+    "ping": ping(1).encode(),
+    "pong": pong(1).encode(),
     "refusal": frames.Receipts(4, 1, (bytes(32),), bytes(64), 6).encode(),
     "credit": frames.CreditFrame(hello().credit).encode(),
     "unknown": b"\x00\x00\x00\x01\xff",

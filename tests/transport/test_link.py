@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 
+from linkkit import ping
 from signedwire import (
     Address,
     BackpressureError,
@@ -49,7 +50,6 @@ from signedwire.transport.link import Link
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import PeerState
-from signedwire.wire.link_frames import Ping
 from signedwire.wire.receipt_proof import verify_receipt
 from tlskit import MiddleBox, quick
 from wirekit import (
@@ -920,7 +920,7 @@ async def test_frames_that_wait_when_the_connection_ends_are_processed_or_droppe
         assert isinstance(link, Link)
         session = link.state.session
         assert session is not None
-        session.put_data(Ping(1).encode() * 500, asyncio.get_running_loop().time())
+        session.put_data(ping(1).encode() * 500, asyncio.get_running_loop().time())
         assert session.has_frames
         match how:
             case "lost":

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import pytest
 
 from idkit import id_of
-from linkkit import body, frames_of, open_pair
+from linkkit import body, frames_of, open_pair, ping
 from linkkit import session as new_session
 from signedwire import FailureKind
 from signedwire.delivery.message import OutgoingMessage
@@ -164,7 +164,7 @@ class Wire:
             pass
 
 
-PINGS: Final = b"".join(frames.Ping(number).encode() for number in range(5))
+PINGS: Final = b"".join(ping(number).encode() for number in range(5))
 
 
 class TestLinkInput:
@@ -200,7 +200,7 @@ class TestLinkInput:
     @on_asyncio
     async def test_the_end_comes_after_the_frames_before_it(self) -> None:
         wire = Wire().begin()
-        wire.send(PINGS + frames.Ping(9).encode()[:-1])
+        wire.send(PINGS + ping(9).encode()[:-1])
         wire.input.receive_end()
         assert wire.owner.events == []
         wire.work()
@@ -210,7 +210,7 @@ class TestLinkInput:
         assert wire.owner.session is not None
         sent = frames_of(wire.owner.session.data_to_send())
         pongs = [frame for frame in sent if isinstance(frame, frames.Pong)]
-        assert pongs == [frames.Pong(number) for number in range(5)]
+        assert [pong.ping for pong in pongs] == [ping(number) for number in range(5)]
 
     @on_asyncio
     async def test_the_end_of_an_idle_connection(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import pytest
 from test_link import Net, Watch, both_networks, links_of, meet, next_of, take
 
-from linkkit import body, hello
+from linkkit import body, hello, read_clocks
 from signedwire import (
     Address,
     DeliveryFailedError,
@@ -88,7 +88,9 @@ class RawPeer:
         self._sock = sock
         self._channel = TlsIdentity(who).channel(is_server=is_server)
         limits = SessionLimits(max_payload_size=2**20)
-        self.session = Session(who, them.did, hello(**changes), limits, time.monotonic())
+        self.session = Session(
+            who, them.did, hello(**changes), limits, time.monotonic(), read_clocks
+        )
         self._is_mute = is_mute
 
     @classmethod
@@ -1032,6 +1034,20 @@ async def test_the_round_trip_is_more_than_nothing(network: str) -> None:
             round_trip = node.peers()[other.did].round_trip
             assert round_trip is not None
             assert 0 < round_trip < 1
+
+
+@both_networks
+@on_both_loops
+async def test_the_clock_of_a_peer_is_measured(network: str) -> None:
+    """Both sides are in this process, so they have one clock."""
+    async with Net(network).pair() as (alice, bob):
+        await within(LIMIT, alice.send(bob.did, b"x"))
+        for node, other in ((alice, bob), (bob, alice)):
+            await eventually(lambda n=node, o=other: n.peers()[o.did].clock_offset is not None)  # type: ignore[misc]
+            status = node.peers()[other.did]
+            assert status.clock_offset is not None
+            assert status.clock_offset_bound is not None
+            assert abs(status.clock_offset) <= status.clock_offset_bound < 1
 
 
 # -- routes that change -----------------------------------------------------------------

@@ -67,6 +67,12 @@ async def test_a_peer_that_is_there(network: str, as_stranger: bool) -> None:
         if as_stranger or network == "tcp":
             assert found.round_trip is not None
             assert 0 < found.round_trip < LIMIT
+        if as_stranger:
+            assert found.clock_offset is not None
+            assert found.clock_offset_bound is not None
+            assert abs(found.clock_offset) <= found.clock_offset_bound < LIMIT
+        else:
+            assert found.clock_offset is found.clock_offset_bound is None
         assert not alice.peers()  # nothing of it stays
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from linkkit import body, events_of, hello, open_pair
+from linkkit import body, events_of, hello, open_pair, ping
 from signedwire.types import Credit, Reason
 from signedwire.wire import idle as idle_module
-from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.idle import ANSWERS_PER_MESSAGE, IdleMeter
 from signedwire.wire.link_frames import CreditFrame, Receipts
@@ -98,9 +97,9 @@ class TestOtherFrames:
 
 def test_a_driver_may_stop_between_two_frames() -> None:
     alice, _ = open_pair()
-    alice.put_data(frames.Ping(1).encode() * 3 + frames.Ping(2).encode()[:5], 0.0)
+    alice.put_data(ping(1).encode() * 3 + ping(2).encode()[:5], 0.0)
     assert [alice.handle_frame(0.0) for _ in range(4)] == [True, True, True, False]
     before = alice.has_frames
-    alice.put_data(frames.Ping(2).encode()[5:], 0.0)
+    alice.put_data(ping(2).encode()[5:], 0.0)
     assert (before, alice.has_frames) == (False, True)
     assert [alice.handle_frame(0.0) for _ in range(2)] == [True, False]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
@@ -56,14 +57,16 @@ refusals = st.builds(
 )
 printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=256)
 closes = st.builds(Close, u16s, printable)
+stamps = st.builds(Stamp, u64s, u64s)
+pings = st.builds(Ping, u64s, stamps)
 any_frame = st.one_of(
     hellos,
     batches,
     receipts,
     refusals,
     st.builds(CreditFrame, credits),
-    st.builds(Ping, u64s),
-    st.builds(Pong, u64s),
+    pings,
+    st.builds(Pong, pings, stamps, stamps),
     closes,
 )
 
@@ -131,8 +134,10 @@ class TestLayouts:
         assert CreditFrame(Credit(1, 2, 3, 4)).encode() == framed(
             5, b"".join(le(n, 8) for n in (1, 2, 3, 4))
         )
-        assert Ping(9).encode() == framed(6, le(9, 8))
-        assert Pong(9).encode() == framed(7, le(9, 8))
+        ping = Ping(9, Stamp(1, 2))
+        numbers = [le(number, 8) for number in (9, 1, 2, 3, 4, 5, 6)]
+        assert ping.encode() == framed(6, b"".join(numbers[:3]))
+        assert Pong(ping, Stamp(3, 4), Stamp(5, 6)).encode() == framed(7, b"".join(numbers))
 
     def test_close(self) -> None:
         assert Close(3, "bye").encode() == framed(8, le(3, 2) + le(3, 2) + b"bye")

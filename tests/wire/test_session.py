@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from linkkit import (
     ALICE,
+    AT,
     BOB,
     EVE,
     PLENTY,
@@ -25,12 +26,16 @@ from linkkit import (
     frames_of,
     hello,
     open_pair,
+    ping,
+    pong,
+    read_clocks,
     session,
 )
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
@@ -104,8 +109,8 @@ FRAMES: dict[str, bytes] = {
     "RECEIPT": receipt().encode(),
     "REFUSAL": receipt(4).encode(),
     "CREDIT": CreditFrame(Credit(*(n + 1 for n in PLENTY))).encode(),
-    "PING": Ping(5).encode(),
-    "PONG": Pong(5).encode(),
+    "PING": ping(5).encode(),
+    "PONG": pong(5).encode(),
     "CLOSE": Close(frames.CLOSE_EVICTED, "bye").encode(),
     "unknown": b"\0\0\0\3\x7fxx",
     "skipped": b"\0\0\0\3\x80xx",
@@ -130,7 +135,7 @@ class TestDispatch:
         assert events_of(alice) == [HelloReceived(theirs)]
         assert alice.state is State.OPEN
         assert alice.their_hello == theirs
-        assert frames_of(alice.data_to_send()) == [Ping(1)]
+        assert frames_of(alice.data_to_send()) == [ping(1)]
 
     @pytest.mark.parametrize(
         "name", ["ENVELOPES", "RECEIPT", "REFUSAL", "CREDIT", "PING", "PONG", "unknown"]
@@ -181,7 +186,7 @@ class TestDispatch:
         alice = open_alice()
         alice.receive_data(FRAMES[name], 0.0)
         assert events_of(alice) == expected
-        answers: list[frames.Frame] = [Pong(5)] if name == "PING" else []
+        answers: list[frames.Frame] = [pong(5)] if name == "PING" else []
         assert frames_of(alice.data_to_send()) == answers
 
     def test_a_batch(self) -> None:
@@ -219,7 +224,7 @@ class TestDispatch:
         size = (len(frame) - 4 + len(more)).to_bytes(4, "big")
         alice.receive_data(size + frame[4:] + more + FRAMES["PING"], 0.0)
         assert events_of(alice) == [HelloReceived(theirs)]
-        assert frames_of(alice.data_to_send()) == [hello(), Ping(1), Pong(5)]
+        assert frames_of(alice.data_to_send()) == [hello(), ping(1), pong(5)]
 
     @pytest.mark.parametrize(
         "changes",
@@ -693,50 +698,113 @@ class TestTime:
         alice = session()
         assert alice.round_trip is None
         alice.receive_data(hello().encode(), 1.0)
-        assert frames_of(alice.data_to_send())[-1] == Ping(1)
-        alice.receive_data(Pong(1).encode(), 1.5)
+        assert frames_of(alice.data_to_send())[-1] == ping(1)
+        alice.receive_data(pong(1).encode(), 1.5)
         assert alice.round_trip == 0.5
 
     def test_round_trips_are_smoothed(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.8)
+        alice.receive_data(pong(1).encode(), 0.8)
         now = 0.8
         for number, sample, expected in ((2, 0.0, 0.7), (3, 1.5, 0.8)):
             now += 5.0
             assert alice.next_timeout() == pytest.approx(now)
             alice.handle_timeout(now)
-            assert frames_of(alice.data_to_send()) == [Ping(number)]
+            assert frames_of(alice.data_to_send()) == [ping(number)]
             now += sample
-            alice.receive_data(Pong(number).encode(), now)
+            alice.receive_data(pong(number).encode(), now)
             assert alice.round_trip == pytest.approx(expected)
 
     def test_each_round_trip_is_told_as_it_was(self) -> None:
         told: list[float] = []
-        alice = Session(ALICE, BOB.did, hello(), SessionLimits(), 0.0, on_round_trip=told.append)
+        alice = Session(
+            ALICE, BOB.did, hello(), SessionLimits(), 0.0, read_clocks, on_round_trip=told.append
+        )
         alice.receive_data(hello().encode(), 1.0)
         for number, asked_at, sample in ((1, 1.0, 0.5), (2, 6.5, 2.0)):
             alice.handle_timeout(asked_at)
-            for pong in (number - 1, number, number):  # one for each PING, and no more
-                alice.receive_data(Pong(pong).encode(), asked_at + sample)
+            alice.data_to_send()
+            for answer in (number - 1, number, number):  # one for each PING, and no more
+                alice.receive_data(pong(answer).encode(), asked_at + sample)
         assert told == [0.5, 2.0]
         assert alice.round_trip == 0.6875
+
+    def test_stamps_are_of_the_moment_of_sending(self) -> None:
+        instant = 100
+
+        def read_clocks() -> tuple[int, int]:
+            return 1_000_000 + instant, instant
+
+        alice = Session(ALICE, BOB.did, hello(), SessionLimits(), 0.0, read_clocks)
+        alice.receive_data(hello().encode() + ping(5).encode(), 0.0)
+        instant = 150  # the socket took nothing before
+        sent = frames_of(alice.data_to_send())
+        mine, answer = Ping(1, Stamp(1_000_150, 150)), Stamp(1_000_100, 100)
+        assert sent == [hello(), mine, Pong(ping(5), answer, mine.sent)]
+        instant = 250
+        alice.receive_data(Pong(mine, Stamp(9_000_190, 5), Stamp(9_000_200, 15)).encode(), 0.0)
+        offset = alice.clock_offset.estimate(Stamp(*read_clocks()))
+        assert offset is not None
+        assert offset.seconds == pytest.approx(
+            ((9_000_190 - 1_000_150) + (9_000_200 - 1_000_250)) / 2e6
+        )
+        assert offset.bound == pytest.approx(45e-6, abs=5e-6)
+
+    @pytest.mark.parametrize("changed", [Stamp(AT.wall_us + 1, AT.monotonic_us), Stamp(0, 0)])
+    def test_a_pong_that_does_not_echo_the_stamps(self, changed: Stamp) -> None:
+        alice = open_alice()
+        alice.receive_data(Pong(Ping(1, changed), AT, AT).encode(), 1.0)
+        assert (alice.round_trip, alice.clock_offset.estimate(AT)) == (None, None)
+        alice.receive_data(pong(1).encode(), 2.0)
+        assert alice.round_trip == 2.0
+        assert alice.clock_offset.estimate(AT) is not None
+
+    @pytest.mark.parametrize("frame", ["CREDIT", "PING"])
+    def test_a_peer_that_is_never_silent_is_asked_once_a_minute(self, frame: str) -> None:
+        alice = open_alice()
+        alice.receive_data(pong(1).encode(), 0.0)
+        asked, now = [], 0.0
+        while now < 200.0:
+            now += 0.5
+            alice.receive_data(FRAMES[frame], now)
+            while (due := alice.next_timeout()) is not None and due <= now:
+                alice.handle_timeout(now)
+            for each in frames_of(alice.data_to_send()):
+                if isinstance(each, Ping):
+                    asked.append(now)
+                    alice.receive_data(pong(each.number).encode(), now)
+        assert asked == [60.0, 120.0, 180.0]
+
+    def test_a_peer_that_answers_no_ping_is_not_asked_again(self) -> None:
+        alice = open_alice()
+        for now in range(1, 200):
+            alice.receive_data(FRAMES["skipped"], float(now))
+            alice.handle_timeout(float(now))
+        assert alice.data_to_send() == b""
+        assert alice.state is State.OPEN
+
+    def test_a_long_ping_interval_is_kept(self) -> None:
+        alice = open_alice(ping_interval=600.0, dead_timeout=1800.0)
+        alice.receive_data(pong(1).encode(), 0.0)
+        alice.receive_data(FRAMES["CREDIT"], 100.0)
+        assert alice.next_timeout() == 600.0
 
     @pytest.mark.parametrize("numbers", [(0,), (2,), (1, 1)])
     def test_a_pong_that_was_not_asked_for(self, numbers: tuple[int, ...]) -> None:
         alice = open_alice()
         for n, number in enumerate(numbers):
-            alice.receive_data(Pong(number).encode(), 1.0 + n)
+            alice.receive_data(pong(number).encode(), 1.0 + n)
         assert alice.round_trip == (1.0 if 1 in numbers else None)
         assert alice.state is State.OPEN
 
     def test_a_silent_peer_is_asked_and_then_dead(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.0)
+        alice.receive_data(pong(1).encode(), 0.0)
         assert alice.next_timeout() == 5.0
         alice.handle_timeout(4.9)
         assert alice.data_to_send() == b""
         alice.handle_timeout(5.0)
-        assert frames_of(alice.data_to_send()) == [Ping(2)]
+        assert frames_of(alice.data_to_send()) == [ping(2)]
         assert alice.next_timeout() == 15.0
         alice.handle_timeout(10.0)
         assert alice.data_to_send() == b""
@@ -774,18 +842,18 @@ class TestTime:
 
     def test_each_frame_has_its_own_time(self) -> None:
         alice = open_alice()
-        ping = Ping(1).encode()
-        alice.receive_data(ping[:5], 10.0)
+        frame = ping(1).encode()
+        alice.receive_data(frame[:5], 10.0)
         assert alice.next_timeout() == min(40.0, 10.0 + 15.0)
         # One frame ends and the next begins in the same piece.
-        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        alice.receive_data(frame[5:] + frame[:1], 24.0)
         alice.handle_timeout(39.0)
         assert alice.is_closed  # dead: 15 s without a byte
         alice = open_alice(dead_timeout=1000.0)
-        alice.receive_data(ping[:5], 10.0)
-        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        alice.receive_data(frame[:5], 10.0)
+        alice.receive_data(frame[5:] + frame[:1], 24.0)
         assert alice.next_timeout() == 54.0
-        alice.receive_data(ping[1:], 25.0)
+        alice.receive_data(frame[1:], 25.0)
         assert alice.next_timeout() == 1025.0
 
     def test_no_timer_of_frames(self) -> None:
@@ -812,7 +880,7 @@ class TestStalls:
         assert due is not None
         assert due > 25.0
         # The bytes that waited in the socket:
-        alice.receive_data(Pong(1).encode(), 25.1)
+        alice.receive_data(pong(1).encode(), 25.1)
         assert alice.next_timeout() == 30.1
 
     def test_a_peer_that_stays_silent_is_dead_all_the_same(self) -> None:
@@ -834,12 +902,25 @@ class TestStalls:
 
     def test_a_ping_that_was_due(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.0)
+        alice.receive_data(pong(1).encode(), 0.0)
         alice.handle_timeout(8.0)
         assert events_of(alice) == [StallNoticed(3.0)]
         assert alice.next_timeout() == pytest.approx(9.0)
         alice.handle_timeout(9.0)
-        assert frames_of(alice.data_to_send()) == [Ping(2)]
+        assert frames_of(alice.data_to_send()) == [ping(2)]
+
+    def test_a_sample_that_was_due(self) -> None:
+        alice = open_alice()
+        alice.receive_data(pong(1).encode(), 0.0)
+        for now in range(59):
+            alice.receive_data(FRAMES["skipped"], float(now))
+        alice.receive_data(FRAMES["skipped"], 59.9)
+        alice.handle_timeout(62.0)  # due at 60
+        assert events_of(alice) == [StallNoticed(2.0)]
+        due = alice.next_timeout()
+        assert due == 63.0
+        alice.handle_timeout(due)
+        assert frames_of(alice.data_to_send()) == [ping(2)]
 
     def test_a_little_late_is_no_stall(self) -> None:
         alice = open_alice()
@@ -938,8 +1019,8 @@ class Wire:
         limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
         says = hello(credit=credit)
         self.ends = (
-            Session(ALICE, BOB.did, says, limits, 0.0),
-            Session(BOB, ALICE.did, says, limits, 0.0),
+            Session(ALICE, BOB.did, says, limits, 0.0, read_clocks),
+            Session(BOB, ALICE.did, says, limits, 0.0, read_clocks),
         )
         self.credit = credit
         self.pipes = (bytearray(), bytearray())  # towards 0, towards 1

@@ -214,8 +214,13 @@ def plain_frames() -> dict[str, str]:
             for code, reason in enumerate(REASONS, 1)
         },
         "credit": plain_frame(0x05, credit),
-        "ping": plain_frame(0x06, le(1, 8)),
-        "pong": plain_frame(0x07, le(2**64 - 1, 8)),
+        "ping": plain_frame(0x06, le(1, 8) + le(TIMESTAMP, 8) + le(5_000_000, 8)),
+        "pong": plain_frame(
+            0x07,
+            (le(2**64 - 1, 8) + le(TIMESTAMP, 8) + le(2**64 - 1, 8))
+            + (le(TIMESTAMP + 250_000, 8) + le(0, 8))
+            + (le(TIMESTAMP + 250_300, 8) + le(300, 8)),
+        ),
         "close": plain_frame(0x08, le(3, 2) + le(len(reason), 2) + reason),
     }
 
@@ -411,7 +416,7 @@ def test_bad_receipts_close_the_link(name: str) -> None:
     alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
     ours = frames.decode(frames.HELLO, hello[5:])
     assert isinstance(ours, frames.Hello)
-    session = Session(alice, bob.did, ours, SessionLimits(), 0.0)
+    session = Session(alice, bob.did, ours, SessionLimits(), 0.0, lambda: (1, 0))
     session.receive_data(hello + bytes.fromhex(VECTORS["bad_receipts"][name]), 0.0)
     *_, closed = iter(session.next_event, None)
     assert isinstance(closed, Closed)

@@ -213,7 +213,9 @@ class Endpoint:
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""
-        has_progress = session.sender.receipts(receipts)
+        is_late = receipts.reason is Reason.EXPIRED
+        offset = session.clock_offset if is_late else None
+        has_progress = session.sender.receipts(receipts, offset)
         if has_progress:
             session.note_progress()
         self.context.on_progress()

@@ -29,6 +29,7 @@ from signedwire.home import Home
 from signedwire.logs import EventLog
 from signedwire.stats import Counters
 from signedwire.types import Credit, Did, PeerState, Reason, Target
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
@@ -152,6 +153,10 @@ class LinkStatePort(Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
+
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far the peer's clock is from ours now; `None`: not measured lately."""
 
     @property
     def send_window(self) -> Credit | None:

@@ -147,6 +147,7 @@ class Link:
             peer_session.hello(),
             runtime.session_limits,
             self._loop.time(),
+            state.read_clocks,
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
             peer_session.receiver.is_durable,

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+from signedwire.wire.clock_offset import Stamp
 
 __all__ = [
     "Close",
@@ -59,7 +60,8 @@ _ENVELOPES: Final = struct.Struct("<64sH")
 _ENVELOPE_LENGTH: Final = struct.Struct("<I")
 _RECEIPT: Final = struct.Struct("<BQB")
 _CREDIT: Final = struct.Struct("<4Q")
-_U64: Final = struct.Struct("<Q")
+_PING: Final = struct.Struct("<3Q")
+_PONG: Final = struct.Struct("<7Q")
 _U16: Final = struct.Struct("<H")
 _CLOSE: Final = struct.Struct("<HH")
 
@@ -214,24 +216,32 @@ class CreditFrame:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """A request for a PONG with the same number."""
+    """A request for a PONG, with the clocks of its sender."""
 
     number: int
+    sent: Stamp
+    """When the PING was sent, by the clocks of its sender."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_U64.size + 1, PING) + _U64.pack(self.number)
+        return _PREFIX.pack(_PING.size + 1, PING) + _PING.pack(self.number, *self.sent)
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a PING."""
+    """The answer to a PING, with the clocks of both sides."""
 
-    number: int
+    ping: Ping
+    """The PING, as it came."""
+    arrived: Stamp
+    """When the PING came, by the clocks of the sender of the PONG."""
+    sent: Stamp
+    """When the PONG was sent, by the same clocks."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_U64.size + 1, PONG) + _U64.pack(self.number)
+        body = _PONG.pack(self.ping.number, *self.ping.sent, *self.arrived, *self.sent)
+        return _PREFIX.pack(_PONG.size + 1, PONG) + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +380,16 @@ def _read_receipts(body: bytes) -> Receipts:
     return Receipts(kind, at_us, hashes, body[stop:], code, text)
 
 
+def _read_ping(body: bytes) -> Ping:
+    number, *sent = _PING.unpack(body)
+    return Ping(number, Stamp(*sent))
+
+
+def _read_pong(body: bytes) -> Pong:
+    number, *at = _PONG.unpack(body)
+    return Pong(Ping(number, Stamp(*at[:2])), Stamp(*at[2:4]), Stamp(*at[4:]))
+
+
 def _read_close(body: bytes) -> Close:
     code, length = _CLOSE.unpack_from(body)
     text = body[_CLOSE.size :]
@@ -388,8 +408,8 @@ _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     ENVELOPES: _read_envelopes,
     RECEIPT: _read_receipts,
     CREDIT: lambda body: CreditFrame(Credit(*_CREDIT.unpack(body))),
-    PING: lambda body: Ping(_U64.unpack(body)[0]),
-    PONG: lambda body: Pong(_U64.unpack(body)[0]),
+    PING: _read_ping,
+    PONG: _read_pong,
     CLOSE: _read_close,
 }
 
