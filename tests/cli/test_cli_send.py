@@ -630,7 +630,7 @@ def test_ping_of_one_who_lets_in_only_whom_he_knows(bob: Node, key: Path) -> Non
     bob.access.allow_only([Identity.load(key).did])
     ran = run("ping", peer(bob))
     assert ran.exit_code == 8
-    assert " ms; the peer has proven its DID, then turned us away" in ran.stdout
+    assert " ms, but the peer closed the link with code 4 (we are denied): denied" in ran.stdout
     assert f"{bob.did} did not let us in at {bob.address}" in ran.stderr
     assert "add --own-identity" in ran.stderr
     assert run("ping", peer(bob), "--own-identity").exit_code == 0
@@ -643,7 +643,9 @@ def test_ping_sees_a_link_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "round trip" in process.line()
         node.close()
         assert process.wait() == 6
-        assert "but the peer closed the link: the node is closing" in process.rest("stdout")[-1]
+        assert (
+            "but the peer closed the link with code 0 (it is closing)" in process.rest("stdout")[-1]
+        )
         assert "was not reached at" in process.line("stderr")
 
 

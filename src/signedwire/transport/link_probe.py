@@ -154,9 +154,10 @@ class LinkProbe(ProbeConnection):
         session = self._session
         while session is not None and (event := session.next_event()) is not None:
             if isinstance(event, Closed):
-                who = "the peer" if event.is_by_peer else "this side"
-                words = f"{who} closed the link: {event.cause}"
-                self._fail(Cause(words, cause_of_close(event).kind))
+                cause = cause_of_close(event)
+                if not event.is_by_peer:
+                    cause = cause.prefixed("this side closed the link: ")
+                self._fail(cause)
         self._flush()
         self._wake()
 
