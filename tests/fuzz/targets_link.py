@@ -20,14 +20,15 @@ from signedwire.wire.envelope import verify_batch
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
     Hello,
     LinkFrameDecoder,
+    Part,
     Ping,
     Pong,
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import IncomingBatches, encode_batch
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -46,7 +47,7 @@ __all__ = ["TARGETS"]
 
 _LIMIT: Final = 3000
 _CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
-_LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
+_LIMITS: Final = SessionLimits(max_payload_size=1 << 10)
 
 
 # --- frames -----------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def _hello(**changes: Any) -> Hello:
         "max_version": frames.VERSION,
         "epoch": 9,
         "features": 0,
-        "max_frame_size": 1 << 17,
+        "max_batch_bytes": 1 << 16,
         "max_payload_size": 1 << 10,
         "credit": _CREDIT,
         "known_epoch": 0,
@@ -141,14 +142,11 @@ _SMALL: Final = [b"too small"]
 # What Alice, who is the peer, may send to Bob, whose session is driven.
 _FROM_PEER: Final = (
     _hello().encode(),
-    *(
-        Envelopes(sent.signature, bodies).encode()
-        for sent, bodies in zip(_SENT, BATCHES, strict=True)
-    ),
+    *(encode_batch(sent.signature, bodies) for sent, bodies in zip(_SENT, BATCHES, strict=True)),
     *(each.encode() for each in _RECEIPTS),
-    Envelopes(_SENT[0].signature, BATCHES[1]).encode(),
-    Envelopes(sign(BATCHES[1], BOB).signature, BATCHES[1]).encode(),
-    Envelopes(sign(_SMALL).signature, _SMALL).encode(),
+    encode_batch(_SENT[0].signature, BATCHES[1]),
+    encode_batch(sign(BATCHES[1], BOB).signature, BATCHES[1]),
+    encode_batch(sign(_SMALL).signature, _SMALL, 0),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
     signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
@@ -158,7 +156,7 @@ _FROM_PEER: Final = (
     Pong(2).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
-    _hello(credit=Credit(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
+    _hello(credit=Credit(0, 0, 0, 0), max_batch_bytes=2**32 - 1, max_payload_size=2**31).encode(),
     b"\0\0\0\3\x7fxx",
     b"\0\0\0\3\x80xx",
 )
@@ -187,7 +185,8 @@ class _End:
         self.now = 0.0
         self.is_open = self.is_closed = False
         self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
-        self.output = LinkFrameDecoder(1 << 30)
+        self.output = LinkFrameDecoder()
+        self.batches = IncomingBatches(1 << 16, 1 << 16)
         self.written: list[type] = []
         self.told_credit = _CREDIT
         self.settle()
@@ -234,15 +233,18 @@ class _End:
             frame = frames.decode(frame_type, frame_body)
             assert isinstance(frame, Hello) == (not self.written)
             self.written.append(type(frame))
-            is_batch = isinstance(frame, Envelopes)
+            is_batch = isinstance(frame, Part)
             assert is_batch or not has_envelopes, "a frame behind envelopes"
             has_envelopes = has_envelopes or is_batch
             if isinstance(frame, CreditFrame):
                 assert all(a >= b for a, b in zip(frame.credit, self.told_credit, strict=True))
-                assert all(a <= b for a, b in zip(frame.credit, self.granted, strict=True))
+                assert all(
+                    a <= b for a, b in zip(frame.credit, self.session._credit.granted, strict=True)
+                )
                 self.told_credit = frame.credit
-            elif isinstance(frame, Envelopes):
-                verify_batch(bytes(BOB.did), frame.bodies, frame.signature)
+            elif isinstance(frame, Part):
+                if (batch := self.batches.add(frame, self.now)) is not None:
+                    verify_batch(bytes(BOB.did), batch.bodies, batch.signature)
             elif isinstance(frame, Receipts):
                 text = bytes(BOB.did) + bytes(ALICE.did) + frame.statement
                 assert verify_labelled(bytes(BOB.did), Label.RECEIPT, text, frame.signature)

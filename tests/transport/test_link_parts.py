@@ -334,8 +334,10 @@ class Sender:
         self.lanes = deque([body(number) for number in range(1, count + 1)])
         self.in_flight: list[bytes] = []
 
-    def next_batch(self, room: Credit, max_payload: int, max_bytes: int) -> list[OutgoingMessage]:
-        if not self.lanes or not room.messages:
+    def next_batch(
+        self, room: Credit, max_payload: int, max_bytes: int, above: int
+    ) -> list[OutgoingMessage]:
+        if not self.lanes or not room.messages or above >= Priority.NORMAL:
             return []
         message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
         message.body = self.lanes.popleft()
@@ -357,7 +359,7 @@ class Output:
         self.sender = Sender(count)
         self.stream = cast("Any", Stream())
         self.lingering = Lingering()
-        self.socket = LinkSocket(Counters(), self.lingering, 1 << 16)
+        self.socket = LinkSocket(Counters(), self.lingering)
         self.socket.open(self.stream)
         loop = asyncio.get_running_loop()
         self.state = LinkState(None, 0.0, loop.create_future())
@@ -386,7 +388,7 @@ class TestLinkOutput:
         assert out.frames() == []
         out.state.note_open()
         out.output.pump()
-        assert out.frames() == ["Envelopes"]
+        assert out.frames() == ["Part"]
 
     @on_asyncio
     async def test_one_batch_in_each_turn_of_the_loop(self) -> None:
@@ -434,7 +436,7 @@ class TestLinkOutput:
         out.output.queue_receipts([bytes(32)], [])
         assert out.frames() == []
         out.output.pump()
-        assert out.frames() == ["Receipts", "Envelopes"]
+        assert out.frames() == ["Receipts", "Part"]
         out.answers.end()
 
     @on_asyncio

@@ -35,12 +35,13 @@ from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
+    Part,
     Ping,
     Pong,
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -63,7 +64,7 @@ ROOT = bytes(range(32))
 def envelopes(bodies: list[bytes] | None = None, signer: Identity = BOB) -> bytes:
     """An ENVELOPES frame from Bob to Alice."""
     bodies = bodies or [body(sender=BOB, recipient=ALICE)]
-    return Envelopes(sign_batch(signer, bodies)[1], bodies).encode()
+    return encode_batch(sign_batch(signer, bodies)[1], bodies, bodies[0][104])
 
 
 def receipt(
@@ -227,7 +228,7 @@ class TestDispatch:
             {"epoch": 0},
             {"epoch": 2**63},
             {"known_epoch": 2**63},
-            {"max_frame_size": (1 << 16) + 66_559},
+            {"max_batch_bytes": 1023},
         ],
     )
     def test_a_hello_out_of_its_limits(self, changes: dict[str, int]) -> None:
@@ -278,9 +279,8 @@ class TestStream:
     @example([105], b"")
     def test_any_cut_gives_the_same_events(self, places: list[int], end: bytes) -> None:
         stream = self.STREAM + end
-        # The batch is larger than what is allowed before the HELLO, which may come
-        # together with it.
-        assert len(stream) > 2 * frames.MAX_FRAME_BEFORE_HELLO - 10_000
+        # The batch has several parts, the first of which may come together with the HELLO.
+        assert len(stream) > frames.MAX_FRAME_SIZE + 5_000
         edges = [0, *sorted(min(place, len(stream)) for place in places), len(stream)]
         pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
         (events, data), (whole_events, whole_data) = self.outcome(pieces), self.outcome([stream])
@@ -297,16 +297,16 @@ class TestStream:
 
     def test_a_large_frame_before_the_hello(self) -> None:
         alice = session()
-        alice.receive_data((16 * 1024 + 1).to_bytes(4, "big"), 0.0)
-        assert ended(alice).cause == "the peer sent a frame of 16385 bytes, legal are 1 to 16384"
+        alice.receive_data((16_381).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 16381 bytes, legal are 1 to 16380"
 
     def test_a_large_frame_after_it(self) -> None:
-        alice = open_alice(max_frame_size=50_000)
-        alice.receive_data((50_000).to_bytes(4, "big"), 0.0)
+        alice = open_alice()
+        alice.receive_data((16_380).to_bytes(4, "big"), 0.0)
         assert alice.state is State.OPEN
-        alice = open_alice(max_frame_size=50_000)
-        alice.receive_data((50_001).to_bytes(4, "big"), 0.0)
-        assert ended(alice).cause == "the peer sent a frame of 50001 bytes, legal are 1 to 50000"
+        alice = open_alice()
+        alice.receive_data((16_381).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 16381 bytes, legal are 1 to 16380"
 
     @pytest.mark.parametrize("is_open", [False, True])
     @pytest.mark.parametrize(("rest", "reason"), [(b"", None), (b"\0", Reason.TRUNCATED)])
@@ -404,7 +404,7 @@ class TestSignatures:
     @pytest.mark.parametrize("is_durable", [False, True])
     def test_receipts_that_we_sign(self, is_durable: bool) -> None:
         alice, bob = open_pair()
-        bob._is_committed = int(is_durable)
+        bob._signer.is_durable = is_durable
         hashes = [n.to_bytes(32, "big") for n in range(501)]
         bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
         exchange(alice, bob)
@@ -516,11 +516,14 @@ class TestCreditIn:
         alice.receive_data(envelopes([SMALL, SMALL[:size]]), 0.0)
         assert ended(alice).cause == f"the peer sent an envelope of {size} bytes"
 
-    def test_the_first_envelope_decides_the_class(self) -> None:
-        """A mixed batch does not evade the credit of a lane: the delivery refuses mixed batches."""
-        alice = open_alice(credit=Credit(9, 9000, 1, 9000))
-        alice.receive_data(envelopes([URGENT, SMALL]), 0.0)
-        assert ended(alice).cause == "the peer sent more than it was granted"
+    @pytest.mark.parametrize("bodies", [[URGENT, SMALL], [SMALL, URGENT]])
+    def test_a_batch_has_one_priority(self, bodies: list[bytes]) -> None:
+        """So a mixed batch does not evade the credit of a lane."""
+        alice = open_alice()
+        alice.receive_data(envelopes(bodies), 0.0)
+        stream, other = (each[104] for each in bodies)
+        cause = f"the peer sent an envelope of priority {other} in stream {stream}"
+        assert ended(alice).cause == cause
 
 
 class TestGranting:
@@ -647,7 +650,7 @@ class TestCreditOut:
         alice.grant(1000, 1 << 20, is_critical=False)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
-        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
+        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Part, Part]
         assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
 
     def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
@@ -935,7 +938,7 @@ class Wire:
     def __init__(self, draw: random.Random, credit: Credit) -> None:
         self.draw = draw
         self.now = 0.0
-        limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
+        limits = SessionLimits(max_payload_size=2000)
         says = hello(credit=credit)
         self.ends = (
             Session(ALICE, BOB.did, says, limits, 0.0),
@@ -969,12 +972,13 @@ class Wire:
         is_critical = self.draw.random() < 0.3
         messages, size = (room.critical_messages, room.critical_bytes) if is_critical else room[:2]
         bodies: list[bytes] = []
+        priority = 3 if is_critical else self.draw.randrange(3)
         for _ in range(min(messages, self.draw.randrange(1, 40))):
             self.number += 1
             one = body(
                 self.number,
                 self.draw.randbytes(self.draw.choice((0, 5, 100, 2000))),
-                priority=3 if is_critical else self.draw.randrange(3),
+                priority=priority,
             )
             size -= len(one)
             if size < 0:
@@ -1088,8 +1092,8 @@ def test_two_sessions_back_to_back(credit: Credit) -> None:
         assert wire.heard[other] == wire.said[end]
         assert wire.bytes_in[other] == wire.bytes_out[end]
         sent, got = wire.ends[end], wire.ends[other]
-        assert sent._sent == got._received == wire.count(wire.bodies[end])
-        assert sent._allowed == got._advertised
+        assert sent._sent == got._credit.received == wire.count(wire.bodies[end])
+        assert sent._allowed == got._credit.told
         # Whatever was taken before, a message of the largest size can be sent.
         room = sent.send_window()
         assert room.messages

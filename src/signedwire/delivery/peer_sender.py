@@ -125,13 +125,16 @@ class PeerSender:
 
     # -- writing --------------------------------------------------------------------------
 
-    def next_batch(self, send_window: Credit, largest: int, writable: int) -> list[OutgoingMessage]:
-        """Take the messages of the next frame from the queue, and number them.
+    def next_batch(
+        self, send_window: Credit, largest: int, max_bytes: int, above: int = -1
+    ) -> list[OutgoingMessage]:
+        """Take the messages of the next batch from the queue, and number them.
 
         Args:
             send_window: The credit that is left.
             largest: Size in bytes of the largest payload that the peer accepts.
-            writable: Number of bytes that the socket takes now.
+            max_bytes: Size in bytes of the largest batch that the peer accepts.
+            above: The lanes up to this priority are left alone; -1: none is.
         """
         stream = self.stream
         if not self.lanes or self._context.store.look_at_clock():
@@ -148,7 +151,7 @@ class PeerSender:
             self.end_soon(message, largest, cause)
             return True
 
-        return stream.next_batch(self.lanes, send_window, end_if_dead, largest, writable)
+        return stream.next_batch(self.lanes, send_window, end_if_dead, largest, max_bytes, above)
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""

@@ -73,7 +73,7 @@ class Link:
         self._timer = SessionTimer(loop, self._on_timer)
         self._channel = channel = runtime.tls.channel(is_server=expected is None)
         config = runtime.config
-        self._socket = LinkSocket(runtime.counters, runtime.lingering, config.max_payload_size)
+        self._socket = LinkSocket(runtime.counters, runtime.lingering)
         self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
@@ -193,7 +193,7 @@ class Link:
     # -- output: see `LinkPort` -------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write one batch of what waits for the peer, and come again for the next one."""
+        """Write parts of what waits for the peer, and come again for the next ones."""
         self._output.pump()
 
     def queue_receipts(

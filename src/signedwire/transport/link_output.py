@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from signedwire.clock import monotonic
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.peer_sender import PeerSender
 from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
@@ -18,6 +21,7 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Close, Refusal
+from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
 
@@ -30,7 +34,7 @@ class LinkOutput:
         channel: Encrypts.
         socket: Writes ciphertext.
         answers: Watches for overdue answers to the batches.
-        on_batch: Called for each batch that is written.
+        on_batch: Called for each batch that is signed.
         loop: The event loop.
     """
 
@@ -42,6 +46,7 @@ class LinkOutput:
         "_pump_handle",
         "_socket",
         "_state",
+        "_under_way",
         "is_held",
         "receipts",
     )
@@ -62,6 +67,8 @@ class LinkOutput:
         self._on_batch = on_batch
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
+        self._under_way: dict[int, list[OutgoingMessage]] = {}
+        """By stream: the messages of the batch whose parts are not all written."""
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
@@ -71,13 +78,17 @@ class LinkOutput:
         """Send nothing more: the link has ended."""
         self._answers.end()
         self._socket.forget_unwritten()
+        self._under_way.clear()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
 
     # -- messages ---------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write one batch of what waits for the peer, within its credit; later the next one."""
+        """Write parts of what waits for the peer, as many as the socket takes; later the next ones.
+
+        At most one batch is signed: for a lane above all batches that are under way.
+        """
         self._pump_handle = None
         state = self._state
         if not state.is_open or not (room := self._socket.writable_bytes()):
@@ -85,24 +96,39 @@ class LinkOutput:
         session, peer_session = state.session, state.peer_session
         assert session is not None
         assert peer_session is not None
-        assert session.their_hello is not None
         sender = peer_session.sender
+        self._begin_batch(session, sender)
+        if session.top_stream < 0:
+            return
+        if self.receipts:
+            self.receipts.sign(session)
+        data = session.data_to_send(room, monotonic())
+        for stream in tuple(self._under_way):
+            if not session.is_sending(stream):
+                self._socket.expect_written(self._under_way.pop(stream))
+        self._answers.look(sender.stream.oldest)
+        self._channel.send(data)
+        self._socket.write(self._channel.data_to_send())
+        if sender.lanes or session.top_stream >= 0:
+            self.pump_soon()
+
+    def _begin_batch(self, session: Session, sender: PeerSender) -> None:
+        """Sign the next batch, within the credit, unless parts of its stream or a higher wait."""
+        hello = session.their_hello
+        assert hello is not None
         messages = sender.next_batch(
-            session.send_window(), session.their_hello.max_payload_size, room
+            session.send_window(),
+            hello.max_payload_size,
+            hello.max_batch_bytes,
+            session.top_stream,
         )
         if not messages:
             return
         if self._on_batch is not None:
             self._on_batch()
-        if self.receipts:
-            self.receipts.sign(session)
         bodies = [message.body for message in messages]
         sender.sent(session.send_batch(bodies), messages, bodies)
-        self._socket.expect_written(messages)
-        self._answers.look(sender.stream.oldest)
-        self.flush()
-        if sender.lanes:
-            self.pump_soon()
+        self._under_way[session.top_stream] = messages
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
@@ -167,10 +193,10 @@ class LinkOutput:
     # -- bytes ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Encrypt and write what the session and the TLS handshake have to send."""
+        """Encrypt and write what the session and the TLS handshake have to send, except batches."""
         if not self._socket.is_connected:
             return
         session = None if self.is_held else self._state.session
-        if session is not None and (data := session.data_to_send()):
+        if session is not None and (data := session.data_to_send(0, monotonic())):
             self._channel.send(data)
         self._socket.write(self._channel.data_to_send())

@@ -121,7 +121,7 @@ class LinkProbe(ProbeConnection):
             max_version=frames.VERSION,
             epoch=unix_time_us(),
             features=0,
-            max_frame_size=frames.FRAME_MARGIN,
+            max_batch_bytes=frames.MAX_BATCH_BYTES,
             max_payload_size=0,
             credit=_NOTHING,
             known_epoch=0,
