@@ -168,10 +168,9 @@ class SendStream:
         """Whether no message was ever sent."""
         return not self._has_sent
 
-    @property
-    def oldest(self) -> bytes | None:
-        """The root of the oldest batch in flight; `None` if there is none."""
-        return next(iter(self._in_flight), None)
+    def is_in_flight(self, root: bytes) -> bool:
+        """Whether the batch with this root has messages without an answer."""
+        return root in self._in_flight
 
     @property
     def is_forgettable(self) -> bool:

@@ -86,7 +86,7 @@ class Link:
 
     @property
     def overdue(self) -> float | None:
-        """Seconds that the oldest batch has waited for its answer, if that is long."""
+        """Seconds that the link has waited for an answer or a READ, if that is long."""
         return self._answers.overdue
 
     @property
@@ -150,6 +150,7 @@ class Link:
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
             peer_session.receiver.is_durable,
+            is_stranger=not state.is_known,
         )
         peer_session.receiver.link_granted(self)
 

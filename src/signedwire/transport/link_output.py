@@ -41,6 +41,7 @@ class LinkOutput:
     __slots__ = (
         "_answers",
         "_channel",
+        "_ends",
         "_loop",
         "_on_batch",
         "_pump_handle",
@@ -67,8 +68,10 @@ class LinkOutput:
         self._on_batch = on_batch
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
-        self._under_way: dict[int, list[OutgoingMessage]] = {}
-        """By stream: the messages of the batch whose parts are not all written."""
+        self._under_way: dict[int, tuple[bytes, list[OutgoingMessage]]] = {}
+        """By stream: root and messages of the batch whose parts are not all written."""
+        self._ends: dict[bytes, int] = {}
+        """By root: the bytes of batches that were written with the last part of the batch."""
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
@@ -79,6 +82,7 @@ class LinkOutput:
         self._answers.end()
         self._socket.forget_unwritten()
         self._under_way.clear()
+        self._ends.clear()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
 
@@ -105,8 +109,10 @@ class LinkOutput:
         data = session.data_to_send(room, monotonic())
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
-                self._socket.expect_written(self._under_way.pop(stream))
-        self._answers.look(sender.stream.oldest)
+                root, messages = self._under_way.pop(stream)
+                self._ends[root] = session.bytes_out
+                self._socket.expect_written(messages)
+        self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
         if sender.lanes or session.top_stream >= 0:
@@ -127,8 +133,9 @@ class LinkOutput:
         if self._on_batch is not None:
             self._on_batch()
         bodies = [message.body for message in messages]
-        sender.sent(session.send_batch(bodies), messages, bodies)
-        self._under_way[session.top_stream] = messages
+        batch = session.send_batch(bodies)
+        sender.sent(batch, messages, bodies)
+        self._under_way[session.top_stream] = batch.root, messages
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
@@ -136,14 +143,29 @@ class LinkOutput:
             self._pump_handle = self._loop.call_soon(self.pump)
 
     def watch_answers(self, *, is_used: bool) -> None:
-        """Measure how long the answer to the oldest batch in flight takes.
+        """Measure how long the peer takes to read batches, and to answer them.
 
         Args:
             is_used: Whether this link, and no newer one, carries the batches to the peer.
         """
         state = self._state
-        if state.is_open and state.peer_session is not None:
-            self._answers.look(state.peer_session.sender.stream.oldest if is_used else None)
+        if state.is_open and state.session is not None and state.peer_session is not None:
+            sender = state.peer_session.sender
+            self._answers.look(self._awaited(state.session, sender) if is_used else None)
+
+    def _awaited(self, session: Session, sender: PeerSender) -> tuple[bytes | None, int] | None:
+        """Return what is awaited next: an answer, or a READ; `None`: nothing is.
+
+        A batch that was read is awaited by its root. Until then, READ is awaited: the number that
+        the last one gave stands for that.
+        """
+        ends, read = self._ends, session.read_by_peer
+        while ends and not sender.stream.is_in_flight(root := next(iter(ends))):
+            del ends[root]
+        oldest = next(iter(ends), None)
+        if oldest is not None and ends[oldest] <= read:
+            return oldest, -1
+        return (oldest, read) if read < session.bytes_out else None
 
     # -- answers ----------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ timestamp takes the present time.)
 - `link_frames`: the frames of a v2 link. `parts`: how a batch is cut into them, and
   assembled again.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
-  bytes out. `session_events`: its events. `idle`: its limit on frames that carry
-  nothing new. `granted_credit`: what the peer may send. `read_reports`: when READ is
-  sent. `receipt_signer`: makes RECEIPT frames.
+  bytes out. `session_events`: its events. `session_limits`: its timeouts and sizes.
+  `idle`: its limit on frames that carry nothing new. `granted_credit`: what the peer
+  may send. `read_reports`: when READ is sent. `receipt_signer`: makes RECEIPT frames.
 - `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
 - `large`: envelopes and receipt proofs that are checked without being held in memory.
 

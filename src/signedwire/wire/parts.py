@@ -26,6 +26,8 @@ _SIGNATURE_SIZE: Final = 64
 _SIZE: Final = struct.Struct("<I")
 _FIRST_ROOM: Final = frames.MAX_BODY - frames.FIRST_PART_HEADER
 _LATER_ROOM: Final = frames.MAX_BODY - frames.PART_HEADER
+_PACE: Final = 8 * 1024
+"""Bytes a second at which a stranger must send a batch, at least."""
 _LARGEST_HEADER: Final = 512
 """Bytes that a body may have beyond the largest payload."""
 
@@ -231,11 +233,29 @@ class IncomingBatches:
         max_batch_bytes: The largest sum of the sizes of the bodies of a batch.
         max_payload_size: The largest payload. A batch of one may be larger than
             `max_batch_bytes` for it.
+        timeout: Limit in seconds from one part of a batch to the next; `None`: no limit.
+        is_stranger: Whether a whole batch is limited to that time and the time that its bytes
+            take at 8 KiB a second.
     """
 
-    __slots__ = ("_largest", "_max_batch_bytes", "_readers", "bytes_in")
+    __slots__ = (
+        "_is_stranger",
+        "_largest",
+        "_max_batch_bytes",
+        "_readers",
+        "_timeout",
+        "bytes_in",
+    )
 
-    def __init__(self, max_batch_bytes: int, max_payload_size: int) -> None:
+    def __init__(
+        self,
+        max_batch_bytes: int,
+        max_payload_size: int,
+        timeout: float | None = None,
+        is_stranger: bool = False,
+    ) -> None:
+        self._timeout = timeout
+        self._is_stranger = is_stranger
         self._max_batch_bytes = max_batch_bytes
         self._largest = max(max_batch_bytes, max_payload_size + _LARGEST_HEADER)
         self._readers: dict[int, BatchReader] = {}
@@ -246,6 +266,23 @@ class IncomingBatches:
     def unfinished(self) -> list[BatchReader]:
         """The batches whose last part has not come."""
         return list(self._readers.values())
+
+    @property
+    def due(self) -> float | None:
+        """The instant at which a batch is too slow; `None`: never."""
+        if self._timeout is None or not self._readers:
+            return None
+        due = min(reader.part_at for reader in self._readers.values())
+        if self._is_stranger:
+            slowest = (reader.began_at + reader.total / _PACE for reader in self._readers.values())
+            due = min(due, *slowest)
+        return due + self._timeout
+
+    def postpone(self, seconds: float) -> None:
+        """Give all batches so much more time, because our own event loop stalled."""
+        for reader in self._readers.values():
+            reader.began_at += seconds
+            reader.part_at += seconds
 
     def add(self, part: Part, now: float) -> Batch | None:
         """Take a part that is no abort; return its batch if that was the last part.

@@ -67,6 +67,7 @@ from signedwire.wire.session_events import (
     ReceiptsReceived,
     StallNoticed,
 )
+from signedwire.wire.session_limits import SessionLimits
 
 __all__ = [
     "BatchFailed",
@@ -91,22 +92,6 @@ _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionLimits:
-    """Timeouts in seconds and sizes in bytes that one end of a link applies to its peer."""
-
-    hello_timeout: float | None = 10.0
-    """Limit from the start of the session to the peer's HELLO; `None`: no limit."""
-    frame_timeout: float | None = 30.0
-    """Limit from the first byte of a frame to its last; `None`: no limit."""
-    ping_interval: float = 5.0
-    """Time without a received byte after which a PING is sent."""
-    dead_timeout: float = 15.0
-    """Time without a received byte after which the link is closed."""
-    max_payload_size: int = 1024 * 1024
-    """The largest payload that is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +125,7 @@ class Session:
         on_round_trip: Called with the seconds from each PING to its PONG.
         is_durable: Whether a store of this end commits messages before `send_receipts()`.
             The receipts say so.
+        is_stranger: Whether the time for a whole batch of the peer is limited too.
     """
 
     def __init__(
@@ -152,6 +138,7 @@ class Session:
         is_expected: Callable[[Receipts], bool] = lambda _: True,
         on_round_trip: Callable[[float], object] = lambda _: None,
         is_durable: bool = False,
+        is_stranger: bool = False,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
@@ -173,7 +160,9 @@ class Session:
         self._events: deque[Event] = deque()
         self._control: list[bytes] = [hello.encode()]
         self._outgoing = OutgoingBatches()
-        self._incoming = IncomingBatches(hello.max_batch_bytes, limits.max_payload_size)
+        self._incoming = IncomingBatches(
+            hello.max_batch_bytes, limits.max_payload_size, limits.frame_timeout, is_stranger
+        )
         self._reads = ReadReports()
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
@@ -300,6 +289,11 @@ class Session:
         """The highest stream with a batch whose parts are not all handed out; -1: none."""
         return self._outgoing.top
 
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of our batches that `data_to_send()` has returned. READ counts the same."""
+        return self._outgoing.bytes_out
+
     def is_sending(self, stream: int) -> bool:
         """Whether a batch of this stream has parts that `data_to_send()` has not returned."""
         return self._outgoing.has(stream)
@@ -410,8 +404,7 @@ class Session:
             due.append(self._last_inbound_at + limits.dead_timeout)
         if self._partial_since is not None and limits.frame_timeout is not None:
             due.append(self._partial_since + limits.frame_timeout)
-        if (report_at := self._reads.due) is not None:
-            due.append(report_at)
+        due += [at for at in (self._reads.due, self._incoming.due) if at is not None]
         return min(due, default=None)
 
     def handle_timeout(self, now: float, precise_now: float | None = None) -> None:
@@ -434,6 +427,7 @@ class Session:
             self._last_inbound_at += late + _STALL
             if self._partial_since is not None:
                 self._partial_since += late + _STALL
+            self._incoming.postpone(late + _STALL)
             return
         if (
             self._partial_since is not None
@@ -450,6 +444,10 @@ class Session:
                 frames.CLOSE_PROTOCOL_ERROR,
                 f"no HELLO within {limits.hello_timeout:g} s",
                 Reason.TOO_SLOW,
+            )
+        elif (batch_due := self._incoming.due) is not None and now >= batch_due:
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR, "the rest of a batch came too slowly", Reason.TOO_SLOW
             )
         elif now >= self._last_inbound_at + limits.dead_timeout:
             self._end(
