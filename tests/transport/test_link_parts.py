@@ -335,9 +335,9 @@ class Sender:
         self.in_flight: list[bytes] = []
 
     def next_batch(
-        self, room: Credit, max_payload: int, max_bytes: int, above: int
+        self, room: Credit, max_payload: int, max_bytes: int, above: int, below: int
     ) -> list[OutgoingMessage]:
-        if not self.lanes or not room.messages or above >= Priority.NORMAL:
+        if not self.lanes or not room.messages or not above < Priority.NORMAL < below:
             return []
         message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
         message.body = self.lanes.popleft()

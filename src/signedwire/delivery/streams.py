@@ -185,6 +185,7 @@ class SendStream:
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
         above: int = -1,
+        below: int = Priority.CRITICAL + 1,
     ) -> list[OutgoingMessage]:
         """Take the messages of the next batch from the highest lane that can send, and number them.
 
@@ -201,10 +202,10 @@ class SendStream:
                 `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
-            above: The lanes up to this priority are left alone; -1: none is.
+            above, below: Only the lanes between these priorities are looked at.
         """
         max_bytes = min(max_bytes, MAX_BATCH_BYTES)
-        for priority in range(Priority.CRITICAL, above, -1):
+        for priority in range(below - 1, above, -1):
             if not (lane := lanes.lane(priority)):
                 continue
             is_critical = priority == Priority.CRITICAL

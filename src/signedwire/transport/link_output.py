@@ -89,9 +89,9 @@ class LinkOutput:
     # -- messages ---------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write parts of what waits for the peer, as many as the socket takes; later the next ones.
+        """Write parts of what waits for the peer, as many as the socket takes now.
 
-        At most one batch is signed: for a lane above all batches that are under way.
+        At most one batch of each lane is signed, and only if no part of a higher one is left.
         """
         self._pump_handle = None
         state = self._state
@@ -101,12 +101,20 @@ class LinkOutput:
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
-        self._begin_batch(session, sender)
-        if session.top_stream < 0:
+        data, below = b"", frames.STREAMS
+        while below > 0 and room > 0:
+            self._begin_batch(session, sender, below)
+            if (below := session.top_stream) < 0:
+                break
+            if self.receipts:
+                self.receipts.sign(session)
+            more = session.data_to_send(room, monotonic())
+            room -= len(more)
+            data += more
+            if session.top_stream >= 0:
+                break  # the socket takes no more
+        if not data:
             return
-        if self.receipts:
-            self.receipts.sign(session)
-        data = session.data_to_send(room, monotonic())
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
                 root, messages = self._under_way.pop(stream)
@@ -118,8 +126,11 @@ class LinkOutput:
         if sender.lanes or session.top_stream >= 0:
             self.pump_soon()
 
-    def _begin_batch(self, session: Session, sender: PeerSender) -> None:
-        """Sign the next batch, within the credit, unless parts of its stream or a higher wait."""
+    def _begin_batch(self, session: Session, sender: PeerSender, below: int) -> None:
+        """Sign a batch of a lane below `below`, within the credit.
+
+        Lanes up to the highest stream with a batch under way are left alone.
+        """
         hello = session.their_hello
         assert hello is not None
         messages = sender.next_batch(
@@ -127,6 +138,7 @@ class LinkOutput:
             hello.max_payload_size,
             hello.max_batch_bytes,
             session.top_stream,
+            below,
         )
         if not messages:
             return
