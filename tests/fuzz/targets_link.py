@@ -125,7 +125,20 @@ def _hello(**changes: Any) -> Hello:
 
 
 _SENT: Final = [sign(bodies) for bodies in BATCHES]
-_GOOD_BATCHES: Final = {sent.signature: bodies for bodies, sent in zip(BATCHES, _SENT, strict=True)}
+_LONG: Final = [body(n, bytes(1000), priority=Priority.LOW) for n in range(1, 6)]
+_LONG_SENT: Final = sign(_LONG)
+_LONG_DATA: Final = _LONG_SENT.signature + b"".join(
+    len(each).to_bytes(4, "little") + each for each in _LONG
+)
+_LONG_PARTS: Final = (
+    Part(frames.FIRST, 0, _LONG_DATA[:2500], len(_LONG), sum(map(len, _LONG))),
+    Part(0, 0, _LONG_DATA[2500:5000]),
+    Part(frames.LAST, 0, _LONG_DATA[5000:]),
+)
+_GOOD_BATCHES: Final = {
+    sent.signature: bodies
+    for bodies, sent in zip((*BATCHES, _LONG), (*_SENT, _LONG_SENT), strict=True)
+}
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
     for kind, hashes in (
@@ -147,6 +160,11 @@ _FROM_PEER: Final = (
     encode_batch(_SENT[0].signature, BATCHES[1]),
     encode_batch(sign(BATCHES[1], BOB).signature, BATCHES[1]),
     encode_batch(sign(_SMALL).signature, _SMALL, 0),
+    *(part.encode() for part in _LONG_PARTS),
+    b"".join(part.encode() for part in _LONG_PARTS),
+    Part(frames.ABORT, 0).encode(),
+    frames.Read(0, 0).encode(),
+    frames.Read(190, 7).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
     signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
