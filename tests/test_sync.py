@@ -232,9 +232,6 @@ def test_over_a_network_in_memory() -> None:
         assert bob.receive().payload == b"x"
 
 
-# -- the end ---------------------------------------------------------------------------------
-
-
 def test_a_thread_that_takes_a_message_frees_its_credit() -> None:
     network, count = MemoryNetwork(), 20
     with (
@@ -246,6 +243,9 @@ def test_a_thread_that_takes_a_message_frees_its_credit() -> None:
             alice.send(BOB.did, b"%d" % number, until="queued")
         got = [bob.receive(LIMIT).payload for _ in range(count)]
     assert got == [b"%d" % number for number in range(count)]
+
+
+# -- the end ---------------------------------------------------------------------------------
 
 
 def test_after_the_end(two: tuple[sync.Node, sync.Node]) -> None:

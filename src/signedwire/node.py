@@ -156,11 +156,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         A message that is still not sent fails with reason "closed"; with a store, it waits
         there for the next node that opens the file. A start that is under way is called off;
         `start()` then raises ClosedError. The call returns within `close_timeout` plus some
-        milliseconds, whatever a peer does, and leaves no task, thread or socket. With a store,
-        the last commit has at least one second. If a disk or a network backend does not answer
-        in that time, its thread or task ends when it does. The call is safe to repeat, and does
-        nothing before the start. Cancelling ends the node at once; `asyncio.CancelledError` is
-        raised after that.
+        milliseconds, whatever a peer does, and leaves no task, thread or socket. It may take
+        longer for a slow disk: the last commit of the store, and of the evidence log, has at
+        least one second. If a disk or a network backend does not answer in that time, its thread
+        or task ends when it does. The call is safe to repeat, and does nothing before the start.
+        Cancelling ends the node at once; `asyncio.CancelledError` is raised after that.
 
         Raises:
             WrongContextError: the node belongs to another event loop or to the parent of this

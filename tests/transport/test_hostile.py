@@ -524,7 +524,7 @@ async def test_critical_passes_a_backlog_of_low(mode: str, size: int) -> None:
             f"Critical past Low of {size} bytes, peer {mode}: median "
             f"{medians[-1] * 1000:.1f} ms, worst {max(took) * 1000:.1f} ms"
         )
-        if medians[-1] < 0.25:  # five times the target
+        if medians[-1] < 0.1:
             return
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > 1.5:

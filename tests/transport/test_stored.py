@@ -72,3 +72,23 @@ asyncio.run(main())
     arguments = [sys.executable, "-O", "-c", code, str(tmp_path / "a.db")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=12 * LIMIT)
     assert (done.stdout, done.stderr) == ("False True\n", "")
+
+
+@on_asyncio
+async def test_a_slow_last_commit_is_awaited_beyond_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory card may pause for longer than what is left of `close_timeout`."""
+    config = ALONE.replace(close_timeout=0.05)
+    async with Node(ALICE, config, store=tmp_path / "a.db") as alice:
+        assert alice._core.store is not None
+        store = alice._core.store.store
+        close, left = store.close, []
+
+        def closed(timeout: float) -> bool:
+            left.append(timeout)
+            return close(timeout)
+
+        monkeypatch.setattr(store, "close", closed)
+        await alice.send(BOB.did, b"it waits for its peer until the deadline")
+    assert left == [1.0]

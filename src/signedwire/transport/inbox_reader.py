@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from threading import get_ident
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
@@ -118,7 +117,7 @@ class InboxReader:
             origin = message.origin
             if origin is None:
                 return message
-            if get_ident() == self._runtime.loop_thread:
+            if threading.get_ident() == self._runtime.loop_thread:
                 origin.taken(message)
             else:
                 self._runtime.call_soon(origin.taken, message)

@@ -31,7 +31,7 @@ OpenStore: TypeAlias = Callable[[Callable[[Callable[[], None]], object]], Store]
 """Opens a store. Its argument is the function by which the store calls its callbacks."""
 
 _LEAST_FOR_A_DISK: Final = 1.0
-"""Minimum time in seconds for the last commit, even after the deadline.
+"""Minimum time in seconds for the last commit of each file, even after the deadline.
 
 Memory cards and shared disks pause for some hundred milliseconds now and then.
 """
