@@ -21,12 +21,12 @@ from benches.child import ANSWER_TIMEOUT, MAX_PINGS, run_in, serve
 from signedwire import Did, Identity
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.tls import TlsIdentity
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
 
 __all__ = ["main"]
 
 _LABEL: Final = Label.BATCH
-_FILL: Final = bytes(V2_HEADER_SIZE - len(_LABEL.value))
+_FILL: Final = bytes(MIN_V2_HEADER_SIZE - len(_LABEL.value))
 """With the label, which is signed too, as long as the header of an envelope."""
 _SIGNATURE_SIZE: Final = 64
 _LENGTH_SIZE: Final = 4

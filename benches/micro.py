@@ -72,7 +72,7 @@ def _v2_steps(alice: Identity, bob: Did, payload: bytes) -> dict[str, Step]:
     verifying: dict[str, Step] = {}
     for count in BATCHES:
         bodies = [
-            encode_v2_body(sender + bytes(bob), payload, number, number, 1, 1, 0, 1, 0)
+            encode_v2_body(sender + bytes(bob), payload, bytes(16), number, 1, 1, 0, 1, 0)
             for number in range(1, count + 1)
         ]
         _, signature, _ = sign_batch(alice, bodies)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from idkit import id_of
 from signedwire.identity import Identity
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Hello
+from signedwire.wire.link_frames import Hello, Ping, Pong
 from signedwire.wire.session import (
     BatchReceived,
     Event,
@@ -23,6 +25,8 @@ ALICE: Final = Identity.from_seed(bytes(range(32)))
 BOB: Final = Identity.from_seed(bytes(range(1, 33)))
 EVE: Final = Identity.from_seed(bytes(range(2, 34)))
 PLENTY: Final = Credit(1000, 1 << 20, 100, 1 << 17)
+AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
+"""When all PINGs and PONGs are sent and received, by both sides."""
 
 
 def body(
@@ -35,18 +39,20 @@ def body(
     payload_type: int = 0,
     epoch: int = 9,
     expires_at_us: int = 0,
+    **fields: Any,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
     return encode_v2_body(
         bytes(sender.did) + bytes(recipient.did),
         payload,
-        message_number=0,
+        message_id=id_of(0),
         sequence_number=sequence,
         timestamp_us=1,
         priority=priority,
         payload_type=payload_type,
         epoch=epoch,
         expires_at_us=expires_at_us,
+        **fields,
     )
 
 
@@ -84,6 +90,21 @@ def hello(**changes: Any) -> Hello:
     return Hello(**(values | changes))
 
 
+def ping(number: int) -> Ping:
+    """A PING as the sessions of these tests send it."""
+    return Ping(number, AT)
+
+
+def pong(number: int) -> Pong:
+    """The answer to that `ping()`."""
+    return Pong(ping(number), AT, AT)
+
+
+def read_clocks() -> tuple[int, int]:
+    """The clocks of the sessions of these tests."""
+    return AT
+
+
 def session(
     us: Identity = ALICE,
     them: Identity = BOB,
@@ -94,7 +115,7 @@ def session(
 ) -> Session:
     """A session that has just begun."""
     values: dict[str, Any] = {"max_payload_size": 1 << 16, "max_frame_size": 1 << 20, **limits}
-    return Session(us, them.did, hello(credit=credit), SessionLimits(**values), now)
+    return Session(us, them.did, hello(credit=credit), SessionLimits(**values), now, read_clocks)
 
 
 def events_of(a_session: Session) -> list[Event]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from signedwire.identity import Identity, Label
-from signedwire.types import Credit
-from signedwire.wire.batch import path_of
+from signedwire.types import Credit, Kind
+from signedwire.wire.batch import leaf_of, path_of
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -23,6 +24,8 @@ from signedwire.wire.link_frames import (
     ACCEPTED_ENVELOPES,
     HANDLED_ENVELOPES,
     REASON_CODES,
+    RECEIPT,
+    REFUSED_ENVELOPES,
     Close,
     CreditFrame,
     Envelopes,
@@ -30,12 +33,11 @@ from signedwire.wire.link_frames import (
     Ping,
     Pong,
     Receipts,
-    Refusal,
-    Refusals,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
 
+REFUSAL_TEXT: Final = "at most 4 bytes — höchstens".encode()
 LATER_FIELDS: Final = bytes(range(12))
 """Behind the HELLO of a later version."""
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "v2.json"
@@ -77,7 +79,7 @@ def body(number: int) -> bytes:
     return encode_v2_body(
         bytes(ALICE.did) + bytes(BOB.did),
         bytes((7 * number + i) % 256 for i in range(number % 40)),
-        number,
+        number.to_bytes(16, "little"),
         number,
         timestamp_us,
         number % 3,
@@ -87,6 +89,52 @@ def body(number: int) -> bytes:
     )
 
 
+def fields() -> dict[str, bytes]:
+    """Bodies with the fields that no body of a batch above has."""
+    request = special(301, Kind.REQUEST, "arm/größe")
+    return {
+        "subject": special(300, Kind.MESSAGE, "arm/größe"),
+        "request": request,
+        "reply": special(302, Kind.REPLY, "", leaf_of(request)),
+        "reply_with_subject": special(303, Kind.REPLY, "a" * 255, leaf_of(request)),
+        "publication": special(304, Kind.PUBLICATION, "log"),
+        "durable": special(305, Kind.MESSAGE, "", is_durable=True),
+    }
+
+
+def special(
+    number: int, kind: Kind, subject: str, reply_to: bytes = b"", *, is_durable: bool = False
+) -> bytes:
+    """A body with a kind, a subject, and the payload `hello`."""
+    return encode_v2_body(
+        bytes(ALICE.did) + bytes(BOB.did),
+        b"hello",
+        number.to_bytes(16, "little"),
+        number,
+        TIME_US + number,
+        1,
+        0,
+        EPOCH,
+        0,
+        kind,
+        subject.encode(),
+        reply_to,
+        is_durable=is_durable,
+    )
+
+
+def fields_vector() -> dict[str, Any]:
+    """The bodies of `fields()` as one batch."""
+    bodies = list(fields().values())
+    root, signature, leaves = sign_batch(ALICE, bodies)
+    return {
+        "bodies": {name: one.hex() for name, one in fields().items()},
+        "leaves": [leaf.hex() for leaf in leaves],
+        "root": root.hex(),
+        "signature": signature.hex(),
+    }
+
+
 def sent(count: int) -> tuple[list[bytes], SentBatch]:
     """The batch of the bodies 1 to `count`."""
     bodies = [body(number) for number in range(1, count + 1)]
@@ -94,11 +142,13 @@ def sent(count: int) -> tuple[list[bytes], SentBatch]:
     return bodies, SentBatch(root, leaves, signature)
 
 
-def receipt(kind: int, *hashes: bytes) -> Receipts:
+def receipt(
+    kind: int, *hashes: bytes, detail: int = 0, text: bytes = b"", signer: Identity = BOB
+) -> Receipts:
     """Bob's word about what Alice sent."""
-    plain = Receipts(kind, TIME_US + 1_000_000, hashes)
-    text = bytes(BOB.did) + bytes(ALICE.did) + plain.statement
-    return replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
+    plain = Receipts(kind, TIME_US + 1_000_000, hashes, code=detail, text=text)
+    signed = bytes(BOB.did) + bytes(ALICE.did) + plain.statement
+    return replace(plain, signature=signer._sign_labelled(Label.RECEIPT, signed))
 
 
 def batch_vector(count: int) -> dict[str, Any]:
@@ -122,9 +172,6 @@ def longer(hello: Hello, more: bytes) -> bytes:
 def frame_vectors() -> dict[str, str]:
     """One of each frame, whole."""
     bodies, batch = sent(2)
-    refusals = tuple(
-        Refusal(number % 4, number + 1, reason) for number, reason in enumerate(REASON_CODES)
-    )
     hello = Hello(
         min_version=2,
         max_version=2,
@@ -140,17 +187,46 @@ def frame_vectors() -> dict[str, str]:
         "hello": hello,
         "envelopes": Envelopes(batch.signature, bodies),
         "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
-        "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves),
-        "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0]),
-        "refusal": Refusals(refusals),
+        "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves, detail=1),
+        "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0], detail=1),
+        "receipt_refused_with_text": receipt(
+            REFUSED_ENVELOPES, batch.leaves[1], detail=14, text=REFUSAL_TEXT
+        ),
+        "receipt_refused_unknown": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=200),
         "credit": CreditFrame(Credit(5120, 8_400_000, 80, 1_115_136)),
-        "ping": Ping(1),
-        "pong": Pong(2**64 - 1),
+        "ping": Ping(1, Stamp(TIME_US, 5_000_000)),
+        "pong": Pong(
+            Ping(2**64 - 1, Stamp(TIME_US, 2**64 - 1)),
+            Stamp(TIME_US + 250_000, 0),
+            Stamp(TIME_US + 250_300, 300),
+        ),
         "close": Close(3, "an older epoch than the one known — näher"),
     }
     vectors = {name: frame.encode().hex() for name, frame in every.items()}
+    for reason, code in REASON_CODES.items():
+        frame = receipt(REFUSED_ENVELOPES, *batch.leaves, detail=code)
+        vectors[f"receipt_refused_{reason.replace(' ', '_')}"] = frame.encode().hex()
     vectors["hello_longer"] = longer(replace(hello, max_version=3), LATER_FIELDS).hex()
     return vectors
+
+
+def bad_receipts() -> dict[str, str]:
+    """Frames for which a receiver closes the link; all but the last are signed."""
+    _, batch = sent(2)
+    too_many = [(number).to_bytes(32, "little") for number in range(501)]
+    every = {
+        "kind_0": receipt(0, batch.root),
+        "kind_5": receipt(5, batch.root),
+        "committed_2": receipt(ACCEPTED_BATCHES, batch.root, detail=2),
+        "text_of_257_bytes": receipt(REFUSED_ENVELOPES, batch.root, detail=1, text=b"x" * 257),
+        "no_hashes": receipt(ACCEPTED_ENVELOPES),
+        "hashes_501": receipt(ACCEPTED_ENVELOPES, *too_many),
+        "signed_by_alice": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=1, signer=ALICE),
+    }
+    found = {name: frame.encode().hex() for name, frame in every.items()}
+    cut = every["signed_by_alice"].encode()[5:-1]
+    found["cut"] = ((len(cut) + 1).to_bytes(4, "big") + bytes([RECEIPT]) + cut).hex()
+    return found
 
 
 def vectors() -> dict[str, Any]:
@@ -158,7 +234,9 @@ def vectors() -> dict[str, Any]:
     bodies, batch = sent(17)
     path = MerklePath(3, 17, batch.signature, leaves=batch.leaves)
     word = receipt(ACCEPTED_BATCHES, batch.root)
-    handled = receipt(HANDLED_ENVELOPES, *batch.leaves[:4])
+    handled = receipt(HANDLED_ENVELOPES, *batch.leaves[:4], detail=1)
+    refused = receipt(REFUSED_ENVELOPES, *batch.leaves[2:4], detail=6, text=REFUSAL_TEXT)
+    forged = receipt(REFUSED_ENVELOPES, *batch.leaves[2:4], detail=6, signer=ALICE)
     return {
         "about": "Test vectors of docs/protocol.md; section 19 says how they are made.",
         "alice": {"seed": bytes(range(32)).hex(), "did": ALICE.did.hex(), "text": str(ALICE.did)},
@@ -171,19 +249,25 @@ def vectors() -> dict[str, Any]:
             "certificate": CERTIFICATE.hex(),
         },
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
+        "fields": fields_vector(),
         "batches": [batch_vector(count) for count in SIZES],
         "frames": frame_vectors(),
+        "bad_receipts": bad_receipts(),
         "envelope": {
             "count": 17,
             "index": 3,
             "alone": SignedEnvelope(bodies[3], path).encode().hex(),
         },
         "receipt_proofs": {
-            "accepted": encode_receipt_proof(
-                bodies[3], batch, 3, word.statement + word.signature
+            name: encode_receipt_proof(bodies[3], batch, 3, one.statement + one.signature).hex()
+            for name, one in (("accepted", word), ("handled", handled), ("refused", refused))
+        },
+        "bad_receipt_proofs": {
+            "signed_by_alice": encode_receipt_proof(
+                bodies[3], batch, 3, forged.statement + forged.signature
             ).hex(),
-            "handled": encode_receipt_proof(
-                bodies[3], batch, 3, handled.statement + handled.signature
+            "of_another": encode_receipt_proof(
+                bodies[4], batch, 4, refused.statement + refused.signature
             ).hex(),
         },
     }

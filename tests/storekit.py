@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Writer
 from signedwire.errors import StoreError
 from signedwire.types import DeliveryState, Did, Priority, unix_time_us
-from signedwire.wire.header import encode_v2_body
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, encode_v2_body
 
 US: Final = ALICE.did
 PEER: Final = BOB.did
@@ -34,7 +36,7 @@ class Note:
     ) -> None:
         self.payload = payload
         self.priority = priority
-        self.payload_size = len(payload)
+        self.size = MIN_V2_HEADER_SIZE + len(payload)
         self.body = b""
         self.row = 0
         self.sequence = 0
@@ -47,7 +49,7 @@ class Note:
         self.body = encode_v2_body(
             parties,
             self.payload,
-            0,
+            id_of(0),
             sequence,
             self._queued_at_us,
             self.priority,
@@ -110,7 +112,7 @@ def stored(
     expires_at: float | None = None,
 ) -> OutgoingMessage:
     """Store an `OutgoingMessage`, as `StoreDriver.put()` does."""
-    message = OutgoingMessage(SendOptions(recipient, priority, expires_at), 1, payload)
+    message = OutgoingMessage(SendOptions(recipient, priority, expires_at), id_of(1), payload)
     message.is_stored = True
     assert told(store.put, recipient, [message]) is None
     message.transition(DeliveryState.PERSISTED, unix_time_us())

@@ -13,7 +13,7 @@ from signedwire import clock
 from signedwire.arguments import due_at
 from signedwire.clock import StepWatch, WallInstant
 from signedwire.delivery.deadlines import due_us, instant_of, is_relative, moved
-from signedwire.delivery.message import SendOptions
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import MemoryStore
 from signedwire.types import Priority
 from signedwire.wire.header import expiry_of

@@ -75,15 +75,15 @@ def valid_changes() -> st.SearchStrategy[dict[str, Any]]:
             changes["ping_interval"] = min(changes.get("ping_interval", 5.0), dead / 2)
         if "credit_bytes" in changes or "max_payload_size" in changes:
             payload = changes.get("max_payload_size", 2**20)
-            changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 122)
+            changes["credit_bytes"] = max(changes.get("credit_bytes", 2**21), payload + 413)
             for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "max_unacked_bytes"):
-                changes[name] = max(changes.get(name, 2**28), payload + 122)
+                changes[name] = max(changes.get(name, 2**28), payload + 413)
         for name in ("inbox_bytes", "outbox_bytes", "outbox_peer_bytes", "max_unacked_bytes"):
             if name in changes:
-                changes[name] = max(changes[name], 2**20 + 122)
+                changes[name] = max(changes[name], 2**20 + 413)
         for name in ("unmet_bytes", "unmet_peer_bytes"):
             if name in changes:
-                least = changes.get("max_payload_size", 2**20) + 122
+                least = changes.get("max_payload_size", 2**20) + 413
                 changes[name] = max(changes[name], least)
         for name, other, *_ in PAIRS:
             # An inner limit stays at its default: alone that contradicts nothing.

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     DidError,
+    Kind,
     ListenError,
     MemoryNetwork,
     Message,
@@ -88,7 +90,7 @@ both_networks = pytest.mark.parametrize("network", ["tcp", "memory"])
 
 
 @pytest.mark.parametrize("wire", ["auto", "v1"])
-async def test_both_sides_name_a_message_by_one_number(wire: str) -> None:
+async def test_both_sides_name_a_message_by_one_id(wire: str) -> None:
     """The third message of the node is the first in its lane to this peer."""
     both = quick(wire=wire, v1_peers="all")
     async with Node(ALICE, both) as alice, Node(BOB, both) as bob, Node(CAROL, both) as carol:
@@ -100,10 +102,49 @@ async def test_both_sides_name_a_message_by_one_number(wire: str) -> None:
         receipt = await alice.send(bob.did, b"3", priority="high", until=until)
         messages = [await within(LIMIT, bob.receive()) for _ in range(2)]
         (last,) = (each for each in messages if each.payload == b"3")
-        numbers = (receipt, last, last.envelope)
-        assert {each.message_number for each in numbers} == {3}
-        assert all(" #3 " in repr(each) for each in numbers)
+        assert receipt.message_id == last.message_id == last.envelope.message_id.hex()
+        both_sides = (receipt, last, last.envelope)
+        assert all(f" {receipt.message_id[:8]} " in repr(each) for each in both_sides)
         assert last.sequence_number == (3 if wire == "v1" else 1)
+
+
+@on_both_loops
+async def test_a_subject_and_what_is_durable(tmp_path: Path) -> None:
+    async with (
+        Node(ALICE, quick(wire="auto")) as alice,
+        Node(BOB, quick(wire="auto")) as bob,
+        Node(CAROL, quick(wire="auto"), store=tmp_path / "store") as carol,
+    ):
+        for node in (alice, carol):
+            node.routing.update(bob.did, bob.address)
+        await alice.send(bob.did, b"1", subject="arm/größe", until="accepted")
+        await alice.send_many(bob.did, [b"2", b"3"], subject="a" * 255, until="accepted")
+        receipt = await carol.send(bob.did, b"4", until="accepted")
+        found = [await within(LIMIT, bob.receive()) for _ in range(4)]
+        found.sort(key=lambda each: each.payload)  # senders take turns
+        assert [each.payload for each in found] == [b"1", b"2", b"3", b"4"]
+        assert [each.subject for each in found] == ["arm/größe", "a" * 255, "a" * 255, ""]
+        assert [each.durable for each in found] == [False, False, False, True]
+        assert {each.kind for each in found} == {Kind.MESSAGE}
+        assert found[3].message_id == receipt.message_id
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("a\n", "has a character that is not printable"),
+        ("\ud800", "has a character that is not printable"),
+        ("o\u0308", "is not in NFC"),
+        ("ö" * 128, "has 256 bytes in UTF-8; at most 255 are allowed"),
+    ],
+)
+async def test_a_subject_that_no_header_can_carry(subject: str, text: str) -> None:
+    async with Node(ALICE, quick()) as alice:
+        with pytest.raises(ValueError, match=text):
+            await alice.send(BOB.did, b"x", subject=subject)
+        with pytest.raises(ValueError, match=text):
+            await alice.send_many(BOB.did, [b"x"], subject=subject)
 
 
 @both_networks
@@ -121,7 +162,8 @@ async def test_there_and_back(network: str) -> None:
             Priority.HIGH,
             PayloadType.SENSOR_FUSION,
         )
-        assert message.sequence_number == receipt.message_number == 1
+        assert message.message_id == receipt.message_id
+        assert message.sequence_number == 1
         message.envelope.verify()
         await bob.send(str(alice.did), bytearray(b"pong"))
         await bob.send(alice.did.hex(), memoryview(b"again"))

@@ -90,8 +90,8 @@ class TestOutbox:
             assert row == await node.outbox.show(row.id)
             assert (row.recipient, row.payload) == (BOB.did, b"hello")
             assert (row.priority, row.payload_type) == (Priority.HIGH, PayloadType.ROBOT_COMMAND)
-            assert (row.message_number, row.queued_at_us) == (
-                receipt.message_number,
+            assert (row.message_id, row.queued_at_us) == (
+                receipt.message_id,
                 receipt.queued_at_us,
             )
             assert row.attempts > 0
@@ -237,7 +237,8 @@ class TestDeadLetters:
             assert (first.recipient, first.payload) == (BOB.did, b"no")
             assert (first.reason, first.detail) == (Reason.TOO_LARGE, "too much")
             assert (first.priority, first.payload_type) == (Priority.LOW, PayloadType.SENSOR_FUSION)
-            assert (first.message_number, first.queued_at_us, first.expires_at_us) == (0, 1, None)
+            assert first.message_id == bytes(16).hex()
+            assert (first.queued_at_us, first.expires_at_us) == (1, None)
             assert await alice.dead.list(after=first.id) == [second]
             assert await alice.dead.list(EVE.did) == []
 
@@ -485,7 +486,7 @@ class TestFailures:
             assert node.health().is_well
             break_disk(node)
             with pytest.raises(
-                StoreFailedError, match=r"whether message #2 to .* is not known"
+                StoreFailedError, match=r"whether message [0-9a-f]{8} to .* is not known"
             ) as e:
                 await node.send(BOB.did, b"lost?")
             assert isinstance(e.value.__cause__, DeliveryFailedError)

@@ -27,6 +27,7 @@ from nacl.bindings import (
     crypto_scalarmult_ed25519_base_noclamp,
 )
 
+from idkit import id_of
 from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.certificates import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
@@ -242,7 +243,7 @@ def script(sender: Identity, recipient: Did, payload: bytes = b"forged") -> byte
     body = encode_v2_body(
         bytes(sender.did) + bytes(recipient),
         payload,
-        message_number=0,
+        message_id=id_of(0),
         sequence_number=1,
         timestamp_us=unix_time_us(),
         priority=1,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import pytest
 
+from idkit import id_of
 from signedwire import (
     Address,
     Did,
@@ -35,7 +36,8 @@ from signedwire import (
     Target,
     TransportConfig,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.transport.core import NodeCore
 from signedwire.transport.network import Listener, Network, Receiver, Stream
 from signedwire.transport.tcp import TcpNetwork
@@ -200,7 +202,7 @@ CAROL: Final = identity(3)
 
 def receipt_to(did: Did, number: int) -> OutgoingMessage:
     """The receipt of a message without a node."""
-    return OutgoingMessage(SendOptions(did, Priority.NORMAL), number)
+    return OutgoingMessage(SendOptions(did, Priority.NORMAL), id_of(number))
 
 
 def quick(**changes: Any) -> TransportConfig:
@@ -270,7 +272,9 @@ class OpenCore:
         expires_at: float | None = None,
     ) -> Receipt:
         """Submit the next message; they are numbered from 1."""
-        message = OutgoingMessage(SendOptions(to, priority, expires_at), self._next_number, payload)
+        message = OutgoingMessage(
+            SendOptions(to, priority, expires_at), id_of(self._next_number), payload
+        )
         self.core.endpoint.submitter.submit(message, len(payload))
         self._next_number += 1
         return message

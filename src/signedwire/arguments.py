@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, overload
 
 from signedwire.clock import WallInstant, monotonic, unix_time
 from signedwire.states import Until as Until
-from signedwire.types import Did, PayloadType, Priority
+from signedwire.types import MAX_SUBJECT_SIZE, Did, PayloadType, Priority, is_subject_text
 
 __all__ = [
     "BytesLike",
@@ -29,12 +29,14 @@ __all__ = [
     "as_bytes",
     "as_did",
     "as_seconds",
+    "as_subject",
     "chosen",
     "did_you_mean",
     "due_at",
     "next_chunk",
     "priority_of",
     "payload_type_of",
+    "printable",
     "shown",
     "whole_number",
 ]
@@ -55,6 +57,12 @@ RefusalName: TypeAlias = Literal[
     "malformed",
     "bad signature",
     "duplicate",
+    "unknown subject",
+    "clock unknown",
+    "rate",
+    "role",
+    "size rule",
+    "subject rule",
 ]
 """The text of a `Reason` that `Message.nack()` can send to the sender."""
 BytesLike: TypeAlias = bytes | bytearray | memoryview
@@ -83,6 +91,28 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     if nearest:
         return f"Did you mean {prefix}{nearest[0]}?"
     return f"Known are {', '.join(prefix + each for each in known)}"
+
+
+def printable(value: object, argument: str, limit: int) -> str:
+    """Return a text for people that the caller has passed.
+
+    Args:
+        value: The text.
+        argument: The name of the argument, for the error.
+        limit: Maximum size in bytes of UTF-8.
+
+    Raises:
+        ValueError: the text is too long, or has a character that is not printable.
+        TypeError: `value` is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; a text is wanted")
+    if not value.isprintable():
+        raise ValueError(f"{argument}={shown(value)} has a character that is not printable")
+    size = len(value.encode())
+    if size > limit:
+        raise ValueError(f"{argument} has {size} bytes of UTF-8, and at most {limit} are allowed")
+    return value
 
 
 def chosen(
@@ -147,6 +177,29 @@ def priority_of(value: Priority | PriorityName) -> Priority:
 def payload_type_of(value: PayloadType | PayloadTypeName) -> PayloadType:
     """Return the payload type that is given as a member or its text; raises like `chosen()`."""
     return value if type(value) is PayloadType else chosen(PayloadType, value, "payload_type")
+
+
+def as_subject(subject: object) -> bytes:
+    """Return a subject as bytes.
+
+    Raises:
+        TypeError, ValueError: it is not text, or not one that a header can carry.
+    """
+    if not isinstance(subject, str):
+        raise TypeError(f"a subject is text, not {type(subject).__name__}")
+    if not is_subject_text(subject):
+        if subject.isprintable():
+            fault = 'is not in NFC: unicodedata.normalize("NFC", subject) makes it so'
+        else:
+            fault = "has a character that is not printable, such as a line end"
+        raise ValueError(f"subject={shown(subject)} {fault}")
+    raw = subject.encode()
+    if len(raw) > MAX_SUBJECT_SIZE:
+        raise ValueError(
+            f"subject={shown(subject)} has {len(raw)} bytes in UTF-8; "
+            f"at most {MAX_SUBJECT_SIZE} are allowed"
+        )
+    return raw
 
 
 def as_bytes(payload: object) -> bytes:

@@ -25,8 +25,8 @@ class ReceiptView(Protocol):
         """The DID of the recipient."""
 
     @property
-    def message_number(self) -> int:
-        """The number of the message, from 1."""
+    def message_id(self) -> str:
+        """The id of the message: 32 hex digits."""
 
     @property
     def state(self) -> DeliveryState:

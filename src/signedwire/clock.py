@@ -32,15 +32,19 @@ __all__ = [
     "monotonic",
     "new_epoch",
     "now",
+    "stamp",
     "to_unix",
     "unix_time",
     "unix_time_us",
     "use",
+    "utc_text",
 ]
 
 _MAX_GAP: Final = 0.0001
 """Maximum seconds between two readings of one instant; above, the thread was interrupted."""
 _ATTEMPTS: Final = 5
+_LAST_SECOND: Final = 253_402_300_799
+"""Unix time of the last second of the year 9999."""
 
 
 class Now(NamedTuple):
@@ -138,6 +142,20 @@ def now() -> Now:
     return Now(after, wall)
 
 
+def stamp(origin: float) -> tuple[int, int]:
+    """Read both clocks at one instant, for a peer.
+
+    Args:
+        origin: The instant of the monotonic clock from which to count. The system counts from
+            its start, which is no business of a peer.
+
+    Returns:
+        The Unix time, and the time since `origin`, both in microseconds.
+    """
+    at = now()
+    return round(at.wall * 1e6), max(0, round((at.monotonic - origin) * 1e6))
+
+
 def new_epoch() -> int:
     """Return a number for a new epoch.
 
@@ -162,6 +180,12 @@ def to_unix(instant: float, at: Now | None = None) -> float:
         return float(instant)
     at = now() if at is None else at
     return instant - at.monotonic + at.wall
+
+
+def utc_text(time_us: int) -> str:
+    """Return a Unix time in microseconds as text; a time after 9999 as the end of that year."""
+    moment = time.gmtime(min(time_us // 1_000_000, _LAST_SECOND))
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", moment)
 
 
 class StepWatch:

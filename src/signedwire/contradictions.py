@@ -20,14 +20,14 @@ from signedwire.environment import expand_home
 from signedwire.errors import ConfigError
 from signedwire.types import Address, Target
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE
 
 __all__ = ["PAIRS", "check_given_once", "check_pairs"]
 
 V1_OVERHEAD: Final = ENVELOPE_OVERHEAD
 """Bytes of a v1 frame around an empty payload: header and signature."""
-V2_OVERHEAD: Final = V2_HEADER_SIZE
-"""Bytes of a v2 header, which count as the envelope's."""
+V2_OVERHEAD: Final = MAX_V2_HEADER_SIZE
+"""Bytes of the longest v2 header, which count as the envelope's."""
 
 
 class _Options(Protocol):

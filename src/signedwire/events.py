@@ -83,8 +83,8 @@ class MessageRefused:
 
     did: Did
     """The DID of the peer."""
-    message_number: int
-    """The number on the receipt of the message."""
+    message_id: str
+    """The id on the receipt of the message."""
     reason: Reason
     """The reason of the refusal."""
 

@@ -223,6 +223,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -239,6 +240,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 lane are sent first. By default NORMAL.
             payload_type: The type that the peer's application sees, as a `PayloadType` or its
                 name in lower case, such as "robot_command"; by default RAW.
+            subject: What the message is about, for the peer's application: printable text in
+                NFC, at most 255 bytes in UTF-8; by default empty. A v1 peer does not see it.
             deadline: When the message expires; by default never. An expired message is
                 neither sent nor given to the peer's application, and this raises. A number of
                 seconds or a `timedelta`, more than 0 and up to 30 years, does not depend on
@@ -265,7 +268,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         self._check_here()
         level = self._sending.level(until)
         (message,) = self._sending.messages(
-            as_did(to), priority, payload_type, due_at(deadline), (payload,)
+            as_did(to), priority, payload_type, due_at(deadline), (payload,), subject=subject
         )
         return await self._sending.send(message, level)
 
@@ -276,6 +279,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
     ) -> Receipt:
         """Queue a message and return at once; `receipt.wait()` waits for its states.
@@ -288,7 +292,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 ClosedError, WrongContextError: see `send()`.
         """
         (message,) = self._sending.messages(
-            as_did(to), priority, payload_type, due_at(deadline), (payload,)
+            as_did(to), priority, payload_type, due_at(deadline), (payload,), subject=subject
         )
         self._core.endpoint.submitter.submit(message, message.payload_size)
         return message
@@ -300,6 +304,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -316,8 +321,8 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         Args:
             to: The DID of the peer, as a `Did` or its text.
             payloads: Any iterable; the node reads on as the queue gets room.
-            priority, payload_type, deadline, until: as for `send()`, for all messages. The
-                deadline counts from the call.
+            priority, payload_type, subject, deadline, until: as for `send()`, for all messages.
+                The deadline counts from the call.
 
         Raises:
             The error of the first message that failed, as `send()` raises it, once every
@@ -331,7 +336,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         # The deadline is read once, so queueing does not extend that of the later messages.
         options = (priority, payload_type, due_at(deadline))
         is_bulk = level is not DeliveryState.HANDLED
-        make = partial(self._sending.messages, did, *options, is_bulk=is_bulk)
+        make = partial(self._sending.messages, did, *options, subject=subject, is_bulk=is_bulk)
         return await self._sending.send_many(did, payloads, make, level)
 
     # -- receiving ----------------------------------------------------------------

@@ -21,8 +21,9 @@ from typing import Final, TypeAlias
 
 from signedwire.arguments import as_did, whole_number
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.store import (
     DeadLetter,
     Dispatch,
@@ -325,8 +326,15 @@ def open_store(config: TransportConfig, owner: Did, dispatch: Dispatch) -> Store
 
 def copy_of(letter: DeadLetter) -> OutgoingMessage:
     """Return a new message with the payload of a dead letter, without a deadline."""
-    terms = SendOptions(letter.recipient, letter.priority, payload_type=letter.payload_type)
-    return OutgoingMessage(terms, letter.message_number, letter.payload)
+    terms = SendOptions(
+        letter.recipient,
+        letter.priority,
+        payload_type=letter.payload_type,
+        subject=letter.subject.encode(),
+    )
+    terms.has_store = True
+    (message_id,) = new_ids(1)
+    return OutgoingMessage(terms, message_id, letter.payload)
 
 
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:

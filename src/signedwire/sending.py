@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
@@ -15,13 +14,15 @@ from signedwire.arguments import (
     PriorityName,
     Until,
     as_bytes,
+    as_subject,
     next_chunk,
     payload_type_of,
     priority_of,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
+from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.store import DeadLetter
 from signedwire.errors import (
     BackpressureError,
@@ -51,7 +52,6 @@ class Sending:
         self._core = core
         self._endpoint = core.endpoint
         self._has_store = has_store
-        self._sequence = itertools.count(1)
 
     async def send(
         self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
@@ -74,7 +74,12 @@ class Sending:
     async def replace(self, letter: DeadLetter) -> Receipt:
         """Send the content of a dead letter, which is removed once the message is stored."""
         (message,) = self.messages(
-            letter.recipient, letter.priority, letter.payload_type, None, (letter.payload,)
+            letter.recipient,
+            letter.priority,
+            letter.payload_type,
+            None,
+            (letter.payload,),
+            subject=letter.subject,
         )
         return await self.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
@@ -152,7 +157,7 @@ class Sending:
             if error.reason is not Reason.STORE_FAILED or not isinstance(failure, StoreFailedError):
                 raise
             # A new error, because the one of the store is raised to all callers.
-            fate = f"whether message #{receipt.message_number} to {receipt.recipient} is in it"
+            fate = f"whether message {receipt.message_id[:8]} to {receipt.recipient} is in it"
             raise StoreFailedError(
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error
@@ -167,8 +172,9 @@ class Sending:
         priority: Priority | PriorityName,
         payload_type: PayloadType | PayloadTypeName,
         expires_at: float | None,
-        payloads: Iterable[BytesLike],
+        payloads: Sequence[BytesLike],
         *,
+        subject: str = "",
         is_bulk: bool = False,
     ) -> list[OutgoingMessage]:
         """Return a message for each payload.
@@ -181,14 +187,15 @@ class Sending:
             priority_of(priority),
             expires_at,
             payload_type_of(payload_type),
+            subject=as_subject(subject),
             is_bulk=is_bulk,
         )
         options.home, options.has_store = self._core.runtime.home, self._has_store
         return [
             OutgoingMessage(
-                options, number, payload if type(payload) is bytes else as_bytes(payload)
+                options, message_id, payload if type(payload) is bytes else as_bytes(payload)
             )
-            for payload, number in zip(payloads, self._sequence, strict=False)
+            for payload, message_id in zip(payloads, new_ids(len(payloads)), strict=True)
         ]
 
     async def _wait_for_room(self, message: OutgoingMessage) -> None:

@@ -153,6 +153,12 @@ class PeerStatus:
     round_trip: float | None
     """Round-trip time in seconds: over v2 of the last PING, over v1 as the kernel measures it on
     the connection. `None` if it was not measured."""
+    clock_offset: float | None = None
+    """How far the wall clock of the peer is from ours, in seconds, measured with PING over v2;
+    positive if the clock of the peer is ahead. `None` if it was not measured in the last five
+    minutes, or if one of the clocks was set since."""
+    clock_offset_bound: float | None = None
+    """By how many seconds `clock_offset` may be wrong, at most; `None` if that is `None`."""
     queued: Mapping[Priority, int]
     """Number of messages that wait in memory to be sent to the peer, by lane."""
     stored: Backlog | None = None
@@ -240,6 +246,11 @@ class Probe:
     round_trip: float | None = None
     """Round-trip time in seconds: with `as_stranger` of a PING, else as the kernel measures it on
     the connection. `None` if it was not measured."""
+    clock_offset: float | None = None
+    """How far the wall clock of the peer is from ours, in seconds, with `as_stranger` over v2;
+    positive if the clock of the peer is ahead. `None` if it was not measured."""
+    clock_offset_bound: float | None = None
+    """By how many seconds `clock_offset` may be wrong, at most; `None` if that is `None`."""
     failure: FailureKind | None = None
     """Why the peer was not reached, for programs; `None` if it was reached."""
     error: str | None = None

@@ -146,6 +146,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -156,6 +157,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 payload,
                 priority=priority,
                 payload_type=payload_type,
+                subject=subject,
                 deadline=deadline,
                 until=until,
             )
@@ -168,11 +170,17 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
     ) -> Receipt:
         """See `signedwire.Node.send_nowait`; `receipt.result()` waits for the outcome."""
         return self._node.send_nowait(
-            to, payload, priority=priority, payload_type=payload_type, deadline=deadline
+            to,
+            payload,
+            priority=priority,
+            payload_type=payload_type,
+            subject=subject,
+            deadline=deadline,
         )
 
     def send_many(
@@ -182,6 +190,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -192,6 +201,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 payloads,
                 priority=priority,
                 payload_type=payload_type,
+                subject=subject,
                 deadline=deadline,
                 until=until,
             )

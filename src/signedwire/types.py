@@ -10,18 +10,23 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple, Self, TypeAlias
+from unicodedata import is_normalized
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 
 from signedwire.base_errors import AddressError, DidError
 from signedwire.clock import unix_time_us as unix_time_us
+from signedwire.clock import utc_text as utc_text
 from signedwire.states import DeliveryState as DeliveryState
 from signedwire.states import Reason as Reason
 
 __all__ = [
     "Did",
     "Address",
+    "ControlType",
     "Credit",
+    "Kind",
+    "MAX_SUBJECT_SIZE",
     "Location",
     "Priority",
     "PayloadType",
@@ -30,6 +35,7 @@ __all__ = [
     "DeliveryState",
     "PeerState",
     "Target",
+    "is_subject_text",
     "parse_peer",
     "parse_target",
 ]
@@ -359,6 +365,15 @@ def parse_peer(text: str) -> tuple[Did, Target | None]:
     return did, parse_target(target_text) if separator else None
 
 
+MAX_SUBJECT_SIZE: Final = 255
+"""Maximum size of a subject in UTF-8, in bytes."""
+
+
+def is_subject_text(text: str) -> bool:
+    """Whether every character of a text may be in a subject: it is printable, and in NFC."""
+    return text.isprintable() and is_normalized("NFC", text)
+
+
 class Credit(NamedTuple):
     """Numbers of messages and bytes: the credit of a link, what is used, or what is left of it."""
 
@@ -405,6 +420,31 @@ class Priority(enum.IntEnum):
     NORMAL = 1
     HIGH = 2
     CRITICAL = 3
+
+
+class Kind(enum.IntEnum):
+    """The kind of a message, in byte 122 of a v2 header."""
+
+    MESSAGE = 0
+    """A message to one recipient; every v1 message is one."""
+    REQUEST = 1
+    """A message that asks for a reply."""
+    REPLY = 2
+    """The answer to a request, which its header names."""
+    PUBLICATION = 3
+    """A message to everybody who wants its subject."""
+    CONTROL = 4
+    """A message between two nodes. Its `ControlType` is reserved, and so far all are refused."""
+
+
+class ControlType(enum.IntEnum):
+    """The type of a control message, in byte 123 of a v2 header. Reserved for later versions."""
+
+    SUBSCRIBE = 1
+    UNSUBSCRIBE = 2
+    CHARTER = 3
+    SUCCESSION = 4
+    FILE = 5
 
 
 class PayloadType(enum.IntEnum):

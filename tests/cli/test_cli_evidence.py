@@ -172,7 +172,7 @@ class TestBad:
         assert "the file ends inside it" in ran.stdout
 
     @pytest.mark.parametrize("command", ["verify", "show"])
-    @pytest.mark.parametrize("data", [b"", b"SWCHAIN1", b"something else", b"\0" * 500])
+    @pytest.mark.parametrize("data", [b"", b"SWCHAIN2", b"something else", b"\0" * 500])
     def test_what_is_no_log(self, path: Path, command: str, data: bytes) -> None:
         path.write_bytes(data)
         expect_one_sentence(run("evidence", command, path), 3, "evidence log", str(path))
@@ -319,7 +319,7 @@ class TestShow:
         assert ran.exit_code == 0
         lines = ran.stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["1", "2", "3", "4"]
-        assert lines[0] == (f"1  2023-11-14T22:13:20.000001Z  from {ALICE.did}  #0  first")
+        assert lines[0] == (f"1  2023-11-14T22:13:20.000001Z  from {ALICE.did}  00000000  first")
         assert "\x1b" not in ran.stdout
 
     def test_for_programs(self, path: Path) -> None:

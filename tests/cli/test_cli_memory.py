@@ -81,7 +81,7 @@ def test_verify(tmp_path: Path, name: str) -> None:
     assert "\nvalid" not in output
 
 
-@pytest.mark.parametrize("start", [b"INMO", b"SWPROOF1\xff\xff\xff\xff", b"SWPROOF1\0\0\0\1INMO"])
+@pytest.mark.parametrize("start", [b"INMO", b"SWPROOF2\xff\xff\xff\xff", b"SWPROOF2\0\0\0\1INMO"])
 def test_verify_what_claims_to_be_large(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "saved"
     large_file(path, start, 160 * MIB)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
+from idkit import id_of
 from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.formatting import decoded_fields, envelope_fields
+from signedwire.errors import MessageRefusedError
 from signedwire.sync import Node
 from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame
 from signedwire.wire.header import encode_v2_body
 
+LIMIT = 10.0
 ALICE, BOB = Identity.from_seed(bytes(range(32))), Identity.from_seed(bytes(32))
 
 
@@ -24,7 +28,9 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def envelope(number: int = 1, payload: bytes = b"hello") -> SignedEnvelope:
-    return SignedEnvelope.sign(ALICE, BOB.did, payload, sequence_number=number)
+    return SignedEnvelope.sign(
+        ALICE, BOB.did, payload, sequence_number=number, message_id=id_of(number)
+    )
 
 
 def json_line(saved: SignedEnvelope, **changes: object) -> str:
@@ -55,7 +61,7 @@ def v2_envelope(index: int = 1) -> SignedEnvelope:
         encode_v2_body(
             bytes(ALICE.did) + bytes(BOB.did),
             b"hello",
-            message_number=number,
+            message_id=id_of(number),
             sequence_number=number,
             timestamp_us=1,
             priority=1,
@@ -99,7 +105,7 @@ def test_every_form_is_read(tmp_path: Path, form: str) -> None:
     lines = ran.stdout.splitlines()
     assert len(lines) == count
     assert all(line.startswith("valid ") for line in lines)
-    assert f"from {ALICE.did}  to {BOB.did}  #1 " in lines[0]
+    assert f"from {ALICE.did}  to {BOB.did}  00000001 " in lines[0]
     assert lines[0].endswith("5 bytes")
     assert ran.stderr == f"{count} valid, 0 invalid\n"
 
@@ -182,16 +188,51 @@ def test_a_proof_tells_who_accepted_what_from_whom(tmp_path: Path, proof: bytes)
     for data in (proof, proof.hex().encode(), wrapped(proof.hex())):
         ran = verify_bytes(tmp_path, data)
         assert ran.exit_code == 0, ran
-        assert ran.stdout.startswith(f"valid    proof  from {ALICE.did}  to {BOB.did}  #1  ")
+        assert re.match(
+            rf"valid    proof  from {ALICE.did}  to {BOB.did}  [0-9a-f]{{8}}  ", ran.stdout
+        )
         assert f"  5 bytes  accepted by {BOB.did} at 2" in ran.stdout
-        assert ran.stdout.endswith("Z\n")
+        assert ran.stdout.endswith("Z, not committed\n")
     (fields,) = verify_bytes(tmp_path, proof, "--json").objects
     assert fields["is_valid"] is True
     assert fields["delivery"] == "accepted"
     assert fields["delivered_at_us"] > 1_700_000_000_000_000
+    assert fields["is_committed"] is False
     assert (fields["sender"], fields["payload"]) == (str(ALICE.did), "hello")
     both = verify_bytes(tmp_path, f"{ONE.encode().hex()}\n{proof.hex()}".encode())
     assert both.stderr == "2 valid, 0 invalid\n"
+
+
+def test_a_proof_tells_that_a_store_had_committed_it(tmp_path: Path) -> None:
+    with Node(BOB, store=tmp_path / "bob.db") as bob, Node(ALICE) as alice:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        proof = alice.send(bob.did, b"hello").proof()
+    assert verify_bytes(tmp_path, proof).stdout.endswith("Z, committed\n")
+    (fields,) = verify_bytes(tmp_path, proof, "--json").objects
+    assert (fields["delivery"], fields["is_committed"]) == ("accepted", True)
+
+
+@pytest.mark.parametrize("detail", ["", "closed on Sundays"])
+def test_a_proof_tells_who_refused_what_and_why(tmp_path: Path, detail: str) -> None:
+    with Node(BOB) as bob, Node(ALICE) as alice:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        receipt = alice.send_nowait(bob.did, b"hello")
+        bob.receive(timeout=LIMIT).nack("not allowed", detail)
+        with pytest.raises(MessageRefusedError):
+            receipt.result("handled", timeout=LIMIT)
+        proof = receipt.proof()
+    ran = verify_bytes(tmp_path, proof)
+    assert ran.exit_code == 0
+    assert f"  5 bytes  refused by {BOB.did} at 2" in ran.stdout
+    said = f" ({detail})" if detail else ""
+    assert ran.stdout.endswith(f"Z: not allowed{said}\n")
+    (fields,) = verify_bytes(tmp_path, proof, "--json").objects
+    assert (fields["is_valid"], fields["delivery"]) == (True, "refused")
+    assert (fields["reason"], fields["detail"]) == ("not allowed", detail)
+    assert fields["refused_at_us"] > 1_700_000_000_000_000
+    assert not fields.keys() & {"delivered_at_us", "is_committed"}
 
 
 def test_no_byte_of_a_proof_can_be_changed_or_missed(tmp_path: Path, proof: bytes) -> None:

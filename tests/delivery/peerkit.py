@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from idkit import id_of, number_of
 from linkkit import ALICE, BOB, PLENTY, body, hello, received
 from signedwire import clock
 from signedwire.clock import Clock
@@ -27,13 +28,14 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.streams import Refused
@@ -55,8 +57,10 @@ from signedwire.types import (
     unix_time_us,
 )
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import leaf_of
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, PRIORITY
 from signedwire.wire.link_frames import Hello, Receipts, Refusal
 from signedwire.wire.session import BatchReceived, Closed, SentBatch
 from signedwire.wire.session_events import CLOSE_MISSING
@@ -316,11 +320,12 @@ class FakeStore(NullStore):
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         self.calls.append(("settled", did, numbers(messages)))
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
-        self.calls.append(("refused", did, [(one.reason, one.name) for one in refused]))
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
+        found = [(one.message.message_id, one.was_accepted) for one in refused]
+        self.calls.append(("refused", did, found, reason, detail))
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
-        self.calls.append(("ended", message.message_number, reason, cause))
+        self.calls.append(("ended", number_of(message.message_id), reason, cause))
 
     def is_ahead(self, did: Did, marks: Sequence[int]) -> bool:
         return did in self.ahead
@@ -397,6 +402,7 @@ class FakeLink:
         self.address: Target | None = HERE
         self.since = desk.clock.monotonic()
         self.round_trip: float | None = 0.25
+        self.clock_offset: ClockOffset | None = None
         self.overdue: float | None = None
         self.our_hello = session.hello()
         self.hello: Hello | None = None
@@ -500,7 +506,7 @@ class FakeLink:
     @property
     def payloads(self) -> list[bytes]:
         """Of all that was written, in order."""
-        return [body[V2_HEADER_SIZE:] for _, _, bodies in self.batches for body in bodies]
+        return [body[MIN_V2_HEADER_SIZE:] for _, _, bodies in self.batches for body in bodies]
 
     def heard(self, kind: str) -> list[Any]:
         """What the peer was told of this kind."""
@@ -548,14 +554,35 @@ class FakeLink:
         return self.sign(frames.HANDLED_ENVELOPES, *self.batches[at][0].leaves)
 
     def sign(self, kind: int, *hashes: bytes) -> bool:
-        receipts = Receipts(kind, unix_time_us(), hashes, bytes(64))
+        return self.answer_with(Receipts(kind, unix_time_us(), hashes, bytes(64)))
+
+    def answer_with(self, receipts: Receipts) -> bool:
+        """These answers of the peer have come."""
         self.has_progress |= self._desk.endpoint.on_receipts(self.session, receipts)
         return self.has_progress
 
-    def refuse(self, message: OutgoingMessage, reason: Reason = Reason.INBOX_FULL) -> bool:
-        """The peer does not take a message."""
-        refusal = Refusal(message.priority, message.sequence, reason)
-        has_progress = self._desk.endpoint.on_refusals(self.session, (refusal,))
+    def refuse(
+        self,
+        message: OutgoingMessage,
+        reason: Reason = Reason.INBOX_FULL,
+        at_us: int | None = None,
+    ) -> bool:
+        """The peer does not take a message; at that time by its clock, or now."""
+        return self.refuse_many([message], reason, at_us=at_us)
+
+    def refuse_many(
+        self,
+        messages: Sequence[OutgoingMessage],
+        reason: Reason,
+        text: str = "",
+        at_us: int | None = None,
+    ) -> bool:
+        """The peer does not take these messages."""
+        leaves = tuple(leaf_of(message.body) for message in messages)
+        code = frames.REASON_CODES[reason]
+        at_us = unix_time_us() if at_us is None else at_us
+        refusals = Receipts(4, at_us, leaves, bytes(64), code, text.encode())
+        has_progress = self._desk.endpoint.on_receipts(self.session, refusals)
         self.has_progress |= has_progress
         return has_progress
 
@@ -641,7 +668,7 @@ class Desk:
         is_bulk: bool = False,
     ) -> OutgoingMessage:
         terms = SendOptions(who.did, priority, expires_at, is_bulk=is_bulk)
-        return OutgoingMessage(terms, next(self._numbers), payload)
+        return OutgoingMessage(terms, id_of(next(self._numbers)), payload)
 
     def post(self, who: Identity = BOB, payload: bytes = b"hello", **terms: Any) -> OutgoingMessage:
         """Queue a message, and have the loop look at it."""
@@ -675,7 +702,7 @@ def add(totals: list[int], lane: int, messages: int, size: int) -> None:
 
 def numbers(messages: Iterable[OutgoingMessage]) -> list[int]:
     """The numbers of messages: who notes them keeps no receipt alive."""
-    return [message.message_number for message in messages]
+    return [number_of(message.message_id) for message in messages]
 
 
 def payloads(messages: Iterable[IncomingMessage]) -> list[bytes]:

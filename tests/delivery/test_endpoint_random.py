@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from peerkit import REFUSED, RESET, Desk, FakeLink, FakeStore, closed, still_clock
 
+from idkit import number_of
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
@@ -26,7 +27,7 @@ from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerErr
 from signedwire.identity import Identity
 from signedwire.types import Credit, DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import message_number_of
+from signedwire.wire.header import message_id_of
 from signedwire.wire.session import BatchReceived
 from wirekit import random_seed
 
@@ -71,7 +72,7 @@ class Peer:
         arrivals = self.stream.arrived(what, 1 << 16, 0)
         known = {*arrivals.duplicates, *(message.leaf for message in arrivals.new)}
         for message in arrivals.new:
-            self.got[message.lane].append(message_number_of(bodies[message.index]))
+            self.got[message.lane].append(number_of(message_id_of(bodies[message.index]).hex()))
         return [n for n, leaf in enumerate(batch.leaves) if leaf in known]
 
 

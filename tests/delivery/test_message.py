@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from idkit import id_of
 from signedwire.clock import WallInstant
-from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, Reason
@@ -26,6 +29,7 @@ ENVELOPE = SignedEnvelope.sign(
     BOB.did,
     b"hello",
     sequence_number=7,
+    message_id=id_of(7),
     timestamp_us=123,
     priority=Priority.HIGH,
     payload_type=PayloadType.SENSOR_FUSION,
@@ -36,7 +40,7 @@ def v2_body(sequence: int = 7, payload: bytes = b"hello", *, expires_at_us: int 
     return encode_v2_body(
         bytes(ALICE.did) + bytes(BOB.did),
         payload,
-        message_number=7,
+        message_id=id_of(7),
         sequence_number=sequence,
         timestamp_us=123,
         priority=Priority.HIGH,
@@ -70,8 +74,8 @@ class RecordingOrigin:
     def acked(self, message: IncomingMessage) -> None:
         self.told.append(("handled", message))
 
-    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
-        self.told.append(("refused", message, reason))
+    def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
+        self.told.append(("refused", message, reason, text))
 
 
 class TestMessage:
@@ -86,7 +90,7 @@ class TestMessage:
         assert message.payload_type is PayloadType.SENSOR_FUSION
         assert (message.sequence_number, message.timestamp_us) == (7, 123)
         assert message.expires_at_us is None
-        assert repr(message) == f"<Message #7 from {ALICE.did.short} 5 bytes>"
+        assert repr(message) == f"<Message 00000007 from {ALICE.did.short} 5 bytes>"
         message.envelope.verify()
 
     def test_the_envelope_of_v1(self) -> None:
@@ -102,7 +106,7 @@ class TestMessage:
         assert (envelope.sequence_number, envelope.epoch) == (6 + index, 9)
         assert isinstance(envelope.merkle_path, MerklePath)
         assert (envelope.merkle_path.index, envelope.merkle_path.count) == (index, 3)
-        assert message.size == len(envelope.body) == 122 + 5
+        assert message.size == len(envelope.body) == 126 + 5
 
     def test_a_deadline(self) -> None:
         assert v2_message(expires_at_us=55).expires_at_us == 55
@@ -112,7 +116,7 @@ class TestMessage:
         with pytest.raises(SignatureError, match="nothing proves who sent"):
             _ = message.sender
         assert not message.is_proven
-        assert repr(message) == "<Message #7 from unproven sender 5 bytes>"
+        assert repr(message) == "<Message 00000007 from unproven sender 5 bytes>"
 
     def test_no_public_name_gives_the_sender_of_an_unsigned_message(self) -> None:
         """But the envelope and its bytes, which are what came."""
@@ -148,7 +152,8 @@ class TestMessage:
     def test_the_public_class_has_what_an_application_needs(self) -> None:
         assert {name for name in dir(Message) if not name.startswith("_")} == {
             *("ack", "nack", "sender", "proven_sender", "is_proven", "envelope"),
-            *("payload", "payload_type", "priority", "message_number", "sequence_number"),
+            *("payload", "payload_type", "priority", "message_id", "sequence_number"),
+            *("kind", "subject", "durable"),
             *("epoch", "timestamp_us", "expires_at_us", "redelivered", "size"),
         }
 
@@ -171,16 +176,43 @@ class TestAnswers:
     def test_a_refusal_is_told_once(self, reason: Reason) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
-        message.nack(reason)
+        message.nack(reason, "not today")
         message.nack(Reason.TOO_LARGE)
         message.ack()
-        assert origin.told == [("refused", message, reason)]
+        assert origin.told == [("refused", message, reason, "not today")]
 
     def test_the_reason_of_a_refusal_without_one(self) -> None:
         message, origin = v2_message(), RecordingOrigin()
         message.origin = origin
         message.nack()
-        assert origin.told == [("refused", message, Reason.REFUSED)]
+        assert origin.told == [("refused", message, Reason.REFUSED, "")]
+
+    @pytest.mark.parametrize("detail", ["x" * 256, "ü" * 128, "später, um 9 Uhr"])
+    def test_words_for_a_refusal(self, detail: str) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        message.nack("rate", detail)
+        assert origin.told == [("refused", message, Reason.RATE, detail)]
+
+    @pytest.mark.parametrize(
+        ("detail", "kind", "said"),
+        [
+            ("x" * 257, ValueError, "detail has 257 bytes of UTF-8, and at most 256 are allowed"),
+            ("ü" * 129, ValueError, "detail has 258 bytes of UTF-8, and at most 256 are allowed"),
+            ("a\nb", ValueError, "has a character that is not printable"),
+            ("\x1b[2J", ValueError, "has a character that is not printable"),
+            ("\ud800", ValueError, "has a character that is not printable"),
+            (b"late", TypeError, "a text is wanted"),
+            (None, TypeError, "a text is wanted"),
+        ],
+    )
+    def test_words_that_cannot_be_sent(self, detail: Any, kind: type[Exception], said: str) -> None:
+        message, origin = v2_message(), RecordingOrigin()
+        message.origin = origin
+        with pytest.raises(kind, match=said):
+            message.nack(detail=detail)
+        message.ack()
+        assert origin.told == [("handled", message)]
 
     @pytest.mark.parametrize("reason", sorted(set(Reason) - set(REASON_CODES)))
     def test_a_reason_that_has_no_code_is_the_callers_mistake(self, reason: Reason) -> None:
@@ -199,44 +231,49 @@ class TestAnswers:
 
 
 class TestOutgoingMessage:
-    def test_is_signed_when_asked_for_and_once(self) -> None:
+    def test_is_signed_when_asked_for(self) -> None:
         message = OutgoingMessage(
             SendOptions(BOB.did, Priority.CRITICAL, 12.5, payload_type=PayloadType.ROBOT_COMMAND),
-            7,
+            id_of(7),
             b"stop",
         )
         assert (message.envelope, message.expires_at, message.failures_before) == (None, 12.5, 0)
-        envelope = message.seal(ALICE)
-        assert message.seal(ALICE) is message.envelope is envelope
+        envelope = message.seal(ALICE, 9)
+        assert message.envelope is envelope
         envelope.verify()
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
-        assert (envelope.payload, envelope.sequence_number) == (b"stop", 7)
+        assert (envelope.payload, envelope.sequence_number) == (b"stop", 9)
+        assert (envelope.message_id, message.message_id) == (id_of(7), id_of(7).hex())
         assert envelope.priority is Priority.CRITICAL is message.priority
         assert envelope.payload_type is PayloadType.ROBOT_COMMAND
         # Its time is the one of queueing, however late it is signed.
         assert envelope.timestamp_us == message.queued_at_us == message.history[0].at_us
 
     def test_defaults(self) -> None:
-        envelope = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1).seal(ALICE)
+        envelope = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1)).seal(ALICE, 1)
         assert (envelope.payload, envelope.payload_type) == (b"", PayloadType.RAW)
 
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
-        message = OutgoingMessage(SendOptions(BOB.did, ENVELOPE.priority), 7, envelope=ENVELOPE)
-        assert message.seal(ALICE) is ENVELOPE
+        message = OutgoingMessage(
+            SendOptions(BOB.did, ENVELOPE.priority), id_of(7), envelope=ENVELOPE
+        )
+        assert message.envelope is ENVELOPE
 
     @pytest.mark.parametrize("lifetime", [None, 12.5])
     def test_gets_its_v2_header_with_its_number(self, lifetime: float | None) -> None:
         expires_at = None if lifetime is None else time.monotonic() + lifetime
-        message = OutgoingMessage(SendOptions(BOB.did, Priority.HIGH, expires_at), 7, b"hello")
+        message = OutgoingMessage(
+            SendOptions(BOB.did, Priority.HIGH, expires_at), id_of(7), b"hello"
+        )
         assert (message.sequence, message.body, message.payload_size) == (0, b"hello", 5)
         message.number(bytes(ALICE.did) + bytes(BOB.did), 9, 3)
         _, signature, leaves = sign_batch(ALICE, [message.body])
         envelope = SignedEnvelope(message.body, MerklePath(0, 1, signature, leaves=leaves))
         envelope.verify()
         assert message.sequence == envelope.sequence_number == 3
-        assert message.message_number == envelope.message_number == 7
+        assert message.message_id == envelope.message_id.hex() == id_of(7).hex()
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
-        assert (envelope.version, envelope.epoch) == (8, 9)
+        assert (envelope.version, envelope.epoch) == (9, 9)
         assert (envelope.payload, envelope.priority) == (b"hello", Priority.HIGH)
         if lifetime is None:
             assert envelope.expires_at_us is None
@@ -244,9 +281,7 @@ class TestOutgoingMessage:
             assert envelope.expires_at_us is not None
             assert abs(envelope.expires_at_us - time.time() * 1e6 - lifetime * 1e6) < 1e6
         assert envelope.timestamp_us == message.queued_at_us
-        assert envelope.message_id == (7).to_bytes(8, "little") + message.queued_at_us.to_bytes(
-            8, "little"
-        )
+        assert envelope.message_id == id_of(7)
 
 
 class TestRestored:
@@ -256,7 +291,7 @@ class TestRestored:
     def restored(
         deadline: float | None, body: bytes, row_deadline: float | None = None
     ) -> OutgoingMessage:
-        message = OutgoingMessage(SendOptions(BOB.did, Priority.LOW, deadline), 7)
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.LOW, deadline), id_of(7))
         message.restore(body, was_written=True, expires_at=row_deadline)
         return message
 
@@ -279,16 +314,21 @@ class TestRestored:
 
 
 def test_the_size_of_a_payload_is_that_of_its_bytes() -> None:
-    queued = OutgoingMessage(SendOptions(BOB.did, Priority.LOW), 1, b"12345")
+    queued = OutgoingMessage(SendOptions(BOB.did, Priority.LOW), id_of(1), b"12345")
     assert queued.payload_size == 5
-    sealed = OutgoingMessage(SendOptions(BOB.did, Priority.LOW), 1, envelope=queued.seal(ALICE))
+    sealed = OutgoingMessage(
+        SendOptions(BOB.did, Priority.LOW), id_of(1), envelope=queued.seal(ALICE, 1)
+    )
     assert sealed.payload_size == 5
 
 
 def test_an_outgoing_message_begins_as_a_receipt_does() -> None:
     """It sets what `Receipt.__init__` sets, by itself."""
     terms = SendOptions(BOB.did, Priority.NORMAL)
-    message, receipt = OutgoingMessage(terms, 7), Receipt(BOB.did, 7, steps=terms.queued)
+    message, receipt = (
+        OutgoingMessage(terms, id_of(7)),
+        Receipt(BOB.did, id_of(7), steps=terms.queued),
+    )
     assert message.recipient == receipt.recipient
     for name in set(Receipt.__slots__) - {"__weakref__", "_recipient"}:
         assert getattr(message, name) == getattr(receipt, name), name

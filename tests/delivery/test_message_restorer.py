@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from peerkit import Desk, ManualClock, still_clock
 
+from idkit import id_of, number_of
 from signedwire import clock
 from signedwire.clock import WallInstant
 from signedwire.delivery.backlog_cursor import BacklogCursor
@@ -52,7 +53,7 @@ class Bench:
 
     def given_up(self, rows: list[OutgoingRow]) -> list[Reason | None]:
         """Why the messages of the rows are given up."""
-        held = [OutgoingMessage(stored(MemoryStore(US)).options, 1) for _ in rows]
+        held = [OutgoingMessage(stored(MemoryStore(US)).options, id_of(1)) for _ in rows]
         sent = self.messages(rows, *held)
         assert [message.reason for message in sent] == [None] * len(sent)
         return [message.reason for message in held if message not in sent]
@@ -66,7 +67,7 @@ class TestRows:
         assert message is not original
         assert (message.body, message.row) == (original.body, original.row)
         assert (message.recipient, message.priority) == (PEER, HIGH)
-        assert message.message_number == original.message_number
+        assert number_of(message.message_id) == number_of(original.message_id)
         assert message.state is DeliveryState.PERSISTED
         assert message.is_stored
         assert not message.was_written

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from idkit import id_of, number_of
 from signedwire import (
     DeliveryState,
     Identity,
@@ -25,7 +26,8 @@ from signedwire import (
     sync,
 )
 from signedwire.delivery import outcomes as outcomes_module
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.types import Priority
 from wirekit import (
     ALICE,
@@ -103,7 +105,7 @@ async def test_the_time_is_that_of_all() -> None:
     outcomes = as_completed(receipts, timeout=0.05)
     assert await anext(outcomes) is first
     began = time.monotonic()
-    wanted = r"1 of 2 messages have no outcome after 0\.05 s; the first is <Receipt #"
+    wanted = r"1 of 2 messages have no outcome after 0\.05 s; the first is <Receipt 0"
     with pytest.raises(TimeoutError, match=wanted):
         await anext(outcomes)
     assert time.monotonic() - began < 0.25 + SLACK
@@ -146,7 +148,7 @@ async def test_a_deadline_passes_after_the_message_was_accepted() -> None:
 
     terms = SendOptions(BOB.did, Priority.NORMAL, monotonic() + 0.1)
     message, other = (
-        OutgoingMessage(terms, 1),
+        OutgoingMessage(terms, id_of(1)),
         receipt_to(BOB.did, 2),
     )
     message.advance(ACCEPTED)
@@ -195,8 +197,8 @@ def test_no_change_of_another_thread_is_missed(is_blocking: bool) -> None:
         else:
             found = asyncio.run(collect())
         mover.join()
-        assert sorted(each.message_number for each in found) == [
-            each.message_number for each in receipts
+        assert sorted(number_of(each.message_id) for each in found) == [
+            number_of(each.message_id) for each in receipts
         ]
         expect_no_callback(receipts)
 

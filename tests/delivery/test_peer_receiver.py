@@ -17,7 +17,7 @@ from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
@@ -28,9 +28,9 @@ SMALL: dict[str, Any] = {
     "critical_reserve": 2,
     "max_payload_size": 1000,
 }
-SIZE = V2_HEADER_SIZE + 5
+SIZE = MIN_V2_HEADER_SIZE + 5
 """Bytes of one `hello`."""
-CRITICAL_BYTES = 2 * 1024 + V2_HEADER_SIZE + 1000
+CRITICAL_BYTES = 2 * 1024 + MAX_V2_HEADER_SIZE + 1000
 WINDOW = Credit(10, 4000, 2, CRITICAL_BYTES)
 
 
@@ -65,7 +65,7 @@ class TestCredit:
         desk = Desk(**(SMALL | {"critical_reserve": 0}))
         credit = desk.session().receiver.recv_window()
         assert credit.critical_messages == 1
-        assert credit.critical_bytes >= V2_HEADER_SIZE + 1000
+        assert credit.critical_bytes >= MAX_V2_HEADER_SIZE + 1000
 
     def test_a_node_that_only_sends_grants_none(self) -> None:
         desk = Desk(**(SMALL | {"credit_messages": 0}))
@@ -223,15 +223,15 @@ class TestBudget:
         assert flushed == []
 
     def test_one_message_fits_into_the_least(self) -> None:
-        desk = Desk(inbox_bytes=V2_HEADER_SIZE + 2000, max_payload_size=2000)
-        assert desk.session().receiver.recv_window().bytes == V2_HEADER_SIZE + 2000
+        desk = Desk(inbox_bytes=MAX_V2_HEADER_SIZE + 2000, max_payload_size=2000)
+        assert desk.session().receiver.recv_window().bytes == MAX_V2_HEADER_SIZE + 2000
 
     def test_who_fills_it_leaves_others_nothing_until_half_is_taken(self) -> None:
         desk = Desk(**(SMALL | {"inbox_bytes": 4000}))
         link = desk.link()
         link.bring(*range(1, 4), payload=bytes(1000))
         other = desk.begin(EVE)
-        free = 4000 - 3 * (1000 + V2_HEADER_SIZE)
+        free = 4000 - 3 * (1000 + MIN_V2_HEADER_SIZE)
         assert other.our_hello.credit.bytes == other.our_hello.credit.critical_bytes == free
         other.say_hello()
         desk.host.run()
@@ -330,7 +330,7 @@ class TestAfterTheCommit:
         desk.host.run()
         assert payloads(desk.take()) == [b"hello"]
         # The root would cover what was refused.
-        refusals = [Refusal(1, n, Reason.INBOX_FULL) for n in (2, 3)]
+        refusals = [Refusal(leaf, Reason.INBOX_FULL) for leaf in batch.leaves[1:]]
         assert ("receipts", [], [batch.leaves[0]]) in said(link)
         assert link.heard("refused") == [refusals]
         assert desk.host.drops[Reason.INBOX_FULL, BOB.did] == 2
@@ -352,7 +352,7 @@ class TestAfterTheCommit:
         desk.host.run()
         assert said(link) == [
             ("receipts", [], [batch.leaves[0]]),
-            ("refused", [Refusal(1, 2, Reason.INBOX_FULL)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.INBOX_FULL)]),
         ]
         assert len(desk.take()) == 1
 
@@ -374,16 +374,16 @@ class TestAfterTheCommit:
         stray = body(2, sender=BOB, recipient=ALICE, epoch=8)
         good = body(3, sender=BOB, recipient=ALICE, epoch=9)
         desk.store.room = 0
-        link.bring_batch(received([late, stray, good], BOB))
+        batch = link.bring_batch(received([late, stray, good], BOB))
         desk.store.commit()
         desk.host.run()
         assert said(link) == [
             (
                 "refused",
                 [
-                    Refusal(1, 1, Reason.EXPIRED),
-                    Refusal(1, 2, Reason.MALFORMED),
-                    Refusal(1, 3, Reason.INBOX_FULL),
+                    Refusal(batch.leaves[0], Reason.EXPIRED),
+                    Refusal(batch.leaves[1], Reason.MALFORMED),
+                    Refusal(batch.leaves[2], Reason.INBOX_FULL),
                 ],
             )
         ]
@@ -435,7 +435,7 @@ class TestAfterTheCommit:
         desk = Desk(**SMALL)
         batch = batch_of(1, 2)
         refusals = desk.session().receiver.failed(BatchFailed(batch.bodies))
-        assert refusals == [Refusal(1, n, Reason.BAD_SIGNATURE) for n in (1, 2)]
+        assert refusals == [Refusal(leaf, Reason.BAD_SIGNATURE) for leaf in batch.leaves]
         assert desk.host.drops[Reason.BAD_SIGNATURE, BOB.did] == 2
 
 
@@ -519,7 +519,7 @@ class TestAnswers:
         desk = Desk(**SMALL)
         link, batch, (one, other, third) = self.arrived(desk)
         one.ack()
-        other.nack()
+        other.nack(detail="not today")
         third.ack()
         other.ack()  # the first answer counts
         assert said(link) == []
@@ -528,14 +528,14 @@ class TestAnswers:
             # The receipt once more: nobody hears a refusal without it.
             ("receipts", [], [batch.leaves[1]]),
             ("handled", [batch.leaves[0], batch.leaves[2]]),
-            ("refused", [Refusal(1, 2, Reason.REFUSED)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.REFUSED, "not today")]),
         ]
 
     def test_again_after_a_cut(self) -> None:
         desk = Desk(**SMALL)
         link, _, (one, other, _) = self.arrived(desk)
         one.ack()
-        other.nack(Reason.NOT_ALLOWED)
+        other.nack(Reason.NOT_ALLOWED, "not here")
         desk.host.run()
         first = said(link)
         link.end()
@@ -586,7 +586,7 @@ class TestAnswers:
         assert said(link) == [
             ("receipts", [batch.root], []),
             ("handled", [batch.leaves[0]]),
-            ("refused", [Refusal(1, 2, Reason.REFUSED)]),
+            ("refused", [Refusal(batch.leaves[1], Reason.REFUSED)]),
         ]
         assert desk.host.drops[Reason.DUPLICATE, BOB.did] == 2
         assert link.notes[-1] == (0, 2)
@@ -698,7 +698,7 @@ class TestAnEarlierProcess:
         desk.host.run()
         assert payloads(desk.take()) == [b"hello"]
         assert ("receipts", [], [batch.leaves[0], batch.leaves[2]]) in said(link)
-        assert link.heard("refused") == [[Refusal(1, 2, Reason.INBOX_FULL)]]
+        assert link.heard("refused") == [[Refusal(batch.leaves[1], Reason.INBOX_FULL)]]
         desk.host.run()
         assert link.granted_unused == WINDOW
 
@@ -718,14 +718,14 @@ class TestAnEarlierProcess:
         has_failed = why == "the store has failed"
         link = desk.link(epoch=9 if has_failed else 10)
         epoch = link.their_epoch
-        link.bring_batch(batch_of(1, epoch=epoch))
+        again = link.bring_batch(batch_of(1, epoch=epoch))
         known = RememberedLeaves(([], batch.leaves, [], []), [], [])
         desk.store.loads[0](None if has_failed else known)
         desk.store.commit()
         desk.host.run()
         if has_failed:
             # At or below the mark, and its leaf is not known: never a receipt.
-            assert link.heard("refused") == [[Refusal(1, 1, Reason.DUPLICATE)]]
+            assert link.heard("refused") == [[Refusal(again.leaves[0], Reason.DUPLICATE)]]
         else:
             assert len(desk.take()) == 1
             assert desk.store.called("began")[-1] == (BOB.did, Marks(10, (0, 0, 0, 0)))

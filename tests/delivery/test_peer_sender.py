@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from peerkit import Desk, FakeRoute, FakeStore, ManualClock, closed, numbers, still_clock
 
+from idkit import number_of
 from linkkit import BOB
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
-from signedwire.delivery.advice import CLOCKS_DIFFER, UNANSWERED
-from signedwire.errors import BackpressureError, Cause, FailureKind
+from signedwire.delivery.advice import UNANSWERED, late_by_the_peer
+from signedwire.errors import BackpressureError, Cause, FailureKind, MessageRefusedError
 from signedwire.events import MessageRefused
 from signedwire.types import DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import ClockOffset
 
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 
@@ -162,7 +164,10 @@ class TestDeadlines:
 
     @pytest.mark.parametrize(
         ("ahead", "detail"),
-        [pytest.param(0.0, CLOCKS_DIFFER, id="not yet by ours"), pytest.param(11.0, "", id="yes")],
+        [
+            pytest.param(0.0, late_by_the_peer(0.0, None), id="not yet by ours"),
+            pytest.param(11.0, "", id="yes"),
+        ],
     )
     def test_a_peer_says_it_is_late(
         self, desk: Desk, clock: ManualClock, ahead: float, detail: str
@@ -172,6 +177,28 @@ class TestDeadlines:
         clock.move(ahead)
         assert link.refuse(message, Reason.EXPIRED)
         assert (message.state, message.detail) == (EXPIRED, detail)
+
+    @pytest.mark.parametrize(
+        ("offset", "words"),
+        [
+            (None, "the peer's clock may be ahead of ours"),
+            (ClockOffset(7200.0, 0.0004), "the peer's clock is 7200.00 s ahead (± 0.4 ms) of ours"),
+            (ClockOffset(0.001, 0.004), "the peer's clock may be ahead of ours"),
+            (ClockOffset(-5.0, 0.004), "the peer's clock may be ahead of ours"),
+        ],
+    )
+    def test_a_peer_whose_clock_is_known_says_it_is_late(
+        self, desk: Desk, clock: ManualClock, offset: ClockOffset | None, words: str
+    ) -> None:
+        link = desk.link()
+        link.clock_offset = offset
+        message = desk.post(expires_at=due("seconds", clock))
+        clock.move(3.0)
+        assert link.refuse(message, Reason.EXPIRED, at_us=clock.wall_us + 7_200_000_000)
+        assert message.detail == (
+            "the peer refused it as 7193.00 s late, but by our clock its deadline had not passed: "
+            f"{words}"
+        )
 
     def test_it_is_looked_at_before_writing(self, desk: Desk, clock: ManualClock) -> None:
         late = desk.post(expires_at=due("seconds", clock))
@@ -196,7 +223,7 @@ class TestDeadlines:
         desk.link()
         desk.host.run()
         assert message.state is EXPIRED
-        assert desk.store.called("ended") == [(message.message_number, Reason.EXPIRED, "")]
+        assert desk.store.called("ended") == [(number_of(message.message_id), Reason.EXPIRED, "")]
 
     def test_over_v1_and_queued_again(self, desk: Desk, clock: ManualClock) -> None:
         """The deadline holds again, and `written` over v2 is no confirmation."""
@@ -271,12 +298,21 @@ class TestAnswers:
             link.accept()
         assert link.refuse(message, Reason.REFUSED)
         assert (message.state, message.reason) == (REFUSED, Reason.REFUSED)
-        assert (message.body == b"") == (not is_accepted), "its proof needs them"
-        assert desk.host.events[-1] == MessageRefused(
-            BOB.did, message.message_number, Reason.REFUSED
-        )
+        assert message.body, "its proof needs them"
+        assert desk.host.events[-1] == MessageRefused(BOB.did, message.message_id, Reason.REFUSED)
         assert desk.session().status().dropped == {Reason.REFUSED: 1}
         assert not link.refuse(message), "it has ended"
+
+    @pytest.mark.parametrize("is_accepted", [False, True], ids=["in flight", "accepted before"])
+    def test_the_words_of_a_refusal(self, desk: Desk, is_accepted: bool) -> None:
+        link = desk.link()
+        message = desk.post()
+        if is_accepted:
+            link.accept()
+        assert link.refuse_many([message], Reason.RATE, "ask again at 9")
+        assert (message.reason, message.detail) == (Reason.RATE, "ask again at 9")
+        with pytest.raises(MessageRefusedError, match=r": rate \(ask again at 9\)$"):
+            message.raise_if_failed()
 
     def test_the_store_hears_of_everything(self) -> None:
         desk = Desk(store=FakeStore)
@@ -290,7 +326,9 @@ class TestAnswers:
             (BOB.did, numbers([other])),
         ]
         assert desk.store.called("settled") == [(BOB.did, numbers([one]))]
-        assert desk.store.called("refused") == [(BOB.did, [(Reason.INBOX_FULL, (1, 2))])]
+        assert desk.store.called("refused") == [
+            (BOB.did, [(other.message_id, False)], Reason.INBOX_FULL, "")
+        ]
 
 
 class TestWriting:
@@ -380,7 +418,7 @@ class TestEnds:
         assert message.is_detached
         assert message.state is PERSISTED
         desk.session().sender.give_up(message, Reason.DENIED, "why")
-        assert desk.store.called("ended") == [(message.message_number, Reason.DENIED, "why")]
+        assert desk.store.called("ended") == [(number_of(message.message_id), Reason.DENIED, "why")]
 
     def test_back_from_an_ended_link(self, desk: Desk) -> None:
         """One has ended meanwhile, and one is accepted by a v1 host that says no more."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from idkit import id_of, number_of
 from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, Step, advance_all, future_waker, transition_all
@@ -66,7 +67,7 @@ class TestStates:
     def test_a_new_one_is_queued(self) -> None:
         before = time.time_ns() // 1000
         receipt = receipt_to(BOB, 7)
-        assert (receipt.recipient, receipt.message_number) == (BOB, 7)
+        assert (receipt.recipient, number_of(receipt.message_id)) == (BOB, 7)
         assert (receipt.state, receipt.reason, receipt.detail) == (QUEUED, None, "")
         assert not receipt.is_final
         assert not receipt.is_confirmed
@@ -148,7 +149,7 @@ class TestStates:
         ],
     )
     def test_repr(self, state: DeliveryState, reason: Reason | None, text: str) -> None:
-        assert repr(receipt_at(state, reason)) == f"<Receipt #7 to {BOB.short} {text}>"
+        assert repr(receipt_at(state, reason)) == f"<Receipt 00000007 to {BOB.short} {text}>"
 
 
 class TestErrors:
@@ -166,7 +167,8 @@ class TestErrors:
         assert isinstance(error, SignedWireError)
         assert (error.receipt, error.recipient, error.reason) == (receipt, BOB, Reason.EXPIRED)
         assert str(error) == (
-            f"message #7 to {BOB} expired before it could be written{shown}; it will not be sent. "
+            f"message 00000007 to {BOB} expired before it could be written{shown}; "
+            "it will not be sent. "
             "Give it a later deadline, or check node.peers() for what holds the peer up"
         )
 
@@ -176,7 +178,7 @@ class TestErrors:
         with pytest.raises(MessageExpiredError) as caught:
             receipt.raise_if_failed()
         assert str(caught.value).startswith(
-            f"message #7 to {BOB} expired before it was taken there; it was not delivered. "
+            f"message 00000007 to {BOB} expired before it was taken there; it was not delivered. "
         )
 
     @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ class TestErrors:
         assert not isinstance(error, TimeoutError)
         assert (error.receipt, error.recipient) == (receipt, BOB)
         assert error.reason is (reason or Reason.CLOSED)
-        assert str(error) == f"message #7 to {BOB} was not delivered: {said}{hint}"
+        assert str(error) == f"message 00000007 to {BOB} was not delivered: {said}{hint}"
 
     @pytest.mark.parametrize(
         ("reason", "said"),
@@ -238,7 +240,7 @@ class TestErrors:
         assert not isinstance(error, TimeoutError)
         assert (error.receipt, error.recipient) == (receipt, BOB)
         assert error.reason is (reason or Reason.REFUSED)
-        assert str(error) == f"{BOB} refused message #7: {said}"
+        assert str(error) == f"{BOB} refused message 00000007: {said}"
 
 
 class TestProof:
@@ -247,13 +249,13 @@ class TestProof:
         with pytest.raises(LookupError) as caught:
             receipt_at(state).proof()
         assert str(caught.value) == (
-            f"message #7 to {BOB} is {state}: its recipient has signed no receipt"
+            f"message 00000007 to {BOB} is {state}: its recipient has signed no receipt"
         )
 
     def test_it_is_the_part_that_is_about_this_message(self) -> None:
         class RecordingSource:
             def prove(self, receipt: Receipt) -> bytes:
-                return bytes((receipt.message_number,))
+                return bytes((number_of(receipt.message_id),))
 
         receipt = receipt_at(ACCEPTED)
         receipt.proof_source = RecordingSource()
@@ -264,7 +266,7 @@ class TestAlone:
     """A `Receipt` that is no message of a node."""
 
     async def test_it_has_no_store_no_deadline_and_no_proof(self) -> None:
-        receipt = Receipt(BOB, 7)
+        receipt = Receipt(BOB, id_of(7))
         with pytest.raises(LookupError, match="its recipient has signed no receipt"):
             receipt.proof()
         waiting = asyncio.ensure_future(receipt.wait())  # as without a store: until accepted
@@ -587,7 +589,7 @@ class TestResult:
         with pytest.raises(TimeoutError) as caught:
             receipt.result(FAILED, 0.01)
         assert not isinstance(caught.value, SignedWireError)
-        assert str(caught.value) == f"message #7 to {BOB} is still {state} after 0.01 s"
+        assert str(caught.value) == f"message 00000007 to {BOB} is still {state} after 0.01 s"
         expect_no_waiter(receipt)
 
     def test_changes_do_not_extend_the_timeout(self) -> None:
@@ -625,7 +627,7 @@ class TestResult:
                         advance_all([self], FAILED)
                 return value
 
-        receipt = Ending(BOB, 7)
+        receipt = Ending(BOB, id_of(7))
         assert receipt.has_reached(WRITTEN) is False
         assert receipt.is_final
 

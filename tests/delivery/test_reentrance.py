@@ -155,10 +155,7 @@ def refused(desk: Desk, watch: Callable[[OutgoingMessage], None]) -> list[Outgoi
     messages = two_batches(desk, link, lambda _: None)
     for message in messages:
         watch(message)
-    refusals = [
-        frames.Refusal(one.priority, one.sequence, Reason.INBOX_FULL) for one in messages[1:]
-    ]
-    desk.endpoint.on_refusals(link.session, tuple(refusals))
+    link.refuse_many(messages[1:], Reason.INBOX_FULL)
     return messages
 
 

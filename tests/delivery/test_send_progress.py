@@ -59,26 +59,22 @@ class TestMessages:
         assert dead(progress) == letters
 
     def test_refused(self, progress: SendProgress) -> None:
-        def refusal(payload: bytes, reason: Reason, *, was_accepted: bool = False) -> Refused:
+        def refuse(
+            payload: bytes, reason: Reason, detail: str = "", *, was_accepted: bool = False
+        ) -> None:
             message = stored(progress.store, payload)
-            if not was_accepted:
-                return Refused(message, reason, (NORMAL, message.sequence), b"")
-            progress.settled(PEER, [message])
-            return Refused(message, reason, None, message.body)
+            if was_accepted:
+                progress.settled(PEER, [message])
+            progress.refused(PEER, [Refused(message, was_accepted)], reason, detail)
 
-        progress.refused(
-            PEER,
-            [
-                refusal(b"late", Reason.EXPIRED),
-                refusal(b"full", Reason.INBOX_FULL),
-                refusal(b"nacked", Reason.REFUSED, was_accepted=True),
-                refusal(b"late by the application", Reason.EXPIRED, was_accepted=True),
-            ],
-        )
+        refuse(b"late", Reason.EXPIRED)
+        refuse(b"full", Reason.INBOX_FULL)
+        refuse(b"nacked", Reason.REFUSED, "not today", was_accepted=True)
+        refuse(b"late by the application", Reason.EXPIRED, was_accepted=True)
         assert left(progress) == 0
         assert sorted(dead(progress)) == [
             (b"full", Reason.INBOX_FULL, "the peer refused it"),
-            (b"nacked", Reason.REFUSED, "the peer's application refused it"),
+            (b"nacked", Reason.REFUSED, "the peer's application refused it: not today"),
         ]
 
     def test_whether_the_peer_may_have_it(self, progress: SendProgress) -> None:
@@ -103,12 +99,12 @@ class TestOldCopies:
 def test_a_store_that_has_failed_or_closed(progress: SendProgress) -> None:
     """Progress that can no longer be recorded is lost without an error."""
     store, message = progress.store, stored(progress.store)
-    refused = [Refused(message, Reason.REFUSED, None, message.body)]
+    refused = [Refused(message, was_accepted=True)]
     store.close()
     cause = Cause("refused", FailureKind.REFUSED)
     progress.written(PEER, [message])
     progress.settled(PEER, [message])
-    progress.refused(PEER, refused)
+    progress.refused(PEER, refused, Reason.REFUSED, "")
     progress.ended(message, Reason.TOO_LARGE, "")
     progress.attempt_failed(PEER, cause)
     progress.reached(PEER)

@@ -25,6 +25,7 @@ from signedwire.errors import Cause, FailureKind, StoreFailedError
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.types import DeliveryState, PeerState, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.session import Closed
 
 SMALLER, LARGER = sorted((ALICE, BOB), key=lambda identity: bytes(identity.did))
@@ -545,7 +546,10 @@ class TestStatus:
         assert status.queued[Priority.HIGH] == 1
         link = desk.link()
         link.overdue = 3.0
+        assert status.clock_offset is status.clock_offset_bound is None
+        link.clock_offset = ClockOffset(1.5, 0.25)
         status = session.status()
+        assert (status.clock_offset, status.clock_offset_bound) == (1.5, 0.25)
         assert (status.state, status.wire, status.round_trip) == (PeerState.CONNECTED, "v2", 0.25)
         assert (status.in_flight, status.overdue) == (1, 3.0)
         assert status.send_window is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from idkit import number_of
 from linkkit import ALICE, BOB, body, received
 from signedwire.delivery.store import Backlog, Marks, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Inline, Writer
@@ -25,7 +26,7 @@ from storekit import LIMIT, OTHER, PEER, US, Note, Told, accept, held, make, put
 
 LOW, NORMAL, HIGH, CRITICAL = Priority
 PAST = 1
-SIZE = 122 + 5  # of the row of a `Note`
+SIZE = 126 + 5  # of the row of a `Note`
 NO_LEAVES: Any = (([], [], [], []), [], [])
 
 
@@ -200,7 +201,7 @@ class TestOutgoing:
         gone = store.drop([first[1].id, rest[1].id, 12345, 2**70]).result(LIMIT)
         assert sorted(gone) == sorted([(PEER, NORMAL, 2), (OTHER, NORMAL, 1)])
         assert store.show(first[1].id).result(LIMIT) is None
-        assert store.backlog() == Backlog(2, 2 * (122 + 1))
+        assert store.backlog() == Backlog(2, 2 * (126 + 1))
 
     def test_numbers_beyond_any_row(self, store: Store) -> None:
         put(store, Note())
@@ -371,11 +372,11 @@ class TestDeadLetters:
         assert letters[0].body == notes[1].body
         assert [each.priority for each in letters] == [Priority.NORMAL, Priority.CRITICAL]
         assert {each.payload_type for each in letters} == {PayloadType.RAW}
-        assert {(each.message_number, each.queued_at_us) for each in letters} == {(0, 1)}
+        assert {(number_of(each.message_id), each.queued_at_us) for each in letters} == {(0, 1)}
         assert {each.expires_at_us for each in letters} == {None}
         assert {(each.reason, each.detail) for each in letters} == {(Reason.REFUSED, "not today")}
         assert before <= letters[0].died_at_us <= unix_time_us()
-        assert store.stats().dead == Backlog(2, 2 * (122 + 1))
+        assert store.stats().dead == Backlog(2, 2 * (126 + 1))
         again = Note(letters[0].payload)
         assert told(store.put, PEER, [again], replaces=[letters[0].id]) is None
         assert again.sequence == 3
@@ -430,7 +431,7 @@ class TestIncoming:
         assert told(store.acked, [ids[1], 999]) is None
         assert [row.id for row in store.unacked().result(LIMIT)] == [ids[0], ids[2]]
         assert [row.id for row in store.unacked(after=ids[0], limit=5).result(LIMIT)] == [ids[2]]
-        assert store.stats().inbox == Backlog(2, 2 * (122 + 2))
+        assert store.stats().inbox == Backlog(2, 2 * (126 + 2))
         assert told(store.acked, [ids[0], ids[2]]) is None
         assert store.unacked().result(LIMIT) == []
         assert store.stats().inbox == Backlog(0, 0)

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from clockkit import SetClock
+from idkit import id_of
 from linkkit import ALICE, BOB
 from signedwire import clock
 from signedwire.clock import WallInstant, monotonic, unix_time
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import MemoryStore, OutgoingRow, SqliteStore, Store
 from signedwire.types import Priority
 
@@ -39,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, set_clock: SetClock) -
 
 def put(store: Store, *deadlines: float | None) -> None:
     terms = [SendOptions(BOB.did, Priority.NORMAL, deadline) for deadline in deadlines]
-    store.put(BOB.did, [OutgoingMessage(each, 1, b"x") for each in terms])
+    store.put(BOB.did, [OutgoingMessage(each, id_of(1), b"x") for each in terms])
 
 
 def rows(store: Store) -> list[OutgoingRow]:

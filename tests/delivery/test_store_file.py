@@ -22,7 +22,7 @@ import pytest
 
 from linkkit import ALICE, BOB, body, received
 from signedwire.delivery.store import Marks, SqliteStore, StoreLimits, schema, sqlite_tables
-from signedwire.delivery.store.schema import MIGRATIONS
+from signedwire.delivery.store.schema import VERSION
 from signedwire.delivery.store.sqlite_tables import _CHECKPOINT_BYTES as WAL_BYTES
 from signedwire.errors import (
     StoreCorruptError,
@@ -510,89 +510,45 @@ class TestUnusable:
             assert error.fact.endswith(f"this user may not write to {readable}")
 
 
-class TestMigrations:
-    def test_a_newer_version(
-        self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+class TestVersions:
+    @pytest.mark.parametrize(
+        ("version", "text"),
+        [
+            (1, "version 1, and this signedwire reads only 4. Send its messages with the earlier"),
+            (3, "version 3, and this signedwire reads only 4. Send its messages with the earlier"),
+            (5, "version 5, and this signedwire supports up to 4. Use the newer"),
+        ],
+    )
+    def test_another_version(self, stores: Stores, path: Path, version: int, text: str) -> None:
         store = stores()
         put(store, Note())
         assert store.close(LIMIT)
-        newer = (*MIGRATIONS, ("CREATE TABLE more (x)", "INSERT INTO more VALUES (7)"))
-        with monkeypatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", newer)
-            store = stores()
-            assert row_numbers(store) == [1]
-            assert store.close(LIMIT)
-            store = stores()  # no second migration
-            assert store.close(LIMIT)
-        with sqlite3.connect(path) as connection:
-            assert connection.execute("SELECT x FROM more").fetchall() == [(7,)]
-            assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
-        connection.close()
-        with pytest.raises(
-            StoreVersionError, match=rf"supports up to {len(MIGRATIONS)}\. Use the newer"
-        ):
-            SqliteStore(path, US)
+        for number in (version, VERSION):
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.close()
+            if number != VERSION:
+                with pytest.raises(StoreVersionError, match=re.escape(text)):
+                    SqliteStore(path, US)
+        assert row_numbers(stores()) == [1], "it was not changed"
 
-    @pytest.mark.parametrize("version", [1, 2])
-    def test_a_file_of_an_earlier_version(
-        self, stores: Stores, path: Path, version: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It is migrated with all of its rows, and has an access list then."""
-        store = stores()
-        put(store, Note(), Note())
-        assert store.close(LIMIT)
-        with sqlite3.connect(path) as connection:
-            connection.execute("DROP TABLE access")
-            connection.execute("DROP INDEX outgoing_age")
-            connection.execute("ALTER TABLE outgoing DROP COLUMN ages_at_us")
-            if version == 1:
-                connection.execute("ALTER TABLE lane DROP COLUMN base")
-            connection.execute(f"PRAGMA user_version = {version}")
-            schema_then = set(connection.execute(NAMES))
-        connection.close()
-        # An earlier signedwire made this file.
-        made = Path(f"{path}-made")
-        with monkeypatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:version])
-            schema.open_file(str(made), US).close()
-        with sqlite3.connect(made) as connection:
-            assert schema_then == set(connection.execute(NAMES))
-        connection.close()
-        store = stores()
-        note = Note()
-        put(store, note)
-        rows = store.load(PEER, NORMAL, 0, 10).result(LIMIT)
-        assert [row.row for row in rows] == [1, 2, note.row] == [1, 2, 3]
-        assert [row.sequence for row in rows] == [1, 2, note.sequence]
-        assert note.sequence > 2
-        assert (store.access.denied, store.access.allowed) == (frozenset(), None)
-        store.access.deny([bytes(PEER)])
-        assert told(store.barrier) is None
-        assert told(store.put, OTHER, [Note()], is_met=False) is None
-        assert store.close(LIMIT)
-        store = stores()
-        assert store.access.denied == {bytes(PEER)}
-        assert store.backlog(OTHER).rows == 1
-
-    def test_one_that_fails_changes_nothing(
+    def test_tables_that_cannot_be_made_change_nothing(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert stores().close(LIMIT)
         with monkeypatch.context() as patch:
-            broken = (*MIGRATIONS, ("CREATE TABLE more (x)", "CREATE TABLE more (x)"))
-            patch.setattr(schema, "MIGRATIONS", broken)
+            broken = (*schema._SCHEMA, "CREATE TABLE access (x)")
+            patch.setattr(schema, "_SCHEMA", broken)
             with pytest.raises(StoreOpenError, match="already exists"):
                 SqliteStore(path, US)
         put(stores(), Note())
 
-    def test_one_that_sqlite_has_rolled_back_itself(
+    def test_a_transaction_that_sqlite_has_rolled_back_itself(
         self, stores: Stores, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """SQLite does that if the disk is full. The error has the first message of SQLite."""
         twice = ("CREATE TABLE more (x UNIQUE)", "INSERT OR ROLLBACK INTO more VALUES (1), (1)")
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, twice))
+            patch.setattr(schema, "_SCHEMA", (*schema._SCHEMA, *twice))
             with pytest.raises(StoreOpenError, match=r"UNIQUE constraint failed: more\.x"):
                 SqliteStore(path, US)
         put(stores(), Note())

@@ -208,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
                 ]
                 assert {row.epoch for row in rows} <= {store.epoch(peer)}
             of_peer = [row[0] for name, row in self.rows.items() if name[0] == peer]
-            size = sum(122 + len(payload) for payload in of_peer)
+            size = sum(126 + len(payload) for payload in of_peer)
             assert store.backlog(peer) == Backlog(len(of_peer), size)
         assert store.backlog().rows == len(self.rows)
         assert (store.stats().oldest_queued_at_us is None) == (not self.rows)

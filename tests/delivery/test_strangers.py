@@ -20,6 +20,7 @@ from peerkit import (
     still_clock,
 )
 
+from idkit import number_of
 from linkkit import BOB, EVE
 from signedwire.delivery import session_map
 from signedwire.delivery.lanes import Lanes
@@ -534,12 +535,12 @@ class TestMessagesOfAnotherThread:
         desk.host.run()
         assert link.messages == list(messages)
         for message in messages:
-            assert link.payloads.count(b"%d" % message.message_number) == 1
+            assert link.payloads.count(b"%d" % number_of(message.message_id)) == 1
 
     def numbered(self, desk: Desk, count: int = 1) -> list[Any]:
         messages = [desk.message() for _ in range(count)]
         for message in messages:
-            message.body = b"%d" % message.message_number
+            message.body = b"%d" % number_of(message.message_id)
         return messages
 
     @pytest.mark.parametrize("count", [1, 3], ids=["one", "many"])

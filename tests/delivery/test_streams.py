@@ -13,11 +13,13 @@ from dataclasses import replace
 
 import pytest
 
+from idkit import id_of, number_of
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage, SendOptions
+from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
@@ -26,6 +28,8 @@ from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
     HANDLED_ENVELOPES,
+    REASON_CODES,
+    REFUSED_ENVELOPES,
     Receipts,
     Refusal,
 )
@@ -61,7 +65,7 @@ class Sender:
     ) -> OutgoingMessage:
         self.count += 1
         message = OutgoingMessage(
-            SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), self.count, payload
+            SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), id_of(self.count), payload
         )
         assert self.lanes.put(message, priority)
         return message
@@ -99,9 +103,12 @@ class Sender:
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
         return self.stream.receipts(receipts, receipts.statement + receipts.signature)
 
-
-def refused(*places: tuple[int, int], reason: Reason = Reason.INBOX_FULL) -> list[Refusal]:
-    return [Refusal(lane, sequence, reason) for lane, sequence in places]
+    def refuse(self, *leaves: bytes, reason: Reason = Reason.INBOX_FULL) -> list[Refused]:
+        """A refusal by Bob has come."""
+        plain = Receipts(4, 55, leaves, code=REASON_CODES[reason], text=b"no")
+        text = THEM + US + plain.statement
+        receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
+        return self.stream.refused(receipts, receipts.statement + receipts.signature)
 
 
 @pytest.fixture
@@ -162,7 +169,7 @@ class TestNumbering:
 
     def test_64_kib_at_most(self, sender: Sender) -> None:
         for _ in range(3):
-            sender.queue(bytes(MAX_BATCH_BYTES // 2 - 122))
+            sender.queue(bytes(MAX_BATCH_BYTES // 2 - 126))
         assert (len(sender.next()), len(sender.next())) == (2, 1)
 
     def test_one_alone_may_be_larger(self, sender: Sender) -> None:
@@ -177,11 +184,11 @@ class TestRoom:
         [
             (Credit(0, 1000, 0, 1000), []),
             (Credit(9, 126, 9, 126), []),
-            (Credit(9, 127, 9, 126), [2]),
+            (Credit(9, 131, 9, 130), [2]),
             (Credit(1, 1000, 0, 1000), [2]),
             (Credit(9, 1000, 0, 1000), [2, 3]),
             (Credit(9, 1000, 1, 1000), [1]),
-            (Credit(9, 1000, 9, 127), [1]),
+            (Credit(9, 1000, 9, 131), [1]),
         ],
     )
     def test_no_more_than_the_peer_takes(
@@ -190,7 +197,7 @@ class TestRoom:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
             sender.queue(priority=priority)
-        assert [m.message_number for m in sender.next(room)] == numbers
+        assert [number_of(m.message_id) for m in sender.next(room)] == numbers
         assert len(sender.lanes) == 3 - len(numbers)
 
 
@@ -326,11 +333,9 @@ class TestHandled:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert len(sender.stream._receipted_names) == 3
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert {m.state for m in messages} == {HANDLED}
         assert not sender.stream._receipted
-        assert not sender.stream._receipted_names
 
     def test_only_many(self, sender: Sender) -> None:
         sender.queue(is_bulk=True)
@@ -368,7 +373,7 @@ class TestHandled:
         assert not sender.stream._receipted
         # And what comes late for them is ignored.
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
-        assert sender.stream.refused(refused((NORMAL, 1))) == []
+        assert sender.refuse(batch.leaves[0]) == []
 
     def test_a_receipt_that_is_dropped_with_others_of_its_batch_held(self, sender: Sender) -> None:
         kept, dropped = sender.queue(), sender.queue()
@@ -376,7 +381,7 @@ class TestHandled:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         del dropped
         gc.collect()
-        assert sender.stream.refused(refused((NORMAL, 2))) == []
+        assert sender.refuse(batch.leaves[1]) == []
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert kept.state is HANDLED
 
@@ -385,8 +390,8 @@ class TestRefusals:
     def test_in_flight(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
-        assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 9), (HIGH, 1))) == [
-            Refused(messages[1], Reason.INBOX_FULL, (NORMAL, 2), b"")
+        assert sender.refuse(batch.leaves[1], bytes(32), batch.leaves[1]) == [
+            Refused(messages[1], was_accepted=False)
         ]
         assert sender.stream.in_flight == 2
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
@@ -401,10 +406,8 @@ class TestRefusals:
         batch, _ = sender.send()
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0])
         for _ in range(2):
-            found = sender.stream.refused(refused((NORMAL, 2)))
-            assert (
-                found == [Refused(messages[1], Reason.INBOX_FULL, (NORMAL, 2), b"")][: len(found)]
-            )
+            found = sender.refuse(batch.leaves[1])
+            assert found == [Refused(messages[1], was_accepted=False)][: len(found)]
             assert len(found) == (0 if messages[1].is_final else 1)
             messages[1].advance(REFUSED, Reason.INBOX_FULL)
         # A receipt for it, against the refusal, changes nothing.
@@ -414,19 +417,20 @@ class TestRefusals:
     def test_of_a_whole_batch(self, sender: Sender) -> None:
         for _ in range(2):
             sender.queue()
-        sender.send()
-        assert len(sender.stream.refused(refused((NORMAL, 1), (NORMAL, 2)))) == 2
+        batch, _ = sender.send()
+        assert len(sender.refuse(*batch.leaves)) == 2
         assert sender.stream.is_empty
         assert sender.take_unanswered() == []
 
     def test_after_it_was_accepted(self, sender: Sender) -> None:
         first, second = sender.queue(), sender.queue()
-        batch, as_received = sender.send()
+        batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert sender.stream.refused(refused((NORMAL, 2), reason=Reason.REFUSED)) == [
-            Refused(second, Reason.REFUSED, None, as_received.bodies[1])
-        ]
-        assert sender.stream.refused(refused((NORMAL, 2))) == []
+        expected = Receipts(REFUSED_ENVELOPES, 55, (batch.leaves[1],))
+        assert sender.stream.is_expected(expected)
+        assert sender.refuse(batch.leaves[1]) == [Refused(second, was_accepted=True)]
+        assert not sender.stream.is_expected(expected)
+        assert sender.refuse(batch.leaves[1]) == []
         # It is settled: nothing more is heard of it.
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert (first.state, second.state) == (HANDLED, ACCEPTED)
@@ -434,24 +438,54 @@ class TestRefusals:
     def test_an_answer_with_nothing_in_flight_costs_later_batches_nothing(
         self, sender: Sender
     ) -> None:
-        """An index of names or leaves would have to take up each later batch."""
+        """An index of leaves would have to take up each later batch."""
         sender.queue()
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert not sender.stream.is_expected(Receipts(HANDLED_ENVELOPES, 55, tuple(batch.leaves)))
-        assert sender.stream.refused(refused((NORMAL, 7))) == []
+        assert sender.refuse(bytes(32)) == []
         sender.queue()
         sender.send()
         assert sender.stream._by_leaf is None
-        assert sender.stream._by_name is None
+
+    @pytest.mark.parametrize("is_accepted", [False, True])
+    def test_of_two_answers_of_the_application_the_first_counts(
+        self, sender: Sender, is_accepted: bool
+    ) -> None:
+        handled, refused = sender.queue(), sender.queue()
+        batch, _ = sender.send()
+        if is_accepted:
+            sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.hear(HANDLED_ENVELOPES, batch.leaves[0])
+        assert sender.refuse(*batch.leaves) == [Refused(refused, was_accepted=is_accepted)]
+        assert sender.hear(HANDLED_ENVELOPES, *batch.leaves) == []
+        assert verify_receipt(handled.proof()).is_handled
+        assert verify_receipt(refused.proof()).is_refused
+
+    @pytest.mark.parametrize("is_accepted", [False, True])
+    def test_each_has_a_proof(self, sender: Sender, is_accepted: bool) -> None:
+        messages = [sender.queue(bytes([n])) for n in range(3)]
+        batch, as_received = sender.send()
+        if is_accepted:
+            sender.hear(ACCEPTED_BATCHES, batch.root)
+        sender.refuse(*batch.leaves[1:])
+        for message, one in zip(messages[1:], as_received.bodies[1:], strict=True):
+            proven = verify_receipt(message.proof())
+            assert (proven.is_refused, proven.is_handled, proven.is_committed) == (
+                True,
+                False,
+                False,
+            )
+            assert (proven.reason, proven.detail, proven.at_us) == (Reason.INBOX_FULL, "no", 55)
+            assert proven.envelope.body == one
 
     def test_one_of_many_after_it_was_accepted_is_not_followed(self, sender: Sender) -> None:
         held = [sender.queue(is_bulk=True), sender.queue()]
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert sender.stream.refused(refused((NORMAL, 1))) == []
+        assert sender.refuse(batch.leaves[0]) == []
         assert held[0].state is ACCEPTED
 
 
@@ -463,7 +497,7 @@ class TestWhatIsHeld:
         batch, _ = sender.send()
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[5])
         sender.hear(HANDLED_ENVELOPES, batch.leaves[2])
-        sender.stream.refused(refused((NORMAL, 4)))
+        sender.refuse(batch.leaves[3])
         gc.collect()
         assert [one() is None for one in held] == [True, False, True, True, False, True]
         assert sender.stream.in_flight == 2
@@ -486,7 +520,7 @@ class TestWhatIsHeld:
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
         left -= len(as_received.bodies[1])
         assert stream.in_flight_bytes == left + weight
-        stream.refused(refused((NORMAL, 1)))
+        sender.refuse(batch.leaves[0])
         assert stream.in_flight_bytes == len(as_received.bodies[2]) + weight
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert stream.in_flight_bytes == 0
@@ -505,7 +539,7 @@ class TestWhatIsHeld:
             before, _ = tracemalloc.get_traced_memory()
             for _ in range(40):
                 for number in range(MAX_BATCH_MESSAGES):
-                    sender.lanes.put(OutgoingMessage(terms, number, bytes(size)), NORMAL)
+                    sender.lanes.put(OutgoingMessage(terms, id_of(number), bytes(size)), NORMAL)
                 while sender.lanes:
                     batch, _ = sender.send()
                     sender.hear(ACCEPTED_ENVELOPES, *batch.leaves[1:])
@@ -531,15 +565,16 @@ class TestWhatIsHeld:
             assert proven.envelope.body == as_received.bodies[3]
             assert proven.is_handled == is_handled
 
-    def test_a_refusal_after_acceptance_gives_the_bytes(self, sender: Sender) -> None:
+    def test_a_refusal_keeps_the_bytes(self, sender: Sender) -> None:
         """Also where others of the batch have no answer yet."""
         messages = [sender.queue(bytes([n])) for n in range(3)]
         batch, as_received = sender.send()
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
-        assert sender.stream.refused(refused((NORMAL, 2), (NORMAL, 3))) == [
-            Refused(messages[1], Reason.INBOX_FULL, None, as_received.bodies[1]),
-            Refused(messages[2], Reason.INBOX_FULL, (NORMAL, 3), b""),
+        assert sender.refuse(*batch.leaves[1:]) == [
+            Refused(messages[1], was_accepted=True),
+            Refused(messages[2], was_accepted=False),
         ]
+        assert [message.body for message in messages] == as_received.bodies
         assert sender.take_unanswered() == [messages[0]]
 
 
@@ -547,9 +582,9 @@ class TestTakeBack:
     def test_what_has_no_answer_in_the_order_of_sending(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(5)]
         first, _ = sender.send(Credit(3, 10**6, 0, 0))
-        sender.send()
+        second, _ = sender.send()
         sender.hear(ACCEPTED_ENVELOPES, first.leaves[1])
-        sender.stream.refused(refused((NORMAL, 5)))
+        sender.refuse(second.leaves[1])
         assert sender.take_unanswered() == [messages[0], messages[2], messages[3]]
         assert sender.stream.is_empty
         assert sender.take_unanswered() == []
@@ -649,8 +684,8 @@ class TestMarks:
         assert arrivals.duplicates == [leaf(body(1))]
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[3]]
         assert arrivals.refusals == [
-            Refusal(1, 2, Reason.DUPLICATE),
-            Refusal(2, 1, Reason.DUPLICATE),
+            Refusal(leaf(others[0]), Reason.DUPLICATE),
+            Refusal(leaf(others[1]), Reason.DUPLICATE),
         ]
 
     def test_a_number_that_was_left_out_is_gone(self, receiver: Receiver) -> None:
@@ -658,7 +693,7 @@ class TestMarks:
         receiver.get(body(3))
         arrivals = receiver.get(body(2))
         assert (arrivals.new, arrivals.leaves, arrivals.duplicates) == ([], [], [])
-        assert arrivals.refusals == [Refusal(1, 2, Reason.DUPLICATE)]
+        assert arrivals.refusals == [Refusal(leaf(body(2)), Reason.DUPLICATE)]
 
     def test_of_each_lane_the_latest_are_remembered(self) -> None:
         stream = ReceiveStream(THEM, US, 2)
@@ -669,7 +704,7 @@ class TestMarks:
             assert stream.arrived(received([one]), 1000, 0).new
         arrivals = stream.arrived(received([*old, body(3)]), 1000, 0)
         assert arrivals.duplicates == [leaf(low), leaf(body(2)), leaf(body(3))]
-        assert arrivals.refusals == [Refusal(1, 1, Reason.DUPLICATE)]
+        assert arrivals.refusals == [Refusal(leaf(body(1)), Reason.DUPLICATE)]
 
     def test_a_leaf_across_two_others_is_another(self, receiver: Receiver) -> None:
         first, second = bytes(range(32)), bytes(range(32, 64))
@@ -681,7 +716,7 @@ class TestMarks:
 
         get([first, second], body(1), body(2))
         other = get([across], body(1, b"other"))
-        assert (other.duplicates, other.refusals) == ([], [Refusal(1, 1, Reason.DUPLICATE)])
+        assert (other.duplicates, other.refusals) == ([], [Refusal(across, Reason.DUPLICATE)])
         get([across], body(3))
         assert get([across], body(3)).duplicates == [across]
 
@@ -689,7 +724,7 @@ class TestMarks:
         """At or below every mark: it would get a receipt and never be delivered."""
         arrivals = receiver.get(body(0))
         assert (arrivals.new, arrivals.leaves, arrivals.duplicates) == ([], [], [])
-        assert arrivals.refusals == [Refusal(1, 0, Reason.MALFORMED)]
+        assert arrivals.refusals == [Refusal(leaf(body(0)), Reason.MALFORMED)]
 
     def test_epochs(self) -> None:
         stream = ReceiveStream(THEM, US, 8192)
@@ -705,8 +740,9 @@ class TestMarks:
 
     @pytest.mark.parametrize("epoch", [EPOCH - 1, EPOCH + 1])
     def test_an_envelope_of_another_epoch(self, receiver: Receiver, epoch: int) -> None:
-        arrivals = receiver.get(body(1, epoch=epoch))
-        assert arrivals.refusals == [Refusal(1, 1, Reason.MALFORMED)]
+        stray = body(1, epoch=epoch)
+        arrivals = receiver.get(stray)
+        assert arrivals.refusals == [Refusal(leaf(stray), Reason.MALFORMED)]
         assert receiver.stream.marks_now() == (0, 0, 0, 0)
 
 
@@ -717,29 +753,29 @@ def changed(at: int, value: bytes) -> bytes:
 
 class TestFlaws:
     @pytest.mark.parametrize(
-        ("flawed", "lane", "reason"),
+        ("flawed", "reason"),
         [
-            (body(5, recipient=EVE), 1, Reason.NOT_FOR_US),
-            (body(5, sender=EVE), 1, Reason.MALFORMED),
-            (body(5, sender=EVE, recipient=EVE), 1, Reason.MALFORMED),
-            (body(5, sender=BOB, recipient=ALICE), 1, Reason.MALFORMED),
-            (body(5, bytes(1001)), 1, Reason.TOO_LARGE),
-            (body(5, bytes(1001), recipient=EVE), 1, Reason.TOO_LARGE),
-            (body(5, priority=CRITICAL), 3, Reason.MALFORMED),
-            (body(5, priority=4), 3, Reason.MALFORMED),
-            (body(5, priority=255), 3, Reason.MALFORMED),
-            (body(5, payload_type=5), 1, Reason.MALFORMED),
-            (changed(0, b"X"), 1, Reason.MALFORMED),
-            (changed(4, b"\7"), 1, Reason.MALFORMED),
+            (body(5, recipient=EVE), Reason.NOT_FOR_US),
+            (body(5, sender=EVE), Reason.MALFORMED),
+            (body(5, sender=EVE, recipient=EVE), Reason.MALFORMED),
+            (body(5, sender=BOB, recipient=ALICE), Reason.MALFORMED),
+            (body(5, bytes(1001)), Reason.TOO_LARGE),
+            (body(5, bytes(1001), recipient=EVE), Reason.TOO_LARGE),
+            (body(5, priority=CRITICAL), Reason.MALFORMED),
+            (body(5, priority=4), Reason.MALFORMED),
+            (body(5, priority=255), Reason.MALFORMED),
+            (body(5, payload_type=5), Reason.MALFORMED),
+            (changed(0, b"X"), Reason.MALFORMED),
+            (changed(4, b"\7"), Reason.MALFORMED),
         ],
     )
-    def test_are_refused_by_name_and_move_nothing(
-        self, receiver: Receiver, flawed: bytes, lane: int, reason: Reason
+    def test_are_refused_by_leaf_and_move_nothing(
+        self, receiver: Receiver, flawed: bytes, reason: Reason
     ) -> None:
         batch = received([body(1), flawed, body(2)])
         arrivals = receiver.stream.arrived(batch, 1000, 0)
         assert numbers(arrivals.new) == [(1, 1), (1, 2)]
-        assert arrivals.refusals == [Refusal(lane, 5, reason)]
+        assert arrivals.refusals == [Refusal(leaf(flawed), reason)]
         assert (arrivals.late, arrivals.invalid) == ([], [1])
         # A receipt for those that were accepted alone, never for the batch.
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[2]]
@@ -748,7 +784,7 @@ class TestFlaws:
     def test_a_batch_of_both_classes(self, receiver: Receiver) -> None:
         arrivals = receiver.get(body(1, priority=CRITICAL), body(1), body(2, priority=CRITICAL))
         assert numbers(arrivals.new) == [(3, 1), (3, 2)]
-        assert arrivals.refusals == [Refusal(1, 1, Reason.MALFORMED)]
+        assert arrivals.refusals == [Refusal(leaf(body(1)), Reason.MALFORMED)]
 
     def test_the_largest_payload(self, receiver: Receiver) -> None:
         assert receiver.get(body(1, bytes(1000))).refusals == []
@@ -759,8 +795,8 @@ class TestFlaws:
     ) -> None:
         bodies = [body(5, sender=signer), body(6, priority=200)]
         assert receiver.stream.failed(BatchFailed(bodies)) == [
-            Refusal(1, 5, Reason.BAD_SIGNATURE),
-            Refusal(3, 6, Reason.BAD_SIGNATURE),
+            Refusal(leaf(bodies[0]), Reason.BAD_SIGNATURE),
+            Refusal(leaf(bodies[1]), Reason.BAD_SIGNATURE),
         ]
         assert receiver.stream.marks_now() == (0, 0, 0, 0)
 
@@ -770,8 +806,9 @@ class TestExpiry:
         ("expires_at_us", "is_late"), [(0, False), (99, True), (100, True), (101, False)]
     )
     def test_at_arrival(self, receiver: Receiver, expires_at_us: int, is_late: bool) -> None:
-        arrivals = receiver.get(body(1, expires_at_us=expires_at_us), now_us=100)
-        assert arrivals.refusals == ([Refusal(1, 1, Reason.EXPIRED)] if is_late else [])
+        one = body(1, expires_at_us=expires_at_us)
+        arrivals = receiver.get(one, now_us=100)
+        assert arrivals.refusals == ([Refusal(leaf(one), Reason.EXPIRED)] if is_late else [])
         assert len(arrivals.new) == (not is_late)
         assert arrivals.leaves == ([] if is_late else None)
         assert receiver.stream.marks_now() == (0, 1, 0, 0)
@@ -782,7 +819,7 @@ class TestExpiry:
         batch = received([late, good])
         for is_again in (False, True):
             arrivals = receiver.stream.arrived(batch, 1000, 100)
-            assert arrivals.refusals == [Refusal(1, 1, Reason.EXPIRED)]
+            assert arrivals.refusals == [Refusal(leaf(late), Reason.EXPIRED)]
             assert arrivals.leaves == [batch.leaves[1]]
             assert arrivals.duplicates == ([leaf(good)] if is_again else [])
             assert arrivals.late == ([] if is_again else [0])
@@ -803,12 +840,12 @@ def test_links_that_break_at_random() -> None:
     sender, receiver = Sender(), Receiver()
     messages: list[OutgoingMessage] = []
     delivered: list[tuple[int, int]] = []
-    late: set[tuple[int, int]] = set()
+    late: set[bytes] = set()
 
     def answer(batch: BatchReceived) -> None:
         arrivals = receiver.stream.arrived(batch, 1000, unix_time_us())
         delivered.extend(numbers(arrivals.new))
-        late.update((refusal.lane, refusal.sequence) for refusal in arrivals.refusals)
+        late.update(refusal.leaf for refusal in arrivals.refusals)
         if draw.random() < 0.3:
             return  # the answers are lost
         if arrivals.leaves is None:
@@ -816,8 +853,9 @@ def test_links_that_break_at_random() -> None:
         elif arrivals.leaves:
             sender.hear(ACCEPTED_ENVELOPES, *arrivals.leaves)
         if arrivals.refusals and draw.random() < 0.7:
-            for receipt, reason, _, _ in sender.stream.refused(arrivals.refusals):
-                receipt.advance(EXPIRED, reason)
+            leaves = [refusal.leaf for refusal in arrivals.refusals]
+            for message, _ in sender.refuse(*leaves, reason=Reason.EXPIRED):
+                message.advance(EXPIRED, Reason.EXPIRED)
 
     for turn in range(400):
         for _ in range(draw.randrange(6) if turn < 350 else 0):
@@ -848,8 +886,8 @@ def test_links_that_break_at_random() -> None:
         place = (int(message.priority), message.sequence)
         state = message.state
         assert (place in set(delivered)) == (state is ACCEPTED), (place, state)
-        assert (place in late) == (state is EXPIRED), (place, state)
-        if state is ACCEPTED:
-            proven = verify_receipt(message.proof())
-            assert proven.envelope.body == message.body
+        assert (leaf(message.body) in late) == (state is EXPIRED), (place, state)
+        proven = verify_receipt(message.proof())
+        assert proven.envelope.body == message.body
+        assert proven.is_refused == (state is EXPIRED)
     assert late

@@ -112,7 +112,7 @@ class TestLayout:
         """The chain, computed a second time with BLAKE3 alone."""
         file = json.loads((DOCS / "vectors" / "evidence.json").read_text(encoding="utf-8"))
         plain = (
-            b"SWCHAIN1"
+            b"SWCHAIN2"
             + bytes.fromhex(file["owner"])
             + file["started_at_us"].to_bytes(8, "little")
             + bytes.fromhex(file["previous"])
@@ -141,8 +141,9 @@ class TestLayout:
         [
             (b"", "not a whole"),
             (HEADER.encode()[:-1], "not a whole"),
-            (b"SWCHAIN2" + HEADER.encode()[8:], "does not begin with SWCHAIN1"),
-            (b"no", "does not begin with SWCHAIN1"),
+            (b"SWCHAIN3" + HEADER.encode()[8:], "does not begin with SWCHAIN2"),
+            (b"SWCHAIN1" + HEADER.encode()[8:], "of an earlier signedwire: verify it with that"),
+            (b"no", "does not begin with SWCHAIN2"),
             (HEADER.encode()[:-1] + b"\0", "was changed"),
         ],
     )

@@ -256,7 +256,7 @@ class TestOpening:
 
     def test_another_file_is_left_alone(self, path: Path) -> None:
         path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n" * 100)
-        with pytest.raises(EvidenceLogError, match="it does not begin with SWCHAIN1"):
+        with pytest.raises(EvidenceLogError, match="it does not begin with SWCHAIN2"):
             EvidenceLog(path, BOB.did)
         assert path.read_bytes().startswith(b"-----BEGIN")
 

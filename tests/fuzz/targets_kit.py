@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from signedwire.identity import Identity, Label
@@ -9,7 +10,7 @@ from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Receipts
+from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
 
@@ -64,7 +65,7 @@ def body(
     return encode_v2_body(
         bytes(sender.did) + bytes(recipient.did),
         payload,
-        message_number=sequence,
+        message_id=sequence.to_bytes(16, "little"),
         sequence_number=sequence,
         timestamp_us=1_795_344_395_825_430,
         priority=priority,
@@ -84,9 +85,12 @@ def signed_receipts(
     kind: int, hashes: tuple[bytes, ...], recipient: Identity = BOB, sender: Identity = ALICE
 ) -> Receipts:
     """What `recipient` signs about envelopes of `sender`."""
-    plain = Receipts(kind, 1_795_344_395_900_000, hashes)
+    is_refusal = kind == REFUSED_ENVELOPES
+    plain = Receipts(
+        kind, 1_795_344_395_900_000, hashes, code=1, text=b"late\n" if is_refusal else b""
+    )
     text = bytes(recipient.did) + bytes(sender.did) + plain.statement
-    return Receipts(kind, plain.at_us, hashes, recipient._sign_labelled(Label.RECEIPT, text))
+    return replace(plain, signature=recipient._sign_labelled(Label.RECEIPT, text))
 
 
 BATCHES: Final = [
@@ -124,6 +128,7 @@ def _proofs() -> list[bytes]:
             (1, (sent.root,)),
             (2, tuple(sent.leaves)),
             (3, (sent.leaves[index], bytes(32))),
+            (4, tuple(sent.leaves)),
         ):
             receipt = signed_receipts(kind, hashes)
             data = receipt.statement + receipt.signature

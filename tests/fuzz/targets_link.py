@@ -7,8 +7,9 @@ from typing import Any, Final
 from signedwire.errors import DidProofError, RemoteProtocolError
 from signedwire.identity import Label, verify_labelled
 from signedwire.transport.certificates import issue_certificate, proven_did
-from signedwire.types import Credit, Priority, Reason
+from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
     check_did_proof,
@@ -27,7 +28,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session import (
     BatchFailed,
@@ -46,6 +46,8 @@ from .targets_kit import ALICE, BATCHES, BOB, TlsOf, body, sign, signed_receipts
 __all__ = ["TARGETS"]
 
 _LIMIT: Final = 3000
+_AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
+"""When all PINGs and PONGs are sent and received, by both sides."""
 _CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
 _LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
 
@@ -128,9 +130,15 @@ _SENT: Final = [sign(bodies) for bodies in BATCHES]
 _GOOD_BATCHES: Final = {sent.signature: bodies for bodies, sent in zip(BATCHES, _SENT, strict=True)}
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
-    for kind, hashes in ((1, (bytes(32),)), (2, (bytes(32), b"\1" * 32)), (3, (b"\2" * 32,)))
+    for kind, hashes in (
+        (1, (bytes(32),)),
+        (2, (bytes(32), b"\1" * 32)),
+        (3, (b"\2" * 32,)),
+        (4, (b"\3" * 32,)),
+    )
 ]
 _GOOD_RECEIPTS: Final = frozenset(each.statement + each.signature for each in _RECEIPTS)
+_REASONS: Final = tuple(frames.REASON_CODES)
 _SMALL: Final = [b"too small"]
 
 # What Alice, who is the peer, may send to Bob, whose session is driven.
@@ -145,12 +153,12 @@ _FROM_PEER: Final = (
     Envelopes(sign(BATCHES[1], BOB).signature, BATCHES[1]).encode(),
     Envelopes(sign(_SMALL).signature, _SMALL).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
-    Refusals((Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))).encode(),
+    signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
     CreditFrame(Credit(*(3 * n for n in _CREDIT))).encode(),
-    Ping(5).encode(),
-    Pong(1).encode(),
-    Pong(2).encode(),
+    Ping(5, _AT).encode(),
+    Pong(Ping(1, _AT), _AT, _AT).encode(),
+    Pong(Ping(2, _AT), Stamp(2**64 - 1, 0), Stamp(0, 2**64 - 1)).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
     _hello(credit=Credit(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
@@ -178,7 +186,7 @@ class _End:
     """Bob's end of a link, driven only by documented calls; after each, what must hold does."""
 
     def __init__(self) -> None:
-        self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0)
+        self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.now = 0.0
         self.is_open = self.is_closed = False
         self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
@@ -295,8 +303,11 @@ def session(data: bytes) -> None:
                 hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
                 end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
             case 11:
-                refusal = Refusal(choices.below(4), choices.byte(), Reason.EXPIRED)
-                end.session.send_refusals([refusal] * choices.below(3))
+                refusals = [
+                    Refusal(bytes((n,)) * 32, _REASONS[choices.below(len(_REASONS))], "x" * n)
+                    for n in range(choices.below(3))
+                ]
+                end.session.send_refusals(refusals, choices.byte())
             case 12 | 13:
                 messages, size = choices.below(8), choices.byte() * 16
                 is_critical = choices.below(2) == 1
@@ -323,7 +334,7 @@ class _Side:
 
     def __init__(self, us: Any, them: Any) -> None:
         self.us, self.them = us, them
-        self.session = Session(us, them.did, _hello(), _LIMITS, 0.0)
+        self.session = Session(us, them.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.sent: list[list[bytes]] = []
         self.taken: list[list[bytes]] = []
         self.wire = bytearray()

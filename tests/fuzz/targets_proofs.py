@@ -89,13 +89,14 @@ def envelope(data: bytes) -> None:
     assert len(decoded.digest) == 32
     path = decoded.merkle_path
     if path is not None:
-        assert decoded.version == 8
+        assert decoded.version == 9
         assert 0 <= path.index < path.count <= 256
         assert len(path.hashes) <= 30 * 32
         assert 0 <= (decoded.epoch or 0) < 2**64
-        assert len(decoded.payload) == len(data) - 122 - len(path.encode())
+        header_size = 126 + data[125] + 32 * (data[122] == 2)
+        assert len(decoded.payload) == len(data) - header_size - len(path.encode())
     else:
-        assert decoded.version != 8
+        assert decoded.version not in (8, 9)
         assert decoded.epoch is decoded.expires_at_us is None
         assert len(decoded.payload) == len(data) - 170
     try:
@@ -114,7 +115,10 @@ def receipt_proof(data: bytes) -> None:
         expect_same_error(error, stream.delivery)
         return
     again = stream.delivery()
-    assert (again.is_handled, again.at_us) == (delivery.is_handled, delivery.at_us)
+    for name in ("is_handled", "is_refused", "is_committed", "reason", "detail", "at_us"):
+        assert getattr(again, name) == getattr(delivery, name)
+    assert delivery.is_refused == (delivery.reason is not None)
+    assert delivery.detail.isprintable()
     assert again.envelope.digest == delivery.envelope.digest
     assert data in RECEIPT_PROOFS, "a receipt proof that nobody made"
     assert delivery.envelope.encode() in data
@@ -283,7 +287,7 @@ TARGETS: Final = (
         "receipt-proof",
         receipt_proof,
         tuple(sorted(RECEIPT_PROOFS)),
-        (b"SWPROOF1", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
+        (b"SWPROOF2", b"\1\0\0\0\0\0\0\0\0\1\0", bytes(32), bytes(64), b"\xff\xff\xff\xff"),
     ),
     Target(
         "evidence-log",
@@ -295,7 +299,7 @@ TARGETS: Final = (
             b"\0" + _LOG[0],
             b"\0" + _LOG[0] + b"\0\0\1\x10",
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         9000,
     ),
     Target(
@@ -305,7 +309,7 @@ TARGETS: Final = (
             *(b"".join(_LOG[:4]), b"".join(_LOG[1:4]), b"".join(_LOG)[:-5]),
             *(_LOG[0], b"", bytes(112), b"SWCH", b"other"),
         ),
-        (b"SWCHAIN1", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
+        (b"SWCHAIN2", bytes(32), b"\xff\xff\xff\x0f", b"\xaa\0\0\0\1", b"\0\0\0\0"),
         3000,
     ),
     Target(
@@ -331,7 +335,7 @@ TARGETS: Final = (
             b"49",
             b"494e4d4f",
             b"5357",
-            b"SWPROOF1",
+            b"SWPROOF2",
             b"INMO",
             b"{",
             b'"envelope"',

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import DeadLetter, Marks, OutgoingRow, SqliteStore
 from signedwire.errors import (
     EnvelopeError,
@@ -47,7 +48,7 @@ _RECEIVED: Final = [body(n, b"in", sender=BOB, recipient=ALICE) for n in (1, 2, 
 
 
 def _message(payload: bytes, priority: Priority = Priority.NORMAL) -> OutgoingMessage:
-    return OutgoingMessage(SendOptions(BOB.did, priority), 1, payload)
+    return OutgoingMessage(SendOptions(BOB.did, priority), (1).to_bytes(16, "little"), payload)
 
 
 def _batch() -> BatchReceived:
@@ -204,7 +205,7 @@ def _look(store: SqliteStore) -> None:
 def _read(row: OutgoingRow | DeadLetter) -> None:
     assert isinstance(row.priority, Priority)
     assert row.payload_type >= 0
-    assert row.message_number >= 0
+    assert len(row.message_id) == 32
     assert row.queued_at_us >= 0
     assert row.expires_at_us is None or row.expires_at_us > 0
     assert isinstance(row.payload, bytes)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from linkkit import ping, pong
 from signedwire import Did, Identity
 from signedwire.identity import Label
-from signedwire.types import Credit, Reason, unix_time_us
+from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Ping, Pong, Receipts, Refusal
+from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Receipts
 from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
 
-__all__ = ["ATTACKS", "Attack", "batch", "receipts", "refusals", "signed_receipts"]
+__all__ = ["ATTACKS", "Attack", "batch", "receipts", "signed_receipts"]
 
 Attack: TypeAlias = Callable[[Field], Awaitable[None]]
 """One link's share of an attack: repeats until it is cancelled."""
-_MORE_NAMES: Final = 1024
+_MORE_NAMES: Final = frames.MAX_RECEIPT_HASHES
 
 
 # -- how to repeat -----------------------------------------------------------------
@@ -108,10 +110,10 @@ def signed_receipts(
     who: Identity, victim: Did, kind: int, hashes: tuple[bytes, ...], *, is_forged: bool = False
 ) -> bytes:
     """One RECEIPT of these hashes."""
-    unsigned = Receipts(kind, unix_time_us(), hashes)
+    unsigned = Receipts(kind, unix_time_us(), hashes, code=int(kind == 4))
     text = bytes(who.did) + bytes(victim) + unsigned.statement
     signature = bytes(64) if is_forged else who._sign_labelled(Label.RECEIPT, text)
-    return Receipts(kind, unsigned.at_us, hashes, signature).encode()
+    return replace(unsigned, signature=signature).encode()
 
 
 def _receipts(kind: int, count: int = 1) -> Attack:
@@ -139,7 +141,7 @@ def batch(
         encode_v2_body(
             bytes(who.did) + bytes(to or victim),
             b"",
-            message_number=number,
+            message_id=number.to_bytes(16, "little"),
             sequence_number=number,
             timestamp_us=now,
             priority=1,
@@ -237,13 +239,6 @@ def _envelopes(count: int) -> dict[str, Attack]:
 # -- the others --------------------------------------------------------------------------
 
 
-def refusals(count: int, first: int = 1) -> bytes:
-    """REFUSALS of so many messages."""
-    return frames.Refusals(
-        tuple(Refusal(1, number, Reason.REFUSED) for number in range(first, first + count))
-    ).encode()
-
-
 def _credit(more: int) -> bytes:
     return CreditFrame(Credit(more, more, more, more)).encode()
 
@@ -285,13 +280,13 @@ ATTACKS: Final[dict[str, Attack]] = {
     "receipt-forged": once(lambda who, victim: receipts(who.identity, victim, 2, is_forged=True)),
     **_envelopes(1),
     **_envelopes(256),
-    "refusals-1": flood(lambda who, victim: refusals(1)),
-    "refusals-full": flood(lambda who, victim: refusals(_MORE_NAMES)),
+    "refusals-1": _receipts(4),
+    "refusals-full": _receipts(4, _MORE_NAMES),
     "credit-unchanged": flood(lambda who, victim: _credit(0)),
     "credit-plus-1": stream(lambda number: _credit(number + 1)),
-    "ping": flood(lambda who, victim: Ping(1).encode()),
-    "ping-reset": hang_up(lambda who, victim: Ping(1).encode()),
-    "pong": flood(lambda who, victim: Pong(1).encode()),
+    "ping": flood(lambda who, victim: ping(1).encode()),
+    "ping-reset": hang_up(lambda who, victim: ping(1).encode()),
+    "pong": flood(lambda who, victim: pong(1).encode()),
     "hello-again": once(lambda who, victim: hello()),
     "unknown-frame": flood(lambda who, victim: b"\x00\x00\x00\x01\xff"),
     "unknown-frame-closes": once(lambda who, victim: b"\x00\x00\x00\x01\x7f"),

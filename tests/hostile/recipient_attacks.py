@@ -9,13 +9,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+from linkkit import ping
 from signedwire import Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Close, CreditFrame, Ping
+from signedwire.wire.link_frames import MAX_RECEIPT_HASHES, Close, CreditFrame
 from tlskit import MALLORY
 
-from .frame_attacks import Attack, batch, receipts, refusals, signed_receipts
+from .frame_attacks import Attack, batch, receipts, signed_receipts
 from .stranger import BURST, Field, Link, LinkEndedError, Who, hello
 
 __all__ = ["FED", "RECIPIENT_ATTACKS", "UNREAD_ATTACKS"]
@@ -68,23 +69,23 @@ def _one_receipt_each(link: Link, who: Identity, victim: Did) -> bytes:
     """A receipt of its own for each message, the last one first: each of them is due."""
     leaves = [link.leaves.pop() for _ in range(min(256, len(link.leaves)))]
     return (
-        b"".join([signed_receipts(who, victim, 2, (leaf,)) for leaf in leaves]) or Ping(1).encode()
+        b"".join([signed_receipts(who, victim, 2, (leaf,)) for leaf in leaves]) or ping(1).encode()
     )
 
 
 def _refuse_each(link: Link, who: Identity, victim: Did) -> bytes:
-    """A refusal for each message, 1,024 in a frame: each of them is due."""
-    names = link.refused = link.refused + 1024
-    if names > FED:
-        return Ping(1).encode()
-    return refusals(1024, first=names - 1023)
+    """A refusal for each message, 500 in a frame: each of them is due."""
+    leaves = tuple(link.leaves[:MAX_RECEIPT_HASHES])
+    del link.leaves[:MAX_RECEIPT_HASHES]
+    return signed_receipts(who, victim, 4, leaves) if leaves else ping(1).encode()
 
 
 def _receipts_all_over(link: Link, who: Identity, victim: Did) -> bytes:
-    """Receipts for messages that are far from each other, 1,024 in a frame: all are due."""
-    leaves = tuple(link.leaves[: 8 * 1024 : 8])
-    del link.leaves[: 8 * 1024 : 8]
-    return signed_receipts(who, victim, 2, leaves) if leaves else Ping(1).encode()
+    """Receipts for messages that are far from each other, 500 in a frame: all are due."""
+    last = 8 * MAX_RECEIPT_HASHES
+    leaves = tuple(link.leaves[:last:8])
+    del link.leaves[:last:8]
+    return signed_receipts(who, victim, 2, leaves) if leaves else ping(1).encode()
 
 
 async def _cut(field: Field) -> None:
@@ -135,7 +136,7 @@ async def _unread(field: Field) -> None:
 RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
     "recipient-receipt-unknown": repeated(lambda link, who, victim: receipts(who, victim, 2)),
     "recipient-receipt-unknown-full": repeated(
-        lambda link, who, victim: receipts(who, victim, 2, 1024)
+        lambda link, who, victim: receipts(who, victim, 2, MAX_RECEIPT_HASHES)
     ),
     "recipient-batch-unknown": repeated(lambda link, who, victim: receipts(who, victim, 1)),
     "recipient-handled-unknown": repeated(lambda link, who, victim: receipts(who, victim, 3)),
@@ -149,9 +150,9 @@ RECIPIENT_ATTACKS: Final[dict[str, Attack]] = {
     "recipient-receipts-all-over": after(FED, _receipts_all_over),
     "recipient-refuse-each": after(FED, _refuse_each),
     "recipient-cut": _cut,
-    "recipient-refusals-unknown": repeated(lambda link, who, victim: refusals(1, first=10**9)),
+    "recipient-refusals-unknown": repeated(lambda link, who, victim: receipts(who, victim, 4)),
     "recipient-refusals-unknown-full": repeated(
-        lambda link, who, victim: refusals(1024, first=10**9)
+        lambda link, who, victim: receipts(who, victim, 4, MAX_RECEIPT_HASHES)
     ),
     "recipient-credit-by-one": _credit_by_one(),
 }

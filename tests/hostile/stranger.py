@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from linkkit import ping
 from signedwire import Address, Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaves_of
-from signedwire.wire.link_frames import CreditFrame, Envelopes, Hello, LinkFrameDecoder, Ping, Pong
+from signedwire.wire.link_frames import CreditFrame, Envelopes, Hello, LinkFrameDecoder, Pong
 from tlskit import honest
 
 __all__ = ["BURST", "EPOCH", "Field", "Link", "LinkEndedError", "Who", "hello", "reset"]
@@ -148,8 +149,6 @@ class Link(asyncio.Protocol):
         """Of its ClientHello: what the key log knows it by."""
         self.leaves: list[bytes] = []
         """Of the messages that came."""
-        self.refused = 0
-        """How many of them were refused."""
         self._pongs = 0
         self._field = field
         self._listens = listens
@@ -274,7 +273,7 @@ class Link(asyncio.Protocol):
     async def ask(self) -> None:
         """Send a PING, and wait for its PONG."""
         due = self._pongs + 1
-        await self.send(Ping(due).encode())
+        await self.send(ping(due).encode())
         while self._pongs < due:
             await self.change()
 

@@ -13,9 +13,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idkit import id_of
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified
 from signedwire.types import PayloadType, Priority, Reason, SignaturePolicy
@@ -33,8 +35,10 @@ mails = st.lists(st.tuples(payloads, priorities, st.sampled_from(PayloadType)), 
 
 def sealed(number: int, payload: bytes, priority: Priority, kind: PayloadType) -> bytes:
     """A frame as the transport makes it of what the application sends."""
-    message = OutgoingMessage(SendOptions(BOB.did, priority, payload_type=kind), number, payload)
-    return encode_frame(message.seal(ALICE).encode())
+    message = OutgoingMessage(
+        SendOptions(BOB.did, priority, payload_type=kind), id_of(number), payload
+    )
+    return encode_frame(message.seal(ALICE, number).encode())
 
 
 def split(stream: bytes, places: list[int]) -> list[bytes]:

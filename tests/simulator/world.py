@@ -44,7 +44,8 @@ from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
+from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Session
 
 from .disk import Disk, DiskStore, Habits
@@ -657,6 +658,7 @@ class World:
                 pass
             elif reason is not Reason.REFUSED:
                 self.violate(f"{sent}: refused: {reason}")
+            self._check_proof_of_refusal(sent, receipt)
         if state is DeliveryState.EXPIRED:
             self._check_expired(sent, receipt)
             if sent.expires_at is None:
@@ -671,6 +673,18 @@ class World:
                 self.violate(f"{sent}: expired, but it was delivered")
         if state is DeliveryState.FAILED and reason is None:
             self.violate(f"{sent}: failed without a reason")
+
+    def _check_proof_of_refusal(self, sent: Sent, receipt: Receipt) -> None:
+        """Whoever refuses a message has signed that, for this very message."""
+        try:
+            proven = verify_receipt(receipt.proof())
+        except (LookupError, SignedWireError) as error:
+            self.violate(f"{sent}: refused without a proof: {error}")
+            return
+        if not proven.is_refused or proven.reason is not receipt.reason:
+            self.violate(f"{sent}: refused, and its proof says {proven}")
+        if _number_in(proven.envelope.body) != sent.id:
+            self.violate(f"{sent}: refused, and its proof is of another message")
 
     def on_arrival(self, life: Life, message: Message) -> None:
         """A message came into an inbox."""
@@ -860,7 +874,7 @@ def is_settled(sent: Sent) -> bool:
 
 def _number_in(body: bytes) -> int:
     """Which message it is, by the payload of its v2 envelope."""
-    return int(_HEAD.unpack_from(body, V2_HEADER_SIZE)[0])
+    return int(_HEAD.unpack_from(body, MIN_V2_HEADER_SIZE)[0])
 
 
 # -- the library under simulation ------------------------------------------------------------

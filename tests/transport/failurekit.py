@@ -32,7 +32,7 @@ async def _wrong_key() -> AsyncIterator[Target]:
 
 
 @contextlib.asynccontextmanager
-async def _turned_away() -> AsyncIterator[Target]:
+async def _denied() -> AsyncIterator[Target]:
     async with Node(BOB, quick(wire="auto")) as bob:
         bob.access.deny(ALICE.did)
         yield bob.address
@@ -80,7 +80,7 @@ def _server(answer: bytes | None, *, is_reset: bool = False) -> Scene:
 SCENES: dict[FailureKind, Scene] = {
     FailureKind.REFUSED: _refused,
     FailureKind.WRONG_KEY: _wrong_key,
-    FailureKind.TURNED_AWAY: _turned_away,
+    FailureKind.DENIED: _denied,
     FailureKind.HUNG_UP_ON_TLS: _server(b""),
     FailureKind.FULL: _server(FULL_ALERT),
     FailureKind.TLS_FAILED: _server(b"HTTP/1.1 400 Bad Request\r\n\r\n"),

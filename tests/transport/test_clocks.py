@@ -245,8 +245,8 @@ class TestErrorsNameTheClock:
                 alice.routing.update(BOB.did, server.address)
                 sending = asyncio.create_task(alice.send(BOB.did, b"x", deadline=60.0))
                 raw = await RawPeer.accept(server, BOB, ALICE)
-                await raw.next(BatchReceived)
-                raw.session.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+                batch = await raw.next(BatchReceived)
+                raw.session.send_refusals([Refusal(batch.leaves[0], Reason.EXPIRED)], 1)
                 await raw.say()
                 with pytest.raises(
                     MessageExpiredError, match="clock may be ahead of ours"

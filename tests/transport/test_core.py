@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from idkit import id_of
 from signedwire import (
     BackpressureError,
     ClosedError,
@@ -25,7 +26,8 @@ from signedwire import (
     Target,
     UnknownPeerError,
 )
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.sending import wait_for_room
 from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpNetwork
@@ -306,7 +308,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
 
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
-                    message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), number)
+                    message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(number))
                     sender.core.endpoint.submitter.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
@@ -343,7 +345,7 @@ async def test_a_core_that_listens_nowhere() -> None:
 @on_asyncio
 async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
-        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 1)
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1))
         for _ in range(2):
             sender.core.endpoint.sessions.session(BOB.did).sender.give_up(
                 message, Reason.ATTEMPTS_EXHAUSTED

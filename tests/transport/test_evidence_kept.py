@@ -353,7 +353,7 @@ class TestStarting:
     async def test_a_log_that_cannot_be_used_keeps_the_node_from_starting(self, path: Path) -> None:
         write(path, b"something else")
         for has_store in (False, True):
-            with pytest.raises(EvidenceLogError, match="it does not begin with SWCHAIN1"):
+            with pytest.raises(EvidenceLogError, match="it does not begin with SWCHAIN2"):
                 await bob(path, has_store=has_store).start()
         write(path, b"")
         async with bob(path, has_store=True):

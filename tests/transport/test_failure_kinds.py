@@ -56,7 +56,7 @@ async def test_a_message_to_a_peer_that_is_not_reached(kind: FailureKind) -> Non
             assert status.last_error_kind is kind
             assert event.cause == status.last_error
             assert type(event.cause) is str
-            assert status.denies_us == (kind is FailureKind.TURNED_AWAY)
+            assert status.denies_us == (kind is FailureKind.DENIED)
             if kind is FailureKind.FULL:
                 assert not receipt.is_final  # that costs no attempt
                 return
@@ -158,16 +158,33 @@ def test_how_a_session_closed(closed: Closed, kind: FailureKind) -> None:
     assert cause_of_close(closed).kind is kind
 
 
+@pytest.mark.parametrize("code", [*range(11), 99])
+def test_code_and_text_are_in_the_words_of_every_close(code: int) -> None:
+    """Also of a CLOSE before HELLO: a peer that says why is not one that only hangs up."""
+    cause = cause_of_close(Closed(code, "not today", is_by_peer=True))
+    assert f"code {code} (" in cause
+    assert cause.endswith("): not today")
+    assert ("unknown code" in cause) == (code == 99)
+    error = dial_error(HERE, cause, is_silent=False, is_proven=True, is_told=True)
+    assert cause in str(error)
+    assert error.kind is cause.kind
+
+
 @pytest.mark.parametrize("kind", list(FailureKind))
 @pytest.mark.parametrize("is_silent", [False, True])
 @pytest.mark.parametrize("is_proven", [False, True])
-def test_how_an_attempt_failed(kind: FailureKind, is_silent: bool, is_proven: bool) -> None:
-    error = dial_error(HERE, Cause("x", kind), is_silent=is_silent, is_proven=is_proven)
+@pytest.mark.parametrize("is_told", [False, True])
+def test_how_an_attempt_failed(
+    kind: FailureKind, is_silent: bool, is_proven: bool, is_told: bool
+) -> None:
+    error = dial_error(
+        HERE, Cause("x", kind), is_silent=is_silent, is_proven=is_proven, is_told=is_told
+    )
     is_by_peer = kind in (FailureKind.CLOSED, FailureKind.RESET, FailureKind.TLS_FAILED)
     expected = kind
     if is_by_peer and is_silent:
         expected = FailureKind.HUNG_UP_ON_TLS
-    elif is_by_peer and is_proven:
+    elif is_by_peer and is_proven and not is_told:
         expected = FailureKind.TURNED_AWAY
     assert error.kind is expected
 

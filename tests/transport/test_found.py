@@ -18,7 +18,8 @@ import pytest
 from test_link import Net, links_of, meet, next_of, states, take
 from test_links import RawPeer, payloads
 
-from linkkit import body, events_of, hello, open_pair, received
+from idkit import id_of
+from linkkit import body, events_of, hello, open_pair, ping, pong, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
@@ -35,9 +36,10 @@ from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected
@@ -529,8 +531,12 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
                 await eventually(lambda: bob.stats().inbound_connections == 0)
         assert len(receiver.answers._handled) + len(receiver.answers._refused) <= count
         with await RawPeer.dial(bob, ALICE) as alice:
-            # First that what is refused had been accepted, then that the rest was handled.
-            for kind in (frames.ACCEPTED_ENVELOPES, frames.HANDLED_ENVELOPES):
+            # First that what is refused had been accepted, then the answers.
+            for kind in (
+                frames.ACCEPTED_ENVELOPES,
+                frames.REFUSED_ENVELOPES,
+                frames.HANDLED_ENVELOPES,
+            ):
                 told = await alice.next(ReceiptsReceived)
                 assert told.receipts.kind == kind
                 assert len(told.receipts.hashes) == len(set(told.receipts.hashes)) == count // 2
@@ -540,7 +546,7 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lanes: Lanes[OutgoingMessage] = Lanes(4000)
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
     receipts = [
-        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), n, b"x") for n in range(4000)
+        OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n), b"x") for n in range(4000)
     ]
     for message in receipts:
         assert lanes.put(message, Priority.NORMAL)
@@ -555,8 +561,9 @@ def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     def cost() -> float:
         started = time.process_time()
         for n in range(2000):
-            nothing = frames.Refusal(n % 4, 2**60 + n, Reason.REFUSED)
-            assert not stream.refused([nothing])
+            nothing = frames.Receipts(4, 1, (n.to_bytes(32, "big"),), code=6)
+            assert not stream.is_expected(nothing)
+            assert not stream.refused(nothing, b"")
         return time.process_time() - started
 
     assert stream.in_flight == 4000
@@ -667,9 +674,9 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
 
 
 IDLE: Final = {
-    "ping": frames.Ping(1).encode(),
-    "pong": frames.Pong(1).encode(),
-    "refusal": frames.Refusals((frames.Refusal(0, 2**60, Reason.REFUSED),)).encode(),
+    "ping": ping(1).encode(),
+    "pong": pong(1).encode(),
+    "refusal": frames.Receipts(4, 1, (bytes(32),), bytes(64), 6).encode(),
     "credit": frames.CreditFrame(hello().credit).encode(),
     "unknown": b"\x00\x00\x00\x01\xff",
 }
@@ -681,6 +688,7 @@ def test_frames_that_bring_nothing_end_the_link_when_they_are_too_many(
 ) -> None:
     monkeypatch.setattr(idle_module, "_MAX_LEVEL", 100)
     alice, _ = open_pair()
+    alice._is_expected = lambda _: False
     alice.receive_data(frame * 90, 0.0)
     assert not alice.is_closed
     alice.receive_data(frame * 20, 0.0)
@@ -695,6 +703,7 @@ def test_frames_that_bring_nothing_are_harmless_now_and_then(
 ) -> None:
     monkeypatch.setattr(idle_module, "_MAX_LEVEL", 100)
     alice, _ = open_pair()
+    alice._is_expected = lambda _: False
     for n in range(1000):
         alice.receive_data(frame, n * 0.01)
         alice.data_to_send()

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import pytest
 from test_link import Net, Watch, both_networks, links_of, meet, next_of, take
 
-from linkkit import body, hello
+from linkkit import body, hello, read_clocks
 from signedwire import (
     Address,
     DeliveryFailedError,
@@ -35,11 +35,13 @@ from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Receipts, Refusal
 from signedwire.wire.session import (
     BatchReceived,
     Closed,
     Event,
     HelloReceived,
+    ReceiptsReceived,
     Session,
     SessionLimits,
 )
@@ -86,7 +88,9 @@ class RawPeer:
         self._sock = sock
         self._channel = TlsIdentity(who).channel(is_server=is_server)
         limits = SessionLimits(max_payload_size=2**20)
-        self.session = Session(who, them.did, hello(**changes), limits, time.monotonic())
+        self.session = Session(
+            who, them.did, hello(**changes), limits, time.monotonic(), read_clocks
+        )
         self._is_mute = is_mute
 
     @classmethod
@@ -146,16 +150,28 @@ class RawPeer:
         self.session.receive_data(plain, time.monotonic())
         self.events += iter(self.session.next_event, None)
 
-    async def next(self, kind: type[E]) -> E:
-        """The oldest event of this kind that was not asked for; others stay."""
+    async def next(self, kind: type[E], fits: Callable[[E], bool] = lambda _: True) -> E:
+        """The oldest event of this kind that was not asked for, and that fits; others stay."""
         async with asyncio.timeout(LIMIT):
             while True:
                 for event in self.events:
-                    if isinstance(event, kind):
+                    if isinstance(event, kind) and fits(event):
                         self.events.remove(event)
                         return event
                 assert not self.session.is_closed, f"the link ended without {kind.__name__}"
                 await self.read()
+
+    async def next_receipts(self) -> Receipts:
+        """The oldest receipts that refuse nothing."""
+        event = await self.next(ReceiptsReceived, lambda one: one.receipts.reason is None)
+        return event.receipts
+
+    async def next_refusals(self) -> list[Refusal]:
+        """The oldest receipt that refuses, message by message."""
+        event = await self.next(ReceiptsReceived, lambda one: one.receipts.reason is not None)
+        receipts = event.receipts
+        assert receipts.reason is not None
+        return [Refusal(leaf, receipts.reason, receipts.explanation) for leaf in receipts.hashes]
 
     async def read(self) -> None:
         """Take what comes next: some bytes, or the end."""
@@ -1018,6 +1034,20 @@ async def test_the_round_trip_is_more_than_nothing(network: str) -> None:
             round_trip = node.peers()[other.did].round_trip
             assert round_trip is not None
             assert 0 < round_trip < 1
+
+
+@both_networks
+@on_both_loops
+async def test_the_clock_of_a_peer_is_measured(network: str) -> None:
+    """Both sides are in this process, so they have one clock."""
+    async with Net(network).pair() as (alice, bob):
+        await within(LIMIT, alice.send(bob.did, b"x"))
+        for node, other in ((alice, bob), (bob, alice)):
+            await eventually(lambda n=node, o=other: n.peers()[o.did].clock_offset is not None)  # type: ignore[misc]
+            status = node.peers()[other.did]
+            assert status.clock_offset is not None
+            assert status.clock_offset_bound is not None
+            assert abs(status.clock_offset) <= status.clock_offset_bound < 1
 
 
 # -- routes that change -----------------------------------------------------------------

@@ -19,7 +19,7 @@ from signedwire.delivery.message import OutgoingMessage
 from signedwire.metrics import HISTOGRAMS, METRICS
 from signedwire.stats import Counters
 from signedwire.sync import Node as BlockingNode
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
 from signedwire.wire.link_frames import ACCEPTED_BATCHES
 from signedwire.wire.session import BatchReceived
 from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, on_both_loops, within
@@ -154,7 +154,7 @@ async def test_what_waits_in_a_store(tmp_path: Path) -> None:
         samples = alice.metrics()
         assert value_of(samples, "store_outbox_messages") == 1
         assert value_of(samples, "store_unmet_messages") == 1
-        assert value_of(samples, "store_outbox_bytes") == V2_HEADER_SIZE + 1
+        assert value_of(samples, "store_outbox_bytes") == MIN_V2_HEADER_SIZE + 1
         assert before - 1 <= value_of(samples, "store_oldest_queued_at_seconds") <= time.time()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from idkit import id_of, number_of
 from netkit import End
 from signedwire import (
     Address,
@@ -33,7 +34,8 @@ from signedwire import (
 )
 from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.transport import tcp_stream
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.memory import MemoryNetwork
@@ -516,7 +518,7 @@ async def test_a_message_whose_connection_always_breaks_is_given_up() -> None:
                 assert failed
                 assert {r.reason for r in failed} == {Reason.ATTEMPTS_EXHAUSTED}
                 assert "broke" in failed[0].detail
-                assert numbers[0] > failed[-1].message_number
+                assert numbers[0] > number_of(failed[-1].message_id)
 
 
 @on_both_loops
@@ -692,7 +694,7 @@ async def test_more_peers_than_connections(limit: int, peers: int) -> None:
                 for _ in range(20):
                     receipt = sender.post(bytes(500), identity(100 + index).did)
                     receipts.append(receipt)
-                    sent[index].append(receipt.message_number)
+                    sent[index].append(number_of(receipt.message_id))
             for receipt in receipts:
                 await receipt.wait(timeout=LIMIT)
                 assert sender.core.pool_stats().active <= limit
@@ -854,7 +856,8 @@ async def test_an_envelope_of_the_callers_own_is_written_as_it_is() -> None:
         async with OpenCore() as sender:
             sender.routing.update(BOB.did, server.address)
             sender.core.endpoint.submitter.submit(
-                OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), 7, envelope=envelope), 8
+                OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(7), envelope=envelope),
+                8,
             )
             with await server.accept() as link:
                 assert await link.read() == envelope

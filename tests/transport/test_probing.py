@@ -67,6 +67,12 @@ async def test_a_peer_that_is_there(network: str, as_stranger: bool) -> None:
         if as_stranger or network == "tcp":
             assert found.round_trip is not None
             assert 0 < found.round_trip < LIMIT
+        if as_stranger:
+            assert found.clock_offset is not None
+            assert found.clock_offset_bound is not None
+            assert abs(found.clock_offset) <= found.clock_offset_bound < LIMIT
+        else:
+            assert found.clock_offset is found.clock_offset_bound is None
         assert not alice.peers()  # nothing of it stays
 
 
@@ -78,10 +84,10 @@ async def test_a_peer_that_is_not_reached(kind: FailureKind) -> None:
         assert found.failure is kind
         assert found.error
         assert not found.is_reached
-        assert found.denies_us == (kind is FailureKind.TURNED_AWAY)
+        assert found.denies_us == (kind is FailureKind.DENIED)
         assert (found.connect_time is None) == (kind is FailureKind.REFUSED)
         assert found.round_trip is None
-        proven = {FailureKind.WRONG_KEY: CAROL.did, FailureKind.TURNED_AWAY: BOB.did}
+        proven = {FailureKind.WRONG_KEY: CAROL.did, FailureKind.DENIED: BOB.did}
         assert found.answered_by == proven.get(kind)
         assert alice.stats().dial_failures == 0
 
@@ -121,7 +127,7 @@ async def test_a_stranger_is_let_in_only_where_all_are() -> None:
         bob.access.allow_only([ALICE.did])
         assert (await within(LIMIT, alice.probe(bob.did))).is_reached
         found = await within(LIMIT, alice.probe(bob.did, as_stranger=True))
-        assert found.failure is FailureKind.TURNED_AWAY
+        assert found.failure is FailureKind.DENIED
         assert found.denies_us
         assert found.is_proven
         bob.access.allow_only(())

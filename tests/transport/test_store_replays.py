@@ -17,13 +17,13 @@ from signedwire import Address, Node, Priority, Reason, TransportConfig
 from signedwire.types import unix_time_us
 from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import (
     Closed,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
 )
 from wirekit import ALICE, BOB, CAROL, LIMIT, eventually, on_asyncio, within
 
@@ -108,14 +108,16 @@ class Replayed:
                             count = sum(sizes[root] for root in hashes)
                         elif kind == frames.ACCEPTED_ENVELOPES:
                             count = len(hashes)
+                        elif kind == frames.REFUSED_ENVELOPES:
+                            assert not is_new, event.receipts
+                            assert event.receipts.reason is not None
+                            self.refused.update([event.receipts.reason] * len(hashes))
+                            waiting -= len(hashes)
+                            continue
                         else:
                             continue
                         waiting -= count
                         self.receipted += 0 if is_new else count
-                    elif isinstance(event, RefusalsReceived):
-                        assert not is_new, event.refusals[:3]
-                        self.refused.update(refusal.reason for refusal in event.refusals)
-                        waiting -= len(event.refusals)
                     assert not isinstance(event, Closed), event
                 if waiting > 0:
                     await peer.read()
@@ -217,7 +219,7 @@ async def _replay_through_another(node: Node, old: list[bytes], count: int) -> i
             await thief.say(frame)
             left = len(bodies)
             while left:
-                refusals = (await thief.next(RefusalsReceived)).refusals
+                refusals = await thief.next_refusals()
                 left -= len(refusals)
                 refused.update(refusal.reason for refusal in refusals)
             if is_signed:
@@ -282,16 +284,16 @@ async def test_no_receipt_for_what_was_never_accepted_after_a_restart(tmp_path: 
             first = peer.body(1, b"good", epoch=EPOCH)
             other = peer.body(1, b"never accepted", epoch=EPOCH)
             await peer.send(first, other, peer.body(2, b"good", epoch=EPOCH))
-            assert len((await peer.next(RefusalsReceived)).refusals) == 1
-            assert len((await peer.next(ReceiptsReceived)).receipts.hashes) == 2
+            assert len(await peer.next_refusals()) == 1
+            assert len((await peer.next_receipts()).hashes) == 2
             await peer.end()
     async with all_.node() as node:
         with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
             await peer.send(other)
-            (refusal,) = (await peer.next(RefusalsReceived)).refusals
+            (refusal,) = await peer.next_refusals()
             assert refusal.reason is Reason.DUPLICATE
             await peer.send(first)
-            receipts = (await peer.next(ReceiptsReceived)).receipts
+            receipts = await peer.next_receipts()
             assert receipts.kind == frames.ACCEPTED_BATCHES
             await peer.end()
     assert all_.delivered == {1: 1, 2: 1}
@@ -306,12 +308,15 @@ async def test_what_a_full_inbox_refused_is_refused_after_a_restart_too(tmp_path
     for turn in range(2):
         async with Node(BOB, config, store=tmp_path / "node.db") as node:
             with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
-                for number in (1, 2, 3):
-                    await peer.send(_urgent(peer, number))
+                bodies = [_urgent(peer, number) for number in (1, 2, 3)]
+                for one in bodies:
+                    await peer.send(one)
                 refusals: list[Refusal] = []
                 while len(refusals) < 2:
-                    refusals += (await peer.next(RefusalsReceived)).refusals
-                assert refusals == [Refusal(3, n, Reason.INBOX_FULL) for n in (2, 3)], turn
+                    refusals += await peer.next_refusals()
+                assert refusals == [
+                    Refusal(leaf_of(one), Reason.INBOX_FULL) for one in bodies[1:]
+                ], turn
                 await peer.end()
 
 
@@ -325,15 +330,15 @@ async def test_no_receipt_for_what_a_full_inbox_refused_though_the_batch_has_it_
             with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
                 if not turn:
                     await peer.send(_urgent(peer, 1))
-                    await peer.next(ReceiptsReceived)
+                    await peer.next_receipts()
                 twice = _urgent(peer, 2, b"pay")
                 await peer.send(twice, twice)
                 refusals: list[Refusal] = []
                 while len(refusals) < 1 + turn:
-                    refusals += (await peer.next(RefusalsReceived)).refusals
-                assert set(refusals) == {Refusal(3, 2, Reason.INBOX_FULL)}
+                    refusals += await peer.next_refusals()
+                assert set(refusals) == {Refusal(leaf_of(twice), Reason.INBOX_FULL)}
                 await peer.send(_urgent(peer, 1))  # whose receipt would come after
-                receipts = (await peer.next(ReceiptsReceived)).receipts
+                receipts = await peer.next_receipts()
                 assert receipts.kind == frames.ACCEPTED_BATCHES
                 await peer.end()
 
@@ -346,9 +351,10 @@ async def test_the_reason_is_the_same_again(tmp_path: Path) -> None:
         async with Node(BOB, config, store=tmp_path / "node.db") as node:
             with await RawPeer.dial(node, ALICE, epoch=EPOCH) as peer:
                 await peer.send(_urgent(peer, 1, expires_at_us=due))
-                await peer.send(_urgent(peer, 2, expires_at_us=due))
-                (refusal,) = (await peer.next(RefusalsReceived)).refusals
-                assert refusal == Refusal(3, 2, Reason.INBOX_FULL), turn
+                second = _urgent(peer, 2, expires_at_us=due)
+                await peer.send(second)
+                (refusal,) = await peer.next_refusals()
+                assert refusal == Refusal(leaf_of(second), Reason.INBOX_FULL), turn
                 await peer.end()
 
 

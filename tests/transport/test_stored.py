@@ -11,7 +11,7 @@ import pytest
 from test_links import RawPeer
 
 from signedwire import DeliveryState, MessageExpiredError, Node, Reason, TransportConfig
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
 from signedwire.wire.session import BatchReceived
 from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, within
 
@@ -48,7 +48,7 @@ async def test_dropped_in_flight(tmp_path: Path) -> None:
             with await RawPeer.accept(server, BOB, ALICE) as peer:
                 await alice.send(BOB.did, b"y")
                 batch = await peer.next(BatchReceived)
-                assert [one[V2_HEADER_SIZE:] for one in batch.bodies] == [b"y"]
+                assert [one[MIN_V2_HEADER_SIZE:] for one in batch.bodies] == [b"y"]
 
 
 def test_peers_of_an_earlier_process_without_asserts(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ async def note_all(node: Node, log: DeliveryLog) -> None:
 
 
 @on_both_loops
-async def test_one_altered_byte_refuses_its_whole_batch_and_nothing_else(
+async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, rng = random_seed()
@@ -53,6 +53,9 @@ async def test_one_altered_byte_refuses_its_whole_batch_and_nothing_else(
                 at = rng.randrange(122, len(forged[which]))
                 changed = bytearray(forged[which])
                 changed[at] ^= 1 << rng.randrange(8)
+                # What is refused is the bytes that came. Alice never sent those, so her own
+                # message has no answer, and goes again over the next link.
+                altered.discard(int.from_bytes(forged[which][122:130], "little"))
                 forged[which] = bytes(changed)
                 session._data[-1] = frames.Envelopes(batch.signature, forged).encode()
         return batch
@@ -74,8 +77,8 @@ async def test_one_altered_byte_refuses_its_whole_batch_and_nothing_else(
         )
         rest = [n for n in range(COUNT) if n not in altered]
         await eventually(lambda: len(delivered) >= len(rest), 60)
-        assert delivered == rest  # once, in order, and none of the altered batch
-        assert bob.stats().dropped[Reason.BAD_SIGNATURE] == len(altered)
+        assert delivered == rest  # once, in order, of that batch only what was sent again
+        assert bob.stats().dropped[Reason.BAD_SIGNATURE] == len(altered) + 1
         listening.cancel()
 
 

@@ -44,6 +44,7 @@ from signedwire.identity import Label
 from signedwire.transport import certificates
 from signedwire.transport import handshake as handshake_module
 from signedwire.types import PeerState, Reason
+from signedwire.wire.link_frames import CLOSE_CLOCK, Close, LinkFrameDecoder, decode
 from tlskit import (
     MALLORY,
     NULL_CA,
@@ -393,6 +394,9 @@ def address_of(node: Node) -> Address:
     return node.address
 
 
+TIME: Final = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+
+
 async def served(bob: Node) -> None:
     """An honest peer gets through."""
     before = bob.stats().messages_received
@@ -421,8 +425,15 @@ def is_connected(node: Node, did: Did) -> bool:
 
 
 def unheard(outcome: Outcome) -> None:
-    """The impostor did not get a byte of ours inside the channel."""
-    assert outcome.plaintext == b""
+    """The impostor did not get a byte of ours inside the channel, except that its proof is late."""
+    if not outcome.plaintext:
+        return
+    ((kind, body),) = LinkFrameDecoder().receive_data(outcome.plaintext)
+    close = decode(kind, body)
+    assert isinstance(close, Close)
+    assert close.code == CLOSE_CLOCK
+    late = rf"the DID proof of {MALLORY.did} expired \d+ hours ago, at {TIME}, by the clock of "
+    assert re.fullmatch(rf"{late}its peer, which says {TIME}", close.reason)
 
 
 async def client_is_refused(name: str, caplog: pytest.LogCaptureFixture, **changes: Any) -> Outcome:

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from idkit import id_of
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import Cause
 from signedwire.transport.v1.connection import V1Connection
 from signedwire.types import Priority
@@ -68,7 +70,7 @@ class Place:
         self.connection = V1Connection(self.owner)
         self.connection.connected(cast("Any", self.kernel))
         options = SendOptions(BOB.did, Priority.NORMAL)
-        messages = [OutgoingMessage(options, number, b"x") for number in range(1, count + 1)]
+        messages = [OutgoingMessage(options, id_of(number), b"x") for number in range(1, count + 1)]
         self.connection.write([(bytes(SIZE), message) for message in messages])
 
     def move(self, in_memory: int, in_kernel: int | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from hashlib import sha256
 
 import pytest
-from blake3 import blake3
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -46,8 +46,8 @@ def plain_root(sender: bytes, leaves: list[bytes]) -> bytes:
     groups = b""
     for start in range(0, len(leaves), 16):
         part = leaves[start : start + 16]
-        groups += blake3(GROUP + bytes([len(part)]) + b"".join(part)).digest()
-    return blake3(ROOT + sender + len(leaves).to_bytes(2, "little") + groups).digest()
+        groups += sha256(GROUP + bytes([len(part)]) + b"".join(part)).digest()
+    return sha256(ROOT + sender + len(leaves).to_bytes(2, "little") + groups).digest()
 
 
 class TestTree:
@@ -57,7 +57,7 @@ class TestTree:
 
     @pytest.mark.parametrize("kind", [bytes, memoryview])
     def test_a_leaf_is_the_hash_of_the_body(self, kind: type[bytes]) -> None:
-        assert leaf_of(kind(body())) == blake3(body()).digest()
+        assert leaf_of(kind(body())) == sha256(body()).digest()
 
     @given(places())
     def test_every_path_leads_to_the_root(self, place: tuple[int, int]) -> None:
@@ -175,7 +175,7 @@ class TestPathForgeries:
         leaves = leaves_of(count)
         root = batch_root(SENDER, leaves)
         hashes = [
-            blake3(GROUP + b"\x10" + b"".join(leaves[at : at + 16])).digest()
+            sha256(GROUP + b"\x10" + b"".join(leaves[at : at + 16])).digest()
             for at in range(0, count, 16)
         ]
         number = data.draw(st.integers(0, groups - 1))
@@ -205,7 +205,7 @@ class TestSecondPreimages:
         leaves = leaves_of(count)
         group = GROUP + bytes([min(count, 16)]) + b"".join(leaves[:16])
         root = ROOT + SENDER + count.to_bytes(2, "little")
-        for content in (group, root + blake3(group).digest(), BATCH + bytes(32) * 8):
+        for content in (group, root + sha256(group).digest(), BATCH + bytes(32) * 8):
             proof = MerklePath(0, 1, bytes(64)).encode()
             with pytest.raises(EnvelopeError):
                 SignedEnvelope.decode(content + bytes(122) + proof)
@@ -215,10 +215,10 @@ class TestSecondPreimages:
     def test_a_body_that_hashes_to_a_group_has_no_place_in_its_batch(self) -> None:
         leaves = [leaf_of(body(n)) for n in range(1, 33)]
         group = GROUP + b"\x10" + b"".join(leaves[:16])
-        assert leaf_of(group) == blake3(group).digest()
+        assert leaf_of(group) == sha256(group).digest()
         two = batch_root(SENDER, leaves)
         # As a leaf it stands in a group of its own.
-        other = blake3(GROUP + b"\x10" + b"".join(leaves[16:])).digest()
+        other = sha256(GROUP + b"\x10" + b"".join(leaves[16:])).digest()
         assert root_from_path(SENDER, leaf_of(group), 0, 2, other) != two
 
     @given(st.binary(max_size=200))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import string
+import time
 
 import pytest
 from hypothesis import assume, given, settings
@@ -96,6 +97,10 @@ def test_a_signature_under_another_label(label: Label) -> None:
     assert "was not signed by" in refusal(text + ALICE._sign_labelled(label, text + SPKI))
 
 
+def shown(time_us: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_us // 1_000_000))
+
+
 class TestExpiry:
     """Only the signed expiry counts, with an allowance for wrong clocks."""
 
@@ -107,9 +112,17 @@ class TestExpiry:
         value = make_did_proof(ALICE, SPKI, EXPIRY)
         refusal(value, now_us=EXPIRY + CLOCK_ALLOWANCE_US + 1)
         assert refusal(value, now_us=EXPIRY + 30 * HOUR) == (
-            f"the DID proof of {ALICE.did} expired 30 hours ago. "
+            f"the DID proof of {ALICE.did} expired 30 hours ago, at {shown(EXPIRY)}, by the clock "
+            f"of its peer, which says {shown(EXPIRY + 30 * HOUR)}. "
             "Is a clock wrong on one of the two machines?"
         )
+
+    def test_two_boards_in_1970(self) -> None:
+        """A proof of 1970 holds in 1970, and no longer where the clock is right."""
+        value = make_did_proof(ALICE, SPKI, 90 * 24 * HOUR)
+        assert check_did_proof(value, SPKI, now_us=1) == ALICE.did
+        assert "at 1970-04-01 00:00:00 UTC" in refusal(value, now_us=EXPIRY)
+        assert "says 9999-12-31 23:59:59 UTC" in refusal(value, now_us=2**63)
 
     def test_a_forged_expiry_is_no_later_one(self) -> None:
         value = make_did_proof(ALICE, SPKI, EXPIRY)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 import time
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from blake3 import blake3
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from idkit import id_of
 from linkkit import EVE, alone, body
 from signedwire.errors import DidError, EnvelopeError, SignatureError, SignedWireError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, did_text
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, SIGNATURE_SIZE, MerklePath, SignedEnvelope
 from signedwire.wire.frames import LENGTH_SIZE, FrameDecoder, encode_frame
-from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, V1_HEADER_SIZE
 from vectors import load_vectors
 
 ALICE = Identity.from_seed(bytes(range(32)))
@@ -107,7 +109,7 @@ class TestCapturedFrames:
         assert envelope.digest.hex() == (
             "1940f042b255aab8b426acf2869a20c446cde95d0e895c59f323198b625094d1"
         )
-        assert repr(envelope) == "<SignedEnvelope #2 89cc5dea… -> c414557b… NORMAL 2 bytes>"
+        assert repr(envelope) == "<SignedEnvelope 02000000 89cc5dea… -> c414557b… NORMAL 2 bytes>"
         assert encode_frame(envelope.encode()) == CAPTURED
 
 
@@ -374,13 +376,13 @@ class TestValue:
     def test_repr(self, priority: Priority) -> None:
         ours, theirs = ALICE.did.hex()[:8], BOB.did.hex()[:8]
         assert repr(make(priority=priority)) == (
-            f"<SignedEnvelope #7 {ours}… -> {theirs}… {priority.name} 5 bytes>"
+            f"<SignedEnvelope 07000000 {ours}… -> {theirs}… {priority.name} 5 bytes>"
         )
         unsigned = SignedEnvelope.unsigned(
             ALICE.did, BOB.did, b"", sequence_number=U64, priority=priority
         )
         assert repr(unsigned) == (
-            f"<SignedEnvelope unsigned #{U64} {ours}… -> {theirs}… {priority.name} 0 bytes>"
+            f"<SignedEnvelope unsigned ffffffff {ours}… -> {theirs}… {priority.name} 0 bytes>"
         )
 
     @pytest.mark.parametrize(
@@ -415,9 +417,8 @@ class TestV2:
         number, at = (7).to_bytes(8, "little"), (1).to_bytes(8, "little")
         assert data == (
             b"INMO"
-            + (8).to_bytes(4, "little")
-            + bytes(8)
-            + at
+            + (9).to_bytes(4, "little")
+            + bytes(16)
             + number
             + bytes(ALICE.did)
             + bytes(BOB.did)
@@ -425,9 +426,10 @@ class TestV2:
             + b"\x03\x02"
             + bytes(range(8, 0, -1))
             + (99).to_bytes(8, "little")
+            + bytes(4)
             + b"hello"
         )
-        assert len(data) == V2_HEADER_SIZE + 5 == 127
+        assert len(data) == MIN_V2_HEADER_SIZE + 5 == 131
 
     @settings(deadline=None)
     @given(st.integers(1, 256), st.data())
@@ -441,13 +443,13 @@ class TestV2:
         assert hash(decoded) == hash(envelope)
         assert decoded.encode() == envelope.encode()
         assert (decoded.version, decoded.sequence_number, decoded.payload) == (
-            8,
+            9,
             index + 1,
             payload,
         )
         assert (decoded.sender, decoded.recipient) == (ALICE.did, BOB.did)
         assert (decoded.epoch, decoded.expires_at_us, decoded.is_signed) == (9, None, True)
-        assert decoded.digest == blake3(decoded.body).digest()
+        assert decoded.digest == sha256(decoded.body).digest()
         assert isinstance(decoded.merkle_path, MerklePath)
         assert (decoded.merkle_path.index, decoded.merkle_path.count) == (index, count)
         assert decoded.signature == envelope.signature == decoded.merkle_path.signature
@@ -464,10 +466,10 @@ class TestV2:
         assert v2(20, 3) != v2(19, 3)
         assert v2(20, 3).body == v2(19, 3).body
 
-    @pytest.mark.parametrize("length", [0, 4, 8, 121, 122, 189])
+    @pytest.mark.parametrize("length", [0, 4, 8, 125, 126, 193])
     def test_too_short(self, length: int) -> None:
         text = refusal(v2(1, 0, b"").encode()[:length])
-        smallest = 170 if length < 8 else 190
+        smallest = 170 if length < 8 else 194
         assert text == f"not an envelope: {length} bytes, the smallest has {smallest}"
 
     @pytest.mark.parametrize("place", [(0, 0), (1, 1), (5, 5), (0, 257), (256, 256)])
@@ -481,10 +483,13 @@ class TestV2:
 
     def test_shorter_than_its_path(self) -> None:
         data = body() + bytes(64) + (0).to_bytes(2, "little") + (256).to_bytes(2, "little")
-        problem = "not an envelope: 259 bytes, its Merkle path alone has 1028"
+        problem = "not an envelope: 263 bytes, its Merkle path alone has 1028"
         assert refusal(data + bytes(64)) == problem
 
-    @pytest.mark.parametrize(("at", "value"), [(104, 4), (105, 5), (0, 0)])
+    @pytest.mark.parametrize(
+        ("at", "value"),
+        [(104, 4), (105, 5), (0, 0), (122, 4), (122, 5), (123, 1), (125, 255)],
+    )
     def test_a_header_that_is_none(self, at: int, value: int) -> None:
         data = bytearray(v2().encode())
         data[at] = value
@@ -539,8 +544,8 @@ class TestV2:
 
     def test_repr(self) -> None:
         ours, theirs = ALICE.did.hex()[:8], BOB.did.hex()[:8]
-        assert (v2().message_number, v2().sequence_number) == (0, 4)
-        assert repr(v2()) == f"<SignedEnvelope #0 {ours}… -> {theirs}… NORMAL 5 bytes>"
+        assert (v2().message_id, v2().sequence_number) == (id_of(0), 4)
+        assert repr(v2()) == f"<SignedEnvelope 00000000 {ours}… -> {theirs}… NORMAL 5 bytes>"
 
     @settings(deadline=None, max_examples=300)
     @given(st.binary(min_size=182, max_size=400), st.integers(0, 40), st.integers(0, 40))

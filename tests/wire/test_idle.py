@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from linkkit import body, events_of, hello, open_pair
+from linkkit import body, events_of, hello, open_pair, ping
 from signedwire.types import Credit, Reason
 from signedwire.wire import idle as idle_module
-from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.idle import ANSWERS_PER_MESSAGE, IdleMeter
-from signedwire.wire.link_frames import CreditFrame, Receipts, Refusal, Refusals
+from signedwire.wire.link_frames import CreditFrame, Receipts
 from signedwire.wire.session import Closed, ReceiptsReceived, Session
 
 
@@ -46,7 +45,7 @@ def deaf(session: Session) -> None:
 
 
 class TestReceiptsThatNobodyWaitsFor:
-    @pytest.mark.parametrize("kind", [1, 2, 3])
+    @pytest.mark.parametrize("kind", [1, 2, 3, 4])
     def test_are_never_verified(self, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
         verified: list[object] = []
         monkeypatch.setattr(session_module, "verify_labelled", lambda *a: verified.append(a))
@@ -56,13 +55,14 @@ class TestReceiptsThatNobodyWaitsFor:
         assert (verified, alice.is_closed) == ([], False)
         assert not any(isinstance(event, ReceiptsReceived) for event in events_of(alice))
 
-    @pytest.mark.parametrize("count", [1, 1024])
-    def test_end_the_link_when_they_are_too_many(self, count: int) -> None:
+    @pytest.mark.parametrize("kind", [2, 4])
+    @pytest.mark.parametrize("count", [1, 500])
+    def test_end_the_link_when_they_are_too_many(self, count: int, kind: int) -> None:
         alice, _ = open_pair()
         deaf(alice)
         frames_sent = 0
         while not alice.is_closed:
-            alice.receive_data(unknown(2, count), 0.0)
+            alice.receive_data(unknown(kind, count), 0.0)
             frames_sent += 1
         assert frames_sent <= idle_module._MAX_LEVEL + 1
         (closed,) = [event for event in events_of(alice) if isinstance(event, Closed)]
@@ -85,13 +85,6 @@ class TestOtherFrames:
             alice.receive_data(CreditFrame(Credit(credit.messages + n, *credit[1:])).encode(), 0.0)
         assert alice.is_closed
 
-    def test_refusals_count_by_what_they_name(self) -> None:
-        alice, _ = open_pair()
-        many = Refusals(tuple(Refusal(0, n + 1, Reason.REFUSED) for n in range(1024))).encode()
-        for _ in range(idle_module._MAX_LEVEL // 64 + 1):
-            alice.receive_data(many, 0.0)
-        assert alice.is_closed
-
     def test_repeats_beyond_the_credit_count(self) -> None:
         alice, _ = open_pair()
         credit = hello().credit
@@ -104,9 +97,9 @@ class TestOtherFrames:
 
 def test_a_driver_may_stop_between_two_frames() -> None:
     alice, _ = open_pair()
-    alice.put_data(frames.Ping(1).encode() * 3 + frames.Ping(2).encode()[:5], 0.0)
+    alice.put_data(ping(1).encode() * 3 + ping(2).encode()[:5], 0.0)
     assert [alice.handle_frame(0.0) for _ in range(4)] == [True, True, True, False]
     before = alice.has_frames
-    alice.put_data(frames.Ping(2).encode()[5:], 0.0)
+    alice.put_data(ping(2).encode()[5:], 0.0)
     assert (before, alice.has_frames) == (False, True)
     assert [alice.handle_frame(0.0) for _ in range(2)] == [True, False]

@@ -138,7 +138,7 @@ class TestLog:
         assert [each.record.large is not None for each in found] == [0, 1, 0, 1, 1, 0]
         for checked, envelope in zip(found, self.ENVELOPES, strict=True):
             assert checked.envelope.digest == envelope.digest
-            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:122]
+            assert chain_module.name_of(checked.record.envelope) == envelope.encode()[:126]
             assert checked.record.size == len(envelope.encode())
 
     def test_the_file_ends_anywhere(self) -> None:
@@ -202,7 +202,7 @@ def test_an_envelope_and_a_proof_of_any_size_take_little_memory(
     kind: type[EnvelopeStream | ReceiptProofStream],
 ) -> None:
     stream = kind()
-    stream.receive_data(b"SWPROOF1\xff\xff\xff\xff" + V2_START)
+    stream.receive_data(b"SWPROOF2\xff\xff\xff\xff" + V2_START)
     peak = peak_of(lambda: [stream.receive_data(CHUNK) for _ in range(48)])
     assert peak < 4 * WHOLE, peak
 
@@ -232,5 +232,5 @@ class TestTooLong:
     @pytest.mark.parametrize(("size", "is_too_long"), [(0, False), (1, True)])
     def test_a_proof_that_claims_so(self, size: int, is_too_long: bool) -> None:
         stream = ReceiptProofStream()
-        stream.receive_data(b"SWPROOF1" + (MAX_ENVELOPE + size).to_bytes(4, "little"))
+        stream.receive_data(b"SWPROOF2" + (MAX_ENVELOPE + size).to_bytes(4, "little"))
         assert stream.is_too_long is is_too_long

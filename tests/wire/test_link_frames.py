@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
@@ -21,8 +22,6 @@ from signedwire.wire.link_frames import (
     Ping,
     Pong,
     Receipts,
-    Refusal,
-    Refusals,
     decode,
 )
 
@@ -51,31 +50,23 @@ hellos = st.builds(
     marks=st.tuples(u64s, u64s, u64s, u64s),
 )
 batches = st.builds(Envelopes, signatures, st.lists(st.binary(max_size=40), min_size=1, max_size=9))
-receipts = st.builds(
-    Receipts,
-    st.integers(1, 3),
-    u64s,
-    st.lists(hashes, min_size=1, max_size=5).map(tuple),
-    signatures,
-)
+names = st.lists(hashes, min_size=1, max_size=5).map(tuple)
+receipts = st.builds(Receipts, st.integers(1, 3), u64s, names, signatures, st.integers(0, 1))
 refusals = st.builds(
-    Refusals,
-    st.lists(
-        st.builds(Refusal, st.integers(0, 3), u64s, st.sampled_from(sorted(frames.REASON_CODES))),
-        min_size=1,
-        max_size=9,
-    ).map(tuple),
+    Receipts, st.just(4), u64s, names, signatures, st.integers(0, 255), st.binary(max_size=256)
 )
 printable = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=256)
 closes = st.builds(Close, u16s, printable)
+stamps = st.builds(Stamp, u64s, u64s)
+pings = st.builds(Ping, u64s, stamps)
 any_frame = st.one_of(
     hellos,
     batches,
     receipts,
     refusals,
     st.builds(CreditFrame, credits),
-    st.builds(Ping, u64s),
-    st.builds(Pong, u64s),
+    pings,
+    st.builds(Pong, pings, stamps, stamps),
     closes,
 )
 
@@ -119,24 +110,34 @@ class TestLayouts:
         body = bytes(range(64)) + le(2, 2) + le(3, 4) + b"abc" + le(0, 4)
         assert Envelopes(bytes(range(64)), [b"abc", b""]).encode() == framed(2, body)
 
-    def test_receipts(self) -> None:
-        frame = Receipts(3, 7, (b"\1" * 32, b"\2" * 32), b"s" * 64)
-        statement = b"\3" + le(7, 8) + le(2, 2) + b"\1" * 32 + b"\2" * 32
+    @pytest.mark.parametrize("committed", [0, 1])
+    @pytest.mark.parametrize("kind", [1, 2, 3])
+    def test_receipts(self, kind: int, committed: int) -> None:
+        frame = Receipts(kind, 7, (b"\1" * 32, b"\2" * 32), b"s" * 64, committed)
+        statement = le(kind, 1) + le(7, 8) + le(committed, 1) + le(2, 2)
+        statement += b"\1" * 32 + b"\2" * 32
         assert frame.statement == statement
         assert frame.encode() == framed(3, statement + b"s" * 64)
+        assert (frame.is_committed, frame.reason) == (committed == 1, None)
+        assert frame.explanation == ""
 
-    def test_refusals(self) -> None:
-        frame = Refusals((Refusal(3, 7, Reason.EXPIRED), Refusal(0, 8, Reason.BAD_SIGNATURE)))
-        assert frame.encode() == framed(
-            4, le(2, 2) + b"\3" + le(7, 8) + b"\1" + b"\0" + le(8, 8) + b"\x08"
-        )
+    @pytest.mark.parametrize("text", [b"", "zu groß".encode()])
+    def test_refusals(self, text: bytes) -> None:
+        frame = Receipts(4, 7, (b"\1" * 32,), b"s" * 64, 14, text)
+        statement = b"\4" + le(7, 8) + b"\x0e" + le(len(text), 2) + text + le(1, 2) + b"\1" * 32
+        assert frame.statement == statement
+        assert frame.encode() == framed(3, statement + b"s" * 64)
+        assert (frame.is_committed, frame.reason) == (False, Reason.SIZE_RULE)
+        assert frame.explanation == text.decode()
 
     def test_credit_ping_pong(self) -> None:
         assert CreditFrame(Credit(1, 2, 3, 4)).encode() == framed(
             5, b"".join(le(n, 8) for n in (1, 2, 3, 4))
         )
-        assert Ping(9).encode() == framed(6, le(9, 8))
-        assert Pong(9).encode() == framed(7, le(9, 8))
+        ping = Ping(9, Stamp(1, 2))
+        numbers = [le(number, 8) for number in (9, 1, 2, 3, 4, 5, 6)]
+        assert ping.encode() == framed(6, b"".join(numbers[:3]))
+        assert Pong(ping, Stamp(3, 4), Stamp(5, 6)).encode() == framed(7, b"".join(numbers))
 
     def test_close(self) -> None:
         assert Close(3, "bye").encode() == framed(8, le(3, 2) + le(3, 2) + b"bye")
@@ -152,9 +153,15 @@ class TestLayouts:
             "malformed": 7,
             "bad signature": 8,
             "duplicate": 9,
+            "unknown subject": 10,
+            "clock unknown": 11,
+            "rate": 12,
+            "role": 13,
+            "size rule": 14,
+            "subject rule": 15,
         }
         codes = [value for name, value in vars(frames).items() if name.startswith("CLOSE_")]
-        assert codes == list(range(10))
+        assert codes == list(range(11))
 
     @given(any_frame)
     def test_what_is_encoded_is_decoded(self, frame: frames.Frame) -> None:
@@ -191,7 +198,7 @@ class TestRanges:
         assert refusal(frames.CLOSE, body + bytes(size)).startswith("the peer sent a CLOSE of")
         refusal(frames.CLOSE, body[:-size])
 
-    @pytest.mark.parametrize("kind", [0, 9, 0x7F])
+    @pytest.mark.parametrize("kind", [0, 4, 9, 0x7F])
     def test_an_unknown_type(self, kind: int) -> None:
         assert refusal(kind, b"") == f"the peer sent a frame of unknown type {kind:#04x}"
 
@@ -260,10 +267,11 @@ class TestRanges:
         assert len(batch.encode()) - 4 <= max_payload_size + MARGIN
 
     def test_all_else_fits_into_the_margin(self) -> None:
-        receipts = Receipts(1, U64, (bytes(32),) * 1024, bytes(64))
-        refusals = Refusals((Refusal(3, U64, Reason.EXPIRED),) * 1024)
+        receipts = Receipts(1, U64, (bytes(32),) * 500, bytes(64))
+        refusals = Receipts(4, U64, (bytes(32),) * 500, bytes(64), 255, bytes(256))
         for frame in (receipts, refusals):
-            assert len(frame.encode()) - 4 <= MARGIN
+            assert len(frame.encode()) - 4 <= 16 * 1024 <= MARGIN
+        assert len(refusals.encode()) - 5 == frames.MAX_RECEIPT_SIZE
 
     @pytest.mark.parametrize("count", [0, 257, U16])
     def test_how_many_envelopes_a_batch_has(self, count: int) -> None:
@@ -290,36 +298,55 @@ class TestRanges:
             "the peer sent a batch that is longer than its envelopes"
         )
 
-    @pytest.mark.parametrize("kind", [0, 4, 255])
+    @pytest.mark.parametrize("kind", [0, 5, 255])
     def test_a_receipt_of_unknown_kind(self, kind: int) -> None:
-        body = bytes([kind]) + le(7, 8) + le(1, 2) + bytes(96)
+        body = bytes([kind]) + le(7, 8) + b"\0" + le(1, 2) + bytes(96)
         assert refusal(frames.RECEIPT, body) == f"the peer sent a receipt of unknown kind {kind}"
 
-    @pytest.mark.parametrize("count", [0, 1025, U16])
-    def test_how_many_hashes_a_receipt_has(self, count: int) -> None:
-        body = b"\1" + le(7, 8) + le(count, 2) + bytes(32 * count + 64)
+    @pytest.mark.parametrize("kind", [1, 2, 3])
+    @pytest.mark.parametrize("committed", [2, 255])
+    def test_a_receipt_that_is_neither_committed_nor_not(self, kind: int, committed: int) -> None:
+        body = bytes([kind]) + le(7, 8) + le(committed, 1) + le(1, 2) + bytes(96)
+        assert refusal(frames.RECEIPT, body) == (
+            f"the peer sent a receipt whose byte `committed` is {committed}"
+        )
+
+    @pytest.mark.parametrize("start", [b"\1" + bytes(9), b"\4" + bytes(8) + b"\1\0\0"])
+    @pytest.mark.parametrize("count", [0, 501, U16])
+    def test_how_many_hashes_a_receipt_has(self, count: int, start: bytes) -> None:
+        body = start + le(count, 2) + bytes(32 * count + 64)
         assert refusal(frames.RECEIPT, body) == (
             f"the peer sent a receipt of {len(body)} bytes for {count} hashes"
         )
 
     def test_the_largest_receipt(self) -> None:
-        frame = decode(frames.RECEIPT, b"\1" + le(7, 8) + le(1024, 2) + bytes(32 * 1024 + 64))
+        frame = decode(frames.RECEIPT, b"\1" + bytes(9) + le(500, 2) + bytes(32 * 500 + 64))
         assert isinstance(frame, Receipts)
-        assert len(frame.hashes) == 1024
+        assert len(frame.hashes) == 500
 
-    @pytest.mark.parametrize("count", [0, 1025])
-    def test_how_many_refusals_there_are(self, count: int) -> None:
-        body = le(count, 2) + (bytes(9) + b"\1") * count
-        assert refusal(frames.REFUSAL, body) == (
-            f"the peer sent a refusal of {len(body)} bytes for {count} envelopes"
-        )
+    @pytest.mark.parametrize("code", [0, 16, 17, 255])
+    @pytest.mark.parametrize(("text", "said"), [(b"", ""), (b"later", ": later")])
+    def test_an_unknown_reason_reads_as_refused(self, code: int, text: bytes, said: str) -> None:
+        sent = Receipts(4, 7, (bytes(32),), bytes(64), code, text)
+        frame = decode(frames.RECEIPT, sent.encode()[5:])
+        assert frame == sent
+        assert isinstance(frame, Receipts)
+        assert frame.reason is Reason.REFUSED
+        assert frame.explanation == f"code {code}{said}"
 
-    @pytest.mark.parametrize(("lane", "code"), [(4, 1), (255, 1), (0, 0), (0, 10), (0, 255)])
-    def test_a_refusal_out_of_range(self, lane: int, code: int) -> None:
-        body = le(1, 2) + bytes([lane]) + le(7, 8) + bytes([code])
-        assert refusal(frames.REFUSAL, body) == (
-            f"the peer sent a refusal in lane {lane} with reason {code}"
+    @pytest.mark.parametrize("size", [257, U16])
+    def test_a_text_that_is_too_long(self, size: int) -> None:
+        body = b"\4" + le(7, 8) + b"\1" + le(size, 2) + bytes(size) + le(1, 2) + bytes(96)
+        assert refusal(frames.RECEIPT, body) == f"the peer sent a refusal with {size} bytes of text"
+
+    def test_a_text_that_is_not_printable_is_kept_for_the_proof_and_not_shown(self) -> None:
+        text = b"\x1b[2J\n\xff\xe2\x80\xaeok"
+        frame = decode(
+            frames.RECEIPT, Receipts(4, 7, (bytes(32),), bytes(64), 6, text).encode()[5:]
         )
+        assert isinstance(frame, Receipts)
+        assert frame.text == text
+        assert frame.explanation == "?[2J?\N{REPLACEMENT CHARACTER}?ok"
 
     def test_a_long_reason_is_cut(self) -> None:
         data = Close(1, "é" * 200).encode()

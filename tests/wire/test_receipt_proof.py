@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from linkkit import ALICE, BOB, EVE, alone, body, sent
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label
+from signedwire.types import Reason
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
     HANDLED_ENVELOPES,
+    REFUSED_ENVELOPES,
     Receipts,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt
@@ -34,9 +36,11 @@ def signed(
     signer: Identity = BOB,
     parties: bytes = PARTIES,
     label: Label = Label.RECEIPT,
+    detail: int = 0,
+    text: bytes = b"",
 ) -> Receipts:
     """A receipt by Bob about what Alice sent."""
-    plain = Receipts(kind, at_us, hashes or (BATCH.root,))
+    plain = Receipts(kind, at_us, hashes or (BATCH.root,), code=detail, text=text)
     return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
 
 
@@ -47,7 +51,7 @@ def raw(receipts: Receipts) -> bytes:
 def packed(envelope: SignedEnvelope, receipts: Receipts) -> bytes:
     """A receipt proof that anyone could put together."""
     data = envelope.encode()
-    return b"SWPROOF1" + len(data).to_bytes(4, "little") + data + raw(receipts)
+    return b"SWPROOF2" + len(data).to_bytes(4, "little") + data + raw(receipts)
 
 
 def taken_out(index: int) -> SignedEnvelope:
@@ -55,6 +59,33 @@ def taken_out(index: int) -> SignedEnvelope:
 
 
 class TestProofs:
+    @pytest.mark.parametrize("committed", [0, 1])
+    @pytest.mark.parametrize("kind", [ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES])
+    def test_whether_a_store_had_committed_it(self, kind: int, committed: int) -> None:
+        name = BATCH.root if kind == ACCEPTED_BATCHES else BATCH.leaves[7]
+        proven = verify_receipt(packed(taken_out(7), signed(kind, name, detail=committed)))
+        assert (proven.is_committed, proven.is_refused) == (committed == 1, False)
+        assert (proven.reason, proven.detail) == (None, "")
+
+    @pytest.mark.parametrize(
+        ("code", "text", "reason", "detail"),
+        [
+            (1, b"", Reason.EXPIRED, ""),
+            (14, "zu groß\n".encode(), Reason.SIZE_RULE, "zu groß?"),
+            (99, b"", Reason.REFUSED, "code 99"),
+            (99, b"why", Reason.REFUSED, "code 99: why"),
+        ],
+    )
+    def test_of_a_refusal(self, code: int, text: bytes, reason: Reason, detail: str) -> None:
+        refused = signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=code, text=text)
+        proven = verify_receipt(packed(taken_out(7), refused))
+        assert (proven.is_refused, proven.is_handled, proven.is_committed) == (True, False, False)
+        assert (proven.reason, proven.detail, proven.at_us) == (reason, detail, 55)
+
+    def test_a_refusal_names_no_batch(self) -> None:
+        refused = signed(REFUSED_ENVELOPES, BATCH.root, detail=1)
+        assert refusal(packed(taken_out(7), refused)) == "the receipt does not name this envelope"
+
     @pytest.mark.parametrize("index", [0, 15, 16, 19])
     def test_of_an_accepted_batch(self, index: int) -> None:
         data = encode_receipt_proof(BODIES[index], BATCH, index, raw(signed()))
@@ -101,10 +132,14 @@ class TestForgeries:
             signed(label=Label.BATCH),
             signed(label=Label.DID_PROOF),
             replace(signed(), at_us=56),
+            replace(signed(), code=1),
+            signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1, signer=ALICE),
+            replace(signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1), code=2),
+            replace(signed(REFUSED_ENVELOPES, BATCH.leaves[7], detail=1), text=b"x"),
             replace(signed(), hashes=(BATCH.root, BATCH.root)),
             replace(signed(), signature=BATCH.signature),
         ],
-        ids=range(10),
+        ids=range(14),
     )
     def test_a_receipt_that_the_recipient_did_not_sign(self, receipts: Receipts) -> None:
         assert refusal(packed(taken_out(7), receipts)) == (
@@ -181,7 +216,7 @@ class TestForgeries:
         if other != proof:
             refusal(other)
 
-    @pytest.mark.parametrize("data", [b"", b"SWPROOF1", b"SWPROOF1abc", b"SWPROOF2" + bytes(99)])
+    @pytest.mark.parametrize("data", [b"", b"SWPROOF2", b"SWPROOF2abc", b"SWPROOF3" + bytes(99)])
     def test_no_proof_at_all(self, data: bytes) -> None:
         with pytest.raises(EnvelopeError) as caught:
             verify_receipt(data)
@@ -196,4 +231,8 @@ class TestForgeries:
     @given(st.binary(max_size=600))
     def test_any_bytes(self, tail: bytes) -> None:
         refusal(tail)
-        refusal(b"SWPROOF1" + tail)
+        refusal(b"SWPROOF2" + tail)
+
+    def test_one_of_an_earlier_signedwire(self) -> None:
+        with pytest.raises(EnvelopeError, match="of an earlier signedwire: verify it with that"):
+            verify_receipt(b"SWPROOF1" + bytes(300))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from linkkit import (
     ALICE,
+    AT,
     BOB,
     EVE,
     PLENTY,
@@ -25,11 +26,16 @@ from linkkit import (
     frames_of,
     hello,
     open_pair,
+    ping,
+    pong,
+    read_clocks,
     session,
 )
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import leaf_of
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
@@ -39,7 +45,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session import (
     BatchFailed,
@@ -49,7 +54,6 @@ from signedwire.wire.session import (
     Event,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
     Session,
     SessionLimits,
     StallNoticed,
@@ -75,7 +79,7 @@ def receipt(
     label: Label = Label.RECEIPT,
 ) -> Receipts:
     """A RECEIPT from Bob about what Alice sent."""
-    plain = Receipts(kind, 7, hashes or (ROOT,))
+    plain = Receipts(kind, 7, hashes or (ROOT,), code=int(kind == 4))
     return replace(plain, signature=signer._sign_labelled(label, parties + plain.statement))
 
 
@@ -97,15 +101,16 @@ def ended(a_session: Session) -> Closed:
     return last
 
 
-REFUSALS = (Refusal(1, 5, Reason.EXPIRED), Refusal(3, 6, Reason.TOO_LARGE))
+REFUSAL = Refusal(ROOT, Reason.EXPIRED)
+"""What `receipt(4)` says."""
 FRAMES: dict[str, bytes] = {
     "HELLO": hello().encode(),
     "ENVELOPES": envelopes(),
     "RECEIPT": receipt().encode(),
-    "REFUSAL": Refusals(REFUSALS).encode(),
+    "REFUSAL": receipt(4).encode(),
     "CREDIT": CreditFrame(Credit(*(n + 1 for n in PLENTY))).encode(),
-    "PING": Ping(5).encode(),
-    "PONG": Pong(5).encode(),
+    "PING": ping(5).encode(),
+    "PONG": pong(5).encode(),
     "CLOSE": Close(frames.CLOSE_EVICTED, "bye").encode(),
     "unknown": b"\0\0\0\3\x7fxx",
     "skipped": b"\0\0\0\3\x80xx",
@@ -130,7 +135,7 @@ class TestDispatch:
         assert events_of(alice) == [HelloReceived(theirs)]
         assert alice.state is State.OPEN
         assert alice.their_hello == theirs
-        assert frames_of(alice.data_to_send()) == [Ping(1)]
+        assert frames_of(alice.data_to_send()) == [ping(1)]
 
     @pytest.mark.parametrize(
         "name", ["ENVELOPES", "RECEIPT", "REFUSAL", "CREDIT", "PING", "PONG", "unknown"]
@@ -170,7 +175,7 @@ class TestDispatch:
         ("name", "expected"),
         [
             ("RECEIPT", [ReceiptsReceived(receipt())]),
-            ("REFUSAL", [RefusalsReceived(REFUSALS)]),
+            ("REFUSAL", [ReceiptsReceived(receipt(4))]),
             ("CREDIT", [CreditReceived()]),
             ("PING", []),
             ("PONG", []),
@@ -181,7 +186,7 @@ class TestDispatch:
         alice = open_alice()
         alice.receive_data(FRAMES[name], 0.0)
         assert events_of(alice) == expected
-        answers: list[frames.Frame] = [Pong(5)] if name == "PING" else []
+        answers: list[frames.Frame] = [pong(5)] if name == "PING" else []
         assert frames_of(alice.data_to_send()) == answers
 
     def test_a_batch(self) -> None:
@@ -219,7 +224,7 @@ class TestDispatch:
         size = (len(frame) - 4 + len(more)).to_bytes(4, "big")
         alice.receive_data(size + frame[4:] + more + FRAMES["PING"], 0.0)
         assert events_of(alice) == [HelloReceived(theirs)]
-        assert frames_of(alice.data_to_send()) == [hello(), Ping(1), Pong(5)]
+        assert frames_of(alice.data_to_send()) == [hello(), ping(1), pong(5)]
 
     @pytest.mark.parametrize(
         "changes",
@@ -377,14 +382,16 @@ class TestSignatures:
         received, failed = events_of(alice)
         assert isinstance(received, BatchReceived)
         assert isinstance(failed, BatchFailed)
-        refusals = [Refusal(1, n, Reason.BAD_SIGNATURE) for n in (1, 2)]
+        refusals = [Refusal(leaf_of(one), Reason.BAD_SIGNATURE) for one in bodies]
         alice.send_receipts(frames.ACCEPTED_BATCHES, [received.root], 7)
-        alice.send_refusals(refusals)
+        alice.send_refusals(refusals, 7)
         alice.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
         bob.receive_data(alice.data_to_send(), 0.0)
         receipts, refused, closed = events_of(bob)
         assert isinstance(receipts, ReceiptsReceived)
-        assert refused == RefusalsReceived(tuple(refusals))
+        assert isinstance(refused, ReceiptsReceived)
+        assert refused.receipts.reason is Reason.BAD_SIGNATURE
+        assert refused.receipts.hashes == tuple(leaf_of(one) for one in bodies)
         assert closed == Closed(7, "a batch that you did not sign", is_by_peer=True)
         assert bob.data_to_send() == b""
 
@@ -399,29 +406,54 @@ class TestSignatures:
         for event in events_of(alice):
             assert isinstance(event, BatchFailed | Closed)
 
-    def test_receipts_that_we_sign(self) -> None:
+    @pytest.mark.parametrize("is_durable", [False, True])
+    def test_receipts_that_we_sign(self, is_durable: bool) -> None:
         alice, bob = open_pair()
-        hashes = [n.to_bytes(32, "big") for n in range(1025)]
+        bob._is_committed = int(is_durable)
+        hashes = [n.to_bytes(32, "big") for n in range(501)]
         bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
         exchange(alice, bob)
         first, second = events_of(alice)
         assert isinstance(first, ReceiptsReceived)
         assert isinstance(second, ReceiptsReceived)
-        assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (1024, 1)
+        assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (500, 1)
         assert [*first.receipts.hashes, *second.receipts.hashes] == hashes
         for part in (first.receipts, second.receipts):
             assert (part.kind, part.at_us) == (frames.HANDLED_ENVELOPES, 55)
+            assert part.is_committed == is_durable
+
+    def test_refusals_that_we_sign(self) -> None:
+        """One statement for each reason and text, whatever the order, and one signature."""
+        alice, bob = open_pair()
+        refusals = [
+            Refusal(n.to_bytes(32, "big"), Reason.RATE if n % 2 else Reason.REFUSED, "ü" * (n % 4))
+            for n in range(8)
+        ]
+        bob.send_refusals(refusals, 55)
+        exchange(alice, bob)
+        parts = [
+            event.receipts for event in events_of(alice) if isinstance(event, ReceiptsReceived)
+        ]
+        assert [(part.reason, part.explanation, len(part.hashes)) for part in parts] == [
+            (Reason.REFUSED, "", 2),
+            (Reason.RATE, "ü", 2),
+            (Reason.REFUSED, "üü", 2),
+            (Reason.RATE, "üüü", 2),
+        ]
+        for part in parts:
+            assert (part.kind, part.at_us, part.is_committed) == (4, 55, False)
 
     def test_many_refusals(self) -> None:
         alice, bob = open_pair()
-        refusals = [Refusal(n % 4, n, Reason.MALFORMED) for n in range(1025)]
-        bob.send_refusals(refusals)
+        refusals = [Refusal(n.to_bytes(32, "big"), Reason.MALFORMED) for n in range(501)]
+        bob.send_refusals(refusals, 55)
         exchange(alice, bob)
         first, second = events_of(alice)
-        assert isinstance(first, RefusalsReceived)
-        assert isinstance(second, RefusalsReceived)
-        assert [*first.refusals, *second.refusals] == refusals
-        assert len(second.refusals) == 1
+        assert isinstance(first, ReceiptsReceived)
+        assert isinstance(second, ReceiptsReceived)
+        leaves = [*first.receipts.hashes, *second.receipts.hashes]
+        assert leaves == [refusal.leaf for refusal in refusals]
+        assert len(second.receipts.hashes) == 1
 
 
 SMALL = body(sender=BOB, recipient=ALICE)
@@ -522,7 +554,7 @@ class TestGranting:
     @pytest.mark.parametrize("is_critical", [False, True])
     def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
         """Less than a quarter was granted anew, but the sender lacks credit for one message."""
-        largest = (1 << 16) + 122
+        largest = (1 << 16) + 413
         credit = Credit(1000, largest + 1000, 1000, largest + 1000)
         alice, bob = open_pair(ours=credit)
         small = body(1, bytes(1000), sender=BOB, priority=3 if is_critical else 1)
@@ -571,7 +603,7 @@ class TestCreditOut:
         alice.send_batch([body(1, b"", priority=3)])
         messages, size, critical_messages, critical_size = PLENTY
         assert alice.send_window() == Credit(
-            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 122
+            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 126
         )
         more = Credit(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
         alice.receive_data(CreditFrame(more).encode(), 0.0)
@@ -579,7 +611,7 @@ class TestCreditOut:
             messages - 1,
             size - 2 * SIZE + 2,
             critical_messages + 2,
-            critical_size - 122 + 4,
+            critical_size - 126 + 4,
         )
         alice.close(0, "")
         assert alice.send_window() == NOTHING
@@ -614,19 +646,19 @@ class TestCreditOut:
     def test_control_frames_go_first(self) -> None:
         alice = open_alice()
         first = alice.send_batch([body(1)])
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         second = alice.send_batch([body(2)])
         alice.receive_data(FRAMES["PING"], 0.0)
         alice.grant(1000, 1 << 20, is_critical=False)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
-        assert kinds == [Refusals, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
+        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
         assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
 
     def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
         alice = session()
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         assert frames_of(alice.data_to_send()) == [hello()]
 
 
@@ -666,50 +698,113 @@ class TestTime:
         alice = session()
         assert alice.round_trip is None
         alice.receive_data(hello().encode(), 1.0)
-        assert frames_of(alice.data_to_send())[-1] == Ping(1)
-        alice.receive_data(Pong(1).encode(), 1.5)
+        assert frames_of(alice.data_to_send())[-1] == ping(1)
+        alice.receive_data(pong(1).encode(), 1.5)
         assert alice.round_trip == 0.5
 
     def test_round_trips_are_smoothed(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.8)
+        alice.receive_data(pong(1).encode(), 0.8)
         now = 0.8
         for number, sample, expected in ((2, 0.0, 0.7), (3, 1.5, 0.8)):
             now += 5.0
             assert alice.next_timeout() == pytest.approx(now)
             alice.handle_timeout(now)
-            assert frames_of(alice.data_to_send()) == [Ping(number)]
+            assert frames_of(alice.data_to_send()) == [ping(number)]
             now += sample
-            alice.receive_data(Pong(number).encode(), now)
+            alice.receive_data(pong(number).encode(), now)
             assert alice.round_trip == pytest.approx(expected)
 
     def test_each_round_trip_is_told_as_it_was(self) -> None:
         told: list[float] = []
-        alice = Session(ALICE, BOB.did, hello(), SessionLimits(), 0.0, on_round_trip=told.append)
+        alice = Session(
+            ALICE, BOB.did, hello(), SessionLimits(), 0.0, read_clocks, on_round_trip=told.append
+        )
         alice.receive_data(hello().encode(), 1.0)
         for number, asked_at, sample in ((1, 1.0, 0.5), (2, 6.5, 2.0)):
             alice.handle_timeout(asked_at)
-            for pong in (number - 1, number, number):  # one for each PING, and no more
-                alice.receive_data(Pong(pong).encode(), asked_at + sample)
+            alice.data_to_send()
+            for answer in (number - 1, number, number):  # one for each PING, and no more
+                alice.receive_data(pong(answer).encode(), asked_at + sample)
         assert told == [0.5, 2.0]
         assert alice.round_trip == 0.6875
+
+    def test_stamps_are_of_the_moment_of_sending(self) -> None:
+        instant = 100
+
+        def read_clocks() -> tuple[int, int]:
+            return 1_000_000 + instant, instant
+
+        alice = Session(ALICE, BOB.did, hello(), SessionLimits(), 0.0, read_clocks)
+        alice.receive_data(hello().encode() + ping(5).encode(), 0.0)
+        instant = 150  # the socket took nothing before
+        sent = frames_of(alice.data_to_send())
+        mine, answer = Ping(1, Stamp(1_000_150, 150)), Stamp(1_000_100, 100)
+        assert sent == [hello(), mine, Pong(ping(5), answer, mine.sent)]
+        instant = 250
+        alice.receive_data(Pong(mine, Stamp(9_000_190, 5), Stamp(9_000_200, 15)).encode(), 0.0)
+        offset = alice.clock_offset.estimate(Stamp(*read_clocks()))
+        assert offset is not None
+        assert offset.seconds == pytest.approx(
+            ((9_000_190 - 1_000_150) + (9_000_200 - 1_000_250)) / 2e6
+        )
+        assert offset.bound == pytest.approx(45e-6, abs=5e-6)
+
+    @pytest.mark.parametrize("changed", [Stamp(AT.wall_us + 1, AT.monotonic_us), Stamp(0, 0)])
+    def test_a_pong_that_does_not_echo_the_stamps(self, changed: Stamp) -> None:
+        alice = open_alice()
+        alice.receive_data(Pong(Ping(1, changed), AT, AT).encode(), 1.0)
+        assert (alice.round_trip, alice.clock_offset.estimate(AT)) == (None, None)
+        alice.receive_data(pong(1).encode(), 2.0)
+        assert alice.round_trip == 2.0
+        assert alice.clock_offset.estimate(AT) is not None
+
+    @pytest.mark.parametrize("frame", ["CREDIT", "PING"])
+    def test_a_peer_that_is_never_silent_is_asked_once_a_minute(self, frame: str) -> None:
+        alice = open_alice()
+        alice.receive_data(pong(1).encode(), 0.0)
+        asked, now = [], 0.0
+        while now < 200.0:
+            now += 0.5
+            alice.receive_data(FRAMES[frame], now)
+            while (due := alice.next_timeout()) is not None and due <= now:
+                alice.handle_timeout(now)
+            for each in frames_of(alice.data_to_send()):
+                if isinstance(each, Ping):
+                    asked.append(now)
+                    alice.receive_data(pong(each.number).encode(), now)
+        assert asked == [60.0, 120.0, 180.0]
+
+    def test_a_peer_that_answers_no_ping_is_not_asked_again(self) -> None:
+        alice = open_alice()
+        for now in range(1, 200):
+            alice.receive_data(FRAMES["skipped"], float(now))
+            alice.handle_timeout(float(now))
+        assert alice.data_to_send() == b""
+        assert alice.state is State.OPEN
+
+    def test_a_long_ping_interval_is_kept(self) -> None:
+        alice = open_alice(ping_interval=600.0, dead_timeout=1800.0)
+        alice.receive_data(pong(1).encode(), 0.0)
+        alice.receive_data(FRAMES["CREDIT"], 100.0)
+        assert alice.next_timeout() == 600.0
 
     @pytest.mark.parametrize("numbers", [(0,), (2,), (1, 1)])
     def test_a_pong_that_was_not_asked_for(self, numbers: tuple[int, ...]) -> None:
         alice = open_alice()
         for n, number in enumerate(numbers):
-            alice.receive_data(Pong(number).encode(), 1.0 + n)
+            alice.receive_data(pong(number).encode(), 1.0 + n)
         assert alice.round_trip == (1.0 if 1 in numbers else None)
         assert alice.state is State.OPEN
 
     def test_a_silent_peer_is_asked_and_then_dead(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.0)
+        alice.receive_data(pong(1).encode(), 0.0)
         assert alice.next_timeout() == 5.0
         alice.handle_timeout(4.9)
         assert alice.data_to_send() == b""
         alice.handle_timeout(5.0)
-        assert frames_of(alice.data_to_send()) == [Ping(2)]
+        assert frames_of(alice.data_to_send()) == [ping(2)]
         assert alice.next_timeout() == 15.0
         alice.handle_timeout(10.0)
         assert alice.data_to_send() == b""
@@ -747,18 +842,18 @@ class TestTime:
 
     def test_each_frame_has_its_own_time(self) -> None:
         alice = open_alice()
-        ping = Ping(1).encode()
-        alice.receive_data(ping[:5], 10.0)
+        frame = ping(1).encode()
+        alice.receive_data(frame[:5], 10.0)
         assert alice.next_timeout() == min(40.0, 10.0 + 15.0)
         # One frame ends and the next begins in the same piece.
-        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        alice.receive_data(frame[5:] + frame[:1], 24.0)
         alice.handle_timeout(39.0)
         assert alice.is_closed  # dead: 15 s without a byte
         alice = open_alice(dead_timeout=1000.0)
-        alice.receive_data(ping[:5], 10.0)
-        alice.receive_data(ping[5:] + ping[:1], 24.0)
+        alice.receive_data(frame[:5], 10.0)
+        alice.receive_data(frame[5:] + frame[:1], 24.0)
         assert alice.next_timeout() == 54.0
-        alice.receive_data(ping[1:], 25.0)
+        alice.receive_data(frame[1:], 25.0)
         assert alice.next_timeout() == 1025.0
 
     def test_no_timer_of_frames(self) -> None:
@@ -785,7 +880,7 @@ class TestStalls:
         assert due is not None
         assert due > 25.0
         # The bytes that waited in the socket:
-        alice.receive_data(Pong(1).encode(), 25.1)
+        alice.receive_data(pong(1).encode(), 25.1)
         assert alice.next_timeout() == 30.1
 
     def test_a_peer_that_stays_silent_is_dead_all_the_same(self) -> None:
@@ -807,12 +902,25 @@ class TestStalls:
 
     def test_a_ping_that_was_due(self) -> None:
         alice = open_alice()
-        alice.receive_data(Pong(1).encode(), 0.0)
+        alice.receive_data(pong(1).encode(), 0.0)
         alice.handle_timeout(8.0)
         assert events_of(alice) == [StallNoticed(3.0)]
         assert alice.next_timeout() == pytest.approx(9.0)
         alice.handle_timeout(9.0)
-        assert frames_of(alice.data_to_send()) == [Ping(2)]
+        assert frames_of(alice.data_to_send()) == [ping(2)]
+
+    def test_a_sample_that_was_due(self) -> None:
+        alice = open_alice()
+        alice.receive_data(pong(1).encode(), 0.0)
+        for now in range(59):
+            alice.receive_data(FRAMES["skipped"], float(now))
+        alice.receive_data(FRAMES["skipped"], 59.9)
+        alice.handle_timeout(62.0)  # due at 60
+        assert events_of(alice) == [StallNoticed(2.0)]
+        due = alice.next_timeout()
+        assert due == 63.0
+        alice.handle_timeout(due)
+        assert frames_of(alice.data_to_send()) == [ping(2)]
 
     def test_a_little_late_is_no_stall(self) -> None:
         alice = open_alice()
@@ -848,15 +956,15 @@ class TestClosing:
     def test_by_us(self) -> None:
         alice, bob = open_pair()
         alice.send_batch([body()])
-        alice.send_refusals([Refusal(1, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         alice.close(frames.CLOSE_DENIED, "no more")
         assert events_of(alice) == [Closed(frames.CLOSE_DENIED, "no more", is_by_peer=False)]
         data = alice.data_to_send()
         # CLOSE is the last frame; envelopes after it would be ignored, so they are not sent.
-        assert [type(frame) for frame in frames_of(data)] == [Refusals, Close]
+        assert [type(frame) for frame in frames_of(data)] == [Receipts, Close]
         bob.receive_data(data, 0.0)
         refusals, closed = events_of(bob)
-        assert isinstance(refusals, RefusalsReceived)
+        assert isinstance(refusals, ReceiptsReceived)
         assert closed == Closed(frames.CLOSE_DENIED, "no more", is_by_peer=True)
         assert bob.data_to_send() == b""
 
@@ -892,7 +1000,7 @@ class TestClosing:
             alice.receive_data(FRAMES[name], 1.0)
         alice.receive_eof(1.0)
         alice.send_receipts(1, [ROOT], 1)
-        alice.send_refusals([Refusal(0, 1, Reason.EXPIRED)])
+        alice.send_refusals([REFUSAL], 7)
         alice.grant(1 << 20, 1 << 30, is_critical=True)
         alice.handle_timeout(1e9)
         alice.close(5, "again")
@@ -911,8 +1019,8 @@ class Wire:
         limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
         says = hello(credit=credit)
         self.ends = (
-            Session(ALICE, BOB.did, says, limits, 0.0),
-            Session(BOB, ALICE.did, says, limits, 0.0),
+            Session(ALICE, BOB.did, says, limits, 0.0, read_clocks),
+            Session(BOB, ALICE.did, says, limits, 0.0, read_clocks),
         )
         self.credit = credit
         self.pipes = (bytearray(), bytearray())  # towards 0, towards 1
@@ -981,9 +1089,8 @@ class Wire:
             me.send_receipts(kind, hashes, 7)
             self.said[who].append((kind, tuple(hashes)))
         else:
-            refusals = [Refusal(n % 4, n, Reason.INBOX_FULL) for n in range(len(hashes))]
-            me.send_refusals(refusals)
-            self.said[who].append(tuple(refusals))
+            me.send_refusals([Refusal(leaf, Reason.INBOX_FULL) for leaf in hashes], 7)
+            self.said[who].append((frames.REFUSED_ENVELOPES, tuple(hashes)))
 
     def tick(self, who: int) -> None:
         if self.draw.random() < 0.05:
@@ -1021,8 +1128,6 @@ class Wire:
                 self.untaken[end].extend(bodies)
             case ReceiptsReceived(receipts):
                 self.heard[end].append((receipts.kind, receipts.hashes))
-            case RefusalsReceived(refusals):
-                self.heard[end].append(refusals)
             case HelloReceived() | CreditReceived():
                 pass
             case _:

@@ -13,28 +13,31 @@ import json
 import re
 import ssl
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
-from blake3 import blake3
 from cryptography import x509
 from nacl.signing import SigningKey, VerifyKey
 
 import make_v2_vectors
 from fuzz.targets_kit import TlsOf
+from signedwire.errors import SignatureError
+from signedwire.identity import Identity
 from signedwire.transport.certificates import (
     NULL_CA_PEM,
     PUBLIC_NULL_CA_KEY_NOT_SECRET,
     proven_did,
 )
-from signedwire.types import Did
+from signedwire.types import Did, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, path_of, root_from_path
 from signedwire.wire.did_proof import check_did_proof, proof_from_uri
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.receipt_proof import verify_receipt
-from signedwire.wire.session import Closed
+from signedwire.wire.session import Closed, Session, SessionLimits
 from signedwire.wire.session_events import CLOSE_MISSING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -60,10 +63,6 @@ def le(value: int, size: int) -> bytes:
     return value.to_bytes(size, "little")
 
 
-def hashed(*parts: bytes) -> bytes:
-    return blake3(b"".join(parts)).digest()
-
-
 def signed(key: SigningKey, *parts: bytes) -> bytes:
     return bytes(key.sign(b"".join(parts)).signature)
 
@@ -73,18 +72,24 @@ def is_signed(did: bytes, signature: bytes, *parts: bytes) -> bool:
     return True
 
 
+def hashed(*parts: bytes) -> bytes:
+    """Section 8."""
+    return sha256(b"".join(parts)).digest()
+
+
 def plain_body(n: int) -> bytes:
     """Sections 7 and 19."""
     timestamp = TIMESTAMP + n
-    body = b"\x49\x4e\x4d\x4f" + le(8, 4)
-    body += le(n, 8) + le(timestamp, 8)
+    body = b"\x49\x4e\x4d\x4f" + le(9, 4)
+    body += le(n, 16)
     body += le(n, 8)
     body += ALICE_DID + BOB_DID
     body += le(timestamp, 8)
     body += le(n % 3, 1) + le(n % 5, 1)
     body += le(EPOCH, 8)
     body += le(0 if n % 2 else timestamp + 60_000_000, 8)
-    assert len(body) == 122
+    body += le(0, 4)
+    assert len(body) == 126
     return body + bytes((7 * n + i) % 256 for i in range(n % 40))
 
 
@@ -121,6 +126,27 @@ def plain_root_from_path(sender: bytes, leaf: bytes, i: int, count: int, path: b
     return plain_root(sender, count, hashes)
 
 
+def plain_fields() -> dict[str, bytes]:
+    """Section 19."""
+
+    def special(n: int, kind: int, subject: str, flags: int = 0, reply_to: bytes = b"") -> bytes:
+        body = b"\x49\x4e\x4d\x4f" + le(9, 4) + le(n, 16) + le(n, 8) + ALICE_DID + BOB_DID
+        body += le(TIMESTAMP + n, 8) + le(1, 1) + le(0, 1) + le(EPOCH, 8) + le(0, 8)
+        raw = subject.encode()
+        return body + bytes((kind, 0, flags, len(raw))) + raw + reply_to + b"hello"
+
+    request = special(301, 1, "arm/größe")
+    leaf = hashed(request)
+    return {
+        "subject": special(300, 0, "arm/größe"),
+        "request": request,
+        "reply": special(302, 2, "", reply_to=leaf),
+        "reply_with_subject": special(303, 2, "a" * 255, reply_to=leaf),
+        "publication": special(304, 3, "log"),
+        "durable": special(305, 0, "", flags=1),
+    }
+
+
 class PlainBatch:
     """The bodies 1 to `count`, signed by Alice."""
 
@@ -136,10 +162,23 @@ class PlainBatch:
         return self.bodies[index] + plain_path(self.leaves, index) + place + self.signature
 
 
-def plain_receipt(kind: int, *hashes: bytes) -> bytes:
+def plain_receipt(
+    kind: int, *hashes: bytes, detail: int = 0, text: bytes = b"", signer: SigningKey = BOB
+) -> bytes:
     """Section 5.3."""
-    statement = le(kind, 1) + le(TIMESTAMP + 1_000_000, 8) + le(len(hashes), 2) + b"".join(hashes)
-    return statement + signed(BOB, b"signedwire/receipt/1\0", BOB_DID, ALICE_DID, statement)
+    statement = le(kind, 1) + le(TIMESTAMP + 1_000_000, 8) + le(detail, 1)
+    if kind == 4:
+        statement += le(len(text), 2) + text
+    statement += le(len(hashes), 2) + b"".join(hashes)
+    return statement + signed(signer, b"signedwire/receipt/1\0", BOB_DID, ALICE_DID, statement)
+
+
+WORDS = "at most 4 bytes — höchstens".encode()
+REASONS = (
+    *("expired", "not_for_us", "too_large", "inbox_full", "not_allowed", "refused", "malformed"),
+    *("bad_signature", "duplicate", "unknown_subject", "clock_unknown", "rate", "role"),
+    *("size_rule", "subject_rule"),
+)
 
 
 def plain_frame(kind: int, body: bytes) -> str:
@@ -155,7 +194,6 @@ def plain_frames() -> dict[str, str]:
     hello += b"".join(le(number, 8) for number in numbers)
     assert len(hello) == 96
     batch = two.signature + le(2, 2) + b"".join(le(len(b), 4) + b for b in two.bodies)
-    refusals = b"".join(le(n % 4, 1) + le(n + 1, 8) + le(n + 1, 1) for n in range(9))
     credit = b"".join(le(n, 8) for n in (5120, 8_400_000, 80, 1_115_136))
     reason = "an older epoch than the one known — näher".encode()
     return {
@@ -163,14 +201,45 @@ def plain_frames() -> dict[str, str]:
         "hello_longer": plain_frame(0x01, le(2, 2) + le(3, 2) + hello + bytes(range(12))),
         "envelopes": plain_frame(0x02, batch),
         "receipt_accepted_batches": plain_frame(0x03, plain_receipt(1, two.root)),
-        "receipt_accepted_envelopes": plain_frame(0x03, plain_receipt(2, *two.leaves)),
-        "receipt_handled_envelopes": plain_frame(0x03, plain_receipt(3, two.leaves[0])),
-        "refusal": plain_frame(0x04, le(9, 2) + refusals),
+        "receipt_accepted_envelopes": plain_frame(0x03, plain_receipt(2, *two.leaves, detail=1)),
+        "receipt_handled_envelopes": plain_frame(0x03, plain_receipt(3, two.leaves[0], detail=1)),
+        "receipt_refused_with_text": plain_frame(
+            0x03, plain_receipt(4, two.leaves[1], detail=14, text=WORDS)
+        ),
+        "receipt_refused_unknown": plain_frame(0x03, plain_receipt(4, *two.leaves, detail=200)),
+        **{
+            f"receipt_refused_{reason}": plain_frame(
+                0x03, plain_receipt(4, *two.leaves, detail=code)
+            )
+            for code, reason in enumerate(REASONS, 1)
+        },
         "credit": plain_frame(0x05, credit),
-        "ping": plain_frame(0x06, le(1, 8)),
-        "pong": plain_frame(0x07, le(2**64 - 1, 8)),
+        "ping": plain_frame(0x06, le(1, 8) + le(TIMESTAMP, 8) + le(5_000_000, 8)),
+        "pong": plain_frame(
+            0x07,
+            (le(2**64 - 1, 8) + le(TIMESTAMP, 8) + le(2**64 - 1, 8))
+            + (le(TIMESTAMP + 250_000, 8) + le(0, 8))
+            + (le(TIMESTAMP + 250_300, 8) + le(300, 8)),
+        ),
         "close": plain_frame(0x08, le(3, 2) + le(len(reason), 2) + reason),
     }
+
+
+def plain_bad_receipts() -> dict[str, str]:
+    """Sections 5.3 and 12."""
+    two = PlainBatch(2)
+    by_alice = plain_receipt(4, *two.leaves, detail=1, signer=ALICE)
+    bodies = {
+        "kind_0": plain_receipt(0, two.root),
+        "kind_5": plain_receipt(5, two.root),
+        "committed_2": plain_receipt(1, two.root, detail=2),
+        "text_of_257_bytes": plain_receipt(4, two.root, detail=1, text=b"x" * 257),
+        "no_hashes": plain_receipt(2),
+        "hashes_501": plain_receipt(2, *(le(number, 32) for number in range(501))),
+        "signed_by_alice": by_alice,
+        "cut": by_alice[:-1],
+    }
+    return {name: plain_frame(0x03, body) for name, body in bodies.items()}
 
 
 def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
@@ -180,10 +249,16 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
     k, groups = min(16, count - 16 * (index // 16)), -(-count // 16)
     size = 32 * (k - 1 + groups - 1)
     body, path = data[: -68 - size], data[len(data) - 68 - size : -68]
-    assert len(body) >= 122
-    assert body[:8] == b"\x49\x4e\x4d\x4f" + le(8, 4)
+    assert len(body) >= 126
+    assert body[:8] == b"\x49\x4e\x4d\x4f" + le(9, 4)
     assert body[104] <= 3
     assert body[105] <= 4
+    assert body[122] <= 3
+    assert body[123] == 0
+    assert len(body) >= 126 + body[125] + 32 * (body[122] == 2)
+    subject = body[126 : 126 + body[125]].decode()
+    assert subject.isprintable()
+    assert normalize("NFC", subject) == subject
     leaf = hashed(body)
     root = plain_root_from_path(body[32:64], leaf, index, count, path)
     assert is_signed(body[32:64], data[-64:], b"signedwire/batch/1\0", root)
@@ -192,14 +267,20 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def plain_check_receipt_proof(data: bytes) -> int:
     """Section 17: the kind that is proven."""
-    assert data[:8] == b"SWPROOF1"
+    assert data[:8] == b"SWPROOF2"
     size = int.from_bytes(data[8:12], "little")
     body, leaf, root = plain_check_alone(data[12 : 12 + size])
     receipt = data[12 + size :]
     statement, signature = receipt[:-64], receipt[-64:]
-    count = int.from_bytes(statement[9:11], "little")
-    assert len(statement) == 11 + 32 * count
-    hashes = [statement[at : at + 32] for at in range(11, len(statement), 32)]
+    start = 10
+    if statement[0] == 4:
+        start += 2 + int.from_bytes(statement[10:12], "little")
+        assert start <= 12 + 256
+    else:
+        assert statement[9] <= 1
+    count = int.from_bytes(statement[start : start + 2], "little")
+    assert len(statement) == start + 2 + 32 * count
+    hashes = [statement[at : at + 32] for at in range(start + 2, len(statement), 32)]
     assert (root if statement[0] == 1 else leaf) in hashes
     sender, recipient = body[32:64], body[64:96]
     assert is_signed(recipient, signature, b"signedwire/receipt/1\0", recipient, sender, statement)
@@ -258,6 +339,24 @@ def test_bodies(number: str) -> None:
     assert VECTORS["bodies"][number] == plain_body(int(number)).hex()
 
 
+def test_fields() -> None:
+    vector, bodies = VECTORS["fields"], plain_fields()
+    assert vector["bodies"] == {name: body.hex() for name, body in bodies.items()}
+    leaves = [hashed(body) for body in bodies.values()]
+    root = plain_root(ALICE_DID, len(leaves), plain_groups(leaves))
+    assert vector["leaves"] == [leaf.hex() for leaf in leaves]
+    assert vector["root"] == root.hex()
+    signature = bytes.fromhex(vector["signature"])
+    assert verify_batch(ALICE_DID, [*bodies.values()], signature) == (root, leaves)
+    for index, name in enumerate(bodies):
+        place = le(index, 2) + le(len(leaves), 2)
+        alone = bodies[name] + plain_path(leaves, index) + place + signature
+        assert plain_check_alone(alone)[0] == bodies[name]
+        envelope = SignedEnvelope.decode(alone)
+        envelope.verify()
+        assert envelope.payload == b"hello"
+
+
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 255, 256])
 def test_batches(count: int) -> None:
     vector, plain = BATCHES[count], PlainBatch(count)
@@ -298,9 +397,30 @@ def test_a_longer_hello_is_read_as_if_it_were_not() -> None:
 
 
 def test_every_reason_is_in_the_vectors() -> None:
-    refusals = read("refusal")
-    assert isinstance(refusals, frames.Refusals)
-    assert [refusal.reason for refusal in refusals.refusals] == list(frames.REASON_CODES)
+    for reason, code in frames.REASON_CODES.items():
+        refusals = read(f"receipt_refused_{reason.replace(' ', '_')}")
+        assert isinstance(refusals, frames.Receipts)
+        assert (refusals.reason, refusals.code, refusals.explanation) == (reason, code, "")
+    unknown = read("receipt_refused_unknown")
+    assert isinstance(unknown, frames.Receipts)
+    assert (unknown.reason, unknown.explanation) == (Reason.REFUSED, "code 200")
+
+
+def test_bad_receipts() -> None:
+    assert VECTORS["bad_receipts"] == plain_bad_receipts()
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_receipts"])
+def test_bad_receipts_close_the_link(name: str) -> None:
+    hello = bytes.fromhex(VECTORS["frames"]["hello"])
+    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
+    ours = frames.decode(frames.HELLO, hello[5:])
+    assert isinstance(ours, frames.Hello)
+    session = Session(alice, bob.did, ours, SessionLimits(), 0.0, lambda: (1, 0))
+    session.receive_data(hello + bytes.fromhex(VECTORS["bad_receipts"][name]), 0.0)
+    *_, closed = iter(session.next_event, None)
+    assert isinstance(closed, Closed)
+    assert closed.code == (7 if name == "signed_by_alice" else 1)
 
 
 def test_an_envelope_that_stands_alone() -> None:
@@ -314,16 +434,39 @@ def test_an_envelope_that_stands_alone() -> None:
     assert envelope.encode() == data
 
 
-@pytest.mark.parametrize(("name", "kind"), [("accepted", 1), ("handled", 3)])
+@pytest.mark.parametrize(("name", "kind"), [("accepted", 1), ("handled", 3), ("refused", 4)])
 def test_receipt_proofs(name: str, kind: int) -> None:
     data, plain = bytes.fromhex(VECTORS["receipt_proofs"][name]), PlainBatch(17)
-    receipt = plain_receipt(kind, *([plain.root] if kind == 1 else plain.leaves[:4]))
+    receipt = {
+        1: plain_receipt(1, plain.root),
+        3: plain_receipt(3, *plain.leaves[:4], detail=1),
+        4: plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS),
+    }[kind]
     envelope = plain.alone(3)
-    assert data == b"SWPROOF1" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
     assert plain_check_receipt_proof(data) == kind
     proven = verify_receipt(data)
     assert proven.is_handled == (kind == 3)
+    assert proven.is_refused == (kind == 4)
+    assert proven.is_committed == (kind == 3)
     assert proven.at_us == TIMESTAMP + 1_000_000
+    expected = (Reason.REFUSED, WORDS.decode()) if kind == 4 else (None, "")
+    assert (proven.reason, proven.detail) == expected
+
+
+@pytest.mark.parametrize("name", ["signed_by_alice", "of_another"])
+def test_bad_receipt_proofs(name: str) -> None:
+    data, plain = bytes.fromhex(VECTORS["bad_receipt_proofs"][name]), PlainBatch(17)
+    at = 3 if name == "signed_by_alice" else 4
+    receipt = (
+        plain_receipt(4, *plain.leaves[2:4], detail=6, signer=ALICE)
+        if at == 3
+        else plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS)
+    )
+    envelope = plain.alone(at)
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
+    with pytest.raises(SignatureError):
+        verify_receipt(data)
 
 
 # -- the tables of the text against the code --------------------------------------------------
@@ -344,13 +487,13 @@ class TestText:
         assert named == {
             name: getattr(frames, name)
             for name in (
-                *("HELLO", "ENVELOPES", "RECEIPT", "REFUSAL"),
+                *("HELLO", "ENVELOPES", "RECEIPT"),
                 *("CREDIT", "PING", "PONG", "CLOSE"),
             )
         }
 
     def test_reasons(self) -> None:
-        rows = table("### 5.4 REFUSAL", r"^\| (\d+) ([a-z ]+) \|")
+        rows = table("### 5.4 Reasons of a refusal", r"^\| (\d+) ([a-z ]+) \|")
         assert {name: int(code) for code, name in rows} == {
             str(reason): code for reason, code in frames.REASON_CODES.items()
         }
@@ -380,7 +523,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("heading", "end"),
-        [("## 7. Envelopes", 122), ("## 3. The DID proof", 104)],
+        [("## 7. Envelopes", 126), ("## 3. The DID proof", 104)],
     )
     def test_offsets_have_no_gaps(self, heading: str, end: int) -> None:
         position = 0
@@ -416,12 +559,13 @@ class TestText:
 
     def test_limits(self) -> None:
         assert frames.MAX_FRAME_BEFORE_HELLO == 16_384
-        assert frames.MAX_RECEIPT_HASHES == frames.MAX_REFUSALS == 1024
+        assert (frames.MAX_RECEIPT_HASHES, frames.MAX_REFUSAL_TEXT) == (500, 256)
         assert frames.MAX_CLOSE_REASON == 256
         for row in (
             "| frame before HELLO | 16 384 bytes |",
             "| envelopes in a batch | 256 |",
-            "| hashes in a RECEIPT, entries in a REFUSAL | 1024 |",
+            "| hashes in a RECEIPT | 500 |",
+            "| text of a refusal | 256 bytes |",
             "| text of a CLOSE | 256 bytes |",
         ):
             assert row in TEXT

@@ -129,7 +129,7 @@ def show(options: EvidenceShowOptions) -> int:
                 str(record.number),
                 at_utc(record.accepted_at_us),
                 f"from {envelope.sender}",
-                f"#{envelope.message_number}",
+                envelope.message_id.hex()[:8],
                 f"({envelope.payload_size} bytes)"
                 if record.large
                 else payload_text(envelope.payload),

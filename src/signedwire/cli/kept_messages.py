@@ -85,7 +85,7 @@ class KeptMessages:
 
     def _only_stored(self, receipt: Receipt, until: DeliveryState, why: str, hint: str) -> NotDone:
         return NotDone(
-            f"message #{receipt.message_number} to {self._did} is {receipt.state}, and not yet "
+            f"message {receipt.message_id[:8]} to {self._did} is {receipt.state}, and not yet "
             f"{until}: {why}",
             sentences(hint, self._store.how_to_see_it),
             ExitCode.STORED,
@@ -95,7 +95,7 @@ class KeptMessages:
     def late(self, receipt: Receipt, until: DeliveryState, timeout: float) -> NotDone:
         """Return the error for a message that is not in state `until` after --timeout."""
         fact = (
-            f"message #{receipt.message_number} to {self._did} is {receipt.state} "
+            f"message {receipt.message_id[:8]} to {self._did} is {receipt.state} "
             f"after {timeout:g} s, and not yet {until}"
         )
         about = self._about(receipt)

@@ -155,7 +155,7 @@ class _Listening:
             sender = message.proven_sender or "an unproven sender"
             raise NotDone(
                 f"standard output cannot be written ({error.strerror}); message "
-                f"#{message.message_number} from {sender} was not printed and "
+                f"{message.message_id[:8]} from {sender} was not printed and "
                 f"not acknowledged; {fate}",
                 "Make room, or print it elsewhere",
                 ExitCode.SYSTEM,
@@ -252,6 +252,8 @@ def _line(message: Message) -> str:
         who = paint(who, "yellow")
     kind = message.payload_type
     label = "" if kind is PayloadType.RAW else f"[{word(kind)}] "
+    if message.subject:
+        label = f"{message.subject}: {label}"
     if message.redelivered:
         label = f"(again) {label}"
     clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"

@@ -87,7 +87,7 @@ class MessageSender:
             raise self.denial(error) or error from None
         save(receipt)
         proof = "" if self.options.proof is None else f"; its proof is in {self.options.proof}"
-        with saying_fate(f"message #{receipt.message_number} is {state}{proof}"):
+        with saying_fate(f"message {receipt.message_id[:8]} is {state}{proof}"):
             if self.options.json:
                 self.emit(receipt, state, len(payload))
             else:
@@ -116,6 +116,7 @@ class MessageSender:
                     payload,
                     priority=self.options.priority,
                     payload_type=self.options.payload_type,
+                    subject=self.options.subject,
                     deadline=self.options.deadline,
                 )
             except StoreFullError:
@@ -248,7 +249,7 @@ class MessageSender:
                 "recipient": str(receipt.recipient),
                 "address": None if self.address is None else str(self.address),
                 "sender": str(self.node.did),
-                "message_number": receipt.message_number,
+                "message_id": receipt.message_id,
                 "size": size,
             }
         )

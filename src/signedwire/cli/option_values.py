@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import typer
 
-from signedwire.types import DeliveryState, PayloadType, Priority
+from signedwire.arguments import as_subject
+from signedwire.types import DeliveryState, Kind, PayloadType, Priority
 
 __all__ = [
     "UNTIL",
@@ -20,6 +21,7 @@ __all__ = [
     "read_motion",
     "read_path",
     "read_payload_type",
+    "read_subject",
     "read_priority",
     "read_seconds",
     "read_size",
@@ -31,7 +33,7 @@ _LONGEST: Final = 1e9
 """Seconds, about 30 years: larger values are cut to this, which every clock and lock takes."""
 
 
-def word(member: Priority | PayloadType) -> str:
+def word(member: Priority | PayloadType | Kind) -> str:
     """Return `Priority.LOW` as `low`, and `PayloadType.SENSOR_FUSION` as `sensor-fusion`."""
     return member.name.lower().replace("_", "-")
 
@@ -57,6 +59,15 @@ def read_priority(text: str) -> Priority:
 def read_payload_type(text: str) -> PayloadType:
     """Return the payload type with this word."""
     return PayloadType(_read_word(PayloadType, text))
+
+
+def read_subject(text: str) -> str:
+    """Return a subject that a header can carry."""
+    try:
+        as_subject(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
 
 
 UNTIL: Final = (

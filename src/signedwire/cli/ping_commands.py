@@ -21,6 +21,7 @@ from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
 from signedwire.stats import Probe
 from signedwire.types import Did
+from signedwire.wire.clock_offset import ClockOffset
 
 __all__ = ["code_of_failure", "hint_for", "peers", "ping", "probing_node"]
 
@@ -106,6 +107,8 @@ def _fields(found: Probe) -> dict[str, object]:
         "connect_ms": _milliseconds(found.connect_time),
         "handshake_ms": _milliseconds(found.handshake_time),
         "round_trip_ms": _milliseconds(found.round_trip),
+        "clock_offset_ms": _milliseconds(found.clock_offset),
+        "clock_offset_bound_ms": _milliseconds(found.clock_offset_bound),
         "problem": found.error,
     }
 
@@ -143,7 +146,17 @@ def _ping_lines(found: Probe, *, is_first: bool) -> list[str]:
         lines.append(f"{address}: {handshake}")
     if found.round_trip is not None:
         lines.append(f"{address}: round trip {found.round_trip * 1000:.2f} ms")
+    if is_first and (offset := _wrong_clock(found)) is not None:
+        lines.append(f"{address}: its clock is {offset}")
     return lines
+
+
+def _wrong_clock(found: Probe) -> ClockOffset | None:
+    """Return how far the peer's clock is from ours; `None`: no difference is certain."""
+    if found.clock_offset is None or found.clock_offset_bound is None:
+        return None
+    offset = ClockOffset(found.clock_offset, found.clock_offset_bound)
+    return offset if offset.is_noticeable else None
 
 
 def _conclude(found: Probe, count: int, failures: int, us: Did | None) -> None:
@@ -238,4 +251,6 @@ def _peer_line(found: Probe) -> str:
         parts.append(f"handshake {found.handshake_time * 1000:.2f} ms")
     else:
         parts.append("DID not proven")
+    if (offset := _wrong_clock(found)) is not None:
+        parts.append(f"its clock is {offset}")
     return "  ".join(parts)

@@ -50,7 +50,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
     def save(receipt: Receipt) -> None:
         if not receipt.is_confirmed:
             raise NotDone(
-                f"message #{receipt.message_number} was written, but there is no proof of "
+                f"message {receipt.message_id[:8]} was written, but there is no proof of "
                 "it: v1 peers sign no receipts",
                 "Leave --proof away",
             )
@@ -62,7 +62,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
             sync_folder(path.parent)
         except OSError as error:
             raise NotDone(
-                f"message #{receipt.message_number} is {receipt.state}, but its proof cannot be "
+                f"message {receipt.message_id[:8]} is {receipt.state}, but its proof cannot be "
                 f"written to {path}: {error.strerror}",
                 "Do not send it again",
                 ExitCode.SYSTEM,

@@ -103,7 +103,7 @@ class ReceiptWaits:
         if left > 0:
             return left
         raise NotDone(
-            f"{self._did} accepted message #{receipt.message_number}, then its link ended, "
+            f"{self._did} accepted message {receipt.message_id[:8]}, then its link ended, "
             "so it is not known whether it was handled",
             "The message is not lost there; ask its application",
             ExitCode.NO_ANSWER,
@@ -127,7 +127,7 @@ class ReceiptWaits:
             has_broken = is_after and status.last_error_kind is not FailureKind.CLOSED
             if state is DeliveryState.WRITTEN and has_broken:
                 raise NotDone(
-                    f"message #{last.message_number} was written, but then the "
+                    f"message {last.message_id[:8]} was written, but then the "
                     f"{status.last_error}, so it was most likely not taken",
                     "Is a v1 peer listening there, and nothing else?",
                 )

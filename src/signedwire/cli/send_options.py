@@ -18,6 +18,7 @@ from signedwire.cli.option_values import (
     read_payload_type,
     read_priority,
     read_seconds,
+    read_subject,
     read_until,
 )
 from signedwire.types import DeliveryState, PayloadType, Priority
@@ -86,6 +87,15 @@ class SendOptions(NodeOptions):
             help="A label for the recipient; by default raw.",
         ),
     ] = PayloadType.RAW
+    subject: Annotated[
+        str,
+        typer.Option(
+            parser=read_subject,
+            metavar="TEXT",
+            show_default=False,
+            help="What the message is about, at most 255 bytes.",
+        ),
+    ] = ""
     deadline: Annotated[
         float | None,
         typer.Option(

@@ -153,7 +153,7 @@ def fields_of(message: StoredMessage, sender: Did, *, with_payload: bool) -> dic
     fields["sender"] = str(sender)
     for name in ("is_proven", *(() if with_payload else ("payload", "encoding"))):
         del fields[name]
-    return {"id": message.id, "message_number": message.message_number, **fields}
+    return {"id": message.id, **fields}
 
 
 def line_of(message: StoredMessage) -> list[str]:
@@ -185,6 +185,7 @@ def print_message(message: StoredMessage, state: str) -> None:
         ("to", str(message.recipient)),
         ("priority", word(message.priority)),
         ("type", word(message.payload_type)),
+        *((("subject", message.subject),) if message.subject else ()),
         ("size", count_of(len(message.payload), "byte")),
         ("queued", at_utc(message.queued_at_us)),
         ("deadline", deadline_text(message)),

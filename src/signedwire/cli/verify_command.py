@@ -44,7 +44,7 @@ class _Verdict(NamedTuple):
     problem: str
     """Why it is invalid; empty: it is valid."""
     delivery: ProvenDelivery | None = None
-    """The delivery that a valid proof proves."""
+    """The delivery or the refusal that a valid proof proves."""
 
 
 def verify(options: VerifyOptions) -> int:
@@ -150,8 +150,7 @@ def _fields(verdict: _Verdict) -> dict[str, object]:
     if verdict.envelope is not None:
         fields |= envelope_fields(verdict.envelope, is_proven=is_valid)
     if verdict.delivery is not None:
-        fields["delivery"] = _outcome(verdict.delivery)
-        fields["delivered_at_us"] = verdict.delivery.at_us
+        fields |= _delivery_fields(verdict.delivery)
     return fields
 
 
@@ -166,18 +165,42 @@ def _line(verdict: _Verdict) -> str:
         parts += [
             f"from {sender}",
             f"to {recipient_text(envelope)}",
-            f"#{envelope.message_number}",
+            envelope.message_id.hex()[:8],
             at_utc(envelope.timestamp_us),
             f"{envelope.payload_size} bytes",
         ]
     delivery = verdict.delivery
     if delivery is not None:
         recipient = recipient_text(delivery.envelope)
-        parts.append(f"{_outcome(delivery)} by {recipient} at {at_utc(delivery.at_us)}")
+        parts.append(
+            f"{_outcome(delivery)} by {recipient} at {at_utc(delivery.at_us)}{_more(delivery)}"
+        )
     if not is_valid:
         parts.append(escape(verdict.problem))
     return "  ".join(parts)
 
 
+def _delivery_fields(delivery: ProvenDelivery) -> dict[str, object]:
+    fields: dict[str, object] = {"delivery": _outcome(delivery), "delivered_at_us": delivery.at_us}
+    if delivery.is_refused:
+        del fields["delivered_at_us"]
+        return fields | {
+            "refused_at_us": delivery.at_us,
+            "reason": delivery.reason,
+            "detail": delivery.detail,
+        }
+    return fields | {"is_committed": delivery.is_committed}
+
+
 def _outcome(delivery: ProvenDelivery) -> str:
+    if delivery.is_refused:
+        return "refused"
     return "handled" if delivery.is_handled else "accepted"
+
+
+def _more(delivery: ProvenDelivery) -> str:
+    """Return why an envelope was refused, or whether a store had committed it."""
+    if not delivery.is_refused:
+        return ", committed" if delivery.is_committed else ", not committed"
+    detail = f" ({escape(delivery.detail)})" if delivery.detail else ""
+    return f": {delivery.reason}{detail}"

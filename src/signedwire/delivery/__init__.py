@@ -16,7 +16,8 @@
   messages.
 - `lanes`: the queue to a peer, with one lane per priority and slots reserved for Critical.
   `bounded_queue`: limits of a queue.
-- `message`: a message in the sending and in the receiving application.
+- `message`: a message in the sending and in the receiving application. `send_options`: the
+  options that the messages of one call share, and their ids.
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages.

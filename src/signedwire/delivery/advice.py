@@ -6,8 +6,16 @@ from typing import Final
 
 from signedwire.errors import Cause, FailureKind
 from signedwire.types import Reason
+from signedwire.wire.clock_offset import ClockOffset, duration_text
 
-__all__ = ["CLOCKS_DIFFER", "HOW_TO_UNDENY", "NEEDS_STORE", "NOT_DELIVERED", "UNANSWERED", "advice"]
+__all__ = [
+    "HOW_TO_UNDENY",
+    "NEEDS_STORE",
+    "NOT_DELIVERED",
+    "UNANSWERED",
+    "advice",
+    "late_by_the_peer",
+]
 
 NEEDS_STORE: Final = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
 HOW_TO_UNDENY: Final = (
@@ -18,12 +26,6 @@ UNANSWERED: Final = Cause(
     "it had been written, so the peer may have taken it in time", FailureKind.UNANSWERED
 )
 """The detail of a message that expired after it had been written."""
-CLOCKS_DIFFER: Final = Cause(
-    "the peer refused it as late, but by our clock its deadline had not passed: "
-    "the peer's clock may be ahead of ours",
-    FailureKind.CLOCKS_DIFFER,
-)
-"""The detail of a message that expired only by the peer's clock."""
 # Hints by the kind of the last failure.
 _BY_KIND: Final = {
     FailureKind.WRONG_KEY: "Another key answers at that address: is the DID right?",
@@ -48,6 +50,23 @@ _BY_REASON: Final = {
     Reason.UNKNOWN_PEER: "The peer has no route and no link: add a route with "
     "routing.update(did, address), or wait until the peer dials this node",
 }
+
+
+def late_by_the_peer(late: float, offset: ClockOffset | None) -> Cause:
+    """Return the detail of a message that expired by the peer's clock and not by ours.
+
+    Args:
+        late: By how many seconds, by the peer's clock; 0 or less: the peer has not told.
+        offset: How far that is from ours; `None`: not known.
+    """
+    is_ahead = offset is not None and offset.is_noticeable and offset.seconds > 0
+    clock = f"is {offset} of ours" if is_ahead else "may be ahead of ours"
+    how_late = f"{duration_text(late)} late" if late > 0 else "late"
+    return Cause(
+        f"the peer refused it as {how_late}, but by our clock its deadline had not passed: "
+        f"the peer's clock {clock}",
+        FailureKind.CLOCKS_DIFFER,
+    )
 
 
 def advice(kind: FailureKind | None, reason: Reason) -> str:

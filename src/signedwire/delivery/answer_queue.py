@@ -19,7 +19,7 @@ from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.session_context import SessionContext
 from signedwire.errors import ClosedError, StoreError
 from signedwire.logs import fields
-from signedwire.types import Credit, Did, Reason
+from signedwire.types import Credit, Did
 from signedwire.wire.link_frames import REASON_CODES, REASONS, Refusal
 
 __all__ = ["AnswerQueue", "RememberedAnswers"]
@@ -39,7 +39,7 @@ class AnswerQueue:
         stream: The messages that the answers are about.
         window: The credit of the peer.
         limit: Number of answers to remember, at least the credit, because a link that ends
-            has lost no more. About 130 bytes each.
+            has lost no more. About 130 bytes each, and the text of a refusal.
     """
 
     __slots__ = (
@@ -80,14 +80,14 @@ class AnswerQueue:
         self._receipt_first: list[bytes] = []
         self._remembered = RememberedAnswers(limit)
         # Answers of this turn of the loop, before they are given to the store.
-        self._answered: list[tuple[IncomingMessage, Reason | None]] = []
+        self._answered: list[tuple[IncomingMessage, Refusal | None]] = []
         self.is_flush_due = False
         """Whether `flush()` will be called in the next turn of the loop."""
 
     @property
     def weight(self) -> int:
         """Approximate memory of the remembered answers, in bytes."""
-        return 130 * len(self._remembered)
+        return self._remembered.weight
 
     # -- sending --------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class AnswerQueue:
         """Make this the link for answers, and send again those that another may have lost."""
         self.link = link
         self._handled, self._refused = self._remembered.all()
-        self._receipt_first = self._remembered.refused_leaves()
+        self._receipt_first = [refusal.leaf for refusal in self._refused]
         self.flush_soon()
 
     def detach(self) -> None:
@@ -142,8 +142,8 @@ class AnswerQueue:
 
     # -- the application's answers --------------------------------------------------------
 
-    def answer(self, message: IncomingMessage, reason: Reason | None) -> None:
-        """Answer that a message is handled, or refused for a reason. Any thread.
+    def answer(self, message: IncomingMessage, refusal: Refusal | None) -> None:
+        """Answer that a message is refused, or handled for `None`. Any thread.
 
         Raises:
             ClosedError: the node is closed, so the answer is neither stored nor sent.
@@ -154,27 +154,27 @@ class AnswerQueue:
             raise ClosedError(self._too_late(message), _ANSWER_BEFORE)
         home.check_alive()
         if self._host.is_in_loop:
-            self._answer(message, reason)
+            self._answer(message, refusal)
         else:
-            self._host.call_soon(self._answer, message, reason)
+            self._host.call_soon(self._answer, message, refusal)
 
     def _too_late(self, message: IncomingMessage) -> str:
-        number = message.message_number
-        return f"message #{number} from {self._peer} was answered too late: this node is closed"
+        name = message.message_id[:8]
+        return f"message {name} from {self._peer} was answered too late: this node is closed"
 
-    def _answer(self, message: IncomingMessage, reason: Reason | None) -> None:
+    def _answer(self, message: IncomingMessage, refusal: Refusal | None) -> None:
         if self._context.has_closed_links:  # after the call in another thread
             late, extra = self._too_late(message), fields("answered too late", peer=self._peer)
             self._host.log.warning("%s; %s", late, _ANSWER_BEFORE, extra=extra)
             return
         if message.row is None:
-            self._put(message, reason)
+            self._put(message, refusal)
             return
         if not self._answered:
             # One store operation for all answers of one turn of the loop: one for each took
             # half of a receiver's time.
             self._host.call_soon(self._store_answered)
-        self._answered.append((message, reason))
+        self._answered.append((message, refusal))
 
     def _store_answered(self) -> None:
         answered, self._answered = self._answered, []
@@ -183,68 +183,75 @@ class AnswerQueue:
         )
 
     def _on_stored(
-        self, answered: list[tuple[IncomingMessage, Reason | None]], error: StoreError | None
+        self, answered: list[tuple[IncomingMessage, Refusal | None]], error: StoreError | None
     ) -> None:
         if error is None:
-            for message, reason in answered:
-                self._put(message, reason)
+            for message, refusal in answered:
+                self._put(message, refusal)
 
-    def _put(self, message: IncomingMessage, reason: Reason | None) -> None:
+    def _put(self, message: IncomingMessage, refusal: Refusal | None) -> None:
         """Queue the answer to a message for its sender."""
         if message.epoch != self._stream.epoch:
             return  # the sender has begun a new epoch since
         leaf = message.leaf
-        refusal: Refusal | None = None
-        if reason is None:
+        if refusal is None:
             self._handled.append(leaf)
         else:
-            refusal = Refusal(message.lane, message.sequence_number, reason)
             self._refused.append(refusal)
             self._receipt_first.append(leaf)
         self._remembered.put(leaf, refusal)
         self.flush_soon()
 
 
-class RememberedAnswers(BoundedMap[int | None]):
+class RememberedAnswers(BoundedMap[bytes | None]):
     """The last `limit` answers, by leaf; the oldest is forgotten first.
 
-    A refusal is kept as a number, and `None` means "handled". So no answer is an object
-    that the garbage collector has to visit.
+    A refusal is kept as the code of its reason and the text, in one byte string, and `None`
+    means "handled". So no answer is an object that the garbage collector has to visit.
     """
 
-    __slots__ = ()
+    __slots__ = ("_text_size",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._text_size = 0
+
+    @property
+    def weight(self) -> int:
+        """Approximate memory of the answers, in bytes."""
+        return 130 * len(self._entries) + self._text_size
 
     def put(self, leaf: bytes, refusal: Refusal | None) -> None:
         """Remember an answer: a refusal, or `None` for "handled"."""
-        if leaf not in self._entries and len(self._entries) >= self._limit:
-            self._forget_oldest()
-        self._entries[leaf] = None if refusal is None else _packed(refusal)
+        if leaf in self._entries:
+            self._text_size -= len(self._entries[leaf] or b"")
+        elif len(self._entries) >= self._limit:
+            self._text_size -= len(self._forget_oldest() or b"")
+        packed = None if refusal is None else _packed(refusal)
+        self._text_size += len(packed or b"")
+        self._entries[leaf] = packed
 
     def pick(self, leaves: list[bytes]) -> tuple[list[bytes], list[Refusal]]:
         """Return the known answers to these messages: handled leaves, and refusals."""
         known = [(leaf, self._entries[leaf]) for leaf in leaves if leaf in self._entries]
         return (
             [leaf for leaf, packed in known if packed is None],
-            [_unpacked(packed) for _, packed in known if packed is not None],
+            [_unpacked(leaf, packed) for leaf, packed in known if packed is not None],
         )
 
     def all(self) -> tuple[list[bytes], list[Refusal]]:
         """Return all answers: handled leaves, and refusals."""
         return self.pick(list(self._entries))
 
-    def refused_leaves(self) -> list[bytes]:
-        """Return the leaves of the refused messages."""
-        return [leaf for leaf, packed in self._entries.items() if packed is not None]
-
     def clear(self) -> None:
         """Forget all answers, because the sender has begun a new epoch."""
         self._entries.clear()
-        self._gaps = 0
+        self._gaps = self._text_size = 0
 
 
-def _packed(refusal: Refusal) -> int:
-    return refusal.sequence << 16 | refusal.lane << 8 | REASON_CODES[refusal.reason]
+def _packed(refusal: Refusal) -> bytes:
+    return bytes([REASON_CODES[refusal.reason]]) + refusal.text.encode()
 
 
-def _unpacked(packed: int) -> Refusal:
-    return Refusal(packed >> 8 & 0xFF, packed >> 16, REASONS[packed & 0xFF])
+def _unpacked(leaf: bytes, packed: bytes) -> Refusal:
+    return Refusal(leaf, REASONS[packed[0]], packed[1:].decode())

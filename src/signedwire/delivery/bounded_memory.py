@@ -40,13 +40,14 @@ class BoundedMap(Generic[V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _forget_oldest(self) -> None:
-        del self._entries[next(iter(self._entries))]
+    def _forget_oldest(self) -> V:
+        value = self._entries.pop(next(iter(self._entries)))
         # Each search for the first key walks over the entries deleted before it.
         self._gaps += 1
         if self._gaps > max(_GAPS, self._limit >> 6):
             self._entries = dict(self._entries)
             self._gaps = 0
+        return value
 
 
 class BoundedSet(BoundedMap[None]):

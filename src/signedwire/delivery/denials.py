@@ -46,7 +46,7 @@ class DenialFilter:
             if message.origin is not None:
                 self._take(message.origin, message)
                 with contextlib.suppress(ClosedError):
-                    message.origin.nacked(message, Reason.NOT_ALLOWED)
+                    message.origin.nacked(message, Reason.NOT_ALLOWED, "")
             # Not the claimed sender, because anybody can put any DID into an unsigned message.
             self._discarded.append(message.proven_sender)
         if self._discarded and not self._is_count_due:

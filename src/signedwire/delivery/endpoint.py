@@ -27,7 +27,7 @@ from signedwire.errors import Cause
 from signedwire.stats import PeerStatus
 from signedwire.types import Did, Reason, Target
 from signedwire.wire import link_frames
-from signedwire.wire.link_frames import Hello, Receipts, Refusal
+from signedwire.wire.link_frames import Hello, Receipts
 from signedwire.wire.session import Closed
 
 __all__ = ["Connector", "Endpoint"]
@@ -213,15 +213,9 @@ class Endpoint:
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""
-        has_progress = session.sender.receipts(receipts)
-        if has_progress:
-            session.note_progress()
-        self.context.on_progress()
-        return has_progress
-
-    def on_refusals(self, session: PeerSession, refusals: tuple[Refusal, ...]) -> bool:
-        """Apply refusals; return whether a message was waiting for one."""
-        has_progress = session.sender.refusals(refusals)
+        is_late = receipts.reason is Reason.EXPIRED
+        offset = session.clock_offset if is_late else None
+        has_progress = session.sender.receipts(receipts, offset)
         if has_progress:
             session.note_progress()
         self.context.on_progress()

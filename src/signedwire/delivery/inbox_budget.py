@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from signedwire.config import TransportConfig
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE
 
 __all__ = ["BudgetUser", "InboxBudget"]
 
@@ -28,7 +28,7 @@ class InboxBudget:
     """
 
     def __init__(self, config: TransportConfig) -> None:
-        self._limit = max(config.inbox_bytes, V2_HEADER_SIZE + config.max_payload_size)
+        self._limit = max(config.inbox_bytes, MAX_V2_HEADER_SIZE + config.max_payload_size)
         self._used = 0
         self._cut: set[BudgetUser] = set()
 

@@ -7,28 +7,27 @@ from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire import clock
-from signedwire.arguments import RefusalName, chosen
+from signedwire.arguments import RefusalName, chosen, printable
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
-from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import (
     ProofSource,
     Receipt,
     advance_all,
-    queued_step,
     transition_all,
 )
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import ClosedError, SignatureError
-from signedwire.home import Bound, Home
+from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.types import (
     DeliveryState,
     Did,
+    Kind,
     PayloadType,
     Priority,
     Reason,
     known_did,
-    unix_time_us,
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
@@ -36,23 +35,23 @@ from signedwire.wire.header import (
     PRIORITY,
     SENDER,
     V1_HEADER_SIZE,
-    V2_HEADER_SIZE,
     complete_v2_body,
-    encode_v2_common,
     epoch_of,
     expiry_of,
-    message_number_of,
+    is_durable,
+    kind_of,
+    message_id_of,
+    payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
 )
-from signedwire.wire.link_frames import REASON_CODES
+from signedwire.wire.link_frames import MAX_REFUSAL_TEXT, REASON_CODES
 from signedwire.wire.session import BatchReceived, SentBatch
 
-__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage", "SendOptions"]
+__all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage"]
 
 _QUEUED: Final = DeliveryState.QUEUED
-_SAME_INSTANT_US: Final = 1000
-"""Maximum difference of two readings of the clocks, in microseconds, if neither was set."""
 _LOOK_AGAIN: Final = 1.0
 """Interval in seconds at which a wait checks its deadline again."""
 
@@ -66,8 +65,8 @@ class AckSink(Protocol):
     def acked(self, message: IncomingMessage) -> None:
         """Note that the application has acknowledged the message."""
 
-    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
-        """Note that the application has refused the message."""
+    def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
+        """Note that the application has refused the message; `text` says more, or is empty."""
 
 
 class Message(Bound, instead="pass its `payload`, or its `envelope`"):
@@ -121,7 +120,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """
         self._answer(None)
 
-    def nack(self, reason: Reason | RefusalName = Reason.REFUSED) -> None:
+    def nack(self, reason: Reason | RefusalName = Reason.REFUSED, detail: str = "") -> None:
         """Refuse the message: its receipt at the sender becomes `refused`, with the reason.
 
         Only the first call of `ack()` or `nack()` counts. The call returns at once, and
@@ -130,15 +129,19 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         Args:
             reason: A `Reason` that has a code on the wire, or its text, such as
                 "inbox full". Default: "refused".
+            detail: More about the reason, for people at the sender: at most 256 bytes of
+                UTF-8, all printable. This node signs it, and the sender gets it in
+                `Receipt.detail` and in the text of MessageRefusedError.
 
         Raises:
             ValueError, TypeError: `reason` has no code on the wire; the error lists those
-                that have one.
+                that have one. Or `detail` is no text, is too long, or is not printable.
             ClosedError, WrongContextError: for the same causes as in `ack()`.
         """
-        self._answer(chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire"))
+        reason = chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire")
+        self._answer(reason, printable(detail, "detail", MAX_REFUSAL_TEXT))
 
-    def _answer(self, reason: Reason | None) -> None:
+    def _answer(self, reason: Reason | None, text: str = "") -> None:
         raise NotImplementedError
 
     @property
@@ -169,9 +172,9 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     @property
     def payload(self) -> bytes:
         """The bytes that were sent."""
-        return self._body[
-            V1_HEADER_SIZE if isinstance(self._signature, bytes) else V2_HEADER_SIZE :
-        ]
+        body = self._body
+        start = V1_HEADER_SIZE if isinstance(self._signature, bytes) else payload_start(body)
+        return body[start:]
 
     @property
     def priority(self) -> Priority:
@@ -184,13 +187,27 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
-    def message_number(self) -> int:
-        """The sender's number of the message, which its receipt has too; shown as `#N`.
+    def kind(self) -> Kind:
+        """The kind of the message; every v1 message is `Kind.MESSAGE`."""
+        return Kind.MESSAGE if isinstance(self._signature, bytes) else kind_of(self._body)
 
-        Nodes of this package count the messages of one process, from 1. Other software may
-        write any number.
+    @property
+    def subject(self) -> str:
+        """The subject of the message, as chosen by the sender; empty in v1."""
+        return "" if isinstance(self._signature, bytes) else subject_of(self._body)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the sender has the message in a store, so that a crash does not lose it."""
+        return not isinstance(self._signature, bytes) and is_durable(self._body)
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, which its receipt has too: 32 hex digits.
+
+        Texts show the first 8. The sender has chosen it: at random, if it speaks v2.
         """
-        return message_number_of(self._body)
+        return message_id_of(self._body).hex()
 
     @property
     def sequence_number(self) -> int:
@@ -220,7 +237,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     def __repr__(self) -> str:
         name = self.sender.short if self._is_proven else "unproven sender"
-        return f"<Message #{self.message_number} from {name} {len(self.payload)} bytes>"
+        return f"<Message {self.message_id[:8]} from {name} {len(self.payload)} bytes>"
 
 
 class IncomingMessage(Message):
@@ -256,7 +273,7 @@ class IncomingMessage(Message):
         self.origin = origin
         """Receives the application's answer; `None` for v1."""
 
-    def _answer(self, reason: Reason | None) -> None:
+    def _answer(self, reason: Reason | None, text: str = "") -> None:
         origin = self.origin
         if origin is None or self._is_answered:
             return
@@ -265,7 +282,7 @@ class IncomingMessage(Message):
             if reason is None:
                 origin.acked(self)
             else:
-                origin.nacked(self, reason)
+                origin.nacked(self, reason, text)
         except ClosedError:
             self._is_answered = False
             raise
@@ -294,69 +311,6 @@ class IncomingMessage(Message):
         )
 
 
-class SendOptions:
-    """The options that all messages of one `send_many()` share.
-
-    All of these messages refer to one object, so that a message itself is small.
-    """
-
-    __slots__ = (
-        "_common",
-        "_due_us",
-        "_epoch",
-        "expires_at",
-        "has_store",
-        "home",
-        "is_bulk",
-        "payload_type",
-        "priority",
-        "queued",
-        "recipient",
-    )
-
-    def __init__(
-        self,
-        recipient: Did,
-        priority: Priority,
-        expires_at: float | None = None,
-        payload_type: PayloadType = PayloadType.RAW,
-        *,
-        is_bulk: bool = False,
-        queued_at_us: int | None = None,
-    ) -> None:
-        self.recipient = recipient
-        self.priority = priority
-        self.expires_at = expires_at
-        """The deadline, by the monotonic clock or as a `WallInstant`; `None`: none. See `clock`."""
-        self.payload_type = payload_type
-        self.is_bulk = is_bulk
-        """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
-        self.queued = queued_step(unix_time_us() if queued_at_us is None else queued_at_us)
-        """The first history of the receipts: queued."""
-        self.home: Home | None = None
-        """The event loop of the node, for checks of waits; `None`: no checks."""
-        self.has_store = False
-        """Whether the node has a store, so that a wait for `persisted` can end."""
-        self._epoch = -1
-        self._due_us = 0
-        self._common = b""
-
-    def common(self, parties: bytes, epoch: int) -> bytes:
-        """Return the common part of the v2 headers; made again if the clock was set."""
-        due = due_us(self.expires_at)
-        if epoch != self._epoch or abs(due - self._due_us) > _SAME_INSTANT_US:
-            self._common = encode_v2_common(
-                parties,
-                self.queued[1],
-                self.priority,
-                self.payload_type,
-                epoch,
-                due,
-            )
-            self._epoch, self._due_us = epoch, due
-        return self._common
-
-
 class OutgoingMessage(Receipt):
     """A queued message, and the receipt that the application holds, in one object.
 
@@ -382,14 +336,14 @@ class OutgoingMessage(Receipt):
     def __init__(
         self,
         options: SendOptions,
-        message_number: int,
+        message_id: bytes,
         payload: bytes = b"",
         envelope: SignedEnvelope | None = None,
     ) -> None:
         # The statements of Receipt.__init__, which saves the 0.1 µs of calling it.
         self._steps = options.queued
         self._changed = None
-        self.message_number = message_number
+        self._id = message_id
         self.state = _QUEUED
         self.is_final = False
         self.reason = None
@@ -436,7 +390,13 @@ class OutgoingMessage(Receipt):
         if self.envelope is not None:
             return len(self.envelope.payload)
         # After `release()` the body is empty.
-        return max(0, len(self.body) - V2_HEADER_SIZE) if self.sequence else len(self.body)
+        has_header = self.sequence and self.body
+        return len(self.body) - (self.options.header_size if has_header else 0)
+
+    @property
+    def size(self) -> int:
+        """Size of header and payload in bytes, before and after numbering."""
+        return len(self.body) + (0 if self.sequence else self.options.header_size)
 
     def _seconds_left(self) -> float | None:
         due = self.options.expires_at
@@ -523,6 +483,7 @@ class OutgoingMessage(Receipt):
             queued_at_us=self.queued_at_us,
         )
         self.options.home, self.options.has_store = home, True
+        self.options.header_size = payload_start(body)
         self.body = body
         self.sequence = sequence_of(body)
         self.is_stored = True
@@ -533,20 +494,19 @@ class OutgoingMessage(Receipt):
         self.envelope = None
         self.body = b""
 
-    def seal(self, identity: Identity) -> SignedEnvelope:
-        """Return the v1 envelope; the first call signs it."""
-        envelope = self.envelope
-        if envelope is None:
-            envelope = self.envelope = SignedEnvelope.sign(
-                identity,
-                self.options.recipient,
-                self.body[V2_HEADER_SIZE:] if self.sequence else self.body,
-                sequence_number=self.message_number,
-                priority=self.options.priority,
-                payload_type=self.options.payload_type,
-                timestamp_us=self.queued_at_us,
-            )
-        return envelope
+    def seal(self, identity: Identity, sequence_number: int) -> SignedEnvelope:
+        """Make the v1 envelope and sign it. Called once: `envelope` keeps it."""
+        self.envelope = SignedEnvelope.sign(
+            identity,
+            self.options.recipient,
+            self.body[payload_start(self.body) :] if self.sequence else self.body,
+            sequence_number=sequence_number,
+            priority=self.options.priority,
+            payload_type=self.options.payload_type,
+            message_id=self._id,
+            timestamp_us=self.queued_at_us,
+        )
+        return self.envelope
 
     def number(self, parties: bytes, epoch: int, sequence: int) -> None:
         """Set the sequence in the lane, and make the v2 header.
@@ -558,7 +518,5 @@ class OutgoingMessage(Receipt):
     def complete(self, common: bytes, sequence: int) -> None:
         """Do as `number()`, with the result of `options.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
-        self.body = complete_v2_body(
-            common, self.body, self.message_number, sequence, self.options.queued[1]
-        )
+        self.body = complete_v2_body(common, self.body, self._id, sequence)
         self.sequence = sequence

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from signedwire.delivery.backlog_cursor import BacklogCursor
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import MessageQueue
+from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import OutgoingRow, Store
 from signedwire.types import DeliveryState, Did, Priority, Reason
-from signedwire.wire.header import PARTIES, V2_START, expiry_of
+from signedwire.wire.header import PARTIES, V2_START, expiry_of, message_id_of
 
 __all__ = ["MessageRestorer"]
 
@@ -103,6 +104,6 @@ class MessageRestorer:
 def _message_of(row: OutgoingRow) -> OutgoingMessage:
     """Make a message whose receipt nobody holds; `restore()` completes it."""
     options = SendOptions(row.recipient, row.priority, queued_at_us=row.queued_at_us)
-    message = OutgoingMessage(options, row.message_number)
+    message = OutgoingMessage(options, message_id_of(row.body))
     message.transition(DeliveryState.PERSISTED, row.queued_at_us)
     return message

@@ -75,7 +75,7 @@ class NullStore:
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         pass
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
         pass
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:

@@ -138,6 +138,11 @@ class PeerReceiver:
 
     # -- links ----------------------------------------------------------------------------
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether a store commits messages before their receipts are queued."""
+        return self._context.inbox_store.is_durable
+
     def recv_window(self) -> Credit:
         """Return the credit to grant now."""
         return self._window.credit(self.answers)
@@ -272,12 +277,7 @@ class PeerReceiver:
             self.stream.refuse(message.leaf, message.lane)
             self._host.drop(Reason.INBOX_FULL, self.did)
             self._window.remove_from_inbox(message)
-        self.answers.refuse(
-            [
-                Refusal(message.lane, message.sequence_number, Reason.INBOX_FULL)
-                for message in messages
-            ]
-        )
+        self.answers.refuse([Refusal(message.leaf, Reason.INBOX_FULL) for message in messages])
         gone = {message.leaf for message in messages}
         return [place for place, leaf in enumerate(batch.leaves) if leaf in gone]
 
@@ -355,9 +355,9 @@ class PeerReceiver:
         """Answer that the application has handled a message. Any thread."""
         self.answers.answer(message, None)
 
-    def nacked(self, message: IncomingMessage, reason: Reason) -> None:
+    def nacked(self, message: IncomingMessage, reason: Reason, text: str) -> None:
         """Answer that the application will not handle a message. Any thread."""
-        self.answers.answer(message, reason)
+        self.answers.answer(message, Refusal(message.leaf, reason, text))
 
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from signedwire import clock
-from signedwire.delivery.advice import CLOCKS_DIFFER
+from signedwire.delivery.advice import late_by_the_peer
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import DialerPort, Timer
@@ -20,7 +20,8 @@ from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
-from signedwire.wire.link_frames import Receipts, Refusal
+from signedwire.wire.clock_offset import ClockOffset
+from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.session import SentBatch
 
 __all__ = ["BROKE", "PeerSender"]
@@ -189,9 +190,18 @@ class PeerSender:
 
     # -- answers --------------------------------------------------------------------------
 
-    def receipts(self, receipts: Receipts) -> bool:
-        """Apply signed receipts; return whether a message was waiting for one."""
-        accepted = self.stream.receipts(receipts, receipts.statement + receipts.signature)
+    def receipts(self, receipts: Receipts, clock_offset: ClockOffset | None = None) -> bool:
+        """Apply signed receipts; return whether a message was waiting for one.
+
+        Args:
+            receipts: The receipts, whose signature was checked.
+            clock_offset: How far the clock of the peer is from ours, for refusals as late;
+                `None`: not known.
+        """
+        raw = receipts.statement + receipts.signature
+        if receipts.kind == REFUSED_ENVELOPES:
+            return self._refused(receipts, raw, clock_offset)
+        accepted = self.stream.receipts(receipts, raw)
         self._context.store.settled(self.did, accepted)
         self.forget_deadlines(accepted)
         if not accepted:
@@ -201,21 +211,21 @@ class PeerSender:
             self._host.counters.observe("accept_seconds", waited)
         return True
 
-    def refusals(self, refusals: tuple[Refusal, ...]) -> bool:
+    def _refused(self, receipts: Receipts, raw: bytes, clock_offset: ClockOffset | None) -> bool:
         """Apply refusals; return whether a message was waiting for one."""
-        refused = self.stream.refused(refusals)
-        self._context.store.refused(self.did, refused)
-        for receipt, reason, name, _ in refused:
-            if receipt.is_final:
+        refused = self.stream.refused(receipts, raw)
+        reason, text = receipts.reason or Reason.REFUSED, receipts.explanation
+        self._context.store.refused(self.did, refused, reason, text)
+        is_late = reason is Reason.EXPIRED
+        state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
+        for message, _ in refused:
+            if message.is_final:
                 continue  # it has expired before the answer
             self.note_failed(reason)
-            is_late = reason is Reason.EXPIRED
-            state = DeliveryState.EXPIRED if is_late else DeliveryState.REFUSED
-            receipt.advance(state, reason, _doubt_of_clocks(receipt) if is_late else "")
-            self.forget_deadlines((receipt,))
-            if name is not None:
-                receipt.release()  # an accepted message keeps its bytes, for its evidence
-            self._host.emit(MessageRefused(self.did, receipt.message_number, reason))
+            doubt = _doubt_of_clocks(message, receipts.at_us, clock_offset) if is_late else ""
+            message.advance(state, reason, doubt or text)
+            self.forget_deadlines((message,))
+            self._host.emit(MessageRefused(self.did, message.message_id, reason))
         return bool(refused)
 
     def abandon(self, reason: Reason, detail: str) -> None:
@@ -386,8 +396,16 @@ class PeerSender:
         self._deadlines.clear()
 
 
-def _doubt_of_clocks(receipt: Receipt) -> Cause | str:
-    """Return the cause for an expiry by the peer's clock: empty, or that the clocks differ."""
-    expires_at = receipt.expires_at if isinstance(receipt, OutgoingMessage) else None
-    is_early = expires_at is not None and clock.left(expires_at) > 0
-    return CLOCKS_DIFFER if is_early else ""
+def _doubt_of_clocks(
+    message: OutgoingMessage, refused_at_us: int, offset: ClockOffset | None
+) -> Cause | str:
+    """Return the cause for an expiry by the peer's clock: empty, or that the clocks differ.
+
+    Args:
+        message: The message that was refused as late.
+        refused_at_us: When, by the peer's clock: Unix time, microseconds.
+        offset: How far that is from ours; `None`: not known.
+    """
+    if message.expires_at is None or clock.left(message.expires_at) <= 0:
+        return ""
+    return late_by_the_peer(refused_at_us / 1e6 - clock.to_unix(message.expires_at), offset)

@@ -24,6 +24,7 @@ from signedwire.logs import fields
 from signedwire.stats import PeerStatus
 from signedwire.types import Did, PeerState, Priority, Reason, Target
 from signedwire.wire import link_frames
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import FRAME_MARGIN, Hello, Receipts
 from signedwire.wire.session import Closed
 
@@ -378,11 +379,18 @@ class PeerSession:
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows
 
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far the peer's clock is from ours; `None`: no link has measured it lately."""
+        return None if self.link is None else self.link.state.clock_offset
+
     def status(self) -> PeerStatus:
         """Return the state of the peer now. Any thread."""
         # `_sender`, because `sender` would make a sending half for a forgotten stranger.
         link, sender, now = self.link, self._sender, clock.now()
         route = None if sender is None else sender.dialer
+
+        offset = None if link is None else link.state.clock_offset
 
         def unix(instant: float | None) -> float | None:
             return None if instant is None else clock.to_unix(instant, now)
@@ -407,6 +415,8 @@ class PeerSession:
             last_error_at=unix(last_error_at),
             retry_at=unix(None if route is None else route.retry_at),
             round_trip=link.state.round_trip if link else route.round_trip if route else None,
+            clock_offset=None if offset is None else offset.seconds,
+            clock_offset_bound=None if offset is None else offset.bound,
             queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),
             stored=self._context.store.backlog(self.did),
             in_flight=0 if sender is None else sender.stream.in_flight,

@@ -20,8 +20,8 @@ from signedwire.wire.header import (
     RECIPIENT,
     SENDER,
     V1_HEADER_SIZE,
-    V2_HEADER_SIZE,
     expiry_of,
+    payload_start,
 )
 from signedwire.wire.link_frames import REASON_CODES
 
@@ -151,22 +151,22 @@ class Policies:
 
     def admit_v2(self, body: bytes) -> Reason | None:
         """Decide as `admit()` does. `body` is the header and payload of a v2 message."""
-        return self.admit(header_of(body, V2_HEADER_SIZE), _V2)
+        return self.admit(header_of(body, is_v2=True), _V2)
 
 
-def header_of(body: bytes, header_size: int = V1_HEADER_SIZE) -> MessageHeader:
+def header_of(body: bytes, *, is_v2: bool = False) -> MessageHeader:
     """Return the header of a verified message, for a policy.
 
     Args:
         body: Header and payload.
-        header_size: Size of the header of the wire, in bytes.
+        is_v2: Whether the message came by v2.
     """
-    expires_at_us = expiry_of(body) if header_size == V2_HEADER_SIZE else None
+    expires_at_us = expiry_of(body) if is_v2 else None
     return MessageHeader(
         known_did(body[SENDER]),
         known_did(body[RECIPIENT]),
         Priority(body[PRIORITY]),
         PayloadType(min(body[PAYLOAD_TYPE], MAX_PAYLOAD_TYPE)),
-        len(body) - header_size,
+        len(body) - (payload_start(body) if is_v2 else V1_HEADER_SIZE),
         None if expires_at_us is None else expires_at_us / 1e6,
     )

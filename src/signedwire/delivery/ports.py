@@ -29,6 +29,7 @@ from signedwire.home import Home
 from signedwire.logs import EventLog
 from signedwire.stats import Counters
 from signedwire.types import Credit, Did, PeerState, Reason, Target
+from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import Refusal
 from signedwire.wire.session import BatchReceived
 
@@ -152,6 +153,10 @@ class LinkStatePort(Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
+
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far the peer's clock is from ours now; `None`: not measured lately."""
 
     @property
     def send_window(self) -> Credit | None:
@@ -308,8 +313,8 @@ class OutboxStore(Protocol):
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
         """Remove these messages, which were accepted."""
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
-        """Note that the peer has refused these messages."""
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
+        """Note that the peer has refused these messages; `detail` says more, or is empty."""
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """Note that this node has given up the message."""
@@ -349,6 +354,10 @@ class OutboxStore(Protocol):
 
 class InboxStore(Protocol):
     """The store of marks, and of messages that the application has not handled."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether messages outlive the process."""
 
     @property
     def failure(self) -> StoreError | None:

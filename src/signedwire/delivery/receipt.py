@@ -96,13 +96,13 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
     __slots__ = (
         "__weakref__",
         "_changed",
+        "_id",
         "_recipient",
         "_steps",
         "detail",
         "is_detached",
         "is_final",
         "is_unconfirmed",
-        "message_number",
         "reason",
         "state",
     )
@@ -110,7 +110,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
     def __init__(
         self,
         recipient: Did,
-        message_number: int,
+        message_id: bytes,
         *,
         steps: tuple[int, ...] = (),
     ) -> None:
@@ -120,8 +120,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         # Receipts that change together share one: see `queued_step()`, `transition_all()`.
         self._steps = steps or queued_step(unix_time_us())
         self._changed: list[Callable[[], None]] | None = None
-        self.message_number = message_number
-        """The number of the message, from 1; its envelope carries it."""
+        self._id = message_id
         self.state = DeliveryState.QUEUED
         """The present state of the message."""
         self.is_final = False
@@ -130,7 +129,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """Why the message failed, expired or was refused, or why an accepted message gets no
         further answer; `None` otherwise."""
         self.detail = ""
-        """The last error on the way, as text for people; may be empty."""
+        """The last error on the way, or the text that came with a refusal, for people; may be
+        empty. In the text of a peer, each character that is not printable is a "?"."""
         self.is_unconfirmed = False
         """Whether the message went to a v1 peer, which never answers."""
         self.is_detached = False
@@ -140,6 +140,14 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
     def recipient(self) -> Did:
         """The DID of the recipient."""
         return self._recipient
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, which the recipient sees too: 32 hex digits, at random.
+
+        Texts show the first 8.
+        """
+        return self._id.hex()
 
     @property
     def history(self) -> tuple[Step, ...]:
@@ -166,9 +174,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         return kind_of(self.detail)
 
     def proof(self) -> bytes:
-        """Return bytes that prove to anybody that the recipient accepted this message.
+        """Return bytes that prove to anybody that the recipient accepted or refused this message.
 
-        `verify_receipt()` and `signedwire verify` check them offline. Any thread may call.
+        They prove the last of its answers: accepted, handled or refused. `verify_receipt()`
+        and `signedwire verify` check them offline. Any thread may call.
 
         Raises:
             LookupError: there is no signed receipt yet; v1 peers never send one.
@@ -176,7 +185,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         proof = self._make_proof()
         if proof is None:
             raise LookupError(
-                f"message #{self.message_number} to {self.recipient} is {self.state}: "
+                f"message {self.message_id[:8]} to {self.recipient} is {self.state}: "
                 "its recipient has signed no receipt"
             )
         return proof
@@ -224,7 +233,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         """
         if self.is_detached:
             raise ClosedError(
-                f"the node was closed; message #{self.message_number} to {self.recipient} is "
+                f"the node was closed; message {self.message_id[:8]} to {self.recipient} is "
                 "in its store",
                 "It is sent when a node with that store runs again",
             )
@@ -232,7 +241,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise MessageExpiredError(
                 self,
                 Reason.EXPIRED,
-                f"message #{self.message_number} to {self.recipient} expired before it "
+                f"message {self.message_id[:8]} to {self.recipient} expired before it "
                 f"{self._what_came_too_late()}",
                 self._hint(Reason.EXPIRED),
             )
@@ -241,7 +250,8 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise MessageRefusedError(
                 self,
                 reason,
-                f"{self.recipient} refused message #{self.message_number}: {reason}"
+                f"{self.recipient} refused message {self.message_id[:8]}: {reason}"
+                + self._detail_text()
                 + NOT_DELIVERED * (reason is Reason.DUPLICATE),
                 advice(None, reason) if reason is Reason.DUPLICATE else "",
             )
@@ -250,7 +260,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
             raise DeliveryFailedError(
                 self,
                 reason,
-                f"message #{self.message_number} to {self.recipient} {self._fate()}: "
+                f"message {self.message_id[:8]} to {self.recipient} {self._fate()}: "
                 f"{reason}{self._detail_text()}",
                 self._hint(reason),
             )
@@ -385,12 +395,12 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
         self.raise_if_failed()
         if self.is_final:
             raise ValueError(
-                f"message #{self.message_number} to {self.recipient} is {self.state}, "
+                f"message {self.message_id[:8]} to {self.recipient} is {self.state}, "
                 f"and so is never {until}"
             )
         if self.state is not DeliveryState.ACCEPTED:
             return
-        name = f"message #{self.message_number} to {self.recipient} was accepted"
+        name = f"message {self.message_id[:8]} to {self.recipient} was accepted"
         if self.reason is Reason.CLOSED:
             raise ClosedError(f"{name}, but {self.detail}", "Ask its peer whether it was handled")
         if self.reason is not None:
@@ -418,7 +428,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def _still_on_its_way(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(
-            f"message #{self.message_number} to {self.recipient} is still "
+            f"message {self.message_id[:8]} to {self.recipient} is still "
             f"{self.state} after {timeout} s"
         )
 
@@ -447,7 +457,7 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
 
     def __repr__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
-        return f"<Receipt #{self.message_number} to {self.recipient.short} {self.state}{reason}>"
+        return f"<Receipt {self.message_id[:8]} to {self.recipient.short} {self.state}{reason}>"
 
 
 def state_to_wait_for(until: Until | None, *, has_store: bool) -> DeliveryState:

@@ -11,15 +11,18 @@ from typing import Final, NamedTuple
 from signedwire.delivery.accepted import AcceptedLeaves
 from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.message import AckSink, IncomingMessage
-from signedwire.types import Priority, Reason
+from signedwire.types import Kind, Priority, Reason
+from signedwire.wire.batch import leaf_of
 from signedwire.wire.header import (
+    MAX_KIND_OF_MESSAGE,
     MAX_PAYLOAD_TYPE,
+    MIN_V2_HEADER_SIZE,
     PRIORITY,
     RECIPIENT,
     SENDER,
-    V2_HEADER_SIZE,
     V2_START,
-    sequence_of,
+    has_sound_end,
+    payload_start,
     unpack_v2,
 )
 from signedwire.wire.link_frames import Refusal
@@ -28,6 +31,7 @@ from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 __all__ = ["Arrivals", "ReceiveStream"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
+_REPLY: Final = int(Kind.REPLY)
 
 
 class Arrivals(NamedTuple):
@@ -154,23 +158,23 @@ class ReceiveStream:
         refused: list[int] = []
         late: list[int] = []
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
-        leaves = batch.leaves
-        largest = V2_HEADER_SIZE + max_payload_size
+        unpack, leaves = unpack_v2, batch.leaves
+        largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
         is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
-        unpack = unpack_v2
         for index, body in enumerate(batch.bodies):
-            start, sequence, its_parties, lane, kind, its_epoch, due_us = unpack(body)
+            start, sequence, its_parties, lane, type_, its_epoch, due_us, kind, more = unpack(body)
             if (
                 its_parties == parties
                 and its_epoch == epoch
                 and lane <= _CRITICAL
-                and kind <= MAX_PAYLOAD_TYPE
+                and type_ <= MAX_PAYLOAD_TYPE
+                and kind <= MAX_KIND_OF_MESSAGE
                 and (lane == _CRITICAL) == is_critical
-                and len(body) <= largest
                 and start == V2_START
                 and sequence
+                and len(body) <= (_limit_of(body, largest) if more or kind == _REPLY else largest)
             ):
                 leaf, flaw = leaves[index], None
                 if sequence > marks[lane]:
@@ -191,7 +195,7 @@ class ReceiveStream:
                 reason = flaw or self._reason(leaf)
             else:
                 reason = self._flaw(body, largest)
-            refusals.append(Refusal(min(lane, _CRITICAL), sequence, reason))
+            refusals.append(Refusal(leaves[index], reason))
             refused.append(index)
         for lane_leaves in accepted:
             lane_leaves.trim()
@@ -208,7 +212,7 @@ class ReceiveStream:
         return Reason.INBOX_FULL if leaf in self._not_stored else Reason.DUPLICATE
 
     def _flaw(self, body: bytes, largest: int) -> Reason:
-        if len(body) > largest:
+        if len(body) > largest - MIN_V2_HEADER_SIZE + payload_start(body):
             return Reason.TOO_LARGE
         if body[RECIPIENT] != self._parties[32:] and body[SENDER] == self._parties[:32]:
             return Reason.NOT_FOR_US
@@ -216,11 +220,12 @@ class ReceiveStream:
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Make a refusal for every envelope of a batch whose signature does not fit."""
-        return [
-            Refusal(
-                min(body[PRIORITY], _CRITICAL),
-                sequence_of(body),
-                Reason.BAD_SIGNATURE,
-            )
-            for body in batch.bodies
-        ]
+        return [Refusal(leaf_of(body), Reason.BAD_SIGNATURE) for body in batch.bodies]
+
+
+def _limit_of(body: bytes, largest: int) -> int:
+    """Return the largest size of a body with this header; 0 if the header is not in order.
+
+    `largest` is that of a body whose header has neither subject nor reply_to.
+    """
+    return largest - MIN_V2_HEADER_SIZE + payload_start(body) if has_sound_end(body) else 0

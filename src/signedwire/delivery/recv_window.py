@@ -18,7 +18,7 @@ from signedwire.delivery.inbox_budget import BudgetUser, InboxBudget
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
 from signedwire.types import Credit, Priority
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE
 
 __all__ = ["RecvWindow"]
 
@@ -38,7 +38,7 @@ class RecvWindow:
     def __init__(self, config: TransportConfig, budget: InboxBudget) -> None:
         # Without a reserve, Critical still gets credit for one message, but none ahead of others.
         critical = max(1, config.critical_reserve) if config.credit_messages else 0
-        largest = V2_HEADER_SIZE + config.max_payload_size
+        largest = MAX_V2_HEADER_SIZE + config.max_payload_size
         self._size = Credit(
             config.credit_messages, config.credit_bytes, critical, critical * 1024 + largest
         )

@@ -72,21 +72,21 @@ class SendProgress:
             with UNLESS_FAILED:
                 self.store.settled(did, names)
 
-    def refused(self, did: Did, refused: Iterable[Refused]) -> None:
+    def refused(self, did: Did, refused: Iterable[Refused], reason: Reason, detail: str) -> None:
         """Make dead letters of messages that the peer refused; those that expired are removed."""
-        by_reason: dict[Reason, list[tuple[int, int]]] = {}
+        is_late = reason is Reason.EXPIRED
+        names: list[tuple[int, int]] = []
         with UNLESS_FAILED:
-            for message, reason, name, body in refused:
-                if name is not None:
-                    by_reason.setdefault(reason, []).append((message.priority, message.row))
-                elif reason is not Reason.EXPIRED:
-                    why = "the peer's application refused it"
-                    self.store.dead_letter_accepted(did, body, reason, why)
-            for reason, names in by_reason.items():
-                if reason is Reason.EXPIRED:
-                    self.store.settled(did, names)
-                else:
-                    self.store.dead_letter(did, names, reason, "the peer refused it")
+            for message, was_accepted in refused:
+                if not was_accepted:
+                    names.append((message.priority, message.row))
+                elif not is_late:
+                    why = _words("the peer's application refused it", detail)
+                    self.store.dead_letter_accepted(did, message.body, reason, why)
+            if names and is_late:
+                self.store.settled(did, names)
+            elif names:
+                self.store.dead_letter(did, names, reason, _words("the peer refused it", detail))
 
     def ended(self, message: OutgoingMessage, reason: Reason, cause: str) -> None:
         """Make a dead letter of a message that was given up; if it expired, remove it."""
@@ -134,3 +134,7 @@ class SendProgress:
         """Record that a DID has proven itself over v2."""
         with UNLESS_FAILED:
             self.store.note_v2(did)
+
+
+def _words(fact: str, detail: str) -> str:
+    return f"{fact}: {detail}" if detail else fact

@@ -26,14 +26,13 @@ from weakref import ref
 from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
-from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Priority, unix_time_us
 from signedwire.wire.batch import leaf_of
-from signedwire.wire.header import V2_HEADER_SIZE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
+    REFUSED_ENVELOPES,
     Receipts,
-    Refusal,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.session import SentBatch
@@ -46,12 +45,9 @@ MAX_BATCH_BYTES: Final = 64 * 1024
 _PLACE_WEIGHT: Final = 96
 """Memory of one place in a batch, in bytes: a hash, and its entries in two lists."""
 
-_Name: TypeAlias = tuple[int, int]
-"""Name of a message: lane and sequence."""
-
 
 class InFlightBatch:
-    """A sent batch, until receipts or refusals have answered all of its messages."""
+    """A sent batch, until receipts have answered all of its messages."""
 
     __slots__ = ("batch", "messages", "unsettled", "unsettled_bytes")
 
@@ -126,7 +122,7 @@ class ReceiptedBatch(_Signed):
         # Weak references: else receipts and this object would keep each other alive.
         # Receipts of a `send_many()` end here: whether they are handled is not tracked.
         self.receipts = {
-            batch.leaves[index]: (_name_of(message), ref(message))
+            batch.leaves[index]: ref(message)
             for index, message in zip(indices, messages, strict=True)
             if not message.options.is_bulk
         }
@@ -150,13 +146,10 @@ class SendStream:
         self._next = [1] * len(Priority)
         self._has_sent = False
         self._in_flight: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
-        # Messages without an answer, by name for refusals and by leaf for receipts of single
-        # envelopes. `None` until one comes: both are rare, and 256 entries for each batch cost
-        # as much as its encryption. Without an index, a peer could make each lookup walk over
-        # all messages in flight.
-        self._by_name: dict[_Name, _Place] | None = None
+        # Messages without an answer, by leaf, for receipts of single envelopes. `None` until one
+        # comes: they are rare, and 256 entries for each batch cost as much as its encryption.
+        # Without an index, a peer could make each lookup walk over all messages in flight.
         self._by_leaf: dict[bytes, _Place] | None = None
-        self._receipted_names: dict[_Name, bytes] = {}
         self.in_flight = 0
         """Number of messages that were written and have no answer."""
         self.in_flight_bytes = 0
@@ -228,20 +221,21 @@ class SendStream:
         size = 0
         limit = min(credit_messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
-        largest += V2_HEADER_SIZE
         options, common = None, b""
         lane: deque[OutgoingMessage] | None = None
         # The lane is looked up only when it is empty, and messages are numbered inline. With
         # a function call for either, this loop took 0.2 µs longer per message.
         while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
             message = lane[0]
+            header_size = message.options.header_size
             length = len(message.body)
             if not message.sequence:
-                length += V2_HEADER_SIZE
-            if message.options is not options or length > largest or message.is_final:
+                length += header_size
+            is_large = length - header_size > largest
+            if message.options is not options or is_large or message.is_final:
                 # Messages with the same options have the same deadline: one check suffices.
                 expires = message.options.expires_at is not None
-                if (expires or length > largest or message.is_final) and end_if_dead(message):
+                if (expires or is_large or message.is_final) and end_if_dead(message):
                     lane.popleft()
                     continue
                 options, common = message.options, b""
@@ -265,25 +259,19 @@ class SendStream:
         flight = self._in_flight[batch.root] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
         self.in_flight_bytes += flight.unsettled_bytes + flight.weight
-        if self._by_name is not None:
-            self._by_name.update(_names_of(flight))
         if self._by_leaf is not None:
             self._by_leaf.update(_leaves_of(flight))
 
     def _settle(self, flight: InFlightBatch, indices: Sequence[int]) -> None:
         """Remove answered messages from a batch in flight, and the batch with its last one."""
         count, size = len(indices), flight.unsettled_bytes
-        messages = flight.at(indices) if count < flight.unsettled or self._by_name else []
         if count < flight.unsettled:
-            size = sum([len(message.body) for message in messages])
+            size = sum([len(message.body) for message in flight.at(indices)])
             flight.remove(indices)
         flight.unsettled -= count
         flight.unsettled_bytes -= size
         self.in_flight -= count
         self.in_flight_bytes -= size
-        if self._by_name is not None:
-            for message in messages:
-                del self._by_name[_name_of(message)]
         if self._by_leaf is not None:
             for index in indices:
                 del self._by_leaf[flight.batch.leaves[index]]
@@ -291,7 +279,7 @@ class SendStream:
             del self._in_flight[flight.batch.root]
             self.in_flight_bytes -= flight.weight
             if not self._in_flight:
-                self._by_name = self._by_leaf = None
+                self._by_leaf = None
 
     def _place_of(self, leaf: bytes) -> _Place | None:
         """Find a message in flight by its leaf."""
@@ -310,14 +298,13 @@ class SendStream:
         """
         if receipts.kind == ACCEPTED_BATCHES:
             return not self._in_flight.keys().isdisjoint(receipts.hashes)
-        if receipts.kind == HANDLED_ENVELOPES and not self._receipted.keys().isdisjoint(
-            receipts.hashes
-        ):
+        is_later_answer = receipts.kind in (HANDLED_ENVELOPES, REFUSED_ENVELOPES)
+        if is_later_answer and not self._receipted.keys().isdisjoint(receipts.hashes):
             return True
         return any(self._place_of(leaf) is not None for leaf in receipts.hashes)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
-        """Apply signed receipts, and return the messages that are now accepted.
+        """Apply receipts of kinds 1 to 3, and return the messages that are now accepted.
 
         `raw` is the statement with its signature, for receipt proofs. Unknown roots and leaves
         are ignored, because their messages were answered before.
@@ -375,7 +362,7 @@ class SendStream:
         found = []
         for leaf, known in tuple(self._receipted.items()):
             receipted = known()
-            receipt = None if receipted is None else receipted.receipts[leaf][1]()
+            receipt = None if receipted is None else receipted.receipts[leaf]()
             if receipt is not None:
                 found.append(receipt)
         return found
@@ -393,20 +380,18 @@ class SendStream:
             accepted = flight.at(indices)
         receipted = ReceiptedBatch(flight.batch, indices, accepted, raw)
         if receipted.receipts:
-            names = {name: leaf for leaf, (name, _) in receipted.receipts.items()}
-            known = ref(receipted, self._forgetting(names))
-            self._receipted.update(dict.fromkeys(receipted.receipts, known))
-            self._receipted_names.update(names)
+            leaves = tuple(receipted.receipts)
+            known = ref(receipted, self._forgetting(leaves))
+            self._receipted.update(dict.fromkeys(leaves, known))
         self._settle(flight, indices)
         for message in accepted:
             message.proof_source = receipted
         return accepted
 
-    def _forgetting(self, names: dict[_Name, bytes]) -> Callable[[object], None]:
+    def _forgetting(self, leaves: Iterable[bytes]) -> Callable[[object], None]:
         def forget(_: object) -> None:
-            for name, leaf in names.items():
+            for leaf in leaves:
                 self._receipted.pop(leaf, None)
-                self._receipted_names.pop(name, None)
 
         return forget
 
@@ -416,43 +401,36 @@ class SendStream:
         receipted = None if known is None else known()
         if receipted is None:
             return None, None
-        name, receipt = receipted.receipts[leaf]
-        # After its last leaf, `known` is gone, and with it the callback that removes names.
-        self._receipted_names.pop(name, None)
-        return receipted, receipt()
+        return receipted, receipted.receipts[leaf]()
 
-    def refused(self, refusals: Iterable[Refusal]) -> list[Refused]:
-        """Apply refusals of messages in flight, and of messages accepted before."""
+    def refused(self, receipts: Receipts, raw: bytes) -> list[Refused]:
+        """Apply receipts of kind 4 to messages in flight, and to messages accepted before.
+
+        `raw` is as in `receipts()`. The caller changes the state of the messages.
+        """
         found: list[Refused] = []
-        for lane, sequence, reason in refusals:
-            place = self._find(lane, sequence)
+        proofs: dict[bytes, _Signed] = {}
+        for leaf in receipts.hashes:
+            place = self._place_of(leaf)
+            message: OutgoingMessage | None
             if place is not None:
                 flight, index = place
-                (message,) = flight.at([index])
+                batch, (message,) = flight.batch, flight.at([index])
                 self._settle(flight, [index])
-                found.append(Refused(message, reason, (lane, sequence), b""))
-                continue
-            leaf = self._receipted_names.pop((lane, sequence), None)
-            _, receipt = (None, None) if leaf is None else self._take_receipted(leaf)
-            if receipt is not None:
-                found.append(Refused(receipt, reason, None, receipt.body))
+            else:
+                receipted, message = self._take_receipted(leaf)
+                if receipted is None or message is None:
+                    continue
+                batch = receipted.batch
+            message.proof_source = proofs.setdefault(batch.root, _Signed(batch, raw))
+            found.append(Refused(message, was_accepted=place is None))
         return found
-
-    def _find(self, lane: int, sequence: int) -> _Place | None:
-        """Find a message in flight by its lane and sequence."""
-        if not self._in_flight:
-            return None
-        if self._by_name is None:
-            self._by_name = {}
-            for flight in self._in_flight.values():
-                self._by_name.update(_names_of(flight))
-        return self._by_name.get((lane, sequence))
 
     def take_unanswered(self) -> list[OutgoingMessage]:
         """Return all unanswered messages, in the order of sending, after the link has ended."""
         messages = [message for flight in self._in_flight.values() for message in flight.all()]
         self._in_flight.clear()
-        self._by_name = self._by_leaf = None
+        self._by_leaf = None
         self.in_flight = self.in_flight_bytes = 0
         return messages
 
@@ -464,18 +442,6 @@ def _unsettled(flight: InFlightBatch) -> Sequence[int]:
     return [index for index, message in enumerate(flight.messages) if message is not None]
 
 
-def _name_of(message: OutgoingMessage) -> _Name:
-    return int(message.options.priority), message.sequence
-
-
-def _names_of(flight: InFlightBatch) -> dict[_Name, _Place]:
-    return {
-        _name_of(message): (flight, index)
-        for index, message in enumerate(flight.messages)
-        if message is not None
-    }
-
-
 def _leaves_of(flight: InFlightBatch) -> dict[bytes, _Place]:
     leaves = flight.batch.leaves
     return {leaves[index]: (flight, index) for index in _unsettled(flight)}
@@ -484,9 +450,6 @@ def _leaves_of(flight: InFlightBatch) -> dict[bytes, _Place]:
 class Refused(NamedTuple):
     """A message that its recipient has refused."""
 
-    receipt: OutgoingMessage
-    reason: Reason
-    name: tuple[int, int] | None
-    """Lane and sequence of a message in flight; `None`: it had been accepted before."""
-    body: bytes
-    """Header and payload of a message that had been accepted before; else empty."""
+    message: OutgoingMessage
+    was_accepted: bool
+    """Whether the recipient had accepted it before; otherwise it was in flight."""

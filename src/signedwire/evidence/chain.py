@@ -1,6 +1,6 @@
 """The evidence log: accepted envelopes in a file, chained by hashes.
 
-    header    "SWCHAIN1" ‖ owner ‖ u64 started_at_us ‖ previous log's head ‖ hash
+    header    "SWCHAIN2" ‖ owner ‖ u64 started_at_us ‖ previous log's head ‖ hash
     record    u32 size ‖ u8 wire ‖ u64 accepted_at_us ‖ envelope ‖ hash
     record    …
 
@@ -36,7 +36,7 @@ from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MerklePath, SignedEnvelope
-from signedwire.wire.header import RECIPIENT, SENDER, V2_HEADER_SIZE, V2_START
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, RECIPIENT, SENDER, V2_START
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
@@ -54,7 +54,7 @@ __all__ = [
     "name_of",
 ]
 
-MAGIC: Final = b"SWCHAIN1"
+MAGIC: Final = b"SWCHAIN2"
 HASH_SIZE: Final = 32
 NO_HEAD: Final = bytes(HASH_SIZE)
 """The previous log's head in a log that continues no other."""
@@ -63,6 +63,7 @@ _HEADER: Final = struct.Struct("<8s32sQ32s")
 HEADER_SIZE: Final = _HEADER.size + HASH_SIZE
 """Bytes of a log without records."""
 
+_OLD_MAGIC: Final = b"SWCHAIN1"
 _PREFIX: Final = struct.Struct("<IBQ")
 _V1: Final = 1
 _V2: Final = 2
@@ -95,6 +96,11 @@ class LogHeader(NamedTuple):
         Raises:
             EnvelopeError: `data` does not begin with a header, or its hash does not fit.
         """
+        if data.startswith(_OLD_MAGIC):
+            raise EnvelopeError(
+                "an evidence log of an earlier signedwire: verify it with that one, and begin a "
+                "new file here"
+            )
         if data[: len(MAGIC)] != MAGIC[: len(data)]:
             raise EnvelopeError(f"not an evidence log: it does not begin with {MAGIC.decode()}")
         if len(data) < HEADER_SIZE:
@@ -149,9 +155,7 @@ class _LargeRecord:
 
     def __init__(self, head: bytes, prefix: bytes) -> None:
         self.size, self.wire, self.accepted_at_us = _PREFIX.unpack(prefix)
-        self.envelope = EnvelopeStream(
-            SignedEnvelope.decode_v1 if self.wire == _V1 else SignedEnvelope.decode, whole=WHOLE
-        )
+        self.envelope = EnvelopeStream(is_v1=self.wire == _V1, whole=WHOLE)
         self.hash = b""
         self._hasher = blake3(_RECORD_LABEL + head + prefix)
 
@@ -199,8 +203,8 @@ def _link(before: bytes, content: bytes) -> bytes:
 
 
 def name_of(envelope_or_body: bytes) -> bytes:
-    """Return the unique name of a v2 envelope: its header, with both DIDs and its number."""
-    return envelope_or_body[:V2_HEADER_SIZE]
+    """Return the unique name of a v2 envelope: the part of its header that every header has."""
+    return envelope_or_body[:MIN_V2_HEADER_SIZE]
 
 
 def first_record(data: bytes) -> LogRecord | None:

@@ -11,8 +11,9 @@ from typing import Self
 
 from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage, SendOptions
+from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import ClosedError, ConfigError, WrongContextError
 from signedwire.home import Bound
 from signedwire.portal import Portal
@@ -85,7 +86,7 @@ class BlockingTransport(Bound):
                 "SignedEnvelope.sign(…); a Node sends bytes"
             )
         options = SendOptions(envelope.recipient, envelope.priority)
-        message = OutgoingMessage(options, envelope.sequence_number, envelope=envelope)
+        message = OutgoingMessage(options, envelope.message_id, envelope=envelope)
         self._core.endpoint.submitter.submit(message, len(envelope.encode()) - ENVELOPE_OVERHEAD)
         return message
 

@@ -8,7 +8,7 @@ from typing import Final
 from signedwire.delivery.store import Backlog, Store
 from signedwire.stats import Health, PeerStatus
 from signedwire.transport.core import NodeCore
-from signedwire.wire.header import V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE
 
 __all__ = ["health_of"]
 
@@ -29,7 +29,7 @@ def health_of(core: NodeCore, peers: Iterable[PeerStatus]) -> Health:
         if store.failure is not None:
             problems.append(store.failure.fact)
         else:
-            problems += _fullness(store, V2_HEADER_SIZE + core.runtime.config.max_payload_size)
+            problems += _fullness(store, MAX_V2_HEADER_SIZE + core.runtime.config.max_payload_size)
     if core.evidence is not None and core.evidence.failure is not None:
         problems.append(core.evidence.failure.fact)
     problems += _overdue_answers(peers)

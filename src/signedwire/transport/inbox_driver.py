@@ -33,6 +33,8 @@ class InboxDriver:
         store: The store.
     """
 
+    is_durable = True
+
     def __init__(self, runtime: Runtime, store: Store) -> None:
         self._runtime = runtime
         self._store = store

@@ -129,7 +129,7 @@ class InboxReader:
                         message.ack()
                 return message
             with contextlib.suppress(ClosedError):
-                origin.nacked(message, Reason.EXPIRED)
+                origin.nacked(message, Reason.EXPIRED, "")
             self._runtime.drop(Reason.EXPIRED, message.proven_sender)
         return None
 

@@ -5,7 +5,8 @@
 
 Nothing is written into the TLS channel before the other side has proven its DID and, on a link
 that was dialed, that DID is the one that was dialed. The link is open, and the peer connected,
-when the HELLO of the peer has come.
+when the HELLO of the peer has come. One frame is an exception: a CLOSE to a side whose proof has
+expired says so, with both times.
 
 Links are symmetrical: messages and receipts go both ways, whichever side dialed. The `PeerSession`
 of the peer decides what they mean.
@@ -129,12 +130,13 @@ class Link:
     # -- the session begins -----------------------------------------------------------------
 
     def begin(self, did: Did) -> None:
-        """The other side has proven its DID: send HELLO, unless the DID is denied."""
+        """The other side has proven its DID: send HELLO, or CLOSE if the DID is denied."""
         runtime, endpoint, state = self._runtime, self._endpoint, self.state
         peer_session = state.peer_session = endpoint.sessions.session(did)
         if endpoint.access.denies(did):
             cause = Cause(f"{did} may not link to us", FailureKind.CLOSED_HERE)
             was_logged = self._inbound is not None and endpoint.denial_log.note_attempt(did)
+            self._output.refuse(frames.CLOSE_DENIED, "denied")
             self._end.fail(self, Reason.DENIED, cause, is_logged=not was_logged)
             return
         endpoint.proven(did)
@@ -145,8 +147,10 @@ class Link:
             peer_session.hello(),
             runtime.session_limits,
             self._loop.time(),
+            state.read_clocks,
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
+            peer_session.receiver.is_durable,
         )
         peer_session.receiver.link_granted(self)
 
@@ -252,6 +256,8 @@ class Link:
         """See `ConnectionHandler`: `turn_away()` or the abort of the connection does it."""
 
     def on_tls_failed(self, error: ssl.SSLError | DidProofError) -> None:
+        if isinstance(error, DidProofError) and error.kind is FailureKind.CLOCKS_DIFFER:
+            self._output.refuse(frames.CLOSE_CLOCK, error.fact)
         self._end.fail_tls(self, error)
 
     def end(self, cause: Cause) -> None:

@@ -84,7 +84,10 @@ class LinkDialer(Dialer):
             self._link = None
             link.abort()
             if not link.state.has_opened:  # or `on_link_over()` was called
-                history.is_excused = self._session.count_end(link.state.closed, has_progress=False)
+                closed = link.state.closed
+                history.is_excused = self._session.count_end(closed, has_progress=False)
+                if closed is not None and closed.code in _UNWANTED:
+                    self._is_kept = False
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
                 self._session.denies_us = True

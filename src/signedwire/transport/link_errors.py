@@ -10,7 +10,7 @@ from signedwire.transport.os_errors import describe_os_error
 from signedwire.transport.tls_channel import is_full_alert
 from signedwire.types import Reason, Target
 from signedwire.wire import link_frames as frames
-from signedwire.wire.session_events import Closed
+from signedwire.wire.session_events import CLOSE_MISSING, Closed
 
 __all__ = [
     "CLOSED_HERE",
@@ -31,13 +31,19 @@ _HUNG_UP: Final = Cause(
     "the peer hung up on TLS without an alert, as v1 peers do, and v2 peers that are full",
     FailureKind.HUNG_UP_ON_TLS,
 )
-# The meaning of the close codes that report a fault or a lack. Other codes are orderly.
+# The meaning of the close codes, for the side that receives one.
 _CLOSE_WORDS: Final = {
+    frames.CLOSE_DONE: "it is closing",
     frames.CLOSE_PROTOCOL_ERROR: "we broke a rule, or were too slow",
+    frames.CLOSE_DUPLICATE_LINK: "another link is kept",
+    frames.CLOSE_STALE_EPOCH: "stale epoch",
     frames.CLOSE_DENIED: "we are denied",
     frames.CLOSE_TOO_MANY: "too many connections",
     frames.CLOSE_VERSION: "no common version",
     frames.CLOSE_BAD_SIGNATURE: "our signature did not fit",
+    frames.CLOSE_EVICTED: "it made room for another peer",
+    frames.CLOSE_UNAVAILABLE: "it can store nothing now",
+    frames.CLOSE_CLOCK: "the clocks differ",
 }
 _KINDS: Final = {
     frames.CLOSE_PROTOCOL_ERROR: FailureKind.PROTOCOL,
@@ -45,18 +51,19 @@ _KINDS: Final = {
     frames.CLOSE_TOO_MANY: FailureKind.FULL,
     frames.CLOSE_VERSION: FailureKind.VERSION,
     frames.CLOSE_BAD_SIGNATURE: FailureKind.BAD_SIGNATURE,
+    frames.CLOSE_CLOCK: FailureKind.CLOCKS_DIFFER,
 }
 _ENDED_BY_PEER: Final = frozenset({FailureKind.CLOSED, FailureKind.RESET, FailureKind.TLS_FAILED})
 
 
 def cause_of_close(closed: Closed) -> Cause:
-    """Return why a session ended; with the code and the text of the peer if it found a fault."""
+    """Return why a session ended; with the code and the text of the CLOSE of the peer."""
     if not closed.is_by_peer:
         return Cause(closed.cause, _kind_of_our_close(closed))
     kind = _KINDS.get(closed.code, FailureKind.CLOSED)
-    words = _CLOSE_WORDS.get(closed.code)
-    if words is None:
+    if closed.code == CLOSE_MISSING:
         return Cause(closed.cause, kind)
+    words = _CLOSE_WORDS.get(closed.code, "unknown code")
     text = f": {closed.cause}" if closed.cause else ""
     return Cause(f"the peer closed the link with code {closed.code} ({words}){text}", kind)
 
@@ -88,7 +95,9 @@ def cause_of_loss(error: Exception | None, *, is_before_hello: bool) -> Cause:
     return Cause(words, FailureKind.CLOSED)
 
 
-def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: bool) -> DialError:
+def dial_error(
+    address: Target, cause: Cause, *, is_silent: bool, is_proven: bool, is_told: bool = False
+) -> DialError:
     """Return why a link did not open.
 
     Args:
@@ -96,11 +105,12 @@ def dial_error(address: Target, cause: Cause, *, is_silent: bool, is_proven: boo
         cause: Why the link ended.
         is_silent: Whether the other side sent no byte.
         is_proven: Whether the other side had proven its DID.
+        is_told: Whether the other side has sent CLOSE, which says why.
     """
     kind = cause.kind
     if is_silent and kind in _ENDED_BY_PEER:
         return DialError(address, _HUNG_UP)
-    if is_proven and kind in _ENDED_BY_PEER:
+    if is_proven and not is_told and kind in _ENDED_BY_PEER:
         kind = FailureKind.TURNED_AWAY
     return DialError(address, cause, kind=kind)
 

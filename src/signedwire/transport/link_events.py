@@ -27,7 +27,6 @@ from signedwire.wire.session import (
     Event,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
     Session,
     StallNoticed,
 )
@@ -98,16 +97,13 @@ class LinkEvents:
                 output.pump_soon()
             case CreditReceived():
                 output.pump_soon()
-            case RefusalsReceived(refusals):
-                state.has_progress |= endpoint.on_refusals(peer_session, refusals)
-                output.pump_soon()
             case HelloReceived(hello):
                 link.on_hello(peer_session, hello)
             case BatchFailed():
                 # TLS has protected it, so the peer itself sent it: a second check of each
                 # message, for 45 µs, would show nothing else.
                 output.sign_receipts()
-                session.send_refusals(peer_session.receiver.failed(event))
+                session.send_refusals(peer_session.receiver.failed(event), unix_time_us())
                 session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
             case StallNoticed(seconds):
                 text = "the event loop stood still for %.1f s; no link is closed for that"

@@ -17,7 +17,7 @@ from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Refusal
+from signedwire.wire.link_frames import Close, Refusal
 
 __all__ = ["LinkOutput"]
 
@@ -137,7 +137,7 @@ class LinkOutput:
             return
         self.receipts.sign(session)
         if refused:
-            session.send_refusals(refused)
+            session.send_refusals(refused, unix_time_us())
         if handled:
             session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
         # After the refusals: the peer has no more in flight than its credit.
@@ -156,6 +156,13 @@ class LinkOutput:
         if (session := self._state.session) is not None:
             self.receipts.sign(session)
             self.flush()
+
+    def refuse(self, code: int, reason: str) -> None:
+        """Encrypt CLOSE in place of HELLO. The next `flush()` writes it.
+
+        For a link without a session, whose TLS handshake is complete.
+        """
+        self._channel.send(Close(code, reason).encode())
 
     # -- bytes ------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ssl
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from signedwire.clock import monotonic
+from signedwire.clock import monotonic, stamp
 from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.identity import Identity
 from signedwire.stats import Probe
@@ -22,6 +23,7 @@ from signedwire.transport.probe_connection import ProbeConnection
 from signedwire.transport.tls_channel import TlsChannel, is_full_alert
 from signedwire.types import Credit, Did, unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.session import Session, SessionLimits
 from signedwire.wire.session_events import Closed
 
@@ -58,6 +60,7 @@ class LinkProbe(ProbeConnection):
         self._is_silent = is_silent
         self._session: Session | None = None
         self._received = 0
+        self._read_clocks = partial(stamp, monotonic())
         self._round_trip: float | None = None  # the last one that `ping()` has not returned
 
     @property
@@ -79,7 +82,13 @@ class LinkProbe(ProbeConnection):
             if not await self.changes(limit):
                 session.handle_timeout(monotonic())
                 self._turn()
-        self.found = replace(self.found, round_trip=self._round_trip)
+        offset = session.clock_offset.estimate(Stamp(*self._read_clocks()))
+        self.found = replace(
+            self.found,
+            round_trip=self._round_trip,
+            clock_offset=None if offset is None else offset.seconds,
+            clock_offset_bound=None if offset is None else offset.bound,
+        )
         self._round_trip = None
 
     # -- input -------------------------------------------------------------------
@@ -133,6 +142,7 @@ class LinkProbe(ProbeConnection):
             hello,
             self._limits,
             monotonic(),
+            self._read_clocks,
             on_round_trip=self._measured,
         )
 
@@ -144,9 +154,10 @@ class LinkProbe(ProbeConnection):
         session = self._session
         while session is not None and (event := session.next_event()) is not None:
             if isinstance(event, Closed):
-                who = "the peer" if event.is_by_peer else "this side"
-                words = f"{who} closed the link: {event.cause}"
-                self._fail(Cause(words, cause_of_close(event).kind))
+                cause = cause_of_close(event)
+                if not event.is_by_peer:
+                    cause = cause.prefixed("this side closed the link: ")
+                self._fail(cause)
         self._flush()
         self._wake()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from signedwire.clock import monotonic
+from signedwire.clock import monotonic, stamp
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause
 from signedwire.transport.link_errors import dial_error
 from signedwire.types import Address, Credit, Did, Target
+from signedwire.wire.clock_offset import ClockOffset, Stamp
 from signedwire.wire.session import Closed, Session
+from signedwire.wire.session_events import CLOSE_MISSING
 
 __all__ = ["LinkState"]
 
@@ -50,6 +53,8 @@ class LinkState:
         """Why the link has ended."""
         self.since = since
         """When the link was dialed or accepted, then opened, by the monotonic clock."""
+        self.read_clocks = partial(stamp, monotonic())
+        """Reads both clocks for PING and PONG."""
         self.outcome = outcome
         """Done when the link is open, or has failed to open with `DialError`."""
 
@@ -71,6 +76,13 @@ class LinkState:
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
         return None if self.session is None else self.session.round_trip
+
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far the peer's clock is from ours now; `None`: not measured lately."""
+        if self.session is None:
+            return None
+        return self.session.clock_offset.estimate(Stamp(*self.read_clocks()))
 
     @property
     def our_epoch(self) -> int:
@@ -120,6 +132,7 @@ class LinkState:
             cause,
             is_silent=self.is_dialed and not self.has_heard,
             is_proven=self.did is not None,
+            is_told=closed is not None and closed.is_by_peer and closed.code != CLOSE_MISSING,
         )
         self.outcome.set_exception(error)
         self.outcome.exception()  # retrieved: asyncio logs nothing if no task waits for it

@@ -42,7 +42,14 @@ class ProbeConnection:
 
     def failed(self, cause: Cause) -> Probe:
         """Return the finding of a failed probe."""
-        return replace(self.found, failure=cause.kind, error=str(cause), round_trip=None)
+        return replace(
+            self.found,
+            failure=cause.kind,
+            error=str(cause),
+            round_trip=None,
+            clock_offset=None,
+            clock_offset_bound=None,
+        )
 
     def connected(self, stream: Stream) -> None:
         """See `Receiver`."""

@@ -6,6 +6,7 @@ This module imports none of the parts.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import threading
@@ -81,6 +82,8 @@ class Runtime:
         self.rng = random.Random()
         self.shares = LoopShares()
         """Divides the loop's time among the links."""
+        self.v1_sequence = itertools.count(1)
+        """Sequence numbers of the v1 envelopes that this node makes."""
         self.lingering = Lingering()
         """Links that have ended and still send their last bytes."""
         self.is_open = False

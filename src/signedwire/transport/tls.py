@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsIdentity", "make_context"]
 
-_CERTIFICATE_LIFETIME_US: Final = 7 * 24 * 3600 * 1_000_000
+_CERTIFICATE_LIFETIME_US: Final = 90 * 24 * 3600 * 1_000_000
+"""So a node whose clock is weeks behind or ahead still links."""
 _NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME, in OpenSSL from 1.1.0 on; Python's ssl has no name for it.
 The dates of a certificate have no meaning: only the signed expiry of the DID proof counts."""

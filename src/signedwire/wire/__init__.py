@@ -16,7 +16,7 @@ timestamp takes the present time.)
 - `link_frames`: the frames of a v2 link.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out. `session_events`: its events. `idle`: its limit on frames that carry
-  nothing new.
+  nothing new. `clock_offset`: how far the clock of the peer is from ours.
 - `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
 - `large`: envelopes and receipt proofs that are checked without being held in memory.
 

@@ -17,9 +17,9 @@ import base64
 import struct
 from typing import Final
 
-from signedwire.errors import DidError, DidProofError
+from signedwire.errors import DidError, DidProofError, FailureKind
 from signedwire.identity import Identity, Label, verify_labelled
-from signedwire.types import Did, known_did
+from signedwire.types import Did, known_did, utc_text
 
 __all__ = [
     "CLOCK_ALLOWANCE_US",
@@ -102,8 +102,11 @@ def check_did_proof(value: bytes, spki: bytes, now_us: int) -> Did:
     if not verify_labelled(raw, Label.DID_PROOF, value[:40] + spki, signature):
         raise DidProofError(f"the certificate's DID proof was not signed by {did}")
     if expires_at_us + CLOCK_ALLOWANCE_US < now_us:
+        hours = (now_us - expires_at_us) / 3.6e9
         raise DidProofError(
-            f"the DID proof of {did} expired {(now_us - expires_at_us) / 3.6e9:.0f} hours ago",
+            f"the DID proof of {did} expired {hours:.0f} hours ago, at {utc_text(expires_at_us)}, "
+            f"by the clock of its peer, which says {utc_text(now_us)}",
             "Is a clock wrong on one of the two machines?",
+            FailureKind.CLOCKS_DIFFER,
         )
     return did

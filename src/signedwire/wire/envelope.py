@@ -8,8 +8,8 @@ A v1 envelope is signed alone:
 
 A v2 envelope is signed together with others (`wire.batch`):
 
-    0    header            122 bytes
-    122  payload
+    0    header            126 bytes or more
+         payload
          Merkle path       only in an envelope that stands alone: hashes of the others
     -68  index, count      2 × u16 LE: its position in the batch
     -64  signature         over the batch
@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity, Label, verify_digest, verify_labelled
-from signedwire.types import Did, PayloadType, Priority, did_text, known_did, unix_time_us
+from signedwire.types import Did, Kind, PayloadType, Priority, did_text, known_did, unix_time_us
 from signedwire.wire.batch import (
     HASH_SIZE,
     batch_root,
@@ -41,20 +41,24 @@ from signedwire.wire.batch import (
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
     MAX_PRIORITY,
+    MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
     RECIPIENT,
     SENDER,
     V1_HEADER_SIZE,
-    V2_HEADER_SIZE,
     check_header,
+    check_v2_header,
     encode_v1_header,
     epoch_of,
     expiry_of,
+    is_durable,
     is_v2,
+    kind_of,
     message_id_of,
-    message_number_of,
+    payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
     version_of,
 )
@@ -232,7 +236,7 @@ class SignedEnvelope:
 
         Raises:
             EnvelopeError: `data` is too short, begins with another magic, has an unknown
-                priority or payload type, or its Merkle path is malformed.
+                priority or payload type, or its v2 header or Merkle path is malformed.
         """
         raw = bytes(data)
         if is_v2(raw):
@@ -251,18 +255,20 @@ class SignedEnvelope:
 
     @classmethod
     def _decode_v2(cls, raw: bytes) -> Self:
-        check_header(raw, V2_HEADER_SIZE + MerklePath.MIN_SIZE)
+        check_header(raw, MIN_V2_HEADER_SIZE + MerklePath.MIN_SIZE)
         index, count = _PLACE.unpack_from(raw, len(raw) - MerklePath.MIN_SIZE)
         try:
             size = path_size(index, count) * HASH_SIZE + MerklePath.MIN_SIZE
         except SignatureError as error:
             raise EnvelopeError(f"not an envelope: {error}") from None
-        if len(raw) < V2_HEADER_SIZE + size:
+        if len(raw) < MIN_V2_HEADER_SIZE + size:
             raise EnvelopeError(
                 f"not an envelope: {len(raw)} bytes, its Merkle path alone has {size}"
             )
         hashes = raw[len(raw) - size : len(raw) - MerklePath.MIN_SIZE]
-        return cls(raw[:-size], MerklePath(index, count, raw[-SIGNATURE_SIZE:], hashes=hashes))
+        body = raw[:-size]
+        check_v2_header(body)
+        return cls(body, MerklePath(index, count, raw[-SIGNATURE_SIZE:], hashes=hashes))
 
     def encode(self) -> bytes:
         """Encode the whole envelope so that it can be verified alone.
@@ -300,7 +306,12 @@ class SignedEnvelope:
 
     @property
     def digest(self) -> bytes:
-        """BLAKE3 of header and payload, 32 bytes: the v1 signature covers it."""
+        """The hash of header and payload, 32 bytes: BLAKE3 in v1, SHA-256 in v2.
+
+        The v1 signature covers it. In v2 it is the Merkle leaf.
+        """
+        if isinstance(self._signature, bytes):
+            return blake3(self._body).digest()
         return leaf_of(self._body)
 
     @property
@@ -325,17 +336,11 @@ class SignedEnvelope:
 
     @property
     def message_id(self) -> bytes:
-        """The message id: 16 bytes chosen by the sender, not globally unique."""
-        return message_id_of(self._body)
+        """The message id: 16 bytes chosen by the sender, at random in v2.
 
-    @property
-    def message_number(self) -> int:
-        """The sender's number of the message, which its receipt has too; shown as `#N`.
-
-        Nodes of this package count the messages of one process, from 1. Other software may
-        write any number.
+        Messages and receipts show it in hex digits.
         """
-        return message_number_of(self._body)
+        return message_id_of(self._body)
 
     @property
     def sequence_number(self) -> int:
@@ -376,8 +381,25 @@ class SignedEnvelope:
         return PayloadType(self._body[PAYLOAD_TYPE])
 
     @property
+    def kind(self) -> Kind:
+        """The kind of the message; every v1 message is `Kind.MESSAGE`."""
+        return Kind.MESSAGE if isinstance(self._signature, bytes) else kind_of(self._body)
+
+    @property
+    def subject(self) -> str:
+        """The subject of the message, as chosen by the sender; empty in v1."""
+        return "" if isinstance(self._signature, bytes) else subject_of(self._body)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the sender had the message in a store; false in v1."""
+        return not isinstance(self._signature, bytes) and is_durable(self._body)
+
+    @property
     def _header_size(self) -> int:
-        return V1_HEADER_SIZE if isinstance(self._signature, bytes) else V2_HEADER_SIZE
+        if isinstance(self._signature, bytes):
+            return V1_HEADER_SIZE
+        return payload_start(self._body)
 
     @property
     def payload(self) -> bytes:
@@ -420,7 +442,7 @@ class SignedEnvelope:
     def __repr__(self) -> str:
         signed = "" if self.is_signed else " unsigned"
         return (
-            f"<SignedEnvelope{signed} #{self.message_number} {self._body[SENDER][:4].hex()}…"
+            f"<SignedEnvelope{signed} {self.message_id.hex()[:8]} {self._body[SENDER][:4].hex()}…"
             f" -> {self._body[RECIPIENT][:4].hex()}… {self.priority.name}"
             f" {self.payload_size} bytes>"
         )

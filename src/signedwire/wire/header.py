@@ -11,28 +11,41 @@
     105  payload_type      0 raw … 4 sensor fusion
     106                    here the payload of a v1 envelope begins
 
-A v2 envelope has version 8, and two fields more:
+A v2 envelope has version 9, a random message id, and more fields:
 
     106  epoch             u64 LE; grows when the sender loses its state
     114  expires_at_us     u64 LE, Unix time; 0: never
-    122                    here its payload begins
+    122  kind              0 message, 1 request, 2 reply, 3 publication, 4 control
+    123  control_type      of a control message; 0 in all others
+    124  flags             bit 0: durable; other bits are signed and ignored
+    125  subject_size      0 to 255
+    126  subject           printable UTF-8 in NFC
+         reply_to          only in a reply: the leaf of its request, 32 bytes
+                           here its payload begins, at `payload_start()`
 
 A *body* is header and payload. Callers read a byte or a slice of it by its position
-(`body[PRIORITY]`, `body[SENDER]`), and a number with a function of this module.
+(`body[PRIORITY]`, `body[SENDER]`), and a number with a function of this module. Version 8
+was an earlier form of v2, which nobody reads any more.
 """
 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 from signedwire.errors import EnvelopeError
-from signedwire.types import PayloadType, Priority
+from signedwire.types import Kind, PayloadType, Priority, is_subject_text
 
 __all__ = [
+    "KIND",
     "MAGIC",
+    "MAX_KIND_OF_MESSAGE",
     "MAX_PAYLOAD_TYPE",
     "MAX_PRIORITY",
+    "MAX_V2_HEADER_SIZE",
+    "MESSAGE_ID_SIZE",
+    "MIN_V2_HEADER_SIZE",
     "PARTIES",
     "PAYLOAD_TYPE",
     "PRIORITY",
@@ -40,20 +53,25 @@ __all__ = [
     "SENDER",
     "V1_HEADER_SIZE",
     "V1_VERSION",
-    "V2_HEADER_SIZE",
     "V2_START",
     "V2_VERSION",
     "check_header",
+    "check_v2_header",
     "complete_v2_body",
     "encode_v1_header",
     "encode_v2_body",
     "encode_v2_common",
     "epoch_of",
     "expiry_of",
+    "has_sound_end",
+    "is_durable",
+    "is_subject",
     "is_v2",
+    "kind_of",
     "message_id_of",
-    "message_number_of",
+    "payload_start",
     "sequence_of",
+    "subject_of",
     "timestamp_of",
     "unpack_v2",
     "version_of",
@@ -63,9 +81,11 @@ __all__ = [
 
 MAGIC: Final = 0x4F4D4E49
 V1_VERSION: Final = 7
-V2_VERSION: Final = 8
+V2_VERSION: Final = 9
 V1_HEADER_SIZE: Final = 106
-V2_HEADER_SIZE: Final = 122
+MIN_V2_HEADER_SIZE: Final = 126
+"""Size of a v2 header without subject and reply_to, in bytes."""
+MAX_V2_HEADER_SIZE: Final = MIN_V2_HEADER_SIZE + 255 + 32
 
 SENDER: Final = slice(32, 64)
 RECIPIENT: Final = slice(64, 96)
@@ -76,15 +96,25 @@ PAYLOAD_TYPE: Final = 105
 
 MAX_PRIORITY: Final = max(Priority)
 MAX_PAYLOAD_TYPE: Final = max(PayloadType)
+KIND: Final = 122
+MAX_KIND_OF_MESSAGE: Final = int(Kind.PUBLICATION)
+"""The highest kind that is no control message."""
 
 _VERSION: Final = slice(4, 8)
 _MESSAGE_ID: Final = slice(8, 24)
-_MESSAGE_NUMBER: Final = 8
+MESSAGE_ID_SIZE: Final = 16
 _SEQUENCE: Final = 24
 _TIMESTAMP: Final = 96
 _EPOCH: Final = 106
 _EXPIRY: Final = 114
+_CONTROL_TYPE: Final = 123
+_FLAGS: Final = 124
+_SUBJECT_SIZE: Final = 125
 
+_DURABLE: Final = 1
+_REPLY_TO_SIZE: Final = 32
+_REPLY: Final = int(Kind.REPLY)
+_OLD_V2_VERSION_BYTES: Final = (8).to_bytes(4, "little")
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
 V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
@@ -93,19 +123,30 @@ V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
 _U64: Final = struct.Struct("<Q")
 _V1: Final = struct.Struct("<II16sQ32s32sQBB")
 _V1_ID: Final = struct.Struct("<QQ")
-_V2: Final = struct.Struct("<8sQQQ90s")
-_V2_COMMON: Final = struct.Struct("<64sQBBQQ")
-unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQ").unpack_from
-"""Reads (`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0) of a v2
-body in one call, for the loop over received envelopes."""
+_V2: Final = struct.Struct("<8s16sQ")
+_V2_COMMON: Final = struct.Struct("<64sQBBQQBBBB")
+unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQHxB").unpack_from
+"""Reads (`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0, kind, subject
+size) of a v2 body in one call, for the loop over received envelopes. The number of the kind is
+over 255 if the control type is not 0."""
 
 
 # -- reading ---------------------------------------------------------------------------
 
 
 def is_v2(body: bytes) -> bool:
-    """Whether the header names version 8."""
-    return body[_VERSION] == _V2_VERSION_BYTES
+    """Whether the header names version 9.
+
+    Raises:
+        EnvelopeError: it names version 8, the earlier form of v2.
+    """
+    version = body[_VERSION]
+    if version == _OLD_V2_VERSION_BYTES:
+        raise EnvelopeError(
+            "an envelope of version 8, which this signedwire does not read",
+            "An earlier signedwire made it: use that one to read it",
+        )
+    return version == _V2_VERSION_BYTES
 
 
 def version_of(body: bytes) -> int:
@@ -116,16 +157,6 @@ def version_of(body: bytes) -> int:
 def message_id_of(body: bytes) -> bytes:
     """Return the message id: 16 bytes chosen by the sender."""
     return body[_MESSAGE_ID]
-
-
-def message_number_of(body: bytes) -> int:
-    """Return the sender's number of the message.
-
-    In v2 it is the first half of the message id, where nodes of this package write it. In v1
-    it is the sequence number.
-    """
-    place = _MESSAGE_NUMBER if is_v2(body) else _SEQUENCE
-    return int(_U64.unpack_from(body, place)[0])
 
 
 def sequence_of(body: bytes) -> int:
@@ -148,6 +179,36 @@ def expiry_of(body: bytes) -> int | None:
     return int(_U64.unpack_from(body, _EXPIRY)[0]) or None
 
 
+def kind_of(body: bytes) -> Kind:
+    """Return the kind from a v2 body."""
+    return Kind(body[KIND])
+
+
+def is_durable(body: bytes) -> bool:
+    """Whether a v2 body says that its sender has it in a store."""
+    return bool(body[_FLAGS] & _DURABLE)
+
+
+def subject_of(body: bytes) -> str:
+    """Return the subject from a v2 body."""
+    return body[MIN_V2_HEADER_SIZE : MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]].decode()
+
+
+def payload_start(body: bytes) -> int:
+    """Return the position of the payload in a v2 body, which is the size of its header."""
+    size = MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]
+    return size + _REPLY_TO_SIZE if body[KIND] == _REPLY else size
+
+
+@lru_cache(maxsize=1024)
+def is_subject(raw: bytes) -> bool:
+    """Whether these bytes, at most 255, may be a subject: printable UTF-8 in NFC."""
+    try:
+        return is_subject_text(raw.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def check_header(raw: bytes, min_size: int) -> None:
     """Check the fields that v1 and v2 headers have in common.
 
@@ -165,6 +226,30 @@ def check_header(raw: bytes, min_size: int) -> None:
         raise EnvelopeError(f"not an envelope: priority {raw[PRIORITY]}, known are 0 to 3")
     if raw[PAYLOAD_TYPE] > MAX_PAYLOAD_TYPE:
         raise EnvelopeError(f"not an envelope: payload type {raw[PAYLOAD_TYPE]}, known are 0 to 4")
+
+
+def check_v2_header(body: bytes) -> None:
+    """Check the fields that only a v2 header has. `check_header()` has checked the others.
+
+    Raises:
+        EnvelopeError: the kind, the control type or the subject is not one of v2, or the header
+            is longer than `body`.
+    """
+    kind, control_type = body[KIND], body[_CONTROL_TYPE]
+    if kind > MAX_KIND_OF_MESSAGE:
+        raise EnvelopeError(f"not an envelope: kind {kind}, handled are 0 to {MAX_KIND_OF_MESSAGE}")
+    if control_type:
+        raise EnvelopeError(f"not an envelope: control type {control_type} in kind {kind}")
+    if not has_sound_end(body):
+        raise EnvelopeError(
+            "not an envelope: its header is not whole, or its subject is not printable UTF-8 in NFC"
+        )
+
+
+def has_sound_end(body: bytes) -> bool:
+    """Whether subject and reply_to fit into a v2 body, and the subject may be one."""
+    end = MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]
+    return payload_start(body) <= len(body) and is_subject(body[MIN_V2_HEADER_SIZE:end])
 
 
 # -- writing ---------------------------------------------------------------------------
@@ -199,20 +284,36 @@ def encode_v1_header(
 def encode_v2_body(
     parties: bytes,
     payload: bytes,
-    message_number: int,
+    message_id: bytes,
     sequence_number: int,
     timestamp_us: int,
     priority: int,
     payload_type: int,
     epoch: int,
     expires_at_us: int,
+    kind: int = 0,
+    subject: bytes = b"",
+    reply_to: bytes = b"",
+    *,
+    is_durable: bool = False,
 ) -> bytes:
     """Encode header and payload of a v2 envelope. The caller has checked the ranges.
 
     `parties` are sender and recipient, 64 bytes.
     """
-    common = encode_v2_common(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
-    return complete_v2_body(common, payload, message_number, sequence_number, timestamp_us)
+    common = encode_v2_common(
+        parties,
+        timestamp_us,
+        priority,
+        payload_type,
+        epoch,
+        expires_at_us,
+        kind,
+        subject,
+        reply_to,
+        is_durable=is_durable,
+    )
+    return complete_v2_body(common, payload, message_id, sequence_number)
 
 
 def encode_v2_common(
@@ -222,16 +323,31 @@ def encode_v2_common(
     payload_type: int,
     epoch: int,
     expires_at_us: int,
+    kind: int = 0,
+    subject: bytes = b"",
+    reply_to: bytes = b"",
+    *,
+    is_durable: bool = False,
 ) -> bytes:
     """Encode the end of a v2 header, which all messages of one `send_many()` call share."""
-    return _V2_COMMON.pack(parties, timestamp_us, priority, payload_type, epoch, expires_at_us)
+    fixed = _V2_COMMON.pack(
+        parties,
+        timestamp_us,
+        priority,
+        payload_type,
+        epoch,
+        expires_at_us,
+        kind,
+        0,
+        _DURABLE if is_durable else 0,
+        len(subject),
+    )
+    return fixed + subject + reply_to
 
 
-def complete_v2_body(
-    common: bytes, payload: bytes, message_number: int, sequence_number: int, timestamp_us: int
-) -> bytes:
+def complete_v2_body(common: bytes, payload: bytes, message_id: bytes, sequence: int) -> bytes:
     """Complete `common` to a body. Called per message, so it packs only what differs."""
-    return _V2.pack(V2_START, message_number, timestamp_us, sequence_number, common) + payload
+    return _V2.pack(V2_START, message_id, sequence) + common + payload
 
 
 def with_epoch(body: bytes, epoch: int) -> bytes:

@@ -7,17 +7,23 @@ Merkle path in v2. They suffice to verify the signature. The payload is hashed a
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Final, NoReturn
+from hashlib import sha256
+from typing import Final, NoReturn, Protocol, Self
 
 from blake3 import blake3
 
 from signedwire.errors import EnvelopeError
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE
 from signedwire.wire.envelope import SIGNATURE_SIZE, MerklePath, SignedEnvelope
-from signedwire.wire.header import V1_HEADER_SIZE, V2_HEADER_SIZE
-from signedwire.wire.link_frames import MAX_RECEIPT_HASHES
-from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, prove_delivery
+from signedwire.wire.header import (
+    MAX_V2_HEADER_SIZE,
+    V1_HEADER_SIZE,
+    V2_VERSION,
+    payload_start,
+    version_of,
+)
+from signedwire.wire.link_frames import MAX_RECEIPT_SIZE
+from signedwire.wire.receipt_proof import MAGIC, ProvenDelivery, check_version, prove_delivery
 
 __all__ = ["MAX_ENVELOPE", "WHOLE", "EnvelopeStream", "LargeEnvelope", "ReceiptProofStream"]
 
@@ -29,7 +35,16 @@ MAX_ENVELOPE: Final = 2**28 + 2**16
 _MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + MerklePath.MIN_SIZE
 """Size of the longest path, with index, count and signature, in bytes."""
 _SIZE: Final = struct.Struct("<I")
-_MAX_RECEIPT: Final = 11 + MAX_RECEIPT_HASHES * HASH_SIZE + SIGNATURE_SIZE
+
+
+class _Hasher(Protocol):
+    """A hash object of `hashlib` or `blake3`."""
+
+    def copy(self) -> Self: ...
+
+    def digest(self) -> bytes: ...
+
+    def update(self, data: bytes | memoryview, /) -> object: ...
 
 
 class LargeEnvelope(SignedEnvelope):
@@ -50,7 +65,7 @@ class LargeEnvelope(SignedEnvelope):
 
     @property
     def digest(self) -> bytes:
-        """BLAKE3 of header and payload, 32 bytes."""
+        """The hash of header and payload, 32 bytes."""
         return self._digest
 
     @property
@@ -70,24 +85,25 @@ class EnvelopeStream:
     """Reads one envelope that stands alone, piece by piece.
 
     Args:
-        decode: `SignedEnvelope.decode`, or `decode_v1` for bytes that arrived by v1.
+        is_v1: Whether the bytes arrived by v1, whatever version their header names.
         whole: Largest envelope that is kept whole, in bytes.
     """
 
     def __init__(
         self,
-        decode: Callable[[bytes], SignedEnvelope] = SignedEnvelope.decode,
         *,
+        is_v1: bool = False,
         whole: int = WHOLE,
     ) -> None:
         self.size = 0
         """Number of bytes read so far."""
-        self._decode = decode
+        self._is_v1 = is_v1
+        self._decode = SignedEnvelope.decode_v1 if is_v1 else SignedEnvelope.decode
         # With a lower limit, the header and the longest end could overlap.
-        self._whole = max(whole, V2_HEADER_SIZE + _MAX_END)
+        self._whole = max(whole, MAX_V2_HEADER_SIZE + _MAX_END)
         self._held = bytearray()  # the whole envelope; of a large one, its end
-        self._header = b""
-        self._hasher: blake3 | None = None
+        self._start = b""
+        self._hasher: _Hasher | None = None
 
     @property
     def is_too_long(self) -> bool:
@@ -96,8 +112,8 @@ class EnvelopeStream:
 
     @property
     def start(self) -> bytes:
-        """The first bytes of the envelope, at most as many as a v2 header has."""
-        return self._header or bytes(self._held[:V2_HEADER_SIZE])
+        """The first bytes of the envelope, at most as many as the longest header has."""
+        return self._start or bytes(self._held[:MAX_V2_HEADER_SIZE])
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
@@ -106,7 +122,9 @@ class EnvelopeStream:
         if self._hasher is None:
             if self.size <= self._whole:
                 return
-            self._header, self._hasher = self.start, blake3()
+            self._start = self.start
+            is_v2 = not self._is_v1 and version_of(self._start) == V2_VERSION
+            self._hasher = sha256() if is_v2 else blake3()
         more = len(self._held) - _MAX_END
         if more > 0:
             with memoryview(self._held) as held:
@@ -122,12 +140,12 @@ class EnvelopeStream:
         if self._hasher is None:
             return self._decode(bytes(self._held))
         # The first and the last bytes hold everything but the hash.
-        both_ends = self._decode(self._header + bytes(self._held))
+        both_ends = self._decode(self._start + bytes(self._held))
         path = both_ends.merkle_path
         if path is None:
-            header, end = self._header[:V1_HEADER_SIZE], SIGNATURE_SIZE
+            header, end = self._start[:V1_HEADER_SIZE], SIGNATURE_SIZE
         else:
-            header, end = self._header, len(path.encode())
+            header, end = self._start[: payload_start(self._start)], len(path.encode())
         hasher = self._hasher.copy()
         hasher.update(bytes(self._held[:-end]))
         size = self.size - end - len(header)
@@ -150,7 +168,8 @@ class ReceiptProofStream:
     @property
     def is_too_long(self) -> bool:
         """Whether the envelope or the receipt is larger than any valid one."""
-        return self._left + self._envelope.size > MAX_ENVELOPE or len(self._receipt) > _MAX_RECEIPT
+        size = self._left + self._envelope.size
+        return size > MAX_ENVELOPE or len(self._receipt) > MAX_RECEIPT_SIZE
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
@@ -166,7 +185,7 @@ class ReceiptProofStream:
         self._left -= len(part)
         self._envelope.receive_data(part)
         # One byte over the maximum is enough to detect that it is no receipt.
-        self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
+        self._receipt += view[len(part) :][: MAX_RECEIPT_SIZE + 1 - len(self._receipt)]
 
     def delivery(self) -> ProvenDelivery:
         """Verify the receipt proof and return its facts.
@@ -177,6 +196,7 @@ class ReceiptProofStream:
             EnvelopeError: the bytes that were read are not a receipt proof.
             SignatureError: for the same causes as in `verify_receipt()`.
         """
+        check_version(bytes(self._start))
         if len(self._start) < len(MAGIC) + _SIZE.size or not self._start.startswith(MAGIC):
             raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
         return prove_delivery(self._envelope.envelope(), bytes(self._receipt))

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+from signedwire.wire.clock_offset import Stamp
 
 __all__ = [
     "Close",
@@ -28,15 +29,14 @@ __all__ = [
     "Pong",
     "Receipts",
     "Refusal",
-    "Refusals",
     "decode",
 ]
 
 VERSION: Final = 2
 LANES: Final = 4
 MAX_FRAME_BEFORE_HELLO: Final = 16 * 1024
-MAX_RECEIPT_HASHES: Final = 1024
-MAX_REFUSALS: Final = 1024
+MAX_RECEIPT_HASHES: Final = 500
+MAX_REFUSAL_TEXT: Final = 256
 MAX_CLOSE_REASON: Final = 256
 MAX_EPOCH: Final = 2**63 - 1
 """Largest legal epoch. A node may have to take a later epoch than the one that a peer
@@ -47,7 +47,6 @@ FRAME_MARGIN: Final = 64 * 1024 + 1024
 HELLO: Final = 0x01
 ENVELOPES: Final = 0x02
 RECEIPT: Final = 0x03
-REFUSAL: Final = 0x04
 CREDIT: Final = 0x05
 PING: Final = 0x06
 PONG: Final = 0x07
@@ -59,10 +58,10 @@ _LENGTH: Final = struct.Struct(">I")
 _HELLO: Final = struct.Struct("<HHQQII4QQ4Q")
 _ENVELOPES: Final = struct.Struct("<64sH")
 _ENVELOPE_LENGTH: Final = struct.Struct("<I")
-_RECEIPT: Final = struct.Struct("<BQH")
-_REFUSAL: Final = struct.Struct("<BQB")
+_RECEIPT: Final = struct.Struct("<BQB")
 _CREDIT: Final = struct.Struct("<4Q")
-_U64: Final = struct.Struct("<Q")
+_PING: Final = struct.Struct("<3Q")
+_PONG: Final = struct.Struct("<7Q")
 _U16: Final = struct.Struct("<H")
 _CLOSE: Final = struct.Struct("<HH")
 
@@ -126,28 +125,68 @@ class Envelopes:
 ACCEPTED_BATCHES: Final = 1
 ACCEPTED_ENVELOPES: Final = 2
 HANDLED_ENVELOPES: Final = 3
-_RECEIPT_KINDS: Final = frozenset({ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES})
+REFUSED_ENVELOPES: Final = 4
+_RECEIPT_KINDS: Final = frozenset(
+    {ACCEPTED_BATCHES, ACCEPTED_ENVELOPES, HANDLED_ENVELOPES, REFUSED_ENVELOPES}
+)
+_SIGNATURE_SIZE: Final = 64
+MAX_RECEIPT_SIZE: Final = (
+    _RECEIPT.size
+    + (_U16.size + MAX_REFUSAL_TEXT)
+    + (_U16.size + MAX_RECEIPT_HASHES * HASH_SIZE)
+    + _SIGNATURE_SIZE
+)
+"""Size of the largest body of a RECEIPT, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """Signed receipts for batches or envelopes.
+    """Signed answers to batches or envelopes.
 
     The recipient signs `Label.RECEIPT ‖ recipient ‖ sender ‖ statement`.
     """
 
     kind: int
     """1: batches accepted, by root. 2: envelopes accepted, by leaf. 3: envelopes handled,
-    by leaf."""
+    by leaf. 4: envelopes refused, by leaf."""
     at_us: int
-    """When they were accepted or handled, by the recipient's clock: Unix time, µs."""
+    """When they were accepted, handled or refused, by the recipient's clock: Unix time, µs."""
     hashes: tuple[bytes, ...]
     signature: bytes = b""
+    code: int = 0
+    """Kinds 1 to 3: 1 if a store of the recipient had committed them before, else 0. Kind 4:
+    the code of the reason, known or not."""
+    text: bytes = b""
+    """Kind 4: why, for people; UTF-8 from an honest recipient, and at most 256 bytes."""
 
     @property
     def statement(self) -> bytes:
         """The part of the body that is signed, together with the two DIDs."""
-        return _RECEIPT.pack(self.kind, self.at_us, len(self.hashes)) + b"".join(self.hashes)
+        parts = [_RECEIPT.pack(self.kind, self.at_us, self.code)]
+        if self.kind == REFUSED_ENVELOPES:
+            parts += (_U16.pack(len(self.text)), self.text)
+        parts.append(_U16.pack(len(self.hashes)))
+        return b"".join((*parts, *self.hashes))
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether a store of the recipient had committed them before the recipient signed."""
+        return self.kind != REFUSED_ENVELOPES and self.code == 1
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why they were refused; an unknown code is `refused`. `None`: they were not."""
+        if self.kind != REFUSED_ENVELOPES:
+            return None
+        return REASONS.get(self.code, Reason.REFUSED)
+
+    @property
+    def explanation(self) -> str:
+        """More about the reason, to show to people: its unknown code, and the text."""
+        if self.kind != REFUSED_ENVELOPES:
+            return ""
+        number = "" if self.code in REASONS else f"code {self.code}"
+        return ": ".join(filter(None, (number, _printable(self.text))))
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
@@ -156,26 +195,12 @@ class Receipts:
 
 
 class Refusal(NamedTuple):
-    """One envelope that the recipient does not accept, and the reason."""
+    """One envelope that the recipient does not accept, and why."""
 
-    lane: int
-    sequence: int
+    leaf: bytes
     reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Refusals:
-    """Envelopes that the recipient will not accept, however often they are sent."""
-
-    refusals: tuple[Refusal, ...]
-
-    def encode(self) -> bytes:
-        """Encode the whole frame."""
-        body = _U16.pack(len(self.refusals)) + b"".join(
-            _REFUSAL.pack(lane, sequence, REASON_CODES[reason])
-            for lane, sequence, reason in self.refusals
-        )
-        return _PREFIX.pack(len(body) + 1, REFUSAL) + body
+    text: str = ""
+    """More about the reason, for people; at most 256 bytes of UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,24 +216,32 @@ class CreditFrame:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """A request for a PONG with the same number."""
+    """A request for a PONG, with the clocks of its sender."""
 
     number: int
+    sent: Stamp
+    """When the PING was sent, by the clocks of its sender."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_U64.size + 1, PING) + _U64.pack(self.number)
+        return _PREFIX.pack(_PING.size + 1, PING) + _PING.pack(self.number, *self.sent)
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a PING."""
+    """The answer to a PING, with the clocks of both sides."""
 
-    number: int
+    ping: Ping
+    """The PING, as it came."""
+    arrived: Stamp
+    """When the PING came, by the clocks of the sender of the PONG."""
+    sent: Stamp
+    """When the PONG was sent, by the same clocks."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_U64.size + 1, PONG) + _U64.pack(self.number)
+        body = _PONG.pack(self.ping.number, *self.ping.sent, *self.arrived, *self.sent)
+        return _PREFIX.pack(_PONG.size + 1, PONG) + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +258,7 @@ class Close:
         return _PREFIX.pack(len(body) + 1, CLOSE) + body
 
 
-Frame: TypeAlias = Hello | Envelopes | Receipts | Refusals | CreditFrame | Ping | Pong | Close
+Frame: TypeAlias = Hello | Envelopes | Receipts | CreditFrame | Ping | Pong | Close
 
 # Close codes; docs/protocol.md explains them.
 CLOSE_DONE: Final = 0
@@ -238,6 +271,7 @@ CLOSE_VERSION: Final = 6
 CLOSE_BAD_SIGNATURE: Final = 7
 CLOSE_EVICTED: Final = 8
 CLOSE_UNAVAILABLE: Final = 9
+CLOSE_CLOCK: Final = 10
 
 REASON_CODES: Final = {
     Reason.EXPIRED: 1,
@@ -249,6 +283,12 @@ REASON_CODES: Final = {
     Reason.MALFORMED: 7,
     Reason.BAD_SIGNATURE: 8,
     Reason.DUPLICATE: 9,
+    Reason.UNKNOWN_SUBJECT: 10,
+    Reason.CLOCK_UNKNOWN: 11,
+    Reason.RATE: 12,
+    Reason.ROLE: 13,
+    Reason.SIZE_RULE: 14,
+    Reason.SUBJECT_RULE: 15,
 }
 REASONS: Final = {code: reason for reason, code in REASON_CODES.items()}
 """Maps each code to its reason."""
@@ -318,26 +358,36 @@ def _read_envelopes(body: bytes) -> Envelopes:
 
 
 def _read_receipts(body: bytes) -> Receipts:
-    kind, at_us, count = _RECEIPT.unpack_from(body)
-    start, stop = _RECEIPT.size, _RECEIPT.size + count * HASH_SIZE
+    kind, at_us, code = _RECEIPT.unpack_from(body)
     if kind not in _RECEIPT_KINDS:
         raise _error(f"a receipt of unknown kind {kind}")
-    if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop + 64:
+    at, text = _RECEIPT.size, b""
+    if kind == REFUSED_ENVELOPES:
+        (size,) = _U16.unpack_from(body, at)
+        at += _U16.size
+        text = body[at : at + size]
+        at += size
+        if size > MAX_REFUSAL_TEXT:
+            raise _error(f"a refusal with {size} bytes of text")
+    elif code > 1:
+        raise _error(f"a receipt whose byte `committed` is {code}")
+    (count,) = _U16.unpack_from(body, at)
+    start = at + _U16.size
+    stop = start + count * HASH_SIZE
+    if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop + _SIGNATURE_SIZE:
         raise _error(f"a receipt of {len(body)} bytes for {count} hashes")
     hashes = tuple(body[at : at + HASH_SIZE] for at in range(start, stop, HASH_SIZE))
-    return Receipts(kind, at_us, hashes, body[stop:])
+    return Receipts(kind, at_us, hashes, body[stop:], code, text)
 
 
-def _read_refusals(body: bytes) -> Refusals:
-    (count,) = _U16.unpack_from(body)
-    if not 0 < count <= MAX_REFUSALS or len(body) != 2 + count * _REFUSAL.size:
-        raise _error(f"a refusal of {len(body)} bytes for {count} envelopes")
-    refusals = []
-    for lane, sequence, code in _REFUSAL.iter_unpack(body[2:]):
-        if lane >= LANES or code not in REASONS:
-            raise _error(f"a refusal in lane {lane} with reason {code}")
-        refusals.append(Refusal(lane, sequence, REASONS[code]))
-    return Refusals(tuple(refusals))
+def _read_ping(body: bytes) -> Ping:
+    number, *sent = _PING.unpack(body)
+    return Ping(number, Stamp(*sent))
+
+
+def _read_pong(body: bytes) -> Pong:
+    number, *at = _PONG.unpack(body)
+    return Pong(Ping(number, Stamp(*at[:2])), Stamp(*at[2:4]), Stamp(*at[4:]))
 
 
 def _read_close(body: bytes) -> Close:
@@ -345,19 +395,21 @@ def _read_close(body: bytes) -> Close:
     text = body[_CLOSE.size :]
     if len(text) != length or length > MAX_CLOSE_REASON:
         raise _error(f"a CLOSE of {len(body)} bytes")
-    # The text is shown on terminals, so control characters are replaced.
-    reason = "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))
-    return Close(code, reason)
+    return Close(code, _printable(text))
+
+
+def _printable(text: bytes) -> str:
+    """Return the text of a peer with its control characters replaced, because it is shown."""
+    return "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))
 
 
 _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     HELLO: _read_hello,
     ENVELOPES: _read_envelopes,
     RECEIPT: _read_receipts,
-    REFUSAL: _read_refusals,
     CREDIT: lambda body: CreditFrame(Credit(*_CREDIT.unpack(body))),
-    PING: lambda body: Ping(_U64.unpack(body)[0]),
-    PONG: lambda body: Pong(_U64.unpack(body)[0]),
+    PING: _read_ping,
+    PONG: _read_pong,
     CLOSE: _read_close,
 }
 

@@ -1,10 +1,10 @@
 """Receipt proofs: an envelope together with its recipient's signed statement about it.
 
-    "SWPROOF1" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
+    "SWPROOF2" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
 
 The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
-that the recipient accepted or handled it.
+that the recipient accepted, handled or refused it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ from typing import Final
 
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
-from signedwire.types import did_text
+from signedwire.types import Reason, did_text
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
     RECEIPT,
+    REFUSED_ENVELOPES,
     Receipts,
     decode,
 )
 from signedwire.wire.session import SentBatch
 
-__all__ = ["ProvenDelivery", "encode_receipt_proof", "prove_delivery", "verify_receipt"]
+__all__ = [
+    "ProvenDelivery",
+    "check_version",
+    "encode_receipt_proof",
+    "prove_delivery",
+    "verify_receipt",
+]
 
-MAGIC: Final = b"SWPROOF1"
+MAGIC: Final = b"SWPROOF2"
+_OLD_MAGIC: Final = b"SWPROOF1"
 _SIZE: Final = struct.Struct("<I")
 
 
@@ -45,14 +53,24 @@ def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: byt
 
 @dataclass(frozen=True, slots=True)
 class ProvenDelivery:
-    """The facts that a verified receipt proof establishes."""
+    """The facts that a verified receipt proof establishes: a delivery, or a refusal."""
 
     envelope: SignedEnvelope
-    """The delivered envelope, with its sender and its recipient."""
+    """The envelope, with its sender and its recipient."""
     is_handled: bool
     """Whether the recipient's application acknowledged it, beyond accepting it."""
     at_us: int
-    """When the recipient accepted or handled it, by its clock: Unix time, microseconds."""
+    """When the recipient accepted, handled or refused it, by its clock: Unix time, µs."""
+    is_refused: bool = False
+    """Whether the recipient refused it. Then it neither accepts nor handles it."""
+    is_committed: bool = False
+    """Whether a store of the recipient had committed it before the recipient signed; false
+    for a refusal."""
+    reason: Reason | None = None
+    """Why the recipient refused it; `None`: it did not."""
+    detail: str = ""
+    """More about the refusal, in the words of the recipient; may be empty. Characters that
+    are not printable are shown as "?"."""
 
 
 def verify_receipt(data: bytes) -> ProvenDelivery:
@@ -62,7 +80,7 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
         data: The bytes that `Receipt.proof()` returned.
 
     Returns:
-        The envelope, and whether and when the recipient accepted or handled it.
+        The envelope, and whether and when the recipient accepted, handled or refused it.
 
     Raises:
         TypeError: `data` is not bytes.
@@ -73,11 +91,25 @@ def verify_receipt(data: bytes) -> ProvenDelivery:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"a receipt proof is bytes, not {type(data).__name__}")
     data = bytes(data)
+    check_version(data)
     start = len(MAGIC) + _SIZE.size
     if len(data) < start or data[: len(MAGIC)] != MAGIC:
         raise EnvelopeError("not a receipt proof", "Receipt.proof() makes one")
     (size,) = _SIZE.unpack_from(data, len(MAGIC))
     return prove_delivery(SignedEnvelope.decode(data[start : start + size]), data[start + size :])
+
+
+def check_version(data: bytes) -> None:
+    """Refuse a receipt proof of an earlier form.
+
+    Raises:
+        EnvelopeError: `data` begins like one.
+    """
+    if data.startswith(_OLD_MAGIC):
+        raise EnvelopeError(
+            "a receipt proof of an earlier signedwire: verify it with that one, because this one "
+            "reads another form"
+        )
 
 
 def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
@@ -106,4 +138,12 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     text = recipient + sender + receipts.statement
     if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
         raise SignatureError(f"the receipt was not signed by its recipient {did_text(recipient)}")
-    return ProvenDelivery(envelope, receipts.kind == HANDLED_ENVELOPES, receipts.at_us)
+    return ProvenDelivery(
+        envelope,
+        receipts.kind == HANDLED_ENVELOPES,
+        receipts.at_us,
+        receipts.kind == REFUSED_ENVELOPES,
+        receipts.is_committed,
+        receipts.reason,
+        receipts.explanation,
+    )

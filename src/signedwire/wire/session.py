@@ -3,8 +3,8 @@
     opening ──HELLO──→ open ──CLOSE, an error or silence──→ closed
 
 One `Session` is at each end of a channel whose other end has already proven its DID
-(`wire.did_proof`, over TLS). Both ends send HELLO at once. Then envelopes, receipts and
-refusals go both ways, within the credit that the other side granted.
+(`wire.did_proof`, over TLS). Both ends send HELLO at once. Then envelopes and
+receipts go both ways, within the credit that the other side granted.
 
 The driver calls
 
@@ -13,7 +13,8 @@ The driver calls
     handle_timeout(now)                         when next_timeout() is due
 
 After each call it calls `next_event()` until that returns `None`, and `data_to_send()`.
-Nothing here does I/O or reads a clock. After the session has closed, every call does
+Nothing here does I/O or reads a clock; for the stamps of PING and PONG, the session calls a
+function of its driver. After the session has closed, every call does
 nothing. `send_window()` is zero then, so that the driver sends no batch.
 
 Invariants:
@@ -29,15 +30,16 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.clock_offset import ClockOffsetEstimator, Stamp
 from signedwire.wire.envelope import sign_batch, verify_batch
-from signedwire.wire.header import PRIORITY, V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, PRIORITY
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
@@ -49,7 +51,6 @@ from signedwire.wire.link_frames import (
     Pong,
     Receipts,
     Refusal,
-    Refusals,
 )
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
@@ -60,7 +61,6 @@ from signedwire.wire.session_events import (
     Event,
     HelloReceived,
     ReceiptsReceived,
-    RefusalsReceived,
     StallNoticed,
 )
 
@@ -72,7 +72,6 @@ __all__ = [
     "Event",
     "HelloReceived",
     "ReceiptsReceived",
-    "RefusalsReceived",
     "SentBatch",
     "Session",
     "SessionLimits",
@@ -88,6 +87,8 @@ _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
+_SAMPLE_INTERVAL: Final = 60.0
+"""Seconds between two PINGs to a peer that does not fall silent. Each measures its clock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,8 @@ class SessionLimits:
     frame_timeout: float | None = 30.0
     """Limit from the first byte of a frame to its last; `None`: no limit."""
     ping_interval: float = 5.0
-    """Time without a received byte after which a PING is sent."""
+    """Time without a received byte after which a PING is sent. A peer that sends bytes gets a
+    PING as rarely as this, and at most each minute."""
     dead_timeout: float = 15.0
     """Time without a received byte after which the link is closed."""
     max_payload_size: int = 1024 * 1024
@@ -134,9 +136,13 @@ class Session:
         hello: Our HELLO; its credit is the first grant.
         limits: The timeouts and sizes that apply to the peer.
         now: The present instant, of a monotonic clock, in seconds.
+        read_clocks: Returns the present instant as Unix time in µs, and in µs by a monotonic
+            clock since any fixed instant. It is called for PING and PONG.
         is_expected: Returns whether receipts name any message in flight. Only such
             receipts are verified; all others are counted as idle frames.
         on_round_trip: Called with the seconds from each PING to its PONG.
+        is_durable: Whether a store of this end commits messages before `send_receipts()`.
+            The receipts say so.
     """
 
     def __init__(
@@ -146,25 +152,32 @@ class Session:
         hello: Hello,
         limits: SessionLimits,
         now: float,
+        read_clocks: Callable[[], tuple[int, int]],
         is_expected: Callable[[Receipts], bool] = lambda _: True,
         on_round_trip: Callable[[float], object] = lambda _: None,
+        is_durable: bool = False,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
         self.round_trip: float | None = None
         """Smoothed round-trip time in seconds; `None` until measured."""
+        self.clock_offset = ClockOffsetEstimator()
+        """How far the peer's clock is from ours."""
         self.their_hello: Hello | None = None
         self.our_epoch = hello.epoch
         """The epoch in our HELLO."""
         self._identity = identity
+        self._read_clocks = read_clocks
         self._is_expected = is_expected
         self._on_round_trip = on_round_trip
+        self._is_committed = int(is_durable)
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
         self._decoder = LinkFrameDecoder()
         self._events: deque[Event] = deque()
-        self._control: list[bytes] = [hello.encode()]
+        # PING and PONG are encoded when they are sent, with the clocks of that instant.
+        self._control: list[bytes | Ping | Pong] = [hello.encode()]
         self._data: list[bytes] = []
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
@@ -179,8 +192,9 @@ class Session:
         self._last_inbound_at = now
         self._partial_since: float | None = None
         self._precise_now = now
-        self._ping_number = 0
+        self._ping = Ping(0, Stamp(0, 0))  # the last one
         self._ping_sent_at: float | None = None
+        self._sample_due = now
 
     @property
     def is_closed(self) -> bool:
@@ -275,9 +289,19 @@ class Session:
         """Return the bytes to write now and forget them; empty if there are none."""
         if not self._control and not self._data and not self._close_frame:
             return b""
-        data = b"".join((*self._control, *self._data, self._close_frame))
+        control = (
+            frame if isinstance(frame, bytes) else self._stamped(frame) for frame in self._control
+        )
+        data = b"".join((*control, *self._data, self._close_frame))
         self._control, self._data, self._close_frame = [], [], b""
         return data
+
+    def _stamped(self, frame: Ping | Pong) -> bytes:
+        """Encode a PING or a PONG with the present instant."""
+        frame = replace(frame, sent=Stamp(*self._read_clocks()))
+        if isinstance(frame, Ping):
+            self._ping = frame
+        return frame.encode()
 
     @property
     def _can_answer(self) -> bool:
@@ -311,27 +335,36 @@ class Session:
         """Sign and queue receipts.
 
         Args:
-            kind: What happened; see `Receipts.kind`.
+            kind: What happened; see `Receipts.kind`. For refusals, use `send_refusals()`.
             hashes: The roots or leaves that the receipts name; any number.
             at_us: When it happened: Unix time, microseconds.
         """
+        self._send_receipts(kind, hashes, at_us, self._is_committed)
+
+    def send_refusals(self, refusals: list[Refusal], at_us: int) -> None:
+        """Sign and queue refusals, any number of them: one receipt for each reason and text.
+
+        `at_us` is when the envelopes were refused: Unix time, microseconds.
+        """
+        leaves: dict[tuple[Reason, str], list[bytes]] = {}
+        for leaf, reason, text in refusals:
+            leaves.setdefault((reason, text), []).append(leaf)
+        for (reason, text), those in leaves.items():
+            code = frames.REASON_CODES[reason]
+            self._send_receipts(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
+
+    def _send_receipts(
+        self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes = b""
+    ) -> None:
         if not self._can_answer:
             return
         for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
             part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
-            statement = Receipts(kind, at_us, part).statement
+            plain = Receipts(kind, at_us, part, code=code, text=text)
             signature = self._identity._sign_labelled(
-                Label.RECEIPT, self._us + self._them + statement
+                Label.RECEIPT, self._us + self._them + plain.statement
             )
-            self._control.append(Receipts(kind, at_us, part, signature).encode())
-
-    def send_refusals(self, refusals: list[Refusal]) -> None:
-        """Queue refusals, any number of them."""
-        if not self._can_answer:
-            return
-        for start in range(0, len(refusals), frames.MAX_REFUSALS):
-            part = tuple(refusals[start : start + frames.MAX_REFUSALS])
-            self._control.append(Refusals(part).encode())
+            self._control.append(replace(plain, signature=signature).encode())
 
     @property
     def granted_unused(self) -> Credit:
@@ -354,7 +387,7 @@ class Session:
         if self.state is State.CLOSED:
             return
         self._granted = self._granted.plus(messages, size, is_critical=is_critical)
-        largest = V2_HEADER_SIZE + self._limits.max_payload_size
+        largest = MAX_V2_HEADER_SIZE + self._limits.max_payload_size
         for new, old, first, received, needed in zip(
             self._granted,
             self._advertised,
@@ -390,7 +423,7 @@ class Session:
             if limits.hello_timeout is not None:
                 due.append(self._opened_at + limits.hello_timeout)
         elif self._ping_sent_at is None:
-            due.append(self._last_inbound_at + limits.ping_interval)
+            due.append(min(self._last_inbound_at + limits.ping_interval, self._sample_due))
         else:
             due.append(self._last_inbound_at + limits.dead_timeout)
         if self._partial_since is not None and limits.frame_timeout is not None:
@@ -412,6 +445,7 @@ class Session:
             # Bytes that the peer sent during the stall wait in the socket: read them first.
             self._events.append(StallNoticed(late))
             self._last_inbound_at += late + _STALL
+            self._sample_due += late + _STALL
             if self._partial_since is not None:
                 self._partial_since += late + _STALL
             return
@@ -438,12 +472,13 @@ class Session:
                 Reason.TOO_SLOW,
             )
         else:
-            self._send_ping()
+            self._send_ping(now)
 
-    def _send_ping(self) -> None:
-        self._ping_number += 1
+    def _send_ping(self, now: float) -> None:
         self._ping_sent_at = self._precise_now
-        self._control.append(Ping(self._ping_number).encode())
+        self._sample_due = now + max(_SAMPLE_INTERVAL, self._limits.ping_interval)
+        self._ping = replace(self._ping, number=self._ping.number + 1)
+        self._control.append(self._ping)
 
     # -- frames -----------------------------------------------------------------------
 
@@ -468,12 +503,12 @@ class Session:
         self._allowed = hello.credit
         self._decoder.max_frame_size = self._limits.max_frame_size
         self._events.append(HelloReceived(hello))
-        self._send_ping()  # the first round trip is known at once
+        self._send_ping(now)  # the first round trip is known at once
 
     def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
         received = self._received
         smallest = min(map(len, batch.bodies))
-        if smallest < V2_HEADER_SIZE:
+        if smallest < MIN_V2_HEADER_SIZE:
             raise RemoteProtocolError(
                 Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
             )
@@ -507,10 +542,6 @@ class Session:
             return
         self._events.append(ReceiptsReceived(receipts))
 
-    def _handle_refusals(self, refusals: Refusals, now: float) -> None:
-        self.count_idle(self._idle.cost_of_answers(len(refusals.refusals)), now)
-        self._events.append(RefusalsReceived(refusals.refusals))
-
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
         if self._allowed.exceeds(frame.credit):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
@@ -520,11 +551,14 @@ class Session:
         self._events.append(CreditReceived())
 
     def _handle_ping(self, ping: Ping, now: float) -> None:
-        self._control.append(Pong(ping.number).encode())
+        arrived = Stamp(*self._read_clocks())
+        self._control.append(Pong(ping, arrived, arrived))
 
     def _handle_pong(self, pong: Pong, now: float) -> None:
-        if self._ping_sent_at is None or pong.number != self._ping_number:
+        if self._ping_sent_at is None or pong.ping != self._ping:
             return  # a late PONG; other bytes have already shown that the peer is alive
+        received = Stamp(*self._read_clocks())
+        self.clock_offset.add(self._ping.sent, pong.arrived, pong.sent, received)
         sample = self._precise_now - self._ping_sent_at
         self._ping_sent_at = None
         # RFC 6298, 2.3: a gain of 1/8.
@@ -555,7 +589,6 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Hello: Session._handle_hello,
     Envelopes: Session._handle_envelopes,
     Receipts: Session._handle_receipts,
-    Refusals: Session._handle_refusals,
     CreditFrame: Session._handle_credit,
     Ping: Session._handle_ping,
     Pong: Session._handle_pong,

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Hello, Receipts, Refusal
+from signedwire.wire.link_frames import Hello, Receipts
 
 __all__ = [
     "BatchFailed",
@@ -17,7 +17,6 @@ __all__ = [
     "Event",
     "HelloReceived",
     "ReceiptsReceived",
-    "RefusalsReceived",
     "StallNoticed",
 ]
 
@@ -62,16 +61,9 @@ class BatchFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptsReceived:
-    """Valid receipts for batches or envelopes have arrived."""
+    """Signed answers to batches or envelopes have arrived."""
 
     receipts: Receipts
-
-
-@dataclass(frozen=True, slots=True)
-class RefusalsReceived:
-    """The peer has refused envelopes."""
-
-    refusals: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,6 @@ Event: TypeAlias = (
     | BatchReceived
     | BatchFailed
     | ReceiptsReceived
-    | RefusalsReceived
     | CreditReceived
     | StallNoticed
     | Closed

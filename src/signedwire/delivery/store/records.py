@@ -14,11 +14,12 @@ from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
     PAYLOAD_TYPE,
     PRIORITY,
-    V2_HEADER_SIZE,
     epoch_of,
     expiry_of,
-    message_number_of,
+    message_id_of,
+    payload_start,
     sequence_of,
+    subject_of,
     timestamp_of,
 )
 from signedwire.wire.session import BatchReceived
@@ -64,8 +65,8 @@ class Draft(Protocol):
         """The lane."""
 
     @property
-    def payload_size(self) -> int:
-        """Size of the payload in bytes."""
+    def size(self) -> int:
+        """Size of header and payload in bytes, before and after numbering."""
 
     def number(self, parties: bytes, epoch: int, sequence: int) -> None:
         """Set the sequence in the lane, and make `body`."""
@@ -121,9 +122,14 @@ class OutgoingRow(NamedTuple):
         return sequence_of(self.body)
 
     @property
-    def message_number(self) -> int:
-        """The message number, as on the receipt."""
-        return message_number_of(self.body)
+    def subject(self) -> str:
+        """The subject; may be empty."""
+        return subject_of(self.body)
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, as on the receipt: 32 hex digits."""
+        return message_id_of(self.body).hex()
 
     @property
     def epoch(self) -> int:
@@ -143,14 +149,14 @@ class OutgoingRow(NamedTuple):
     @property
     def payload(self) -> bytes:
         """The payload: the bytes behind the header."""
-        return self.body[V2_HEADER_SIZE:]
+        return self.body[payload_start(self.body) :]
 
     def __repr__(self) -> str:
         # Without the body, because payloads do not belong in a log.
         error = f", last error: {self.last_error}" if self.last_error else ""
         return (
-            f"<OutgoingRow {self.id} #{self.message_number} to {self.recipient.short} "
-            f"{len(self.body) - V2_HEADER_SIZE} bytes, {self.attempts} attempts{error}>"
+            f"<OutgoingRow {self.id} {self.message_id[:8]} to {self.recipient.short} "
+            f"{len(self.payload)} bytes, {self.attempts} attempts{error}>"
         )
 
 
@@ -181,9 +187,14 @@ class DeadLetter(NamedTuple):
         return PayloadType(self.body[PAYLOAD_TYPE])
 
     @property
-    def message_number(self) -> int:
-        """The message number, as on the receipt."""
-        return message_number_of(self.body)
+    def subject(self) -> str:
+        """The subject; may be empty."""
+        return subject_of(self.body)
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, as on the receipt: 32 hex digits."""
+        return message_id_of(self.body).hex()
 
     @property
     def queued_at_us(self) -> int:
@@ -198,13 +209,13 @@ class DeadLetter(NamedTuple):
     @property
     def payload(self) -> bytes:
         """The payload: the bytes behind the header."""
-        return self.body[V2_HEADER_SIZE:]
+        return self.body[payload_start(self.body) :]
 
     def __repr__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
         return (
-            f"<DeadLetter {self.id} #{self.message_number} to {self.recipient.short} "
-            f"{len(self.body) - V2_HEADER_SIZE} bytes: {self.reason}{detail}>"
+            f"<DeadLetter {self.id} {self.message_id[:8]} to {self.recipient.short} "
+            f"{len(self.payload)} bytes: {self.reason}{detail}>"
         )
 
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a store: its schema, its migrations, and the checks when it is opened.
+"""The SQLite file of a store: its schema, and the checks when it is opened.
 
     peer       one row for each DID: epochs, marks, last error
     lane       the next row of a lane, its backlog, and where its sequences began
@@ -21,7 +21,7 @@ import os
 import sqlite3
 import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from signedwire.delivery.store.beginning import begin, check_begun, finish
@@ -36,13 +36,13 @@ from signedwire.errors import (
 from signedwire.folders import sync_folder
 from signedwire.types import Did
 
-__all__ = ["MIGRATIONS", "commit_failed", "migrate", "open_file", "reading"]
+__all__ = ["VERSION", "commit_failed", "make_tables", "open_file", "reading"]
 
 APPLICATION_ID: Final = 0x53575354  # "SWST"
 
 # Peers' unsigned 64-bit numbers are stored as signed ones. Small columns that change with
 # every message come before large ones that do not.
-_VERSION_1: Final = (
+_SCHEMA: Final = (
     "CREATE TABLE node (owner BLOB NOT NULL)",
     """CREATE TABLE peer (
         id INTEGER PRIMARY KEY, did BLOB NOT NULL UNIQUE, has_spoken_v2 INTEGER NOT NULL,
@@ -51,11 +51,13 @@ _VERSION_1: Final = (
         high INTEGER NOT NULL, critical INTEGER NOT NULL, last_error TEXT)""",
     """CREATE TABLE lane (
         id INTEGER PRIMARY KEY, next INTEGER NOT NULL, written INTEGER NOT NULL,
-        rows INTEGER NOT NULL, bytes INTEGER NOT NULL)""",
+        rows INTEGER NOT NULL, bytes INTEGER NOT NULL, base INTEGER NOT NULL DEFAULT 0)""",
     """CREATE TABLE outgoing (
-        id INTEGER PRIMARY KEY, expires_at_us INTEGER, body BLOB NOT NULL)""",
+        id INTEGER PRIMARY KEY, expires_at_us INTEGER, body BLOB NOT NULL,
+        ages_at_us INTEGER)""",
     """CREATE INDEX outgoing_expiry ON outgoing (expires_at_us)
         WHERE expires_at_us IS NOT NULL""",
+    """CREATE INDEX outgoing_age ON outgoing (ages_at_us) WHERE ages_at_us IS NOT NULL""",
     """CREATE TABLE dead (
         id INTEGER PRIMARY KEY AUTOINCREMENT, peer INTEGER NOT NULL, reason TEXT NOT NULL,
         detail TEXT NOT NULL, died_at_us INTEGER NOT NULL, body BLOB NOT NULL)""",
@@ -65,16 +67,11 @@ _VERSION_1: Final = (
     """CREATE TABLE incoming (
         id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL,
         body BLOB NOT NULL)""",
-)
-_VERSION_2: Final = ("ALTER TABLE lane ADD COLUMN base INTEGER NOT NULL DEFAULT 0",)
-_VERSION_3: Final = (
     """CREATE TABLE access (
         rule TEXT NOT NULL, did BLOB NOT NULL, PRIMARY KEY (rule, did))""",
-    "ALTER TABLE outgoing ADD COLUMN ages_at_us INTEGER",
-    """CREATE INDEX outgoing_age ON outgoing (ages_at_us) WHERE ages_at_us IS NOT NULL""",
 )
-MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
-"""Statements that make each version from the one before; the first from an empty file."""
+VERSION: Final = 4
+"""Version of the file. Those before it have messages in a form that nobody reads any more."""
 
 _OLDEST_SQLITE: Final = (3, 35, 0)  # the first with thousands of arguments to a statement
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -173,14 +170,20 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if objects and application != APPLICATION_ID:
         raise StoreVersionError(path, "it is no store of signedwire", "Name another file")
-    if version > len(MIGRATIONS):
+    if version > VERSION:
         raise StoreVersionError(
             path,
-            f"it has version {version}, and this signedwire supports up to {len(MIGRATIONS)}",
+            f"it has version {version}, and this signedwire supports up to {VERSION}",
             "Use the newer signedwire that wrote it",
         )
     if version < 0:
         raise StoreCorruptError(path, f"no store has the version {version}", _REPAIR)
+    if 0 < version < VERSION:
+        raise StoreVersionError(
+            path,
+            f"it has version {version}, and this signedwire reads only {VERSION}",
+            "Send its messages with the earlier signedwire that wrote it, or name another file",
+        )
     # Checked under SQLite's lock, so that no other process is making the file.
     check_begun(path, is_empty=not objects)
     if version:
@@ -201,7 +204,7 @@ def _prepare(connection: sqlite3.Connection, path: str, owner: Did) -> None:
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise StoreCorruptError(path, f"the file is damaged ({found})", _REPAIR)
-    migrate(connection, MIGRATIONS, owner)
+    make_tables(connection, owner)
     _check_columns(connection, path, owner)
     # Without this, the WAL that a crash left would stay, and grow with each crash.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -219,9 +222,9 @@ def _check_owner(connection: sqlite3.Connection, path: str, owner: Did) -> None:
 
 
 def _check_columns(connection: sqlite3.Connection, path: str, owner: Did) -> None:
-    """Refuse tables that no migration makes, and triggers and views, which could change rows."""
+    """Refuse tables that no store makes, and triggers and views, which could change rows."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        migrate(made, MIGRATIONS, owner)
+        make_tables(made, owner)
         expected = set(made.execute(_COLUMNS))
     tables = {table for table, _ in expected}
     # Further tables do no harm: a tool that repairs a file may leave some.
@@ -234,22 +237,18 @@ def _check_columns(connection: sqlite3.Connection, path: str, owner: Did) -> Non
         raise StoreCorruptError(path, cause, _REPAIR)
 
 
-def migrate(
-    connection: sqlite3.Connection, migrations: Sequence[Sequence[str]], owner: Did
-) -> None:
-    """Bring a file to the newest version, in one transaction."""
+def make_tables(connection: sqlite3.Connection, owner: Did) -> None:
+    """Make the tables of an empty file, in one transaction."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version >= len(migrations):
+    if version:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statements in migrations[version:]:
-            for statement in statements:
-                connection.execute(statement)
-        if version == 0:
-            connection.execute("INSERT INTO node VALUES (?)", (bytes(owner),))
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("INSERT INTO node VALUES (?)", (bytes(owner),))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # after some errors SQLite has rolled it back itself

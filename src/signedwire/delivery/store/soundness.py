@@ -17,7 +17,7 @@ from signedwire.delivery.store.tables import NO_LANE, NOT_STORED, AccessRule
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.envelope import SIGNATURE_SIZE
-from signedwire.wire.header import PAYLOAD_TYPE, PRIORITY, V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, PAYLOAD_TYPE, PRIORITY
 
 __all__ = ["check_rows"]
 
@@ -41,7 +41,7 @@ def _blob(name: str, size: str) -> str:
 _ID: Final = _whole("id", 1, _MAX_ID)
 # `substr()` of a blob returns a blob, and SQLite compares blobs byte by byte.
 _BODY: Final = (
-    f"{_blob('body', f'>= {V2_HEADER_SIZE}')}"
+    f"{_blob('body', f'>= {MIN_V2_HEADER_SIZE}')}"
     f" AND substr(body, {PRIORITY + 1}, 1) BETWEEN x'00' AND x'{max(Priority):02x}'"
     f" AND substr(body, {PAYLOAD_TYPE + 1}, 1) BETWEEN x'00' AND x'{max(PayloadType):02x}'"
 )

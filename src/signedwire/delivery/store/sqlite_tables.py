@@ -39,7 +39,7 @@ from signedwire.delivery.store.tables import (
     Tables,
 )
 from signedwire.types import Did, Reason, unix_time_us
-from signedwire.wire.header import V2_HEADER_SIZE, timestamp_of
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, timestamp_of
 
 __all__ = ["SqliteTables"]
 
@@ -217,7 +217,7 @@ class SqliteTables(Tables):
         firsts = {lane.first_id: lane for lane in lanes}
         for part, size in _chunks(list(firsts)):
             for row_id, header in self._ask(
-                f"SELECT id, substr(body, 1, {V2_HEADER_SIZE}) FROM outgoing"
+                f"SELECT id, substr(body, 1, {MIN_V2_HEADER_SIZE}) FROM outgoing"
                 f" WHERE id IN ({','.join('?' * size)})",
                 *part,
                 *[None] * (size - len(part)),

@@ -59,7 +59,7 @@ from signedwire.delivery.store.unmet import UnmetPeers
 from signedwire.delivery.store.work import Work
 from signedwire.errors import SignedWireError, StoreError
 from signedwire.types import Did, Priority, Reason, unix_time_us
-from signedwire.wire.header import V2_HEADER_SIZE, expiry_of
+from signedwire.wire.header import expiry_of
 from signedwire.wire.session import BatchReceived
 
 __all__ = ["Store"]
@@ -162,7 +162,7 @@ class Store:
             StoreFullError: a limit is reached; nothing was stored.
             StoreFailedError, ClosedError: the store takes nothing more.
         """
-        size = sum(V2_HEADER_SIZE + draft.payload_size for draft in drafts)
+        size = sum(draft.size for draft in drafts)
         is_critical = all(draft.priority == _CRITICAL for draft in drafts)
         ledger = self._ledger
         with self._lock:

@@ -160,7 +160,9 @@ class V1Sender(Dialer):
 
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
         # A transport that sends the envelopes of others has no key.
-        return message.envelope or message.seal(self._runtime.identity)
+        return message.envelope or message.seal(
+            self._runtime.identity, next(self._runtime.v1_sequence)
+        )
 
     def _give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         self._endpoint.sessions.session(message.recipient).sender.give_up(message, reason, cause)

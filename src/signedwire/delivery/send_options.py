@@ -1,0 +1,98 @@
+"""The options that all messages of one call share, and the ids of new messages."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from signedwire.delivery.deadlines import due_us
+from signedwire.delivery.receipt import queued_step
+from signedwire.home import Home
+from signedwire.types import Did, PayloadType, Priority, unix_time_us
+from signedwire.wire.header import MESSAGE_ID_SIZE, MIN_V2_HEADER_SIZE, encode_v2_common
+
+__all__ = ["SendOptions", "new_ids"]
+
+_SAME_INSTANT_US: Final = 1000
+"""Maximum difference of two readings of the clocks, in microseconds, if neither was set."""
+
+
+def new_ids(count: int) -> list[bytes]:
+    """Return ids for new messages, 16 bytes each.
+
+    All are drawn now, and none is kept for later: a forked process would use it again.
+    """
+    drawn = os.urandom(MESSAGE_ID_SIZE * count)
+    return [drawn[at : at + MESSAGE_ID_SIZE] for at in range(0, len(drawn), MESSAGE_ID_SIZE)]
+
+
+class SendOptions:
+    """The options that all messages of one `send_many()` share.
+
+    All of these messages refer to one object, so that a message itself is small.
+    """
+
+    __slots__ = (
+        "_common",
+        "_due_us",
+        "_epoch",
+        "expires_at",
+        "has_store",
+        "header_size",
+        "home",
+        "is_bulk",
+        "payload_type",
+        "priority",
+        "queued",
+        "recipient",
+        "subject",
+    )
+
+    def __init__(
+        self,
+        recipient: Did,
+        priority: Priority,
+        expires_at: float | None = None,
+        payload_type: PayloadType = PayloadType.RAW,
+        *,
+        subject: bytes = b"",
+        is_bulk: bool = False,
+        queued_at_us: int | None = None,
+    ) -> None:
+        self.recipient = recipient
+        self.priority = priority
+        self.expires_at = expires_at
+        """The deadline, by the monotonic clock or as a `WallInstant`; `None`: none. See `clock`."""
+        self.payload_type = payload_type
+        self.subject = subject
+        """The subject, as the header has it."""
+        self.is_bulk = is_bulk
+        """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
+        self.queued = queued_step(unix_time_us() if queued_at_us is None else queued_at_us)
+        """The first history of the receipts: queued."""
+        self.home: Home | None = None
+        """The event loop of the node, for checks of waits; `None`: no checks."""
+        self.has_store = False
+        """Whether the node has a store, so that a wait for `persisted` can end."""
+        self.header_size = MIN_V2_HEADER_SIZE + len(subject)
+        """Size of the v2 header in bytes."""
+        self._epoch = -1
+        self._due_us = 0
+        self._common = b""
+
+    def common(self, parties: bytes, epoch: int) -> bytes:
+        """Return the common part of the v2 headers; made again if the clock was set."""
+        due = due_us(self.expires_at)
+        if epoch != self._epoch or abs(due - self._due_us) > _SAME_INSTANT_US:
+            self._common = encode_v2_common(
+                parties,
+                self.queued[1],
+                self.priority,
+                self.payload_type,
+                epoch,
+                due,
+                subject=self.subject,
+                is_durable=self.has_store,
+            )
+            self._epoch, self._due_us = epoch, due
+        return self._common
