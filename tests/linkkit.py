@@ -11,7 +11,8 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Hello, Ping, Pong
+from signedwire.wire.link_frames import Hello, Part, Ping, Pong
+from signedwire.wire.parts import Batch, IncomingBatches
 from signedwire.wire.session import (
     BatchReceived,
     Event,
@@ -81,7 +82,7 @@ def hello(**changes: Any) -> Hello:
         "max_version": frames.VERSION,
         "epoch": 9,
         "features": 0,
-        "max_frame_size": 1 << 20,
+        "max_batch_bytes": 1 << 16,
         "max_payload_size": 1 << 16,
         "credit": PLENTY,
         "known_epoch": 0,
@@ -114,7 +115,7 @@ def session(
     **limits: Any,
 ) -> Session:
     """A session that has just begun."""
-    values: dict[str, Any] = {"max_payload_size": 1 << 16, "max_frame_size": 1 << 20, **limits}
+    values: dict[str, Any] = {"max_payload_size": 1 << 16, **limits}
     return Session(us, them.did, hello(credit=credit), SessionLimits(**values), now, read_clocks)
 
 
@@ -143,6 +144,15 @@ def open_pair(
     assert [type(e) for e in events_of(alice)] == [HelloReceived]
     assert [type(e) for e in events_of(bob)] == [HelloReceived]
     return alice, bob
+
+
+def batches_of(data: bytes) -> list[Batch]:
+    """The batches in a whole number of frames."""
+    incoming = IncomingBatches(1 << 30, 0)
+    parts = [frame for frame in frames_of(data) if isinstance(frame, Part)]
+    found = [batch for part in parts if (batch := incoming.add(part, 0.0)) is not None]
+    assert not incoming.unfinished
+    return found
 
 
 def frames_of(data: bytes) -> list[frames.Frame | None]:

@@ -22,16 +22,19 @@ from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
+    FIRST,
     HANDLED_ENVELOPES,
+    LAST,
     REASON_CODES,
     RECEIPT,
     REFUSED_ENVELOPES,
     Close,
     CreditFrame,
-    Envelopes,
     Hello,
+    Part,
     Ping,
     Pong,
+    Read,
     Receipts,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
@@ -40,6 +43,10 @@ from signedwire.wire.session import SentBatch
 REFUSAL_TEXT: Final = "at most 4 bytes — höchstens".encode()
 LATER_FIELDS: Final = bytes(range(12))
 """Behind the HELLO of a later version."""
+IN_PARTS: Final = 40
+"""Envelopes of the batch that has several parts."""
+PART: Final = 2050
+"""Bytes of that batch in each part but the last."""
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "v2.json"
 
 ALICE: Final = Identity.from_seed(bytes(range(32)))
@@ -171,13 +178,14 @@ def longer(hello: Hello, more: bytes) -> bytes:
 
 def frame_vectors() -> dict[str, str]:
     """One of each frame, whole."""
-    bodies, batch = sent(2)
+    bodies, joined = of_one_priority(2)
+    _, batch = sent(2)
     hello = Hello(
         min_version=2,
         max_version=2,
         epoch=EPOCH,
         features=0,
-        max_frame_size=1_115_136,
+        max_batch_bytes=65_536,
         max_payload_size=1_048_576,
         credit=Credit(4096, 8_388_608, 64, 1_115_136),
         known_epoch=EPOCH - 1,
@@ -185,7 +193,7 @@ def frame_vectors() -> dict[str, str]:
     )
     every: dict[str, Any] = {
         "hello": hello,
-        "envelopes": Envelopes(batch.signature, bodies),
+        "envelopes": Part(FIRST | LAST, 1, joined, 2, sum(map(len, bodies))),
         "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
         "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves, detail=1),
         "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0], detail=1),
@@ -193,6 +201,7 @@ def frame_vectors() -> dict[str, str]:
             REFUSED_ENVELOPES, batch.leaves[1], detail=14, text=REFUSAL_TEXT
         ),
         "receipt_refused_unknown": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=200),
+        "read": Read(32_768, 12_345),
         "credit": CreditFrame(Credit(5120, 8_400_000, 80, 1_115_136)),
         "ping": Ping(1, Stamp(TIME_US, 5_000_000)),
         "pong": Pong(
@@ -208,6 +217,25 @@ def frame_vectors() -> dict[str, str]:
         vectors[f"receipt_refused_{reason.replace(' ', '_')}"] = frame.encode().hex()
     vectors["hello_longer"] = longer(replace(hello, max_version=3), LATER_FIELDS).hex()
     return vectors
+
+
+def of_one_priority(count: int) -> tuple[list[bytes], bytes]:
+    """The bodies 1, 4, 7, …, which have priority 1, and the bytes of their batch."""
+    bodies = [body(number) for number in range(1, 3 * count + 1, 3)]
+    _, signature, _ = sign_batch(ALICE, bodies)
+    sized = (len(each).to_bytes(4, "little") + each for each in bodies)
+    return bodies, signature + b"".join(sized)
+
+
+def batch_in_parts() -> dict[str, Any]:
+    """A batch in three parts, the shortest of which is the last."""
+    bodies, joined = of_one_priority(IN_PARTS)
+    parts = (
+        Part(FIRST, 1, joined[:PART], len(bodies), sum(map(len, bodies))),
+        Part(0, 1, joined[PART : 2 * PART]),
+        Part(LAST, 1, joined[2 * PART :]),
+    )
+    return {"count": IN_PARTS, "frames": [part.encode().hex() for part in parts]}
 
 
 def bad_receipts() -> dict[str, str]:
@@ -252,6 +280,7 @@ def vectors() -> dict[str, Any]:
         "fields": fields_vector(),
         "batches": [batch_vector(count) for count in SIZES],
         "frames": frame_vectors(),
+        "batch_in_parts": batch_in_parts(),
         "bad_receipts": bad_receipts(),
         "envelope": {
             "count": 17,

@@ -35,7 +35,8 @@ from signedwire.types import Credit, unix_time_us
 from signedwire.wire.did_proof import uri_of_proof
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Envelopes, Hello
+from signedwire.wire.link_frames import Hello
+from signedwire.wire.parts import encode_batch
 from wirekit import identity
 
 T = TypeVar("T")
@@ -230,7 +231,7 @@ def hello(epoch: int = 1, **changes: int) -> bytes:
         max_version=changes.get("max_version", 2),
         epoch=epoch,
         features=0,
-        max_frame_size=2**21,
+        max_batch_bytes=2**16,
         max_payload_size=2**20,
         credit=Credit(4096, 2**23, 64, 2**21),
         known_epoch=0,
@@ -252,7 +253,7 @@ def script(sender: Identity, recipient: Did, payload: bytes = b"forged") -> byte
         expires_at_us=0,
     )
     _, signature, _ = sign_batch(sender, [body])
-    return hello() + Envelopes(signature, [body]).encode()
+    return hello() + encode_batch(signature, [body])
 
 
 def quick(**changes: Any) -> TransportConfig:

@@ -121,10 +121,12 @@ class TestNumbering:
         assert sender.stream.is_fresh
         for priority in (NORMAL, LOW, NORMAL, HIGH, CRITICAL, NORMAL, CRITICAL):
             sender.queue(priority=priority)
-        batches = [sender.next(), sender.next(), sender.next()]
+        batches = [sender.next() for _ in range(5)]
         assert [[(m.priority, m.sequence) for m in batch] for batch in batches] == [
             [(CRITICAL, 1), (CRITICAL, 2)],
-            [(HIGH, 1), (NORMAL, 1), (NORMAL, 2), (NORMAL, 3), (LOW, 1)],
+            [(HIGH, 1)],
+            [(NORMAL, 1), (NORMAL, 2), (NORMAL, 3)],
+            [(LOW, 1)],
             [],
         ]
         sender.queue()
@@ -161,6 +163,22 @@ class TestNumbering:
         messages = (late, plain, ended, large, in_time, not_too_large)
         assert [message.sequence for message in messages] == [0, 1, 0, 0, 2, 3]
         assert not sender.lanes
+
+    def test_lanes_that_are_left_alone(self, sender: Sender) -> None:
+        for priority in (LOW, NORMAL, HIGH):
+            sender.queue(priority=priority)
+        stream, lanes = sender.stream, sender.lanes
+        assert stream.next_batch(lanes, VAST, nobody_is_dead, above=HIGH) == []
+        (message,) = stream.next_batch(lanes, VAST, nobody_is_dead, above=NORMAL)
+        assert message.priority == HIGH
+        assert stream.next_batch(lanes, VAST, nobody_is_dead, above=NORMAL) == []
+
+    def test_a_lane_that_waits_for_credit_holds_back_the_lower_ones(self, sender: Sender) -> None:
+        sender.queue(b"small", LOW)
+        sender.queue(bytes(5000), HIGH)
+        assert sender.next(Credit(9, 1000, 9, 9000)) == []
+        sender.queue(bytes(5000), CRITICAL)
+        assert sender.next(Credit(9, 6000, 9, 1000))[0].priority == HIGH
 
     def test_256_messages_at_most(self, sender: Sender) -> None:
         for _ in range(MAX_BATCH_MESSAGES + 1):

@@ -21,14 +21,15 @@ from signedwire.wire.envelope import verify_batch
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
     Hello,
     LinkFrameDecoder,
+    Part,
     Ping,
     Pong,
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import IncomingBatches, encode_batch
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -49,7 +50,7 @@ _LIMIT: Final = 3000
 _AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
 """When all PINGs and PONGs are sent and received, by both sides."""
 _CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
-_LIMITS: Final = SessionLimits(max_payload_size=1 << 10, max_frame_size=1 << 17)
+_LIMITS: Final = SessionLimits(max_payload_size=1 << 10)
 
 
 # --- frames -----------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def _hello(**changes: Any) -> Hello:
         "max_version": frames.VERSION,
         "epoch": 9,
         "features": 0,
-        "max_frame_size": 1 << 17,
+        "max_batch_bytes": 1 << 16,
         "max_payload_size": 1 << 10,
         "credit": _CREDIT,
         "known_epoch": 0,
@@ -127,7 +128,20 @@ def _hello(**changes: Any) -> Hello:
 
 
 _SENT: Final = [sign(bodies) for bodies in BATCHES]
-_GOOD_BATCHES: Final = {sent.signature: bodies for bodies, sent in zip(BATCHES, _SENT, strict=True)}
+_LONG: Final = [body(n, bytes(1000), priority=Priority.LOW) for n in range(1, 6)]
+_LONG_SENT: Final = sign(_LONG)
+_LONG_DATA: Final = _LONG_SENT.signature + b"".join(
+    len(each).to_bytes(4, "little") + each for each in _LONG
+)
+_LONG_PARTS: Final = (
+    Part(frames.FIRST, 0, _LONG_DATA[:2500], len(_LONG), sum(map(len, _LONG))),
+    Part(0, 0, _LONG_DATA[2500:5000]),
+    Part(frames.LAST, 0, _LONG_DATA[5000:]),
+)
+_GOOD_BATCHES: Final = {
+    sent.signature: bodies
+    for bodies, sent in zip((*BATCHES, _LONG), (*_SENT, _LONG_SENT), strict=True)
+}
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
     for kind, hashes in (
@@ -144,14 +158,16 @@ _SMALL: Final = [b"too small"]
 # What Alice, who is the peer, may send to Bob, whose session is driven.
 _FROM_PEER: Final = (
     _hello().encode(),
-    *(
-        Envelopes(sent.signature, bodies).encode()
-        for sent, bodies in zip(_SENT, BATCHES, strict=True)
-    ),
+    *(encode_batch(sent.signature, bodies) for sent, bodies in zip(_SENT, BATCHES, strict=True)),
     *(each.encode() for each in _RECEIPTS),
-    Envelopes(_SENT[0].signature, BATCHES[1]).encode(),
-    Envelopes(sign(BATCHES[1], BOB).signature, BATCHES[1]).encode(),
-    Envelopes(sign(_SMALL).signature, _SMALL).encode(),
+    encode_batch(_SENT[0].signature, BATCHES[1]),
+    encode_batch(sign(BATCHES[1], BOB).signature, BATCHES[1]),
+    encode_batch(sign(_SMALL).signature, _SMALL, 0),
+    *(part.encode() for part in _LONG_PARTS),
+    b"".join(part.encode() for part in _LONG_PARTS),
+    Part(frames.ABORT, 0).encode(),
+    frames.Read(0, 0).encode(),
+    frames.Read(190, 7).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
     signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
     CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
@@ -161,7 +177,7 @@ _FROM_PEER: Final = (
     Pong(Ping(2, _AT), Stamp(2**64 - 1, 0), Stamp(0, 2**64 - 1)).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
-    _hello(credit=Credit(0, 0, 0, 0), max_frame_size=2**32 - 1, max_payload_size=2**31).encode(),
+    _hello(credit=Credit(0, 0, 0, 0), max_batch_bytes=2**32 - 1, max_payload_size=2**31).encode(),
     b"\0\0\0\3\x7fxx",
     b"\0\0\0\3\x80xx",
 )
@@ -190,7 +206,8 @@ class _End:
         self.now = 0.0
         self.is_open = self.is_closed = False
         self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
-        self.output = LinkFrameDecoder(1 << 30)
+        self.output = LinkFrameDecoder()
+        self.batches = IncomingBatches(1 << 16, 1 << 16)
         self.written: list[type] = []
         self.told_credit = _CREDIT
         self.settle()
@@ -237,15 +254,18 @@ class _End:
             frame = frames.decode(frame_type, frame_body)
             assert isinstance(frame, Hello) == (not self.written)
             self.written.append(type(frame))
-            is_batch = isinstance(frame, Envelopes)
+            is_batch = isinstance(frame, Part)
             assert is_batch or not has_envelopes, "a frame behind envelopes"
             has_envelopes = has_envelopes or is_batch
             if isinstance(frame, CreditFrame):
                 assert all(a >= b for a, b in zip(frame.credit, self.told_credit, strict=True))
-                assert all(a <= b for a, b in zip(frame.credit, self.granted, strict=True))
+                assert all(
+                    a <= b for a, b in zip(frame.credit, self.session._credit.granted, strict=True)
+                )
                 self.told_credit = frame.credit
-            elif isinstance(frame, Envelopes):
-                verify_batch(bytes(BOB.did), frame.bodies, frame.signature)
+            elif isinstance(frame, Part):
+                if (batch := self.batches.add(frame, self.now)) is not None:
+                    verify_batch(bytes(BOB.did), batch.bodies, batch.signature)
             elif isinstance(frame, Receipts):
                 text = bytes(BOB.did) + bytes(ALICE.did) + frame.statement
                 assert verify_labelled(bytes(BOB.did), Label.RECEIPT, text, frame.signature)

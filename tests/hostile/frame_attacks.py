@@ -14,7 +14,8 @@ from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Close, CreditFrame, Envelopes, Receipts
+from signedwire.wire.link_frames import Close, CreditFrame, Receipts
+from signedwire.wire.parts import encode_batch
 from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
@@ -156,7 +157,7 @@ def batch(
     signature = sign_batch(who, bodies)[1]
     if is_forged:
         signature = bytes(64)
-    return Envelopes(signature, bodies).encode(), sum(map(len, bodies))
+    return encode_batch(signature, bodies, 1), sum(map(len, bodies))
 
 
 Batch: TypeAlias = Callable[[Identity, Did], tuple[bytes, int]]

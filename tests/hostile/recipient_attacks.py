@@ -26,7 +26,7 @@ FED: Final = 6_144
 _CREDIT: Final = 4 * FED
 _UNREAD_BATCHES: Final = 8
 """Sent between two looks at whether the victim has taken them: half of its credit."""
-_LARGEST: Final = 2**32 - 1 - frames.FRAME_MARGIN
+_LARGEST: Final = 2**32 - 1
 
 
 def after(

@@ -17,7 +17,8 @@ from signedwire import Address, Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaves_of
-from signedwire.wire.link_frames import CreditFrame, Envelopes, Hello, LinkFrameDecoder, Pong
+from signedwire.wire.link_frames import CreditFrame, Hello, LinkFrameDecoder, Part, Pong
+from signedwire.wire.parts import IncomingBatches
 from tlskit import honest
 
 __all__ = ["BURST", "EPOCH", "Field", "Link", "LinkEndedError", "Who", "hello", "reset"]
@@ -55,7 +56,7 @@ def hello(max_payload_size: int = 2**20, credit: int = 0) -> bytes:
         max_version=2,
         epoch=EPOCH,
         features=0,
-        max_frame_size=max_payload_size + frames.FRAME_MARGIN,
+        max_batch_bytes=frames.MAX_BATCH_BYTES,
         max_payload_size=max_payload_size,
         credit=Credit(credit, credit * 1024, credit, credit * 1024),
         known_epoch=0,
@@ -153,7 +154,8 @@ class Link(asyncio.Protocol):
         self._field = field
         self._listens = listens
         self._sent = Credit(0, 0, 0, 0)
-        self._decoder = LinkFrameDecoder(1 << 24)
+        self._decoder = LinkFrameDecoder()
+        self._batches = IncomingBatches(1 << 16, 1 << 24)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = who.context.wrap_bio(self._incoming, self._outgoing)
         self._is_through = False
@@ -204,8 +206,8 @@ class Link(asyncio.Protocol):
                     frame = frames.decode(kind, body)
                     if isinstance(frame, Hello | CreditFrame):
                         self.send_window = frame.credit
-                    elif isinstance(frame, Envelopes):
-                        self.leaves += leaves_of(frame.bodies)
+                    elif isinstance(frame, Part) and (batch := self._batches.add(frame, 0.0)):
+                        self.leaves += leaves_of(batch.bodies)
                     self._pongs += isinstance(frame, Pong)
         except ssl.SSLWantReadError:
             return

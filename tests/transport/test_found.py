@@ -52,6 +52,7 @@ from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.envelope import sign_batch
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, ReceiptsReceived
 from tlskit import in_thread, quick
 from wirekit import (
@@ -77,7 +78,7 @@ JUNK: Final = b"\x17\x03\x03\x40\x00" + bytes(65531)
 def batch_of(peer: RawPeer, *bodies: bytes) -> bytes:
     """The frame of a signed batch."""
     _, signature, _ = sign_batch(peer.who, list(bodies))
-    return frames.Envelopes(signature, list(bodies)).encode()
+    return encode_batch(signature, list(bodies))
 
 
 async def dial_wordless(node: Node, who: Identity) -> RawPeer:
@@ -464,7 +465,6 @@ async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
     takes_all: dict[str, Any] = {
         "credit": Credit(99, 2**40, 64, 2**30),
         "max_payload_size": size,
-        "max_frame_size": size + frames.FRAME_MARGIN,
     }
     with RawServer(receive_buffer=32768) as server:
         async with Net().node(

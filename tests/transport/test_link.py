@@ -373,8 +373,8 @@ def count_writes(node: Node, peer: Node) -> list[int]:
     assert session is not None
     data_to_send, sizes = session.data_to_send, []
 
-    def counting() -> bytes:
-        data = data_to_send()
+    def counting(room: int | None = None, precise_now: float | None = None) -> bytes:
+        data = data_to_send(room, precise_now)
         if data:
             sizes.append(len(data))
         return data

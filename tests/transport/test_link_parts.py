@@ -336,8 +336,10 @@ class Sender:
         self.lanes = deque([body(number) for number in range(1, count + 1)])
         self.in_flight: list[bytes] = []
 
-    def next_batch(self, room: Credit, max_payload: int, max_bytes: int) -> list[OutgoingMessage]:
-        if not self.lanes or not room.messages:
+    def next_batch(
+        self, room: Credit, max_payload: int, max_bytes: int, above: int, below: int
+    ) -> list[OutgoingMessage]:
+        if not self.lanes or not room.messages or not above < Priority.NORMAL < below:
             return []
         message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1))
         message.body = self.lanes.popleft()
@@ -348,7 +350,7 @@ class Sender:
 
     @property
     def stream(self) -> Any:
-        return SimpleNamespace(oldest=self.in_flight[0] if self.in_flight else None)
+        return SimpleNamespace(is_in_flight=lambda root: bool(self.in_flight))
 
 
 class Output:
@@ -359,7 +361,7 @@ class Output:
         self.sender = Sender(count)
         self.stream = cast("Any", Stream())
         self.lingering = Lingering()
-        self.socket = LinkSocket(Counters(), self.lingering, 1 << 16)
+        self.socket = LinkSocket(Counters(), self.lingering)
         self.socket.open(self.stream)
         loop = asyncio.get_running_loop()
         self.state = LinkState(None, 0.0, loop.create_future())
@@ -388,7 +390,7 @@ class TestLinkOutput:
         assert out.frames() == []
         out.state.note_open()
         out.output.pump()
-        assert out.frames() == ["Envelopes"]
+        assert out.frames() == ["Part"]
 
     @on_asyncio
     async def test_one_batch_in_each_turn_of_the_loop(self) -> None:
@@ -402,6 +404,42 @@ class TestLinkOutput:
         await asyncio.sleep(0)
         assert len(out.sender.in_flight) == 3
         assert out.batches == 3
+        out.answers.end()
+
+    @on_asyncio
+    async def test_an_answer_is_awaited_when_the_batch_was_read(self) -> None:
+        out = Output(1)
+        out.state.note_open()
+        session, sender = out.state.session, cast("Any", out.sender)
+        assert session is not None
+        assert out.output._awaited(session, sender) is None
+        out.output.pump()
+        ((root, end),) = out.output._ends.items()
+        assert out.output._awaited(session, sender) == (root, 0)
+        session.read_by_peer = end - 1
+        assert out.output._awaited(session, sender) == (root, end - 1)
+        session.read_by_peer = end
+        assert out.output._awaited(session, sender) == (root, -1)
+        out.sender.in_flight.clear()
+        assert out.output._awaited(session, sender) is None
+        out.answers.end()
+
+    @on_asyncio
+    async def test_parts_go_as_the_socket_takes_them(self) -> None:
+        out = Output(1, theirs=Credit(9, 1 << 20, 9, 1 << 20))
+        out.sender.lanes[0] = body(1, bytes(100_000))
+        out.state.note_open()
+        out.stream.pending = 1
+        out.output.pump()
+        assert out.frames() == ["Part"] * 4  # 64 KiB
+        out.output.pump()
+        assert out.frames() == []
+        out.stream.pending = 0
+        out.socket.writable()
+        assert out.socket._unwritten == []
+        out.output.pump()
+        assert out.frames() == ["Part"] * 3
+        assert out.batches == 1
         out.answers.end()
 
     @on_asyncio
@@ -436,7 +474,7 @@ class TestLinkOutput:
         out.output.queue_receipts([bytes(32)], [])
         assert out.frames() == []
         out.output.pump()
-        assert out.frames() == ["Receipts", "Envelopes"]
+        assert out.frames() == ["Receipts", "Part"]
         out.answers.end()
 
     @on_asyncio

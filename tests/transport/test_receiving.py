@@ -29,7 +29,8 @@ from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.link_frames import Envelopes, Refusal
+from signedwire.wire.link_frames import Refusal
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import (
     BatchReceived,
     Closed,
@@ -488,9 +489,9 @@ async def test_a_batch_with_a_wrong_signature_is_refused_by_name_and_ends_the_li
         with await RawPeer.dial(bob, ALICE) as peer:
             await peer.next(HelloReceived)
             good = [peer.body(1, b"good"), peer.body(2, b"too")]
-            bad = [peer.body(3, b"bad"), peer.body(1, b"worse", priority=Priority.HIGH)]
+            bad = [peer.body(3, b"bad"), peer.body(4, b"worse")]
             _, signature, _ = sign_batch(MALLORY, bad)
-            wrong = Envelopes(signature, bad).encode()
+            wrong = encode_batch(signature, bad)
             peer.session.send_batch(good)
             if not is_in_one_piece:
                 await peer.say()
@@ -511,7 +512,7 @@ async def test_a_batch_with_a_wrong_signature_is_refused_by_name_and_ends_the_li
             assert (await peer.next(HelloReceived)).hello.marks == (0, 2, 0, 0)
             await peer.send(*bad)
             await peer.next(ReceiptsReceived)
-        assert await take(bob, 2) == [b"worse", b"bad"]
+        assert await take(bob, 2) == [b"bad", b"worse"]
 
 
 @on_asyncio
@@ -520,7 +521,7 @@ async def test_one_changed_byte_is_a_wrong_signature() -> None:
         with await RawPeer.dial(bob, ALICE) as peer:
             await peer.next(HelloReceived)
             _, signature, _ = sign_batch(ALICE, [peer.body(1, b"pay 1")])
-            await peer.say(Envelopes(signature, [peer.body(1, b"pay 9")]).encode())
+            await peer.say(encode_batch(signature, [peer.body(1, b"pay 9")]))
             assert (await peer.next(Closed)).code == frames.CLOSE_BAD_SIGNATURE
         assert bob.stats().messages_received == 0
 

@@ -19,7 +19,7 @@ from signedwire import (
 )
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.transport.store_driver import StoreDriver
-from signedwire.wire import link_frames as frames
+from signedwire.wire.parts import BatchWriter
 from signedwire.wire.session import SentBatch, Session
 from wirekit import ALICE, BOB, eventually, on_asyncio, refusing_address
 
@@ -50,7 +50,7 @@ async def test_what_is_refused_in_flight(monkeypatch: pytest.MonkeyPatch) -> Non
     def send_batch(session: Session, bodies: list[bytes]) -> SentBatch:
         batch = sign(session, bodies)
         forged = [body[:-1] + bytes((body[-1] ^ 1,)) for body in bodies]
-        session._data[-1] = frames.Envelopes(batch.signature, forged).encode()
+        session._outgoing._queue[-1] = BatchWriter(batch.signature, forged, forged[0][104])
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)

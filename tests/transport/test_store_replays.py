@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from test_links import RawPeer
 
+from linkkit import batches_of
 from signedwire import Address, Node, Priority, Reason, TransportConfig
 from signedwire.types import unix_time_us
 from signedwire.wire import idle as idle_module
@@ -20,6 +21,7 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import Refusal
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import (
     Closed,
     HelloReceived,
@@ -76,7 +78,7 @@ class Replayed:
         if peer.session.their_hello is None:
             await peer.next(HelloReceived)
         root, signature, _ = sign_batch(peer.who, bodies)
-        frame = frames.Envelopes(signature, bodies).encode()
+        frame = encode_batch(signature, bodies)
         await self._exchange(peer, [(root, frame)], is_new=True)
         self.sequence += count
         self.captured.append(frame)
@@ -128,19 +130,12 @@ class Replayed:
         assert set(self.delivered.values()) == {1}
 
 
-def _envelopes(frame: bytes) -> frames.Envelopes:
-    ((kind, body),) = frames.LinkFrameDecoder(1 << 30).receive_data(frame)
-    decoded = frames.decode(kind, body)
-    assert isinstance(decoded, frames.Envelopes)
-    return decoded
-
-
 _known: dict[bytes, tuple[bytes, int]] = {}
 
 
 def _look(frame: bytes) -> tuple[bytes, int]:
     if frame not in _known:
-        bodies = _envelopes(frame).bodies
+        ((_, bodies),) = batches_of(frame)
         _known[frame] = sign_batch(ALICE, bodies)[0], len(bodies)
     return _known[frame]
 
@@ -210,10 +205,10 @@ async def _replay_through_another(node: Node, old: list[bytes], count: int) -> i
     refused: Counter[Reason] = Counter()
     for turn in range(count // _BATCH + 1):
         frame = old[turn % len(old)]
-        bodies = _envelopes(frame).bodies
+        ((_, bodies),) = batches_of(frame)
         is_signed = turn % 2
         if is_signed:
-            frame = frames.Envelopes(sign_batch(CAROL, bodies)[1], bodies).encode()
+            frame = encode_batch(sign_batch(CAROL, bodies)[1], bodies)
         with await RawPeer.dial(node, CAROL, epoch=unix_time_us()) as thief:
             await thief.next(HelloReceived)
             await thief.say(frame)

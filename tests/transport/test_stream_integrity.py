@@ -9,7 +9,7 @@ from test_link import Net, meet
 
 from signedwire import DeliveryState, Node, Reason, Receipt
 from signedwire.transport.link import Link
-from signedwire.wire import link_frames as frames
+from signedwire.wire.parts import BatchWriter
 from signedwire.wire.session import SentBatch, Session
 from wirekit import ALICE, BOB, eventually, on_both_loops, random_seed, within
 
@@ -57,7 +57,7 @@ async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
                 # message has no answer, and goes again over the next link.
                 altered.discard(int.from_bytes(forged[which][122:130], "little"))
                 forged[which] = bytes(changed)
-                session._data[-1] = frames.Envelopes(batch.signature, forged).encode()
+                session._outgoing._queue[-1] = BatchWriter(batch.signature, forged, forged[0][104])
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)

@@ -16,40 +16,47 @@ from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
     Hello,
     LinkFrameDecoder,
+    Part,
     Ping,
     Pong,
+    Read,
     Receipts,
     decode,
 )
 
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
-MARGIN, EPOCHS = 66_560, 2**63 - 1
+EPOCHS = 2**63 - 1
 u16s, u32s, u64s = st.integers(0, U16), st.integers(0, U32), st.integers(0, U64)
 credits = st.builds(Credit, u64s, u64s, u64s, u64s)
 hashes = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=64, max_size=64)
 
 hellos = st.builds(
-    lambda versions, max_payload_size, spare, **fields: Hello(
+    lambda versions, **fields: Hello(
         min(versions),
         max(versions),
-        max_payload_size=max_payload_size,
-        max_frame_size=min(max_payload_size + MARGIN + spare, U32),
         **fields,
     ),
     st.tuples(u16s, u16s),
     epoch=st.integers(1, EPOCHS),
     features=u64s,
-    max_payload_size=st.integers(0, U32 - MARGIN),
-    spare=u32s,
+    max_batch_bytes=st.integers(1024, U32),
+    max_payload_size=u32s,
     credit=credits,
     known_epoch=st.integers(0, EPOCHS),
     marks=st.tuples(u64s, u64s, u64s, u64s),
 )
-batches = st.builds(Envelopes, signatures, st.lists(st.binary(max_size=40), min_size=1, max_size=9))
+streams, counts, lasts = st.integers(0, 3), st.integers(1, 256), st.binary(max_size=40)
+longs = st.builds(lambda size, end: bytes(size) + end, st.integers(2046, 16_300), lasts)
+parts = st.one_of(
+    st.builds(Part, st.just(3), streams, lasts, counts, u32s),
+    st.builds(Part, st.just(1), streams, longs, counts, u32s),
+    st.builds(Part, st.just(0), streams, longs),
+    st.builds(Part, st.just(2), streams, lasts),
+    st.builds(Part, st.just(4), streams),
+)
 names = st.lists(hashes, min_size=1, max_size=5).map(tuple)
 receipts = st.builds(Receipts, st.integers(1, 3), u64s, names, signatures, st.integers(0, 1))
 refusals = st.builds(
@@ -61,9 +68,10 @@ stamps = st.builds(Stamp, u64s, u64s)
 pings = st.builds(Ping, u64s, stamps)
 any_frame = st.one_of(
     hellos,
-    batches,
+    parts,
     receipts,
     refusals,
+    st.builds(Read, u64s, u32s),
     st.builds(CreditFrame, credits),
     pings,
     st.builds(Pong, pings, stamps, stamps),
@@ -95,7 +103,7 @@ class TestLayouts:
             max_version=3,
             epoch=4,
             features=5,
-            max_frame_size=6,
+            max_batch_bytes=6,
             max_payload_size=7,
             credit=Credit(8, 9, 10, 11),
             known_epoch=12,
@@ -106,9 +114,21 @@ class TestLayouts:
         assert len(body) == 100
         assert hello.encode() == framed(1, body)
 
-    def test_envelopes(self) -> None:
-        body = bytes(range(64)) + le(2, 2) + le(3, 4) + b"abc" + le(0, 4)
-        assert Envelopes(bytes(range(64)), [b"abc", b""]).encode() == framed(2, body)
+    @pytest.mark.parametrize(
+        ("part", "body"),
+        [
+            (Part(3, 1, b"abc", 2, 9), b"\3\1" + le(2, 2) + le(9, 4) + b"abc"),
+            (Part(1, 3, b"abc", 2, 9), b"\1\3" + le(2, 2) + le(9, 4) + b"abc"),
+            (Part(0, 2, b"abc"), b"\0\2abc"),
+            (Part(2, 0, b""), b"\2\0"),
+            (Part(4, 0), b"\4\0"),
+        ],
+    )
+    def test_parts(self, part: Part, body: bytes) -> None:
+        assert part.encode() == framed(2, body)
+
+    def test_read(self) -> None:
+        assert Read(U64 - 1, 7).encode() == framed(4, le(U64 - 1, 8) + le(7, 4))
 
     @pytest.mark.parametrize("committed", [0, 1])
     @pytest.mark.parametrize("kind", [1, 2, 3])
@@ -173,7 +193,7 @@ class TestLayouts:
 class TestRanges:
     """Every field out of its range, and every body of another length."""
 
-    @given(any_frame.filter(lambda frame: not isinstance(frame, Close)), st.data())
+    @given(any_frame.filter(lambda frame: not isinstance(frame, Close | Part)), st.data())
     def test_a_body_cut_or_prolonged(self, frame: frames.Frame, data: st.DataObject) -> None:
         raw = frame.encode()
         size = data.draw(st.integers(0, len(raw) - 6))
@@ -198,7 +218,7 @@ class TestRanges:
         assert refusal(frames.CLOSE, body + bytes(size)).startswith("the peer sent a CLOSE of")
         refusal(frames.CLOSE, body[:-size])
 
-    @pytest.mark.parametrize("kind", [0, 4, 9, 0x7F])
+    @pytest.mark.parametrize("kind", [0, 9, 0x7F])
     def test_an_unknown_type(self, kind: int) -> None:
         assert refusal(kind, b"") == f"the peer sent a frame of unknown type {kind:#04x}"
 
@@ -216,12 +236,8 @@ class TestRanges:
             # The owner of that epoch could not take a later one.
             (60, le(EPOCHS + 1, 8)),
             (60, le(U64, 8)),
-            # A batch that fits by its payload must fit by its frame.
-            (20, le(MARGIN - 1, 4) + le(0, 4)),
-            (20, le(0, 4) + le(0, 4)),
-            (20, le((1 << 20) + MARGIN - 1, 4) + le(1 << 20, 4)),
-            (20, le(U32, 4) + le(U32 - MARGIN + 1, 4)),
-            (20, le(U32, 4) + le(U32, 4)),
+            (20, le(0, 4)),
+            (20, le(1023, 4)),
         ],
     )
     @given(hellos, st.binary(max_size=3))
@@ -237,7 +253,7 @@ class TestRanges:
 
     @pytest.mark.parametrize("epoch", [1, EPOCHS])
     @pytest.mark.parametrize("known_epoch", [0, EPOCHS])
-    @pytest.mark.parametrize("max_payload_size", [0, 1 << 20, U32 - MARGIN])
+    @pytest.mark.parametrize("max_payload_size", [0, 1 << 20, U32])
     def test_a_hello_at_its_limits(
         self, epoch: int, known_epoch: int, max_payload_size: int
     ) -> None:
@@ -246,7 +262,7 @@ class TestRanges:
             max_version=2,
             epoch=epoch,
             features=U64,
-            max_frame_size=max_payload_size + MARGIN,
+            max_batch_bytes=1024,
             max_payload_size=max_payload_size,
             credit=Credit(U64, 0, U64, 0),
             known_epoch=known_epoch,
@@ -254,48 +270,46 @@ class TestRanges:
         )
         assert decode(frames.HELLO, hello.encode()[5:]) == hello
 
-    @pytest.mark.parametrize("max_payload_size", [0, 66, 67, 134, 65_414, 65_415, 1 << 20])
-    def test_every_batch_fits_that_the_text_asks_for(self, max_payload_size: int) -> None:
-        """At most 256 envelopes and 64 KiB of bodies, unless one body alone is larger."""
-        largest = 122 + max_payload_size
-        total = max(largest, min(64 * 1024, 256 * largest))
-        count = -(-total // largest) if total == largest else min(256, total // 122)
-        sizes = [total // count + (n < total % count) for n in range(count)]
-        assert min(sizes) >= 122
-        assert max(sizes) <= largest
-        batch = Envelopes(bytes(64), [bytes(size) for size in sizes])
-        assert len(batch.encode()) - 4 <= max_payload_size + MARGIN
-
-    def test_all_else_fits_into_the_margin(self) -> None:
+    def test_every_other_frame_fits(self) -> None:
         receipts = Receipts(1, U64, (bytes(32),) * 500, bytes(64))
         refusals = Receipts(4, U64, (bytes(32),) * 500, bytes(64), 255, bytes(256))
         for frame in (receipts, refusals):
-            assert len(frame.encode()) - 4 <= 16 * 1024 <= MARGIN
+            assert len(frame.encode()) <= frames.MAX_FRAME_SIZE
         assert len(refusals.encode()) - 5 == frames.MAX_RECEIPT_SIZE
 
     @pytest.mark.parametrize("count", [0, 257, U16])
     def test_how_many_envelopes_a_batch_has(self, count: int) -> None:
-        body = bytes(64) + le(count, 2) + bytes(4 * count)
+        body = b"\3\0" + le(count, 2) + le(9, 4)
         assert refusal(frames.ENVELOPES, body) == (
             f"the peer sent a batch of {count} envelopes, legal are 1 to 256"
         )
 
-    def test_the_largest_batch(self) -> None:
-        frame = decode(frames.ENVELOPES, bytes(64) + le(256, 2) + bytes(4 * 256))
-        assert isinstance(frame, Envelopes)
-        assert frame.bodies == [b""] * 256
-
-    @pytest.mark.parametrize("length", [4, U32])
-    def test_an_envelope_that_is_longer_than_its_frame(self, length: int) -> None:
-        body = bytes(64) + le(1, 2) + le(length, 4) + b"abc"
+    @pytest.mark.parametrize("flags", [5, 6, 7, 8, 9, 16, 255])
+    def test_flags_of_a_part(self, flags: int) -> None:
+        body = bytes([flags, 0]) + le(1, 2) + le(9, 4) + bytes(4000)
         assert refusal(frames.ENVELOPES, body) == (
-            "the peer sent a batch that is shorter than its envelopes"
+            f"the peer sent a part with the flags {flags} in stream 0"
         )
 
-    def test_bytes_behind_the_last_envelope(self) -> None:
-        body = bytes(64) + le(1, 2) + le(3, 4) + b"abcd"
+    @pytest.mark.parametrize("stream", [4, 7, 8, 255])
+    @pytest.mark.parametrize("flags", [0, 1, 2, 3, 4])
+    def test_streams_of_a_part(self, flags: int, stream: int) -> None:
+        body = bytes([flags, stream]) + le(1, 2) + le(9, 4) + bytes(4000)
         assert refusal(frames.ENVELOPES, body) == (
-            "the peer sent a batch that is longer than its envelopes"
+            f"the peer sent a part with the flags {flags} in stream {stream}"
+        )
+
+    @pytest.mark.parametrize("flags", [0, 1])
+    def test_a_small_part_that_is_not_the_last(self, flags: int) -> None:
+        body = bytes([flags, 0]) + le(1, 2) + le(9, 4) + bytes(2040)
+        assert isinstance(decode(frames.ENVELOPES, body), Part)
+        assert refusal(frames.ENVELOPES, body[:-1]) == (
+            "the peer sent a part of 2047 bytes that is not the last"
+        )
+
+    def test_an_abort_has_no_bytes(self) -> None:
+        assert refusal(frames.ENVELOPES, b"\4\0x") == (
+            "the peer sent the abort of a batch with bytes of it"
         )
 
     @pytest.mark.parametrize("kind", [0, 5, 255])
@@ -420,17 +434,8 @@ class TestDecoder:
 
     def test_a_length_is_refused_before_its_body_is_kept(self) -> None:
         decoder = LinkFrameDecoder()
-        assert decoder.max_frame_size == 16 * 1024
-        with pytest.raises(RemoteProtocolError, match="legal are 1 to 16384"):
-            list(decoder.receive_data((16 * 1024 + 1).to_bytes(4, "big")))
-
-    def test_the_limit_may_rise_between_two_frames_of_one_piece(self) -> None:
-        decoder = LinkFrameDecoder(10)
-        seen = []
-        for kind, body in decoder.receive_data(framed(1, b"x") + framed(2, bytes(99))):
-            seen.append((kind, len(body)))
-            decoder.max_frame_size = 100
-        assert seen == [(1, 1), (2, 99)]
+        with pytest.raises(RemoteProtocolError, match="legal are 1 to 16380"):
+            list(decoder.receive_data((16 * 1024 - 3).to_bytes(4, "big")))
 
     def test_bytes_may_come_before_the_earlier_ones_were_read(self) -> None:
         decoder = LinkFrameDecoder(31)

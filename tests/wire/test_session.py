@@ -40,12 +40,13 @@ from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
+    Part,
     Ping,
     Pong,
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -68,7 +69,7 @@ ROOT = bytes(range(32))
 def envelopes(bodies: list[bytes] | None = None, signer: Identity = BOB) -> bytes:
     """An ENVELOPES frame from Bob to Alice."""
     bodies = bodies or [body(sender=BOB, recipient=ALICE)]
-    return Envelopes(sign_batch(signer, bodies)[1], bodies).encode()
+    return encode_batch(sign_batch(signer, bodies)[1], bodies, bodies[0][104])
 
 
 def receipt(
@@ -232,7 +233,7 @@ class TestDispatch:
             {"epoch": 0},
             {"epoch": 2**63},
             {"known_epoch": 2**63},
-            {"max_frame_size": (1 << 16) + 66_559},
+            {"max_batch_bytes": 1023},
         ],
     )
     def test_a_hello_out_of_its_limits(self, changes: dict[str, int]) -> None:
@@ -283,9 +284,8 @@ class TestStream:
     @example([105], b"")
     def test_any_cut_gives_the_same_events(self, places: list[int], end: bytes) -> None:
         stream = self.STREAM + end
-        # The batch is larger than what is allowed before the HELLO, which may come
-        # together with it.
-        assert len(stream) > 2 * frames.MAX_FRAME_BEFORE_HELLO - 10_000
+        # The batch has several parts, the first of which may come together with the HELLO.
+        assert len(stream) > frames.MAX_FRAME_SIZE + 5_000
         edges = [0, *sorted(min(place, len(stream)) for place in places), len(stream)]
         pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
         (events, data), (whole_events, whole_data) = self.outcome(pieces), self.outcome([stream])
@@ -302,16 +302,16 @@ class TestStream:
 
     def test_a_large_frame_before_the_hello(self) -> None:
         alice = session()
-        alice.receive_data((16 * 1024 + 1).to_bytes(4, "big"), 0.0)
-        assert ended(alice).cause == "the peer sent a frame of 16385 bytes, legal are 1 to 16384"
+        alice.receive_data((16_381).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 16381 bytes, legal are 1 to 16380"
 
     def test_a_large_frame_after_it(self) -> None:
-        alice = open_alice(max_frame_size=50_000)
-        alice.receive_data((50_000).to_bytes(4, "big"), 0.0)
+        alice = open_alice()
+        alice.receive_data((16_380).to_bytes(4, "big"), 0.0)
         assert alice.state is State.OPEN
-        alice = open_alice(max_frame_size=50_000)
-        alice.receive_data((50_001).to_bytes(4, "big"), 0.0)
-        assert ended(alice).cause == "the peer sent a frame of 50001 bytes, legal are 1 to 50000"
+        alice = open_alice()
+        alice.receive_data((16_381).to_bytes(4, "big"), 0.0)
+        assert ended(alice).cause == "the peer sent a frame of 16381 bytes, legal are 1 to 16380"
 
     @pytest.mark.parametrize("is_open", [False, True])
     @pytest.mark.parametrize(("rest", "reason"), [(b"", None), (b"\0", Reason.TRUNCATED)])
@@ -409,7 +409,7 @@ class TestSignatures:
     @pytest.mark.parametrize("is_durable", [False, True])
     def test_receipts_that_we_sign(self, is_durable: bool) -> None:
         alice, bob = open_pair()
-        bob._is_committed = int(is_durable)
+        bob._signer.is_durable = is_durable
         hashes = [n.to_bytes(32, "big") for n in range(501)]
         bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
         exchange(alice, bob)
@@ -521,11 +521,14 @@ class TestCreditIn:
         alice.receive_data(envelopes([SMALL, SMALL[:size]]), 0.0)
         assert ended(alice).cause == f"the peer sent an envelope of {size} bytes"
 
-    def test_the_first_envelope_decides_the_class(self) -> None:
-        """A mixed batch does not evade the credit of a lane: the delivery refuses mixed batches."""
-        alice = open_alice(credit=Credit(9, 9000, 1, 9000))
-        alice.receive_data(envelopes([URGENT, SMALL]), 0.0)
-        assert ended(alice).cause == "the peer sent more than it was granted"
+    @pytest.mark.parametrize("bodies", [[URGENT, SMALL], [SMALL, URGENT]])
+    def test_a_batch_has_one_priority(self, bodies: list[bytes]) -> None:
+        """So a mixed batch does not evade the credit of a lane."""
+        alice = open_alice()
+        alice.receive_data(envelopes(bodies), 0.0)
+        stream, other = (each[104] for each in bodies)
+        cause = f"the peer sent an envelope of priority {other} in stream {stream}"
+        assert ended(alice).cause == cause
 
 
 class TestGranting:
@@ -652,7 +655,7 @@ class TestCreditOut:
         alice.grant(1000, 1 << 20, is_critical=False)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
-        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Envelopes, Envelopes]
+        assert kinds == [Receipts, Pong, CreditFrame, Receipts, Part, Part]
         assert (first.leaves, second.leaves) != (second.leaves, first.leaves)
 
     def test_receipts_and_refusals_before_the_hello_are_not_sent(self) -> None:
@@ -696,11 +699,11 @@ class TestTime:
 
     def test_the_first_round_trip(self) -> None:
         alice = session()
-        assert alice.round_trip is None
+        assert alice.pings.round_trip is None
         alice.receive_data(hello().encode(), 1.0)
         assert frames_of(alice.data_to_send())[-1] == ping(1)
         alice.receive_data(pong(1).encode(), 1.5)
-        assert alice.round_trip == 0.5
+        assert alice.pings.round_trip == 0.5
 
     def test_round_trips_are_smoothed(self) -> None:
         alice = open_alice()
@@ -713,7 +716,7 @@ class TestTime:
             assert frames_of(alice.data_to_send()) == [ping(number)]
             now += sample
             alice.receive_data(pong(number).encode(), now)
-            assert alice.round_trip == pytest.approx(expected)
+            assert alice.pings.round_trip == pytest.approx(expected)
 
     def test_each_round_trip_is_told_as_it_was(self) -> None:
         told: list[float] = []
@@ -727,7 +730,7 @@ class TestTime:
             for answer in (number - 1, number, number):  # one for each PING, and no more
                 alice.receive_data(pong(answer).encode(), asked_at + sample)
         assert told == [0.5, 2.0]
-        assert alice.round_trip == 0.6875
+        assert alice.pings.round_trip == 0.6875
 
     def test_stamps_are_of_the_moment_of_sending(self) -> None:
         instant = 100
@@ -743,7 +746,7 @@ class TestTime:
         assert sent == [hello(), mine, Pong(ping(5), answer, mine.sent)]
         instant = 250
         alice.receive_data(Pong(mine, Stamp(9_000_190, 5), Stamp(9_000_200, 15)).encode(), 0.0)
-        offset = alice.clock_offset.estimate(Stamp(*read_clocks()))
+        offset = alice.pings.clock_offset.estimate(Stamp(*read_clocks()))
         assert offset is not None
         assert offset.seconds == pytest.approx(
             ((9_000_190 - 1_000_150) + (9_000_200 - 1_000_250)) / 2e6
@@ -754,10 +757,10 @@ class TestTime:
     def test_a_pong_that_does_not_echo_the_stamps(self, changed: Stamp) -> None:
         alice = open_alice()
         alice.receive_data(Pong(Ping(1, changed), AT, AT).encode(), 1.0)
-        assert (alice.round_trip, alice.clock_offset.estimate(AT)) == (None, None)
+        assert (alice.pings.round_trip, alice.pings.clock_offset.estimate(AT)) == (None, None)
         alice.receive_data(pong(1).encode(), 2.0)
-        assert alice.round_trip == 2.0
-        assert alice.clock_offset.estimate(AT) is not None
+        assert alice.pings.round_trip == 2.0
+        assert alice.pings.clock_offset.estimate(AT) is not None
 
     @pytest.mark.parametrize("frame", ["CREDIT", "PING"])
     def test_a_peer_that_is_never_silent_is_asked_once_a_minute(self, frame: str) -> None:
@@ -794,7 +797,7 @@ class TestTime:
         alice = open_alice()
         for n, number in enumerate(numbers):
             alice.receive_data(pong(number).encode(), 1.0 + n)
-        assert alice.round_trip == (1.0 if 1 in numbers else None)
+        assert alice.pings.round_trip == (1.0 if 1 in numbers else None)
         assert alice.state is State.OPEN
 
     def test_a_silent_peer_is_asked_and_then_dead(self) -> None:
@@ -1016,7 +1019,7 @@ class Wire:
     def __init__(self, draw: random.Random, credit: Credit) -> None:
         self.draw = draw
         self.now = 0.0
-        limits = SessionLimits(max_payload_size=2000, max_frame_size=1 << 20)
+        limits = SessionLimits(max_payload_size=2000)
         says = hello(credit=credit)
         self.ends = (
             Session(ALICE, BOB.did, says, limits, 0.0, read_clocks),
@@ -1050,12 +1053,13 @@ class Wire:
         is_critical = self.draw.random() < 0.3
         messages, size = (room.critical_messages, room.critical_bytes) if is_critical else room[:2]
         bodies: list[bytes] = []
+        priority = 3 if is_critical else self.draw.randrange(3)
         for _ in range(min(messages, self.draw.randrange(1, 40))):
             self.number += 1
             one = body(
                 self.number,
                 self.draw.randbytes(self.draw.choice((0, 5, 100, 2000))),
-                priority=3 if is_critical else self.draw.randrange(3),
+                priority=priority,
             )
             size -= len(one)
             if size < 0:
@@ -1169,12 +1173,12 @@ def test_two_sessions_back_to_back(credit: Credit) -> None:
         assert wire.heard[other] == wire.said[end]
         assert wire.bytes_in[other] == wire.bytes_out[end]
         sent, got = wire.ends[end], wire.ends[other]
-        assert sent._sent == got._received == wire.count(wire.bodies[end])
-        assert sent._allowed == got._advertised
+        assert sent._sent == got._credit.received == wire.count(wire.bodies[end])
+        assert sent._allowed == got._credit.told
         # Whatever was taken before, a message of the largest size can be sent.
         room = sent.send_window()
         assert room.messages
         assert room.critical_messages
         assert min(room.bytes, room.critical_bytes) >= 2122
-        assert math.isfinite(sent.round_trip or 0.0)
+        assert math.isfinite(sent.pings.round_trip or 0.0)
         assert sum(map(len, wire.bodies[end])) > 10_000

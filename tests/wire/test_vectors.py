@@ -37,7 +37,7 @@ from signedwire.wire.batch import batch_root, path_of, root_from_path
 from signedwire.wire.did_proof import check_did_proof, proof_from_uri
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.receipt_proof import verify_receipt
-from signedwire.wire.session import Closed, Session, SessionLimits
+from signedwire.wire.session import BatchReceived, Closed, Session, SessionLimits
 from signedwire.wire.session_events import CLOSE_MISSING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -186,14 +186,31 @@ def plain_frame(kind: int, body: bytes) -> str:
     return ((len(body) + 1).to_bytes(4, "big") + bytes([kind]) + body).hex()
 
 
+def plain_batch(count: int) -> tuple[list[bytes], bytes]:
+    """Section 5.2: the bodies 1, 4, 7, …, and the bytes of their batch."""
+    bodies = [plain_body(n) for n in range(1, 3 * count + 1, 3)]
+    root = plain_root(ALICE_DID, count, plain_groups([hashed(body) for body in bodies]))
+    signature = signed(ALICE, b"signedwire/batch/1\0", root)
+    return bodies, signature + b"".join(le(len(b), 4) + b for b in bodies)
+
+
+def plain_parts() -> list[str]:
+    """Sections 5.2 and 19."""
+    bodies, batch = plain_batch(40)
+    first = b"\1\1" + le(40, 2) + le(sum(map(len, bodies)), 4) + batch[:2050]
+    middle, last = b"\0\1" + batch[2050:4100], b"\2\1" + batch[4100:]
+    return [plain_frame(0x02, part) for part in (first, middle, last)]
+
+
 def plain_frames() -> dict[str, str]:
     """Section 5."""
     two = PlainBatch(2)
     numbers = (4096, 8_388_608, 64, 1_115_136, EPOCH - 1, 1, 2, 3, 4)
-    hello = le(EPOCH, 8) + le(0, 8) + le(1_115_136, 4) + le(1_048_576, 4)
+    hello = le(EPOCH, 8) + le(0, 8) + le(65_536, 4) + le(1_048_576, 4)
     hello += b"".join(le(number, 8) for number in numbers)
     assert len(hello) == 96
-    batch = two.signature + le(2, 2) + b"".join(le(len(b), 4) + b for b in two.bodies)
+    bodies, batch = plain_batch(2)
+    batch = b"\3\1" + le(2, 2) + le(sum(map(len, bodies)), 4) + batch
     credit = b"".join(le(n, 8) for n in (5120, 8_400_000, 80, 1_115_136))
     reason = "an older epoch than the one known — näher".encode()
     return {
@@ -213,6 +230,7 @@ def plain_frames() -> dict[str, str]:
             )
             for code, reason in enumerate(REASONS, 1)
         },
+        "read": plain_frame(0x04, le(32_768, 8) + le(12_345, 4)),
         "credit": plain_frame(0x05, credit),
         "ping": plain_frame(0x06, le(1, 8) + le(TIMESTAMP, 8) + le(5_000_000, 8)),
         "pong": plain_frame(
@@ -406,6 +424,22 @@ def test_every_reason_is_in_the_vectors() -> None:
     assert (unknown.reason, unknown.explanation) == (Reason.REFUSED, "code 200")
 
 
+def test_a_batch_in_parts() -> None:
+    vector, bodies = VECTORS["batch_in_parts"], plain_batch(40)[0]
+    assert vector == {"count": 40, "frames": plain_parts()}
+    hello = bytes.fromhex(VECTORS["frames"]["hello"])
+    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
+    ours = frames.decode(frames.HELLO, hello[5:])
+    assert isinstance(ours, frames.Hello)
+    session = Session(bob, alice.did, ours, SessionLimits(), 0.0, lambda: (0, 0))
+    session.receive_data(hello, 0.0)
+    for frame in vector["frames"]:
+        session.receive_data(bytes.fromhex(frame), 0.0)
+    *_, received = iter(session.next_event, None)
+    assert isinstance(received, BatchReceived)
+    assert received.bodies == bodies
+
+
 def test_bad_receipts() -> None:
     assert VECTORS["bad_receipts"] == plain_bad_receipts()
 
@@ -487,7 +521,7 @@ class TestText:
         assert named == {
             name: getattr(frames, name)
             for name in (
-                *("HELLO", "ENVELOPES", "RECEIPT"),
+                *("HELLO", "ENVELOPES", "RECEIPT", "READ"),
                 *("CREDIT", "PING", "PONG", "CLOSE"),
             )
         }
@@ -518,8 +552,8 @@ class TestText:
         assert position == 100
         assert frames.MAX_EPOCH == 2**63 - 1
         assert TEXT.count("to 2⁶³−1 |") == 2
-        assert frames.FRAME_MARGIN == 66_560
-        assert "| at least max_payload_size + 66 560 |" in TEXT
+        assert frames.LEAST_MAX_BATCH_BYTES == 1024
+        assert "| 20 | u32 max_batch_bytes | at least 1024 |" in TEXT
 
     @pytest.mark.parametrize(
         ("heading", "end"),
@@ -558,11 +592,11 @@ class TestText:
         assert names.public_bytes() == bytes.fromhex(start) + uri.encode()
 
     def test_limits(self) -> None:
-        assert frames.MAX_FRAME_BEFORE_HELLO == 16_384
+        assert frames.MAX_FRAME_SIZE == 16_384
         assert (frames.MAX_RECEIPT_HASHES, frames.MAX_REFUSAL_TEXT) == (500, 256)
         assert frames.MAX_CLOSE_REASON == 256
         for row in (
-            "| frame before HELLO | 16 384 bytes |",
+            "| frame, with its length and type | 16 384 bytes |",
             "| envelopes in a batch | 256 |",
             "| hashes in a RECEIPT | 500 |",
             "| text of a refusal | 256 bytes |",

@@ -5,7 +5,7 @@ alone, so that an emergency stop finds room when the queue is full.
 
 Items leave in the order in which they entered their lane.
 
-Threads: any thread may call `put()`, `take()` and `remove_if()`. `head()` and `put_back()` belong
+Threads: any thread may call `put()`, `take()` and `remove_if()`. `lane()` and `put_back()` belong
 to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
 `remove_if()` may leave out of order.
 """
@@ -64,15 +64,12 @@ class Lanes(BoundedQueue, Generic[T]):
         low, normal, high, critical = self._lanes
         return self._count_free(priority, len(critical), len(low) + len(normal) + len(high))
 
-    def head(self, *, is_critical: bool) -> deque[T] | None:
-        """Return the highest lane with items: Critical, or the highest of the others.
+    def lane(self, priority: int) -> deque[T]:
+        """Return one lane.
 
         Only the one consumer thread calls this, and calls `notify_room()` after taking.
         """
-        for lane in self._top_down[:1] if is_critical else self._top_down[1:]:
-            if lane:
-                return lane
-        return None
+        return self._lanes[priority]
 
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` if all are empty."""

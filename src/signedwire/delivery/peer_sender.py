@@ -19,7 +19,7 @@ from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
-from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Did, Priority, Reason, unix_time_us
 from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.session import SentBatch
@@ -126,13 +126,21 @@ class PeerSender:
 
     # -- writing --------------------------------------------------------------------------
 
-    def next_batch(self, send_window: Credit, largest: int, writable: int) -> list[OutgoingMessage]:
-        """Take the messages of the next frame from the queue, and number them.
+    def next_batch(
+        self,
+        send_window: Credit,
+        largest: int,
+        max_bytes: int,
+        above: int = -1,
+        below: int = Priority.CRITICAL + 1,
+    ) -> list[OutgoingMessage]:
+        """Take the messages of the next batch from the queue, and number them.
 
         Args:
             send_window: The credit that is left.
             largest: Size in bytes of the largest payload that the peer accepts.
-            writable: Number of bytes that the socket takes now.
+            max_bytes: Size in bytes of the largest batch that the peer accepts.
+            above, below: Only the lanes between these priorities are looked at.
         """
         stream = self.stream
         if not self.lanes or self._context.store.look_at_clock():
@@ -149,7 +157,9 @@ class PeerSender:
             self.end_soon(message, largest, cause)
             return True
 
-        return stream.next_batch(self.lanes, send_window, end_if_dead, largest, writable)
+        return stream.next_batch(
+            self.lanes, send_window, end_if_dead, largest, max_bytes, above, below
+        )
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""

@@ -25,7 +25,7 @@ from signedwire.stats import PeerStatus
 from signedwire.types import Did, PeerState, Priority, Reason, Target
 from signedwire.wire import link_frames
 from signedwire.wire.clock_offset import ClockOffset
-from signedwire.wire.link_frames import FRAME_MARGIN, Hello, Receipts
+from signedwire.wire.link_frames import Hello, Receipts
 from signedwire.wire.session import Closed
 
 __all__ = ["EndedLink", "LinkVerdict", "PeerSession"]
@@ -188,7 +188,7 @@ class PeerSession:
             max_version=link_frames.VERSION,
             epoch=self.sender.epoch,
             features=0,
-            max_frame_size=config.max_payload_size + FRAME_MARGIN,
+            max_batch_bytes=link_frames.MAX_BATCH_BYTES,
             max_payload_size=config.max_payload_size,
             credit=self.receiver.recv_window(),
             known_epoch=self.receiver.stream.epoch,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
@@ -168,10 +167,9 @@ class SendStream:
         """Whether no message was ever sent."""
         return not self._has_sent
 
-    @property
-    def oldest(self) -> bytes | None:
-        """The root of the oldest batch in flight; `None` if there is none."""
-        return next(iter(self._in_flight), None)
+    def is_in_flight(self, root: bytes) -> bool:
+        """Whether the batch with this root has messages without an answer."""
+        return root in self._in_flight
 
     @property
     def is_forgettable(self) -> bool:
@@ -185,11 +183,14 @@ class SendStream:
         end_if_dead: Callable[[OutgoingMessage], bool],
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
+        above: int = -1,
+        below: int = Priority.CRITICAL + 1,
     ) -> list[OutgoingMessage]:
-        """Take the messages of the next batch from their lanes, and number them.
+        """Take the messages of the next batch from the highest lane that can send, and number them.
 
-        The messages are all Critical, or none is. They are at most 256, and at most
-        `max_bytes` unless the first alone is larger. They fit into `send_window`.
+        They are at most 256, and at most `max_bytes` unless the first alone is larger. They
+        fit into `send_window`. A lane whose first message waits for credit holds back the lower
+        lanes, except if it is Critical, which has its own credit.
 
         Args:
             lanes: The queue of the peer.
@@ -200,32 +201,37 @@ class SendStream:
                 `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
+            above, below: Only the lanes between these priorities are looked at.
         """
-        take = partial(self._take, lanes, end_if_dead, largest, min(max_bytes, MAX_BATCH_BYTES))
-        return take(
-            send_window.critical_messages, send_window.critical_bytes, is_critical=True
-        ) or take(send_window.messages, send_window.bytes, is_critical=False)
+        max_bytes = min(max_bytes, MAX_BATCH_BYTES)
+        for priority in range(below - 1, above, -1):
+            if not (lane := lanes.lane(priority)):
+                continue
+            is_critical = priority == Priority.CRITICAL
+            credit = send_window[2:] if is_critical else send_window[:2]
+            batch = self._take(lane, end_if_dead, largest, max_bytes, *credit)
+            lanes.notify_room()
+            if batch or (lane and not is_critical):
+                return batch
+        return []
 
     def _take(
         self,
-        lanes: Lanes[OutgoingMessage],
+        lane: deque[OutgoingMessage],
         end_if_dead: Callable[[OutgoingMessage], bool],
         largest: int,
         max_bytes: int,
         credit_messages: int,
         credit_bytes: int,
-        *,
-        is_critical: bool,
     ) -> list[OutgoingMessage]:
         batch: list[OutgoingMessage] = []
         size = 0
         limit = min(credit_messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
         options, common = None, b""
-        lane: deque[OutgoingMessage] | None = None
-        # The lane is looked up only when it is empty, and messages are numbered inline. With
-        # a function call for either, this loop took 0.2 µs longer per message.
-        while len(batch) < limit and (lane := lane or lanes.head(is_critical=is_critical)):
+        # Messages are numbered inline. With a function call, this loop took 0.1 µs longer per
+        # message.
+        while lane and len(batch) < limit:
             message = lane[0]
             header_size = message.options.header_size
             length = len(message.body)
@@ -250,7 +256,6 @@ class SendStream:
             lane.popleft()  # last, so that an exception above loses no message
             message.was_written = True
             batch.append(message)
-        lanes.notify_room()
         return batch
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 __all__ = ["AnswerWatch"]
@@ -14,10 +14,11 @@ wait in the socket."""
 
 
 class AnswerWatch:
-    """Watches the oldest batch in flight on a link, by the clock of the event loop.
+    """Watches whether bytes and answers come on a link, by the clock of the event loop.
 
-    The time of a batch begins when it is sent, or when the batch before it is answered,
-    whichever is later. So a slow link that brings answers in order is not overdue.
+    While bytes of batches are on the way, a READ that counts more of them is awaited. When the peer
+    has read a whole batch, its answer is awaited. The time begins anew with each. So a
+    slow link that brings bytes and answers in order is not overdue.
 
     Args:
         patience: Seconds after which an answer is shown as overdue.
@@ -30,35 +31,35 @@ class AnswerWatch:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._on_overdue: Callable[[], None] | None = on_overdue
-        self._oldest: bytes | None = None
+        self._awaited: Hashable = None
         self._since = self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def look(self, oldest: bytes | None) -> None:
-        """Note the root of the oldest batch without an answer; `None`: there is none."""
-        if oldest is not self._oldest:
-            self._oldest = oldest
+    def look(self, awaited: Hashable) -> None:
+        """Note what is awaited next, which differs from all before it; `None`: nothing is."""
+        if awaited != self._awaited:
+            self._awaited = awaited
             self._since = self._loop.time()
         # A timer that fires early is set again, so that no answer costs a new timer.
-        if oldest is not None and self._timer is None:
+        if awaited is not None and self._timer is None:
             self._arm()
 
     @property
     def overdue(self) -> float | None:
-        """Seconds that the oldest batch has waited; `None` up to `patience`. Any thread."""
-        waited = 0.0 if self._oldest is None else self._loop.time() - self._since
+        """Seconds that this link has waited; `None` up to `patience`. Any thread."""
+        waited = 0.0 if self._awaited is None else self._loop.time() - self._since
         return waited if waited > self._patience else None
 
     def end(self) -> None:
         """Stop watching, because the link has ended."""
-        self._oldest = None
+        self._awaited = None
         self._on_overdue = None
         if self._timer is not None:
             self._timer.cancel()
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._oldest is None:
+        if self._awaited is None:
             return
         now = self._loop.time()
         late = now - self._due

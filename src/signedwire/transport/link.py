@@ -73,7 +73,7 @@ class Link:
         self._timer = SessionTimer(loop, self._on_timer)
         self._channel = channel = runtime.tls.channel(is_server=expected is None)
         config = runtime.config
-        self._socket = LinkSocket(runtime.counters, runtime.lingering, config.max_payload_size)
+        self._socket = LinkSocket(runtime.counters, runtime.lingering)
         self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
@@ -86,7 +86,7 @@ class Link:
 
     @property
     def overdue(self) -> float | None:
-        """Seconds that the oldest batch has waited for its answer, if that is long."""
+        """Seconds that the link has waited for an answer or a READ, if that is long."""
         return self._answers.overdue
 
     @property
@@ -151,6 +151,7 @@ class Link:
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
             peer_session.receiver.is_durable,
+            is_stranger=not state.is_known,
         )
         peer_session.receiver.link_granted(self)
 
@@ -194,7 +195,7 @@ class Link:
     # -- output: see `LinkPort` -------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write one batch of what waits for the peer, and come again for the next one."""
+        """Write parts of what waits for the peer, and come again for the next ones."""
         self._output.pump()
 
     def queue_receipts(

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from signedwire.clock import monotonic
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.peer_sender import PeerSender
 from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
@@ -18,6 +21,7 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Close, Refusal
+from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
 
@@ -30,18 +34,20 @@ class LinkOutput:
         channel: Encrypts.
         socket: Writes ciphertext.
         answers: Watches for overdue answers to the batches.
-        on_batch: Called for each batch that is written.
+        on_batch: Called for each batch that is signed.
         loop: The event loop.
     """
 
     __slots__ = (
         "_answers",
         "_channel",
+        "_ends",
         "_loop",
         "_on_batch",
         "_pump_handle",
         "_socket",
         "_state",
+        "_under_way",
         "is_held",
         "receipts",
     )
@@ -62,6 +68,10 @@ class LinkOutput:
         self._on_batch = on_batch
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
+        self._under_way: dict[int, tuple[bytes, list[OutgoingMessage]]] = {}
+        """By stream: root and messages of the batch whose parts are not all written."""
+        self._ends: dict[bytes, int] = {}
+        """By root: the bytes of batches that were written with the last part of the batch."""
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
@@ -71,13 +81,18 @@ class LinkOutput:
         """Send nothing more: the link has ended."""
         self._answers.end()
         self._socket.forget_unwritten()
+        self._under_way.clear()
+        self._ends.clear()
         if self._pump_handle is not None:
             self._pump_handle.cancel()
 
     # -- messages ---------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write one batch of what waits for the peer, within its credit; later the next one."""
+        """Write parts of what waits for the peer, as many as the socket takes now.
+
+        At most one batch of each lane is signed, and only if no part of a higher one is left.
+        """
         self._pump_handle = None
         state = self._state
         if not state.is_open or not (room := self._socket.writable_bytes()):
@@ -85,24 +100,54 @@ class LinkOutput:
         session, peer_session = state.session, state.peer_session
         assert session is not None
         assert peer_session is not None
-        assert session.their_hello is not None
         sender = peer_session.sender
+        data, below = b"", frames.STREAMS
+        while below > 0 and room > 0:
+            self._begin_batch(session, sender, below)
+            if (below := session.top_stream) < 0:
+                break
+            if self.receipts:
+                self.receipts.sign(session)
+            more = session.data_to_send(room, monotonic())
+            room -= len(more)
+            data += more
+            if session.top_stream >= 0:
+                break  # the socket takes no more
+        if not data:
+            return
+        for stream in tuple(self._under_way):
+            if not session.is_sending(stream):
+                root, messages = self._under_way.pop(stream)
+                self._ends[root] = session.bytes_out
+                self._socket.expect_written(messages)
+        self._answers.look(self._awaited(session, sender))
+        self._channel.send(data)
+        self._socket.write(self._channel.data_to_send())
+        if sender.lanes or session.top_stream >= 0:
+            self.pump_soon()
+
+    def _begin_batch(self, session: Session, sender: PeerSender, below: int) -> None:
+        """Sign a batch of a lane below `below`, within the credit.
+
+        Lanes up to the highest stream with a batch under way are left alone.
+        """
+        hello = session.their_hello
+        assert hello is not None
         messages = sender.next_batch(
-            session.send_window(), session.their_hello.max_payload_size, room
+            session.send_window(),
+            hello.max_payload_size,
+            hello.max_batch_bytes,
+            session.top_stream,
+            below,
         )
         if not messages:
             return
         if self._on_batch is not None:
             self._on_batch()
-        if self.receipts:
-            self.receipts.sign(session)
         bodies = [message.body for message in messages]
-        sender.sent(session.send_batch(bodies), messages, bodies)
-        self._socket.expect_written(messages)
-        self._answers.look(sender.stream.oldest)
-        self.flush()
-        if sender.lanes:
-            self.pump_soon()
+        batch = session.send_batch(bodies)
+        sender.sent(batch, messages, bodies)
+        self._under_way[session.top_stream] = batch.root, messages
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
@@ -110,14 +155,29 @@ class LinkOutput:
             self._pump_handle = self._loop.call_soon(self.pump)
 
     def watch_answers(self, *, is_used: bool) -> None:
-        """Measure how long the answer to the oldest batch in flight takes.
+        """Measure how long the peer takes to read batches, and to answer them.
 
         Args:
             is_used: Whether this link, and no newer one, carries the batches to the peer.
         """
         state = self._state
-        if state.is_open and state.peer_session is not None:
-            self._answers.look(state.peer_session.sender.stream.oldest if is_used else None)
+        if state.is_open and state.session is not None and state.peer_session is not None:
+            sender = state.peer_session.sender
+            self._answers.look(self._awaited(state.session, sender) if is_used else None)
+
+    def _awaited(self, session: Session, sender: PeerSender) -> tuple[bytes | None, int] | None:
+        """Return what is awaited next: an answer, or a READ; `None`: nothing is.
+
+        A batch that was read is awaited by its root. Until then, READ is awaited: the number that
+        the last one gave stands for that.
+        """
+        ends, read = self._ends, session.read_by_peer
+        while ends and not sender.stream.is_in_flight(root := next(iter(ends))):
+            del ends[root]
+        oldest = next(iter(ends), None)
+        if oldest is not None and ends[oldest] <= read:
+            return oldest, -1
+        return (oldest, read) if read < session.bytes_out else None
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -167,10 +227,10 @@ class LinkOutput:
     # -- bytes ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Encrypt and write what the session and the TLS handshake have to send."""
+        """Encrypt and write what the session and the TLS handshake have to send, except batches."""
         if not self._socket.is_connected:
             return
         session = None if self.is_held else self._state.session
-        if session is not None and (data := session.data_to_send()):
+        if session is not None and (data := session.data_to_send(0, monotonic())):
             self._channel.send(data)
         self._socket.write(self._channel.data_to_send())

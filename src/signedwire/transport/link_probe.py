@@ -82,7 +82,7 @@ class LinkProbe(ProbeConnection):
             if not await self.changes(limit):
                 session.handle_timeout(monotonic())
                 self._turn()
-        offset = session.clock_offset.estimate(Stamp(*self._read_clocks()))
+        offset = session.pings.clock_offset.estimate(Stamp(*self._read_clocks()))
         self.found = replace(
             self.found,
             round_trip=self._round_trip,
@@ -130,7 +130,7 @@ class LinkProbe(ProbeConnection):
             max_version=frames.VERSION,
             epoch=unix_time_us(),
             features=0,
-            max_frame_size=frames.FRAME_MARGIN,
+            max_batch_bytes=frames.MAX_BATCH_BYTES,
             max_payload_size=0,
             credit=_NOTHING,
             known_epoch=0,

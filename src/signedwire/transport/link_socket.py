@@ -1,8 +1,8 @@
 """The socket under a link: how much waits to be sent on it, and whether it is read.
 
-Encrypted bytes cannot be taken back, and an urgent message goes behind them. So a batch is made
-only when the socket has taken the last one. At most 64 KiB, or one larger message, wait to be
-sent, including the kernel's share.
+Encrypted bytes cannot be taken back, and an urgent message goes behind them. So parts of batches
+are written only when the socket has taken the last ones. At most 64 KiB of them wait to be sent,
+including the kernel's share, or 16 KiB above that share.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from signedwire.stats import Counters
 from signedwire.transport.lingering import Lingering
 from signedwire.transport.network import Stream
 from signedwire.types import DeliveryState, Target, unix_time_us
-from signedwire.wire.link_frames import FRAME_MARGIN
 
 __all__ = ["LinkSocket"]
 
 _MAX_UNSENT: Final = 64 * 1024
-"""Bytes that may wait to be sent, with the batch that is added."""
-_LEAST_BATCH: Final = 16 * 1024
-"""Bytes that a batch may have, however many wait in the kernel. It holds no more than this."""
-_MAX_UNREAD: Final = 1024 * 1024 + _MAX_UNSENT
-"""Bytes of receipts and other control frames that wait for a peer which does not read.
-If more bytes wait, the node stops reading from the peer."""
+"""Bytes that may wait to be sent, with the parts that are added."""
+_LEAST_ROOM: Final = 16 * 1024
+"""Bytes of parts that are written at once, however many wait in the kernel."""
+_MAX_UNREAD: Final = 1024 * 1024 + 2 * _MAX_UNSENT
+"""Bytes of parts, receipts and other frames that wait for a peer which does not read. If more
+wait, the node stops reading from the peer."""
 _LINGER: Final = 1.0
 """Seconds that a closing socket may take to send the bytes that are left."""
 
@@ -37,7 +36,6 @@ class LinkSocket:
     Args:
         counters: Counts the bytes and messages that are written.
         lingering: Bounds the connections that were hung up and still send.
-        max_payload_size: Our limit, in bytes: one message as large may wait as well.
     """
 
     __slots__ = (
@@ -46,17 +44,14 @@ class LinkSocket:
         "_is_waiting",
         "_linger_timer",
         "_lingering",
-        "_stop_reading_at",
         "_stream",
         "_unwritten",
         "is_paused",
     )
 
-    def __init__(self, counters: Counters, lingering: Lingering, max_payload_size: int) -> None:
+    def __init__(self, counters: Counters, lingering: Lingering) -> None:
         self._counters = counters
         self._lingering = lingering
-        # The limit of this node, not the one that the peer claims to have.
-        self._stop_reading_at = _MAX_UNREAD + max_payload_size + FRAME_MARGIN
         self._stream: Stream | None = None
         self._unwritten: list[OutgoingMessage] = []
         self._is_read = True
@@ -82,10 +77,10 @@ class LinkSocket:
     # -- out ------------------------------------------------------------------------
 
     def writable_bytes(self) -> int:
-        """Return the bytes that the next batch may have; 0: the last one is not taken yet."""
+        """Return the bytes of parts that may be written; 0: the last ones are not taken yet."""
         if self._stream is None or self.is_paused:
             return 0
-        return max(_LEAST_BATCH, _MAX_UNSENT - self._stream.unsent())
+        return max(_LEAST_ROOM, _MAX_UNSENT - self._stream.unsent())
 
     def write(self, data: bytes) -> None:
         """Write ciphertext, if there is any."""
@@ -99,7 +94,7 @@ class LinkSocket:
         if not waiting:
             if self._unwritten:
                 self.mark_written()
-        elif self._is_read and waiting > self._stop_reading_at:
+        elif self._is_read and waiting > _MAX_UNREAD:
             self._update_reading()
 
     def expect_written(self, messages: list[OutgoingMessage]) -> None:
@@ -134,7 +129,7 @@ class LinkSocket:
         stream = self._stream
         if stream is None or stream.is_closing():
             return
-        if self._is_waiting or stream.waiting() > self._stop_reading_at:
+        if self._is_waiting or stream.waiting() > _MAX_UNREAD:
             if self._is_read:
                 self._is_read = False
                 stream.pause_reading()

@@ -75,14 +75,14 @@ class LinkState:
     @property
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
-        return None if self.session is None else self.session.round_trip
+        return None if self.session is None else self.session.pings.round_trip
 
     @property
     def clock_offset(self) -> ClockOffset | None:
         """How far the peer's clock is from ours now; `None`: not measured lately."""
         if self.session is None:
             return None
-        return self.session.clock_offset.estimate(Stamp(*self.read_clocks()))
+        return self.session.pings.clock_offset.estimate(Stamp(*self.read_clocks()))
 
     @property
     def our_epoch(self) -> int:

@@ -34,7 +34,6 @@ from signedwire.transport.probe_connection import NotReachedError, ProbeConnecti
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did, Reason, Target
-from signedwire.wire import link_frames as frames
 
 __all__ = ["Prober"]
 
@@ -167,7 +166,6 @@ class Prober:
             ping_interval=interval,
             dead_timeout=max(limits.dead_timeout, 2 * interval),
             max_payload_size=0,
-            max_frame_size=frames.FRAME_MARGIN,
         )
         channel = tls.channel(is_server=False)
         return LinkProbe(identity, channel, limits, found, is_silent=not as_stranger)

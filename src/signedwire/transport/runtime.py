@@ -26,7 +26,6 @@ from signedwire.transport.network import Network
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import Did
-from signedwire.wire.link_frames import FRAME_MARGIN
 from signedwire.wire.session import SessionLimits
 
 __all__ = ["Runtime"]
@@ -69,7 +68,6 @@ class Runtime:
             ping_interval=config.ping_interval,
             dead_timeout=config.dead_timeout,
             max_payload_size=config.max_payload_size,
-            max_frame_size=config.max_payload_size + FRAME_MARGIN,
         )
         self.counters = Counters()
         self.home = Home()

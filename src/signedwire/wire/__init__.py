@@ -13,10 +13,13 @@ timestamp takes the present time.)
 - `batch`: one signature over up to 256 envelopes, and the Merkle path from an
   envelope to the signed root.
 - `did_proof`: the name in a TLS certificate that proves a DID.
-- `link_frames`: the frames of a v2 link.
+- `link_frames`: the frames of a v2 link. `parts`: how a batch is cut into them, and
+  assembled again.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
-  bytes out. `session_events`: its events. `idle`: its limit on frames that carry
-  nothing new. `clock_offset`: how far the clock of the peer is from ours.
+  bytes out. `session_events`: its events. `session_limits`: its timeouts. `idle`: its
+  limit on frames that carry nothing new. `pings`: PING and PONG. `clock_offset`: how far
+  the clock of the peer is from ours. `granted_credit`: what the peer may send.
+  `read_reports`: when READ is sent. `receipt_signer`: makes RECEIPT frames.
 - `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
 - `large`: envelopes and receipt proofs that are checked without being held in memory.
 

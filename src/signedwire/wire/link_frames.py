@@ -1,9 +1,9 @@
 """The frames of a v2 link: `u32 BE length ‖ u8 type ‖ body`.
 
-The length counts type and body. Every body has a fixed layout with little-endian
-integers; docs/protocol.md is the normative text. A receiver skips an unknown type
-whose high bit is set; any other unknown type closes the link. `decode()` checks
-everything that needs no state of the link.
+The length counts type and body. A frame has at most 16,384 bytes. Every body has a fixed
+layout with little-endian integers; docs/protocol.md is the normative text. A receiver skips
+an unknown type whose high bit is set; any other unknown type closes the link. `decode()`
+checks everything that needs no state of the link.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ from signedwire.wire.clock_offset import Stamp
 __all__ = [
     "Close",
     "Credit",
-    "Envelopes",
     "Frame",
     "Hello",
     "LinkFrameDecoder",
+    "Part",
     "Ping",
     "Pong",
+    "Read",
     "Receipts",
     "Refusal",
     "decode",
+    "part_header",
 ]
 
 VERSION: Final = 2
 LANES: Final = 4
-MAX_FRAME_BEFORE_HELLO: Final = 16 * 1024
+STREAMS: Final = LANES
+MAX_FRAME_SIZE: Final = 16 * 1024
+"""Size of the largest frame with its length and type, in bytes."""
+MAX_LENGTH: Final = MAX_FRAME_SIZE - 4
+MAX_BODY: Final = MAX_LENGTH - 1
+MAX_BATCH_BYTES: Final = 64 * 1024
+"""The largest batch that this version takes, in bytes of its bodies. One body may be larger."""
+LEAST_MAX_BATCH_BYTES: Final = 1024
 MAX_RECEIPT_HASHES: Final = 500
 MAX_REFUSAL_TEXT: Final = 256
 MAX_CLOSE_REASON: Final = 256
 MAX_EPOCH: Final = 2**63 - 1
 """Largest legal epoch. A node may have to take a later epoch than the one that a peer
 remembers, so an epoch must never be the largest number of its field."""
-FRAME_MARGIN: Final = 64 * 1024 + 1024
-"""Minimum difference between the limits of frame and payload, in bytes: every batch fits."""
-
 HELLO: Final = 0x01
 ENVELOPES: Final = 0x02
 RECEIPT: Final = 0x03
+READ: Final = 0x04
 CREDIT: Final = 0x05
 PING: Final = 0x06
 PONG: Final = 0x07
@@ -56,8 +63,11 @@ SKIPPABLE: Final = 0x80
 _PREFIX: Final = struct.Struct(">IB")
 _LENGTH: Final = struct.Struct(">I")
 _HELLO: Final = struct.Struct("<HHQQII4QQ4Q")
-_ENVELOPES: Final = struct.Struct("<64sH")
-_ENVELOPE_LENGTH: Final = struct.Struct("<I")
+_PART: Final = struct.Struct("<BB")
+_FIRST_PART: Final = struct.Struct("<BBHI")
+_FRAMED_PART: Final = struct.Struct(">IBBB")
+_BATCH: Final = struct.Struct("<HI")
+_READ: Final = struct.Struct("<QI")
 _RECEIPT: Final = struct.Struct("<BQB")
 _CREDIT: Final = struct.Struct("<4Q")
 _PING: Final = struct.Struct("<3Q")
@@ -76,8 +86,9 @@ class Hello:
     """The epoch of the sender of the HELLO, within which its sequence numbers count."""
     features: int
     """Feature bits of the sender; none are defined yet, and unknown bits are ignored."""
-    max_frame_size: int
-    """The largest frame that the sender accepts, type and body, in bytes."""
+    max_batch_bytes: int
+    """The largest batch that the sender accepts, in bytes of its bodies, at least 1,024. One
+    body alone may be larger."""
     max_payload_size: int
     """The largest payload that the sender accepts, in bytes."""
     credit: Credit
@@ -94,7 +105,7 @@ class Hello:
             self.max_version,
             self.epoch,
             self.features,
-            self.max_frame_size,
+            self.max_batch_bytes,
             self.max_payload_size,
             *self.credit,
             self.known_epoch,
@@ -103,23 +114,42 @@ class Hello:
         return _PREFIX.pack(len(body) + 1, HELLO) + body
 
 
-@dataclass(frozen=True, slots=True)
-class Envelopes:
-    """A signed batch of envelopes."""
+FIRST: Final = 1
+LAST: Final = 2
+ABORT: Final = 4
+PART_HEADER: Final = _PART.size
+FIRST_PART_HEADER: Final = _FIRST_PART.size
+_LEAST_PART: Final = 2048
+_LEGAL_FLAGS: Final = frozenset({0, FIRST, LAST, FIRST | LAST, ABORT})
 
-    signature: bytes
-    bodies: list[bytes]
-    """Header and payload of each envelope, 1 to 256 of them."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a signed batch, in an ENVELOPES frame; see `wire.parts`."""
+
+    flags: int
+    """`FIRST` and `LAST` in any combination, or `ABORT` alone."""
+    stream: int
+    """The stream of the batch: 0 to 3, the priority of its envelopes."""
+    data: bytes | memoryview = b""
+    """The bytes of the batch in this part."""
+    count: int = 0
+    """First part: number of envelopes in the batch, 1 to 256."""
+    total: int = 0
+    """First part: sum of the sizes of their bodies."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        parts = [b"", _ENVELOPES.pack(self.signature, len(self.bodies))]
-        pack = _ENVELOPE_LENGTH.pack
-        for body in self.bodies:
-            parts.append(pack(len(body)))
-            parts.append(body)
-        parts[0] = _PREFIX.pack(sum(map(len, parts)) + 1, ENVELOPES)
-        return b"".join(parts)
+        size = len(self.data)
+        return part_header(self.flags, self.stream, size, self.count, self.total) + self.data
+
+
+def part_header(flags: int, stream: int, size: int, count: int, total: int) -> bytes:
+    """Encode what precedes the `size` bytes of a part in its frame. See `Part`."""
+    if flags & FIRST:
+        length = 1 + FIRST_PART_HEADER + size
+        return _FRAMED_PART.pack(length, ENVELOPES, flags, stream) + _BATCH.pack(count, total)
+    return _FRAMED_PART.pack(1 + PART_HEADER + size, ENVELOPES, flags, stream)
 
 
 ACCEPTED_BATCHES: Final = 1
@@ -215,6 +245,20 @@ class CreditFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """How much of the batches of the other side was read."""
+
+    bytes_read: int
+    """Bytes of batches read so far on this link, without the headers of parts."""
+    age_us: int
+    """Microseconds since the last of them was read."""
+
+    def encode(self) -> bytes:
+        """Encode the whole frame."""
+        return _PREFIX.pack(_READ.size + 1, READ) + _READ.pack(self.bytes_read, self.age_us)
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """A request for a PONG, with the clocks of its sender."""
 
@@ -258,7 +302,7 @@ class Close:
         return _PREFIX.pack(len(body) + 1, CLOSE) + body
 
 
-Frame: TypeAlias = Hello | Envelopes | Receipts | CreditFrame | Ping | Pong | Close
+Frame: TypeAlias = Hello | Part | Receipts | Read | CreditFrame | Ping | Pong | Close
 
 # Close codes; docs/protocol.md explains them.
 CLOSE_DONE: Final = 0
@@ -315,13 +359,13 @@ def decode(frame_type: int, body: bytes) -> Frame | None:
 def _read_hello(body: bytes) -> Hello:
     # A later version may add fields behind these; this version ignores them.
     fields: tuple[Any, ...] = _HELLO.unpack_from(body)
-    lowest, highest, epoch, features, max_frame, max_payload, *numbers = fields
+    lowest, highest, epoch, features, max_batch, max_payload, *numbers = fields
     hello = Hello(
         min_version=lowest,
         max_version=highest,
         epoch=epoch,
         features=features,
-        max_frame_size=max_frame,
+        max_batch_bytes=max_batch,
         max_payload_size=max_payload,
         credit=Credit(*numbers[:4]),
         known_epoch=numbers[4],
@@ -331,30 +375,28 @@ def _read_hello(body: bytes) -> Hello:
         hello.min_version > hello.max_version
         or not 0 < hello.epoch <= MAX_EPOCH
         or hello.known_epoch > MAX_EPOCH
-        or hello.max_frame_size < hello.max_payload_size + FRAME_MARGIN
+        or hello.max_batch_bytes < LEAST_MAX_BATCH_BYTES
     ):
         raise _error("a HELLO with illegal versions, epochs or sizes")
     return hello
 
 
-def _read_envelopes(body: bytes) -> Envelopes:
-    signature, count = _ENVELOPES.unpack_from(body)
+def _read_part(body: bytes) -> Part:
+    flags, stream = _PART.unpack_from(body)
+    if flags not in _LEGAL_FLAGS or stream >= STREAMS:
+        raise _error(f"a part with the flags {flags} in stream {stream}")
+    if flags == ABORT:
+        if len(body) != PART_HEADER:
+            raise _error("the abort of a batch with bytes of it")
+        return Part(flags, stream)
+    if not flags & LAST and len(body) < _LEAST_PART:
+        raise _error(f"a part of {len(body)} bytes that is not the last")
+    if not flags & FIRST:
+        return Part(flags, stream, memoryview(body)[PART_HEADER:])
+    _, _, count, total = _FIRST_PART.unpack_from(body)
     if not 0 < count <= MAX_BATCH:
         raise _error(f"a batch of {count} envelopes, legal are 1 to {MAX_BATCH}")
-    bodies: list[bytes] = []
-    position, end = _ENVELOPES.size, len(body)
-    unpack = _ENVELOPE_LENGTH.unpack_from
-    for _ in range(count):
-        (length,) = unpack(body, position)
-        position += 4
-        stop = position + length
-        if stop > end:
-            raise _error("a batch that is shorter than its envelopes")
-        bodies.append(body[position:stop])
-        position = stop
-    if position != end:
-        raise _error("a batch that is longer than its envelopes")
-    return Envelopes(signature, bodies)
+    return Part(flags, stream, memoryview(body)[FIRST_PART_HEADER:], count, total)
 
 
 def _read_receipts(body: bytes) -> Receipts:
@@ -405,8 +447,9 @@ def _printable(text: bytes) -> str:
 
 _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     HELLO: _read_hello,
-    ENVELOPES: _read_envelopes,
+    ENVELOPES: _read_part,
     RECEIPT: _read_receipts,
+    READ: lambda body: Read(*_READ.unpack(body)),
     CREDIT: lambda body: CreditFrame(Credit(*_CREDIT.unpack(body))),
     PING: _read_ping,
     PONG: _read_pong,
@@ -420,14 +463,14 @@ class LinkFrameDecoder:
     `put()` takes the bytes of the stream. `next_frame()` returns the frames one by one,
     so that the driver can stop between two of them.
 
-    `max_frame_size` may be raised after the HELLO. The new limit applies from the next
-    frame on, even if that frame arrived together with the HELLO.
+    Args:
+        max_length: The largest legal length, of type and body.
     """
 
-    __slots__ = ("_data", "_needed", "_position", "_rest", "max_frame_size")
+    __slots__ = ("_data", "_max_length", "_needed", "_position", "_rest")
 
-    def __init__(self, max_frame_size: int = MAX_FRAME_BEFORE_HELLO) -> None:
-        self.max_frame_size = max_frame_size
+    def __init__(self, max_length: int = MAX_LENGTH) -> None:
+        self._max_length = max_length
         self._data = b""
         self._position = 0
         self._rest = bytearray()
@@ -470,8 +513,8 @@ class LinkFrameDecoder:
         needed = _LENGTH.size
         if end - position >= needed:
             (length,) = _LENGTH.unpack_from(data, position)
-            if not 0 < length <= self.max_frame_size:
-                raise _error(f"a frame of {length} bytes, legal are 1 to {self.max_frame_size}")
+            if not 0 < length <= self._max_length:
+                raise _error(f"a frame of {length} bytes, legal are 1 to {self._max_length}")
             needed += length
             if end - position >= needed:
                 self._position = stop = position + needed

@@ -21,7 +21,8 @@ Invariants:
 
 - A peer that sends more than it was granted has its session closed.
 - No event of an envelope comes before the session has verified its signature.
-- Frames without envelopes are sent before frames with envelopes.
+- Frames without envelopes are sent before parts of batches, and parts of a higher stream before
+  those of a lower one.
 - CLOSE is the last frame.
 """
 
@@ -30,28 +31,33 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.clock_offset import ClockOffsetEstimator, Stamp
 from signedwire.wire.envelope import sign_batch, verify_batch
-from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, PRIORITY
+from signedwire.wire.granted_credit import GrantedCredit
+from signedwire.wire.header import PRIORITY
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
-    Envelopes,
     Hello,
     LinkFrameDecoder,
+    Part,
     Ping,
     Pong,
+    Read,
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import BatchWriter, IncomingBatches, OutgoingBatches
+from signedwire.wire.pings import Pings
+from signedwire.wire.read_reports import ReadReports
+from signedwire.wire.receipt_signer import ReceiptSigner
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
@@ -63,6 +69,7 @@ from signedwire.wire.session_events import (
     ReceiptsReceived,
     StallNoticed,
 )
+from signedwire.wire.session_limits import SessionLimits
 
 __all__ = [
     "BatchFailed",
@@ -87,27 +94,6 @@ _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
-_SAMPLE_INTERVAL: Final = 60.0
-"""Seconds between two PINGs to a peer that does not fall silent. Each measures its clock."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionLimits:
-    """Timeouts in seconds and sizes in bytes that one end of a link applies to its peer."""
-
-    hello_timeout: float | None = 10.0
-    """Limit from the start of the session to the peer's HELLO; `None`: no limit."""
-    frame_timeout: float | None = 30.0
-    """Limit from the first byte of a frame to its last; `None`: no limit."""
-    ping_interval: float = 5.0
-    """Time without a received byte after which a PING is sent. A peer that sends bytes gets a
-    PING as rarely as this, and at most each minute."""
-    dead_timeout: float = 15.0
-    """Time without a received byte after which the link is closed."""
-    max_payload_size: int = 1024 * 1024
-    """The largest payload that is accepted."""
-    max_frame_size: int = 1024 * 1024 + frames.FRAME_MARGIN
-    """The largest frame that is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +129,7 @@ class Session:
         on_round_trip: Called with the seconds from each PING to its PONG.
         is_durable: Whether a store of this end commits messages before `send_receipts()`.
             The receipts say so.
+        is_stranger: Whether the time for a whole batch of the peer is limited too.
     """
 
     def __init__(
@@ -156,21 +143,20 @@ class Session:
         is_expected: Callable[[Receipts], bool] = lambda _: True,
         on_round_trip: Callable[[float], object] = lambda _: None,
         is_durable: bool = False,
+        is_stranger: bool = False,
     ) -> None:
         self.peer = peer
         self.state = State.OPENING
-        self.round_trip: float | None = None
-        """Smoothed round-trip time in seconds; `None` until measured."""
-        self.clock_offset = ClockOffsetEstimator()
-        """How far the peer's clock is from ours."""
+        self.pings = Pings(now, limits.ping_interval, read_clocks, on_round_trip)
+        """Measures the round-trip time, and how far the peer's clock is from ours."""
         self.their_hello: Hello | None = None
+        self.read_by_peer = 0
+        """Bytes of our batches that the peer has reported to have read."""
         self.our_epoch = hello.epoch
         """The epoch in our HELLO."""
         self._identity = identity
-        self._read_clocks = read_clocks
         self._is_expected = is_expected
-        self._on_round_trip = on_round_trip
-        self._is_committed = int(is_durable)
+        self._signer = ReceiptSigner(identity, peer, is_durable)
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -178,13 +164,14 @@ class Session:
         self._events: deque[Event] = deque()
         # PING and PONG are encoded when they are sent, with the clocks of that instant.
         self._control: list[bytes | Ping | Pong] = [hello.encode()]
-        self._data: list[bytes] = []
+        self._outgoing = OutgoingBatches()
+        self._incoming = IncomingBatches(
+            hello.max_batch_bytes, limits.max_payload_size, limits.frame_timeout, is_stranger
+        )
+        self._reads = ReadReports()
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
-        self._granted = hello.credit
-        self._advertised = hello.credit
-        self._first_grant = hello.credit
-        self._received = _NOTHING
+        self._credit = GrantedCredit(hello.credit, limits.max_payload_size)
         self._allowed = _NOTHING
         self._sent = _NOTHING
         self._idle = IdleMeter(hello.credit.messages + hello.credit.critical_messages, now)
@@ -192,9 +179,6 @@ class Session:
         self._last_inbound_at = now
         self._partial_since: float | None = None
         self._precise_now = now
-        self._ping = Ping(0, Stamp(0, 0))  # the last one
-        self._ping_sent_at: float | None = None
-        self._sample_due = now
 
     @property
     def is_closed(self) -> bool:
@@ -274,7 +258,8 @@ class Session:
     def receive_eof(self, now: float) -> None:
         """Close the session, because the channel has ended without a CLOSE frame."""
         if self.state is not State.CLOSED:
-            reason = Reason.TRUNCATED if self._decoder.has_partial_frame else None
+            is_cut = self._decoder.has_partial_frame or self._incoming.unfinished
+            reason = Reason.TRUNCATED if is_cut else None
             self._close(
                 Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
             )
@@ -285,23 +270,40 @@ class Session:
 
     # -- output --------------------------------------------------------------------------
 
-    def data_to_send(self) -> bytes:
-        """Return the bytes to write now and forget them; empty if there are none."""
-        if not self._control and not self._data and not self._close_frame:
+    def data_to_send(self, room: int | None = None, precise_now: float | None = None) -> bytes:
+        """Return the bytes to write now and forget them; empty if there are none.
+
+        Args:
+            room: Number of bytes of batches that may be among them; `None`: all.
+            precise_now: As in `handle_frame()`. If it is given, READ goes along with other
+                frames before it is due, which saves a write.
+        """
+        if self._control and precise_now is not None:
+            self._report_read(precise_now)
+        parts = self._outgoing.take(room)
+        if not self._control and not parts and not self._close_frame:
             return b""
         control = (
-            frame if isinstance(frame, bytes) else self._stamped(frame) for frame in self._control
+            frame if isinstance(frame, bytes) else self.pings.stamped(frame)
+            for frame in self._control
         )
-        data = b"".join((*control, *self._data, self._close_frame))
-        self._control, self._data, self._close_frame = [], [], b""
+        data = b"".join((*control, *parts, self._close_frame))
+        self._control, self._close_frame = [], b""
         return data
 
-    def _stamped(self, frame: Ping | Pong) -> bytes:
-        """Encode a PING or a PONG with the present instant."""
-        frame = replace(frame, sent=Stamp(*self._read_clocks()))
-        if isinstance(frame, Ping):
-            self._ping = frame
-        return frame.encode()
+    @property
+    def top_stream(self) -> int:
+        """The highest stream with a batch whose parts are not all handed out; -1: none."""
+        return self._outgoing.top
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of our batches that `data_to_send()` has returned. READ counts the same."""
+        return self._outgoing.bytes_out
+
+    def is_sending(self, stream: int) -> bool:
+        """Whether a batch of this stream has parts that `data_to_send()` has not returned."""
+        return self._outgoing.has(stream)
 
     @property
     def _can_answer(self) -> bool:
@@ -317,18 +319,20 @@ class Session:
         return self._allowed.minus(self._sent)
 
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
-        """Sign 1 to 256 envelopes, all of them Critical or none, and queue them as one frame.
+        """Sign 1 to 256 envelopes of one priority, and queue the parts of the batch.
 
-        The caller has checked that `send_window()` covers them.
+        The caller has checked that `send_window()` covers them. To sign a batch as late as
+        possible, it calls this when `top_stream` is below their priority.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
-        is_critical = bodies[0][PRIORITY] == _CRITICAL
+        stream = bodies[0][PRIORITY]
+        is_critical = stream == _CRITICAL
         self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
         self._idle.expect_answers(len(bodies))
         assert not self._sent.exceeds(self._allowed)
         root, signature, leaves = sign_batch(self._identity, bodies)
-        self._data.append(Envelopes(signature, bodies).encode())
+        self._outgoing.add(BatchWriter(signature, bodies, stream))
         return SentBatch(root, leaves, signature)
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
@@ -339,37 +343,28 @@ class Session:
             hashes: The roots or leaves that the receipts name; any number.
             at_us: When it happened: Unix time, microseconds.
         """
-        self._send_receipts(kind, hashes, at_us, self._is_committed)
+        if self._can_answer:
+            self._control += self._signer.receipts(kind, hashes, at_us)
 
     def send_refusals(self, refusals: list[Refusal], at_us: int) -> None:
         """Sign and queue refusals, any number of them: one receipt for each reason and text.
 
         `at_us` is when the envelopes were refused: Unix time, microseconds.
         """
-        leaves: dict[tuple[Reason, str], list[bytes]] = {}
-        for leaf, reason, text in refusals:
-            leaves.setdefault((reason, text), []).append(leaf)
-        for (reason, text), those in leaves.items():
-            code = frames.REASON_CODES[reason]
-            self._send_receipts(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
-
-    def _send_receipts(
-        self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes = b""
-    ) -> None:
-        if not self._can_answer:
-            return
-        for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
-            part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
-            plain = Receipts(kind, at_us, part, code=code, text=text)
-            signature = self._identity._sign_labelled(
-                Label.RECEIPT, self._us + self._them + plain.statement
-            )
-            self._control.append(replace(plain, signature=signature).encode())
+        if self._can_answer:
+            self._control += self._signer.refusals(refusals, at_us)
 
     @property
     def granted_unused(self) -> Credit:
-        """Credit that was granted to the peer, advertised or not, and that it has not used."""
-        return self._granted.minus(self._received)
+        """Credit that was granted to the peer, advertised or not, and that it has not used.
+
+        Credit for a batch counts as used when the batch is complete.
+        """
+        unused = self._credit.granted.minus(self._credit.received)
+        for batch in self._incoming.unfinished:
+            is_critical = batch.stream == _CRITICAL
+            unused = unused.plus(batch.count, batch.total, is_critical=is_critical)
+        return unused
 
     def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
         """Grant the peer more credit, because the application has taken messages.
@@ -386,20 +381,8 @@ class Session:
         """
         if self.state is State.CLOSED:
             return
-        self._granted = self._granted.plus(messages, size, is_critical=is_critical)
-        largest = MAX_V2_HEADER_SIZE + self._limits.max_payload_size
-        for new, old, first, received, needed in zip(
-            self._granted,
-            self._advertised,
-            self._first_grant,
-            self._received,
-            (1, largest, 1, largest),
-            strict=True,
-        ):
-            if new > old and ((new - old) * 4 >= first or old - received < needed):
-                self._advertised = self._granted
-                self._control.append(CreditFrame(self._granted).encode())
-                return
+        if self._credit.add(messages, size, is_critical=is_critical):
+            self._control.append(self._credit.tell().encode())
 
     def close(self, code: int, reason: str) -> None:
         """Queue CLOSE; the driver then writes `data_to_send()` and closes the channel.
@@ -422,12 +405,13 @@ class Session:
         if self.state is State.OPENING:
             if limits.hello_timeout is not None:
                 due.append(self._opened_at + limits.hello_timeout)
-        elif self._ping_sent_at is None:
-            due.append(min(self._last_inbound_at + limits.ping_interval, self._sample_due))
+        elif not self.pings.is_waiting:
+            due.append(min(self._last_inbound_at + limits.ping_interval, self.pings.sample_due))
         else:
             due.append(self._last_inbound_at + limits.dead_timeout)
         if self._partial_since is not None and limits.frame_timeout is not None:
             due.append(self._partial_since + limits.frame_timeout)
+        due += [at for at in (self._reads.due, self._incoming.due) if at is not None]
         return min(due, default=None)
 
     def handle_timeout(self, now: float, precise_now: float | None = None) -> None:
@@ -436,6 +420,9 @@ class Session:
         `precise_now` is as in `handle_frame()`.
         """
         self._precise_now = now if precise_now is None else precise_now
+        report_at = self._reads.due
+        if report_at is not None and now >= report_at and not self.is_closed:
+            self._report_read(self._precise_now)
         due = self.next_timeout()
         if due is None or now < due:
             return
@@ -445,9 +432,10 @@ class Session:
             # Bytes that the peer sent during the stall wait in the socket: read them first.
             self._events.append(StallNoticed(late))
             self._last_inbound_at += late + _STALL
-            self._sample_due += late + _STALL
+            self.pings.postpone(late + _STALL)
             if self._partial_since is not None:
                 self._partial_since += late + _STALL
+            self._incoming.postpone(late + _STALL)
             return
         if (
             self._partial_since is not None
@@ -465,6 +453,10 @@ class Session:
                 f"no HELLO within {limits.hello_timeout:g} s",
                 Reason.TOO_SLOW,
             )
+        elif (batch_due := self._incoming.due) is not None and now >= batch_due:
+            self._end(
+                frames.CLOSE_PROTOCOL_ERROR, "the rest of a batch came too slowly", Reason.TOO_SLOW
+            )
         elif now >= self._last_inbound_at + limits.dead_timeout:
             self._end(
                 frames.CLOSE_PROTOCOL_ERROR,
@@ -475,10 +467,7 @@ class Session:
             self._send_ping(now)
 
     def _send_ping(self, now: float) -> None:
-        self._ping_sent_at = self._precise_now
-        self._sample_due = now + max(_SAMPLE_INTERVAL, self._limits.ping_interval)
-        self._ping = replace(self._ping, number=self._ping.number + 1)
-        self._control.append(self._ping)
+        self._control.append(self.pings.ping(now, self._precise_now))
 
     # -- frames -----------------------------------------------------------------------
 
@@ -501,31 +490,50 @@ class Session:
         self.state = State.OPEN
         self.their_hello = hello
         self._allowed = hello.credit
-        self._decoder.max_frame_size = self._limits.max_frame_size
         self._events.append(HelloReceived(hello))
         self._send_ping(now)  # the first round trip is known at once
 
-    def _handle_envelopes(self, batch: Envelopes, now: float) -> None:
-        received = self._received
-        smallest = min(map(len, batch.bodies))
-        if smallest < MIN_V2_HEADER_SIZE:
-            raise RemoteProtocolError(
-                Reason.PROTOCOL_ERROR, f"the peer sent an envelope of {smallest} bytes"
-            )
-        is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
-        self._received = received = received.plus(
-            len(batch.bodies), sum(map(len, batch.bodies)), is_critical=is_critical
-        )
-        if received.exceeds(self._advertised):
-            raise RemoteProtocolError(
-                Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
-            )
+    def _handle_part(self, part: Part, now: float) -> None:
+        if part.flags == frames.ABORT:
+            self._handle_abort(part, now)
+            return
+        if part.flags & frames.FIRST:
+            is_critical = part.stream == _CRITICAL
+            if not self._credit.charge(part.count, part.total, is_critical=is_critical):
+                raise RemoteProtocolError(
+                    Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
+                )
+        batch = self._incoming.add(part, now)
+        if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
+            self._report_read(self._precise_now)
+        if batch is None:
+            return
         try:
             root, leaves = verify_batch(self._them, batch.bodies, batch.signature)
         except SignatureError:
             self._events.append(BatchFailed(batch.bodies))
             return
         self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
+
+    def _report_read(self, precise_now: float) -> None:
+        if (report := self._reads.take(precise_now)) is not None:
+            self._control.append(report.encode())
+
+    def _handle_read(self, report: Read, now: float) -> None:
+        if not self.read_by_peer <= report.bytes_read <= self._outgoing.bytes_out:
+            raise RemoteProtocolError(
+                Reason.PROTOCOL_ERROR, "the peer sent a READ that does not fit what was sent"
+            )
+        self.count_idle(self._outgoing.cost_of_read(), now)
+        self.read_by_peer = report.bytes_read
+
+    def _handle_abort(self, part: Part, now: float) -> None:
+        """Grant the credit of the batch again: none of its envelopes gets an answer."""
+        batch = self._incoming.abort(part)
+        self.count_idle(1, now)
+        is_critical = batch.stream == _CRITICAL
+        self._credit.add(batch.count, batch.total, is_critical=is_critical)
+        self._control.append(self._credit.tell().encode())
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
         if not self._is_expected(receipts):
@@ -551,20 +559,10 @@ class Session:
         self._events.append(CreditReceived())
 
     def _handle_ping(self, ping: Ping, now: float) -> None:
-        arrived = Stamp(*self._read_clocks())
-        self._control.append(Pong(ping, arrived, arrived))
+        self._control.append(self.pings.answer(ping))
 
     def _handle_pong(self, pong: Pong, now: float) -> None:
-        if self._ping_sent_at is None or pong.ping != self._ping:
-            return  # a late PONG; other bytes have already shown that the peer is alive
-        received = Stamp(*self._read_clocks())
-        self.clock_offset.add(self._ping.sent, pong.arrived, pong.sent, received)
-        sample = self._precise_now - self._ping_sent_at
-        self._ping_sent_at = None
-        # RFC 6298, 2.3: a gain of 1/8.
-        before = self.round_trip
-        self.round_trip = sample if before is None else before + (sample - before) / 8
-        self._on_round_trip(sample)
+        self.pings.measure(pong, self._precise_now)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
@@ -576,7 +574,7 @@ class Session:
     def _close(self, closed: Closed) -> None:
         self.state = State.CLOSED
         # Queued envelopes would follow the CLOSE, where the peer ignores them.
-        self._data = []
+        self._outgoing.clear()
         if not closed.is_by_peer:
             self._close_frame = Close(closed.code, closed.cause).encode()
         self._events.append(closed)
@@ -587,7 +585,8 @@ class Session:
 # collector stopped the process for 30 ms.
 _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Hello: Session._handle_hello,
-    Envelopes: Session._handle_envelopes,
+    Part: Session._handle_part,
+    Read: Session._handle_read,
     Receipts: Session._handle_receipts,
     CreditFrame: Session._handle_credit,
     Ping: Session._handle_ping,

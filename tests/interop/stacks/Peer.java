@@ -315,7 +315,7 @@ public final class Peer {
     static void exchangeHello(SSLSocket socket) throws IOException {
         long epoch = ChronoUnit.MICROS.between(Instant.EPOCH, Instant.now());
         ByteBuffer body = littleEndian(100).putShort((short) 2).putShort((short) 2)
-                .putLong(epoch).putLong(0).putInt((1 << 20) + 66560).putInt(1 << 20)
+                .putLong(epoch).putLong(0).putInt(1 << 16).putInt(1 << 20)
                 .putLong(4096).putLong(1 << 23).putLong(64).putLong(1 << 21);
         socket.getOutputStream().write(joined(new byte[] {0, 0, 0, 101, 1}, body.array()));
         var in = new DataInputStream(socket.getInputStream());

@@ -270,7 +270,7 @@ func exchangeHello(conn *tls.Conn) error {
 	hello = order.AppendUint16(hello, 2)
 	hello = order.AppendUint64(hello, uint64(time.Now().UnixMicro())) // epoch
 	hello = order.AppendUint64(hello, 0)
-	hello = order.AppendUint32(hello, 1<<20+66560)
+	hello = order.AppendUint32(hello, 1<<16)
 	hello = order.AppendUint32(hello, 1<<20)
 	for _, number := range [...]uint64{4096, 1 << 23, 64, 1 << 21, 0, 0, 0, 0, 0} {
 		hello = order.AppendUint64(hello, number)

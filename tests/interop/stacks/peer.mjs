@@ -176,7 +176,7 @@ function hello() {
   body.writeUInt16LE(2, 0)
   body.writeUInt16LE(2, 2)
   body.writeBigUInt64LE(nowUs(), 4) // epoch
-  body.writeUInt32LE((1 << 20) + 66560, 20)
+  body.writeUInt32LE(1 << 16, 20)
   body.writeUInt32LE(1 << 20, 24)
   const credit = [4096n, 1n << 23n, 64n, 1n << 21n]
   credit.forEach((number, index) => body.writeBigUInt64LE(number, 28 + 8 * index))

@@ -1,0 +1,56 @@
+"""Signs what one end of a link answers to the envelopes of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from signedwire.identity import Identity, Label
+from signedwire.types import Did, Reason
+from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Receipts, Refusal
+
+__all__ = ["ReceiptSigner"]
+
+
+class ReceiptSigner:
+    """Makes RECEIPT frames.
+
+    Args:
+        identity: The key that signs.
+        sender: The sender of the envelopes.
+        is_durable: Whether a store commits envelopes before they are receipted.
+    """
+
+    __slots__ = ("_identity", "_parties", "is_durable")
+
+    def __init__(self, identity: Identity, sender: Did, is_durable: bool) -> None:
+        self._identity = identity
+        self._parties = bytes(identity.did) + bytes(sender)
+        self.is_durable = is_durable
+
+    def receipts(self, kind: int, hashes: list[bytes], at_us: int) -> list[bytes]:
+        """Make the frames of `Session.send_receipts()`."""
+        return list(self._sign(kind, hashes, at_us, int(self.is_durable), b""))
+
+    def refusals(self, refusals: Iterable[Refusal], at_us: int) -> list[bytes]:
+        """Make the frames of `Session.send_refusals()`: one receipt for each reason and text."""
+        leaves: dict[tuple[Reason, str], list[bytes]] = {}
+        for leaf, reason, text in refusals:
+            leaves.setdefault((reason, text), []).append(leaf)
+        made: list[bytes] = []
+        for (reason, text), those in leaves.items():
+            code = frames.REASON_CODES[reason]
+            made += self._sign(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
+        return made
+
+    def _sign(
+        self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes
+    ) -> Iterator[bytes]:
+        for start in range(0, len(hashes), frames.MAX_RECEIPT_HASHES):
+            part = tuple(hashes[start : start + frames.MAX_RECEIPT_HASHES])
+            plain = Receipts(kind, at_us, part, code=code, text=text)
+            signature = self._identity._sign_labelled(
+                Label.RECEIPT, self._parties + plain.statement
+            )
+            yield replace(plain, signature=signature).encode()
